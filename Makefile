@@ -1,0 +1,48 @@
+# The two commands a new user needs: `make run` and `make test`. Everything below installs into .venv only.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(shell find protos -name '*.proto' 2>/dev/null)
+
+.PHONY: run demo test conformance lint protos bench clean setup
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml hatch_build.py $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "teemesh needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## starts the mesh, asks it one question, verifies the answer, and keeps serving until Ctrl-C
+	@$(BIN)/teemesh up --demo
+
+demo: $(STAMP) ## the same without a person: stops the mesh afterwards; fails if any check fails
+	@$(BIN)/teemesh up --demo --exit
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+conformance: $(STAMP) ## checks against outside truth; TEEMESH_FIXTURES must name its folder
+	@test -d "$$TEEMESH_FIXTURES" || { echo "TEEMESH_FIXTURES does not name a folder of fixtures"; exit 1; }
+	@$(BIN)/python -m pytest -m conformance
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code > /dev/null || { echo "buf format: protos are not formatted (buf format -w)"; exit 1; }
+
+protos: $(STAMP)
+	@$(BIN)/python hatch_build.py
+
+bench: $(STAMP)
+	@$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) gen .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

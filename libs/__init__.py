@@ -1,0 +1,1 @@
+"""Capabilities that the services share. Imports run downwards only; `pyproject.toml` has the floors."""

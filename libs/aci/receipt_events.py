@@ -1,0 +1,164 @@
+"""Responsible for the events of a receipt (§7.4, §7.5) and those that teemesh adds: flat objects, in order.
+
+Verifiers elsewhere ignore the `teemesh.` types; their digests follow Appendix A, so `*digest` members carry `sha256:`
+and `*_sha256` members are bare hex.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from libs.aci.encoding import Members
+from libs.errors import Code, MeshError
+
+
+class ReceiptMalformed(MeshError):
+    """The receipt is not the document that §7 defines."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "RECEIPT_MALFORMED"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """The request body that the workload processed."""
+
+    TYPE: ClassVar[str] = "request.received"
+    body_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestForwarded:
+    """The exact bytes used for inference; absent when the prompt went nowhere."""
+
+    TYPE: ClassVar[str] = "request.forwarded"
+    body_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseReturned:
+    """The exact response bytes, stream framing included."""
+
+    TYPE: ClassVar[str] = "response.returned"
+    body_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamVerified:
+    """A verified upstream served, under the session that holds the proof. `required`: policy demanded verification."""
+
+    TYPE: ClassVar[str] = "upstream.verified"
+    required: bool
+    model_id: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFailed:
+    """No verified upstream served. With `required` the prompt was not forwarded."""
+
+    TYPE: ClassVar[str] = "upstream.verified"
+    required: bool
+    model_id: str
+    reason: str
+    upstream_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInForce:
+    """The mesh policy that the request was served under."""
+
+    TYPE: ClassVar[str] = "teemesh.policy"
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServedByNode:
+    """The node that served: its name, evidence, own receipt, model weights and engine."""
+
+    TYPE: ClassVar[str] = "teemesh.node"
+    spiffe_id: str
+    evidence_digest: str
+    receipt_sha256: str
+    weights_sha256: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The exchange ended before its time; `response.returned` covers what went out until then."""
+
+    TYPE: ClassVar[str] = "teemesh.abort"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownEvent:
+    """An event of a type that this version does not know; carried, never judged (§7.4)."""
+
+    type: str
+    members: Mapping[str, Any]
+
+
+KnownEvent = (
+    RequestReceived
+    | RequestForwarded
+    | ResponseReturned
+    | UpstreamVerified
+    | UpstreamFailed
+    | PolicyInForce
+    | ServedByNode
+    | Aborted
+)
+Event = KnownEvent | UnknownEvent
+
+
+def document(event: KnownEvent) -> dict[str, Any]:
+    """Return the flat object. A member that is None is left out."""
+    members = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    if isinstance(event, UpstreamVerified | UpstreamFailed):
+        members["result"] = "verified" if isinstance(event, UpstreamVerified) else "failed"
+    return {"type": event.TYPE} | {name: value for name, value in members.items() if value is not None}
+
+
+def read(members: Members) -> Event:
+    """Read one event. Raises `ReceiptMalformed`. Members beyond the defined ones are signed, and ignored."""
+    kind = members.text("type")
+    match kind:
+        case RequestReceived.TYPE:
+            return RequestReceived(members.digest("body_hash"))
+        case RequestForwarded.TYPE:
+            return RequestForwarded(members.digest("body_hash"))
+        case ResponseReturned.TYPE:
+            return ResponseReturned(members.digest("body_hash"))
+        case UpstreamVerified.TYPE:
+            return _read_upstream(members)
+        case PolicyInForce.TYPE:
+            return PolicyInForce(members.integer("version"), members.digest("digest"))
+        case ServedByNode.TYPE:
+            return ServedByNode(
+                spiffe_id=members.text("spiffe_id"),
+                evidence_digest=members.digest("evidence_digest"),
+                receipt_sha256=members.hex("receipt_sha256", 32),
+                weights_sha256=members.hex("weights_sha256", 32),
+                engine=members.text("engine"),
+            )
+        case Aborted.TYPE:
+            return Aborted(members.text("reason"))
+        case _:
+            return UnknownEvent(kind, members.raw())
+
+
+def _read_upstream(members: Members) -> UpstreamVerified | UpstreamFailed:
+    required, model_id = members.flag("required"), members.text("model_id")
+    match members.text("result"):
+        case "verified":
+            return UpstreamVerified(required, model_id, members.hex("session_id", 32))
+        case "failed":
+            return UpstreamFailed(required, model_id, members.text("reason"), members.optional_text("upstream_name"))
+        case _:
+            raise members.refuse("result", 'must be "verified" or "failed"')

@@ -1,0 +1,342 @@
+"""Responsible for getting entries into the log: seal, store, publish, and wait until the ledger says it has them.
+
+An entry is on disk before it is sent, and stays there until the ledger's acknowledgement is verified and on disk too.
+NATS's own acknowledgement frees nothing. Neither broker nor ledger need be there when a publisher opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.errors import Code, MeshError
+from libs.events.acknowledgements import AckSource, LedgerAcknowledgements, LedgerPeer
+from libs.events.answers import Answers, Awaiting
+from libs.events.connect import connect_nats
+from libs.events.issuer import Issuer
+from libs.events.keyset import Keyset
+from libs.events.outbox import DEFAULT_MAX_BYTES, Outbox, OutboxFull, open_outbox
+from libs.events.outbox_items import Cut
+from libs.events.outbox_state import Uncut
+from libs.events.records import MAX_BODY_BYTES
+from libs.events.sending import Outgoing, Sender, Timing
+from libs.events.subjects import inbox_prefix
+from libs.events.vault import VaultKey
+from libs.transparency.acknowledgement import Acknowledgement
+from libs.transparency.leaf import Kind
+
+_RETRY_SECONDS = 2.0
+NOT_RELEASED = "not_released"
+RELEASE_UNKNOWN = "release_unknown"
+_VAULT_GONE = "VAULT_ERASED"
+
+OpenVault = Callable[[str], Awaitable[VaultKey]]
+"""Returns the current vault key of a tenant, by its random id."""
+
+log = structlog.get_logger()
+
+
+class LedgerUnavailable(MeshError):
+    """The ledger did not acknowledge in time. The entry stays in the outbox and will still be logged."""
+
+    code = Code.UNAVAILABLE
+    reason = "LEDGER_UNAVAILABLE"
+
+    def __init__(self, message: str, entry_id: bytes) -> None:
+        super().__init__(message)
+        self.entry_id = entry_id
+
+
+class LogKeyNotAttested(MeshError):
+    """This service's own evidence does not name the key that it would write with."""
+
+    reason = "LOG_KEY_NOT_ATTESTED"
+
+
+class _Certificate(Protocol):
+    @property
+    def der(self) -> bytes: ...
+
+
+class _Evidence(Protocol):
+    @property
+    def document(self) -> bytes: ...
+    @property
+    def claims(self) -> Mapping[str, Any]: ...
+
+
+class _Credential(Protocol):
+    @property
+    def certificate(self) -> _Certificate: ...
+    @property
+    def evidence(self) -> _Evidence: ...
+
+
+class _Identity(Protocol):
+    @property
+    def current(self) -> _Credential: ...
+
+
+class PublishingMember(Protocol):
+    """What a publisher needs of the service that it writes for."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def instance(self) -> str: ...
+    @property
+    def trust_domain(self) -> str: ...
+    @property
+    def identity(self) -> _Identity: ...
+    def tls_context(self) -> ssl.SSLContext: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EventSettings:
+    """The TOML table [events]."""
+
+    nats_url: str
+    """tls://host:port of the broker."""
+    outbox: Path
+    """Folder of the outbox. One process at a time may use it, and it must survive a restart."""
+    log_number: int = 1
+    """Which of the mesh's logs to write to."""
+    outbox_max_bytes: int = DEFAULT_MAX_BYTES
+    """How much the outbox may hold before the service refuses work, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """An entry that is durable here and will be logged."""
+
+    entry_id: bytes
+    issuer: bytes
+    issuer_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An entry that the ledger holds, with what proves it to whoever is given the salt."""
+
+    entry_id: bytes
+    issuer: bytes
+    issuer_seq: int
+    salt: bytes
+    entry: bytes
+    acknowledgement: Acknowledgement
+
+
+class Publisher:
+    """One issuer's way into the log."""
+
+    def __init__(self, issuer: Issuer, outbox: Outbox, sender: Sender, answers: Answers) -> None:
+        self._issuer = issuer
+        self._outbox = outbox
+        self._sender = sender
+        self._answers = answers
+
+    @property
+    def issuer(self) -> bytes:
+        return self._issuer.id
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a broker is there now."""
+        return self._sender.is_connected
+
+    def require_room(self) -> None:
+        """Raise `OutboxFull` when the outbox takes no more entries: then the service must not be serving."""
+        self._outbox.require_room(self._sender.queued_bytes + MAX_BODY_BYTES)
+
+    async def commit(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float) -> Committed:
+        """Log an entry and return once the ledger's acknowledgement is verified and durable here.
+
+        Raises `LedgerUnavailable`, `EntryRejected`, `OutboxFull`, `EntryTooLarge` or `JsonMalformed`. A receipt's
+        response may go out only after this returned, and the caller MUST then call `released`. When it does not return,
+        an amendment that says `not_released` follows by itself.
+        """
+        withheld = kind is Kind.RECEIPT
+        outgoing = self._submit(kind, body, vault, withheld=withheld)
+        sealed = outgoing.sealed
+        awaiting = Awaiting(sealed.issuer_seq)
+        self._answers.expect(awaiting)
+        try:
+            async with asyncio.timeout(timeout):
+                acknowledgement = await awaiting.answer
+        except TimeoutError as error:
+            self._withdraw(outgoing, vault, withheld=withheld)
+            raise LedgerUnavailable(f"no acknowledgement within {timeout:.1f} s", sealed.entry_id) from error
+        except asyncio.CancelledError:
+            self._withdraw(outgoing, vault, withheld=withheld)
+            raise
+        finally:
+            self._answers.forget(awaiting)
+        return Committed(
+            sealed.entry_id, self._issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, acknowledgement
+        )
+
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> Enqueued:
+        """Make an entry durable here and return; it is sent until the ledger has it. Nothing is withheld for it.
+
+        Raises `OutboxFull`, `EntryTooLarge` or `JsonMalformed`.
+        """
+        outgoing = self._submit(kind, body, vault, withheld=False)
+        await asyncio.shield(outgoing.durable)
+        return Enqueued(outgoing.sealed.entry_id, self._issuer.id, outgoing.sealed.issuer_seq)
+
+    def released(self, committed: Committed) -> None:
+        """The response that was withheld for this receipt is out."""
+        self._outbox.append(Cut(committed.issuer, committed.issuer_seq))
+
+    def introduce(self, keyset: Keyset) -> None:
+        """Begin the sequence. MUST come before any other entry.
+
+        Even a full outbox takes it: without it nothing could be sent that would empty the outbox.
+        """
+        self._hand_over(Kind.KEYSET, keyset.body(), None, withheld=False, cuts=())
+
+    async def amend_earlier(self, open_vault: OpenVault | None) -> None:
+        """Say of every response that an earlier start left open what is known of it."""
+        for issuer in self._outbox.earlier:
+            for uncut in self._outbox.state.uncut(issuer):
+                if uncut.facts.kind is not Kind.RECEIPT or uncut.facts.tenant is None:
+                    self._outbox.append(Cut(uncut.issuer, uncut.issuer_seq))
+                elif open_vault is None:
+                    log.error("an earlier receipt is open and no vault can be opened to amend it")
+                else:
+                    await self._amend_one(uncut, uncut.facts.tenant, open_vault)
+
+    async def _amend_one(self, uncut: Uncut, tenant: str, open_vault: OpenVault) -> None:
+        effect = RELEASE_UNKNOWN if uncut.acknowledged else NOT_RELEASED
+        entry_id = uncut.entry_id
+        while True:
+            try:
+                vault = await open_vault(tenant)
+                self._submit(
+                    Kind.AMENDMENT,
+                    {"entry_id": entry_id.hex(), "effect": effect},
+                    vault,
+                    withheld=False,
+                    cuts=(Cut(uncut.issuer, uncut.issuer_seq),),
+                )
+            except MeshError as error:
+                if error.reason == _VAULT_GONE:
+                    # The entry can be read by nobody any more, and neither could its amendment.
+                    self._outbox.append(Cut(uncut.issuer, uncut.issuer_seq))
+                    return
+                log.warning("amendment waits", entry_id=entry_id.hex(), reason=error.reason)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                log.warning("earlier receipt amended", entry_id=entry_id.hex(), effect=effect)
+                return
+
+    def _withdraw(self, outgoing: Outgoing, vault: VaultKey | None, *, withheld: bool) -> None:
+        if not withheld:
+            return
+        sealed = outgoing.sealed
+        try:
+            self._submit(
+                Kind.AMENDMENT,
+                {"entry_id": sealed.entry_id.hex(), "effect": NOT_RELEASED},
+                vault,
+                withheld=False,
+                cuts=(Cut(self._issuer.id, sealed.issuer_seq),),
+            )
+        except OutboxFull:
+            # The receipt stays open in the outbox; the next start amends it.
+            log.error("no room to amend a receipt now", entry_id=sealed.entry_id.hex())
+
+    def _submit(
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        vault: VaultKey | None,
+        *,
+        withheld: bool,
+        cuts: tuple[Cut, ...] = (),
+    ) -> Outgoing:
+        self.require_room()
+        return self._hand_over(kind, body, vault, withheld=withheld, cuts=cuts)
+
+    def _hand_over(
+        self, kind: Kind, body: Mapping[str, Any], vault: VaultKey | None, *, withheld: bool, cuts: tuple[Cut, ...]
+    ) -> Outgoing:
+        """Seal and send. Once the number is taken nothing may stop the record."""
+        sealed = self._issuer.seal(kind, body, vault)
+        if not withheld:
+            cuts = (*cuts, Cut(self._issuer.id, sealed.issuer_seq))
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        outgoing = Outgoing(sealed, cuts, durable)
+        self._sender.take(outgoing)
+        return outgoing
+
+
+@asynccontextmanager
+async def open_publisher(
+    member: PublishingMember,
+    settings: EventSettings,
+    ledger_peer: LedgerPeer,
+    *,
+    log_key: Ed25519PrivateKey,
+    open_vault: OpenVault | None = None,
+    report: Mapping[str, Any] | None = None,
+    acknowledgements: AckSource | None = None,
+    timing: Timing | None = None,
+) -> AsyncIterator[Publisher]:
+    """Open at once, as a new issuer; broker and ledger are sought in the background until the body ends.
+
+    `log_key` MUST be fresh for this process start, and the evidence's claims must name it as `log_key` (hex of its 32
+    bytes). Raises `LogKeyNotAttested`, `OutboxDamaged`, `OutboxInUse`; inside a group `OutboxFailed`, which ends it.
+    """
+    issuer = Issuer(log_key)
+    credential = member.identity.current
+    if credential.evidence.claims.get("log_key") != issuer.log_key.hex():
+        raise LogKeyNotAttested("put the log key into the evidence's claims before joining")
+    source = acknowledgements or LedgerAcknowledgements(
+        ledger_peer, f"{member.trust_domain}/ledger/{settings.log_number}"
+    )
+    async with (
+        open_outbox(settings.outbox, issuer.id, max_bytes=settings.outbox_max_bytes) as outbox,
+        connect_nats(
+            settings.nats_url,
+            member.tls_context,
+            server_name=f"broker.{member.trust_domain}",
+            name=f"{member.role}/{member.instance}",
+            inbox_prefix=inbox_prefix(member.role),
+        ) as link,
+        asyncio.TaskGroup() as tasks,
+    ):
+        sender = Sender(issuer, outbox, link, settings.log_number, timing or Timing(), tasks)
+        answers = Answers(outbox, issuer.id)
+        publisher = Publisher(issuer, outbox, sender, answers)
+        publisher.introduce(
+            Keyset(
+                issuer.spki,
+                issuer.boot,
+                credential.certificate.der,
+                credential.evidence.document,
+                report,
+                outbox.previous,
+            )
+        )
+        upkeep = [
+            tasks.create_task(sender.collect()),
+            tasks.create_task(sender.resend()),
+            tasks.create_task(publisher.amend_earlier(open_vault)),
+            *(tasks.create_task(answers.follow(source, one)) for one in (*outbox.earlier, issuer.id)),
+        ]
+        try:
+            yield publisher
+            await sender.flush()
+        finally:
+            for task in upkeep:
+                task.cancel()
+            answers.abandon()

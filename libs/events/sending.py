@@ -1,0 +1,211 @@
+"""Responsible for batches on their way out: collect, store, publish, and send again unchanged until answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nats.errors
+import structlog
+
+from libs.errors import MeshError
+from libs.events.batches import encode_batch
+from libs.events.connect import NatsLink
+from libs.events.issuer import Issuer, Sealed
+from libs.events.outbox import Outbox
+from libs.events.outbox_items import Cut, RecordFacts, Stored
+from libs.events.subjects import issuer_subject, message_id, stream_name
+
+_BATCH_RECORDS = 64
+_BATCH_BYTES = 256 * 1024
+_IN_FLIGHT = 4
+_LONGEST_BACKOFF = 16
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long things are waited for, seconds."""
+
+    linger_seconds: float = 0.002
+    """How long a batch collects while another is in flight; what is left of the latency budget goes to the disk."""
+    publish_seconds: float = 2.0
+    """How long the broker may take to answer one publish."""
+    resend_seconds: float = 3.0
+    """How long an unacknowledged batch rests before it is sent again; doubles each time, up to 16-fold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A sealed entry, what becomes settled together with it, and who waits for it to be durable."""
+
+    sealed: Sealed
+    cuts: tuple[Cut, ...]
+    durable: asyncio.Future[None]
+
+    @property
+    def size(self) -> int:
+        return len(self.sealed.record.body)
+
+
+class Sender:
+    """The way from a sealed entry to the broker. Whether it arrived is not the broker's to say."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        outbox: Outbox,
+        link: NatsLink,
+        log_number: int,
+        timing: Timing,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._issuer = issuer
+        self._outbox = outbox
+        self._link = link
+        self._log_number = log_number
+        self._timing = timing
+        self._tasks = tasks
+        self._queue: deque[Outgoing] = deque()
+        self._queue_bytes = 0
+        self._arrived = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(_IN_FLIGHT)
+        self._attempts: dict[tuple[bytes, int], tuple[int, float]] = {}
+        self._publishing: set[tuple[bytes, int]] = set()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._link.is_connected
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queue_bytes
+
+    def take(self, outgoing: Outgoing) -> None:
+        self._queue.append(outgoing)
+        self._queue_bytes += outgoing.size
+        self._arrived.set()
+        if len(self._queue) >= _BATCH_RECORDS or self._queue_bytes >= _BATCH_BYTES:
+            self._enough.set()
+
+    async def collect(self) -> None:
+        """Make batches: at once when nothing is in flight, else when there is enough or the linger is over."""
+        while True:
+            await self._arrived.wait()
+            if self._carrying and not self._enough.is_set():
+                await self._linger()
+            self._carry_next()
+
+    async def flush(self) -> None:
+        """Make durable whatever was taken, before closing. What is unsent the next start sends."""
+        while self._queue:
+            self._carry_next()
+        if self._carrying:
+            await asyncio.wait(self._carrying)
+
+    async def resend(self) -> None:
+        """Send unanswered batches again, unchanged and under the same id: on every new connection, and in between."""
+        seen = 0
+        while True:
+            try:
+                async with asyncio.timeout(self._timing.resend_seconds):
+                    seen = await self._link.connected_after(seen)
+                    self._attempts.clear()
+            except TimeoutError:
+                pass
+            if self._link.is_connected:
+                await self._resend_due()
+
+    def _carry_next(self) -> None:
+        taken: list[Outgoing] = []
+        size = 0
+        while self._queue and len(taken) < _BATCH_RECORDS and (not taken or size + self._queue[0].size <= _BATCH_BYTES):
+            taken.append(self._queue.popleft())
+            size += taken[-1].size
+        self._queue_bytes -= size
+        if not self._queue:
+            self._arrived.clear()
+        if len(self._queue) < _BATCH_RECORDS and self._queue_bytes < _BATCH_BYTES:
+            self._enough.clear()
+        batch = self._seal_batch(taken)
+        # Appended here, not in the task: the outbox must see batches in the order of their numbers.
+        durable = self._outbox.append(batch)
+        for outgoing in taken:
+            for cut in outgoing.cuts:
+                self._outbox.append(cut)
+        task = self._tasks.create_task(self._carry(batch, taken, durable))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    def _seal_batch(self, taken: Sequence[Outgoing]) -> Stored:
+        first_seq = taken[0].sealed.issuer_seq
+        records = [outgoing.sealed.record for outgoing in taken]
+        message = encode_batch(self._issuer.id, first_seq, records, self._issuer.key)
+        facts = tuple(
+            RecordFacts(record.header.kind, record.header.commitment, outgoing.sealed.tenant)
+            for record, outgoing in zip(records, taken, strict=True)
+        )
+        return Stored(self._issuer.id, first_seq, message, facts)
+
+    async def _carry(self, batch: Stored, taken: Sequence[Outgoing], durable: asyncio.Future[None]) -> None:
+        await durable
+        for outgoing in taken:
+            if not outgoing.durable.done():
+                outgoing.durable.set_result(None)
+        if self._link.is_connected:
+            await self._publish(batch)
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(self._timing.linger_seconds):
+                await self._enough.wait()
+        except TimeoutError:
+            pass
+
+    async def _resend_due(self) -> None:
+        unanswered = [
+            batch for issuer in self._outbox.state.issuers() for batch in self._outbox.state.unacknowledged(issuer)
+        ]
+        open_keys = {(batch.issuer, batch.first_seq) for batch in unanswered}
+        self._attempts = {key: attempt for key, attempt in self._attempts.items() if key in open_keys}
+        due = [batch for batch in unanswered if self._is_due(batch)]
+        for start in range(0, len(due), _IN_FLIGHT):
+            await asyncio.gather(*(self._publish(batch) for batch in due[start : start + _IN_FLIGHT]))
+
+    def _is_due(self, batch: Stored) -> bool:
+        tries, last = self._attempts.get((batch.issuer, batch.first_seq), (0, 0.0))
+        if tries == 0:
+            return True
+        rest = self._timing.resend_seconds * min(2 ** (tries - 1), _LONGEST_BACKOFF)
+        return asyncio.get_running_loop().time() - last >= rest
+
+    async def _publish(self, batch: Stored) -> None:
+        """Send a batch once. Neither success nor failure changes what is known of it."""
+        key = (batch.issuer, batch.first_seq)
+        if key in self._publishing:
+            return
+        self._publishing.add(key)
+        try:
+            async with self._slots:
+                tries, _ = self._attempts.get(key, (0, 0.0))
+                self._attempts[key] = (tries + 1, asyncio.get_running_loop().time())
+                stream = await self._link.jetstream(self._timing.publish_seconds)
+                await stream.publish(
+                    issuer_subject(self._log_number, batch.issuer),
+                    batch.message,
+                    timeout=self._timing.publish_seconds,
+                    stream=stream_name(self._log_number),
+                    headers={"Nats-Msg-Id": message_id(batch.issuer, batch.first_seq)},
+                )
+        except (nats.errors.Error, MeshError, OSError) as error:
+            log.warning("publish failed", first_seq=batch.first_seq, error=str(error) or type(error).__name__)
+        except (ValueError, TypeError, KeyError) as error:
+            # What the broker answered is not JSON or not an answer; it is not trusted to be.
+            log.warning("broker answered nonsense", first_seq=batch.first_seq, error=type(error).__name__)
+        finally:
+            self._publishing.discard(key)

@@ -1,0 +1,28 @@
+"""Responsible for NATS names: streams, subjects, message ids and reply inboxes."""
+
+from __future__ import annotations
+
+
+def stream_name(log_number: int) -> str:
+    """Return the stream that feeds one log."""
+    return f"LEDGER_{log_number}"
+
+
+def all_issuers(log_number: int) -> str:
+    """Return the wildcard that a log's stream listens to."""
+    return f"teemesh.ledger.{log_number}.*"
+
+
+def issuer_subject(log_number: int, issuer: bytes) -> str:
+    """Return the subject that one issuer publishes to."""
+    return f"teemesh.ledger.{log_number}.{issuer.hex()}"
+
+
+def message_id(issuer: bytes, first_seq: int) -> str:
+    """Return the id under which a batch is published, first time and every time."""
+    return f"{issuer.hex()}-{first_seq}"
+
+
+def inbox_prefix(role: str) -> str:
+    """Return where a role's replies arrive. Only that role may subscribe there."""
+    return f"_INBOX_{role}"

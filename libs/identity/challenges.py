@@ -1,0 +1,58 @@
+"""It is responsible for a challenger's open challenges: signed with its key, spent once, within 60 seconds."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs.errors import Code, MeshError
+from libs.tee.challenge import Challenge
+
+LIFETIME_SECONDS = 60
+_MAX_OPEN = 10_000
+
+
+class ChallengeNotOpen(MeshError):
+    """The challenge is not one of this service's open ones."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "CHALLENGE_NOT_OPEN"
+
+
+class Challenges:
+    """The challenges that this process has issued and nobody has spent. They die with it."""
+
+    def __init__(
+        self,
+        issuer: str,
+        signer: Callable[[], tuple[ec.EllipticCurvePrivateKey, bytes]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`signer` returns the key that signs now and its certificate, DER."""
+        self._issuer = issuer
+        self._signer = signer
+        self._clock = clock
+        self._open: OrderedDict[bytes, float] = OrderedDict()
+
+    def issue(self, purpose: str) -> Challenge:
+        """Make one. The oldest open one gives way when there are too many, so memory is bounded."""
+        now = self._clock()
+        key, certificate = self._signer()
+        challenge = Challenge.signed(
+            issuer=self._issuer, purpose=purpose, now=int(now), private_key=key, certificate_der=certificate
+        )
+        self._open[challenge.nonce] = now + LIFETIME_SECONDS
+        while len(self._open) > _MAX_OPEN:
+            self._open.popitem(last=False)
+        return challenge
+
+    def spend(self, nonce: bytes) -> None:
+        """Use up a challenge that this process issued. Raises `ChallengeNotOpen`.
+
+        Unknown, spent and expired ones are refused alike, so the answer teaches a replayer nothing.
+        """
+        if self._open.pop(nonce, 0.0) <= self._clock():
+            raise ChallengeNotOpen("take a new challenge and answer it within a minute")

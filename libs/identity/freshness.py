@@ -1,0 +1,131 @@
+"""It is responsible for the policy that a service acts under: never an older one, and none that may be stale.
+
+The chain of signed policies since the seed is kept on disk. It is verified anew at every start, under the operator keys
+of the service's own measured configuration, so the disk is no authority. Freshness comes from the KMS's statement: a
+service that has had none for five minutes cannot know of a revocation and stops accepting work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from libs.errors import Code, MeshError
+from libs.files import write_durably
+from libs.policy.compose import Anchors
+from libs.policy.document import Policy
+from libs.policy.signatures import verify_seed
+from libs.policy.statement import Statement
+from libs.policy.succession import verify_successor, verify_valid_at
+
+MAX_SILENCE_SECONDS = 300
+"""How long a service works without a newer statement (architecture section 7)."""
+
+_CLOCK_SKEW_SECONDS = 60
+
+log = structlog.get_logger()
+
+
+class PolicyStale(MeshError):
+    """This service cannot know whether its policy is still in force."""
+
+    code = Code.UNAVAILABLE
+    reason = "POLICY_STALE"
+
+
+class PolicyUnreadable(MeshError):
+    """The seed policy, or the chain kept on disk, cannot be used."""
+
+    reason = "POLICY_UNREADABLE"
+
+
+class PolicyUnknown(MeshError):
+    """No such policy version here."""
+
+    code = Code.NOT_FOUND
+    reason = "POLICY_UNKNOWN"
+
+
+class PolicyKeeper:
+    """The policy in force here, moved forward only."""
+
+    def __init__(self, folder: Path, seed: bytes, anchors: Anchors, clock: Callable[[], float] = time.time) -> None:
+        """Verify the seed and then every successor on disk. Raises the policy's own errors."""
+        self._folder = folder
+        self._clock = clock
+        self._statement: Statement | None = None
+        self._stated_at = 0.0
+        self._advanced = asyncio.Event()
+        self.current: Policy = verify_seed(seed, anchors)
+        self._seed = (self.current.version, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        while (path := self._path(self.current.version + 1)).exists():
+            self.current = verify_successor(self.current, path.read_bytes())
+
+    def accept(self, signed: bytes) -> Policy:
+        """Move to the next version, durably. Raises when it is not the successor of the current one."""
+        policy = verify_successor(self.current, signed)
+        write_durably(self._path(policy.version), signed)
+        self.current = policy
+        log.info("policy accepted", version=policy.version, digest=policy.digest.hex())
+        advanced, self._advanced = self._advanced, asyncio.Event()
+        advanced.set()
+        return policy
+
+    async def advanced(self) -> Policy:
+        """Wait for the next version."""
+        await self._advanced.wait()
+        return self.current
+
+    def note(self, statement: Statement) -> None:
+        """Take a verified statement. One that does not match the current policy, or is not new, refreshes nothing."""
+        if statement.time_ms > (self._clock() + _CLOCK_SKEW_SECONDS) * 1000:
+            raise PolicyStale("the KMS's clock is more than a minute ahead of this one")
+        if (statement.version, statement.digest) != (self.current.version, self.current.digest):
+            raise PolicyStale(
+                f"the KMS states policy {statement.version}, this service holds version {self.current.version}"
+            )
+        if self._statement is None or statement.time_ms > self._statement.time_ms:
+            self._statement = statement
+            self._stated_at = time.monotonic()
+
+    def require_fresh(self) -> Policy:
+        """Return the policy in force. Raises `PolicyStale` or `PolicyNotValidNow`."""
+        now = self._clock()
+        verify_valid_at(self.current, now)
+        if self._statement is None:
+            raise PolicyStale("no policy statement from the KMS yet")
+        silence = max(time.monotonic() - self._stated_at, now - self._statement.time_ms / 1000)
+        if silence > MAX_SILENCE_SECONDS:
+            raise PolicyStale(f"no policy statement from the KMS for {silence:.0f} s")
+        return self.current
+
+    @property
+    def oldest(self) -> int:
+        """The version that this keeper's chain begins with."""
+        return self._seed[0]
+
+    def signed(self, version: int) -> bytes:
+        """Return a signed version that this keeper has walked through, 0 being the newest. Raises `PolicyUnknown`."""
+        version = version or self.current.version
+        if version == self._seed[0]:
+            return self._seed[1]
+        if not self._seed[0] < version <= self.current.version:
+            raise PolicyUnknown(f"no policy version {version} here")
+        return self._path(version).read_bytes()
+
+    def _path(self, version: int) -> Path:
+        return self._folder / f"{version}.json"
+
+
+def load_keeper(state_dir: Path, seed_path: Path, anchors: Anchors) -> PolicyKeeper:
+    """Open the keeper of a service. Raises `PolicyUnreadable` and the policy's own errors."""
+    try:
+        seed = seed_path.read_bytes()
+    except OSError as error:
+        raise PolicyUnreadable(f"cannot read the seed policy {seed_path}: {error.strerror}") from error
+    return PolicyKeeper(state_dir / "policy", seed, anchors)

@@ -1,0 +1,142 @@
+"""It is responsible for whom this service believes, and until when.
+
+A lease ties a peer's key to the appraisal of its evidence. It ends with the certificate, with the evidence's age, with
+the collateral behind it, or at once when a newer policy no longer allows what was measured; whatever runs on it is then
+cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from libs.errors import Code, MeshError
+from libs.identity.certificate import MeshCertificate
+from libs.identity.freshness import PolicyKeeper
+from libs.policy.document import Policy
+from libs.tee import evidence as evidences
+from libs.tee.appraisal import Appraisal, AppraisalContext, SignedBy, appraise
+from libs.tee.evidence import Evidence
+
+log = structlog.get_logger()
+
+
+class EvidenceMismatch(MeshError):
+    """A document that is not the one the certificate names."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "EVIDENCE_MISMATCH"
+
+
+class EvidenceRequired(MeshError):
+    """The caller has no lease here: it must present its evidence first."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "EVIDENCE_REQUIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A peer that is believed until `until` (Unix seconds), unless policy says otherwise before."""
+
+    certificate: MeshCertificate
+    evidence: Evidence
+    appraisal: Appraisal
+    until: float
+
+
+def appraise_peer(certificate: MeshCertificate, document: bytes, policy: Policy, ca_spki: bytes, now: float) -> Lease:
+    """Return the lease that a peer's evidence earns. Raises `EvidenceMismatch` and every appraisal refusal."""
+    evidence = evidences.parse(document)
+    if evidence.digest != certificate.evidence_digest:
+        raise EvidenceMismatch("the document is not the one that the certificate names")
+    appraisal = appraise(
+        evidence,
+        policy.rules(certificate.role),
+        AppraisalContext(
+            now=int(now),
+            spki=certificate.spki,
+            challenge=SignedBy(ca_spki, policy.evidence_max_age_seconds),
+            policy_version=policy.version,
+        ),
+    )
+    until = min(
+        certificate.not_after,
+        appraisal.valid_until,
+        evidence.challenge.issued_at + policy.evidence_max_age_seconds,
+    )
+    return Lease(certificate, evidence, appraisal, until)
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    tasks: set[asyncio.Task[object]] = field(default_factory=set)
+
+
+class Leases:
+    """The peers that may call this service now, by the SHA-256 of their key."""
+
+    def __init__(self, policy: PolicyKeeper, ca_spki: Callable[[], bytes], clock: Callable[[], float] = time.time):
+        self._policy = policy
+        self._ca_spki = ca_spki
+        self._clock = clock
+        self._held: dict[bytes, _Held] = {}
+
+    def open(self, certificate: MeshCertificate, document: bytes) -> Lease:
+        """Appraise a peer and believe it. Raises what `appraise_peer` raises."""
+        lease = appraise_peer(certificate, document, self._policy.current, self._ca_spki(), self._clock())
+        held = self._held.setdefault(certificate.spki_sha256, _Held(lease))
+        held.lease = lease
+        log.info("lease opened", peer=certificate.spiffe_id, until=int(lease.until))
+        return lease
+
+    def of(self, certificate: MeshCertificate) -> Lease:
+        """Return the live lease of a certificate's key. Raises `EvidenceRequired`."""
+        held = self._held.get(certificate.spki_sha256)
+        if held is None or held.lease.until <= self._clock():
+            raise EvidenceRequired("present the evidence that your certificate names, then call again")
+        return held.lease
+
+    @contextmanager
+    def hold(self, certificate: MeshCertificate) -> Iterator[None]:
+        """Run the current task on a lease: it is cancelled when the lease ends."""
+        held = self._held.get(certificate.spki_sha256)
+        task = asyncio.current_task()
+        if held is None or task is None:
+            yield
+            return
+        held.tasks.add(task)
+        try:
+            yield
+        finally:
+            held.tasks.discard(task)
+
+    def sweep(self) -> None:
+        """End what has run out."""
+        now = self._clock()
+        for key, held in list(self._held.items()):
+            if held.lease.until <= now:
+                self._end(key, "lease ran out")
+
+    def reappraise(self) -> None:
+        """Judge every lease again under the current policy and end those that it refuses."""
+        for key, held in list(self._held.items()):
+            lease = held.lease
+            try:
+                held.lease = appraise_peer(
+                    lease.certificate, lease.evidence.document, self._policy.current, self._ca_spki(), self._clock()
+                )
+            except MeshError as error:
+                self._end(key, error.reason)
+
+    def _end(self, key: bytes, why: str) -> None:
+        held = self._held.pop(key)
+        log.info("lease ended", peer=held.lease.certificate.spiffe_id, why=why, cancelled=len(held.tasks))
+        for task in held.tasks:
+            task.cancel()

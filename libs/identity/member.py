@@ -1,0 +1,241 @@
+"""It is responsible for joining the mesh: from a guest agent and a seed policy to an identity, peers and a listener.
+
+Every service does it the same way; the KMS and the attestation service differ only in where certificates and
+collateral come from, and pass those in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from cryptography import x509
+
+from libs.errors import MeshError
+from libs.identity.authority import Authority, KmsAuthority
+from libs.identity.certificate import pem_of, spki_of
+from libs.identity.collateral import AttestationCollateral, CollateralSource
+from libs.identity.freshness import PolicyKeeper, load_keeper
+from libs.identity.gate import EvidenceServicer, MeshGate, evidence_binding
+from libs.identity.lease import Leases
+from libs.identity.peers import Peer
+from libs.identity.renewal import Identity, Prover
+from libs.identity.statements import KmsStatements, follow_statements
+from libs.policy.compose import Anchors, read_anchors
+from libs.rpc.middleware import standard_middleware
+from libs.rpc.policies import ServiceBinding
+from libs.rpc.server import Serving, serving
+from libs.rpc.tls import load_client_context
+from libs.tee.dstack import Guest
+
+_SWEEP_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class MeasuredConfigurationMismatch(MeshError):
+    """What the service was told to be is not what its measured app-compose says."""
+
+    reason = "MEASURED_CONFIGURATION_MISMATCH"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSettings:
+    """The TOML table [member] of every service."""
+
+    instance: str
+    """Name of this instance within its role: lower-case letters, digits, hyphens."""
+    trust_domain: str
+    """The mesh's SPIFFE trust domain; must be the measured one."""
+    listen: str
+    """host:port of the mutual-TLS gRPC listener."""
+    state_dir: Path
+    """Folder for what must survive a restart."""
+    guest_socket: Path
+    """Unix socket of the dstack guest agent."""
+    seed_policy: Path
+    """The signed policy to begin with."""
+    kms: str
+    """host:port of the KMS's mesh listener."""
+    kms_bootstrap: str
+    """host:port of the KMS's bootstrap listener."""
+    attestation_bootstrap: str
+    """host:port of the attestation service's bootstrap listener."""
+    statement_poll_seconds: float = 10.0
+    """How often the KMS is asked for its newest policy statement, seconds."""
+    drain_seconds: float = 5.0
+    """How long running calls may go on after SIGTERM, seconds."""
+
+
+class Member:
+    """A service that has an identity. Everything that it does with others starts here."""
+
+    def __init__(
+        self, settings: MemberSettings, role: str, anchors: Anchors, guest: Guest, policy: PolicyKeeper, identity: Identity
+    ) -> None:
+        self.settings = settings
+        self.role = role
+        self.anchors = anchors
+        self.guest = guest
+        self.policy = policy
+        self.identity = identity
+        self.leases = Leases(policy, self._ca_spki)
+        self._peers: dict[tuple[str, str], Peer] = {}
+
+    @property
+    def instance(self) -> str:
+        return self.settings.instance
+
+    @property
+    def trust_domain(self) -> str:
+        return self.settings.trust_domain
+
+    @property
+    def spiffe_id(self) -> str:
+        return self.identity.current.certificate.spiffe_id
+
+    @property
+    def ca_pem(self) -> bytes:
+        return pem_of(self.identity.ca_certificate)
+
+    def peer(self, role: str, target: str) -> Peer:
+        """Return the one `Peer` for this role and address; it connects when first used."""
+        key = (role, target)
+        if key not in self._peers:
+            self._peers[key] = Peer(role, target, self.identity, self.policy, self._ca_spki)
+        return self._peers[key]
+
+    def tls_context(self) -> ssl.SSLContext:
+        """A TLS 1.3 client context with the current certificate, for NATS and HTTPS inside the mesh."""
+        current = self.identity.current
+        return load_client_context(
+            ca_pem=self.ca_pem, key_pem=current.key_pem, certificate_pem=current.certificate.pem
+        )
+
+    def serve(self, bindings: Sequence[ServiceBinding]) -> AbstractAsyncContextManager[Serving]:
+        """Serve on the mesh listener: mutual TLS, the standard middleware, and the exchange of evidence."""
+        gate = MeshGate(self.trust_domain, self.identity, self.policy, self.leases)
+        everything = [*bindings, evidence_binding(EvidenceServicer(self.identity, self.leases))]
+        methods = {name: rule for binding in everything for name, rule in binding.methods.items()}
+        return serving(
+            self.settings.listen,
+            self._server_credentials(),
+            everything,
+            standard_middleware(gate, methods),
+            drain_seconds=self.settings.drain_seconds,
+        )
+
+    def reappraise(self) -> None:
+        """Judge everyone again, on both sides of every connection."""
+        self.leases.reappraise()
+        for peer in self._peers.values():
+            peer.reappraise()
+
+    async def close(self) -> None:
+        for peer in self._peers.values():
+            await peer.close()
+
+    def _ca_spki(self) -> bytes:
+        return spki_of(x509.load_der_x509_certificate(self.identity.ca_certificate).public_key())
+
+    def _server_credentials(self) -> grpc.ServerCredentials:
+        """Credentials that follow renewals: each new connection gets the newest certificate."""
+
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            current = self.identity.current
+            return grpc.ssl_server_certificate_configuration(
+                [(current.key_pem, current.certificate.pem)], root_certificates=self.ca_pem
+            )
+
+        return grpc.dynamic_ssl_server_credentials(
+            configuration(), configuration, require_client_authentication=True
+        )
+
+
+@asynccontextmanager
+async def join(
+    settings: MemberSettings,
+    role: str,
+    claims: Mapping[str, Any],
+    *,
+    collateral: CollateralSource | None = None,
+) -> AsyncIterator[Member]:
+    """Join the mesh under a role, with these claims in the evidence (the role is added), until the body ends.
+
+    Raises whatever refuses this service, or the KMS, under the policy. A KMS or attestation service that is away is
+    waited for.
+    """
+    async with open_guest(settings, role) as (guest, anchors):
+        prover = Prover(
+            guest,
+            collateral or AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain),
+            {"role": role, **claims},
+        )
+        policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
+        authority = KmsAuthority(settings.kms_bootstrap, settings.trust_domain)
+        async with membership(settings, role, anchors, prover, policy, authority) as member:
+            statements = KmsStatements(member.peer("kms", settings.kms), member.identity)
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(
+                    follow_statements(statements, policy, settings.statement_poll_seconds)
+                )
+                yield member
+                following.cancel()
+
+
+@asynccontextmanager
+async def membership(
+    settings: MemberSettings,
+    role: str,
+    anchors: Anchors,
+    prover: Prover,
+    policy: PolicyKeeper,
+    authority: Authority,
+) -> AsyncIterator[Member]:
+    """The part of joining that the KMS shares: obtain a certificate, renew it, follow policy, end with the body."""
+    identity = Identity(prover, authority, policy, role, settings.instance)
+    await identity.obtain()
+    member = Member(settings, role, anchors, prover.guest, policy, identity)
+    async with asyncio.TaskGroup() as tasks:
+        upkeep = [
+            tasks.create_task(identity.keep()),
+            tasks.create_task(_follow_policy(member)),
+            tasks.create_task(_sweep(member)),
+        ]
+        try:
+            yield member
+        finally:
+            for task in upkeep:
+                task.cancel()
+            await member.close()
+
+
+@asynccontextmanager
+async def open_guest(settings: MemberSettings, role: str) -> AsyncIterator[tuple[Guest, Anchors]]:
+    """Reach the guest agent and read what was measured. Raises `MeasuredConfigurationMismatch`."""
+    async with Guest(settings.guest_socket) as guest:
+        anchors = read_anchors(await guest.measured_compose())
+        if (anchors.role, anchors.trust_domain) != (role, settings.trust_domain):
+            raise MeasuredConfigurationMismatch(
+                f"configured as {role} of {settings.trust_domain}, measured as {anchors.role} of {anchors.trust_domain}"
+            )
+        yield guest, anchors
+
+
+async def _follow_policy(member: Member) -> None:
+    while True:
+        await member.policy.advanced()
+        member.reappraise()
+
+
+async def _sweep(member: Member) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        member.leases.sweep()

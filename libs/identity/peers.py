@@ -1,0 +1,181 @@
+"""It is responsible for channels to other members: only to the very key whose evidence was appraised.
+
+The peer's leaf is taken by a handshake and appraised; the gRPC channel then has that leaf as its only root, so no other
+key can answer on it. Whoever holds a `Peer` asks it for the channel before each use: warm it costs nothing, and when
+the peer was restarted, renewed or refused, that is where it shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import structlog
+from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+
+from libs.errors import Code, MeshError
+from libs.identity.certificate import CertificateNotAccepted, pem_of, verify_issued
+from libs.identity.freshness import PolicyKeeper
+from libs.identity.lease import Lease, appraise_peer
+from libs.identity.renewal import Credential, Identity
+from libs.rpc.channel import fetch_leaf, open_channel
+from libs.rpc.errors import to_mesh_error
+
+_REPLACE_BEFORE_SECONDS = 30.0
+"""A lease this close to its end is replaced before use, so that no call starts on one that ends under it."""
+
+log = structlog.get_logger()
+
+
+class PeerUnavailable(MeshError):
+    """The peer cannot be reached, or not within the time allowed."""
+
+    code = Code.UNAVAILABLE
+    reason = "PEER_UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    channel: grpc.aio.Channel
+    lease: Lease
+    credential: Credential
+    until: float
+
+
+class Peer:
+    """One other member, reached at one address."""
+
+    def __init__(
+        self,
+        role: str,
+        target: str,
+        identity: Identity,
+        policy: PolicyKeeper,
+        ca_spki: Callable[[], bytes],
+    ) -> None:
+        self._role = role
+        self._target = target
+        self._identity = identity
+        self._policy = policy
+        self._ca_spki = ca_spki
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def lease(self) -> Lease:
+        """The peer as last appraised. Raises `PeerUnavailable` before the first connection."""
+        if self._link is None:
+            raise PeerUnavailable(f"no connection to {self._role} at {self._target} yet")
+        return self._link.lease
+
+    def live_lease(self) -> Lease | None:
+        """The lease that a call started now would rest on; None when the next `channel` has to connect first."""
+        link = self._live()
+        return None if link is None else link.lease
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel:
+        """Return a channel to the appraised peer. Raises `PeerUnavailable` or the refusal of either side."""
+        if (link := self._live()) is not None:
+            return link.channel
+        try:
+            async with asyncio.timeout(timeout):
+                async with self._connecting:
+                    if (link := self._live()) is None:
+                        link = await self._connect(timeout)
+                        self._replace(link)
+                    return link.channel
+        except TimeoutError as error:
+            raise PeerUnavailable(f"{self._role} at {self._target} did not answer within {timeout:.1f} s") from error
+
+    def reappraise(self) -> None:
+        """Judge the peer again under the current policy; a refusal closes the channel and everything on it."""
+        link = self._link
+        if link is None:
+            return
+        try:
+            lease = appraise_peer(
+                link.lease.certificate,
+                link.lease.evidence.document,
+                self._policy.current,
+                self._ca_spki(),
+                time.time(),
+            )
+        except MeshError as error:
+            log.warning("peer refused", peer=link.lease.certificate.spiffe_id, reason=error.reason)
+            self._link = None
+            self._close_later(link.channel, grace=None)
+        else:
+            self._link = _Link(link.channel, lease, link.credential, min(link.until, lease.until))
+
+    async def close(self) -> None:
+        if self._link is not None:
+            await self._link.channel.close(None)
+            self._link = None
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _live(self) -> _Link | None:
+        link = self._link
+        if link is None or link.until - _REPLACE_BEFORE_SECONDS <= time.time():
+            return None
+        if link.credential is not self._identity.current:
+            return None
+        return link if link.channel.get_state() is grpc.ChannelConnectivity.READY else None
+
+    async def _connect(self, timeout: float) -> _Link:
+        credential = self._identity.current
+        host, _, port = self._target.rpartition(":")
+        server_name = f"{self._role}.{credential.certificate.trust_domain}"
+        leaf = await fetch_leaf(
+            host,
+            int(port),
+            server_name=server_name,
+            timeout=timeout,
+            ca_pem=pem_of(self._identity.ca_certificate),
+            key_pem=credential.key_pem,
+            certificate_pem=credential.certificate.pem,
+        )
+        certificate = verify_issued(leaf, self._identity.ca_certificate, time.time())
+        if (certificate.role, certificate.trust_domain) != (self._role, credential.certificate.trust_domain):
+            raise CertificateNotAccepted(f"{self._target} is {certificate.spiffe_id}, not a {self._role}")
+        channel = open_channel(
+            self._target,
+            root_pem=certificate.pem,
+            server_name=server_name,
+            key_pem=credential.key_pem,
+            certificate_pem=credential.certificate.pem,
+        )
+        try:
+            stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
+            theirs = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=timeout)
+            lease = appraise_peer(
+                certificate, theirs.document, self._policy.current, self._ca_spki(), time.time()
+            )
+            accepted = await stub.PresentEvidence(
+                evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
+            )
+        except grpc.aio.AioRpcError as error:
+            await channel.close(None)
+            raise to_mesh_error(error) from error
+        except BaseException:
+            await channel.close(None)
+            raise
+        log.info("peer appraised", peer=certificate.spiffe_id, until=int(lease.until))
+        return _Link(channel, lease, credential, min(lease.until, accepted.lease_until_ms / 1000))
+
+    def _replace(self, link: _Link) -> None:
+        """Use the new channel from now on; what still runs on the old one may do so until its lease ends."""
+        if (old := self._link) is not None:
+            self._close_later(old.channel, grace=max(old.until - time.time(), 0))
+        self._link = link
+
+    def _close_later(self, channel: grpc.aio.Channel, grace: float | None) -> None:
+        task = asyncio.get_running_loop().create_task(channel.close(grace))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

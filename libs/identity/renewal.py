@@ -1,0 +1,175 @@
+"""It is responsible for this service's own key, evidence and certificate, and for new ones before they end.
+
+Each certificate has a fresh key that never leaves memory. Renewal comes at half life; the old certificate serves until
+the new one is there, so a KMS that is away for a while costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs.errors import Code, MeshError
+from libs.identity import certificate as certificates
+from libs.identity.authority import Authority
+from libs.identity.certificate import MeshCertificate
+from libs.identity.collateral import CollateralSource
+from libs.identity.freshness import PolicyKeeper
+from libs.tee import evidence as evidences
+from libs.tee.binding import report_data
+from libs.tee.challenge import Challenge
+from libs.tee.dstack import Guest
+from libs.tee.evidence import Evidence
+
+_FIRST_RETRY_SECONDS = 0.2
+_LAST_RETRY_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+class CaChanged(MeshError):
+    """The KMS now speaks for another CA. Peers that hold the old one would be cut off: start anew."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "CA_CHANGED"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One generation of this service's identity."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: MeshCertificate
+    evidence: Evidence
+
+    @property
+    def key_pem(self) -> bytes:
+        return certificates.key_pem(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Prover:
+    """Makes evidence for keys of this service."""
+
+    guest: Guest
+    collateral: CollateralSource
+    claims: Mapping[str, Any]
+
+    async def prove(self, challenge: Challenge, spki: bytes) -> Evidence:
+        """Return evidence over (challenge, key, claims), with its collateral stapled."""
+        quote = await self.guest.quote(report_data(challenge.nonce, spki, self.claims))
+        return evidences.assemble(
+            quote=quote.quote,
+            event_log=quote.event_log,
+            app_compose=await self.guest.measured_compose(),
+            spki=spki,
+            claims=self.claims,
+            challenge=challenge,
+            gpu_evidence=None,
+            collateral=await self.collateral.collateral(quote.quote),
+        )
+
+
+class _Request:
+    """One certificate request: a fresh key, and evidence over it once the authority has challenged."""
+
+    def __init__(self, prover: Prover, instance: str) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self._prover = prover
+        self.instance = instance
+        self.csr = certificates.make_csr(self.key)
+        self.evidence: Evidence | None = None
+
+    async def prove(self, challenge: Challenge) -> bytes:
+        self.evidence = await self._prover.prove(challenge, certificates.spki_of(self.key.public_key()))
+        return self.evidence.document
+
+
+class Identity:
+    """The current credential, and those who wait for the next."""
+
+    def __init__(self, prover: Prover, authority: Authority, policy: PolicyKeeper, role: str, instance: str) -> None:
+        self._prover = prover
+        self._authority = authority
+        self._policy = policy
+        self._role = role
+        self._instance = instance
+        self._renewed = asyncio.Event()
+        self._current: Credential | None = None
+        self._ca: bytes = b""
+
+    @property
+    def current(self) -> Credential:
+        if self._current is None:
+            raise RuntimeError("identity used before it was obtained")
+        return self._current
+
+    @property
+    def ca_certificate(self) -> bytes:
+        """The mesh CA, DER."""
+        return self._ca
+
+    async def obtain(self) -> None:
+        """Get the first credential, retrying while the KMS or its collateral is away.
+
+        Raises at once what waiting cannot mend: a refusal of either side.
+        """
+        delay = _FIRST_RETRY_SECONDS
+        while True:
+            try:
+                await self._renew_once()
+                return
+            except MeshError as error:
+                if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED):
+                    raise
+                log.info("waiting for a certificate", reason=error.reason, detail=str(error))
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LAST_RETRY_SECONDS)
+
+    async def keep(self) -> None:
+        """Renew for as long as the service lives. A failure is retried until the certificate has run out."""
+        while True:
+            certificate = self.current.certificate
+            half_life = (certificate.not_before + certificate.not_after) / 2
+            await asyncio.sleep(max(half_life - time.time(), 0))
+            delay = _LAST_RETRY_SECONDS
+            while self.current.certificate is certificate:
+                try:
+                    await self._renew_once()
+                except MeshError as error:
+                    if isinstance(error, CaChanged) or time.time() >= certificate.not_after:
+                        raise
+                    log.warning("certificate not renewed", reason=error.reason, detail=str(error))
+                    await asyncio.sleep(delay)
+
+    async def renewed(self) -> Credential:
+        """Wait for the next credential."""
+        await self._renewed.wait()
+        return self.current
+
+    async def _renew_once(self) -> None:
+        request = _Request(self._prover, self._instance)
+        issued = await self._authority.issue(request, self._policy.current)
+        certificate = certificates.verify_issued(issued.certificate, issued.ca_certificate, time.time())
+        if request.evidence is None or certificate.evidence_digest != request.evidence.digest:
+            raise certificates.CertificateNotAccepted("the KMS issued a certificate over other evidence")
+        if (certificate.role, certificate.instance) != (self._role, self._instance):
+            raise certificates.CertificateNotAccepted("the KMS issued a certificate for another name")
+        if self._ca and _spki(self._ca) != _spki(issued.ca_certificate):
+            raise CaChanged("the KMS speaks for another CA than when this service started")
+        self._ca = issued.ca_certificate
+        self._current = Credential(request.key, certificate, request.evidence)
+        log.info("certificate obtained", spiffe_id=certificate.spiffe_id, until=certificate.not_after)
+        renewed, self._renewed = self._renewed, asyncio.Event()
+        renewed.set()
+
+
+def _spki(ca_der: bytes) -> bytes:
+    return certificates.spki_of(x509.load_der_x509_certificate(ca_der).public_key())

@@ -1,0 +1,86 @@
+"""Canonical JSON: the byte form (RFC 8785) in which the mesh hashes and signs documents, and its strict reader.
+
+The reader refuses what makes canonical forms disagree between implementations: duplicate names, floats, integers
+beyond 2^53, lone surrogates, and the name `__proto__`, which some JavaScript implementations drop silently.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import rfc8785
+
+from libs.errors import Code, MeshError
+
+MAX_SAFE_INTEGER = 2**53 - 1
+MAX_DEPTH = 64
+
+
+class JsonMalformed(MeshError):
+    """The bytes are not JSON that has one canonical form."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "JSON_MALFORMED"
+
+
+def dumps(value: Any) -> bytes:
+    """Return the canonical UTF-8 form. Raises `JsonMalformed` for what has none."""
+    try:
+        return rfc8785.dumps(value)
+    except (ValueError, RecursionError) as error:
+        raise JsonMalformed(f"no canonical form: {error}") from error
+
+
+def loads(data: bytes) -> Any:
+    """Parse JSON strictly. Raises `JsonMalformed`. The input need not be canonical."""
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_names,
+            parse_float=_refuse_float,
+            parse_constant=_refuse_float,
+            parse_int=_safe_integer,
+        )
+        _check_depth(value, MAX_DEPTH)
+    except (ValueError, RecursionError) as error:
+        raise JsonMalformed(f"not strict JSON: {error}") from error
+    return value
+
+
+def loads_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object strictly. Raises `JsonMalformed`."""
+    value = loads(data)
+    if not isinstance(value, dict):
+        raise JsonMalformed("a JSON object is required")
+    return value
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate name")
+    if "__proto__" in members:
+        raise ValueError("the name __proto__ is not allowed")
+    return members
+
+
+def _refuse_float(text: str) -> NoReturn:
+    raise ValueError(f"only integers are allowed, not {text[:20]}")
+
+
+def _safe_integer(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > MAX_SAFE_INTEGER:
+        raise ValueError("integer beyond 2^53 - 1")
+    return int(text)
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if left == 0:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        for member in value.values():
+            _check_depth(member, left - 1)
+    elif isinstance(value, list):
+        for member in value:
+            _check_depth(member, left - 1)

@@ -1,0 +1,288 @@
+"""It is responsible for the mesh policy: one JSON document in, a frozen value that answers questions out.
+
+Reading is total: every member is known, typed, bounded and free of repeats, or the policy is refused with the name of
+the offending member. A policy that was read says nothing about who signed it; see `libs.policy.signatures`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from cryptography import x509
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from libs.policy.members import Members
+from libs.policy.releases import KeyRelease, read_key_releases
+from libs.policy.vocabulary import KEY_BYTES, ROLE, TRUST_DOMAIN
+from libs.tee.rules import DeviceRule, Measurement, RoleRules, TcbRule
+
+MAX_POLICY_BYTES = 1024 * 1024
+"""No larger policy is read: it has to fit the mesh's request bodies."""
+
+NO_PREVIOUS = bytes(32)
+"""What the first version says about its predecessor."""
+
+PUBLISHED_VENDOR_ROOTS = frozenset({bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3")})
+"""SHA-256 of the vendors' published root certificates: the Intel SGX Root CA.
+
+Any other root must be marked as a development root, so that nothing made under it can pass silently for hardware.
+"""
+
+_MAX_CERTIFICATE_BYTES = 8192
+_MAX_AGE_SECONDS = 7 * 86400
+_MAX_VERSION = 2**32 - 1
+_DEBUG_ATTRIBUTE = 0x01
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_TCB_STATUS = re.compile(
+    "UpToDate|SWHardeningNeeded|ConfigurationNeeded|ConfigurationAndSWHardeningNeeded|OutOfDate"
+    "|OutOfDateConfigurationNeeded"
+)
+"""Every status that may be accepted. `Revoked` is not among them."""
+
+_ADVISORY = re.compile(r"[A-Z0-9][A-Z0-9-]{0,63}")
+_TDX = re.compile("tdx")
+
+
+class PolicyMalformed(MeshError):
+    """The document is not a policy that this version reads."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "POLICY_MALFORMED"
+
+
+@dataclass(frozen=True, slots=True)
+class VendorRoot:
+    """A hardware vendor's root certificate that evidence may chain to."""
+
+    name: str
+    certificate: bytes
+    """DER."""
+    development: bool
+    """True when the root belongs to a software TEE: what it certifies is worthless as security."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleGrant:
+    """What a role's evidence must show."""
+
+    measurements: frozenset[Measurement]
+    gpu_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy that was read. Valid as a document; not yet known to be signed, next, or in force."""
+
+    document: bytes
+    """Canonical JSON: what is hashed and signed."""
+    version: int
+    previous: bytes
+    """Digest of the version before; `NO_PREVIOUS` in version 1."""
+    not_before: int
+    """Unix seconds, included."""
+    not_after: int
+    """Unix seconds, excluded."""
+    trust_domain: str
+    operator_keys: tuple[bytes, ...]
+    """Ed25519 public keys, distinct."""
+    operator_threshold: int
+    """How many distinct operators must sign."""
+    vendor_roots: tuple[VendorRoot, ...]
+    tcb: TcbRule
+    td_attributes: frozenset[str]
+    devices: DeviceRule
+    roles: Mapping[str, RoleGrant]
+    models: Mapping[str, frozenset[str]]
+    """Model id to the SHA-256 digests of weights that may serve it, hexadecimal."""
+    key_releases: tuple[KeyRelease, ...]
+    tenant_admin_key: bytes
+    """Ed25519 public key under which tenant records count."""
+    challenge_max_age_seconds: int
+    evidence_max_age_seconds: int
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical document: the policy's identity."""
+        return hashlib.sha256(self.document).digest()
+
+    @property
+    def development_roots(self) -> tuple[str, ...]:
+        """Names of the roots under which nothing is proven. Not empty: this mesh is for development."""
+        return tuple(root.name for root in self.vendor_roots if root.development)
+
+    def rules(self, role: str) -> RoleRules:
+        """Return what evidence for a role must satisfy. A role that the policy does not grant gets rules that
+        allow nothing.
+        """
+        grant = self.roles.get(role, RoleGrant(measurements=frozenset(), gpu_required=True))
+        return RoleRules(
+            role=role,
+            vendor_roots=tuple(root.certificate for root in self.vendor_roots),
+            measurements=grant.measurements,
+            tcb=self.tcb,
+            devices=self.devices,
+            gpu_required=grant.gpu_required,
+            models=self.models if role == "node" else MappingProxyType({}),
+            td_attributes=self.td_attributes,
+        )
+
+    def may_release(self, name: str, role: str) -> bool:
+        """Say whether a role may hold the key of this exact name. False for what is no key name at all."""
+        return any(release.covers(name) and role in release.roles for release in self.key_releases)
+
+
+def parse(data: bytes) -> Policy:
+    """Read a policy from JSON, canonical or not. Raises `PolicyMalformed`."""
+    if len(data) > MAX_POLICY_BYTES:
+        raise PolicyMalformed(f"the document is larger than {MAX_POLICY_BYTES} bytes")
+    try:
+        value = jcs.loads_object(data)
+    except jcs.JsonMalformed as error:
+        raise PolicyMalformed(f"the document is {error}") from error
+    return read(value)
+
+
+def read(value: Any) -> Policy:
+    """Read a policy from a JSON value. Raises `PolicyMalformed`."""
+    members = Members(value, "", PolicyMalformed)
+    members.integer("v", 1, 1)
+    version = members.integer("version", 1, _MAX_VERSION)
+    previous = members.octets("previous", KEY_BYTES)
+    if (version == 1) != (previous == NO_PREVIOUS):
+        raise members.refuse("previous", "must be 64 zeros in version 1 and in no other")
+    not_before = members.integer("not_before", 0)
+    not_after = members.integer("not_after", 0)
+    if not_after <= not_before:
+        raise members.refuse("not_after", "must be later than not_before")
+    operators = members.object("operators")
+    operator_keys = tuple(bytes.fromhex(key) for key in operators.hexadecimals("keys", KEY_BYTES))
+    operator_threshold = operators.integer("threshold", 1, len(operator_keys))
+    operators.end()
+    policy = Policy(
+        document=_canonical(value),
+        version=version,
+        previous=previous,
+        not_before=not_before,
+        not_after=not_after,
+        trust_domain=members.text("trust_domain", TRUST_DOMAIN),
+        operator_keys=operator_keys,
+        operator_threshold=operator_threshold,
+        vendor_roots=_read_vendor_roots(members),
+        tcb=_read_tcb(members.object("tcb")),
+        td_attributes=_read_td_attributes(members),
+        devices=_read_devices(members.object("devices")),
+        roles=_read_roles(members),
+        models=_read_models(members.object("models")),
+        key_releases=read_key_releases(members),
+        tenant_admin_key=members.octets("tenant_admin_key", KEY_BYTES),
+        challenge_max_age_seconds=members.integer("challenge_max_age_seconds", 1, _MAX_AGE_SECONDS),
+        evidence_max_age_seconds=members.integer("evidence_max_age_seconds", 1, _MAX_AGE_SECONDS),
+    )
+    for revocation in members.objects("revocations"):
+        # A revocation that nobody acts on must not look effective: take the measurement or device off instead.
+        raise revocation.refuse("", "is a revocation, which policy version 1 documents cannot express yet")
+    members.end()
+    return policy
+
+
+def _canonical(value: Any) -> bytes:
+    try:
+        return jcs.dumps(value)
+    except jcs.JsonMalformed as error:
+        raise PolicyMalformed(f"the document has {error}") from error
+
+
+def _read_vendor_roots(members: Members) -> tuple[VendorRoot, ...]:
+    roots = []
+    for entry in members.objects("vendor_roots"):
+        name = entry.text("name", _NAME)
+        entry.text("tee_type", _TDX)
+        certificate = entry.blob("certificate", _MAX_CERTIFICATE_BYTES)
+        development = entry.flag("development")
+        entry.end()
+        try:
+            x509.load_der_x509_certificate(certificate)
+        except ValueError as error:
+            raise entry.refuse("certificate", "must be a DER certificate") from error
+        if not development and hashlib.sha256(certificate).digest() not in PUBLISHED_VENDOR_ROOTS:
+            raise entry.refuse("development", "must be true: the certificate is no vendor's published root")
+        roots.append(VendorRoot(name, certificate, development))
+    if not roots:
+        raise members.refuse("vendor_roots", "must not be empty")
+    members.distinct([root.name for root in roots], "vendor_roots")
+    members.distinct([root.certificate for root in roots], "vendor_roots")
+    if len({root.development for root in roots}) > 1:
+        raise members.refuse("vendor_roots", "must not mix development roots with real ones")
+    return tuple(roots)
+
+
+def _read_tcb(members: Members) -> TcbRule:
+    rule = TcbRule(
+        statuses=frozenset(members.texts("statuses", _TCB_STATUS)),
+        refused_advisories=frozenset(members.texts("refused_advisories", _ADVISORY, may_be_empty=True)),
+        grace_seconds=members.integer("grace_seconds", 0),
+        minimum_evaluation_number=members.integer("minimum_evaluation_number", 0),
+        maximum_collateral_age_seconds=members.integer("maximum_collateral_age_seconds", 1),
+    )
+    members.end()
+    return rule
+
+
+def _read_td_attributes(members: Members) -> frozenset[str]:
+    values = members.hexadecimals("td_attributes", 8)
+    for index, value in enumerate(values):
+        if bytes.fromhex(value)[0] & _DEBUG_ATTRIBUTE:
+            raise members.refuse(f"td_attributes[{index}]", "must not allow a debug TD")
+    return frozenset(values)
+
+
+def _read_devices(members: Members) -> DeviceRule:
+    rule = DeviceRule(
+        allowed=frozenset(members.hexadecimals("allowed", KEY_BYTES, may_be_empty=True)),
+        revoked=frozenset(members.hexadecimals("revoked", KEY_BYTES, may_be_empty=True)),
+    )
+    if both := rule.allowed & rule.revoked:
+        raise members.refuse("revoked", f"names {min(both)}, which is also allowed")
+    members.end()
+    return rule
+
+
+def _read_roles(members: Members) -> Mapping[str, RoleGrant]:
+    roles = members.object("roles")
+    grants = {}
+    for role in roles.names(ROLE):
+        grant = roles.object(role)
+        # An empty list is an operator's way to take every measurement off a role: it allows nothing.
+        measurements = grant.distinct([_read_measurement(m) for m in grant.objects("measurements")], "measurements")
+        grants[role] = RoleGrant(frozenset(measurements), grant.flag("gpu_required"))
+        grant.end()
+    if not grants:
+        raise members.refuse("roles", "must not be empty")
+    return MappingProxyType(grants)
+
+
+def _read_measurement(members: Members) -> Measurement:
+    measurement = Measurement(
+        compose_hash=members.hexadecimal("compose_hash", 32),
+        app_id=members.hexadecimal("app_id", 20),
+        os_image_hash=members.hexadecimal("os_image_hash", 32),
+        key_provider=members.hexadecimal("key_provider", 32),
+        mrtd=members.hexadecimal("mrtd", 48),
+        rtmr0=members.hexadecimal("rtmr0", 48),
+        rtmr1=members.hexadecimal("rtmr1", 48),
+        rtmr2=members.hexadecimal("rtmr2", 48),
+    )
+    members.end()
+    return measurement
+
+
+def _read_models(members: Members) -> Mapping[str, frozenset[str]]:
+    return MappingProxyType({model: frozenset(members.hexadecimals(model, 32)) for model in members.names(_MODEL)})

@@ -1,0 +1,101 @@
+"""It is responsible for the KMS's statement of which policy is in force: what keeps a service from being frozen on an
+old one.
+
+The statement is canonical JSON signed by the mesh CA's key. How old a statement may be is for the one who relies on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from libs.policy.members import Members
+from libs.policy.vocabulary import KEY_BYTES
+
+_CONTEXT = b"teemesh/statement/v1\0"
+
+
+class StatementMalformed(MeshError):
+    """The bytes are not a policy statement."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "STATEMENT_MALFORMED"
+
+
+class StatementSignatureInvalid(MeshError):
+    """The statement is not signed by the mesh CA."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "STATEMENT_SIGNATURE_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What the KMS holds to be in force at one moment."""
+
+    version: int
+    digest: bytes
+    """Of the policy."""
+    revocation: int
+    """Number of the newest revocation; 0 when there is none."""
+    time_ms: int
+    """Unix milliseconds."""
+
+    @property
+    def document(self) -> bytes:
+        """Canonical JSON: what is signed and sent."""
+        return jcs.dumps(
+            {
+                "v": 1,
+                "version": self.version,
+                "digest": self.digest.hex(),
+                "revocation": self.revocation,
+                "time_ms": self.time_ms,
+            }
+        )
+
+
+def sign_statement(statement: Statement, ca_key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the signature over a statement's document: ECDSA with SHA-256, DER."""
+    return ca_key.sign(_CONTEXT + statement.document, ec.ECDSA(hashes.SHA256()))
+
+
+def verify_statement(statement: bytes, signature: bytes, ca_spki_der: bytes) -> Statement:
+    """Return what the mesh CA stated. Does not judge its age. Raises `StatementSignatureInvalid` and, for signed bytes
+    that are no canonical statement, `StatementMalformed`.
+    """
+    try:
+        key = serialization.load_der_public_key(ca_spki_der)
+    except ValueError as error:
+        raise StatementSignatureInvalid("the CA key is not readable") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise StatementSignatureInvalid("the CA key must be P-256")
+    try:
+        key.verify(signature, _CONTEXT + statement, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise StatementSignatureInvalid("the statement is not signed by the mesh CA") from error
+    return _parse(statement)
+
+
+def _parse(data: bytes) -> Statement:
+    try:
+        value = jcs.loads_object(data)
+    except jcs.JsonMalformed as error:
+        raise StatementMalformed(f"the statement is {error}") from error
+    members = Members(value, "", StatementMalformed)
+    members.integer("v", 1, 1)
+    statement = Statement(
+        version=members.integer("version", 1),
+        digest=members.octets("digest", KEY_BYTES),
+        revocation=members.integer("revocation", 0),
+        time_ms=members.integer("time_ms", 0),
+    )
+    members.end()
+    if statement.document != data:
+        raise StatementMalformed("the statement is not in canonical form")
+    return statement

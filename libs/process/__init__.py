@@ -1,0 +1,18 @@
+"""It is responsible for processes: ending with their parent, being restarted, saying that they are ready, stopping."""
+
+from libs.process.notify import notify_ready, notify_status, notify_stopping
+from libs.process.supervisor import Exit, Program, Supervisor, supervised
+from libs.process.termination import until_terminated
+from libs.process.tether import tethered
+
+__all__ = [
+    "Exit",
+    "Program",
+    "Supervisor",
+    "notify_ready",
+    "notify_status",
+    "notify_stopping",
+    "supervised",
+    "tethered",
+    "until_terminated",
+]

@@ -1,0 +1,38 @@
+"""It is responsible for TLS outside gRPC: contexts for clients of the mesh (NATS, HTTPS, handshakes), TLS 1.3 only."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+
+def load_client_context(
+    *, ca_pem: bytes, key_pem: bytes | None = None, certificate_pem: bytes | None = None
+) -> ssl.SSLContext:
+    """Return a context that believes `ca_pem` alone and shows the given certificate, if any."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # Requires a certificate and checks its name.
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    if key_pem is not None and certificate_pem is not None:
+        _load_key(context, key_pem, certificate_pem)
+    return context
+
+
+def trusting_context() -> ssl.SSLContext:
+    """Return a context that accepts any certificate, to look at it: nothing said over such a connection counts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _load_key(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) -> None:
+    """OpenSSL's binding reads keys from files only; this one lives in memory and is gone with its descriptor."""
+    descriptor = os.memfd_create("teemesh-credential", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(key_pem.rstrip() + b"\n" + certificate_pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

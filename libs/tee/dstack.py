@@ -1,0 +1,174 @@
+"""Responsible for talking to the guest agent: quotes, keys and what the guest says of itself, over one unix socket.
+
+It is the only module that does. What the agent answers about the guest is a claim until a quote proves it. The
+agent's socket is the guest's identity: mount it only into the service that needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from dstack_sdk import AsyncDstackClient
+
+from libs.errors import Code, MeshError
+from libs.tee import eventlog, tdx
+from libs.tee.eventlog import Event
+
+# The TDX driver makes one quote at a time, and other containers queue for it too.
+TIMEOUT_SECONDS = 20.0
+_KEY_BYTES = 32
+_REPORT_DATA_BYTES = 64
+_MAX_REFUSAL = 200
+
+Reply = TypeVar("Reply")
+
+
+class GuestUnavailable(MeshError):
+    """No guest agent answers on the socket."""
+
+    code = Code.UNAVAILABLE
+    reason = "GUEST_UNAVAILABLE"
+
+
+class GuestRefused(MeshError):
+    """The guest agent answered with an error."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "GUEST_REFUSED"
+
+
+class GuestReplyMalformed(MeshError):
+    """The guest agent's answer is not of the form that this mesh understands."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "GUEST_REPLY_MALFORMED"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInfo:
+    """What the guest says of itself: claims, all of them, good for logs and for preparing evidence."""
+
+    app_id: str
+    instance_id: str
+    device_id: str
+    compose_hash: str
+    os_image_hash: str
+    # The text whose SHA-256 is the compose hash.
+    app_compose: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestQuote:
+    """A quote, cut to its parsed length, and the event log that explains its registers."""
+
+    quote: bytes
+    event_log: tuple[Event, ...]
+
+
+class Guest:
+    """One service's guest agent. Use as an async context manager; calls outside of it are a bug."""
+
+    def __init__(self, socket: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._socket = socket
+        self._timeout_seconds = timeout_seconds
+        self._client: Any = None
+        self._quoting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Raise `GuestUnavailable` when there is no socket yet."""
+        try:
+            client: Any = AsyncDstackClient(str(self._socket.absolute()), timeout=self._timeout_seconds)
+        except FileNotFoundError as error:
+            raise GuestUnavailable(f"no guest agent socket at {self._socket}: is the guest agent running?") from error
+        self._client = await client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        client, self._client = self._client, None
+        await client.__aexit__(kind, error, trace)
+
+    async def info(self) -> GuestInfo:
+        """Ask what the guest is. Raises `GuestUnavailable`, `GuestRefused`, `GuestReplyMalformed`."""
+
+        async def ask() -> GuestInfo:
+            reply = await self._client.info()
+            return GuestInfo(
+                app_id=reply.app_id,
+                instance_id=reply.instance_id,
+                device_id=reply.device_id,
+                compose_hash=reply.compose_hash,
+                os_image_hash=reply.os_image_hash,
+                app_compose=reply.tcb_info.app_compose,
+            )
+
+        return await self._ask(ask)
+
+    async def measured_compose(self) -> str:
+        """Return the app-compose text, byte for byte what the compose hash is over."""
+        return (await self.info()).app_compose
+
+    async def quote(self, report_data: bytes) -> GuestQuote:
+        """Ask for a quote over 64 bytes. Callers queue: the guest makes one at a time."""
+        if len(report_data) != _REPORT_DATA_BYTES:
+            raise ValueError(f"report data has {_REPORT_DATA_BYTES} bytes, not {len(report_data)}")
+
+        async def ask() -> GuestQuote:
+            reply = await self._client.get_quote(report_data)
+            # The agent's own JSON may hold members that evidence does not; only these five are measured.
+            entries = json.loads(reply.event_log)
+            names = ("imr", "event_type", "digest", "event", "event_payload")
+            log = eventlog.parse([{name: entry[name] for name in names} for entry in entries])
+            return GuestQuote(tdx.cut(bytes.fromhex(reply.quote)), log)
+
+        async with self._quoting:
+            return await self._ask(ask)
+
+    async def key(self, path: str) -> bytes:
+        """Return the 32-byte secret at a path; the same for the same app and path.
+
+        The agent's derivation ignores purpose and algorithm: callers MUST name both in the path.
+        """
+
+        async def ask() -> bytes:
+            secret: bytes = (await self._client.get_key(path)).decode_key()
+            if len(secret) != _KEY_BYTES:
+                raise ValueError("a key of another length")
+            return secret
+
+        return await self._ask(ask)
+
+    async def _ask(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        if self._client is None:
+            raise RuntimeError("the guest is used outside of its context")
+        try:
+            return await ask()
+        except httpx.HTTPStatusError as error:
+            raise GuestRefused(f"the guest agent refuses: {_refusal(error.response)}") from error
+        except httpx.TimeoutException as error:
+            raise GuestUnavailable(
+                f"the guest agent at {self._socket} did not answer in {self._timeout_seconds:.0f} s"
+            ) from error
+        except httpx.TransportError as error:
+            raise GuestUnavailable(f"the guest agent at {self._socket} does not answer") from error
+        except (ValueError, TypeError, KeyError):
+            # Includes what pydantic and the JSON decoder raise. Their texts may quote a key: the chain ends here.
+            raise GuestReplyMalformed("the guest agent's answer is not understood: check its version") from None
+
+
+def _refusal(response: httpx.Response) -> str:
+    """Return the agent's own words, which the SDK's error leaves out."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    words = body.get("error") if isinstance(body, dict) else None
+    return " ".join(str(words or f"HTTP {response.status_code}").split())[:_MAX_REFUSAL]

@@ -1,0 +1,47 @@
+"""Responsible for reading the members of parsed JSON strictly.
+
+Every function raises `ValueError` with the member's name; the parser that calls it turns that into its own error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_LOWER_HEX = re.compile(r"(?:[0-9a-f]{2})*")
+
+
+def members(value: Any, names: frozenset[str], what: str) -> Mapping[str, Any]:
+    """Return the object when it has exactly these members."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be an object")
+    if missing := sorted(names - value.keys()):
+        raise ValueError(f"{what} lacks {missing[0]}")
+    if value.keys() - names:
+        raise ValueError(f"{what} has members that are not known")
+    return value
+
+
+def text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a string")
+    value.encode()  # A lone surrogate has no UTF-8 form: UnicodeEncodeError is a ValueError.
+    return value
+
+
+def integer(value: Any, what: str, most: int = 2**53 - 1) -> int:
+    """Return a whole number from 0 to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"{what} must be a whole number from 0 to {most}")
+    return value
+
+
+def binary(value: Any, what: str, *sizes: int) -> bytes:
+    """Return the bytes of a lower-case hex string; of one of `sizes` when any is given."""
+    if not isinstance(value, str) or _LOWER_HEX.fullmatch(value) is None:
+        raise ValueError(f"{what} must be lower-case hex")
+    data = bytes.fromhex(value)
+    if sizes and len(data) not in sizes:
+        raise ValueError(f"{what} has {len(data)} bytes")
+    return data

@@ -1,0 +1,52 @@
+"""Responsible for what an appraisal says of a workload: six tri-state claims with their sources (ACI/1, section 8.3).
+
+A claim that nobody could check is unknown, never asserted by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    ASSERTED = "asserted"
+    REFUTED = "refuted"
+    UNKNOWN = "unknown"
+
+
+class Source(StrEnum):
+    # Read from the verified quote or the vendor's collateral.
+    HARDWARE_PROVEN = "hardware_proven"
+    # Computed by the verifier from verified evidence and policy.
+    VERIFIER_DERIVED = "verifier_derived"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Source and reason are there exactly when the status is not unknown."""
+
+    status: Status
+    source: Source | None = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        if self.source is None or self.reason is None:
+            return {"status": self.status.value}
+        return {"status": self.status.value, "source": self.source.value, "reason": self.reason}
+
+
+UNKNOWN = Claim(Status.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadClaims:
+    tee_attested: Claim
+    gpu_attested: Claim
+    tcb_up_to_date: Claim
+    os_known_good: Claim
+    serving_software_known_good: Claim
+    model_weights_provenance: Claim
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        return {name: getattr(self, name).to_json() for name in self.__slots__}

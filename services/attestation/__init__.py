@@ -1,0 +1,7 @@
+"""It is responsible for vendor collateral, for challenges, and for appraising evidence on behalf of others.
+
+Trust: may refuse honest nodes or serve stale collateral; cannot make false evidence pass, because every relying service
+appraises in its own process too.
+
+It is the only service that reaches the vendors. It never sees prompts, outputs or keys.
+"""

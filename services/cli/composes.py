@@ -1,0 +1,23 @@
+"""It is responsible for the app-compose templates that ship with teemesh: where they are, and what they render to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from libs.policy.compose import Anchors, render
+from services.cli.inputs import read_input
+
+TEMPLATES = Path(__file__).parents[2] / "deploy" / "dstack"
+
+
+def template_path(role: str) -> Path:
+    """Return where the template of a role is."""
+    return TEMPLATES / f"{role}.app-compose.json"
+
+
+def render_compose(anchors: Anchors, image_digest: str, template: Path | None = None) -> bytes:
+    """Return the app-compose to deploy for the role of `anchors`, from the shipped template unless another is given.
+
+    Raises `InputUnreadable`, `ComposeMalformed`.
+    """
+    return render(read_input(template or template_path(anchors.role)), image_digest, anchors)

@@ -1,0 +1,134 @@
+"""It is responsible for saying in words what a policy allows, who signed it, and whether it holds now."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from libs.errors import MeshError
+from libs.policy.compose import Anchors
+from libs.policy.document import Policy
+from libs.policy.signatures import parse_signed, verify, verify_each, verify_seed
+from libs.policy.succession import verify_valid_at
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What one can say about a signed policy at one moment."""
+
+    policy: Policy
+    signers: frozenset[bytes]
+    """Operators of the policy or of the anchors whose signatures are valid; empty when any signature is not."""
+    signatures_problem: str | None
+    validity_problem: str | None
+    anchored: bool
+    """Whether the signatures were judged by a measured app-compose, not by the policy's own word alone."""
+
+    @property
+    def own_signers(self) -> int:
+        return len(self.signers & set(self.policy.operator_keys))
+
+    @property
+    def threshold(self) -> int:
+        return self.policy.operator_threshold
+
+    @property
+    def holds(self) -> bool:
+        return self.signatures_problem is None and self.validity_problem is None
+
+
+def assess(signed: bytes, now: int, anchors: Anchors | None = None) -> Assessment:
+    """Judge a signed policy by its own operators and, when given, by those of a measured app-compose. Raises
+    `PolicyMalformed`; whatever else is wrong is in the assessment.
+    """
+    document = parse_signed(signed)
+    policy = document.policy
+    signers: frozenset[bytes] = frozenset()
+    signatures_problem = validity_problem = None
+    try:
+        signers = verify_each(document, {*policy.operator_keys, *(anchors.operator_keys if anchors else ())})
+        if anchors is None:
+            verify(signed, policy.operator_keys, policy.operator_threshold)
+        else:
+            verify_seed(signed, anchors)
+    except MeshError as error:
+        signatures_problem = str(error)
+    try:
+        verify_valid_at(policy, now)
+    except MeshError as error:
+        validity_problem = str(error)
+    return Assessment(policy, signers, signatures_problem, validity_problem, anchored=anchors is not None)
+
+
+def print_report(assessment: Assessment, console: Console) -> None:
+    """Print an assessment for people."""
+    policy = assessment.policy
+    if policy.development_roots:
+        console.print(
+            "[bold white on red] DEVELOPMENT POLICY [/] it trusts a software TEE: "
+            f"{', '.join(policy.development_roots)}. Nothing under it is proven to run on real hardware.",
+            soft_wrap=True,
+        )
+    console.print(f"policy version {policy.version} of the mesh [bold]{policy.trust_domain}[/]")
+    console.print(f"  digest      {policy.digest.hex()}", soft_wrap=True)
+    console.print(
+        f"  follows     {policy.previous.hex() if policy.version > 1 else 'nothing: it is the first'}", soft_wrap=True
+    )
+    console.print(
+        f"  valid       {_moment(policy.not_before)} to {_moment(policy.not_after)}  {_mark(assessment)}",
+        soft_wrap=True,
+    )
+    _print_signatures(assessment, console)
+    _print_allowances(policy, console)
+
+
+def _mark(assessment: Assessment) -> str:
+    problem = assessment.validity_problem
+    return "[green]now[/]" if problem is None else f"[bold red]{problem}[/]"
+
+
+def _print_signatures(assessment: Assessment, console: Console) -> None:
+    policy = assessment.policy
+    console.print(f"  signatures  {assessment.own_signers} of its {len(policy.operator_keys)} operators, ", end="")
+    console.print(f"{policy.operator_threshold} needed")
+    for key in policy.operator_keys:
+        word = "[green]signed    [/]" if key in assessment.signers else "[yellow]not signed[/]"
+        console.print(f"    {word}  {key.hex()}", soft_wrap=True)
+    for key in assessment.signers - set(policy.operator_keys):
+        console.print(f"    [green]signed    [/]  {key.hex()} (of the app-compose)", soft_wrap=True)
+    if assessment.signatures_problem is not None:
+        console.print(f"  [bold red]NOT IN FORCE[/] {assessment.signatures_problem}", soft_wrap=True)
+    elif assessment.anchored:
+        console.print("  [green]sufficient[/] for a service that was measured with this app-compose")
+    else:
+        console.print("  sufficient by its own word; --compose judges it by the operators that a service obeys")
+
+
+def _print_allowances(policy: Policy, console: Console) -> None:
+    table = Table(
+        "role", "compose hash", "os image", "mrtd", "gpu", title="what evidence may show", title_justify="left"
+    )
+    for role, grant in sorted(policy.roles.items()):
+        gpu = "required" if grant.gpu_required else ""
+        for allowed in sorted(grant.measurements, key=lambda measurement: measurement.compose_hash):
+            table.add_row(role, allowed.compose_hash[:16], allowed.os_image_hash[:16], allowed.mrtd[:16], gpu)
+        if not grant.measurements:
+            table.add_row(role, "nothing", "", "", gpu)
+    console.print(table)
+    for root in policy.vendor_roots:
+        kind = "[bold red]development[/]" if root.development else "hardware"
+        console.print(f"  vendor root  {root.name} ({kind})")
+    console.print(f"  tcb          {', '.join(sorted(policy.tcb.statuses))}")
+    machines = f"{len(policy.devices.allowed)} listed" if policy.devices.allowed else "any"
+    console.print(f"  machines     {machines}, {len(policy.devices.revoked)} revoked")
+    for model, digests in sorted(policy.models.items()):
+        console.print(f"  model        {model}: {', '.join(digest[:16] for digest in sorted(digests))}", soft_wrap=True)
+    for release in policy.key_releases:
+        console.print(f"  key          {release.pattern} to {', '.join(sorted(release.roles))}")
+
+
+def _moment(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,87 @@
+"""It is responsible for the listener without client certificates: the KMS's own proof, challenges, certificates.
+
+Its leaf is self-signed and fresh in every process. Nobody should believe it: callers appraise the evidence over its key.
+"""
+
+from __future__ import annotations
+
+import grpc.aio
+from teemesh.kms.v1 import bootstrap_pb2 as pb
+from teemesh.kms.v1 import bootstrap_pb2_grpc as pb_grpc
+
+from libs.identity.renewal import Prover
+from libs.policy.operator_request import OperatorRequest
+from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
+from libs.tee.challenge import Challenge
+from services.kms.ca import CertificateAuthority
+from libs.identity.challenges import Challenges
+from services.kms.issuance import ISSUANCE, Issuance
+
+
+class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
+    """Wire to domain; decides nothing."""
+
+    def __init__(
+        self,
+        prover: Prover,
+        leaf_spki: bytes,
+        ca: CertificateAuthority,
+        challenges: Challenges,
+        issuance: Issuance,
+    ) -> None:
+        self._prover = prover
+        self._leaf_spki = leaf_spki
+        self._ca = ca
+        self._challenges = challenges
+        self._issuance = issuance
+
+    async def GetKmsEvidence(  # noqa: N802
+        self,
+        request: pb.GetKmsEvidenceRequest,
+        context: grpc.aio.ServicerContext[pb.GetKmsEvidenceRequest, pb.GetKmsEvidenceResponse],
+    ) -> pb.GetKmsEvidenceResponse:
+        challenge = Challenge.decode(request.challenge)
+        evidence = await self._prover.prove(challenge, self._leaf_spki)
+        return pb.GetKmsEvidenceResponse(document=evidence.document, ca_certificate=self._ca.certificate)
+
+    async def CreateIssuanceChallenge(  # noqa: N802
+        self,
+        request: pb.CreateIssuanceChallengeRequest,
+        context: grpc.aio.ServicerContext[pb.CreateIssuanceChallengeRequest, pb.CreateIssuanceChallengeResponse],
+    ) -> pb.CreateIssuanceChallengeResponse:
+        challenge = self._challenges.issue(ISSUANCE)
+        return pb.CreateIssuanceChallengeResponse(challenge=challenge.encode())
+
+    async def IssueCertificate(  # noqa: N802
+        self,
+        request: pb.IssueCertificateRequest,
+        context: grpc.aio.ServicerContext[pb.IssueCertificateRequest, pb.IssueCertificateResponse],
+    ) -> pb.IssueCertificateResponse:
+        certificate, _ = self._issuance.certify_service(request.csr, request.document, request.instance)
+        return pb.IssueCertificateResponse(certificate=certificate)
+
+    async def IssueOperatorCertificate(  # noqa: N802
+        self,
+        request: pb.IssueOperatorCertificateRequest,
+        context: grpc.aio.ServicerContext[pb.IssueOperatorCertificateRequest, pb.IssueOperatorCertificateResponse],
+    ) -> pb.IssueOperatorCertificateResponse:
+        wanted = OperatorRequest(
+            role=request.role,
+            name=request.name,
+            csr=request.csr,
+            nonce=Challenge.decode(request.challenge).nonce,
+        )
+        certificate = self._issuance.certify_person(wanted, request.operator_key, request.signature)
+        return pb.IssueOperatorCertificateResponse(certificate=certificate, ca_certificate=self._ca.certificate)
+
+
+def bootstrap_binding(servicer: KmsBootstrapServicer) -> ServiceBinding:
+    """The only service of the bootstrap listener; it asks nobody for a certificate."""
+    name = "teemesh.kms.v1.KmsBootstrapService"
+    anyone = MethodRule(roles=ANY_ROLE, lease=False)
+    calls = ("GetKmsEvidence", "CreateIssuanceChallenge", "IssueCertificate", "IssueOperatorCertificate")
+    return ServiceBinding(
+        name=name,
+        add=lambda server: pb_grpc.add_KmsBootstrapServiceServicer_to_server(servicer, server),
+        methods={f"/{name}/{call}": anyone for call in calls},
+    )

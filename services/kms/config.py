@@ -1,0 +1,24 @@
+"""What the KMS is told at start. Who may have what is not configuration: that is policy, and it is signed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.events.publish import EventSettings
+from libs.identity.member import MemberSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The KMS's configuration file."""
+
+    member: MemberSettings
+    events: EventSettings
+    bootstrap_listen: str
+    """host:port of the listener for services that have no certificate yet."""
+    statement_seconds: float = 60.0
+    """How often a new policy statement is signed, seconds; also at once after every new version."""
+    bootstrap_calls_per_second: float = 50.0
+    """How many calls the bootstrap listener takes, all callers together."""
+    log_json: bool | None = None
+    """True for JSON lines, false for readable ones; absent: readable on a terminal."""

@@ -1,0 +1,31 @@
+"""It is responsible for the KMS's own entries in the ledger: every key decision and every policy version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from libs import jcs
+from libs.events.publish import Publisher
+from libs.transparency.leaf import Kind
+
+_ACKNOWLEDGEMENT_SECONDS = 5.0
+
+
+class Decisions:
+    """Writes decisions through the outbox, so that none is lost while the ledger is away."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    async def record(self, decision: Mapping[str, Any]) -> None:
+        """Record a decision and wait until the ledger holds it. Raises `LedgerUnavailable`."""
+        await self._publisher.commit(Kind.KEY_DECISION, decision, vault=None, timeout=_ACKNOWLEDGEMENT_SECONDS)
+
+    async def record_later(self, decision: Mapping[str, Any]) -> None:
+        """Record a decision durably here; the ledger gets it as soon as it can."""
+        await self._publisher.enqueue(Kind.KEY_DECISION, decision, vault=None)
+
+    async def policy(self, signed: bytes) -> None:
+        """Record a signed policy version."""
+        await self._publisher.enqueue(Kind.POLICY, jcs.loads_object(signed), vault=None)

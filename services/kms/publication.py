@@ -1,0 +1,34 @@
+"""It is responsible for the order in which a policy comes into force: verified, kept, logged, stated."""
+
+from __future__ import annotations
+
+import time
+
+from libs.identity.freshness import PolicyKeeper
+from libs.policy.document import Policy
+from libs.policy.succession import verify_publication
+from services.kms.decisions import Decisions
+
+
+class Publication:
+    """Takes the next policy version from operators."""
+
+    def __init__(self, policy: PolicyKeeper, decisions: Decisions) -> None:
+        self._policy = policy
+        self._decisions = decisions
+
+    async def publish(self, signed: bytes) -> Policy:
+        """Put the next version in force. Publishing the current one again changes nothing and succeeds.
+
+        It is durable here and in the outbox before any statement names it. Raises what `verify_publication` does.
+        """
+        if signed == self._policy.signed(0):
+            return self._policy.current
+        verify_publication(self._policy.current, signed, time.time())
+        await self._decisions.policy(signed)
+        return self._policy.accept(signed)
+
+    async def record_all(self) -> None:
+        """Record every version that this KMS holds, so that a log which lacks one gets it."""
+        for version in range(self._policy.oldest, self._policy.current.version + 1):
+            await self._decisions.policy(self._policy.signed(version))

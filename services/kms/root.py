@@ -1,0 +1,52 @@
+"""It is responsible for the root secret: random, born in the first start, at rest only under a dstack-derived key.
+
+File `root.sealed`: 8 bytes `TMKROOT1`, 12 bytes nonce, AES-256-GCM of the 32 bytes with the first 8 as associated data.
+The sealing key never leaves the CVM, and a guest agent of another app derives another one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from libs.errors import Code, MeshError
+from libs.files import write_durably
+from libs.tee.dstack import Guest
+
+_MAGIC = b"TMKROOT1"
+_SEAL_PATH = "teemesh/kms/root-seal/aes-256-gcm/v1"
+_NONCE_BYTES = 12
+_ROOT_BYTES = 32
+
+
+class RootNotOpened(MeshError):
+    """The sealed root exists and cannot be opened. It is never replaced: every key of the mesh hangs on it."""
+
+    code = Code.DATA_LOSS
+    reason = "ROOT_NOT_OPENED"
+
+
+async def open_root(guest: Guest, state_dir: Path) -> bytes:
+    """Return the 32-byte root, making and sealing it on the first start. Raises `RootNotOpened`."""
+    path = state_dir / "root.sealed"
+    sealing_key = HKDF(hashes.SHA256(), 32, salt=None, info=_SEAL_PATH.encode()).derive(await guest.key(_SEAL_PATH))
+    cipher = AESGCM(sealing_key)
+    if not path.exists():
+        root = os.urandom(_ROOT_BYTES)
+        nonce = os.urandom(_NONCE_BYTES)
+        state_dir.mkdir(parents=True, exist_ok=True)
+        write_durably(path, _MAGIC + nonce + cipher.encrypt(nonce, root, _MAGIC))
+        return root
+    sealed = path.read_bytes()
+    magic, nonce, ciphertext = sealed[:8], sealed[8 : 8 + _NONCE_BYTES], sealed[8 + _NONCE_BYTES :]
+    if magic != _MAGIC:
+        raise RootNotOpened(f"{path} is not a sealed root of a known format")
+    try:
+        return cipher.decrypt(nonce, ciphertext, _MAGIC)
+    except (InvalidTag, ValueError) as error:
+        raise RootNotOpened(f"{path} is damaged, or was sealed by another CVM") from error

@@ -1,0 +1,106 @@
+"""Wire to domain for members of the mesh; decides nothing."""
+
+from __future__ import annotations
+
+import time
+
+import grpc.aio
+from teemesh.kms.v1 import kms_pb2 as pb
+from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
+
+from libs.identity.certificate import parse
+from libs.identity.freshness import PolicyKeeper
+from libs.identity.lease import EvidenceRequired, Lease
+from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
+from services.kms.ca import CertificateAuthority, public_key_of
+from services.kms.issuance import require_other_key
+from services.kms.publication import Publication
+from services.kms.release import KeyRelease
+from services.kms.statements import StatementSource
+
+_SERVICE = "teemesh.kms.v1.KmsService"
+_SERVICES = frozenset({"attestation", "broker", "ledger", "node", "registry", "router"})
+
+METHODS = {
+    f"/{_SERVICE}/ReleaseKey": MethodRule(roles=_SERVICES),
+    f"/{_SERVICE}/GetStatement": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
+    f"/{_SERVICE}/GetPolicy": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
+    f"/{_SERVICE}/PublishPolicy": MethodRule(roles=frozenset({"operator"})),
+    f"/{_SERVICE}/IssueServerCertificate": MethodRule(roles=frozenset({"ledger", "router"})),
+}
+
+
+class KmsServicer(pb_grpc.KmsServiceServicer):
+    """See `kms.proto`."""
+
+    def __init__(
+        self,
+        ca: CertificateAuthority,
+        policy: PolicyKeeper,
+        statements: StatementSource,
+        publication: Publication,
+        keys: KeyRelease,
+    ) -> None:
+        self._ca = ca
+        self._policy = policy
+        self._statements = statements
+        self._publication = publication
+        self._keys = keys
+
+    async def ReleaseKey(  # noqa: N802
+        self,
+        request: pb.ReleaseKeyRequest,
+        context: grpc.aio.ServicerContext[pb.ReleaseKeyRequest, pb.ReleaseKeyResponse],
+    ) -> pb.ReleaseKeyResponse:
+        key = await self._keys.release(request.name, request.epoch, _caller_lease())
+        return pb.ReleaseKeyResponse(sealed_key=key.sealed, epoch=key.epoch)
+
+    async def GetStatement(  # noqa: N802
+        self,
+        request: pb.GetStatementRequest,
+        context: grpc.aio.ServicerContext[pb.GetStatementRequest, pb.GetStatementResponse],
+    ) -> pb.GetStatementResponse:
+        newest = self._statements.newest
+        return pb.GetStatementResponse(statement=newest.statement, signature=newest.signature)
+
+    async def GetPolicy(  # noqa: N802
+        self,
+        request: pb.GetPolicyRequest,
+        context: grpc.aio.ServicerContext[pb.GetPolicyRequest, pb.GetPolicyResponse],
+    ) -> pb.GetPolicyResponse:
+        return pb.GetPolicyResponse(signed_policy=self._policy.signed(request.version))
+
+    async def PublishPolicy(  # noqa: N802
+        self,
+        request: pb.PublishPolicyRequest,
+        context: grpc.aio.ServicerContext[pb.PublishPolicyRequest, pb.PublishPolicyResponse],
+    ) -> pb.PublishPolicyResponse:
+        policy = await self._publication.publish(request.signed_policy)
+        return pb.PublishPolicyResponse(version=policy.version, digest=policy.digest)
+
+    async def IssueServerCertificate(  # noqa: N802
+        self,
+        request: pb.IssueServerCertificateRequest,
+        context: grpc.aio.ServicerContext[pb.IssueServerCertificateRequest, pb.IssueServerCertificateResponse],
+    ) -> pb.IssueServerCertificateResponse:
+        key = public_key_of(request.csr)
+        require_other_key(key, parse(current_caller().certificate_der).spki)
+        certificate = self._ca.issue_server_certificate(
+            key, list(request.dns_names), list(request.ip_addresses), time.time()
+        )
+        return pb.IssueServerCertificateResponse(certificate=certificate)
+
+
+def kms_binding(servicer: KmsServicer) -> ServiceBinding:
+    return ServiceBinding(
+        name=_SERVICE,
+        add=lambda server: pb_grpc.add_KmsServiceServicer_to_server(servicer, server),
+        methods=METHODS,
+    )
+
+
+def _caller_lease() -> Lease:
+    lease = current_caller().lease
+    if lease is None:
+        raise EvidenceRequired("keys go to services with evidence only")
+    return lease

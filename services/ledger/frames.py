@@ -1,0 +1,178 @@
+"""The bytes of one commit: a frame of header, rows, bodies and trailer, and every check that needs nothing else.
+
+Rows carry the hash of their body, so that a segment whose bodies were removed verifies alike.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from libs.errors import Code, MeshError
+from libs.transparency import leaf
+from libs.transparency.chain import batch_hash
+
+HEADER_SIZE = 160
+ROW_SIZE = 152
+TRAILER_SIZE = 112
+MAGIC = b"TMF1"
+MAX_ROWS = 4096
+MAX_SIZE = 16 << 20
+_TRAILER_MAGIC = b"TMFE"
+_HEADER = struct.Struct(">4sIQI4sQ16sQQQQ32s40s")
+_ROW = struct.Struct(">96sII16s32s")
+_TRAILER = struct.Struct(">32s32s32sI4s8s")
+_HASHED = 152
+
+
+class FrameDamaged(MeshError):
+    """The bytes are not the frame that belongs here. `at` is the offset from the frame's start."""
+
+    code = Code.DATA_LOSS
+    reason = "FRAME_DAMAGED"
+
+    def __init__(self, at: int, why: str) -> None:
+        super().__init__(why)
+        self.at, self.why = at, why
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry as the log holds it."""
+
+    leaf_data: bytes
+    vault_epoch: int
+    vault_id: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a frame says about itself. Times and sizes as in `Frame`."""
+
+    length: int
+    first: int
+    count: int
+    epoch: int
+    source: bytes
+    """The stream's incarnation, random."""
+    source_low: int
+    source_high: int
+    """Last stream sequence that is wholly in the log or dropped."""
+    durable: int
+    """How many leaves were known to be synced when the frame was built."""
+    wall_ns: int
+    previous: bytes
+    """Hash of the frame before."""
+
+    def pack(self) -> bytes:
+        body = _HEADER.pack(
+            MAGIC,
+            self.length,
+            self.first,
+            self.count,
+            bytes(4),
+            self.epoch,
+            self.source,
+            self.source_low,
+            self.source_high,
+            self.durable,
+            self.wall_ns,
+            self.previous,
+            bytes(40),
+        )
+        return body + sha256(body).digest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame whose own hashes agree. Whether it continues the log is `Head.accept`'s to say."""
+
+    header: Header
+    rows: tuple[Row, ...]
+    chain_after: bytes
+    root_after: bytes
+    hash: bytes
+
+
+def length_of(rows: Sequence[Row]) -> int:
+    """Return how many bytes a frame of these rows has."""
+    return HEADER_SIZE + ROW_SIZE * len(rows) + sum(len(row.body) for row in rows) + TRAILER_SIZE
+
+
+def encode(header: Header, rows: Sequence[Row], chain_after: bytes, root_after: bytes) -> tuple[bytes, bytes]:
+    """Return a frame's bytes and its hash."""
+    packed = header.pack()
+    table = b"".join(
+        _ROW.pack(row.leaf_data, row.vault_epoch, len(row.body), row.vault_id, sha256(row.body).digest())
+        for row in rows
+    )
+    digest = batch_hash(packed, table, chain_after, root_after)
+    trailer = _TRAILER.pack(chain_after, root_after, digest, header.length, _TRAILER_MAGIC, bytes(8))
+    return b"".join((packed, table, *(row.body for row in rows), trailer)), digest
+
+
+def parse_header(data: bytes) -> Header:
+    """Read a frame's header strictly. Raises `FrameDamaged`."""
+    if len(data) < HEADER_SIZE:
+        raise FrameDamaged(len(data), "the file ends within a frame's header")
+    if sha256(data[:_HASHED]).digest()[:8] != data[_HASHED:HEADER_SIZE]:
+        raise FrameDamaged(0, "a frame's header does not match its hash")
+    magic, length, first, count, reserved, *values, rest = _HEADER.unpack(data[:_HASHED])
+    if magic != MAGIC or any(reserved) or any(rest):
+        raise FrameDamaged(0, "not a frame of version 1")
+    if count > MAX_ROWS or not HEADER_SIZE + ROW_SIZE * count + TRAILER_SIZE <= length <= MAX_SIZE:
+        raise FrameDamaged(4, "a frame's length and count do not agree")
+    return Header(length, first, count, *values)
+
+
+def parse(header: Header, data: bytes) -> Frame:
+    """Read the whole frame whose header was read before. Raises `FrameDamaged`."""
+    if len(data) < header.length:
+        raise FrameDamaged(len(data), "the file ends within a frame")
+    body_start = HEADER_SIZE + ROW_SIZE * header.count
+    trailer_start = header.length - TRAILER_SIZE
+    rows, at = [], body_start
+    for number in range(header.count):
+        row_start = HEADER_SIZE + ROW_SIZE * number
+        leaf_data, vault_epoch, body_length, vault_id, body_hash = _ROW.unpack_from(data, row_start)
+        if at + body_length > trailer_start:
+            raise FrameDamaged(row_start, "a body reaches beyond its frame")
+        body = data[at : at + body_length]
+        if sha256(body).digest() != body_hash:
+            raise FrameDamaged(at, f"the body of row {number} does not match its hash")
+        rows.append(Row(leaf_data, vault_epoch, vault_id, body))
+        at += body_length
+    if at != trailer_start:
+        raise FrameDamaged(HEADER_SIZE, "the bodies do not fill their frame")
+    chain_after, root_after, digest, length, magic, reserved = _TRAILER.unpack_from(data, trailer_start)
+    if length != header.length or magic != _TRAILER_MAGIC or any(reserved):
+        raise FrameDamaged(trailer_start + 96, "a frame's end does not match its start")
+    if batch_hash(data[:HEADER_SIZE], data[HEADER_SIZE:body_start], chain_after, root_after) != digest:
+        raise FrameDamaged(HEADER_SIZE, "a frame's rows and trailer do not match its hash")
+    for number, row in enumerate(rows):
+        try:
+            leaf.parse(row.leaf_data)
+        except leaf.LeafMalformed as error:
+            raise FrameDamaged(HEADER_SIZE + ROW_SIZE * number, f"row {number} has no leaf") from error
+    return Frame(header, tuple(rows), chain_after, root_after, digest)
+
+
+def find_header(data: bytes, start: int, first_at_least: int) -> int | None:
+    """Return where, from `start`, a frame begins that claims to come after leaf `first_at_least`; or None.
+
+    One in a torn tail proves that synced data before it was lost. A body cannot fake one: bodies are ciphertext, or
+    JSON, which has no zero bytes.
+    """
+    at = data.find(MAGIC, start)
+    while at >= 0:
+        try:
+            header = parse_header(data[at : at + HEADER_SIZE])
+        except FrameDamaged:
+            header = None
+        if header is not None and header.first >= first_at_least:
+            return at
+        at = data.find(MAGIC, at + 1)
+    return None

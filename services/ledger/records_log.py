@@ -1,0 +1,115 @@
+"""Files of records that are appended and synced before anything they say is acted on: notes, rejections, own entries.
+
+A record is `magic || u32 length || bytes || SHA-256 of those`. A torn last record was never synced, so nobody has acted
+on it and it is cut; anything else that does not verify is damage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from libs.files import fsync_dir
+from services.ledger.damage import LogBroken, LogDamaged
+
+CHECKPOINTS = b"TMCK"
+QUARANTINE = b"TMQR"
+OUTBOX = b"TMO1"
+MAX_RECORD = 4 << 20
+_FRAMING = 4 + 4 + 32
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a file of records holds."""
+
+    records: tuple[bytes, ...]
+    end: int
+    """Where the last whole record ends."""
+    torn: bytes
+    """What follows it: the start of a record that was being written."""
+
+
+def read(path: Path, magic: bytes) -> Records:
+    """Read every record. A missing file is empty. Raises `LogDamaged` for damage that is not a torn tail."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Records((), 0, b"")
+    records, at = [], 0
+    while (record := _record_at(data, at, magic)) is not None:
+        records.append(record)
+        at += len(record) + _FRAMING
+    later = data.find(magic, at + 1)
+    while later >= 0:
+        if _record_at(data, later, magic) is not None:
+            raise LogDamaged(path.name, at, f"a whole record follows at byte {later}")
+        later = data.find(magic, later + 1)
+    return Records(tuple(records), at, data[at:])
+
+
+class RecordsLog:
+    """Appends to a file of records. Owned by one writer."""
+
+    __slots__ = ("_broken", "_descriptor", "_end", "_magic", "_name")
+
+    def __init__(self, path: Path, magic: bytes, end: int) -> None:
+        """Open the file after `read`, cutting what follows `end`, and make that durable."""
+        self._magic, self._name, self._end, self._broken = magic, path.name, end, False
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(self._descriptor, end)
+            os.fsync(self._descriptor)
+            fsync_dir(path.parent)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise LogBroken(f"{path.name} could not be opened: {error.strerror}") from error
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Add records. They ARE durable when this returns. Raises `LogBroken`, after which nothing more is taken."""
+        if self._broken:
+            raise LogBroken(f"{self._name} is broken since an earlier write")
+        data = b"".join(encode(self._magic, record) for record in records)
+        try:
+            write_all(self._descriptor, data, self._end)
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._broken = True
+            raise LogBroken(f"{self._name} could not be written: {error.strerror}") from error
+        self._end += len(data)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def encode(magic: bytes, record: bytes) -> bytes:
+    """Return a record as it is stored."""
+    if len(record) > MAX_RECORD:
+        raise ValueError(f"a record has at most {MAX_RECORD} bytes")
+    head = magic + len(record).to_bytes(4, "big") + record
+    return head + sha256(head).digest()
+
+
+def quarantined(stream_seq: int, why: int, message: bytes) -> bytes:
+    """Return the record of a rejected message: its stream sequence, the reason's number, its bytes."""
+    return stream_seq.to_bytes(8, "big") + why.to_bytes(2, "big") + message
+
+
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write everything at an offset. Raises `OSError`; what was written before it is then unknown."""
+    view, done = memoryview(data), 0
+    while done < len(data):
+        done += os.pwrite(descriptor, view[done:], offset + done)
+
+
+def _record_at(data: bytes, at: int, magic: bytes) -> bytes | None:
+    if data[at : at + 4] != magic:
+        return None
+    length = int.from_bytes(data[at + 4 : at + 8], "big")
+    end = at + 8 + length
+    if length > MAX_RECORD or end + 32 > len(data) or sha256(data[at:end]).digest() != data[end : end + 32]:
+        return None
+    return data[at + 8 : end]

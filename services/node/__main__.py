@@ -1,0 +1,65 @@
+"""Runs a node: `python -m services.node <config.toml>`."""
+
+from __future__ import annotations
+
+import sys
+
+from libs.aci.receipt_events import PolicyInForce
+from libs.entry import run
+from libs.identity.member import Member, join
+from libs.process import notify_ready, until_terminated
+from services.node.config import Config
+from services.node.engine import open_engine
+from services.node.generation import Generation
+from services.node.launch import plan
+from services.node.receipts import ReceiptSigner
+from services.node.registration import Registration, ServedModel, registered
+from services.node.servicer import InferenceServicer, binding
+from services.node.weights import measure
+
+
+async def serve(config: Config) -> None:
+    """Wire the node and serve until terminated.
+
+    The weights are measured before the engine reads them, and the engine answers before routers are told of this node.
+    """
+    launch = plan(config.engine)
+    models = [ServedModel(config.engine.model, await measure(launch.weights))]
+    receipts = ReceiptSigner()
+    claims = {
+        "engine": launch.name,
+        "engine_args_sha256": launch.arguments_sha256.hex(),
+        "models": [{"id": model.model_id, "weights_sha256": model.weights_sha256.hex()} for model in models],
+        "receipt_key": receipts.public_key.hex(),
+        "gpu_evidence_sha256": None,
+    }
+    async with (
+        open_engine(config.engine, launch, config.member.state_dir) as engine,
+        join(config.member, "node", claims) as member,
+    ):
+        served = frozenset(model.model_id for model in models)
+        generation = Generation(engine, served, receipts, lambda: _policy_in_force(member))
+        servicer = InferenceServicer(generation, models, config.engine.request_seconds)
+        async with member.serve([binding(servicer)]) as serving:
+            await engine.until_ready()
+            serving.ready()
+            registration = Registration(
+                peer=member.peer("registry", config.registry),
+                endpoint=config.endpoint or config.member.listen,
+                models=models,
+                busyness=engine,
+                key=lambda: member.identity.current.certificate.spki_sha256,
+            )
+            # Left first when this ends: routers must look elsewhere while running requests finish.
+            async with registered(registration):
+                notify_ready()
+                await until_terminated()
+
+
+def _policy_in_force(member: Member) -> PolicyInForce:
+    policy = member.policy.current
+    return PolicyInForce(policy.version, f"sha256:{policy.digest.hex()}")
+
+
+if __name__ == "__main__":
+    sys.exit(run("node", Config, serve))

@@ -1,0 +1,107 @@
+"""It is responsible for HTTP to the engine: one session over its unix socket, with its key, and answers as bytes.
+
+What the engine sends is handed on as it comes and never held as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+
+from libs.errors import Code, MeshError
+
+_CONNECT_SECONDS = 5.0
+_PROBE_SECONDS = 60.0
+
+
+class EngineUnavailable(MeshError):
+    """The engine is not there, is starting, or broke off in the middle of an answer."""
+
+    code = Code.UNAVAILABLE
+    reason = "ENGINE_UNAVAILABLE"
+
+
+class EngineTooSlow(MeshError):
+    """The engine did not finish within the time that was left for the request."""
+
+    code = Code.DEADLINE_EXCEEDED
+    reason = "ENGINE_TOO_SLOW"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the engine answers: its status, and its body while it comes."""
+
+    status: int
+    content_type: str
+    chunks: AsyncIterator[bytes]
+    """Raises `EngineUnavailable` when the engine breaks off, `EngineTooSlow` when time runs out."""
+
+
+class EngineChannel:
+    """The one way to the engine. Leaving an answer early closes its connection, which ends the generation."""
+
+    def __init__(self, socket: Path, api_key: str) -> None:
+        self._session = aiohttp.ClientSession(
+            # A connection per request: the engine notices a lost client by its connection, and setup costs nothing here.
+            connector=aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True),
+            headers={"Authorization": f"Bearer {api_key}"},
+            # The engine's bytes are hashed as they are: no decompression may come between.
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+        """Send a request and give its answer. Raises `EngineUnavailable` or `EngineTooSlow`."""
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=_CONNECT_SECONDS)
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        with _engine_errors():
+            response = await self._session.post(f"http://engine{path}", data=body, headers=headers, timeout=timeout)
+        async with response:
+            yield Answer(response.status, response.content_type, _chunks(response))
+
+    async def probe(self, model: str) -> None:
+        """Have one token generated. Raises `EngineUnavailable` or `EngineTooSlow` unless one was.
+
+        A health page proves nothing: engines have said they were well and failed at the first request.
+        """
+        question = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        async with self.post("/v1/chat/completions", json.dumps(question).encode(), _PROBE_SECONDS) as answer:
+            body = b"".join([chunk async for chunk in answer.chunks])
+        if answer.status != 200:
+            raise EngineUnavailable(f"the engine answered its first question with status {answer.status}")
+        try:
+            tokens = json.loads(body)["usage"]["completion_tokens"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineUnavailable("the engine's first answer is not OpenAI's") from error
+        if tokens != 1:
+            raise EngineUnavailable("the engine did not generate the token it was asked for")
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    with _engine_errors():
+        async for chunk in response.content.iter_any():
+            yield chunk
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise EngineTooSlow("the engine did not finish in time") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineUnavailable("the engine is not answering; it is restarted if it has ended") from error

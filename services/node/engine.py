@@ -1,0 +1,178 @@
+"""It is responsible for the engine's life: started as a child process, ready once it has really answered, restarted when it
+ends, and counted while it works.
+
+It relies on the engine to speak OpenAI's HTTP API on a unix socket; the socket's folder and the key, new at every start
+of the node, keep every other process away from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from libs.process import ChildSettings, Supervisor
+from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable
+from services.node.launch import EngineSettings, Launch
+
+_PROBE_PAUSE_SECONDS = 0.1
+_STOP_SECONDS = 5.0
+_LONGEST_SOCKET_PATH = 100
+"""Bytes; the kernel's limit is 107."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """Counted by the node, through which every request comes, so it is the same for every engine."""
+
+    running: int
+    waiting: int
+    capacity: int
+
+
+class Engine(Protocol):
+    """What serving needs of an engine."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def salted(self) -> bool:
+        """True when requests need a cache salt."""
+
+    @property
+    def load(self) -> EngineLoad: ...
+
+    def post(self, path: str, body: bytes, timeout_seconds: float) -> AbstractAsyncContextManager[Answer]:
+        """Send one request. Raises `EngineUnavailable` or `EngineTooSlow`; leaving early ends the generation."""
+
+    async def until_ready(self) -> None: ...
+
+
+class SupervisedEngine:
+    """An engine that is a child of this process."""
+
+    def __init__(self, settings: EngineSettings, launch: Launch, channel: EngineChannel, child: ChildSettings) -> None:
+        self._settings = settings
+        self._launch = launch
+        self._channel = channel
+        self._supervisor = Supervisor(child, on_exit=self._on_exit)
+        self._ready = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._requests = 0
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    @property
+    def salted(self) -> bool:
+        return self._launch.salted
+
+    @property
+    def load(self) -> EngineLoad:
+        capacity = self._settings.parallel
+        running = min(self._requests, capacity)
+        return EngineLoad(running=running, waiting=self._requests - running, capacity=capacity)
+
+    @property
+    def pid(self) -> int | None:
+        return self._supervisor.pid
+
+    async def until_ready(self) -> None:
+        await self._ready.wait()
+
+    async def until_ended(self) -> None:
+        """Wait until the engine that answers now does so no more."""
+        await self._ended.wait()
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+        if not self.ready:
+            raise EngineUnavailable("the engine is starting")
+        self._requests += 1
+        try:
+            limit = min(timeout_seconds, self._settings.request_seconds)
+            async with self._channel.post(path, body, limit) as answer:
+                yield answer
+        finally:
+            self._requests -= 1
+
+    async def run(self) -> None:
+        """Keep an engine running, and know whether it answers, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._supervisor.run())
+            tasks.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            self._ended.clear()
+            await self._until_answering()
+            if not self._ended.is_set():
+                self._ready.set()
+                log.info("engine answers", engine=self._launch.name, model=self._settings.model, child=self.pid)
+            await self._ended.wait()
+
+    async def _until_answering(self) -> None:
+        """Return once the engine has answered or ended. One that stays silent for too long is killed."""
+        try:
+            async with asyncio.timeout(self._settings.start_seconds):
+                while not self._ended.is_set():
+                    try:
+                        await self._channel.probe(self._settings.model)
+                        return
+                    except (EngineUnavailable, EngineTooSlow):
+                        await asyncio.sleep(_PROBE_PAUSE_SECONDS)
+        except TimeoutError:
+            log.warning("engine gave no answer", seconds=self._settings.start_seconds)
+            self._supervisor.signal(signal.SIGKILL)
+            await self._ended.wait()
+
+    def _on_exit(self, status: int) -> None:
+        self._ready.clear()
+        self._ended.set()
+
+
+@asynccontextmanager
+async def open_engine(settings: EngineSettings, launch: Launch, state: Path) -> AsyncIterator[SupervisedEngine]:
+    """Run the engine while the body runs. It is not ready yet when this returns: see `until_ready`."""
+    api_key = secrets.token_hex(32)
+    with _socket_folder(state) as folder:
+        socket = folder / "engine.sock"
+        child = ChildSettings(
+            name="engine",
+            argv=launch.argv(socket),
+            environment={**launch.environment, launch.key_variable: api_key},
+            grace_seconds=_STOP_SECONDS,
+        )
+        async with EngineChannel(socket, api_key) as channel, asyncio.TaskGroup() as tasks:
+            engine = SupervisedEngine(settings, launch, channel, child)
+            running = tasks.create_task(engine.run())
+            try:
+                yield engine
+            finally:
+                running.cancel()
+
+
+@contextmanager
+def _socket_folder(state: Path) -> Iterator[Path]:
+    """Give a folder that this user alone can enter: some engines let everybody write to their socket."""
+    folder = state.resolve() / "engine"
+    if len(os.fsencode(folder / "engine.sock")) > _LONGEST_SOCKET_PATH:
+        with tempfile.TemporaryDirectory(prefix="teemesh-engine-") as short:
+            yield Path(short)
+        return
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    yield folder

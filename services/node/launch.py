@@ -1,0 +1,152 @@
+"""It is responsible for how each kind of engine is started: its command, its environment, and what of that is claimed.
+
+Both kinds speak OpenAI's HTTP API on a unix socket and want an API key; the rest of the node knows no difference but
+whether the engine shares a prefix cache among requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from services.node.weights import WeightsMissing, packaged_weights
+
+_EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
+_VLLM_KEY_VARIABLE = "VLLM_API_KEY"
+_VLLM_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The TOML table [engine]."""
+
+    kind: str = "embedded"
+    """"embedded": the small model that comes as a package, on the CPU. "vllm": vLLM's OpenAI server."""
+    model: str = "smollm2-135m"
+    """The id under which the model is served; policy must list it."""
+    weights: Path | None = None
+    """The GGUF file ("embedded"; without it, the packaged one) or the model's folder ("vllm")."""
+    context_tokens: int = 2048
+    """Longest prompt and answer of one request together, tokens."""
+    parallel: int = 2
+    """How many requests are generated at once."""
+    threads: int = 0
+    """CPU threads of the embedded engine; 0 means one less than there are cores, because beside other busy processes
+    an engine on every core is several times slower."""
+    python: Path | None = None
+    """The interpreter of vLLM's own virtual environment; without it, the node's."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments for vLLM, for example ["--tensor-parallel-size", "8"]."""
+    start_seconds: float = 600.0
+    """How long the engine may take from its start to its first answer, seconds."""
+    request_seconds: float = 300.0
+    """How long one request may take at most, seconds; a caller's shorter deadline wins."""
+
+    @property
+    def effective_threads(self) -> int:
+        return self.threads or max(1, (os.cpu_count() or 2) - 1)
+
+
+class EngineKindUnknown(MeshError):
+    """The configuration names an engine that this node cannot run."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "ENGINE_KIND_UNKNOWN"
+
+
+class EngineNotInstalled(MeshError):
+    """The configured engine is not among the installed packages."""
+
+    reason = "ENGINE_NOT_INSTALLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one engine is started."""
+
+    name: str
+    """The engine and, when it is installed beside this node, its version; stands in the evidence claims."""
+    weights: Path
+    program: tuple[str, ...]
+    arguments: tuple[str, ...]
+    """What decides how it answers: hashed into the evidence claims."""
+    weights_option: str
+    socket_option: str
+    environment: Mapping[str, str]
+    key_variable: str
+    salted: bool
+    """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
+
+    @property
+    def arguments_sha256(self) -> bytes:
+        # Without paths: where weights and socket lie says nothing about the answers, and weights have their own digest.
+        return hashlib.sha256(jcs.dumps([*self.arguments])).digest()
+
+    def argv(self, socket: Path) -> list[str]:
+        return [*self.program, self.weights_option, str(self.weights), *self.arguments, self.socket_option, str(socket)]
+
+
+def plan(settings: EngineSettings) -> Launch:
+    """Decide how to start the configured engine. Raises `EngineKindUnknown`, `EngineNotInstalled` or `WeightsMissing`."""
+    if settings.kind == "embedded":
+        return _embedded(settings)
+    if settings.kind == "vllm":
+        return _vllm(settings)
+    raise EngineKindUnknown(f'engine.kind must be "embedded" or "vllm", not {settings.kind!r}')
+
+
+def _embedded(settings: EngineSettings) -> Launch:
+    try:
+        name = f"xllamacpp {version('xllamacpp')}"
+    except PackageNotFoundError as error:
+        raise EngineNotInstalled("install the extra node-embedded, or choose another engine.kind") from error
+    arguments = {
+        "--model-alias": settings.model,
+        "--context": str(settings.context_tokens),
+        "--parallel": str(settings.parallel),
+        "--threads": str(settings.effective_threads),
+    }
+    return Launch(
+        name=name,
+        weights=settings.weights or packaged_weights(),
+        program=(sys.executable, "-m", "services.node.embedded", "--key-variable", _EMBEDDED_KEY_VARIABLE),
+        arguments=tuple(part for option in arguments.items() for part in option),
+        weights_option="--weights",
+        socket_option="--socket",
+        environment={},
+        key_variable=_EMBEDDED_KEY_VARIABLE,
+        salted=False,
+    )
+
+
+def _vllm(settings: EngineSettings) -> Launch:
+    if settings.weights is None:
+        raise WeightsMissing("vLLM needs engine.weights: the folder with the model's files")
+    arguments = {
+        "--served-model-name": settings.model,
+        "--max-model-len": str(settings.context_tokens),
+        "--max-num-seqs": str(settings.parallel),
+    }
+    return Launch(
+        name="vllm",
+        weights=settings.weights,
+        # Not the command `vllm`, which the CPU build does not have.
+        program=(str(settings.python or sys.executable), "-m", "vllm.entrypoints.openai.api_server"),
+        arguments=(
+            *(part for option in arguments.items() for part in option),
+            "--disable-uvicorn-access-log",
+            *settings.arguments,
+        ),
+        weights_option="--model",
+        socket_option="--uds",
+        environment=_VLLM_ENVIRONMENT,
+        key_variable=_VLLM_KEY_VARIABLE,
+        salted=True,
+    )

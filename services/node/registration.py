@@ -1,0 +1,149 @@
+"""It is responsible for being found: registering this node, renewing its lease with its load, and leaving in order.
+
+The registry may be away at any time; nothing here ever ends the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+import structlog
+from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
+
+from libs.errors import MeshError
+from libs.rpc.errors import reason_of
+from services.node.engine import EngineLoad
+
+RENEW_SECONDS = 5.0
+_FIRST_RETRY_SECONDS = 0.2
+_CALL_SECONDS = 4.0
+
+log = structlog.get_logger()
+
+
+class RegistryPeer(Protocol):
+    """Where the registry is reached; a `libs.identity` peer is one."""
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
+
+
+class Busyness(Protocol):
+    """What a lease reports; an engine is one."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def load(self) -> EngineLoad: ...
+
+    async def until_ready(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model, as claimed in this node's evidence."""
+
+    model_id: str
+    weights_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What this node tells the registry about itself."""
+
+    peer: RegistryPeer
+    endpoint: str
+    """host:port of the mesh listener, as routers reach it."""
+    models: Sequence[ServedModel]
+    busyness: Busyness
+    key: Callable[[], bytes]
+    """Names the current mesh key. The registry's session is sealed for one key, so a new key registers again."""
+
+
+async def keep_registered(registration: Registration, *, renew_seconds: float = RENEW_SECONDS) -> None:
+    """Register once the engine answers and renew for ever; begin again when the registry has forgotten this node."""
+    await registration.busyness.until_ready()
+    delay = _FIRST_RETRY_SECONDS
+    registered: bytes | None = None
+    while True:
+        key = registration.key()
+        try:
+            if registered == key:
+                await _renew(registration)
+            else:
+                await _register(registration)
+                registered = key
+            delay = _FIRST_RETRY_SECONDS
+            await asyncio.sleep(renew_seconds)
+        except (grpc.aio.AioRpcError, MeshError) as error:
+            reason = _reason(error)
+            if reason == "LEASE_UNKNOWN" and registered is not None:
+                registered = None
+                continue
+            log.warning("registry not reached", reason=reason, retry_seconds=delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, renew_seconds)
+
+
+@asynccontextmanager
+async def registered(registration: Registration) -> AsyncIterator[None]:
+    """Keep the node registered while the body runs; then take it off the list, so that routers look elsewhere."""
+    async with asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(keep_registered(registration))
+        try:
+            yield
+        finally:
+            keeping.cancel()
+    await _deregister(registration)
+
+
+async def _register(registration: Registration) -> None:
+    stub = await _stub(registration)
+    request = registry_pb2.RegisterRequest(
+        endpoint=registration.endpoint,
+        models=[
+            registry_pb2.Model(id=model.model_id, weights_sha256=model.weights_sha256) for model in registration.models
+        ],
+        load=_load(registration.busyness),
+        request_id=secrets.token_hex(16),
+    )
+    response = await stub.Register(request, timeout=_CALL_SECONDS)
+    log.info("registered", endpoint=registration.endpoint, session_id=response.session_id.hex())
+
+
+async def _renew(registration: Registration) -> None:
+    stub = await _stub(registration)
+    request = registry_pb2.RenewRequest(
+        load=_load(registration.busyness),
+        # An engine that is being restarted takes no work, and comes back before the lease is worth giving up.
+        draining=not registration.busyness.ready,
+    )
+    await stub.Renew(request, timeout=_CALL_SECONDS)
+
+
+async def _deregister(registration: Registration) -> None:
+    try:
+        stub = await _stub(registration)
+        await stub.Deregister(registry_pb2.DeregisterRequest(), timeout=_CALL_SECONDS)
+    except (grpc.aio.AioRpcError, MeshError) as error:
+        # The lease ends by itself within seconds.
+        log.info("not deregistered", reason=_reason(error))
+
+
+def _reason(error: grpc.aio.AioRpcError | MeshError) -> str | None:
+    return error.reason if isinstance(error, MeshError) else reason_of(error)
+
+
+async def _stub(registration: Registration) -> registry_pb2_grpc.ProviderRegistryServiceStub:
+    return registry_pb2_grpc.ProviderRegistryServiceStub(await registration.peer.channel(_CALL_SECONDS))
+
+
+def _load(busyness: Busyness) -> registry_pb2.Load:
+    load = busyness.load
+    return registry_pb2.Load(running_requests=load.running, waiting_requests=load.waiting, capacity=load.capacity)

@@ -1,0 +1,22 @@
+"""What the registry is told at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.events.publish import EventSettings
+from libs.identity.member import MemberSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The registry's configuration file."""
+
+    member: MemberSettings
+    events: EventSettings
+    lease_seconds: float = 15.0
+    """How long a node is listed after its last heartbeat, seconds."""
+    store_timeout_seconds: float = 3.0
+    """How long one read or write of the key-value store may take, seconds."""
+    log_json: bool | None = None
+    """True for JSON lines, false for readable ones; absent: readable on a terminal."""

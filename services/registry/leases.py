@@ -1,0 +1,130 @@
+"""It is responsible for node leases: opened on evidence that this registry appraised, renewed by heartbeat."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from libs.errors import Code, MeshError
+from libs.identity.lease import Lease
+from services.registry.admissions import Admissions
+from services.registry.directory import key_of
+from services.registry.providers import Load, Provider, decode
+from services.registry.sessions import Sessions
+from services.registry.store import Bucket, StoreConflict
+
+_ENDPOINT = re.compile(r"([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
+_ATTEMPTS = 3
+
+log = structlog.get_logger()
+
+
+class EndpointMalformed(MeshError):
+    """Not a host and port."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "ENDPOINT_MALFORMED"
+
+
+class ModelNotClaimed(MeshError):
+    """The models offered are not those that the evidence speaks for."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "MODEL_NOT_ALLOWED"
+
+
+class LeaseUnknown(MeshError):
+    """This key has no lease: register."""
+
+    code = Code.NOT_FOUND
+    reason = "LEASE_UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a node says of itself when it registers."""
+
+    endpoint: str
+    models: tuple[tuple[str, str], ...]
+    load: Load
+
+
+class NodeLeases:
+    """Opens, renews and ends leases in the store."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        sessions: Sessions,
+        admissions: Admissions,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._bucket = bucket
+        self._sessions = sessions
+        self._admissions = admissions
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+
+    async def register(self, node: Lease, offer: Offer) -> Provider:
+        """List a node. Raises `EndpointMalformed`, `ModelNotClaimed` and the store's refusals."""
+        if not _ENDPOINT.fullmatch(offer.endpoint):
+            raise EndpointMalformed("the endpoint must be host:port")
+        if sorted(offer.models) != _claimed_models(node):
+            raise ModelNotClaimed("the models offered must be those in the evidence claims")
+        session_id, document, is_new = await self._sessions.seal(node, offer.endpoint)
+        if is_new:
+            await self._admissions.record(node, session_id, document)
+        provider = Provider(
+            spiffe_id=node.certificate.spiffe_id,
+            endpoint=offer.endpoint,
+            models=tuple(sorted(offer.models)),
+            evidence_digest=node.evidence.digest.hex(),
+            spki_sha256=node.certificate.spki_sha256.hex(),
+            session_id=session_id,
+            lease_until_ms=self._lease_until_ms(node),
+            load=offer.load,
+        )
+        key = key_of(provider.spiffe_id)
+        for _ in range(_ATTEMPTS):
+            stored = await self._bucket.get(key)
+            try:
+                await self._bucket.put(key, provider.encode(), stored.revision if stored else 0)
+            except StoreConflict:
+                continue
+            log.info("node registered", node=provider.spiffe_id, endpoint=provider.endpoint, session=session_id)
+            return provider
+        raise StoreConflict(f"{key} keeps changing: is a second node running under this name?")
+
+    async def renew(self, node: Lease, load: Load, draining: bool) -> Provider:
+        """Extend a node's lease. Raises `LeaseUnknown` when this very key has none, and the store's refusals."""
+        key = key_of(node.certificate.spiffe_id)
+        stored = await self._bucket.get(key)
+        if stored is None:
+            raise LeaseUnknown("no lease under this name: register")
+        provider = decode(stored.value)
+        if provider.spki_sha256 != node.certificate.spki_sha256.hex():
+            raise LeaseUnknown("the lease under this name is another key's: register")
+        renewed = replace(provider, lease_until_ms=self._lease_until_ms(node), load=load, draining=draining)
+        await self._bucket.put(key, renewed.encode(), stored.revision)
+        return renewed
+
+    async def end(self, node: Lease) -> None:
+        """End a node's lease, if this very key has one."""
+        key = key_of(node.certificate.spiffe_id)
+        stored = await self._bucket.get(key)
+        if stored is not None and decode(stored.value).spki_sha256 == node.certificate.spki_sha256.hex():
+            await self._bucket.delete(key)
+
+    def _lease_until_ms(self, node: Lease) -> int:
+        return int(min(self._clock() + self._lease_seconds, node.until) * 1000)
+
+
+def _claimed_models(node: Lease) -> list[tuple[str, str]]:
+    """The models in the evidence claims; the appraisal has checked their shape and that policy allows them."""
+    models = node.appraisal.workload_claims.get("models", [])
+    return sorted((model["id"], model["weights_sha256"]) for model in models)

@@ -1,0 +1,195 @@
+"""Wire to domain; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc.aio
+from teemesh.registry.v1 import registry_pb2 as pb
+from teemesh.registry.v1 import registry_pb2_grpc as pb_grpc
+from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
+
+from libs.errors import Code, MeshError
+from libs.identity.lease import EvidenceRequired, Lease
+from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
+from services.registry.directory import Change, Directory
+from services.registry.leases import NodeLeases, Offer
+from services.registry.providers import Load, Provider
+from services.registry.sessions import Sessions
+from services.registry.tenants import Tenants
+from services.registry.watch import Alive, Snapshot, watch
+
+_DEFAULT_PAGE = 100
+_MAX_PAGE = 1000
+_NODES = frozenset({"node"})
+_READERS = frozenset({"router", "operator", "auditor", "attestation"})
+
+
+class SessionUnknown(MeshError):
+    """No session of that id."""
+
+    code = Code.NOT_FOUND
+    reason = "SESSION_UNKNOWN"
+
+
+class PageTokenMalformed(MeshError):
+    """Not a page token of this service."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "PAGE_TOKEN_MALFORMED"
+
+
+class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
+    """See `registry.proto`."""
+
+    def __init__(self, directory: Directory, leases: NodeLeases, sessions: Sessions) -> None:
+        self._directory = directory
+        self._leases = leases
+        self._sessions = sessions
+
+    async def Register(  # noqa: N802
+        self, request: pb.RegisterRequest, context: grpc.aio.ServicerContext[pb.RegisterRequest, pb.RegisterResponse]
+    ) -> pb.RegisterResponse:
+        models = tuple((model.id, model.weights_sha256.hex()) for model in request.models)
+        provider = await self._leases.register(_node(), Offer(request.endpoint, models, _load(request.load)))
+        return pb.RegisterResponse(
+            lease_until_ms=provider.lease_until_ms, session_id=bytes.fromhex(provider.session_id)
+        )
+
+    async def Renew(  # noqa: N802
+        self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[pb.RenewRequest, pb.RenewResponse]
+    ) -> pb.RenewResponse:
+        provider = await self._leases.renew(_node(), _load(request.load), request.draining)
+        return pb.RenewResponse(lease_until_ms=provider.lease_until_ms)
+
+    async def Deregister(  # noqa: N802
+        self,
+        request: pb.DeregisterRequest,
+        context: grpc.aio.ServicerContext[pb.DeregisterRequest, pb.DeregisterResponse],
+    ) -> pb.DeregisterResponse:
+        await self._leases.end(_node())
+        return pb.DeregisterResponse()
+
+    async def ListProviders(  # noqa: N802
+        self,
+        request: pb.ListProvidersRequest,
+        context: grpc.aio.ServicerContext[pb.ListProvidersRequest, pb.ListProvidersResponse],
+    ) -> pb.ListProvidersResponse:
+        size = request.page_size or _DEFAULT_PAGE
+        if size > _MAX_PAGE or (request.page_token and not request.page_token.startswith("spiffe://")):
+            raise PageTokenMalformed(f"pages hold at most {_MAX_PAGE} providers; tokens come from earlier pages")
+        found = [
+            provider
+            for provider in self._directory.all()
+            if provider.spiffe_id > request.page_token
+            and (not request.model or any(model == request.model for model, _ in provider.models))
+        ]
+        page = found[:size]
+        return pb.ListProvidersResponse(
+            providers=[_wire(provider) for provider in page],
+            next_page_token=page[-1].spiffe_id if len(found) > size else "",
+        )
+
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[pb.WatchRequest, pb.WatchResponse]
+    ) -> AsyncIterator[pb.WatchResponse]:
+        async for event in watch(self._directory):
+            match event:
+                case Snapshot(providers, sequence):
+                    snapshot = pb.Snapshot(providers=[_wire(provider) for provider in providers])
+                    yield pb.WatchResponse(snapshot=snapshot, sequence=sequence)
+                case Change(spiffe_id, None, sequence):
+                    yield pb.WatchResponse(ended=spiffe_id, sequence=sequence)
+                case Change(_, Provider() as provider, sequence):
+                    yield pb.WatchResponse(changed=_wire(provider), sequence=sequence)
+                case Alive(sequence):
+                    yield pb.WatchResponse(heartbeat=pb.Heartbeat(), sequence=sequence)
+
+    async def GetSession(  # noqa: N802
+        self,
+        request: pb.GetSessionRequest,
+        context: grpc.aio.ServicerContext[pb.GetSessionRequest, pb.GetSessionResponse],
+    ) -> pb.GetSessionResponse:
+        document = await self._sessions.get(request.session_id.hex())
+        if document is None:
+            raise SessionUnknown("no session of that id")
+        return pb.GetSessionResponse(document=document)
+
+
+class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
+    """See `tenants.proto`."""
+
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+
+    async def PutTenant(  # noqa: N802
+        self,
+        request: tenants_pb2.PutTenantRequest,
+        context: grpc.aio.ServicerContext[tenants_pb2.PutTenantRequest, tenants_pb2.PutTenantResponse],
+    ) -> tenants_pb2.PutTenantResponse:
+        await self._tenants.put(request.signed_record)
+        return tenants_pb2.PutTenantResponse()
+
+    async def FindTenant(  # noqa: N802
+        self,
+        request: tenants_pb2.FindTenantRequest,
+        context: grpc.aio.ServicerContext[tenants_pb2.FindTenantRequest, tenants_pb2.FindTenantResponse],
+    ) -> tenants_pb2.FindTenantResponse:
+        return tenants_pb2.FindTenantResponse(signed_record=await self._tenants.find(request.api_key_sha256))
+
+
+def registry_binding(servicer: RegistryServicer) -> ServiceBinding:
+    name = "teemesh.registry.v1.ProviderRegistryService"
+    return ServiceBinding(
+        name=name,
+        add=lambda server: pb_grpc.add_ProviderRegistryServiceServicer_to_server(servicer, server),
+        methods={
+            f"/{name}/Register": MethodRule(roles=_NODES),
+            f"/{name}/Renew": MethodRule(roles=_NODES),
+            f"/{name}/Deregister": MethodRule(roles=_NODES),
+            f"/{name}/ListProviders": MethodRule(roles=_READERS),
+            f"/{name}/Watch": MethodRule(roles=_READERS, long_lived=True),
+            f"/{name}/GetSession": MethodRule(roles=_READERS),
+        },
+    )
+
+
+def tenants_binding(servicer: TenantServicer) -> ServiceBinding:
+    name = "teemesh.registry.v1.TenantService"
+    return ServiceBinding(
+        name=name,
+        add=lambda server: tenants_pb2_grpc.add_TenantServiceServicer_to_server(servicer, server),
+        methods={
+            f"/{name}/PutTenant": MethodRule(roles=frozenset({"operator"})),
+            f"/{name}/FindTenant": MethodRule(roles=frozenset({"router"})),
+        },
+    )
+
+
+def _node() -> Lease:
+    lease = current_caller().lease
+    if lease is None:
+        raise EvidenceRequired("only a node with evidence may do this")
+    return lease
+
+
+def _load(load: pb.Load) -> Load:
+    return Load(running=load.running_requests, waiting=load.waiting_requests, capacity=load.capacity)
+
+
+def _wire(provider: Provider) -> pb.Provider:
+    return pb.Provider(
+        spiffe_id=provider.spiffe_id,
+        endpoint=provider.endpoint,
+        models=[pb.Model(id=model, weights_sha256=bytes.fromhex(weights)) for model, weights in provider.models],
+        evidence_digest=bytes.fromhex(provider.evidence_digest),
+        spki_sha256=bytes.fromhex(provider.spki_sha256),
+        session_id=bytes.fromhex(provider.session_id),
+        lease_until_ms=provider.lease_until_ms,
+        load=pb.Load(
+            running_requests=provider.load.running,
+            waiting_requests=provider.load.waiting,
+            capacity=provider.load.capacity,
+        ),
+        draining=provider.draining,
+    )

@@ -1,0 +1,40 @@
+"""What the router is told at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.events.publish import EventSettings
+from libs.identity.member import MemberSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The router's configuration file."""
+
+    member: MemberSettings
+    events: EventSettings
+    registry: str
+    """host:port of the registry's mesh listener."""
+    ledger: str
+    """host:port of the ledger's mesh listener."""
+    https_listen: str
+    """host:port of the HTTPS listener for clients."""
+    grpc_listen: str
+    """host:port of the gRPC listener for clients: server TLS and an API key."""
+    dns_names: tuple[str, ...] = ()
+    """Names in the outward certificate, beside the IP addresses."""
+    ip_addresses: tuple[str, ...] = ()
+    """IP addresses in the outward certificate."""
+    repo_url: str | None = None
+    """Where the measured code's source is published; goes into the attestation report."""
+    keyset_days: int = 7
+    """How long the keyset, and the outward TLS key in it, is valid, days."""
+    max_body_bytes: int = 1 << 20
+    """The largest request body, bytes."""
+    request_seconds: float = 120.0
+    """How long one request may take from first to last byte, seconds."""
+    ledger_seconds: float = 5.0
+    """How long the ledger may take to acknowledge a receipt before the response errors, seconds."""
+    log_json: bool | None = None
+    """True for JSON lines, false for readable ones; absent: readable on a terminal."""

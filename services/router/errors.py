@@ -1,0 +1,140 @@
+"""Responsible for what the router answers when it does not answer: status, stable type, message, gRPC code and reason.
+
+One value serves both faces: HTTP clients see `status` and the OpenAI-shaped body, gRPC clients `code` and `reason`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from libs.aci.openai_errors import error_body
+from libs.errors import Code, MeshError
+
+
+class RouterError(MeshError):
+    """A refusal or failure that a client may act on. The message MUST hold nothing of a prompt and no secret."""
+
+    status: ClassVar[int]
+    type: ClassVar[str]
+
+    @property
+    def body(self) -> bytes:
+        """The response body, in OpenAI's error shape."""
+        return error_body(self.type, str(self))
+
+
+class InvalidRequest(RouterError):
+    """The request is not one that any node could serve."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = Code.INVALID_ARGUMENT
+    reason = "REQUEST_INVALID"
+
+
+class Unauthorized(RouterError):
+    """No API key, or none that a tenant has. The same for both, so that nothing is learned by guessing."""
+
+    status = 401
+    type = "unauthorized"
+    code = Code.UNAUTHENTICATED
+    reason = "API_KEY_INVALID"
+
+
+class NotFound(RouterError):
+    """No such receipt, session or route; or it is another tenant's."""
+
+    status = 404
+    type = "not_found"
+    code = Code.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class ModelNotFound(RouterError):
+    """The mesh's policy has no such model."""
+
+    status = 404
+    type = "not_found_error"
+    code = Code.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class EndpointNotSupported(RouterError):
+    """The router does not serve this endpoint."""
+
+    status = 404
+    type = "not_found"
+    code = Code.UNIMPLEMENTED
+    reason = "ENDPOINT_NOT_SUPPORTED"
+
+
+class MethodNotAllowed(RouterError):
+    """The route exists, under another method."""
+
+    status = 405
+    type = "method_not_allowed"
+    code = Code.UNIMPLEMENTED
+    reason = "METHOD_NOT_ALLOWED"
+
+
+class SessionNotAccepted(RouterError):
+    """None of the sessions that the request pinned can serve it. The prompt went nowhere."""
+
+    status = 412
+    type = "session_not_accepted"
+    code = Code.FAILED_PRECONDITION
+    reason = "SESSION_NOT_ACCEPTED"
+
+
+class RequestTooLarge(RouterError):
+    """The body is over the limit."""
+
+    status = 413
+    type = "request_too_large"
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "BODY_TOO_LARGE"
+
+
+class InternalError(RouterError):
+    """Something is wrong with the router itself; the client learns no more."""
+
+    status = 500
+    type = "internal_error"
+    code = Code.INTERNAL
+    reason = "INTERNAL"
+
+
+class UpstreamFailed(RouterError):
+    """The node did not answer, or not to the end."""
+
+    status = 502
+    type = "upstream_error"
+    code = Code.UNAVAILABLE
+    reason = "ENGINE_UNAVAILABLE"
+
+
+class UpstreamVerificationFailed(RouterError):
+    """No node with a verified, live lease can serve the model. The prompt went nowhere."""
+
+    status = 503
+    type = "upstream_verification_failed"
+    code = Code.UNAVAILABLE
+    reason = "UPSTREAM_VERIFICATION_FAILED"
+
+
+class LedgerUnavailable(RouterError):
+    """The ledger did not acknowledge the receipt in time, so the response was not released."""
+
+    status = 503
+    type = "ledger_unavailable"
+    code = Code.UNAVAILABLE
+    reason = "LEDGER_UNAVAILABLE"
+
+
+class TenantsUnavailable(RouterError):
+    """Nobody can be authenticated now: the directory does not answer, or not with what verifies."""
+
+    status = 503
+    type = "service_unavailable"
+    code = Code.UNAVAILABLE
+    reason = "TENANTS_UNAVAILABLE"

@@ -1,0 +1,93 @@
+"""It is responsible for one hop: a prompt to a verified node, its bytes back, and the node's own receipt over them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc.aio
+from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
+
+from libs.aci.receipt import verify_signed_by
+from libs.errors import MeshError
+from libs.rpc.errors import to_mesh_error
+from services.router.errors import UpstreamFailed
+from services.router.upstreams import Upstream
+
+_CONNECT_SECONDS = 5.0
+
+
+class NodeUnavailable(UpstreamFailed):
+    """The node did not begin to answer, so another may be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The node's answer begins."""
+
+    status: int
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The node's answer is whole, and its own receipt is over exactly these bytes."""
+
+    receipt_sha256: str
+
+
+async def forward(
+    upstream: Upstream, *, endpoint: str, body: bytes, request_id: str, tenant_id: str, timeout: float
+) -> AsyncIterator[Begun | bytes | Ended]:
+    """Yield `Begun`, then bytes, then `Ended`.
+
+    Raises `NodeUnavailable` before `Begun` when the node cannot be reached, and `UpstreamFailed` when it breaks off or
+    its receipt does not cover what it sent.
+    """
+    try:
+        channel = await upstream.peer.channel(_CONNECT_SECONDS)
+    except MeshError as error:
+        raise NodeUnavailable(f"the node cannot be reached: {error.reason}") from error
+    call = inference_pb2_grpc.InferenceServiceStub(channel).Infer(
+        inference_pb2.InferRequest(endpoint=endpoint, body=body, request_id=request_id, tenant_id=tenant_id),
+        timeout=timeout,
+    )
+    begun = False
+    seen = hashlib.sha256()
+    try:
+        async for response in call:
+            match response.WhichOneof("part"):
+                case "head" if not begun:
+                    begun = True
+                    yield Begun(response.head.status, response.head.content_type)
+                case "chunk" if begun:
+                    seen.update(response.chunk)
+                    yield response.chunk
+                case "conclusion" if begun:
+                    yield Ended(_verified(response.conclusion.receipt, upstream, "sha256:" + seen.hexdigest()))
+                    return
+                case _:
+                    raise UpstreamFailed("the node's answer is out of order")
+        raise UpstreamFailed("the node ended without a receipt")
+    except grpc.aio.AioRpcError as error:
+        failure = to_mesh_error(error)
+        if not begun:
+            raise NodeUnavailable(f"the node refused: {failure.reason}") from error
+        raise UpstreamFailed(f"the node broke off: {failure.reason}") from error
+    finally:
+        call.cancel()  # When the client goes, the engine must stop at once; after the end it changes nothing.
+
+
+def _verified(receipt: bytes, upstream: Upstream, response_hash: str) -> str:
+    """Return the receipt's digest if the key that the node's evidence binds signed it over these bytes."""
+    named = upstream.lease.appraisal.workload_claims.get("receipt_key")
+    try:
+        if not isinstance(named, str):
+            raise UpstreamFailed("the node's evidence binds no receipt key")
+        parsed = verify_signed_by(receipt, bytes.fromhex(named))
+    except (MeshError, ValueError) as error:
+        raise UpstreamFailed("the node's receipt does not verify") from error
+    if parsed.returned.body_hash != response_hash:
+        raise UpstreamFailed("the node's receipt is over other bytes than it sent")
+    return hashlib.sha256(receipt).hexdigest()

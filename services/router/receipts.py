@@ -1,0 +1,193 @@
+"""Responsible for the router's own durable copy of each receipt and of what proves it in the ledger.
+
+A restart loses none that was put. A receipt is found by its id first, then by the response's own id, newest first, and
+only by the tenant whose request made it: to everybody else it does not exist. Only hashes are stored, never a prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from libs.errors import Code, MeshError
+from services.router.errors import NotFound
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 5.0
+MAX_IDENTIFIER = 256
+
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE receipts (
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  receipt_id TEXT NOT NULL UNIQUE,
+  chat_id TEXT,
+  tenant_id TEXT NOT NULL,
+  receipt BLOB NOT NULL,
+  entry BLOB NOT NULL,
+  salt BLOB NOT NULL,
+  entry_id BLOB NOT NULL,
+  issuer_seq INTEGER NOT NULL,
+  acknowledgement BLOB
+) STRICT;
+CREATE INDEX receipts_by_chat ON receipts (tenant_id, chat_id, position);
+CREATE INDEX receipts_by_entry ON receipts (entry_id);
+"""
+_COLUMNS = "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq, acknowledgement"
+
+
+class ReceiptStoreFailed(MeshError):
+    """The store cannot be read or written: the disk, or another process's lock."""
+
+    code = Code.UNAVAILABLE
+    reason = "RECEIPT_STORE_FAILED"
+
+
+class ReceiptStoreUnusable(MeshError):
+    """The file is not a receipt store of this version."""
+
+    reason = "RECEIPT_STORE_UNUSABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """A receipt, the ledger entry that carries it, and what opens and proves that entry."""
+
+    receipt_id: str
+    chat_id: str | None
+    tenant_id: str
+    receipt: bytes
+    """The signed ACI document, canonical JSON."""
+    entry: bytes = field(repr=False)
+    """The canonical ledger entry, as published."""
+    salt: bytes = field(repr=False)
+    """Opens the entry's commitment."""
+    entry_id: bytes
+    issuer_seq: int
+    acknowledgement: bytes | None = None
+    """Serialised `teemesh.ledger.v1.Acknowledgement`, verified; None while the ledger has not answered."""
+
+
+class ReceiptStore:
+    """Receipts in SQLite. Calls run in threads, one at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, retained: int) -> None:
+        self._connection = connection
+        self._retained = retained
+        # Not an asyncio lock: a cancelled caller leaves its thread at work, and the next must still wait for it.
+        self._lock = threading.Lock()
+
+    async def put(self, stored: StoredReceipt) -> None:
+        """Store a receipt durably, then drop the oldest beyond what is retained. Raises `ReceiptStoreFailed`."""
+        await asyncio.to_thread(self._locked, lambda: self._put(stored))
+
+    async def acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
+        """Add the ledger's acknowledgement, which MUST be verified. No effect when the receipt is no longer kept."""
+        await asyncio.to_thread(self._locked, lambda: self._acknowledge(entry_id, acknowledgement))
+
+    async def find(self, identifier: str, tenant_id: str) -> StoredReceipt:
+        """Return this tenant's receipt of that id, or else its newest for that response id. Raises `NotFound`."""
+        row = (
+            None
+            if len(identifier) > MAX_IDENTIFIER or not identifier.isascii()
+            else await asyncio.to_thread(self._locked, lambda: self._find(identifier, tenant_id))
+        )
+        if row is None:
+            raise NotFound("no such receipt; it may have expired")
+        return StoredReceipt(*row)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _locked(self, work: Callable[[], T]) -> T:
+        with self._lock:
+            try:
+                return work()
+            except sqlite3.Error as error:
+                raise ReceiptStoreFailed(f"the receipt store failed: {type(error).__name__}") from error
+
+    def _put(self, stored: StoredReceipt) -> None:
+        with self._connection as transaction:
+            position = transaction.execute(
+                f"INSERT INTO receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
+                (
+                    stored.receipt_id,
+                    stored.chat_id,
+                    stored.tenant_id,
+                    stored.receipt,
+                    stored.entry,
+                    stored.salt,
+                    stored.entry_id,
+                    stored.issuer_seq,
+                    stored.acknowledgement,
+                ),
+            ).lastrowid
+            if position is not None:
+                transaction.execute("DELETE FROM receipts WHERE position <= ?", (position - self._retained,))
+
+    def _acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
+        with self._connection as transaction:
+            transaction.execute(
+                "UPDATE receipts SET acknowledgement = ? WHERE entry_id = ?", (acknowledgement, entry_id)
+            )
+
+    def _find(self, identifier: str, tenant_id: str) -> tuple[Any, ...] | None:
+        query = f"SELECT {_COLUMNS} FROM receipts WHERE tenant_id = ? AND "  # noqa: S608 - constant names
+        for condition in ("receipt_id = ?", "chat_id = ? ORDER BY position DESC LIMIT 1"):
+            row: tuple[Any, ...] | None = self._connection.execute(
+                query + condition, (tenant_id, identifier)
+            ).fetchone()
+            if row is not None:
+                return row
+        return None
+
+
+@asynccontextmanager
+async def open_receipt_store(path: Path, *, retained: int = 1_000_000) -> AsyncIterator[ReceiptStore]:
+    """Open or create the store, readable by this user only. Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`."""
+    store = ReceiptStore(await asyncio.to_thread(_connect, path), retained)
+    try:
+        yield store
+    finally:
+        await asyncio.to_thread(store.close)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise ReceiptStoreFailed(f"cannot open the receipt store {path}") from error
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL, so that what `put` returned from survives a power cut and not only a crash.
+        connection.execute("PRAGMA synchronous = FULL")
+        _migrate(connection, path)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise ReceiptStoreFailed(f"cannot use the receipt store {path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise ReceiptStoreUnusable(f"{path} is not a receipt store") from error
+    except MeshError:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    with closing(connection.execute("PRAGMA user_version")) as cursor:
+        version = cursor.fetchone()[0]
+    if version == 0:
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    elif version != SCHEMA_VERSION:
+        raise ReceiptStoreUnusable(f"{path} has version {version}, this router knows {SCHEMA_VERSION}")

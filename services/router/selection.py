@@ -1,0 +1,85 @@
+"""Responsible for choosing the node that serves a request: a pure function of what the router knows at that moment.
+
+Every candidate has already been appraised by this router; one without a live lease is never chosen, and no candidate is
+a refusal, never a downgrade.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from services.router.constraints import Constraints
+from services.router.errors import ModelNotFound, SessionNotAccepted, UpstreamVerificationFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a node last reported. `capacity` is how many requests it can generate at once."""
+
+    running: int
+    waiting: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One node. Times are in milliseconds since the Unix epoch; digests and ids are lower-case hex."""
+
+    spiffe_id: str
+    target: str
+    models: Mapping[str, str]
+    """The models that it serves: id to SHA-256 of the weights."""
+    evidence_digest: str
+    session_id: str
+    lease_until_ms: int
+    load: Load
+    draining: bool = False
+
+
+def select(
+    candidates: Iterable[Candidate],
+    *,
+    model: str,
+    constraints: Constraints,
+    allowed_models: Mapping[str, Collection[str]],
+    now_ms: int,
+    choice: random.Random,
+    in_flight: Mapping[str, int] | None = None,
+    excluded: Collection[str] = (),
+) -> Candidate:
+    """Return the least loaded node that may serve the model; ties fall to `choice`.
+
+    `allowed_models` is the policy's: id to allowed weights. `in_flight` counts this router's own requests by SPIFFE ID,
+    which the node's last report may lack. `excluded` are nodes already tried. Raises `ModelNotFound`,
+    `SessionNotAccepted` or `UpstreamVerificationFailed`.
+    """
+    weights = allowed_models.get(model)
+    if weights is None:
+        raise ModelNotFound("no such model; GET /v1/models lists those served")
+    eligible = [
+        candidate
+        for candidate in candidates
+        if candidate.models.get(model) in weights
+        and candidate.lease_until_ms > now_ms
+        and not candidate.draining
+        and candidate.load.capacity > 0
+        and candidate.spiffe_id not in excluded
+    ]
+    if constraints.session_ids is not None:
+        eligible = [candidate for candidate in eligible if candidate.session_id in constraints.session_ids]
+        if not eligible:
+            raise SessionNotAccepted("none of the pinned sessions can serve this request")
+    if not eligible:
+        raise UpstreamVerificationFailed("no verified node can serve this model now")
+    loads = [_relative_load(candidate, in_flight or {}) for candidate in eligible]
+    least = min(loads)
+    return choice.choice([candidate for candidate, load in zip(eligible, loads, strict=True) if load == least])
+
+
+def _relative_load(candidate: Candidate, in_flight: Mapping[str, int]) -> Fraction:
+    """The larger of what it reported and what this router gave it: their sum would count requests twice."""
+    reported = candidate.load.running + candidate.load.waiting
+    return Fraction(max(reported, in_flight.get(candidate.spiffe_id, 0)), candidate.load.capacity)

@@ -1,0 +1,265 @@
+"""It is responsible for the nodes that this router may use: each known from the registry, each appraised here.
+
+The registry's word puts a node on the list; only this router's own appraisal, over the very channel that prompts will
+take, makes it a candidate. The session that receipts will cite must say what that appraisal says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc.aio
+import structlog
+from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
+
+from libs.aci import claims
+from libs.aci import session as sessions
+from libs.errors import Code, MeshError
+from libs.identity.lease import Lease
+from libs.identity.member import Member
+from libs.identity.peers import Peer
+from libs.rpc.errors import to_mesh_error
+from services.router.constraints import Constraints
+from services.router.errors import UpstreamVerificationFailed
+from services.router.selection import Candidate, Load, select
+
+_RECONCILE_SECONDS = 1.0
+_CALL_SECONDS = 5.0
+_WATCH_SILENCE_SECONDS = 30.0
+_MAX_SESSIONS = 10_000
+
+log = structlog.get_logger()
+
+
+class SessionNotOurs(MeshError):
+    """The registry's session for a node says something else than this router's own appraisal."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "SESSION_NOT_CONFIRMED"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A node that may be used: its place in the selection, its channel's peer, and the lease that it rests on."""
+
+    candidate: Candidate
+    peer: Peer
+    lease: Lease
+
+
+@dataclass(slots=True)
+class _Known:
+    provider: registry_pb2.Provider
+    peer: Peer
+    admitted: Upstream | None = None
+    refusal: str = "not verified yet"
+
+
+class Upstreams:
+    """All nodes that the registry lists, and which of them this router has verified."""
+
+    def __init__(self, member: Member, registry: Peer) -> None:
+        self._member = member
+        self._registry = registry
+        self._known: dict[str, _Known] = {}
+        self._in_flight: Counter[str] = Counter()
+        self._sessions: dict[str, bytes] = {}
+        self._choice = random.SystemRandom()
+        self._changed = asyncio.Event()
+
+    def choose(self, model: str, constraints: Constraints, tried: frozenset[str]) -> Upstream:
+        """Return the node to use. Raises `ModelNotFound`, `SessionNotAccepted`, `UpstreamVerificationFailed`."""
+        live = {upstream.candidate.spiffe_id: upstream for upstream in self._live()}
+        try:
+            chosen = select(
+                [upstream.candidate for upstream in live.values()],
+                model=model,
+                constraints=constraints,
+                allowed_models=self._member.policy.require_fresh().models,
+                now_ms=int(time.time() * 1000),
+                choice=self._choice,
+                in_flight=self._in_flight,
+                excluded=tried,
+            )
+        except UpstreamVerificationFailed as error:
+            raise UpstreamVerificationFailed(f"{error}: {self._why_none(model)}") from error
+        return live[chosen.spiffe_id]
+
+    @contextmanager
+    def using(self, upstream: Upstream) -> Iterator[None]:
+        """Count a request as this node's while it runs."""
+        name = upstream.candidate.spiffe_id
+        self._in_flight[name] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[name] -= 1
+
+    def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
+        """The session documents that could be cited now, newest first (ACI section 8.1)."""
+        chosen = [
+            upstream
+            for upstream in self._live()
+            if upstream_name in (None, upstream.candidate.spiffe_id)
+            and (model is None or model in upstream.candidate.models)
+        ]
+        newest_first = sorted(chosen, key=lambda upstream: -upstream.lease.appraisal.appraised_at)
+        return [self._sessions[upstream.candidate.session_id] for upstream in newest_first]
+
+    async def session(self, session_id: str) -> bytes:
+        """Return a session document, current or past. Raises the registry's `SESSION_UNKNOWN`."""
+        if session_id not in self._sessions:
+            document = await self._fetch_session(bytes.fromhex(session_id))
+            sessions.verify_session(document, session_id)
+            if len(self._sessions) >= _MAX_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions)))
+            self._sessions[session_id] = document
+        return self._sessions[session_id]
+
+    def models(self) -> list[str]:
+        """Ids of the models that a verified node serves now."""
+        return sorted({model for upstream in self._live() for model in upstream.candidate.models})
+
+    async def follow(self) -> None:
+        """Follow the registry for ever. When it is away the last list stands, and its leases run out by themselves."""
+        while True:
+            try:
+                await self._watch()
+            except MeshError as error:
+                log.warning("no watch on the registry", reason=error.reason, detail=str(error))
+            await asyncio.sleep(_RECONCILE_SECONDS)
+
+    async def reconcile(self) -> None:
+        """Verify what is new or has lost its lease, for ever."""
+        while True:
+            async with asyncio.TaskGroup() as tasks:
+                for known in list(self._known.values()):
+                    if self._needs_verification(known):
+                        tasks.create_task(self._verify(known))
+            try:
+                async with asyncio.timeout(_RECONCILE_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+
+    def _live(self) -> list[Upstream]:
+        return [known.admitted for known in self._known.values() if self._is_live(known) and known.admitted]
+
+    def _is_live(self, known: _Known) -> bool:
+        """The lease that admitted it is still the one its channel rests on."""
+        if known.admitted is None:
+            return False
+        lease = known.peer.live_lease()
+        return lease is not None and lease.certificate == known.admitted.lease.certificate
+
+    def _needs_verification(self, known: _Known) -> bool:
+        return not self._is_live(known)
+
+    def _why_none(self, model: str) -> str:
+        refusals = sorted(
+            {
+                known.refusal
+                for known in self._known.values()
+                if not self._is_live(known) and any(served.id == model for served in known.provider.models)
+            }
+        )
+        return ", ".join(refusals) or "no node serves it"
+
+    async def _verify(self, known: _Known) -> None:
+        provider = known.provider
+        try:
+            await known.peer.channel(_CALL_SECONDS)
+            lease = known.peer.lease
+            session_id = provider.session_id.hex()
+            _confirm(sessions.verify_session(await self.session(session_id), session_id), lease)
+        except MeshError as error:
+            if known.refusal != error.reason:
+                log.warning("node not admitted", node=provider.spiffe_id, reason=error.reason, detail=str(error))
+            known.admitted, known.refusal = None, error.reason
+            return
+        known.admitted = Upstream(_candidate(provider, lease), known.peer, lease)
+        log.info("node admitted", node=provider.spiffe_id, session=session_id)
+
+    async def _watch(self) -> None:
+        stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
+        call = stub.Watch(registry_pb2.WatchRequest())
+        try:
+            while True:
+                async with asyncio.timeout(_WATCH_SILENCE_SECONDS):
+                    event = await call.read()
+                if event is grpc.aio.EOF:
+                    return
+                self._take(event)
+        except TimeoutError:
+            log.warning("the registry's watch fell silent")
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+        finally:
+            call.cancel()
+
+    def _take(self, event: registry_pb2.WatchResponse) -> None:
+        match event.WhichOneof("event"):
+            case "snapshot":
+                listed = {provider.spiffe_id for provider in event.snapshot.providers}
+                for gone in set(self._known) - listed:
+                    del self._known[gone]
+                for provider in event.snapshot.providers:
+                    self._list(provider)
+            case "changed":
+                self._list(event.changed)
+            case "ended":
+                self._known.pop(event.ended, None)
+
+    def _list(self, provider: registry_pb2.Provider) -> None:
+        known = self._known.get(provider.spiffe_id)
+        if known is None or known.provider.spki_sha256 != provider.spki_sha256:
+            self._known[provider.spiffe_id] = _Known(provider, self._member.peer("node", provider.endpoint))
+            self._changed.set()
+            return
+        known.provider = provider
+        if known.admitted is not None:
+            lease = known.admitted.lease
+            known.admitted = Upstream(_candidate(provider, lease), known.peer, lease)
+
+    async def _fetch_session(self, session_id: bytes) -> bytes:
+        stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
+        try:
+            response = await stub.GetSession(
+                registry_pb2.GetSessionRequest(session_id=session_id), timeout=_CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+        return response.document
+
+
+def _candidate(provider: registry_pb2.Provider, lease: Lease) -> Candidate:
+    """What the registry says about load and drain, and the lease's own word about everything that matters."""
+    claimed = lease.appraisal.workload_claims.get("models", [])
+    return Candidate(
+        spiffe_id=lease.certificate.spiffe_id,
+        target=provider.endpoint,
+        models={model["id"]: model["weights_sha256"] for model in claimed},
+        evidence_digest=lease.evidence.digest.hex(),
+        session_id=provider.session_id.hex(),
+        lease_until_ms=min(provider.lease_until_ms, int(lease.until * 1000)),
+        load=Load(provider.load.running_requests, provider.load.waiting_requests, provider.load.capacity),
+        draining=provider.draining,
+    )
+
+
+def _confirm(session: sessions.Session, lease: Lease) -> None:
+    """Raise `SessionNotOurs` unless the session is about this very key and evidence and claims what we found."""
+    spki = lease.certificate.spki_sha256.hex()
+    if session.evidence != lease.evidence.document:
+        raise SessionNotOurs("the session holds other evidence than the node presented")
+    if [getattr(binding, "spki_sha256", None) for binding in session.bindings] != [spki]:
+        raise SessionNotOurs("the session is bound to another key than the node's")
+    if claims.document(session.claims) != claims.document(lease.appraisal.claims):
+        raise SessionNotOurs("the session claims something else than this router's appraisal found")

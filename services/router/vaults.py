@@ -1,0 +1,47 @@
+"""It is responsible for tenants' vault keys: opened at the ledger, sealed to this router, kept until their month ends."""
+
+from __future__ import annotations
+
+import grpc.aio
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+from libs.errors import MeshError
+from libs.events.vault import VaultKey, current_epoch
+from libs.identity.member import Member
+from libs.identity.peers import Peer
+from libs.identity.sealed import ReceiverKey, release_info
+from libs.rpc.errors import to_mesh_error
+from services.router.errors import LedgerUnavailable
+
+_OPEN_SECONDS = 5.0
+_MAX_KEPT = 100_000
+
+
+class Vaults:
+    """Vault keys by tenant."""
+
+    def __init__(self, member: Member, ledger: Peer, receiver: ReceiverKey) -> None:
+        self._member = member
+        self._ledger = ledger
+        self._receiver = receiver
+        self._kept: dict[str, VaultKey] = {}
+
+    async def key(self, tenant_id: str) -> VaultKey:
+        """Return the key that seals this tenant's entries now. Raises `LedgerUnavailable` or the ledger's refusal."""
+        kept = self._kept.get(tenant_id)
+        if kept is not None and kept.epoch == current_epoch():
+            return kept
+        try:
+            stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_OPEN_SECONDS))
+            response = await stub.OpenVault(ledger_pb2.OpenVaultRequest(tenant_id=tenant_id), timeout=_OPEN_SECONDS)
+            name = f"ledger-vault/{response.vault_id.hex()}"
+            info = release_info(name, response.vault_epoch, self._member.spiffe_id)
+            opened = VaultKey(response.vault_id, response.vault_epoch, self._receiver.open(response.sealed_key, info))
+        except grpc.aio.AioRpcError as error:
+            raise LedgerUnavailable(f"the tenant's vault cannot be opened: {to_mesh_error(error).reason}") from error
+        except MeshError as error:
+            raise LedgerUnavailable(f"the tenant's vault cannot be opened: {error.reason}") from error
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept.clear()
+        self._kept[tenant_id] = opened
+        return opened

@@ -1,0 +1,101 @@
+"""A throwaway mesh CA and a real nats-server under it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from libs.identity.certificate import Subject, issue, key_pem, pem_of
+from services.broker.supervision import Broker, NatsSettings, open_broker
+
+TRUST_DOMAIN = "mesh.test"
+
+
+class ThrowawayCa:
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway CA")])
+        self.now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self.now - dt.timedelta(minutes=5))
+            .not_valid_after(self.now + dt.timedelta(hours=2))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        self.der = certificate.public_bytes(Encoding.DER)
+
+    def credential(self, role: str, instance: str = "1") -> bytes:
+        """Certificate and key, PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = Subject(TRUST_DOMAIN, role, instance, evidence_digest=bytes(32))
+        certificate = issue(subject, key.public_key(), self.key, self.der, now=self.now.timestamp())
+        return pem_of(certificate) + key_pem(key)
+
+
+class Credentials:
+    """The broker's identity; `renew` gives it another certificate."""
+
+    trust_domain = TRUST_DOMAIN
+
+    def __init__(self, ca: ThrowawayCa) -> None:
+        self._ca = ca
+        self._renewed = asyncio.Event()
+        self.credential_pem = ca.credential("broker")
+        self.ca_pem = pem_of(ca.der)
+
+    def renew(self) -> None:
+        self.credential_pem = self._ca.credential("broker")
+        self._renewed.set()
+
+    async def renewed(self) -> None:
+        await self._renewed.wait()
+        self._renewed.clear()
+
+
+class Mesh:
+    """A CA, a broker, and what it takes to reach it."""
+
+    def __init__(self, ca: ThrowawayCa, credentials: Credentials, broker: Broker, folder: Path) -> None:
+        self.ca = ca
+        self.credentials = credentials
+        self.broker = broker
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        return f"tls://127.0.0.1:{self.broker.port}"
+
+    def context(self, role: str | None, issuer: ThrowawayCa | None = None) -> ssl.SSLContext:
+        """A client's TLS context; without a certificate if there is no role."""
+        context = ssl.create_default_context(cadata=self.credentials.ca_pem.decode())
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if role is not None:
+            path = self._folder / f"{role}.pem"
+            path.write_bytes((issuer or self.ca).credential(role))
+            context.load_cert_chain(path)
+        return context
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
+    ca = ThrowawayCa()
+    credentials = Credentials(ca)
+    async with open_broker("broker-test", NatsSettings(port=-1), credentials, tmp_path / "state") as broker:
+        await broker.until_ready()
+        yield Mesh(ca, credentials, broker, tmp_path)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs import jcs
+from libs.errors import MeshError
+from libs.policy.compose import compose_hash, default_app_id, read_anchors
+from libs.policy.document import PolicyMalformed
+from libs.policy.signatures import PolicySignaturesInsufficient, verify_seed
+from services.cli.inputs import InputUnreadable, OutputExists, OutputUnwritable
+from services.cli.operators import make_key, public_key
+from services.cli.policy_draft import DraftInconsistent, OperatorKeyNotNamed, read_signed
+from services.cli.reference import ReferenceMalformed
+from tests.unit.services.cli.conftest import WEIGHTS, Desk
+
+Run = Callable[..., int]
+
+
+def _signed(desk: Desk, teemesh: Run, *operators: int) -> str:
+    path = str(desk.folder / "policy.json")
+    assert teemesh(*desk.init()) == 0
+    for number in operators:
+        assert teemesh("policy", "sign", path, "--key", str(desk.folder / f"operator-{number}.pem")) == 0
+    return path
+
+
+def test_drafted_signed_and_shown(desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _signed(desk, teemesh, 3, 1)
+    compose = desk.folder / "kms.json"
+    assert teemesh("policy", "show", path, "--compose", str(compose)) == 0
+    shown = capsys.readouterr().out
+    policy = verify_seed(Path(path).read_bytes(), read_anchors(compose.read_text()))
+    for fact in (policy.digest.hex(), "2 of its 3 operators, 2 needed", "DEVELOPMENT POLICY", "sufficient"):
+        assert fact in shown
+    assert policy.models == {"smollm2-135m": frozenset({WEIGHTS})}
+    assert policy.may_release("ledger-keyring", "ledger")
+
+
+def test_a_compose_is_allowed_under_the_app_id_that_it_runs_with(desk: Desk, teemesh: Run) -> None:
+    teemesh(*desk.init("--app-id", f"{desk.folder / 'kms.json'}={'cc' * 20}"))
+    policy = read_signed(desk.folder / "policy.json").policy
+    for role, app_id in (("kms", "cc" * 20), ("node", "aa" * 20)):
+        (measurement,) = policy.rules(role).measurements
+        assert measurement.compose_hash == compose_hash((desk.folder / f"{role}.json").read_bytes())
+        assert measurement.app_id == app_id
+
+
+def test_without_an_assigned_app_id_the_default_one_is_allowed(desk: Desk, teemesh: Run) -> None:
+    teemesh(*desk.init())
+    (measurement,) = read_signed(desk.folder / "policy.json").policy.rules("kms").measurements
+    assert measurement.app_id == default_app_id((desk.folder / "kms.json").read_bytes())
+
+
+def test_a_policy_that_too_few_signed_is_shown_as_not_in_force(
+    desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert teemesh("policy", "show", _signed(desk, teemesh, 1)) == 1
+    assert "NOT IN FORCE" in capsys.readouterr().out
+
+
+def test_an_expired_policy_is_shown_as_expired(desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    teemesh(*desk.init("--lifetime-days", "0"))
+    assert teemesh("policy", "show", str(desk.folder / "policy.json")) == 1
+    assert "has expired" in capsys.readouterr().out
+
+
+def test_the_next_version_changes_operators_with_both_sets(desk: Desk, teemesh: Run) -> None:
+    previous = _signed(desk, teemesh, 1, 2)
+    newcomer = make_key(desk.folder / "operator-4.pem")
+    keys = ("--operator-key", desk.keys[1].hex(), "--operator-key", public_key(newcomer).hex())
+    operators = ("--trust-domain", "mesh.local", "--threshold", "2", *keys)
+    compose = str(desk.folder / "kms-2.json")
+    teemesh("policy", "compose", "--role", "kms", "--image-digest", "cd" * 32, "--out", compose, *operators)
+    out = str(desk.folder / "policy-2.json")
+    admin = ("--tenant-admin-key", str(desk.folder / "tenant-admin.pem"))
+    reference = ("--reference", str(desk.folder / "reference.json"))
+    made = ("--compose", compose, "--previous", previous, "--out", out)
+    assert teemesh("policy", "init", *operators, *admin, *reference, *made) == 0
+    with pytest.raises(OperatorKeyNotNamed):
+        teemesh("policy", "sign", out, "--key", str(desk.folder / "operator-1.pem"))
+    for number in (1, 2, 4):
+        key = str(desk.folder / f"operator-{number}.pem")
+        assert teemesh("policy", "sign", out, "--key", key, "--previous", previous) == 0
+    policy = verify_seed(Path(out).read_bytes(), read_anchors((desk.folder / "kms.json").read_text()))
+    assert (policy.version, policy.previous) == (2, read_signed(Path(previous)).policy.digest)
+
+
+def test_one_operator_cannot_sign_twice(desk: Desk, teemesh: Run) -> None:
+    with pytest.raises(PolicyMalformed, match="already"):
+        _signed(desk, teemesh, 1, 1)
+
+
+def test_nothing_that_exists_is_overwritten(desk: Desk, teemesh: Run) -> None:
+    _signed(desk, teemesh)
+    with pytest.raises(OutputExists):
+        teemesh(*desk.init())
+
+
+def test_a_folder_that_is_not_there_is_said_in_one_line(desk: Desk, teemesh: Run) -> None:
+    with pytest.raises(OutputUnwritable, match="cannot write"):
+        teemesh(*desk.init("--out", str(desk.folder / "nowhere" / "policy.json")))
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--trust-domain", "mesh.example.org"], DraftInconsistent),
+        (["--threshold", "1"], DraftInconsistent),
+        (["--gpu-role", "router"], DraftInconsistent),
+        (["--compose", "/nowhere/kms.json"], InputUnreadable),
+        (["--model", "smollm2-135m"], InputUnreadable),
+        (["--app-id", f"other.json={'aa' * 20}"], InputUnreadable),
+        (["--operator-key", "ab" * 32], DraftInconsistent),
+        (["--tenant-admin-key", "short"], InputUnreadable),
+        (["--model", "smollm2-135m=77"], PolicyMalformed),
+        (["--allow-device", "x"], PolicyMalformed),
+        (["--tcb-status", "Revoked"], PolicyMalformed),
+        (["--evidence-max-age-seconds", "0"], PolicyMalformed),
+    ],
+)
+def test_a_draft_that_makes_no_mesh_is_not_written(
+    desk: Desk, teemesh: Run, more: list[str], error: type[MeshError]
+) -> None:
+    with pytest.raises(error):
+        teemesh(*desk.init(*more))
+    assert not (desk.folder / "policy.json").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"v": 2}, {"mrtd": "ab"}, {"vendor_root": ""}, {"extra": 1}, {"instances": {"kms": {}}}, {"tee_type": "snp"}],
+)
+def test_reference_values_are_read_strictly(desk: Desk, teemesh: Run, change: dict[str, Any]) -> None:
+    path = desk.folder / "reference.json"
+    path.write_bytes(jcs.dumps({**json.loads(path.read_bytes()), **change}))
+    with pytest.raises(ReferenceMalformed):
+        teemesh(*desk.init())
+
+
+def test_a_policy_that_too_few_signed_is_not_even_sent(desk: Desk, teemesh: Run) -> None:
+    path = _signed(desk, teemesh, 1)
+    with pytest.raises(PolicySignaturesInsufficient):
+        teemesh("policy", "publish", path, "--mesh", str(desk.folder / "mesh.json"))
+
+
+def test_publishing_without_a_mesh_says_what_is_missing(desk: Desk, teemesh: Run) -> None:
+    path = _signed(desk, teemesh, 1, 2)
+    mesh = desk.folder / "mesh.json"
+    with pytest.raises(InputUnreadable, match="cannot read"):
+        teemesh("policy", "publish", path, "--mesh", str(mesh))
+    mesh.write_text("{}")
+    with pytest.raises(InputUnreadable, match="kms_grpc"):
+        teemesh("policy", "publish", path, "--mesh", str(mesh))

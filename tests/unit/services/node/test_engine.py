@@ -1,0 +1,151 @@
+"""The real engine with the real model: chat through `generation`, aborts, and a life after kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from libs.aci import receipt
+from libs.aci.receipt_events import PolicyInForce
+from services.node.channel import EngineChannel, EngineUnavailable
+from services.node.engine import EngineLoad, SupervisedEngine, open_engine
+from services.node.generation import Conclusion, Generation, Head, Part, Request
+from services.node.launch import EngineSettings, plan
+from services.node.receipts import ReceiptSigner
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MODEL = "smollm2-135m"
+CHAT = "/v1/chat/completions"
+POLICY = PolicyInForce(1, "sha256:" + "0" * 64)
+PATIENCE_SECONDS = 60.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SupervisedEngine]:
+    settings = EngineSettings(model=MODEL, context_tokens=1024, parallel=1, threads=1)
+    async with open_engine(settings, plan(settings), tmp_path_factory.mktemp("engine")) as running:
+        await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
+        yield running
+
+
+@pytest.fixture
+def signer() -> ReceiptSigner:
+    return ReceiptSigner()
+
+
+@pytest.fixture
+def generation(engine: SupervisedEngine, signer: ReceiptSigner) -> Generation:
+    return Generation(engine, frozenset({MODEL}), signer, lambda: POLICY)
+
+
+def asked(question: str, **members: object) -> Request:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": question}], "temperature": 0, **members}
+    return Request(CHAT, json.dumps(body).encode(), "request-1", "tenant-1")
+
+
+async def answered(generation: Generation, request: Request) -> list[Part]:
+    async with aclosing(generation.generate(request, PATIENCE_SECONDS)) as parts:
+        return [part async for part in parts]
+
+
+async def test_a_buffered_answer_is_receipted(generation: Generation, signer: ReceiptSigner) -> None:
+    request = asked("What is the capital of France? Answer in one sentence.", max_tokens=12)
+    head, *chunks, conclusion = await answered(generation, request)
+
+    assert head == Head(200, "application/json")
+    body = b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
+    assert json.loads(body)["usage"]["completion_tokens"] > 1
+    assert isinstance(conclusion, Conclusion)
+    signed = receipt.verify_signed_by(conclusion.receipt, signer.public_key)
+    receipt.verify_exchange(
+        signed, request_body=request.body, response_hash="sha256:" + hashlib.sha256(body).hexdigest()
+    )
+    # Nothing is added for this engine: what it answered is what was asked.
+    assert signed.forwarded is not None
+    assert signed.forwarded.body_hash == signed.received.body_hash
+    assert signed.model == MODEL
+
+
+async def test_a_stream_ends_with_done_and_is_receipted(generation: Generation, signer: ReceiptSigner) -> None:
+    request = asked("List three primary colors.", max_tokens=8, stream=True)
+    head, *chunks, conclusion = await answered(generation, request)
+
+    assert head == Head(200, "text/event-stream")
+    body = b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
+    assert len(chunks) > 2
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+    assert isinstance(conclusion, Conclusion)
+    signed = receipt.verify_signed_by(conclusion.receipt, signer.public_key)
+    receipt.verify_exchange(
+        signed, request_body=request.body, response_hash="sha256:" + hashlib.sha256(body).hexdigest()
+    )
+
+
+async def test_a_request_that_the_engine_refuses_is_a_response(generation: Generation) -> None:
+    request = Request(CHAT, b'{"model":"smollm2-135m","messages":"no array"}', "r", "t")
+    head, *_ = await answered(generation, request)
+    assert isinstance(head, Head)
+    assert head.status == 400
+
+
+async def test_leaving_a_stream_frees_the_engine_at_once(generation: Generation, engine: SupervisedEngine) -> None:
+    """The only slot would be busy for many times longer than the second question takes."""
+    endless = asked("Count from one to one thousand.", max_tokens=900, stream=True, ignore_eos=True)
+    async with aclosing(generation.generate(endless, PATIENCE_SECONDS)) as parts:
+        assert isinstance(await anext(parts), Head)
+        assert isinstance(await anext(parts), bytes)
+        assert engine.load == EngineLoad(running=1, waiting=0, capacity=1)
+    assert engine.load == EngineLoad(running=0, waiting=0, capacity=1)
+
+    head, *_ = await asyncio.wait_for(answered(generation, asked("Hi", max_tokens=1)), 5)
+    assert head == Head(200, "application/json")
+
+
+async def test_the_engine_wants_its_key_which_is_not_in_its_arguments(engine: SupervisedEngine) -> None:
+    arguments = Path(f"/proc/{engine.pid}/cmdline").read_bytes().split(b"\0")
+    socket = Path(os.fsdecode(arguments[arguments.index(b"--socket") + 1]))
+    assert not any(len(argument) == 64 and b"/" not in argument for argument in arguments)
+    assert socket.stat().st_mode & 0o077 == 0
+    assert socket.parent.stat().st_mode & 0o077 == 0
+    async with EngineChannel(socket, "another key") as stranger:
+        with pytest.raises(EngineUnavailable, match="401"):
+            await stranger.probe(MODEL)
+
+
+async def test_a_killed_engine_comes_back(generation: Generation, engine: SupervisedEngine) -> None:
+    killed = engine.pid
+    assert killed is not None
+    stream = asked("Count from one to one thousand.", max_tokens=900, stream=True, ignore_eos=True)
+    async with aclosing(generation.generate(stream, PATIENCE_SECONDS)) as parts:
+        await anext(parts)
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(EngineUnavailable):
+            _ = [part async for part in parts]
+    await asyncio.wait_for(engine.until_ended(), PATIENCE_SECONDS)
+    assert not engine.ready
+    with pytest.raises(EngineUnavailable):
+        await answered(generation, asked("Hi", max_tokens=1))
+
+    await asyncio.wait_for(engine.until_ready(), PATIENCE_SECONDS)
+    head, *_ = await answered(generation, asked("Hi", max_tokens=1))
+    assert head == Head(200, "application/json")
+    assert engine.pid not in (None, killed)
+
+
+async def test_an_engine_that_ends_at_once_is_never_ready(tmp_path: Path) -> None:
+    settings = EngineSettings(model=MODEL, weights=tmp_path / "absent.gguf")
+    async with open_engine(settings, plan(settings), tmp_path) as engine:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.until_ready(), 1.0)
+        assert not engine.ready

@@ -1,0 +1,165 @@
+"""What reaches an engine and what is made of its answer, with an engine that answers as it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from libs.aci import receipt
+from libs.aci.receipt_events import PolicyInForce
+from services.node.channel import Answer, EngineUnavailable
+from services.node.engine import EngineLoad
+from services.node.generation import (
+    MAX_BODY_BYTES,
+    BodyRefused,
+    BodyTooLarge,
+    CacheSaltRefused,
+    Conclusion,
+    EndpointNotSupported,
+    Generation,
+    Head,
+    ModelNotServed,
+    Part,
+    Request,
+    RequestMalformed,
+    read_model,
+)
+from services.node.receipts import ReceiptSigner, keyset_of
+
+CHAT = "/v1/chat/completions"
+GOOD = b'{"model":"m","messages":[],"temperature":0.70}'
+POLICY = PolicyInForce(7, "sha256:" + "ab" * 32)
+
+
+@dataclass
+class ToldEngine:
+    """Answers every request alike and keeps what it was sent."""
+
+    status: int = 200
+    content_type: str = "application/json"
+    chunks: tuple[bytes, ...] = (b'{"choices":', b"[]}")
+    salted: bool = False
+    ready: bool = True
+    load: EngineLoad = EngineLoad(running=0, waiting=0, capacity=1)  # noqa: RUF009 - frozen
+    bodies: list[bytes] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+        self.bodies.append(body)
+        yield Answer(self.status, self.content_type, self._chunks())
+
+    async def until_ready(self) -> None: ...
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        for chunk in self.chunks:
+            yield chunk
+
+
+async def generate(engine: ToldEngine, body: bytes = GOOD, **fields: str) -> tuple[list[Part], ReceiptSigner]:
+    signer = ReceiptSigner()
+    request = Request(**({"endpoint": CHAT, "request_id": "r-1", "tenant_id": "t_1"} | fields), body=body)
+    generation = Generation(engine, frozenset({"m"}), signer, lambda: POLICY)
+    async with aclosing(generation.generate(request, 5.0)) as parts:
+        return [part async for part in parts], signer
+
+
+async def test_the_body_reaches_the_engine_byte_for_byte() -> None:
+    engine = ToldEngine()
+    parts, _ = await generate(engine)
+    assert engine.bodies == [GOOD]
+    assert parts[:3] == [Head(200, "application/json"), b'{"choices":', b"[]}"]
+
+
+async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_gives() -> None:
+    parts, signer = await generate(ToldEngine())
+    assert isinstance(parts[-1], Conclusion)
+    signed = receipt.verify_receipt(parts[-1].receipt, keyset_of(signer.public_key))
+    assert signed.returned.body_hash == "sha256:" + hashlib.sha256(b'{"choices":[]}').hexdigest()
+    assert POLICY in signed.events
+
+
+async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> None:
+    engine = ToldEngine(salted=True)
+    signer = ReceiptSigner()
+    generation = Generation(engine, frozenset({"m"}), signer, lambda: POLICY)
+    for tenant in ("a", "a", "b"):
+        async with aclosing(generation.generate(Request(CHAT, b" " + GOOD, "r", tenant), 5.0)) as parts:
+            conclusion = [part async for part in parts][-1]
+    first, again, other = (json.loads(body)["cache_salt"] for body in engine.bodies)
+    assert first == again != other
+    assert engine.bodies[0].endswith(GOOD[1:])
+    assert isinstance(conclusion, Conclusion)
+    signed = receipt.parse(conclusion.receipt)
+    assert signed.forwarded is not None
+    assert signed.forwarded.body_hash == "sha256:" + hashlib.sha256(engine.bodies[2]).hexdigest()
+    assert signed.received.body_hash == "sha256:" + hashlib.sha256(b" " + GOOD).hexdigest()
+
+
+async def test_an_unknown_model_is_a_404_with_a_receipt_and_reaches_no_engine() -> None:
+    engine = ToldEngine()
+    (head, body, conclusion), _ = await generate(engine, b'{"model":"other"}')
+    assert head == Head(404, "application/json")
+    assert isinstance(body, bytes)
+    assert json.loads(body)["error"]["type"] == "not_found_error"
+    assert isinstance(conclusion, Conclusion)
+    signed = receipt.parse(conclusion.receipt)
+    assert (signed.model, signed.forwarded) == (None, None)
+    assert engine.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        (b'{"model":"other"}', ModelNotServed),
+        (b'{"model":"m","cache_salt":"s"}', CacheSaltRefused),
+        (b'{"model":7}', BodyRefused),
+        (b"{}", BodyRefused),
+        (b"[]", BodyRefused),
+        (b"{", BodyRefused),
+        (b"\xff", BodyRefused),
+        (b'{"model":"m","model":"other"}', BodyRefused),
+        (b'{"model":"m","temperature":NaN}', BodyRefused),
+        (b'{"model":"m","x":' + b"[" * 100_000, BodyRefused),
+    ],
+)
+def test_a_body_is_refused_with_its_reason(body: bytes, refusal: type[BodyRefused]) -> None:
+    with pytest.raises(BodyRefused) as refused:
+        read_model(body, frozenset({"m"}))
+    assert type(refused.value) is refusal
+
+
+async def test_another_endpoint_is_refused() -> None:
+    with pytest.raises(EndpointNotSupported):
+        await generate(ToldEngine(), endpoint="/v1/systemone")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"request_id": ""}, {"request_id": "a b"}, {"tenant_id": ""}, {"tenant_id": "x" * 65}]
+)
+async def test_a_malformed_call_is_refused(fields: dict[str, str]) -> None:
+    with pytest.raises(RequestMalformed):
+        await generate(ToldEngine(), **fields)
+
+
+async def test_an_oversized_body_is_refused() -> None:
+    with pytest.raises(BodyTooLarge):
+        await generate(ToldEngine(), b" " * (MAX_BODY_BYTES + 1))
+
+
+async def test_an_engines_failure_is_told_without_its_words() -> None:
+    parts, _ = await generate(ToldEngine(status=500, chunks=(b'{"error":"/secret/path"}',)))
+    assert parts[0] == Head(502, "application/json")
+    assert isinstance(parts[1], bytes)
+    assert json.loads(parts[1])["error"]["type"] == "upstream_error"
+    assert b"secret" not in parts[1]
+
+
+@pytest.mark.parametrize("engine", [ToldEngine(status=401), ToldEngine(content_type="text/html")])
+async def test_an_engine_that_does_not_serve_this_node_is_unavailable(engine: ToldEngine) -> None:
+    with pytest.raises(EngineUnavailable):
+        await generate(engine)

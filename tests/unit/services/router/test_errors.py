@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+
+from services.router import errors
+from services.router.errors import LedgerUnavailable, RouterError
+
+
+def kinds() -> list[type[RouterError]]:
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RouterError)][1:]
+
+
+def test_body_has_the_shape_that_openai_clients_read() -> None:
+    assert json.loads(LedgerUnavailable("no acknowledgement in time").body) == {
+        "error": {
+            "message": "no acknowledgement in time",
+            "type": "ledger_unavailable",
+            "code": None,
+            "param": None,
+        }
+    }
+
+
+def test_statuses_and_types_are_those_clients_branch_on() -> None:
+    assert {(kind.status, kind.type) for kind in kinds()} == {
+        (400, "invalid_request_error"),
+        (401, "unauthorized"),
+        (404, "not_found"),
+        (404, "not_found_error"),
+        (405, "method_not_allowed"),
+        (412, "session_not_accepted"),
+        (413, "request_too_large"),
+        (500, "internal_error"),
+        (502, "upstream_error"),
+        (503, "upstream_verification_failed"),
+        (503, "ledger_unavailable"),
+        (503, "service_unavailable"),
+    }
+
+
+def test_each_error_has_a_reason_of_its_own() -> None:
+    reasons = [kind.reason for kind in kinds()]
+    assert len(set(reasons)) == len(reasons)

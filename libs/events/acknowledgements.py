@@ -1,4 +1,4 @@
-"""Responsible for the ledger's answers: following them, and believing only what its attested key signed about our bytes.
+"""Responsible for the ledger's answers: follow them, and believe only what its attested key signed about our bytes.
 
 They come over gRPC from the appraised ledger, not over NATS, which may drop them.
 """

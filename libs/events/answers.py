@@ -1,4 +1,4 @@
-"""Responsible for matching the ledger's answers to what was sent, and for letting go only what is verified and durable."""
+"""Responsible for matching the ledger's answers to what was sent; only what is verified and durable counts."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def parse_batch(message: bytes) -> Batch:
 
 
 def verify_batch(batch: Batch, key: Ed25519PublicKey) -> None:
-    """Check the issuer's signature. Raises `BatchSignatureInvalid`. That the key is the issuer's is the caller's part."""
+    """Check the signature. Raises `BatchSignatureInvalid`. That the key is the issuer's is for the caller to know."""
     try:
         key.verify(batch.signature, _signed(batch.digest))
     except InvalidSignature as error:

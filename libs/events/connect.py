@@ -19,7 +19,7 @@ from nats.js import JetStreamContext
 from libs.errors import Code, MeshError
 
 _CONNECT_SECONDS = 3
-_RETRY_SECONDS = 1.0
+_RETRY_SECONDS = 1
 _PING_SECONDS = 10
 _REQUEST_SECONDS = 5.0
 

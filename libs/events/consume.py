@@ -1,4 +1,4 @@
-"""Responsible for the ledger's reading of its stream: in sequence order, every hole noticed, from the log's own position.
+"""Responsible for reading a log's stream: in sequence order, every hole noticed, from the log's own position.
 
 The consumer's state in NATS is flow control only. It is made anew on every connection, from where the log stands; when
 the connection changes the reader ends, so that whoever reads compares positions before going on.
@@ -6,7 +6,6 @@ the connection changes the reader ends, so that whoever reads compares positions
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator
@@ -153,8 +152,8 @@ async def read_stream(
     max_ack_pending: int = DEFAULT_MAX_ACK_PENDING,
 ) -> AsyncIterator[StreamReader]:
     """Read from sequence `after` + 1 on. Raises `StreamInterrupted` or `BrokerUnavailable`."""
-    seen = link.connections
     client = await link.client(timeout)
+    connection = link.connections
     stream = client.jetstream(timeout=timeout)
     inbox = client.new_inbox()
     try:
@@ -173,8 +172,7 @@ async def read_stream(
         subscription = await client.subscribe(inbox)
     except (nats.errors.Error, OSError) as error:
         raise StreamInterrupted(f"cannot read the stream: {error}") from error
-    # A connection made while this was set up counts as another one.
-    reader = StreamReader(link, client, stream, log_number, after, facts, consumer.name, subscription, max(seen, 1))
+    reader = StreamReader(link, client, stream, log_number, after, facts, consumer.name, subscription, connection)
     try:
         yield reader
     finally:
@@ -208,7 +206,7 @@ class StreamReader:
         self._unacknowledged: deque[tuple[int, str]] = deque()
 
     async def events(self) -> AsyncIterator[StreamMessage | StreamGap]:
-        """Yield what follows, contiguously: each number is in exactly one message or gap. Raises `StreamInterrupted`."""
+        """Yield what follows; each number is in exactly one message or gap. Raises `StreamInterrupted`."""
         wanted = 0
         while True:
             if wanted == 0:
@@ -270,7 +268,7 @@ class StreamReader:
             self._require_same_connection()
             try:
                 return await self._subscription.next_msg(timeout=1)
-            except (TimeoutError, asyncio.TimeoutError) as error:
+            except TimeoutError as error:
                 waited += 1
                 if waited >= _SILENCE_SECONDS:
                     raise StreamInterrupted("the broker has fallen silent") from error

@@ -198,13 +198,8 @@ async def open_outbox(
 
     Raises `OutboxInUse`, `OutboxDamaged`, and inside a group `OutboxFailed` when it cannot be written any more.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _lock(folder)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutboxInUse(f"another process holds {folder}") from error
         with ThreadPoolExecutor(1, thread_name_prefix="outbox") as thread:
             loop = asyncio.get_running_loop()
             outbox = await loop.run_in_executor(thread, Outbox, folder, issuer, max_bytes, part_bytes)
@@ -221,6 +216,17 @@ async def open_outbox(
                 outbox.close_file()
     finally:
         os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise OutboxInUse(f"another process holds {folder}") from error
+    return lock
 
 
 def _read_parts(folder: Path, state: OutboxState) -> list[_Part]:

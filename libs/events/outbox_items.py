@@ -1,12 +1,12 @@
 """Responsible for what the outbox remembers, item by item, and the bytes of each.
 
-One record of the outbox file holds the items that became durable together: `u8 type || u32 length || content`, repeated.
+One record of the file holds the items that became durable together: `u8 type || u32 length || content`, repeated.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from libs.errors import Code, MeshError
@@ -181,7 +181,7 @@ def _decode_cut(content: bytes) -> Cut:
     return Cut(*_PLACE.unpack(content))
 
 
-_DECODERS = {
+_DECODERS: Mapping[int, Callable[[bytes], Item]] = {
     Opened.TYPE: _decode_opened,
     Stored.TYPE: _decode_stored,
     Acknowledged.TYPE: _decode_acknowledged,

@@ -156,12 +156,21 @@ class Publisher:
         """Raise `OutboxFull` when the outbox takes no more entries: then the service must not be serving."""
         self._outbox.require_room(self._sender.queued_bytes + MAX_BODY_BYTES)
 
-    async def commit(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float) -> Committed:
+    async def commit(
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        *,
+        vault: VaultKey | None,
+        timeout: float,
+        amendment: Mapping[str, Any] | None = None,
+    ) -> Committed:
         """Log an entry and return once the ledger's acknowledgement is verified and durable here.
 
         Raises `LedgerUnavailable`, `EntryRejected`, `OutboxFull`, `EntryTooLarge` or `JsonMalformed`. A receipt's
         response may go out only after this returned, and the caller MUST then call `released`. When it does not return,
-        an amendment that says `not_released` follows by itself.
+        an amendment that says `not_released` follows by itself, with the members of `amendment` when the ledger was
+        too late: what the caller then emits instead.
         """
         withheld = kind is Kind.RECEIPT
         outgoing = self._submit(kind, body, vault, withheld=withheld)
@@ -172,10 +181,10 @@ class Publisher:
             async with asyncio.timeout(timeout):
                 acknowledgement = await awaiting.answer
         except TimeoutError as error:
-            self._withdraw(outgoing, vault, withheld=withheld)
+            self._withdraw(outgoing, vault, amendment or {}, withheld=withheld)
             raise LedgerUnavailable(f"no acknowledgement within {timeout:.1f} s", sealed.entry_id) from error
         except asyncio.CancelledError:
-            self._withdraw(outgoing, vault, withheld=withheld)
+            self._withdraw(outgoing, vault, {}, withheld=withheld)
             raise
         finally:
             self._answers.forget(awaiting)
@@ -238,14 +247,16 @@ class Publisher:
                 log.warning("earlier receipt amended", entry_id=entry_id.hex(), effect=effect)
                 return
 
-    def _withdraw(self, outgoing: Outgoing, vault: VaultKey | None, *, withheld: bool) -> None:
+    def _withdraw(
+        self, outgoing: Outgoing, vault: VaultKey | None, members: Mapping[str, Any], *, withheld: bool
+    ) -> None:
         if not withheld:
             return
         sealed = outgoing.sealed
         try:
             self._submit(
                 Kind.AMENDMENT,
-                {"entry_id": sealed.entry_id.hex(), "effect": NOT_RELEASED},
+                {**members, "entry_id": sealed.entry_id.hex(), "effect": NOT_RELEASED},
                 vault,
                 withheld=False,
                 cuts=(Cut(self._issuer.id, sealed.issuer_seq),),

@@ -21,7 +21,7 @@ from libs.events.subjects import issuer_subject, message_id, stream_name
 _BATCH_RECORDS = 64
 _BATCH_BYTES = 256 * 1024
 _IN_FLIGHT = 4
-_LONGEST_BACKOFF = 16
+_MAX_DOUBLINGS = 4
 
 log = structlog.get_logger()
 
@@ -181,7 +181,7 @@ class Sender:
         tries, last = self._attempts.get((batch.issuer, batch.first_seq), (0, 0.0))
         if tries == 0:
             return True
-        rest = self._timing.resend_seconds * min(2 ** (tries - 1), _LONGEST_BACKOFF)
+        rest = self._timing.resend_seconds * (1 << min(tries - 1, _MAX_DOUBLINGS))
         return asyncio.get_running_loop().time() - last >= rest
 
     async def _publish(self, batch: Stored) -> None:

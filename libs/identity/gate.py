@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import grpc.aio
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import PEOPLE, MeshCertificate, der_of, parse, verify_issued
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.lease import EvidenceMismatch, Leases
+from libs.identity.lease import EvidenceMismatch, Lease, Leases
 from libs.identity.renewal import Identity
+from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, Caller, MethodRule, RoleNotAllowed, ServiceBinding, current_caller
 
 _SERVICE = "teemesh.evidence.v1.EvidenceService"
@@ -62,7 +62,7 @@ class MeshGate:
     @contextmanager
     def hold(self, caller: Caller) -> Iterator[None]:
         """Cancel the call when the caller's lease ends."""
-        if caller.lease is None:
+        if not isinstance(caller.lease, Lease):
             yield
             return
         with self._leases.hold(caller.lease.certificate):
@@ -92,7 +92,7 @@ class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):
     async def GetEvidence(  # noqa: N802
         self,
         request: evidence_pb2.GetEvidenceRequest,
-        context: grpc.aio.ServicerContext[evidence_pb2.GetEvidenceRequest, evidence_pb2.GetEvidenceResponse],
+        context: Context,
     ) -> evidence_pb2.GetEvidenceResponse:
         evidence = self._identity.current.evidence
         if request.digest and request.digest != evidence.digest:
@@ -102,7 +102,7 @@ class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):
     async def PresentEvidence(  # noqa: N802
         self,
         request: evidence_pb2.PresentEvidenceRequest,
-        context: grpc.aio.ServicerContext[evidence_pb2.PresentEvidenceRequest, evidence_pb2.PresentEvidenceResponse],
+        context: Context,
     ) -> evidence_pb2.PresentEvidenceResponse:
         certificate = parse(current_caller().certificate_der)
         if certificate.evidence_digest is None:

@@ -19,6 +19,7 @@ from libs.errors import Code, MeshError
 from libs.identity.certificate import MeshCertificate
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
+from libs.rpc.policies import current_caller
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, AppraisalContext, SignedBy, appraise
 from libs.tee.evidence import Evidence
@@ -77,6 +78,14 @@ def appraise_peer(certificate: MeshCertificate, document: bytes, policy: Policy,
 class _Held:
     lease: Lease
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
+
+
+def caller_lease() -> Lease:
+    """Return the lease of whoever makes the running call. Raises `EvidenceRequired` for people, who have none."""
+    lease = current_caller().lease
+    if not isinstance(lease, Lease):
+        raise EvidenceRequired("only a service with evidence may do this")
+    return lease
 
 
 class Leases:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from libs.rpc.policies import ServiceBinding
 from libs.rpc.server import Serving, serving
 from libs.rpc.tls import load_client_context
 from libs.tee.dstack import Guest
+from libs.tee.evidence import Evidence
 
 _SWEEP_SECONDS = 1.0
 
@@ -78,7 +79,13 @@ class Member:
     """A service that has an identity. Everything that it does with others starts here."""
 
     def __init__(
-        self, settings: MemberSettings, role: str, anchors: Anchors, guest: Guest, policy: PolicyKeeper, identity: Identity
+        self,
+        settings: MemberSettings,
+        role: str,
+        anchors: Anchors,
+        guest: Guest,
+        policy: PolicyKeeper,
+        identity: Identity,
     ) -> None:
         self.settings = settings
         self.role = role
@@ -112,12 +119,17 @@ class Member:
             self._peers[key] = Peer(role, target, self.identity, self.policy, self._ca_spki)
         return self._peers[key]
 
+    def known_evidence(self) -> Iterator[Evidence]:
+        """This service's own evidence and that of every peer it has a connection to."""
+        yield self.identity.current.evidence
+        for peer in self._peers.values():
+            if (lease := peer.live_lease()) is not None:
+                yield lease.evidence
+
     def tls_context(self) -> ssl.SSLContext:
         """A TLS 1.3 client context with the current certificate, for NATS and HTTPS inside the mesh."""
         current = self.identity.current
-        return load_client_context(
-            ca_pem=self.ca_pem, key_pem=current.key_pem, certificate_pem=current.certificate.pem
-        )
+        return load_client_context(ca_pem=self.ca_pem, key_pem=current.key_pem, certificate_pem=current.certificate.pem)
 
     def serve(self, bindings: Sequence[ServiceBinding]) -> AbstractAsyncContextManager[Serving]:
         """Serve on the mesh listener: mutual TLS, the standard middleware, and the exchange of evidence."""
@@ -154,9 +166,7 @@ class Member:
                 [(current.key_pem, current.certificate.pem)], root_certificates=self.ca_pem
             )
 
-        return grpc.dynamic_ssl_server_credentials(
-            configuration(), configuration, require_client_authentication=True
-        )
+        return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
 
 
 @asynccontextmanager
@@ -183,9 +193,7 @@ async def join(
         async with membership(settings, role, anchors, prover, policy, authority) as member:
             statements = KmsStatements(member.peer("kms", settings.kms), member.identity)
             async with asyncio.TaskGroup() as tasks:
-                following = tasks.create_task(
-                    follow_statements(statements, policy, settings.statement_poll_seconds)
-                )
+                following = tasks.create_task(follow_statements(statements, policy, settings.statement_poll_seconds))
                 yield member
                 following.cancel()
 

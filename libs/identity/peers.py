@@ -154,9 +154,7 @@ class Peer:
         try:
             stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
             theirs = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=timeout)
-            lease = appraise_peer(
-                certificate, theirs.document, self._policy.current, self._ca_spki(), time.time()
-            )
+            lease = appraise_peer(certificate, theirs.document, self._policy.current, self._ca_spki(), time.time())
             accepted = await stub.PresentEvidence(
                 evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
             )

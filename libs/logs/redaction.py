@@ -19,8 +19,9 @@ from libs.errors import MeshError
 REDACTED = "[redacted]"
 
 _PRIVATE_WORDS = frozenset(
-    "prompt prompts messages content contents body completion completions answer question "
-    "secret secrets password passphrase token apikey authorization cookie seed pem private credential credentials".split()
+    {"prompt", "prompts", "messages", "content", "contents", "body", "completion", "completions", "answer", "question"}
+    | {"secret", "secrets", "password", "passphrase", "token", "apikey", "authorization", "cookie", "seed", "pem"}
+    | {"private", "credential", "credentials"}
 )
 _PRIVATE_LOOKS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*-----|\Z)"

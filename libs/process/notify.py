@@ -5,7 +5,6 @@ Without `NOTIFY_SOCKET` in the environment nobody asked, and nothing is sent.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 
@@ -31,7 +30,8 @@ def _send(message: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    # A supervisor that is gone or deaf must not take the service down with it.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
-        with contextlib.suppress(OSError):
+        try:
             channel.sendto(message.encode(), address)
+        except OSError:
+            return  # A supervisor that is gone or deaf must not take the service down with it.

@@ -13,9 +13,10 @@ _DATAGRAM_BYTES = 4096
 
 
 class Readiness:
-    """What the process said last. Forget it when the process is restarted."""
+    """What the process said last. `channel` is where it speaks, or None for one that never does."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: socket.socket | None = None) -> None:
+        self._channel = channel
         self._ready = asyncio.Event()
         self.status = ""
 
@@ -27,8 +28,18 @@ class Readiness:
         await self._ready.wait()
 
     def forget(self) -> None:
+        """Begin anew for another process: what the last one sent and nobody heard yet is dropped too."""
+        self.receive()
         self._ready.clear()
         self.status = ""
+
+    def receive(self) -> None:
+        """Take every datagram that is there."""
+        if self._channel is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.hear(self._channel.recv(_DATAGRAM_BYTES).decode("utf-8", "replace"))
 
     def hear(self, message: str) -> None:
         """Take one datagram: lines of NAME=value; names that do not matter here are passed over."""
@@ -45,19 +56,13 @@ class Readiness:
 @contextmanager
 def listening(path: Path) -> Iterator[Readiness]:
     """Listen on a datagram socket at `path`, which only this user may write to."""
-    readiness = Readiness()
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
         path.unlink(missing_ok=True)  # Left over from a killed supervisor.
         channel.bind(str(path))
         path.chmod(0o600)
-
-        def receive() -> None:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    readiness.hear(channel.recv(_DATAGRAM_BYTES).decode("utf-8", "replace"))
-
-        loop.add_reader(channel, receive)
+        readiness = Readiness(channel)
+        loop.add_reader(channel, readiness.receive)
         try:
             yield readiness
         finally:

@@ -143,14 +143,16 @@ class Supervisor:
         backoff = Backoff()
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._readiness.forget()
             self._process = process = await self._start()
             try:
+                if self._stopping.is_set():
+                    process.terminate()  # Asked to stop while it was being started.
                 code = await process.wait()
             finally:
                 # Whatever it started in its group goes too, also when this task is cancelled.
                 _kill_group(process.pid)
             self._process = None
+            self._readiness.forget()
             ended = Exit(self._program.name, code, time.monotonic() - began, self._stopping.is_set())
             self._report(ended)
             if self._stopping.is_set() or not self._program.restart:

@@ -89,11 +89,10 @@ async def serving(
     except RuntimeError as error:
         raise _why_unbound(address) from error
     await server.start()
-    serving = Serving(port, health)
     try:
-        yield serving
+        yield Serving(port, health)
     finally:
-        serving.not_ready()
+        health.set(False)
         await server.stop(drain_seconds)
 
 

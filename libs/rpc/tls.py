@@ -36,3 +36,11 @@ def _load_key(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) -
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
+
+
+def load_server_context(*, key_pem: bytes, certificate_pem: bytes) -> ssl.SSLContext:
+    """Return a context for an HTTPS listener that asks for no client certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _load_key(context, key_pem, certificate_pem)
+    return context

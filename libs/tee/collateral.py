@@ -71,6 +71,13 @@ class Collateral:
             for document in documents
         )
 
+    def expires_at(self) -> int:
+        """When the first of the four documents ends by its own date, unix seconds; a CRL without one has ended."""
+        crls = (_crl(self.root_ca_crl), _crl(self.pck_crl))
+        documents = [jcs.loads_object(document.encode()) for document in (self.tcb_info, self.qe_identity)]
+        ends = [0 if crl.next_update_utc is None else int(crl.next_update_utc.timestamp()) for crl in crls]
+        return min(*ends, *(rfc3339_seconds(document.get("nextUpdate")) for document in documents))
+
     def oldest_issue_time(self) -> int:
         """When the oldest of TCB info, QE identity and PCK CRL was issued, unix seconds.
 

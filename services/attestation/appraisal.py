@@ -18,9 +18,7 @@ log = structlog.get_logger()
 class Appraiser:
     """Spends a challenge and judges the evidence that answers it."""
 
-    def __init__(
-        self, challenges: Challenges, policy: PolicyKeeper, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, challenges: Challenges, policy: PolicyKeeper, clock: Callable[[], float] = time.time) -> None:
         self._challenges = challenges
         self._policy = policy
         self._clock = clock

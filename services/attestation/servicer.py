@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import grpc.aio
 from teemesh.attestation.v1 import attestation_pb2 as pb
 from teemesh.attestation.v1 import attestation_pb2_grpc as pb_grpc
 from teemesh.attestation.v1 import collateral_pb2, collateral_pb2_grpc
 
 from libs import jcs
 from libs.identity.challenges import Challenges
+from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.attestation.appraisal import Appraiser
 from services.attestation.collateral import CollateralCache
@@ -25,9 +25,7 @@ class CollateralServicer(collateral_pb2_grpc.CollateralServiceServicer):
     async def GetCollateral(  # noqa: N802
         self,
         request: collateral_pb2.GetCollateralRequest,
-        context: grpc.aio.ServicerContext[
-            collateral_pb2.GetCollateralRequest, collateral_pb2.GetCollateralResponse
-        ],
+        context: Context,
     ) -> collateral_pb2.GetCollateralResponse:
         held = await self._cache.held(request.quote)
         return collateral_pb2.GetCollateralResponse(
@@ -45,14 +43,14 @@ class AttestationServicer(pb_grpc.AttestationServiceServicer):
     async def CreateChallenge(  # noqa: N802
         self,
         request: pb.CreateChallengeRequest,
-        context: grpc.aio.ServicerContext[pb.CreateChallengeRequest, pb.CreateChallengeResponse],
+        context: Context,
     ) -> pb.CreateChallengeResponse:
         return pb.CreateChallengeResponse(challenge=self._challenges.issue(request.purpose).encode())
 
     async def Appraise(  # noqa: N802
         self,
         request: pb.AppraiseRequest,
-        context: grpc.aio.ServicerContext[pb.AppraiseRequest, pb.AppraiseResponse],
+        context: Context,
     ) -> pb.AppraiseResponse:
         appraisal = self._appraiser.appraise(request.document, request.role)
         return pb.AppraiseResponse(appraisal=jcs.dumps(appraisal.to_json()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from libs.events.subjects import all_issuers, inbox_prefix, stream_name
 
 _LOG_NUMBER = 1
-REGISTRY_BUCKETS = ("registry_leases", "registry_sessions", "registry_tenants", "registry_policies")
+REGISTRY_BUCKETS = ("registry_providers", "registry_sessions", "registry_tenants")
 """NATS has no wildcard for the beginning of a name, so every bucket is named."""
 
 _MAX_PAYLOAD_BYTES = 1024 * 1024

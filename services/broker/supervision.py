@@ -27,7 +27,7 @@ import structlog
 
 from libs.errors import MeshError
 from libs.files import write_durably
-from libs.process import ChildSettings, Supervisor
+from libs.process import Exit, Program, Supervisor, supervised
 from services.broker.configuration import ServerSettings, render
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
@@ -94,7 +94,7 @@ class Broker:
         self._settings = settings
         self._credentials = credentials
         self._runtime = runtime
-        self._program = installed_server()
+        self._executable = installed_server()
         self._server = ServerSettings(
             name=name,
             host=settings.host,
@@ -110,9 +110,10 @@ class Broker:
         self._shown = b""
         self._port = 0
         self._write_files()
-        self._supervisor = Supervisor(
-            ChildSettings(name="nats-server", argv=self._argv(), grace_seconds=_STOP_SECONDS), on_exit=self._on_exit
+        self._program = Program(
+            name="nats-server", argv=tuple(self._argv()), environment={}, grace_seconds=_STOP_SECONDS
         )
+        self._supervisor: Supervisor | None = None
 
     @property
     def ready(self) -> bool:
@@ -124,7 +125,7 @@ class Broker:
 
     @property
     def pid(self) -> int | None:
-        return self._supervisor.pid
+        return None if self._supervisor is None else self._supervisor.pid
 
     async def until_ready(self) -> None:
         await self._ready.wait()
@@ -133,12 +134,19 @@ class Broker:
         """Wait until the server that answers now does so no more."""
         await self._ended.wait()
 
-    async def run(self) -> None:
-        """Keep a server running, know whether it answers, and have it show every new certificate, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._supervisor.run())
-            tasks.create_task(self._watch())
-            tasks.create_task(self._follow_renewals())
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep a server running, know whether it answers, and have it show every new certificate."""
+        async with (
+            supervised(self._program, on_exit=self._on_exit) as self._supervisor,
+            asyncio.TaskGroup() as tasks,
+        ):
+            upkeep = [tasks.create_task(self._watch()), tasks.create_task(self._follow_renewals())]
+            try:
+                yield
+            finally:
+                for task in upkeep:
+                    task.cancel()
 
     async def _follow_renewals(self) -> None:
         while True:
@@ -150,7 +158,7 @@ class Broker:
 
     def _reload(self) -> None:
         """Have the server read its files again. Open connections go on."""
-        self._supervisor.signal(signal.SIGHUP)
+        self._signal(signal.SIGHUP)
         log.info("nats-server shows a new certificate")
 
     async def _watch(self) -> None:
@@ -166,12 +174,16 @@ class Broker:
                     self._reload()
             await self._ended.wait()
 
-    def _on_exit(self, status: int) -> None:
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
+    def _on_exit(self, ended: Exit) -> None:
         self._ready.clear()
         self._ended.set()
 
     def _argv(self) -> list[str]:
-        return [str(self._program), "--config", str(self._configuration), "--ports_file_dir", str(self._runtime)]
+        return [str(self._executable), "--config", str(self._configuration), "--ports_file_dir", str(self._runtime)]
 
     @property
     def _configuration(self) -> Path:
@@ -190,7 +202,7 @@ class Broker:
         write_durably(self._server.credential, self._shown)
 
     async def _until_answering(self) -> int | None:
-        """Return the port once our own server has shaken hands on it; None if it ended, or was too slow and was killed."""
+        """Return the port once our own server has shaken hands on it; None if it ended, or was killed as too slow."""
         try:
             async with asyncio.timeout(self._settings.start_seconds):
                 while not self._ended.is_set():
@@ -202,7 +214,7 @@ class Broker:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             log.warning("nats-server did not answer", seconds=self._settings.start_seconds)
-            self._supervisor.signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL)
         return None
 
     async def _shakes_hands(self, port: int) -> bool:
@@ -238,12 +250,8 @@ async def open_broker(
     runtime = private_folder(state)
     try:
         broker = Broker(name, settings, credentials, state, runtime)
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(broker.run())
-            try:
-                yield broker
-            finally:
-                running.cancel()
+        async with broker.running():
+            yield broker
     finally:
         shutil.rmtree(runtime, ignore_errors=True)
 
@@ -289,7 +297,8 @@ def private_folder(state: Path, memory: Path = _MEMORY) -> Path:
 
 def _read_port(ports_file: Path) -> int | None:
     try:
-        return urlsplit(json.loads(ports_file.read_bytes())["nats"][0]).port
+        url: str = json.loads(ports_file.read_bytes())["nats"][0]
+        return urlsplit(url).port
     except (OSError, ValueError, KeyError, IndexError):
         # Not there yet, or not yet whole.
         return None

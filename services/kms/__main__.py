@@ -20,7 +20,6 @@ from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
 from services.kms.ca import CertificateAuthority
-from libs.identity.challenges import Challenges
 from services.kms.config import Config
 from services.kms.decisions import Decisions
 from services.kms.issuance import Issuance, OwnAuthority
@@ -60,7 +59,7 @@ async def serve(config: Config) -> None:
         authority = OwnAuthority(issuance, challenges, ca)
         async with (
             membership(settings, "kms", anchors, prover, policy, authority) as member,
-            open_publisher(member, config.events, log_key) as publisher,
+            open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
         ):
             decisions = Decisions(publisher)
             publication = Publication(policy, decisions)

@@ -1,20 +1,20 @@
 """It is responsible for the listener without client certificates: the KMS's own proof, challenges, certificates.
 
-Its leaf is self-signed and fresh in every process. Nobody should believe it: callers appraise the evidence over its key.
+Its leaf is self-signed and fresh in every process. Nobody should believe it: callers appraise evidence over its key.
 """
 
 from __future__ import annotations
 
-import grpc.aio
 from teemesh.kms.v1 import bootstrap_pb2 as pb
 from teemesh.kms.v1 import bootstrap_pb2_grpc as pb_grpc
 
+from libs.identity.challenges import Challenges
 from libs.identity.renewal import Prover
 from libs.policy.operator_request import OperatorRequest
+from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from libs.tee.challenge import Challenge
 from services.kms.ca import CertificateAuthority
-from libs.identity.challenges import Challenges
 from services.kms.issuance import ISSUANCE, Issuance
 
 
@@ -38,7 +38,7 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
     async def GetKmsEvidence(  # noqa: N802
         self,
         request: pb.GetKmsEvidenceRequest,
-        context: grpc.aio.ServicerContext[pb.GetKmsEvidenceRequest, pb.GetKmsEvidenceResponse],
+        context: Context,
     ) -> pb.GetKmsEvidenceResponse:
         challenge = Challenge.decode(request.challenge)
         evidence = await self._prover.prove(challenge, self._leaf_spki)
@@ -47,7 +47,7 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
     async def CreateIssuanceChallenge(  # noqa: N802
         self,
         request: pb.CreateIssuanceChallengeRequest,
-        context: grpc.aio.ServicerContext[pb.CreateIssuanceChallengeRequest, pb.CreateIssuanceChallengeResponse],
+        context: Context,
     ) -> pb.CreateIssuanceChallengeResponse:
         challenge = self._challenges.issue(ISSUANCE)
         return pb.CreateIssuanceChallengeResponse(challenge=challenge.encode())
@@ -55,7 +55,7 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
     async def IssueCertificate(  # noqa: N802
         self,
         request: pb.IssueCertificateRequest,
-        context: grpc.aio.ServicerContext[pb.IssueCertificateRequest, pb.IssueCertificateResponse],
+        context: Context,
     ) -> pb.IssueCertificateResponse:
         certificate, _ = self._issuance.certify_service(request.csr, request.document, request.instance)
         return pb.IssueCertificateResponse(certificate=certificate)
@@ -63,7 +63,7 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
     async def IssueOperatorCertificate(  # noqa: N802
         self,
         request: pb.IssueOperatorCertificateRequest,
-        context: grpc.aio.ServicerContext[pb.IssueOperatorCertificateRequest, pb.IssueOperatorCertificateResponse],
+        context: Context,
     ) -> pb.IssueOperatorCertificateResponse:
         wanted = OperatorRequest(
             role=request.role,

@@ -14,6 +14,8 @@ class Config:
 
     member: MemberSettings
     events: EventSettings
+    ledger: str
+    """host:port of the ledger's mesh listener, which acknowledges the KMS's decisions."""
     bootstrap_listen: str
     """host:port of the listener for services that have no certificate yet."""
     statement_seconds: float = 60.0

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.errors import Code, MeshError
 from libs.identity.authority import CertificateRequest, Issued
 from libs.identity.certificate import PEOPLE, Subject, spki_of
+from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.operator_request import OperatorRequest, verify_operator_request
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, AppraisalContext, OwnNonce, appraise
 from services.kms.ca import CertificateAuthority, public_key_of
-from libs.identity.challenges import Challenges
 
 ISSUANCE = "certificate"
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -91,9 +91,7 @@ class Issuance:
         verify_operator_request(request, operator_key, signature, self._policy.current)
         self._challenges.spend(request.nonce)
         log.info("certificate issued to a person", role=request.role, name=request.name, by=operator_key.hex())
-        return self._ca.issue_svid(
-            Subject(self._ca.trust_domain, request.role, request.name, None), key, self._clock()
-        )
+        return self._ca.issue_svid(Subject(self._ca.trust_domain, request.role, request.name, None), key, self._clock())
 
 
 class OwnAuthority:

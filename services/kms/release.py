@@ -1,4 +1,4 @@
-"""It is responsible for which key goes to whom: the name must be the role's by policy, the key is sealed to the caller."""
+"""It is responsible for which key goes to whom: what policy gives the caller's role, sealed to the caller."""
 
 from __future__ import annotations
 

@@ -39,7 +39,6 @@ async def open_root(guest: Guest, state_dir: Path) -> bytes:
     if not path.exists():
         root = os.urandom(_ROOT_BYTES)
         nonce = os.urandom(_NONCE_BYTES)
-        state_dir.mkdir(parents=True, exist_ok=True)
         write_durably(path, _MAGIC + nonce + cipher.encrypt(nonce, root, _MAGIC))
         return root
     sealed = path.read_bytes()

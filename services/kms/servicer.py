@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-import grpc.aio
 from teemesh.kms.v1 import kms_pb2 as pb
 from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
 from libs.identity.certificate import parse
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.lease import EvidenceRequired, Lease
+from libs.identity.lease import caller_lease
+from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
 from services.kms.ca import CertificateAuthority, public_key_of
 from services.kms.issuance import require_other_key
@@ -50,15 +50,15 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
     async def ReleaseKey(  # noqa: N802
         self,
         request: pb.ReleaseKeyRequest,
-        context: grpc.aio.ServicerContext[pb.ReleaseKeyRequest, pb.ReleaseKeyResponse],
+        context: Context,
     ) -> pb.ReleaseKeyResponse:
-        key = await self._keys.release(request.name, request.epoch, _caller_lease())
+        key = await self._keys.release(request.name, request.epoch, caller_lease())
         return pb.ReleaseKeyResponse(sealed_key=key.sealed, epoch=key.epoch)
 
     async def GetStatement(  # noqa: N802
         self,
         request: pb.GetStatementRequest,
-        context: grpc.aio.ServicerContext[pb.GetStatementRequest, pb.GetStatementResponse],
+        context: Context,
     ) -> pb.GetStatementResponse:
         newest = self._statements.newest
         return pb.GetStatementResponse(statement=newest.statement, signature=newest.signature)
@@ -66,14 +66,14 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
     async def GetPolicy(  # noqa: N802
         self,
         request: pb.GetPolicyRequest,
-        context: grpc.aio.ServicerContext[pb.GetPolicyRequest, pb.GetPolicyResponse],
+        context: Context,
     ) -> pb.GetPolicyResponse:
         return pb.GetPolicyResponse(signed_policy=self._policy.signed(request.version))
 
     async def PublishPolicy(  # noqa: N802
         self,
         request: pb.PublishPolicyRequest,
-        context: grpc.aio.ServicerContext[pb.PublishPolicyRequest, pb.PublishPolicyResponse],
+        context: Context,
     ) -> pb.PublishPolicyResponse:
         policy = await self._publication.publish(request.signed_policy)
         return pb.PublishPolicyResponse(version=policy.version, digest=policy.digest)
@@ -81,7 +81,7 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
     async def IssueServerCertificate(  # noqa: N802
         self,
         request: pb.IssueServerCertificateRequest,
-        context: grpc.aio.ServicerContext[pb.IssueServerCertificateRequest, pb.IssueServerCertificateResponse],
+        context: Context,
     ) -> pb.IssueServerCertificateResponse:
         key = public_key_of(request.csr)
         require_other_key(key, parse(current_caller().certificate_der).spki)
@@ -97,10 +97,3 @@ def kms_binding(servicer: KmsServicer) -> ServiceBinding:
         add=lambda server: pb_grpc.add_KmsServiceServicer_to_server(servicer, server),
         methods=METHODS,
     )
-
-
-def _caller_lease() -> Lease:
-    lease = current_caller().lease
-    if lease is None:
-        raise EvidenceRequired("keys go to services with evidence only")
-    return lease

@@ -104,6 +104,8 @@ def length_of(rows: Sequence[Row]) -> int:
 
 def encode(header: Header, rows: Sequence[Row], chain_after: bytes, root_after: bytes) -> tuple[bytes, bytes]:
     """Return a frame's bytes and its hash."""
+    if len(rows) > MAX_ROWS or header.length > MAX_SIZE:
+        raise ValueError(f"a frame has at most {MAX_ROWS} rows and {MAX_SIZE} bytes")
     packed = header.pack()
     table = b"".join(
         _ROW.pack(row.leaf_data, row.vault_epoch, len(row.body), row.vault_id, sha256(row.body).digest())
@@ -158,6 +160,12 @@ def parse(header: Header, data: bytes) -> Frame:
         except leaf.LeafMalformed as error:
             raise FrameDamaged(HEADER_SIZE + ROW_SIZE * number, f"row {number} has no leaf") from error
     return Frame(header, tuple(rows), chain_after, root_after, digest)
+
+
+def unpack_row(row: bytes, body: bytes) -> tuple[Row, bytes]:
+    """Return one row of a frame's table with its body, and the hash that the body must have."""
+    leaf_data, vault_epoch, _, vault_id, body_hash = _ROW.unpack(row)
+    return Row(leaf_data, vault_epoch, vault_id, body), body_hash
 
 
 def find_header(data: bytes, start: int, first_at_least: int) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,13 +49,25 @@ class Scanned:
 def scan(directory: Path, origin: str, geometry: segments.Geometry) -> Scanned:
     """Verify every segment. Raises `LogDamaged` for anything but a torn tail."""
     found = Scanned(Head(origin), Index())
-    names = _segment_names(directory / SEGMENTS)
-    for number, name in enumerate(names):
-        expected = segments.file_name(found.head.size)
-        if name != expected:
-            raise LogDamaged(expected, 0, f"the segment is missing; {name} comes next")
-        _SegmentScan(found, directory / SEGMENTS / name, number, log_id(origin), geometry).run(number + 1 == len(names))
+    extend(found, directory, origin, geometry)
     return found
+
+
+def extend(found: Scanned, directory: Path, origin: str, geometry: segments.Geometry) -> None:
+    """Go on from where an earlier scan ended, reading from disk what was written since. Raises `LogDamaged`.
+
+    Safe beside the writer: a frame that is half written is a torn tail, and is read again the next time.
+    """
+    names, log = _segment_names(directory / SEGMENTS), log_id(origin)
+    if len(names) < found.number:
+        raise LogDamaged(segments.file_name(found.last_segment), 0, "a segment that was read before is gone")
+    found.torn = None
+    start = found.number - 1 if found.content else found.number
+    for number, name in enumerate(names[start:], start):
+        first = found.last_segment if number < found.number else found.head.size
+        if name != segments.file_name(first):
+            raise LogDamaged(segments.file_name(first), 0, f"the segment is missing; {name} comes next")
+        _SegmentScan(found, directory / SEGMENTS / name, number, log, geometry).run(number + 1 == len(names))
 
 
 def is_temporary(name: str) -> bool:
@@ -78,9 +89,10 @@ class _SegmentScan:
 
     def __init__(self, found: Scanned, path: Path, number: int, log: bytes, geometry: segments.Geometry) -> None:
         self._found, self._path, self._number, self._log, self._geometry = found, path, number, log, geometry
-        self._first = found.head.size
-        self._end = segments.HEADER_SIZE
-        self._content = segments.ContentHash()
+        self._resumed = found.content is not None and number < found.number
+        self._first = found.last_segment if self._resumed else found.head.size
+        self._end = found.last_end if self._resumed else segments.HEADER_SIZE
+        self._content = found.content if self._resumed and found.content else segments.ContentHash()
 
     def run(self, is_last: bool) -> None:
         found = self._found
@@ -88,13 +100,16 @@ class _SegmentScan:
             if is_last:
                 # An earlier process may have left pages that never reached the disk but are marked clean.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            self._read_header(file)
-            found.index.add_segment(self._first)
+            if self._resumed:
+                file.seek(self._end)
+            else:
+                self._read_header(file)
+                found.index.add_segment(self._first)
             footer = self._read_frames(file, is_last)
         found.number, found.last_segment, found.last_end = self._number + 1, self._first, self._end
         found.content = None if footer else self._content
         if footer:
-            found.footer_hash = sha256(footer).digest()
+            found.footer_hash = segments.footer_hash(footer)
         elif not is_last:
             raise LogDamaged(self._path.name, self._end, "a segment that is not the last one has no footer")
 
@@ -103,19 +118,31 @@ class _SegmentScan:
         try:
             header = segments.Header.parse(data)
         except segments.SegmentMalformed as error:
-            raise LogDamaged(self._path.name, 0, str(error)) from error
+            raise LogDamaged(self._path.name, self._first_difference(data), str(error)) from error
         expected = (self._number, self._first, self._log, self._found.footer_hash, head.chain, head.frame_hash)
         actual = (header.number, header.first, header.log_id, header.previous_footer, header.chain, header.frame_hash)
         if actual != expected or header.peaks != head.range.peaks or header.epoch < head.epoch:
             raise LogDamaged(self._path.name, 8, "the segment's header does not continue the segment before")
         self._content.update(data)
 
+    def _first_difference(self, data: bytes) -> int:
+        """Where a header that does not match its hash first differs from what the log before it says."""
+        head, footer = self._found.head, self._found.footer_hash
+        known = segments.Header(
+            self._number, self._first, self._log, footer, head.chain, head.frame_hash, 0, 0, head.range.peaks
+        ).pack()
+        unknown = range(segments.EPOCH_AT, segments.EPOCH_AT + 16)
+        hashed = min(len(data), segments.HEADER_HASHED)
+        wrong = (at for at in range(hashed) if at not in unknown and data[at] != known[at])
+        return next(wrong, segments.EPOCH_AT)
+
     def _read_frames(self, file: BinaryIO, is_last: bool) -> bytes | None:
         """Read frames up to the end. Returns the footer's bytes if there is one."""
         while start := file.read(frames.HEADER_SIZE):
             header = None
             try:
-                if not any(start) and _rest_is_zero(file):
+                if not any(start):
+                    self._check_fill(file, len(start))
                     return None
                 if start.startswith(segments.SEAL_MAGIC):
                     return self._read_footer(start + file.read(segments.FOOTER_SIZE))
@@ -123,7 +150,8 @@ class _SegmentScan:
                 data = start + file.read(header.length - len(start))
                 self._accept(frames.parse(header, data), data)
             except frames.FrameDamaged as error:
-                damage = LogDamaged(self._path.name, self._end + error.at, error.why)
+                at = error.at if header or error.at else _leading_zeros(start)
+                damage = LogDamaged(self._path.name, self._end + at, error.why)
                 if not is_last or self._frame_follows(file, header):
                     raise damage from error
                 self._found.torn = TornTail(self._end, damage.offset, error.why)
@@ -149,16 +177,30 @@ class _SegmentScan:
             raise frames.FrameDamaged(8, "the segment's footer does not match its frames")
         return data
 
+    def _check_fill(self, file: BinaryIO, skipped: int) -> None:
+        """Check that zeros go on to the end of the file. Raises `FrameDamaged`."""
+        at = skipped
+        while chunk := file.read(_CHUNK):
+            if chunk.count(0) != len(chunk):
+                raise frames.FrameDamaged(at + _leading_zeros(chunk), "bytes after the last frame are not zero")
+            at += len(chunk)
+
     def _frame_follows(self, file: BinaryIO, header: frames.Header | None) -> bool:
+        """Whether anything after the damage proves that these bytes were once synced."""
         file.seek(self._end)
         rest = file.read()
+        if len(rest) > segments.FOOTER_SIZE and _is_footer(rest[-segments.FOOTER_SIZE :]):
+            return True
         return frames.find_header(rest, header.length if header else 1, self._found.head.size) is not None
 
 
-def _rest_is_zero(file: BinaryIO) -> bool:
-    at = file.tell()
-    while chunk := file.read(_CHUNK):
-        if chunk.count(0) != len(chunk):
-            file.seek(at)
-            return False
+def _leading_zeros(data: bytes) -> int:
+    return len(data) - len(data.lstrip(b"\0"))
+
+
+def _is_footer(data: bytes) -> bool:
+    try:
+        segments.Footer.parse(data)
+    except segments.SegmentMalformed:
+        return False
     return True

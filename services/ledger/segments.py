@@ -23,7 +23,8 @@ SUFFIX = ".seg"
 NO_FOOTER = bytes(32)
 _MAGIC = b"TMSEG001"
 _HEADER = struct.Struct(">8sQQ8s32s32s32s32sQQQ")
-_HEADER_HASHED = 4064
+HEADER_HASHED = 4064
+EPOCH_AT = 160
 _PEAKS = 64
 _FOOTER = struct.Struct(">8sQQQQ32s32s32s32sI")
 _FOOTER_BLOCKS = 16
@@ -84,13 +85,13 @@ class Header:
             self.created_ns,
             len(self.peaks),
         )
-        body = (fixed + b"".join(self.peaks)).ljust(_HEADER_HASHED, b"\0")
+        body = (fixed + b"".join(self.peaks)).ljust(HEADER_HASHED, b"\0")
         return body + sha256(body).digest()
 
     @classmethod
     def parse(cls, data: bytes) -> Header:
         """Read a header strictly. Raises `SegmentMalformed`."""
-        if len(data) != HEADER_SIZE or sha256(data[:_HEADER_HASHED]).digest() != data[_HEADER_HASHED:]:
+        if len(data) != HEADER_SIZE or sha256(data[:HEADER_HASHED]).digest() != data[HEADER_HASHED:]:
             raise SegmentMalformed("the segment's header does not match its hash")
         magic, number, first, _, log, footer, chain, frame_hash, epoch, created_ns, count = _HEADER.unpack_from(data)
         if magic != _MAGIC or count > _PEAKS:
@@ -165,6 +166,11 @@ class Footer:
 def sign_footer(footer: Footer, sign: Callable[[bytes], bytes]) -> bytes:
     """Return a footer's bytes with its seal. `sign` is the acknowledgement key's."""
     return replace(footer, signature=sign(_statement(footer.unsigned()))).pack()
+
+
+def footer_hash(footer: bytes) -> bytes:
+    """Return the hash by which the next segment names a footer."""
+    return sha256(footer).digest()
 
 
 def file_name(first: int) -> str:

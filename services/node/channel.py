@@ -49,7 +49,7 @@ class EngineChannel:
 
     def __init__(self, socket: Path, api_key: str) -> None:
         self._session = aiohttp.ClientSession(
-            # A connection per request: the engine notices a lost client by its connection, and setup costs nothing here.
+            # A connection per request: by its end the engine notices a lost client, and a new one costs nothing here.
             connector=aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True),
             headers={"Authorization": f"Bearer {api_key}"},
             # The engine's bytes are hashed as they are: no decompression may come between.

@@ -1,4 +1,4 @@
-"""It is responsible for the embedded engine: a small language model behind an OpenAI-compatible server on a unix socket.
+"""It is responsible for the embedded engine: a small language model that speaks OpenAI's HTTP API on a unix socket.
 
 It is a process of its own, `python -m services.node.embedded`, that the node supervises exactly as it supervises vLLM.
 The API key comes in the environment, never in the arguments, which any local user can read.
@@ -11,7 +11,7 @@ import os
 import signal
 from pathlib import Path
 
-import xllamacpp
+from xllamacpp import CommonParams, Server  # type: ignore[attr-defined]  # it has no types
 
 _LOG_ERRORS_ONLY = 1
 
@@ -23,7 +23,7 @@ def main() -> None:
     os.umask(0o077)
     # The server refuses to bind over a file, and leaves its own behind when it is killed.
     arguments.socket.unlink(missing_ok=True)
-    server = xllamacpp.Server(_parameters(arguments, os.environ.pop(arguments.key_variable)))
+    server = Server(_parameters(arguments, os.environ.pop(arguments.key_variable)))
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     del server
     arguments.socket.unlink(missing_ok=True)
@@ -41,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parameters(arguments: argparse.Namespace, api_key: str) -> xllamacpp.CommonParams:
-    parameters = xllamacpp.CommonParams()
+def _parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
+    parameters = CommonParams()
     parameters.model.path = str(arguments.weights)
     parameters.model_alias = {arguments.model_alias}
     # The engine divides its context among the slots.

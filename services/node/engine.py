@@ -1,5 +1,5 @@
-"""It is responsible for the engine's life: started as a child process, ready once it has really answered, restarted when it
-ends, and counted while it works.
+"""It is responsible for the engine's life: started as a child process, ready once it has really answered, restarted
+when it ends, and counted while it works.
 
 It relies on the engine to speak OpenAI's HTTP API on a unix socket; the socket's folder and the key, new at every start
 of the node, keep every other process away from it.
@@ -20,7 +20,7 @@ from typing import Protocol
 
 import structlog
 
-from libs.process import ChildSettings, Supervisor
+from libs.process import Exit, Program, Supervisor, supervised
 from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable
 from services.node.launch import EngineSettings, Launch
 
@@ -63,11 +63,20 @@ class Engine(Protocol):
 class SupervisedEngine:
     """An engine that is a child of this process."""
 
-    def __init__(self, settings: EngineSettings, launch: Launch, channel: EngineChannel, child: ChildSettings) -> None:
+    def __init__(
+        self, settings: EngineSettings, launch: Launch, channel: EngineChannel, socket: Path, api_key: str
+    ) -> None:
         self._settings = settings
         self._launch = launch
         self._channel = channel
-        self._supervisor = Supervisor(child, on_exit=self._on_exit)
+        self._socket = socket
+        self._program = Program(
+            name="engine",
+            argv=tuple(launch.argv(socket)),
+            environment={**os.environ, **launch.environment, launch.key_variable: api_key},
+            grace_seconds=_STOP_SECONDS,
+        )
+        self._supervisor: Supervisor | None = None
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
         self._requests = 0
@@ -88,7 +97,7 @@ class SupervisedEngine:
 
     @property
     def pid(self) -> int | None:
-        return self._supervisor.pid
+        return None if self._supervisor is None else self._supervisor.pid
 
     async def until_ready(self) -> None:
         await self._ready.wait()
@@ -109,11 +118,18 @@ class SupervisedEngine:
         finally:
             self._requests -= 1
 
-    async def run(self) -> None:
-        """Keep an engine running, and know whether it answers, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._supervisor.run())
-            tasks.create_task(self._watch())
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep an engine running, and know whether it answers, while the body runs."""
+        async with (
+            supervised(self._program, on_exit=self._on_exit) as self._supervisor,
+            asyncio.TaskGroup() as tasks,
+        ):
+            watching = tasks.create_task(self._watch())
+            try:
+                yield
+            finally:
+                watching.cancel()
 
     async def _watch(self) -> None:
         while True:
@@ -136,11 +152,13 @@ class SupervisedEngine:
                         await asyncio.sleep(_PROBE_PAUSE_SECONDS)
         except TimeoutError:
             log.warning("engine gave no answer", seconds=self._settings.start_seconds)
-            self._supervisor.signal(signal.SIGKILL)
-            await self._ended.wait()
+            if self.pid is not None:
+                os.kill(self.pid, signal.SIGKILL)
 
-    def _on_exit(self, status: int) -> None:
+    def _on_exit(self, ended: Exit) -> None:
         self._ready.clear()
+        # vLLM binds without removing what a killed one left.
+        self._socket.unlink(missing_ok=True)
         self._ended.set()
 
 
@@ -150,19 +168,10 @@ async def open_engine(settings: EngineSettings, launch: Launch, state: Path) -> 
     api_key = secrets.token_hex(32)
     with _socket_folder(state) as folder:
         socket = folder / "engine.sock"
-        child = ChildSettings(
-            name="engine",
-            argv=launch.argv(socket),
-            environment={**launch.environment, launch.key_variable: api_key},
-            grace_seconds=_STOP_SECONDS,
-        )
-        async with EngineChannel(socket, api_key) as channel, asyncio.TaskGroup() as tasks:
-            engine = SupervisedEngine(settings, launch, channel, child)
-            running = tasks.create_task(engine.run())
-            try:
+        async with EngineChannel(socket, api_key) as channel:
+            engine = SupervisedEngine(settings, launch, channel, socket, api_key)
+            async with engine.running():
                 yield engine
-            finally:
-                running.cancel()
 
 
 @contextmanager
@@ -175,4 +184,5 @@ def _socket_folder(state: Path) -> Iterator[Path]:
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
+    (folder / "engine.sock").unlink(missing_ok=True)
     yield folder

@@ -94,7 +94,10 @@ class Launch:
 
 
 def plan(settings: EngineSettings) -> Launch:
-    """Decide how to start the configured engine. Raises `EngineKindUnknown`, `EngineNotInstalled` or `WeightsMissing`."""
+    """Decide how to start the configured engine.
+
+    Raises `EngineKindUnknown`, `EngineNotInstalled` or `WeightsMissing`.
+    """
     if settings.kind == "embedded":
         return _embedded(settings)
     if settings.kind == "vllm":

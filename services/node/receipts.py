@@ -1,5 +1,5 @@
-"""It is responsible for this node's own receipts: ACI receipts as a direct service signs them (section 7), over the bodies
-that went to its engine and came from it.
+"""It is responsible for this node's own receipts: ACI receipts as a direct service signs them (section 7), over the
+bodies that went to its engine and came from it.
 
 The key is born here, lives as long as this process and stands in the evidence claims, so whoever has the evidence can
 check a receipt without asking this node for anything.

@@ -81,14 +81,21 @@ async def keep_registered(registration: Registration, *, renew_seconds: float = 
                 registered = key
             delay = _FIRST_RETRY_SECONDS
             await asyncio.sleep(renew_seconds)
+            continue
         except (grpc.aio.AioRpcError, MeshError) as error:
             reason = _reason(error)
             if reason == "LEASE_UNKNOWN" and registered is not None:
                 registered = None
                 continue
-            log.warning("registry not reached", reason=reason, retry_seconds=delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, renew_seconds)
+        except asyncio.CancelledError:
+            # Closing a channel cancels its calls, and a peer's channel is closed when the peer is refused or replaced.
+            # Only a cancellation of this very task ends the registration.
+            if _being_cancelled():
+                raise
+            reason = "CHANNEL_CLOSED"
+        log.warning("registry not reached", reason=reason, retry_seconds=delay)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, renew_seconds)
 
 
 @asynccontextmanager
@@ -134,6 +141,11 @@ async def _deregister(registration: Registration) -> None:
     except (grpc.aio.AioRpcError, MeshError) as error:
         # The lease ends by itself within seconds.
         log.info("not deregistered", reason=_reason(error))
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _reason(error: grpc.aio.AioRpcError | MeshError) -> str | None:

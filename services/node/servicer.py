@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
 
 import grpc
@@ -39,7 +39,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             tenant_id=request.tenant_id,
         )
         parts = self._generation.generate(asked, outgoing_timeout(self._request_seconds))
-        # Closed here and now when the call is cancelled, so that the engine stops at once and not at garbage collection.
+        # Closed when the call is cancelled, so that the engine stops at once and not at garbage collection.
         async with aclosing(parts):
             async for part in parts:
                 yield _message(part)
@@ -47,7 +47,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def ListModels(  # noqa: N802 - the name is gRPC's
         self,
         request: inference_pb2.ListModelsRequest,
-        context: grpc.aio.ServicerContext[inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse],
+        context: grpc.aio.ServicerContext[inference_pb2.ListModelsRequest, Awaitable[inference_pb2.ListModelsResponse]],
     ) -> inference_pb2.ListModelsResponse:
         models = sorted(self._models, key=lambda model: model.model_id)
         return inference_pb2.ListModelsResponse(

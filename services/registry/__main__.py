@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.entry import run
 from libs.events.connect import connect_nats
 from libs.events.publish import open_publisher
+from libs.events.subjects import inbox_prefix
 from libs.identity.member import join
 from libs.process import notify_ready, until_terminated
 from services.registry.admissions import Admissions
@@ -18,7 +19,7 @@ from services.registry.directory import Directory
 from services.registry.leases import NodeLeases
 from services.registry.servicer import RegistryServicer, TenantServicer, registry_binding, tenants_binding
 from services.registry.sessions import Sessions
-from services.registry.store import open_store
+from services.registry.store import make_store
 from services.registry.tenants import Tenants
 
 
@@ -28,12 +29,18 @@ async def serve(config: Config) -> None:
     claims = {"log_key": log_key.public_key().public_bytes_raw().hex()}
     async with (
         join(config.member, "registry", claims) as member,
-        connect_nats(member, config.events.nats_url) as client,
-        open_publisher(member, config.events, log_key) as publisher,
+        connect_nats(
+            config.events.nats_url,
+            member.tls_context,
+            server_name=f"broker.{member.trust_domain}",
+            name=f"registry-store/{member.instance}",
+            inbox_prefix=inbox_prefix("registry"),
+        ) as link,
+        open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
     ):
-        store = await open_store(client, config.store_timeout_seconds)
+        store = make_store(link, config.store_timeout_seconds)
         sessions = Sessions(store.sessions)
-        directory = Directory(store.providers, client)
+        directory = Directory(store.providers)
         leases = NodeLeases(store.providers, sessions, Admissions(publisher), config.lease_seconds)
         bindings = [
             registry_binding(RegistryServicer(directory, leases, sessions)),

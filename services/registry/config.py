@@ -14,6 +14,8 @@ class Config:
 
     member: MemberSettings
     events: EventSettings
+    ledger: str
+    """host:port of the ledger's mesh listener."""
     lease_seconds: float = 15.0
     """How long a node is listed after its last heartbeat, seconds."""
     store_timeout_seconds: float = 3.0

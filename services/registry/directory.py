@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
 
 from libs.errors import Code, MeshError
 from services.registry.providers import Provider, ProviderRecordMalformed, decode
@@ -43,9 +43,8 @@ class Change:
 class Directory:
     """All providers with a live lease."""
 
-    def __init__(self, bucket: Bucket, client: Client) -> None:
+    def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._client = client
         self._providers: dict[str, Provider] = {}
         self._sequence = 0
         self._watchers: set[asyncio.Queue[Change | None]] = set()
@@ -63,7 +62,7 @@ class Directory:
     def sequence(self) -> int:
         return self._sequence
 
-    async def changes(self) -> AsyncIterator[Change]:
+    async def changes(self) -> AsyncGenerator[Change, None]:
         """Yield every change from now on. Raises `WatcherTooSlow`."""
         queue: asyncio.Queue[Change | None] = asyncio.Queue(_MAX_BACKLOG)
         self._watchers.add(queue)
@@ -96,16 +95,16 @@ class Directory:
                         log.warning("a lease that ran out is still stored", detail=str(error))
 
     async def _follow_once(self) -> None:
-        connection = self._client.stats["reconnects"]
-        watcher = await self._bucket.kv.watchall()
+        watcher = await self._bucket.watch()
+        connections = self._bucket.connections
         try:
             seen: set[str] = set()
             while True:
-                if self._client.stats["reconnects"] != connection:
+                if self._bucket.connections != connections:
                     return
                 try:
-                    entry = await watcher.updates(timeout=_POLL_SECONDS)
-                except nats.errors.TimeoutError:
+                    entry: Any = await watcher.updates(timeout=_POLL_SECONDS)  # type: ignore[no-untyped-call]
+                except (nats.errors.TimeoutError, TimeoutError):
                     continue
                 if entry is None:  # The end of what was stored when the watch began.
                     self._forget_except(seen)
@@ -114,7 +113,7 @@ class Directory:
                 if (spiffe_id := self._apply(entry.key, entry.value, entry.operation, entry.revision or 0)) is not None:
                     seen.add(spiffe_id)
         finally:
-            await watcher.stop()
+            await watcher.stop()  # type: ignore[no-untyped-call]
 
     def _apply(self, key: str, value: bytes | None, operation: str | None, revision: int) -> str | None:
         """Take one entry; return the SPIFFE ID that it is about when it is a live one."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import grpc.aio
 from teemesh.registry.v1 import registry_pb2 as pb
 from teemesh.registry.v1 import registry_pb2_grpc as pb_grpc
 from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
 from libs.errors import Code, MeshError
-from libs.identity.lease import EvidenceRequired, Lease
-from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
+from libs.identity.lease import caller_lease
+from libs.rpc.calls import Context
+from libs.rpc.policies import MethodRule, ServiceBinding
 from services.registry.directory import Change, Directory
 from services.registry.leases import NodeLeases, Offer
 from services.registry.providers import Load, Provider
@@ -48,32 +48,32 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         self._sessions = sessions
 
     async def Register(  # noqa: N802
-        self, request: pb.RegisterRequest, context: grpc.aio.ServicerContext[pb.RegisterRequest, pb.RegisterResponse]
+        self, request: pb.RegisterRequest, context: Context
     ) -> pb.RegisterResponse:
         models = tuple((model.id, model.weights_sha256.hex()) for model in request.models)
-        provider = await self._leases.register(_node(), Offer(request.endpoint, models, _load(request.load)))
+        provider = await self._leases.register(caller_lease(), Offer(request.endpoint, models, _load(request.load)))
         return pb.RegisterResponse(
             lease_until_ms=provider.lease_until_ms, session_id=bytes.fromhex(provider.session_id)
         )
 
     async def Renew(  # noqa: N802
-        self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[pb.RenewRequest, pb.RenewResponse]
+        self, request: pb.RenewRequest, context: Context
     ) -> pb.RenewResponse:
-        provider = await self._leases.renew(_node(), _load(request.load), request.draining)
+        provider = await self._leases.renew(caller_lease(), _load(request.load), request.draining)
         return pb.RenewResponse(lease_until_ms=provider.lease_until_ms)
 
     async def Deregister(  # noqa: N802
         self,
         request: pb.DeregisterRequest,
-        context: grpc.aio.ServicerContext[pb.DeregisterRequest, pb.DeregisterResponse],
+        context: Context,
     ) -> pb.DeregisterResponse:
-        await self._leases.end(_node())
+        await self._leases.end(caller_lease())
         return pb.DeregisterResponse()
 
     async def ListProviders(  # noqa: N802
         self,
         request: pb.ListProvidersRequest,
-        context: grpc.aio.ServicerContext[pb.ListProvidersRequest, pb.ListProvidersResponse],
+        context: Context,
     ) -> pb.ListProvidersResponse:
         size = request.page_size or _DEFAULT_PAGE
         if size > _MAX_PAGE or (request.page_token and not request.page_token.startswith("spiffe://")):
@@ -91,7 +91,7 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         )
 
     async def Watch(  # noqa: N802
-        self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[pb.WatchRequest, pb.WatchResponse]
+        self, request: pb.WatchRequest, context: Context
     ) -> AsyncIterator[pb.WatchResponse]:
         async for event in watch(self._directory):
             match event:
@@ -108,7 +108,7 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
     async def GetSession(  # noqa: N802
         self,
         request: pb.GetSessionRequest,
-        context: grpc.aio.ServicerContext[pb.GetSessionRequest, pb.GetSessionResponse],
+        context: Context,
     ) -> pb.GetSessionResponse:
         document = await self._sessions.get(request.session_id.hex())
         if document is None:
@@ -125,7 +125,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     async def PutTenant(  # noqa: N802
         self,
         request: tenants_pb2.PutTenantRequest,
-        context: grpc.aio.ServicerContext[tenants_pb2.PutTenantRequest, tenants_pb2.PutTenantResponse],
+        context: Context,
     ) -> tenants_pb2.PutTenantResponse:
         await self._tenants.put(request.signed_record)
         return tenants_pb2.PutTenantResponse()
@@ -133,7 +133,7 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     async def FindTenant(  # noqa: N802
         self,
         request: tenants_pb2.FindTenantRequest,
-        context: grpc.aio.ServicerContext[tenants_pb2.FindTenantRequest, tenants_pb2.FindTenantResponse],
+        context: Context,
     ) -> tenants_pb2.FindTenantResponse:
         return tenants_pb2.FindTenantResponse(signed_record=await self._tenants.find(request.api_key_sha256))
 
@@ -164,13 +164,6 @@ def tenants_binding(servicer: TenantServicer) -> ServiceBinding:
             f"/{name}/FindTenant": MethodRule(roles=frozenset({"router"})),
         },
     )
-
-
-def _node() -> Lease:
-    lease = current_caller().lease
-    if lease is None:
-        raise EvidenceRequired("only a node with evidence may do this")
-    return lease
 
 
 def _load(load: pb.Load) -> Load:

@@ -6,16 +6,18 @@ tenant records are signed. Losing the store loses leases, which heartbeats bring
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, StorageType
 from nats.js.kv import KeyValue
 
 from libs.errors import Code, MeshError
+from libs.events.connect import BrokerUnavailable, NatsLink
 
 _MAX_VALUE_BYTES = 900_000
 
@@ -43,39 +45,53 @@ class Versioned:
 
 
 class Bucket:
-    """One bucket."""
+    """One bucket, opened anew on each connection to the broker and made when it is missing."""
 
-    def __init__(self, kv: KeyValue) -> None:
-        self.kv = kv
+    def __init__(self, link: NatsLink, name: str, timeout_seconds: float) -> None:
+        self._link = link
+        self._name = name
+        self._timeout_seconds = timeout_seconds
+        self._opened: tuple[int, KeyValue] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How often a connection was made: a watch begun on an earlier one is dead."""
+        return self._link.connections
+
+    async def watch(self) -> KeyValue.KeyWatcher:
+        """Watch every key: what is stored, then None, then changes. Raises `StoreUnavailable`."""
+        with _mapped():
+            return await (await self._kv()).watchall()
 
     async def get(self, key: str) -> Versioned | None:
         """Raises `StoreUnavailable`."""
-        try:
-            entry = await self.kv.get(key)
-        except nats.js.errors.KeyNotFoundError:
-            return None
-        except (nats.errors.Error, OSError) as error:
-            raise StoreUnavailable(f"the key-value store does not answer: {error}") from error
+        with _mapped():
+            try:
+                entry = await (await self._kv()).get(key)
+            except nats.js.errors.KeyNotFoundError:
+                return None
         return Versioned(entry.value or b"", entry.revision or 0)
 
     async def put(self, key: str, value: bytes, revision: int) -> None:
         """Replace revision `revision`; 0 means that there must be none. Raises `StoreConflict`, `StoreUnavailable`."""
-        try:
-            if revision == 0:
-                await self.kv.create(key, value)
-            else:
-                await self.kv.update(key, value, last=revision)
-        except nats.js.errors.KeyWrongLastSequenceError as error:
-            raise StoreConflict(f"{key} was changed meanwhile") from error
-        except (nats.errors.Error, OSError) as error:
-            raise StoreUnavailable(f"the key-value store does not answer: {error}") from error
+        with _mapped():
+            kv = await self._kv()
+            try:
+                await (kv.create(key, value) if revision == 0 else kv.update(key, value, last=revision))
+            except nats.js.errors.KeyWrongLastSequenceError as error:
+                raise StoreConflict(f"{key} was changed meanwhile") from error
 
     async def delete(self, key: str) -> None:
         """Raises `StoreUnavailable`."""
-        try:
-            await self.kv.delete(key)
-        except (nats.errors.Error, OSError) as error:
-            raise StoreUnavailable(f"the key-value store does not answer: {error}") from error
+        with _mapped():
+            await (await self._kv()).delete(key)
+
+    async def _kv(self) -> KeyValue:
+        connections = self._link.connections
+        if self._opened is None or self._opened[0] != connections:
+            jetstream = await self._link.jetstream(self._timeout_seconds)
+            self._opened = (self._link.connections, await _open(jetstream, self._name))
+        return self._opened[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +103,27 @@ class Store:
     tenants: Bucket
 
 
-async def open_store(client: Client, timeout_seconds: float) -> Store:
-    """Open the buckets, making those that are missing. Raises `StoreUnavailable`."""
-    jetstream = client.jetstream(timeout=timeout_seconds)
+def make_store(link: NatsLink, timeout_seconds: float) -> Store:
+    """Name the buckets; each is opened when first used."""
     return Store(
-        providers=await _bucket(jetstream, "registry_providers"),
-        sessions=await _bucket(jetstream, "registry_sessions"),
-        tenants=await _bucket(jetstream, "registry_tenants"),
+        providers=Bucket(link, "registry_providers", timeout_seconds),
+        sessions=Bucket(link, "registry_sessions", timeout_seconds),
+        tenants=Bucket(link, "registry_tenants", timeout_seconds),
     )
 
 
-async def _bucket(jetstream: JetStreamContext, name: str) -> Bucket:
+async def _open(jetstream: JetStreamContext, name: str) -> KeyValue:
     try:
-        try:
-            return Bucket(await jetstream.key_value(name))
-        except nats.js.errors.BucketNotFoundError:
-            configuration = KeyValueConfig(
-                bucket=name, history=1, max_value_size=_MAX_VALUE_BYTES, storage=StorageType.FILE
-            )
-            return Bucket(await jetstream.create_key_value(configuration))
-    except (nats.errors.Error, OSError) as error:
-        raise StoreUnavailable(f"the key-value store does not answer: {error}") from error
+        return await jetstream.key_value(name)
+    except nats.js.errors.BucketNotFoundError:
+        return await jetstream.create_key_value(
+            KeyValueConfig(bucket=name, history=1, max_value_size=_MAX_VALUE_BYTES, storage=StorageType.FILE)
+        )
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except (nats.errors.Error, OSError, BrokerUnavailable) as error:
+        raise StoreUnavailable(f"the key-value store does not answer: {str(error) or type(error).__name__}") from error

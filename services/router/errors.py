@@ -138,3 +138,12 @@ class TenantsUnavailable(RouterError):
     type = "service_unavailable"
     code = Code.UNAVAILABLE
     reason = "TENANTS_UNAVAILABLE"
+
+
+class ServiceUnavailable(RouterError):
+    """Something that this router needs is away; the message names the reason."""
+
+    status = 503
+    type = "service_unavailable"
+    code = Code.UNAVAILABLE
+    reason = "SERVICE_UNAVAILABLE"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import grpc.aio
@@ -39,7 +39,7 @@ class Ended:
 
 async def forward(
     upstream: Upstream, *, endpoint: str, body: bytes, request_id: str, tenant_id: str, timeout: float
-) -> AsyncIterator[Begun | bytes | Ended]:
+) -> AsyncGenerator[Begun | bytes | Ended, None]:
     """Yield `Begun`, then bytes, then `Ended`.
 
     Raises `NodeUnavailable` before `Begun` when the node cannot be reached, and `UpstreamFailed` when it breaks off or

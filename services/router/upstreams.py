@@ -122,9 +122,9 @@ class Upstreams:
             self._sessions[session_id] = document
         return self._sessions[session_id]
 
-    def models(self) -> list[str]:
-        """Ids of the models that a verified node serves now."""
-        return sorted({model for upstream in self._live() for model in upstream.candidate.models})
+    def weights(self) -> dict[str, str]:
+        """The models that a verified node serves now: id to SHA-256 of the weights, hex."""
+        return {model: weights for upstream in self._live() for model, weights in upstream.candidate.models.items()}
 
     async def follow(self) -> None:
         """Follow the registry for ever. When it is away the last list stands, and its leases run out by themselves."""
@@ -194,8 +194,8 @@ class Upstreams:
             while True:
                 async with asyncio.timeout(_WATCH_SILENCE_SECONDS):
                     event = await call.read()
-                if event is grpc.aio.EOF:
-                    return
+                if not isinstance(event, registry_pb2.WatchResponse):
+                    return  # The end of the stream.
                 self._take(event)
         except TimeoutError:
             log.warning("the registry's watch fell silent")

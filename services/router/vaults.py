@@ -1,12 +1,14 @@
-"""It is responsible for tenants' vault keys: opened at the ledger, sealed to this router, kept until their month ends."""
+"""It is responsible for tenants' vault keys: opened at the ledger, sealed to this router, kept for their month."""
 
 from __future__ import annotations
+
+import time
 
 import grpc.aio
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import MeshError
-from libs.events.vault import VaultKey, current_epoch
+from libs.events.vault import VaultKey, vault_epoch
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.sealed import ReceiverKey, release_info
@@ -29,14 +31,16 @@ class Vaults:
     async def key(self, tenant_id: str) -> VaultKey:
         """Return the key that seals this tenant's entries now. Raises `LedgerUnavailable` or the ledger's refusal."""
         kept = self._kept.get(tenant_id)
-        if kept is not None and kept.epoch == current_epoch():
+        if kept is not None and kept.epoch == vault_epoch(time.time()):
             return kept
         try:
             stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_OPEN_SECONDS))
             response = await stub.OpenVault(ledger_pb2.OpenVaultRequest(tenant_id=tenant_id), timeout=_OPEN_SECONDS)
             name = f"ledger-vault/{response.vault_id.hex()}"
             info = release_info(name, response.vault_epoch, self._member.spiffe_id)
-            opened = VaultKey(response.vault_id, response.vault_epoch, self._receiver.open(response.sealed_key, info))
+            opened = VaultKey(
+                response.vault_id, response.vault_epoch, self._receiver.open(response.sealed_key, info), tenant_id
+            )
         except grpc.aio.AioRpcError as error:
             raise LedgerUnavailable(f"the tenant's vault cannot be opened: {to_mesh_error(error).reason}") from error
         except MeshError as error:

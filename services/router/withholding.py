@@ -22,6 +22,8 @@ MAX_WITHHELD_BYTES = 16 << 20
 class BufferedResponse:
     """A response of which nothing goes out before its receipt is logged."""
 
+    streams = False
+
     def __init__(self, endpoint: str, limit: int = MAX_WITHHELD_BYTES) -> None:
         self._protocol = sse.protocol_of(endpoint)
         self._limit = limit
@@ -70,6 +72,8 @@ class BufferedResponse:
 
 class StreamedResponse:
     """An event stream of which all goes out but the end."""
+
+    streams = True
 
     def __init__(self, endpoint: str, limit: int = MAX_WITHHELD_BYTES) -> None:
         self._protocol = sse.protocol_of(endpoint)

@@ -15,7 +15,10 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
+from libs.events.connect import connect_nats
+from libs.events.consume import StreamMessage, ensure_stream, read_message, read_stream
 from libs.events.subjects import inbox_prefix, issuer_subject, stream_name
+from services.broker.configuration import REGISTRY_BUCKETS
 from services.broker.supervision import (
     NatsSettings,
     PortTaken,
@@ -70,19 +73,51 @@ async def test_a_router_publishes_what_the_ledger_consumes(mesh: Mesh) -> None:
     await router.close()
 
 
-async def test_the_registry_keeps_its_buckets(mesh: Mesh) -> None:
+async def test_the_ledger_sets_up_and_reads_its_stream_as_it_will(mesh: Mesh) -> None:
+    async with connect_nats(
+        mesh.url,
+        lambda: mesh.context("ledger"),
+        server_name=f"broker.{TRUST_DOMAIN}",
+        name="ledger",
+        inbox_prefix=inbox_prefix("ledger"),
+    ) as link:
+        await ensure_stream(link, 1, max_bytes=1 << 20, replicas=1, timeout=10)
+        router = await Connection().open(mesh, "router")
+        for data in (b"one", b"two"):
+            await router.jetstream().publish(SUBJECT, data, stream=STREAM)
+        async with read_stream(link, 1, after=1, timeout=10) as reader:
+            async for event in reader.events():
+                assert isinstance(event, StreamMessage)
+                assert event.data == b"two"
+                await reader.ack_all(event.sequence)
+                break
+        earlier = await read_message(link, 1, 1, timeout=10)
+        assert earlier is not None
+        assert earlier.data == b"one"
+        await router.close()
+
+
+@pytest.mark.parametrize("name", REGISTRY_BUCKETS)
+async def test_the_registry_keeps_and_watches_its_buckets(mesh: Mesh, name: str) -> None:
     registry = await Connection().open(mesh, "registry")
-    bucket = await registry.jetstream().create_key_value(bucket="registry_leases", history=1)
+    bucket = await registry.jetstream().create_key_value(bucket=name, history=1)
+    opened = await registry.jetstream().key_value(name)
 
-    await bucket.put("node.1", b"lease")
+    revision = await bucket.create("node.1", b"lease")
+    await bucket.update("node.1", b"renewed", last=revision)
+    watcher = await opened.watchall()
+    first = await watcher.updates(timeout=5)  # type: ignore[no-untyped-call]
+    await bucket.delete("node.1")
+    await watcher.stop()  # type: ignore[no-untyped-call]
 
-    assert (await bucket.get("node.1")).value == b"lease"
+    assert first is not None
+    assert first.value == b"renewed"
     await registry.close()
 
 
 @pytest.mark.parametrize(
     "subject",
-    ["teemesh.ledger.2.00", "$JS.API.STREAM.DELETE.LEDGER_1", "$KV.registry_leases.x", "_INBOX_ledger.x", "other"],
+    ["teemesh.ledger.2.00", "$JS.API.STREAM.DELETE.LEDGER_1", "$KV.registry_providers.x", "_INBOX_ledger.x", "other"],
 )
 async def test_a_subject_that_is_not_granted_is_refused(mesh: Mesh, subject: str) -> None:
     connection = Connection()

@@ -112,12 +112,17 @@ async def test_leaving_a_stream_frees_the_engine_at_once(generation: Generation,
     assert head == Head(200, "application/json")
 
 
-async def test_the_engine_wants_its_key_which_is_not_in_its_arguments(engine: SupervisedEngine) -> None:
+def socket_of(engine: SupervisedEngine) -> Path:
     arguments = Path(f"/proc/{engine.pid}/cmdline").read_bytes().split(b"\0")
-    socket = Path(os.fsdecode(arguments[arguments.index(b"--socket") + 1]))
+    # The key is 64 hex digits; none of the arguments, which every local user can read, is.
     assert not any(len(argument) == 64 and b"/" not in argument for argument in arguments)
-    assert socket.stat().st_mode & 0o077 == 0
-    assert socket.parent.stat().st_mode & 0o077 == 0
+    return Path(os.fsdecode(arguments[arguments.index(b"--socket") + 1]))
+
+
+async def test_the_engine_wants_its_key_which_is_not_in_its_arguments(engine: SupervisedEngine) -> None:
+    socket = socket_of(engine)
+    modes = [os.stat(path).st_mode & 0o077 for path in (socket, socket.parent)]
+    assert modes == [0, 0]
     async with EngineChannel(socket, "another key") as stranger:
         with pytest.raises(EngineUnavailable, match="401"):
             await stranger.probe(MODEL)

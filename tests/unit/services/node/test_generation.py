@@ -60,9 +60,11 @@ class ToldEngine:
             yield chunk
 
 
-async def generate(engine: ToldEngine, body: bytes = GOOD, **fields: str) -> tuple[list[Part], ReceiptSigner]:
+async def generate(
+    engine: ToldEngine, body: bytes = GOOD, fields: dict[str, str] | None = None
+) -> tuple[list[Part], ReceiptSigner]:
     signer = ReceiptSigner()
-    request = Request(**({"endpoint": CHAT, "request_id": "r-1", "tenant_id": "t_1"} | fields), body=body)
+    request = Request(**({"endpoint": CHAT, "request_id": "r-1", "tenant_id": "t_1"} | (fields or {})), body=body)
     generation = Generation(engine, frozenset({"m"}), signer, lambda: POLICY)
     async with aclosing(generation.generate(request, 5.0)) as parts:
         return [part async for part in parts], signer
@@ -135,7 +137,7 @@ def test_a_body_is_refused_with_its_reason(body: bytes, refusal: type[BodyRefuse
 
 async def test_another_endpoint_is_refused() -> None:
     with pytest.raises(EndpointNotSupported):
-        await generate(ToldEngine(), endpoint="/v1/systemone")
+        await generate(ToldEngine(), fields={"endpoint": "/v1/systemone"})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ async def test_another_endpoint_is_refused() -> None:
 )
 async def test_a_malformed_call_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(RequestMalformed):
-        await generate(ToldEngine(), **fields)
+        await generate(ToldEngine(), fields=fields)
 
 
 async def test_an_oversized_body_is_refused() -> None:

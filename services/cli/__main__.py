@@ -1,0 +1,50 @@
+"""The `teemesh` command: `teemesh <command> --help`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from libs.errors import MeshError
+from libs.rpc.hardening import ssl_hardening
+
+_COMMANDS = ("up", "down", "status", "doctor", "reset", "chat", "ledger", "policy", "operators")
+"""Modules of this package, in the order in which help lists them."""
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status: 0, 1 for an error (one line on standard error), 130 for Ctrl-C."""
+    # Before any command is imported: they bring gRPC, which reads its suites once.
+    ssl_hardening()
+    args = _parser().parse_args(arguments)
+    refusal: MeshError | None = None
+    try:
+        code: int = args.run(args)
+        return code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except* MeshError as group:  # A bare one too.
+        refusal = _first(group)
+    sys.stderr.write(f"teemesh: {refusal.reason}: {refusal}\n")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="teemesh", description="Confidential AI inference that anyone can check.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in _COMMANDS:
+        importlib.import_module(f"services.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def _first(group: BaseExceptionGroup[MeshError]) -> MeshError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+if __name__ == "__main__":
+    sys.exit(main())

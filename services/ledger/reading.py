@@ -1,0 +1,150 @@
+"""Reads entries and frames back from the segments, and verifies them against the tree in memory.
+
+A disk that went bad after the start is thus found by whoever reads, not by whoever is handed the entry.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from libs.transparency import chain, leaf
+from libs.transparency.acknowledgement import Statement
+from libs.transparency.merkle import leaf_hash
+from services.ledger import frames, segments
+from services.ledger.damage import LogDamaged
+from services.ledger.index import FramePlace, Index
+from services.ledger.scan import SEGMENTS
+
+_LENGTH = struct.Struct(">I")
+_LENGTH_AT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """One entry as the log holds it."""
+
+    index: int
+    row: frames.Row
+    epoch: int
+    """The writer's epoch when it committed the entry."""
+    wall_ns: int
+
+    @property
+    def leaf(self) -> leaf.Leaf:
+        return leaf.parse(self.row.leaf_data)
+
+
+class LogReader:
+    """Safe to use from several threads at once, beside the writer."""
+
+    def __init__(self, directory: Path, origin: str, index: Index) -> None:
+        self._folder, self._index = directory / SEGMENTS, index
+        self._start = chain.chain_start(origin)
+        self._descriptors: dict[int, int] = {}
+
+    def entry(self, index: int) -> StoredEntry:
+        """Return one entry without reading the rest of its frame. Raises `IndexError` or `LogDamaged`."""
+        place = self._index.place(index)
+        header = self._header(place)
+        table_at = place.offset + frames.HEADER_SIZE
+        table = self._read(place.segment, table_at, frames.ROW_SIZE * (index - place.first + 1))
+        lengths = [_LENGTH.unpack_from(table, at + _LENGTH_AT)[0] for at in range(0, len(table), frames.ROW_SIZE)]
+        body_at = table_at + frames.ROW_SIZE * header.count + sum(lengths[:-1])
+        body = self._read(place.segment, body_at, lengths[-1])
+        row, body_hash = frames.unpack_row(table[-frames.ROW_SIZE :], body)
+        if sha256(body).digest() != body_hash:
+            raise LogDamaged(segments.file_name(place.segment), body_at, f"the body of entry {index} has changed")
+        if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
+            at = table_at + len(table) - frames.ROW_SIZE
+            raise LogDamaged(segments.file_name(place.segment), at, f"the leaf of entry {index} has changed")
+        return StoredEntry(index, row, header.epoch, header.wall_ns)
+
+    def entries(self, start: int, end: int) -> Iterator[StoredEntry]:
+        """Yield the entries from `start` up to, not including, `end`, or the log's end. Raises `LogDamaged`."""
+        at, end = start, min(end, self._index.size)
+        while at < end:
+            place = self._index.place(at)
+            frame = self.frame(place)
+            for row in frame.rows[at - place.first : end - place.first]:
+                yield StoredEntry(at, row, frame.header.epoch, frame.header.wall_ns)
+                at += 1
+
+    def frame(self, place: FramePlace) -> frames.Frame:
+        """Return a whole frame, its own hashes and its leaves verified. Raises `LogDamaged`."""
+        header = self._header(place)
+        name = segments.file_name(place.segment)
+        try:
+            frame = frames.parse(header, self._read(place.segment, place.offset, header.length))
+        except frames.FrameDamaged as error:
+            raise LogDamaged(name, place.offset + error.at, error.why) from error
+        for index, row in enumerate(frame.rows, place.first):
+            if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
+                raise LogDamaged(name, place.offset, f"the leaf of entry {index} has changed")
+        return frame
+
+    def statement(self, index: int) -> tuple[Statement, bytes]:
+        """Return what was acknowledged about an entry, and its leaf data, to issue the acknowledgement again."""
+        stored = self.entry(index)
+        vault_seq = self._index.vault_seq(stored.row.vault_id, index)
+        return statement_of(stored, vault_seq, self._index.tree.leaf(index)), stored.row.leaf_data
+
+    def chain_at(self, size: int) -> bytes:
+        """Return the chain head of the first `size` leaves. Raises `IndexError` or `LogDamaged`."""
+        if size == 0:
+            return self._start
+        place = self._index.place(size - 1)
+        head = self._chain_before(place)
+        for index in range(place.first, size):
+            head = chain.chain_next(head, index, self._index.tree.leaf(index))
+        return head
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def _chain_before(self, place: FramePlace) -> bytes:
+        if place.first == place.segment:
+            header = segments.Header.parse(self._read(place.segment, 0, segments.HEADER_SIZE))
+            return header.chain
+        before = self._index.place(place.first - 1)
+        return self.frame(before).chain_after
+
+    def _header(self, place: FramePlace) -> frames.Header:
+        try:
+            header = frames.parse_header(self._read(place.segment, place.offset, frames.HEADER_SIZE))
+        except frames.FrameDamaged as error:
+            raise LogDamaged(segments.file_name(place.segment), place.offset + error.at, error.why) from error
+        if header.first != place.first:
+            raise LogDamaged(segments.file_name(place.segment), place.offset + 8, "another frame is in this place")
+        return header
+
+    def _read(self, segment: int, offset: int, length: int) -> bytes:
+        descriptor = self._descriptors.get(segment)
+        if descriptor is None:
+            opened = os.open(self._folder / segments.file_name(segment), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self._descriptors.setdefault(segment, opened)
+            if descriptor != opened:
+                os.close(opened)
+        data = os.pread(descriptor, length, offset)
+        if len(data) != length:
+            raise LogDamaged(segments.file_name(segment), offset + len(data), "the file ends within an entry")
+        return data
+
+
+def statement_of(stored: StoredEntry, vault_seq: int, hashed: bytes) -> Statement:
+    """Return what the ledger says about an entry."""
+    public = stored.leaf
+    return Statement(
+        index=stored.index,
+        time_ms=stored.wall_ns // 1_000_000,
+        vault_seq=vault_seq,
+        issuer_seq=public.issuer_seq,
+        epoch=stored.epoch,
+        issuer=public.issuer,
+        leaf_hash=hashed,
+    )

@@ -1,0 +1,147 @@
+"""Decides at start whether a log may be used: cuts a torn tail, refuses damage, refuses less than was promised.
+
+The floor is the largest size that anyone was told of. Damage in the last frame looks like a torn tail; only the floor
+tells them apart, so a log below it is never cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from libs.files import fsync_dir, write_durably
+from libs.transparency import checkpoint, note
+from services.ledger import records_log, segments, watermark
+from services.ledger.damage import LogDamaged, LogRolledBack
+from services.ledger.scan import SEGMENTS, Scanned, TornTail, is_temporary, scan
+
+CHECKPOINT = "checkpoint"
+CHECKPOINTS_LOG = "checkpoints.log"
+LOST_AND_FOUND = "lost+found"
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """A size that was promised, and the root that was promised for it where one was."""
+
+    size: int
+    root: bytes | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What recovery found and did, for the operator's log."""
+
+    size: int
+    floor: int
+    torn: TornTail | None
+    saved_tail: Path | None
+    """Where the bytes that were cut lie now."""
+    watermark_damaged_slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A log that may be used once its torn tail, if any, is cut."""
+
+    scanned: Scanned
+    floor: int
+    marks: watermark.Marks
+
+
+def examine(directory: Path, origin: str, geometry: segments.Geometry, promised: Sequence[Floor] = ()) -> Examined:
+    """Verify a log and hold it to its floors, changing nothing. Raises `LogDamaged` or `LogRolledBack`.
+
+    `promised` adds floors that this folder cannot know: followers' durable sizes, witnesses' newest checkpoints.
+    """
+    scanned = scan(directory, origin, geometry)
+    marks = watermark.read(directory / watermark.NAME)
+    floors = [*_local_floors(directory, origin, marks), *promised]
+    for floor in sorted(floors, key=lambda each: each.size, reverse=True):
+        _hold(scanned, floor)
+    return Examined(scanned, max((floor.size for floor in floors), default=0), marks)
+
+
+def recover(directory: Path, examined: Examined) -> Report:
+    """Cut the torn tail after keeping a copy, and make what is left durable. Deletes unfinished files."""
+    scanned, folder = examined.scanned, directory / SEGMENTS
+    for unfinished in [entry.path for entry in os.scandir(folder) if is_temporary(entry.name)]:
+        os.unlink(unfinished)
+    saved = None
+    if scanned.number:
+        path = folder / segments.file_name(scanned.last_segment)
+        if scanned.torn:
+            saved = _save_tail(directory / LOST_AND_FOUND, path, scanned.torn.start)
+        _settle(path, scanned.torn)
+    fsync_dir(folder)
+    return Report(scanned.head.size, examined.floor, scanned.torn, saved, examined.marks.damaged_slots)
+
+
+def read_notes(directory: Path) -> list[bytes]:
+    """Return every note that this log has signed. Raises `LogDamaged`."""
+    path = directory / CHECKPOINTS_LOG
+    stored = records_log.read(path, records_log.CHECKPOINTS)
+    released = directory / CHECKPOINT
+    if released.exists():
+        newest = released.read_bytes()
+        # A note is in the log, durably, before it is released: a released one that is missing was cut off.
+        if _text(newest, CHECKPOINT) not in [_text(record, path.name) for record in reversed(stored.records)]:
+            raise LogDamaged(path.name, stored.end, "the released checkpoint is not in it")
+    return list(stored.records)
+
+
+def _local_floors(directory: Path, origin: str, marks: watermark.Marks) -> Iterable[Floor]:
+    if marks.newest:
+        yield Floor(marks.newest.size, marks.newest.root, watermark.NAME)
+    notes = read_notes(directory)
+    newest = max((checkpoint.parse(signed) for signed in notes), key=lambda each: each.size, default=None)
+    if newest:
+        if newest.origin != origin:
+            raise LogDamaged(CHECKPOINTS_LOG, 0, f"it is of {newest.origin}, not of {origin}")
+        yield Floor(newest.size, newest.root, CHECKPOINTS_LOG)
+
+
+def _hold(scanned: Scanned, floor: Floor) -> None:
+    name, torn = segments.file_name(scanned.last_segment), scanned.torn
+    size = scanned.head.size
+    if size < floor.size:
+        at, why = (torn.damage, torn.why) if torn else (scanned.last_end, "the log ends")
+        raise LogRolledBack(name, at, f"{why}; {size} leaves are left, but {floor.source} promises {floor.size}")
+    if floor.root is not None and scanned.index.tree.root(floor.size) != floor.root:
+        place = scanned.index.place(floor.size - 1) if floor.size else None
+        name = segments.file_name(place.segment) if place else name
+        why = f"the first {floor.size} leaves are not those that {floor.source} promises"
+        raise LogRolledBack(name, place.offset if place else 0, why)
+
+
+def _save_tail(folder: Path, path: Path, start: int) -> Path:
+    with path.open("rb") as file:
+        file.seek(start)
+        tail = file.read().rstrip(b"\0")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    saved = folder / f"{path.stem}.{start}.{sha256(tail).hexdigest()[:16]}"
+    write_durably(saved, tail)
+    fsync_dir(folder.parent)
+    return saved
+
+
+def _settle(path: Path, torn: TornTail | None) -> None:
+    """Sync even where nothing is cut: an accepted last frame may be only in the page cache."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if torn:
+            os.ftruncate(descriptor, torn.start)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _text(signed: bytes, file: str) -> str:
+    try:
+        return checkpoint.parse(signed).text()
+    except (note.NoteMalformed, checkpoint.CheckpointMalformed) as error:
+        raise LogDamaged(file, 0, f"it holds something other than a checkpoint: {error}") from error

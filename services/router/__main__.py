@@ -1,0 +1,130 @@
+"""Runs the router: `python -m services.router <config.toml>`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.entry import run
+from libs.errors import Code, MeshError
+from libs.events.publish import open_publisher
+from libs.identity.collateral import AttestationCollateral
+from libs.identity.member import join
+from libs.identity.sealed import ReceiverKey
+from libs.process import notify_ready, until_terminated
+from libs.rpc.middleware import public_middleware
+from libs.rpc.server import serving
+from libs.rpc.tls import load_server_context
+from services.router.commitments import Commitments, EvidenceDocuments
+from services.router.config import Config
+from services.router.directory import TenantDirectory
+from services.router.edge import Edge
+from services.router.exchange import Exchanges
+from services.router.issuance import Issuance
+from services.router.receipts import open_receipt_store
+from services.router.servicer import RouterServicer, router_binding
+from services.router.tenants import Tenants
+from services.router.upstreams import Upstreams
+from services.router.vaults import Vaults
+from services.router.workload import OutwardCertificate, Reports, Workload
+
+
+class PortTaken(MeshError):
+    """The HTTPS listener's address cannot be listened on."""
+
+    code = Code.UNAVAILABLE
+    reason = "PORT_TAKEN"
+
+
+async def serve(config: Config) -> None:
+    """Wire the router and serve until terminated."""
+    settings = config.member
+    log_key = Ed25519PrivateKey.generate()
+    receiver = ReceiverKey()
+    workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset_days)
+    claims = {
+        "log_key": log_key.public_key().public_bytes_raw().hex(),
+        "hpke_key": receiver.public.hex(),
+        "receipt_key": workload.receipt_key.public_key().public_bytes_raw().hex(),
+    }
+    collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
+    async with join(settings, "router", claims, collateral=collateral) as member:
+        ledger = member.peer("ledger", config.ledger)
+        registry = member.peer("registry", config.registry)
+        vaults = Vaults(member, ledger, receiver)
+        async with (
+            open_publisher(member, config.events, ledger, log_key=log_key, open_vault=vaults.key) as publisher,
+            open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
+        ):
+            upstreams = Upstreams(member, registry)
+            issuance = Issuance(workload, publisher, vaults, store)
+            exchanges = Exchanges(member.policy, upstreams, issuance, config.ledger_seconds)
+            tenants = Tenants(TenantDirectory(registry).find, lambda: member.policy.current.tenant_admin_key)
+            edge = Edge(
+                workload=workload,
+                reports=Reports(member, workload, collateral, config.repo_url),
+                policy=member.policy,
+                tenants=tenants,
+                upstreams=upstreams,
+                exchanges=exchanges,
+                receipts=store,
+                commitments=Commitments(member, ledger),
+                evidence=EvidenceDocuments(member),
+                max_body_bytes=config.max_body_bytes,
+                request_seconds=config.request_seconds,
+            )
+            servicer = RouterServicer(
+                tenants, exchanges, upstreams, store, config.max_body_bytes, config.request_seconds
+            )
+            outward = await workload.certify(member, config.dns_names, config.ip_addresses)
+            clients = router_binding(servicer)
+            async with (
+                https(config.https_listen, edge.application(), outward),
+                serving(
+                    config.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
+                ) as outer,
+                member.serve([]) as inner,
+                asyncio.TaskGroup() as tasks,
+            ):
+                background = [
+                    tasks.create_task(upstreams.follow()),
+                    tasks.create_task(upstreams.reconcile()),
+                    tasks.create_task(issuance.commit_pending()),
+                ]
+                outer.ready()
+                inner.ready()
+                notify_ready()
+                await until_terminated()
+                for task in background:
+                    task.cancel()
+
+
+@asynccontextmanager
+async def https(address: str, application: web.Application, outward: OutwardCertificate) -> AsyncIterator[None]:
+    """Serve HTTPS while the body runs, then let running requests end. Raises `PortTaken`."""
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=10.0)
+    await runner.setup()
+    context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
+    try:
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context).start()
+        except OSError as error:
+            raise PortTaken(f"cannot listen on {address}: {error.strerror}") from error
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _credentials(outward: OutwardCertificate) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials([(outward.key_pem, outward.certificate_pem)])
+
+
+if __name__ == "__main__":
+    sys.exit(run("router", Config, serve))

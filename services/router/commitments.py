@@ -1,0 +1,101 @@
+"""It is responsible for what proves a receipt's place in the ledger to somebody without a mesh certificate.
+
+Everything in it is verified by its reader: the entry by its commitment, the acknowledgement and the checkpoint by keys
+that the ledger's own evidence binds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc.aio
+from teemesh.ledger.v1 import acknowledgement_pb2, ledger_pb2, ledger_pb2_grpc
+
+from libs.errors import MeshError
+from libs.identity.member import Member
+from libs.identity.peers import Peer
+from libs.rpc.errors import to_mesh_error
+from libs.transparency.acknowledgement import Statement
+from services.router.errors import LedgerUnavailable, NotFound
+from services.router.receipts import StoredReceipt
+
+_CALL_SECONDS = 5.0
+
+
+class Commitments:
+    """Assembles commitments from the router's own copy and the ledger's proofs."""
+
+    def __init__(self, member: Member, ledger: Peer) -> None:
+        self._member = member
+        self._ledger = ledger
+
+    async def of(self, stored: StoredReceipt) -> dict[str, Any]:
+        """Return the commitment document. Raises `NotFound` until a checkpoint covers it, or `LedgerUnavailable`."""
+        if stored.acknowledgement is None:
+            raise NotFound("the ledger has not acknowledged this receipt yet")
+        acknowledgement = acknowledgement_pb2.Acknowledgement.FromString(stored.acknowledgement)
+        statement = Statement.parse(acknowledgement.statement)
+        proof = await self._prove(statement.index)
+        lease = self._ledger.lease
+        return {
+            "entry": stored.entry.decode("utf-8"),
+            "salt": stored.salt.hex(),
+            "issuer": statement.issuer.hex(),
+            "issuer_seq": stored.issuer_seq,
+            "entry_id": stored.entry_id.hex(),
+            "leaf_data": acknowledgement.leaf_data.hex(),
+            "leaf_index": statement.index,
+            "acknowledgement": {
+                "statement": acknowledgement.statement.hex(),
+                "leaf_data": acknowledgement.leaf_data.hex(),
+                "first": acknowledgement.first,
+                "count": acknowledgement.count,
+                "path": [node.hex() for node in acknowledgement.path],
+                "signer_epoch": acknowledgement.signer_epoch,
+                "signature": acknowledgement.signature.hex(),
+            },
+            "inclusion": {
+                "size": proof.size,
+                "path": [node.hex() for node in proof.path],
+                "leaf_hash": proof.leaf_hash.hex(),
+            },
+            "checkpoint": proof.checkpoint.decode("utf-8"),
+            "ledger": {
+                "certificate": lease.certificate.der.hex(),
+                "evidence_sha256": lease.evidence.digest.hex(),
+                "origin": str(lease.appraisal.workload_claims.get("origin")),
+            },
+            "issuer_evidence_sha256": self._member.identity.current.evidence.digest.hex(),
+            "mesh_ca": self._member.identity.ca_certificate.hex(),
+        }
+
+    async def _prove(self, index: int) -> ledger_pb2.GetInclusionProofResponse:
+        try:
+            stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CALL_SECONDS))
+            proof = await stub.GetInclusionProof(
+                ledger_pb2.GetInclusionProofRequest(index=index), timeout=_CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            refusal = to_mesh_error(error)
+            if refusal.reason in ("SIZE_NOT_REACHED", "NO_CHECKPOINT"):
+                raise NotFound("no checkpoint covers this receipt yet: ask again in a second") from error
+            raise LedgerUnavailable(f"the ledger gives no proof now: {refusal.reason}") from error
+        except MeshError as error:
+            raise LedgerUnavailable(f"the ledger cannot be reached: {error.reason}") from error
+        if not proof.checkpoint:
+            raise NotFound("no checkpoint covers this receipt yet: ask again in a second")
+        return proof
+
+
+class EvidenceDocuments:
+    """The evidence documents behind what this router hands out, by digest."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def find(self, digest: str) -> bytes:
+        """Return a document: the router's own, or that of a service it holds a lease with. Raises `NotFound`."""
+        for evidence in self._member.known_evidence():
+            if evidence.digest.hex() == digest:
+                return evidence.document
+        raise NotFound("no evidence document of that digest here")

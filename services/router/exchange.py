@@ -1,0 +1,263 @@
+"""It is responsible for one request from first to last byte: judge, choose, forward, withhold, sign, commit, release.
+
+It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, an authenticated request ends in one
+receipt: answers, refusals, a node that breaks off, a client that leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+
+from libs.aci.encoding import digest
+from libs.aci.receipt import fresh_receipt_id
+from libs.aci.receipt_events import (
+    Aborted,
+    KnownEvent,
+    PolicyInForce,
+    RequestForwarded,
+    RequestReceived,
+    ResponseReturned,
+    ServedByNode,
+    UpstreamVerified,
+)
+from libs.aci.receipt_events import UpstreamFailed as NoUpstream
+from libs.identity.freshness import PolicyKeeper
+from services.router import constraints
+from services.router.constraints import Prompt
+from services.router.errors import LedgerUnavailable, RouterError, UpstreamFailed
+from services.router.forwarding import Begun, Ended, NodeUnavailable, forward
+from services.router.issuance import Draft, Issuance
+from services.router.tenants import Tenant
+from services.router.upstreams import Upstream, Upstreams
+from services.router.withholding import Withholding, withhold
+
+_ATTEMPTS = 3
+_ANSWER_MARGIN_SECONDS = 1.0
+_NO_MODEL = "none"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An authenticated request. `deadline` is in the event loop's time."""
+
+    endpoint: str
+    body: bytes
+    tenant: Tenant
+    request_id: str
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What the response is; bytes follow. For a buffered response everything is committed by now."""
+
+    status: int
+    content_type: str
+    receipt_id: str
+
+
+Part = Started | bytes
+
+
+@dataclass(slots=True)
+class _Course:
+    """How one exchange has gone so far."""
+
+    request: Request
+    policy: PolicyInForce
+    receipt_id: str = field(default_factory=fresh_receipt_id)
+    model: str | None = None
+    forwarded: str | None = None
+    upstream: Upstream | None = None
+    node_receipt: str | None = None
+    refusal: str | None = None
+    abort: str | None = None
+
+    def draft(self, returned: str, chat_id: str | None) -> Draft:
+        """The receipt's content, in the order of ACI section 7.4."""
+        events: list[KnownEvent] = [RequestReceived(digest(self.request.body)), self.policy]
+        if self.forwarded is not None:
+            events.append(RequestForwarded(self.forwarded))
+        events.append(self._outcome())
+        if self.upstream is not None and self.node_receipt is not None:
+            events.append(_served_by(self.upstream, self.node_receipt, self.model or _NO_MODEL))
+        if self.abort is not None:
+            events.append(Aborted(self.abort))
+        events.append(ResponseReturned(returned))
+        return Draft(
+            tenant=self.request.tenant,
+            receipt_id=self.receipt_id,
+            endpoint=self.request.endpoint,
+            model=self.model,
+            chat_id=chat_id,
+            events=tuple(events),
+        )
+
+    def _outcome(self) -> KnownEvent:
+        model = self.model or _NO_MODEL
+        if self.upstream is None or self.refusal is not None:
+            return NoUpstream(required=True, model_id=model, reason=self.refusal or "not_forwarded")
+        return UpstreamVerified(required=True, model_id=model, session_id=self.upstream.candidate.session_id)
+
+
+class Exchanges:
+    """Runs exchanges."""
+
+    def __init__(self, policy: PolicyKeeper, upstreams: Upstreams, issuance: Issuance, ledger_seconds: float) -> None:
+        self._policy = policy
+        self._upstreams = upstreams
+        self._issuance = issuance
+        self._ledger_seconds = ledger_seconds
+
+    async def run(self, request: Request) -> AsyncGenerator[Part, None]:
+        """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
+
+        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request; everything later is a
+        response with a receipt.
+        """
+        policy = self._policy.require_fresh()
+        self._issuance.require_room()
+        course = _Course(request, PolicyInForce(policy.version, "sha256:" + policy.digest.hex()))
+        try:
+            prompt = constraints.parse(request.body)
+            course.model = prompt.model
+            answer = self._answer(course, prompt)
+            async with aclosing(answer):
+                async for part in answer:
+                    yield part
+        except RouterError as error:
+            course.refusal = error.reason.lower()
+            async for part in self._refuse(course, error):
+                yield part
+
+    async def _answer(self, course: _Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        """Forward, and answer with what the node says. Raises `RouterError` while nothing has gone out."""
+        course.forwarded = digest(prompt.forwarded)
+        tried: frozenset[str] = frozenset()
+        while True:
+            course.upstream = None
+            upstream = self._upstreams.choose(prompt.model, prompt.constraints, tried)
+            course.upstream = upstream
+            try:
+                with self._upstreams.using(upstream):
+                    forwarded = self._relay(course, prompt, upstream)
+                    async with aclosing(forwarded):
+                        async for part in forwarded:
+                            yield part
+                    return
+            except NodeUnavailable as error:
+                tried |= {upstream.candidate.spiffe_id}
+                log.warning("node unavailable", node=upstream.candidate.spiffe_id, detail=str(error))
+                if len(tried) >= _ATTEMPTS or self._left(course) <= 0:
+                    raise
+
+    async def _relay(self, course: _Course, prompt: Prompt, upstream: Upstream) -> AsyncGenerator[Part, None]:
+        """One attempt at one node. Raises `NodeUnavailable` before the first byte."""
+        request = course.request
+        parts = forward(
+            upstream,
+            endpoint=request.endpoint,
+            body=prompt.forwarded,
+            request_id=request.request_id,
+            tenant_id=request.tenant.tenant_id,
+            timeout=max(self._left(course) - self._ledger_seconds - _ANSWER_MARGIN_SECONDS, 0.1),
+        )
+        async with aclosing(parts):
+            begun = await anext(parts)
+            if not isinstance(begun, Begun):
+                raise UpstreamFailed("the node's answer is out of order")
+            held = withhold(
+                request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
+            )
+            started = Started(begun.status, begun.content_type, course.receipt_id)
+            streaming = held.streams
+            try:
+                if streaming:
+                    yield started
+                try:
+                    async for part in parts:
+                        if isinstance(part, Ended):
+                            course.node_receipt = part.receipt_sha256
+                            held.complete()
+                        elif isinstance(part, bytes) and (out := held.feed(part)):
+                            yield out
+                except UpstreamFailed as error:
+                    course.abort = "upstream_failed"
+                    held.fail(error)
+                    started = Started(error.status, "application/json", course.receipt_id)
+            except (GeneratorExit, asyncio.CancelledError):
+                self._left_early(course, held)
+                raise
+        async for end in self._release(course, held, started, streaming=streaming):
+            yield end
+
+    async def _release(
+        self, course: _Course, held: Withholding, started: Started, *, streaming: bool
+    ) -> AsyncGenerator[Part, None]:
+        """Commit the receipt and give out what was withheld, or the error in its place."""
+        sorry = LedgerUnavailable("the ledger did not acknowledge this response's receipt, so it is not released")
+        end = held.error_end(sorry)
+        try:
+            released = await self._issuance.commit(
+                course.draft(held.body_hash, held.chat_id), held.emitted_hash(end), self._patience(course)
+            )
+        except LedgerUnavailable as error:
+            log.warning("response not released", receipt=course.receipt_id, detail=str(error))
+            if not streaming:
+                yield Started(sorry.status, "application/json", course.receipt_id)
+            yield end
+            return
+        if not streaming:
+            yield started
+        try:
+            yield held.withheld
+        finally:
+            released()  # It may be out, even if the client left just now.
+
+    async def _refuse(self, course: _Course, error: RouterError) -> AsyncGenerator[Part, None]:
+        """Answer with an error, after its receipt."""
+        course.forwarded = None if course.upstream is None else course.forwarded
+        body = error.body
+        sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt")
+        try:
+            released = await self._issuance.commit(
+                course.draft(digest(body), None), digest(sorry.body), self._patience(course)
+            )
+        except LedgerUnavailable:
+            yield Started(sorry.status, "application/json", course.receipt_id)
+            yield sorry.body
+            return
+        try:
+            yield Started(error.status, "application/json", course.receipt_id)
+            yield body
+        finally:
+            released()
+
+    def _left_early(self, course: _Course, held: Withholding) -> None:
+        course.abort = "client_disconnected"
+        self._issuance.record_later(course.draft(held.emitted_hash(), held.chat_id))
+
+    def _left(self, course: _Course) -> float:
+        return course.request.deadline - asyncio.get_running_loop().time()
+
+    def _patience(self, course: _Course) -> float:
+        """How long to wait for the ledger: its share, or what is left less the time to answer."""
+        return max(min(self._ledger_seconds, self._left(course) - _ANSWER_MARGIN_SECONDS), 0.1)
+
+
+def _served_by(upstream: Upstream, node_receipt: str, model: str) -> ServedByNode:
+    claims = upstream.lease.appraisal.workload_claims
+    return ServedByNode(
+        spiffe_id=upstream.candidate.spiffe_id,
+        evidence_digest="sha256:" + upstream.candidate.evidence_digest,
+        receipt_sha256=node_receipt,
+        weights_sha256=upstream.candidate.models[model],
+        engine=str(claims.get("engine", "unknown")),
+    )

@@ -1,0 +1,279 @@
+"""The publisher against a real broker and a ledger that answers, or does not, or lies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs import jcs
+from libs.errors import MeshError
+from libs.events.batches import parse_batch, verify_batch
+from libs.events.keyset import parse_keyset
+from libs.events.kinds import Kind
+from libs.events.publish import EventSettings, LedgerUnavailable, open_publisher
+from libs.events.records import Entry, open_record, verify_entry
+from libs.transparency.acknowledgement import verify_acknowledgement
+from libs.transparency.chain import entry_id, log_id
+from tests.fakes.ledger_answers import FakeLease, FakePeer
+from tests.unit.libs.events.conftest import TENANT, VAULT, Mesh, member_with
+
+
+def entries_of(message: bytes) -> list[Entry]:
+    batch = parse_batch(message)
+    return [
+        verify_entry(
+            open_record(record, batch.issuer, number, None if record.header.is_public else VAULT),
+            record.header,
+            batch.issuer,
+            number,
+            None if record.header.is_public else TENANT,
+        )
+        for number, record in batch.numbered()
+    ]
+
+
+def logged(mesh: Mesh) -> list[Entry]:
+    """What the ledger holds, each entry once."""
+    found: dict[tuple[bytes, int], Entry] = {}
+    for message in mesh.ledger.messages:
+        for entry in entries_of(message):
+            found.setdefault((entry.issuer, entry.issuer_seq), entry)
+    return list(found.values())
+
+
+async def until_logged(mesh: Mesh, kind: Kind) -> Entry:
+    while True:
+        changed = mesh.ledger.changed
+        for entry in logged(mesh):
+            if entry.kind is kind:
+                return entry
+        await changed.wait()
+
+
+async def test_a_commit_returns_with_the_ledgers_verified_promise(mesh: Mesh) -> None:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        committed = await publisher.commit(Kind.RECEIPT, {"n": 1}, vault=VAULT, timeout=10)
+        ack_key = mesh.ledger.key.public_key().public_bytes_raw()
+        statement = verify_acknowledgement(committed.acknowledgement, ack_key, log_id(mesh.ledger.origin))
+        publisher.released(committed)
+    assert (statement.issuer, statement.issuer_seq) == (publisher.issuer, committed.issuer_seq)
+    assert committed.entry_id == entry_id(publisher.issuer, committed.issuer_seq)
+    assert jcs.loads_object(committed.entry)["body"] == {"n": 1}
+    for message in mesh.ledger.messages:
+        verify_batch(parse_batch(message), mesh.log_key.public_key())
+
+
+async def test_an_issuer_begins_with_its_keyset_and_names_each_commitment_before(mesh: Mesh) -> None:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        for number in range(3):
+            await publisher.commit(Kind.POLICY, {"n": number}, vault=None, timeout=10)
+    entries = logged(mesh)
+    keyset = parse_keyset(entries[0].body)
+    assert keyset.issuer == publisher.issuer
+    assert (keyset.certificate, keyset.previous) == (b"certificate", None)
+    assert [entry.issuer_seq for entry in entries] == [1, 2, 3, 4]
+    records = [record for message in mesh.ledger.messages for record in parse_batch(message).records]
+    assert [entry.previous for entry in entries] == [bytes(32), *(record.header.commitment for record in records[:3])]
+
+
+async def test_many_commits_share_batches_and_lose_nothing(mesh: Mesh) -> None:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        commits = [publisher.commit(Kind.USAGE, {"n": number}, vault=VAULT, timeout=20) for number in range(300)]
+        done = await asyncio.gather(*commits)
+    assert sorted(one.issuer_seq for one in done) == list(range(2, 302))
+    assert len(mesh.ledger.messages) < 100
+
+
+async def test_the_brokers_ack_alone_releases_nothing(mesh: Mesh) -> None:
+    mesh.ledger.silent = True
+    async with mesh.reading(), mesh.publisher() as publisher:
+        commit = asyncio.create_task(publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=30))
+        await until_logged(mesh, Kind.RECEIPT)
+        assert not commit.done()
+        mesh.ledger.silent = False
+        mesh.ledger.wake()
+        await commit
+
+
+async def test_without_an_answer_commit_says_so_and_an_amendment_follows(mesh: Mesh) -> None:
+    mesh.ledger.silent = True
+    async with mesh.reading(), mesh.publisher() as publisher:
+        with pytest.raises(LedgerUnavailable) as refusal:
+            await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=0.3)
+        amendment = await until_logged(mesh, Kind.AMENDMENT)
+    assert refusal.value.reason == "LEDGER_UNAVAILABLE"
+    assert amendment.body == {"entry_id": refusal.value.entry_id.hex(), "effect": "not_released"}
+
+
+async def test_a_cancelled_commit_is_amended_too(mesh: Mesh) -> None:
+    mesh.ledger.silent = True
+    async with mesh.reading(), mesh.publisher() as publisher:
+        commit = asyncio.create_task(publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=30))
+        await until_logged(mesh, Kind.RECEIPT)
+        commit.cancel()
+        assert (await until_logged(mesh, Kind.AMENDMENT)).body["effect"] == "not_released"
+
+
+async def refused_commit(mesh: Mesh) -> str:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        try:
+            await publisher.commit(Kind.POLICY, {}, vault=None, timeout=1.0)
+        except MeshError as refusal:
+            return refusal.reason
+    return "accepted"
+
+
+async def test_an_acknowledgement_under_another_key_is_refused(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
+    mesh.ledger.signing_key = Ed25519PrivateKey.generate()
+    assert await refused_commit(mesh) == "LEDGER_UNAVAILABLE"
+    assert "ACKNOWLEDGEMENT_INVALID" in capsys.readouterr().out
+
+
+async def test_an_acknowledgement_of_another_record_is_refused(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
+    mesh.ledger.other_commitment = True
+    assert await refused_commit(mesh) == "LEDGER_UNAVAILABLE"
+    assert "ACKNOWLEDGEMENT_NOT_OURS" in capsys.readouterr().out
+
+
+async def test_a_superseded_writer_is_refused(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        await publisher.commit(Kind.POLICY, {}, vault=None, timeout=10)
+        mesh.ledger.epoch = 4
+        with pytest.raises(LedgerUnavailable):
+            await publisher.commit(Kind.POLICY, {}, vault=None, timeout=1.0)
+    assert "SIGNER_SUPERSEDED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "claims", [{"origin": "mesh.test/ledger/1"}, {"origin": "mesh.test/ledger/2", "ack_key": "00"}]
+)
+async def test_a_ledger_whose_evidence_names_no_key_is_not_believed(
+    mesh: Mesh, claims: Mapping[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mesh.peer.lease = FakeLease(type(mesh.peer.lease.appraisal)(claims))
+    assert await refused_commit(mesh) == "LEDGER_UNAVAILABLE"
+    assert "ACK_KEY_NOT_ATTESTED" in capsys.readouterr().out
+
+
+async def test_a_rejected_entry_says_so_and_is_not_sent_again(mesh: Mesh) -> None:
+    mesh.ledger.reject = "QUARANTINED_BODY"
+    assert await refused_commit(mesh) == "ENTRY_REJECTED"
+    sent = len(mesh.ledger.messages)
+    mesh.ledger.reject = None
+    async with mesh.reading(), mesh.publisher() as publisher:
+        await publisher.commit(Kind.POLICY, {}, vault=None, timeout=10)
+    assert all(parse_batch(message).issuer == publisher.issuer for message in mesh.ledger.messages[2 * sent :])
+
+
+async def test_a_killed_broker_is_waited_for_and_everything_is_sent_again(mesh: Mesh) -> None:
+    async with mesh.publisher() as publisher:
+        async with mesh.reading():
+            await publisher.commit(Kind.POLICY, {"n": 0}, vault=None, timeout=10)
+        await mesh.broker.kill()
+        during = await publisher.enqueue(Kind.RECEIPT, {"n": 1}, vault=VAULT)
+        commit = asyncio.create_task(publisher.commit(Kind.RECEIPT, {"n": 2}, vault=VAULT, timeout=30))
+        seen = mesh.link.connections
+        await mesh.broker.start()
+        await mesh.link.connected_after(seen)
+        async with mesh.reading():
+            committed = await commit
+            publisher.released(committed)
+    assert {entry.issuer_seq for entry in logged(mesh)} >= {during.issuer_seq, committed.issuer_seq}
+
+
+class AbsentPeer:
+    """A ledger that is not there."""
+
+    lease: Any = None
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel:
+        raise LedgerUnavailable("nobody answers", b"")
+
+
+async def test_it_opens_without_broker_and_ledger_and_what_is_enqueued_is_durable(mesh: Mesh) -> None:
+    await mesh.broker.kill()
+    async with mesh.publisher(peer=AbsentPeer()) as publisher:
+        enqueued = await publisher.enqueue(Kind.POLICY, {"n": 1}, vault=None)
+        with pytest.raises(LedgerUnavailable):
+            await publisher.commit(Kind.POLICY, {"n": 2}, vault=None, timeout=0.2)
+        issuer = publisher.issuer
+        assert not publisher.is_connected
+    seen = mesh.link.connections
+    await mesh.broker.start()
+    await mesh.link.connected_after(seen)
+    async with mesh.reading(), mesh.publisher() as publisher:
+        await publisher.commit(Kind.POLICY, {"n": 3}, vault=None, timeout=20)
+        while enqueued.issuer_seq not in mesh.ledger.by_issuer.get(issuer, {}):
+            await mesh.ledger.changed.wait()
+    entries = logged(mesh)
+    keyset = next(entry for entry in entries if entry.kind is Kind.KEYSET and entry.issuer == publisher.issuer)
+    previous = parse_keyset(keyset.body).previous
+    assert previous is not None
+    assert (previous.issuer, previous.last_seq) == (issuer, 3)
+
+
+async def test_after_a_restart_the_same_bytes_go_out_and_open_receipts_are_amended(mesh: Mesh) -> None:
+    mesh.ledger.silent = True
+    async with mesh.publisher() as publisher:
+        waiting = asyncio.create_task(publisher.commit(Kind.RECEIPT, {"n": 1}, vault=VAULT, timeout=60))
+        async with mesh.reading():
+            await until_logged(mesh, Kind.RECEIPT)
+    with pytest.raises(MeshError) as refusal:
+        await waiting
+    assert refusal.value.reason == "PUBLISHER_CLOSED"
+    before = list(dict.fromkeys(mesh.ledger.messages))
+    mesh.ledger.messages.clear()
+    mesh.ledger.by_issuer.clear()
+    mesh.ledger.silent = False
+    await _forget_everything(mesh)
+    async with mesh.reading(), mesh.publisher() as successor:
+        amendment = await until_logged(mesh, Kind.AMENDMENT)
+        while not set(before) <= set(mesh.ledger.messages):
+            await mesh.ledger.changed.wait()
+    receipt = next(entry for entry in logged(mesh) if entry.kind is Kind.RECEIPT)
+    assert amendment.issuer == successor.issuer
+    assert amendment.body == {
+        "entry_id": entry_id(receipt.issuer, receipt.issuer_seq).hex(),
+        "effect": "not_released",
+    }
+
+
+async def _forget_everything(mesh: Mesh) -> None:
+    """The broker loses its stream, as it may."""
+    stream = await mesh.link.jetstream(10)
+    await stream.purge_stream("LEDGER_1")
+
+
+async def test_an_acknowledged_receipt_that_was_not_released_is_amended_as_unknown(mesh: Mesh) -> None:
+    async with mesh.reading():
+        async with mesh.publisher() as publisher:
+            committed = await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=10)
+        async with mesh.publisher():
+            amendment = await until_logged(mesh, Kind.AMENDMENT)
+    assert amendment.body == {"entry_id": committed.entry_id.hex(), "effect": "release_unknown"}
+
+
+async def test_a_released_receipt_is_not_amended(mesh: Mesh) -> None:
+    async with mesh.reading():
+        async with mesh.publisher() as publisher:
+            committed = await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=10)
+            publisher.released(committed)
+        async with mesh.publisher() as publisher:
+            await publisher.commit(Kind.POLICY, {}, vault=None, timeout=10)
+    assert Kind.AMENDMENT not in {entry.kind for entry in logged(mesh)}
+
+
+async def test_a_log_key_that_the_evidence_does_not_name_is_refused(mesh: Mesh, tmp_path: Path) -> None:
+    member = member_with(mesh.ca, mesh.router_files, Ed25519PrivateKey.generate())
+    settings = EventSettings(mesh.broker.url, tmp_path / "outbox")
+    with pytest.raises(MeshError) as refusal:
+        async with open_publisher(member, settings, mesh.peer, log_key=Ed25519PrivateKey.generate()):
+            pass
+    assert refusal.value.reason == "LOG_KEY_NOT_ATTESTED"
+    assert isinstance(mesh.peer, FakePeer)

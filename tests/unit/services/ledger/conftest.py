@@ -1,0 +1,62 @@
+"""A small log, and entries to put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.transparency.leaf import Kind
+from services.ledger.description import LogDescription
+from services.ledger.segments import Geometry
+from services.ledger.sequencer import Candidate, Sequencer
+from services.ledger.store import LogStore
+
+ORIGIN = "mesh.local/ledger/1"
+SMALL = Geometry(block_leaves=4, segment_leaves=4, segment_bytes=1 << 30, zeros_ahead=300)
+SOURCE = b"\x51" * 16
+KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
+DESCRIPTION = LogDescription(ORIGIN, "LEDGER_1", b"\x01" * 32, (b"\x02" * 32, b"\x03" * 32), 2)
+
+
+def candidate(number: int, *, body: bytes | None = None, vault: bytes = bytes(16), kind: Kind = Kind.POLICY) -> Candidate:
+    content = b"salt and entry %d" % number if body is None else body
+    return Candidate(kind, b"\x11" * 32, number, sha256(content).digest(), 0, vault, content)
+
+
+def tag(vault_id: bytes, vault_seq: int) -> bytes:
+    return sha256(vault_id + vault_seq.to_bytes(8, "big")).digest()[:16]
+
+
+def open_store(directory: Path, geometry: Geometry = SMALL) -> LogStore:
+    return LogStore(directory, sign=KEY.sign, clock=lambda: 5_000_000_000, geometry=geometry)
+
+
+def sequencer(store: LogStore) -> Sequencer:
+    return Sequencer(store, epoch=store.last_epoch + 1, tag=tag, clock=lambda: 7_000_000_000)
+
+
+@pytest.fixture
+def empty_log(tmp_path: Path) -> Path:
+    directory = tmp_path / "log"
+    LogStore.create(directory, DESCRIPTION)
+    return directory
+
+
+@pytest.fixture
+def two_segments(empty_log: Path) -> Path:
+    """Six entries in four frames: two frames in a sealed segment, two in the active one."""
+    fill(empty_log, [[1], [2, 3, 4], [5], [6]])
+    return empty_log
+
+
+def fill(directory: Path, frames: list[list[int]], note: Callable[[Sequencer], None] = lambda _: None) -> None:
+    with open_store(directory) as store:
+        writer = sequencer(store)
+        for numbers in frames:
+            position = store.head.source_high + 1
+            writer.append([candidate(number) for number in numbers], SOURCE, position, position)
+        note(writer)

@@ -1,0 +1,199 @@
+"""A node is found, stays found, comes back when forgotten, and leaves in order; against a registry over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_status import rpc_status
+from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
+
+from libs.errors import Code, MeshError
+from libs.rpc.errors import status_of
+from services.node.engine import EngineLoad
+from services.node.registration import Registration, ServedModel, keep_registered, registered
+
+PATIENCE_SECONDS = 10.0
+
+
+class LeaseUnknown(MeshError):
+    code = Code.NOT_FOUND
+    reason = "LEASE_UNKNOWN"
+
+
+class Registry(registry_pb2_grpc.ProviderRegistryServiceServicer):
+    """Notes every call; forgets the node, or is away, when told."""
+
+    def __init__(self) -> None:
+        self.calls: asyncio.Queue[Any] = asyncio.Queue()
+        self.forget = False
+        self.away = 0
+        self.hang = asyncio.Event()
+        self.hanging = asyncio.Event()
+
+    async def Register(self, request: Any, context: Any) -> registry_pb2.RegisterResponse:  # noqa: N802
+        if self.away:
+            self.away -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        self.calls.put_nowait(request)
+        return registry_pb2.RegisterResponse(lease_until_ms=1, session_id=bytes(32))
+
+    async def Renew(self, request: Any, context: Any) -> registry_pb2.RenewResponse:  # noqa: N802
+        if self.forget:
+            self.forget = False
+            status = rpc_status.to_status(status_of(LeaseUnknown("no such lease")))  # type: ignore[no-untyped-call]
+            await context.abort_with_status(status)
+        if self.hang.is_set():
+            self.hanging.set()
+            await asyncio.Event().wait()
+        self.calls.put_nowait(request)
+        return registry_pb2.RenewResponse(lease_until_ms=2)
+
+    async def Deregister(self, request: Any, context: Any) -> registry_pb2.DeregisterResponse:  # noqa: N802
+        self.calls.put_nowait(request)
+        return registry_pb2.DeregisterResponse()
+
+    async def ListProviders(self, request: Any, context: Any) -> registry_pb2.ListProvidersResponse:  # noqa: N802
+        return registry_pb2.ListProvidersResponse()
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[registry_pb2.WatchResponse]:  # noqa: N802
+        yield registry_pb2.WatchResponse()
+
+    async def GetSession(self, request: Any, context: Any) -> registry_pb2.GetSessionResponse:  # noqa: N802
+        return registry_pb2.GetSessionResponse()
+
+    async def called(self) -> Any:
+        return await asyncio.wait_for(self.calls.get(), PATIENCE_SECONDS)
+
+
+class Peer:
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._channel = grpc.aio.insecure_channel(target)
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel:
+        return self._channel
+
+    async def replace(self) -> None:
+        old, self._channel = self._channel, grpc.aio.insecure_channel(self._target)
+        await old.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class Engine:
+    """Ready from the start; the test says what it is busy with."""
+
+    ready = True
+    load = EngineLoad(running=1, waiting=2, capacity=4)
+
+    async def until_ready(self) -> None: ...
+
+
+class Node:
+    def __init__(
+        self, registry: Registry, server: grpc.aio.Server, peer: Peer, registration: Registration, engine: Engine
+    ) -> None:
+        self.registry = registry
+        self.server = server
+        self.peer = peer
+        self.registration = registration
+        self.engine = engine
+
+
+@asynccontextmanager
+async def meeting(key: Callable[[], bytes] = lambda: b"key") -> AsyncIterator[Node]:
+    registry, engine = Registry(), Engine()
+    server = grpc.aio.server()
+    registry_pb2_grpc.add_ProviderRegistryServiceServicer_to_server(registry, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    peer = Peer(f"127.0.0.1:{port}")
+    models = [ServedModel("m", bytes(range(32)))]
+    yield Node(registry, server, peer, Registration(peer, "host:1", models, engine, key), engine)
+    await peer.close()
+    await server.stop(None)
+
+
+@asynccontextmanager
+async def keeping(node: Node) -> AsyncIterator[None]:
+    task = asyncio.create_task(keep_registered(node.registration, renew_seconds=0.01))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_node_registers_and_then_renews_with_its_load() -> None:
+    async with meeting() as node, keeping(node):
+        first = await node.registry.called()
+        assert isinstance(first, registry_pb2.RegisterRequest)
+        assert (first.endpoint, first.models[0].id, first.models[0].weights_sha256) == ("host:1", "m", bytes(range(32)))
+        second = await node.registry.called()
+        assert isinstance(second, registry_pb2.RenewRequest)
+        assert (second.load.running_requests, second.load.waiting_requests, second.load.capacity) == (1, 2, 4)
+        assert not second.draining
+
+
+async def test_a_node_whose_engine_is_away_takes_no_work() -> None:
+    async with meeting() as node, keeping(node):
+        await node.registry.called()
+        node.engine.ready = False
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (await node.registry.called()).draining:
+                pass
+
+
+async def test_a_forgotten_node_registers_again() -> None:
+    async with meeting() as node, keeping(node):
+        await node.registry.called()
+        node.registry.forget = True
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not isinstance(await node.registry.called(), registry_pb2.RegisterRequest):
+                pass
+
+
+async def test_a_new_key_registers_again() -> None:
+    keys = [b"old", b"old"]
+    async with meeting(lambda: keys.pop(0) if keys else b"new") as node, keeping(node):
+        kinds = [type(await node.registry.called()).__name__ for _ in range(4)]
+        assert kinds == ["RegisterRequest", "RenewRequest", "RegisterRequest", "RenewRequest"]
+
+
+async def test_a_registry_that_is_away_is_asked_again() -> None:
+    async with meeting() as node:
+        node.registry.away = 2
+        async with keeping(node):
+            assert isinstance(await node.registry.called(), registry_pb2.RegisterRequest)
+
+
+async def test_a_node_leaves_when_its_body_ends() -> None:
+    async with meeting() as node:
+        async with registered(node.registration):
+            await node.registry.called()
+        assert isinstance(await node.registry.called(), registry_pb2.DeregisterRequest)
+
+
+async def test_leaving_succeeds_when_the_registry_is_gone() -> None:
+    async with meeting() as node, registered(node.registration):
+        await node.registry.called()
+        await node.server.stop(None)
+
+
+async def test_a_channel_closed_under_a_call_does_not_end_the_registration() -> None:
+    """What a refusal of the registry's evidence does: every call on the channel is cancelled from within."""
+    async with meeting() as node, keeping(node):
+        await node.registry.called()
+        node.registry.hang.set()
+        await asyncio.wait_for(node.registry.hanging.wait(), PATIENCE_SECONDS)
+        node.registry.hang.clear()
+        await node.peer.replace()
+        assert await node.registry.called() is not None

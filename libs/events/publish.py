@@ -7,12 +7,11 @@ NATS's own acknowledgement frees nothing. Neither broker nor ledger need be ther
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,9 +22,10 @@ from libs.events.answers import Answers, Awaiting
 from libs.events.connect import connect_nats
 from libs.events.issuer import Issuer
 from libs.events.keyset import Keyset
-from libs.events.outbox import DEFAULT_MAX_BYTES, Outbox, OutboxFull, open_outbox
+from libs.events.outbox import DEFAULT_MAX_BYTES, Outbox, open_outbox
 from libs.events.outbox_items import Cut
 from libs.events.outbox_state import Uncut
+from libs.events.publishing_member import PublishingMember
 from libs.events.records import MAX_BODY_BYTES
 from libs.events.sending import Outgoing, Sender, Timing
 from libs.events.subjects import inbox_prefix
@@ -59,44 +59,6 @@ class LogKeyNotAttested(MeshError):
     """This service's own evidence does not name the key that it would write with."""
 
     reason = "LOG_KEY_NOT_ATTESTED"
-
-
-class _Certificate(Protocol):
-    @property
-    def der(self) -> bytes: ...
-
-
-class _Evidence(Protocol):
-    @property
-    def document(self) -> bytes: ...
-    @property
-    def claims(self) -> Mapping[str, Any]: ...
-
-
-class _Credential(Protocol):
-    @property
-    def certificate(self) -> _Certificate: ...
-    @property
-    def evidence(self) -> _Evidence: ...
-
-
-class _Identity(Protocol):
-    @property
-    def current(self) -> _Credential: ...
-
-
-class PublishingMember(Protocol):
-    """What a publisher needs of the service that it writes for."""
-
-    @property
-    def role(self) -> str: ...
-    @property
-    def instance(self) -> str: ...
-    @property
-    def trust_domain(self) -> str: ...
-    @property
-    def identity(self) -> _Identity: ...
-    def tls_context(self) -> ssl.SSLContext: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,39 +175,37 @@ class Publisher:
         self._hand_over(Kind.KEYSET, keyset.body(), None, withheld=False, cuts=())
 
     async def amend_earlier(self, open_vault: OpenVault | None) -> None:
-        """Say of every response that an earlier start left open what is known of it."""
-        for issuer in self._outbox.earlier:
-            for uncut in self._outbox.state.uncut(issuer):
-                if uncut.facts.kind is not Kind.RECEIPT or uncut.facts.tenant is None:
-                    self._outbox.append(Cut(uncut.issuer, uncut.issuer_seq))
-                elif open_vault is None:
-                    log.error("an earlier receipt is open and no vault can be opened to amend it")
-                else:
-                    await self._amend_one(uncut, uncut.facts.tenant, open_vault)
-
-    async def _amend_one(self, uncut: Uncut, tenant: str, open_vault: OpenVault) -> None:
-        effect = RELEASE_UNKNOWN if uncut.acknowledged else NOT_RELEASED
-        entry_id = uncut.entry_id
-        while True:
-            try:
-                vault = await open_vault(tenant)
-                self._submit(
-                    Kind.AMENDMENT,
-                    {"entry_id": entry_id.hex(), "effect": effect},
-                    vault,
-                    withheld=False,
-                    cuts=(Cut(uncut.issuer, uncut.issuer_seq),),
-                )
-            except MeshError as error:
-                if error.reason == _VAULT_GONE:
-                    # The entry can be read by nobody any more, and neither could its amendment.
-                    self._outbox.append(Cut(uncut.issuer, uncut.issuer_seq))
-                    return
-                log.warning("amendment waits", entry_id=entry_id.hex(), reason=error.reason)
+        """Say of every response that an earlier start left open what is known of it; try until all is said."""
+        open_ones = [one for issuer in self._outbox.earlier for one in self._outbox.state.uncut(issuer)]
+        while open_ones:
+            # One tenant's vault that cannot be opened must not hold up the others.
+            open_ones = [one for one in open_ones if not await self._amend_one(one, open_vault)]
+            if open_ones:
                 await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                log.warning("earlier receipt amended", entry_id=entry_id.hex(), effect=effect)
-                return
+
+    async def _amend_one(self, uncut: Uncut, open_vault: OpenVault | None) -> bool:
+        cut = Cut(uncut.issuer, uncut.issuer_seq)
+        effect = RELEASE_UNKNOWN if uncut.acknowledged else NOT_RELEASED
+        tenant, entry_id = uncut.facts.tenant, uncut.entry_id.hex()
+        if uncut.facts.kind is not Kind.RECEIPT or tenant is None:
+            self._outbox.append(cut)
+            return True
+        if open_vault is None:
+            log.error("an earlier receipt is open, and this service opens no vaults", entry_id=entry_id)
+            return True
+        try:
+            vault = await open_vault(tenant)
+            body = {"entry_id": entry_id, "effect": effect}
+            self._submit(Kind.AMENDMENT, body, vault, withheld=False, cuts=(cut,))
+        except MeshError as error:
+            if error.reason == _VAULT_GONE:
+                # The entry can be read by nobody any more, and neither could its amendment.
+                self._outbox.append(cut)
+                return True
+            log.warning("amendment waits", entry_id=entry_id, reason=error.reason)
+            return False
+        log.warning("earlier receipt amended", entry_id=entry_id, effect=effect)
+        return True
 
     def _withdraw(
         self, outgoing: Outgoing, vault: VaultKey | None, members: Mapping[str, Any], *, withheld: bool
@@ -261,9 +221,9 @@ class Publisher:
                 withheld=False,
                 cuts=(Cut(self._issuer.id, sealed.issuer_seq),),
             )
-        except OutboxFull:
+        except MeshError as error:
             # The receipt stays open in the outbox; the next start amends it.
-            log.error("no room to amend a receipt now", entry_id=sealed.entry_id.hex())
+            log.error("a receipt cannot be amended now", entry_id=sealed.entry_id.hex(), reason=error.reason)
 
     def _submit(
         self,

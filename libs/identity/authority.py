@@ -23,7 +23,7 @@ from libs.errors import Code, MeshError
 from libs.identity import certificate as certificates
 from libs.policy.document import Policy
 from libs.rpc.channel import fetch_leaf, open_channel
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import AppraisalContext, OwnNonce, appraise
 from libs.tee.challenge import Challenge
@@ -79,7 +79,7 @@ class KmsAuthority:
         """Raises the first refusal: of the KMS by this service, or of this service by the KMS."""
         async with proven_kms(self._bootstrap, self._trust_domain, policy) as kms:
             stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(kms.channel)
-            try:
+            with remote_errors():
                 offered = await stub.CreateIssuanceChallenge(
                     bootstrap_pb2.CreateIssuanceChallengeRequest(), timeout=_TIMEOUT_SECONDS
                 )
@@ -90,8 +90,6 @@ class KmsAuthority:
                     ),
                     timeout=_TIMEOUT_SECONDS,
                 )
-            except grpc.aio.AioRpcError as error:
-                raise to_mesh_error(error) from error
             return Issued(response.certificate, kms.ca_certificate)
 
 
@@ -112,13 +110,11 @@ async def proven_kms(bootstrap: str, trust_domain: str, policy: Policy) -> Async
     async with open_channel(bootstrap, root_pem=certificates.pem_of(leaf), server_name=server_name) as channel:
         stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(channel)
         challenge = Challenge.unsigned(issuer="self", purpose="kms-bootstrap", now=int(time.time()))
-        try:
+        with remote_errors():
             proof = await stub.GetKmsEvidence(
                 bootstrap_pb2.GetKmsEvidenceRequest(challenge=challenge.encode()),
                 timeout=_TIMEOUT_SECONDS,
             )
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         leaf_spki = certificates.spki_of(x509.load_der_x509_certificate(leaf).public_key())
         appraisal = appraise(
             evidences.parse(proof.document),

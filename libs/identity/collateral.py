@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-import grpc.aio
 from teemesh.attestation.v1 import collateral_pb2, collateral_pb2_grpc
 
 from libs.identity.certificate import pem_of
 from libs.rpc.channel import fetch_leaf, open_channel
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 from libs.tee.collateral import Collateral
 
 _TIMEOUT_SECONDS = 20.0
@@ -47,12 +46,10 @@ class AttestationCollateral:
         leaf = await fetch_leaf(host, int(port), server_name=server_name, timeout=_TIMEOUT_SECONDS)
         async with open_channel(self._bootstrap, root_pem=pem_of(leaf), server_name=server_name) as channel:
             stub = collateral_pb2_grpc.CollateralServiceStub(channel)
-            try:
+            with remote_errors():
                 response = await stub.GetCollateral(
                     collateral_pb2.GetCollateralRequest(quote=quote), timeout=_TIMEOUT_SECONDS
                 )
-            except grpc.aio.AioRpcError as error:
-                raise to_mesh_error(error) from error
         self._held = Collateral.decode(response.collateral)
         self._valid_until = response.valid_until_ms / 1000
         return self._held

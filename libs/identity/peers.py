@@ -23,7 +23,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease, appraise_peer
 from libs.identity.renewal import Credential, Identity
 from libs.rpc.channel import fetch_leaf, open_channel
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 
 _REPLACE_BEFORE_SECONDS = 30.0
 """A lease this close to its end is replaced before use, so that no call starts on one that ends under it."""
@@ -151,16 +151,14 @@ class Peer:
             key_pem=credential.key_pem,
             certificate_pem=credential.certificate.pem,
         )
+        stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
         try:
-            stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
-            theirs = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=timeout)
-            lease = appraise_peer(certificate, theirs.document, self._policy.current, self._ca_spki(), time.time())
-            accepted = await stub.PresentEvidence(
-                evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
-            )
-        except grpc.aio.AioRpcError as error:
-            await channel.close(None)
-            raise to_mesh_error(error) from error
+            with remote_errors():
+                theirs = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=timeout)
+                lease = appraise_peer(certificate, theirs.document, self._policy.current, self._ca_spki(), time.time())
+                accepted = await stub.PresentEvidence(
+                    evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
+                )
         except BaseException:
             await channel.close(None)
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-import grpc.aio
 import structlog
 from cryptography import x509
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
@@ -16,7 +15,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.identity.peers import Peer
 from libs.identity.renewal import Identity
 from libs.policy.statement import Statement, verify_statement
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 
 _TIMEOUT_SECONDS = 5.0
 
@@ -41,19 +40,15 @@ class KmsStatements:
     async def newest(self) -> Statement:
         """Return the newest statement, its signature verified. Raises `MeshError`."""
         stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_TIMEOUT_SECONDS))
-        try:
+        with remote_errors():
             response = await stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=_TIMEOUT_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         ca_spki = spki_of(x509.load_der_x509_certificate(self._identity.ca_certificate).public_key())
         return verify_statement(response.statement, response.signature, ca_spki)
 
     async def policy(self, version: int) -> bytes:
         stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_TIMEOUT_SECONDS))
-        try:
+        with remote_errors():
             response = await stub.GetPolicy(kms_pb2.GetPolicyRequest(version=version), timeout=_TIMEOUT_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         return response.signed_policy
 
 

@@ -43,7 +43,7 @@ def configure(service: str, instance: str, *, json: bool | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.WARNING)
 
 
 def _naming(service: str, instance: str) -> Processor:

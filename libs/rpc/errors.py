@@ -5,8 +5,10 @@ A client branches on `ErrorInfo.reason` in the domain "teemesh"; the message is 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 import grpc.aio
@@ -59,6 +61,24 @@ def to_mesh_error(error: grpc.RpcError) -> RemoteRefused:
     name = error.code().name
     code = _CODES.get(name, Code.INTERNAL)
     return RemoteRefused(code, reason_of(error) or name, (error.details() or name)[:_MESSAGE_LIMIT])
+
+
+@contextmanager
+def remote_errors() -> Iterator[None]:
+    """Around calls to another service: what fails is raised as an error of this one.
+
+    Closing a channel cancels the calls on it from inside, and whoever awaits one sees `CancelledError` although nobody
+    cancelled the task: that is an error too, and must not end a background task as if it had been asked to stop.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise to_mesh_error(error) from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RemoteRefused(Code.UNAVAILABLE, "CHANNEL_CLOSED", "the channel to the service was closed") from error
 
 
 # What the peer broke off (CANCELLED) may work elsewhere; what it could not name (UNKNOWN) is its bug.

@@ -21,16 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before any command is imported: they bring gRPC, which reads its suites once.
     ssl_hardening()
     args = _parser().parse_args(arguments)
-    refusal: MeshError | None = None
     try:
-        code: int = args.run(args)
-        return code
+        return _run(args)
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
+    code = 1
+    try:
+        code = args.run(args)
     except* MeshError as group:  # A bare one too.
         refusal = _first(group)
-    sys.stderr.write(f"teemesh: {refusal.reason}: {refusal}\n")
-    return 1
+        sys.stderr.write(f"teemesh: {refusal.reason}: {refusal}\n")
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ import structlog
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs.errors import MeshError
-from libs.rpc.errors import reason_of
+from libs.rpc.errors import remote_errors
 from services.node.engine import EngineLoad
 
 RENEW_SECONDS = 5.0
@@ -82,18 +82,11 @@ async def keep_registered(registration: Registration, *, renew_seconds: float = 
             delay = _FIRST_RETRY_SECONDS
             await asyncio.sleep(renew_seconds)
             continue
-        except (grpc.aio.AioRpcError, MeshError) as error:
-            reason = _reason(error)
-            if reason == "LEASE_UNKNOWN" and registered is not None:
+        except MeshError as error:
+            if error.reason == "LEASE_UNKNOWN" and registered is not None:
                 registered = None
                 continue
-        except asyncio.CancelledError:
-            # Closing a channel cancels its calls, and a peer's channel is closed when the peer is refused or replaced.
-            # Only a cancellation of this very task ends the registration.
-            if _being_cancelled():
-                raise
-            reason = "CHANNEL_CLOSED"
-        log.warning("registry not reached", reason=reason, retry_seconds=delay)
+            log.warning("registry not reached", reason=error.reason, retry_seconds=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, renew_seconds)
 
@@ -120,7 +113,8 @@ async def _register(registration: Registration) -> None:
         load=_load(registration.busyness),
         request_id=secrets.token_hex(16),
     )
-    response = await stub.Register(request, timeout=_CALL_SECONDS)
+    with remote_errors():
+        response = await stub.Register(request, timeout=_CALL_SECONDS)
     log.info("registered", endpoint=registration.endpoint, session_id=response.session_id.hex())
 
 
@@ -131,25 +125,18 @@ async def _renew(registration: Registration) -> None:
         # An engine that is being restarted takes no work, and comes back before the lease is worth giving up.
         draining=not registration.busyness.ready,
     )
-    await stub.Renew(request, timeout=_CALL_SECONDS)
+    with remote_errors():
+        await stub.Renew(request, timeout=_CALL_SECONDS)
 
 
 async def _deregister(registration: Registration) -> None:
     try:
         stub = await _stub(registration)
-        await stub.Deregister(registry_pb2.DeregisterRequest(), timeout=_CALL_SECONDS)
-    except (grpc.aio.AioRpcError, MeshError) as error:
+        with remote_errors():
+            await stub.Deregister(registry_pb2.DeregisterRequest(), timeout=_CALL_SECONDS)
+    except MeshError as error:
         # The lease ends by itself within seconds.
-        log.info("not deregistered", reason=_reason(error))
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-def _reason(error: grpc.aio.AioRpcError | MeshError) -> str | None:
-    return error.reason if isinstance(error, MeshError) else reason_of(error)
+        log.info("not deregistered", reason=error.reason)
 
 
 async def _stub(registration: Registration) -> registry_pb2_grpc.ProviderRegistryServiceStub:

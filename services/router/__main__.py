@@ -109,7 +109,7 @@ async def serve(config: Config) -> None:
 async def https(address: str, application: web.Application, outward: OutwardCertificate) -> AsyncIterator[None]:
     """Serve HTTPS while the body runs, then let running requests end. Raises `PortTaken`."""
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=10.0)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=10.0, handler_cancellation=True)
     await runner.setup()
     context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
     try:

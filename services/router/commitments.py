@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc.aio
 from teemesh.ledger.v1 import acknowledgement_pb2, ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import MeshError
 from libs.identity.member import Member
 from libs.identity.peers import Peer
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 from libs.transparency.acknowledgement import Statement
 from services.router.errors import LedgerUnavailable, NotFound
 from services.router.receipts import StoredReceipt
@@ -72,16 +71,14 @@ class Commitments:
     async def _prove(self, index: int) -> ledger_pb2.GetInclusionProofResponse:
         try:
             stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CALL_SECONDS))
-            proof = await stub.GetInclusionProof(
-                ledger_pb2.GetInclusionProofRequest(index=index), timeout=_CALL_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            refusal = to_mesh_error(error)
-            if refusal.reason in ("SIZE_NOT_REACHED", "NO_CHECKPOINT"):
-                raise NotFound("no checkpoint covers this receipt yet: ask again in a second") from error
-            raise LedgerUnavailable(f"the ledger gives no proof now: {refusal.reason}") from error
+            with remote_errors():
+                proof = await stub.GetInclusionProof(
+                    ledger_pb2.GetInclusionProofRequest(index=index), timeout=_CALL_SECONDS
+                )
         except MeshError as error:
-            raise LedgerUnavailable(f"the ledger cannot be reached: {error.reason}") from error
+            if error.reason in ("SIZE_NOT_REACHED", "NO_CHECKPOINT"):
+                raise NotFound("no checkpoint covers this receipt yet: ask again in a second") from error
+            raise LedgerUnavailable(f"the ledger gives no proof now: {error.reason}") from error
         if not proof.checkpoint:
             raise NotFound("no checkpoint covers this receipt yet: ask again in a second")
         return proof

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import grpc.aio
 from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
 from libs.identity.peers import Peer
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 
 _CALL_SECONDS = 3.0
 
@@ -20,10 +19,8 @@ class TenantDirectory:
     async def find(self, api_key_sha256: bytes) -> bytes:
         """Return the signed record that lists a key. Raises API_KEY_UNKNOWN, or what keeps the registry away."""
         stub = tenants_pb2_grpc.TenantServiceStub(await self._registry.channel(_CALL_SECONDS))
-        try:
+        with remote_errors():
             response = await stub.FindTenant(
                 tenants_pb2.FindTenantRequest(api_key_sha256=api_key_sha256), timeout=_CALL_SECONDS
             )
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         return response.signed_record

@@ -97,12 +97,17 @@ class Edge:
             return response
         except web.HTTPNotFound:
             return _error(EndpointNotSupported("no such path"))
+        except web.HTTPException as error:
+            return _error(InvalidRequest(error.reason))
         except MeshError as error:
             log.warning("request failed", path=request.path, reason=error.reason, detail=str(error))
             unavailable = error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
             return _error(
                 ServiceUnavailable(f"not now: {error.reason}") if unavailable else InternalError("internal error")
             )
+        except Exception:
+            log.exception("bug in a handler", path=request.path)
+            return _error(InternalError("internal error"))
 
     async def _root(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"api_version": "aci/1", "workload_keyset_digest": self.workload.keyset.digest})
@@ -132,16 +137,20 @@ class Edge:
             )
         )
         response: web.StreamResponse | None = None
-        async with aclosing(exchange):
-            async for part in exchange:
-                if isinstance(part, Started):
-                    response = _response_for(part)
-                    await response.prepare(request)
-                elif response is not None:
-                    await response.write(part)
+        try:
+            async with aclosing(exchange):
+                async for part in exchange:
+                    if isinstance(part, Started):
+                        response = _response_for(part)
+                        await response.prepare(request)
+                    elif response is not None:
+                        await response.write(part)
+            if response is not None:
+                await response.write_eof()
+        except ConnectionResetError:
+            log.info("the client left")  # Closing the exchange has written its receipt.
         if response is None:
             raise InternalError("internal error")
-        await response.write_eof()
         return response
 
     async def _attestation(self, request: web.Request) -> web.StreamResponse:

@@ -6,12 +6,11 @@ import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-import grpc.aio
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 
 from libs.aci.receipt import verify_signed_by
 from libs.errors import MeshError
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import RemoteRefused, remote_errors
 from services.router.errors import UpstreamFailed
 from services.router.upstreams import Upstream
 
@@ -56,7 +55,16 @@ async def forward(
     begun = False
     seen = hashlib.sha256()
     try:
-        async for response in call:
+        while True:
+            try:
+                with remote_errors():
+                    response = await call.read()
+            except RemoteRefused as error:
+                if not begun:
+                    raise NodeUnavailable(f"the node refused: {error.reason}") from error
+                raise UpstreamFailed(f"the node broke off: {error.reason}") from error
+            if not isinstance(response, inference_pb2.InferResponse):
+                raise UpstreamFailed("the node ended without a receipt")
             match response.WhichOneof("part"):
                 case "head" if not begun:
                     begun = True
@@ -69,12 +77,6 @@ async def forward(
                     return
                 case _:
                     raise UpstreamFailed("the node's answer is out of order")
-        raise UpstreamFailed("the node ended without a receipt")
-    except grpc.aio.AioRpcError as error:
-        failure = to_mesh_error(error)
-        if not begun:
-            raise NodeUnavailable(f"the node refused: {failure.reason}") from error
-        raise UpstreamFailed(f"the node broke off: {failure.reason}") from error
     finally:
         call.cancel()  # When the client goes, the engine must stop at once; after the end it changes nothing.
 

@@ -106,7 +106,7 @@ class Issuance:
         """Commit what was put off, in order, for ever."""
         while True:
             draft = await self._pending.get()
-            while not await self._commit_late(draft):
+            while not await self._commit_late(draft):  # noqa: ASYNC110 - nothing announces that the ledger is back
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _commit_late(self, draft: Draft) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import grpc.aio
 import structlog
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
@@ -24,7 +23,7 @@ from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from libs.identity.member import Member
 from libs.identity.peers import Peer
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
 from services.router.selection import Candidate, Load, select
@@ -192,15 +191,14 @@ class Upstreams:
         call = stub.Watch(registry_pb2.WatchRequest())
         try:
             while True:
-                async with asyncio.timeout(_WATCH_SILENCE_SECONDS):
-                    event = await call.read()
+                with remote_errors():
+                    async with asyncio.timeout(_WATCH_SILENCE_SECONDS):
+                        event = await call.read()
                 if not isinstance(event, registry_pb2.WatchResponse):
                     return  # The end of the stream.
                 self._take(event)
         except TimeoutError:
             log.warning("the registry's watch fell silent")
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         finally:
             call.cancel()
 
@@ -230,12 +228,10 @@ class Upstreams:
 
     async def _fetch_session(self, session_id: bytes) -> bytes:
         stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
-        try:
+        with remote_errors():
             response = await stub.GetSession(
                 registry_pb2.GetSessionRequest(session_id=session_id), timeout=_CALL_SECONDS
             )
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         return response.document
 
 

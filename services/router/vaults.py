@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import grpc.aio
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import MeshError
@@ -12,7 +11,7 @@ from libs.events.vault import VaultKey, vault_epoch
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.sealed import ReceiverKey, release_info
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 from services.router.errors import LedgerUnavailable
 
 _OPEN_SECONDS = 5.0
@@ -35,14 +34,13 @@ class Vaults:
             return kept
         try:
             stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_OPEN_SECONDS))
-            response = await stub.OpenVault(ledger_pb2.OpenVaultRequest(tenant_id=tenant_id), timeout=_OPEN_SECONDS)
+            with remote_errors():
+                response = await stub.OpenVault(ledger_pb2.OpenVaultRequest(tenant_id=tenant_id), timeout=_OPEN_SECONDS)
             name = f"ledger-vault/{response.vault_id.hex()}"
             info = release_info(name, response.vault_epoch, self._member.spiffe_id)
             opened = VaultKey(
                 response.vault_id, response.vault_epoch, self._receiver.open(response.sealed_key, info), tenant_id
             )
-        except grpc.aio.AioRpcError as error:
-            raise LedgerUnavailable(f"the tenant's vault cannot be opened: {to_mesh_error(error).reason}") from error
         except MeshError as error:
             raise LedgerUnavailable(f"the tenant's vault cannot be opened: {error.reason}") from error
         if len(self._kept) >= _MAX_KEPT:

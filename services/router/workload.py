@@ -12,7 +12,6 @@ import json
 import time
 from dataclasses import dataclass
 
-import grpc.aio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
@@ -23,7 +22,7 @@ from libs.aci.keyset import Keyset, TlsKey
 from libs.identity import certificate as certificates
 from libs.identity.collateral import CollateralSource
 from libs.identity.member import Member
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 
 RECEIPT_KEY_ID = "router-receipt"
 _DAY_SECONDS = 24 * 3600
@@ -59,15 +58,13 @@ class Workload:
         """Have the mesh CA sign the outward key for these names. Raises the KMS's refusal."""
         peer = member.peer("kms", member.settings.kms)
         stub = kms_pb2_grpc.KmsServiceStub(await peer.channel(_CALL_SECONDS))
-        try:
+        with remote_errors():
             response = await stub.IssueServerCertificate(
                 kms_pb2.IssueServerCertificateRequest(
                     csr=certificates.make_csr(self._tls_key), dns_names=dns_names, ip_addresses=ip_addresses
                 ),
                 timeout=_CALL_SECONDS,
             )
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         chain = certificates.pem_of(response.certificate) + member.ca_pem
         return OutwardCertificate(certificates.key_pem(self._tls_key), chain)
 

@@ -16,7 +16,7 @@ from libs.events.journal import encode_record, scan
 from libs.events.keyset import PreviousIssuer
 from libs.events.kinds import Kind
 from libs.events.outbox import MAGIC, open_outbox
-from libs.events.outbox_items import Acknowledged, Cut, RecordFacts, Rejected, Stored, decode_items, encode_items
+from libs.events.outbox_items import Acknowledged, Cut, Item, RecordFacts, Rejected, Stored, decode_items, encode_items
 from libs.events.vault import VaultKey
 
 TENANT = "cd" * 16
@@ -63,7 +63,7 @@ async def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
 
 async def test_every_item_survives_its_encoding() -> None:
     issuer = new_issuer()
-    items = [
+    items: list[Item] = [
         batch_of(issuer, 2),
         acknowledged(issuer, 1),
         Rejected(issuer.id, 2, "QUARANTINED_BODY"),
@@ -137,7 +137,8 @@ async def test_two_processes_cannot_share_an_outbox(tmp_path: Path) -> None:
 async def test_a_failed_write_ends_the_outbox_and_whoever_waits(tmp_path: Path) -> None:
     issuer = new_issuer()
     seen: list[str] = []
-    with pytest.raises(ExceptionGroup) as ended:
+
+    async def write_to_a_closed_file() -> None:
         async with open_outbox(tmp_path, issuer.id) as outbox:
             outbox.close_file()
             waiting = outbox.append(batch_of(issuer))
@@ -145,6 +146,9 @@ async def test_a_failed_write_ends_the_outbox_and_whoever_waits(tmp_path: Path) 
                 await waiting
             finally:
                 seen.append(type(waiting.exception()).__name__)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        await write_to_a_closed_file()
     assert seen == ["OutboxFailed"]
     assert ended.value.subgroup(lambda error: isinstance(error, MeshError) and error.reason == "OUTBOX_FAILED")
 
@@ -159,11 +163,15 @@ async def written(folder: Path) -> tuple[Path, list[Stored]]:
     return path, batches
 
 
-async def reopened(source: Path, folder: Path, data: bytes) -> list[Stored]:
-    """Open an outbox that holds `data` in one file, and return what it still has to send."""
+def lay_out(source: Path, folder: Path, data: bytes) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / source.name).write_bytes(data)
+
+
+async def reopened(source: Path, folder: Path, data: bytes) -> list[Stored]:
+    """Open an outbox that holds `data` in one file, and return what it still has to send."""
+    lay_out(source, folder, data)
     async with open_outbox(folder, SECOND) as outbox:
         return [batch for issuer in outbox.earlier for batch in outbox.state.unacknowledged(issuer)]
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs import jcs
 from libs.errors import MeshError
 from libs.events.batches import parse_batch, verify_batch
+from libs.events.consume import ensure_stream
 from libs.events.keyset import parse_keyset
 from libs.events.kinds import Kind
 from libs.events.publish import EventSettings, LedgerUnavailable, open_publisher
@@ -105,10 +106,11 @@ async def test_without_an_answer_commit_says_so_and_an_amendment_follows(mesh: M
     mesh.ledger.silent = True
     async with mesh.reading(), mesh.publisher() as publisher:
         with pytest.raises(LedgerUnavailable) as refusal:
-            await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=0.3)
+            await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=0.3, amendment={"emitted": "503"})
         amendment = await until_logged(mesh, Kind.AMENDMENT)
     assert refusal.value.reason == "LEDGER_UNAVAILABLE"
-    assert amendment.body == {"entry_id": refusal.value.entry_id.hex(), "effect": "not_released"}
+    named = refusal.value.entry_id.hex()
+    assert amendment.body == {"entry_id": named, "effect": "not_released", "emitted": "503"}
 
 
 async def test_a_cancelled_commit_is_amended_too(mesh: Mesh) -> None:
@@ -247,7 +249,8 @@ async def test_after_a_restart_the_same_bytes_go_out_and_open_receipts_are_amend
 async def _forget_everything(mesh: Mesh) -> None:
     """The broker loses its stream, as it may."""
     stream = await mesh.link.jetstream(10)
-    await stream.purge_stream("LEDGER_1")
+    await stream.delete_stream("LEDGER_1")
+    await ensure_stream(mesh.link, 1, max_bytes=64 * 1024 * 1024, replicas=1, timeout=10.0)
 
 
 async def test_an_acknowledged_receipt_that_was_not_released_is_amended_as_unknown(mesh: Mesh) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +21,9 @@ KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 DESCRIPTION = LogDescription(ORIGIN, "LEDGER_1", b"\x01" * 32, (b"\x02" * 32, b"\x03" * 32), 2)
 
 
-def candidate(number: int, *, body: bytes | None = None, vault: bytes = bytes(16), kind: Kind = Kind.POLICY) -> Candidate:
+def candidate(
+    number: int, *, body: bytes | None = None, vault: bytes = bytes(16), kind: Kind = Kind.POLICY
+) -> Candidate:
     content = b"salt and entry %d" % number if body is None else body
     return Candidate(kind, b"\x11" * 32, number, sha256(content).digest(), 0, vault, content)
 
@@ -53,10 +54,10 @@ def two_segments(empty_log: Path) -> Path:
     return empty_log
 
 
-def fill(directory: Path, frames: list[list[int]], note: Callable[[Sequencer], None] = lambda _: None) -> None:
+def fill(directory: Path, frames: list[list[int]]) -> None:
+    """Append entries by number, one frame and one stream message each."""
     with open_store(directory) as store:
         writer = sequencer(store)
         for numbers in frames:
             position = store.head.source_high + 1
             writer.append([candidate(number) for number in numbers], SOURCE, position, position)
-        note(writer)

@@ -121,13 +121,12 @@ def test_truncation_without_a_floor_leaves_exactly_the_whole_frames(two_segments
 
 def test_kill_during_an_append_leaves_the_log_before_or_after_it(two_segments: Path) -> None:
     path, mark = two_segments / SEGMENTS / SECOND, (two_segments / watermark.NAME).read_bytes()
-    before = path.read_bytes()
     fill(two_segments, [[7, 8]])
     after = path.read_bytes()
     start, end = frame_ends(path)[-2:]
     (two_segments / watermark.NAME).write_bytes(mark)
     for written in range(start, end + 1):
-        path.write_bytes(after[:written] + bytes(len(before) - written))
+        path.write_bytes(after[:written] + bytes(len(after) - written))
         scanned = examine(two_segments, ORIGIN, SMALL).scanned
         assert scanned.head.size == (8 if written == end or not any(after[written:end]) else 6)
 
@@ -196,7 +195,9 @@ def test_checkpoint_that_was_released_must_still_be_in_its_log(two_segments: Pat
     with open_store(two_segments) as store:
         signed = checkpoint.sign(Checkpoint(ORIGIN, 6, store.head.root()), KEY)
     (two_segments / recovery.CHECKPOINT).write_bytes(signed)
-    with pytest.raises(LogDamaged, match=r"checkpoints\.log is damaged at byte 0: the released checkpoint is not in it"):
+    with pytest.raises(
+        LogDamaged, match=r"checkpoints\.log is damaged at byte 0: the released checkpoint is not in it"
+    ):
         open_store(two_segments)
 
 
@@ -261,3 +262,26 @@ def test_second_process_is_locked_out(two_segments: Path) -> None:
 def test_folder_without_a_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogMissing, match="create the log first"):
         LogStore(tmp_path, sign=KEY.sign, clock=lambda: 0)
+
+
+def test_kill_during_sealing_loses_nothing(empty_log: Path) -> None:
+    fill(empty_log, [[1, 2], [3, 4]])
+    path = empty_log / SEGMENTS / FIRST
+    before, mark = path.read_bytes(), (empty_log / watermark.NAME).read_bytes()
+    fill(empty_log, [[5]])
+    sealed = path.read_bytes()
+    (empty_log / watermark.NAME).write_bytes(mark)
+    (empty_log / SEGMENTS / SECOND).unlink()
+    start = len(sealed) - segments.FOOTER_SIZE
+    for written in range(start, len(sealed), 31):
+        path.write_bytes(sealed[:written] + before[written:])
+        assert examine(empty_log, ORIGIN, SMALL).scanned.head.size == 4
+    path.write_bytes(sealed + bytes(100))
+    fill(empty_log, [[5]])
+    assert path.read_bytes() == sealed
+    path.write_bytes(sealed)
+    (empty_log / SEGMENTS / SECOND).unlink()
+    (empty_log / watermark.NAME).write_bytes(mark)
+    fill(empty_log, [[5]])
+    with open_store(empty_log) as store:
+        assert store.head.size == 5

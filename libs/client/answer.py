@@ -1,0 +1,108 @@
+"""Responsible for one response as it comes: its text for the user, its raw bytes only as a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from libs.aci.sse import Event, EventSplitter, Mark, Protocol, mark
+from libs.client.exchange import Exchange, delta_text, message_text
+from libs.client.http import AnswerTooLarge, AnswerUnreadable
+from libs.errors import Code, MeshError
+
+MAX_RESPONSE_BYTES = 32 << 20
+_MAX_EVENT_BYTES = 1 << 20
+
+
+class AnswerBrokenOff(MeshError):
+    """The router reported a failure inside the stream, or ended it before its end."""
+
+    code = Code.UNAVAILABLE
+    reason = "ANSWER_BROKEN_OFF"
+
+
+class AnswerNotRead(MeshError):
+    """The response was not read to its end, so its hash is not known."""
+
+    reason = "ANSWER_NOT_READ"
+
+
+class Answer:
+    """Iterate over it for the text: many pieces from a stream, one from a buffered response.
+
+    A failure that the router reports inside the stream is raised after all of it was read, so the exchange can be
+    verified all the same: what was emitted is receipted.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, request: bytes, sent_at: float) -> None:
+        self._response = response
+        self._request = request
+        self._sent_at = sent_at
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._received_at: float | None = None
+        self.receipt_id: str | None = response.headers.get("X-Receipt-Id")
+
+    @property
+    def exchange(self) -> Exchange:
+        """What can be verified, once all was read. Raises `AnswerNotRead`."""
+        if self._received_at is None:
+            raise AnswerNotRead("read the answer to its end before you verify it")
+        return Exchange(
+            request=self._request,
+            response_hash="sha256:" + self._hash.hexdigest(),
+            receipt_id=self.receipt_id,
+            sent_at=self._sent_at,
+            received_at=self._received_at,
+        )
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Raises `AnswerBrokenOff`, `AnswerUnreadable`, `AnswerTooLarge` or `RouterUnreachable`."""
+        pieces = self._streamed() if self._response.content_type == "text/event-stream" else self._buffered()
+        async for piece in pieces:
+            yield piece
+
+    async def _streamed(self) -> AsyncIterator[str]:
+        splitter, failure, ended = EventSplitter(), "", False
+        async for chunk in self._chunks():
+            for event in splitter.feed(chunk):
+                match mark(event, Protocol.CHAT):
+                    case Mark.ERROR:
+                        failure = _reported(event)
+                    case Mark.TERMINAL:
+                        ended = True
+                    case _ if text := delta_text(event):
+                        yield text
+            if splitter.pending > _MAX_EVENT_BYTES:
+                raise AnswerTooLarge("one event of the stream is too long")
+        if failure:
+            raise AnswerBrokenOff(f"the router reports: {failure}")
+        if not ended:
+            raise AnswerBrokenOff("the stream ended before its end")
+
+    async def _buffered(self) -> AsyncIterator[str]:
+        body = bytearray()
+        async for chunk in self._chunks():
+            body += chunk
+        text = message_text(bytes(body))
+        if not text:
+            raise AnswerUnreadable("the response holds no message")
+        yield text
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._response.content.iter_any():
+            self._hash.update(chunk)
+            self._size += len(chunk)
+            if self._size > MAX_RESPONSE_BYTES:
+                raise AnswerTooLarge(f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
+            yield chunk
+        self._received_at = time.time()
+
+
+def _reported(event: Event) -> str:
+    error = (event.json() or {}).get("error")
+    message = error.get("message") if isinstance(error, dict) else None
+    return str(message or "an error without a message")[:500]

@@ -1,0 +1,134 @@
+"""Responsible for the router's identity (ACI §9.1): hardware, binding, freshness, expiry, provenance, custody, channel.
+
+Provenance rests on measured evidence alone: the app-compose that was measured names the image, and policy lists its
+hash. What the report says of its source is a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from libs import jcs
+from libs.aci import report as reports
+from libs.aci.encoding import Members
+from libs.aci.keyset import Keyset, verify_usable
+from libs.aci.report import Report
+from libs.client.trust import ROUTER_ROLE
+from libs.errors import Code, MeshError
+from libs.policy.document import Policy
+from libs.tee import eventlog, shape, tdx
+from libs.tee.collateral import Collateral
+from libs.tee.platform import Platform, appraise_platform
+
+LONGEST_KEYSET_SECONDS = 31 * 86400
+_IN_TEE = "in-tee"
+
+
+class ReportEvidenceMalformed(MeshError):
+    """The report's evidence is not of the form that this client can judge."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "REPORT_EVIDENCE_MALFORMED"
+
+
+class SubjectNotAccepted(MeshError):
+    """The keyset names itself as something else than a router of this mesh."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "SUBJECT_NOT_ACCEPTED"
+
+
+class CustodyNotStated(MeshError):
+    """The measured code does not say that it holds the private half of every key in the keyset."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "CUSTODY_NOT_STATED"
+
+
+class TlsKeyNotAttested(MeshError):
+    """The connection ends in another key than the attested ones, so perhaps outside the TEE."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "TLS_KEY_NOT_ATTESTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """A router that passed: its keys, and the machine and code behind them."""
+
+    keyset: Keyset
+    platform: Platform
+    policy: Policy
+
+    def pins(self, host: str) -> frozenset[str]:
+        return self.keyset.pins(host)
+
+    @property
+    def summary(self) -> str:
+        measured = self.platform.measurement.compose_hash[:16]
+        return f"TDX, TCB {self.platform.quote.tcb_status}, compose {measured}..., keyset {self.keyset.digest[7:23]}..."
+
+
+def verify_report(document: bytes, nonce: str, policy: Policy, now: int) -> Attested:
+    """Return what a report proves about a router. `nonce` MUST be the caller's own and fresh.
+
+    Raises the reason of the first step that refuses. Says nothing about any connection: see `verify_channel`.
+    """
+    report = reports.parse(document)
+    reports.verify_report_binding(report, nonce)
+    verify_usable(report.keyset, now=now, longest_seconds=LONGEST_KEYSET_SECONDS)
+    subject = report.keyset.subject
+    if subject is not None and not subject.startswith(f"spiffe://{policy.trust_domain}/{ROUTER_ROLE}/"):
+        raise SubjectNotAccepted(f"the keyset's subject is not a router of {policy.trust_domain}")
+    platform = _appraise(report, policy, now)
+    # Only now is it known that the code which makes the statement is one that policy accepts.
+    _verify_custody(Members(report.evidence, "evidence", ReportEvidenceMalformed), report.keyset)
+    return Attested(report.keyset, platform, policy)
+
+
+def verify_channel(attested: Attested, host: str, spki_sha256: str) -> None:
+    """Accept a connection to `host` whose server proved this key. Raises `TlsKeyNotAttested`."""
+    if spki_sha256 not in attested.pins(host):
+        raise TlsKeyNotAttested("the server's TLS key is not in the attested keyset: the connection ends elsewhere")
+
+
+def _appraise(report: Report, policy: Policy, now: int) -> Platform:
+    if report.tee_type != "tdx":
+        raise ReportEvidenceMalformed("only tdx evidence is understood")
+    members = Members(report.evidence, "evidence", ReportEvidenceMalformed)
+    try:
+        quote = tdx.cut(shape.binary(members.text("quote"), "quote"))
+        stated_slot = shape.binary(members.text("quote_report_data"), "quote_report_data", 64)
+    except ValueError as error:
+        raise ReportEvidenceMalformed(str(error)) from error
+
+    def verify_report_data(quoted: bytes) -> None:
+        reports.verify_slot(report, quoted)
+        reports.verify_slot(report, stated_slot)
+
+    return appraise_platform(
+        quote=quote,
+        event_log=eventlog.parse(jcs.loads(members.text("event_log").encode())),
+        app_compose=members.text("app_compose"),
+        collateral=Collateral.parse(members.mapping("collateral")),
+        verify_report_data=verify_report_data,
+        rules=policy.rules(ROUTER_ROLE),
+        now=now,
+    )
+
+
+def _verify_custody(evidence: Members, keyset: Keyset) -> None:
+    custody = evidence.object("key_custody")
+    if custody.text("provider") != _IN_TEE:
+        raise CustodyNotStated("the keys are not held in the TEE that was attested")
+    stated = set(custody.items("keys", lambda members: _custody_entry(members.raw())))
+    wanted = {("receipt", key.public_key) for key in keyset.receipt_signing_keys}
+    wanted |= {("tls", key.spki_sha256) for key in keyset.tls_public_keys}
+    if not wanted <= stated:
+        raise CustodyNotStated("the keyset lists a key whose custody is not stated")
+
+
+def _custody_entry(entry: Mapping[str, Any]) -> tuple[str, str]:
+    return str(entry.get("role")), str(entry.get("public_key", entry.get("spki_sha256")))

@@ -1,0 +1,205 @@
+"""Responsible for the numbered checks of one response: what each proves, and why any of them does not hold.
+
+Pure: everything that was fetched comes in as values, or as the error that kept it from coming. A check that cannot be
+evaluated is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from libs.aci.receipt import Receipt, ResponseNotReceipted, verify_exchange, verify_receipt
+from libs.aci.receipt_events import UpstreamVerified
+from libs.client import commitment as commitments
+from libs.client import ledger
+from libs.client.attestation import Attested, verify_channel, verify_report
+from libs.client.commitment import Commitment
+from libs.client.exchange import Exchange
+from libs.client.ledger import LedgerKeys
+from libs.client.serving import verify_node, verify_outcome
+from libs.errors import MeshError
+from libs.policy.document import Policy
+
+T = TypeVar("T")
+
+
+class ConnectionUnknown(MeshError):
+    """No TLS key was seen, so nothing can be said about where the connections ended."""
+
+    reason = "CONNECTION_UNKNOWN"
+
+
+class RestsOnFailedCheck(MeshError):
+    """What this check needs was not proven."""
+
+    reason = "RESTS_ON_FAILED_CHECK"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One verdict. `reason` is stable, and there exactly when the check failed; `detail` is for people."""
+
+    number: int
+    name: str
+    passed: bool
+    detail: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """All that the checks look at. What could not be had is the error that says why."""
+
+    policy: Policy
+    mesh_ca: bytes | None
+    """The mesh CA that the client knows of itself, DER."""
+    host: str
+    report: bytes = field(repr=False)
+    nonce: str
+    observed_spkis: frozenset[str]
+    """SHA-256 (hex) of every TLS key that any of this client's connections to the router ended in."""
+    exchange: Exchange
+    receipt: bytes | MeshError = field(repr=False)
+    session: bytes | MeshError = field(repr=False)
+    commitment: bytes | MeshError = field(repr=False)
+    issuer_evidence: bytes | MeshError = field(repr=False)
+    ledger_evidence: bytes | MeshError = field(repr=False)
+    now: int
+
+
+def run_checks(materials: Materials) -> list[Check]:
+    """Evaluate every check, in order, whatever the earlier ones gave."""
+    proof = _Proof(materials)
+    steps: Sequence[tuple[str, Callable[[], str]]] = (
+        ("router is attested", proof.router_is_attested),
+        ("connection ends in the attested router", proof.connection_is_pinned),
+        ("receipt is signed by the router", proof.receipt_is_signed),
+        ("receipt is for the request sent", proof.request_matches),
+        ("receipt is for the response received", proof.response_matches),
+        ("a verified node had to serve", proof.serving_was_verified),
+        ("the node's evidence holds", proof.node_is_attested),
+        ("ledger entry is this receipt", proof.entry_is_the_receipt),
+        ("entry was issued by this router", proof.issuer_is_the_router),
+        ("ledger is attested", proof.ledger_is_attested),
+        ("ledger acknowledged the entry", proof.entry_is_acknowledged),
+        ("entry is in the signed log", proof.entry_is_included),
+    )
+    return [_judge(number, name, step) for number, (name, step) in enumerate(steps, 1)]
+
+
+def _judge(number: int, name: str, step: Callable[[], str]) -> Check:
+    try:
+        return Check(number, name, True, step())
+    except MeshError as error:
+        return Check(number, name, False, str(error), error.reason)
+
+
+class _Proof:
+    """Each step may rest on what earlier ones proved, and on nothing that they did not."""
+
+    def __init__(self, materials: Materials) -> None:
+        self._given = materials
+        self._policy = materials.policy
+        self._attested: Attested | None = None
+        self._receipt: Receipt | None = None
+        self._outcome: UpstreamVerified | None = None
+        self._ledger_keys: LedgerKeys | None = None
+
+    def router_is_attested(self) -> str:
+        given = self._given
+        self._attested = verify_report(given.report, given.nonce, self._policy, given.now)
+        return self._attested.summary + self._development
+
+    def connection_is_pinned(self) -> str:
+        attested = _proven(self._attested, 1)
+        if not self._given.observed_spkis:
+            raise ConnectionUnknown("no TLS key was seen")
+        for spki_sha256 in self._given.observed_spkis:
+            verify_channel(attested, self._given.host, spki_sha256)
+        return "TLS key " + ", ".join(f"{spki[:16]}..." for spki in sorted(self._given.observed_spkis))
+
+    def receipt_is_signed(self) -> str:
+        self._receipt = verify_receipt(_had(self._given.receipt), _proven(self._attested, 1).keyset)
+        return f"{self._receipt.receipt_id}, key {self._receipt.key_id}"
+
+    def request_matches(self) -> str:
+        receipt, exchange = _proven(self._receipt, 3), self._given.exchange
+        # The response is the next check's business.
+        verify_exchange(receipt, request_body=exchange.request, response_hash=receipt.returned.body_hash)
+        return f"{len(exchange.request)} bytes, {receipt.received.body_hash[:23]}..."
+
+    def response_matches(self) -> str:
+        receipt = _proven(self._receipt, 3)
+        if receipt.returned.body_hash != self._given.exchange.response_hash:
+            raise ResponseNotReceipted("the receipt is for another response body than the one that came")
+        return f"{receipt.returned.body_hash[:23]}..."
+
+    def serving_was_verified(self) -> str:
+        self._outcome = verify_outcome(_proven(self._receipt, 3), self._given.exchange)
+        return f"model {self._outcome.model_id}, session {self._outcome.session_id[:16]}..."
+
+    def node_is_attested(self) -> str:
+        receipt, outcome = _proven(self._receipt, 3), _proven(self._outcome, 6)
+        appraisal = verify_node(_had(self._given.session), receipt, outcome, self._policy, self._ca_spki())
+        measured = appraisal.measurement.compose_hash[:16]
+        return f"TCB {appraisal.tcb_status}, compose {measured}..." + self._development
+
+    def entry_is_the_receipt(self) -> str:
+        _proven(self._receipt, 3)
+        entry = ledger.verify_entry(self._commitment(), _had(self._given.receipt))
+        return f"number {entry.issuer_seq} of issuer {entry.issuer.hex()[:16]}..."
+
+    def issuer_is_the_router(self) -> str:
+        attested, receipt = _proven(self._attested, 1), _proven(self._receipt, 3)
+        appraisal = ledger.verify_issuer(
+            self._commitment(),
+            _had(self._given.issuer_evidence),
+            attested.keyset.receipt_key(receipt.key_id),
+            self._policy,
+            self._ca_spki(),
+            self._given.now,
+        )
+        return f"evidence {appraisal.evidence_digest.hex()[:16]}..."
+
+    def ledger_is_attested(self) -> str:
+        evidence = _had(self._given.ledger_evidence)
+        self._ledger_keys = ledger.verify_ledger(
+            self._commitment(), evidence, self._policy, self._ca_spki(), self._given.now
+        )
+        return (
+            f"{self._ledger_keys.checkpoint.name}, evidence {self._ledger_keys.appraisal.evidence_digest.hex()[:16]}..."
+        )
+
+    def entry_is_acknowledged(self) -> str:
+        statement = ledger.verify_durable(self._commitment(), _proven(self._ledger_keys, 10))
+        return f"leaf {statement.index}"
+
+    def entry_is_included(self) -> str:
+        checkpoint = ledger.verify_included(self._commitment(), _proven(self._ledger_keys, 10))
+        return f"tree of {checkpoint.size} leaves, root {checkpoint.root.hex()[:16]}..."
+
+    def _commitment(self) -> Commitment:
+        return commitments.parse(_had(self._given.commitment))
+
+    def _ca_spki(self) -> bytes:
+        return commitments.ca_spki(self._commitment(), self._given.mesh_ca)
+
+    @property
+    def _development(self) -> str:
+        """Empty on real hardware."""
+        roots = self._policy.development_roots
+        return f" [DEVELOPMENT ROOT {', '.join(roots)}: proves no hardware]" if roots else ""
+
+
+def _had(value: bytes | MeshError) -> bytes:
+    if isinstance(value, MeshError):
+        raise value
+    return value
+
+
+def _proven(value: T | None, number: int) -> T:
+    if value is None:
+        raise RestsOnFailedCheck(f"rests on check {number}, which failed")
+    return value

@@ -1,0 +1,67 @@
+"""Responsible for one exchange as the client saw it: the exact request, the hash of the exact response, and when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from libs.aci.sse import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and its whole response. Times are in Unix seconds by the client's clock."""
+
+    request: bytes = field(repr=False)
+    response_hash: str
+    """`sha256:` and hex over the raw body as it came off the wire, stream framing included."""
+    receipt_id: str | None
+    """As the response named it; unauthenticated."""
+    sent_at: float
+    received_at: float
+
+
+def chat_body(
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    stream: bool = True,
+    max_tokens: int = 64,
+    temperature: float = 0,
+) -> bytes:
+    """Return a chat request that demands verified serving (ACI §5.3), so that anything less is refused."""
+    return json.dumps(
+        {
+            "model": model,
+            "messages": [dict(message) for message in messages],
+            "stream": stream,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "provider": {"aci_verified": True},
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+def delta_text(event: Event) -> str:
+    """Return the text that one event of a chat stream adds; empty when it adds none."""
+    return _text(event.json(), "delta")
+
+
+def message_text(body: bytes) -> str:
+    """Return the text of a buffered chat response; empty when it holds none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    return _text(value, "message")
+
+
+def _text(value: Any, holder: str) -> str:
+    choices = value.get("choices") if isinstance(value, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get(holder) if isinstance(first, dict) else None
+    content = message.get("content") if isinstance(message, dict) else None
+    return content if isinstance(content, str) else ""

@@ -1,0 +1,113 @@
+"""Responsible for whom the prompt went to (ACI §9.2, deep audit): the cited session's evidence, appraised here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from libs.aci import receipt as receipts
+from libs.aci.receipt import Receipt
+from libs.aci.receipt_events import ServedByNode, UpstreamVerified
+from libs.aci.session import Session, TlsBinding, verify_session
+from libs.client.exchange import Exchange
+from libs.errors import Code, MeshError
+from libs.policy.document import Policy
+from libs.tee import evidence as evidences
+from libs.tee.appraisal import Appraisal, AppraisalContext, SignedBy, appraise
+
+NODE_ROLE = "node"
+_CLOCK_SKEW_SECONDS = 60
+
+
+class ServedAtImplausible(MeshError):
+    """The receipt is dated before the request was sent or after the response came."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "SERVED_AT_IMPLAUSIBLE"
+
+
+class SessionClaimsInsufficient(MeshError):
+    """The session does not claim a TEE that hardware proves."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "SESSION_CLAIMS_INSUFFICIENT"
+
+
+class ChannelNotEvidenced(MeshError):
+    """The session's channel was bound to another key than the one that its evidence speaks for."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "CHANNEL_NOT_EVIDENCED"
+
+
+class NodeNotEvidenced(MeshError):
+    """The receipt names another node, model or weights than the session's evidence."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "NODE_NOT_EVIDENCED"
+
+
+def verify_outcome(receipt: Receipt, exchange: Exchange) -> UpstreamVerified:
+    """Accept a receipt of this exchange's time that says a verified upstream had to serve, and did.
+
+    Raises `ServingNotVerified` or `ServedAtImplausible`.
+    """
+    outcome = receipt.upstream
+    if not isinstance(outcome, UpstreamVerified) or not outcome.required:
+        raise receipts.ServingNotVerified("the receipt does not show that verified serving was required and happened")
+    earliest, latest = exchange.sent_at - _CLOCK_SKEW_SECONDS, exchange.received_at + _CLOCK_SKEW_SECONDS
+    if not earliest <= receipt.served_at <= latest:
+        raise ServedAtImplausible("the receipt is dated outside the time of this exchange: check both clocks")
+    return outcome
+
+
+def verify_node(document: bytes, receipt: Receipt, outcome: UpstreamVerified, policy: Policy, ca: bytes) -> Appraisal:
+    """Return this client's own appraisal of the node that served, as of then.
+
+    `ca` is the SPKI of the key that signs the mesh's challenges. Raises what the session, the receipt or the evidence
+    is refused for.
+    """
+    session = verify_session(document, outcome.session_id)
+    receipts.verify_serving(receipt, session)
+    claim = session.claims.tee_attested
+    if (claim.status, claim.source) != ("asserted", "hardware_proven"):
+        raise SessionClaimsInsufficient("the session does not claim a TEE that hardware proves")
+    evidence = evidences.parse(session.evidence)
+    appraisal = appraise(
+        evidence,
+        policy.rules(NODE_ROLE),
+        AppraisalContext(
+            now=receipt.served_at,
+            spki=None,
+            challenge=SignedBy(ca, policy.evidence_max_age_seconds),
+            policy_version=policy.version,
+        ),
+    )
+    bound = hashlib.sha256(evidence.spki).hexdigest()
+    if [getattr(binding, "spki_sha256", None) for binding in _tls_bindings(session)] != [bound]:
+        raise ChannelNotEvidenced("the session is bound to another key than the one its evidence speaks for")
+    _verify_named_node(receipt, outcome, session, appraisal)
+    return appraisal
+
+
+def _tls_bindings(session: Session) -> list[object]:
+    """All bindings, so that any other than the one wanted shows."""
+    return [binding if isinstance(binding, TlsBinding) else None for binding in session.bindings]
+
+
+def _verify_named_node(receipt: Receipt, outcome: UpstreamVerified, session: Session, appraisal: Appraisal) -> None:
+    named = [event for event in receipt.events if isinstance(event, ServedByNode)]
+    if not named:
+        raise NodeNotEvidenced("the receipt does not name the node that served")
+    # Earlier events record earlier attempts.
+    node = named[-1]
+    if node.spiffe_id != session.upstream_name or node.evidence_digest != f"sha256:{appraisal.evidence_digest.hex()}":
+        raise NodeNotEvidenced("the receipt names another node than the session that it cites")
+    if node.weights_sha256 != _weights(appraisal.workload_claims, outcome.model_id):
+        raise NodeNotEvidenced("the node's evidence does not claim this model with these weights")
+
+
+def _weights(claims: Mapping[str, Any], model_id: str) -> str | None:
+    """The appraisal has checked the form of a node's models."""
+    return next((model["weights_sha256"] for model in claims["models"] if model["id"] == model_id), None)

@@ -1,0 +1,268 @@
+"""Responsible for talking to a router only after it was verified, only over its attested keys, and for fetching what
+proves each answer.
+
+Order: a fresh nonce, the report over a connection that carries no secret, its appraisal; from then on every connection
+is refused inside its TLS handshake unless it ends in a key of the attested keyset. Only such connections carry the API
+key and prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from libs.aci import receipt as receipts
+from libs.aci.keyset import verify_usable
+from libs.aci.receipt_events import UpstreamVerified
+from libs.client import commitment as commitments
+from libs.client.answer import Answer
+from libs.client.attestation import LONGEST_KEYSET_SECONDS, Attested, verify_channel, verify_report
+from libs.client.checks import Check, Materials, run_checks
+from libs.client.exchange import Exchange
+from libs.client.http import (
+    MAX_DOCUMENT_BYTES,
+    Origin,
+    RouterHttp,
+    RouterRefused,
+    open_http,
+    parse_origin,
+    read_bounded,
+    refusal,
+)
+from libs.client.trust import Trust
+from libs.errors import Code, MeshError
+from libs.policy.document import Policy
+from libs.policy.succession import verify_valid_at
+
+CHAT_PATH = "/v1/chat/completions"
+_NOT_FOUND = 404
+
+
+class ConnectionsDisagree(MeshError):
+    """The report did not come over exactly one TLS key."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "CONNECTIONS_DISAGREE"
+
+
+class KeysetChanged(MeshError):
+    """The router serves under another keyset than the one verified: open a new session before sending more."""
+
+    reason = "KEYSET_CHANGED"
+
+
+class ReceiptNotNamed(MeshError):
+    """The response names no receipt, so nothing about it can be proven."""
+
+    code = Code.NOT_FOUND
+    reason = "RECEIPT_NOT_NAMED"
+
+
+class NothingCited(MeshError):
+    """The receipt cites no session."""
+
+    code = Code.NOT_FOUND
+    reason = "NOTHING_CITED"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for what is on its way. All in seconds."""
+
+    settle: float = 20.0
+    """For a receipt, its commitment and a checkpoint that covers it, after the response."""
+    between: float = 0.5
+    """Between two tries."""
+    silence: float = 120.0
+    """Between two pieces of a response."""
+    total: float = 900.0
+    """For a whole response."""
+
+
+class RouterSession:
+    """A verified router. Open with `open_session`."""
+
+    def __init__(
+        self,
+        *,
+        http: RouterHttp,
+        origin: Origin,
+        api_key: str,
+        trust: Trust,
+        attested: Attested,
+        report: bytes,
+        nonce: str,
+        observed: set[str],
+        patience: Patience,
+    ) -> None:
+        self._http = http
+        self._origin = origin
+        self._api_key = api_key
+        self._trust = trust
+        self._report = report
+        self._nonce = nonce
+        self._observed = observed
+        self._patience = patience
+        self._keyset_changed = False
+        self.attested = attested
+
+    @property
+    def policy(self) -> Policy:
+        return self.attested.policy
+
+    @asynccontextmanager
+    async def chat(self, body: bytes) -> AsyncIterator[Answer]:
+        """Send a chat request, byte for byte, and yield its answer as it comes.
+
+        Raises, before anything is sent, `KeysetChanged`, `KeysetExpired`, `PolicyNotValidNow` or `TlsKeyNotPinned`;
+        then `RouterRefused` or `RouterUnreachable`.
+        """
+        sent_at = time.time()
+        self._require_usable(sent_at)
+        async with self._http.post(
+            CHAT_PATH,
+            body,
+            api_key=self._api_key,
+            silence_seconds=self._patience.silence,
+            total_seconds=self._patience.total,
+        ) as response:
+            served_under = response.headers.get("X-ACI-Keyset-Digest")
+            self._keyset_changed |= served_under not in (None, self.attested.keyset.digest)
+            if response.status != 200:
+                raise refusal(response, await read_bounded(response, MAX_DOCUMENT_BYTES))
+            yield Answer(response, body, sent_at)
+
+    async def verify(self, exchange: Exchange) -> list[Check]:
+        """Fetch everything that the exchange can be checked by, and check it. What cannot be had fails its check."""
+        receipt = await _attempt(self._receipt(exchange))
+        session = await _attempt(self._session(receipt))
+        commitment = await _attempt(self._commitment(exchange))
+        issuer_evidence = await _attempt(self._evidence(commitment, of_issuer=True))
+        ledger_evidence = await _attempt(self._evidence(commitment, of_issuer=False))
+        materials = Materials(
+            policy=self.policy,
+            mesh_ca=self._trust.mesh_ca,
+            host=self._origin.host,
+            report=self._report,
+            nonce=self._nonce,
+            observed_spkis=frozenset(self._observed),
+            exchange=exchange,
+            receipt=receipt,
+            session=session,
+            commitment=commitment,
+            issuer_evidence=issuer_evidence,
+            ledger_evidence=ledger_evidence,
+            now=int(time.time()),
+        )
+        # Three appraisals take longer than the loop should wait.
+        return await asyncio.to_thread(run_checks, materials)
+
+    def _require_usable(self, now: float) -> None:
+        if self._keyset_changed:
+            raise KeysetChanged("the router has another keyset now: open a new session")
+        verify_usable(self.attested.keyset, now=int(now), longest_seconds=LONGEST_KEYSET_SECONDS)
+        verify_valid_at(self.policy, now)
+
+    async def _receipt(self, exchange: Exchange) -> bytes:
+        return await self._once_there(f"/v1/aci/receipts/{_named(exchange)}")
+
+    async def _commitment(self, exchange: Exchange) -> bytes:
+        return await self._once_there(f"/v1/teemesh/receipts/{_named(exchange)}/commitment")
+
+    async def _session(self, receipt: bytes | MeshError) -> bytes:
+        """The unverified receipt only says what to fetch; the checks say whether it may be believed."""
+        outcome = receipts.parse(_had(receipt)).upstream
+        if not isinstance(outcome, UpstreamVerified):
+            raise NothingCited("the receipt cites no session")
+        return await self._http.get(f"/v1/aci/sessions/{outcome.session_id}")
+
+    async def _evidence(self, commitment: bytes | MeshError, *, of_issuer: bool) -> bytes:
+        named = commitments.parse(_had(commitment))
+        digest = named.issuer_evidence_sha256 if of_issuer else named.ledger_evidence_sha256
+        return await self._http.get(f"/v1/teemesh/evidence/{digest}", api_key=self._api_key)
+
+    async def _once_there(self, path: str) -> bytes:
+        """Return what may need a moment to be there. Raises the last refusal."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience.settle
+        while True:
+            try:
+                return await self._http.get(path, api_key=self._api_key)
+            except RouterRefused as error:
+                if error.status != _NOT_FOUND or loop.time() + self._patience.between > deadline:
+                    raise
+            await asyncio.sleep(self._patience.between)
+
+
+@asynccontextmanager
+async def open_session(
+    base_url: str, api_key: str, trust: Trust, *, patience: Patience | None = None
+) -> AsyncIterator[RouterSession]:
+    """Verify the router at `base_url` under the operators' policy, then yield a session that talks to it alone.
+
+    Raises the first refusal: the policy's, the report's, the evidence's, or `TlsKeyNotAttested`. No API key and no
+    prompt was sent then.
+    """
+    origin = parse_origin(base_url)
+    now = time.time()
+    policy = trust.policy(now)
+    observed: set[str] = set()
+    nonce = secrets.token_hex(32)
+
+    def take_note(spki_sha256: str) -> bool:
+        observed.add(spki_sha256)
+        return True
+
+    async with open_http(origin, trust.ca_pem, take_note) as unverified:
+        report = await unverified.get("/v1/aci/attestation", query={"nonce": nonce})
+    attested = await asyncio.to_thread(verify_report, report, nonce, policy, int(now))
+    if len(observed) != 1:
+        raise ConnectionsDisagree("the report did not come over exactly one TLS key")
+    verify_channel(attested, origin.host, next(iter(observed)))
+    pins = attested.pins(origin.host)
+
+    def is_pinned(spki_sha256: str) -> bool:
+        if spki_sha256 not in pins:
+            return False
+        observed.add(spki_sha256)
+        return True
+
+    async with open_http(origin, trust.ca_pem, is_pinned) as http:
+        yield RouterSession(
+            http=http,
+            origin=origin,
+            api_key=api_key,
+            trust=trust,
+            attested=attested,
+            report=report,
+            nonce=nonce,
+            observed=observed,
+            patience=patience or Patience(),
+        )
+
+
+async def _attempt(fetch: Awaitable[bytes]) -> bytes | MeshError:
+    try:
+        return await fetch
+    except MeshError as error:
+        return error
+
+
+def _had(value: bytes | MeshError) -> bytes:
+    if isinstance(value, MeshError):
+        raise value
+    return value
+
+
+def _named(exchange: Exchange) -> str:
+    """Return the receipt's id as one segment of a path, whatever the server put into its header."""
+    identifier = exchange.receipt_id
+    if identifier is None:
+        raise ReceiptNotNamed("the response names no receipt")
+    if not identifier.isascii() or not all(letter.isalnum() or letter in "-_" for letter in identifier):
+        raise ReceiptNotNamed("the response names its receipt by something that is no id")
+    return identifier

@@ -1,0 +1,148 @@
+"""It is responsible for the configuration files of a local mesh: production's own, with other names, addresses and paths.
+
+What a template says about timing and sizes holds here too, so the local mesh behaves as one in production does.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from libs.files import write_durably
+from services.cli.inputs import InputUnreadable, read_input
+from services.cli.layout import Layout
+from services.cli.ports import HOST
+from services.cli.roster import DEVTEE, INSTANCE, SERVICES, SOURCE_ROOT, TRUST_DOMAIN
+
+TEMPLATES = SOURCE_ROOT / "deploy" / "config"
+MODEL = "smollm2-135m"
+"""The model of a local mesh: it comes as a package and runs on the CPU."""
+
+_HEADER = "# Written by teemesh up from deploy/config/{service}.toml at every start: changes here are lost.\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything of a local mesh is reached, host:port or URL."""
+
+    ports: Mapping[str, int]
+    router_port: int
+
+    def of(self, name: str) -> str:
+        return f"{HOST}:{self.ports[name]}"
+
+    @property
+    def nats_url(self) -> str:
+        return f"tls://{self.of('nats')}"
+
+    @property
+    def pccs_url(self) -> str:
+        return f"http://{self.of('pccs')}"
+
+    @property
+    def router(self) -> str:
+        return f"{HOST}:{self.router_port}"
+
+
+def write_devtee_config(layout: Layout, addresses: Addresses) -> None:
+    """Write the software TEE's file: one virtual TD for each service."""
+    _write(
+        layout,
+        DEVTEE,
+        {
+            "state_dir": str(layout.devtee),
+            "pccs_listen": addresses.of("pccs"),
+            "instances": [
+                {
+                    "name": service,
+                    "socket": str(layout.guest_socket(service)),
+                    "app_compose": str(layout.compose(service)),
+                }
+                for service in SERVICES
+            ],
+        },
+    )
+
+
+def write_service_configs(layout: Layout, addresses: Addresses, policy: Path) -> None:
+    """Write every service's file; each begins with the given signed policy."""
+    for service in SERVICES:
+        member = {
+            "instance": INSTANCE,
+            "trust_domain": TRUST_DOMAIN,
+            "listen": addresses.of(service),
+            "kms": addresses.of("kms"),
+            "kms_bootstrap": addresses.of("kms_bootstrap"),
+            "attestation_bootstrap": addresses.of("attestation_bootstrap"),
+            "state_dir": str(layout.state(service)),
+            "guest_socket": str(layout.guest_socket(service)),
+            "seed_policy": str(policy),
+        }
+        _write(layout, service, {"member": member, **_own(service, layout, addresses)})
+
+
+def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
+    """What is a service's own, beside the table that all of them have."""
+    events = {"nats_url": addresses.nats_url, "outbox": str(layout.state(service) / "outbox")}
+    match service:
+        case "attestation":
+            return {"bootstrap_listen": addresses.of("attestation_bootstrap"), "pccs_url": addresses.pccs_url}
+        case "kms":
+            return {
+                "bootstrap_listen": addresses.of("kms_bootstrap"),
+                "ledger": addresses.of("ledger"),
+                "events": events,
+            }
+        case "broker":
+            return {"nats": {"host": HOST, "port": addresses.ports["nats"]}}
+        case "ledger":
+            return {"nats_url": addresses.nats_url, "http_listen": addresses.of("ledger_http")}
+        case "registry":
+            return {"ledger": addresses.of("ledger"), "events": events}
+        case "node":
+            return {
+                "registry": addresses.of("registry"),
+                "endpoint": addresses.of("node"),
+                "engine": {"kind": "embedded", "model": MODEL, "weights": None, "python": None, "arguments": []}
+                | {"context_tokens": 2048, "parallel": 2},
+            }
+        case "router":
+            return {
+                "registry": addresses.of("registry"),
+                "ledger": addresses.of("ledger"),
+                "https_listen": addresses.router,
+                "grpc_listen": addresses.of("router_grpc"),
+                "dns_names": ["localhost"],
+                "ip_addresses": [HOST],
+                "repo_url": None,
+                "events": events,
+            }
+    raise AssertionError(service)
+
+
+def _write(layout: Layout, service: str, changes: Mapping[str, Any]) -> None:
+    template = TEMPLATES / f"{service}.toml"
+    try:
+        production = tomllib.loads(read_input(template).decode())
+    except ValueError as error:
+        raise InputUnreadable(f"{template} is not TOML: {error}") from error
+    text = _HEADER.format(service=service) + tomli_w.dumps(changed(production, changes))
+    write_durably(layout.config(service), text.encode())
+
+
+def changed(template: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template with other values; None leaves a key out. What is no table is replaced whole."""
+    result = dict(template)
+    for name, value in changes.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
+            result[name] = changed(result[name], value)
+        else:
+            result[name] = value
+    return result

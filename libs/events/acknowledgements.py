@@ -17,6 +17,7 @@ from teemesh.ledger.v1 import acknowledgement_pb2, ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.events.outbox_items import RecordFacts
+from libs.rpc.errors import remote_errors
 from libs.transparency import leaf
 from libs.transparency.acknowledgement import Acknowledgement, Statement, verify_acknowledgement
 from libs.transparency.chain import log_id
@@ -113,8 +114,10 @@ class LedgerAcknowledgements:
                     delay = _FIRST_RETRY_SECONDS
                     yield answer
                 log.info("acknowledgement stream ended")
-            except (MeshError, grpc.aio.AioRpcError, TimeoutError) as error:
-                log.warning("no acknowledgement stream", reason=_reason(error), retry_seconds=delay)
+            except MeshError as error:
+                log.warning("no acknowledgement stream", reason=error.reason, retry_seconds=delay)
+            except TimeoutError:
+                log.warning("the acknowledgement stream fell silent", retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY_SECONDS)
 
@@ -127,8 +130,9 @@ class LedgerAcknowledgements:
         )
         try:
             while True:
-                async with asyncio.timeout(_SILENCE_SECONDS):
-                    message = await call.read()
+                with remote_errors():
+                    async with asyncio.timeout(_SILENCE_SECONDS):
+                        message = await call.read()
                 if not isinstance(message, ledger_pb2.StreamAcknowledgementsResponse):
                     return
                 match message.WhichOneof("event"):
@@ -178,11 +182,3 @@ def verify_received(received: Received, issuer: bytes, facts: RecordFacts, issue
     if received.acknowledgement.signer_epoch < epoch:
         raise SignerSuperseded("a later writer has signed already")
     return statement
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, MeshError):
-        return error.reason
-    if isinstance(error, grpc.aio.AioRpcError):
-        return str(error.code().name)
-    return "SILENT"

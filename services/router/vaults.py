@@ -28,7 +28,9 @@ class Vaults:
         self._kept: dict[str, VaultKey] = {}
 
     async def key(self, tenant_id: str) -> VaultKey:
-        """Return the key that seals this tenant's entries now. Raises `LedgerUnavailable` or the ledger's refusal."""
+        """Return the key that seals this tenant's entries now. Raises `LedgerUnavailable`, or the ledger's
+        VAULT_ERASED, which waiting does not mend.
+        """
         kept = self._kept.get(tenant_id)
         if kept is not None and kept.epoch == vault_epoch(time.time()):
             return kept
@@ -42,6 +44,8 @@ class Vaults:
                 response.vault_id, response.vault_epoch, self._receiver.open(response.sealed_key, info), tenant_id
             )
         except MeshError as error:
+            if error.reason == "VAULT_ERASED":
+                raise
             raise LedgerUnavailable(f"the tenant's vault cannot be opened: {error.reason}") from error
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()

@@ -1,0 +1,70 @@
+"""It is responsible for `teemesh up`: the whole mesh on this machine, until Ctrl-C.
+
+What it does itself is an operator's work: keys, policy, certificates, a tenant. Everything else is the services' own,
+and they run exactly as they would run apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from rich.console import Console
+
+from libs.process import until_terminated
+from services.cli.layout import Layout, add_state_option, layout_of
+from services.cli.lock import holding
+from services.cli.mesh_run import MeshRun, RunOptions
+
+_DEFAULT_ROUTER_PORT = 8443
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `teemesh up`."""
+    parser = subparsers.add_parser("up", help="run a whole mesh on this machine until Ctrl-C")
+    add_state_option(parser)
+    parser.add_argument(
+        "--router-port", type=_port, default=_DEFAULT_ROUTER_PORT, help="port of the HTTPS API (default: %(default)s)"
+    )
+    parser.add_argument("--demo", action="store_true", help="ask one question when ready and verify the answer")
+    parser.add_argument(
+        "--exit", action="store_true", help="stop once ready (with --demo: once answered); exit 1 if anything failed"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = RunOptions(router_port=args.router_port, demo=args.demo, exit=args.exit)
+    return asyncio.run(run_up(layout_of(args), options, Console()))
+
+
+async def run_up(layout: Layout, options: RunOptions, console: Console) -> int:
+    """Run a mesh until SIGTERM or SIGINT, or until its demonstration is over; return the exit status.
+
+    Raises `MeshRunning`, `PortTaken` and what preparing raises; after that, what dies is restarted.
+    """
+    layout.prepare()
+    with holding(layout.lock):
+        return await _until_terminated(MeshRun(layout, options, console).run())
+
+
+async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
+    """Return what `work` returns, or 0 when it was cancelled by a signal and has cleaned up."""
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(until_terminated())
+        working = tasks.create_task(work)
+        asked.add_done_callback(lambda _: working.cancel())
+        working.add_done_callback(lambda _: asked.cancel())
+    return 0 if working.cancelled() else working.result()
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be a number") from error
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError("must be from 1 to 65535")
+    return port

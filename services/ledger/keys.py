@@ -1,0 +1,100 @@
+"""It is responsible for the ledger's keys from the KMS: asked for by name, opened here, kept in memory only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc.aio
+import structlog
+from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+
+from libs.errors import Code, MeshError
+from libs.identity.sealed import ReceiverKey, release_info
+from libs.rpc.deadline import outgoing_timeout
+from libs.rpc.errors import to_mesh_error
+
+_CALL_SECONDS = 5.0
+_FIRST_RETRY_SECONDS = 0.2
+_LAST_RETRY_SECONDS = 5.0
+_KEY_SIZE = 32
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+
+log = structlog.get_logger()
+
+
+class ReleasedKeyWrong(MeshError):
+    """The KMS released something that is no key of the epoch asked for."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "RELEASED_KEY_WRONG"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedKey:
+    """A key and which epoch of its name it is."""
+
+    epoch: int
+    key: bytes = field(repr=False)
+
+
+class KmsChannel(Protocol):
+    """The KMS as an appraised peer."""
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
+
+
+class KeySource(Protocol):
+    """Where keys come from."""
+
+    async def release(self, name: str, epoch: int = 0) -> ReleasedKey:
+        """Return a key, or raise. `epoch` 0 asks for the newest."""
+        ...
+
+
+class ReleasedKeys:
+    """Keys that the KMS released to this process, each asked for once."""
+
+    def __init__(self, kms: KmsChannel, receiver: ReceiverKey, spiffe_id: Callable[[], str]) -> None:
+        self._kms = kms
+        self._receiver = receiver
+        self._spiffe_id = spiffe_id
+        self._held: dict[tuple[str, int], ReleasedKey] = {}
+
+    async def release(self, name: str, epoch: int = 0) -> ReleasedKey:
+        """Ask once. Raises the KMS's refusal, `PeerUnavailable`, `SealedKeyRefused` or `ReleasedKeyWrong`."""
+        held = self._held.get((name, epoch))
+        if held is not None:
+            return held
+        timeout = outgoing_timeout(_CALL_SECONDS)
+        stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(timeout))
+        try:
+            response = await stub.ReleaseKey(
+                kms_pb2.ReleaseKeyRequest(name=name, epoch=epoch), timeout=outgoing_timeout(_CALL_SECONDS)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+        if epoch not in (0, response.epoch):
+            raise ReleasedKeyWrong(f"the KMS released epoch {response.epoch} of {name} instead of epoch {epoch}")
+        key = self._receiver.open(response.sealed_key, release_info(name, response.epoch, self._spiffe_id()))
+        if len(key) != _KEY_SIZE:
+            raise ReleasedKeyWrong(f"{name} has {len(key)} bytes")
+        released = ReleasedKey(response.epoch, key)
+        self._held[name, response.epoch] = released
+        return released
+
+
+async def wait_for_key(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:
+    """Return a key, asking for as long as the KMS is away. Raises at once what waiting cannot mend."""
+    delay = _FIRST_RETRY_SECONDS
+    while True:
+        try:
+            return await keys.release(name, epoch)
+        except MeshError as error:
+            if error.code not in _AWAY:
+                raise
+            log.warning("waiting for a key", name=name, reason=error.reason, retry_seconds=delay)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, _LAST_RETRY_SECONDS)

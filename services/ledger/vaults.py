@@ -1,0 +1,166 @@
+"""It is responsible for tenants' vaults: made once per tenant, a new share every month, keys for those who may seal.
+
+A vault key has two halves, one from the KMS and one in the keyring. A share is durable before anything can be sealed
+under it: what was sealed under a lost share could never be opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from libs.errors import Code, MeshError
+from libs.events.vault import (
+    KEY_SIZE,
+    PUBLIC_TAG_KEY,
+    PUBLIC_VAULT_ID,
+    VAULT_ID_SIZE,
+    VaultKey,
+    derive_tag_key,
+    derive_vault_key,
+    leaf_tag,
+    vault_epoch,
+)
+from libs.identity.sealed import release_info, seal
+from services.ledger.keyring import Keyring, KeyringFile, VaultShares
+from services.ledger.keys import KeySource, ReleasedKey
+
+_TENANT = re.compile(r"[0-9a-f]{32}")
+
+log = structlog.get_logger()
+
+
+class TenantIdMalformed(MeshError):
+    """Not a tenant's random id."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "TENANT_ID_MALFORMED"
+
+
+class VaultUnknown(MeshError):
+    """This log has no such vault."""
+
+    code = Code.NOT_FOUND
+    reason = "VAULT_UNKNOWN"
+
+
+class VaultEpochUnknown(MeshError):
+    """The vault was never opened for that month."""
+
+    code = Code.NOT_FOUND
+    reason = "VAULT_EPOCH_UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedVaultKey:
+    """A vault key for one receiver."""
+
+    vault_id: bytes
+    epoch: int
+    sealed: bytes
+
+
+class Vaults:
+    """All vaults of a log. Only this changes its keyring."""
+
+    def __init__(
+        self,
+        file: KeyringFile,
+        keyring: Keyring,
+        keyring_key: ReleasedKey,
+        keys: KeySource,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = file
+        self._keyring_key = keyring_key
+        self._keys = keys
+        self._clock = clock
+        self._generation = keyring.generation
+        self._by_id = {vault.vault_id: vault for vault in keyring.vaults}
+        self._by_tenant = {vault.tenant: vault.vault_id for vault in keyring.vaults}
+        self._tag_keys = {PUBLIC_VAULT_ID: PUBLIC_TAG_KEY}
+        self._derived: dict[tuple[bytes, int], VaultKey] = {}
+        self._changing = asyncio.Lock()
+
+    async def open(self, tenant: str) -> VaultKey:
+        """Return the key that seals a tenant's entries now, making vault and share if need be.
+
+        Both ARE durable when this returns. Raises `TenantIdMalformed`, and what keeps the KMS from releasing its half.
+        """
+        if not _TENANT.fullmatch(tenant):
+            raise TenantIdMalformed("a tenant's id is 32 lower-case hex characters")
+        epoch = vault_epoch(self._clock())
+        vault = self._of(tenant)
+        if vault is None or epoch not in vault.epochs:
+            # A caller that gives up must not leave half a change behind.
+            vault = await asyncio.shield(self._extend(tenant, epoch))
+        return await self.key(vault.vault_id, epoch)
+
+    async def key(self, vault_id: bytes, epoch: int) -> VaultKey:
+        """Return a vault's key of one epoch. Raises `VaultUnknown`, `VaultEpochUnknown` or the KMS's refusal."""
+        held = self._derived.get((vault_id, epoch))
+        if held is not None:
+            return held
+        vault = self._by_id.get(vault_id)
+        if vault is None:
+            raise VaultUnknown("no such vault in this log")
+        share = vault.epochs.get(epoch)
+        if share is None:
+            raise VaultEpochUnknown("the vault was never opened for that month")
+        released = await self._keys.release(key_name(vault_id), epoch)
+        derived = derive_vault_key(released.key, share, vault_id, epoch)
+        return self._derived.setdefault((vault_id, epoch), VaultKey(vault_id, epoch, derived, vault.tenant))
+
+    def tag(self, vault_id: bytes, vault_seq: int) -> bytes:
+        """Return the tag of a vault's entry. Raises `VaultUnknown`."""
+        tag_key = self._tag_keys.get(vault_id)
+        if tag_key is None:
+            vault = self._by_id.get(vault_id)
+            if vault is None:
+                raise VaultUnknown("no such vault in this log")
+            tag_key = self._tag_keys[vault_id] = derive_tag_key(vault.tag_share, vault_id)
+        return leaf_tag(tag_key, vault_seq)
+
+    def holds(self, vault_id: bytes, epoch: int) -> bool:
+        """Whether entries sealed there can be opened."""
+        vault = self._by_id.get(vault_id)
+        return vault is not None and epoch in vault.epochs
+
+    def _of(self, tenant: str) -> VaultShares | None:
+        vault_id = self._by_tenant.get(tenant)
+        return None if vault_id is None else self._by_id[vault_id]
+
+    async def _extend(self, tenant: str, epoch: int) -> VaultShares:
+        async with self._changing:
+            vault = self._of(tenant)
+            if vault is None:
+                vault = VaultShares(secrets.token_bytes(VAULT_ID_SIZE), tenant, secrets.token_bytes(KEY_SIZE), {})
+            if epoch in vault.epochs:
+                return vault
+            grown = replace(vault, epochs={**vault.epochs, epoch: secrets.token_bytes(KEY_SIZE)})
+            vaults = {**self._by_id, grown.vault_id: grown}
+            keyring = Keyring(self._generation + 1, tuple(vaults.values()))
+            key = self._keyring_key
+            await asyncio.to_thread(self._file.store, keyring, key.key, key.epoch)
+            self._generation = keyring.generation
+            self._by_id = vaults
+            self._by_tenant[tenant] = grown.vault_id
+            log.info("vault opened", vault_id=grown.vault_id.hex(), epoch=epoch, generation=keyring.generation)
+            return grown
+
+
+def key_name(vault_id: bytes) -> str:
+    """Return the name of a vault's half at the KMS."""
+    return f"ledger-vault/{vault_id.hex()}"
+
+
+def seal_for(vault: VaultKey, hpke_key: object, receiver_spiffe_id: str) -> SealedVaultKey:
+    """Seal a vault key to the claim `hpke_key` of a router's evidence. Raises `HpkeKeyMissing`."""
+    info = release_info(key_name(vault.vault_id), vault.epoch, receiver_spiffe_id)
+    return SealedVaultKey(vault.vault_id, vault.epoch, seal(vault.key, hpke_key, info))

@@ -110,6 +110,11 @@ class Publisher:
         return self._issuer.id
 
     @property
+    def boot(self) -> bytes:
+        """The random number of this start: with the log key it gives the issuer's id."""
+        return self._issuer.boot
+
+    @property
     def is_connected(self) -> bool:
         """Whether a broker is there now."""
         return self._sender.is_connected

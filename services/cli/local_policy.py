@@ -43,6 +43,10 @@ class LocalOperators:
     def public_keys(self) -> tuple[bytes, ...]:
         return tuple(public_key(key) for key in self.keys)
 
+    @property
+    def threshold(self) -> int:
+        return THRESHOLD
+
     def anchors(self, role: str) -> Anchors:
         """What a service of this mesh is measured with."""
         return Anchors(role, TRUST_DOMAIN, self.public_keys, THRESHOLD)

@@ -29,7 +29,9 @@ def holding(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise MeshRunning(f"a mesh runs in {path.parent}: stop it with teemesh down, or choose a --state") from error
+            raise MeshRunning(
+                f"a mesh runs in {path.parent}: stop it with teemesh down, or choose a --state"
+            ) from error
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

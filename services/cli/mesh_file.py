@@ -53,7 +53,9 @@ class MeshDescription:
     def document(self) -> bytes:
         """Return the file's content."""
         members: dict[str, Any] = {
-            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "services"
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name != "services"
         }
         members["services"] = {name: {"pid": pid} for name, pid in self.services.items()}
         return json.dumps(members, indent=2).encode() + b"\n"

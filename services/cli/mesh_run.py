@@ -1,8 +1,9 @@
-"""It is responsible for one run of a local mesh: prepared, started, joined as an operator, described, shown, stopped."""
+"""It is responsible for one run of a local mesh: prepared, started, joined as an operator, described, stopped."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -13,7 +14,7 @@ from rich.console import Console
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from services.cli import ports
-from services.cli.children import Child, Children
+from services.cli.children import Child, Children, State
 from services.cli.demo import demonstrate
 from services.cli.description import describe, write_vendor_root
 from services.cli.display import Display
@@ -31,7 +32,7 @@ from services.cli.weights import packaged_weights, weights_digest
 
 _TICK_SECONDS = 0.2
 _START_SECONDS = 240.0
-"""How long a mesh that is to end by itself may take until it is ready."""
+"""How long a mesh that is to end by itself may take until it is ready; another one may take for ever."""
 
 
 class MeshNotReady(MeshError):
@@ -56,9 +57,9 @@ class MeshRun:
     def __init__(self, layout: Layout, options: RunOptions, console: Console) -> None:
         self._layout = layout
         self._options = options
+        self._console = console
         self._display = Display(console, self._rows)
-        self._children: Children | None = None
-        self._written: MeshDescription | None = None
+        self._children: Mapping[str, Child] = {}
 
     async def run(self) -> int:
         """Serve until cancelled or, when asked to, until the demonstration is over; return the exit status."""
@@ -67,23 +68,144 @@ class MeshRun:
         ports.require_router_port(self._options.router_port)
         addresses = Addresses(ports.assign(layout.ports, self._options.router_port), self._options.router_port)
         operators = open_operators(layout)
-        composes = write_composes(layout, operators)
-        # In a thread, for it reads a hundred megabytes.
-        weights = await asyncio.to_thread(lambda: weights_digest(packaged_weights()))
-        write_devtee_config(layout, addresses)
         try:
             with self._display.showing():
                 async with AsyncExitStack() as stack:
-                    self._children = Children(layout, stack, self._ended)
-                    ticking = await stack.enter_async_context(_background(self._tick()))
-                    await (await self._children.start(DEVTEE)).until_ready()
-                    policy = ensure_policy(layout, operators, composes, {MODEL: [weights]}, int(time.time()))
-                    self._display.say(f"policy version {policy.version} is signed by {len(operators.keys)} operators")
-                    write_service_configs(layout, addresses, layout.policy(policy.version))
-                    for service in SERVICES:
-                        await self._children.start(service)
-                    code = await self._serve(operators, addresses)
-                    ticking.cancel()
-                    return code
+                    children = Children(layout, stack, self._ended)
+                    self._children = children.all
+                    # Ends before the children do: what they do then is no news.
+                    async with asyncio.TaskGroup() as tasks:
+                        ticking = tasks.create_task(self._tick())
+                        await self._start(children, addresses, operators)
+                        code = await self._serve(addresses, operators)
+                        ticking.cancel()
+                    self._display.say("stopping")
+                return code
         finally:
             remove_mesh_file(layout.mesh_file)
+
+    async def _start(self, children: Children, addresses: Addresses, operators: LocalOperators) -> None:
+        """Start everyone; only the platform, whose reference values policy needs, is waited for."""
+        layout = self._layout
+        composes = write_composes(layout, operators)
+        write_devtee_config(layout, addresses)
+        devtee = await children.start(DEVTEE)
+        # In a thread, for it reads a hundred megabytes.
+        weights = await asyncio.to_thread(lambda: weights_digest(packaged_weights()))
+        await devtee.until_ready()
+        write_vendor_root(layout)
+        policy = ensure_policy(layout, operators, composes, {MODEL: [weights]}, int(time.time()))
+        self._display.say(f"policy version {policy.version} holds, digest {policy.digest.hex()}")
+        write_service_configs(layout, addresses, layout.policy(policy.version))
+        for service in SERVICES:
+            await children.start(service)
+
+    async def _serve(self, addresses: Addresses, operators: LocalOperators) -> int:
+        """Do the operator's part until cancelled, or until there is nothing more to do."""
+        certificate = OperatorCertificate(
+            self._layout, addresses.of("kms_bootstrap"), lambda: self._policy(operators), operators.keys[0]
+        )
+        try:
+            async with asyncio.timeout(_START_SECONDS if self._options.exit else None):
+                mesh = await self._join(addresses, operators, certificate)
+        except TimeoutError as error:
+            raise MeshNotReady(f"not ready after {_START_SECONDS:.0f} s: {self._unready()}") from error
+        async with asyncio.TaskGroup() as tasks:
+            upkeep = [
+                tasks.create_task(certificate.keep(self._display.say)),
+                tasks.create_task(self._keep_described(mesh, addresses, operators, certificate)),
+            ]
+            passed = await self._demonstrate()
+            self._display.write(next_steps(self._layout, mesh))
+            if not self._options.exit:
+                await asyncio.Event().wait()
+            for task in upkeep:
+                task.cancel()
+        return 0 if passed else 1
+
+    async def _join(
+        self, addresses: Addresses, operators: LocalOperators, certificate: OperatorCertificate
+    ) -> MeshDescription:
+        """Get the operator's certificate, make the tenant known, and write mesh.json once clients can be served."""
+        await self._children["kms"].until_ready()
+        await certificate.obtain()
+        tenant = ensure_tenant(self._layout)
+        await self._children["registry"].until_ready()
+        await patiently(
+            lambda: store_tenant(tenant, addresses.of("registry"), certificate.current, operators.tenant_admin)
+        )
+        await asyncio.gather(*(child.until_ready() for child in self._children.values()))
+        mesh = describe(
+            self._layout,
+            addresses,
+            operators,
+            self._policy(operators),
+            api_key=tenant.api_key,
+            ledger_vkey=await patiently(lambda: self._ledger_vkey(addresses, operators, certificate)),
+            pids=self._pids(),
+        )
+        write_mesh_file(self._layout.mesh_file, mesh)
+        self._display.say("ready")
+        return mesh
+
+    async def _keep_described(
+        self,
+        mesh: MeshDescription,
+        addresses: Addresses,
+        operators: LocalOperators,
+        certificate: OperatorCertificate,
+    ) -> None:
+        """Keep mesh.json true while services restart and policies are published."""
+        ledger, vkey_of = self._children["ledger"], mesh.services["ledger"]
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            vkey = mesh.ledger_vkey
+            try:
+                policy = self._layout.policy(self._policy(operators).version)
+                if ledger.pid != vkey_of and ledger.state is State.READY:
+                    restarted = ledger.pid
+                    vkey = await self._ledger_vkey(addresses, operators, certificate)
+                    vkey_of = restarted
+            except MeshError as error:
+                self._display.say(f"mesh.json is not up to date: {error.reason}: {error}")
+                await asyncio.sleep(1)
+                continue
+            now = dataclasses.replace(mesh, services=self._pids(), policy=policy, ledger_vkey=vkey)
+            if now != mesh:
+                write_mesh_file(self._layout.mesh_file, now)
+                mesh = now
+
+    async def _demonstrate(self) -> bool:
+        if not self._options.demo:
+            return True
+        with self._display.paused():
+            return await demonstrate(self._layout.root, self._console)
+
+    async def _ledger_vkey(
+        self, addresses: Addresses, operators: LocalOperators, certificate: OperatorCertificate
+    ) -> str:
+        return await fetch_ledger_vkey(addresses.of("ledger"), certificate.current, self._policy(operators))
+
+    async def _tick(self) -> None:
+        while True:
+            self._display.tick()
+            await asyncio.sleep(_TICK_SECONDS)
+
+    def _policy(self, operators: LocalOperators) -> Policy:
+        policy = newest_policy(self._layout, operators)
+        if policy is None:
+            raise RuntimeError("policy used before the first was signed")
+        return policy
+
+    def _rows(self) -> Mapping[str, Child]:
+        return self._children
+
+    def _pids(self) -> dict[str, int | None]:
+        return {name: child.pid for name, child in self._children.items()}
+
+    def _unready(self) -> str:
+        waiting = [child for child in self._children.values() if child.state is not State.READY]
+        return ", ".join(f"{child.name} ({child.status or child.state})" for child in waiting) or "nobody is to blame"
+
+    def _ended(self, name: str, how: str) -> None:
+        self._display.say(f"{how} (see {self._layout.log(name)})")

@@ -21,7 +21,7 @@ from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.rpc.tls import load_server_context
-from services.router.commitments import Commitments, EvidenceDocuments
+from services.router.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.config import Config
 from services.router.directory import TenantDirectory
 from services.router.edge import Edge
@@ -63,7 +63,7 @@ async def serve(config: Config) -> None:
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
             upstreams = Upstreams(member, registry)
-            issuance = Issuance(workload, publisher, vaults, store)
+            issuance = Issuance(workload, publisher, vaults, store, Attested(member, ledger, store, publisher.boot))
             exchanges = Exchanges(member.policy, upstreams, issuance, config.ledger_seconds)
             tenants = Tenants(TenantDirectory(registry).find, lambda: member.policy.current.tenant_admin_key)
             edge = Edge(
@@ -74,8 +74,8 @@ async def serve(config: Config) -> None:
                 upstreams=upstreams,
                 exchanges=exchanges,
                 receipts=store,
-                commitments=Commitments(member, ledger),
-                evidence=EvidenceDocuments(member),
+                commitments=Commitments(member, ledger, store),
+                evidence=EvidenceDocuments(member, store),
                 max_body_bytes=config.max_body_bytes,
                 request_seconds=config.request_seconds,
             )

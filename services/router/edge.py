@@ -184,7 +184,7 @@ class Edge:
             raise
 
     async def _evidence(self, request: web.Request) -> web.StreamResponse:
-        return _json(self.evidence.find(request.match_info["digest"]))
+        return _json(await self.evidence.find(request.match_info["digest"]))
 
 
 def _response_for(started: Started) -> web.StreamResponse:

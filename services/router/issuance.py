@@ -23,6 +23,7 @@ from libs.events.publish import Committed, Publisher
 from libs.events.publish import LedgerUnavailable as NotAcknowledged
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
+from services.router.commitments import Attested
 from services.router.errors import LedgerUnavailable
 from services.router.receipts import ReceiptStore, StoredReceipt
 from services.router.tenants import Tenant
@@ -52,11 +53,14 @@ class Draft:
 class Issuance:
     """Signs and commits receipts."""
 
-    def __init__(self, workload: Workload, publisher: Publisher, vaults: Vaults, store: ReceiptStore) -> None:
+    def __init__(
+        self, workload: Workload, publisher: Publisher, vaults: Vaults, store: ReceiptStore, attested: Attested
+    ) -> None:
         self._workload = workload
         self._publisher = publisher
         self._vaults = vaults
         self._store = store
+        self._attested = attested
         self._pending: asyncio.Queue[Draft] = asyncio.Queue(_MAX_PENDING)
 
     def require_room(self) -> None:
@@ -149,6 +153,7 @@ class Issuance:
                 entry_id=committed.entry_id,
                 issuer_seq=committed.issuer_seq,
                 acknowledgement=to_wire(committed.acknowledgement).SerializeToString(),
+                attested=await self._attested.now(),
             )
         )
 

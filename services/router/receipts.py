@@ -36,12 +36,14 @@ CREATE TABLE receipts (
   salt BLOB NOT NULL,
   entry_id BLOB NOT NULL,
   issuer_seq INTEGER NOT NULL,
-  acknowledgement BLOB
+  acknowledgement BLOB,
+  attested BLOB
 ) STRICT;
+CREATE TABLE evidence (digest BLOB PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX receipts_by_chat ON receipts (tenant_id, chat_id, position);
 CREATE INDEX receipts_by_entry ON receipts (entry_id);
 """
-_COLUMNS = "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq, acknowledgement"
+_COLUMNS = "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq, acknowledgement, attested"
 
 
 class ReceiptStoreFailed(MeshError):
@@ -74,6 +76,8 @@ class StoredReceipt:
     issuer_seq: int
     acknowledgement: bytes | None = None
     """Serialised `teemesh.ledger.v1.Acknowledgement`, verified; None while the ledger has not answered."""
+    attested: bytes | None = None
+    """Whose evidence stands behind entry and acknowledgement: see `commitments.Attested`."""
 
 
 class ReceiptStore:
@@ -92,6 +96,17 @@ class ReceiptStore:
     async def acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
         """Add the ledger's acknowledgement, which MUST be verified. No effect when the receipt is no longer kept."""
         await asyncio.to_thread(self._locked, lambda: self._acknowledge(entry_id, acknowledgement))
+
+    async def keep_evidence(self, digest: bytes, document: bytes) -> None:
+        """Keep an evidence document for as long as this store lives: receipts outlive the processes they speak of."""
+        await asyncio.to_thread(self._locked, lambda: self._keep_evidence(digest, document))
+
+    async def evidence(self, digest: bytes) -> bytes:
+        """Return an evidence document that was kept. Raises `NotFound`."""
+        row = await asyncio.to_thread(self._locked, lambda: self._find_evidence(digest))
+        if row is None:
+            raise NotFound("no evidence document of that digest here")
+        return bytes(row[0])
 
     async def find(self, identifier: str, tenant_id: str) -> StoredReceipt:
         """Return this tenant's receipt of that id, or else its newest for that response id. Raises `NotFound`."""
@@ -118,7 +133,7 @@ class ReceiptStore:
     def _put(self, stored: StoredReceipt) -> None:
         with self._connection as transaction:
             position = transaction.execute(
-                f"INSERT INTO receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
+                f"INSERT INTO receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
                 (
                     stored.receipt_id,
                     stored.chat_id,
@@ -129,10 +144,21 @@ class ReceiptStore:
                     stored.entry_id,
                     stored.issuer_seq,
                     stored.acknowledgement,
+                    stored.attested,
                 ),
             ).lastrowid
             if position is not None:
                 transaction.execute("DELETE FROM receipts WHERE position <= ?", (position - self._retained,))
+
+    def _keep_evidence(self, digest: bytes, document: bytes) -> None:
+        with self._connection as transaction:
+            transaction.execute("INSERT OR IGNORE INTO evidence (digest, document) VALUES (?, ?)", (digest, document))
+
+    def _find_evidence(self, digest: bytes) -> tuple[bytes] | None:
+        row: tuple[bytes] | None = self._connection.execute(
+            "SELECT document FROM evidence WHERE digest = ?", (digest,)
+        ).fetchone()
+        return row
 
     def _acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
         with self._connection as transaction:

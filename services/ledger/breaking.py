@@ -1,0 +1,23 @@
+"""It is responsible for ending the process the moment a write or a sync has failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.ledger.damage import LogBroken
+
+
+@contextmanager
+def ending_when_broken() -> Iterator[None]:
+    """Run what writes. On `LogBroken` the process is gone before anyone is told anything more, its buffers included.
+
+    A second sync would succeed without having written: Linux marks pages clean after the first failure.
+    """
+    try:
+        yield
+    except LogBroken as error:
+        os.write(sys.stderr.fileno(), f"ledger: {error.reason}: {error}\n".encode())
+        os._exit(LogBroken.exit_code)

@@ -1,0 +1,149 @@
+"""A router's HTTPS face over an `AttestedMesh`: real TLS, genuine documents, and one place per route to lie in."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs import jcs
+from libs.aci.session import session_id
+from tests.fakes.attested_mesh import AttestedMesh, Served, pem_of
+
+API_KEY = "key-of-a-tenant"
+WORDS = ("Hello", ", ", "world")
+Lie = Callable[[bytes], bytes]
+
+
+@dataclass(slots=True)
+class RouterTwin:
+    """Answers every prompt with the same words. `lies` change what a route serves, after it was made honestly."""
+
+    mesh: AttestedMesh
+    lies: dict[str, Lie] = field(default_factory=dict)
+    prompts: list[bytes] = field(default_factory=list)
+    seen_keys: list[str | None] = field(default_factory=list)
+    served: dict[str, Served] = field(default_factory=dict)
+    session: bytes = b""
+    extra_headers: dict[str, str] = field(default_factory=dict)
+    not_yet: int = 0
+    """How often a commitment is still to be answered with 404."""
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.session = self.session or self.mesh.session()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def application(self) -> web.Application:
+        application = web.Application()
+        application.add_routes(
+            [
+                web.get("/v1/aci/attestation", self._attestation),
+                web.post("/v1/chat/completions", self._chat),
+                web.get("/v1/aci/receipts/{id}", self._receipt),
+                web.get("/v1/aci/sessions/{id}", self._session),
+                web.get("/v1/teemesh/receipts/{id}/commitment", self._commitment),
+                web.get("/v1/teemesh/evidence/{digest}", self._evidence),
+            ]
+        )
+        return application
+
+    def _told(self, route: str, body: bytes) -> bytes:
+        lie = self.lies.get(route)
+        return body if lie is None else lie(body)
+
+    def _json(self, route: str, body: bytes) -> web.Response:
+        return web.Response(body=self._told(route, body), content_type="application/json")
+
+    async def _attestation(self, request: web.Request) -> web.Response:
+        self.seen_keys.append(request.headers.get("Authorization"))
+        return self._json("report", self.mesh.report(request.query["nonce"]))
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.prompts.append(body)
+        self.seen_keys.append(request.headers.get("Authorization"))
+        streamed = json.loads(body).get("stream", False)
+        honest = _stream() if streamed else _buffered()
+        served = self.mesh.serve(body, honest, self.session)
+        self.served[served.receipt_id] = served
+        headers = {
+            "X-Receipt-Id": served.receipt_id,
+            "X-ACI-Keyset-Digest": self.mesh.keyset.digest,
+            "Content-Type": "text/event-stream" if streamed else "application/json",
+        }
+        return web.Response(body=self._told("response", honest), headers=headers | self.extra_headers)
+
+    async def _receipt(self, request: web.Request) -> web.Response:
+        return self._json("receipt", self.served[request.match_info["id"]].receipt)
+
+    async def _session(self, request: web.Request) -> web.Response:
+        if request.match_info["id"] != session_id(self.session):
+            return _not_found()
+        return self._json("session", self.session)
+
+    async def _commitment(self, request: web.Request) -> web.Response:
+        if self.not_yet > 0:
+            self.not_yet -= 1
+            return _not_found()
+        return self._json("commitment", jcs.dumps(self.served[request.match_info["id"]].commitment))
+
+    async def _evidence(self, request: web.Request) -> web.Response:
+        for role, evidence in self.mesh.evidence.items():
+            if evidence.digest.hex() == request.match_info["digest"]:
+                return self._json(f"evidence:{role}", evidence.document)
+        return _not_found()
+
+
+@asynccontextmanager
+async def serving(twin: RouterTwin, folder: Path, key: ec.EllipticCurvePrivateKey | None = None) -> AsyncIterator[None]:
+    """Serve on a free port of 127.0.0.1, under the mesh's outward key unless another is given."""
+    runner = web.AppRunner(twin.application(), access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", twin.port, ssl_context=server_context(twin.mesh, folder, key))
+        await site.start()
+        twin.port = runner.addresses[0][1]
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def server_context(mesh: AttestedMesh, folder: Path, key: ec.EllipticCurvePrivateKey | None = None) -> ssl.SSLContext:
+    """Return a context with a certificate of the mesh CA."""
+    shown = key or mesh.tls_key
+    file = folder / "server.pem"
+    file.write_bytes(pem_of(shown) + mesh.ca.outward(shown, mesh.now))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(file)
+    return context
+
+
+def _event(value: object) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def _stream() -> bytes:
+    pieces = [_event({"id": "chatcmpl-1", "choices": [{"index": 0, "delta": {"content": word}}]}) for word in WORDS]
+    pieces.append(_event({"id": "chatcmpl-1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+    return b"".join(pieces) + b"data: [DONE]\n\n"
+
+
+def _buffered() -> bytes:
+    message = {"role": "assistant", "content": "".join(WORDS)}
+    return json.dumps({"id": "chatcmpl-1", "choices": [{"index": 0, "message": message}]}).encode()
+
+
+def _not_found() -> web.Response:
+    error = {"error": {"message": "not there", "type": "not_found", "code": None, "param": None}}
+    return web.json_response(error, status=404)

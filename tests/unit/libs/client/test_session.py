@@ -1,0 +1,259 @@
+"""A client against a router over real TLS: what is refused before a prompt leaves, and what an honest one passes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs import jcs
+from libs.client.answer import AnswerBrokenOff, AnswerNotRead
+from libs.client.exchange import chat_body
+from libs.client.http import RouterRefused, RouterUrlInvalid, TlsKeyNotPinned
+from libs.client.session import KeysetChanged, Patience, RouterSession, open_session
+from libs.errors import MeshError
+from tests.fakes.attested_mesh import MODEL, AttestedMesh, Ca
+from tests.fakes.https_router import API_KEY, RouterTwin, server_context, serving
+
+QUICK = Patience(settle=5.0, between=0.01, silence=10.0, total=30.0)
+PROMPT = [{"role": "user", "content": "say hello"}]
+
+
+async def _ask(session: RouterSession, *, stream: bool = True) -> tuple[str, Any]:
+    async with session.chat(chat_body(MODEL, PROMPT, stream=stream)) as answer:
+        text = "".join([piece async for piece in answer])
+    return text, answer.exchange
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_honest_router_passes_every_check(router: RouterTwin, mesh: AttestedMesh, stream: bool) -> None:
+    async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
+        text, exchange = await _ask(session, stream=stream)
+        checks = await session.verify(exchange)
+
+    assert text == "Hello, world"
+    assert [(check.number, check.reason) for check in checks] == [(number, None) for number in range(1, 13)]
+    assert "DEVELOPMENT ROOT devtee" in checks[0].detail
+    assert json.loads(router.prompts[0])["provider"] == {"aci_verified": True}
+
+
+async def test_the_api_key_is_not_sent_before_the_router_is_verified(router: RouterTwin, mesh: AttestedMesh) -> None:
+    async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
+        await _ask(session)
+
+    assert router.seen_keys == [None, f"Bearer {API_KEY}"]
+
+
+async def test_a_commitment_that_is_on_its_way_is_waited_for(router: RouterTwin, mesh: AttestedMesh) -> None:
+    router.not_yet = 3
+    async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
+        _, exchange = await _ask(session)
+        checks = await session.verify(exchange)
+
+    assert all(check.passed for check in checks)
+
+
+async def test_a_commitment_that_never_comes_fails_every_check_about_the_ledger(
+    router: RouterTwin, mesh: AttestedMesh
+) -> None:
+    router.not_yet = 1000
+    async with open_session(router.url, API_KEY, mesh.trust(), patience=replace(QUICK, settle=0.05)) as session:
+        _, exchange = await _ask(session)
+        checks = await session.verify(exchange)
+
+    assert [check.number for check in checks if not check.passed] == [7, 8, 9, 10, 11, 12]
+    assert {check.reason for check in checks[7:10]} == {"ROUTER_REFUSED"}
+
+
+def _other_nonce(mesh: AttestedMesh) -> Callable[[bytes], bytes]:
+    return lambda _: mesh.report("00" * 32)
+
+
+def _unbound_keyset(mesh: AttestedMesh) -> Callable[[bytes], bytes]:
+    """Another keyset beside a quote that does not bind it."""
+
+    def lie(report: bytes) -> bytes:
+        value = jcs.loads_object(report)
+        other = mesh.keyset_of(ec.generate_private_key(ec.SECP256R1()))
+        value["attestation"]["workload_keyset"] = other.document()
+        value["workload_keyset_digest"] = other.digest
+        return jcs.dumps(value)
+
+    return lie
+
+
+def _relabelled(path: tuple[str, ...], value: object) -> Callable[[AttestedMesh], Callable[[bytes], bytes]]:
+    def of(mesh: AttestedMesh) -> Callable[[bytes], bytes]:
+        del mesh
+
+        def lie(report: bytes) -> bytes:
+            document = jcs.loads_object(report)
+            holder = document["attestation"]
+            for name in path[:-1]:
+                holder = holder[name]
+            holder[path[-1]] = value
+            return jcs.dumps(document)
+
+        return lie
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        (_other_nonce, "REPORT_DATA_MISMATCH"),
+        (_unbound_keyset, "REPORT_DATA_MISMATCH"),
+        (_relabelled(("evidence", "app_compose"), "{}"), "COMPOSE_HASH_MISMATCH"),
+        (_relabelled(("evidence", "quote_report_data"), "00" * 64), "REPORT_SLOT_MISMATCH"),
+        (_relabelled(("evidence", "quote"), "0400"), "QUOTE_MALFORMED"),
+        (_relabelled(("evidence", "key_custody"), {"provider": "dstack-kms", "keys": []}), "CUSTODY_NOT_STATED"),
+        (_relabelled(("evidence", "key_custody"), {"provider": "in-tee", "keys": []}), "CUSTODY_NOT_STATED"),
+        (_relabelled(("tee_type",), "sev_snp"), "REPORT_EVIDENCE_MALFORMED"),
+    ],
+)
+async def test_a_false_report_is_refused_before_anything_is_sent(
+    router: RouterTwin,
+    mesh: AttestedMesh,
+    lie: Callable[[AttestedMesh], Callable[[bytes], bytes]],
+    reason: str,
+) -> None:
+    router.lies["report"] = lie(mesh)
+    with pytest.raises(MeshError) as refused:
+        async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK):
+            pass
+
+    assert refused.value.reason == reason
+    assert router.prompts == []
+    assert router.seen_keys == [None]
+
+
+async def test_a_genuine_report_over_another_tls_key_is_refused(mesh: AttestedMesh, tmp_path: Path) -> None:
+    relay = RouterTwin(mesh)
+    async with serving(relay, tmp_path, ec.generate_private_key(ec.SECP256R1())):
+        with pytest.raises(MeshError) as refused:
+            async with open_session(relay.url, API_KEY, mesh.trust(), patience=QUICK):
+                pass
+
+    assert refused.value.reason == "TLS_KEY_NOT_ATTESTED"
+    assert relay.seen_keys == [None]
+
+
+async def test_a_policy_without_the_measurement_refuses_the_router(router: RouterTwin, mesh: AttestedMesh) -> None:
+    draft = mesh.policy_draft()
+    draft["roles"]["router"]["measurements"] = draft["roles"]["node"]["measurements"]
+    with pytest.raises(MeshError) as refused:
+        async with open_session(router.url, API_KEY, mesh.trust(draft), patience=QUICK):
+            pass
+
+    assert refused.value.reason == "MEASUREMENT_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"operator_threshold": 3}, "POLICY_SIGNATURES_INSUFFICIENT"),
+        ({"trust_domain": "mesh.other"}, "POLICY_OF_ANOTHER_MESH"),
+        ({"ca_pem": Ca.create(1_700_000_000).pem}, "ROUTER_UNREACHABLE"),
+    ],
+)
+async def test_other_anchors_refuse(
+    router: RouterTwin, mesh: AttestedMesh, change: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(MeshError) as refused:
+        async with open_session(router.url, API_KEY, replace(mesh.trust(), **change), patience=QUICK):
+            pass
+
+    assert refused.value.reason == reason
+
+
+async def test_another_key_under_the_same_ca_gets_no_byte_of_the_request(mesh: AttestedMesh, tmp_path: Path) -> None:
+    twin = RouterTwin(mesh)
+    async with AsyncExitStack() as stack:
+        async with serving(twin, tmp_path):
+            session = await stack.enter_async_context(open_session(twin.url, API_KEY, mesh.trust(), patience=QUICK))
+        received: list[bytes] = []
+        connections: list[object] = []
+
+        async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            try:
+                received.append(await reader.read(1))
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
+
+        context = server_context(mesh, tmp_path, ec.generate_private_key(ec.SECP256R1()))
+        impostor = await asyncio.start_server(record, "127.0.0.1", twin.port, ssl=context)
+        async with impostor:
+            with pytest.raises(TlsKeyNotPinned):
+                await _ask(session)
+
+    assert b"".join(received) == b""
+    assert twin.prompts == []
+
+
+async def test_a_changed_keyset_stops_the_session(router: RouterTwin, mesh: AttestedMesh) -> None:
+    router.extra_headers["X-ACI-Keyset-Digest"] = "sha256:" + "00" * 32
+    async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
+        await _ask(session)
+        with pytest.raises(KeysetChanged):
+            await _ask(session)
+
+    assert len(router.prompts) == 1
+
+
+async def test_a_stream_cut_short_is_said_and_still_hashed(router: RouterTwin, mesh: AttestedMesh) -> None:
+    router.lies["response"] = lambda body: body.removesuffix(b"data: [DONE]\n\n")
+    async with (
+        open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session,
+        session.chat(chat_body(MODEL, PROMPT)) as answer,
+    ):
+        with pytest.raises(AnswerNotRead):
+            _ = answer.exchange
+        with pytest.raises(AnswerBrokenOff):
+            _ = [piece async for piece in answer]
+        checks = await session.verify(answer.exchange)
+
+    assert [check.reason for check in checks if not check.passed] == ["RESPONSE_NOT_RECEIPTED"]
+
+
+async def test_an_error_inside_the_stream_is_raised_after_all_was_hashed(
+    router: RouterTwin, mesh: AttestedMesh
+) -> None:
+    failed = b'data: {"error":{"message":"engine lost","type":"upstream_error"}}\n\ndata: [DONE]\n\n'
+    router.lies["response"] = lambda body: failed
+    async with (
+        open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session,
+        session.chat(chat_body(MODEL, PROMPT)) as answer,
+    ):
+        with pytest.raises(AnswerBrokenOff, match="engine lost"):
+            _ = [piece async for piece in answer]
+
+    assert answer.exchange.response_hash == "sha256:" + hashlib.sha256(failed).hexdigest()
+
+
+async def test_a_refusal_keeps_its_type_and_status(router: RouterTwin, mesh: AttestedMesh) -> None:
+    async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
+        with pytest.raises(RouterRefused) as refused:
+            await session._http.get("/v1/aci/sessions/" + "00" * 32)
+
+    assert (refused.value.status, refused.value.type) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1", "https://user@127.0.0.1", "https://127.0.0.1/path", "https://127.0.0.1:x", "router"]
+)
+async def test_only_a_plain_https_origin_is_a_router(mesh: AttestedMesh, url: str) -> None:
+    with pytest.raises(RouterUrlInvalid):
+        async with open_session(url, API_KEY, mesh.trust()):
+            pass

@@ -101,6 +101,8 @@ def _appraise(report: Report, policy: Policy, now: int) -> Platform:
     try:
         quote = tdx.cut(shape.binary(members.text("quote"), "quote"))
         stated_slot = shape.binary(members.text("quote_report_data"), "quote_report_data", 64)
+        event_log = shape.text(members.text("event_log"), "event_log")
+        app_compose = shape.text(members.text("app_compose"), "app_compose")
     except ValueError as error:
         raise ReportEvidenceMalformed(str(error)) from error
 
@@ -110,8 +112,8 @@ def _appraise(report: Report, policy: Policy, now: int) -> Platform:
 
     return appraise_platform(
         quote=quote,
-        event_log=eventlog.parse(jcs.loads(members.text("event_log").encode())),
-        app_compose=members.text("app_compose"),
+        event_log=eventlog.parse(jcs.loads(event_log.encode())),
+        app_compose=app_compose,
         collateral=Collateral.parse(members.mapping("collateral")),
         verify_report_data=verify_report_data,
         rules=policy.rules(ROUTER_ROLE),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from libs import jcs
 from libs.aci.encoding import Members
@@ -125,5 +126,5 @@ def _path(members: Members) -> tuple[bytes, ...]:
 def _spki_of(certificate: bytes) -> bytes:
     try:
         return certificates.spki_of(x509.load_der_x509_certificate(certificate).public_key())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise CommitmentMalformed("the mesh CA's certificate cannot be read") from error

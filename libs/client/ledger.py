@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -140,7 +141,10 @@ def verify_ledger(commitment: Commitment, document: bytes, policy: Policy, ca: b
 
     Raises `CertificateNotAccepted`, `EvidenceNotTheNamedOne`, `LedgerNotAttested` or what the evidence is refused for.
     """
-    certificate = verify_issued(commitment.ledger_certificate, commitment.mesh_ca, now)
+    try:
+        certificate = verify_issued(commitment.ledger_certificate, commitment.mesh_ca, now)
+    except UnsupportedAlgorithm as error:
+        raise LedgerNotAttested("the ledger's certificate holds a key of an unknown kind") from error
     if (certificate.role, certificate.trust_domain) != (LEDGER_ROLE, policy.trust_domain):
         raise LedgerNotAttested(f"{certificate.spiffe_id} is not a ledger of {policy.trust_domain}")
     appraisal = _appraise(document, commitment.ledger_evidence_sha256, LEDGER_ROLE, policy, ca, now)

@@ -10,10 +10,20 @@ import ssl
 from collections.abc import Callable
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from libs.errors import Code, MeshError
 
 Admit = Callable[[str], bool]
 """Says whether a connection to the key of this SHA-256 (hex, over its SubjectPublicKeyInfo) may be used."""
+
+
+class CaUnreadable(MeshError):
+    """The CA that the user named cannot be read."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "CA_UNREADABLE"
 
 
 class ServerKeyRefused(ssl.SSLCertVerificationError):
@@ -23,20 +33,27 @@ class ServerKeyRefused(ssl.SSLCertVerificationError):
 def client_context(ca_pem: bytes | None, admit: Admit) -> ssl.SSLContext:
     """Return a TLS 1.3 context that asks `admit` about every server, after chain and name are verified.
 
-    With `ca_pem` that CA alone is believed, else the system's.
+    With `ca_pem` that CA alone is believed, else the system's. Raises `CaUnreadable`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # Requires a certificate and checks its name.
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if ca_pem is None:
         context.load_default_certs()
     else:
-        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+        try:
+            context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise CaUnreadable("the CA for the router's name is not a PEM certificate") from error
 
     class Judged(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()  # Raises while bytes are missing: below, the server's proof is complete.
             certificate = self.getpeercert(binary_form=True)
-            if certificate is None or not admit(spki_sha256(certificate)):
+            try:
+                admitted = certificate is not None and admit(spki_sha256(certificate))
+            except (ValueError, UnsupportedAlgorithm) as error:
+                raise ServerKeyRefused("the server's key is of an unknown kind") from error
+            if not admitted:
                 raise ServerKeyRefused("the server's key is not an attested one")
 
     context.sslobject_class = Judged

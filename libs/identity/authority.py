@@ -16,7 +16,6 @@ from typing import Protocol
 
 import grpc.aio
 import structlog
-from cryptography import x509
 from teemesh.kms.v1 import bootstrap_pb2, bootstrap_pb2_grpc
 
 from libs.errors import Code, MeshError
@@ -107,6 +106,7 @@ async def proven_kms(bootstrap: str, trust_domain: str, policy: Policy) -> Async
     host, _, port = bootstrap.rpartition(":")
     server_name = f"kms-bootstrap.{trust_domain}"
     leaf = await fetch_leaf(host, int(port), server_name=server_name, timeout=_TIMEOUT_SECONDS)
+    leaf_spki = certificates.spki_of_certificate(leaf)
     async with open_channel(bootstrap, root_pem=certificates.pem_of(leaf), server_name=server_name) as channel:
         stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(channel)
         challenge = Challenge.unsigned(issuer="self", purpose="kms-bootstrap", now=int(time.time()))
@@ -115,7 +115,6 @@ async def proven_kms(bootstrap: str, trust_domain: str, policy: Policy) -> Async
                 bootstrap_pb2.GetKmsEvidenceRequest(challenge=challenge.encode()),
                 timeout=_TIMEOUT_SECONDS,
             )
-        leaf_spki = certificates.spki_of(x509.load_der_x509_certificate(leaf).public_key())
         appraisal = appraise(
             evidences.parse(proof.document),
             policy.rules("kms"),
@@ -134,7 +133,7 @@ async def proven_kms(bootstrap: str, trust_domain: str, policy: Policy) -> Async
 
 def _ca_spki_sha256(ca_der: bytes) -> bytes:
     try:
-        ca = x509.load_der_x509_certificate(ca_der)
-    except ValueError as error:
-        raise CaNotProven(f"the CA certificate is malformed: {error}") from error
-    return hashlib.sha256(certificates.spki_of(ca.public_key())).digest()
+        spki = certificates.spki_of_certificate(ca_der)
+    except certificates.CertificateNotAccepted as error:
+        raise CaNotProven(f"the CA certificate cannot be used: {error}") from error
+    return hashlib.sha256(spki).digest()

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -32,6 +32,15 @@ refuses certificates that have an arc of more than 31 bits."""
 MAX_LIFETIME_SECONDS = 3600
 PEOPLE = frozenset({"operator", "auditor"})
 """Roles held by people and tools. They have no evidence: an operator's signature vouches for them."""
+
+_MALFORMED = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for certificates that it cannot read, some of it only when a part is asked for."""
 
 _CLOCK_SKEW_SECONDS = 60
 _DER_OCTET_STRING_32 = b"\x04\x20"
@@ -84,7 +93,8 @@ def parse(der: bytes) -> MeshCertificate:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        spki = spki_of(certificate.public_key())
+    except (*_MALFORMED, x509.ExtensionNotFound) as error:
         raise CertificateNotAccepted(f"certificate is malformed: {error}") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     dns = names.get_values_for_type(x509.DNSName)
@@ -104,7 +114,7 @@ def parse(der: bytes) -> MeshCertificate:
         trust_domain=trust_domain,
         role=role,
         instance=instance,
-        spki=spki_of(certificate.public_key()),
+        spki=spki,
         evidence_digest=digest,
         not_before=int(certificate.not_valid_before_utc.timestamp()),
         not_after=int(certificate.not_valid_after_utc.timestamp()),
@@ -192,7 +202,16 @@ def spki_of(public_key: object) -> bytes:
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def spki_of_certificate(der: bytes) -> bytes:
+    """SubjectPublicKeyInfo of a certificate of which nothing else is believed. Raises `CertificateNotAccepted`."""
+    try:
+        return spki_of(x509.load_der_x509_certificate(der).public_key())
+    except _MALFORMED as error:
+        raise CertificateNotAccepted(f"certificate is malformed: {error}") from error
+
+
 def pem_of(der: bytes) -> bytes:
+    """The PEM form of a certificate that was read before."""
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
 
 
@@ -200,7 +219,7 @@ def der_of(pem: bytes) -> bytes:
     """Raises `CertificateNotAccepted`."""
     try:
         return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    except ValueError as error:
+    except _MALFORMED as error:
         raise CertificateNotAccepted(f"certificate is malformed: {error}") from error
 
 

@@ -38,12 +38,16 @@ class Challenges:
         self._open: OrderedDict[bytes, float] = OrderedDict()
 
     def issue(self, purpose: str) -> Challenge:
-        """Make one. The oldest open one gives way when there are too many, so memory is bounded."""
+        """Make one. The oldest open one gives way when there are too many, so memory is bounded.
+
+        Raises `ChallengeMalformed` for a purpose that nobody could read back.
+        """
         now = self._clock()
         key, certificate = self._signer()
         challenge = Challenge.signed(
             issuer=self._issuer, purpose=purpose, now=int(now), private_key=key, certificate_der=certificate
         )
+        Challenge.parse(challenge.to_json())
         self._open[challenge.nonce] = now + LIFETIME_SECONDS
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)

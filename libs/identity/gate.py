@@ -43,7 +43,7 @@ class MeshGate:
     def admit(self, certificate_pem: bytes, rule: MethodRule) -> Caller:
         """Return who calls. Raises `CertificateNotAccepted`, `RoleNotAllowed`, `EvidenceRequired`, `PolicyStale`."""
         certificate = self._verified(certificate_pem)
-        if rule.roles != ANY_ROLE and certificate.role not in rule.roles:
+        if not rule.admits(certificate.role):
             raise RoleNotAllowed(f"role {certificate.role} may not call this method")
         lease = None
         if rule.lease:

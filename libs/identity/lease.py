@@ -114,12 +114,11 @@ class Leases:
 
     @contextmanager
     def hold(self, certificate: MeshCertificate) -> Iterator[None]:
-        """Run the current task on a lease: it is cancelled when the lease ends."""
+        """Run the current task on a lease: it is cancelled when the lease ends. Raises `EvidenceRequired`."""
         held = self._held.get(certificate.spki_sha256)
         task = asyncio.current_task()
         if held is None or task is None:
-            yield
-            return
+            raise EvidenceRequired("the lease ended before the call began")
         held.tasks.add(task)
         try:
             yield

@@ -16,11 +16,10 @@ from typing import Any
 
 import grpc
 import structlog
-from cryptography import x509
 
 from libs.errors import MeshError
 from libs.identity.authority import Authority, KmsAuthority
-from libs.identity.certificate import pem_of, spki_of
+from libs.identity.certificate import pem_of, spki_of_certificate
 from libs.identity.collateral import AttestationCollateral, CollateralSource
 from libs.identity.freshness import PolicyKeeper, load_keeper
 from libs.identity.gate import EvidenceServicer, MeshGate, evidence_binding
@@ -150,12 +149,18 @@ class Member:
         for peer in self._peers.values():
             peer.reappraise()
 
+    def sweep(self) -> None:
+        """End what has run out, on both sides of every connection."""
+        self.leases.sweep()
+        for peer in self._peers.values():
+            peer.sweep()
+
     async def close(self) -> None:
         for peer in self._peers.values():
             await peer.close()
 
     def _ca_spki(self) -> bytes:
-        return spki_of(x509.load_der_x509_certificate(self.identity.ca_certificate).public_key())
+        return spki_of_certificate(self.identity.ca_certificate)
 
     def _server_credentials(self) -> grpc.ServerCredentials:
         """Credentials that follow renewals: each new connection gets the newest certificate."""
@@ -246,4 +251,4 @@ async def _follow_policy(member: Member) -> None:
 async def _sweep(member: Member) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        member.leases.sweep()
+        member.sweep()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
@@ -64,7 +64,8 @@ class Peer:
         self._ca_spki = ca_spki
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], _Link] = {}
+        """Links that get no new calls, until their last call or their lease ends."""
 
     @property
     def lease(self) -> Lease:
@@ -93,32 +94,43 @@ class Peer:
             raise PeerUnavailable(f"{self._role} at {self._target} did not answer within {timeout:.1f} s") from error
 
     def reappraise(self) -> None:
-        """Judge the peer again under the current policy; a refusal closes the channel and everything on it."""
-        link = self._link
-        if link is None:
-            return
-        try:
-            lease = appraise_peer(
-                link.lease.certificate,
-                link.lease.evidence.document,
-                self._policy.current,
-                self._ca_spki(),
-                time.time(),
-            )
-        except MeshError as error:
-            log.warning("peer refused", peer=link.lease.certificate.spiffe_id, reason=error.reason)
+        """Judge the peer again under the current policy; a refusal closes its channels and everything on them."""
+        if (link := self._link) is not None:
+            lease = self._judged(link)
+            self._link = None if lease is None else replace(link, lease=lease, until=min(link.until, lease.until))
+            if lease is None:
+                self._close_later(link, grace=None)
+        for task, retired in list(self._closing.items()):
+            if self._judged(retired) is None:
+                task.cancel()
+                self._close_later(retired, grace=None)
+
+    def sweep(self) -> None:
+        """Close the channel when its lease has run out: nothing on it may outlive what it rests on."""
+        if self._link is not None and self._link.until <= time.time():
+            self._close_later(self._link, grace=None)
             self._link = None
-            self._close_later(link.channel, grace=None)
-        else:
-            self._link = _Link(link.channel, lease, link.credential, min(link.until, lease.until))
 
     async def close(self) -> None:
-        if self._link is not None:
-            await self._link.channel.close(None)
-            self._link = None
-        for task in self._closing:
+        links = [*self._closing.values(), *([] if self._link is None else [self._link])]
+        self._link = None
+        closing = list(self._closing)
+        for task in closing:
             task.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(*closing, return_exceptions=True)
+        for link in links:
+            await link.channel.close(None)
+
+    def _judged(self, link: _Link) -> Lease | None:
+        """The lease that the peer's evidence earns under the current policy; None when it is refused."""
+        certificate = link.lease.certificate
+        try:
+            return appraise_peer(
+                certificate, link.lease.evidence.document, self._policy.current, self._ca_spki(), time.time()
+            )
+        except MeshError as error:
+            log.warning("peer refused", peer=certificate.spiffe_id, reason=error.reason)
+            return None
 
     def _live(self) -> _Link | None:
         link = self._link
@@ -168,10 +180,10 @@ class Peer:
     def _replace(self, link: _Link) -> None:
         """Use the new channel from now on; what still runs on the old one may do so until its lease ends."""
         if (old := self._link) is not None:
-            self._close_later(old.channel, grace=max(old.until - time.time(), 0))
+            self._close_later(old, grace=max(old.until - time.time(), 0))
         self._link = link
 
-    def _close_later(self, channel: grpc.aio.Channel, grace: float | None) -> None:
-        task = asyncio.get_running_loop().create_task(channel.close(grace))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+    def _close_later(self, link: _Link, grace: float | None) -> None:
+        task = asyncio.get_running_loop().create_task(link.channel.close(grace))
+        self._closing[task] = link
+        task.add_done_callback(self._closing.pop)

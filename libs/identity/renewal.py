@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.errors import Code, MeshError
@@ -162,14 +161,11 @@ class Identity:
             raise certificates.CertificateNotAccepted("the KMS issued a certificate over other evidence")
         if (certificate.role, certificate.instance) != (self._role, self._instance):
             raise certificates.CertificateNotAccepted("the KMS issued a certificate for another name")
-        if self._ca and _spki(self._ca) != _spki(issued.ca_certificate):
+        ca_spki = certificates.spki_of_certificate(issued.ca_certificate)
+        if self._ca and certificates.spki_of_certificate(self._ca) != ca_spki:
             raise CaChanged("the KMS speaks for another CA than when this service started")
         self._ca = issued.ca_certificate
         self._current = Credential(request.key, certificate, request.evidence)
         log.info("certificate obtained", spiffe_id=certificate.spiffe_id, until=certificate.not_after)
         renewed, self._renewed = self._renewed, asyncio.Event()
         renewed.set()
-
-
-def _spki(ca_der: bytes) -> bytes:
-    return certificates.spki_of(x509.load_der_x509_certificate(ca_der).public_key())

@@ -6,11 +6,10 @@ import asyncio
 from typing import Protocol
 
 import structlog
-from cryptography import x509
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import MeshError
-from libs.identity.certificate import spki_of
+from libs.identity.certificate import spki_of_certificate
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.peers import Peer
 from libs.identity.renewal import Identity
@@ -42,7 +41,7 @@ class KmsStatements:
         stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_TIMEOUT_SECONDS))
         with remote_errors():
             response = await stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=_TIMEOUT_SECONDS)
-        ca_spki = spki_of(x509.load_der_x509_certificate(self._identity.ca_certificate).public_key())
+        ca_spki = spki_of_certificate(self._identity.ca_certificate)
         return verify_statement(response.statement, response.signature, ca_spki)
 
     async def policy(self, version: int) -> bytes:

@@ -16,7 +16,7 @@ async def demonstrate(state: Path, console: Console) -> bool:
     """Ask, stream the answer, verify it; say whether every check passed. A refusal on the way counts as one failed."""
     console.print(f'\n> teemesh chat "{QUESTION}"', markup=False, highlight=False)
     try:
-        return await chat(state, QUESTION)
+        return await chat(state, QUESTION, console=console)
     except MeshError as error:
         console.print(f"teemesh: {error.reason}: {error}", markup=False, highlight=False)
         return False

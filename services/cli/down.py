@@ -45,19 +45,27 @@ def _run(args: argparse.Namespace) -> int:
 def stop(layout: Layout, timeout_seconds: float) -> bool:
     """Stop the running mesh and wait until it has ended; False when none ran. Raises `MeshNotStopped`."""
     deadline = time.monotonic() + timeout_seconds
-    asked: set[int] = set()
-    ran = False
+    ran = asked = False
     while is_held(layout.lock):
         ran = True
-        if not asked and (process := open_holder(layout.lock)) is not None:
-            try:
-                signal.pidfd_send_signal(process, signal.SIGTERM)
-                asked.add(process)
-            except ProcessLookupError:
-                pass  # It has just ended; so will the lock.
-            finally:
-                os.close(process)
+        # Once: a second signal would end it without its own clean-up.
+        if not asked:
+            asked = _ask(layout)
         if time.monotonic() >= deadline:
             raise MeshNotStopped(f"the mesh in {layout.root} has not ended after {timeout_seconds:g} s")
         time.sleep(_POLL_SECONDS)
     return ran
+
+
+def _ask(layout: Layout) -> bool:
+    """Send SIGTERM to the process that holds the lock; False when it cannot be told yet which that is."""
+    process = open_holder(layout.lock)
+    if process is None:
+        return False
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    except ProcessLookupError:
+        return False  # It has just ended, and so will the lock.
+    finally:
+        os.close(process)
+    return True

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import Code, MeshError
-from services.cli.roster import EVERYONE, SERVICES
+from services.cli.roster import SERVICES
 
 DEFAULT_STATE = Path(".teemesh")
 _MARKER = b"The state of a local teemesh. `teemesh reset` removes it.\n"
@@ -83,7 +83,7 @@ class Layout:
 
     @property
     def vendor_root(self) -> Path:
-        return self.root / "operators" / "vendor-root.pem"
+        return self.operators / "vendor-root.pem"
 
     @property
     def policies(self) -> Path:
@@ -117,10 +117,7 @@ class Layout:
 
     def prepare(self) -> None:
         """Make the folders. Raises `StatePathTooLong`, `StateUnusable`."""
-        longest = len(os.fsencode(self.root / _LONGEST_NAME_BELOW))
-        if longest > _LONGEST_SOCKET_BYTES:
-            excess = longest - _LONGEST_SOCKET_BYTES
-            raise StatePathTooLong(f"{self.root} is {excess} bytes too long for unix sockets: choose a shorter --state")
+        verify_length(self.root)
         folders = [self.root / name for name in ("config", "compose", "state", "sockets", "logs")]
         folders += [self.operators, self.devtee, self.policies, *(self.state(service) for service in SERVICES)]
         try:
@@ -133,8 +130,12 @@ class Layout:
         except OSError as error:
             raise StateUnusable(f"cannot make {self.root}: {error.strerror}") from error
 
-    def logs(self) -> dict[str, Path]:
-        return {service: self.log(service) for service in EVERYONE}
+
+def verify_length(root: Path) -> None:
+    """Raise `StatePathTooLong` when sockets below `root` could not be bound."""
+    excess = len(os.fsencode(root / _LONGEST_NAME_BELOW)) - _LONGEST_SOCKET_BYTES
+    if excess > 0:
+        raise StatePathTooLong(f"{root} is {excess} bytes too long for unix sockets: choose a shorter --state")
 
 
 def add_state_option(parser: argparse.ArgumentParser) -> None:

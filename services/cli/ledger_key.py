@@ -35,14 +35,25 @@ async def fetch_ledger_vkey(target: str, credential: OperatorCredential, policy:
     """
     host, _, port = target.rpartition(":")
     server_name = f"ledger.{TRUST_DOMAIN}"
-    own = {"key_pem": credential.key_pem, "certificate_pem": credential.certificate.pem}
     leaf = await fetch_leaf(
-        host, int(port), server_name=server_name, timeout=_TIMEOUT_SECONDS, ca_pem=credential.ca_pem, **own
+        host,
+        int(port),
+        server_name=server_name,
+        timeout=_TIMEOUT_SECONDS,
+        ca_pem=credential.ca_pem,
+        key_pem=credential.key_pem,
+        certificate_pem=credential.certificate.pem,
     )
     certificate = verify_issued(leaf, credential.ca_certificate, time.time())
     if certificate.role != "ledger":
         raise CertificateNotAccepted(f"{target} is {certificate.spiffe_id}, not a ledger")
-    async with open_channel(target, root_pem=certificate.pem, server_name=server_name, **own) as channel:
+    async with open_channel(
+        target,
+        root_pem=certificate.pem,
+        server_name=server_name,
+        key_pem=credential.key_pem,
+        certificate_pem=credential.certificate.pem,
+    ) as channel:
         stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
         try:
             response = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=_TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""It is responsible for the configuration files of a local mesh: production's own, with other names, addresses and paths.
+"""It is responsible for a local mesh's configuration: production's own, with other names, addresses and paths.
 
 What a template says about timing and sizes holds here too, so the local mesh behaves as one in production does.
 """
@@ -101,7 +101,13 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
         case "broker":
             return {"nats": {"host": HOST, "port": addresses.ports["nats"]}}
         case "ledger":
-            return {"nats_url": addresses.nats_url, "http_listen": addresses.of("ledger_http")}
+            return {
+                "data_dir": str(layout.state(service) / "log"),
+                "https_listen": addresses.of("ledger_http"),
+                "dns_names": ["localhost"],
+                "ip_addresses": [HOST],
+                "events": events,
+            }
         case "registry":
             return {"ledger": addresses.of("ledger"), "events": events}
         case "node":

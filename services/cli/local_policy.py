@@ -97,10 +97,7 @@ def ensure_policy(
     signed = unsigned(draft)
     for key in operators.keys[:THRESHOLD]:
         signed = sign_policy(signed, key)
-    if newest is None:
-        policy = verify_seed(signed, operators.anchors("kms"))
-    else:
-        policy = verify_successor(newest, signed)
+    policy = verify_seed(signed, operators.anchors("kms")) if newest is None else verify_successor(newest, signed)
     write_durably(layout.policy(policy.version), signed, mode=0o644)
     write_durably(kept, basis.encode())
     return policy

@@ -1,7 +1,7 @@
 """It is responsible for one mesh per state folder: who holds the folder, and how another command finds the holder.
 
-The lock is the kernel's (flock), so it ends with its holder however that ends. The file's text, the holder's process id,
-is only believed of a process that has the very file open.
+The lock is the kernel's (flock), so it ends with its holder however that ends. The file's text, the holder's process
+id, is only believed of a process that has the very file open.
 """
 
 from __future__ import annotations

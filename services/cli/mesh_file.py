@@ -1,6 +1,7 @@
 """It is responsible for mesh.json: everything that a client, an operator or a test needs to use a local mesh.
 
-It is there while the mesh serves and names files by absolute paths. It holds an API key, so its owner alone may read it.
+It is there while the mesh serves and names files by absolute paths. It holds an API key, so its owner alone may read
+it.
 """
 
 from __future__ import annotations

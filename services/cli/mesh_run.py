@@ -73,16 +73,21 @@ class MeshRun:
                 async with AsyncExitStack() as stack:
                     children = Children(layout, stack, self._ended)
                     self._children = children.all
-                    # Ends before the children do: what they do then is no news.
-                    async with asyncio.TaskGroup() as tasks:
-                        ticking = tasks.create_task(self._tick())
-                        await self._start(children, addresses, operators)
-                        code = await self._serve(addresses, operators)
-                        ticking.cancel()
-                    self._display.say("stopping")
-                return code
+                    try:
+                        return await self._run_all(children, addresses, operators)
+                    finally:
+                        self._display.say("stopping")
         finally:
             remove_mesh_file(layout.mesh_file)
+
+    async def _run_all(self, children: Children, addresses: Addresses, operators: LocalOperators) -> int:
+        # The group ends before the children do: what they do then is no news.
+        async with asyncio.TaskGroup() as tasks:
+            ticking = tasks.create_task(self._tick())
+            await self._start(children, addresses, operators)
+            code = await self._serve(addresses, operators)
+            ticking.cancel()
+        return code
 
     async def _start(self, children: Children, addresses: Addresses, operators: LocalOperators) -> None:
         """Start everyone; only the platform, whose reference values policy needs, is waited for."""

@@ -1,4 +1,4 @@
-"""It is responsible for what to do with a mesh that has become ready: the text that `teemesh up` ends its start with."""
+"""It is responsible for what to do with a mesh that is ready: the text that `teemesh up` ends its start with."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ Or with the OpenAI SDK, which verifies nothing but TLS:
     question = [{{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}}]
     print(client.chat.completions.create(model="{mesh.model}", messages=question).choices[0].message.content)
 
-See what was logged: teemesh ledger{state} tail. How everything is: teemesh status{state}. Everything else a client or
+See what was logged: teemesh ledger tail{state}. How everything is: teemesh status{state}. Everything else a client or
 an operator needs is in {layout.mesh_file}.
 """

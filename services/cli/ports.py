@@ -38,7 +38,7 @@ _LOWEST = 10_240
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _USUAL_EPHEMERAL = 32_768
 _TRIES = 200
-_LINGER_SECONDS = 2.0
+LINGER_SECONDS = 2.0
 """How long what was killed with an earlier `teemesh up` may still hold its port."""
 
 
@@ -70,19 +70,19 @@ def is_free(port: int) -> bool:
     return True
 
 
-def require_router_port(port: int) -> None:
-    """Raise `PortTaken` unless clients can be served on the port."""
-    if not _becomes_free(port, time.monotonic() + _LINGER_SECONDS):
+def require_router_port(port: int, linger_seconds: float = LINGER_SECONDS) -> None:
+    """Raise `PortTaken` unless clients can be served on the port. Blocks for as long as it lingers."""
+    if not _becomes_free(port, time.monotonic() + linger_seconds):
         raise PortTaken(f"{HOST}:{port} is taken by another process: stop it, or choose another --router-port")
 
 
-def assign(path: Path, reserved: int) -> Mapping[str, int]:
+def assign(path: Path, reserved: int, linger_seconds: float = LINGER_SECONDS) -> Mapping[str, int]:
     """Return a free port for every name: the kept ones that are still free, new ones for the others; keep them.
 
-    `reserved` is used by nobody here. Blocks for up to two seconds when ports are taken. Raises `NoFreePort`.
+    `reserved` is used by nobody here. Blocks for as long as taken ports linger. Raises `NoFreePort`.
     """
     kept = read_ports(path)
-    deadline = time.monotonic() + _LINGER_SECONDS
+    deadline = time.monotonic() + linger_seconds
     ports: dict[str, int] = {}
     for name in NAMES:
         port = kept.get(name)

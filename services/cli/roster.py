@@ -9,7 +9,6 @@ DEVTEE = "devtee"
 SERVICES = ("attestation", "kms", "broker", "ledger", "registry", "node", "router")
 """In the order of starting. None waits for another: each retries until those it needs are there."""
 
-EVERYONE = (DEVTEE, *SERVICES)
 TRUST_DOMAIN = "mesh.local"
 INSTANCE = "local"
 """The one instance that each service has here."""

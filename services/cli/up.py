@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from libs import logs
 from libs.process import until_terminated
 from services.cli.layout import Layout, add_state_option, layout_of
 from services.cli.lock import holding
 from services.cli.mesh_run import MeshRun, RunOptions
+from services.cli.roster import INSTANCE
 
-_DEFAULT_ROUTER_PORT = 8443
+DEFAULT_ROUTER_PORT = 8443
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("up", help="run a whole mesh on this machine until Ctrl-C")
     add_state_option(parser)
     parser.add_argument(
-        "--router-port", type=_port, default=_DEFAULT_ROUTER_PORT, help="port of the HTTPS API (default: %(default)s)"
+        "--router-port", type=_port, default=DEFAULT_ROUTER_PORT, help="port of the HTTPS API (default: %(default)s)"
     )
     parser.add_argument("--demo", action="store_true", help="ask one question when ready and verify the answer")
     parser.add_argument(
@@ -46,8 +51,21 @@ async def run_up(layout: Layout, options: RunOptions, console: Console) -> int:
     Raises `MeshRunning`, `PortTaken` and what preparing raises; after that, what dies is restarted.
     """
     layout.prepare()
-    with holding(layout.lock):
+    with holding(layout.lock), _log_to(layout.log("up")):
         return await _until_terminated(MeshRun(layout, options, console).run())
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send this process's own log to a file: the terminal is the display's."""
+    logs.configure("up", INSTANCE, json=True)
+    with path.open("a", encoding="utf-8") as file:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(file)
+        yield
+        # Whoever logs after this has nowhere to: the handlers end with the file.
+        logging.getLogger().handlers.clear()
 
 
 async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:

@@ -1,7 +1,7 @@
 """It is responsible for the digest by which a policy lists model weights: SHA-256 of the canonical manifest of files.
 
-The manifest is {"files": [{"name", "sha256", "size"}]} in order of names, a name being the path below the model's folder
-or, of a single file, its own. A node claims the same digest of what it loads.
+The manifest is {"files": [{"name", "sha256", "size"}]} in order of names, a name being the path below the model's
+folder or, of a single file, its own. A node claims the same digest of what it loads.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -113,12 +114,13 @@ def public_key_of(csr: bytes) -> ec.EllipticCurvePublicKey:
     """Return the key of a request whose signature proves possession. Raises `CsrMalformed`."""
     try:
         request = x509.load_der_x509_csr(csr)
-    except ValueError as error:
+        key = request.public_key()
+        proven = request.is_signature_valid
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise CsrMalformed(f"not a PKCS#10 request: {error}") from error
-    key = request.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CsrMalformed("the key must be P-256")
-    if not request.is_signature_valid:
+    if not proven:
         raise CsrMalformed("the request does not prove possession of its key")
     return key
 

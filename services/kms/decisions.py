@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from libs import jcs
-from libs.events.publish import Publisher
+from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
 
 _ACKNOWLEDGEMENT_SECONDS = 5.0
 
 
+class Log(Protocol):
+    """What decisions are written to: the mesh's publisher."""
+
+    async def commit(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float) -> object:
+        """Return when the ledger holds the entry. Raises `LedgerUnavailable`."""
+        ...
+
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> object:
+        """Return when the entry is durable here."""
+        ...
+
+
 class Decisions:
     """Writes decisions through the outbox, so that none is lost while the ledger is away."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Log) -> None:
         self._publisher = publisher
 
     async def record(self, decision: Mapping[str, Any]) -> None:

@@ -58,6 +58,13 @@ class Issuance:
     def certify_service(self, csr: bytes, document: bytes, instance: str) -> tuple[bytes, Appraisal]:
         """Return a certificate for a service that answered one of our challenges. Raises the first refusal.
 
+        Under a policy that has expired nobody gets one: `PolicyNotValidNow`.
+        """
+        return self.certify(csr, document, instance, self._policy.require_fresh())
+
+    def certify(self, csr: bytes, document: bytes, instance: str, policy: Policy) -> tuple[bytes, Appraisal]:
+        """The same under a given policy, its validity being the caller's business.
+
         The role is the one that the evidence claims: the appraisal holds it against that role's measurements, so a
         service cannot claim what it was not measured as.
         """
@@ -69,7 +76,6 @@ class Issuance:
             raise RoleNotCertified("the evidence must claim a service's role")
         self._challenges.spend(evidence.challenge.nonce)
         now = self._clock()
-        policy = self._policy.current
         appraisal = appraise(
             evidence,
             policy.rules(role),
@@ -87,6 +93,7 @@ class Issuance:
 
     def certify_person(self, request: OperatorRequest, operator_key: bytes, signature: bytes) -> bytes:
         """Return a certificate for a person or tool that an operator vouches for. Raises the first refusal."""
+        _require_name(request.name)
         key = public_key_of(request.csr)
         verify_operator_request(request, operator_key, signature, self._policy.current)
         self._challenges.spend(request.nonce)
@@ -95,7 +102,10 @@ class Issuance:
 
 
 class OwnAuthority:
-    """The KMS certifies itself by the same rules: its own evidence, appraised under role `kms`."""
+    """The KMS certifies itself by the same rules: its own evidence, appraised under role `kms`.
+
+    It does so under an expired policy too: without a running KMS operators could not publish the next one.
+    """
 
     def __init__(self, issuance: Issuance, challenges: Challenges, ca: CertificateAuthority) -> None:
         self._issuance = issuance
@@ -104,7 +114,7 @@ class OwnAuthority:
 
     async def issue(self, request: CertificateRequest, policy: Policy) -> Issued:
         document = await request.prove(self._challenges.issue(ISSUANCE))
-        certificate, _ = self._issuance.certify_service(request.csr, document, request.instance)
+        certificate, _ = self._issuance.certify(request.csr, document, request.instance, policy)
         return Issued(certificate, self._ca.certificate)
 
 

@@ -7,7 +7,6 @@ request; every other name has the epoch 1 until rotation is commanded.
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from libs.errors import Code, MeshError
+from libs.policy.releases import KEY_NAME
 
 _VAULT_PREFIX = "ledger-vault/"
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}(/[a-z0-9][a-z0-9-]{0,63}){0,3}")
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -46,8 +45,8 @@ class Keyring:
 
     def resolve(self, name: str, epoch: int) -> int:
         """Return the epoch meant, 0 being the newest. Raises `KeyNameMalformed` or `KeyEpochUnknown`."""
-        if not _NAME.fullmatch(name):
-            raise KeyNameMalformed("key names are up to four parts of lower-case letters, digits and hyphens")
+        if not KEY_NAME.fullmatch(name):
+            raise KeyNameMalformed("a key name is lower-case segments between slashes, 128 characters at most")
         newest = self._month() if name.startswith(_VAULT_PREFIX) else 1
         if epoch > newest:
             raise KeyEpochUnknown(f"{name} has no epoch {epoch} yet")

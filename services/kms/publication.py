@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from libs.identity.freshness import PolicyKeeper
@@ -16,17 +17,20 @@ class Publication:
     def __init__(self, policy: PolicyKeeper, decisions: Decisions) -> None:
         self._policy = policy
         self._decisions = decisions
+        # Two operators at once: the second is judged by what the first put in force, and only one version is logged.
+        self._publishing = asyncio.Lock()
 
     async def publish(self, signed: bytes) -> Policy:
         """Put the next version in force. Publishing the current one again changes nothing and succeeds.
 
         It is durable here and in the outbox before any statement names it. Raises what `verify_publication` does.
         """
-        if signed == self._policy.signed(0):
-            return self._policy.current
-        verify_publication(self._policy.current, signed, time.time())
-        await self._decisions.policy(signed)
-        return self._policy.accept(signed)
+        async with self._publishing:
+            if signed == self._policy.signed(0):
+                return self._policy.current
+            verify_publication(self._policy.current, signed, time.time())
+            await self._decisions.policy(signed)
+            return self._policy.accept(signed)
 
     async def record_all(self) -> None:
         """Record every version that this KMS holds, so that a log which lacks one gets it."""

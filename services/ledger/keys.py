@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import grpc.aio
 import structlog
@@ -21,6 +21,8 @@ _FIRST_RETRY_SECONDS = 0.2
 _LAST_RETRY_SECONDS = 5.0
 _KEY_SIZE = 32
 _AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -86,15 +88,15 @@ class ReleasedKeys:
         return released
 
 
-async def wait_for_key(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:
-    """Return a key, asking for as long as the KMS is away. Raises at once what waiting cannot mend."""
+async def while_away(ask: Callable[[], Awaitable[T]], what: str) -> T:
+    """Return what `ask` gives, asking for as long as the KMS is away. Raises at once what waiting cannot mend."""
     delay = _FIRST_RETRY_SECONDS
     while True:
         try:
-            return await keys.release(name, epoch)
+            return await ask()
         except MeshError as error:
             if error.code not in _AWAY:
                 raise
-            log.warning("waiting for a key", name=name, reason=error.reason, retry_seconds=delay)
+            log.warning("waiting for a key", name=what, reason=error.reason, retry_seconds=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, _LAST_RETRY_SECONDS)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import structlog
 
 from libs.errors import Code, MeshError
 from services.registry.providers import Provider, ProviderRecordMalformed, decode
-from services.registry.store import Bucket, StoreUnavailable
+from services.registry.store import Bucket, StoreConflict, StoreUnavailable
 
 _POLL_SECONDS = 1.0
 _MAX_BACKLOG = 1024
@@ -40,26 +41,34 @@ class Change:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A provider, and the revision of the record that says so."""
+
+    provider: Provider
+    revision: int
+
+
 class Directory:
     """All providers with a live lease."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, clock: Callable[[], float] = time.time) -> None:
         self._bucket = bucket
-        self._providers: dict[str, Provider] = {}
+        self._clock = clock
+        self._listed: dict[str, _Listed] = {}
         self._sequence = 0
         self._watchers: set[asyncio.Queue[Change | None]] = set()
         self.synchronised = asyncio.Event()
 
     def all(self) -> list[Provider]:
         """Providers with a live lease, in order of their SPIFFE ID."""
-        now = time.time() * 1000
-        return sorted((p for p in self._providers.values() if p.lease_until_ms > now), key=lambda p: p.spiffe_id)
-
-    def of(self, spiffe_id: str) -> Provider | None:
-        return self._providers.get(spiffe_id)
+        now = self._clock() * 1000
+        live = (listed.provider for listed in self._listed.values() if listed.provider.lease_until_ms > now)
+        return sorted(live, key=lambda provider: provider.spiffe_id)
 
     @property
     def sequence(self) -> int:
+        """Grows with every change, also when the store was lost and numbers its revisions from the start."""
         return self._sequence
 
     async def changes(self) -> AsyncGenerator[Change, None]:
@@ -86,17 +95,21 @@ class Directory:
         """Delete leases that ran out, for ever."""
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            now = time.time() * 1000
-            for provider in list(self._providers.values()):
-                if provider.lease_until_ms <= now:
-                    try:
-                        await self._bucket.delete(key_of(provider.spiffe_id))
-                    except StoreUnavailable as error:
-                        log.warning("a lease that ran out is still stored", detail=str(error))
+            await self.delete_expired()
+
+    async def delete_expired(self) -> None:
+        """Delete the leases that have run out by now, unless one was renewed and this view does not know it yet."""
+        now = self._clock() * 1000
+        for spiffe_id, listed in list(self._listed.items()):
+            if listed.provider.lease_until_ms <= now:
+                try:
+                    await self._bucket.delete(key_of(spiffe_id), listed.revision)
+                except (StoreConflict, StoreUnavailable) as error:
+                    log.warning("a lease that ran out is still stored", node=spiffe_id, reason=error.reason)
 
     async def _follow_once(self) -> None:
-        watcher = await self._bucket.watch()
         connections = self._bucket.connections
+        watcher = await self._bucket.watch()
         try:
             seen: set[str] = set()
             while True:
@@ -113,32 +126,37 @@ class Directory:
                 if (spiffe_id := self._apply(entry.key, entry.value, entry.operation, entry.revision or 0)) is not None:
                     seen.add(spiffe_id)
         finally:
-            await watcher.stop()  # type: ignore[no-untyped-call]
+            # On a connection that is gone there is nothing to stop, and no reason to forget why this ends.
+            with suppress(nats.errors.Error):
+                await watcher.stop()  # type: ignore[no-untyped-call]
 
     def _apply(self, key: str, value: bytes | None, operation: str | None, revision: int) -> str | None:
         """Take one entry; return the SPIFFE ID that it is about when it is a live one."""
-        self._sequence = max(self._sequence, revision)
         if operation is not None or not value:
-            gone = next((name for name in self._providers if key_of(name) == key), None)
+            gone = next((name for name in self._listed if key_of(name) == key), None)
             if gone is not None:
-                del self._providers[gone]
-                self._tell(Change(gone, None, revision))
+                self._end(gone)
             return None
         try:
             provider = decode(value)
         except ProviderRecordMalformed as error:
             log.error("a stored provider is passed over", key=key, detail=str(error))
             return None
-        self._providers[provider.spiffe_id] = provider
-        self._tell(Change(provider.spiffe_id, provider, revision))
+        self._listed[provider.spiffe_id] = _Listed(provider, revision)
+        self._tell(provider.spiffe_id, provider)
         return provider.spiffe_id
 
     def _forget_except(self, seen: set[str]) -> None:
-        for spiffe_id in set(self._providers) - seen:
-            del self._providers[spiffe_id]
-            self._tell(Change(spiffe_id, None, self._sequence))
+        for spiffe_id in set(self._listed) - seen:
+            self._end(spiffe_id)
 
-    def _tell(self, change: Change) -> None:
+    def _end(self, spiffe_id: str) -> None:
+        del self._listed[spiffe_id]
+        self._tell(spiffe_id, None)
+
+    def _tell(self, spiffe_id: str, provider: Provider | None) -> None:
+        self._sequence += 1
+        change = Change(spiffe_id, provider, self._sequence)
         for queue in list(self._watchers):
             if queue.full():
                 self._watchers.discard(queue)

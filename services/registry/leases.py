@@ -14,10 +14,11 @@ from libs.identity.lease import Lease
 from services.registry.admissions import Admissions
 from services.registry.directory import key_of
 from services.registry.providers import Load, Provider, decode
-from services.registry.sessions import Sessions
+from services.registry.sessions import Sessions, draft_session
 from services.registry.store import Bucket, StoreConflict
 
 _ENDPOINT = re.compile(r"([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
+_MAX_PORT = 65535
 _ATTEMPTS = 3
 
 log = structlog.get_logger()
@@ -72,20 +73,24 @@ class NodeLeases:
 
     async def register(self, node: Lease, offer: Offer) -> Provider:
         """List a node. Raises `EndpointMalformed`, `ModelNotClaimed` and the store's refusals."""
-        if not _ENDPOINT.fullmatch(offer.endpoint):
+        endpoint = _ENDPOINT.fullmatch(offer.endpoint)
+        if endpoint is None or int(endpoint[2]) > _MAX_PORT:
             raise EndpointMalformed("the endpoint must be host:port")
         if sorted(offer.models) != _claimed_models(node):
             raise ModelNotClaimed("the models offered must be those in the evidence claims")
-        session_id, document, is_new = await self._sessions.seal(node, offer.endpoint)
-        if is_new:
-            await self._admissions.record(node, session_id, document)
+        session = await self._sessions.of(node)
+        if session is None:
+            session = draft_session(node, offer.endpoint)
+            # Before it is sealed: afterwards nothing would show that the record is still missing.
+            await self._admissions.record(node, session)
+            session = await self._sessions.seal(node, session)
         provider = Provider(
             spiffe_id=node.certificate.spiffe_id,
             endpoint=offer.endpoint,
             models=tuple(sorted(offer.models)),
             evidence_digest=node.evidence.digest.hex(),
             spki_sha256=node.certificate.spki_sha256.hex(),
-            session_id=session_id,
+            session_id=session.session_id,
             lease_until_ms=self._lease_until_ms(node),
             load=offer.load,
         )
@@ -96,7 +101,9 @@ class NodeLeases:
                 await self._bucket.put(key, provider.encode(), stored.revision if stored else 0)
             except StoreConflict:
                 continue
-            log.info("node registered", node=provider.spiffe_id, endpoint=provider.endpoint, session=session_id)
+            log.info(
+                "node registered", node=provider.spiffe_id, endpoint=provider.endpoint, session=provider.session_id
+            )
             return provider
         raise StoreConflict(f"{key} keeps changing: is a second node running under this name?")
 
@@ -118,7 +125,7 @@ class NodeLeases:
         key = key_of(node.certificate.spiffe_id)
         stored = await self._bucket.get(key)
         if stored is not None and decode(stored.value).spki_sha256 == node.certificate.spki_sha256.hex():
-            await self._bucket.delete(key)
+            await self._bucket.delete(key, stored.revision)
 
     def _lease_until_ms(self, node: Lease) -> int:
         return int(min(self._clock() + self._lease_seconds, node.until) * 1000)

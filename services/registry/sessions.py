@@ -6,11 +6,23 @@ compare what it says, and anyone with the document can repeat the appraisal.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
+
 from libs.aci.session import TlsBinding, session_document, session_id
 from libs.identity.lease import Lease
 from services.registry.store import Bucket, StoreConflict
 
 VERIFIER_ID = "teemesh/appraisal/v1"
+_ID_CHARACTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSession:
+    """A session document and the id that is its digest."""
+
+    session_id: str
+    document: bytes
 
 
 class Sessions:
@@ -19,28 +31,50 @@ class Sessions:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 
-    async def seal(self, node: Lease, endpoint: str) -> tuple[str, bytes, bool]:
-        """Return (id, document, whether it is new) of the session for a node's key at an endpoint.
+    async def of(self, node: Lease) -> SealedSession | None:
+        """Return the session that was sealed for a node's key, if one was. Raises `StoreUnavailable`."""
+        sealed = await self._bucket.get(_key_of(node))
+        if sealed is None:
+            return None
+        identifier = sealed.value.decode("ascii", errors="replace")
+        document = await self.get(identifier)
+        return None if document is None else SealedSession(identifier, document)
 
-        The first registry to seal one for a key decides its bytes; all others return the same.
+    async def seal(self, node: Lease, session: SealedSession) -> SealedSession:
+        """Store a session as the one for a node's key, and return the one that is.
+
+        The first registry to seal one for a key decides its bytes; all others return the same. Raises
+        `StoreUnavailable`.
         """
-        by_key = f"key.{node.certificate.spki_sha256.hex()}"
-        if (known := await self._bucket.get(by_key)) is not None:
-            identifier = known.value.decode("ascii")
-            if (stored := await self._bucket.get(f"session.{identifier}")) is not None:
-                return identifier, stored.value, False
-        document = _document(node, endpoint)
-        identifier = session_id(document)
-        try:
-            await self._bucket.put(f"session.{identifier}", document, 0)
-            await self._bucket.put(by_key, identifier.encode("ascii"), known.revision if known else 0)
-        except StoreConflict:
-            return await self.seal(node, endpoint)
-        return identifier, document, True
+        with suppress(StoreConflict):  # The id is the content's digest: what is there already is this very document.
+            await self._bucket.put(f"session.{session.session_id}", session.document, 0)
+        while (known := await self.of(node)) is None:
+            index = await self._bucket.get(_key_of(node))
+            try:
+                await self._bucket.put(
+                    _key_of(node), session.session_id.encode("ascii"), 0 if index is None else index.revision
+                )
+            except StoreConflict:
+                continue  # Another registry was first.
+            return session
+        return known
 
     async def get(self, identifier: str) -> bytes | None:
+        """Return a session's document. Raises `StoreUnavailable`."""
+        if len(identifier) != _ID_CHARACTERS:
+            return None
         stored = await self._bucket.get(f"session.{identifier}")
         return None if stored is None else stored.value
+
+
+def draft_session(node: Lease, endpoint: str) -> SealedSession:
+    """Say of a node's key, at an endpoint, what its appraisal found."""
+    document = _document(node, endpoint)
+    return SealedSession(session_id(document), document)
+
+
+def _key_of(node: Lease) -> str:
+    return f"key.{node.certificate.spki_sha256.hex()}"
 
 
 def _document(node: Lease, endpoint: str) -> bytes:

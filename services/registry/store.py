@@ -20,6 +20,8 @@ from libs.errors import Code, MeshError
 from libs.events.connect import BrokerUnavailable, NatsLink
 
 _MAX_VALUE_BYTES = 900_000
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+"""The server's error codes for a change of another revision than the last."""
 
 
 class StoreUnavailable(MeshError):
@@ -81,10 +83,16 @@ class Bucket:
             except nats.js.errors.KeyWrongLastSequenceError as error:
                 raise StoreConflict(f"{key} was changed meanwhile") from error
 
-    async def delete(self, key: str) -> None:
-        """Raises `StoreUnavailable`."""
+    async def delete(self, key: str, revision: int) -> None:
+        """Delete revision `revision`, not a later one. Raises `StoreConflict`, `StoreUnavailable`."""
         with _mapped():
-            await (await self._kv()).delete(key)
+            kv = await self._kv()
+            try:
+                await kv.delete(key, last=revision)
+            except nats.js.errors.APIError as error:
+                if error.err_code not in _WRONG_LAST_SEQUENCE:
+                    raise
+                raise StoreConflict(f"{key} was changed meanwhile") from error
 
     async def _kv(self) -> KeyValue:
         connections = self._link.connections

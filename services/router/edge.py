@@ -35,7 +35,7 @@ from services.router.upstreams import Upstreams
 from services.router.workload import Reports, Workload
 
 PROMPT_ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 log = structlog.get_logger()
 
@@ -132,7 +132,7 @@ class Edge:
                 endpoint=request.path,
                 body=body,
                 tenant=tenant,
-                request_id=asked if _REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",
+                request_id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",
                 deadline=asyncio.get_running_loop().time() + self.request_seconds,
             )
         )

@@ -7,7 +7,7 @@ receipt: answers, refusals, a node that breaks off, a client that leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -26,11 +26,12 @@ from libs.aci.receipt_events import (
     UpstreamVerified,
 )
 from libs.aci.receipt_events import UpstreamFailed as NoUpstream
+from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from services.router import constraints
 from services.router.constraints import Prompt
-from services.router.errors import LedgerUnavailable, RouterError, UpstreamFailed
-from services.router.forwarding import Begun, Ended, NodeUnavailable, forward
+from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, UpstreamFailed
+from services.router.forwarding import Begun, Ended, NodeUnavailable, Reached, forward
 from services.router.issuance import Draft, Issuance
 from services.router.tenants import Tenant
 from services.router.upstreams import Upstream, Upstreams
@@ -75,36 +76,36 @@ class _Course:
     receipt_id: str = field(default_factory=fresh_receipt_id)
     model: str | None = None
     forwarded: str | None = None
-    upstream: Upstream | None = None
+    reached: list[Upstream] = field(default_factory=list)
+    """The nodes that were handed the prompt, in order: an answer is the last one's."""
+    held: Withholding | None = None
     node_receipt: str | None = None
     refusal: str | None = None
-    abort: str | None = None
+    aborts: list[str] = field(default_factory=list)
+    recorded: bool = False
+    """True once somebody else sees to the receipt, whatever happens to this exchange."""
 
-    def draft(self, returned: str, chat_id: str | None) -> Draft:
+    def draft(self, returned: str) -> Draft:
         """The receipt's content, in the order of ACI section 7.4."""
         events: list[KnownEvent] = [RequestReceived(digest(self.request.body)), self.policy]
-        if self.forwarded is not None:
+        model = self.model or _NO_MODEL
+        if self.reached and self.forwarded is not None:
             events.append(RequestForwarded(self.forwarded))
-        events.append(self._outcome())
-        if self.upstream is not None and self.node_receipt is not None:
-            events.append(_served_by(self.upstream, self.node_receipt, self.model or _NO_MODEL))
-        if self.abort is not None:
-            events.append(Aborted(self.abort))
+            events.extend(UpstreamVerified(True, model, upstream.candidate.session_id) for upstream in self.reached)
+        else:
+            events.append(NoUpstream(required=True, model_id=model, reason=self.refusal or "not_forwarded"))
+        if self.reached and self.node_receipt is not None:
+            events.append(_served_by(self.reached[-1], self.node_receipt, model))
+        events.extend(Aborted(reason) for reason in self.aborts)
         events.append(ResponseReturned(returned))
         return Draft(
             tenant=self.request.tenant,
             receipt_id=self.receipt_id,
             endpoint=self.request.endpoint,
             model=self.model,
-            chat_id=chat_id,
+            chat_id=None if self.held is None else self.held.chat_id,
             events=tuple(events),
         )
-
-    def _outcome(self) -> KnownEvent:
-        model = self.model or _NO_MODEL
-        if self.upstream is None or self.refusal is not None:
-            return NoUpstream(required=True, model_id=model, reason=self.refusal or "not_forwarded")
-        return UpstreamVerified(required=True, model_id=model, session_id=self.upstream.candidate.session_id)
 
 
 class Exchanges:
@@ -125,30 +126,39 @@ class Exchanges:
         policy = self._policy.require_fresh()
         self._issuance.require_room()
         course = _Course(request, PolicyInForce(policy.version, "sha256:" + policy.digest.hex()))
+        ended = "internal_error"
         try:
-            prompt = constraints.parse(request.body)
+            async with aclosing(self._parts(course)) as parts:
+                async for part in parts:
+                    yield part
+        except (GeneratorExit, asyncio.CancelledError):
+            ended = "client_disconnected"
+            raise
+        finally:
+            if not course.recorded:
+                self._record_later(course, ended, None if course.held is None else course.held.emitted_hash())
+
+    async def _parts(self, course: _Course) -> AsyncGenerator[Part, None]:
+        try:
+            prompt = constraints.parse(course.request.body)
             course.model = prompt.model
-            answer = self._answer(course, prompt)
-            async with aclosing(answer):
+            async with aclosing(self._answer(course, prompt)) as answer:
                 async for part in answer:
                     yield part
         except RouterError as error:
-            course.refusal = error.reason.lower()
-            async for part in self._refuse(course, error):
-                yield part
+            async with aclosing(self._refuse(course, error)) as refusal:
+                async for part in refusal:
+                    yield part
 
     async def _answer(self, course: _Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """Forward, and answer with what the node says. Raises `RouterError` while nothing has gone out."""
         course.forwarded = digest(prompt.forwarded)
         tried: frozenset[str] = frozenset()
+        upstream = self._choose(prompt, tried)
         while True:
-            course.upstream = None
-            upstream = self._upstreams.choose(prompt.model, prompt.constraints, tried)
-            course.upstream = upstream
             try:
                 with self._upstreams.using(upstream):
-                    forwarded = self._relay(course, prompt, upstream)
-                    async with aclosing(forwarded):
+                    async with aclosing(self._relay(course, prompt, upstream)) as forwarded:
                         async for part in forwarded:
                             yield part
                     return
@@ -157,6 +167,18 @@ class Exchanges:
                 log.warning("node unavailable", node=upstream.candidate.spiffe_id, detail=str(error))
                 if len(tried) >= _ATTEMPTS or self._left(course) <= 0:
                     raise
+                try:
+                    upstream = self._choose(prompt, tried)
+                except RouterError:
+                    raise error from None  # There was a node; that it failed is what the client should know.
+
+    def _choose(self, prompt: Prompt, tried: frozenset[str]) -> Upstream:
+        try:
+            return self._upstreams.choose(prompt.model, prompt.constraints, tried)
+        except RouterError:
+            raise
+        except MeshError as error:
+            raise ServiceUnavailable(f"not now: {error.reason}") from error
 
     async def _relay(self, course: _Course, prompt: Prompt, upstream: Upstream) -> AsyncGenerator[Part, None]:
         """One attempt at one node. Raises `NodeUnavailable` before the first byte."""
@@ -170,33 +192,33 @@ class Exchanges:
             timeout=max(self._left(course) - self._ledger_seconds - _ANSWER_MARGIN_SECONDS, 0.1),
         )
         async with aclosing(parts):
+            if not isinstance(await anext(parts), Reached):
+                raise UpstreamFailed("the node was not reached")
+            course.reached.append(upstream)
             begun = await anext(parts)
             if not isinstance(begun, Begun):
                 raise UpstreamFailed("the node's answer is out of order")
-            held = withhold(
+            held = course.held = withhold(
                 request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
             )
             started = Started(begun.status, begun.content_type, course.receipt_id)
             streaming = held.streams
+            if streaming:
+                yield started
             try:
-                if streaming:
-                    yield started
-                try:
-                    async for part in parts:
-                        if isinstance(part, Ended):
-                            course.node_receipt = part.receipt_sha256
-                            held.complete()
-                        elif isinstance(part, bytes) and (out := held.feed(part)):
-                            yield out
-                except UpstreamFailed as error:
-                    course.abort = "upstream_failed"
-                    held.fail(error)
-                    started = Started(error.status, "application/json", course.receipt_id)
-            except (GeneratorExit, asyncio.CancelledError):
-                self._left_early(course, held)
-                raise
-        async for end in self._release(course, held, started, streaming=streaming):
-            yield end
+                async for part in parts:
+                    if isinstance(part, Ended):
+                        course.node_receipt = part.receipt_sha256
+                        held.complete()
+                    elif isinstance(part, bytes) and (out := held.feed(part)):
+                        yield out
+            except UpstreamFailed as error:
+                course.aborts.append("upstream_failed")
+                held.fail(error)
+                started = Started(error.status, "application/json", course.receipt_id)
+        async with aclosing(self._release(course, held, started, streaming=streaming)) as released:
+            async for end in released:
+                yield end
 
     async def _release(
         self, course: _Course, held: Withholding, started: Started, *, streaming: bool
@@ -205,31 +227,29 @@ class Exchanges:
         sorry = LedgerUnavailable("the ledger did not acknowledge this response's receipt, so it is not released")
         end = held.error_end(sorry)
         try:
-            released = await self._issuance.commit(
-                course.draft(held.body_hash, held.chat_id), held.emitted_hash(end), self._patience(course)
-            )
+            released = await self._commit(course, held.body_hash, held.emitted_hash(end))
         except LedgerUnavailable as error:
             log.warning("response not released", receipt=course.receipt_id, detail=str(error))
             if not streaming:
                 yield Started(sorry.status, "application/json", course.receipt_id)
             yield end
             return
-        if not streaming:
-            yield started
         try:
+            if not streaming:
+                yield started
             yield held.withheld
         finally:
             released()  # It may be out, even if the client left just now.
 
     async def _refuse(self, course: _Course, error: RouterError) -> AsyncGenerator[Part, None]:
         """Answer with an error, after its receipt."""
-        course.forwarded = None if course.upstream is None else course.forwarded
+        course.refusal = error.reason.lower()
+        if course.reached:
+            course.aborts.append("upstream_failed")
         body = error.body
         sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt")
         try:
-            released = await self._issuance.commit(
-                course.draft(digest(body), None), digest(sorry.body), self._patience(course)
-            )
+            released = await self._commit(course, digest(body), digest(sorry.body))
         except LedgerUnavailable:
             yield Started(sorry.status, "application/json", course.receipt_id)
             yield sorry.body
@@ -240,9 +260,21 @@ class Exchanges:
         finally:
             released()
 
-    def _left_early(self, course: _Course, held: Withholding) -> None:
-        course.abort = "client_disconnected"
-        self._issuance.record_later(course.draft(held.emitted_hash(), held.chat_id))
+    async def _commit(self, course: _Course, returned: str, otherwise: str) -> Callable[[], None]:
+        """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""
+        try:
+            vault = await self._issuance.vault(course.request.tenant)
+        except LedgerUnavailable:
+            # Nothing is sealed yet, so the receipt itself can say what really goes out.
+            self._record_later(course, "ledger_unavailable", otherwise)
+            raise
+        course.recorded = True  # From here on a receipt whose response does not go out is amended.
+        return await self._issuance.commit(course.draft(returned), vault, otherwise, self._patience(course))
+
+    def _record_later(self, course: _Course, abort: str, emitted: str | None) -> None:
+        course.recorded = True
+        course.aborts.append(abort)
+        self._issuance.record_later(course.draft(emitted or digest(b"")))
 
     def _left(self, course: _Course) -> float:
         return course.request.deadline - asyncio.get_running_loop().time()

@@ -22,6 +22,11 @@ class NodeUnavailable(UpstreamFailed):
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """The node is there under the key that was verified; the next step hands it the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """The node's answer begins."""
 
@@ -38,8 +43,8 @@ class Ended:
 
 async def forward(
     upstream: Upstream, *, endpoint: str, body: bytes, request_id: str, tenant_id: str, timeout: float
-) -> AsyncGenerator[Begun | bytes | Ended, None]:
-    """Yield `Begun`, then bytes, then `Ended`.
+) -> AsyncGenerator[Reached | Begun | bytes | Ended, None]:
+    """Yield `Reached`, then `Begun`, then bytes, then `Ended`.
 
     Raises `NodeUnavailable` before `Begun` when the node cannot be reached, and `UpstreamFailed` when it breaks off or
     its receipt does not cover what it sent.
@@ -48,6 +53,10 @@ async def forward(
         channel = await upstream.peer.channel(_CONNECT_SECONDS)
     except MeshError as error:
         raise NodeUnavailable(f"the node cannot be reached: {error.reason}") from error
+    if upstream.peer.lease.certificate != upstream.lease.certificate:
+        # Genuine, perhaps, but the session that the receipt would cite is bound to the key before.
+        raise NodeUnavailable("the node has another key than the one verified")
+    yield Reached()
     call = inference_pb2_grpc.InferenceServiceStub(channel).Infer(
         inference_pb2.InferRequest(endpoint=endpoint, body=body, request_id=request_id, tenant_id=tenant_id),
         timeout=timeout,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 from teemesh.ledger.v1 import acknowledgement_pb2
@@ -17,10 +17,11 @@ from teemesh.ledger.v1 import acknowledgement_pb2
 from libs import jcs
 from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import Aborted, KnownEvent, ResponseReturned
+from libs.aci.receipt_events import KnownEvent
 from libs.errors import MeshError
 from libs.events.publish import Committed, Publisher
 from libs.events.publish import LedgerUnavailable as NotAcknowledged
+from libs.events.vault import VaultKey
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 from services.router.commitments import Attested
@@ -70,18 +71,16 @@ class Issuance:
         except MeshError as error:
             raise LedgerUnavailable("receipts cannot be kept now: the outbox is full") from error
 
-    async def commit(self, draft: Draft, emitted_otherwise: str, timeout: float) -> Callable[[], None]:
+    async def vault(self, tenant: Tenant) -> VaultKey:
+        """Return what seals this tenant's receipts now. Raises `LedgerUnavailable`."""
+        return await self._vaults.key(tenant.tenant_id)
+
+    async def commit(self, draft: Draft, vault: VaultKey, emitted_otherwise: str, timeout: float) -> Callable[[], None]:
         """Commit a receipt and keep it; return what to call when its response is out.
 
         `emitted_otherwise` is the hash of what goes out when the ledger does not answer: the amendment names it. Raises
         `LedgerUnavailable`; the receipt, and the amendment after it, are then logged as soon as the ledger is back.
         """
-        try:
-            vault = await self._vaults.key(draft.tenant.tenant_id)
-        except LedgerUnavailable:
-            # Nothing is sealed yet, so the receipt itself can say what really goes out.
-            self.record_later(replace(draft, events=_emitted(draft.events, emitted_otherwise)))
-            raise
         signed = self._sign(draft)
         try:
             committed = await self._publisher.commit(
@@ -108,24 +107,43 @@ class Issuance:
 
     async def commit_pending(self) -> None:
         """Commit what was put off, in order, for ever."""
-        while True:
-            draft = await self._pending.get()
-            while not await self._commit_late(draft):  # noqa: ASYNC110 - nothing announces that the ledger is back
-                await asyncio.sleep(_RETRY_SECONDS)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                draft = await self._pending.get()
+                try:
+                    vault = await self._vaults.key(draft.tenant.tenant_id)
+                    self.require_room()
+                except LedgerUnavailable as error:
+                    log.warning("a receipt waits for the ledger", receipt=draft.receipt_id, detail=str(error))
+                    self.record_later(draft)  # Behind the others: one tenant's vault must not hold them up.
+                    await asyncio.sleep(_RETRY_SECONDS)
+                except asyncio.CancelledError:
+                    self.record_later(draft)
+                    raise
+                else:
+                    tasks.create_task(self._commit_late(draft, vault))
 
-    async def _commit_late(self, draft: Draft) -> bool:
+    async def record_pending(self) -> None:
+        """Make what is still put off durable in the outbox: nobody will wait for it any more."""
+        while not self._pending.empty():
+            draft = self._pending.get_nowait()
+            try:
+                vault = await self._vaults.key(draft.tenant.tenant_id)
+                await self._publisher.enqueue(Kind.RECEIPT, jcs.loads_object(self._sign(draft)), vault=vault)
+            except MeshError as error:
+                log.error("a receipt is lost: it cannot be sealed", receipt=draft.receipt_id, reason=error.reason)
+
+    async def _commit_late(self, draft: Draft, vault: VaultKey) -> None:
         signed = self._sign(draft)
         try:
-            vault = await self._vaults.key(draft.tenant.tenant_id)
             committed = await self._publisher.commit(
                 Kind.RECEIPT, jcs.loads_object(signed), vault=vault, timeout=_NO_HURRY_SECONDS
             )
-            await self._keep(draft, signed, committed)
         except MeshError as error:
-            log.warning("a receipt waits for the ledger", receipt=draft.receipt_id, reason=error.reason)
-            return False
+            log.error("a receipt was not logged", receipt=draft.receipt_id, reason=error.reason)
+            return
+        await self._keep(draft, signed, committed)
         self._publisher.released(committed)
-        return True
 
     def _sign(self, draft: Draft) -> bytes:
         unsigned = Receipt(
@@ -142,6 +160,13 @@ class Issuance:
         return receipts.sign(unsigned, self._workload.receipt_key)
 
     async def _keep(self, draft: Draft, signed: bytes, committed: Committed) -> None:
+        """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
+        try:
+            await self._put(draft, signed, committed)
+        except MeshError as error:
+            log.error("a receipt is in the ledger alone", receipt=draft.receipt_id, reason=error.reason)
+
+    async def _put(self, draft: Draft, signed: bytes, committed: Committed) -> None:
         await self._store.put(
             StoredReceipt(
                 receipt_id=draft.receipt_id,
@@ -168,9 +193,3 @@ def to_wire(acknowledgement: Acknowledgement) -> acknowledgement_pb2.Acknowledge
         signer_epoch=acknowledgement.signer_epoch,
         signature=acknowledgement.signature,
     )
-
-
-def _emitted(events: tuple[KnownEvent, ...], body_hash: str) -> tuple[KnownEvent, ...]:
-    """The same exchange, ended by the error that the client really gets."""
-    kept = tuple(event for event in events if not isinstance(event, ResponseReturned))
-    return (*kept, Aborted("ledger_unavailable"), ResponseReturned(body_hash))

@@ -14,8 +14,8 @@ from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
-from services.router.edge import PROMPT_ENDPOINTS
-from services.router.errors import EndpointNotSupported, RequestTooLarge
+from services.router.edge import PROMPT_ENDPOINTS, REQUEST_ID
+from services.router.errors import EndpointNotSupported, LedgerUnavailable, NotFound, RequestTooLarge
 from services.router.exchange import Exchanges, Request, Started
 from services.router.receipts import ReceiptStore
 from services.router.tenants import Tenants
@@ -58,7 +58,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
             raise EndpointNotSupported(f"endpoints are {', '.join(PROMPT_ENDPOINTS)}")
         if len(request.body) > self._max_body_bytes:
             raise RequestTooLarge(f"the request body is over {self._max_body_bytes} bytes")
-        if not request.request_id.replace("-", "").replace("_", "").isalnum() or len(request.request_id) > 64:
+        if REQUEST_ID.fullmatch(request.request_id) is None:
             raise RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
         seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
         exchange = self._exchanges.run(
@@ -92,8 +92,11 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         )
 
     async def _conclusion(self, receipt_id: str, tenant_id: str) -> pb.Conclusion:
-        """Raises `NotFound` when the ledger has not acknowledged the receipt: the error itself has gone out before."""
-        stored = await self._receipts.find(receipt_id, tenant_id)
+        """Raises `LedgerUnavailable` when there is no receipt to show: the answer that says so has gone out before."""
+        try:
+            stored = await self._receipts.find(receipt_id, tenant_id)
+        except NotFound as error:
+            raise LedgerUnavailable("the ledger did not acknowledge this response's receipt") from error
         acknowledgement = acknowledgement_pb2.Acknowledgement.FromString(stored.acknowledgement or b"")
         return pb.Conclusion(receipt=stored.receipt, acknowledgement=acknowledgement)
 

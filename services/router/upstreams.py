@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
-from libs.aci import claims
-from libs.aci import session as sessions
+from libs.aci.session import Session, verify_session
 from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.rpc.errors import remote_errors
+from services.router.confirmation import confirm
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
 from services.router.selection import Candidate, Load, select
@@ -32,24 +33,31 @@ _RECONCILE_SECONDS = 1.0
 _CALL_SECONDS = 5.0
 _WATCH_SILENCE_SECONDS = 30.0
 _MAX_SESSIONS = 10_000
+_ENDPOINT = re.compile(r"([^:/@\s]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
+_MAX_PORT = 65535
 
 log = structlog.get_logger()
 
 
-class SessionNotOurs(MeshError):
-    """The registry's session for a node says something else than this router's own appraisal."""
+class EndpointMalformed(MeshError):
+    """The registry lists a node at what is no host and port."""
 
-    code = Code.PERMISSION_DENIED
-    reason = "SESSION_NOT_CONFIRMED"
+    code = Code.INVALID_ARGUMENT
+    reason = "ENDPOINT_MALFORMED"
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A node that may be used: its place in the selection, its channel's peer, and the lease that it rests on."""
+    """A node that may be used: its place in the selection, its channel's peer, the lease that it rests on, and the
+    session that shows it to clients.
+    """
 
     candidate: Candidate
     peer: Peer
     lease: Lease
+    session: Session
+    document: bytes
+    """The session as sealed."""
 
 
 @dataclass(slots=True)
@@ -109,13 +117,13 @@ class Upstreams:
             and (model is None or model in upstream.candidate.models)
         ]
         newest_first = sorted(chosen, key=lambda upstream: -upstream.lease.appraisal.appraised_at)
-        return [self._sessions[upstream.candidate.session_id] for upstream in newest_first]
+        return [upstream.document for upstream in newest_first]
 
     async def session(self, session_id: str) -> bytes:
         """Return a session document, current or past. Raises the registry's `SESSION_UNKNOWN`."""
         if session_id not in self._sessions:
             document = await self._fetch_session(bytes.fromhex(session_id))
-            sessions.verify_session(document, session_id)
+            verify_session(document, session_id)
             if len(self._sessions) >= _MAX_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))
             self._sessions[session_id] = document
@@ -149,7 +157,9 @@ class Upstreams:
             self._changed.clear()
 
     def _live(self) -> list[Upstream]:
-        return [known.admitted for known in self._known.values() if self._is_live(known) and known.admitted]
+        now_ms = time.time() * 1000
+        admitted = [known.admitted for known in self._known.values() if known.admitted and self._is_live(known)]
+        return [upstream for upstream in admitted if upstream.candidate.lease_until_ms > now_ms]
 
     def _is_live(self, known: _Known) -> bool:
         """The lease that admitted it is still the one its channel rests on."""
@@ -174,17 +184,21 @@ class Upstreams:
     async def _verify(self, known: _Known) -> None:
         provider = known.provider
         try:
+            _check_endpoint(provider.endpoint)
             await known.peer.channel(_CALL_SECONDS)
             lease = known.peer.lease
-            session_id = provider.session_id.hex()
-            _confirm(sessions.verify_session(await self.session(session_id), session_id), lease)
+            document = await self.session(provider.session_id.hex())
+            session = verify_session(document, provider.session_id.hex())
+            confirm(session, provider.endpoint, lease, time.time())
         except MeshError as error:
             if known.refusal != error.reason:
                 log.warning("node not admitted", node=provider.spiffe_id, reason=error.reason, detail=str(error))
             known.admitted, known.refusal = None, error.reason
             return
-        known.admitted = Upstream(_candidate(provider, lease), known.peer, lease)
-        log.info("node admitted", node=provider.spiffe_id, session=session_id)
+        # Its load may have changed meanwhile; a change of anything that was verified makes another `_Known`.
+        candidate = _candidate(known.provider, lease, session)
+        known.admitted = Upstream(candidate, known.peer, lease, session, document)
+        log.info("node admitted", node=provider.spiffe_id, session=session.session_id)
 
     async def _watch(self) -> None:
         stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
@@ -217,14 +231,14 @@ class Upstreams:
 
     def _list(self, provider: registry_pb2.Provider) -> None:
         known = self._known.get(provider.spiffe_id)
-        if known is None or known.provider.spki_sha256 != provider.spki_sha256:
+        if known is None or _verified_part(known.provider) != _verified_part(provider):
             self._known[provider.spiffe_id] = _Known(provider, self._member.peer("node", provider.endpoint))
             self._changed.set()
             return
         known.provider = provider
-        if known.admitted is not None:
-            lease = known.admitted.lease
-            known.admitted = Upstream(_candidate(provider, lease), known.peer, lease)
+        if (admitted := known.admitted) is not None:
+            candidate = _candidate(provider, admitted.lease, admitted.session)
+            known.admitted = replace(admitted, candidate=candidate)
 
     async def _fetch_session(self, session_id: bytes) -> bytes:
         stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
@@ -235,7 +249,19 @@ class Upstreams:
         return response.document
 
 
-def _candidate(provider: registry_pb2.Provider, lease: Lease) -> Candidate:
+def _check_endpoint(endpoint: str) -> None:
+    """Raise `EndpointMalformed` for what cannot be connected to: the registry is not trusted to have checked."""
+    parts = _ENDPOINT.fullmatch(endpoint)
+    if parts is None or int(parts[2]) > _MAX_PORT:
+        raise EndpointMalformed("a node's endpoint must be host:port")
+
+
+def _verified_part(provider: registry_pb2.Provider) -> tuple[bytes, str, bytes]:
+    """What a verification is about; everything else that the registry says may change under it."""
+    return provider.spki_sha256, provider.endpoint, provider.session_id
+
+
+def _candidate(provider: registry_pb2.Provider, lease: Lease, session: Session) -> Candidate:
     """What the registry says about load and drain, and the lease's own word about everything that matters."""
     claimed = lease.appraisal.workload_claims.get("models", [])
     return Candidate(
@@ -243,19 +269,8 @@ def _candidate(provider: registry_pb2.Provider, lease: Lease) -> Candidate:
         target=provider.endpoint,
         models={model["id"]: model["weights_sha256"] for model in claimed},
         evidence_digest=lease.evidence.digest.hex(),
-        session_id=provider.session_id.hex(),
-        lease_until_ms=min(provider.lease_until_ms, int(lease.until * 1000)),
+        session_id=session.session_id,
+        lease_until_ms=min(provider.lease_until_ms, int(lease.until * 1000), session.expires_at * 1000),
         load=Load(provider.load.running_requests, provider.load.waiting_requests, provider.load.capacity),
         draining=provider.draining,
     )
-
-
-def _confirm(session: sessions.Session, lease: Lease) -> None:
-    """Raise `SessionNotOurs` unless the session is about this very key and evidence and claims what we found."""
-    spki = lease.certificate.spki_sha256.hex()
-    if session.evidence != lease.evidence.document:
-        raise SessionNotOurs("the session holds other evidence than the node presented")
-    if [getattr(binding, "spki_sha256", None) for binding in session.bindings] != [spki]:
-        raise SessionNotOurs("the session is bound to another key than the node's")
-    if claims.document(session.claims) != claims.document(lease.appraisal.claims):
-        raise SessionNotOurs("the session claims something else than this router's appraisal found")

@@ -1,11 +1,10 @@
-"""A mesh without processes: genuine evidence, receipts, log and signed policy from a software TEE, all made on the spot.
+"""A mesh without processes: genuine evidence, receipts, log and policy from a software TEE, all made on the spot.
 
 It behaves honestly. Tests that need a lie change one artifact after it was made.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import ipaddress
 import json
@@ -387,10 +386,6 @@ class AttestedMesh:
     def certificate(self, role: str) -> bytes:
         subject = Subject(TRUST_DOMAIN, role, "a", self.evidence[role].digest)
         return issue(subject, self.workloads[role].key.public_key(), self.ca.key, self.ca.der, now=self.now)
-
-
-def checkpoint_root(note: str) -> bytes:
-    return base64.b64decode(note.split("\n")[2])
 
 
 def pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:

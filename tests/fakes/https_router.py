@@ -34,6 +34,7 @@ class RouterTwin:
     extra_headers: dict[str, str] = field(default_factory=dict)
     not_yet: int = 0
     """How often a commitment is still to be answered with 404."""
+    refusing: bool = False
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +73,9 @@ class RouterTwin:
         body = await request.read()
         self.prompts.append(body)
         self.seen_keys.append(request.headers.get("Authorization"))
+        if self.refusing:
+            error = {"message": "no node serves it", "type": "upstream_verification_failed", "code": None}
+            return web.json_response({"error": error}, status=503, headers={"X-Receipt-Id": "rcpt-refusal"})
         streamed = json.loads(body).get("stream", False)
         honest = _stream() if streamed else _buffered()
         served = self.mesh.serve(body, honest, self.session)

@@ -181,10 +181,8 @@ async def test_another_key_under_the_same_ca_gets_no_byte_of_the_request(mesh: A
         async with serving(twin, tmp_path):
             session = await stack.enter_async_context(open_session(twin.url, API_KEY, mesh.trust(), patience=QUICK))
         received: list[bytes] = []
-        connections: list[object] = []
 
         async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connections.append(writer)
             try:
                 received.append(await reader.read(1))
             except ConnectionError:
@@ -242,12 +240,14 @@ async def test_an_error_inside_the_stream_is_raised_after_all_was_hashed(
     assert answer.exchange.response_hash == "sha256:" + hashlib.sha256(failed).hexdigest()
 
 
-async def test_a_refusal_keeps_its_type_and_status(router: RouterTwin, mesh: AttestedMesh) -> None:
+async def test_a_refusal_keeps_its_type_status_and_receipt(router: RouterTwin, mesh: AttestedMesh) -> None:
+    router.refusing = True
     async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
         with pytest.raises(RouterRefused) as refused:
-            await session._http.get("/v1/aci/sessions/" + "00" * 32)
+            await _ask(session)
 
-    assert (refused.value.status, refused.value.type) == (404, "not_found")
+    error = refused.value
+    assert (error.status, error.type, error.receipt_id) == (503, "upstream_verification_failed", "rcpt-refusal")
 
 
 @pytest.mark.parametrize(

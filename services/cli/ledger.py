@@ -1,0 +1,214 @@
+"""It is responsible for `teemesh ledger tail`: the log as it is, entry by entry, its hash chain checked on the way.
+
+Exit status 6 when the log is not a continuation of what was read before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from rich.console import Console
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+from libs.errors import Code, MeshError
+from libs.rpc.channel import open_channel
+from libs.rpc.errors import to_mesh_error
+from libs.transparency.chain import chain_start
+from services.cli.layout import add_state_option
+from services.cli.ledger_lines import describe_entry
+from services.cli.mesh_reading import MeshReader
+from services.cli.tail_state import ChainReader, TailState, keep_tail_state, load_tail_state
+
+DIVERGED = 6
+_STATE_FILE = "ledger-tail.json"
+_BATCH = 256
+_SILENCE_SECONDS = 30.0
+"""While following, the ledger sends a sign of life every 10 s."""
+_FIRST_RETRY_SECONDS = 0.5
+_LAST_RETRY_SECONDS = 10.0
+_PASSING = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED})
+_DIVERGED = "LOG_DIVERGED"
+
+
+class LedgerSilent(MeshError):
+    """The ledger sends nothing any more."""
+
+    code = Code.UNAVAILABLE
+    reason = "LEDGER_SILENT"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerAccess:
+    """How an operator reaches the ledger, and where the reading is remembered."""
+
+    target: str
+    """host:port."""
+    trust_domain: str
+    mesh_ca_pem: bytes
+    certificate_pem: bytes
+    key_pem: bytes
+    state_file: Path
+
+    @property
+    def origin(self) -> str:
+        return f"{self.trust_domain}/ledger/1"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `teemesh ledger`."""
+    parser = subparsers.add_parser("ledger", help="read the transparency log")
+    commands = parser.add_subparsers(dest="ledger_command", required=True)
+    tail = commands.add_parser("tail", help="print the entries since the last time, checking the hash chain")
+    add_state_option(tail)
+    tail.add_argument("--from", type=_index, dest="from_index", metavar="N", help="begin at this leaf index instead")
+    tail.add_argument("--follow", action="store_true", help="go on as the log grows, over reconnects")
+    tail.add_argument("--json", action="store_true", help="one JSON object a line")
+    tail.set_defaults(run=_run_tail)
+
+
+def read_ledger_access(state: Path) -> LedgerAccess:
+    """Read mesh.json. Raises `InputUnreadable`."""
+    mesh = MeshReader(state / "mesh.json")
+    return LedgerAccess(
+        target=mesh.text("ledger_grpc"),
+        trust_domain=mesh.text("trust_domain"),
+        mesh_ca_pem=mesh.file("mesh_ca"),
+        certificate_pem=mesh.file("operator_cert"),
+        key_pem=mesh.file("operator_key"),
+        state_file=state / _STATE_FILE,
+    )
+
+
+class Tail:
+    """One reading of the log: where it stands, and what it prints."""
+
+    def __init__(
+        self,
+        access: LedgerAccess,
+        console: Console,
+        *,
+        from_index: int | None,
+        as_json: bool,
+        retry_seconds: float = _FIRST_RETRY_SECONDS,
+    ) -> None:
+        """Go on where the last reading stopped, unless `from_index` says otherwise. Raises `TailStateDamaged`."""
+        self._access = access
+        self._console = console
+        self._as_json = as_json
+        self._retry_seconds = retry_seconds
+        self._kept = kept = load_tail_state(access.state_file, access.origin)
+        if kept is not None and from_index is None:
+            self._token = kept.token
+            self.chain = ChainReader(kept.next_index, kept.chain)
+        else:
+            start = from_index or 0
+            self._token = b""
+            self.chain = ChainReader(start, chain_start(access.origin) if start == 0 else None, kept)
+
+    async def read(self, *, follow: bool) -> None:
+        """Print to the log's present end or, following, for ever. Raises `ChainBroken` and the ledger's refusals."""
+        delay = self._retry_seconds
+        while True:
+            before = self.chain.next_index
+            try:
+                await self._read_once(follow=follow)
+                if not follow:
+                    self.chain.verify_reaches_kept()
+                    return
+            except MeshError as error:
+                if not follow or error.code not in _PASSING:
+                    raise
+                self._say(f"no connection to the ledger: {error.reason}; trying again")
+            # Whoever gave us entries since is well: begin with the short wait again.
+            delay = self._retry_seconds if self.chain.next_index > before else min(delay * 2, _LAST_RETRY_SECONDS)
+            await asyncio.sleep(delay)
+
+    async def _read_once(self, *, follow: bool) -> None:
+        access = self._access
+        async with (
+            open_channel(
+                access.target,
+                root_pem=access.mesh_ca_pem,
+                server_name=f"ledger.{access.trust_domain}",
+                key_pem=access.key_pem,
+                certificate_pem=access.certificate_pem,
+            ) as channel,
+            aclosing(_responses(ledger_pb2_grpc.LedgerServiceStub(channel), self._request(follow))) as responses,
+        ):
+            async for response in responses:
+                self._take(response)
+
+    def _request(self, follow: bool) -> ledger_pb2.TailRequest:
+        if self._token:
+            return ledger_pb2.TailRequest(token=self._token, follow=follow, max_batch=_BATCH)
+        return ledger_pb2.TailRequest(from_index=self.chain.next_index, follow=follow, max_batch=_BATCH)
+
+    def _take(self, response: ledger_pb2.TailResponse) -> None:
+        """Nothing is printed, and no place kept, that does not follow from what was read before."""
+        if not response.entries and not response.chain_after:
+            return  # A sign of life.
+        self.chain.take([(entry.index, entry.leaf_data) for entry in response.entries], response.chain_after)
+        for entry in response.entries:
+            description = describe_entry(entry)
+            self._console.out(
+                json.dumps(description.members()) if self._as_json else description.line(), highlight=False
+            )
+        if response.token:
+            self._token = response.token
+            self._keep(TailState(self._access.origin, self.chain.next_index, response.chain_after, response.token))
+
+    def _keep(self, state: TailState) -> None:
+        """Remember the farthest place only: it is what a log that was rolled back cannot show."""
+        if self._kept is None or state.next_index >= self._kept.next_index:
+            self._kept = state
+            keep_tail_state(self._access.state_file, state)
+
+    def _say(self, text: str) -> None:
+        self._console.out(json.dumps({"notice": text}) if self._as_json else f"# {text}", highlight=False)
+
+
+def _run_tail(args: argparse.Namespace) -> int:
+    console = Console()
+    tail = Tail(read_ledger_access(args.state), console, from_index=args.from_index, as_json=args.json)
+    try:
+        asyncio.run(tail.read(follow=args.follow))
+    except MeshError as error:
+        if error.reason != _DIVERGED:
+            raise
+        Console(stderr=True).out(f"teemesh: THE LOG DIVERGED from what was read before: {error}", highlight=False)
+        return DIVERGED
+    return 0
+
+
+async def _responses(
+    stub: ledger_pb2_grpc.LedgerServiceStub, request: ledger_pb2.TailRequest
+) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
+    call = stub.Tail(request)
+    try:
+        while True:
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                response = await call.read()
+            if not isinstance(response, ledger_pb2.TailResponse):
+                return
+            yield response
+    except TimeoutError as error:
+        raise LedgerSilent(f"the ledger sent nothing for {_SILENCE_SECONDS:g} s") from error
+    except grpc.aio.AioRpcError as error:
+        raise to_mesh_error(error) from error
+    finally:
+        call.cancel()
+
+
+def _index(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("an index is not negative")
+    return value

@@ -1,0 +1,165 @@
+"""It is responsible for `teemesh status`: what each service of a running mesh answers to an operator, over mTLS."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from cryptography import x509
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+from libs.errors import MeshError
+from libs.identity.certificate import der_of, spki_of
+from libs.policy.statement import Statement, verify_statement
+from libs.rpc.channel import open_channel
+from libs.rpc.errors import to_mesh_error
+from libs.transparency.checkpoint import Checkpoint, verify
+from libs.transparency.note import VerifierKey
+from services.cli.inputs import InputUnreadable, read_input, read_json
+from services.cli.layout import add_state_option, layout_of
+from services.cli.ports import HOST, read_ports
+from services.cli.roster import SERVICES
+
+_TIMEOUT_SECONDS = 5.0
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What it takes to ask: the parts of mesh.json, and the addresses of the mesh listeners."""
+
+    trust_domain: str
+    ca_pem: bytes
+    certificate_pem: bytes
+    key_pem: bytes
+    ledger_vkey: str
+    pids: Mapping[str, int | None]
+    addresses: Mapping[str, str]
+
+    def channel(self, role: str) -> grpc.aio.Channel:
+        return open_channel(
+            self.addresses[role],
+            root_pem=self.ca_pem,
+            server_name=f"{role}.{self.trust_domain}",
+            key_pem=self.key_pem,
+            certificate_pem=self.certificate_pem,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """What one service answers."""
+
+    role: str
+    serving: bool
+    detail: str
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `teemesh status`."""
+    parser = subparsers.add_parser("status", help="ask every service of a running mesh how it is")
+    add_state_option(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    layout = layout_of(args)
+    if not layout.mesh_file.exists():
+        raise InputUnreadable(f"no mesh serves from {layout.root}: start one with teemesh up")
+    ports = {role: f"{HOST}:{port}" for role, port in read_ports(layout.ports).items()}
+    access = read_mesh(layout.mesh_file, ports)
+    return asyncio.run(show(access, Console()))
+
+
+def read_mesh(path: Path, addresses: Mapping[str, str]) -> Access:
+    """Read mesh.json and the files that it names. Raises `InputUnreadable`."""
+    mesh = MeshReader(path)
+    return Access(
+        trust_domain=mesh.text("trust_domain"),
+        ca_pem=mesh.file("mesh_ca"),
+        certificate_pem=mesh.file("operator_cert"),
+        key_pem=mesh.file("operator_key"),
+        ledger_vkey=mesh.text("ledger_vkey"),
+        pids=mesh.pids(),
+        addresses=addresses,
+    )
+
+
+async def show(access: Access, console: Console) -> int:
+    """Ask everyone at once and print the answers; return 0 when all serve."""
+    answers = await asyncio.gather(*(ask_health(access, role) for role in SERVICES))
+    facts = await asyncio.gather(_fact(ask_policy(access)), _fact(ask_log(access)))
+    table = Table(box=None, header_style="bold")
+    for column in ("service", "state", "pid", "address", "detail"):
+        table.add_column(column)
+    for answer in answers:
+        state = Text("serving", style="green") if answer.serving else Text("not serving", style="red")
+        pid = str(access.pids.get(answer.role) or "-")
+        table.add_row(answer.role, state, pid, access.addresses.get(answer.role, "-"), Text(answer.detail))
+    console.print(table)
+    for fact in facts:
+        console.print(Text(fact))
+    return 0 if all(answer.serving for answer in answers) else 1
+
+
+async def ask_health(access: Access, role: str) -> ServiceStatus:
+    """Return what gRPC's health service says of a role; an answer that does not come is one too."""
+    if role not in access.addresses:
+        return ServiceStatus(role, serving=False, detail="no address is kept")
+    async with access.channel(role) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            refusal = to_mesh_error(error)
+            return ServiceStatus(role, serving=False, detail=f"{refusal.reason}: {refusal}")
+    return ServiceStatus(role, serving=answer.status == _SERVING, detail="")
+
+
+async def ask_policy(access: Access) -> str:
+    """Return which policy the KMS states to be in force, its signature verified. Raises `MeshError`."""
+    async with access.channel("kms") as channel:
+        try:
+            response = await kms_pb2_grpc.KmsServiceStub(channel).GetStatement(
+                kms_pb2.GetStatementRequest(), timeout=_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+    statement: Statement = verify_statement(response.statement, response.signature, _ca_spki(access))
+    age = time.time() - statement.time_ms / 1000
+    return f"policy: version {statement.version}, digest {statement.digest.hex()}, stated {age:.0f} s ago"
+
+
+async def ask_log(access: Access) -> str:
+    """Return how much the log's newest checkpoint holds, its signature verified. Raises `MeshError`."""
+    async with access.channel("ledger") as channel:
+        try:
+            response = await ledger_pb2_grpc.LedgerServiceStub(channel).GetCheckpoint(
+                ledger_pb2.GetCheckpointRequest(), timeout=_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+    checkpoint: Checkpoint = verify(response.checkpoint, VerifierKey.parse(access.ledger_vkey))
+    return f"log: {checkpoint.origin} has {checkpoint.size} entries, root {checkpoint.root.hex()}"
+
+
+async def _fact(answer: Coroutine[Any, Any, str]) -> str:
+    try:
+        return await answer
+    except MeshError as error:
+        return f"{error.reason}: {error}"
+
+
+def _ca_spki(access: Access) -> bytes:
+    return spki_of(x509.load_der_x509_certificate(der_of(access.ca_pem)).public_key())

@@ -1,0 +1,215 @@
+"""It is responsible for what may enter the log: who signed it, whether that role writes this kind, whether it opens.
+
+The answer depends on the message and on the log before it alone, so reading the stream again gives the same log. What
+is in the log already passes: only the sequencer can tell a resend from a contradiction.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from libs import jcs
+from libs.errors import MeshError
+from libs.events.batches import Batch, BatchSignatureInvalid, verify_batch
+from libs.events.consume import StreamMessage
+from libs.events.keyset import Keyset, KeysetMalformed
+from libs.events.records import SALT_SIZE, Entry, Record, open_record, parse_entry, verify_entry
+from libs.events.vault import VaultKey
+from libs.identity.certificate import parse
+from libs.transparency.leaf import Kind
+from services.ledger.issuers import KINDS_OF_ROLE, Writer, Writers, logged_writer, read_keyset, verify_keyset
+from services.ledger.policies import LoggedPolicies
+from services.ledger.reading import StoredEntry
+from services.ledger.rejections import Reason, Refusal
+from services.ledger.sequencer import Candidate
+
+VaultKeys = Mapping[tuple[bytes, int], VaultKey]
+"""Vault keys by vault and epoch."""
+
+_WINDOW = 65_536
+_REFUSED_REMEMBERED = 1024
+
+
+@dataclass(slots=True)
+class Judged:
+    """What came of one message."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+class _Refused(Exception):
+    """One record is refused."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """What admission must know of the log's entries."""
+
+    is_logged: Callable[[bytes], bool]
+    """Whether an entry id is in the log."""
+    highest: Callable[[bytes], int]
+    """The highest logged number of an issuer; 0 for none."""
+
+
+class Admission:
+    """Judges messages in stream order. One caller at a time."""
+
+    def __init__(self, policies: LoggedPolicies, view: LogView, ca_certificate: bytes) -> None:
+        self._policies = policies
+        self._view = view
+        self._ca = ca_certificate
+        self._writers = Writers()
+        self._refused: OrderedDict[bytes, Ed25519PublicKey] = OrderedDict()
+
+    def replay(self, entries: Iterable[StoredEntry]) -> None:
+        """Take in what the log says about policies and writers. Raises what its own records cannot be read as."""
+        for stored in entries:
+            kind = stored.leaf.kind
+            if kind not in (Kind.POLICY, Kind.KEYSET):
+                continue
+            entry = parse_entry(stored.row.body[SALT_SIZE:])
+            if kind is Kind.POLICY:
+                self._policies.take(jcs.dumps(dict(entry.body)))
+            else:
+                keyset, key = read_keyset(entry.body, entry.issuer)
+                self._writers.admit(keyset, logged_writer(keyset, key))
+
+    def writer(self, issuer: bytes) -> Writer | None:
+        """Return an issuer that may write."""
+        return self._writers.of(issuer)
+
+    def judge(self, message: StreamMessage, batch: Batch, vaults: VaultKeys) -> Judged:
+        """Say of each record whether it may be logged. `vaults` are the keys of the vaults that the batch names."""
+        writer = self._writers.of(batch.issuer)
+        if writer is None:
+            return self._introduce(message, batch, vaults)
+        try:
+            verify_batch(batch, writer.key)
+        except BatchSignatureInvalid as error:
+            return _unproven(message, Reason.SIGNATURE_INVALID, str(error))
+        return self._judge_records(message, batch, writer, vaults)
+
+    def _introduce(self, message: StreamMessage, batch: Batch, vaults: VaultKeys) -> Judged:
+        """Judge the first batch of an issuer: it must begin with the entry that proves it."""
+        first = batch.records[0]
+        if (batch.first_seq, first.header.kind) != (1, Kind.KEYSET):
+            return self._judge_unknown(message, batch)
+        try:
+            entry = _open(first, batch.issuer, batch.first_seq, None)
+            keyset, key = read_keyset(entry.body, batch.issuer)
+            verify_batch(batch, key)
+        except (_Refused, KeysetMalformed) as error:
+            return _unproven(message, Reason.MESSAGE_MALFORMED, str(error))
+        except BatchSignatureInvalid as error:
+            return _unproven(message, Reason.SIGNATURE_INVALID, str(error))
+        try:
+            policy = self._policies_with(batch, keyset).newest
+            writer = verify_keyset(keyset, key, policy, self._ca, message.time_ms / 1000)
+        except MeshError as error:
+            self._remember_refused(batch.issuer, key)
+            return _all_refused(message, batch, Reason.KEYSET_REFUSED, f"{error.reason}: {error}")
+        self._writers.admit(keyset, writer)
+        return self._judge_records(message, batch, writer, vaults)
+
+    def _judge_unknown(self, message: StreamMessage, batch: Batch) -> Judged:
+        refused = self._refused.get(batch.issuer)
+        if refused is None:
+            # Not told to the issuer: its keyset may still be on the way, and it sends this again.
+            return _unproven(message, Reason.ISSUER_UNKNOWN, "no keyset entry of this issuer yet")
+        try:
+            verify_batch(batch, refused)
+        except BatchSignatureInvalid as error:
+            return _unproven(message, Reason.SIGNATURE_INVALID, str(error))
+        return _all_refused(message, batch, Reason.KEYSET_REFUSED, "the issuer's keyset was refused")
+
+    def _policies_with(self, batch: Batch, keyset: Keyset) -> LoggedPolicies:
+        """Return the policies as they will be after this batch: the KMS may bring the one that admits itself."""
+        tried = self._policies.fork()
+        if Kind.POLICY in KINDS_OF_ROLE.get(parse(keyset.certificate).role, ()):
+            for number, record in batch.numbered():
+                if record.header.kind is Kind.POLICY:
+                    with suppress(_Refused, MeshError):
+                        tried.take(jcs.dumps(dict(_open(record, batch.issuer, number, None).body)))
+        return tried
+
+    def _remember_refused(self, issuer: bytes, key: Ed25519PublicKey) -> None:
+        self._refused[issuer] = key
+        if len(self._refused) > _REFUSED_REMEMBERED:
+            self._refused.popitem(last=False)
+
+    def _judge_records(self, message: StreamMessage, batch: Batch, writer: Writer, vaults: VaultKeys) -> Judged:
+        judged = Judged()
+        for number, record in batch.numbered():
+            header = record.header
+            candidate = Candidate(
+                header.kind, batch.issuer, number, header.commitment, header.vault_epoch, header.vault_id, record.body
+            )
+            try:
+                if not self._view.is_logged(candidate.entry_id):
+                    self._judge_record(record, batch.issuer, number, writer, vaults)
+            except _Refused as error:
+                judged.refusals.append(_refusal(message, batch, number, record, error.reason, error.detail))
+            else:
+                judged.candidates.append(candidate)
+        return judged
+
+    def _judge_record(
+        self, record: Record, issuer: bytes, issuer_seq: int, writer: Writer, vaults: VaultKeys
+    ) -> None:
+        header = record.header
+        if writer.closed_after is not None and issuer_seq > writer.closed_after:
+            raise _Refused(Reason.SEQUENCE_CLOSED, f"a later start closed the sequence at {writer.closed_after}")
+        if issuer_seq > self._view.highest(issuer) + _WINDOW:
+            raise _Refused(Reason.SEQUENCE_TOO_FAR, f"more than {_WINDOW} numbers are left out")
+        if not writer.may_write(header.kind):
+            raise _Refused(Reason.KIND_NOT_ALLOWED, f"role {writer.role} writes no entries of kind {header.kind.name}")
+        vault = None
+        if not header.is_public:
+            vault = vaults.get((header.vault_id, header.vault_epoch))
+            if vault is None:
+                raise _Refused(Reason.VAULT_UNKNOWN, "the vault was never opened for that month")
+        entry = _open(record, issuer, issuer_seq, vault)
+        if header.kind is Kind.KEYSET and issuer_seq != 1:
+            raise _Refused(Reason.KEYSET_MALFORMED, "a keyset is its issuer's first entry")
+        if header.kind is Kind.POLICY:
+            try:
+                self._policies.take(jcs.dumps(dict(entry.body)))
+            except MeshError as error:
+                raise _Refused(Reason.POLICY_REFUSED, f"{error.reason}: {error}") from error
+
+
+def _open(record: Record, issuer: bytes, issuer_seq: int, vault: VaultKey | None) -> Entry:
+    try:
+        opened = open_record(record, issuer, issuer_seq, vault)
+    except MeshError as error:
+        raise _Refused(Reason.BODY_NOT_OPENED, f"{error.reason}: {error}") from error
+    try:
+        return verify_entry(opened, record.header, issuer, issuer_seq, None if vault is None else vault.tenant)
+    except MeshError as error:
+        raise _Refused(Reason.ENTRY_MALFORMED, f"{error.reason}: {error}") from error
+
+
+def _unproven(message: StreamMessage, reason: Reason, detail: str) -> Judged:
+    return Judged(refusals=[Refusal(message.sequence, reason, detail, message.data)])
+
+
+def _all_refused(message: StreamMessage, batch: Batch, reason: Reason, detail: str) -> Judged:
+    return Judged(
+        refusals=[_refusal(message, batch, number, record, reason, detail) for number, record in batch.numbered()]
+    )
+
+
+def _refusal(
+    message: StreamMessage, batch: Batch, number: int, record: Record, reason: Reason, detail: str
+) -> Refusal:
+    return Refusal(message.sequence, reason, detail, record.encode(), batch.issuer, number)

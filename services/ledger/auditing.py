@@ -1,0 +1,191 @@
+"""It is responsible for the auditor process as the ledger sees it, and for asking it for checkpoints in time.
+
+A refusal ends the ledger: its memory and its files disagree, and the next start finds out which is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import structlog
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from libs.process import tethered
+from libs.transparency import checkpoint
+from libs.transparency.note import VerifierKey
+from services.ledger.growth import Growth
+
+MAX_UNSIGNED_LEAVES = 10_000
+_ANSWER_SECONDS = 600.0
+"""The first request of a process reads the whole log."""
+_STOP_SECONDS = 5.0
+_REMEMBERED = 4096
+_SOURCE_ROOT = Path(__file__).parents[2]
+
+log = structlog.get_logger()
+
+
+class AuditorGone(MeshError):
+    """The auditor process ended, and the checkpoint key with it: the ledger must start anew."""
+
+    code = Code.UNAVAILABLE
+    reason = "AUDITOR_GONE"
+
+
+class AuditorRefused(MeshError):
+    """The auditor does not sign what the writer says."""
+
+    code = Code.DATA_LOSS
+    reason = "AUDITOR_REFUSED"
+    exit_status: ClassVar[int] = 3
+
+
+class NoCheckpoint(MeshError):
+    """Nothing was signed yet."""
+
+    code = Code.NOT_FOUND
+    reason = "NO_CHECKPOINT"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTree:
+    """A checkpoint, and the note that it was read from."""
+
+    size: int
+    root: bytes
+    note: bytes
+
+
+class AuditorProcess:
+    """A running auditor. One request at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process, origin: str, checkpoint_key: bytes) -> None:
+        self._process = process
+        self.checkpoint_key = checkpoint_key
+        self._verifier = VerifierKey(origin, checkpoint_key)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def sign(self, size: int, root: bytes) -> SignedTree:
+        """Return the signed tree. Raises `AuditorRefused` or `AuditorGone`."""
+        answer = await _ask(self._process, {"size": size, "root": root.hex()})
+        if "note" not in answer:
+            raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
+        note = answer["note"].encode()
+        signed = checkpoint.verify(note, self._verifier)
+        if (signed.size, signed.root) != (size, root):
+            raise AuditorRefused("it signed another tree than the one asked for")
+        return SignedTree(size, root, note)
+
+
+@asynccontextmanager
+async def open_auditor(directory: Path, origin: str) -> AsyncIterator[AuditorProcess]:
+    """Run an auditor while the body runs. It ends with this process, however that ends. Raises `AuditorGone`."""
+    process = await asyncio.create_subprocess_exec(
+        *tethered([sys.executable, "-m", "services.ledger.auditor", str(directory), origin]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=_SOURCE_ROOT,
+        process_group=0,  # A Ctrl-C at the terminal is for the ledger, which then ends this one.
+    )
+    try:
+        born = await _ask(process, None)
+        yield AuditorProcess(process, origin, bytes.fromhex(born["checkpoint_key"]))
+    finally:
+        await _stop(process)
+
+
+class Checkpoints:
+    """The newest signed trees, and the task that has them signed."""
+
+    def __init__(
+        self,
+        auditor: AuditorProcess,
+        growth: Growth,
+        sync_watermark: Callable[[], Awaitable[None]],
+        interval_seconds: float,
+    ) -> None:
+        """`sync_watermark` makes the log's own floor durable: before a size is signed, never after."""
+        self._auditor = auditor
+        self._growth = growth
+        self._sync_watermark = sync_watermark
+        self._interval = interval_seconds
+        self._signed: OrderedDict[int, SignedTree] = OrderedDict()
+
+    @property
+    def newest(self) -> SignedTree:
+        """Raises `NoCheckpoint`."""
+        if not self._signed:
+            raise NoCheckpoint("nothing was signed yet: ask again")
+        return next(reversed(self._signed.values()))
+
+    def note(self) -> bytes:
+        """Return the newest note, empty where there is none."""
+        return self.newest.note if self._signed else b""
+
+    def of_size(self, size: int) -> bytes:
+        """Return the note of a tree of this size, empty where none of the last few thousand has it."""
+        signed = self._signed.get(size)
+        return b"" if signed is None else signed.note
+
+    async def keep(self) -> None:
+        """Have the log signed whenever it has grown, for ever. Raises `AuditorRefused` or `AuditorGone`."""
+        size, at = 0, -self._interval
+        while True:
+            await self._growth.beyond(size)
+            try:
+                async with asyncio.timeout(max(at + self._interval - time.monotonic(), 0)):
+                    await self._growth.beyond(size + MAX_UNSIGNED_LEAVES - 1)
+            except TimeoutError:
+                pass  # Time is up; what has grown until now is signed.
+            size, at = await self._sign(), time.monotonic()
+
+    async def _sign(self) -> int:
+        size, root = self._growth.size, self._growth.root
+        await self._sync_watermark()
+        signed = await self._auditor.sign(size, root)
+        self._signed[size] = signed
+        if len(self._signed) > _REMEMBERED:
+            self._signed.popitem(last=False)
+        return size
+
+
+async def _ask(process: asyncio.subprocess.Process, request: dict[str, Any] | None) -> dict[str, Any]:
+    """Send a request, if any, and return the next answer."""
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the auditor was started without pipes")
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            if request is not None:
+                process.stdin.write(jcs.dumps(request) + b"\n")
+                await process.stdin.drain()
+            line = await process.stdout.readline()
+    except (OSError, TimeoutError) as error:
+        raise AuditorGone("the auditor process does not answer") from error
+    if not line:
+        raise AuditorGone("the auditor process ended")
+    return jcs.loads_object(line)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        log.warning("the auditor does not end by itself")
+        process.kill()
+        await process.wait()

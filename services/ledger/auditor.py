@@ -1,0 +1,171 @@
+"""It is responsible for signing tree heads, in a process of its own: `python -m services.ledger.auditor DIR ORIGIN`.
+
+It alone holds the checkpoint key, born here and never shown. It takes nobody's word for the tree: it reads the
+segments' bytes itself, from the first on, and signs only what follows from them and from what was signed before. A
+writer whose memory went bad, or that was taken over, cannot have a tree head signed that the files do not hold.
+
+Requests and answers are lines of JSON on standard input and output. The process ends with its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs import jcs
+from libs.errors import MeshError
+from libs.files import write_durably
+from libs.transparency import checkpoint
+from libs.transparency.chain import log_id
+from libs.transparency.checkpoint import Checkpoint
+from services.ledger import frames, records_log, segments
+from services.ledger.breaking import ending_when_broken
+from services.ledger.damage import LogBroken, LogDamaged
+from services.ledger.head import Head
+from services.ledger.recovery import CHECKPOINT, CHECKPOINTS_LOG, read_notes
+from services.ledger.scan import SEGMENTS
+
+_DEFAULT = segments.Geometry()
+
+
+class SizeBelowSigned(MeshError):
+    """A larger tree was signed already."""
+
+    reason = "SIZE_BELOW_SIGNED"
+
+
+class RootDiffers(MeshError):
+    """The files hold another tree than the writer says, or than was signed."""
+
+    reason = "ROOT_DIFFERS"
+
+
+class SizeNotCommitted(MeshError):
+    """No commit in the files ends at that size."""
+
+    reason = "SIZE_NOT_COMMITTED"
+
+
+class Auditor:
+    """Follows the segments by their bytes."""
+
+    def __init__(
+        self,
+        directory: Path,
+        origin: str,
+        sign: Callable[[Checkpoint], bytes],
+        geometry: segments.Geometry = _DEFAULT,
+    ) -> None:
+        self._directory, self._origin, self._sign, self._geometry = directory, origin, sign, geometry
+        self._head = Head(origin)
+        self._segment, self._offset = 0, 0
+        self._signed: Checkpoint | None = None
+        self._log: records_log.RecordsLog | None = None
+
+    def checkpoint(self, size: int, root: bytes) -> bytes:
+        """Return the signed note of the first `size` leaves, which the writer says have this root.
+
+        It IS durable in `checkpoints.log`. Raises `SizeBelowSigned`, `RootDiffers`, `SizeNotCommitted`, `LogDamaged`,
+        and `LogBroken`, after which the process MUST end.
+        """
+        signed_log = self._open()
+        if self._signed is not None and size < self._signed.size:
+            raise SizeBelowSigned(f"a tree of {self._signed.size} leaves was signed, {size} is less")
+        while self._head.size < size:
+            self._read_frame()
+        if self._head.size != size:
+            raise SizeNotCommitted(f"the files have commits that end before and after leaf {size}, none at it")
+        own = Checkpoint(self._origin, size, self._head.root())
+        if own.root != root or (self._signed is not None and self._signed.size == size and self._signed.root != own.root):
+            raise RootDiffers(f"the files hold another tree of {size} leaves")
+        note = self._sign(own)
+        signed_log.append([note])
+        self._signed = own
+        try:
+            write_durably(self._directory / CHECKPOINT, note)
+        except OSError as error:
+            raise LogBroken(f"the checkpoint could not be written: {error.strerror}") from error
+        return note
+
+    def _open(self) -> records_log.RecordsLog:
+        """Read what earlier processes signed, at the first request: the log may not exist before."""
+        if self._log is None:
+            promised = [checkpoint.parse(note) for note in read_notes(self._directory)]
+            self._signed = max(promised, key=lambda each: each.size, default=None)
+            path = self._directory / CHECKPOINTS_LOG
+            stored = records_log.read(path, records_log.CHECKPOINTS)
+            self._log = records_log.RecordsLog(path, records_log.CHECKPOINTS, stored.end)
+        return self._log
+
+    def _read_frame(self) -> None:
+        """Verify the next frame's bytes and move over it."""
+        name = segments.file_name(self._segment)
+        try:
+            with (self._directory / SEGMENTS / name).open("rb") as file:
+                if self._offset == 0:
+                    self._read_header(name, file.read(segments.HEADER_SIZE))
+                file.seek(self._offset)
+                start = file.read(frames.HEADER_SIZE)
+                if start.startswith(segments.SEAL_MAGIC):
+                    self._segment, self._offset = self._head.size, 0
+                    return
+                self._accept(start, file)
+        except frames.FrameDamaged as error:
+            raise LogDamaged(name, self._offset + error.at, error.why) from error
+        except OSError as error:
+            raise LogDamaged(name, self._offset, f"it cannot be read: {error.strerror}") from error
+
+    def _read_header(self, name: str, data: bytes) -> None:
+        try:
+            header = segments.Header.parse(data)
+        except segments.SegmentMalformed as error:
+            raise LogDamaged(name, 0, str(error)) from error
+        mine = (log_id(self._origin), self._head.size, self._head.chain, self._head.frame_hash, self._head.range.peaks)
+        if (header.log_id, header.first, header.chain, header.frame_hash, header.peaks) != mine:
+            raise LogDamaged(name, 8, "the segment does not continue what comes before it")
+        self._offset = segments.HEADER_SIZE
+
+    def _accept(self, start: bytes, file: BinaryIO) -> None:
+        header = frames.parse_header(start)
+        data = start + file.read(header.length - len(start))
+        self._head.accept(frames.parse(header, data), self._geometry.block_leaves)
+        self._offset += len(data)
+        signed = self._signed
+        if signed is None or header.first >= signed.size or self._head.size < signed.size:
+            return
+        if (self._head.size, self._head.root()) != (signed.size, signed.root):
+            raise RootDiffers(f"the files do not hold the tree of {signed.size} leaves that was signed")
+
+
+def answer(auditor: Auditor, request: bytes) -> bytes:
+    """Return the answer to one line: the note, or the reason why there is none."""
+    try:
+        members = jcs.loads_object(request)
+        note = auditor.checkpoint(members["size"], bytes.fromhex(members["root"]))
+    except LogBroken:
+        raise
+    except MeshError as error:
+        return jcs.dumps({"refused": error.reason, "detail": str(error)})
+    return jcs.dumps({"note": note.decode()})
+
+
+def main() -> int:
+    """Serve the parent until it closes the pipe."""
+    directory, origin = Path(sys.argv[1]), sys.argv[2]
+    key = Ed25519PrivateKey.generate()
+    auditor = Auditor(directory, origin, lambda tree: checkpoint.sign(tree, key))
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    output.write(jcs.dumps({"checkpoint_key": key.public_key().public_bytes_raw().hex()}) + b"\n")
+    with ending_when_broken(), output:
+        for line in sys.stdin.buffer:
+            output.write(answer(auditor, line) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""It is responsible for one commit: judge what came, keep what is refused, make the rest durable, then say so.
+
+Nothing is acknowledged before it is durable. What the ledger itself has to say about a message is durable in its outbox
+before the log steps over that message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol, TypeVar
+
+import structlog
+
+from libs.errors import MeshError
+from libs.events.batches import Batch, parse_batch
+from libs.events.consume import StreamGap, StreamMessage
+from libs.events.vault import VaultKey
+from libs.transparency.acknowledgement import Acknowledgement
+from services.ledger.acknowledging import Acknowledgements
+from services.ledger.admission import Admission, Judged, VaultKeys
+from services.ledger.breaking import ending_when_broken
+from services.ledger.growth import Growth
+from services.ledger.keys import while_away
+from services.ledger.position import Start
+from services.ledger.rejections import Reason, Refusal, Rejections
+from services.ledger.sequencer import Commit, Outcome, Sequencer, Verdict
+
+_POSITION_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+Event = StreamMessage | StreamGap
+T = TypeVar("T")
+
+
+class VaultKeySource(Protocol):
+    """Who has the keys of vaults."""
+
+    def holds(self, vault_id: bytes, epoch: int) -> bool: ...
+
+    async def key(self, vault_id: bytes, epoch: int) -> VaultKey: ...
+
+
+class OwnWords(Protocol):
+    """The ledger's own entries; each is durable, though not yet logged, when the method returns."""
+
+    @property
+    def issuer(self) -> bytes: ...
+
+    async def gap(self, source: bytes, gap: StreamGap) -> None: ...
+
+    async def conflict(self, verdict: Verdict) -> None: ...
+
+    async def quarantine(self, refusal: Refusal, digest: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What is to be written."""
+
+    new: Sequence[Verdict]
+    known: Sequence[Verdict]
+    conflicts: Sequence[Verdict]
+    refusals: Sequence[Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What IS durable."""
+
+    commits: Sequence[Commit]
+    acknowledgements: Sequence[Acknowledgement]
+
+
+class Committing:
+    """The one writer of a log."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        sequencer: Sequencer,
+        vaults: VaultKeySource,
+        rejections: Rejections,
+        acknowledgements: Acknowledgements,
+        own: OwnWords,
+        growth: Growth,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        """`thread` has exactly one worker: what judges and writes runs there, one thing at a time."""
+        self._admission = admission
+        self._sequencer = sequencer
+        self._vaults = vaults
+        self._rejections = rejections
+        self._acknowledgements = acknowledgements
+        self._own = own
+        self._growth = growth
+        self._thread = thread
+        self._source = b""
+        self._low = 0
+        self._positioned_at = time.monotonic()
+
+    def begin(self, start: Start) -> None:
+        """Go on from a place in the stream."""
+        self._source, self._low = start.source, start.after + 1
+
+    async def commit(self, events: Sequence[Event]) -> None:
+        """Take in what came, in stream order. When this returns, all of it is durable in the log or refused."""
+        messages = [event for event in events if isinstance(event, StreamMessage)]
+        read = [(message, _parse(message)) for message in messages]
+        vaults = await self._vault_keys(batch for _, batch in read if isinstance(batch, Batch))
+        decided = await self._in_thread(lambda: self._decide(read, vaults))
+        await self._record(events, decided)
+        last = events[-1]
+        high = last.last if isinstance(last, StreamGap) else last.sequence
+        written = await self._in_thread(lambda: self._write(decided, high))
+        if written.commits:
+            newest = written.commits[-1]
+            self._growth.reach(newest.size, newest.root)
+        self._acknowledgements.deliver(written.acknowledgements)
+        self._acknowledgements.refuse(decided.refusals)
+
+    async def _vault_keys(self, batches: Iterable[Batch]) -> VaultKeys:
+        """Return the keys of the vaults that batches name. The KMS being away is waited for: nothing is refused."""
+        headers = (record.header for batch in batches for record in batch.records)
+        named = {(header.vault_id, header.vault_epoch) for header in headers if not header.is_public}
+        keys = {}
+        for vault_id, epoch in named:
+            if self._vaults.holds(vault_id, epoch):
+                keys[vault_id, epoch] = await self._vault_key(vault_id, epoch)
+        return keys
+
+    async def _vault_key(self, vault_id: bytes, epoch: int) -> VaultKey:
+        async def ask() -> VaultKey:
+            return await self._vaults.key(vault_id, epoch)
+
+        return await while_away(ask, f"ledger-vault/{vault_id.hex()}")
+
+    def _decide(self, read: Sequence[tuple[StreamMessage, Batch | Refusal]], vaults: VaultKeys) -> _Decided:
+        judged = Judged()
+        for message, batch in read:
+            if isinstance(batch, Refusal):
+                judged.refusals.append(batch)
+            else:
+                one = self._admission.judge(message, batch, vaults)
+                judged.candidates.extend(one.candidates)
+                judged.refusals.extend(one.refusals)
+        verdicts = self._sequencer.judge(judged.candidates)
+        of = {outcome: [each for each in verdicts if each.outcome is outcome] for outcome in Outcome}
+        sequence = read[-1][0].sequence if read else 0
+        refusals = judged.refusals + [_conflicting(verdict, sequence) for verdict in of[Outcome.CONFLICT]]
+        return _Decided(of[Outcome.NEW], of[Outcome.DUPLICATE], of[Outcome.CONFLICT], refusals)
+
+    async def _record(self, events: Sequence[Event], decided: _Decided) -> None:
+        """Say in the log what is lost and refused: before the log steps over it."""
+        for event in events:
+            if isinstance(event, StreamGap):
+                log.error("the stream has lost messages", first=event.first, last=event.last)
+                await self._own.gap(self._source, event)
+        for verdict in decided.conflicts:
+            await self._own.conflict(verdict)
+        for refusal in decided.refusals:
+            log.error(
+                "refused",
+                reason=refusal.reason.name,
+                detail=refusal.detail,
+                issuer=refusal.issuer.hex(),
+                issuer_seq=refusal.issuer_seq,
+                stream_seq=refusal.stream_seq,
+            )
+            if self._leaves_a_hole(refusal):
+                await self._own.quarantine(refusal, sha256(refusal.content).digest())
+
+    def _leaves_a_hole(self, refusal: Refusal) -> bool:
+        """Whether a reader of the log would miss this number. Of unknown issuers nobody does, and the ledger's own
+        refused entries must not beget others.
+        """
+        if refusal.reason is Reason.CONFLICT or not refusal.reason.is_proven or refusal.issuer == self._own.issuer:
+            return False
+        return self._admission.writer(refusal.issuer) is not None
+
+    def _write(self, decided: _Decided, high: int) -> _Written:
+        with ending_when_broken():
+            self._rejections.keep(decided.refusals)
+            commits: Sequence[Commit] = ()
+            now = time.monotonic()
+            # Without entries the position alone may lag: what it misses is read again after a restart, and known.
+            if decided.new or now - self._positioned_at >= _POSITION_SECONDS:
+                candidates = [verdict.candidate for verdict in decided.new]
+                commits = self._sequencer.append(candidates, self._source, self._low, high)
+                self._low, self._positioned_at = high + 1, now
+        acknowledgements = [each for commit in commits for each in self._acknowledgements.sign(commit)]
+        again = [
+            self._acknowledgements.issue_again(verdict.index)
+            for verdict in decided.known
+            if self._acknowledgements.follows(verdict.candidate.issuer)
+        ]
+        return _Written(commits, acknowledgements + again)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        waiting: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await waiting
+
+
+def _parse(message: StreamMessage) -> Batch | Refusal:
+    try:
+        return parse_batch(message.data)
+    except MeshError as error:
+        detail = f"{error.reason}: {error}"
+        return Refusal(message.sequence, Reason.MESSAGE_MALFORMED, detail, message.data)
+
+
+def _conflicting(verdict: Verdict, stream_seq: int) -> Refusal:
+    refused = verdict.candidate
+    detail = f"entry {verdict.index} has this number and says something else"
+    return Refusal(stream_seq, Reason.CONFLICT, detail, refused.body, refused.issuer, refused.issuer_seq)

@@ -1,0 +1,137 @@
+"""It is responsible for the public HTTPS listener: the newest checkpoint, for anyone. It gives out nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc.aio
+import structlog
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+
+from libs.errors import Code, MeshError
+from libs.identity.certificate import key_pem, make_csr, pem_of
+from libs.rpc.errors import to_mesh_error
+from libs.rpc.tls import load_server_context
+from services.ledger.auditing import NoCheckpoint, SignedTree
+from services.ledger.keys import KmsChannel, while_away
+
+_CALL_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 2.0
+_RETRY_SECONDS = 60.0
+
+log = structlog.get_logger()
+
+
+class CannotListen(MeshError):
+    """The HTTPS listener's address cannot be listened on."""
+
+    code = Code.UNAVAILABLE
+    reason = "CANNOT_LISTEN"
+
+
+class NewestCheckpoint(Protocol):
+    """Who knows the newest signed tree."""
+
+    @property
+    def newest(self) -> SignedTree: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OutwardCertificate:
+    """The listener's key and chain, for one certificate's life."""
+
+    key_pem: bytes
+    certificate_pem: bytes
+    not_before: float
+    not_after: float
+
+
+class OutwardAuthority:
+    """Has the listener's key certified by the KMS, for the names that the operator configured."""
+
+    def __init__(self, kms: KmsChannel, dns_names: Sequence[str], ip_addresses: Sequence[str]) -> None:
+        self._kms = kms
+        self._dns_names = tuple(dns_names)
+        self._ip_addresses = tuple(ip_addresses)
+
+    async def certify(self) -> OutwardCertificate:
+        """Return a certificate over a fresh key. Raises the KMS's refusal."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_CALL_SECONDS))
+        request = kms_pb2.IssueServerCertificateRequest(
+            csr=make_csr(key), dns_names=self._dns_names, ip_addresses=self._ip_addresses
+        )
+        try:
+            response = await stub.IssueServerCertificate(request, timeout=_CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+        certificate = x509.load_der_x509_certificate(response.certificate)
+        return OutwardCertificate(
+            key_pem(key),
+            pem_of(response.certificate),
+            certificate.not_valid_before_utc.timestamp(),
+            certificate.not_valid_after_utc.timestamp(),
+        )
+
+
+def application(checkpoints: NewestCheckpoint) -> web.Application:
+    """Return what is served."""
+
+    async def newest(request: web.Request) -> web.Response:
+        try:
+            note = checkpoints.newest.note
+        except NoCheckpoint as error:
+            return web.Response(status=404, text=f"{error.reason}\n")
+        return web.Response(body=note, content_type="text/plain", charset="utf-8", headers={"Cache-Control": "no-cache"})
+
+    served = web.Application(client_max_size=1024)
+    served.router.add_get("/checkpoint", newest)
+    return served
+
+
+@asynccontextmanager
+async def serving_checkpoints(
+    address: str, authority: OutwardAuthority, checkpoints: NewestCheckpoint
+) -> AsyncIterator[int]:
+    """Serve on "host:port" while the body runs, under certificates renewed at half life. Yields the port.
+
+    Waits for the KMS. Raises `CannotListen`, or the KMS's refusal of the names.
+    """
+    certificate = await while_away(authority.certify, "https certificate")
+    context = load_server_context(key_pem=certificate.key_pem, certificate_pem=certificate.certificate_pem)
+    runner = web.AppRunner(application(checkpoints), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    await runner.setup()
+    host, _, port = address.rpartition(":")
+    try:
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context).start()
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {address}: {error.strerror}") from error
+        async with asyncio.TaskGroup() as tasks:
+            renewing = tasks.create_task(_renew(authority, certificate, context))
+            yield int(runner.addresses[0][1])
+            renewing.cancel()
+    finally:
+        await runner.cleanup()
+
+
+async def _renew(authority: OutwardAuthority, certificate: OutwardCertificate, context: ssl.SSLContext) -> None:
+    """Replace the certificate at half life; connections made from then on get the new one."""
+    while True:
+        await asyncio.sleep(max((certificate.not_before + certificate.not_after) / 2 - time.time(), 0))
+        try:
+            certificate = await authority.certify()
+        except MeshError as error:
+            log.warning("the https certificate is not renewed", reason=error.reason, detail=str(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            load_key(context, key_pem=certificate.key_pem, certificate_pem=certificate.certificate_pem)

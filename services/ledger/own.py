@@ -1,0 +1,70 @@
+"""It is responsible for what the ledger itself says in the log, by the same way as everybody: published, then read.
+
+So every leaf is a function of the stream, and reading the stream again gives the same log.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from libs.events.consume import StreamGap
+from libs.events.outbox import OutboxFull
+from libs.events.publish import Publisher
+from libs.transparency.leaf import Kind
+from services.ledger.rejections import Refusal
+from services.ledger.sequencer import Verdict
+
+log = structlog.get_logger()
+
+
+class OwnEntries:
+    """Each entry IS durable in the outbox when the method returns."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    @property
+    def issuer(self) -> bytes:
+        return self._publisher.issuer
+
+    async def start(self, epoch: int, build: bytes, recovered_size: int) -> None:
+        """Say that a writer began: under which epoch, running what, and how much of the log it found."""
+        await self._record(
+            Kind.START, {"epoch": epoch, "build": build.hex(), "recovered_size": recovered_size}
+        )
+
+    async def gap(self, source: bytes, gap: StreamGap) -> None:
+        """Say that the stream lost messages."""
+        await self._record(Kind.GAP, {"source": source.hex(), "from": gap.first, "to": gap.last})
+
+    async def conflict(self, verdict: Verdict) -> None:
+        """Say that an issuer gave one number to two entries."""
+        refused = verdict.candidate
+        await self._record(
+            Kind.CONFLICT,
+            {
+                "issuer": refused.issuer.hex(),
+                "issuer_seq": refused.issuer_seq,
+                "logged": verdict.logged_commitment.hex(),
+                "refused": refused.commitment.hex(),
+            },
+        )
+
+    async def quarantine(self, refusal: Refusal, digest: bytes) -> None:
+        """Say that a number of an admitted issuer will never be filled, and why."""
+        await self._record(
+            Kind.QUARANTINE,
+            {
+                "issuer": refusal.issuer.hex(),
+                "issuer_seq": refusal.issuer_seq,
+                "record_sha256": digest.hex(),
+                "reason": refusal.reason.name,
+            },
+        )
+
+    async def _record(self, kind: Kind, body: dict[str, str | int]) -> None:
+        try:
+            await self._publisher.enqueue(kind, body, vault=None)
+        except OutboxFull:
+            # Only reading the stream empties the outbox, so reading must go on; the operator's log has the facts.
+            log.error("an entry of the ledger itself is left out", kind=kind.name, **body)

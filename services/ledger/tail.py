@@ -1,0 +1,123 @@
+"""It is responsible for reading the log out: from any place to its end and on, and for noticing a log rolled back.
+
+A reader is a place in the files, not a queue: one that reads slowly costs nothing and loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from libs.errors import MeshError
+from libs.transparency import resume
+from libs.transparency.chain import chain_next
+from libs.transparency.merkle import leaf_hash
+from libs.transparency.resume import LogDiverged, Position, ResumeTokenInvalid
+from services.ledger.auditing import Checkpoints
+from services.ledger.growth import Growth
+from services.ledger.keys import KeySource, ReleasedKey
+from services.ledger.reading import StoredEntry
+from services.ledger.store import LogStore
+
+KEY_NAME = "ledger-resume"
+HEARTBEAT_SECONDS = 10.0
+MAX_BATCH = 256
+DEFAULT_BATCH = 64
+_MAX_BYTES = 3 * 1024 * 1024
+"""How much one batch may hold, so that its message stays below gRPC's limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TailBatch:
+    """What follows a position; without entries it is a sign of life."""
+
+    entries: tuple[StoredEntry, ...]
+    chain_after: bytes
+    token: bytes
+    checkpoint: bytes
+    log_size: int
+
+
+class Tail:
+    """Reads of one log."""
+
+    def __init__(
+        self, store: LogStore, growth: Growth, checkpoints: Checkpoints, keys: KeySource, resume_key: ReleasedKey
+    ) -> None:
+        self._store = store
+        self._growth = growth
+        self._checkpoints = checkpoints
+        self._keys = keys
+        self._key = resume_key
+
+    async def from_index(self, index: int) -> Position:
+        """Return the position at a leaf. Raises `LogDiverged` beyond the log."""
+        if index > self._growth.size:
+            raise LogDiverged(f"the log has {self._growth.size} leaves, not {index}")
+        return Position(index, await asyncio.to_thread(self._store.reader.chain_at, index))
+
+    async def from_token(self, token: bytes) -> Position:
+        """Return the position in a token. Raises `ResumeTokenInvalid`, or `LogDiverged` where the log is another."""
+        key = await self._key_of(resume.key_epoch(token))
+        position = resume.verify(token, log_id=self._store.log_id, key=key)
+        size = self._growth.size
+        chain = None
+        if position.next_index <= size:
+            chain = await asyncio.to_thread(self._store.reader.chain_at, position.next_index)
+        resume.verify_extends(position, size=size, chain=chain)
+        return position
+
+    async def read(self, position: Position, *, follow: bool, max_batch: int) -> AsyncIterator[TailBatch]:
+        """Yield the entries after a position; with `follow` go on as the log grows. Raises `LogDamaged`."""
+        first = True
+        while True:
+            while position.next_index < self._growth.size:
+                end = min(position.next_index + max_batch, self._growth.size)
+                entries = await asyncio.to_thread(self._entries, position.next_index, end)
+                position = _after(position, entries)
+                yield self._batch(entries, position)
+                first = False
+            if first:
+                # Where there is nothing to send, the reader still learns where the log stands.
+                yield self._batch((), position)
+                first = False
+            if not follow:
+                return
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._growth.beyond(position.next_index)
+            except TimeoutError:
+                yield self._batch((), position)
+
+    def _entries(self, start: int, end: int) -> tuple[StoredEntry, ...]:
+        taken: list[StoredEntry] = []
+        size = 0
+        for stored in self._store.reader.entries(start, end):
+            size += len(stored.row.body)
+            if taken and size > _MAX_BYTES:
+                break
+            taken.append(stored)
+        return tuple(taken)
+
+    def _batch(self, entries: tuple[StoredEntry, ...], position: Position) -> TailBatch:
+        token = resume.seal(position, log_id=self._store.log_id, key_epoch=self._key.epoch, key=self._key.key)
+        return TailBatch(entries, position.chain, token, self._checkpoints.note(), self._growth.size)
+
+    async def _key_of(self, epoch: int) -> bytes:
+        if epoch == self._key.epoch:
+            return self._key.key
+        if not 1 <= epoch < self._key.epoch:
+            # Asking the KMS for what cannot exist would let anyone make it work.
+            raise ResumeTokenInvalid("the resume token is not this log's")
+        try:
+            return (await self._keys.release(KEY_NAME, epoch)).key
+        except MeshError as error:
+            raise ResumeTokenInvalid(f"the resume token's key cannot be had: {error.reason}") from error
+
+
+def _after(position: Position, entries: tuple[StoredEntry, ...]) -> Position:
+    chain = position.chain
+    for stored in entries:
+        chain = chain_next(chain, stored.index, leaf_hash(stored.row.leaf_data))
+    return Position(position.next_index + len(entries), chain)

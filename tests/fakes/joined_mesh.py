@@ -1,0 +1,289 @@
+"""Members that really join: one software machine, real guest sockets, real certificates, policies signed by operators.
+
+The CA and issuance are the KMS's own; what a test needs of the rest of the KMS it starts itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs import jcs
+from libs.identity import certificate as certificates
+from libs.identity.challenges import Challenges
+from libs.identity.freshness import PolicyKeeper
+from libs.identity.member import Member, MemberSettings, membership, open_guest
+from libs.identity.renewal import Prover
+from libs.policy.compose import Anchors
+from libs.policy.document import Policy, read
+from libs.policy.signatures import SignedPolicy, sign
+from libs.policy.statement import Statement
+from libs.tee import evidence as evidences
+from libs.tee.binding import report_data
+from libs.tee.challenge import Challenge
+from libs.tee.collateral import Collateral
+from libs.tee.eventlog import Event
+from libs.tee.evidence import Evidence
+from libs.tee.rules import Measurement
+from services.devtee.collateral import CollateralShape
+from services.devtee.guest import serving_guest
+from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
+from services.devtee.methods import GuestMethods
+from services.kms.ca import CertificateAuthority
+from services.kms.issuance import Issuance, OwnAuthority
+from services.kms.keyring import Keyring
+
+TRUST_DOMAIN = "mesh.test"
+ROLES = ("attestation", "kms", "ledger", "node", "registry", "router")
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that tests move."""
+
+    now: float = field(default_factory=time.time)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class MachineCollateral:
+    """The machine's own vendor statements, without a PCCS in between."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    async def collateral(self, quote: bytes) -> Collateral:
+        return self.current()
+
+    def current(self) -> Collateral:
+        return Collateral.parse(self._machine.collateral(CollateralShape(_now())).members())
+
+
+class JoinedMesh:
+    """One machine, three operators of whom two must sign, one measured TD per role, and a first policy."""
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.folder = folder
+        self.machine = machine
+        self.collateral = MachineCollateral(machine)
+        self.operators = tuple(Ed25519PrivateKey.generate() for _ in range(3))
+        self.tds = {role: self.boot(role) for role in ROLES}
+        self.draft = self._draft()
+        self.seed = self.sign(self.draft)
+        self.root = sha256(str(folder).encode()).digest()
+        self._next_guest = 0
+
+    def anchors(self, role: str) -> Anchors:
+        return Anchors(role, TRUST_DOMAIN, tuple(_raw(key) for key in self.operators), 2)
+
+    def boot(self, role: str, image: str = "measured") -> VirtualTd:
+        """Start a TD for a role; another image is one that no policy here lists."""
+        anchors = self.anchors(role)
+        compose = {
+            "manifest_version": 2,
+            "name": f"teemesh-{role}",
+            "docker_compose_file": image,
+            "teemesh": {
+                "role": role,
+                "trust_domain": anchors.trust_domain,
+                "operator_keys": [key.hex() for key in anchors.operator_keys],
+                "operator_threshold": anchors.operator_threshold,
+            },
+        }
+        return self.machine.boot(jcs.dumps(compose), InstanceIdentity.random(), _now())
+
+    def sign(self, draft: Mapping[str, Any], signers: Collection[int] = (0, 1)) -> bytes:
+        policy = read(dict(draft))
+        return SignedPolicy(policy, tuple(sign(policy.document, self.operators[i]) for i in signers)).document
+
+    def successor(self, policy: Policy, **changes: Any) -> bytes:
+        """The signed version after `policy`: the draft of this mesh with some members changed."""
+        return self.sign(
+            {**self.draft, "version": policy.version + 1, "previous": policy.digest.hex(), **changes},
+        )
+
+    def without(self, *roles: str) -> dict[str, Any]:
+        """The member "roles" of a policy that no longer allows some of them."""
+        return {role: grant for role, grant in self.draft["roles"].items() if role not in roles}
+
+    def keeper(self, name: str, *, clock: Clock | None = None, fresh: bool = True) -> PolicyKeeper:
+        """A keeper that begins with the seed and, unless told otherwise, has just heard from the KMS."""
+        keeper = PolicyKeeper(self.folder / name / "policy", self.seed, self.anchors("router"), clock or time.time)
+        if fresh:
+            hear(keeper, (clock or time.time)())
+        return keeper
+
+    def evidence(
+        self,
+        role: str,
+        challenge: Challenge,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        td: VirtualTd | None = None,
+        claims: Mapping[str, Any] | None = None,
+    ) -> Evidence:
+        """Evidence of a role's TD, made without its guest agent."""
+        td = td or self.tds[role]
+        said = {"role": role, **(claims or {})}
+        spki = certificates.spki_of(key.public_key())
+        return evidences.assemble(
+            quote=td.quote(report_data(challenge.nonce, spki, said)),
+            event_log=[Event(e.imr, e.event_type, e.digest, e.name, e.payload) for e in td.events],
+            app_compose=td.app_compose,
+            spki=spki,
+            claims=said,
+            challenge=challenge,
+            collateral=self.collateral.current(),
+        )
+
+    @asynccontextmanager
+    async def guest(self, td: VirtualTd) -> AsyncIterator[Path]:
+        """A TD's guest agent on a socket of its own."""
+        self._next_guest += 1
+        path = self.folder / f"{self._next_guest}.sock"
+        async with serving_guest(path, GuestMethods(td, _now)):
+            yield path
+
+    def kms(self, name: str = "kms", *, root: bytes | None = None, clock: Clock | None = None) -> KmsCore:
+        """The part of a KMS that issues certificates; another root is another mesh CA."""
+        ticking = clock or time.time
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        keyring = Keyring(root or self.root)
+        ca = CertificateAuthority(keyring.signing("mesh-ca", 1), TRUST_DOMAIN, folder)
+        challenges = Challenges(f"spiffe://{TRUST_DOMAIN}/kms/1", lambda: (ca.key, ca.certificate), ticking)
+        policy = self.keeper(name, clock=clock)
+        return KmsCore(keyring, ca, challenges, policy, Issuance(ca, challenges, policy, ticking))
+
+    def settings(self, role: str, instance: str, guest_socket: Path, **changes: Any) -> MemberSettings:
+        """Settings of a member; the addresses of what a test does not start lead nowhere."""
+        seed = self.folder / "seed.json"
+        seed.write_bytes(self.seed)
+        given = {
+            "instance": instance,
+            "trust_domain": TRUST_DOMAIN,
+            "listen": "127.0.0.1:0",
+            "state_dir": self.folder / f"{role}-{instance}",
+            "guest_socket": guest_socket,
+            "seed_policy": seed,
+            "kms": "127.0.0.1:9",
+            "kms_bootstrap": "127.0.0.1:9",
+            "attestation_bootstrap": "127.0.0.1:9",
+            "statement_poll_seconds": 0.05,
+            "drain_seconds": 0.0,
+        }
+        return MemberSettings(**{**given, **changes})
+
+    @asynccontextmanager
+    async def member(
+        self,
+        role: str,
+        kms: KmsCore,
+        *,
+        instance: str = "1",
+        listen: str = "127.0.0.1:0",
+        claims: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[Member]:
+        """A member certified by `kms` in this process; it has just heard a statement, and hears no more."""
+        async with self.guest(self.tds[role]) as socket:
+            settings = self.settings(role, instance, socket, listen=listen)
+            async with open_guest(settings, role) as (guest, anchors):
+                prover = Prover(guest, self.collateral, {"role": role, **(claims or {})})
+                keeper = PolicyKeeper(settings.state_dir / "policy", self.seed, anchors)
+                hear(keeper, time.time())
+                async with membership(settings, role, anchors, prover, keeper, kms.authority) as member:
+                    yield member
+
+    def _draft(self) -> dict[str, Any]:
+        now = _now()
+        return {
+            "v": 1,
+            "version": 1,
+            "previous": "0" * 64,
+            "not_before": now - 3600,
+            "not_after": now + 7200,
+            "trust_domain": TRUST_DOMAIN,
+            "operators": {"keys": [_raw(key).hex() for key in self.operators], "threshold": 2},
+            "vendor_roots": [
+                {
+                    "name": "devtee",
+                    "tee_type": "tdx",
+                    "certificate": self.machine.vendor_root.hex(),
+                    "development": True,
+                }
+            ],
+            "tcb": {
+                "statuses": ["UpToDate"],
+                "refused_advisories": [],
+                "grace_seconds": 0,
+                "minimum_evaluation_number": 0,
+                "maximum_collateral_age_seconds": 86400,
+            },
+            "td_attributes": ["0000001000000000"],
+            "devices": {"allowed": [], "revoked": []},
+            "roles": {
+                role: {"measurements": [measurement_of(td).to_json()], "gpu_required": False}
+                for role, td in self.tds.items()
+            },
+            "models": {},
+            "key_releases": [
+                {"name": "ledger-keyring", "roles": ["ledger"]},
+                {"name": "ledger-vault/*", "roles": ["ledger"]},
+                {"name": "models/*", "roles": ["node"]},
+            ],
+            "tenant_admin_key": _raw(self.operators[0]).hex(),
+            "challenge_max_age_seconds": 3900,
+            "evidence_max_age_seconds": 3900,
+            "revocations": [],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KmsCore:
+    """What of a KMS needs no listener."""
+
+    keyring: Keyring
+    ca: CertificateAuthority
+    challenges: Challenges
+    policy: PolicyKeeper
+    issuance: Issuance
+
+    @property
+    def authority(self) -> OwnAuthority:
+        return OwnAuthority(self.issuance, self.challenges, self.ca)
+
+
+def hear(keeper: PolicyKeeper, now: float) -> None:
+    """Give a keeper a statement of what it holds, as if the KMS had just said so."""
+    keeper.note(Statement(keeper.current.version, keeper.current.digest, 0, int(now * 1000)))
+
+
+def measurement_of(td: VirtualTd) -> Measurement:
+    machine, rtmrs = td.machine, td.rtmrs
+    return Measurement(
+        compose_hash=td.compose_hash.hex(),
+        app_id=td.identity.app_id.hex(),
+        os_image_hash=machine.image.os_image_hash.hex(),
+        key_provider=sha256(machine.kms.provider.encode()).hexdigest(),
+        mrtd=machine.image.mrtd.hex(),
+        rtmr0=rtmrs[0].hex(),
+        rtmr1=rtmrs[1].hex(),
+        rtmr2=rtmrs[2].hex(),
+    )
+
+
+def _raw(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes_raw()

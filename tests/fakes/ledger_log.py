@@ -1,0 +1,112 @@
+"""A log in memory behind `LedgerService.Tail` over mutual TLS. Its tokens are plain: readers may not look inside."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+from teemesh.ledger.v1 import ledger_pb2
+
+from libs.events.records import FIRST_PREVIOUS, Entry, commit_to
+from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
+from libs.transparency.chain import chain_next, chain_start
+from libs.transparency.leaf import Kind, Leaf
+from libs.transparency.merkle import leaf_hash
+from libs.transparency.resume import LogDiverged
+from tests.fakes.pki import ThrowawayCa
+
+TRUST_DOMAIN = "mesh.local"
+ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
+ISSUER = bytes(range(32))
+
+
+@dataclass(slots=True)
+class LedgerLog:
+    """Append to it; cut or rewrite `entries` to misbehave."""
+
+    entries: list[ledger_pb2.LoggedEntry] = field(default_factory=list)
+    requests: list[ledger_pb2.TailRequest] = field(default_factory=list)
+    failures: int = 0
+    """How many calls are still to break off after their first batch."""
+    wrong_head: bool = False
+    target: str = ""
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a reader asks for what comes after the last entry."""
+
+    def append(self, kind: Kind, body: dict[str, Any]) -> None:
+        index = len(self.entries)
+        tenant = "ab" * 16 if kind.is_tenants else None
+        canonical = Entry(kind, ISSUER, index + 1, FIRST_PREVIOUS, tenant, body).canonical()
+        salt = secrets.token_bytes(32)
+        leaf = Leaf(kind, index + 1, ISSUER, bytes(16), commit_to(salt, canonical)).data()
+        self.entries.append(
+            ledger_pb2.LoggedEntry(
+                index=index,
+                leaf_data=leaf,
+                vault_id=secrets.token_bytes(16) if kind.is_tenants else bytes(16),
+                body=b"sealed" if kind.is_tenants else salt + canonical,
+                vault_epoch=600 if kind.is_tenants else 0,
+            )
+        )
+
+    def head(self, size: int) -> bytes:
+        head = chain_start(ORIGIN)
+        for index, entry in enumerate(self.entries[:size]):
+            head = chain_next(head, index, leaf_hash(entry.leaf_data))
+        return head
+
+    async def tail(
+        self, request: ledger_pb2.TailRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[ledger_pb2.TailResponse]:
+        self.requests.append(request)
+        start = request.from_index
+        if request.token:
+            start = int.from_bytes(request.token[:8], "big")
+            if start > len(self.entries) or self.head(start) != request.token[8:]:
+                await _abort(context)
+        if start == len(self.entries):
+            self.caught_up.set()
+        for index in range(start, len(self.entries)):
+            yield ledger_pb2.TailResponse(
+                entries=[self.entries[index]],
+                chain_after=bytes(32) if self.wrong_head else self.head(index + 1),
+                token=(index + 1).to_bytes(8, "big") + self.head(index + 1),
+                log_size=len(self.entries),
+            )
+            if self.failures > 0:
+                self.failures -= 1
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+        yield ledger_pb2.TailResponse(log_size=len(self.entries))
+
+
+@asynccontextmanager
+async def serving_log(log: LedgerLog, ca: ThrowawayCa) -> AsyncIterator[None]:
+    key, certificate = ca.leaf(None, f"ledger.{TRUST_DOMAIN}")
+    handler = grpc.unary_stream_rpc_method_handler(
+        log.tail,
+        request_deserializer=ledger_pb2.TailRequest.FromString,
+        response_serializer=ledger_pb2.TailResponse.SerializeToString,
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("teemesh.ledger.v1.LedgerService", {"Tail": handler}),)
+    )
+    credentials = grpc.ssl_server_credentials([(key, certificate)], ca.pem, require_client_auth=True)
+    log.target = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    status = status_of(LogDiverged("another history"))
+    context.set_trailing_metadata(((STATUS_DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, status.message)

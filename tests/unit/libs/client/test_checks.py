@@ -1,0 +1,352 @@
+"""Every check fails for its own reason when one thing was tampered with, and what rests on it says so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs import jcs
+from libs.aci.encoding import digest
+from libs.client.checks import Materials, run_checks
+from libs.client.exchange import Exchange
+from libs.client.http import RouterUnreachable
+from libs.errors import MeshError
+from libs.policy.document import read
+from libs.transparency.leaf import Leaf
+from libs.transparency.leaf import parse as parse_leaf
+from tests.fakes.attested_mesh import MODEL, AttestedMesh, Ca
+
+REQUEST, RESPONSE = b'{"messages":[]}', b'{"choices":[]}'
+NONCE = "5a" * 32
+RESTS = "RESTS_ON_FAILED_CHECK"
+HOST = "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def mesh() -> AttestedMesh:
+    """Tests change what they were given, never the mesh."""
+    return AttestedMesh.create(int(time.time()))
+
+
+@pytest.fixture(scope="module")
+def honest(mesh: AttestedMesh) -> Materials:
+    session = mesh.session()
+    served = mesh.serve(REQUEST, RESPONSE, session)
+    return Materials(
+        policy=mesh.policy(),
+        mesh_ca=mesh.ca.der,
+        host=HOST,
+        report=mesh.report(NONCE),
+        nonce=NONCE,
+        observed_spkis=mesh.keyset.pins(HOST),
+        exchange=Exchange(REQUEST, digest(RESPONSE), served.receipt_id, mesh.now - 1, mesh.now + 1),
+        receipt=served.receipt,
+        session=session,
+        commitment=jcs.dumps(served.commitment),
+        issuer_evidence=mesh.evidence["router"].document,
+        ledger_evidence=mesh.evidence["ledger"].document,
+        now=mesh.now,
+    )
+
+
+def _failures(materials: Materials) -> dict[int, str | None]:
+    return {check.number: check.reason for check in run_checks(materials) if not check.passed}
+
+
+def _served(honest: Materials, mesh: AttestedMesh, session: bytes, **how: Any) -> Materials:
+    """The same exchange, served under another session."""
+    served = mesh.serve(REQUEST, RESPONSE, session, **how)
+    return replace(honest, receipt=served.receipt, session=session, commitment=jcs.dumps(served.commitment))
+
+
+def _commitment(honest: Materials, change: Callable[[dict[str, Any]], None]) -> Materials:
+    assert isinstance(honest.commitment, bytes)
+    value = json.loads(honest.commitment)
+    change(value)
+    return replace(honest, commitment=jcs.dumps(value))
+
+
+def _flipped(text: str) -> str:
+    """Hex with its last bit flipped."""
+    return text[:-1] + f"{int(text[-1], 16) ^ 1:x}"
+
+
+def test_an_honest_exchange_passes_every_check(honest: Materials) -> None:
+    checks = run_checks(honest)
+
+    assert [check.number for check in checks] == list(range(1, 13))
+    assert all(check.passed for check in checks)
+    assert all(check.detail for check in checks)
+
+
+def test_development_roots_are_said_where_hardware_is_claimed(honest: Materials) -> None:
+    details = {check.number: check.detail for check in run_checks(honest)}
+
+    assert "DEVELOPMENT ROOT devtee" in details[1]
+    assert "DEVELOPMENT ROOT devtee" in details[7]
+
+
+def test_a_report_for_another_nonce_fails_the_first_check_and_what_rests_on_it(honest: Materials) -> None:
+    failures = _failures(replace(honest, nonce="00" * 32))
+
+    assert failures[1] == "REPORT_DATA_MISMATCH"
+    assert {failures[number] for number in (2, 3, 4, 5, 6, 7, 8, 9)} == {RESTS}
+    assert not {10, 11, 12} & failures.keys()
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (frozenset({"00" * 32}), "TLS_KEY_NOT_ATTESTED"),
+        (frozenset[str](), "CONNECTION_UNKNOWN"),
+    ],
+)
+def test_a_connection_that_ended_elsewhere_fails(honest: Materials, seen: frozenset[str], reason: str) -> None:
+    assert _failures(replace(honest, observed_spkis=seen)) == {2: reason}
+
+
+def test_one_wrong_connection_among_right_ones_fails(honest: Materials) -> None:
+    assert _failures(replace(honest, observed_spkis=honest.observed_spkis | {"00" * 32})) == {2: "TLS_KEY_NOT_ATTESTED"}
+
+
+def test_an_altered_receipt_fails_its_signature(honest: Materials) -> None:
+    assert isinstance(honest.receipt, bytes)
+    value = jcs.loads_object(honest.receipt)
+    value["model"] = "another"
+    failures = _failures(replace(honest, receipt=jcs.dumps(value)))
+
+    assert failures[3] == "RECEIPT_SIGNATURE_INVALID"
+    assert {failures[number] for number in (4, 5, 6, 7, 8, 9)} == {RESTS}
+
+
+def test_a_receipt_of_another_keyset_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    later = replace(mesh, now=mesh.now + 1)  # A keyset with another expiry is another keyset.
+    served = later.serve(REQUEST, RESPONSE)
+
+    assert _failures(replace(honest, receipt=served.receipt))[3] == "RECEIPT_OF_OTHER_KEYSET"
+
+
+def test_another_request_fails_alone(honest: Materials) -> None:
+    changed = replace(honest, exchange=replace(honest.exchange, request=REQUEST + b" "))
+
+    assert _failures(changed) == {4: "REQUEST_NOT_RECEIPTED"}
+
+
+def test_a_changed_response_byte_fails_alone(honest: Materials) -> None:
+    changed = replace(honest, exchange=replace(honest.exchange, response_hash=digest(RESPONSE + b" ")))
+
+    assert _failures(changed) == {5: "RESPONSE_NOT_RECEIPTED"}
+
+
+def test_serving_that_was_not_required_to_be_verified_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    failures = _failures(_served(honest, mesh, mesh.session(), required=False))
+
+    assert failures == {6: "SERVING_NOT_VERIFIED", 7: RESTS}
+
+
+def test_an_old_receipt_of_an_equal_exchange_fails(honest: Materials) -> None:
+    late = replace(honest.exchange, sent_at=honest.now + 300, received_at=honest.now + 301)
+
+    assert _failures(replace(honest, exchange=late))[6] == "SERVED_AT_IMPLAUSIBLE"
+
+
+def test_an_altered_session_is_not_the_cited_one(honest: Materials) -> None:
+    assert isinstance(honest.session, bytes)
+    altered = honest.session.replace(b"127.0.0.1:7000", b"127.0.0.1:7001")
+
+    assert _failures(replace(honest, session=altered)) == {7: "SESSION_ID_MISMATCH"}
+
+
+def test_a_session_bound_to_another_key_than_its_evidence_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    assert _failures(_served(honest, mesh, mesh.session(spki_sha256="00" * 32))) == {7: "CHANNEL_NOT_EVIDENCED"}
+
+
+def test_a_session_with_the_evidence_of_another_role_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    failures = _failures(_served(honest, mesh, mesh.session(mesh.evidence["ledger"])))
+
+    assert failures == {7: "MEASUREMENT_NOT_ALLOWED"}
+
+
+def test_a_receipt_that_names_another_node_than_its_session_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    other = mesh.session(mesh.prove("node"))  # Genuine evidence of the same node, but not what the receipt names.
+
+    assert _failures(_served(honest, mesh, other)) == {7: "NODE_NOT_EVIDENCED"}
+
+
+def test_a_node_whose_weights_policy_does_not_list_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    draft = mesh.policy_draft()
+    draft["models"] = {MODEL: ["88" * 32]}
+
+    assert _failures(replace(honest, policy=read(draft))) == {7: "MODEL_NOT_ALLOWED"}
+
+
+@pytest.mark.parametrize(("role", "number"), [("router", 1), ("node", 7), ("ledger", 10)])
+def test_a_policy_without_a_measurement_fails_that_roles_check(
+    honest: Materials, mesh: AttestedMesh, role: str, number: int
+) -> None:
+    draft = mesh.policy_draft()
+    draft["roles"][role]["measurements"] = []
+
+    assert _failures(replace(honest, policy=read(draft)))[number] == "MEASUREMENT_NOT_ALLOWED"
+
+
+def test_evidence_that_another_ca_dated_fails_wherever_it_counts(honest: Materials, mesh: AttestedMesh) -> None:
+    other = Ca.create(mesh.now)
+    failures = _failures(
+        replace(_commitment(honest, lambda document: document.update(mesh_ca=other.der.hex())), mesh_ca=None)
+    )
+
+    assert failures == {
+        7: "CHALLENGE_ISSUER_NOT_TRUSTED",
+        9: "CHALLENGE_ISSUER_NOT_TRUSTED",
+        10: "CERTIFICATE_NOT_ACCEPTED",
+        11: RESTS,
+        12: RESTS,
+    }
+
+
+def test_another_mesh_ca_than_the_known_one_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    assert _failures(replace(honest, mesh_ca=Ca.create(mesh.now).der))[9] == "MESH_CA_UNEXPECTED"
+
+
+def test_an_entry_with_another_receipt_fails(honest: Materials) -> None:
+    def change(document: dict[str, Any]) -> None:
+        entry = json.loads(document["entry"])
+        entry["body"]["served_at"] += 1
+        document["entry"] = jcs.dumps(entry).decode()
+
+    assert _failures(_commitment(honest, change)) == {8: "ENTRY_NOT_THIS_RECEIPT"}
+
+
+def test_an_entry_under_another_name_is_not_the_committed_one(honest: Materials) -> None:
+    def change(document: dict[str, Any]) -> None:
+        entry = json.loads(document["entry"])
+        entry["tenant"] = "cd" * 16
+        document["entry"] = jcs.dumps(entry).decode()
+
+    assert _failures(_commitment(honest, change)) == {8: "ENTRY_NOT_COMMITTED"}
+
+
+@pytest.mark.parametrize("member", ["salt", "entry_id"])
+def test_another_salt_or_id_fails_the_entry(honest: Materials, member: str) -> None:
+    changed = _commitment(honest, lambda document: document.update({member: _flipped(document[member])}))
+
+    assert _failures(changed) == {8: "ENTRY_NOT_COMMITTED"}
+
+
+def test_another_boot_number_gives_another_issuer(honest: Materials) -> None:
+    changed = _commitment(honest, lambda document: document.update(issuer_boot="00" * 16))
+
+    assert _failures(changed) == {9: "ISSUER_NOT_THIS_ROUTER"}
+
+
+def test_an_issuer_with_another_receipt_key_is_not_this_router(honest: Materials, mesh: AttestedMesh) -> None:
+    claims = mesh.workloads["router"].claims | {"receipt_key": "00" * 32}
+    other = mesh.prove("router", claims)
+    changed = _commitment(honest, lambda document: document.update(issuer_evidence_sha256=other.digest.hex()))
+
+    assert _failures(replace(changed, issuer_evidence=other.document)) == {9: "ISSUER_NOT_THIS_ROUTER"}
+
+
+def test_evidence_that_is_not_the_named_document_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    changed = replace(honest, issuer_evidence=mesh.prove("router").document)
+
+    assert _failures(changed) == {9: "EVIDENCE_NOT_THE_NAMED_ONE"}
+
+
+def test_a_ledger_certificate_for_other_evidence_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    other = mesh.prove("ledger")
+    changed = _commitment(honest, lambda document: document["ledger"].update(evidence_sha256=other.digest.hex()))
+
+    assert _failures(replace(changed, ledger_evidence=other.document)) == {
+        10: "LEDGER_NOT_ATTESTED",
+        11: RESTS,
+        12: RESTS,
+    }
+
+
+def test_another_role_than_the_ledger_signs_for_no_log(honest: Materials, mesh: AttestedMesh) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["ledger"]["certificate"] = mesh.certificate("node").hex()
+
+    assert _failures(_commitment(honest, change))[10] == "LEDGER_NOT_ATTESTED"
+
+
+def test_another_log_than_the_attested_one_fails(honest: Materials) -> None:
+    changed = _commitment(honest, lambda document: document["ledger"].update(origin="mesh.local/ledger/2"))
+
+    assert _failures(changed)[10] == "LEDGER_NOT_ATTESTED"
+
+
+def test_a_forged_acknowledgement_fails_alone(honest: Materials) -> None:
+    def change(document: dict[str, Any]) -> None:
+        promise = document["acknowledgement"]
+        promise["signature"] = _flipped(promise["signature"])
+
+    assert _failures(_commitment(honest, change)) == {11: "ACKNOWLEDGEMENT_INVALID"}
+
+
+def test_the_acknowledgement_of_another_entry_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    other = mesh.serve(REQUEST, b"other").commitment["acknowledgement"]
+
+    assert _failures(_commitment(honest, lambda document: document.update(acknowledgement=other))) == {
+        11: "ACKNOWLEDGEMENT_OF_ANOTHER_ENTRY"
+    }
+
+
+def test_another_index_than_the_acknowledged_one_fails(honest: Materials) -> None:
+    changed = _commitment(honest, lambda document: document.update(leaf_index=4))
+
+    assert _failures(changed) == {11: "ACKNOWLEDGEMENT_OF_ANOTHER_ENTRY", 12: "PROOF_INVALID"}
+
+
+def test_a_checkpoint_by_another_key_fails_alone(honest: Materials, mesh: AttestedMesh) -> None:
+    note = mesh.checkpoint(6, bytes(32), Ed25519PrivateKey.generate())
+
+    assert _failures(_commitment(honest, lambda document: document.update(checkpoint=note))) == {
+        12: "NOTE_SIGNATURE_INVALID"
+    }
+
+
+@pytest.mark.parametrize(("size", "reason"), [(6, "PROOF_INVALID"), (7, "CHECKPOINT_OF_ANOTHER_SIZE")])
+def test_a_checkpoint_of_another_tree_fails_alone(
+    honest: Materials, mesh: AttestedMesh, size: int, reason: str
+) -> None:
+    note = mesh.checkpoint(size, bytes(32))
+
+    assert _failures(_commitment(honest, lambda document: document.update(checkpoint=note))) == {12: reason}
+
+
+def test_a_leaf_of_another_issuer_is_not_this_entrys(honest: Materials) -> None:
+    def change(document: dict[str, Any]) -> None:
+        leaf = parse_leaf(bytes.fromhex(document["leaf_data"]))
+        document["leaf_data"] = Leaf(leaf.kind, leaf.issuer_seq, bytes(32), leaf.tag, leaf.commitment).data().hex()
+
+    failures = _failures(_commitment(honest, change))
+
+    assert failures == {
+        8: "ENTRY_NOT_COMMITTED",
+        11: "ACKNOWLEDGEMENT_OF_ANOTHER_ENTRY",
+        12: "PROOF_INVALID",
+    }
+
+
+def test_what_could_not_be_fetched_fails_with_the_reason_why(honest: Materials) -> None:
+    gone: MeshError = RouterUnreachable("away")
+    failures = _failures(replace(honest, receipt=gone, session=gone, commitment=gone))
+
+    assert failures[3] == failures[10] == "ROUTER_UNREACHABLE"
+    assert set(failures) == set(range(3, 13))
+
+
+@pytest.mark.parametrize("member", ["salt", "entry", "acknowledgement", "inclusion", "ledger", "mesh_ca"])
+def test_a_commitment_that_lacks_something_is_malformed(honest: Materials, member: str) -> None:
+    failures = _failures(_commitment(honest, lambda document: document.pop(member)))
+
+    assert failures[8] == failures[10] == "COMMITMENT_MALFORMED"

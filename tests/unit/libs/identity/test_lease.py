@@ -1,0 +1,185 @@
+"""Who is believed, until when, and what happens to what runs when belief ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs.errors import MeshError
+from libs.identity.certificate import MeshCertificate, Subject, parse
+from libs.identity.freshness import PolicyKeeper
+from libs.identity.lease import EvidenceRequired, Leases, appraise_peer
+from libs.tee.evidence import Evidence
+from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
+
+
+class Router:
+    """A certified router that has not presented itself yet."""
+
+    def __init__(self, mesh: JoinedMesh, kms: KmsCore, clock: Clock) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.evidence: Evidence = mesh.evidence("router", kms.challenges.issue("certificate"), self.key)
+        subject = Subject(TRUST_DOMAIN, "router", "1", self.evidence.digest)
+        self.certificate: MeshCertificate = parse(kms.ca.issue_svid(subject, self.key.public_key(), clock.now))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def router(mesh: JoinedMesh, kms: KmsCore, clock: Clock) -> Router:
+    return Router(mesh, kms, clock)
+
+
+@pytest.fixture
+def keeper(mesh: JoinedMesh, clock: Clock) -> PolicyKeeper:
+    return mesh.keeper("server", clock=clock)
+
+
+@pytest.fixture
+def leases(kms: KmsCore, keeper: PolicyKeeper, clock: Clock) -> Leases:
+    return Leases(keeper, lambda: kms.ca.spki, clock)
+
+
+def refusal(leases: Leases, router: Router, document: bytes | None = None) -> str:
+    with pytest.raises(MeshError) as error:
+        leases.open(router.certificate, router.evidence.document if document is None else document)
+    return error.value.reason
+
+
+def test_a_lease_ends_with_the_certificate(leases: Leases, router: Router, clock: Clock) -> None:
+    lease = leases.open(router.certificate, router.evidence.document)
+    assert lease.until == router.certificate.not_after
+    assert leases.of(router.certificate) is lease
+    clock.now = lease.until
+    with pytest.raises(EvidenceRequired):
+        leases.of(router.certificate)
+
+
+def test_a_lease_ends_with_the_age_that_policy_gives_evidence(
+    mesh: JoinedMesh, leases: Leases, keeper: PolicyKeeper, router: Router
+) -> None:
+    keeper.accept(mesh.successor(keeper.current, evidence_max_age_seconds=600))
+    lease = leases.open(router.certificate, router.evidence.document)
+    assert lease.until == router.evidence.challenge.issued_at + 600
+
+
+def test_evidence_of_somebody_else_is_a_mismatch(
+    mesh: JoinedMesh, kms: KmsCore, leases: Leases, router: Router, clock: Clock
+) -> None:
+    assert refusal(leases, router, Router(mesh, kms, clock).evidence.document) == "EVIDENCE_MISMATCH"
+
+
+def test_evidence_over_another_key_is_refused_even_when_the_certificate_names_it(
+    mesh: JoinedMesh, kms: KmsCore, leases: Leases, router: Router, clock: Clock
+) -> None:
+    """A KMS that certified a key which the evidence does not speak for."""
+    thief = ec.generate_private_key(ec.SECP256R1())
+    subject = Subject(TRUST_DOMAIN, "router", "1", router.evidence.digest)
+    router.certificate = parse(kms.ca.issue_svid(subject, thief.public_key(), clock.now))
+    assert refusal(leases, router) == "SPKI_MISMATCH"
+
+
+def test_evidence_under_another_role_is_refused(
+    mesh: JoinedMesh, kms: KmsCore, leases: Leases, router: Router, clock: Clock
+) -> None:
+    """A KMS that certified a router as the ledger: every relying service appraises by itself."""
+    subject = Subject(TRUST_DOMAIN, "ledger", "1", router.evidence.digest)
+    router.certificate = parse(kms.ca.issue_svid(subject, router.key.public_key(), clock.now))
+    assert refusal(leases, router) == "MEASUREMENT_NOT_ALLOWED"
+
+
+def test_evidence_for_a_challenge_of_another_ca_is_refused(mesh: JoinedMesh, leases: Leases, clock: Clock) -> None:
+    stranger = Router(mesh, mesh.kms("stranger", root=bytes(32)), clock)
+    assert refusal(leases, stranger) == "CHALLENGE_ISSUER_NOT_TRUSTED"
+
+
+def test_evidence_older_than_policy_accepts_is_refused(leases: Leases, router: Router, clock: Clock) -> None:
+    clock.now += 3901
+    assert refusal(leases, router) == "CHALLENGE_TOO_OLD"
+
+
+@pytest.mark.parametrize("document", [b"", b"{}", b"\xff" * 100, b"x" * (512 * 1024 + 1)])
+def test_hostile_documents_are_refused_as_such(leases: Leases, router: Router, document: bytes) -> None:
+    assert refusal(leases, router, document) in {"JSON_MALFORMED", "EVIDENCE_MALFORMED", "EVIDENCE_TOO_LARGE"}
+
+
+async def running_on(leases: Leases, router: Router) -> asyncio.Task[None]:
+    started = asyncio.Event()
+
+    async def call() -> None:
+        with leases.hold(router.certificate):
+            started.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    await started.wait()
+    return task
+
+
+async def test_what_runs_on_a_lease_ends_with_it(leases: Leases, router: Router, clock: Clock) -> None:
+    lease = leases.open(router.certificate, router.evidence.document)
+    task = await running_on(leases, router)
+    clock.now = lease.until - 1
+    leases.sweep()
+    assert leases.of(router.certificate) is lease
+    clock.now = lease.until
+    leases.sweep()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_presenting_again_lets_what_runs_go_on(
+    mesh: JoinedMesh, kms: KmsCore, leases: Leases, router: Router, keeper: PolicyKeeper
+) -> None:
+    keeper.accept(mesh.successor(keeper.current, evidence_max_age_seconds=600))
+    leases.open(router.certificate, router.evidence.document)
+    task = await running_on(leases, router)
+    keeper.accept(mesh.successor(keeper.current, evidence_max_age_seconds=3900))
+    leases.open(router.certificate, router.evidence.document)
+    leases.reappraise()
+    leases.sweep()
+    assert not task.cancelling()
+    task.cancel()
+
+
+async def test_a_policy_that_no_longer_allows_the_measurement_ends_the_lease_at_once(
+    mesh: JoinedMesh, leases: Leases, router: Router, keeper: PolicyKeeper
+) -> None:
+    leases.open(router.certificate, router.evidence.document)
+    task = await running_on(leases, router)
+    keeper.accept(mesh.successor(keeper.current))
+    leases.reappraise()
+    assert leases.of(router.certificate).appraisal.policy_version == 2
+    keeper.accept(mesh.successor(keeper.current, roles=mesh.without("router")))
+    leases.reappraise()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(EvidenceRequired):
+        leases.of(router.certificate)
+    assert refusal(leases, router) == "MEASUREMENT_NOT_ALLOWED"
+
+
+async def test_a_revoked_machine_ends_the_lease(
+    mesh: JoinedMesh, leases: Leases, router: Router, keeper: PolicyKeeper
+) -> None:
+    lease = leases.open(router.certificate, router.evidence.document)
+    devices = {"allowed": [], "revoked": [lease.appraisal.device_id]}
+    keeper.accept(mesh.successor(keeper.current, devices=devices))
+    leases.reappraise()
+    assert refusal(leases, router) == "DEVICE_REVOKED"
+
+
+async def test_nothing_runs_without_a_lease(leases: Leases, router: Router) -> None:
+    with pytest.raises(EvidenceRequired), leases.hold(router.certificate):
+        pass
+
+
+def test_appraising_a_peer_is_pure(mesh: JoinedMesh, kms: KmsCore, router: Router, clock: Clock) -> None:
+    policy = mesh.keeper("k").current
+    first = appraise_peer(router.certificate, router.evidence.document, policy, kms.ca.spki, clock.now)
+    assert first == appraise_peer(router.certificate, router.evidence.document, policy, kms.ca.spki, clock.now)

@@ -1,0 +1,90 @@
+"""The files that production starts from, and what a local mesh makes of them, read by the services' own types."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.config import load
+from services.cli.layout import Layout
+from services.cli.local_config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
+from services.cli.ports import NAMES
+from services.cli.roster import DEVTEE, SERVICES
+
+
+def kind(service: str) -> type[Any]:
+    module = importlib.import_module(f"services.{service}.config")
+    found: type[Any] = module.Settings if service == DEVTEE else module.Config
+    return found
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "state")
+    layout.prepare()
+    addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
+    write_devtee_config(layout, addresses)
+    write_service_configs(layout, addresses, layout.policy(3))
+    return layout
+
+
+@pytest.mark.parametrize("service", [DEVTEE, *SERVICES])
+def test_the_template_is_a_configuration(service: str) -> None:
+    load(TEMPLATES / f"{service}.toml", kind(service))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_template_says_everything_that_can_be_said(service: str) -> None:
+    """So that an operator sees each key once, with its meaning."""
+    template = tomllib.loads((TEMPLATES / f"{service}.toml").read_text())
+    assert _unmentioned(kind(service), template) <= {"threads", "log_json"}
+
+
+@pytest.mark.parametrize("service", [DEVTEE, *SERVICES])
+def test_the_local_file_is_a_configuration(layout: Layout, service: str) -> None:
+    load(layout.config(service), kind(service))
+
+
+def test_everything_local_is_on_loopback_and_in_the_state_folder(layout: Layout) -> None:
+    for service in SERVICES:
+        written = layout.config(service).read_text()
+        assert "0.0.0.0" not in written  # noqa: S104 - that it is not there is the claim
+        assert "internal" not in written
+        assert "example.org" not in written
+        member = load(layout.config(service), kind(service)).member
+        assert member.trust_domain == "mesh.local"
+        assert member.seed_policy == layout.policy(3)
+        assert member.guest_socket == layout.guest_socket(service)
+
+
+def test_each_service_has_a_platform_of_its_own(layout: Layout) -> None:
+    settings = load(layout.config(DEVTEE), kind(DEVTEE))
+    assert [instance.name for instance in settings.instances] == list(SERVICES)
+    assert len({instance.socket for instance in settings.instances}) == len(SERVICES)
+
+
+def test_what_a_change_does_not_name_stays() -> None:
+    template = {"a": 1, "table": {"x": 1, "y": 2}, "list": [1, 2], "gone": 3}
+    changes = {"table": {"y": 3}, "list": [4], "gone": None, "new": 5}
+    assert changed(template, changes) == {"a": 1, "table": {"x": 1, "y": 3}, "list": [4], "new": 5}
+    assert template["table"] == {"x": 1, "y": 2}
+
+
+def _unmentioned(config: type[Any], template: Mapping[str, Any]) -> set[str]:
+    missing = set()
+    for name, annotation in _hints(config).items():
+        if name not in template:
+            missing.add(name)
+        elif hasattr(annotation, "__dataclass_fields__"):
+            missing |= _unmentioned(annotation, template[name])
+    return missing
+
+
+def _hints(config: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(config)

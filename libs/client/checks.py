@@ -15,7 +15,7 @@ from libs.aci.receipt_events import UpstreamVerified
 from libs.client import commitment as commitments
 from libs.client import ledger
 from libs.client.attestation import Attested, verify_channel, verify_report
-from libs.client.commitment import Commitment
+from libs.client.commitment import Commitment, LedgerName
 from libs.client.exchange import Exchange
 from libs.client.ledger import LedgerKeys
 from libs.client.serving import verify_node, verify_outcome
@@ -65,7 +65,10 @@ class Materials:
     session: bytes | MeshError = field(repr=False)
     commitment: bytes | MeshError = field(repr=False)
     issuer_evidence: bytes | MeshError = field(repr=False)
+    acknowledger_evidence: bytes | MeshError = field(repr=False)
+    """Of the ledger that acknowledged the receipt."""
     ledger_evidence: bytes | MeshError = field(repr=False)
+    """Of the ledger that signed the checkpoint."""
     now: int
 
 
@@ -105,7 +108,8 @@ class _Proof:
         self._attested: Attested | None = None
         self._receipt: Receipt | None = None
         self._outcome: UpstreamVerified | None = None
-        self._ledger_keys: LedgerKeys | None = None
+        self._acknowledger_keys: LedgerKeys | None = None
+        self._log_keys: LedgerKeys | None = None
 
     def router_is_attested(self) -> str:
         given = self._given
@@ -159,25 +163,25 @@ class _Proof:
             attested.keyset.receipt_key(receipt.key_id),
             self._policy,
             self._ca_spki(),
-            self._given.now,
+            self._then,
         )
         return f"evidence {appraisal.evidence_digest.hex()[:16]}..."
 
     def ledger_is_attested(self) -> str:
-        evidence = _had(self._given.ledger_evidence)
-        self._ledger_keys = ledger.verify_ledger(
-            self._commitment(), evidence, self._policy, self._ca_spki(), self._given.now
-        )
-        return (
-            f"{self._ledger_keys.checkpoint.name}, evidence {self._ledger_keys.appraisal.evidence_digest.hex()[:16]}..."
-        )
+        given, commitment = self._given, self._commitment()
+        self._log_keys = self._keys_of(commitment.ledger, given.ledger_evidence, given.now)
+        acknowledger = self._keys_of(commitment.acknowledged_by, given.acknowledger_evidence, self._then)
+        if acknowledger.log_id != self._log_keys.log_id:
+            raise ledger.LedgerNotAttested("another log acknowledged the entry than the one it is shown in")
+        self._acknowledger_keys = acknowledger
+        return f"{commitment.ledger.origin}, evidence {commitment.ledger.evidence_sha256[:16]}..."
 
     def entry_is_acknowledged(self) -> str:
-        statement = ledger.verify_durable(self._commitment(), _proven(self._ledger_keys, 10))
+        statement = ledger.verify_durable(self._commitment(), _proven(self._acknowledger_keys, 10))
         return f"leaf {statement.index}"
 
     def entry_is_included(self) -> str:
-        checkpoint = ledger.verify_included(self._commitment(), _proven(self._ledger_keys, 10))
+        checkpoint = ledger.verify_included(self._commitment(), _proven(self._log_keys, 10))
         return f"tree of {checkpoint.size} leaves, root {checkpoint.root.hex()[:16]}..."
 
     def _commitment(self) -> Commitment:
@@ -185,6 +189,15 @@ class _Proof:
 
     def _ca_spki(self) -> bytes:
         return commitments.ca_spki(self._commitment(), self._given.mesh_ca)
+
+    def _keys_of(self, name: LedgerName, evidence: bytes | MeshError, now: int) -> LedgerKeys:
+        mesh_ca = self._commitment().mesh_ca
+        return ledger.verify_ledger(name, mesh_ca, _had(evidence), self._policy, self._ca_spki(), now)
+
+    @property
+    def _then(self) -> int:
+        """When the response came, by the client's clock: what was committed then is judged as of then."""
+        return int(self._given.exchange.received_at)
 
     @property
     def _development(self) -> str:

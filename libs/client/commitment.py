@@ -32,6 +32,16 @@ class MeshCaUnexpected(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerName:
+    """One start of the ledger, by what proves it. Every start has other keys."""
+
+    certificate: bytes
+    """DER."""
+    evidence_sha256: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
 class Commitment:
     """A ledger entry, its opening, and every proof about it."""
 
@@ -51,10 +61,10 @@ class Commitment:
     path: tuple[bytes, ...]
     checkpoint: bytes
     """C2SP signed note."""
-    origin: str
-    ledger_certificate: bytes
-    """DER."""
-    ledger_evidence_sha256: str
+    acknowledged_by: LedgerName
+    """Whose key signed the acknowledgement, then."""
+    ledger: LedgerName
+    """Whose key signed the checkpoint, now."""
     issuer_evidence_sha256: str
     mesh_ca: bytes
     """DER."""
@@ -84,7 +94,6 @@ def ca_spki(commitment: Commitment, expected_ca: bytes | None) -> bytes:
 
 def _read(members: Members) -> Commitment:
     acknowledgement, inclusion = members.object("acknowledgement"), members.object("inclusion")
-    ledger = members.object("ledger")
     return Commitment(
         entry=members.text("entry").encode(),
         salt=_octets(members, "salt", 32),
@@ -107,11 +116,18 @@ def _read(members: Members) -> Commitment:
         tree_size=inclusion.integer("size"),
         path=_path(inclusion),
         checkpoint=members.text("checkpoint").encode(),
-        origin=ledger.text("origin"),
-        ledger_certificate=_octets(ledger, "certificate"),
-        ledger_evidence_sha256=ledger.hex("evidence_sha256", 32),
+        acknowledged_by=_ledger(members.object("acknowledged_by")),
+        ledger=_ledger(members.object("ledger")),
         issuer_evidence_sha256=members.hex("issuer_evidence_sha256", 32),
         mesh_ca=_octets(members, "mesh_ca"),
+    )
+
+
+def _ledger(members: Members) -> LedgerName:
+    return LedgerName(
+        certificate=_octets(members, "certificate"),
+        evidence_sha256=members.hex("evidence_sha256", 32),
+        origin=members.text("origin"),
     )
 
 

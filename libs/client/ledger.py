@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs import jcs
-from libs.client.commitment import Commitment
+from libs.client.commitment import Commitment, LedgerName
 from libs.client.trust import ROUTER_ROLE
 from libs.errors import Code, MeshError
 from libs.events.records import Entry, commit_to, parse_entry
@@ -136,29 +136,30 @@ def verify_issuer(
     return appraisal
 
 
-def verify_ledger(commitment: Commitment, document: bytes, policy: Policy, ca: bytes, now: int) -> LedgerKeys:
-    """Return the keys of the ledger that this certificate and evidence prove.
+def verify_ledger(
+    ledger: LedgerName, mesh_ca: bytes, document: bytes, policy: Policy, ca: bytes, now: int
+) -> LedgerKeys:
+    """Return the keys of the ledger that this certificate and evidence prove. `mesh_ca` is DER, `ca` its SPKI.
 
     Raises `CertificateNotAccepted`, `EvidenceNotTheNamedOne`, `LedgerNotAttested` or what the evidence is refused for.
     """
     try:
-        certificate = verify_issued(commitment.ledger_certificate, commitment.mesh_ca, now)
+        certificate = verify_issued(ledger.certificate, mesh_ca, now)
     except UnsupportedAlgorithm as error:
         raise LedgerNotAttested("the ledger's certificate holds a key of an unknown kind") from error
     if (certificate.role, certificate.trust_domain) != (LEDGER_ROLE, policy.trust_domain):
         raise LedgerNotAttested(f"{certificate.spiffe_id} is not a ledger of {policy.trust_domain}")
-    appraisal = _appraise(document, commitment.ledger_evidence_sha256, LEDGER_ROLE, policy, ca, now)
+    appraisal = _appraise(document, ledger.evidence_sha256, LEDGER_ROLE, policy, ca, now)
     if (appraisal.evidence_digest, appraisal.spki_sha256) != (certificate.evidence_digest, certificate.spki_sha256):
         raise LedgerNotAttested("the ledger's certificate names other evidence or another key")
-    claims = appraisal.workload_claims
-    origin = claims.get("origin")
-    if origin != commitment.origin or not commitment.origin.startswith(f"{policy.trust_domain}/ledger/"):
+    claims, origin = appraisal.workload_claims, ledger.origin
+    if claims.get("origin") != origin or not origin.startswith(f"{policy.trust_domain}/ledger/"):
         raise LedgerNotAttested("the ledger's evidence names another log")
     try:
         acknowledgement, checkpoint = (bytes.fromhex(claims[name]) for name in ("ack_key", "checkpoint_key"))
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerNotAttested("the ledger's evidence names no acknowledgement key or no checkpoint key") from error
-    return LedgerKeys(acknowledgement, VerifierKey(commitment.origin, checkpoint), appraisal)
+    return LedgerKeys(acknowledgement, VerifierKey(origin, checkpoint), appraisal)
 
 
 def verify_durable(commitment: Commitment, keys: LedgerKeys) -> Statement:

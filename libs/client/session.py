@@ -83,6 +83,13 @@ class Patience:
     """For a whole response."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    issuer: bytes | MeshError
+    acknowledger: bytes | MeshError
+    ledger: bytes | MeshError
+
+
 class RouterSession:
     """A verified router. Open with `open_session`."""
 
@@ -141,8 +148,7 @@ class RouterSession:
         receipt = await _attempt(self._receipt(exchange))
         session = await _attempt(self._session(receipt))
         commitment = await _attempt(self._commitment(exchange))
-        issuer_evidence = await _attempt(self._evidence(commitment, of_issuer=True))
-        ledger_evidence = await _attempt(self._evidence(commitment, of_issuer=False))
+        evidence = await self._evidence(commitment)
         materials = Materials(
             policy=self.policy,
             mesh_ca=self._trust.mesh_ca,
@@ -154,8 +160,9 @@ class RouterSession:
             receipt=receipt,
             session=session,
             commitment=commitment,
-            issuer_evidence=issuer_evidence,
-            ledger_evidence=ledger_evidence,
+            issuer_evidence=evidence.issuer,
+            acknowledger_evidence=evidence.acknowledger,
+            ledger_evidence=evidence.ledger,
             now=int(time.time()),
         )
         # Three appraisals take longer than the loop should wait.
@@ -180,10 +187,19 @@ class RouterSession:
             raise NothingCited("the receipt cites no session")
         return await self._http.get(f"/v1/aci/sessions/{outcome.session_id}")
 
-    async def _evidence(self, commitment: bytes | MeshError, *, of_issuer: bool) -> bytes:
-        named = commitments.parse(_had(commitment))
-        digest = named.issuer_evidence_sha256 if of_issuer else named.ledger_evidence_sha256
-        return await self._http.get(f"/v1/teemesh/evidence/{digest}", api_key=self._api_key)
+    async def _evidence(self, commitment: bytes | MeshError) -> _Evidence:
+        """The unverified commitment only says what to fetch."""
+        try:
+            named = commitments.parse(_had(commitment))
+        except MeshError as error:
+            return _Evidence(error, error, error)
+        digests = named.issuer_evidence_sha256, named.acknowledged_by.evidence_sha256, named.ledger.evidence_sha256
+        # The ledger that acknowledged is nearly always the one that still runs.
+        fetched = {
+            digest: await _attempt(self._http.get(f"/v1/teemesh/evidence/{digest}", api_key=self._api_key))
+            for digest in set(digests)
+        }
+        return _Evidence(*(fetched[digest] for digest in digests))
 
     async def _once_there(self, path: str) -> bytes:
         """Return what may need a moment to be there. Raises the last refusal."""

@@ -26,7 +26,7 @@ _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 25.0
 """The ledger sends a heartbeat every 10 s; this long without a message means that the stream is dead."""
 _FIRST_RETRY_SECONDS = 0.25
-_LAST_RETRY_SECONDS = 5.0
+_LAST_RETRY_SECONDS = 1.0
 
 log = structlog.get_logger()
 

@@ -35,7 +35,9 @@ class Timing:
     publish_seconds: float = 2.0
     """How long the broker may take to answer one publish."""
     resend_seconds: float = 3.0
-    """How long an unacknowledged batch rests before it is sent again; doubles each time, up to 16-fold."""
+    """How long a batch that the broker took rests before it is sent again; doubles each time, up to 16-fold."""
+    retry_seconds: float = 0.5
+    """How long until what the broker did not take is sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Sender:
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._attempts: dict[tuple[bytes, int], tuple[int, float]] = {}
         self._publishing: set[tuple[bytes, int]] = set()
+        self._introduced: set[bytes] = set()
+        """Issuers whose first batch, the keyset, the broker has taken: nothing of theirs may overtake it."""
 
     @property
     def is_connected(self) -> bool:
@@ -113,9 +117,10 @@ class Sender:
         seen = 0
         while True:
             try:
-                async with asyncio.timeout(self._timing.resend_seconds):
+                async with asyncio.timeout(self._timing.retry_seconds):
                     seen = await self._link.connected_after(seen)
                     self._attempts.clear()
+                    self._introduced.clear()
             except TimeoutError:
                 pass
             if self._link.is_connected:
@@ -157,7 +162,7 @@ class Sender:
         for outgoing in taken:
             if not outgoing.durable.done():
                 outgoing.durable.set_result(None)
-        if self._link.is_connected:
+        if self._link.is_connected and not self._is_early(batch):
             await self._publish(batch)
 
     async def _linger(self) -> None:
@@ -173,7 +178,9 @@ class Sender:
         ]
         open_keys = {(batch.issuer, batch.first_seq) for batch in unanswered}
         self._attempts = {key: attempt for key, attempt in self._attempts.items() if key in open_keys}
-        due = [batch for batch in unanswered if self._is_due(batch)]
+        for keyset in [batch for batch in unanswered if batch.first_seq == 1 and self._is_due(batch)]:
+            await self._publish(keyset)
+        due = [batch for batch in unanswered if self._is_due(batch) and not self._is_early(batch)]
         for start in range(0, len(due), _IN_FLIGHT):
             await asyncio.gather(*(self._publish(batch) for batch in due[start : start + _IN_FLIGHT]))
 
@@ -183,6 +190,16 @@ class Sender:
             return True
         rest = self._timing.resend_seconds * (1 << min(tries - 1, _MAX_DOUBLINGS))
         return asyncio.get_running_loop().time() - last >= rest
+
+    def _is_early(self, batch: Stored) -> bool:
+        """Whether the batch would overtake its issuer's keyset."""
+        if batch.first_seq == 1 or batch.issuer in self._introduced:
+            return False
+        first = next(iter(self._outbox.state.unacknowledged(batch.issuer)), None)
+        if first is not None and first.first_seq == 1:
+            return True
+        self._introduced.add(batch.issuer)  # The ledger has the keyset, whatever became of the broker.
+        return False
 
     async def _publish(self, batch: Stored) -> None:
         """Send a batch once. Neither success nor failure changes what is known of it."""
@@ -202,7 +219,10 @@ class Sender:
                     stream=stream_name(self._log_number),
                     headers={"Nats-Msg-Id": message_id(batch.issuer, batch.first_seq)},
                 )
+                if batch.first_seq == 1:
+                    self._introduced.add(batch.issuer)
         except (nats.errors.Error, MeshError, OSError) as error:
+            self._attempts.pop(key, None)  # The broker has not taken it: it need not rest.
             log.warning("publish failed", first_seq=batch.first_seq, error=str(error) or type(error).__name__)
         except (ValueError, TypeError, KeyError) as error:
             # What the broker answered is not JSON or not an answer; it is not trusted to be.

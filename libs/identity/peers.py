@@ -56,12 +56,14 @@ class Peer:
         identity: Identity,
         policy: PolicyKeeper,
         ca_spki: Callable[[], bytes],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._role = role
         self._target = target
         self._identity = identity
         self._policy = policy
         self._ca_spki = ca_spki
+        self._clock = clock
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._closing: dict[asyncio.Task[None], _Link] = {}
@@ -95,38 +97,37 @@ class Peer:
 
     def reappraise(self) -> None:
         """Judge the peer again under the current policy; a refusal closes its channels and everything on them."""
+        for task, retired in list(self._closing.items()):
+            if self._judged(retired) is None:
+                task.cancel()
+                self._close_later(retired, 0)
         if (link := self._link) is not None:
             lease = self._judged(link)
             self._link = None if lease is None else replace(link, lease=lease, until=min(link.until, lease.until))
             if lease is None:
-                self._close_later(link, grace=None)
-        for task, retired in list(self._closing.items()):
-            if self._judged(retired) is None:
-                task.cancel()
-                self._close_later(retired, grace=None)
+                self._close_later(link, 0)
 
     def sweep(self) -> None:
         """Close the channel when its lease has run out: nothing on it may outlive what it rests on."""
-        if self._link is not None and self._link.until <= time.time():
-            self._close_later(self._link, grace=None)
+        if self._link is not None and self._link.until <= self._clock():
+            self._close_later(self._link, 0)
             self._link = None
 
     async def close(self) -> None:
-        links = [*self._closing.values(), *([] if self._link is None else [self._link])]
-        self._link = None
-        closing = list(self._closing)
+        closing = dict(self._closing)
         for task in closing:
             task.cancel()
         await asyncio.gather(*closing, return_exceptions=True)
-        for link in links:
-            await link.channel.close(None)
+        link, self._link = self._link, None
+        for each in (*closing.values(), *([] if link is None else [link])):
+            await each.channel.close(None)
 
     def _judged(self, link: _Link) -> Lease | None:
         """The lease that the peer's evidence earns under the current policy; None when it is refused."""
         certificate = link.lease.certificate
         try:
             return appraise_peer(
-                certificate, link.lease.evidence.document, self._policy.current, self._ca_spki(), time.time()
+                certificate, link.lease.evidence.document, self._policy.current, self._ca_spki(), self._clock()
             )
         except MeshError as error:
             log.warning("peer refused", peer=certificate.spiffe_id, reason=error.reason)
@@ -134,7 +135,7 @@ class Peer:
 
     def _live(self) -> _Link | None:
         link = self._link
-        if link is None or link.until - _REPLACE_BEFORE_SECONDS <= time.time():
+        if link is None or link.until - _REPLACE_BEFORE_SECONDS <= self._clock():
             return None
         if link.credential is not self._identity.current:
             return None
@@ -153,7 +154,7 @@ class Peer:
             key_pem=credential.key_pem,
             certificate_pem=credential.certificate.pem,
         )
-        certificate = verify_issued(leaf, self._identity.ca_certificate, time.time())
+        certificate = verify_issued(leaf, self._identity.ca_certificate, self._clock())
         if (certificate.role, certificate.trust_domain) != (self._role, credential.certificate.trust_domain):
             raise CertificateNotAccepted(f"{self._target} is {certificate.spiffe_id}, not a {self._role}")
         channel = open_channel(
@@ -167,7 +168,7 @@ class Peer:
         try:
             with remote_errors():
                 theirs = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=timeout)
-                lease = appraise_peer(certificate, theirs.document, self._policy.current, self._ca_spki(), time.time())
+                lease = appraise_peer(certificate, theirs.document, self._policy.current, self._ca_spki(), self._clock())
                 accepted = await stub.PresentEvidence(
                     evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
                 )
@@ -180,10 +181,17 @@ class Peer:
     def _replace(self, link: _Link) -> None:
         """Use the new channel from now on; what still runs on the old one may do so until its lease ends."""
         if (old := self._link) is not None:
-            self._close_later(old, grace=max(old.until - time.time(), 0))
+            alive = old.channel.get_state() is grpc.ChannelConnectivity.READY
+            self._close_later(old, max(old.until - self._clock(), 0) if alive else 0)
         self._link = link
 
-    def _close_later(self, link: _Link, grace: float | None) -> None:
-        task = asyncio.get_running_loop().create_task(link.channel.close(grace))
+    def _close_later(self, link: _Link, seconds: float) -> None:
+        task = asyncio.get_running_loop().create_task(_close_after(link.channel, seconds))
         self._closing[task] = link
         task.add_done_callback(self._closing.pop)
+
+
+async def _close_after(channel: grpc.aio.Channel, seconds: float) -> None:
+    """Not `close(grace)`: a channel closes once only, so that one could no longer be cut short when policy moves."""
+    await asyncio.sleep(seconds)
+    await channel.close(None)

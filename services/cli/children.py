@@ -6,6 +6,7 @@ are tied to this process: they end with it, however it ends.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from enum import StrEnum
@@ -37,6 +38,7 @@ class Child:
         self._log = log
         self._on_end = on_end
         self._last_words = ""
+        self._heard = _size(log)
         self._supervisor: Supervisor | None = None
 
     def supervised_by(self, supervisor: Supervisor) -> None:
@@ -76,8 +78,10 @@ class Child:
         """Hear from the supervisor that a process ended."""
         if exit_.asked:
             return
-        self._last_words = last_line(self._log) or exit_.line
-        self._on_end(self.name, f"{exit_.line}: {self._last_words}")
+        words = last_line(self._log, self._heard)
+        self._heard = _size(self._log)
+        self._last_words = words or exit_.line
+        self._on_end(self.name, f"{exit_.line}: {words}" if words else exit_.line)
 
 
 class Children:
@@ -114,13 +118,16 @@ class Children:
         return child
 
 
-def last_line(log: Path) -> str:
-    """Return the last line of a log that is no traceback frame: how the service explains its end."""
+def last_line(log: Path, after: int = 0) -> str:
+    """Return the last line of a log beyond its first `after` bytes, by which a service explains its end, or nothing."""
     try:
         with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
+            file.seek(max(after, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0

@@ -27,6 +27,7 @@ from services.cli.next_steps import next_steps
 from services.cli.operator_certificate import OperatorCertificate
 from services.cli.patience import patiently
 from services.cli.roster import DEVTEE, SERVICES
+from services.cli.served import until_served
 from services.cli.tenant import ensure_tenant, store_tenant
 from services.cli.weights import packaged_weights, weights_digest
 
@@ -121,8 +122,8 @@ class MeshRun:
                 tasks.create_task(self._keep_described(mesh, addresses, operators, certificate)),
             ]
             passed = await self._demonstrate()
-            self._display.write(next_steps(self._layout, mesh))
             if not self._options.exit:
+                self._display.write(next_steps(self._layout, mesh))
                 await asyncio.Event().wait()
             for task in upkeep:
                 task.cancel()
@@ -149,7 +150,9 @@ class MeshRun:
             ledger_vkey=await patiently(lambda: self._ledger_vkey(addresses, operators, certificate)),
             pids=self._pids(),
         )
+        await until_served(mesh.router_url, mesh.router_ca, mesh.model)
         write_mesh_file(self._layout.mesh_file, mesh)
+        self._display.tick()
         self._display.say("ready")
         return mesh
 

@@ -26,8 +26,9 @@ from libs.rpc.channel import open_channel
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.checkpoint import Checkpoint, verify
 from libs.transparency.note import VerifierKey
-from services.cli.inputs import InputUnreadable, read_input, read_json
+from services.cli.inputs import InputUnreadable, read_json
 from services.cli.layout import add_state_option, layout_of
+from services.cli.mesh_reading import MeshReader
 from services.cli.ports import HOST, read_ports
 from services.cli.roster import SERVICES
 
@@ -44,7 +45,7 @@ class Access:
     certificate_pem: bytes
     key_pem: bytes
     ledger_vkey: str
-    pids: Mapping[str, int | None]
+    pids: Mapping[str, int]
     addresses: Mapping[str, str]
 
     def channel(self, role: str) -> grpc.aio.Channel:
@@ -91,9 +92,16 @@ def read_mesh(path: Path, addresses: Mapping[str, str]) -> Access:
         certificate_pem=mesh.file("operator_cert"),
         key_pem=mesh.file("operator_key"),
         ledger_vkey=mesh.text("ledger_vkey"),
-        pids=mesh.pids(),
+        pids=_pids(path),
         addresses=addresses,
     )
+
+
+def _pids(path: Path) -> Mapping[str, int]:
+    """What mesh.json says of process ids: for people, so what is not there is not shown."""
+    services = read_json(path).get("services")
+    entries = services.items() if isinstance(services, dict) else ()
+    return {role: entry["pid"] for role, entry in entries if isinstance(entry, dict) and entry.get("pid")}
 
 
 async def show(access: Access, console: Console) -> int:

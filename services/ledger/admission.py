@@ -163,9 +163,7 @@ class Admission:
                 judged.candidates.append(candidate)
         return judged
 
-    def _judge_record(
-        self, record: Record, issuer: bytes, issuer_seq: int, writer: Writer, vaults: VaultKeys
-    ) -> None:
+    def _judge_record(self, record: Record, issuer: bytes, issuer_seq: int, writer: Writer, vaults: VaultKeys) -> None:
         header = record.header
         if writer.closed_after is not None and issuer_seq > writer.closed_after:
             raise _Refused(Reason.SEQUENCE_CLOSED, f"a later start closed the sequence at {writer.closed_after}")
@@ -209,7 +207,5 @@ def _all_refused(message: StreamMessage, batch: Batch, reason: Reason, detail: s
     )
 
 
-def _refusal(
-    message: StreamMessage, batch: Batch, number: int, record: Record, reason: Reason, detail: str
-) -> Refusal:
+def _refusal(message: StreamMessage, batch: Batch, number: int, record: Record, reason: Reason, detail: str) -> Refusal:
     return Refusal(message.sequence, reason, detail, record.encode(), batch.issuer, number)

@@ -81,7 +81,9 @@ class Auditor:
         if self._head.size != size:
             raise SizeNotCommitted(f"the files have commits that end before and after leaf {size}, none at it")
         own = Checkpoint(self._origin, size, self._head.root())
-        if own.root != root or (self._signed is not None and self._signed.size == size and self._signed.root != own.root):
+        if own.root != root or (
+            self._signed is not None and self._signed.size == size and self._signed.root != own.root
+        ):
             raise RootDiffers(f"the files hold another tree of {size} leaves")
         note = self._sign(own)
         signed_log.append([note])

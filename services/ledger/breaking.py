@@ -20,4 +20,4 @@ def ending_when_broken() -> Iterator[None]:
         yield
     except LogBroken as error:
         os.write(sys.stderr.fileno(), f"ledger: {error.reason}: {error}\n".encode())
-        os._exit(LogBroken.exit_code)
+        os._exit(LogBroken.exit_status)

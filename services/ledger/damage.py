@@ -8,17 +8,17 @@ from libs.errors import Code, MeshError
 
 
 class StoredLogError(MeshError):
-    """The log on this disk must not be served or written. The process exits with `exit_code`."""
+    """The log on this disk must not be served or written. The process exits with `exit_status`."""
 
     code = Code.DATA_LOSS
-    exit_code: ClassVar[int]
+    exit_status: ClassVar[int]
 
 
 class LogDamaged(StoredLogError):
     """Bytes that were durable have changed. Nothing is cut: restore the file, or repair from a replica."""
 
     reason = "LOG_DAMAGED"
-    exit_code = 3
+    exit_status = 3
 
     def __init__(self, file: str, offset: int, why: str) -> None:
         super().__init__(f"{file} is damaged at byte {offset}: {why}; restore it, nothing was changed")
@@ -29,7 +29,7 @@ class LogRolledBack(StoredLogError):
     """The log is shorter than a size it has promised, or differs from what it has signed."""
 
     reason = "LOG_ROLLED_BACK"
-    exit_code = 4
+    exit_status = 4
 
     def __init__(self, file: str, offset: int, why: str) -> None:
         super().__init__(f"{file} ends or differs at byte {offset}: {why}; repair it from the stream or a replica")
@@ -43,7 +43,7 @@ class LogBroken(StoredLogError):
     """
 
     reason = "LOG_BROKEN"
-    exit_code = 70
+    exit_status = 70
 
 
 class LogLocked(StoredLogError):
@@ -51,7 +51,7 @@ class LogLocked(StoredLogError):
 
     code = Code.ABORTED
     reason = "LOG_LOCKED"
-    exit_code = 1
+    exit_status = 1
 
 
 class LogMissing(StoredLogError):
@@ -59,7 +59,7 @@ class LogMissing(StoredLogError):
 
     code = Code.NOT_FOUND
     reason = "LOG_MISSING"
-    exit_code = 1
+    exit_status = 1
 
 
 class LogExists(StoredLogError):
@@ -67,4 +67,4 @@ class LogExists(StoredLogError):
 
     code = Code.ALREADY_EXISTS
     reason = "LOG_EXISTS"
-    exit_code = 1
+    exit_status = 1

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import grpc.aio
 import structlog
 from aiohttp import web
 from cryptography import x509
@@ -19,7 +18,7 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import key_pem, make_csr, pem_of
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 from libs.rpc.tls import load_server_context
 from services.ledger.auditing import NoCheckpoint, SignedTree
 from services.ledger.keys import KmsChannel, while_away
@@ -70,10 +69,8 @@ class OutwardAuthority:
         request = kms_pb2.IssueServerCertificateRequest(
             csr=make_csr(key), dns_names=self._dns_names, ip_addresses=self._ip_addresses
         )
-        try:
+        with remote_errors():
             response = await stub.IssueServerCertificate(request, timeout=_CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         certificate = x509.load_der_x509_certificate(response.certificate)
         return OutwardCertificate(
             key_pem(key),
@@ -91,7 +88,9 @@ def application(checkpoints: NewestCheckpoint) -> web.Application:
             note = checkpoints.newest.note
         except NoCheckpoint as error:
             return web.Response(status=404, text=f"{error.reason}\n")
-        return web.Response(body=note, content_type="text/plain", charset="utf-8", headers={"Cache-Control": "no-cache"})
+        return web.Response(
+            body=note, content_type="text/plain", charset="utf-8", headers={"Cache-Control": "no-cache"}
+        )
 
     served = web.Application(client_max_size=1024)
     served.router.add_get("/checkpoint", newest)
@@ -107,13 +106,13 @@ async def serving_checkpoints(
     Waits for the KMS. Raises `CannotListen`, or the KMS's refusal of the names.
     """
     certificate = await while_away(authority.certify, "https certificate")
-    context = load_server_context(key_pem=certificate.key_pem, certificate_pem=certificate.certificate_pem)
+    context = _Current(certificate)
     runner = web.AppRunner(application(checkpoints), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     host, _, port = address.rpartition(":")
     try:
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context).start()
+            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context.listener).start()
         except OSError as error:
             raise CannotListen(f"cannot listen on {address}: {error.strerror}") from error
         async with asyncio.TaskGroup() as tasks:
@@ -124,8 +123,27 @@ async def serving_checkpoints(
         await runner.cleanup()
 
 
-async def _renew(authority: OutwardAuthority, certificate: OutwardCertificate, context: ssl.SSLContext) -> None:
-    """Replace the certificate at half life; connections made from then on get the new one."""
+class _Current:
+    """The listener's TLS: each new connection is switched to the newest certificate."""
+
+    def __init__(self, certificate: OutwardCertificate) -> None:
+        self.listener = self._newest = _context_of(certificate)
+        # Called for every handshake, whether or not the client names a server.
+        self.listener.sni_callback = self._switch
+
+    def renew(self, certificate: OutwardCertificate) -> None:
+        self._newest = _context_of(certificate)
+
+    def _switch(self, session: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        session.context = self._newest
+
+
+def _context_of(certificate: OutwardCertificate) -> ssl.SSLContext:
+    return load_server_context(key_pem=certificate.key_pem, certificate_pem=certificate.certificate_pem)
+
+
+async def _renew(authority: OutwardAuthority, certificate: OutwardCertificate, current: _Current) -> None:
+    """Replace the certificate at half life."""
     while True:
         await asyncio.sleep(max((certificate.not_before + certificate.not_after) / 2 - time.time(), 0))
         try:
@@ -134,4 +152,4 @@ async def _renew(authority: OutwardAuthority, certificate: OutwardCertificate, c
             log.warning("the https certificate is not renewed", reason=error.reason, detail=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
         else:
-            load_key(context, key_pem=certificate.key_pem, certificate_pem=certificate.certificate_pem)
+            current.renew(certificate)

@@ -13,7 +13,15 @@ import structlog
 
 from libs.errors import MeshError
 from libs.events.connect import BrokerUnavailable, NatsLink
-from libs.events.consume import StreamGap, StreamInterrupted, StreamMessage, StreamReader, read_message, read_stream
+from libs.events.consume import (
+    StreamGap,
+    StreamInterrupted,
+    StreamMessage,
+    StreamReader,
+    ensure_stream,
+    read_message,
+    read_stream,
+)
 from services.ledger.committing import Committing, Event
 from services.ledger.position import Position, Start
 
@@ -44,6 +52,19 @@ class Intake:
         self._log_number = log_number
         self._position = position
         self._committing = committing
+
+    async def prepare(self, *, max_bytes: int, replicas: int) -> None:
+        """Make the stream where there is none; a broker that is away is waited for. Raises `StreamMisconfigured`."""
+        while True:
+            try:
+                await ensure_stream(
+                    self._link, self._log_number, max_bytes=max_bytes, replicas=replicas, timeout=_CALL_SECONDS
+                )
+            except BrokerUnavailable as error:
+                log.warning("waiting for the broker", detail=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     async def run(self) -> None:
         """Read until cancelled. Raises what must end the process, for example damage that reading the log found."""

@@ -14,7 +14,7 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.identity.sealed import ReceiverKey, release_info
 from libs.rpc.deadline import outgoing_timeout
-from libs.rpc.errors import to_mesh_error
+from libs.rpc.errors import remote_errors
 
 _CALL_SECONDS = 5.0
 _FIRST_RETRY_SECONDS = 0.2
@@ -72,12 +72,10 @@ class ReleasedKeys:
             return held
         timeout = outgoing_timeout(_CALL_SECONDS)
         stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(timeout))
-        try:
+        with remote_errors():
             response = await stub.ReleaseKey(
                 kms_pb2.ReleaseKeyRequest(name=name, epoch=epoch), timeout=outgoing_timeout(_CALL_SECONDS)
             )
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
         if epoch not in (0, response.epoch):
             raise ReleasedKeyWrong(f"the KMS released epoch {response.epoch} of {name} instead of epoch {epoch}")
         key = self._receiver.open(response.sealed_key, release_info(name, response.epoch, self._spiffe_id()))

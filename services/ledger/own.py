@@ -29,9 +29,7 @@ class OwnEntries:
 
     async def start(self, epoch: int, build: bytes, recovered_size: int) -> None:
         """Say that a writer began: under which epoch, running what, and how much of the log it found."""
-        await self._record(
-            Kind.START, {"epoch": epoch, "build": build.hex(), "recovered_size": recovered_size}
-        )
+        await self._record(Kind.START, {"epoch": epoch, "build": build.hex(), "recovered_size": recovered_size})
 
     async def gap(self, source: bytes, gap: StreamGap) -> None:
         """Say that the stream lost messages."""

@@ -65,7 +65,9 @@ class LoggedPolicies:
         """
         current = self._newest
         if current is None:
-            self._advance(self._verify_seed(signed), self._description.operator_keys, self._description.operator_threshold)
+            self._advance(
+                self._verify_seed(signed), self._description.operator_keys, self._description.operator_threshold
+            )
             return
         known = self._logged.get(parse_signed(signed).policy.version)
         if known is None:

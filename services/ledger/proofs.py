@@ -67,9 +67,7 @@ class Proofs:
         """Prove a leaf; size 0 means the newest signed tree. Raises `SizeNotReached` or `NoCheckpoint`."""
         size = self._size(size)
         path = inclusion_path(self._store.index.tree, index, size)
-        return Inclusion(
-            index, size, tuple(path), self._store.index.tree.leaf(index), self._checkpoints.of_size(size)
-        )
+        return Inclusion(index, size, tuple(path), self._store.index.tree.leaf(index), self._checkpoints.of_size(size))
 
     def consistency(self, first: int, second: int) -> Consistency:
         """Prove growth; second 0 means the newest signed tree. Raises `SizeNotReached` or `NoCheckpoint`."""

@@ -28,6 +28,7 @@ from libs.events.vault import (
     vault_epoch,
 )
 from libs.identity.sealed import release_info, seal
+from services.ledger.breaking import ending_when_broken
 from services.ledger.keyring import Keyring, KeyringFile, VaultShares
 from services.ledger.keys import KeySource, ReleasedKey
 
@@ -146,13 +147,16 @@ class Vaults:
             grown = replace(vault, epochs={**vault.epochs, epoch: secrets.token_bytes(KEY_SIZE)})
             vaults = {**self._by_id, grown.vault_id: grown}
             keyring = Keyring(self._generation + 1, tuple(vaults.values()))
-            key = self._keyring_key
-            await asyncio.to_thread(self._file.store, keyring, key.key, key.epoch)
+            await asyncio.to_thread(self._store, keyring)
             self._generation = keyring.generation
             self._by_id = vaults
             self._by_tenant[tenant] = grown.vault_id
             log.info("vault opened", vault_id=grown.vault_id.hex(), epoch=epoch, generation=keyring.generation)
             return grown
+
+    def _store(self, keyring: Keyring) -> None:
+        with ending_when_broken():
+            self._file.store(keyring, self._keyring_key.key, self._keyring_key.epoch)
 
 
 def key_name(vault_id: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from teemesh.registry.v1 import registry_pb2 as pb
 from teemesh.registry.v1 import registry_pb2_grpc as pb_grpc
@@ -93,17 +94,18 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
     async def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: Context
     ) -> AsyncIterator[pb.WatchResponse]:
-        async for event in watch(self._directory):
-            match event:
-                case Snapshot(providers, sequence):
-                    snapshot = pb.Snapshot(providers=[_wire(provider) for provider in providers])
-                    yield pb.WatchResponse(snapshot=snapshot, sequence=sequence)
-                case Change(spiffe_id, None, sequence):
-                    yield pb.WatchResponse(ended=spiffe_id, sequence=sequence)
-                case Change(_, Provider() as provider, sequence):
-                    yield pb.WatchResponse(changed=_wire(provider), sequence=sequence)
-                case Alive(sequence):
-                    yield pb.WatchResponse(heartbeat=pb.Heartbeat(), sequence=sequence)
+        async with aclosing(watch(self._directory)) as events:
+            async for event in events:
+                match event:
+                    case Snapshot(providers, sequence):
+                        snapshot = pb.Snapshot(providers=[_wire(provider) for provider in providers])
+                        yield pb.WatchResponse(snapshot=snapshot, sequence=sequence)
+                    case Change(spiffe_id, None, sequence):
+                        yield pb.WatchResponse(ended=spiffe_id, sequence=sequence)
+                    case Change(_, Provider() as provider, sequence):
+                        yield pb.WatchResponse(changed=_wire(provider), sequence=sequence)
+                    case Alive(sequence):
+                        yield pb.WatchResponse(heartbeat=pb.Heartbeat(), sequence=sequence)
 
     async def GetSession(  # noqa: N802
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from services.registry.directory import Change, Directory
@@ -27,7 +27,7 @@ class Alive:
     sequence: int
 
 
-async def watch(directory: Directory) -> AsyncIterator[Snapshot | Change | Alive]:
+async def watch(directory: Directory) -> AsyncGenerator[Snapshot | Change | Alive, None]:
     """Yield a snapshot and then what follows it. Raises `WatcherTooSlow`."""
     await directory.synchronised.wait()
     changes = directory.changes()

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.entry import run
-from libs.errors import Code, MeshError
 from libs.events.publish import open_publisher
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import join
@@ -20,26 +16,19 @@ from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
-from libs.rpc.tls import load_server_context
 from services.router.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.config import Config
 from services.router.directory import TenantDirectory
 from services.router.edge import Edge
 from services.router.exchange import Exchanges
 from services.router.issuance import Issuance
+from services.router.listener import https
 from services.router.receipts import open_receipt_store
 from services.router.servicer import RouterServicer, router_binding
 from services.router.tenants import Tenants
 from services.router.upstreams import Upstreams
 from services.router.vaults import Vaults
 from services.router.workload import OutwardCertificate, Reports, Workload
-
-
-class PortTaken(MeshError):
-    """The HTTPS listener's address cannot be listened on."""
-
-    code = Code.UNAVAILABLE
-    reason = "PORT_TAKEN"
 
 
 async def serve(config: Config) -> None:
@@ -85,7 +74,8 @@ async def serve(config: Config) -> None:
             outward = await workload.certify(member, config.dns_names, config.ip_addresses)
             clients = router_binding(servicer)
             async with (
-                https(config.https_listen, edge.application(), outward),
+                issuance.recording(),
+                https(config.https_listen, edge.application(), edge.headers, outward),
                 serving(
                     config.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
                 ) as outer,
@@ -95,7 +85,6 @@ async def serve(config: Config) -> None:
                 background = [
                     tasks.create_task(upstreams.follow()),
                     tasks.create_task(upstreams.reconcile()),
-                    tasks.create_task(issuance.commit_pending()),
                 ]
                 outer.ready()
                 inner.ready()
@@ -103,23 +92,6 @@ async def serve(config: Config) -> None:
                 await until_terminated()
                 for task in background:
                     task.cancel()
-
-
-@asynccontextmanager
-async def https(address: str, application: web.Application, outward: OutwardCertificate) -> AsyncIterator[None]:
-    """Serve HTTPS while the body runs, then let running requests end. Raises `PortTaken`."""
-    host, _, port = address.rpartition(":")
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=10.0, handler_cancellation=True)
-    await runner.setup()
-    context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
-    try:
-        try:
-            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context).start()
-        except OSError as error:
-            raise PortTaken(f"cannot listen on {address}: {error.strerror}") from error
-        yield
-    finally:
-        await runner.cleanup()
 
 
 def _credentials(outward: OutwardCertificate) -> grpc.ServerCredentials:

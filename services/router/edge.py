@@ -58,6 +58,11 @@ class Edge:
     max_body_bytes: int
     request_seconds: float
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every response carries."""
+        return {"X-ACI-Version": "aci/1", "X-ACI-Keyset-Digest": self.workload.keyset.digest}
+
     def application(self) -> web.Application:
         """The routes, with errors mapped and headers set around all of them."""
         application = web.Application(middlewares=[self._headers_and_errors], client_max_size=self.max_body_bytes)
@@ -77,8 +82,7 @@ class Edge:
         return application
 
     async def _set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["X-ACI-Version"] = "aci/1"
-        response.headers["X-ACI-Keyset-Digest"] = self.workload.keyset.digest
+        response.headers.update(self.headers)
         response.headers.popall("Server", None)
 
     @web.middleware
@@ -137,6 +141,7 @@ class Edge:
             )
         )
         response: web.StreamResponse | None = None
+        whole = False
         try:
             async with aclosing(exchange):
                 async for part in exchange:
@@ -147,8 +152,13 @@ class Edge:
                         await response.write(part)
             if response is not None:
                 await response.write_eof()
+            whole = True
         except ConnectionResetError:
             log.info("the client left")  # Closing the exchange has written its receipt.
+        finally:
+            if response is not None and not whole and request.transport is not None:
+                # No other answer may follow on this connection, and what went out must not look complete.
+                request.transport.abort()
         if response is None:
             raise InternalError("internal error")
         return response

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -33,6 +34,7 @@ from services.router.workload import RECEIPT_KEY_ID, Workload
 
 _RETRY_SECONDS = 2.0
 _MAX_PENDING = 10_000
+_LAST_SECONDS = 5.0
 _NO_HURRY_SECONDS = 365 * 24 * 3600.0
 
 log = structlog.get_logger()
@@ -105,8 +107,23 @@ class Issuance:
         except asyncio.QueueFull:
             log.error("a receipt is lost: too many wait for the ledger", receipt=draft.receipt_id)
 
+    @asynccontextmanager
+    async def recording(self) -> AsyncIterator[None]:
+        """Commit what is put off while the body runs; what is left then is made durable in the outbox."""
+        async with asyncio.TaskGroup() as tasks:
+            committing = tasks.create_task(self.commit_pending())
+            try:
+                yield
+            finally:
+                committing.cancel()
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._record_pending()
+        except TimeoutError:
+            log.error("receipts are lost: their vaults cannot be opened", count=self._pending.qsize())
+
     async def commit_pending(self) -> None:
-        """Commit what was put off, in order, for ever."""
+        """Commit what was put off, for ever; a tenant whose vault cannot be opened waits behind the others."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 draft = await self._pending.get()
@@ -115,7 +132,7 @@ class Issuance:
                     self.require_room()
                 except LedgerUnavailable as error:
                     log.warning("a receipt waits for the ledger", receipt=draft.receipt_id, detail=str(error))
-                    self.record_later(draft)  # Behind the others: one tenant's vault must not hold them up.
+                    self.record_later(draft)
                     await asyncio.sleep(_RETRY_SECONDS)
                 except asyncio.CancelledError:
                     self.record_later(draft)
@@ -123,8 +140,7 @@ class Issuance:
                 else:
                     tasks.create_task(self._commit_late(draft, vault))
 
-    async def record_pending(self) -> None:
-        """Make what is still put off durable in the outbox: nobody will wait for it any more."""
+    async def _record_pending(self) -> None:
         while not self._pending.empty():
             draft = self._pending.get_nowait()
             try:

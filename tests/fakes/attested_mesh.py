@@ -371,20 +371,26 @@ class AttestedMesh:
                 "leaf_hash": merkle.leaf_hash(leaf).hex(),
             },
             "checkpoint": self.checkpoint(index + 1, merkle.root(tree, index + 1)),
-            "ledger": {
-                "certificate": self.certificate("ledger").hex(),
-                "evidence_sha256": self.evidence["ledger"].digest.hex(),
-                "origin": ORIGIN,
-            },
+            "acknowledged_by": self.ledger_name(),
+            "ledger": self.ledger_name(),
             "issuer_evidence_sha256": self.evidence["router"].digest.hex(),
             "mesh_ca": self.ca.der.hex(),
+        }
+
+    def ledger_name(self, proof: Evidence | None = None) -> dict[str, str]:
+        """Name a start of the ledger: the present one unless other evidence is given."""
+        proof = proof or self.evidence["ledger"]
+        return {
+            "certificate": self.certificate("ledger", proof).hex(),
+            "evidence_sha256": proof.digest.hex(),
+            "origin": ORIGIN,
         }
 
     def checkpoint(self, size: int, root: bytes, key: Ed25519PrivateKey | None = None) -> str:
         return checkpoints.sign(Checkpoint(ORIGIN, size, root), key or self.checkpoint_key).decode()
 
-    def certificate(self, role: str) -> bytes:
-        subject = Subject(TRUST_DOMAIN, role, "a", self.evidence[role].digest)
+    def certificate(self, role: str, proof: Evidence | None = None) -> bytes:
+        subject = Subject(TRUST_DOMAIN, role, "a", (proof or self.evidence[role]).digest)
         return issue(subject, self.workloads[role].key.public_key(), self.ca.key, self.ca.der, now=self.now)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,10 @@ accounts {{
         publish: {{ allow: ["teemesh.ledger.>"] }}, subscribe: {{ allow: ["_INBOX_router.>"] }} }} }},
     {{ user: "spiffe://mesh.test/ledger/one", permissions: {{
         publish: {{ allow: ["teemesh.ledger.>", "$JS.API.>", "$JS.ACK.>"] }}
-        subscribe: {{ allow: ["_INBOX_ledger.>"] }} }} }} ] }}
+        subscribe: {{ allow: ["_INBOX_ledger.>"] }} }} }},
+    {{ user: "spiffe://mesh.test/registry/one", permissions: {{
+        publish: {{ allow: ["$KV.>", "$JS.API.>", "$JS.ACK.>"] }}
+        subscribe: {{ allow: ["_INBOX_registry.>"] }} }} }} ] }}
 }}
 """
 
@@ -68,6 +72,10 @@ class NatsBroker:
                     break
             else:
                 raise AssertionError("nats-server did not start:\n" + "".join(lines))
+
+    def forget(self) -> None:
+        """Lose the store, while the broker is down."""
+        shutil.rmtree(self._folder / "js")
 
     async def kill(self) -> None:
         if self._process is None:

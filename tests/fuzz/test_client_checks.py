@@ -48,6 +48,7 @@ def honest(mesh: AttestedMesh) -> Materials:
         session=session,
         commitment=json.dumps(served.commitment).encode(),
         issuer_evidence=mesh.evidence["router"].document,
+        acknowledger_evidence=mesh.evidence["ledger"].document,
         ledger_evidence=mesh.evidence["ledger"].document,
         now=mesh.now,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ def honest(mesh: AttestedMesh) -> Materials:
         session=session,
         commitment=jcs.dumps(served.commitment),
         issuer_evidence=mesh.evidence["router"].document,
+        acknowledger_evidence=mesh.evidence["ledger"].document,
         ledger_evidence=mesh.evidence["ledger"].document,
         now=mesh.now,
     )
@@ -271,6 +273,39 @@ def test_a_ledger_certificate_for_other_evidence_fails(honest: Materials, mesh: 
     }
 
 
+def test_a_ledger_that_restarted_since_is_judged_by_what_it_was_then(honest: Materials, mesh: AttestedMesh) -> None:
+    """Another start has other keys: the acknowledgement is the old one's, the checkpoint the new one's."""
+    new_key = Ed25519PrivateKey.generate()
+    claims = mesh.workloads["ledger"].claims | {
+        "ack_key": Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(),
+        "checkpoint_key": new_key.public_key().public_bytes_raw().hex(),
+    }
+    restarted = mesh.prove("ledger", claims)
+
+    def change(document: dict[str, Any]) -> None:
+        document["ledger"] = mesh.ledger_name(restarted)
+        root = base64.b64decode(document["checkpoint"].split("\n")[2])
+        document["checkpoint"] = mesh.checkpoint(document["inclusion"]["size"], root, new_key)
+
+    assert _failures(replace(_commitment(honest, change), ledger_evidence=restarted.document)) == {}
+
+
+def test_an_acknowledgement_by_a_ledger_that_never_was_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    other = mesh.prove("ledger", mesh.workloads["ledger"].claims | {"ack_key": "00" * 32})
+    changed = _commitment(honest, lambda document: document.update(acknowledged_by=mesh.ledger_name(other)))
+
+    assert _failures(replace(changed, acknowledger_evidence=other.document)) == {11: "ACKNOWLEDGEMENT_INVALID"}
+    assert _failures(changed) == {10: "EVIDENCE_NOT_THE_NAMED_ONE", 11: RESTS}
+
+
+def test_an_acknowledgement_by_another_log_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    other = mesh.prove("ledger", mesh.workloads["ledger"].claims | {"origin": "mesh.local/ledger/2"})
+    named = mesh.ledger_name(other) | {"origin": "mesh.local/ledger/2"}
+    changed = _commitment(honest, lambda document: document.update(acknowledged_by=named))
+
+    assert _failures(replace(changed, acknowledger_evidence=other.document)) == {10: "LEDGER_NOT_ATTESTED", 11: RESTS}
+
+
 def test_another_role_than_the_ledger_signs_for_no_log(honest: Materials, mesh: AttestedMesh) -> None:
     def change(document: dict[str, Any]) -> None:
         document["ledger"]["certificate"] = mesh.certificate("node").hex()
@@ -345,7 +380,9 @@ def test_what_could_not_be_fetched_fails_with_the_reason_why(honest: Materials) 
     assert set(failures) == set(range(3, 13))
 
 
-@pytest.mark.parametrize("member", ["salt", "entry", "acknowledgement", "inclusion", "ledger", "mesh_ca"])
+@pytest.mark.parametrize(
+    "member", ["salt", "entry", "acknowledgement", "inclusion", "ledger", "acknowledged_by", "mesh_ca"]
+)
 def test_a_commitment_that_lacks_something_is_malformed(honest: Materials, member: str) -> None:
     failures = _failures(_commitment(honest, lambda document: document.pop(member)))
 

@@ -13,6 +13,9 @@ from services.ledger.description import LogDescription
 from services.ledger.segments import Geometry
 from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.store import LogStore
+from tests.fakes.joined_fixtures import kms, machine, mesh
+
+__all__ = ["kms", "machine", "mesh"]
 
 ORIGIN = "mesh.local/ledger/1"
 SMALL = Geometry(block_leaves=4, segment_leaves=4, segment_bytes=1 << 30, zeros_ahead=300)

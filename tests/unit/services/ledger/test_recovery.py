@@ -58,7 +58,7 @@ def test_flipped_bit_at_any_byte_of_a_sealed_segment_is_damage_with_its_place(tw
         with pytest.raises(LogDamaged) as caught:
             examine(two_segments, ORIGIN, SMALL)
         flip(path, at, 1 << at % 8)
-        assert (caught.value.exit_code, caught.value.file) == (3, FIRST)
+        assert (caught.value.exit_status, caught.value.file) == (3, FIRST)
         begin = max(start for start in structures if start <= at)
         assert begin <= caught.value.offset, at
         if at < segments.HEADER_HASHED and not segments.EPOCH_AT <= at < segments.EPOCH_AT + 16:
@@ -74,11 +74,11 @@ def test_flipped_bit_at_any_byte_of_the_active_segment_is_found(two_segments: Pa
         if at < fifth:
             with pytest.raises(LogDamaged) as damaged:
                 examine(two_segments, ORIGIN, SMALL)
-            assert (damaged.value.file, damaged.value.exit_code) == (SECOND, 3)
+            assert (damaged.value.file, damaged.value.exit_status) == (SECOND, 3)
         elif at < sixth:
             with pytest.raises(LogRolledBack, match="5 leaves are left, but wm promises 6") as rolled_back:
                 examine(two_segments, ORIGIN, SMALL)
-            assert (rolled_back.value.file, rolled_back.value.exit_code) == (SECOND, 4)
+            assert (rolled_back.value.file, rolled_back.value.exit_status) == (SECOND, 4)
             assert fifth <= rolled_back.value.offset < sixth
         else:
             torn = examine(two_segments, ORIGIN, SMALL).scanned.torn
@@ -105,7 +105,7 @@ def test_truncation_at_any_byte_is_below_the_floor_or_cuts_nothing(two_segments:
         else:
             with pytest.raises((LogRolledBack, LogDamaged)) as caught:
                 examine(two_segments, ORIGIN, SMALL)
-            assert caught.value.exit_code == (3 if length < segments.HEADER_SIZE else 4)
+            assert caught.value.exit_status == (3 if length < segments.HEADER_SIZE else 4)
 
 
 def test_truncation_without_a_floor_leaves_exactly_the_whole_frames(two_segments: Path) -> None:

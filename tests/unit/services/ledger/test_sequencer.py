@@ -175,7 +175,7 @@ def test_failed_write_breaks_the_log_for_good_and_loses_nothing_promised(empty_l
         size = (empty_log / SEGMENTS / segments.file_name(0)).stat().st_size
         with files_limited_to(size), pytest.raises(LogBroken, match="could not be written") as caught:
             writer.append([candidate(2, body=bytes(5000))], SOURCE, 2, 2)
-        assert caught.value.exit_code == 70
+        assert caught.value.exit_status == 70
         with pytest.raises(LogBroken, match="broken since an earlier write"):
             writer.append([candidate(2)], SOURCE, 2, 2)
         assert store.head.size == store.index.size == 1

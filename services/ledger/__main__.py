@@ -1,0 +1,71 @@
+"""Runs the ledger: `python -m services.ledger <config.toml>`.
+
+Exit status 3: the log is damaged; 4: it is shorter than what was promised; 70: a write failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.entry import run
+from libs.identity.freshness import load_keeper
+from libs.identity.member import join, open_guest
+from libs.identity.sealed import ReceiverKey
+from libs.process import notify_ready, until_terminated
+from services.ledger.auditing import open_auditor
+from services.ledger.config import Config
+from services.ledger.https import OutwardAuthority, serving_checkpoints
+from services.ledger.keys import ReleasedKeys
+from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
+from services.ledger.running import Opened, Trust, running
+from services.ledger.servicer import LedgerServicer, ledger_binding
+
+
+async def serve(config: Config) -> None:
+    """Wire the ledger and serve until terminated. Damage is found before anyone is asked for anything."""
+    settings = config.member
+    origin = origin_of(settings.trust_domain, config.events.log_number)
+    ack_key, log_key, receiver = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), ReceiverKey()
+    async with open_guest(settings, "ledger") as (guest, anchors):
+        build = sha256((await guest.measured_compose()).encode()).digest()
+        policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
+        await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
+    async with (
+        open_log(config.data_dir, ack_key.sign, time.time_ns) as store,
+        open_auditor(config.data_dir, origin) as auditor,
+    ):
+        claims = {
+            "origin": origin,
+            "ack_key": ack_key.public_key().public_bytes_raw().hex(),
+            "checkpoint_key": auditor.checkpoint_key.hex(),
+            "log_key": log_key.public_key().public_bytes_raw().hex(),
+            "hpke_key": receiver.public.hex(),
+        }
+        servicer = LedgerServicer()
+        async with (
+            join(settings, "ledger", claims) as member,
+            member.serve([ledger_binding(servicer)]) as serving,
+        ):
+            kms = member.peer("kms", settings.kms)
+            keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
+            trust = Trust(logged_policies(store.description, member.policy), member.identity.ca_certificate)
+            outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
+            opened = Opened(store, auditor, ack_key, log_key, build)
+            itself = member.peer("ledger", settings.listen)
+            async with (
+                running(member, itself, config, opened, trust, keys) as ledger,
+                serving_checkpoints(config.https_listen, outward, ledger.checkpoints),
+            ):
+                servicer.begin(ledger)
+                serving.ready()
+                notify_ready()
+                await until_terminated()
+
+
+if __name__ == "__main__":
+    sys.exit(run("ledger", Config, serve))

@@ -1,0 +1,108 @@
+"""It is responsible for opening the log at start: made once, of this mesh, whole, and with the keys to all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from libs.errors import MeshError
+from libs.events.subjects import stream_name
+from libs.events.vault import PUBLIC_VAULT_ID
+from libs.identity.freshness import PolicyKeeper
+from libs.policy.compose import Anchors
+from libs.policy.signatures import parse_signed
+from services.ledger import description, keyring, watermark
+from services.ledger.admission import Admission
+from services.ledger.damage import LogDamaged
+from services.ledger.description import LogDescription
+from services.ledger.policies import LoggedPolicies
+from services.ledger.reading import StoredEntry
+from services.ledger.recovery import CHECKPOINTS_LOG
+from services.ledger.scan import SEGMENTS
+from services.ledger.store import LogStore
+from services.ledger.vaults import Vaults
+
+log = structlog.get_logger()
+
+
+class LogOfAnotherMesh(MeshError):
+    """The folder holds a log that other operators began, or one of another name."""
+
+    reason = "LOG_OF_ANOTHER_MESH"
+
+
+def origin_of(trust_domain: str, log_number: int) -> str:
+    """Return the name of a mesh's log."""
+    return f"{trust_domain}/ledger/{log_number}"
+
+
+def ensure_log(directory: Path, origin: str, log_number: int, anchors: Anchors, policy: PolicyKeeper) -> None:
+    """Make the log where there is none, under the seed policy that this service starts with.
+
+    What a host could write into `log.json` decides whose policies count, so it must say what was measured. Raises
+    `LogOfAnotherMesh`, or `LogDamaged` where only the description is gone.
+    """
+    if not (directory / description.NAME).exists():
+        _require_empty(directory)
+        seed = parse_signed(policy.signed(policy.oldest)).policy
+        made = LogDescription(
+            origin, stream_name(log_number), seed.digest, anchors.operator_keys, anchors.operator_threshold
+        )
+        LogStore.create(directory, made)
+        log.info("log made", origin=origin, directory=str(directory), seed_policy=seed.digest.hex())
+    found = description.read(directory)
+    measured = (origin, frozenset(anchors.operator_keys), anchors.operator_threshold)
+    if (found.origin, frozenset(found.operator_keys), found.operator_threshold) != measured:
+        raise LogOfAnotherMesh(f"{directory} holds the log {found.origin} of other operators than were measured")
+
+
+@asynccontextmanager
+async def open_log(
+    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int]
+) -> AsyncIterator[LogStore]:
+    """Open the log while the body runs. Raises what `LogStore` does, `LogDamaged` and `LogRolledBack` among it."""
+    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock)
+    with store:
+        report = store.report
+        log.info("log opened", size=report.size, floor=report.floor)
+        if report.torn is not None:
+            log.warning("a torn tail was cut", why=report.torn.why, at=report.torn.start, saved=str(report.saved_tail))
+        yield store
+
+
+def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolicies:
+    """Return the log's chain of policies, before any record, with the seed where this service has it."""
+    policies = LoggedPolicies(found)
+    for version in range(policy.oldest, policy.current.version + 1):
+        signed = policy.signed(version)
+        if parse_signed(signed).policy.digest == found.seed_policy_digest:
+            policies.offer_seed(signed)
+    return policies
+
+
+def restore(store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults) -> None:
+    """Take in what the log says of policies and writers, and check that all of it can still be opened.
+
+    Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
+    """
+    admission.replay(_openable(store.reader.entries(0, store.head.size), vaults))
+    log.info("log understood", policy_version=policies.newest.version)
+
+
+def _openable(entries: Iterator[StoredEntry], vaults: Vaults) -> Iterator[StoredEntry]:
+    for stored in entries:
+        row = stored.row
+        if row.vault_id != PUBLIC_VAULT_ID and not vaults.holds(row.vault_id, row.vault_epoch):
+            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {stored.index} is missing")
+        yield stored
+
+
+def _require_empty(directory: Path) -> None:
+    folder = directory / SEGMENTS
+    kept = [name for name in (keyring.NAME, watermark.NAME, CHECKPOINTS_LOG) if (directory / name).exists()]
+    if kept or (folder.exists() and any(folder.iterdir())):
+        raise LogDamaged(description.NAME, 0, "it is gone, though the folder holds a log")

@@ -1,0 +1,165 @@
+"""It is responsible for wiring an opened log to its keys, its stream and its readers, and for running it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.events.acknowledgements import LedgerPeer
+from libs.events.connect import connect_nats
+from libs.events.publish import open_publisher
+from libs.events.publishing_member import PublishingMember
+from libs.events.subjects import inbox_prefix
+from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
+from services.ledger.admission import Admission, LogView
+from services.ledger.auditing import AuditorProcess, Checkpoints
+from services.ledger.breaking import ending_when_broken
+from services.ledger.committing import Committing
+from services.ledger.config import Config
+from services.ledger.growth import Growth
+from services.ledger.intake import Intake
+from services.ledger.keyring import KEY_NAME as KEYRING_KEY
+from services.ledger.keyring import KeyringFile
+from services.ledger.keys import KeySource, ReleasedKey, while_away
+from services.ledger.opening import restore
+from services.ledger.own import OwnEntries
+from services.ledger.policies import LoggedPolicies
+from services.ledger.position import Position
+from services.ledger.proofs import Proofs
+from services.ledger.rejections import Rejections
+from services.ledger.sequencer import Sequencer
+from services.ledger.servicer import Ledger
+from services.ledger.store import LogStore
+from services.ledger.tail import KEY_NAME as RESUME_KEY
+from services.ledger.tail import Tail
+from services.ledger.vaults import Vaults
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The log on this disk, and the keys born with this process."""
+
+    store: LogStore
+    auditor: AuditorProcess
+    ack_key: Ed25519PrivateKey
+    log_key: Ed25519PrivateKey
+    build: bytes
+    """SHA-256 of the measured app-compose: which code this is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """By what writers are judged."""
+
+    policies: LoggedPolicies
+    ca_certificate: bytes
+
+
+@asynccontextmanager
+async def running(
+    member: PublishingMember, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
+) -> AsyncIterator[Ledger]:
+    """Run the log while the body runs: it waits for its keys, restores what the log says, then reads its stream.
+
+    `peer` stands for this ledger itself and is never called. Raises what the log's own state refuses.
+    """
+    store = opened.store
+    vaults = await _open_vaults(config, store, keys)
+    resume_key = await _wait(keys, RESUME_KEY)
+    epoch = store.last_epoch + 1
+    with ExitStack() as closings:
+        thread = closings.enter_context(ThreadPoolExecutor(1, thread_name_prefix="commit"))
+        rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
+        admission = Admission(trust.policies, _view_of(store), trust.ca_certificate)
+        await asyncio.to_thread(restore, store, admission, trust.policies, vaults)
+        growth = Growth(store.head.size, store.head.root())
+        acknowledgements = Acknowledgements(store, rejections, opened.ack_key, epoch)
+        checkpoints = Checkpoints(opened.auditor, growth, _watermark_syncer(store), config.checkpoint_seconds)
+        async with (
+            open_publisher(
+                member,
+                config.events,
+                peer,
+                log_key=opened.log_key,
+                acknowledgements=OwnAcknowledgements(acknowledgements, store.log_id),
+            ) as publisher,
+            connect_nats(
+                config.events.nats_url,
+                member.tls_context,
+                server_name=f"broker.{member.trust_domain}",
+                name=f"{member.role}/{member.instance}/intake",
+                inbox_prefix=inbox_prefix(member.role),
+            ) as link,
+            asyncio.TaskGroup() as tasks,
+        ):
+            own = OwnEntries(publisher)
+            committing = Committing(
+                admission=admission,
+                sequencer=Sequencer(store, epoch=epoch, tag=vaults.tag, clock=time.time_ns),
+                vaults=vaults,
+                rejections=rejections,
+                acknowledgements=acknowledgements,
+                own=own,
+                growth=growth,
+                thread=thread,
+            )
+            position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
+            intake = Intake(link, config.events.log_number, position, committing)
+            await own.start(epoch, opened.build, store.report.size)
+            background = [tasks.create_task(_feed(intake, config)), tasks.create_task(checkpoints.keep())]
+            yield Ledger(
+                vaults=vaults,
+                acknowledgements=acknowledgements,
+                checkpoints=checkpoints,
+                proofs=Proofs(store, growth, checkpoints),
+                reader=store.reader,
+                tail=Tail(store, growth, checkpoints, keys, resume_key),
+            )
+            for task in background:
+                task.cancel()
+
+
+async def _open_vaults(config: Config, store: LogStore, keys: KeySource) -> Vaults:
+    """Open the keyring under the key that it is under; what is written from now on is under the newest."""
+    newest = await _wait(keys, KEYRING_KEY)
+    file = KeyringFile(config.data_dir, store.log_id)
+    stored_epoch = await asyncio.to_thread(file.key_epoch)
+    opening = newest if stored_epoch in (None, newest.epoch) else await _wait(keys, KEYRING_KEY, stored_epoch or 0)
+    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys)
+
+
+async def _wait(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:
+    async def ask() -> ReleasedKey:
+        return await keys.release(name, epoch)
+
+    return await while_away(ask, name)
+
+
+async def _feed(intake: Intake, config: Config) -> None:
+    await intake.prepare(max_bytes=config.stream_max_bytes, replicas=config.stream_replicas)
+    await intake.run()
+
+
+def _view_of(store: LogStore) -> LogView:
+    def highest(issuer: bytes) -> int:
+        progress = store.index.progress(issuer)
+        return 0 if progress is None else progress.highest
+
+    return LogView(is_logged=lambda entry_id: store.index.find(entry_id) is not None, highest=highest)
+
+
+def _watermark_syncer(store: LogStore) -> Callable[[], Awaitable[None]]:
+    def sync() -> None:
+        with ending_when_broken():
+            store.sync_watermark()
+
+    async def off_the_loop() -> None:
+        await asyncio.to_thread(sync)
+
+    return off_the_loop

@@ -1,0 +1,40 @@
+"""One mesh for this folder's tests, and the usual ways to speak to it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import pytest
+from openai import DefaultHttpxClient, OpenAI
+
+from tests.mesh.https import Https
+from tests.mesh.running import RunningMesh, running_mesh, short_folder
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[RunningMesh]:
+    with short_folder() as folder, running_mesh(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def openai_client(mesh: RunningMesh) -> Iterator[OpenAI]:
+    """The SDK with what the README tells a user to give it, and nothing else."""
+    described = mesh.mesh
+    context = ssl.create_default_context(cafile=described["router_ca"])
+    with OpenAI(
+        base_url=f"{described['router_url']}/v1",
+        api_key=described["api_key"],
+        http_client=DefaultHttpxClient(verify=context),
+        max_retries=0,
+        timeout=60,
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def https(mesh: RunningMesh) -> Https:
+    """Plain requests to the router, for what no SDK would send."""
+    described = mesh.mesh
+    return Https(described["router_url"], described["router_ca"], described["api_key"])

@@ -1,0 +1,116 @@
+"""A mesh as its user has it: `teemesh up` as a process of its own, and what it wrote."""
+
+from __future__ import annotations
+
+import json
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 100
+STOP_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMesh:
+    """A mesh that serves."""
+
+    state: Path
+    up: subprocess.Popen[str]
+
+    @property
+    def mesh(self) -> dict[str, Any]:
+        """mesh.json as it is now."""
+        members: dict[str, Any] = json.loads((self.state / "mesh.json").read_bytes())
+        return members
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The internal ports by name."""
+        members: dict[str, int] = json.loads((self.state / "config" / "ports.json").read_bytes())
+        return members
+
+    def file(self, name: str) -> bytes:
+        """The file that a member of mesh.json names."""
+        return Path(self.mesh[name]).read_bytes()
+
+    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run another command on this mesh."""
+        return teemesh(*arguments, "--state", str(self.state), timeout=timeout)
+
+
+def teemesh(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "services.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose sockets have paths short enough, which pytest's own may not."""
+    folder = Path(tempfile.mkdtemp(prefix="tm-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_mesh(folder: Path) -> Iterator[RunningMesh]:
+    """Run `teemesh up` until the block ends; the block begins when it says that it is ready."""
+    state = folder / "s"
+    command = [sys.executable, "-m", "services.cli", "up", "--state", str(state), "--router-port", str(free_port())]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as up:
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        reader = threading.Thread(target=_read, args=(up, lines), daemon=True)
+        reader.start()
+        try:
+            _until_ready(lines, state)
+            yield RunningMesh(state, up)
+        finally:
+            if up.poll() is None:
+                up.send_signal(signal.SIGTERM)
+            try:
+                up.wait(STOP_SECONDS)
+            finally:
+                up.kill()
+                reader.join(10)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _read(up: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+    assert up.stdout is not None
+    for line in up.stdout:
+        lines.put(line)
+    lines.put(None)
+
+
+def _until_ready(lines: queue.SimpleQueue[str | None], state: Path) -> None:
+    said: list[str] = []
+    try:
+        while (line := lines.get(timeout=READY_SECONDS)) is not None:
+            said.append(line)
+            if line.rstrip().endswith("] ready"):
+                return
+    except queue.Empty:
+        said.append("(nothing more)")
+    logs = [f"--- {log.name}\n{log.read_text()[-1500:]}" for log in sorted((state / "logs").glob("*.log"))]
+    raise AssertionError("the mesh did not become ready:\n" + "".join(said) + "\n".join(logs))

@@ -1,0 +1,122 @@
+"""No plaintext leaves a service, and nobody is let in without a certificate and the right role."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
+from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
+
+from libs.rpc.channel import open_channel
+from libs.rpc.errors import reason_of
+from tests.mesh.listeners import demands_tls, listeners_of
+from tests.mesh.processes import descendants
+from tests.mesh.running import RunningMesh
+
+pytestmark = pytest.mark.mesh
+
+MEMBERS = ("attestation", "kms", "broker", "ledger", "registry", "node", "router")
+Call = Callable[[grpc.aio.Channel], Awaitable[Any]]
+
+
+def channel(mesh: RunningMesh, role: str, *, certified: bool) -> grpc.aio.Channel:
+    """A channel to a mesh listener, with the operator's certificate or none."""
+    return open_channel(
+        f"127.0.0.1:{mesh.ports[role]}",
+        root_pem=mesh.file("mesh_ca"),
+        server_name=f"{role}.{mesh.mesh['trust_domain']}",
+        key_pem=mesh.file("operator_key") if certified else None,
+        certificate_pem=mesh.file("operator_cert") if certified else None,
+    )
+
+
+def test_every_listener_demands_tls_but_the_pccs(mesh: RunningMesh) -> None:
+    processes = descendants(mesh.up.pid)
+    assert {entry["pid"] for entry in mesh.mesh["services"].values()} <= processes
+    listening = {listener.port for listener in listeners_of({mesh.up.pid, *processes})}
+    expected = {port for name, port in mesh.ports.items() if name != "pccs"}
+    assert expected <= listening
+    in_clear = {port for port in listening if not demands_tls(port)}
+    assert in_clear == {mesh.ports["pccs"]}
+
+
+@pytest.mark.parametrize("role", MEMBERS)
+async def test_a_call_without_a_certificate_is_refused(mesh: RunningMesh, role: str) -> None:
+    async with channel(mesh, role, certified=False) as nobody:
+        stub = health_pb2_grpc.HealthStub(nobody)  # type: ignore[no-untyped-call]
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert refusal.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED)
+
+
+@pytest.mark.parametrize("role", MEMBERS)
+async def test_an_operator_may_ask_everyone_for_health(mesh: RunningMesh, role: str) -> None:
+    async with channel(mesh, role, certified=True) as operator:
+        stub = health_pb2_grpc.HealthStub(operator)  # type: ignore[no-untyped-call]
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize(
+    ("role", "call"),
+    [
+        (
+            "kms",
+            lambda to: kms_pb2_grpc.KmsServiceStub(to).ReleaseKey(
+                kms_pb2.ReleaseKeyRequest(name="ledger-keyring"), timeout=5
+            ),
+        ),
+        (
+            "registry",
+            lambda to: registry_pb2_grpc.ProviderRegistryServiceStub(to).Register(
+                registry_pb2.RegisterRequest(endpoint="127.0.0.1:1"), timeout=5
+            ),
+        ),
+        (
+            "registry",
+            lambda to: tenants_pb2_grpc.TenantServiceStub(to).FindTenant(
+                tenants_pb2.FindTenantRequest(api_key_sha256=bytes(32)), timeout=5
+            ),
+        ),
+        (
+            "ledger",
+            lambda to: ledger_pb2_grpc.LedgerServiceStub(to).OpenVault(
+                ledger_pb2.OpenVaultRequest(tenant_id="00" * 16), timeout=5
+            ),
+        ),
+        (
+            "node",
+            lambda to: (
+                inference_pb2_grpc.InferenceServiceStub(to)
+                .Infer(inference_pb2.InferRequest(endpoint="/v1/chat/completions", body=b"{}"), timeout=5)
+                .read()
+            ),
+        ),
+    ],
+    ids=["ReleaseKey", "Register", "FindTenant", "OpenVault", "Infer"],
+)
+async def test_a_call_of_the_wrong_role_is_refused_with_the_reason(mesh: RunningMesh, role: str, call: Call) -> None:
+    async with channel(mesh, role, certified=True) as operator:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await call(operator)
+    assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert reason_of(refusal.value) == "ROLE_NOT_ALLOWED"
+
+
+async def test_the_clients_grpc_wants_an_api_key(mesh: RunningMesh) -> None:
+    described = mesh.mesh
+    async with open_channel(
+        described["router_grpc"], root_pem=mesh.file("router_ca"), server_name="localhost"
+    ) as nobody:
+        request = inference_pb2.InferRequest(endpoint="/v1/chat/completions", body=b"{}", request_id="r")
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await inference_pb2_grpc.InferenceServiceStub(nobody).Infer(request, timeout=5).read()
+    assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert reason_of(refusal.value) == "API_KEY_INVALID"

@@ -1,0 +1,99 @@
+"""The other commands on a running mesh, and what a second `up` and a `kill -9` do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import pytest
+
+from tests.mesh.processes import descendants, still_alive, watched
+from tests.mesh.running import RunningMesh, free_port, running_mesh, short_folder, teemesh
+
+pytestmark = pytest.mark.mesh
+
+
+def test_chat_verifies_every_answer(mesh: RunningMesh) -> None:
+    done = mesh.run("chat", "What is the capital of France? Answer in one sentence.", timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS" in done.stdout
+    assert "FAIL" not in done.stdout
+
+
+def test_status_shows_everyone_serving(mesh: RunningMesh) -> None:
+    done = mesh.run("status")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" serving ") == 7
+    assert "policy: version 1" in done.stdout
+    assert "log: mesh.local/ledger/1 has" in done.stdout
+
+
+def test_doctor_finds_nothing_wrong(mesh: RunningMesh) -> None:
+    done = mesh.run("doctor")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_second_up_on_the_same_state_is_refused(mesh: RunningMesh) -> None:
+    done = mesh.run("up", "--router-port", str(free_port()))
+    assert done.returncode == 1
+    assert done.stderr.startswith("teemesh: MESH_RUNNING: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_reset_of_a_running_mesh_is_refused(mesh: RunningMesh) -> None:
+    done = mesh.run("reset", "--yes")
+    assert done.returncode == 1
+    assert done.stderr.startswith("teemesh: MESH_RUNNING: ")
+
+
+def test_a_taken_router_port_is_one_clear_line() -> None:
+    with short_folder() as folder, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = teemesh("up", "--state", str(folder / "s"), "--router-port", str(port))
+    assert done.returncode == 1
+    assert done.stderr.startswith("teemesh: PORT_TAKEN: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_killed_service_comes_back_and_mesh_json_says_so(mesh: RunningMesh) -> None:
+    before = mesh.mesh["services"]["attestation"]["pid"]
+    os.kill(before, signal.SIGKILL)
+    _until_serving(mesh)
+    after = mesh.mesh["services"]["attestation"]["pid"]
+    assert after
+    assert after != before
+
+
+def test_down_ends_every_process() -> None:
+    with short_folder() as folder, running_mesh(folder) as running:
+        with watched(descendants(running.up.pid)) as processes:
+            assert len(processes) >= 8
+            done = running.run("down", timeout=100)
+            assert done.returncode == 0, done.stderr
+            assert running.up.wait(10) == 0
+            assert still_alive(processes, within_seconds=1) == set()
+        assert not (running.state / "mesh.json").exists()
+
+
+def test_a_killed_up_leaves_no_process_and_its_state_starts_again() -> None:
+    with short_folder() as folder:
+        with running_mesh(folder) as running:
+            described = running.mesh
+            with watched(descendants(running.up.pid)) as processes:
+                assert len(processes) >= 8
+                running.up.kill()
+                running.up.wait(10)
+                assert still_alive(processes, within_seconds=10) == set()
+        with running_mesh(folder) as again:
+            assert again.mesh["api_key"] == described["api_key"]
+            assert again.file("mesh_ca")
+            assert again.mesh["policy"] == described["policy"]
+
+
+def _until_serving(mesh: RunningMesh) -> None:
+    """Ask `status`, which takes about a second, until everyone serves."""
+    for _ in range(60):
+        if mesh.run("status").returncode == 0:
+            return
+    raise AssertionError("not everyone serves again")

@@ -1,0 +1,231 @@
+"""Channels to peers: only the appraised key answers, and only for as long as it is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+from libs.errors import Code, MeshError
+from libs.identity.certificate import Subject, key_pem, pem_of
+from libs.identity.member import Member
+from libs.identity.peers import Peer, PeerUnavailable
+from libs.rpc.errors import remote_errors
+from libs.rpc.middleware import standard_middleware
+from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
+from libs.rpc.server import serving
+from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
+from tests.fakes.small_mesh import LEDGER, RoleGate, ledger_servicer
+
+EVIDENCE = "teemesh.evidence.v1.EvidenceService"
+
+
+@dataclass(slots=True)
+class Ticker:
+    """A tail that says something whenever the test wants it to."""
+
+    ticks: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
+
+    async def tail(self) -> AsyncIterator[ledger_pb2.TailResponse]:
+        while True:
+            yield ledger_pb2.TailResponse()
+            await self.ticks.get()
+
+    @property
+    def binding(self) -> ServiceBinding:
+        return ServiceBinding(
+            LEDGER,
+            lambda server: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(ledger_servicer(self.tail), server),
+            {f"/{LEDGER}/Tail": MethodRule(roles=frozenset({"router"}), long_lived=True)},
+        )
+
+
+@asynccontextmanager
+async def ledger_at(
+    mesh: JoinedMesh, kms: KmsCore, ticker: Ticker, listen: str = "127.0.0.1:0"
+) -> AsyncIterator[tuple[Member, str]]:
+    async with mesh.member("ledger", kms, listen=listen) as member, member.serve([ticker.binding]) as running:
+        yield member, f"127.0.0.1:{running.port}"
+
+
+def tail_on(channel: grpc.aio.Channel) -> Any:
+    return ledger_pb2_grpc.LedgerServiceStub(channel).Tail(ledger_pb2.TailRequest())
+
+
+async def ended(call: Any) -> MeshError:
+    with pytest.raises(MeshError) as error, remote_errors():
+        assert await call.read() == ledger_pb2.TailResponse()
+        await call.read()
+    return error.value
+
+
+async def refusal(peer: Peer, timeout: float = 10) -> str:
+    with pytest.raises(MeshError) as error:
+        await peer.channel(timeout)
+    return error.value.reason
+
+
+@pytest.fixture
+async def router(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[Member]:
+    async with mesh.member("router", kms) as member:
+        yield member
+
+
+async def test_a_peer_is_appraised_once_and_then_cheap(mesh: JoinedMesh, kms: KmsCore, router: Member) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (ledger, target):
+        peer = router.peer("ledger", target)
+        with pytest.raises(PeerUnavailable):
+            assert peer.lease
+        assert peer.live_lease() is None
+        first, second = await asyncio.gather(peer.channel(10), peer.channel(10))
+        assert first is second is await peer.channel(10)
+        assert peer.lease.certificate.spki == ledger.identity.current.certificate.spki
+        assert [evidence.digest for evidence in router.known_evidence()] == [
+            router.identity.current.evidence.digest,
+            ledger.identity.current.evidence.digest,
+        ]
+        assert await tail_on(first).read() == ledger_pb2.TailResponse()
+
+
+async def test_a_restarted_peer_is_appraised_again(mesh: JoinedMesh, kms: KmsCore, router: Member) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (_, target):
+        peer = router.peer("ledger", target)
+        stale = await peer.channel(10)
+        first = peer.lease
+    async with ledger_at(mesh, kms, Ticker(), target) as (ledger, _):
+        assert (await ended(tail_on(stale))).code is Code.UNAVAILABLE  # The channel believes the first key alone.
+        fresh = await peer.channel(10)
+        assert fresh is not stale
+        assert peer.lease.certificate.spki == ledger.identity.current.certificate.spki != first.certificate.spki
+        assert await tail_on(fresh).read() == ledger_pb2.TailResponse()
+
+
+class Impostor(evidence_pb2_grpc.EvidenceServiceServicer):
+    """Shows evidence that is not about its own key, and accepts everybody."""
+
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+
+    async def GetEvidence(  # noqa: N802
+        self, request: evidence_pb2.GetEvidenceRequest, context: Any
+    ) -> evidence_pb2.GetEvidenceResponse:
+        return evidence_pb2.GetEvidenceResponse(document=self._document)
+
+    async def PresentEvidence(  # noqa: N802
+        self, request: evidence_pb2.PresentEvidenceRequest, context: Any
+    ) -> evidence_pb2.PresentEvidenceResponse:
+        return evidence_pb2.PresentEvidenceResponse(lease_until_ms=2**52)
+
+
+@asynccontextmanager
+async def impostor(kms: KmsCore, ledger: Member, listen: str, ticker: Ticker) -> AsyncIterator[None]:
+    """A key of its own, in a certificate that the mesh CA signed for a ledger, over the real ledger's evidence."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    proof = ledger.identity.current.evidence
+    der = kms.ca.issue_svid(Subject(TRUST_DOMAIN, "ledger", "1", proof.digest), key.public_key(), time.time())
+    credentials = grpc.ssl_server_credentials([(key_pem(key), pem_of(der))], ledger.ca_pem, require_client_auth=True)
+    rule = MethodRule(roles=ANY_ROLE, lease=False)
+    binding = ServiceBinding(
+        EVIDENCE,
+        lambda server: evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(Impostor(proof.document), server),
+        {f"/{EVIDENCE}/GetEvidence": rule, f"/{EVIDENCE}/PresentEvidence": rule},
+    )
+    methods = {**binding.methods, **ticker.binding.methods}
+    middleware = standard_middleware(RoleGate(), methods)
+    async with serving(listen, credentials, [binding, ticker.binding], middleware, drain_seconds=0):
+        yield
+
+
+async def test_another_key_cannot_answer_in_an_appraised_peers_place(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (ledger, target):
+        peer = router.peer("ledger", target)
+        channel = await peer.channel(10)
+    async with impostor(kms, ledger, target, Ticker()):
+        assert (await ended(tail_on(channel))).code is Code.UNAVAILABLE
+        assert await refusal(peer) == "SPKI_MISMATCH"
+
+
+async def test_a_refused_peer_loses_its_channel_and_everything_on_it(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (_, target):
+        peer = router.peer("ledger", target)
+        call = tail_on(await peer.channel(10))
+        router.policy.accept(mesh.successor(router.policy.current))
+        assert await call.read() == ledger_pb2.TailResponse()
+        router.policy.accept(mesh.successor(router.policy.current, roles=mesh.without("ledger")))
+        with pytest.raises(MeshError) as error, remote_errors():
+            await call.read()
+        assert error.value.code is Code.UNAVAILABLE
+        assert await refusal(peer) == "MEASUREMENT_NOT_ALLOWED"
+
+
+async def test_a_stream_outlives_a_renewal_but_not_its_peers_refusal(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    ticker = Ticker()
+    async with ledger_at(mesh, kms, ticker) as (_, target):
+        peer = router.peer("ledger", target)
+        before = await peer.channel(10)
+        call = tail_on(before)
+        assert await call.read() == ledger_pb2.TailResponse()
+        await router.identity.obtain()
+        assert await peer.channel(10) is not before
+        ticker.ticks.put_nowait(None)
+        assert await call.read() == ledger_pb2.TailResponse()
+        router.policy.accept(mesh.successor(router.policy.current, roles=mesh.without("ledger")))
+        with pytest.raises(MeshError) as error, remote_errors():
+            await call.read()
+        assert error.value.code is Code.UNAVAILABLE
+
+
+async def test_nothing_on_a_channel_outlives_its_lease(mesh: JoinedMesh, kms: KmsCore, router: Member) -> None:
+    clock = Clock()
+    async with ledger_at(mesh, kms, Ticker()) as (_, target):
+        peer = Peer("ledger", target, router.identity, router.policy, lambda: kms.ca.spki, clock)
+        call = tail_on(await peer.channel(10))
+        assert await call.read() == ledger_pb2.TailResponse()
+        clock.now = peer.lease.until - 1
+        peer.sweep()
+        assert not call.done()
+        clock.now += 1
+        peer.sweep()
+        with pytest.raises(MeshError) as error, remote_errors():
+            await call.read()
+        assert error.value.code is Code.UNAVAILABLE
+        await peer.close()
+
+
+async def test_a_server_that_refuses_this_service_says_why(mesh: JoinedMesh, kms: KmsCore, router: Member) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (ledger, target):
+        ledger.policy.accept(mesh.successor(ledger.policy.current, roles=mesh.without("router")))
+        assert await refusal(router.peer("ledger", target)) == "MEASUREMENT_NOT_ALLOWED"
+
+
+async def test_a_member_of_another_role_is_not_the_peer(mesh: JoinedMesh, kms: KmsCore, router: Member) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (_, target):
+        assert await refusal(router.peer("kms", target)) == "PEER_UNREACHABLE"
+
+
+async def test_a_member_of_another_mesh_is_not_the_peer(mesh: JoinedMesh, router: Member) -> None:
+    async with ledger_at(mesh, mesh.kms("other", root=bytes(32)), Ticker()) as (_, target):
+        assert await refusal(router.peer("ledger", target)) == "PEER_UNREACHABLE"
+
+
+async def test_who_is_away_or_silent_is_unavailable(router: Member) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert await refusal(router.peer("ledger", target), timeout=0.2) in {"PEER_UNREACHABLE", "PEER_UNAVAILABLE"}
+    assert await refusal(router.peer("ledger", target)) == "PEER_UNREACHABLE"

@@ -1,0 +1,41 @@
+"""The command as a process: exit statuses, and one line for each refusal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[4]
+
+
+def teemesh(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_lists_every_command() -> None:
+    shown = teemesh("--help")
+    assert shown.returncode == 0
+    for command in ("up", "down", "status", "doctor", "reset", "chat", "ledger", "policy"):
+        assert f"    {command} " in shown.stdout
+
+
+def test_a_refusal_is_one_line_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    refused = teemesh("reset", "--yes", "--state", str(tmp_path))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("teemesh: STATE_UNUSABLE: ")
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_status_without_a_mesh_says_how_to_start_one(tmp_path: Path) -> None:
+    refused = teemesh("status", "--state", str(tmp_path))
+    assert refused.returncode == 1
+    assert "teemesh up" in refused.stderr
+
+
+def test_an_impossible_port_is_refused_by_the_command_line() -> None:
+    refused = teemesh("up", "--router-port", "70000")
+    assert refused.returncode == 2
+    assert "from 1 to 65535" in refused.stderr

@@ -1,0 +1,312 @@
+"""What may enter the log: one test per way to be refused, each with its reason."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs import jcs
+from libs.events.keyset import PreviousIssuer
+from libs.events.records import Record
+from libs.events.vault import VaultKey
+from libs.policy.signatures import parse_signed
+from libs.transparency.leaf import Kind, Leaf
+from services.ledger.admission import Judged
+from services.ledger.frames import Row
+from services.ledger.issuers import KINDS_OF_ROLE, MAX_DELAY_SECONDS
+from services.ledger.policies import LoggedPolicies, PolicyNotInChain, SeedPolicyMissing
+from services.ledger.reading import StoredEntry
+from tests.fakes.joined_mesh import JoinedMesh, KmsCore
+
+from .writers import VAULT, Gatekeeper, LogWriter, describe_log, gatekeeper
+
+
+@pytest.fixture
+def gate(mesh: JoinedMesh, kms: KmsCore) -> Gatekeeper:
+    return gatekeeper(mesh, kms)
+
+
+@pytest.fixture
+def router(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> LogWriter:
+    """A router whose keyset is in the log."""
+    writer = LogWriter(mesh, kms, "router")
+    assert not gate.judge(writer.batch(writer.introduce())).refusals
+    return writer
+
+
+def details(judged: Judged) -> str:
+    return "; ".join(refusal.detail for refusal in judged.refusals)
+
+
+def test_an_attested_issuers_entries_are_admitted_with_its_keyset_first(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper
+) -> None:
+    writer = LogWriter(mesh, kms, "router")
+    sealed = [writer.introduce(), writer.seal(Kind.RECEIPT, vault=VAULT), writer.seal(Kind.USAGE, vault=VAULT)]
+    judged = gate.judge(writer.batch(*sealed))
+    assert not judged.refusals
+    assert [candidate.issuer_seq for candidate in judged.candidates] == [1, 2, 3]
+    assert judged.candidates[1].commitment == sealed[1].record.header.commitment
+
+
+def test_an_issuer_nobody_knows_is_refused_without_telling_it(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    writer = LogWriter(mesh, kms, "router")
+    writer.introduce()
+    (refusal,) = gate.judge(writer.batch(writer.seal(Kind.RECEIPT, vault=VAULT))).refusals
+    assert refusal.reason.name == "ISSUER_UNKNOWN"
+    assert not refusal.reason.is_proven
+
+
+def test_a_batch_signed_by_another_key_is_refused_without_telling_the_issuer(
+    gate: Gatekeeper, router: LogWriter
+) -> None:
+    forged = router.batch(router.seal(Kind.RECEIPT, vault=VAULT), key=Ed25519PrivateKey.generate())
+    (refusal,) = gate.judge(forged).refusals
+    assert refusal.reason.name == "SIGNATURE_INVALID"
+    assert not refusal.reason.is_proven
+
+
+def test_a_keyset_signed_by_another_key_is_refused_without_telling_the_issuer(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper
+) -> None:
+    writer = LogWriter(mesh, kms, "router")
+    forged = writer.batch(writer.introduce(), key=Ed25519PrivateKey.generate())
+    assert gate.reasons(forged) == ["SIGNATURE_INVALID"]
+
+
+def test_a_keyset_under_another_issuers_name_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    writer, other = LogWriter(mesh, kms, "router"), LogWriter(mesh, kms, "router")
+    stolen = writer.issuer.seal(Kind.KEYSET, other.keyset.body(), None)
+    assert gate.reasons(writer.batch(stolen)) == ["MESSAGE_MALFORMED"]
+
+
+def test_evidence_that_names_another_log_key_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    writer = LogWriter(mesh, kms, "router", claims={"log_key": "00" * 32})
+    judged = gate.judge(writer.batch(writer.introduce(), writer.seal(Kind.RECEIPT, vault=VAULT)))
+    assert [refusal.reason.name for refusal in judged.refusals] == ["KEYSET_REFUSED", "KEYSET_REFUSED"]
+    assert "KEYSET_NOT_ATTESTED" in details(judged)
+    assert not judged.candidates
+
+
+def test_a_measurement_that_policy_does_not_list_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    writer = LogWriter(mesh, kms, "router", td=mesh.boot("router", "another image"))
+    judged = gate.judge(writer.batch(writer.introduce()))
+    assert [refusal.reason.name for refusal in judged.refusals] == ["KEYSET_REFUSED"]
+    assert "MEASUREMENT_NOT_ALLOWED" in details(judged)
+
+
+def test_a_certificate_of_another_ca_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    other = LogWriter(mesh, mesh.kms("other", root=b"\x01" * 32), "router")
+    judged = gate.judge(other.batch(other.introduce()))
+    assert "CERTIFICATE_NOT_ACCEPTED" in details(judged)
+
+
+def test_a_role_that_writes_to_no_log_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    node = LogWriter(mesh, kms, "node")
+    assert gate.reasons(node.batch(node.introduce())) == ["KEYSET_REFUSED"]
+
+
+def test_a_keyset_may_wait_for_the_broker_for_days_but_not_for_ever(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper
+) -> None:
+    waited, forgotten = LogWriter(mesh, kms, "router"), LogWriter(mesh, kms, "router")
+    assert not gate.reasons(waited.batch(waited.introduce()), later_seconds=24 * 3600)
+    judged = gate.judge(forgotten.batch(forgotten.introduce()), later_seconds=MAX_DELAY_SECONDS + 2 * 3600)
+    assert "KEYSET_TOO_LATE" in details(judged)
+
+
+def test_later_batches_of_a_refused_issuer_are_refused_and_told(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper
+) -> None:
+    writer = LogWriter(mesh, kms, "router", claims={})
+    gate.judge(writer.batch(writer.introduce()))
+    receipt = writer.seal(Kind.RECEIPT, vault=VAULT)
+    (refusal,) = gate.judge(writer.batch(receipt)).refusals
+    assert (refusal.reason.name, refusal.reason.is_proven) == ("KEYSET_REFUSED", True)
+    assert gate.reasons(writer.batch(receipt, key=Ed25519PrivateKey.generate())) == ["SIGNATURE_INVALID"]
+
+
+@pytest.mark.parametrize(
+    ("role", "kind"),
+    [
+        ("router", Kind.POLICY),
+        ("router", Kind.START),
+        ("kms", Kind.SESSION),
+        ("registry", Kind.POLICY),
+        ("registry", Kind.QUARANTINE),
+        ("ledger", Kind.ADMISSION),
+        ("kms", Kind.ERASURE),
+    ],
+)
+def test_a_kind_of_another_role_is_refused(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, role: str, kind: Kind
+) -> None:
+    writer = LogWriter(mesh, kms, role)
+    assert gate.reasons(writer.batch(writer.introduce(), writer.seal(kind))) == ["KIND_NOT_ALLOWED"]
+
+
+def test_only_the_ledger_writes_what_is_the_ledgers() -> None:
+    for kind in Kind:
+        if kind.is_ledgers:
+            assert [role for role, kinds in KINDS_OF_ROLE.items() if kind in kinds] == ["ledger"]
+
+
+def test_a_second_keyset_of_one_issuer_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
+    assert gate.reasons(router.batch(router.introduce())) == ["KEYSET_MALFORMED"]
+
+
+def test_a_vault_that_was_never_opened_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
+    other_month = replace(VAULT, epoch=VAULT.epoch + 1)
+    assert gate.reasons(router.batch(router.seal(Kind.RECEIPT, vault=other_month))) == ["VAULT_UNKNOWN"]
+
+
+def test_a_body_that_does_not_open_is_refused_alone(gate: Gatekeeper, router: LogWriter) -> None:
+    bad, good = router.seal(Kind.RECEIPT, vault=VAULT), router.seal(Kind.RECEIPT, vault=VAULT)
+    body = bytes([bad.record.body[0] ^ 1]) + bad.record.body[1:]
+    judged = gate.judge(router.batch(replace(bad, record=Record(bad.record.header, body)), good))
+    assert [(refusal.issuer_seq, refusal.reason.name) for refusal in judged.refusals] == [(2, "BODY_NOT_OPENED")]
+    assert [candidate.issuer_seq for candidate in judged.candidates] == [3]
+
+
+def test_a_body_that_is_not_the_one_committed_to_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
+    sealed = router.seal(Kind.KEYSET, {"n": 1})
+    header = replace(sealed.record.header, commitment=bytes(32))
+    judged = gate.judge(router.batch(replace(sealed, record=Record(header, sealed.record.body))))
+    assert [refusal.reason.name for refusal in judged.refusals] == ["BODY_NOT_OPENED"]
+    assert "COMMITMENT_MISMATCH" in details(judged)
+
+
+def test_an_entry_that_names_another_tenant_than_its_vaults_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
+    foreign = VaultKey(VAULT.vault_id, VAULT.epoch, VAULT.key, "ab" * 16)
+    assert gate.reasons(router.batch(router.seal(Kind.RECEIPT, vault=foreign))) == ["ENTRY_MALFORMED"]
+
+
+def test_a_number_far_beyond_the_others_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
+    for _ in range(65_537):
+        router.issuer._last_seq += 1
+    assert gate.reasons(router.batch(router.seal(Kind.RECEIPT, vault=VAULT))) == ["SEQUENCE_TOO_FAR"]
+
+
+def test_a_restart_closes_the_sequence_before_it(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    old = LogWriter(mesh, kms, "router")
+    kept, beyond = old.introduce(), None
+    gate.judge(old.batch(kept))
+    late, beyond = old.seal(Kind.RECEIPT, vault=VAULT), old.seal(Kind.RECEIPT, vault=VAULT)
+    new = LogWriter(mesh, kms, "router", previous=PreviousIssuer(old.issuer.id, 2))
+    gate.judge(new.batch(new.introduce()))
+    assert not gate.reasons(old.batch(late))
+    assert gate.reasons(old.batch(beyond)) == ["SEQUENCE_CLOSED"]
+
+
+def test_another_service_cannot_close_a_sequence(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    router = LogWriter(mesh, kms, "router")
+    gate.judge(router.batch(router.introduce()))
+    other = LogWriter(mesh, kms, "router", instance="2", previous=PreviousIssuer(router.issuer.id, 1))
+    gate.judge(other.batch(other.introduce()))
+    assert not gate.reasons(router.batch(router.seal(Kind.RECEIPT, vault=VAULT)))
+
+
+def test_a_resend_passes_and_is_left_to_the_sequencer(gate: Gatekeeper, router: LogWriter) -> None:
+    message = router.batch(router.seal(Kind.RECEIPT, vault=VAULT))
+    first, second = gate.judge(message), gate.judge(message)
+    assert first.candidates == second.candidates
+    assert not second.refusals
+
+
+def policy_message(writer: LogWriter, signed: bytes) -> bytes:
+    return writer.batch(writer.seal(Kind.POLICY, jcs.loads_object(signed)))
+
+
+def test_policies_are_admitted_in_the_chain_that_the_log_began(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper
+) -> None:
+    writer = LogWriter(mesh, kms, "kms")
+    gate.judge(writer.batch(writer.introduce()))
+    second = mesh.successor(parse_signed(mesh.seed).policy)
+    assert gate.reasons(policy_message(writer, second)) == ["POLICY_REFUSED"]  # The seed must come first.
+    assert not gate.reasons(policy_message(writer, mesh.seed))
+    assert not gate.reasons(policy_message(writer, second))
+    assert not gate.reasons(policy_message(writer, mesh.seed))  # A restarted KMS records them all again.
+
+
+@pytest.mark.parametrize("signers", [(0,), ()])
+def test_a_policy_without_enough_signatures_is_refused(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, signers: tuple[int, ...]
+) -> None:
+    writer = LogWriter(mesh, kms, "kms")
+    gate.judge(writer.batch(writer.introduce(), writer.seal(Kind.POLICY, jcs.loads_object(mesh.seed))))
+    policy = parse_signed(mesh.seed).policy
+    draft = {**mesh.draft, "version": 2, "previous": policy.digest.hex()}
+    judged = gate.judge(policy_message(writer, mesh.sign(draft, signers)))
+    assert [refusal.reason.name for refusal in judged.refusals] == ["POLICY_REFUSED"]
+    assert "POLICY_SIGNATURES_INSUFFICIENT" in details(judged)
+
+
+def test_another_policy_of_a_logged_version_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    writer = LogWriter(mesh, kms, "kms")
+    gate.judge(writer.batch(writer.introduce(), writer.seal(Kind.POLICY, jcs.loads_object(mesh.seed))))
+    twin = mesh.sign({**mesh.draft, "not_after": mesh.draft["not_after"] + 1})
+    judged = gate.judge(policy_message(writer, twin))
+    assert "POLICY_NOT_IN_CHAIN" in details(judged)
+
+
+def test_an_upgraded_kms_brings_the_policy_that_admits_it(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    old = LogWriter(mesh, kms, "kms")
+    gate.judge(old.batch(old.introduce(), old.seal(Kind.POLICY, jcs.loads_object(mesh.seed))))
+    upgraded = mesh.boot("kms", "the next image")
+    before = LogWriter(mesh, kms, "kms", td=upgraded)
+    assert gate.reasons(before.batch(before.introduce())) == ["KEYSET_REFUSED"]
+    mesh.tds["kms"] = upgraded
+    signed = mesh.successor(parse_signed(mesh.seed).policy, roles=mesh._draft()["roles"])
+    after = LogWriter(mesh, kms, "kms", td=upgraded)
+    judged = gate.judge(after.batch(after.introduce(), after.seal(Kind.POLICY, jcs.loads_object(signed))))
+    assert not judged.refusals
+
+
+def test_a_router_cannot_bring_a_policy_that_admits_it(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    writer = LogWriter(mesh, kms, "kms")
+    gate.judge(writer.batch(writer.introduce(), writer.seal(Kind.POLICY, jcs.loads_object(mesh.seed))))
+    mesh.tds["router"] = mesh.boot("router", "the next image")
+    signed = mesh.successor(parse_signed(mesh.seed).policy, roles=mesh._draft()["roles"])
+    router = LogWriter(mesh, kms, "router")
+    message = router.batch(router.introduce(), router.seal(Kind.POLICY, jcs.loads_object(signed)))
+    assert gate.reasons(message) == ["KEYSET_REFUSED", "KEYSET_REFUSED"]
+
+
+def test_a_log_read_again_admits_the_same_writers(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    writer = LogWriter(mesh, kms, "kms")
+    gate.judge(writer.batch(writer.introduce(), writer.seal(Kind.POLICY, jcs.loads_object(mesh.seed))))
+    old = LogWriter(mesh, kms, "router")
+    gate.judge(old.batch(old.introduce()))
+    new = LogWriter(mesh, kms, "router", previous=PreviousIssuer(old.issuer.id, 1))
+    gate.judge(new.batch(new.introduce()))
+    again = gatekeeper(mesh, kms)
+    again.admission.replay(
+        StoredEntry(
+            index,
+            Row(
+                Leaf(each.kind, each.issuer_seq, each.issuer, bytes(16), each.commitment).data(),
+                0,
+                bytes(16),
+                each.body,
+            ),
+            1,
+            time.time_ns(),
+        )
+        for index, each in enumerate(gate.logged.values())
+    )
+    assert not again.reasons(new.batch(new.seal(Kind.RECEIPT, vault=VAULT)))
+    assert again.reasons(old.batch(old.seal(Kind.RECEIPT, vault=VAULT))) == ["SEQUENCE_CLOSED"]
+    second = mesh.successor(parse_signed(mesh.seed).policy)
+    assert not again.reasons(policy_message(writer, second))
+
+
+def test_a_seed_that_the_log_was_not_made_with_is_refused(mesh: JoinedMesh) -> None:
+    policies = LoggedPolicies(describe_log(mesh))
+    with pytest.raises(SeedPolicyMissing):
+        _ = policies.newest
+    with pytest.raises(PolicyNotInChain):
+        policies.offer_seed(mesh.sign({**mesh.draft, "not_after": mesh.draft["not_after"] + 1}))

@@ -1,0 +1,131 @@
+"""Leases: who may open, renew and end one, and what is written before a node is listed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from libs.events.outbox import OutboxFull
+from libs.identity.lease import Lease
+from libs.transparency.leaf import Kind
+from services.registry.directory import Change, key_of
+from services.registry.leases import EndpointMalformed, LeaseUnknown, ModelNotClaimed, Offer
+from services.registry.providers import Load
+from services.registry.store import StoreConflict
+from services.registry.watch import Snapshot
+from tests.fakes.leases import MODEL, WEIGHTS, node_lease
+from tests.fakes.registries import LEASE_SECONDS, Mesh, Registry, watching
+
+OFFER = Offer("127.0.0.1:4000", ((MODEL, WEIGHTS),), Load(0, 0, 4))
+
+
+def living(mesh: Mesh, node: Lease) -> Lease:
+    """The lease, on the test's clock."""
+    return replace(node, until=mesh.now + 600)
+
+
+async def test_a_node_registers_renews_and_leaves(mesh: Mesh, registry: Registry) -> None:
+    node = living(mesh, node_lease())
+    async with watching(registry.directory) as watcher:
+        assert (await watcher.next(Snapshot)).providers == ()
+        listed = await registry.leases.register(node, OFFER)
+        assert (await watcher.next(Change)).provider == listed
+        assert listed.lease_until_ms == int((mesh.now + LEASE_SECONDS) * 1000)
+        mesh.now += 5
+        renewed = await registry.leases.renew(node, Load(2, 1, 4), draining=True)
+        assert (await watcher.next(Change)).provider == renewed
+        assert (renewed.load, renewed.draining) == (Load(2, 1, 4), True)
+        assert renewed.lease_until_ms == listed.lease_until_ms + 5000
+        await registry.leases.end(node)
+        ended = await watcher.next(Change)
+    assert (ended.spiffe_id, ended.provider) == (node.certificate.spiffe_id, None)
+    assert registry.directory.all() == []
+
+
+async def test_a_lease_never_outlasts_the_evidence(mesh: Mesh, registry: Registry) -> None:
+    node = replace(node_lease(), until=mesh.now + 3)
+    assert (await registry.leases.register(node, OFFER)).lease_until_ms == int((mesh.now + 3) * 1000)
+
+
+async def test_a_node_that_never_registered_has_no_lease(mesh: Mesh, registry: Registry) -> None:
+    with pytest.raises(LeaseUnknown):
+        await registry.leases.renew(node_lease(), Load(), draining=False)
+
+
+async def test_another_key_has_no_lease_and_cannot_end_one(mesh: Mesh, registry: Registry) -> None:
+    node, impostor = living(mesh, node_lease()), living(mesh, node_lease(key="second"))
+    async with watching(registry.directory) as watcher:
+        await watcher.next(Snapshot)
+        await registry.leases.register(node, OFFER)
+        await watcher.next(Change)
+    with pytest.raises(LeaseUnknown):
+        await registry.leases.renew(impostor, Load(), draining=False)
+    await registry.leases.end(impostor)
+    assert await registry.store.providers.get(key_of(node.certificate.spiffe_id)) is not None
+
+
+async def test_a_restarted_node_takes_over_its_name(mesh: Mesh, registry: Registry) -> None:
+    await registry.leases.register(living(mesh, node_lease()), OFFER)
+    again = living(mesh, node_lease(key="second"))
+    listed = await registry.leases.register(again, OFFER)
+    assert listed.spki_sha256 == again.certificate.spki_sha256.hex()
+    with pytest.raises(LeaseUnknown):
+        await registry.leases.renew(living(mesh, node_lease()), Load(), draining=False)
+
+
+@pytest.mark.parametrize(
+    "models",
+    [(), ((MODEL, "88" * 32),), ((MODEL, WEIGHTS), ("other", WEIGHTS))],
+    ids=["fewer", "other weights", "more"],
+)
+async def test_models_that_are_not_claimed_are_refused(registry: Registry, models: tuple[tuple[str, str], ...]) -> None:
+    with pytest.raises(ModelNotClaimed) as refused:
+        await registry.leases.register(node_lease(), replace(OFFER, models=models))
+    assert refused.value.reason == "MODEL_NOT_ALLOWED"
+    assert registry.log.entries == []
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "node", "node:", "node:0", "node:65536", "node:99999", "https://node:1", "no de:1", "node:1/x"]
+)
+async def test_an_endpoint_that_is_no_host_and_port_is_refused(registry: Registry, endpoint: str) -> None:
+    with pytest.raises(EndpointMalformed):
+        await registry.leases.register(node_lease(), replace(OFFER, endpoint=endpoint))
+
+
+async def test_an_admission_is_recorded_once_per_key(mesh: Mesh, registry: Registry) -> None:
+    for _ in range(2):
+        await registry.leases.register(living(mesh, node_lease()), OFFER)
+    assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION]
+    await registry.leases.register(living(mesh, node_lease(key="second")), OFFER)
+    assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION] * 2
+
+
+async def test_a_node_whose_admission_cannot_be_recorded_is_not_listed_until_it_can(
+    mesh: Mesh, registry: Registry
+) -> None:
+    node = living(mesh, node_lease())
+    registry.log.full = True
+    for _ in range(2):
+        with pytest.raises(OutboxFull):
+            await registry.leases.register(node, OFFER)
+    assert await registry.store.providers.get(key_of(node.certificate.spiffe_id)) is None
+    registry.log.full = False
+    await registry.leases.register(node, OFFER)
+    assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION]
+
+
+async def test_a_change_of_an_older_revision_is_a_conflict(mesh: Mesh, registry: Registry) -> None:
+    node = living(mesh, node_lease())
+    await registry.leases.register(node, OFFER)
+    bucket, key = registry.store.providers, key_of(node.certificate.spiffe_id)
+    stored = await bucket.get(key)
+    assert stored is not None
+    await registry.leases.renew(node, Load(), draining=False)
+    with pytest.raises(StoreConflict):
+        await bucket.put(key, b"{}", stored.revision)
+    with pytest.raises(StoreConflict):
+        await bucket.delete(key, stored.revision)
+    with pytest.raises(StoreConflict):
+        await bucket.put(key, b"{}", 0)

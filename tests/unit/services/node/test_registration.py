@@ -10,11 +10,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from grpc_status import rpc_status
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs.errors import Code, MeshError
-from libs.rpc.errors import status_of
+from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from services.node.engine import EngineLoad
 from services.node.registration import Registration, ServedModel, keep_registered, registered
 
@@ -46,8 +45,9 @@ class Registry(registry_pb2_grpc.ProviderRegistryServiceServicer):
     async def Renew(self, request: Any, context: Any) -> registry_pb2.RenewResponse:  # noqa: N802
         if self.forget:
             self.forget = False
-            status = rpc_status.to_status(status_of(LeaseUnknown("no such lease")))  # type: ignore[no-untyped-call]
-            await context.abort_with_status(status)
+            status = status_of(LeaseUnknown("no such lease"))
+            details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+            await context.abort(grpc.StatusCode.NOT_FOUND, status.message, details)
         if self.hang.is_set():
             self.hanging.set()
             await asyncio.Event().wait()

@@ -43,7 +43,9 @@ def configure(service: str, instance: str, *, json: bool | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
+    root.setLevel(logging.INFO)
+    # It tells every request to the guest agent, which is a dozen lines for one certificate.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _naming(service: str, instance: str) -> Processor:

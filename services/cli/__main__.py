@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from libs.errors import MeshError
-from libs.rpc.hardening import ssl_hardening
 
 _COMMANDS = ("up", "down", "status", "doctor", "reset", "chat", "ledger", "policy", "operators")
 """Modules of this package, in the order in which help lists them."""
@@ -18,8 +17,6 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for an error (one line on standard error), 130 for Ctrl-C."""
-    # Before any command is imported: they bring gRPC, which reads its suites once.
-    ssl_hardening()
     args = _parser().parse_args(arguments)
     try:
         return _run(args)

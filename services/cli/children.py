@@ -28,6 +28,7 @@ class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
+    STOPPED = "stopped"
 
 
 class Child:
@@ -38,6 +39,7 @@ class Child:
         self._log = log
         self._on_end = on_end
         self._last_words = ""
+        self._stopped = False
         self._heard = _size(log)
         self._supervisor: Supervisor | None = None
 
@@ -60,6 +62,8 @@ class Child:
 
     @property
     def state(self) -> State:
+        if self._stopped:
+            return State.STOPPED
         if self.supervisor.ready:
             return State.READY
         return State.RESTARTING if self._last_words else State.STARTING
@@ -77,8 +81,10 @@ class Child:
     def ended(self, exit_: Exit) -> None:
         """Hear from the supervisor that a process ended."""
         if exit_.asked:
+            self._stopped = True
             return
-        words = last_line(self._log, self._heard)
+        # Who was killed had no last words; the log's last line is then about something else.
+        words = last_line(self._log, self._heard) if exit_.code >= 0 else ""
         self._heard = _size(self._log)
         self._last_words = words or exit_.line
         self._on_end(self.name, f"{exit_.line}: {words}" if words else exit_.line)

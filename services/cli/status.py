@@ -117,7 +117,7 @@ async def show(access: Access, console: Console) -> int:
         table.add_row(answer.role, state, pid, access.addresses.get(answer.role, "-"), Text(answer.detail))
     console.print(table)
     for fact in facts:
-        console.print(Text(fact))
+        console.print(Text(fact), soft_wrap=True)
     return 0 if all(answer.serving for answer in answers) else 1
 
 

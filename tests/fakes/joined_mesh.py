@@ -196,14 +196,16 @@ class JoinedMesh:
         instance: str = "1",
         listen: str = "127.0.0.1:0",
         claims: Mapping[str, Any] | None = None,
+        keeper: PolicyKeeper | None = None,
     ) -> AsyncIterator[Member]:
         """A member certified by `kms` in this process; it has just heard a statement, and hears no more."""
         async with self.guest(self.tds[role]) as socket:
             settings = self.settings(role, instance, socket, listen=listen)
             async with open_guest(settings, role) as (guest, anchors):
                 prover = Prover(guest, self.collateral, {"role": role, **(claims or {})})
-                keeper = PolicyKeeper(settings.state_dir / "policy", self.seed, anchors)
-                hear(keeper, time.time())
+                if keeper is None:
+                    keeper = PolicyKeeper(settings.state_dir / "policy", self.seed, anchors)
+                    hear(keeper, time.time())
                 async with membership(settings, role, anchors, prover, keeper, kms.authority) as member:
                     yield member
 

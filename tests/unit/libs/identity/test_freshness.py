@@ -19,7 +19,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def statement(keeper: PolicyKeeper, now: float, *, version: int | None = None, digest: bytes | None = None) -> Statement:
+def statement(
+    keeper: PolicyKeeper, now: float, *, version: int | None = None, digest: bytes | None = None
+) -> Statement:
     current = keeper.current
     return Statement(version or current.version, digest or current.digest, 0, int(now * 1000))
 
@@ -116,7 +118,10 @@ def test_a_chain_on_disk_that_was_tampered_with_is_refused(mesh: JoinedMesh) -> 
     path = mesh.folder / "k" / "policy" / "2.json"
     stranger = JoinedMesh(mesh.folder, mesh.machine)  # Other operators.
     for tampered, reason in (
-        (second.replace(b'"minimum_evaluation_number":0', b'"minimum_evaluation_number":1'), "POLICY_SIGNATURES_INSUFFICIENT"),
+        (
+            second.replace(b'"minimum_evaluation_number":0', b'"minimum_evaluation_number":1'),
+            "POLICY_SIGNATURES_INSUFFICIENT",
+        ),
         (stranger.successor(keeper.current), "POLICY_SIGNATURES_INSUFFICIENT"),
         (second[:-1], "POLICY_MALFORMED"),
         (mesh.seed, "POLICY_VERSION_NOT_NEXT"),

@@ -1,0 +1,55 @@
+"""Runs the benchmarks: `python -m tests.bench`. Under three minutes; run them on an otherwise idle machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.bench import appraisal, calls, chat, client, ledger, machine
+from tests.bench.report import Section, show
+from tests.mesh.running import RunningMesh, running_mesh, short_folder
+
+_SECTIONS = ("chat", "ledger", "calls", "appraisal", "client")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.bench", description="Measure what the mesh adds, side by side.")
+    parser.add_argument("--only", choices=_SECTIONS, action="append", help="one section; may be given again")
+    parser.add_argument("--seconds", type=float, default=8.0, help="at most so long for each pair (default: 8)")
+    arguments = parser.parse_args()
+    console = Console(width=None if Console().is_terminal else 180)
+    with short_folder() as folder, running_mesh(folder) as mesh:
+        asyncio.run(_run(mesh, folder, arguments.only or _SECTIONS, arguments.seconds, console))
+
+
+async def _run(mesh: RunningMesh, folder: Path, sections: Sequence[str], seconds: float, console: Console) -> None:
+    console.print(machine.description(folder), highlight=False, soft_wrap=True)
+    began = time.monotonic()
+    for name in sections:
+        own = folder / name
+        own.mkdir()
+        show(await _measure(name, mesh, own, seconds), console)
+    console.print(f"took {time.monotonic() - began:.0f} s, load at the end {machine.load()}", highlight=False)
+
+
+async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -> Section:
+    match name:
+        case "chat":
+            return await chat.measure(mesh, folder, seconds=seconds)
+        case "ledger":
+            return await ledger.measure(mesh, folder, seconds=seconds)
+        case "calls":
+            return await calls.measure(folder, seconds=seconds)
+        case "appraisal":
+            return await appraisal.measure(seconds=seconds)
+        case _:
+            return await client.measure(mesh, seconds=seconds * 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Responsible for what the router adds to a chat: its HTTPS with everything behind it, beside the bare engine.
+
+The engine asked directly is a second process, started by the node's own code with the node's own settings, so the two
+share nothing but the machine. The bytes sent are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from libs.config import load
+from services.cli.layout import Layout
+from services.node.config import Config
+from services.node.engine import SupervisedEngine, open_engine
+from services.node.launch import plan
+from tests.bench.report import Row, Section
+from tests.bench.samples import Action, Limit, side_by_side
+from tests.mesh.running import RunningMesh
+
+PATH = "/v1/chat/completions"
+_SECONDS = 60.0
+_PROMPT = "Tell a long story about a lighthouse and the people who kept it."
+
+
+def chat_request(model: str, *, stream: bool, max_tokens: int) -> bytes:
+    """A request whose answer is always the same."""
+    return json.dumps(
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": _PROMPT}],
+            "stream": stream,
+            "max_tokens": max_tokens,
+            "temperature": 0,
+        }
+    ).encode()
+
+
+@dataclass(slots=True)
+class Asked:
+    """What both ways answered, to show that they did the same work."""
+
+    texts: set[str] = field(default_factory=set)
+
+    def note(self, body: bytes) -> None:
+        if body.startswith(b"data:"):
+            lines = (line[6:] for line in body.splitlines() if line.startswith(b"data: {"))
+            choices = [choice for line in lines for choice in json.loads(line)["choices"]]
+            self.texts.add("".join(choice["delta"].get("content") or "" for choice in choices))
+        else:
+            self.texts.add(json.loads(body)["choices"][0]["message"]["content"])
+
+
+@asynccontextmanager
+async def router_client(mesh: RunningMesh) -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTPS client that keeps its connections."""
+    described = mesh.mesh
+    async with aiohttp.ClientSession(
+        base_url=described["router_url"],
+        headers={"Authorization": f"Bearer {described['api_key']}", "Content-Type": "application/json"},
+        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=described["router_ca"])),
+        timeout=aiohttp.ClientTimeout(total=_SECONDS),
+    ) as client:
+        yield client
+
+
+def through_router(client: aiohttp.ClientSession, body: bytes, asked: Asked) -> Action:
+    async def ask() -> float | None:
+        started, first = time.perf_counter(), None
+        received = bytearray()
+        async with client.post(PATH, data=body) as response:
+            response.raise_for_status()
+            async for chunk in response.content.iter_any():
+                first = first or time.perf_counter() - started
+                received += chunk
+        asked.note(bytes(received))
+        return first
+
+    return ask
+
+
+def to_engine(engine: SupervisedEngine, body: bytes, asked: Asked) -> Action:
+    async def ask() -> float | None:
+        started, first = time.perf_counter(), None
+        received = bytearray()
+        async with engine.post(PATH, body, _SECONDS) as answer:
+            async for chunk in answer.chunks:
+                first = first or time.perf_counter() - started
+                received += chunk
+        if answer.status != 200:
+            raise RuntimeError(f"the engine answered {answer.status}: {bytes(received[:500])!r}")
+        asked.note(bytes(received))
+        return first
+
+    return ask
+
+
+async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section:
+    """Take all combinations, each for at most `seconds`."""
+    settings = load(Layout(mesh.state).config("node"), Config).engine
+    rows = []
+    notes = [f"engine: {settings.parallel} requests at once, {settings.effective_threads} CPU thread(s)"]
+    async with open_engine(settings, plan(settings), folder) as engine, router_client(mesh) as client:
+        await engine.until_ready()
+        for stream in (False, True):
+            for max_tokens in (1, 32):
+                body = chat_request(settings.model, stream=stream, max_tokens=max_tokens)
+                for concurrency in (1, 2):
+                    asked = Asked()
+                    base, ours = await side_by_side(
+                        [to_engine(engine, body, asked), through_router(client, body, asked)],
+                        Limit(count=200, seconds=seconds, in_a_row=10 if max_tokens == 1 else 2),
+                        concurrency=concurrency,
+                    )
+                    name = f"{'streamed' if stream else 'buffered'} {max_tokens} tokens {concurrency} at once"
+                    rows.append(Row(name, base, ours))
+                    if len(asked.texts) != 1:
+                        notes.append(f"{name}: {len(asked.texts)} different answers, so the work was not the same")
+    return Section("chat", "engine asked directly on its unix socket", "through the router's HTTPS", rows, notes)

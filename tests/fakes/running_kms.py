@@ -1,0 +1,108 @@
+"""A KMS wired as in production, but for its log, which is in memory and can be away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from libs.events.publish import LedgerUnavailable
+from libs.events.vault import VaultKey
+from libs.identity.bootstrap_leaf import make_bootstrap_leaf
+from libs.identity.member import Member
+from libs.identity.renewal import Prover
+from libs.rpc.middleware import public_middleware
+from libs.rpc.server import serving
+from libs.tee.dstack import Guest
+from libs.transparency.leaf import Kind
+from services.devtee.machine import VirtualTd
+from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
+from services.kms.decisions import Decisions
+from services.kms.publication import Publication
+from services.kms.release import KeyRelease
+from services.kms.servicer import KmsServicer, kms_binding
+from services.kms.statements import StatementSource
+from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+
+ALONE = "127.0.0.1:0"
+
+
+@dataclass(slots=True)
+class DecisionLog:
+    """A publisher whose ledger acknowledges at once, or is away."""
+
+    away: bool = False
+    entries: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
+    """What the ledger has."""
+    outbox: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
+    """What is durable here and waits for it."""
+
+    async def commit(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float) -> None:
+        if self.away:
+            raise LedgerUnavailable("the ledger did not acknowledge in time", bytes(32))
+        self.entries.append((kind, body))
+
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> None:
+        self.outbox.append((kind, body))
+
+    @property
+    def decisions(self) -> list[str]:
+        """Every key decision: "released ledger-keyring"."""
+        everything = [*self.entries, *self.outbox]
+        return [f"{body['decision']} {body['name']}" for kind, body in everything if kind is Kind.KEY_DECISION]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningKms:
+    core: KmsCore
+    member: Member
+    log: DecisionLog
+    target: str
+    """host:port of the mesh listener."""
+    bootstrap: str
+    """host:port of the bootstrap listener."""
+
+
+@asynccontextmanager
+async def bootstrap_listener(
+    mesh: JoinedMesh,
+    kms: KmsCore,
+    *,
+    td: VirtualTd | None = None,
+    claims: Mapping[str, Any] | None = None,
+    leaf_spki: bytes | None = None,
+) -> AsyncIterator[str]:
+    """The KMS's listener without client certificates; it can be bent by what its evidence says."""
+    async with mesh.guest(td or mesh.tds["kms"]) as socket, Guest(socket) as guest:
+        said = {"role": "kms", "ca_spki_sha256": kms.ca.spki_sha256.hex(), **(claims or {})}
+        leaf = make_bootstrap_leaf("kms", TRUST_DOMAIN)
+        prover = Prover(guest, mesh.collateral, said)
+        servicer = KmsBootstrapServicer(prover, leaf_spki or leaf.spki, kms.ca, kms.challenges, kms.issuance)
+        binding = bootstrap_binding(servicer)
+        async with serving(
+            ALONE, leaf.credentials, [binding], public_middleware(binding.methods), drain_seconds=0
+        ) as running:
+            yield f"127.0.0.1:{running.port}"
+
+
+@asynccontextmanager
+async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKms]:
+    log = DecisionLog()
+    decisions = Decisions(log)
+    statements = StatementSource(kms.ca, kms.policy)
+    publication = Publication(kms.policy, decisions)
+    servicer = KmsServicer(
+        kms.ca, kms.policy, statements, publication, KeyRelease(kms.keyring, kms.policy, decisions)
+    )
+    claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
+    async with (
+        bootstrap_listener(mesh, kms) as bootstrap,
+        mesh.member("kms", kms, claims=claims, keeper=kms.policy) as member,
+        member.serve([kms_binding(servicer)]) as inner,
+        asyncio.TaskGroup() as tasks,
+    ):
+        stating = tasks.create_task(statements.keep(60))
+        yield RunningKms(kms, member, log, f"127.0.0.1:{inner.port}", bootstrap)
+        stating.cancel()

@@ -1,0 +1,183 @@
+"""Joining for real: devtee's guest agent and PCCS, the attestation service's and the KMS's bootstrap listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from libs.errors import MeshError
+from libs.identity.authority import Issued
+from libs.identity.bootstrap_leaf import make_bootstrap_leaf
+from libs.identity.challenges import Challenges
+from libs.identity.member import MeasuredConfigurationMismatch, MemberSettings, join, open_guest
+from libs.identity.renewal import Identity, Prover
+from libs.identity.statements import KmsStatements, take_statement
+from libs.rpc.middleware import public_middleware
+from libs.rpc.server import serving
+from libs.tee.dstack import Guest
+from services.attestation.collateral import CollateralCache
+from services.attestation.servicer import CollateralServicer, collateral_binding
+from services.devtee.pccs import serving_pccs
+from services.kms.issuance import ISSUANCE
+from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.running_kms import RunningKms, running_kms
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    kms: RunningKms
+    settings: MemberSettings
+
+
+@asynccontextmanager
+async def surroundings(mesh: JoinedMesh, core: KmsCore) -> AsyncIterator[Surroundings]:
+    leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
+    async with (
+        serving_pccs("127.0.0.1", 0, mesh.machine.pki, lambda: int(time.time())) as url,
+        running_kms(mesh, core) as kms,
+        mesh.guest(mesh.tds["router"]) as socket,
+    ):
+        binding = collateral_binding(CollateralServicer(CollateralCache(url, 10)))
+        middleware = public_middleware(binding.methods)
+        async with serving("127.0.0.1:0", leaf.credentials, [binding], middleware, drain_seconds=0) as attestation:
+            settings = mesh.settings(
+                "router",
+                "1",
+                socket,
+                kms=kms.target,
+                kms_bootstrap=kms.bootstrap,
+                attestation_bootstrap=f"127.0.0.1:{attestation.port}",
+            )
+            yield Surroundings(kms, settings)
+
+
+async def test_a_service_joins_and_follows_policy(mesh: JoinedMesh, kms: KmsCore) -> None:
+    async with surroundings(mesh, kms) as around, join(around.settings, "router", {"log_key": "ab"}) as member:
+        assert member.spiffe_id == f"spiffe://{TRUST_DOMAIN}/router/1"
+        assert member.identity.current.evidence.claims == {"role": "router", "log_key": "ab"}
+        first = member.identity.current
+        async with asyncio.timeout(30):
+            for version in (2, 3):
+                advanced = asyncio.create_task(member.policy.advanced())
+                await asyncio.sleep(0)
+                kms.policy.accept(mesh.successor(kms.policy.current))
+                assert (await advanced).version == version
+            renewal = asyncio.create_task(member.identity.renewed())
+            await asyncio.sleep(0)
+            await member.identity.obtain()
+            assert await renewal is member.identity.current is not first
+    assert [path.name for path in sorted(around.settings.state_dir.glob("policy/*"))] == ["2.json", "3.json"]
+
+
+async def test_missed_versions_are_all_walked_through(mesh: JoinedMesh, kms: KmsCore) -> None:
+    for _ in range(3):
+        kms.policy.accept(mesh.successor(kms.policy.current))
+    async with running_kms(mesh, kms) as running, mesh.member("router", kms) as router:
+        statements = KmsStatements(router.peer("kms", running.target), router.identity)
+        await take_statement(statements, router.policy)
+        assert router.policy.current.digest == kms.policy.current.digest
+        assert router.policy.require_fresh().version == 4
+
+
+async def test_a_statement_by_another_key_than_the_cas_is_refused(mesh: JoinedMesh, kms: KmsCore) -> None:
+    class OtherCa:
+        ca_certificate = mesh.kms("other", root=bytes(32)).ca.certificate
+
+    async with running_kms(mesh, kms) as running, mesh.member("router", kms) as router:
+        statements = KmsStatements(router.peer("kms", running.target), OtherCa())  # type: ignore[arg-type]
+        with pytest.raises(MeshError) as error:
+            await take_statement(statements, router.policy)
+    assert error.value.reason == "STATEMENT_SIGNATURE_INVALID"
+
+
+async def test_a_service_told_to_be_what_it_was_not_measured_as_does_not_start(mesh: JoinedMesh) -> None:
+    async with mesh.guest(mesh.tds["router"]) as socket:
+        settings = mesh.settings("ledger", "1", socket)
+        with pytest.raises(MeasuredConfigurationMismatch, match="configured as ledger"):
+            async with join(settings, "ledger", {}):
+                pass
+        elsewhere = mesh.settings("router", "1", socket, trust_domain="other.test")
+        with pytest.raises(MeasuredConfigurationMismatch, match=r"other\.test"):
+            async with open_guest(elsewhere, "router"):
+                pass
+
+
+async def test_a_service_that_policy_does_not_allow_is_told_at_once(mesh: JoinedMesh, kms: KmsCore) -> None:
+    kms.policy.accept(mesh.successor(kms.policy.current, roles=mesh.without("router")))
+    async with surroundings(mesh, kms) as around:
+        with pytest.raises(MeshError) as error:
+            async with join(around.settings, "router", {}):
+                pass
+    assert error.value.reason == "MEASUREMENT_NOT_ALLOWED"
+
+
+class Certifier:
+    """An authority that answers with whatever certificate the test has prepared for a request."""
+
+    def __init__(self, kms: KmsCore) -> None:
+        self.kms = kms
+        self.instance: str | None = None
+        self.other: KmsCore | None = None
+        self.earlier: Issued | None = None
+
+    async def issue(self, request: object, policy: object) -> Issued:
+        kms = self.other or self.kms
+        document = await request.prove(kms.challenges.issue(ISSUANCE))  # type: ignore[attr-defined]
+        if self.earlier is not None:
+            return self.earlier
+        instance = self.instance or request.instance  # type: ignore[attr-defined]
+        der, _ = kms.issuance.certify_service(request.csr, document, instance)  # type: ignore[attr-defined]
+        return Issued(der, kms.ca.certificate)
+
+
+@pytest.fixture
+async def identity(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[tuple[Identity, Certifier]]:
+    certifier = Certifier(kms)
+    async with mesh.guest(mesh.tds["router"]) as socket, Guest(socket) as guest:
+        prover = Prover(guest, mesh.collateral, {"role": "router"})
+        yield Identity(prover, certifier, mesh.keeper("k"), "router", "1"), certifier
+
+
+async def refusal(identity: Identity) -> str:
+    with pytest.raises(MeshError) as error:
+        await identity.obtain()
+    return error.value.reason
+
+
+async def test_a_certificate_over_other_evidence_or_for_another_name_is_not_taken(
+    identity: tuple[Identity, Certifier], kms: KmsCore
+) -> None:
+    mine, certifier = identity
+    certifier.instance = "2"
+    assert await refusal(mine) == "CERTIFICATE_NOT_ACCEPTED"
+    certifier.instance = None
+    await mine.obtain()
+    certifier.earlier = Issued(mine.current.certificate.der, kms.ca.certificate)
+    assert await refusal(mine) == "CERTIFICATE_NOT_ACCEPTED"
+
+
+async def test_a_kms_that_speaks_for_another_ca_than_before_is_refused(
+    identity: tuple[Identity, Certifier], mesh: JoinedMesh
+) -> None:
+    mine, certifier = identity
+    await mine.obtain()
+    held = mine.current
+    certifier.other = mesh.kms("other", root=bytes(32))
+    assert await refusal(mine) == "CA_CHANGED"
+    assert mine.current is held
+
+
+def test_too_many_open_challenges_forget_the_oldest(kms: KmsCore) -> None:
+    challenges = Challenges("kms/1", lambda: (kms.ca.key, kms.ca.certificate))
+    first = challenges.issue("x")
+    for _ in range(10_000):
+        last = challenges.issue("x")
+    with pytest.raises(MeshError) as error:
+        challenges.spend(first.nonce)
+    assert error.value.reason == "CHALLENGE_NOT_OPEN"
+    challenges.spend(last.nonce)

@@ -1,0 +1,215 @@
+"""The ledger as a process of its own, in a mesh whose KMS, guest agents and nats-server are real and whose TEE is not."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import tomli_w
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.events.publish import EventSettings, Publisher, open_publisher
+from libs.identity.bootstrap_leaf import make_bootstrap_leaf
+from libs.identity.certificate import Subject, key_pem, pem_of
+from libs.identity.member import Member
+from libs.identity.peers import Peer
+from libs.identity.renewal import Prover
+from libs.identity.sealed import ReceiverKey
+from libs.process import tethered
+from libs.rpc.middleware import public_middleware
+from libs.rpc.server import serving
+from services.attestation.collateral import CollateralCache, Held
+from services.attestation.servicer import CollateralServicer, collateral_binding
+from services.broker.supervision import NatsSettings, open_broker
+from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
+from services.kms.decisions import Decisions
+from services.kms.publication import Publication
+from services.kms.release import KeyRelease
+from services.kms.servicer import KmsServicer, kms_binding
+from services.kms.statements import StatementSource
+from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+
+_ROOT = Path(__file__).parents[4]
+
+
+class _Broker:
+    """The broker's identity."""
+
+    trust_domain = TRUST_DOMAIN
+
+    def __init__(self, kms: KmsCore) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = Subject(TRUST_DOMAIN, "broker", "1", bytes(32))
+        certificate = kms.ca.issue_svid(subject, key.public_key(), _now())
+        self.credential_pem = pem_of(certificate) + key_pem(key)
+        self.ca_pem = pem_of(kms.ca.certificate)
+
+    async def renewed(self) -> None:
+        await asyncio.Event().wait()
+
+
+class _Collateral:
+    """The machine's own vendor statements, behind the attestation service's listener."""
+
+    def __init__(self, mesh: JoinedMesh) -> None:
+        self._mesh = mesh
+
+    async def held(self, quote: bytes) -> Held:
+        return Held(self._mesh.collateral.current(), _now() + 86400.0)
+
+
+def _now() -> int:
+    import time
+
+    return int(time.time())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class LiveMesh:
+    """Everything around one ledger process, which may be killed and started again."""
+
+    def __init__(self, mesh: JoinedMesh) -> None:
+        mesh.draft["key_releases"].append({"name": "ledger-resume", "roles": ["ledger"]})
+        mesh.seed = mesh.sign(mesh.draft)
+        self.mesh = mesh
+        self.kms = mesh.kms()
+        self.data_dir = mesh.folder / "ledger-data"
+        self.target = f"127.0.0.1:{free_port()}"
+        self.https = f"127.0.0.1:{free_port()}"
+        self.nats_url = ""
+        self._config = mesh.folder / "ledger.toml"
+        self._process: asyncio.subprocess.Process | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[LiveMesh]:
+        """Run what the ledger needs; the ledger itself is the test's to start."""
+        async with AsyncExitStack() as stack:
+            mesh, kms = self.mesh, self.kms
+            broker = await stack.enter_async_context(
+                open_broker("broker-1", NatsSettings(port=-1), _Broker(kms), mesh.folder / "broker")
+            )
+            await broker.until_ready()
+            self.nats_url = f"tls://127.0.0.1:{broker.port}"
+            collateral = collateral_binding(CollateralServicer(cast(CollateralCache, _Collateral(mesh))))
+            leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
+            attestation = await stack.enter_async_context(
+                serving("127.0.0.1:0", leaf.credentials, [collateral], public_middleware(collateral.methods))
+            )
+            log_key = Ed25519PrivateKey.generate()
+            claims = {
+                "ca_spki_sha256": kms.ca.spki_sha256.hex(),
+                "root_epoch": 1,
+                "log_key": log_key.public_key().public_bytes_raw().hex(),
+            }
+            member = await stack.enter_async_context(mesh.member("kms", kms, claims=claims))
+            publisher = await stack.enter_async_context(self.publisher(member, log_key))
+            decisions = Decisions(publisher)
+            publication = Publication(kms.policy, decisions)
+            await publication.record_all()
+            servicer = KmsServicer(
+                kms.ca,
+                kms.policy,
+                StatementSource(kms.ca, kms.policy),
+                publication,
+                KeyRelease(kms.keyring, kms.policy, decisions),
+            )
+            inner = await stack.enter_async_context(member.serve([kms_binding(servicer)]))
+            leaf = make_bootstrap_leaf("kms", TRUST_DOMAIN)
+            prover = Prover(member.guest, mesh.collateral, {"role": "kms", **claims})
+            bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, kms.ca, kms.challenges, kms.issuance))
+            outer = await stack.enter_async_context(
+                serving("127.0.0.1:0", leaf.credentials, [bootstrap], public_middleware(bootstrap.methods))
+            )
+            guest = await stack.enter_async_context(mesh.guest(mesh.tds["ledger"]))
+            self._configure(guest, kms=inner.port, bootstrap=outer.port, attestation=attestation.port)
+            try:
+                yield self
+            finally:
+                await self.kill()
+
+    @asynccontextmanager
+    async def router(self) -> AsyncIterator[Router]:
+        """A router that has joined and writes."""
+        log_key, receiver = Ed25519PrivateKey.generate(), ReceiverKey()
+        claims = {"log_key": log_key.public_key().public_bytes_raw().hex(), "hpke_key": receiver.public.hex()}
+        async with (
+            self.mesh.member("router", self.kms, claims=claims) as member,
+            self.publisher(member, log_key) as publisher,
+        ):
+            yield Router(member, member.peer("ledger", self.target), publisher, receiver)
+
+    @asynccontextmanager
+    async def publisher(self, member: Member, log_key: Ed25519PrivateKey) -> AsyncIterator[Publisher]:
+        settings = EventSettings(self.nats_url, self.mesh.folder / f"{member.role}-outbox")
+        async with open_publisher(member, settings, member.peer("ledger", self.target), log_key=log_key) as publisher:
+            yield publisher
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *tethered([sys.executable, "-m", "services.ledger", str(self._config)]),
+            cwd=_ROOT,
+            stderr=asyncio.subprocess.PIPE,
+            stdout=(self.mesh.folder / "ledger.log").open("ab"),
+        )
+
+    async def kill(self, number: int = signal.SIGKILL) -> int:
+        """End the ledger and return its exit status."""
+        if self._process is None:
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        return (await self.ended())[0]
+
+    async def ended(self) -> tuple[int, str]:
+        """Wait until the ledger has ended; return its exit status and its last words."""
+        assert self._process is not None
+        async with asyncio.timeout(60):
+            _, said = await self._process.communicate()
+        code, self._process = self._process.returncode, None
+        assert code is not None
+        return code, said.decode()
+
+    def _configure(self, guest: Path, *, kms: int, bootstrap: int, attestation: int) -> None:
+        seed = self.mesh.folder / "seed.json"
+        seed.write_bytes(self.mesh.seed)
+        config = {
+            "member": {
+                "instance": "1",
+                "trust_domain": TRUST_DOMAIN,
+                "listen": self.target,
+                "state_dir": str(self.mesh.folder / "ledger-state"),
+                "guest_socket": str(guest),
+                "seed_policy": str(seed),
+                "kms": f"127.0.0.1:{kms}",
+                "kms_bootstrap": f"127.0.0.1:{bootstrap}",
+                "attestation_bootstrap": f"127.0.0.1:{attestation}",
+                "drain_seconds": 0.5,
+            },
+            "events": {"nats_url": self.nats_url, "outbox": str(self.mesh.folder / "ledger-outbox")},
+            "data_dir": str(self.data_dir),
+            "https_listen": self.https,
+            "ip_addresses": ["127.0.0.1"],
+            "checkpoint_seconds": 0.1,
+        }
+        self._config.write_text(tomli_w.dumps(config))
+
+
+class Router:
+    """A router as the ledger knows it."""
+
+    def __init__(self, member: Member, ledger: Peer, publisher: Publisher, receiver: ReceiverKey) -> None:
+        self.member = member
+        self.ledger = ledger
+        self.publisher = publisher
+        self.receiver = receiver

@@ -1,0 +1,198 @@
+"""The auditor: signs only what the files hold and what continues what was signed; a real process holds its key."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from libs.transparency import checkpoint, merkle
+from libs.transparency.checkpoint import Checkpoint
+from libs.transparency.note import VerifierKey
+from services.ledger import records_log, segments
+from services.ledger.auditing import AuditorGone, AuditorRefused, Checkpoints, NoCheckpoint, open_auditor
+from services.ledger.auditor import Auditor, RootDiffers, SizeBelowSigned, SizeNotCommitted
+from services.ledger.damage import LogDamaged
+from services.ledger.growth import Growth
+from services.ledger.recovery import CHECKPOINT, CHECKPOINTS_LOG
+from services.ledger.scan import SEGMENTS
+from services.ledger.segments import Geometry
+
+from .conftest import KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer
+
+
+def auditor_of(directory: Path) -> Auditor:
+    return Auditor(directory, ORIGIN, lambda tree: checkpoint.sign(tree, KEY), SMALL)
+
+
+def root_at(directory: Path, size: int) -> bytes:
+    with open_store(directory) as store:
+        return store.index.tree.root(size)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+def test_it_signs_what_it_has_read_itself_and_keeps_every_note(two_segments: Path) -> None:
+    auditor = auditor_of(two_segments)
+    notes = [auditor.checkpoint(size, root_at(two_segments, size)) for size in (1, 4, 5, 6, 6)]
+    verifier = VerifierKey(ORIGIN, KEY.public_key().public_bytes_raw())
+    for size, note in zip((1, 4, 5, 6, 6), notes, strict=True):
+        assert checkpoint.verify(note, verifier) == Checkpoint(ORIGIN, size, root_at(two_segments, size))
+    stored = records_log.read(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS)
+    assert list(stored.records) == notes
+    assert (two_segments / CHECKPOINT).read_bytes() == notes[-1]
+
+
+def test_it_follows_a_log_that_grows(two_segments: Path) -> None:
+    auditor = auditor_of(two_segments)
+    auditor.checkpoint(6, root_at(two_segments, 6))
+    fill(two_segments, [[7], [8], [9]])
+    assert checkpoint.parse(auditor.checkpoint(9, root_at(two_segments, 9))).size == 9
+
+
+def test_it_refuses_another_root_than_the_files(two_segments: Path) -> None:
+    with pytest.raises(RootDiffers):
+        auditor_of(two_segments).checkpoint(6, merkle.EMPTY_ROOT)
+    assert not (two_segments / CHECKPOINT).exists()
+
+
+def test_it_refuses_a_smaller_size_than_was_signed_also_after_a_restart(two_segments: Path) -> None:
+    root = root_at(two_segments, 5)
+    auditor_of(two_segments).checkpoint(6, root_at(two_segments, 6))
+    with pytest.raises(SizeBelowSigned):
+        auditor_of(two_segments).checkpoint(5, root)
+
+
+def test_it_refuses_another_tree_of_the_size_that_was_signed(two_segments: Path) -> None:
+    lie = checkpoint.sign(Checkpoint(ORIGIN, 5, b"\x01" * 32), KEY)
+    log = records_log.RecordsLog(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS, 0)
+    log.append([lie])
+    log.close()
+    with open_store_unchecked(two_segments) as root, pytest.raises(RootDiffers):
+        auditor_of(two_segments).checkpoint(6, root)
+
+
+def test_it_refuses_a_size_between_commits(two_segments: Path) -> None:
+    with pytest.raises(SizeNotCommitted):
+        auditor_of(two_segments).checkpoint(3, merkle.EMPTY_ROOT)
+
+
+def test_it_refuses_a_size_that_is_not_in_the_files(two_segments: Path) -> None:
+    with pytest.raises(LogDamaged):
+        auditor_of(two_segments).checkpoint(7, merkle.EMPTY_ROOT)
+
+
+def test_it_refuses_after_any_byte_of_a_commit_was_flipped(two_segments: Path) -> None:
+    root = root_at(two_segments, 6)
+    path = two_segments / SEGMENTS / segments.file_name(4)
+    data = path.read_bytes()
+    end = len(data.rstrip(b"\0"))
+    for at in range(segments.HEADER_SIZE, end):
+        flip(path, at)
+        with pytest.raises(LogDamaged):
+            auditor_of(two_segments).checkpoint(6, root)
+        path.write_bytes(data)
+    auditor_of(two_segments).checkpoint(6, root)
+
+
+class open_store_unchecked:  # noqa: N801 - a context manager
+    """The root of the files, though a note beside them lies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> bytes:
+        notes = self._directory / CHECKPOINTS_LOG
+        hidden = notes.read_bytes()
+        notes.unlink()
+        root = root_at(self._directory, 6)
+        notes.write_bytes(hidden)
+        return root
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+@pytest.fixture
+def large_blocks(empty_log: Path) -> Path:
+    """A log as the real process reads it: the geometry of production."""
+    with open_store(empty_log, Geometry(zeros_ahead=300)) as store:
+        writer = sequencer(store)
+        for number in (1, 2, 3):
+            writer.append([candidate(number)], SOURCE, number, number)
+    return empty_log
+
+
+def production_root(directory: Path) -> bytes:
+    with open_store(directory, Geometry(zeros_ahead=300)) as store:
+        return store.head.root()
+
+
+async def test_the_process_signs_with_a_key_born_in_it(large_blocks: Path) -> None:
+    root = production_root(large_blocks)
+    async with open_auditor(large_blocks, ORIGIN) as first:
+        signed = await first.sign(3, root)
+    async with open_auditor(large_blocks, ORIGIN) as second:
+        assert second.checkpoint_key != first.checkpoint_key
+        again = await second.sign(3, root)
+    for tree, key in ((signed, first.checkpoint_key), (again, second.checkpoint_key)):
+        assert checkpoint.verify(tree.note, VerifierKey(ORIGIN, key)) == Checkpoint(ORIGIN, 3, root)
+
+
+async def test_the_process_refuses_and_says_why(large_blocks: Path) -> None:
+    path = large_blocks / SEGMENTS / segments.file_name(0)
+    root = production_root(large_blocks)
+    async with open_auditor(large_blocks, ORIGIN) as auditor:
+        with pytest.raises(AuditorRefused, match="ROOT_DIFFERS"):
+            await auditor.sign(3, bytes(32))
+        assert (await auditor.sign(3, root)).size == 3
+        with pytest.raises(AuditorRefused, match="SIZE_BELOW_SIGNED"):
+            await auditor.sign(2, root)
+    flip(path, segments.HEADER_SIZE + 200)
+    async with open_auditor(large_blocks, ORIGIN) as auditor:
+        with pytest.raises(AuditorRefused, match="LOG_DAMAGED") as refused:
+            await auditor.sign(3, root)
+    assert refused.value.exit_status == 3
+
+
+async def test_a_process_that_was_killed_is_noticed(large_blocks: Path) -> None:
+    async with open_auditor(large_blocks, ORIGIN) as auditor:
+        os.kill(auditor.pid, signal.SIGKILL)
+        with pytest.raises(AuditorGone):
+            await auditor.sign(3, bytes(32))
+
+
+async def test_a_log_that_grew_is_signed_after_its_floor_is_durable(large_blocks: Path) -> None:
+    synced: asyncio.Queue[int] = asyncio.Queue()
+
+    async def sync() -> None:
+        synced.put_nowait(growth.size)
+
+    async def synced_size() -> int:
+        async with asyncio.timeout(20):
+            return await synced.get()
+
+    growth = Growth(3, production_root(large_blocks))
+    async with open_auditor(large_blocks, ORIGIN) as auditor, asyncio.TaskGroup() as tasks:
+        checkpoints = Checkpoints(auditor, growth, sync, 0.01)
+        with pytest.raises(NoCheckpoint):
+            _ = checkpoints.newest
+        keeping = tasks.create_task(checkpoints.keep())
+        for size in (4, 5):
+            # The floor of the next tree is made durable only once the tree before it is signed.
+            assert await synced_size() == size - 1
+            with open_store(large_blocks, Geometry(zeros_ahead=300)) as store:
+                commit = sequencer(store).append([candidate(size)], SOURCE, size, size)[-1]
+            growth.reach(commit.size, commit.root)
+        assert await synced_size() == 5
+        keeping.cancel()
+    assert checkpoint.parse(checkpoints.note()).size == checkpoints.newest.size == 4
+    assert checkpoint.parse(checkpoints.of_size(3)).size == 3
+    assert checkpoints.of_size(2) == b""

@@ -1,0 +1,69 @@
+"""Refusals: kept with their reason, told to whom they are proven to be about, and to nobody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.ledger import records_log
+from services.ledger.damage import LogDamaged
+from services.ledger.rejections import NAME, Reason, Refusal, Rejections
+
+ISSUER = b"\x11" * 32
+
+
+def refusal(number: int, reason: Reason = Reason.KIND_NOT_ALLOWED) -> Refusal:
+    return Refusal(9, reason, "why", b"record %d" % number, ISSUER, number)
+
+
+def test_a_refusal_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    rejections = Rejections(tmp_path)
+    rejections.keep([refusal(3), refusal(5, Reason.BODY_NOT_OPENED)])
+    rejections.close()
+    again = Rejections(tmp_path)
+    assert again.of(ISSUER, 1) == [(3, Reason.KIND_NOT_ALLOWED), (5, Reason.BODY_NOT_OPENED)]
+    assert again.of(ISSUER, 4) == [(5, Reason.BODY_NOT_OPENED)]
+    assert again.has(ISSUER, 3)
+    assert not again.of(b"\x22" * 32, 1)
+    again.close()
+
+
+def test_what_nobody_signed_is_kept_and_told_to_nobody(tmp_path: Path) -> None:
+    rejections = Rejections(tmp_path)
+    rejections.keep([refusal(3, Reason.SIGNATURE_INVALID)])
+    rejections.close()
+    again = Rejections(tmp_path)
+    assert again.of(ISSUER, 1) == []
+    again.close()
+    (record,) = records_log.read(tmp_path / NAME, records_log.QUARANTINE).records
+    assert record == (9).to_bytes(8, "big") + int(Reason.SIGNATURE_INVALID).to_bytes(2, "big") + b"record 3"
+
+
+def test_damage_in_the_quarantine_is_found(tmp_path: Path) -> None:
+    rejections = Rejections(tmp_path)
+    rejections.keep([refusal(1), refusal(2)])
+    rejections.close()
+    data = bytearray((tmp_path / NAME).read_bytes())
+    data[20] ^= 1
+    (tmp_path / NAME).write_bytes(data)
+    with pytest.raises(LogDamaged):
+        Rejections(tmp_path)
+
+
+def test_numbers_of_reasons_are_permanent() -> None:
+    assert {reason.name: reason.value for reason in Reason} == {
+        "MESSAGE_MALFORMED": 1,
+        "ISSUER_UNKNOWN": 2,
+        "SIGNATURE_INVALID": 3,
+        "KEYSET_MALFORMED": 4,
+        "KEYSET_REFUSED": 5,
+        "SEQUENCE_CLOSED": 6,
+        "SEQUENCE_TOO_FAR": 7,
+        "KIND_NOT_ALLOWED": 8,
+        "VAULT_UNKNOWN": 9,
+        "BODY_NOT_OPENED": 10,
+        "ENTRY_MALFORMED": 11,
+        "POLICY_REFUSED": 12,
+        "CONFLICT": 13,
+    }

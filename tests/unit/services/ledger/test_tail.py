@@ -1,0 +1,143 @@
+"""Reading the log out: whole, in order, from a token that nobody can forge and that notices a rollback."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from libs.transparency import resume
+from libs.transparency.chain import chain_next, chain_start
+from libs.transparency.merkle import leaf_hash
+from libs.transparency.resume import LogDiverged, ResumeTokenInvalid
+from services.ledger.auditing import AuditorProcess, Checkpoints
+from services.ledger.growth import Growth
+from services.ledger.keys import ReleasedKey
+from services.ledger.store import LogStore
+from services.ledger.tail import KEY_NAME, Tail, TailBatch
+
+from .conftest import ORIGIN, SOURCE, candidate, fill, open_store, sequencer
+from .writers import Keys
+
+KEY = ReleasedKey(2, b"\x05" * 32)
+
+
+class Unused(AuditorProcess):
+    """Nothing is signed here."""
+
+    def __init__(self) -> None:
+        return None
+
+
+async def _nothing() -> None:
+    return None
+
+
+class Reader:
+    """A tail over a store, as a start of the ledger makes it."""
+
+    def __init__(self, store: LogStore, key: ReleasedKey = KEY) -> None:
+        self.store = store
+        self.growth = Growth(store.head.size, store.head.root())
+        self.keys = Keys()
+        self.tail = Tail(store, self.growth, Checkpoints(Unused(), self.growth, _nothing, 1.0), self.keys, key)
+
+    async def read(self, start: int | bytes, *, max_batch: int = 64) -> list[TailBatch]:
+        position = await (self.tail.from_token(start) if isinstance(start, bytes) else self.tail.from_index(start))
+        return [batch async for batch in self.tail.read(position, follow=False, max_batch=max_batch)]
+
+    def append(self, *numbers: int) -> None:
+        position = self.store.head.source_high + 1
+        commit = sequencer(self.store).append([candidate(n) for n in numbers], SOURCE, position, position)[-1]
+        self.growth.reach(commit.size, commit.root)
+
+
+@pytest.fixture
+def reader(two_segments: Path) -> Iterator[Reader]:
+    with open_store(two_segments) as store:
+        yield Reader(store)
+
+
+async def test_a_tail_is_the_whole_log_and_its_chain(reader: Reader) -> None:
+    batches = await reader.read(0, max_batch=4)
+    entries = [stored for batch in batches for stored in batch.entries]
+    assert [len(batch.entries) for batch in batches] == [4, 2]
+    assert [stored.row.body for stored in entries] == [candidate(n).body for n in range(1, 7)]
+    head = chain_start(ORIGIN)
+    for stored in entries:
+        head = chain_next(head, stored.index, leaf_hash(stored.row.leaf_data))
+    assert batches[-1].chain_after == head == reader.store.head.chain
+    assert batches[-1].log_size == 6
+
+
+async def test_a_token_goes_on_exactly_after_what_it_covers(reader: Reader) -> None:
+    first, *_ = await reader.read(0, max_batch=3)
+    rest = await reader.read(first.token)
+    assert [stored.index for batch in rest for stored in batch.entries] == [3, 4, 5]
+    (end,) = await reader.read(rest[-1].token)
+    assert (end.entries, end.log_size) == ((), 6)
+
+
+async def test_following_sees_what_is_appended(reader: Reader) -> None:
+    position = await reader.tail.from_index(6)
+    async with aclosing(reader.tail.read(position, follow=True, max_batch=64)) as batches, asyncio.timeout(20):
+        assert (await anext(batches)).entries == ()
+        waiting = asyncio.ensure_future(_next(batches))
+        reader.append(7, 8)
+        batch = await waiting
+    assert [stored.row.body for stored in batch.entries] == [candidate(7).body, candidate(8).body]
+
+
+async def _next(batches: AsyncIterator[TailBatch]) -> TailBatch:
+    return await anext(batches)
+
+
+async def test_a_change_of_any_byte_of_a_token_is_refused(reader: Reader) -> None:
+    token = (await reader.read(0))[-1].token
+    for at in range(len(token)):
+        forged = token[:at] + bytes([token[at] ^ 1]) + token[at + 1 :]
+        with pytest.raises(ResumeTokenInvalid):
+            await reader.tail.from_token(forged)
+    for length in range(len(token)):
+        with pytest.raises(ResumeTokenInvalid):
+            await reader.tail.from_token(token[:length])
+
+
+async def test_a_token_of_another_log_is_refused(reader: Reader) -> None:
+    position = resume.Position(0, chain_start("other.example/ledger/1"))
+    token = resume.seal(position, log_id=b"\x07" * 32, key_epoch=KEY.epoch, key=KEY.key)
+    with pytest.raises(ResumeTokenInvalid):
+        await reader.tail.from_token(token)
+
+
+async def test_tokens_of_earlier_key_epochs_open_and_of_later_ones_never_reach_the_kms(reader: Reader) -> None:
+    position = await reader.tail.from_index(2)
+    old = await reader.keys.release(KEY_NAME, 1)
+    token = resume.seal(position, log_id=reader.store.log_id, key_epoch=1, key=old.key)
+    assert await reader.tail.from_token(token) == position
+    reader.keys.asked.clear()
+    for epoch in (0, 3, 2**32 - 1):
+        with pytest.raises(ResumeTokenInvalid):
+            await reader.tail.from_token(resume.seal(position, log_id=reader.store.log_id, key_epoch=epoch, key=b"x"))
+    assert not reader.keys.asked
+
+
+async def test_a_log_that_was_rolled_back_is_noticed(empty_log: Path, tmp_path: Path) -> None:
+    shutil.copytree(empty_log, tmp_path / "image")
+    fill(empty_log, [[1], [2, 3]])
+    with open_store(empty_log) as store:
+        token = (await Reader(store).read(0))[-1].token
+    with open_store(tmp_path / "image") as store, pytest.raises(LogDiverged):
+        await Reader(store).read(token)
+    fill(tmp_path / "image", [[4, 5, 6], [7]])  # As long as before and longer, but another history.
+    with open_store(tmp_path / "image") as store, pytest.raises(LogDiverged):
+        await Reader(store).read(token)
+
+
+async def test_an_index_beyond_the_log_is_a_log_that_diverged(reader: Reader) -> None:
+    with pytest.raises(LogDiverged):
+        await reader.tail.from_index(7)

@@ -168,7 +168,9 @@ class Peer:
         try:
             with remote_errors():
                 theirs = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=timeout)
-                lease = appraise_peer(certificate, theirs.document, self._policy.current, self._ca_spki(), self._clock())
+                lease = appraise_peer(
+                    certificate, theirs.document, self._policy.current, self._ca_spki(), self._clock()
+                )
                 accepted = await stub.PresentEvidence(
                     evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
                 )

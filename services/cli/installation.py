@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from libs.errors import MeshError
+from libs.weights import packaged_weights
 from services.cli.findings import Finding
-from services.cli.weights import packaged_weights
 
 _OLDEST_PYTHON = (3, 11)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
+from libs.weights import measure, packaged_weights
 from services.cli import ports
 from services.cli.children import Child, Children, State
 from services.cli.demo import demonstrate
@@ -29,7 +30,6 @@ from services.cli.patience import patiently
 from services.cli.roster import DEVTEE, SERVICES
 from services.cli.served import until_served
 from services.cli.tenant import ensure_tenant, store_tenant
-from services.cli.weights import packaged_weights, weights_digest
 
 _TICK_SECONDS = 0.2
 _START_SECONDS = 240.0
@@ -96,8 +96,7 @@ class MeshRun:
         composes = write_composes(layout, operators)
         write_devtee_config(layout, addresses)
         devtee = await children.start(DEVTEE)
-        # In a thread, for it reads a hundred megabytes.
-        weights = await asyncio.to_thread(lambda: weights_digest(packaged_weights()))
+        weights = (await measure(packaged_weights())).hex()
         await devtee.until_ready()
         write_vendor_root(layout)
         policy = ensure_policy(layout, operators, composes, {MODEL: [weights]}, int(time.time()))

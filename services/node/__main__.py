@@ -8,6 +8,7 @@ from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
 from libs.identity.member import Member, join
 from libs.process import notify_ready, until_terminated
+from libs.weights import measure
 from services.node.config import Config
 from services.node.engine import open_engine
 from services.node.generation import Generation
@@ -15,7 +16,6 @@ from services.node.launch import plan
 from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
 from services.node.servicer import InferenceServicer, binding
-from services.node.weights import measure
 
 
 async def serve(config: Config) -> None:

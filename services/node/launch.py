@@ -16,7 +16,7 @@ from pathlib import Path
 
 from libs import jcs
 from libs.errors import Code, MeshError
-from services.node.weights import WeightsMissing, packaged_weights
+from libs.weights import WeightsMissing, packaged_weights
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
 _VLLM_KEY_VARIABLE = "VLLM_API_KEY"

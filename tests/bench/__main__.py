@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 
 from tests.bench import appraisal, calls, chat, client, ledger, machine
@@ -22,6 +24,8 @@ def main() -> None:
     parser.add_argument("--only", choices=_SECTIONS, action="append", help="one section; may be given again")
     parser.add_argument("--seconds", type=float, default=8.0, help="at most so long for each pair (default: 8)")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = Console(width=None if Console().is_terminal else 180)
     with short_folder() as folder, running_mesh(folder) as mesh:
         asyncio.run(_run(mesh, folder, arguments.only or _SECTIONS, arguments.seconds, console))

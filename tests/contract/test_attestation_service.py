@@ -78,7 +78,9 @@ async def refusal(call: Any) -> str:
 
 
 async def challenge(stub: pb_grpc.AttestationServiceAsyncStub) -> Challenge:
-    return Challenge.decode((await stub.CreateChallenge(pb.CreateChallengeRequest(purpose="check"), timeout=10)).challenge)
+    return Challenge.decode(
+        (await stub.CreateChallenge(pb.CreateChallengeRequest(purpose="check"), timeout=10)).challenge
+    )
 
 
 def appraise(stub: pb_grpc.AttestationServiceAsyncStub, document: bytes, role: str) -> Any:

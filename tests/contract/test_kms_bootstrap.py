@@ -72,9 +72,7 @@ async def test_a_certificate_for_an_operators_signature(
 
 
 @pytest.mark.parametrize("hostile", [b"", b"{}", b"\xff", b"[" * 10_000])
-async def test_hostile_requests_are_refused_as_such(
-    stub: pb_grpc.KmsBootstrapServiceAsyncStub, hostile: bytes
-) -> None:
+async def test_hostile_requests_are_refused_as_such(stub: pb_grpc.KmsBootstrapServiceAsyncStub, hostile: bytes) -> None:
     malformed = {"JSON_MALFORMED", "CHALLENGE_MALFORMED", "EVIDENCE_MALFORMED"}
     asked = stub.GetKmsEvidence(pb.GetKmsEvidenceRequest(challenge=hostile), timeout=10)
     assert await refusal(asked) in malformed

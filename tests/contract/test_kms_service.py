@@ -95,9 +95,7 @@ async def test_a_role_that_policy_does_not_name_is_refused_and_that_is_on_record
             assert running.log.decisions[-1] == f"refused {name}"
 
 
-async def test_boot_class_keys_do_not_wait_for_the_ledger_and_others_do(
-    mesh: JoinedMesh, running: RunningKms
-) -> None:
+async def test_boot_class_keys_do_not_wait_for_the_ledger_and_others_do(mesh: JoinedMesh, running: RunningKms) -> None:
     running.log.away = True
     claims = {"hpke_key": ReceiverKey().public.hex()}
     async with calling(mesh, running, "ledger", claims) as (stub, _):

@@ -93,9 +93,7 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     decisions = Decisions(log)
     statements = StatementSource(kms.ca, kms.policy)
     publication = Publication(kms.policy, decisions)
-    servicer = KmsServicer(
-        kms.ca, kms.policy, statements, publication, KeyRelease(kms.keyring, kms.policy, decisions)
-    )
+    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, KeyRelease(kms.keyring, kms.policy, decisions))
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
         bootstrap_listener(mesh, kms) as bootstrap,

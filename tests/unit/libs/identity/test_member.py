@@ -63,14 +63,10 @@ async def test_a_service_joins_and_follows_policy(mesh: JoinedMesh, kms: KmsCore
         first = member.identity.current
         async with asyncio.timeout(30):
             for version in (2, 3):
-                advanced = asyncio.create_task(member.policy.advanced())
-                await asyncio.sleep(0)
                 kms.policy.accept(mesh.successor(kms.policy.current))
-                assert (await advanced).version == version
-            renewal = asyncio.create_task(member.identity.renewed())
-            await asyncio.sleep(0)
-            await member.identity.obtain()
-            assert await renewal is member.identity.current is not first
+                assert (await member.policy.advanced()).version == version
+            renewed, _ = await asyncio.gather(member.identity.renewed(), member.identity.obtain())
+            assert renewed is member.identity.current is not first
     assert [path.name for path in sorted(around.settings.state_dir.glob("policy/*"))] == ["2.json", "3.json"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
@@ -13,12 +13,14 @@ from aiohttp import web
 
 from libs.tee import tdx
 from services.attestation.collateral import CollateralCache, CollateralUnavailable
+from services.devtee.keys import MockKms
 from services.devtee.machine import Machine
 from services.devtee.pccs import serving_pccs
+from services.devtee.pki import VendorPki
+from services.devtee.platform import Platform
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
 HOUR = 3600
-DAY = 24 * HOUR
 
 
 @dataclass(slots=True)
@@ -29,13 +31,15 @@ class Pccs:
     fetches: int = 0
     broken: bool = False
     garbled: bool = False
-    pause: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def handler(self, behind: httpx.AsyncClient) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             if request.path.endswith("/pckcrl"):
                 self.fetches += 1
-                await self.pause.wait()
+                self.asked.set()
+                await self.go_on.wait()
             if self.broken:
                 return web.Response(status=503)
             answer = await behind.get(str(request.rel_url))
@@ -52,7 +56,7 @@ class Pccs:
 @asynccontextmanager
 async def proxied(machine: Machine, clock: Clock) -> AsyncIterator[Pccs]:
     pccs = Pccs()
-    pccs.pause.set()
+    pccs.go_on.set()
     async with (
         serving_pccs("127.0.0.1", 0, machine.pki, lambda: int(clock.now)) as url,
         httpx.AsyncClient(base_url=url) as behind,
@@ -91,13 +95,12 @@ def quote(mesh: JoinedMesh) -> bytes:
 
 
 async def test_everybody_who_asks_at_once_waits_for_one_fetch(cache: CollateralCache, pccs: Pccs, quote: bytes) -> None:
-    pccs.pause.clear()
+    pccs.go_on.clear()
     asking = [asyncio.create_task(cache.held(quote)) for _ in range(5)]
     gone = asyncio.create_task(cache.held(quote))
-    while not pccs.fetches:
-        await asyncio.sleep(0)
+    await pccs.asked.wait()
     gone.cancel()  # One who gives up disturbs nobody.
-    pccs.pause.set()
+    pccs.go_on.set()
     answers = await asyncio.gather(*asking)
     assert pccs.fetches == 1
     assert all(answer is answers[0] for answer in answers)
@@ -105,13 +108,12 @@ async def test_everybody_who_asks_at_once_waits_for_one_fetch(cache: CollateralC
 
 
 async def test_the_one_who_fetches_may_be_cancelled(cache: CollateralCache, pccs: Pccs, quote: bytes) -> None:
-    pccs.pause.clear()
+    pccs.go_on.clear()
     first = asyncio.create_task(cache.held(quote))
-    while not pccs.fetches:
-        await asyncio.sleep(0)
+    await pccs.asked.wait()
     second = asyncio.create_task(cache.held(quote))
     first.cancel()
-    pccs.pause.set()
+    pccs.go_on.set()
     assert (await second).collateral
     assert pccs.fetches == 2
 
@@ -169,16 +171,18 @@ async def test_an_answer_that_cannot_be_read_is_a_failure_like_any_other(
 
 
 async def test_a_pccs_that_does_not_answer_is_not_waited_for(pccs: Pccs, quote: bytes) -> None:
-    pccs.pause.clear()
+    pccs.go_on.clear()
     with pytest.raises(CollateralUnavailable):
         await CollateralCache(pccs.url, 0.1).held(quote)
-    pccs.pause.set()
+    pccs.go_on.set()
 
 
 async def test_platforms_that_nobody_knows_leave_no_room_taken(
     cache: CollateralCache, mesh: JoinedMesh, quote: bytes
 ) -> None:
-    stranger = Machine.create(int(Clock().now))
+    now = int(Clock().now)
+    elsewhere = replace(Platform.random(), fmspc=bytes.fromhex("00a06ed50000"))
+    stranger = Machine(VendorPki.create(elsewhere, now), MockKms.create(now))
     strange = stranger.boot(b'{"name":"x"}', mesh.tds["router"].identity, 0).quote(b"x")
     with pytest.raises(CollateralUnavailable):
         await cache.held(strange)

@@ -4,7 +4,7 @@ import calendar
 
 import pytest
 
-from services.kms.keyring import KeyEpochUnknown, Keyring, KeyNameMalformed
+from services.kms.keyring import KeyEpochUnknown, KeyNameMalformed, Keyring
 
 ROOT = bytes(range(32))
 OCTOBER_2026 = calendar.timegm((2026, 10, 31, 23, 59, 59))
@@ -30,8 +30,14 @@ def test_keys_depend_on_root_name_epoch_and_purpose_and_on_nothing_else(keyring:
 def test_the_derivation_is_what_it_was() -> None:
     """Every sealed entry of a log hangs on it: a change here is the loss of all of them."""
     keyring = Keyring(ROOT)
-    assert keyring.symmetric("ledger-keyring", 1).hex() == "129908d4de0dd46498eca5cef243a25cec0c6f9b4233ca7f62f1bd977442c97d"
-    assert f"{keyring.signing('mesh-ca', 1).private_numbers().private_value:064x}" == "e49749d974049ca980df1596a98788f8c1b3c888540c3fd6ecf6a926477e1189"
+    assert (
+        keyring.symmetric("ledger-keyring", 1).hex()
+        == "129908d4de0dd46498eca5cef243a25cec0c6f9b4233ca7f62f1bd977442c97d"
+    )
+    assert (
+        f"{keyring.signing('mesh-ca', 1).private_numbers().private_value:064x}"
+        == "e49749d974049ca980df1596a98788f8c1b3c888540c3fd6ecf6a926477e1189"
+    )
 
 
 def test_parts_that_run_into_their_neighbours_do_not_collide(keyring: Keyring) -> None:

@@ -1,11 +1,13 @@
-"""The ledger as a process of its own, in a mesh whose KMS, guest agents and nats-server are real and whose TEE is not."""
+"""The ledger as a process of its own. KMS, guest agents and nats-server around it are real; the TEE is software."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from libs.identity.peers import Peer
 from libs.identity.renewal import Prover
 from libs.identity.sealed import ReceiverKey
 from libs.process import tethered
+from libs.process.readiness import listening
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from services.attestation.collateral import CollateralCache, Held
@@ -66,8 +69,6 @@ class _Collateral:
 
 
 def _now() -> int:
-    import time
-
     return int(time.time())
 
 
@@ -89,6 +90,8 @@ class LiveMesh:
         self.https = f"127.0.0.1:{free_port()}"
         self.nats_url = ""
         self._config = mesh.folder / "ledger.toml"
+        self._notify = mesh.folder / "ledger.ready"
+        self._log = mesh.folder / "ledger.log"
         self._process: asyncio.subprocess.Process | None = None
 
     @asynccontextmanager
@@ -155,13 +158,20 @@ class LiveMesh:
         async with open_publisher(member, settings, member.peer("ledger", self.target), log_key=log_key) as publisher:
             yield publisher
 
-    async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *tethered([sys.executable, "-m", "services.ledger", str(self._config)]),
-            cwd=_ROOT,
-            stderr=asyncio.subprocess.PIPE,
-            stdout=(self.mesh.folder / "ledger.log").open("ab"),
-        )
+    async def start(self, *, ready: bool = True) -> None:
+        """Start the ledger; with `ready`, wait until it says that it serves."""
+        environment = {**os.environ, "NOTIFY_SOCKET": str(self._notify)}
+        with listening(self._notify) as readiness, self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *tethered([sys.executable, "-m", "services.ledger", str(self._config)]),
+                cwd=_ROOT,
+                env=environment,
+                stdout=log,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            if ready:
+                async with asyncio.timeout(60):
+                    await readiness.until_ready()
 
     async def kill(self, number: int = signal.SIGKILL) -> int:
         """End the ledger and return its exit status."""

@@ -7,10 +7,9 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
-import grpc
 import grpc.aio
 import pytest
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -44,26 +43,17 @@ async def live(mesh: JoinedMesh) -> AsyncIterator[LiveMesh]:
 
 
 class Client:
-    """The ledger as a router calls it. The ledger may be away, or not ready: then it asks again."""
+    """The ledger as a router calls it."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
 
-    async def call(self, method: str, request: Any) -> Any:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                try:
-                    stub = ledger_pb2_grpc.LedgerServiceStub(await self.router.ledger.channel(5))
-                    return await getattr(stub, method)(request, timeout=5)
-                except MeshError:
-                    await asyncio.sleep(0.05)
-                except grpc.aio.AioRpcError as error:
-                    if reason_of(error) not in (None, "LEDGER_NOT_READY", "NO_CHECKPOINT", "EVIDENCE_REQUIRED"):
-                        raise
-                    await asyncio.sleep(0.05)
+    async def stub(self) -> Any:
+        return ledger_pb2_grpc.LedgerServiceStub(await self.router.ledger.channel(PATIENCE_SECONDS))
 
     async def open_vault(self) -> VaultKey:
-        response = await self.call("OpenVault", ledger_pb2.OpenVaultRequest(tenant_id=TENANT))
+        request = ledger_pb2.OpenVaultRequest(tenant_id=TENANT)
+        response = await (await self.stub()).OpenVault(request, timeout=5)
         info = release_info(
             f"ledger-vault/{response.vault_id.hex()}", response.vault_epoch, self.router.member.spiffe_id
         )
@@ -71,19 +61,27 @@ class Client:
         return VaultKey(response.vault_id, response.vault_epoch, key, TENANT)
 
     async def tail(self, request: ledger_pb2.TailRequest) -> list[ledger_pb2.TailResponse]:
-        stub = ledger_pb2_grpc.LedgerServiceStub(await self.router.ledger.channel(5))
-        return [response async for response in stub.Tail(request, timeout=30)]
+        return [response async for response in (await self.stub()).Tail(request, timeout=PATIENCE_SECONDS)]
+
+    async def first_of(self, kind: Kind) -> ledger_pb2.LoggedEntry:
+        """Follow the log until it has an entry of this kind."""
+        request = ledger_pb2.TailRequest(from_index=0, follow=True)
+        async for response in (await self.stub()).Tail(request, timeout=PATIENCE_SECONDS):
+            for entry in response.entries:
+                if leaf.parse(entry.leaf_data).kind is kind:
+                    return cast(ledger_pb2.LoggedEntry, entry)
+        raise AssertionError(f"no entry of kind {kind.name}")
 
     async def checkpoint(self, at_least: int) -> tuple[checkpoint.Checkpoint, bytes]:
         """A verified checkpoint of at least that size, and its note."""
+        stub = await self.stub()
+        key = self.router.ledger.lease.appraisal.workload_claims["checkpoint_key"]
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
-                response = await self.call("GetCheckpoint", ledger_pb2.GetCheckpointRequest())
-                key = self.router.ledger.lease.appraisal.workload_claims["checkpoint_key"]
+                response = await stub.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=5)
                 signed = checkpoint.verify(response.checkpoint, VerifierKey(ORIGIN, bytes.fromhex(key)))
                 if signed.size >= at_least:
                     return signed, response.checkpoint
-                await asyncio.sleep(0.05)
 
 
 async def commit(router: Router, vault: VaultKey, number: int) -> Committed:
@@ -113,8 +111,9 @@ async def test_nothing_acknowledged_is_lost_when_the_ledger_is_killed(live: Live
 
         assert await client.open_vault() == vault
         later, note = await client.checkpoint(index_of(committed[-1]) + 1)
-        proof = await client.call(
-            "GetConsistencyProof", ledger_pb2.GetConsistencyProofRequest(first=earlier.size, second=later.size)
+        stub = await client.stub()
+        proof = await stub.GetConsistencyProof(
+            ledger_pb2.GetConsistencyProofRequest(first=earlier.size, second=later.size), timeout=5
         )
         verify_consistency(earlier.size, later.size, list(proof.path), earlier.root, later.root)
         assert await client.tail(ledger_pb2.TailRequest(token=token))  # It is the same log, only longer.
@@ -124,8 +123,8 @@ async def test_nothing_acknowledged_is_lost_when_the_ledger_is_killed(live: Live
         assert [entry.index for entry in entries] == list(range(len(entries)))
         check_every_receipt_is_there_once(entries, committed, vault)
         for each in (committed[0], committed[-1]):
-            included = await client.call(
-                "GetInclusionProof", ledger_pb2.GetInclusionProofRequest(entry_id=each.entry_id, size=later.size)
+            included = await stub.GetInclusionProof(
+                ledger_pb2.GetInclusionProofRequest(entry_id=each.entry_id, size=later.size), timeout=5
             )
             hashed = leaf_hash(each.acknowledgement.leaf_data)
             assert (included.index, included.leaf_hash) == (index_of(each), hashed)
@@ -160,10 +159,10 @@ def parsed(entries: list[ledger_pb2.LoggedEntry]) -> list[tuple[ledger_pb2.Logge
 
 async def checkpoint_over_https(live: LiveMesh, router: Router) -> int:
     context = ssl.create_default_context(cadata=router.member.ca_pem.decode())
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"https://{live.https}/checkpoint", ssl=context) as response:
-            assert response.status == 200
-            return checkpoint.parse(await response.read()).size
+    url = f"https://{live.https}/checkpoint"
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as response:
+        assert response.status == 200
+        return checkpoint.parse(await response.read()).size
 
 
 async def test_damage_keeps_the_ledger_down_and_names_its_place(live: LiveMesh) -> None:
@@ -174,16 +173,26 @@ async def test_damage_keeps_the_ledger_down_and_names_its_place(live: LiveMesh) 
         await commit(router, vault, 1)
         await client.checkpoint(1)
         await live.kill()
-    path: Path = live.data_dir / SEGMENTS / segments.file_name(0)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
-    await live.start()
+    path = live.data_dir / SEGMENTS / segments.file_name(0)
+    whole = flip(path, 5000)
+    await live.start(ready=False)
     code, said = await live.ended()
     assert (code, "LOG_DAMAGED" in said, path.name in said) == (3, True, True)
-    path.write_bytes(whole[: segments.HEADER_SIZE])
-    await live.start()
+    restore(path, whole[: segments.HEADER_SIZE])
+    await live.start(ready=False)
     code, said = await live.ended()
     assert (code, "LOG_ROLLED_BACK" in said) == (4, True)
+
+
+def flip(path: Path, at: int) -> bytes:
+    """Damage a file and return what it was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    return whole
+
+
+def restore(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 async def test_a_request_that_is_refused_is_told_with_its_reason(live: LiveMesh) -> None:
@@ -203,20 +212,8 @@ async def test_a_request_that_is_refused_is_told_with_its_reason(live: LiveMesh)
             ("GetConsistencyProof", ledger_pb2.GetConsistencyProofRequest(first=2, second=1), "SIZE_NOT_REACHED"),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await client.call(method, request)
+                await getattr(await client.stub(), method)(request, timeout=5)
             assert reason_of(refused.value) == reason
         # The number that is refused is named in the log, so that nobody looks for it.
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (found := [each for each in await entries_of(client) if leaf_kind(each) is Kind.QUARANTINE]):
-                await asyncio.sleep(0.05)
-        body = parse_entry(found[0].body[32:]).body
+        body = parse_entry((await client.first_of(Kind.QUARANTINE)).body[32:]).body
         assert (body["reason"], body["issuer"]) == ("KIND_NOT_ALLOWED", router.publisher.issuer.hex())
-
-
-async def entries_of(client: Client) -> list[ledger_pb2.LoggedEntry]:
-    batches = await client.tail(ledger_pb2.TailRequest(from_index=0))
-    return [entry for batch in batches for entry in batch.entries]
-
-
-def leaf_kind(entry: ledger_pb2.LoggedEntry) -> Kind:
-    return leaf.parse(entry.leaf_data).kind

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from libs.weights import WeightsMissing
 from services.node.launch import EngineKindUnknown, EngineSettings, plan
-from services.node.weights import WeightsMissing
 
 SOCKET = Path("/run/engine.sock")
 

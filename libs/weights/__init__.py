@@ -1,7 +1,7 @@
 """It is responsible for naming model weights: one SHA-256 over a manifest of the files that an engine is about to load.
 
-The digest stands in this node's evidence claims and policy lists it, so it MUST be taken from the very files whose path
-the engine is given.
+The digest stands in a node's evidence claims and policy lists it, so a node MUST take it from the very files whose path
+its engine is given.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.node.weights import WeightsMissing, measure, packaged_weights
+from libs.weights import WeightsMissing, measure, packaged_weights
 
 PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 

@@ -18,6 +18,7 @@ from libs.rpc.channel import MESSAGE_BYTES
 from libs.rpc.health import SERVICE as HEALTH_SERVICE
 from libs.rpc.health import Health
 from libs.rpc.policies import ServiceBinding, merge_methods
+from libs.rpc.streams import LongLivedStreams
 
 _OPTIONS = (
     # Two servers on one port would share its calls: the second must fail instead.
@@ -72,12 +73,14 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """Serve on `address` ("host:port", port 0 for any) with health and reflection beside the bindings.
 
-    On leaving, new calls are refused and running ones have `drain_seconds` to end. Raises `PortTaken`, `CannotListen`,
-    `MethodTableWrong`.
+    On leaving, new calls are refused, long-lived streams end and other running calls have `drain_seconds` to. Raises
+    `PortTaken`, `CannotListen`, `MethodTableWrong`.
     """
-    merge_methods(bindings)
+    streams = LongLivedStreams(merge_methods(bindings))
     names = [binding.name for binding in bindings]
-    server = grpc.aio.server(interceptors=(MiddlewareInterceptor(middleware),), options=_OPTIONS)
+    # Innermost, so that the others see the error that ends a stream.
+    interceptor = MiddlewareInterceptor([*middleware, streams.middleware])
+    server = grpc.aio.server(interceptors=(interceptor,), options=_OPTIONS)
     for binding in bindings:
         binding.add(server)
     health = Health(names)
@@ -93,6 +96,7 @@ async def serving(
         yield Serving(port, health)
     finally:
         health.set(False)
+        streams.end()
         await server.stop(drain_seconds)
 
 

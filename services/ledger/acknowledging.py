@@ -7,7 +7,8 @@ Nothing is queued without a bound: a follower that does not read is cut off, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -95,7 +96,7 @@ class Acknowledgements:
             if refusal.reason.is_proven:
                 self._tell(refusal.issuer, refusal.issuer_seq, Refused(refusal.issuer_seq, refusal.reason.name))
 
-    async def answers(self, issuer: bytes, from_seq: int) -> AsyncIterator[Answer]:
+    async def answers(self, issuer: bytes, from_seq: int) -> AsyncGenerator[Answer, None]:
         """Yield the answers to an issuer's entries from a number on, first what is known already, then for ever.
 
         An answer may come twice. Raises `FollowerTooSlow`.
@@ -153,10 +154,11 @@ class OwnAcknowledgements:
     async def follow(self, issuer: bytes, from_seq: Callable[[], int]) -> AsyncIterator[Received | Refused]:
         while True:
             try:
-                async for answer in self._source.answers(issuer, from_seq()):
-                    if isinstance(answer, Refused):
-                        yield answer
-                    elif isinstance(answer, Acknowledgement):
-                        yield Received(answer, self._source.public_key, self._log_id)
+                async with aclosing(self._source.answers(issuer, from_seq())) as answers:
+                    async for answer in answers:
+                        if isinstance(answer, Refused):
+                            yield answer
+                        elif isinstance(answer, Acknowledgement):
+                            yield Received(answer, self._source.public_key, self._log_id)
             except FollowerTooSlow:
                 continue

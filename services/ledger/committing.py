@@ -177,10 +177,12 @@ class Committing:
                 await self._own.quarantine(refusal, sha256(refusal.content).digest())
 
     def _leaves_a_hole(self, refusal: Refusal) -> bool:
-        """Whether a reader of the log would miss this number. Of unknown issuers nobody does, and the ledger's own
-        refused entries must not beget others.
+        """Whether a reader of the log would miss this number and was not told yet. Of unknown issuers nobody misses
+        one, and the ledger's own refused entries must not beget others.
         """
         if refusal.reason is Reason.CONFLICT or not refusal.reason.is_proven or refusal.issuer == self._own.issuer:
+            return False
+        if self._rejections.has(refusal.issuer, refusal.issuer_seq):
             return False
         return self._admission.writer(refusal.issuer) is not None
 

@@ -54,6 +54,12 @@ class OutwardCertificate:
     not_after: float
 
 
+class Certifying(Protocol):
+    """Who certifies the listener's keys."""
+
+    async def certify(self) -> OutwardCertificate: ...
+
+
 class OutwardAuthority:
     """Has the listener's key certified by the KMS, for the names that the operator configured."""
 
@@ -98,9 +104,7 @@ def application(checkpoints: NewestCheckpoint) -> web.Application:
 
 
 @asynccontextmanager
-async def serving_checkpoints(
-    address: str, authority: OutwardAuthority, checkpoints: NewestCheckpoint
-) -> AsyncIterator[int]:
+async def serving_checkpoints(address: str, authority: Certifying, checkpoints: NewestCheckpoint) -> AsyncIterator[int]:
     """Serve on "host:port" while the body runs, under certificates renewed at half life. Yields the port.
 
     Waits for the KMS. Raises `CannotListen`, or the KMS's refusal of the names.
@@ -142,7 +146,7 @@ def _context_of(certificate: OutwardCertificate) -> ssl.SSLContext:
     return load_server_context(key_pem=certificate.key_pem, certificate_pem=certificate.certificate_pem)
 
 
-async def _renew(authority: OutwardAuthority, certificate: OutwardCertificate, current: _Current) -> None:
+async def _renew(authority: Certifying, certificate: OutwardCertificate, current: _Current) -> None:
     """Replace the certificate at half life."""
     while True:
         await asyncio.sleep(max((certificate.not_before + certificate.not_after) / 2 - time.time(), 0))

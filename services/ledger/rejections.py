@@ -84,17 +84,16 @@ class Rejections:
             self._recall(record)
 
     def keep(self, refusals: Sequence[Refusal]) -> None:
-        """Make refusals durable. Raises `LogBroken`."""
-        taken = []
-        for refusal in refusals:
-            if refusal.reason.is_proven or self._size < MAX_UNPROVEN_BYTES:
-                stored = refusal.stored()
-                self._size += len(stored)
-                taken.append(stored)
+        """Make refusals durable, each number's once. Raises `LogBroken`."""
+        new = [refusal for refusal in refusals if self._is_new(refusal)]
+        if not new:
+            return
+        stored = [refusal.stored() for refusal in new]
+        self._file.append(stored)
+        self._size += sum(map(len, stored))
+        for refusal in new:
             if refusal.reason.is_proven:
                 self._remember(refusal.issuer, refusal.issuer_seq, refusal.reason)
-        if taken:
-            self._file.append(taken)
 
     def of(self, issuer: bytes, from_seq: int) -> list[tuple[int, Reason]]:
         """Return an issuer's refused numbers, as far as they are remembered."""
@@ -111,6 +110,11 @@ class Rejections:
 
     def close(self) -> None:
         self._file.close()
+
+    def _is_new(self, refusal: Refusal) -> bool:
+        if refusal.reason.is_proven:
+            return not self.has(refusal.issuer, refusal.issuer_seq)
+        return self._size < MAX_UNPROVEN_BYTES
 
     def _recall(self, record: bytes) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from teemesh.ledger.v1 import acknowledgement_pb2 as ack_pb
@@ -98,8 +99,9 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     ) -> AsyncIterator[pb.StreamAcknowledgementsResponse]:
         if len(request.issuer) != 32 or request.from_seq < 1:
             raise IssuerMalformed("an issuer has 32 bytes, and its numbers begin at 1")
-        async for answer in self._served.acknowledgements.answers(request.issuer, request.from_seq):
-            yield _wire_answer(answer)
+        async with aclosing(self._served.acknowledgements.answers(request.issuer, request.from_seq)) as answers:
+            async for answer in answers:
+                yield _wire_answer(answer)
 
     async def GetCheckpoint(  # noqa: N802
         self, request: pb.GetCheckpointRequest, context: Context
@@ -137,15 +139,16 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             position = await tail.from_token(request.token)
         else:
             position = await tail.from_index(request.from_index)
-        batches = tail.read(position, follow=request.follow, max_batch=request.max_batch or DEFAULT_BATCH)
-        async for batch in batches:
-            yield pb.TailResponse(
-                entries=[_wire_entry(stored) for stored in batch.entries],
-                chain_after=batch.chain_after,
-                checkpoint=batch.checkpoint,
-                token=batch.token,
-                log_size=batch.log_size,
-            )
+        reading = tail.read(position, follow=request.follow, max_batch=request.max_batch or DEFAULT_BATCH)
+        async with aclosing(reading) as batches:
+            async for batch in batches:
+                yield pb.TailResponse(
+                    entries=[_wire_entry(stored) for stored in batch.entries],
+                    chain_after=batch.chain_after,
+                    checkpoint=batch.checkpoint,
+                    token=batch.token,
+                    log_size=batch.log_size,
+                )
 
     def _index(self, named: str | None, request: pb.GetInclusionProofRequest | pb.GetEntryRequest) -> int:
         proofs = self._served.proofs

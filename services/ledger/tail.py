@@ -6,7 +6,7 @@ A reader is a place in the files, not a queue: one that reads slowly costs nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from libs.errors import MeshError
@@ -68,7 +68,7 @@ class Tail:
         resume.verify_extends(position, size=size, chain=chain)
         return position
 
-    async def read(self, position: Position, *, follow: bool, max_batch: int) -> AsyncIterator[TailBatch]:
+    async def read(self, position: Position, *, follow: bool, max_batch: int) -> AsyncGenerator[TailBatch, None]:
         """Yield the entries after a position; with `follow` go on as the log grows. Raises `LogDamaged`."""
         first = True
         while True:

@@ -22,7 +22,7 @@ _SECTIONS = ("chat", "ledger", "calls", "appraisal", "client")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.bench", description="Measure what the mesh adds, side by side.")
     parser.add_argument("--only", choices=_SECTIONS, action="append", help="one section; may be given again")
-    parser.add_argument("--seconds", type=float, default=8.0, help="at most so long for each pair (default: 8)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="at most so long for each pair (default: 10)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -46,13 +46,13 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -
         case "chat":
             return await chat.measure(mesh, folder, seconds=seconds)
         case "ledger":
-            return await ledger.measure(mesh, folder, seconds=seconds)
+            return await ledger.measure(mesh, folder, seconds=seconds / 2)
         case "calls":
-            return await calls.measure(folder, seconds=seconds)
+            return await calls.measure(folder, seconds=seconds / 2)
         case "appraisal":
-            return await appraisal.measure(seconds=seconds)
+            return await appraisal.measure(seconds=seconds / 2)
         case _:
-            return await client.measure(mesh, seconds=seconds * 3)
+            return await client.measure(mesh, seconds=seconds * 2)
 
 
 if __name__ == "__main__":

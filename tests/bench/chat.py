@@ -27,7 +27,7 @@ from tests.mesh.running import RunningMesh
 
 PATH = "/v1/chat/completions"
 _SECONDS = 60.0
-_PROMPT = "Tell a long story about a lighthouse and the people who kept it."
+_PROMPT = "Count from one to forty in words."
 
 
 def chat_request(model: str, *, stream: bool, max_tokens: int) -> bytes:
@@ -43,14 +43,26 @@ def chat_request(model: str, *, stream: bool, max_tokens: int) -> bytes:
     ).encode()
 
 
+def refused_request(model: str) -> bytes:
+    """A request that the engine refuses at once: the whole way and a receipt, without the time of a model."""
+    messages = [{"role": "user", "content": _PROMPT}]
+    return json.dumps({"model": model, "messages": messages, "response_format": {"type": "none such"}}).encode()
+
+
 @dataclass(slots=True)
 class Asked:
     """What both ways answered, to show that they did the same work."""
 
+    status: int = 200
+    """The only one expected."""
     texts: set[str] = field(default_factory=set)
 
-    def note(self, body: bytes) -> None:
-        if body.startswith(b"data:"):
+    def note(self, status: int, body: bytes) -> None:
+        if status != self.status:
+            raise RuntimeError(f"answered {status} instead of {self.status}: {body[:500]!r}")
+        if status != 200:
+            self.texts.add(body.decode())
+        elif body.startswith(b"data:"):
             lines = (line[6:] for line in body.splitlines() if line.startswith(b"data: {"))
             choices = [choice for line in lines for choice in json.loads(line)["choices"]]
             self.texts.add("".join(choice["delta"].get("content") or "" for choice in choices))
@@ -76,11 +88,10 @@ def through_router(client: aiohttp.ClientSession, body: bytes, asked: Asked) -> 
         started, first = time.perf_counter(), None
         received = bytearray()
         async with client.post(PATH, data=body) as response:
-            response.raise_for_status()
             async for chunk in response.content.iter_any():
                 first = first or time.perf_counter() - started
                 received += chunk
-        asked.note(bytes(received))
+        asked.note(response.status, bytes(received))
         return first
 
     return ask
@@ -94,9 +105,7 @@ def to_engine(engine: SupervisedEngine, body: bytes, asked: Asked) -> Action:
             async for chunk in answer.chunks:
                 first = first or time.perf_counter() - started
                 received += chunk
-        if answer.status != 200:
-            raise RuntimeError(f"the engine answered {answer.status}: {bytes(received[:500])!r}")
-        asked.note(bytes(received))
+        asked.note(answer.status, bytes(received))
         return first
 
     return ask
@@ -105,22 +114,24 @@ def to_engine(engine: SupervisedEngine, body: bytes, asked: Asked) -> Action:
 async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section:
     """Take all combinations, each for at most `seconds`."""
     settings = load(Layout(mesh.state).config("node"), Config).engine
-    rows = []
     notes = [f"engine: {settings.parallel} requests at once, {settings.effective_threads} CPU thread(s)"]
+    rows = []
     async with open_engine(settings, plan(settings), folder) as engine, router_client(mesh) as client:
         await engine.until_ready()
-        for stream in (False, True):
+
+        async def pair(name: str, body: bytes, status: int, limit: Limit) -> None:
+            for concurrency in (1, 2):
+                asked = Asked(status)
+                actions = to_engine(engine, body, asked), through_router(client, body, asked)
+                base, ours = await side_by_side(actions, limit, concurrency=concurrency)
+                rows.append(Row(f"{name}, {concurrency} at once", base, ours))
+                if len(asked.texts) != 1:
+                    notes.append(f"{rows[-1].name}: {len(asked.texts)} different answers, so the work was not the same")
+
+        await pair("refused by the engine", refused_request(settings.model), 400, Limit(500, seconds / 2, in_a_row=10))
+        for kind, stream in (("buffered", False), ("streamed", True)):
             for max_tokens in (1, 32):
                 body = chat_request(settings.model, stream=stream, max_tokens=max_tokens)
-                for concurrency in (1, 2):
-                    asked = Asked()
-                    base, ours = await side_by_side(
-                        [to_engine(engine, body, asked), through_router(client, body, asked)],
-                        Limit(count=200, seconds=seconds, in_a_row=10 if max_tokens == 1 else 2),
-                        concurrency=concurrency,
-                    )
-                    name = f"{'streamed' if stream else 'buffered'} {max_tokens} tokens {concurrency} at once"
-                    rows.append(Row(name, base, ours))
-                    if len(asked.texts) != 1:
-                        notes.append(f"{name}: {len(asked.texts)} different answers, so the work was not the same")
+                limit = Limit(count=200, seconds=seconds, in_a_row=3 if max_tokens == 1 else 1)
+                await pair(f"{kind}, {max_tokens} token(s)", body, 200, limit)
     return Section("chat", "engine asked directly on its unix socket", "through the router's HTTPS", rows, notes)

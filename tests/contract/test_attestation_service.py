@@ -66,7 +66,7 @@ async def attestation(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[Attestati
 @pytest.fixture
 async def stub(
     mesh: JoinedMesh, kms: KmsCore, attestation: Attestation
-) -> AsyncIterator[pb_grpc.AttestationServiceAsyncStub]:
+) -> AsyncIterator[pb_grpc.AttestationServiceStub]:
     async with mesh.member("router", kms) as router:
         yield pb_grpc.AttestationServiceStub(await router.peer("attestation", attestation.target).channel(10))
 
@@ -77,18 +77,18 @@ async def refusal(call: Any) -> str:
     return error.value.reason
 
 
-async def challenge(stub: pb_grpc.AttestationServiceAsyncStub) -> Challenge:
+async def challenge(stub: pb_grpc.AttestationServiceStub) -> Challenge:
     return Challenge.decode(
         (await stub.CreateChallenge(pb.CreateChallengeRequest(purpose="check"), timeout=10)).challenge
     )
 
 
-def appraise(stub: pb_grpc.AttestationServiceAsyncStub, document: bytes, role: str) -> Any:
+def appraise(stub: pb_grpc.AttestationServiceStub, document: bytes, role: str) -> Any:
     return stub.Appraise(pb.AppraiseRequest(document=document, role=role), timeout=10)
 
 
 async def test_a_challenge_is_signed_by_the_service_and_answered_once(
-    mesh: JoinedMesh, attestation: Attestation, stub: pb_grpc.AttestationServiceAsyncStub
+    mesh: JoinedMesh, attestation: Attestation, stub: pb_grpc.AttestationServiceStub
 ) -> None:
     asked = await challenge(stub)
     asked.verify_signed(attestation.member.identity.current.certificate.spki, int(Clock().now), 60)
@@ -99,7 +99,7 @@ async def test_a_challenge_is_signed_by_the_service_and_answered_once(
 
 
 async def test_refused_evidence_has_spent_its_challenge_too(
-    mesh: JoinedMesh, stub: pb_grpc.AttestationServiceAsyncStub
+    mesh: JoinedMesh, stub: pb_grpc.AttestationServiceStub
 ) -> None:
     evidence = mesh.evidence("ledger", await challenge(stub), ec.generate_private_key(ec.SECP256R1()))
     assert await refusal(appraise(stub, evidence.document, "kms")) == "MEASUREMENT_NOT_ALLOWED"
@@ -107,28 +107,28 @@ async def test_refused_evidence_has_spent_its_challenge_too(
 
 
 async def test_evidence_for_another_challenger_is_refused(
-    mesh: JoinedMesh, kms: KmsCore, stub: pb_grpc.AttestationServiceAsyncStub
+    mesh: JoinedMesh, kms: KmsCore, stub: pb_grpc.AttestationServiceStub
 ) -> None:
     evidence = mesh.evidence("ledger", kms.challenges.issue("check"), ec.generate_private_key(ec.SECP256R1()))
     assert await refusal(appraise(stub, evidence.document, "ledger")) == "CHALLENGE_NOT_OPEN"
 
 
 async def test_an_unknown_role_and_a_broken_document_are_refused(
-    mesh: JoinedMesh, stub: pb_grpc.AttestationServiceAsyncStub
+    mesh: JoinedMesh, stub: pb_grpc.AttestationServiceStub
 ) -> None:
     evidence = mesh.evidence("ledger", await challenge(stub), ec.generate_private_key(ec.SECP256R1()))
     assert await refusal(appraise(stub, evidence.document, "nobody")) == "MEASUREMENT_NOT_ALLOWED"
     assert await refusal(appraise(stub, evidence.document[:-1], "ledger")) == "JSON_MALFORMED"
 
 
-async def test_a_purpose_that_nobody_could_read_back_is_refused(stub: pb_grpc.AttestationServiceAsyncStub) -> None:
+async def test_a_purpose_that_nobody_could_read_back_is_refused(stub: pb_grpc.AttestationServiceStub) -> None:
     for purpose in ("", "x" * 257):
         call = stub.CreateChallenge(pb.CreateChallengeRequest(purpose=purpose), timeout=10)
         assert await refusal(call) == "CHALLENGE_MALFORMED"
 
 
 async def test_a_service_whose_policy_is_stale_appraises_nobody(
-    mesh: JoinedMesh, attestation: Attestation, stub: pb_grpc.AttestationServiceAsyncStub
+    mesh: JoinedMesh, attestation: Attestation, stub: pb_grpc.AttestationServiceStub
 ) -> None:
     policy = attestation.member.policy
     policy.accept(mesh.successor(policy.current, not_after=mesh.draft["not_before"] + 60))

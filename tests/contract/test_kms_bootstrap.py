@@ -21,7 +21,7 @@ from tests.fakes.running_kms import bootstrap_listener
 
 
 @pytest.fixture
-async def stub(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[pb_grpc.KmsBootstrapServiceAsyncStub]:
+async def stub(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[pb_grpc.KmsBootstrapServiceStub]:
     async with (
         bootstrap_listener(mesh, kms) as address,
         proven_kms(address, TRUST_DOMAIN, kms.policy.current) as proven,
@@ -35,12 +35,12 @@ async def refusal(call: Any) -> str:
     return error.value.reason
 
 
-async def challenge(stub: pb_grpc.KmsBootstrapServiceAsyncStub) -> Challenge:
+async def challenge(stub: pb_grpc.KmsBootstrapServiceStub) -> Challenge:
     answer = await stub.CreateIssuanceChallenge(pb.CreateIssuanceChallengeRequest(), timeout=10)
     return Challenge.decode(answer.challenge)
 
 
-async def test_a_certificate_for_evidence(mesh: JoinedMesh, stub: pb_grpc.KmsBootstrapServiceAsyncStub) -> None:
+async def test_a_certificate_for_evidence(mesh: JoinedMesh, stub: pb_grpc.KmsBootstrapServiceStub) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     document = mesh.evidence("registry", await challenge(stub), key).document
     request = pb.IssueCertificateRequest(csr=make_csr(key), document=document, instance="1")
@@ -50,7 +50,7 @@ async def test_a_certificate_for_evidence(mesh: JoinedMesh, stub: pb_grpc.KmsBoo
 
 
 async def test_a_certificate_for_an_operators_signature(
-    mesh: JoinedMesh, kms: KmsCore, stub: pb_grpc.KmsBootstrapServiceAsyncStub
+    mesh: JoinedMesh, kms: KmsCore, stub: pb_grpc.KmsBootstrapServiceStub
 ) -> None:
     key, operator = ec.generate_private_key(ec.SECP256R1()), mesh.operators[0]
     open_challenge = await challenge(stub)
@@ -72,7 +72,7 @@ async def test_a_certificate_for_an_operators_signature(
 
 
 @pytest.mark.parametrize("hostile", [b"", b"{}", b"\xff", b"[" * 10_000])
-async def test_hostile_requests_are_refused_as_such(stub: pb_grpc.KmsBootstrapServiceAsyncStub, hostile: bytes) -> None:
+async def test_hostile_requests_are_refused_as_such(stub: pb_grpc.KmsBootstrapServiceStub, hostile: bytes) -> None:
     malformed = {"JSON_MALFORMED", "CHALLENGE_MALFORMED", "EVIDENCE_MALFORMED"}
     asked = stub.GetKmsEvidence(pb.GetKmsEvidenceRequest(challenge=hostile), timeout=10)
     assert await refusal(asked) in malformed
@@ -82,6 +82,6 @@ async def test_hostile_requests_are_refused_as_such(stub: pb_grpc.KmsBootstrapSe
     assert await refusal(stub.IssueCertificate(request, timeout=10)) in malformed
 
 
-async def test_a_call_without_a_deadline_is_refused(stub: pb_grpc.KmsBootstrapServiceAsyncStub) -> None:
+async def test_a_call_without_a_deadline_is_refused(stub: pb_grpc.KmsBootstrapServiceStub) -> None:
     call = stub.CreateIssuanceChallenge(pb.CreateIssuanceChallengeRequest())
     assert await refusal(call) == "DEADLINE_REQUIRED"

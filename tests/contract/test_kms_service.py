@@ -38,14 +38,14 @@ async def running(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKms]:
 @asynccontextmanager
 async def calling(
     mesh: JoinedMesh, running: RunningKms, role: str, claims: dict[str, Any] | None = None
-) -> AsyncIterator[tuple[pb_grpc.KmsServiceAsyncStub, Member]]:
+) -> AsyncIterator[tuple[pb_grpc.KmsServiceStub, Member]]:
     """A member that the KMS has appraised."""
     async with mesh.member(role, running.core, claims=claims) as member:
         yield pb_grpc.KmsServiceStub(await member.peer("kms", running.target).channel(10)), member
 
 
 @asynccontextmanager
-async def operator(running: RunningKms) -> AsyncIterator[pb_grpc.KmsServiceAsyncStub]:
+async def operator(running: RunningKms) -> AsyncIterator[pb_grpc.KmsServiceStub]:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
     der = running.core.ca.issue_svid(subject, key.public_key(), time.time())
@@ -65,7 +65,7 @@ async def refusal(call: Any) -> str:
     return error.value.reason
 
 
-def wants(stub: pb_grpc.KmsServiceAsyncStub, name: str, epoch: int = 0) -> Any:
+def wants(stub: pb_grpc.KmsServiceStub, name: str, epoch: int = 0) -> Any:
     return stub.ReleaseKey(pb.ReleaseKeyRequest(name=name, epoch=epoch), timeout=10)
 
 
@@ -130,7 +130,7 @@ async def test_the_statement_is_the_cas_and_names_the_policy(mesh: JoinedMesh, r
         assert await refusal(stub.GetPolicy(pb.GetPolicyRequest(version=2), timeout=10)) == "POLICY_UNKNOWN"
 
 
-def publish(stub: pb_grpc.KmsServiceAsyncStub, signed: bytes) -> Any:
+def publish(stub: pb_grpc.KmsServiceStub, signed: bytes) -> Any:
     return stub.PublishPolicy(pb.PublishPolicyRequest(signed_policy=signed), timeout=10)
 
 
@@ -166,7 +166,7 @@ async def test_a_policy_that_expired_can_be_followed_by_the_next(mesh: JoinedMes
     async with operator(running) as stub:
         assert await refusal(stub.GetStatement(pb.GetStatementRequest(), timeout=10)) == "POLICY_NOT_VALID_NOW"
         assert (await publish(stub, mesh.successor(running.core.policy.current))).version == 3
-        assert await stub.GetStatement(pb.GetStatementRequest(), timeout=10)
+        await stub.GetStatement(pb.GetStatementRequest(), timeout=10)
 
 
 async def test_services_publish_no_policy(mesh: JoinedMesh, running: RunningKms) -> None:
@@ -174,9 +174,7 @@ async def test_services_publish_no_policy(mesh: JoinedMesh, running: RunningKms)
         assert await refusal(publish(stub, mesh.successor(running.core.policy.current))) == "ROLE_NOT_ALLOWED"
 
 
-def server_certificate(
-    stub: pb_grpc.KmsServiceAsyncStub, csr: bytes, dns: list[str], ips: list[str] | None = None
-) -> Any:
+def server_certificate(stub: pb_grpc.KmsServiceStub, csr: bytes, dns: list[str], ips: list[str] | None = None) -> Any:
     request = pb.IssueServerCertificateRequest(csr=csr, dns_names=dns, ip_addresses=ips or [])
     return stub.IssueServerCertificate(request, timeout=10)
 

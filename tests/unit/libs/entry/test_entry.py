@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from libs.entry import run
 from libs.errors import Code, MeshError
@@ -31,6 +34,18 @@ class RefusedLoudly(Refused):
     """An error with an exit status of its own."""
 
     exit_status = 7
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A process configures its log once and ends; this one goes on."""
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("httpx").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ async def test_evidence_that_names_another_ca_is_refused(mesh: JoinedMesh, kms: 
 class Relay(pb_grpc.KmsBootstrapServiceServicer):
     """A man in the middle: every question goes to the real KMS, every answer comes back unchanged, or bent."""
 
-    def __init__(self, kms: pb_grpc.KmsBootstrapServiceAsyncStub) -> None:
+    def __init__(self, kms: pb_grpc.KmsBootstrapServiceStub) -> None:
         self._kms = kms
         self.ca_certificate: bytes | None = None
         self.earlier: pb.GetKmsEvidenceResponse | None = None

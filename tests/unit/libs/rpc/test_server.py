@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
@@ -8,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.rpc.errors import reason_of
 from libs.rpc.policies import MethodRule, MethodTableWrong, ServiceBinding, merge_methods
@@ -77,6 +79,23 @@ async def test_draining_lets_a_running_call_finish_and_tells_watchers() -> None:
         finish.set()
         assert (await answer).statement == b"done"
         await leaving
+
+
+async def test_draining_ends_long_lived_streams_at_once_with_a_reason() -> None:
+    async def tail() -> AsyncIterator[ledger_pb2.TailResponse]:
+        yield ledger_pb2.TailResponse()
+        await asyncio.Event().wait()
+
+    mesh, rule = SmallMesh(), MethodRule(roles=frozenset({"router"}), long_lived=True)
+    # The drain would outlast the test: only what ends the stream lets the server go.
+    serving_still = mesh.serve(tail=tail, tail_rule=rule, drain_seconds=600)
+    async with asyncio.timeout(20), mesh.channel_to(serving_still) as (channel, leave):
+        call = ledger_pb2_grpc.LedgerServiceStub(channel).Tail(ledger_pb2.TailRequest())
+        await call.read()
+        await leave()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call.read()
+    assert (ended.value.code(), reason_of(ended.value)) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING")
 
 
 async def test_a_taken_port_is_refused_in_one_clear_line() -> None:

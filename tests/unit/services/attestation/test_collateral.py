@@ -114,7 +114,7 @@ async def test_the_one_who_fetches_may_be_cancelled(cache: CollateralCache, pccs
     second = asyncio.create_task(cache.held(quote))
     first.cancel()
     pccs.go_on.set()
-    assert (await second).collateral
+    assert (await second).valid_until > 0
     assert pccs.fetches == 2
 
 
@@ -130,7 +130,7 @@ async def test_a_failure_is_repeated_for_a_moment_and_then_tried_again(
     with pytest.raises(CollateralUnavailable):
         await cache.held(quote)
     clock.now += 3
-    assert await cache.collateral(quote)
+    await cache.collateral(quote)
     assert pccs.fetches == 2
 
 
@@ -186,7 +186,7 @@ async def test_platforms_that_nobody_knows_leave_no_room_taken(
     strange = stranger.boot(b'{"name":"x"}', mesh.tds["router"].identity, 0).quote(b"x")
     with pytest.raises(CollateralUnavailable):
         await cache.held(strange)
-    assert await cache.held(quote)
+    await cache.held(quote)
     assert not cache._flights
 
 

@@ -14,7 +14,8 @@ def test_the_certificate_stays_the_same_over_restarts(tmp_path: Path) -> None:
     first = CertificateAuthority(KEY, "mesh.test", tmp_path).certificate
     assert CertificateAuthority(KEY, "mesh.test", tmp_path).certificate == first
     constraints = x509.load_der_x509_certificate(first).extensions.get_extension_for_class(x509.BasicConstraints)
-    assert constraints.critical and constraints.value == x509.BasicConstraints(ca=True, path_length=0)
+    assert constraints.critical
+    assert constraints.value == x509.BasicConstraints(ca=True, path_length=0)
 
 
 def test_a_lost_damaged_or_foreign_certificate_is_made_again_for_the_same_key(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def _csr(key: Any, algorithm: SHA256 | None = None) -> bytes:
 
 def test_a_request_that_proves_no_key_is_refused() -> None:
     good = make_csr(new_key())
-    assert public_key_of(good)
+    public_key_of(good)
     other_oid = good.replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0205"))
     assert other_oid != good
     for csr in (

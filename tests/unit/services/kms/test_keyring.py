@@ -41,7 +41,7 @@ def test_the_derivation_is_what_it_was() -> None:
 
 
 def test_parts_that_run_into_their_neighbours_do_not_collide(keyring: Keyring) -> None:
-    """Without length prefixes these would be the same bytes: "a" + "b\\0\\0\\0" + "r..." and "ab" + "\\0\\0\\0r" + "..."."""
+    """Without length prefixes these would be the same bytes, their parts cut elsewhere."""
     one = keyring._derive("a", 0x62000000, "release", "aes-256", 32)
     assert one != keyring._derive("ab", ord("r"), "elease", "aes-256", 32)
     assert one != keyring._derive("a", 0x62000000, "releaseaes", "-256", 32)

@@ -18,7 +18,8 @@ async def root_of(mesh: JoinedMesh, td: VirtualTd) -> bytes:
 async def test_the_root_is_born_once_and_sealed(mesh: JoinedMesh) -> None:
     root = await root_of(mesh, mesh.tds["kms"])
     path = mesh.folder / "root.sealed"
-    assert len(root) == 32 and root not in path.read_bytes()
+    assert len(root) == 32
+    assert root not in path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert await root_of(mesh, mesh.tds["kms"]) == root
 

@@ -78,7 +78,12 @@ class Client:
         key = self.router.ledger.lease.appraisal.workload_claims["checkpoint_key"]
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
-                response = await stub.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=5)
+                try:
+                    response = await stub.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=5)
+                except grpc.aio.AioRpcError as error:
+                    if reason_of(error) != "NO_CHECKPOINT":
+                        raise
+                    continue
                 signed = checkpoint.verify(response.checkpoint, VerifierKey(ORIGIN, bytes.fromhex(key)))
                 if signed.size >= at_least:
                     return signed, response.checkpoint

@@ -1,0 +1,204 @@
+"""One commit: durable before it is acknowledged, refusals recorded, resends known, contradictions named."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from libs.errors import Code, MeshError
+from libs.events.consume import StreamGap, StreamMessage
+from libs.events.records import commit_to
+from libs.events.vault import VaultKey
+from libs.transparency.acknowledgement import Acknowledgement, verify_acknowledgement
+from libs.transparency.leaf import Kind
+from services.ledger import records_log
+from services.ledger.acknowledging import Acknowledgements
+from services.ledger.admission import Admission, LogView
+from services.ledger.committing import Committing
+from services.ledger.description import LogDescription
+from services.ledger.growth import Growth
+from services.ledger.opening import logged_policies
+from services.ledger.position import Start
+from services.ledger.rejections import NAME, Refusal, Rejections
+from services.ledger.segments import Geometry
+from services.ledger.sequencer import Sequencer, Verdict
+from services.ledger.store import LogStore
+from tests.fakes.joined_mesh import JoinedMesh, KmsCore
+
+from .conftest import KEY, SOURCE, open_store, tag
+from .writers import VAULT, LogWriter, describe_log
+
+
+class Away(MeshError):
+    code = Code.UNAVAILABLE
+    reason = "AWAY"
+
+
+class OneVault:
+    """A ledger with one vault, whose key the KMS refuses a few times."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def holds(self, vault_id: bytes, epoch: int) -> bool:
+        return (vault_id, epoch) == (VAULT.vault_id, VAULT.epoch)
+
+    async def key(self, vault_id: bytes, epoch: int) -> VaultKey:
+        if self.failures:
+            self.failures -= 1
+            raise Away("try again")
+        return VAULT
+
+
+class Spoken:
+    """What the ledger said of itself."""
+
+    issuer = b"\x77" * 32
+
+    def __init__(self) -> None:
+        self.gaps: list[StreamGap] = []
+        self.conflicts: list[Verdict] = []
+        self.quarantined: list[Refusal] = []
+
+    async def gap(self, source: bytes, gap: StreamGap) -> None:
+        self.gaps.append(gap)
+
+    async def conflict(self, verdict: Verdict) -> None:
+        self.conflicts.append(verdict)
+
+    async def quarantine(self, refusal: Refusal, digest: bytes) -> None:
+        self.quarantined.append(refusal)
+
+
+class Ledger:
+    """A ledger without its stream."""
+
+    def __init__(self, store: LogStore, mesh: JoinedMesh, kms: KmsCore, thread: ThreadPoolExecutor) -> None:
+        self.store = store
+        self.vaults = OneVault()
+        self.own = Spoken()
+        self.rejections = Rejections(store.directory)
+        epoch = store.last_epoch + 1
+        self.acknowledgements = Acknowledgements(store, self.rejections, KEY, epoch)
+        policies = logged_policies(store.description, mesh.keeper("ledger"))
+        progress = store.index.progress
+        view = LogView(
+            is_logged=lambda entry_id: store.index.find(entry_id) is not None,
+            highest=lambda issuer: 0 if (known := progress(issuer)) is None else known.highest,
+        )
+        self.growth = Growth(store.head.size, store.head.root())
+        self.committing = Committing(
+            admission=Admission(policies, view, kms.ca.certificate),
+            sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
+            vaults=self.vaults,
+            rejections=self.rejections,
+            acknowledgements=self.acknowledgements,
+            own=self.own,
+            growth=self.growth,
+            thread=thread,
+        )
+        self.committing.begin(Start(SOURCE, 0))
+        self._sequence = 0
+
+    async def take(self, *messages: bytes) -> None:
+        events = []
+        for data in messages:
+            self._sequence += 1
+            events.append(StreamMessage(self._sequence, data, int(time.time() * 1000)))
+        await self.committing.commit(events)
+
+    async def lose(self, count: int) -> None:
+        gap = StreamGap(self._sequence + 1, self._sequence + count)
+        self._sequence += count
+        await self.committing.commit([gap])
+
+
+@pytest.fixture
+def ledger(mesh: JoinedMesh, kms: KmsCore, tmp_path: Path) -> Iterator[Ledger]:
+    described: LogDescription = describe_log(mesh)
+    LogStore.create(tmp_path / "log", described)
+    with open_store(tmp_path / "log", Geometry(zeros_ahead=4096)) as store, ThreadPoolExecutor(1) as thread:
+        yield Ledger(store, mesh, kms, thread)
+
+
+@pytest.fixture
+async def router(mesh: JoinedMesh, kms: KmsCore, ledger: Ledger) -> LogWriter:
+    writer = LogWriter(mesh, kms, "router")
+    await ledger.take(writer.batch(writer.introduce()))
+    return writer
+
+
+async def test_a_commit_is_in_the_log_before_it_is_acknowledged(ledger: Ledger, router: LogWriter) -> None:
+    sealed = [router.seal(Kind.RECEIPT, vault=VAULT) for _ in range(3)]
+    await ledger.take(router.batch(*sealed[:2]), router.batch(sealed[2]))
+    assert ledger.growth.size == ledger.store.head.size == 4
+    assert ledger.store.head.source_high == 3
+    async with asyncio.timeout(20), aclosing(ledger.acknowledgements.answers(router.issuer.id, 2)) as answers:
+        for number, each in enumerate(sealed, 2):
+            answer = await anext(answers)
+            assert isinstance(answer, Acknowledgement)
+            statement = verify_acknowledgement(answer, KEY.public_key().public_bytes_raw(), ledger.store.log_id)
+            stored = ledger.store.reader.entry(statement.index)
+            assert (statement.issuer_seq, stored.row.body) == (number, each.record.body)
+
+
+async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router: LogWriter) -> None:
+    message = router.batch(router.seal(Kind.RECEIPT, vault=VAULT))
+    await ledger.take(message)
+    size = ledger.store.head.size
+    await ledger.take(message, message)
+    assert ledger.store.head.size == size
+    assert not ledger.own.conflicts
+
+
+async def test_two_entries_under_one_number_are_a_conflict_and_the_first_one_stays(
+    ledger: Ledger, router: LogWriter
+) -> None:
+    sealed = router.seal(Kind.RECEIPT, vault=VAULT)
+    await ledger.take(router.batch(sealed))
+    twin = replace(sealed, record=replace(sealed.record, header=replace(sealed.record.header, commitment=bytes(32))))
+    size = ledger.store.head.size
+    await ledger.take(router.batch(twin))
+    assert ledger.store.head.size == size
+    (verdict,) = ledger.own.conflicts
+    assert verdict.logged_commitment == commit_to(sealed.salt, sealed.canonical)
+    assert ledger.rejections.of(router.issuer.id, 1)[0][1].name == "CONFLICT"
+
+
+async def test_what_is_refused_is_kept_and_its_number_named(ledger: Ledger, router: LogWriter) -> None:
+    refused = router.batch(router.seal(Kind.POLICY), router.seal(Kind.RECEIPT, vault=VAULT))
+    await ledger.take(refused)
+    assert [refusal.reason.name for refusal in ledger.own.quarantined] == ["KIND_NOT_ALLOWED"]
+    assert ledger.store.head.size == 2  # The keyset and the receipt beside the refused record.
+    await ledger.take(refused)  # A resend fills neither the quarantine nor the log.
+    assert len(ledger.own.quarantined) == 1
+    await ledger.take(b"no batch at all")
+    stored = records_log.read(ledger.store.directory / NAME, records_log.QUARANTINE)
+    assert [int.from_bytes(record[8:10], "big") for record in stored.records] == [8, 1]
+
+
+async def test_refused_issuers_leave_no_entries_in_the_log(mesh: JoinedMesh, kms: KmsCore, ledger: Ledger) -> None:
+    writer = LogWriter(mesh, kms, "router", claims={})
+    await ledger.take(writer.batch(writer.introduce()))
+    assert not ledger.own.quarantined
+    assert ledger.store.head.size == 0
+
+
+async def test_lost_messages_are_said_in_the_log(ledger: Ledger, router: LogWriter) -> None:
+    await ledger.lose(4)
+    assert ledger.own.gaps == [StreamGap(2, 5)]
+    await ledger.take(router.batch(router.seal(Kind.RECEIPT, vault=VAULT)))
+    assert ledger.store.head.source_high == 6
+
+
+async def test_nothing_is_refused_because_the_kms_is_away(ledger: Ledger, router: LogWriter) -> None:
+    ledger.vaults.failures = 1
+    await ledger.take(router.batch(router.seal(Kind.RECEIPT, vault=VAULT)))
+    assert ledger.store.head.size == 2

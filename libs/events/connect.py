@@ -49,6 +49,12 @@ class _MeshClient(Client):
             raise ssl.SSLError("the mesh speaks TLS 1.3 or nothing")
         return context
 
+    async def close(self) -> None:
+        if not self.is_connected:
+            # nats-py would write what is pending to a TLS transport that is gone, and fail before it has cleaned up.
+            self._pending, self._pending_data_size = [], 0
+        await super().close()
+
 
 class NatsLink:
     """A connection that is always being kept. The client behind it changes when the broker turned it away."""

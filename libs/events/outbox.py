@@ -123,7 +123,9 @@ class Outbox:
                 for waiting in taken:
                     if not waiting.durable.done():
                         waiting.durable.set_result(None)
-                await loop.run_in_executor(thread, self._delete_finished)
+                # The next record waits for this, so the thread is asked only when there is a file to delete.
+                if self._oldest_is_finished():
+                    await loop.run_in_executor(thread, self._delete_finished)
             if self._closing:
                 return
 
@@ -177,9 +179,12 @@ class Outbox:
         self._parts.append(_Part(number, self._issuer, path, len(record)))
         self._size += len(record)
 
+    def _oldest_is_finished(self) -> bool:
+        return len(self._parts) > 1 and self.state.finished(self._parts[0].number)
+
     def _delete_finished(self) -> None:
         # Oldest first: a later file may hold the answers to an earlier one, never the other way round.
-        while len(self._parts) > 1 and self.state.finished(self._parts[0].number):
+        while self._oldest_is_finished():
             part = self._parts.pop(0)
             self._size -= part.size
             self.state.forget(part.number)

@@ -65,6 +65,8 @@ class Peer:
         self._ca_spki = ca_spki
         self._clock = clock
         self._link: _Link | None = None
+        self.refusal: str | None = None
+        """Why it was last judged unfit, by its reason; None once it is appraised again."""
         self._connecting = asyncio.Lock()
         self._closing: dict[asyncio.Task[None], _Link] = {}
         """Links that get no new calls, until their last call or their lease ends."""
@@ -131,6 +133,7 @@ class Peer:
             )
         except MeshError as error:
             log.warning("peer refused", peer=certificate.spiffe_id, reason=error.reason)
+            self.refusal = error.reason
             return None
 
     def _live(self) -> _Link | None:
@@ -177,6 +180,7 @@ class Peer:
         except BaseException:
             await channel.close(None)
             raise
+        self.refusal = None
         log.info("peer appraised", peer=certificate.spiffe_id, until=int(lease.until))
         return _Link(channel, lease, credential, min(lease.until, accepted.lease_until_ms / 1000))
 

@@ -19,6 +19,6 @@ class Config:
     pccs_timeout_seconds: float = 10.0
     """How long one fetch from it may take, seconds."""
     bootstrap_calls_per_second: float = 50.0
-    """How many calls the bootstrap listener takes, all callers together."""
+    """How many calls the bootstrap listener takes from one address."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""

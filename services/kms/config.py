@@ -21,6 +21,6 @@ class Config:
     statement_seconds: float = 60.0
     """How often a new policy statement is signed, seconds; also at once after every new version."""
     bootstrap_calls_per_second: float = 50.0
-    """How many calls the bootstrap listener takes, all callers together."""
+    """How many calls the bootstrap listener takes from one address."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""

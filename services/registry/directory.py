@@ -116,8 +116,10 @@ class Directory:
                 if self._bucket.connections != connections:
                     return
                 try:
-                    entry: Any = await watcher.updates(timeout=_POLL_SECONDS)  # type: ignore[no-untyped-call]
-                except (nats.errors.TimeoutError, TimeoutError):
+                    # Not `updates`, whose `wait_for` may lose a cancellation that comes together with an entry.
+                    async with asyncio.timeout(_POLL_SECONDS):
+                        entry: Any = await anext(watcher)
+                except TimeoutError:
                     continue
                 if entry is None:  # The end of what was stored when the watch began.
                     self._forget_except(seen)

@@ -16,6 +16,8 @@ class RouterError(MeshError):
 
     status: ClassVar[int]
     type: ClassVar[str]
+    why: str | None = None
+    """The reasons behind this one, where they are other services' or the appraisal's; for the receipt."""
 
     @property
     def body(self) -> bytes:
@@ -120,6 +122,10 @@ class UpstreamVerificationFailed(RouterError):
     type = "upstream_verification_failed"
     code = Code.UNAVAILABLE
     reason = "UPSTREAM_VERIFICATION_FAILED"
+
+    def __init__(self, message: str, why: str | None = None) -> None:
+        super().__init__(message if why is None else f"{message}: {why}")
+        self.why = why
 
 
 class LedgerUnavailable(RouterError):

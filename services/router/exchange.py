@@ -243,7 +243,7 @@ class Exchanges:
 
     async def _refuse(self, course: _Course, error: RouterError) -> AsyncGenerator[Part, None]:
         """Answer with an error, after its receipt."""
-        course.refusal = error.reason.lower()
+        course.refusal = error.why or error.reason.lower()
         if course.reached:
             course.aborts.append("upstream_failed")
         body = error.body

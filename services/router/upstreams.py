@@ -32,9 +32,12 @@ from services.router.selection import Candidate, Load, select
 _RECONCILE_SECONDS = 1.0
 _CALL_SECONDS = 5.0
 _WATCH_SILENCE_SECONDS = 30.0
+_MAX_DROPPED = 1024
 _MAX_SESSIONS = 10_000
 _ENDPOINT = re.compile(r"([^:/@\s]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
 _MAX_PORT = 65535
+_NOT_VERIFIED = "NOT_VERIFIED_YET"
+_NOT_CONNECTED = "NOT_CONNECTED"
 
 log = structlog.get_logger()
 
@@ -65,7 +68,15 @@ class _Known:
     provider: registry_pb2.Provider
     peer: Peer
     admitted: Upstream | None = None
-    refusal: str = "not verified yet"
+    refusal: str = _NOT_VERIFIED
+
+    @property
+    def why(self) -> str:
+        """Why it is not live. One that was admitted lost its connection, to its end or to a policy."""
+        return self.refusal if self.admitted is None else self.peer.refusal or _NOT_CONNECTED
+
+    def serves(self, model: str) -> bool:
+        return any(served.id == model for served in self.provider.models)
 
 
 class Upstreams:
@@ -75,6 +86,8 @@ class Upstreams:
         self._member = member
         self._registry = registry
         self._known: dict[str, _Known] = {}
+        self._dropped: dict[str, _Known] = {}
+        """Nodes that the registry listed once, for what may still be said of them."""
         self._in_flight: Counter[str] = Counter()
         self._sessions: dict[str, bytes] = {}
         self._choice = random.SystemRandom()
@@ -95,7 +108,7 @@ class Upstreams:
                 excluded=tried,
             )
         except UpstreamVerificationFailed as error:
-            raise UpstreamVerificationFailed(f"{error}: {self._why_none(model)}") from error
+            raise UpstreamVerificationFailed(str(error), self._why_none(model)) from error
         return live[chosen.spiffe_id]
 
     @contextmanager
@@ -145,16 +158,34 @@ class Upstreams:
     async def reconcile(self) -> None:
         """Verify what is new or has lost its lease, for ever."""
         while True:
-            async with asyncio.TaskGroup() as tasks:
-                for known in list(self._known.values()):
-                    if self._needs_verification(known):
-                        tasks.create_task(self._verify(known))
+            await self.verify()
             try:
                 async with asyncio.timeout(_RECONCILE_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
                 pass
             self._changed.clear()
+
+    async def verify(self) -> None:
+        """Verify, once, what is new or has lost its lease."""
+        async with asyncio.TaskGroup() as tasks:
+            for known in list(self._known.values()):
+                if not self._is_live(known):
+                    tasks.create_task(self._verify(known))
+
+    def take(self, event: registry_pb2.WatchResponse) -> None:
+        """Take the registry's word on which nodes there are."""
+        match event.WhichOneof("event"):
+            case "snapshot":
+                listed = {provider.spiffe_id for provider in event.snapshot.providers}
+                for gone in set(self._known) - listed:
+                    del self._known[gone]
+                for provider in event.snapshot.providers:
+                    self._list(provider)
+            case "changed":
+                self._list(event.changed)
+            case "ended":
+                self._known.pop(event.ended, None)
 
     def _live(self) -> list[Upstream]:
         now_ms = time.time() * 1000
@@ -168,18 +199,11 @@ class Upstreams:
         lease = known.peer.live_lease()
         return lease is not None and lease.certificate == known.admitted.lease.certificate
 
-    def _needs_verification(self, known: _Known) -> bool:
-        return not self._is_live(known)
-
-    def _why_none(self, model: str) -> str:
-        refusals = sorted(
-            {
-                known.refusal
-                for known in self._known.values()
-                if not self._is_live(known) and any(served.id == model for served in known.provider.models)
-            }
-        )
-        return ", ".join(refusals) or "no node serves it"
+    def _why_none(self, model: str) -> str | None:
+        """Why those that would serve the model may not, also when the registry has dropped them for it already."""
+        listed = [known.why for known in self._known.values() if known.serves(model) and not self._is_live(known)]
+        dropped = [known.peer.refusal for known in self._dropped.values() if known.serves(model)]
+        return ", ".join(sorted({why for why in (*listed, *dropped) if why is not None})) or None
 
     async def _verify(self, known: _Known) -> None:
         provider = known.provider
@@ -210,26 +234,14 @@ class Upstreams:
                         event = await call.read()
                 if not isinstance(event, registry_pb2.WatchResponse):
                     return  # The end of the stream.
-                self._take(event)
+                self.take(event)
         except TimeoutError:
             log.warning("the registry's watch fell silent")
         finally:
             call.cancel()
 
-    def _take(self, event: registry_pb2.WatchResponse) -> None:
-        match event.WhichOneof("event"):
-            case "snapshot":
-                listed = {provider.spiffe_id for provider in event.snapshot.providers}
-                for gone in set(self._known) - listed:
-                    del self._known[gone]
-                for provider in event.snapshot.providers:
-                    self._list(provider)
-            case "changed":
-                self._list(event.changed)
-            case "ended":
-                self._known.pop(event.ended, None)
-
     def _list(self, provider: registry_pb2.Provider) -> None:
+        self._dropped.pop(provider.spiffe_id, None)
         known = self._known.get(provider.spiffe_id)
         if known is None or _verified_part(known.provider) != _verified_part(provider):
             self._known[provider.spiffe_id] = _Known(provider, self._member.peer("node", provider.endpoint))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import sys
@@ -92,8 +91,7 @@ def _order(rounds: int, seed: int) -> Sequence[Target]:
 async def _prove(mesh: RunningMesh, client: Client, folder: Path, outcome: Outcome) -> None:
     completions = [*outcome.record.completions, *outcome.probes.completions]
     outcome.unproven = await Prover(client, mesh.mesh).prove_all(completions)
-    tenant_id = json.loads((mesh.state / "operators" / "tenant.json").read_bytes())["tenant_id"]
-    async with log_reader(mesh, tenant_id, folder) as reader:
+    async with log_reader(mesh, folder) as reader:
         log = await _settled(reader)
     outcome.entries = Counter(logged.leaf.kind.name.lower() for logged in log.entries)
     outcome.amended = Counter(str(one.entry.body["effect"]) for one in log.of(Kind.AMENDMENT))

@@ -17,6 +17,8 @@ import aiohttp
 
 CHAT = "/v1/chat/completions"
 _TIMEOUT_SECONDS = 40.0
+_DATA = b"data: "
+_END = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,72 @@ class Record:
         return self.sent / (self.ended_at - self.began_at)
 
 
+class Reply:
+    """What has come of one request."""
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+        self._body = bytearray()
+        self.status = 0
+        self.receipt_id = ""
+        self.ended = False
+        self.trouble: str | None = None
+        """Why it is not whole, where the router did not say so itself."""
+
+    def begin(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self._stream = self._stream and response.content_type == "text/event-stream"
+        self.receipt_id = response.headers.get("X-Receipt-Id", "")
+
+    def take(self, chunk: bytes) -> None:
+        self._body += chunk
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self._body)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self._body).hexdigest()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self._body)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the client was told that its answer is whole, which MUST not happen before it is logged."""
+        if self.status != 200:
+            return False
+        return not self._stream or any(_finishes(event) for event in self._events())
+
+    @property
+    def error_type(self) -> str | None:
+        """Type of the router's own error, as a body or as an event of the stream."""
+        if not self.ended:
+            return None
+        if self.status != 200:
+            return str(self.json["error"]["type"])
+        if self._stream:
+            return next((str(event["error"]["type"]) for event in self._events() if "error" in event), None)
+        return None
+
+    @property
+    def lack(self) -> str | None:
+        """What a stream that ended lacks: its end, or the error that stands for it."""
+        if not self._stream or self.status != 200 or self.error_type or self._body.endswith(_END):
+            return None
+        return "a stream that ended without its end"
+
+    def _events(self) -> list[dict[str, Any]]:
+        pieces = self.body.split(b"\n\n")[:-1]
+        return [json.loads(piece.removeprefix(_DATA)) for piece in pieces if piece.startswith(_DATA + b"{")]
+
+
+def _finishes(event: Mapping[str, Any]) -> bool:
+    return any(choice.get("finish_reason") for choice in event.get("choices", []))
+
+
 class Client:
     """Requests of one API key to one router."""
 
@@ -64,39 +132,46 @@ class Client:
     async def ask(self, number: int, record: Record, *, stream: bool) -> Completion | None:
         """Send one request and record what came of it; return the answer, if there was one."""
         request = self.body(number, stream=stream)
-        answer = _Answer(stream)
         record.sent += 1
-        try:
-            async with self._http.post(self._url + CHAT, data=request, headers=self._headers) as response:
-                answer.begin(response)
-                async for chunk in response.content.iter_any():
-                    answer.take(chunk)
-                answer.ended = True
-        except TimeoutError:
-            answer.trouble = "timeout"
-        except aiohttp.ClientConnectionError as error:
-            answer.trouble = f"connection: {type(error).__name__}"
-        except aiohttp.ClientPayloadError:
-            answer.trouble = "connection: cut within the answer"
-        if answer.error is not None:
-            record.errors[answer.error] += 1
-        if not answer.is_answer:
+        reply = await self.reply(request)
+        if reply.trouble is not None or reply.error_type is not None:
+            record.errors[reply.trouble or f"{reply.status} {reply.error_type}"] += 1
+        if not reply.is_answer:
             return None
-        assert answer.receipt_id is not None, "an answer without a receipt"
         completion = Completion(
             number,
-            answer.receipt_id,
+            reply.receipt_id,
             hashlib.sha256(request).hexdigest(),
-            hashlib.sha256(answer.body).hexdigest() if answer.ended else None,
+            reply.sha256 if reply.ended else None,
             time.time(),
         )
         record.completions.append(completion)
         return completion
 
-    async def get(self, path: str) -> tuple[int, bytes]:
-        """Fetch a document. Raises what the connection fails with."""
-        async with self._http.get(self._url + path, headers=self._headers) as response:
-            return response.status, await response.read()
+    async def reply(self, request: bytes) -> Reply:
+        """Send a chat request; return whatever came, also when nothing did."""
+        return await self._exchange("POST", CHAT, request, Reply(stream=json.loads(request)["stream"]))
+
+    async def get(self, path: str) -> Reply:
+        """Fetch a document."""
+        return await self._exchange("GET", path, None, Reply(stream=False))
+
+    async def _exchange(self, method: str, path: str, body: bytes | None, reply: Reply) -> Reply:
+        try:
+            async with self._http.request(method, self._url + path, data=body, headers=self._headers) as response:
+                reply.begin(response)
+                async for chunk in response.content.iter_any():
+                    reply.take(chunk)
+                reply.ended = True
+        except TimeoutError:
+            reply.trouble = "timeout"
+        except aiohttp.ClientConnectionError as error:
+            reply.trouble = f"connection: {type(error).__name__}"
+        except aiohttp.ClientPayloadError:
+            reply.trouble = "connection: cut within the answer"
+        else:
+            reply.trouble = reply.lack
+        return reply
 
 
 @asynccontextmanager
@@ -128,62 +203,3 @@ async def _send(client: Client, record: Record, per_second: float, tasks: asynci
         number += 1
         due += 1 / per_second
         await asyncio.sleep(due - time.monotonic())
-
-
-class _Answer:
-    """What has come of one answer."""
-
-    def __init__(self, stream: bool) -> None:
-        self._stream = stream
-        self._status = 0
-        self._body = bytearray()
-        self.receipt_id: str | None = None
-        self.ended = False
-        self.trouble: str | None = None
-
-    def begin(self, response: aiohttp.ClientResponse) -> None:
-        self._status = response.status
-        self._stream = self._stream and response.content_type == "text/event-stream"
-        self.receipt_id = response.headers.get("X-Receipt-Id")
-
-    def take(self, chunk: bytes) -> None:
-        self._body += chunk
-
-    @property
-    def body(self) -> bytes:
-        return bytes(self._body)
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether the client was told that its answer is whole, which MUST not happen before it is logged."""
-        if self._status != 200:
-            return False
-        return not self._stream or any(_finishes(event) for event in self._events())
-
-    @property
-    def error(self) -> str | None:
-        """One line for whatever is not a whole answer."""
-        if self.trouble is not None:
-            return self.trouble
-        if self._status != 200:
-            return f"{self._status} {_type_of(json.loads(self._body)['error'])}"
-        if self._stream:
-            for event in self._events():
-                if "error" in event:
-                    return f"in the stream: {_type_of(event['error'])}"
-            if not self._body.endswith(b"data: [DONE]\n\n"):
-                return "a stream that ended without its end"
-        return None
-
-    def _events(self) -> list[dict[str, Any]]:
-        pieces = self.body.split(b"\n\n")[:-1]
-        data = [piece.removeprefix(b"data: ") for piece in pieces if piece.startswith(b"data: {")]
-        return [json.loads(one) for one in data]
-
-
-def _finishes(event: Mapping[str, Any]) -> bool:
-    return any(choice.get("finish_reason") for choice in event.get("choices", []))
-
-
-def _type_of(error: Mapping[str, Any]) -> str:
-    return str(error.get("type"))

@@ -7,6 +7,7 @@ measurement, with the vault's key from the ledger.
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -129,9 +130,9 @@ class LogReader:
 
 
 @asynccontextmanager
-async def log_reader(mesh: RunningMesh, tenant_id: str, folder: Path) -> AsyncIterator[LogReader]:
-    """Join as a router that serves nobody, and open the tenant's vault. `folder` takes what it must remember."""
-    receiver = ReceiverKey()
+async def log_reader(mesh: RunningMesh, folder: Path) -> AsyncIterator[LogReader]:
+    """Join as a router that serves nobody, and open the vault of the mesh's tenant; `folder` takes its state."""
+    receiver, tenant_id = ReceiverKey(), _tenant_id(mesh)
     async with join(_settings(mesh, folder), "router", {"hpke_key": receiver.public.hex()}) as member:
         channel = await member.peer("ledger", mesh.mesh["ledger_grpc"]).channel(_CALL_SECONDS)
         answer = await ledger_pb2_grpc.LedgerServiceStub(channel).OpenVault(
@@ -140,6 +141,11 @@ async def log_reader(mesh: RunningMesh, tenant_id: str, folder: Path) -> AsyncIt
         info = release_info(f"ledger-vault/{answer.vault_id.hex()}", answer.vault_epoch, member.spiffe_id)
         key = receiver.open(answer.sealed_key, info)
         yield LogReader(mesh, VaultKey(answer.vault_id, answer.vault_epoch, key, tenant_id))
+
+
+def _tenant_id(mesh: RunningMesh) -> str:
+    tenant = json.loads((mesh.state / "operators" / "tenant.json").read_bytes())
+    return str(tenant["tenant_id"])
 
 
 def _settings(mesh: RunningMesh, folder: Path) -> MemberSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,10 +63,10 @@ class Prover:
     async def _fetch(self, path: str) -> bytes:
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
-            status, body = await self.client.get(path)
-            if status == 200:
-                return body
-            assert time.monotonic() < deadline, f"{path.rpartition('/')[2]}: {status} {body.decode()[:200]}"
+            reply = await self.client.get(path)
+            if reply.status == 200 and reply.ended:
+                return reply.body
+            assert time.monotonic() < deadline, f"{path}: {reply.trouble or reply.status} {reply.body.decode()[:200]}"
             await asyncio.sleep(0.5)
 
     async def _keys_of(self, found: Commitment, name: LedgerName, now: int) -> LedgerKeys:
@@ -103,7 +102,3 @@ def verify_hashes(body: Mapping[str, Any], completion: Completion) -> None:
     assert receipt.received.body_hash == f"sha256:{completion.request_sha256}", "it is for another request"
     if completion.response_sha256 is not None:
         assert receipt.returned.body_hash == f"sha256:{completion.response_sha256}", "it is for another response"
-
-
-def sha256(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()

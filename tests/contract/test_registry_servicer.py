@@ -1,0 +1,206 @@
+"""The registry over real mutual TLS: who may call what, and with which reasons it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
+
+from libs.aci.session import verify_session
+from libs.identity.freshness import PolicyKeeper
+from libs.identity.lease import Lease
+from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
+from libs.rpc.errors import reason_of
+from libs.rpc.middleware import standard_middleware
+from libs.rpc.policies import Caller, MethodRule, merge_methods
+from libs.rpc.server import serving
+from services.registry.servicer import RegistryServicer, TenantServicer, registry_binding, tenants_binding
+from services.registry.tenants import Tenants
+from tests.fakes.leases import MODEL, WEIGHTS, node_lease
+from tests.fakes.registries import PATIENCE_SECONDS, Mesh, Registry, registry_mesh
+from tests.fakes.small_mesh import RoleGate, SmallMesh
+
+ADMIN = Ed25519PrivateKey.generate()
+RECORD = TenantRecord("ab" * 16, 1, "Acme", (api_key_digest("sk-one"),))
+
+
+class Policy:
+    tenant_admin_key = ADMIN.public_key().public_bytes_raw()
+
+
+class Keeper:
+    current = Policy()
+
+
+class LeaseGate(RoleGate):
+    """Believes what TLS let through, and hands each instance the lease that the test wrote for it."""
+
+    def __init__(self, leases: Mapping[str, Lease]) -> None:
+        super().__init__()
+        self._leases = leases
+
+    def admit(self, certificate_pem: bytes, rule: MethodRule) -> Caller:
+        caller = super().admit(certificate_pem, rule)
+        return replace(caller, lease=self._leases.get(caller.role))
+
+
+class Line:
+    """Calls to one registry, from any role."""
+
+    def __init__(self, tls: SmallMesh, port: int, registry: Registry) -> None:
+        self._tls = tls
+        self._port = port
+        self.registry = registry
+
+    @asynccontextmanager
+    async def providers(self, role: str) -> AsyncIterator[registry_pb2_grpc.ProviderRegistryServiceStub]:
+        async with self._tls.channel(self._port, role) as channel:
+            yield registry_pb2_grpc.ProviderRegistryServiceStub(channel)
+
+    @asynccontextmanager
+    async def tenants(self, role: str) -> AsyncIterator[tenants_pb2_grpc.TenantServiceStub]:
+        async with self._tls.channel(self._port, role) as channel:
+            yield tenants_pb2_grpc.TenantServiceStub(channel)
+
+
+@pytest.fixture
+async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    async with registry_mesh(tmp_path) as mesh, mesh.registry() as registry, _serve(mesh, registry) as line:
+        yield line
+
+
+@asynccontextmanager
+async def _serve(mesh: Mesh, registry: Registry) -> AsyncIterator[Line]:
+    tls = SmallMesh()
+    bindings = [
+        registry_binding(RegistryServicer(registry.directory, registry.leases, registry.sessions)),
+        tenants_binding(TenantServicer(Tenants(registry.store.tenants, cast(PolicyKeeper, Keeper())))),
+    ]
+    gate = LeaseGate({"node": replace(node_lease("1"), until=mesh.now + 600)})
+    middleware = standard_middleware(gate, merge_methods(bindings))
+    async with serving("127.0.0.1:0", tls.credentials(), bindings, middleware, drain_seconds=1.0) as server:
+        server.ready()
+        yield Line(tls, server.port, registry)
+
+
+def registration(endpoint: str = "127.0.0.1:4000", model: str = MODEL) -> registry_pb2.RegisterRequest:
+    models = [registry_pb2.Model(id=model, weights_sha256=bytes.fromhex(WEIGHTS))]
+    return registry_pb2.RegisterRequest(endpoint=endpoint, models=models, load=registry_pb2.Load(capacity=4))
+
+
+async def event_of(watch: grpc.aio.UnaryStreamCall[Any, registry_pb2.WatchResponse]) -> registry_pb2.WatchResponse:
+    event = await watch.read()
+    assert isinstance(event, registry_pb2.WatchResponse)
+    return event
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, str | None]:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value.code(), reason_of(error.value)
+
+
+async def test_a_router_sees_a_node_come_change_and_go(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        first = await event_of(watch)
+        assert first.WhichOneof("event") == "snapshot"
+        registered = await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        changed = (await event_of(watch)).changed
+        assert (changed.spiffe_id, changed.endpoint) == ("spiffe://mesh.test/node/1", "127.0.0.1:4000")
+        assert changed.session_id == registered.session_id
+        assert changed.lease_until_ms == registered.lease_until_ms
+        await node.Renew(
+            registry_pb2.RenewRequest(load=registry_pb2.Load(running_requests=3, capacity=4), draining=True),
+            timeout=PATIENCE_SECONDS,
+        )
+        changed = (await event_of(watch)).changed
+        assert (changed.load.running_requests, changed.draining) == (3, True)
+        session = await reader.GetSession(
+            registry_pb2.GetSessionRequest(session_id=registered.session_id), timeout=PATIENCE_SECONDS
+        )
+        assert verify_session(session.document, registered.session_id.hex()).upstream_name == changed.spiffe_id
+        listed = await reader.ListProviders(registry_pb2.ListProvidersRequest(), timeout=PATIENCE_SECONDS)
+        assert [provider.spiffe_id for provider in listed.providers] == [changed.spiffe_id]
+        await node.Deregister(registry_pb2.DeregisterRequest(), timeout=PATIENCE_SECONDS)
+        assert (await event_of(watch)).ended == changed.spiffe_id
+        watch.cancel()
+
+
+async def test_a_registration_that_is_not_what_was_attested_is_refused(line: Line) -> None:
+    async with line.providers("node") as node:
+        assert await refused(node.Register(registration(endpoint="nowhere"), timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "ENDPOINT_MALFORMED",
+        )
+        assert await refused(node.Register(registration(model="other"), timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "MODEL_NOT_ALLOWED",
+        )
+        assert await refused(node.Renew(registry_pb2.RenewRequest(), timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.NOT_FOUND,
+            "LEASE_UNKNOWN",
+        )
+
+
+@pytest.mark.parametrize("session_id", [b"", b"short", bytes(32)])
+async def test_an_unknown_session_is_named_so(line: Line, session_id: bytes) -> None:
+    async with line.providers("router") as reader:
+        request = registry_pb2.GetSessionRequest(session_id=session_id)
+        assert await refused(reader.GetSession(request, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.NOT_FOUND,
+            "SESSION_UNKNOWN",
+        )
+
+
+async def test_a_page_that_this_service_did_not_give_is_refused(line: Line) -> None:
+    async with line.providers("router") as reader:
+        for request in (
+            registry_pb2.ListProvidersRequest(page_size=1001),
+            registry_pb2.ListProvidersRequest(page_token="next"),
+        ):
+            assert (await refused(reader.ListProviders(request, timeout=PATIENCE_SECONDS)))[1] == "PAGE_TOKEN_MALFORMED"
+
+
+async def test_only_nodes_register_and_only_readers_read(line: Line) -> None:
+    async with line.providers("router") as router, line.providers("node") as node:
+        for call in (
+            router.Register(registration(), timeout=PATIENCE_SECONDS),
+            node.ListProviders(registry_pb2.ListProvidersRequest(), timeout=PATIENCE_SECONDS),
+        ):
+            assert await refused(call) == (grpc.StatusCode.PERMISSION_DENIED, "ROLE_NOT_ALLOWED")
+
+
+async def test_a_tenant_is_put_by_an_operator_and_found_by_a_router(line: Line) -> None:
+    put = tenants_pb2.PutTenantRequest(signed_record=sign_tenant(RECORD, ADMIN))
+    find = tenants_pb2.FindTenantRequest(api_key_sha256=bytes.fromhex(api_key_digest("sk-one")))
+    async with line.tenants("operator") as operator, line.tenants("router") as router:
+        assert await refused(router.FindTenant(find, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.NOT_FOUND,
+            "API_KEY_UNKNOWN",
+        )
+        assert (await refused(router.PutTenant(put, timeout=PATIENCE_SECONDS)))[1] == "ROLE_NOT_ALLOWED"
+        await operator.PutTenant(put, timeout=PATIENCE_SECONDS)
+        found = await router.FindTenant(find, timeout=PATIENCE_SECONDS)
+        assert found.signed_record == put.signed_record
+
+
+@pytest.mark.parametrize(
+    ("signed", "reason"),
+    [
+        (b"{}", "TENANT_RECORD_MALFORMED"),
+        (sign_tenant(RECORD, Ed25519PrivateKey.generate()), "TENANT_SIGNATURE_INVALID"),
+        (sign_tenant(replace(RECORD, version=2), ADMIN), "TENANT_VERSION_NOT_NEXT"),
+    ],
+)
+async def test_a_record_that_is_not_the_next_genuine_one_is_refused(line: Line, signed: bytes, reason: str) -> None:
+    async with line.tenants("operator") as operator:
+        request = tenants_pb2.PutTenantRequest(signed_record=signed)
+        assert (await refused(operator.PutTenant(request, timeout=PATIENCE_SECONDS)))[1] == reason

@@ -1,0 +1,92 @@
+"""A measurement that policy no longer has is refused by everyone, with a receipt; the next policy lets it in again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs import jcs
+from libs.policy.signatures import parse_signed
+from services.cli.operators import load_key
+from services.cli.policy_draft import sign_policy, unsigned
+from tests.faults.load import Client, Reply
+from tests.faults.patience import until
+from tests.mesh.running import RunningMesh, teemesh
+
+pytestmark = pytest.mark.mesh
+
+_POLICY_SECONDS = 60
+"""Every service asks for the newest statement each 10 s."""
+
+
+def publish(mesh: RunningMesh, changed: Mapping[str, Any], folder: Path) -> None:
+    """Sign the successor of the policy in force with these members as two of three operators, and publish it."""
+    current = parse_signed(mesh.file("policy"))
+    members = jcs.loads_object(current.document)["policy"]
+    draft = members | {"version": members["version"] + 1, "previous": current.policy.digest.hex()} | dict(changed)
+    signed = unsigned(draft)
+    for operator in (1, 3):
+        signed = sign_policy(signed, load_key(mesh.state / "operators" / f"operator-{operator}.pem"))
+    path = folder / f"{draft['version']}.json"
+    path.write_bytes(signed)
+    done = teemesh("policy", "publish", str(path), "--mesh", str(mesh.state / "mesh.json"))
+    assert done.returncode == 0, done.stderr
+
+
+async def _until(client: Client, status: int, error_type: str | None) -> Reply:
+    reply = Reply(stream=False)
+
+    async def is_so() -> bool:
+        nonlocal reply
+        reply = await client.reply(client.body(1, stream=False))
+        return (reply.status, reply.error_type) == (status, error_type)
+
+    async with asyncio.timeout(_POLICY_SECONDS):
+        await until(is_so, poll_seconds=0.5)
+    return reply
+
+
+@pytest.mark.timeout(180)
+async def test_a_node_without_its_measurement_is_refused_until_the_next_policy(
+    mesh: RunningMesh, client: Client, tmp_path: Path
+) -> None:
+    await _until(client, 200, None)
+    before = mesh.mesh["services"]
+    roles = jcs.loads_object(mesh.file("policy"))["policy"]["roles"]
+    publish(mesh, {"roles": roles | {"node": roles["node"] | {"measurements": []}}}, tmp_path)
+    refused, receipt = await _refused_for(client, "MEASUREMENT_NOT_ALLOWED")
+    (returned,) = [event for event in receipt["event_log"] if event["type"] == "response.returned"]
+    assert returned["body_hash"] == f"sha256:{refused.sha256}"
+    # mesh.json follows the policy in force within moments, and the successor must follow that one.
+    async with asyncio.timeout(_POLICY_SECONDS):
+        await until(lambda: _describes_version(mesh, 2))
+    publish(mesh, {"roles": roles}, tmp_path)
+    await _until(client, 200, None)
+    assert mesh.mesh["services"] == before
+
+
+async def _refused_for(client: Client, reason: str) -> tuple[Reply, dict[str, Any]]:
+    """Ask until the refusal's receipt gives this reason: whoever hears of a policy first may refuse for another."""
+    reply, receipt = Reply(stream=False), dict[str, Any]()
+
+    async def is_so() -> bool:
+        nonlocal reply, receipt
+        reply = await _until(client, 503, "upstream_verification_failed")
+        found = await client.get(f"/v1/aci/receipts/{reply.receipt_id}")
+        assert found.status == 200
+        receipt = found.json
+        (outcome,) = [event for event in receipt["event_log"] if event["type"] == "upstream.verified"]
+        assert outcome["result"] == "failed"
+        return bool(outcome["reason"] == reason)
+
+    async with asyncio.timeout(_POLICY_SECONDS):
+        await until(is_so, poll_seconds=0.5)
+    return reply, receipt
+
+
+async def _describes_version(mesh: RunningMesh, version: int) -> bool:
+    return parse_signed(mesh.file("policy")).policy.version == version

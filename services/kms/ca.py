@@ -23,6 +23,7 @@ from libs.errors import Code, MeshError
 from libs.files import write_durably
 from libs.identity.certificate import Subject, issue, spki_of
 
+CERTIFICATE_FILE = "ca.der"
 _CA_YEARS = 10
 _SERVER_DAYS = 30
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -48,7 +49,7 @@ class CertificateAuthority:
     def __init__(self, key: ec.EllipticCurvePrivateKey, trust_domain: str, folder: Path) -> None:
         self.key = key
         self.trust_domain = trust_domain
-        self.certificate = self._kept(folder / "ca.der")
+        self.certificate = self._kept(folder / CERTIFICATE_FILE)
 
     @property
     def spki(self) -> bytes:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from libs.errors import Code, MeshError
 from libs.files import write_durably
 from libs.tee.dstack import Guest
+from services.kms.ca import CERTIFICATE_FILE
 
 _MAGIC = b"TMKROOT1"
 _SEAL_PATH = "teemesh/kms/root-seal/aes-256-gcm/v1"
@@ -37,6 +38,8 @@ async def open_root(guest: Guest, state_dir: Path) -> bytes:
     sealing_key = HKDF(hashes.SHA256(), 32, salt=None, info=_SEAL_PATH.encode()).derive(await guest.key(_SEAL_PATH))
     cipher = AESGCM(sealing_key)
     if not path.exists():
+        if (state_dir / CERTIFICATE_FILE).exists():
+            raise RootNotOpened(f"{path} is gone and the CA that came of it is not: restore the file, or reset both")
         root = os.urandom(_ROOT_BYTES)
         nonce = os.urandom(_NONCE_BYTES)
         write_durably(path, _MAGIC + nonce + cipher.encrypt(nonce, root, _MAGIC))

@@ -114,7 +114,10 @@ def to_engine(engine: SupervisedEngine, body: bytes, asked: Asked) -> Action:
 async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section:
     """Take all combinations, each for at most `seconds`."""
     settings = load(Layout(mesh.state).config("node"), Config).engine
-    notes = [f"engine: {settings.parallel} requests at once, {settings.effective_threads} CPU thread(s)"]
+    notes = [
+        f"engine: {settings.parallel} requests at once, {settings.effective_threads} CPU thread(s)",
+        "where the model works, its own spread is wider than what is added; the refused requests show that alone",
+    ]
     rows = []
     async with open_engine(settings, plan(settings), folder) as engine, router_client(mesh) as client:
         await engine.until_ready()

@@ -83,7 +83,10 @@ def show(section: Section, console: Console) -> None:
             f"{of['rate_ratio']:.2f}x",
         )
     console.print(table)
-    console.print(f"base: {section.base}; beside it: {section.ours}. Times in milliseconds.", highlight=False)
+    console.print(
+        f"base: {section.base}; beside it: {section.ours}. Milliseconds; p99 of under 100 samples is the largest.",
+        highlight=False,
+    )
     for note in section.notes:
         console.print(note, highlight=False, soft_wrap=True)
     for row in section.rows:

@@ -6,6 +6,7 @@ import pytest
 
 from libs.tee.dstack import Guest
 from services.devtee.machine import VirtualTd
+from services.kms.ca import CERTIFICATE_FILE
 from services.kms.root import RootNotOpened, open_root
 from tests.fakes.joined_mesh import JoinedMesh
 
@@ -43,3 +44,12 @@ async def test_a_damaged_root_is_refused_and_never_replaced(mesh: JoinedMesh) ->
         with pytest.raises(RootNotOpened):
             await root_of(mesh, mesh.tds["kms"])
         assert path.read_bytes() == damaged
+
+
+async def test_a_lost_root_is_not_replaced_while_its_ca_is_there(mesh: JoinedMesh) -> None:
+    await root_of(mesh, mesh.tds["kms"])
+    (mesh.folder / "root.sealed").unlink()
+    (mesh.folder / CERTIFICATE_FILE).write_bytes(b"the CA that the root made")
+    with pytest.raises(RootNotOpened, match="is gone"):
+        await root_of(mesh, mesh.tds["kms"])
+    assert not (mesh.folder / "root.sealed").exists()

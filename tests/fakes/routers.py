@@ -1,0 +1,416 @@
+"""A router's exchanges among behaving twins: nodes over gRPC, a registry, a ledger that can fall silent."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
+from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
+
+from libs import jcs
+from libs.aci import receipt as receipts
+from libs.aci.encoding import digest
+from libs.aci.receipt import Receipt
+from libs.aci.receipt_events import RequestReceived, ResponseReturned
+from libs.errors import Code, MeshError
+from libs.events.issuer import Issuer
+from libs.events.publish import Committed, LedgerUnavailable
+from libs.events.vault import VaultKey
+from libs.identity.freshness import PolicyStale
+from libs.identity.lease import Lease
+from libs.identity.peers import PeerUnavailable
+from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
+from libs.transparency.acknowledgement import Acknowledgement
+from libs.transparency.leaf import Kind
+from services.registry.sessions import draft_session
+from services.router.errors import LedgerUnavailable as VaultUnavailable
+from services.router.exchange import Exchanges, Request, Started
+from services.router.issuance import Issuance
+from services.router.receipts import ReceiptStore, open_receipt_store
+from services.router.tenants import Tenant
+from services.router.upstreams import Upstreams
+from services.router.workload import Workload
+from tests.fakes.leases import MODEL, WEIGHTS, node_lease
+
+CHAT = "/v1/chat/completions"
+TENANT = Tenant("ab" * 16, "Acme")
+VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT.tenant_id)
+ACKNOWLEDGEMENT = Acknowledgement(b"statement", b"leaf", 1, 1, (), 1, b"signature")
+PATIENCE_SECONDS = 20.0
+
+BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop"}]}')
+STREAMED = (
+    b'data: {"id":"chatcmpl-2","choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n',
+    b'data: {"id":"chatcmpl-2","choices":[{"delta":{"content":"b"},"finish_reason":null}]}\n\n',
+    b'data: {"id":"chatcmpl-2","choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
+    b"data: [DONE]\n\n",
+)
+
+
+class SessionUnknown(MeshError):
+    code = Code.NOT_FOUND
+    reason = "SESSION_UNKNOWN"
+
+
+class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
+    """One verified node. It answers what it is told, and may refuse, wait, break off or forge its receipt."""
+
+    def __init__(self, instance: str) -> None:
+        self.key = Ed25519PrivateKey.generate()
+        self.lease = node_lease(instance, more_claims={"receipt_key": self.key.public_key().public_bytes_raw().hex()})
+        self.status = 200
+        self.content_type = "application/json"
+        self.chunks: Sequence[bytes] = BUFFERED
+        self.refuses = False
+        self.breaks_at: int | None = None
+        self.waits_at: int | None = None
+        self.waits_before_head = False
+        self.forges = False
+        self.requests: list[inference_pb2.InferRequest] = []
+        self.waiting = asyncio.Event()
+        self.left = asyncio.Event()
+        self.target = ""
+
+    def stream(self, *chunks: bytes) -> None:
+        self.content_type = "text/event-stream"
+        self.chunks = chunks or STREAMED
+
+    async def Infer(self, request: Any, context: Any) -> AsyncIterator[inference_pb2.InferResponse]:  # noqa: N802
+        self.requests.append(request)
+        try:
+            if self.refuses:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            if self.waits_before_head:
+                await self._wait()
+            yield inference_pb2.InferResponse(
+                head=inference_pb2.Head(status=self.status, content_type=self.content_type)
+            )
+            for number, chunk in enumerate([*self.chunks, b""]):
+                if self.breaks_at == number:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the engine is gone")
+                if self.waits_at == number:
+                    await self._wait()
+                if chunk:
+                    yield inference_pb2.InferResponse(chunk=chunk)
+            yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=self.receipt(request.body)))
+        finally:
+            self.left.set()
+
+    async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
+        return inference_pb2.ListModelsResponse()
+
+    def receipt(self, body: bytes) -> bytes:
+        returned = digest(b"other" if self.forges else b"".join(self.chunks))
+        unsigned = Receipt(
+            receipt_id="rcpt-node",
+            chat_id=None,
+            model=MODEL,
+            workload_keyset_digest=digest(b"node"),
+            endpoint=CHAT,
+            method="POST",
+            served_at=1,
+            events=(RequestReceived(digest(body)), ResponseReturned(returned)),
+            key_id="node-receipt",
+        )
+        return receipts.sign(unsigned, self.key)
+
+    def provider(self, endpoint: str | None = None, **changes: Any) -> registry_pb2.Provider:
+        """What the registry says of it."""
+        endpoint = endpoint or self.target
+        provider = registry_pb2.Provider(
+            spiffe_id=self.lease.certificate.spiffe_id,
+            endpoint=endpoint,
+            models=[registry_pb2.Model(id=MODEL, weights_sha256=bytes.fromhex(WEIGHTS))],
+            spki_sha256=self.lease.certificate.spki_sha256,
+            session_id=bytes.fromhex(draft_session(self.lease, endpoint).session_id),
+            lease_until_ms=int(self.lease.until * 1000),
+            load=registry_pb2.Load(capacity=4),
+        )
+        provider.MergeFrom(registry_pb2.Provider(**changes))
+        return provider
+
+    async def _wait(self) -> None:
+        self.waiting.set()
+        await asyncio.Event().wait()
+
+
+class PeerTwin:
+    """An appraised peer: its lease, and a channel while it can be reached."""
+
+    def __init__(self, target: str, lease: Lease | None) -> None:
+        self.known = lease
+        self.reachable = True
+        self.renewed: Lease | None = None
+        self._channel = grpc.aio.insecure_channel(target)
+
+    @property
+    def lease(self) -> Lease:
+        assert self.known is not None
+        return self.known
+
+    def live_lease(self) -> Lease | None:
+        return self.known
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel:
+        if not self.reachable:
+            raise PeerUnavailable("no answer")
+        if self.renewed is not None:
+            self.known = self.renewed
+        return self._channel
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+@dataclass(slots=True)
+class PolicyTwin:
+    version: int = 3
+    digest: bytes = b"\x03" * 32
+    models: Mapping[str, frozenset[str]] = field(default_factory=lambda: {MODEL: frozenset({WEIGHTS})})
+    fresh: bool = True
+
+    @property
+    def current(self) -> PolicyTwin:
+        return self
+
+    def require_fresh(self) -> PolicyTwin:
+        if not self.fresh:
+            raise PolicyStale("no policy statement")
+        return self
+
+
+class MemberTwin:
+    """A router that has joined: its policy, and a peer for each address."""
+
+    def __init__(self) -> None:
+        self.policy = PolicyTwin()
+        self.peers: dict[str, PeerTwin] = {}
+
+    def peer(self, role: str, target: str) -> PeerTwin:
+        if target not in self.peers:
+            self.peers[target] = PeerTwin("127.0.0.1:1", None)
+            self.peers[target].reachable = False
+        return self.peers[target]
+
+
+class RegistryTwin(registry_pb2_grpc.ProviderRegistryServiceServicer):
+    """Holds sessions; whatever it lists is the test's word."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[bytes, bytes] = {}
+        self.events: asyncio.Queue[registry_pb2.WatchResponse] = asyncio.Queue()
+
+    async def GetSession(self, request: Any, context: Any) -> registry_pb2.GetSessionResponse:  # noqa: N802
+        document = self.sessions.get(request.session_id)
+        if document is None:
+            status = status_of(SessionUnknown("no session of that id"))
+            await context.abort(grpc.StatusCode.NOT_FOUND, "", ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+        return registry_pb2.GetSessionResponse(document=document or b"")
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[registry_pb2.WatchResponse]:  # noqa: N802
+        while True:
+            yield await self.events.get()
+
+
+def _registry() -> RegistryTwin:
+    return RegistryTwin()  # type: ignore[abstract]  # The other methods stay unimplemented.
+
+
+class LedgerTwin:
+    """A publisher whose ledger acknowledges at once, or is silent, or makes the caller wait."""
+
+    def __init__(self) -> None:
+        self.issuer = Issuer(Ed25519PrivateKey.generate())
+        self.entries: list[tuple[Kind, Mapping[str, Any], str | None]] = []
+        self.cut: list[int] = []
+        self.silent = False
+        self.full = False
+        self.waits = False
+        self.asked = asyncio.Event()
+        self.vault_open = True
+        self.vault_waits = False
+        self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+
+    def require_room(self) -> None:
+        if self.full:
+            raise LedgerUnavailable("full", b"")
+
+    async def key(self, tenant_id: str) -> VaultKey:
+        assert tenant_id == TENANT.tenant_id
+        if self.vault_waits:
+            self.asked.set()
+            await asyncio.Event().wait()
+        if not self.vault_open:
+            raise VaultUnavailable("the tenant's vault cannot be opened")
+        return VAULT
+
+    async def now(self) -> bytes:
+        return b"{}"
+
+    async def commit(
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        *,
+        vault: VaultKey | None,
+        timeout: float,
+        amendment: Mapping[str, Any] | None = None,
+    ) -> Committed:
+        sealed = self.issuer.seal(kind, body, vault)
+        self._log(kind, body, sealed.tenant)
+        try:
+            if self.waits:
+                self.asked.set()
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self._amend(sealed.entry_id, {})
+            raise
+        if self.silent:
+            self._amend(sealed.entry_id, amendment or {})
+            raise LedgerUnavailable("no acknowledgement", sealed.entry_id)
+        return Committed(
+            sealed.entry_id, self.issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, ACKNOWLEDGEMENT
+        )
+
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> None:
+        self._log(kind, body, None if vault is None else vault.tenant)
+
+    def released(self, committed: Committed) -> None:
+        self.cut.append(committed.issuer_seq)
+
+    def of(self, kind: Kind) -> list[Mapping[str, Any]]:
+        return [body for logged, body, _ in self.entries if logged is kind]
+
+    def _amend(self, entry_id: bytes, members: Mapping[str, Any]) -> None:
+        self._log(Kind.AMENDMENT, {**members, "entry_id": entry_id.hex(), "effect": "not_released"}, None)
+
+    def _log(self, kind: Kind, body: Mapping[str, Any], tenant: str | None) -> None:
+        self.entries.append((kind, body, tenant))
+        self.logged.put_nowait(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got."""
+
+    started: Started
+    parts: tuple[bytes, ...]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.parts)
+
+
+@dataclass(slots=True)
+class RouterBench:
+    """One router's exchanges, and everything around them."""
+
+    member: MemberTwin
+    registry: RegistryTwin
+    nodes: list[NodeTwin]
+    upstreams: Upstreams
+    ledger: LedgerTwin
+    store: ReceiptStore
+    workload: Workload
+    issuance: Issuance
+    exchanges: Exchanges
+
+    def request(self, body: bytes, seconds: float = 60.0) -> Request:
+        return Request(CHAT, body, TENANT, "req_1", asyncio.get_running_loop().time() + seconds)
+
+    async def run(self, body: bytes) -> Answer:
+        """Run an exchange to its end."""
+        started: Started | None = None
+        parts: list[bytes] = []
+        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(self.exchanges.run(self.request(body))) as exchange:
+            async for part in exchange:
+                if isinstance(part, Started):
+                    assert started is None, "a response begins once"
+                    started = part
+                else:
+                    assert started is not None, "the head comes first"
+                    parts.append(part)
+        assert started is not None
+        return Answer(started, tuple(parts))
+
+    def peer_of(self, node: NodeTwin) -> PeerTwin:
+        return self.member.peers[node.target]
+
+    async def logged(self) -> Mapping[str, Any]:
+        """Wait for the next entry."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await self.ledger.logged.get()
+
+    def only_receipt(self) -> Receipt:
+        """The one receipt that was written; more or none fails."""
+        (document,) = self.ledger.of(Kind.RECEIPT)
+        return receipts.verify_receipt(jcs.dumps(dict(document)), self.workload.keyset)
+
+    def snapshot(self, *providers: registry_pb2.Provider) -> registry_pb2.WatchResponse:
+        return registry_pb2.WatchResponse(snapshot=registry_pb2.Snapshot(providers=providers))
+
+    def publish_session(self, lease: Lease, endpoint: str) -> bytes:
+        session = draft_session(lease, endpoint)
+        self.registry.sessions[bytes.fromhex(session.session_id)] = session.document
+        return bytes.fromhex(session.session_id)
+
+
+@asynccontextmanager
+async def router_bench(folder: Path, *, nodes: int = 1) -> AsyncIterator[RouterBench]:
+    """A router that has verified this many nodes."""
+    member, registry, ledger = MemberTwin(), _registry(), LedgerTwin()
+    workload = Workload("spiffe://mesh.test/router/one", 7)
+    twins = [NodeTwin(f"n{number}") for number in range(nodes)]
+    servers: list[grpc.aio.Server] = []
+
+    async def listen(add: Callable[[grpc.aio.Server], None]) -> str:
+        server = grpc.aio.server()
+        add(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    target = await listen(
+        lambda server: registry_pb2_grpc.add_ProviderRegistryServiceServicer_to_server(registry, server)
+    )
+    registry_peer = PeerTwin(target, None)
+    for twin in twins:
+        adding = twin
+        twin.target = await listen(
+            lambda server, adding=adding: inference_pb2_grpc.add_InferenceServiceServicer_to_server(adding, server)  # type: ignore[misc]
+        )
+        member.peers[twin.target] = PeerTwin(twin.target, twin.lease)
+    upstreams = Upstreams(cast(Any, member), cast(Any, registry_peer))
+    async with open_receipt_store(folder / "receipts.sqlite") as store:
+        issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
+        exchanges = Exchanges(cast(Any, member.policy), upstreams, issuance, 5.0)
+        bench = RouterBench(member, registry, twins, upstreams, ledger, store, workload, issuance, exchanges)
+        for twin in twins:
+            bench.publish_session(twin.lease, twin.target)
+        upstreams.take(bench.snapshot(*(twin.provider() for twin in twins)))
+        await upstreams.verify()
+        try:
+            yield bench
+        finally:
+            for peer in (*member.peers.values(), registry_peer):
+                await peer.close()
+            for server in servers:
+                await server.stop(None)
+
+
+def prompt(**members: Any) -> bytes:
+    return jcs.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **members})
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

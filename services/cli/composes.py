@@ -15,6 +15,11 @@ def template_path(role: str) -> Path:
     return TEMPLATES / f"{role}.app-compose.json"
 
 
+def local_template(role: str) -> Path:
+    """Return the template for a mesh on one machine: a node runs the embedded engine there, everyone else as ever."""
+    return TEMPLATES / "node-embedded.app-compose.json" if role == "node" else template_path(role)
+
+
 def render_compose(anchors: Anchors, image_digest: str, template: Path | None = None) -> bytes:
     """Return the app-compose to deploy for the role of `anchors`, from the shipped template unless another is given.
 

@@ -114,8 +114,7 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
             return {
                 "registry": addresses.of("registry"),
                 "endpoint": addresses.of("node"),
-                "engine": {"kind": "embedded", "model": MODEL, "weights": None, "python": None, "arguments": []}
-                | {"context_tokens": 2048, "parallel": 2},
+                "engine": {"model": MODEL, "weights": None, "context_tokens": 2048, "parallel": 2},
             }
         case "router":
             return {

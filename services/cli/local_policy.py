@@ -18,7 +18,7 @@ from libs.policy.compose import Anchors, compose_hash
 from libs.policy.document import Policy
 from libs.policy.signatures import verify_seed
 from libs.policy.succession import verify_successor
-from services.cli.composes import render_compose
+from services.cli.composes import local_template, render_compose
 from services.cli.inputs import read_input, read_json
 from services.cli.layout import Layout
 from services.cli.measured_sources import source_digest
@@ -60,7 +60,9 @@ def open_operators(layout: Layout) -> LocalOperators:
 
 def write_composes(layout: Layout, operators: LocalOperators) -> Mapping[str, bytes]:
     """Write the measured app-compose of every service; return them by role."""
-    composes = {role: render_compose(operators.anchors(role), source_digest(role)) for role in SERVICES}
+    composes = {
+        role: render_compose(operators.anchors(role), source_digest(role), local_template(role)) for role in SERVICES
+    }
     for role, text in composes.items():
         write_durably(layout.compose(role), text, mode=0o644)
     return composes

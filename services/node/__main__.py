@@ -6,7 +6,8 @@ import sys
 
 from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
-from libs.identity.member import Member, join
+from libs.identity.member import Member, join, open_guest
+from libs.policy.measured_engine import read_engine
 from libs.process import notify_ready, until_terminated
 from libs.weights import measure
 from services.node.config import Config
@@ -21,9 +22,11 @@ from services.node.servicer import InferenceServicer, binding
 async def serve(config: Config) -> None:
     """Wire the node and serve until terminated.
 
-    The weights are measured before the engine reads them, and the engine answers before routers are told of this node.
+    The weights are measured before the engine reads them; it starts only in a node that the mesh has admitted, and
+    answers before routers are told of this node.
     """
-    launch = plan(config.engine)
+    async with open_guest(config.member, "node") as (guest, _):
+        launch = plan(config.engine, read_engine(await guest.measured_compose()))
     models = [ServedModel(config.engine.model, await measure(launch.weights))]
     receipts = ReceiptSigner()
     claims = {
@@ -34,8 +37,8 @@ async def serve(config: Config) -> None:
         "gpu_evidence_sha256": None,
     }
     async with (
-        open_engine(config.engine, launch, config.member.state_dir) as engine,
         join(config.member, "node", claims) as member,
+        open_engine(config.engine, launch, config.member.state_dir) as engine,
     ):
         served = frozenset(model.model_id for model in models)
         generation = Generation(engine, served, receipts, lambda: _policy_in_force(member))

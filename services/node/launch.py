@@ -15,7 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from libs import jcs
-from libs.errors import Code, MeshError
+from libs.errors import MeshError
+from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
@@ -25,14 +26,12 @@ _VLLM_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The TOML table [engine]."""
+    """The TOML table [engine]. Which engine it is, and its further arguments, are measured: see `MeasuredEngine`."""
 
-    kind: str = "embedded"
-    """"embedded": the small model that comes as a package, on the CPU. "vllm": vLLM's OpenAI server."""
     model: str = "smollm2-135m"
     """The id under which the model is served; policy must list it."""
     weights: Path | None = None
-    """The GGUF file ("embedded"; without it, the packaged one) or the model's folder ("vllm")."""
+    """The GGUF file ("embedded"; without it, the packaged one) or the model's folder ("vllm"); policy lists the digest."""
     context_tokens: int = 2048
     """Longest prompt and answer of one request together, tokens."""
     parallel: int = 2
@@ -40,10 +39,6 @@ class EngineSettings:
     threads: int = 0
     """CPU threads of the embedded engine; 0 means one less than there are cores, because beside other busy processes
     an engine on every core is several times slower."""
-    python: Path | None = None
-    """The interpreter of vLLM's own virtual environment; without it, the node's."""
-    arguments: tuple[str, ...] = ()
-    """Further arguments for vLLM, for example ["--tensor-parallel-size", "8"]."""
     start_seconds: float = 600.0
     """How long the engine may take from its start to its first answer, seconds."""
     request_seconds: float = 300.0
@@ -52,13 +47,6 @@ class EngineSettings:
     @property
     def effective_threads(self) -> int:
         return self.threads or max(1, (os.cpu_count() or 2) - 1)
-
-
-class EngineKindUnknown(MeshError):
-    """The configuration names an engine that this node cannot run."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "ENGINE_KIND_UNKNOWN"
 
 
 class EngineNotInstalled(MeshError):
@@ -93,23 +81,16 @@ class Launch:
         return [*self.program, self.weights_option, str(self.weights), *self.arguments, self.socket_option, str(socket)]
 
 
-def plan(settings: EngineSettings) -> Launch:
-    """Decide how to start the configured engine.
-
-    Raises `EngineKindUnknown`, `EngineNotInstalled` or `WeightsMissing`.
-    """
-    if settings.kind == "embedded":
-        return _embedded(settings)
-    if settings.kind == "vllm":
-        return _vllm(settings)
-    raise EngineKindUnknown(f'engine.kind must be "embedded" or "vllm", not {settings.kind!r}')
+def plan(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
+    """Decide how to start the measured engine. Raises `EngineNotInstalled` or `WeightsMissing`."""
+    return _vllm(settings, engine) if engine.kind == "vllm" else _embedded(settings)
 
 
 def _embedded(settings: EngineSettings) -> Launch:
     try:
         name = f"xllamacpp {version('xllamacpp')}"
     except PackageNotFoundError as error:
-        raise EngineNotInstalled("install the extra node-embedded, or choose another engine.kind") from error
+        raise EngineNotInstalled("install the extra node-embedded, or measure another engine") from error
     arguments = {
         "--model-alias": settings.model,
         "--context": str(settings.context_tokens),
@@ -129,7 +110,7 @@ def _embedded(settings: EngineSettings) -> Launch:
     )
 
 
-def _vllm(settings: EngineSettings) -> Launch:
+def _vllm(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
     if settings.weights is None:
         raise WeightsMissing("vLLM needs engine.weights: the folder with the model's files")
     arguments = {
@@ -141,11 +122,11 @@ def _vllm(settings: EngineSettings) -> Launch:
         name="vllm",
         weights=settings.weights,
         # Not the command `vllm`, which the CPU build does not have.
-        program=(str(settings.python or sys.executable), "-m", "vllm.entrypoints.openai.api_server"),
+        program=(engine.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         arguments=(
             *(part for option in arguments.items() for part in option),
             "--disable-uvicorn-access-log",
-            *settings.arguments,
+            *engine.arguments,
         ),
         weights_option="--model",
         socket_option="--uds",

@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from libs.config import load
+from libs.policy.measured_engine import MeasuredEngine
 from services.cli.layout import Layout
 from services.node.config import Config
 from services.node.engine import SupervisedEngine, open_engine
@@ -119,7 +120,10 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
         "where the model works, its own spread is wider than what is added; the refused requests show that alone",
     ]
     rows = []
-    async with open_engine(settings, plan(settings), folder) as engine, router_client(mesh) as client:
+    async with (
+        open_engine(settings, plan(settings, MeasuredEngine("embedded")), folder) as engine,
+        router_client(mesh) as client,
+    ):
         await engine.until_ready()
 
         async def pair(name: str, body: bytes, status: int, limit: Limit) -> None:

@@ -1,0 +1,59 @@
+"""It is responsible for which engine a node runs: that stands in its measured app-compose, never in the host's files.
+
+The engine sees every prompt. Whoever chose its interpreter or its arguments could read or change them, so the choice is
+measured with the code and counts for the allow list. What the host may say of an engine is how much of it there is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from libs import jcs
+from libs.policy.compose import ComposeMalformed
+from libs.policy.members import Members
+
+_MEMBER = "teemesh_engine"
+_KIND = re.compile(r"embedded|vllm")
+_PATH = re.compile(r"/[A-Za-z0-9._/-]{1,255}")
+_ARGUMENT = re.compile(r"[ -~]{1,1024}")
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredEngine:
+    """What runs."""
+
+    kind: str
+    """"embedded": the small model that comes as a package, on the CPU. "vllm": vLLM's OpenAI server."""
+    python: str | None = None
+    """The interpreter of the engine's own virtual environment in the image; None: the node's."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of the engine, for example ("--tensor-parallel-size", "8")."""
+
+
+def read_engine(app_compose_text: str) -> MeasuredEngine:
+    """Read the engine of a node's measured app-compose. Raises `ComposeMalformed`."""
+    try:
+        value = jcs.loads_object(app_compose_text.encode("utf-8"))
+    except (UnicodeEncodeError, jcs.JsonMalformed) as error:
+        raise ComposeMalformed(f"the app-compose cannot be read: {error}") from error
+    if _MEMBER not in value:
+        raise ComposeMalformed(f"{_MEMBER} is missing: a node's app-compose names its engine")
+    members = Members(value[_MEMBER], _MEMBER, ComposeMalformed)
+    kind = members.text("kind", _KIND)
+    python = members.text("python", _PATH) if members.has("python") else None
+    arguments = tuple(_argument(members, value) for value in _list(members.value("arguments"), members))
+    members.end()
+    return MeasuredEngine(kind, python, arguments)
+
+
+def _list(value: object, members: Members) -> list[object]:
+    if not isinstance(value, list):
+        raise members.refuse("arguments", "must be a list")
+    return value
+
+
+def _argument(members: Members, value: object) -> str:
+    if not isinstance(value, str) or not _ARGUMENT.fullmatch(value):
+        raise members.refuse("arguments", "must hold printable ASCII texts")
+    return value

@@ -1,0 +1,43 @@
+"""Which engine a node runs is read from what was measured, strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.policy.compose import ComposeMalformed
+from libs.policy.measured_engine import MeasuredEngine, read_engine
+
+TEMPLATES = Path(__file__).parents[4] / "deploy" / "dstack"
+
+
+def compose(engine: Any) -> str:
+    return json.dumps({"name": "teemesh-node", "teemesh_engine": engine})
+
+
+def test_both_templates_name_their_engine() -> None:
+    assert read_engine((TEMPLATES / "node-embedded.app-compose.json").read_text()) == MeasuredEngine("embedded")
+    production = read_engine((TEMPLATES / "node.app-compose.json").read_text())
+    assert (production.kind, production.python) == ("vllm", "/opt/vllm/bin/python")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"name": "teemesh-node"}),
+        compose({"kind": "oracle", "arguments": []}),
+        compose({"kind": "vllm"}),
+        compose({"kind": "vllm", "arguments": "--trust-remote-code"}),
+        compose({"kind": "vllm", "arguments": [1]}),
+        compose({"kind": "vllm", "arguments": ["two\nlines"]}),
+        compose({"kind": "vllm", "arguments": [], "python": "python"}),
+        compose({"kind": "vllm", "arguments": [], "middleware": "evil"}),
+        "not json",
+    ],
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ComposeMalformed):
+        read_engine(text)

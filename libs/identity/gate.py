@@ -5,6 +5,7 @@ It also serves the exchange of evidence, which every certificate of the mesh may
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,12 +62,20 @@ class MeshGate:
 
     @contextmanager
     def hold(self, caller: Caller) -> Iterator[None]:
-        """Cancel the call when the caller's lease ends."""
-        if not isinstance(caller.lease, Lease):
-            yield
+        """Cancel the call when the caller's lease ends or, where there is none, when its certificate does."""
+        if isinstance(caller.lease, Lease):
+            with self._leases.hold(caller.lease.certificate):
+                yield
             return
-        with self._leases.hold(caller.lease.certificate):
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call runs in a task")
+        left = parse(caller.certificate_der).not_after - time.time()
+        ending = asyncio.get_running_loop().call_later(max(left, 0), task.cancel)
+        try:
             yield
+        finally:
+            ending.cancel()
 
     def _verified(self, pem: bytes) -> MeshCertificate:
         """Check the signature once per certificate, its validity on every call."""

@@ -24,6 +24,7 @@ from libs.identity.lease import Lease, appraise_peer
 from libs.identity.renewal import Credential, Identity
 from libs.rpc.channel import fetch_leaf, open_channel
 from libs.rpc.errors import remote_errors
+from libs.rpc.watched import WatchedChannel
 
 _REPLACE_BEFORE_SECONDS = 30.0
 """A lease this close to its end is replaced before use, so that no call starts on one that ends under it."""
@@ -68,6 +69,7 @@ class Peer:
         self.refusal: str | None = None
         """Why it was last judged unfit, by its reason; None once it is appraised again."""
         self._connecting = asyncio.Lock()
+        self._looking: set[asyncio.Task[None]] = set()
         self._closing: dict[asyncio.Task[None], _Link] = {}
         """Links that get no new calls, until their last call or their lease ends."""
 
@@ -117,9 +119,9 @@ class Peer:
 
     async def close(self) -> None:
         closing = dict(self._closing)
-        for task in closing:
+        for task in (*closing, *self._looking):
             task.cancel()
-        await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(*closing, *self._looking, return_exceptions=True)
         link, self._link = self._link, None
         for each in (*closing.values(), *([] if link is None else [link])):
             await each.channel.close(None)
@@ -182,7 +184,23 @@ class Peer:
             raise
         self.refusal = None
         log.info("peer appraised", peer=certificate.spiffe_id, until=int(lease.until))
-        return _Link(channel, lease, credential, min(lease.until, accepted.lease_until_ms / 1000))
+        until = min(lease.until, accepted.lease_until_ms / 1000)
+        watched = WatchedChannel(channel, lambda call: self._call_ended(call, watched))
+        return _Link(watched, lease, credential, until)
+
+    def _call_ended(self, call: grpc.aio.Call, channel: grpc.aio.Channel) -> None:
+        task = asyncio.get_running_loop().create_task(self._look(call, channel))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _look(self, call: grpc.aio.Call, channel: grpc.aio.Channel) -> None:
+        """Connect anew, evidence and all, for the next call when the peer no longer knows this service."""
+        if await call.code() is not grpc.StatusCode.UNAUTHENTICATED:
+            return
+        if (link := self._link) is not None and link.channel is channel:
+            log.info("the peer wants evidence again", peer=link.lease.certificate.spiffe_id)
+            self._link = None
+            self._close_later(link, max(link.until - self._clock(), 0))
 
     def _replace(self, link: _Link) -> None:
         """Use the new channel from now on; what still runs on the old one may do so until its lease ends."""

@@ -55,7 +55,6 @@ async def serve(config: Config) -> None:
         issuance = Issuance(ca, challenges, policy)
         statements = StatementSource(ca, policy)
         leaf = make_bootstrap_leaf("kms", settings.trust_domain)
-        bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance))
         authority = OwnAuthority(issuance, challenges, ca)
         async with (
             membership(settings, "kms", anchors, prover, policy, authority) as member,
@@ -64,7 +63,10 @@ async def serve(config: Config) -> None:
             decisions = Decisions(publisher)
             publication = Publication(policy, decisions)
             await publication.record_all()
-            servicer = KmsServicer(ca, policy, statements, publication, KeyRelease(keyring, policy, decisions))
+            servicer = KmsServicer(
+                ca, policy, statements, publication, KeyRelease(keyring, policy, decisions), decisions
+            )
+            bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance, decisions))
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
             async with (
                 serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer,

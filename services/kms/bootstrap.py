@@ -8,6 +8,7 @@ from __future__ import annotations
 from teemesh.kms.v1 import bootstrap_pb2 as pb
 from teemesh.kms.v1 import bootstrap_pb2_grpc as pb_grpc
 
+from libs.identity.certificate import parse
 from libs.identity.challenges import Challenges
 from libs.identity.renewal import Prover
 from libs.policy.operator_request import OperatorRequest
@@ -15,6 +16,7 @@ from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from libs.tee.challenge import Challenge
 from services.kms.ca import CertificateAuthority
+from services.kms.decisions import Decisions
 from services.kms.issuance import ISSUANCE, Issuance
 
 
@@ -28,12 +30,14 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
         ca: CertificateAuthority,
         challenges: Challenges,
         issuance: Issuance,
+        decisions: Decisions,
     ) -> None:
         self._prover = prover
         self._leaf_spki = leaf_spki
         self._ca = ca
         self._challenges = challenges
         self._issuance = issuance
+        self._decisions = decisions
 
     async def GetKmsEvidence(  # noqa: N802
         self,
@@ -57,7 +61,16 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
         request: pb.IssueCertificateRequest,
         context: Context,
     ) -> pb.IssueCertificateResponse:
-        certificate, _ = self._issuance.certify_service(request.csr, request.document, request.instance)
+        certificate, appraisal = self._issuance.certify_service(request.csr, request.document, request.instance)
+        await self._decisions.admitted(
+            {
+                "decision": "certified",
+                "spiffe_id": parse(certificate).spiffe_id,
+                "spki_sha256": appraisal.spki_sha256.hex(),
+                "evidence_sha256": appraisal.evidence_digest.hex(),
+                "policy_version": appraisal.policy_version,
+            }
+        )
         return pb.IssueCertificateResponse(certificate=certificate)
 
     async def IssueOperatorCertificate(  # noqa: N802
@@ -72,6 +85,15 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
             nonce=Challenge.decode(request.challenge).nonce,
         )
         certificate = self._issuance.certify_person(wanted, request.operator_key, request.signature)
+        person = parse(certificate)
+        await self._decisions.admitted(
+            {
+                "decision": "certified",
+                "spiffe_id": person.spiffe_id,
+                "spki_sha256": person.spki_sha256.hex(),
+                "operator_key": request.operator_key.hex(),
+            }
+        )
         return pb.IssueOperatorCertificateResponse(certificate=certificate, ca_certificate=self._ca.certificate)
 
 

@@ -1,4 +1,4 @@
-"""It is responsible for the KMS's own entries in the ledger: every key decision and every policy version."""
+"""It is responsible for the KMS's own entries in the ledger: key decisions, certificates issued, policy versions."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ class Decisions:
     async def record_later(self, decision: Mapping[str, Any]) -> None:
         """Record a decision durably here; the ledger gets it as soon as it can."""
         await self._publisher.enqueue(Kind.KEY_DECISION, decision, vault=None)
+
+    async def admitted(self, decision: Mapping[str, Any]) -> None:
+        """Record durably here that a certificate is about to go out."""
+        await self._publisher.enqueue(Kind.ADMISSION, decision, vault=None)
 
     async def policy(self, signed: bytes) -> None:
         """Record a signed policy version."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 
 from teemesh.kms.v1 import kms_pb2 as pb
 from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
-from libs.identity.certificate import parse
+from libs.identity.certificate import parse, spki_of
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import caller_lease
 from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
 from services.kms.ca import CertificateAuthority, public_key_of
+from services.kms.decisions import Decisions
 from services.kms.issuance import require_other_key
 from services.kms.publication import Publication
 from services.kms.release import KeyRelease
@@ -41,12 +43,14 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         statements: StatementSource,
         publication: Publication,
         keys: KeyRelease,
+        decisions: Decisions,
     ) -> None:
         self._ca = ca
         self._policy = policy
         self._statements = statements
         self._publication = publication
         self._keys = keys
+        self._decisions = decisions
 
     async def ReleaseKey(  # noqa: N802
         self,
@@ -88,6 +92,15 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         require_other_key(key, parse(current_caller().certificate_der).spki)
         certificate = self._ca.issue_server_certificate(
             key, list(request.dns_names), list(request.ip_addresses), time.time()
+        )
+        await self._decisions.admitted(
+            {
+                "decision": "certified",
+                "spiffe_id": current_caller().spiffe_id,
+                "spki_sha256": sha256(spki_of(key)).hexdigest(),
+                "dns_names": list(request.dns_names),
+                "ip_addresses": list(request.ip_addresses),
+            }
         )
         return pb.IssueServerCertificateResponse(certificate=certificate)
 

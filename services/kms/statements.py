@@ -42,7 +42,7 @@ class StatementSource:
         statement = Statement(
             version=policy.version,
             digest=policy.digest,
-            revocation=0,
+            revocation=0,  # None exist apart from policy versions: operators revoke by publishing the next one.
             time_ms=int(time.time() * 1000),
         )
         self._policy.note(statement)

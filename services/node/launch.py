@@ -31,7 +31,10 @@ class EngineSettings:
     model: str = "smollm2-135m"
     """The id under which the model is served; policy must list it."""
     weights: Path | None = None
-    """The GGUF file ("embedded"; without it, the packaged one) or the model's folder ("vllm"); policy lists the digest."""
+    """The GGUF file ("embedded"; without it, the packaged one) or the model's folder ("vllm").
+
+    Policy lists its digest.
+    """
     context_tokens: int = 2048
     """Longest prompt and answer of one request together, tokens."""
     parallel: int = 2

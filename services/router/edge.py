@@ -25,6 +25,7 @@ from services.router.errors import (
     MethodNotAllowed,
     NotFound,
     RequestTooLarge,
+    RequestTooSlow,
     RouterError,
     ServiceUnavailable,
 )
@@ -57,6 +58,7 @@ class Edge:
     evidence: EvidenceDocuments
     max_body_bytes: int
     request_seconds: float
+    body_seconds: float = 30.0
 
     @property
     def headers(self) -> dict[str, str]:
@@ -93,6 +95,8 @@ class Edge:
             return _error(error)
         except NonceMalformed as error:
             return _error(InvalidRequest(str(error)))
+        except web.RequestPayloadError:
+            return _error(InvalidRequest("the request body cannot be read to its end"))
         except web.HTTPRequestEntityTooLarge:
             return _error(RequestTooLarge(f"the request body is over {self.max_body_bytes} bytes"))
         except web.HTTPMethodNotAllowed as error:
@@ -129,7 +133,7 @@ class Edge:
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
         tenant = await self.tenants.authenticate(request.headers.get("Authorization"))
-        body = await request.read()
+        body = await self._body(request)
         asked = request.headers.get("X-Request-Id", "")
         exchange = self.exchanges.run(
             Request(
@@ -162,6 +166,14 @@ class Edge:
         if response is None:
             raise InternalError("internal error")
         return response
+
+    async def _body(self, request: web.Request) -> bytes:
+        """Raises `RequestTooSlow`: a client, or a chunk that aiohttp cannot make sense of, must not hold this open."""
+        try:
+            async with asyncio.timeout(self.body_seconds):
+                return await request.read()
+        except TimeoutError as error:
+            raise RequestTooSlow(f"the request body did not come within {self.body_seconds:.0f} s") from error
 
     async def _attestation(self, request: web.Request) -> web.StreamResponse:
         return _json(await self.reports.report(request.query.get("nonce")))

@@ -88,6 +88,15 @@ class SessionNotAccepted(RouterError):
     reason = "SESSION_NOT_ACCEPTED"
 
 
+class RequestTooSlow(RouterError):
+    """The body did not come to its end in time."""
+
+    status = 408
+    type = "request_timeout"
+    code = Code.DEADLINE_EXCEEDED
+    reason = "BODY_TOO_SLOW"
+
+
 class RequestTooLarge(RouterError):
     """The body is over the limit."""
 

@@ -111,6 +111,8 @@ class _Connection(RequestHandler):
             error = InvalidRequest("this cannot be read as an HTTP request").body
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
-        response = web.Response(status=status, body=error, content_type="application/json", headers=self._headers)
+        # Without a name of ours aiohttp would give its own and its version.
+        headers = {**self._headers, "Server": "teemesh"}
+        response = web.Response(status=status, body=error, content_type="application/json", headers=headers)
         response.force_close()
         return response

@@ -179,13 +179,13 @@ class Upstreams:
             case "snapshot":
                 listed = {provider.spiffe_id for provider in event.snapshot.providers}
                 for gone in set(self._known) - listed:
-                    del self._known[gone]
+                    self._drop(gone)
                 for provider in event.snapshot.providers:
                     self._list(provider)
             case "changed":
                 self._list(event.changed)
             case "ended":
-                self._known.pop(event.ended, None)
+                self._drop(event.ended)
 
     def _live(self) -> list[Upstream]:
         now_ms = time.time() * 1000
@@ -251,6 +251,12 @@ class Upstreams:
         if (admitted := known.admitted) is not None:
             candidate = _candidate(provider, admitted.lease, admitted.session)
             known.admitted = replace(admitted, candidate=candidate)
+
+    def _drop(self, spiffe_id: str) -> None:
+        if (known := self._known.pop(spiffe_id, None)) is not None:
+            self._dropped[spiffe_id] = known
+            if len(self._dropped) > _MAX_DROPPED:
+                self._dropped.pop(next(iter(self._dropped)))
 
     async def _fetch_session(self, session_id: bytes) -> bytes:
         stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))

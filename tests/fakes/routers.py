@@ -150,6 +150,7 @@ class PeerTwin:
         self.known = lease
         self.reachable = True
         self.renewed: Lease | None = None
+        self.refusal: str | None = None
         self._channel = grpc.aio.insecure_channel(target)
 
     @property
@@ -235,6 +236,7 @@ class LedgerTwin:
         self.silent = False
         self.full = False
         self.waits = False
+        self.broken: Exception | None = None
         self.asked = asyncio.Event()
         self.vault_open = True
         self.vault_waits = False
@@ -265,6 +267,8 @@ class LedgerTwin:
         timeout: float,
         amendment: Mapping[str, Any] | None = None,
     ) -> Committed:
+        if self.broken is not None:
+            raise self.broken
         sealed = self.issuer.seal(kind, body, vault)
         self._log(kind, body, sealed.tenant)
         try:
@@ -316,6 +320,7 @@ class RouterBench:
 
     member: MemberTwin
     registry: RegistryTwin
+    registry_peer: PeerTwin
     nodes: list[NodeTwin]
     upstreams: Upstreams
     ledger: LedgerTwin
@@ -394,7 +399,9 @@ async def router_bench(folder: Path, *, nodes: int = 1) -> AsyncIterator[RouterB
     async with open_receipt_store(folder / "receipts.sqlite") as store:
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         exchanges = Exchanges(cast(Any, member.policy), upstreams, issuance, 5.0)
-        bench = RouterBench(member, registry, twins, upstreams, ledger, store, workload, issuance, exchanges)
+        bench = RouterBench(
+            member, registry, registry_peer, twins, upstreams, ledger, store, workload, issuance, exchanges
+        )
         for twin in twins:
             bench.publish_session(twin.lease, twin.target)
         upstreams.take(bench.snapshot(*(twin.provider() for twin in twins)))

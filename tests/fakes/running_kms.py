@@ -73,13 +73,15 @@ async def bootstrap_listener(
     td: VirtualTd | None = None,
     claims: Mapping[str, Any] | None = None,
     leaf_spki: bytes | None = None,
+    log: DecisionLog | None = None,
 ) -> AsyncIterator[str]:
     """The KMS's listener without client certificates; it can be bent by what its evidence says."""
     async with mesh.guest(td or mesh.tds["kms"]) as socket, Guest(socket) as guest:
         said = {"role": "kms", "ca_spki_sha256": kms.ca.spki_sha256.hex(), **(claims or {})}
         leaf = make_bootstrap_leaf("kms", TRUST_DOMAIN)
         prover = Prover(guest, mesh.collateral, said)
-        servicer = KmsBootstrapServicer(prover, leaf_spki or leaf.spki, kms.ca, kms.challenges, kms.issuance)
+        decisions = Decisions(log or DecisionLog())
+        servicer = KmsBootstrapServicer(prover, leaf_spki or leaf.spki, kms.ca, kms.challenges, kms.issuance, decisions)
         binding = bootstrap_binding(servicer)
         async with serving(
             ALONE, leaf.credentials, [binding], public_middleware(binding.methods), drain_seconds=0
@@ -93,10 +95,11 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     decisions = Decisions(log)
     statements = StatementSource(kms.ca, kms.policy)
     publication = Publication(kms.policy, decisions)
-    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, KeyRelease(kms.keyring, kms.policy, decisions))
+    keys = KeyRelease(kms.keyring, kms.policy, decisions)
+    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, keys, decisions)
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
-        bootstrap_listener(mesh, kms) as bootstrap,
+        bootstrap_listener(mesh, kms, log=log) as bootstrap,
         mesh.member("kms", kms, claims=claims, keeper=kms.policy) as member,
         member.serve([kms_binding(servicer)]) as inner,
         asyncio.TaskGroup() as tasks,

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs import jcs
 from libs.policy.signatures import parse_signed
+from libs.rpc.channel import open_channel
 from services.cli.operators import load_key
 from services.cli.policy_draft import sign_policy, unsigned
 from tests.faults.load import Client, Reply
@@ -66,7 +68,29 @@ async def test_a_node_without_its_measurement_is_refused_until_the_next_policy(
         await until(lambda: _describes_version(mesh, 2))
     publish(mesh, {"roles": roles}, tmp_path)
     await _until(client, 200, None)
+    # The node itself is let in again too: it renews its lease, which else would end in a moment.
+    restored = await _lease_until(mesh)
+    async with asyncio.timeout(_POLICY_SECONDS):
+        await until(lambda: _is_renewed(mesh, restored))
     assert mesh.mesh["services"] == before
+
+
+async def _is_renewed(mesh: RunningMesh, before: int) -> bool:
+    return await _lease_until(mesh) > before
+
+
+async def _lease_until(mesh: RunningMesh) -> int:
+    """Until when the registry lists the node, in milliseconds; 0 when it does not."""
+    async with open_channel(
+        mesh.mesh["registry_grpc"],
+        root_pem=mesh.file("mesh_ca"),
+        server_name=f"registry.{mesh.mesh['trust_domain']}",
+        key_pem=mesh.file("operator_key"),
+        certificate_pem=mesh.file("operator_cert"),
+    ) as channel:
+        stub = registry_pb2_grpc.ProviderRegistryServiceStub(channel)
+        listed = await stub.ListProviders(registry_pb2.ListProvidersRequest(), timeout=10)
+    return max((provider.lease_until_ms for provider in listed.providers), default=0)
 
 
 async def _refused_for(client: Client, reason: str) -> tuple[Reply, dict[str, Any]]:

@@ -63,7 +63,7 @@ def short_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        pass
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-from libs.identity.certificate import Subject, key_pem, pem_of
+from libs.identity.certificate import Subject, issue, key_pem, pem_of
 from libs.identity.lease import caller_lease
 from libs.identity.member import Member
 from libs.rpc.channel import open_channel
@@ -45,7 +46,7 @@ def bindings() -> list[ServiceBinding]:
         ServiceBinding(
             LEDGER,
             lambda server: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(ledger_servicer(tail), server),
-            {f"/{LEDGER}/Tail": MethodRule(roles=frozenset({"router"}), long_lived=True)},
+            {f"/{LEDGER}/Tail": MethodRule(roles=frozenset({"router", "operator"}), long_lived=True)},
         ),
     ]
 
@@ -136,6 +137,29 @@ async def test_a_person_has_no_evidence_to_present_and_needs_none(mesh: JoinedMe
     ):
         assert (await ask(channel)).statement == f"spiffe://{TRUST_DOMAIN}/operator/ada".encode()
         assert await refusal(present(channel, b"{}")) == "EVIDENCE_MISMATCH"
+
+
+async def test_a_person_s_stream_ends_with_the_certificate(mesh: JoinedMesh, kms: KmsCore) -> None:
+    """People have no lease, so nothing else would end it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
+    # It ends a second from now: certificates are dated a minute back.
+    der = issue(subject, key.public_key(), kms.ca.key, kms.ca.certificate, now=time.time(), lifetime_seconds=61)
+    async with (
+        server(mesh, kms) as (ledger, target),
+        open_channel(
+            target,
+            root_pem=ledger.ca_pem,
+            server_name=f"ledger.{TRUST_DOMAIN}",
+            key_pem=key_pem(key),
+            certificate_pem=pem_of(der),
+        ) as channel,
+    ):
+        call = ledger_pb2_grpc.LedgerServiceStub(channel).Tail(ledger_pb2.TailRequest())
+        assert await call.read() == ledger_pb2.TailResponse()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call.read()
+    assert reason_of(error.value) == "CERTIFICATE_NOT_ACCEPTED"
 
 
 async def test_a_certificate_for_outward_tls_opens_no_door_inside(mesh: JoinedMesh, kms: KmsCore) -> None:

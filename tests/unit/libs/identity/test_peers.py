@@ -207,6 +207,34 @@ async def test_a_server_that_refuses_this_service_says_why(mesh: JoinedMesh, kms
         assert await refusal(router.peer("ledger", target)) == "MEASUREMENT_NOT_ALLOWED"
 
 
+async def test_a_server_that_forgot_this_service_is_shown_the_evidence_again(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (ledger, target), asyncio.timeout(20):
+        peer = router.peer("ledger", target)
+        call = tail_on(await peer.channel(10))
+        await call.read()
+        refused = mesh.successor(ledger.policy.current, roles=mesh.without("router"))
+        ledger.policy.accept(refused)
+        assert (await ended(call)).reason == "EVIDENCE_REQUIRED"
+        # The refusal's reason shows as soon as the link that the server forgot is given up.
+        while (reason := await _reason_of_a_tail(peer)) == "EVIDENCE_REQUIRED":
+            pass
+        assert reason not in (None, "EVIDENCE_REQUIRED")
+        ledger.policy.accept(mesh.successor(ledger.policy.current))
+        assert await _reason_of_a_tail(peer) is None
+
+
+async def _reason_of_a_tail(peer: Peer) -> str | None:
+    """Why the ledger's log cannot be read over this peer now, if it cannot."""
+    try:
+        with remote_errors():
+            await tail_on(await peer.channel(10)).read()
+    except MeshError as error:
+        return error.reason
+    return None
+
+
 async def test_a_member_of_another_role_is_not_the_peer(mesh: JoinedMesh, kms: KmsCore, router: Member) -> None:
     async with ledger_at(mesh, kms, Ticker()) as (_, target):
         assert await refusal(router.peer("kms", target)) == "PEER_UNREACHABLE"

@@ -126,11 +126,14 @@ class LiveMesh:
                 StatementSource(kms.ca, kms.policy),
                 publication,
                 KeyRelease(kms.keyring, kms.policy, decisions),
+                decisions,
             )
             inner = await stack.enter_async_context(member.serve([kms_binding(servicer)]))
             leaf = make_bootstrap_leaf("kms", TRUST_DOMAIN)
             prover = Prover(member.guest, mesh.collateral, {"role": "kms", **claims})
-            bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, kms.ca, kms.challenges, kms.issuance))
+            bootstrap = bootstrap_binding(
+                KmsBootstrapServicer(prover, leaf.spki, kms.ca, kms.challenges, kms.issuance, decisions)
+            )
             outer = await stack.enter_async_context(
                 serving("127.0.0.1:0", leaf.credentials, [bootstrap], public_middleware(bootstrap.methods))
             )

@@ -28,6 +28,7 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (404, "not_found"),
         (404, "not_found_error"),
         (405, "method_not_allowed"),
+        (408, "request_timeout"),
         (412, "session_not_accepted"),
         (413, "request_too_large"),
         (500, "internal_error"),

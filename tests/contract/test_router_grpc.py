@@ -1,0 +1,184 @@
+"""The router's gRPC face for clients: server TLS, an API key in the metadata, the same exchanges as over HTTPS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from teemesh.inference.v1 import inference_pb2 as pb
+from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
+
+from libs import jcs
+from libs.aci.encoding import digest
+from libs.aci.receipt import verify_receipt
+from libs.aci.receipt_events import Aborted
+from libs.rpc.errors import reason_of
+from libs.rpc.middleware import public_middleware
+from libs.rpc.server import serving
+from libs.transparency.leaf import Kind
+from services.router.servicer import RouterServicer, router_binding
+from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
+from tests.fakes.leases import MODEL, WEIGHTS
+from tests.fakes.pki import ThrowawayCa
+from tests.fakes.routers import (
+    ACKNOWLEDGEMENT,
+    BUFFERED,
+    CHAT,
+    PATIENCE_SECONDS,
+    STREAMED,
+    RouterBench,
+    prompt,
+    router_bench,
+)
+
+AUTHORIZED = (("authorization", f"Bearer {KEY}"),)
+
+
+class Line:
+    def __init__(self, bench: RouterBench, stub: pb_grpc.InferenceServiceStub) -> None:
+        self.bench = bench
+        self.stub = stub
+
+    def infer(
+        self,
+        *,
+        body: bytes | None = None,
+        endpoint: str = CHAT,
+        request_id: str = "req-1",
+        metadata: Any = AUTHORIZED,
+        timeout: float | None = PATIENCE_SECONDS,
+    ) -> Any:
+        request = pb.InferRequest(endpoint=endpoint, body=body or prompt(), request_id=request_id)
+        return self.stub.Infer(request, timeout=timeout, metadata=metadata)
+
+    async def parts(self, **changes: Any) -> list[pb.InferResponse]:
+        return [part async for part in self.infer(**changes)]
+
+    async def refused(self, **changes: Any) -> tuple[grpc.StatusCode, str | None]:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await self.parts(**changes)
+        return error.value.code(), reason_of(error.value)
+
+
+@asynccontextmanager
+async def _line(folder: Path) -> AsyncIterator[Line]:
+    ca = ThrowawayCa()
+    key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
+    async with router_bench(folder) as bench:
+        servicer = RouterServicer(
+            tenants_of(DirectoryTwin()), bench.exchanges, bench.upstreams, bench.store, MAX_BODY_BYTES, 60.0
+        )
+        clients = router_binding(servicer)
+        credentials = grpc.ssl_server_credentials([(key, certificate)])
+        async with (
+            bench.issuance.recording(),
+            serving(
+                "127.0.0.1:0", credentials, [clients], public_middleware(clients.methods), drain_seconds=1.0
+            ) as server,
+            grpc.aio.secure_channel(f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)) as channel,
+        ):
+            yield Line(bench, pb_grpc.InferenceServiceStub(channel))
+
+
+@pytest.fixture
+async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    async with _line(tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_a_head_chunks_and_a_conclusion(line: Line, stream: bool) -> None:
+    if stream:
+        line.bench.nodes[0].stream()
+    parts = await line.parts(body=prompt(stream=stream))
+    kinds = [part.WhichOneof("part") for part in parts]
+    assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("head", "conclusion", {"chunk"})
+    body = b"".join(part.chunk for part in parts[1:-1])
+    assert (parts[0].head.status, body) == (200, b"".join(STREAMED if stream else BUFFERED))
+    conclusion = parts[-1].conclusion
+    receipt = verify_receipt(conclusion.receipt, line.bench.workload.keyset)
+    assert receipt.returned.body_hash == digest(body)
+    assert conclusion.acknowledgement.statement == ACKNOWLEDGEMENT.statement
+
+
+async def test_a_refusal_is_an_answer_with_its_own_status_and_receipt(line: Line) -> None:
+    head, chunk, end = await line.parts(body=b"{")
+    assert (head.head.status, head.head.content_type) == (400, "application/json")
+    receipt = verify_receipt(end.conclusion.receipt, line.bench.workload.keyset)
+    assert receipt.returned.body_hash == digest(chunk.chunk)
+
+
+async def test_without_an_acknowledgement_the_call_fails_after_the_error(line: Line) -> None:
+    line.bench.ledger.silent = True
+    call = line.infer()
+    head, chunk = await call.read(), await call.read()
+    assert (head.head.status, b"ledger_unavailable" in chunk.chunk) == (503, True)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call.read()
+    assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [(), (("authorization", "Bearer sk-wrong"),), (("authorization", KEY),), (("authorization", "Bearer "),)],
+    ids=["none", "wrong", "no scheme", "empty"],
+)
+async def test_without_a_tenants_key_nothing_is_done(line: Line, metadata: Any) -> None:
+    assert await line.refused(metadata=metadata) == (grpc.StatusCode.UNAUTHENTICATED, "API_KEY_INVALID")
+    assert line.bench.ledger.entries == []
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await line.stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS, metadata=metadata)
+    assert reason_of(error.value) == "API_KEY_INVALID"
+
+
+@pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
+async def test_a_request_id_that_is_none_is_refused(line: Line, request_id: str) -> None:
+    refused = await line.refused(request_id=request_id)
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_MALFORMED")
+
+
+async def test_a_body_over_the_limit_is_refused(line: Line) -> None:
+    refused = await line.refused(body=b"x" * (MAX_BODY_BYTES + 1))
+    assert refused == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BODY_TOO_LARGE")
+
+
+async def test_an_endpoint_that_is_not_served_is_named_so(line: Line) -> None:
+    refused = await line.refused(endpoint="/v1/embeddings")
+    assert refused == (grpc.StatusCode.UNIMPLEMENTED, "ENDPOINT_NOT_SUPPORTED")
+
+
+async def test_a_call_without_a_deadline_is_refused(line: Line) -> None:
+    assert (await line.refused(timeout=None))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_stale_policy_is_named(line: Line) -> None:
+    line.bench.member.policy.fresh = False
+    assert await line.refused() == (grpc.StatusCode.UNAVAILABLE, "POLICY_STALE")
+
+
+async def test_the_models_are_those_that_a_verified_node_serves(line: Line) -> None:
+    listed = await line.stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS, metadata=AUTHORIZED)
+    assert [(model.id, model.weights_sha256.hex()) for model in listed.models] == [(MODEL, WEIGHTS)]
+
+
+async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_receipt(line: Line) -> None:
+    node = line.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        call = line.infer(body=prompt(stream=True))
+        assert (await call.read()).WhichOneof("part") == "head"
+        assert (await call.read()).chunk == STREAMED[0]
+        call.cancel()
+        await node.left.wait()
+        document = await line.bench.logged()
+    receipt = verify_receipt(jcs.dumps(dict(document)), line.bench.workload.keyset)
+    assert receipt.returned.body_hash == digest(STREAMED[0])
+    assert Aborted("client_disconnected") in receipt.events
+    assert len(line.bench.ledger.of(Kind.RECEIPT)) == 1

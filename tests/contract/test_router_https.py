@@ -1,0 +1,288 @@
+"""The router's HTTPS face over real TLS: every answer has ACI's headers, and every error is JSON of a stable type."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from structlog.testing import capture_logs
+
+from libs import jcs
+from libs.aci.encoding import digest
+from libs.aci.receipt import verify_receipt
+from libs.aci.receipt_events import Aborted
+from libs.aci.session import verify_session
+from libs.transparency.leaf import Kind
+from services.registry.sessions import draft_session
+from tests.fakes.https_clients import EVIDENCE, EVIDENCE_DIGEST, KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
+from tests.fakes.leases import MODEL
+from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with https_site(tmp_path) as running:
+        yield running
+
+
+def error_type(body: bytes) -> str:
+    value: str = json.loads(body)["error"]["type"]
+    return value
+
+
+def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
+    assert response.headers["X-ACI-Version"] == "aci/1"
+    assert response.headers["X-ACI-Keyset-Digest"] == site.bench.workload.keyset.digest
+    assert "Server" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key", "status", "kind"),
+    [
+        ("GET", "/nowhere", None, 404, "not_found"),
+        ("GET", "/v1/embeddings", KEY, 404, "not_found"),
+        ("DELETE", "/v1/models", KEY, 405, "method_not_allowed"),
+        ("GET", CHAT, KEY, 405, "method_not_allowed"),
+        ("GET", "/v1/models", None, 401, "unauthorized"),
+        ("GET", "/v1/models", "sk-wrong", 401, "unauthorized"),
+        ("GET", "/v1/aci/receipts/rcpt-1", None, 401, "unauthorized"),
+        ("GET", "/v1/aci/receipts/rcpt-1", KEY, 404, "not_found"),
+        ("GET", "/v1/teemesh/receipts/rcpt-1/commitment", KEY, 404, "not_found"),
+        ("GET", "/v1/aci/sessions/" + "00" * 32, None, 404, "not_found"),
+        ("GET", "/v1/aci/sessions/" + "AA" * 32, None, 404, "not_found"),
+        ("GET", "/v1/aci/sessions/short", None, 404, "not_found"),
+        ("GET", "/v1/teemesh/evidence/" + "00" * 32, None, 404, "not_found"),
+        ("GET", "/v1/aci/attestation?nonce=00", None, 400, "invalid_request_error"),
+        ("GET", "/v1/aci/attestation?nonce=" + "AB" * 32, None, 400, "invalid_request_error"),
+        ("GET", "/v1/aci/attestation?nonce=", None, 400, "invalid_request_error"),
+        ("GET", "/v1/aci/attestation?nonce=%ff%00", None, 400, "invalid_request_error"),
+    ],
+)
+async def test_an_error_is_json_of_a_stable_type(
+    site: Site, method: str, path: str, key: str | None, status: int, kind: str
+) -> None:
+    response, body = await site.ask(method, path, key=key)
+    assert (response.status, error_type(body)) == (status, kind)
+    assert response.content_type == "application/json"
+    assert_aci(site, response)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/", None),
+        ("/health", None),
+        ("/v1/models", KEY),
+        ("/v1/aci/attestation", None),
+        ("/v1/aci/attestation?nonce=" + "ab" * 32, None),
+        ("/v1/aci/sessions", None),
+        ("/v1/teemesh/evidence/" + EVIDENCE_DIGEST, None),
+    ],
+)
+async def test_an_answer_carries_the_headers_of_aci(site: Site, path: str, key: str | None) -> None:
+    response, body = await site.ask("GET", path, key=key)
+    assert (response.status, response.content_type) == (200, "application/json")
+    assert isinstance(json.loads(body), dict)
+    assert_aci(site, response)
+
+
+async def test_a_prompt_is_answered_and_its_receipt_is_the_tenants_alone(site: Site) -> None:
+    response, body = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    assert (response.status, body) == (200, b"".join(BUFFERED))
+    assert_aci(site, response)
+    receipt_id = response.headers["X-Receipt-Id"]
+    for identifier in (receipt_id, "chatcmpl-1"):
+        fetched, document = await site.ask("GET", f"/v1/aci/receipts/{identifier}", key=KEY)
+        assert fetched.status == 200
+        receipt = verify_receipt(document, site.bench.workload.keyset)
+        assert (receipt.receipt_id, receipt.returned.body_hash) == (receipt_id, digest(body))
+        others, refusal = await site.ask("GET", f"/v1/aci/receipts/{identifier}", key=OTHER_KEY)
+        assert (others.status, error_type(refusal)) == (404, "not_found")
+    committed, _ = await site.ask("GET", f"/v1/teemesh/receipts/{receipt_id}/commitment", key=KEY)
+    others, _ = await site.ask("GET", f"/v1/teemesh/receipts/{receipt_id}/commitment", key=OTHER_KEY)
+    assert (committed.status, others.status) == (200, 404)
+
+
+async def test_a_stream_is_an_event_stream_that_nothing_on_the_way_holds_up(site: Site) -> None:
+    site.bench.nodes[0].stream()
+    response, body = await site.ask("POST", CHAT, key=KEY, body=prompt(stream=True))
+    assert (response.content_type, body) == ("text/event-stream", b"".join(STREAMED))
+    assert (response.headers["Cache-Control"], response.headers["X-Accel-Buffering"]) == ("no-cache", "no")
+    assert_aci(site, response)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        (b"{", 400, "invalid_request_error"),
+        (prompt(model="unheard-of"), 404, "not_found_error"),
+        (prompt(provider={"aci_session_ids": ["00" * 32]}), 412, "session_not_accepted"),
+    ],
+)
+async def test_a_refused_prompt_has_a_receipt_to_fetch(site: Site, body: bytes, status: int, kind: str) -> None:
+    response, answer = await site.ask("POST", CHAT, key=KEY, body=body)
+    assert (response.status, error_type(answer)) == (status, kind)
+    assert_aci(site, response)
+    fetched, document = await site.ask("GET", "/v1/aci/receipts/" + response.headers["X-Receipt-Id"], key=KEY)
+    assert fetched.status == 200
+    assert verify_receipt(document, site.bench.workload.keyset).returned.body_hash == digest(answer)
+
+
+async def test_a_body_over_the_limit_is_refused(site: Site) -> None:
+    response, body = await site.ask("POST", CHAT, key=KEY, body=b"x" * (MAX_BODY_BYTES + 1))
+    assert (response.status, error_type(body)) == (413, "request_too_large")
+    assert_aci(site, response)
+    assert site.bench.nodes[0].requests == []
+
+
+async def test_without_a_key_the_body_is_not_read(site: Site) -> None:
+    """The body never comes, and the answer does."""
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+        writer.write(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        writer.close()
+    assert site.directory.asked == 0
+
+
+async def test_sessions_are_listed_without_evidence_and_served_whole_by_id(site: Site) -> None:
+    node = site.bench.nodes[0]
+    session_id = draft_session(node.lease, node.target).session_id
+    _, body = await site.ask("GET", "/v1/aci/sessions")
+    listed = json.loads(body)
+    assert listed["api_version"] == "aci/1"
+    (entry,) = listed["sessions"]
+    assert entry["session_id"] == session_id
+    assert set(entry["evidence"]) == {"digest"}
+    _, document = await site.ask("GET", "/v1/aci/sessions/" + session_id)
+    assert verify_session(document, session_id).evidence == node.lease.evidence.document
+    for query, count in ((f"model={MODEL}", 1), ("model=other", 0), ("upstream_name=other", 0)):
+        _, body = await site.ask("GET", "/v1/aci/sessions?" + query)
+        assert len(json.loads(body)["sessions"]) == count
+
+
+async def test_evidence_is_served_by_its_digest(site: Site) -> None:
+    _, body = await site.ask("GET", "/v1/teemesh/evidence/" + EVIDENCE_DIGEST)
+    assert body == EVIDENCE
+
+
+async def test_a_registry_that_is_away_is_not_a_wrong_key(site: Site) -> None:
+    site.directory.broken = ConnectionError("bug")
+    with capture_logs() as logs:
+        response, body = await site.ask("GET", "/v1/models", key=KEY)
+    assert (response.status, json.loads(body)["error"]) == (
+        500,
+        {"message": "internal error", "type": "internal_error", "code": None, "param": None},
+    )
+    assert_aci(site, response)
+    assert [entry["event"] for entry in logs] == ["bug in a handler"]
+
+
+async def test_a_stale_policy_is_a_503_that_names_it(site: Site) -> None:
+    site.bench.member.policy.fresh = False
+    response, body = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    assert (response.status, error_type(body)) == (503, "service_unavailable")
+    assert b"POLICY_STALE" in body
+
+
+async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_receipt(site: Site) -> None:
+    node = site.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        response = await site.session.post(site.url(CHAT), data=prompt(stream=True), headers=headers)
+        assert await response.content.readuntil(b"\n\n") == STREAMED[0]
+        response.close()
+        await node.left.wait()
+        document = await site.bench.logged()
+    receipt = verify_receipt(jcs.dumps(dict(document)), site.bench.workload.keyset)
+    assert receipt.returned.body_hash == digest(STREAMED[0])
+    assert Aborted("client_disconnected") in receipt.events
+    assert len(site.bench.ledger.of(Kind.RECEIPT)) == 1
+
+
+async def test_a_bug_after_the_first_byte_does_not_look_like_an_end(site: Site) -> None:
+    """The response breaks off: no second head, no final chunk."""
+    site.bench.nodes[0].stream()
+    site.bench.ledger.broken = RuntimeError("bug")
+    with capture_logs() as logs:
+        answer = await site.raw(
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Content-Length: {len(prompt(stream=True))}\r\n\r\n".encode()
+            + prompt(stream=True)
+        )
+    assert STREAMED[0] in answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert "bug in a handler" in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01 not http at all\r\n\r\n",
+        b"GET / HTTP/9.9 what\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbroken header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: minus\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(40_000)) + b"\r\n",
+    ],
+    ids=[
+        "another protocol",
+        "version",
+        "half a line",
+        "no colon",
+        "length",
+        "length twice",
+        "long header",
+        "long path",
+        "many headers",
+    ],
+)
+async def test_what_is_no_request_gets_json_or_a_closed_connection(
+    site: Site, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with capture_logs() as logs:
+        answer = await site.raw(data)
+    if answer:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.split()[1] == b"400"
+        assert b"aiohttp" not in head
+        assert b"X-ACI-Version: aci/1" in head
+        assert error_type(body) == "invalid_request_error"
+        assert [entry["event"] for entry in logs] == ["unreadable request"]
+    assert "Traceback" not in caplog.text
+    response, _ = await site.ask("GET", "/health")
+    assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("begun", "more", "status", "kind"),
+    [
+        (b"\r\nzz\r\n", b"", b"400", "invalid_request_error"),
+        (b"Expect: 100-continue\r\n\r\n", b"zz\r\n", b"408", "request_timeout"),
+        (b"\r\n5\r\nab", b"", b"408", "request_timeout"),
+    ],
+    ids=["broken at once", "broken later", "never ends"],
+)
+async def test_a_body_that_cannot_be_read_is_an_error_in_time(
+    site: Site, begun: bytes, more: bytes, status: bytes, kind: str
+) -> None:
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\n"
+        "Transfer-Encoding: chunked\r\nConnection: close\r\n"
+    ).encode()
+    with capture_logs() as logs:
+        answer = await site.raw(head + begun, more)
+    first, _, body = answer.partition(b"\r\n\r\n")
+    assert (first.split()[1], error_type(body)) == (status, kind)
+    assert "bug in a handler" not in [entry["event"] for entry in logs]

@@ -1,0 +1,149 @@
+"""The router's HTTPS face on a free port, and clients that may behave or not."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.aci.report import check_nonce
+from libs.errors import Code, MeshError
+from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
+from libs.rpc.tls import load_client_context
+from services.router.edge import Edge
+from services.router.errors import NotFound
+from services.router.listener import https
+from services.router.receipts import StoredReceipt
+from services.router.tenants import Tenants
+from services.router.workload import OutwardCertificate
+from tests.fakes.pki import ThrowawayCa
+from tests.fakes.routers import PATIENCE_SECONDS, TENANT, RouterBench, router_bench
+
+MAX_BODY_BYTES = 4096
+BODY_SECONDS = 1.0
+KEY, OTHER_KEY = "sk-acme", "sk-other"
+EVIDENCE, EVIDENCE_DIGEST = b'{"v":1}', "ee" * 32
+_ADMIN = Ed25519PrivateKey.generate()
+
+
+class KeyUnknown(MeshError):
+    code = Code.NOT_FOUND
+    reason = "API_KEY_UNKNOWN"
+
+
+class DirectoryTwin:
+    """Two tenants; the second for what the first must not see."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.broken: Exception | None = None
+        self._records = {
+            bytes.fromhex(api_key_digest(key)): sign_tenant(
+                TenantRecord(tenant_id, 1, "Acme", (api_key_digest(key),)), _ADMIN
+            )
+            for key, tenant_id in ((KEY, TENANT.tenant_id), (OTHER_KEY, "cd" * 16))
+        }
+
+    async def find(self, digest: bytes) -> bytes:
+        self.asked += 1
+        if self.broken is not None:
+            raise self.broken
+        if digest not in self._records:
+            raise KeyUnknown("no tenant has this key")
+        return self._records[digest]
+
+
+class ReportsTwin:
+    async def report(self, nonce: str | None) -> bytes:
+        return b"{}" if nonce is None else b'{"nonce":"%s"}' % check_nonce(nonce).encode()
+
+
+class CommitmentsTwin:
+    async def of(self, stored: StoredReceipt) -> dict[str, Any]:
+        return {"entry_id": stored.entry_id.hex()}
+
+
+class EvidenceTwin:
+    async def find(self, digest: str) -> bytes:
+        if digest != EVIDENCE_DIGEST:
+            raise NotFound("no evidence document of that digest here")
+        return EVIDENCE
+
+
+def tenants_of(directory: DirectoryTwin) -> Tenants:
+    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw())
+
+
+@dataclass(slots=True)
+class Site:
+    """A running listener and what is behind it."""
+
+    bench: RouterBench
+    directory: DirectoryTwin
+    port: int
+    tls: ssl.SSLContext
+    session: aiohttp.ClientSession
+
+    def url(self, path: str) -> str:
+        return f"https://127.0.0.1:{self.port}{path}"
+
+    async def ask(
+        self, method: str, path: str, *, key: str | None = None, body: bytes | None = None, **headers: str
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Send a request and read the whole answer."""
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        async with self.session.request(method, self.url(path), data=body, headers=headers) as response:
+            return response, await response.read()
+
+    async def raw(self, data: bytes, more: bytes = b"") -> bytes:
+        """Send bytes as they are and read until the server closes; `more` is sent once it says to continue."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls)
+            try:
+                writer.write(data)
+                await writer.drain()
+                if more:
+                    assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+                    writer.write(more)
+                return await reader.read()
+            finally:
+                writer.close()
+
+
+@asynccontextmanager
+async def https_site(folder: Path) -> AsyncIterator[Site]:
+    ca, directory = ThrowawayCa(), DirectoryTwin()
+    key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
+    tls = load_client_context(ca_pem=ca.pem)
+    async with router_bench(folder) as bench:
+        edge = Edge(
+            workload=bench.workload,
+            reports=cast(Any, ReportsTwin()),
+            policy=cast(Any, bench.member.policy),
+            tenants=tenants_of(directory),
+            upstreams=bench.upstreams,
+            exchanges=bench.exchanges,
+            receipts=bench.store,
+            commitments=cast(Any, CommitmentsTwin()),
+            evidence=cast(Any, EvidenceTwin()),
+            max_body_bytes=MAX_BODY_BYTES,
+            request_seconds=60.0,
+            body_seconds=BODY_SECONDS,
+        )
+        outward = OutwardCertificate(key, certificate)
+        async with (
+            bench.issuance.recording(),
+            https("127.0.0.1:0", edge.application(), edge.headers, outward) as port,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=tls), timeout=aiohttp.ClientTimeout(PATIENCE_SECONDS)
+            ) as session,
+        ):
+            yield Site(bench, directory, port, tls, session)

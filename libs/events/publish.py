@@ -131,15 +131,18 @@ class Publisher:
         vault: VaultKey | None,
         timeout: float,
         amendment: Mapping[str, Any] | None = None,
+        abandoned: Mapping[str, Any] | None = None,
+        withheld: bool = True,
     ) -> Committed:
         """Log an entry and return once the ledger's acknowledgement is verified and durable here.
 
         Raises `LedgerUnavailable`, `EntryRejected`, `OutboxFull`, `EntryTooLarge` or `JsonMalformed`. A receipt's
         response may go out only after this returned, and the caller MUST then call `released`. When it does not return,
         an amendment that says `not_released` follows by itself, with the members of `amendment` when the ledger was
-        too late: what the caller then emits instead.
+        too late, of `abandoned` when this was cancelled: what is emitted instead. `withheld=False` is for a receipt
+        that no response waits for: nothing of it is amended.
         """
-        withheld = kind is Kind.RECEIPT
+        withheld = withheld and kind is Kind.RECEIPT
         outgoing = self._submit(kind, body, vault, withheld=withheld)
         sealed = outgoing.sealed
         awaiting = Awaiting(sealed.issuer_seq)
@@ -151,7 +154,7 @@ class Publisher:
             self._withdraw(outgoing, vault, amendment or {}, withheld=withheld)
             raise LedgerUnavailable(f"no acknowledgement within {timeout:.1f} s", sealed.entry_id) from error
         except asyncio.CancelledError:
-            self._withdraw(outgoing, vault, {}, withheld=withheld)
+            self._withdraw(outgoing, vault, abandoned or {}, withheld=withheld)
             raise
         finally:
             self._answers.forget(awaiting)
@@ -171,6 +174,10 @@ class Publisher:
     def released(self, committed: Committed) -> None:
         """The response that was withheld for this receipt is out."""
         self._outbox.append(Cut(committed.issuer, committed.issuer_seq))
+
+    def withdrawn(self, committed: Committed, *, vault: VaultKey | None, amendment: Mapping[str, Any]) -> None:
+        """The response that was withheld for this receipt will not go out: amend it, as `commit` does by itself."""
+        self._amend_now(committed.entry_id, committed.issuer_seq, vault, amendment)
 
     def introduce(self, keyset: Keyset) -> None:
         """Begin the sequence. MUST come before any other entry.
@@ -215,20 +222,21 @@ class Publisher:
     def _withdraw(
         self, outgoing: Outgoing, vault: VaultKey | None, members: Mapping[str, Any], *, withheld: bool
     ) -> None:
-        if not withheld:
-            return
-        sealed = outgoing.sealed
+        if withheld:
+            self._amend_now(outgoing.sealed.entry_id, outgoing.sealed.issuer_seq, vault, members)
+
+    def _amend_now(self, entry_id: bytes, issuer_seq: int, vault: VaultKey | None, members: Mapping[str, Any]) -> None:
         try:
             self._submit(
                 Kind.AMENDMENT,
-                {**members, "entry_id": sealed.entry_id.hex(), "effect": NOT_RELEASED},
+                {**members, "entry_id": entry_id.hex(), "effect": NOT_RELEASED},
                 vault,
                 withheld=False,
-                cuts=(Cut(self._issuer.id, sealed.issuer_seq),),
+                cuts=(Cut(self._issuer.id, issuer_seq),),
             )
         except MeshError as error:
             # The receipt stays open in the outbox; the next start amends it.
-            log.error("a receipt cannot be amended now", entry_id=sealed.entry_id.hex(), reason=error.reason)
+            log.error("a receipt cannot be amended now", entry_id=entry_id.hex(), reason=error.reason)
 
     def _submit(
         self,

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import structlog
 
@@ -77,6 +77,11 @@ class AuditorProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    async def watch(self) -> NoReturn:
+        """Raise `AuditorGone` as soon as it has ended, also when nothing is to be signed for a while."""
+        await self._process.wait()
+        raise AuditorGone("the auditor process ended")
 
     async def sign(self, size: int, root: bytes) -> SignedTree:
         """Return the signed tree. Raises `AuditorRefused` or `AuditorGone`."""

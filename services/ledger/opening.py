@@ -70,7 +70,13 @@ async def open_log(
         report = store.report
         log.info("log opened", size=report.size, floor=report.floor)
         if report.torn is not None:
-            log.warning("a torn tail was cut", why=report.torn.why, at=report.torn.start, saved=str(report.saved_tail))
+            log.warning(
+                "a torn tail was cut",
+                why=report.torn.why,
+                damage=report.torn.damage,
+                at=report.torn.start,
+                saved=str(report.saved_tail),
+            )
         yield store
 
 

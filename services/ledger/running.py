@@ -112,7 +112,11 @@ async def running(
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
             await own.start(epoch, opened.build, store.report.size)
-            background = [tasks.create_task(_feed(intake, config)), tasks.create_task(checkpoints.keep())]
+            background = [
+                tasks.create_task(_feed(intake, config)),
+                tasks.create_task(checkpoints.keep()),
+                tasks.create_task(opened.auditor.watch()),
+            ]
             yield Ledger(
                 vaults=vaults,
                 acknowledgements=acknowledgements,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from libs.aci.session import TlsBinding, session_document, session_id
 from libs.identity.lease import Lease
-from services.registry.store import Bucket, StoreConflict
+from services.registry.store import Bucket, StoreConflict, Versioned
 
 VERIFIER_ID = "teemesh/appraisal/v1"
 _ID_CHARACTERS = 64
@@ -33,12 +33,7 @@ class Sessions:
 
     async def of(self, node: Lease) -> SealedSession | None:
         """Return the session that was sealed for a node's key, if one was. Raises `StoreUnavailable`."""
-        sealed = await self._bucket.get(_key_of(node))
-        if sealed is None:
-            return None
-        identifier = sealed.value.decode("ascii", errors="replace")
-        document = await self.get(identifier)
-        return None if document is None else SealedSession(identifier, document)
+        return await self._named_by(await self._bucket.get(_key_of(node)))
 
     async def seal(self, node: Lease, session: SealedSession) -> SealedSession:
         """Store a session as the one for a node's key, and return the one that is.
@@ -48,16 +43,20 @@ class Sessions:
         """
         with suppress(StoreConflict):  # The id is the content's digest: what is there already is this very document.
             await self._bucket.put(f"session.{session.session_id}", session.document, 0)
-        while (known := await self.of(node)) is None:
-            index = await self._bucket.get(_key_of(node))
-            try:
-                await self._bucket.put(
-                    _key_of(node), session.session_id.encode("ascii"), 0 if index is None else index.revision
-                )
-            except StoreConflict:
-                continue  # Another registry was first.
-            return session
-        return known
+        key, value = _key_of(node), session.session_id.encode("ascii")
+        while True:
+            index = await self._bucket.get(key)
+            if (known := await self._named_by(index)) is not None:
+                return known
+            with suppress(StoreConflict):  # Then another registry was first, and its session counts.
+                await self._bucket.put(key, value, 0 if index is None else index.revision)
+
+    async def _named_by(self, index: Versioned | None) -> SealedSession | None:
+        if index is None:
+            return None
+        identifier = index.value.decode("ascii", errors="replace")
+        document = await self.get(identifier)
+        return None if document is None else SealedSession(identifier, document)
 
     async def get(self, identifier: str) -> bytes | None:
         """Return a session's document. Raises `StoreUnavailable`."""

@@ -38,6 +38,9 @@ from services.router.workload import Reports, Workload
 PROMPT_ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+DELIVERY_SECONDS = 30.0
+"""How long, beyond its own time, a request's answer may take to be read by its client."""
+
 log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -147,7 +150,8 @@ class Edge:
         response: web.StreamResponse | None = None
         whole = False
         try:
-            async with aclosing(exchange):
+            # A client that does not read must not hold its receipt open for ever.
+            async with asyncio.timeout(self.request_seconds + DELIVERY_SECONDS), aclosing(exchange):
                 async for part in exchange:
                     if isinstance(part, Started):
                         response = _response_for(part)
@@ -157,8 +161,8 @@ class Edge:
             if response is not None:
                 await response.write_eof()
             whole = True
-        except ConnectionResetError:
-            log.info("the client left")  # Closing the exchange has written its receipt.
+        except (ConnectionResetError, TimeoutError):
+            log.info("the client left, or does not read")  # Closing the exchange has written its receipt.
         finally:
             if response is not None and not whole and request.transport is not None:
                 # No other answer may follow on this connection, and what went out must not look complete.

@@ -264,12 +264,19 @@ class Exchanges:
         """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""
         try:
             vault = await self._issuance.vault(course.request.tenant)
-        except LedgerUnavailable:
+            self._issuance.require_room()
+        except MeshError as error:
             # Nothing is sealed yet, so the receipt itself can say what really goes out.
             self._record_later(course, "ledger_unavailable", otherwise)
-            raise
+            raise LedgerUnavailable(f"the receipt cannot be sealed now: {error.reason}") from error
         course.recorded = True  # From here on a receipt whose response does not go out is amended.
-        return await self._issuance.commit(course.draft(returned), vault, otherwise, self._patience(course))
+        return await self._issuance.commit(
+            course.draft(returned),
+            vault,
+            otherwise=otherwise,
+            so_far=digest(b"") if course.held is None else course.held.emitted_hash(),
+            timeout=self._patience(course),
+        )
 
     def _record_later(self, course: _Course, abort: str, emitted: str | None) -> None:
         course.recorded = True

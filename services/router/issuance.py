@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -27,15 +27,14 @@ from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 from services.router.commitments import Attested
 from services.router.errors import LedgerUnavailable
-from services.router.receipts import ReceiptStore, StoredReceipt
+from services.router.receipts import PendingReceipt, ReceiptStore, StoredReceipt
 from services.router.tenants import Tenant
 from services.router.vaults import Vaults
 from services.router.workload import RECEIPT_KEY_ID, Workload
 
 _RETRY_SECONDS = 2.0
-_MAX_PENDING = 10_000
-_LAST_SECONDS = 5.0
-_NO_HURRY_SECONDS = 365 * 24 * 3600.0
+_LATE_SECONDS = 30.0
+_PENDING_AT_ONCE = 100
 
 log = structlog.get_logger()
 
@@ -64,7 +63,8 @@ class Issuance:
         self._vaults = vaults
         self._store = store
         self._attested = attested
-        self._pending: asyncio.Queue[Draft] = asyncio.Queue(_MAX_PENDING)
+        self._put_off = asyncio.Event()
+        self._keeping: set[asyncio.Task[None]] = set()
 
     def require_room(self) -> None:
         """Raise `LedgerUnavailable` while the outbox takes nothing more."""
@@ -77,89 +77,94 @@ class Issuance:
         """Return what seals this tenant's receipts now. Raises `LedgerUnavailable`."""
         return await self._vaults.key(tenant.tenant_id)
 
-    async def commit(self, draft: Draft, vault: VaultKey, emitted_otherwise: str, timeout: float) -> Callable[[], None]:
+    async def commit(
+        self, draft: Draft, vault: VaultKey, *, otherwise: str, so_far: str, timeout: float
+    ) -> Callable[[], None]:
         """Commit a receipt and keep it; return what to call when its response is out.
 
-        `emitted_otherwise` is the hash of what goes out when the ledger does not answer: the amendment names it. Raises
+        `otherwise` is the hash of what goes out when the ledger does not answer, `so_far` of what is out already: the
+        amendment names the one or, when this is cancelled because the client left, the other. Raises
         `LedgerUnavailable`; the receipt, and the amendment after it, are then logged as soon as the ledger is back.
         """
         signed = self._sign(draft)
+        abandoned = {"emitted_hash": so_far}
         try:
             committed = await self._publisher.commit(
                 Kind.RECEIPT,
                 jcs.loads_object(signed),
                 vault=vault,
                 timeout=timeout,
-                amendment={"emitted_hash": emitted_otherwise},
+                amendment={"emitted_hash": otherwise},
+                abandoned=abandoned,
             )
         except NotAcknowledged as error:
             raise LedgerUnavailable("the ledger did not acknowledge the receipt in time") from error
         except MeshError as error:
             log.error("a receipt was not logged", receipt=draft.receipt_id, reason=error.reason)
             raise LedgerUnavailable(f"the receipt was not logged: {error.reason}") from error
-        await self._keep(draft, signed, committed)
+        try:
+            await self._kept(_pending(draft, signed), committed)
+        except asyncio.CancelledError:
+            self._publisher.withdrawn(committed, vault=vault, amendment=abandoned)
+            raise
         return lambda: self._publisher.released(committed)
 
     def record_later(self, draft: Draft) -> None:
-        """Commit a receipt for which nobody waits: the client has left, or the vault cannot be opened now."""
+        """Commit a receipt for which nobody waits: the client has left, or the vault cannot be opened now.
+
+        It is on disk when this returns; a disk that fails is the one way to lose it.
+        """
         try:
-            self._pending.put_nowait(draft)
-        except asyncio.QueueFull:
-            log.error("a receipt is lost: too many wait for the ledger", receipt=draft.receipt_id)
+            self._store.put_off(_pending(draft, self._sign(draft)))
+        except MeshError as error:
+            log.error("a receipt is lost", receipt=draft.receipt_id, reason=error.reason)
+        self._put_off.set()
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
-        """Commit what is put off while the body runs; what is left then is made durable in the outbox."""
+        """Commit what was put off, by this process or an earlier one, while the body runs."""
         async with asyncio.TaskGroup() as tasks:
-            committing = tasks.create_task(self.commit_pending())
+            committing = tasks.create_task(self._commit_pending())
             try:
                 yield
             finally:
                 committing.cancel()
-        try:
-            async with asyncio.timeout(_LAST_SECONDS):
-                await self._record_pending()
-        except TimeoutError:
-            log.error("receipts are lost: their vaults cannot be opened", count=self._pending.qsize())
 
-    async def commit_pending(self) -> None:
-        """Commit what was put off, for ever; a tenant whose vault cannot be opened waits behind the others."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                draft = await self._pending.get()
-                try:
-                    vault = await self._vaults.key(draft.tenant.tenant_id)
-                    self.require_room()
-                except LedgerUnavailable as error:
-                    log.warning("a receipt waits for the ledger", receipt=draft.receipt_id, detail=str(error))
-                    self.record_later(draft)
-                    await asyncio.sleep(_RETRY_SECONDS)
-                except asyncio.CancelledError:
-                    self.record_later(draft)
-                    raise
-                else:
-                    tasks.create_task(self._commit_late(draft, vault))
+    async def _commit_pending(self) -> None:
+        while True:
+            self._put_off.clear()
+            settled = 0
+            for pending in await self._store.pending(_PENDING_AT_ONCE):
+                settled += await self._commit_late(pending)
+            if settled == 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRY_SECONDS):
+                        await self._put_off.wait()
 
-    async def _record_pending(self) -> None:
-        while not self._pending.empty():
-            draft = self._pending.get_nowait()
-            try:
-                vault = await self._vaults.key(draft.tenant.tenant_id)
-                await self._publisher.enqueue(Kind.RECEIPT, jcs.loads_object(self._sign(draft)), vault=vault)
-            except MeshError as error:
-                log.error("a receipt is lost: it cannot be sealed", receipt=draft.receipt_id, reason=error.reason)
+    async def _commit_late(self, pending: PendingReceipt) -> bool:
+        """Give one receipt to the ledger; say whether it is settled.
 
-    async def _commit_late(self, draft: Draft, vault: VaultKey) -> None:
-        signed = self._sign(draft)
+        A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes.
+        """
         try:
             committed = await self._publisher.commit(
-                Kind.RECEIPT, jcs.loads_object(signed), vault=vault, timeout=_NO_HURRY_SECONDS
+                Kind.RECEIPT,
+                jcs.loads_object(pending.receipt),
+                vault=await self._vaults.key(pending.tenant_id),
+                timeout=_LATE_SECONDS,
+                withheld=False,
             )
+        except NotAcknowledged:
+            committed = None  # It is in the outbox now, which will see to it.
         except MeshError as error:
-            log.error("a receipt was not logged", receipt=draft.receipt_id, reason=error.reason)
-            return
-        await self._keep(draft, signed, committed)
-        self._publisher.released(committed)
+            log.warning("a receipt waits for the ledger", receipt=pending.receipt_id, reason=error.reason)
+            if error.reason != "VAULT_ERASED":
+                return False
+            committed = None
+        if committed is not None:
+            await self._keep(pending, committed)
+        await self._store.settle(pending.receipt_id)
+        return True
 
     def _sign(self, draft: Draft) -> bytes:
         unsigned = Receipt(
@@ -175,28 +180,36 @@ class Issuance:
         )
         return receipts.sign(unsigned, self._workload.receipt_key)
 
-    async def _keep(self, draft: Draft, signed: bytes, committed: Committed) -> None:
+    async def _kept(self, receipt: PendingReceipt, committed: Committed) -> None:
+        """Keep a copy, whatever becomes of the caller."""
+        keeping = asyncio.get_running_loop().create_task(self._keep(receipt, committed))
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+        await asyncio.shield(keeping)
+
+    async def _keep(self, receipt: PendingReceipt, committed: Committed) -> None:
         """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
         try:
-            await self._put(draft, signed, committed)
-        except MeshError as error:
-            log.error("a receipt is in the ledger alone", receipt=draft.receipt_id, reason=error.reason)
-
-    async def _put(self, draft: Draft, signed: bytes, committed: Committed) -> None:
-        await self._store.put(
-            StoredReceipt(
-                receipt_id=draft.receipt_id,
-                chat_id=draft.chat_id,
-                tenant_id=draft.tenant.tenant_id,
-                receipt=signed,
-                entry=committed.entry,
-                salt=committed.salt,
-                entry_id=committed.entry_id,
-                issuer_seq=committed.issuer_seq,
-                acknowledgement=to_wire(committed.acknowledgement).SerializeToString(),
-                attested=await self._attested.now(),
+            await self._store.put(
+                StoredReceipt(
+                    receipt_id=receipt.receipt_id,
+                    chat_id=receipt.chat_id,
+                    tenant_id=receipt.tenant_id,
+                    receipt=receipt.receipt,
+                    entry=committed.entry,
+                    salt=committed.salt,
+                    entry_id=committed.entry_id,
+                    issuer_seq=committed.issuer_seq,
+                    acknowledgement=to_wire(committed.acknowledgement).SerializeToString(),
+                    attested=await self._attested.now(),
+                )
             )
-        )
+        except MeshError as error:
+            log.error("a receipt is in the ledger alone", receipt=receipt.receipt_id, reason=error.reason)
+
+
+def _pending(draft: Draft, signed: bytes) -> PendingReceipt:
+    return PendingReceipt(draft.receipt_id, draft.chat_id, draft.tenant.tenant_id, signed)
 
 
 def to_wire(acknowledgement: Acknowledgement) -> acknowledgement_pb2.Acknowledgement:

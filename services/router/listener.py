@@ -21,6 +21,8 @@ from services.router.errors import InternalError, InvalidRequest
 from services.router.workload import OutwardCertificate
 
 _SHUTDOWN_SECONDS = 10.0
+_LINGERING_SECONDS = 1.0
+"""For how long the rest of a refused body is read, so that the client can read why before the connection closes."""
 _BUG_STATUS = 500
 
 log = structlog.get_logger()
@@ -76,6 +78,7 @@ class _Runner(web.AppRunner):
             handler_cancellation=server.handler_cancellation,
             headers=self._headers,
             access_log=None,
+            lingering_time=_LINGERING_SECONDS,
         )
 
 

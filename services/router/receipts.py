@@ -39,6 +39,13 @@ CREATE TABLE receipts (
   acknowledgement BLOB,
   attested BLOB
 ) STRICT;
+CREATE TABLE pending (
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  receipt_id TEXT NOT NULL UNIQUE,
+  chat_id TEXT,
+  tenant_id TEXT NOT NULL,
+  receipt BLOB NOT NULL
+) STRICT;
 CREATE TABLE evidence (digest BLOB PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX receipts_by_chat ON receipts (tenant_id, chat_id, position);
 CREATE INDEX receipts_by_entry ON receipts (entry_id);
@@ -80,6 +87,16 @@ class StoredReceipt:
     """Whose evidence stands behind entry and acknowledgement: see `commitments.Attested`."""
 
 
+@dataclass(frozen=True, slots=True)
+class PendingReceipt:
+    """A signed receipt that the ledger has yet to be given: nobody waits for it, and nobody may lose it."""
+
+    receipt_id: str
+    chat_id: str | None
+    tenant_id: str
+    receipt: bytes
+
+
 class ReceiptStore:
     """Receipts in SQLite. Calls run in threads, one at a time."""
 
@@ -96,6 +113,22 @@ class ReceiptStore:
     async def acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
         """Add the ledger's acknowledgement, which MUST be verified. No effect when the receipt is no longer kept."""
         await asyncio.to_thread(self._locked, lambda: self._acknowledge(entry_id, acknowledgement))
+
+    def put_off(self, pending: PendingReceipt) -> None:
+        """Keep a receipt for the ledger, durably. It does not wait, so that no cancellation comes between.
+
+        It blocks for one commit to disk: for the few requests whose client has left or whose vault is out of reach.
+        """
+        self._locked(lambda: self._put_off(pending))
+
+    async def pending(self, limit: int) -> list[PendingReceipt]:
+        """Return the oldest receipts that were put off and not settled."""
+        rows = await asyncio.to_thread(self._locked, lambda: self._pending(limit))
+        return [PendingReceipt(*row) for row in rows]
+
+    async def settle(self, receipt_id: str) -> None:
+        """The ledger has it."""
+        await asyncio.to_thread(self._locked, lambda: self._settle(receipt_id))
 
     async def keep_evidence(self, digest: bytes, document: bytes) -> None:
         """Keep an evidence document for as long as this store lives: receipts outlive the processes they speak of."""
@@ -149,6 +182,22 @@ class ReceiptStore:
             ).lastrowid
             if position is not None:
                 transaction.execute("DELETE FROM receipts WHERE position <= ?", (position - self._retained,))
+
+    def _put_off(self, pending: PendingReceipt) -> None:
+        with self._connection as transaction:
+            transaction.execute(
+                "INSERT OR IGNORE INTO pending (receipt_id, chat_id, tenant_id, receipt) VALUES (?, ?, ?, ?)",
+                (pending.receipt_id, pending.chat_id, pending.tenant_id, pending.receipt),
+            )
+
+    def _pending(self, limit: int) -> list[tuple[Any, ...]]:
+        return self._connection.execute(
+            "SELECT receipt_id, chat_id, tenant_id, receipt FROM pending ORDER BY position LIMIT ?", (limit,)
+        ).fetchall()
+
+    def _settle(self, receipt_id: str) -> None:
+        with self._connection as transaction:
+            transaction.execute("DELETE FROM pending WHERE receipt_id = ?", (receipt_id,))
 
     def _keep_evidence(self, digest: bytes, document: bytes) -> None:
         with self._connection as transaction:

@@ -14,7 +14,7 @@ from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
-from services.router.edge import PROMPT_ENDPOINTS, REQUEST_ID
+from services.router.edge import DELIVERY_SECONDS, PROMPT_ENDPOINTS, REQUEST_ID
 from services.router.errors import EndpointNotSupported, LedgerUnavailable, NotFound, RequestTooLarge
 from services.router.exchange import Exchanges, Request, Started
 from services.router.receipts import ReceiptStore
@@ -71,7 +71,8 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
             )
         )
         receipt_id = ""
-        async with aclosing(exchange):
+        # A client that does not read must not hold its receipt open for as long as it likes.
+        async with asyncio.timeout(seconds + DELIVERY_SECONDS), aclosing(exchange):
             async for part in exchange:
                 if isinstance(part, Started):
                     receipt_id = part.receipt_id

@@ -25,9 +25,9 @@ from libs.transparency.leaf import Kind
 from services.router.servicer import RouterServicer, router_binding
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
 from tests.fakes.leases import MODEL, WEIGHTS
+from tests.fakes.ledgers import ACKNOWLEDGEMENT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import (
-    ACKNOWLEDGEMENT,
     BUFFERED,
     CHAT,
     PATIENCE_SECONDS,

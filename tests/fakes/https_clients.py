@@ -23,8 +23,9 @@ from services.router.listener import https
 from services.router.receipts import StoredReceipt
 from services.router.tenants import Tenants
 from services.router.workload import OutwardCertificate
+from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
-from tests.fakes.routers import PATIENCE_SECONDS, TENANT, RouterBench, router_bench
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
 
 MAX_BODY_BYTES = 4096
 BODY_SECONDS = 1.0

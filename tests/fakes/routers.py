@@ -22,29 +22,21 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import RequestReceived, ResponseReturned
 from libs.errors import Code, MeshError
-from libs.events.issuer import Issuer
-from libs.events.publish import Committed, LedgerUnavailable
-from libs.events.vault import VaultKey
 from libs.identity.freshness import PolicyStale
 from libs.identity.lease import Lease
 from libs.identity.peers import PeerUnavailable
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
-from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
-from services.router.errors import LedgerUnavailable as VaultUnavailable
 from services.router.exchange import Exchanges, Request, Started
 from services.router.issuance import Issuance
 from services.router.receipts import ReceiptStore, open_receipt_store
-from services.router.tenants import Tenant
 from services.router.upstreams import Upstreams
 from services.router.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
+from tests.fakes.ledgers import TENANT, LedgerTwin
 
 CHAT = "/v1/chat/completions"
-TENANT = Tenant("ab" * 16, "Acme")
-VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT.tenant_id)
-ACKNOWLEDGEMENT = Acknowledgement(b"statement", b"leaf", 1, 1, (), 1, b"signature")
 PATIENCE_SECONDS = 20.0
 
 BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop"}]}')
@@ -224,82 +216,6 @@ class RegistryTwin(registry_pb2_grpc.ProviderRegistryServiceServicer):
 
 def _registry() -> RegistryTwin:
     return RegistryTwin()  # type: ignore[abstract]  # The other methods stay unimplemented.
-
-
-class LedgerTwin:
-    """A publisher whose ledger acknowledges at once, or is silent, or makes the caller wait."""
-
-    def __init__(self) -> None:
-        self.issuer = Issuer(Ed25519PrivateKey.generate())
-        self.entries: list[tuple[Kind, Mapping[str, Any], str | None]] = []
-        self.cut: list[int] = []
-        self.silent = False
-        self.full = False
-        self.waits = False
-        self.broken: Exception | None = None
-        self.asked = asyncio.Event()
-        self.vault_open = True
-        self.vault_waits = False
-        self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-
-    def require_room(self) -> None:
-        if self.full:
-            raise LedgerUnavailable("full", b"")
-
-    async def key(self, tenant_id: str) -> VaultKey:
-        assert tenant_id == TENANT.tenant_id
-        if self.vault_waits:
-            self.asked.set()
-            await asyncio.Event().wait()
-        if not self.vault_open:
-            raise VaultUnavailable("the tenant's vault cannot be opened")
-        return VAULT
-
-    async def now(self) -> bytes:
-        return b"{}"
-
-    async def commit(
-        self,
-        kind: Kind,
-        body: Mapping[str, Any],
-        *,
-        vault: VaultKey | None,
-        timeout: float,
-        amendment: Mapping[str, Any] | None = None,
-    ) -> Committed:
-        if self.broken is not None:
-            raise self.broken
-        sealed = self.issuer.seal(kind, body, vault)
-        self._log(kind, body, sealed.tenant)
-        try:
-            if self.waits:
-                self.asked.set()
-                await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self._amend(sealed.entry_id, {})
-            raise
-        if self.silent:
-            self._amend(sealed.entry_id, amendment or {})
-            raise LedgerUnavailable("no acknowledgement", sealed.entry_id)
-        return Committed(
-            sealed.entry_id, self.issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, ACKNOWLEDGEMENT
-        )
-
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> None:
-        self._log(kind, body, None if vault is None else vault.tenant)
-
-    def released(self, committed: Committed) -> None:
-        self.cut.append(committed.issuer_seq)
-
-    def of(self, kind: Kind) -> list[Mapping[str, Any]]:
-        return [body for logged, body, _ in self.entries if logged is kind]
-
-    def _amend(self, entry_id: bytes, members: Mapping[str, Any]) -> None:
-        self._log(Kind.AMENDMENT, {**members, "entry_id": entry_id.hex(), "effect": "not_released"}, None)
-
-    def _log(self, kind: Kind, body: Mapping[str, Any], tenant: str | None) -> None:
-        self.entries.append((kind, body, tenant))
-        self.logged.put_nowait(body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,13 @@ async def test_a_process_that_was_killed_is_noticed(large_blocks: Path) -> None:
             await auditor.sign(3, bytes(32))
 
 
+async def test_a_process_that_was_killed_is_noticed_while_nothing_is_to_be_signed(large_blocks: Path) -> None:
+    async with open_auditor(large_blocks, ORIGIN) as auditor, asyncio.timeout(20):
+        os.kill(auditor.pid, signal.SIGKILL)
+        with pytest.raises(AuditorGone):
+            await auditor.watch()
+
+
 async def test_a_log_that_grew_is_signed_after_its_floor_is_durable(large_blocks: Path) -> None:
     synced: asyncio.Queue[int] = asyncio.Queue()
 

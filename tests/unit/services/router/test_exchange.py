@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.registry.v1 import registry_pb2
 
+from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, PolicyInForce, ServedByNode, UpstreamFailed, UpstreamVerified
@@ -18,9 +20,12 @@ from libs.identity.freshness import PolicyStale
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.constraints import Constraints
-from services.router.errors import LedgerUnavailable
+from services.router.errors import LedgerUnavailable, NotFound
 from services.router.exchange import Part, Started
+from services.router.issuance import Issuance
+from services.router.receipts import StoredReceipt
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
+from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, prompt, sha256
 
 
@@ -394,9 +399,35 @@ async def test_a_client_that_leaves_at_the_head_of_a_logged_response_may_have_ha
     assert len(bench.ledger.of(Kind.RECEIPT)) == 1
 
 
-async def test_receipts_put_off_when_the_router_stops_are_in_the_outbox(bench: RouterBench) -> None:
+async def test_a_receipt_that_waits_for_its_vault_outlives_the_process(bench: RouterBench) -> None:
     bench.ledger.vault_open = False
     await bench.run(prompt())
-    async with bench.issuance.recording():
-        bench.ledger.vault_open = True
+    bench.ledger.vault_open = True
+    next_start = Issuance(
+        bench.workload, cast(Any, bench.ledger), cast(Any, bench.ledger), bench.store, cast(Any, bench.ledger)
+    )
+    async with next_start.recording():
+        await bench.logged()
     assert aborts(bench.only_receipt()) == ["ledger_unavailable"]
+
+
+async def test_a_client_that_leaves_while_the_copy_is_kept_is_amended_and_the_copy_is_there(bench: RouterBench) -> None:
+    """The ledger has acknowledged, the response is not out: the record may not stay open, nor the copy be lost."""
+    bench.nodes[0].stream()
+    bench.ledger.copies_wait = True
+    await cancelled_after(bench.ledger.asked, bench.exchanges.run(bench.request(prompt(stream=True))))
+    receipt = bench.only_receipt()
+    (amendment,) = bench.ledger.of(Kind.AMENDMENT)
+    assert amendment["emitted_hash"] == digest(b"".join(STREAMED[:2]))
+    bench.ledger.copies_go_on.set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (stored := await found(bench, receipt.receipt_id)) is None:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0)
+    assert receipts.parse(stored.receipt).receipt_id == receipt.receipt_id
+
+
+async def found(bench: RouterBench, receipt_id: str) -> StoredReceipt | None:
+    try:
+        return await bench.store.find(receipt_id, TENANT.tenant_id)
+    except NotFound:
+        return None

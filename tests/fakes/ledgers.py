@@ -1,0 +1,106 @@
+"""A publisher in front of a ledger that acknowledges at once, is silent, or makes its caller wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from libs.events.issuer import Issuer
+from libs.events.publish import Committed, LedgerUnavailable
+from libs.events.vault import VaultKey
+from libs.transparency.acknowledgement import Acknowledgement
+from libs.transparency.leaf import Kind
+from services.router.errors import LedgerUnavailable as VaultUnavailable
+from services.router.tenants import Tenant
+
+TENANT = Tenant("ab" * 16, "Acme")
+VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT.tenant_id)
+ACKNOWLEDGEMENT = Acknowledgement(b"statement", b"leaf", 1, 1, (), 1, b"signature")
+
+
+class LedgerTwin:
+    """A publisher whose ledger acknowledges at once, or is silent, or makes the caller wait."""
+
+    def __init__(self) -> None:
+        self.issuer = Issuer(Ed25519PrivateKey.generate())
+        self.entries: list[tuple[Kind, Mapping[str, Any], str | None]] = []
+        self.cut: list[int] = []
+        self.silent = False
+        self.full = False
+        self.waits = False
+        self.broken: Exception | None = None
+        self.asked = asyncio.Event()
+        self.vault_open = True
+        self.vault_waits = False
+        self.copies_wait = False
+        self.copies_go_on = asyncio.Event()
+        self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+
+    def require_room(self) -> None:
+        if self.full:
+            raise LedgerUnavailable("full", b"")
+
+    async def key(self, tenant_id: str) -> VaultKey:
+        assert tenant_id == TENANT.tenant_id
+        if self.vault_waits:
+            self.asked.set()
+            await asyncio.Event().wait()
+        if not self.vault_open:
+            raise VaultUnavailable("the tenant's vault cannot be opened")
+        return VAULT
+
+    async def now(self) -> bytes:
+        if self.copies_wait:
+            self.asked.set()
+            await self.copies_go_on.wait()
+        return b"{}"
+
+    async def commit(
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        *,
+        vault: VaultKey | None,
+        timeout: float,
+        amendment: Mapping[str, Any] | None = None,
+        abandoned: Mapping[str, Any] | None = None,
+        withheld: bool = True,
+    ) -> Committed:
+        if self.broken is not None:
+            raise self.broken
+        sealed = self.issuer.seal(kind, body, vault)
+        self._log(kind, body, sealed.tenant)
+        try:
+            if self.waits:
+                self.asked.set()
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if withheld:
+                self._amend(sealed.entry_id, abandoned or {})
+            raise
+        if self.silent:
+            if withheld:
+                self._amend(sealed.entry_id, amendment or {})
+            raise LedgerUnavailable("no acknowledgement", sealed.entry_id)
+        return Committed(
+            sealed.entry_id, self.issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, ACKNOWLEDGEMENT
+        )
+
+    def released(self, committed: Committed) -> None:
+        self.cut.append(committed.issuer_seq)
+
+    def withdrawn(self, committed: Committed, *, vault: VaultKey | None, amendment: Mapping[str, Any]) -> None:
+        self._amend(committed.entry_id, amendment)
+
+    def of(self, kind: Kind) -> list[Mapping[str, Any]]:
+        return [body for logged, body, _ in self.entries if logged is kind]
+
+    def _amend(self, entry_id: bytes, members: Mapping[str, Any]) -> None:
+        self._log(Kind.AMENDMENT, {**members, "entry_id": entry_id.hex(), "effect": "not_released"}, None)
+
+    def _log(self, kind: Kind, body: Mapping[str, Any], tenant: str | None) -> None:
+        self.entries.append((kind, body, tenant))
+        self.logged.put_nowait(body)

@@ -44,6 +44,7 @@ class Outcome:
     unproven: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     entries: Counter[str] = field(default_factory=Counter)
+    overtaken: int = 0
     amended: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -60,6 +61,7 @@ class Outcome:
             f"unproven      {len(self.unproven)}",
             "errors        " + (", ".join(f"{n} x {kind}" for kind, n in record.errors.most_common()) or "none"),
             "log           " + ", ".join(f"{n} {kind}" for kind, n in sorted(self.entries.items())),
+            f"overtaken     {self.overtaken} entries were sent again after later ones",
             "amendments    " + (", ".join(f"{n} {effect}" for effect, n in sorted(self.amended.items())) or "none"),
             "",
             f"{'killed':<12} {'times':>5} {'back after (s): median':>24} {'longest':>8}",
@@ -95,7 +97,7 @@ async def _prove(mesh: RunningMesh, client: Client, folder: Path, outcome: Outco
         log = await _settled(reader)
     outcome.entries = Counter(logged.leaf.kind.name.lower() for logged in log.entries)
     outcome.amended = Counter(str(one.entry.body["effect"]) for one in log.of(Kind.AMENDMENT))
-    outcome.wrong = log.holes()
+    outcome.overtaken = log.overtaken
     try:
         log.verify_sequences()
         logged, amendments = log.receipts(), log.amendments()

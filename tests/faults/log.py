@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -67,22 +67,35 @@ class WholeLog:
         return {logged.entry.body["entry_id"]: logged for logged in self.of(Kind.AMENDMENT)}
 
     def holes(self) -> list[str]:
-        """What an issuer's own numbers say is missing: inside its sequence, or at the end that its successor names."""
-        highest = Counter({logged.leaf.issuer: logged.leaf.issuer_seq for logged in self.entries})
-        named = [parse_keyset(logged.entry.body).previous for logged in self.of(Kind.KEYSET)]
+        """What an issuer's own numbers say is missing: between them, or at the end that its successor names."""
+        numbers: dict[bytes, set[int]] = defaultdict(set)
+        for logged in self.entries:
+            numbers[logged.leaf.issuer].add(logged.leaf.issuer_seq)
+        last = {issuer: max(found) for issuer, found in numbers.items()}
+        for keyset in self.of(Kind.KEYSET):
+            if (previous := parse_keyset(keyset.entry.body).previous) is not None:
+                last[previous.issuer] = max(previous.last_seq, last.get(previous.issuer, 0))
         return [
-            f"issuer {one.issuer.hex()[:12]} ended with {one.last_seq}, the log has {highest[one.issuer]}"
-            for one in named
-            if one is not None and highest[one.issuer] != one.last_seq
+            f"issuer {issuer.hex()[:12]} wrote up to {end}, and the log lacks {sorted(missing)}"
+            for issuer, end in last.items()
+            if (missing := set(range(1, end + 1)) - numbers[issuer])
         ]
 
-    def verify_sequences(self) -> None:
-        """Every issuer's numbers follow one another from 1, in the order of the log; nothing was refused."""
-        last: Counter[bytes] = Counter()
+    @property
+    def overtaken(self) -> int:
+        """How many entries came after a later one of their issuer: sent again, because the broker was killed."""
+        highest: Counter[bytes] = Counter()
+        count = 0
         for logged in self.entries:
-            issuer, number = logged.leaf.issuer, logged.leaf.issuer_seq
-            assert number == last[issuer] + 1, f"leaf {logged.index}: {number} follows {last[issuer]}"
-            last[issuer] = number
+            count += logged.leaf.issuer_seq < highest[logged.leaf.issuer]
+            highest[logged.leaf.issuer] = max(highest[logged.leaf.issuer], logged.leaf.issuer_seq)
+        return count
+
+    def verify_sequences(self) -> None:
+        """Every issuer's numbers are there from 1, each once, and nothing was refused."""
+        names = [(logged.leaf.issuer, logged.leaf.issuer_seq) for logged in self.entries]
+        assert len(set(names)) == len(names), "an entry is in the log twice"
+        assert self.holes() == []
         refusals = [logged.leaf.kind.name for logged in self.entries if logged.leaf.kind in _REFUSALS]
         assert not refusals, f"the ledger refused or missed something: {Counter(refusals)}"
 

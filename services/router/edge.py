@@ -66,7 +66,7 @@ class Edge:
     @property
     def headers(self) -> dict[str, str]:
         """What every response carries."""
-        return {"X-ACI-Version": "aci/1", "X-ACI-Keyset-Digest": self.workload.keyset.digest}
+        return {"X-ACI-Version": "aci/1", "X-ACI-Keyset-Digest": self.workload.keyset_digest}
 
     def application(self) -> web.Application:
         """The routes, with errors mapped and headers set around all of them."""
@@ -121,7 +121,7 @@ class Edge:
             return _error(InternalError("internal error"))
 
     async def _root(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"api_version": "aci/1", "workload_keyset_digest": self.workload.keyset.digest})
+        return web.json_response({"api_version": "aci/1", "workload_keyset_digest": self.workload.keyset_digest})
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"status": "ok"})

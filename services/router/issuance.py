@@ -171,7 +171,7 @@ class Issuance:
             receipt_id=draft.receipt_id,
             chat_id=draft.chat_id,
             model=draft.model,
-            workload_keyset_digest=self._workload.keyset.digest,
+            workload_keyset_digest=self._workload.keyset_digest,
             endpoint=draft.endpoint,
             method="POST",
             served_at=draft.served_at,

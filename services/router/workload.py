@@ -51,6 +51,8 @@ class Workload:
             receipt_keys={RECEIPT_KEY_ID: self.receipt_key.public_key().public_bytes_raw()},
             tls_keys=(TlsKey(hashlib.sha256(spki).hexdigest(), None),),
         )
+        self.keyset_digest = self.keyset.digest
+        """In every response and receipt, so it is computed once."""
 
     async def certify(
         self, member: Member, dns_names: tuple[str, ...], ip_addresses: tuple[str, ...]

@@ -25,6 +25,8 @@ from services.ledger.keys import KmsChannel, while_away
 
 _CALL_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 2.0
+_IDLE_SECONDS = 30.0
+"""How long a connection may take to a whole request head, the first one or the next."""
 _RETRY_SECONDS = 60.0
 
 log = structlog.get_logger()
@@ -111,7 +113,12 @@ async def serving_checkpoints(address: str, authority: Certifying, checkpoints: 
     """
     certificate = await while_away(authority.certify, "https certificate")
     context = _Current(certificate)
-    runner = web.AppRunner(application(checkpoints), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    runner = web.AppRunner(
+        application(checkpoints),
+        access_log=None,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+        keepalive_timeout=_IDLE_SECONDS,
+    )
     await runner.setup()
     host, _, port = address.rpartition(":")
     try:

@@ -23,6 +23,8 @@ from services.router.workload import OutwardCertificate
 _SHUTDOWN_SECONDS = 10.0
 _LINGERING_SECONDS = 1.0
 """For how long the rest of a refused body is read, so that the client can read why before the connection closes."""
+_IDLE_SECONDS = 30.0
+"""How long a connection may take to a whole request head, the first one or the next."""
 _BUG_STATUS = 500
 
 log = structlog.get_logger()
@@ -37,7 +39,12 @@ class PortTaken(MeshError):
 
 @asynccontextmanager
 async def https(
-    address: str, application: web.Application, headers: Mapping[str, str], outward: OutwardCertificate
+    address: str,
+    application: web.Application,
+    headers: Mapping[str, str],
+    outward: OutwardCertificate,
+    *,
+    idle_seconds: float = _IDLE_SECONDS,
 ) -> AsyncIterator[int]:
     """Serve HTTPS while the body runs, then let running requests end. Yields the port; raises `PortTaken`.
 
@@ -47,7 +54,7 @@ async def https(
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
-    runner = _Runner(application, headers)
+    runner = _Runner(application, headers, idle_seconds)
     await runner.setup()
     try:
         try:
@@ -63,12 +70,13 @@ async def https(
 class _Runner(web.AppRunner):
     """Serves with `_Connection` instead of aiohttp's own."""
 
-    __slots__ = ("_headers",)
+    __slots__ = ("_headers", "_idle_seconds")
 
-    def __init__(self, application: web.Application, headers: Mapping[str, str]) -> None:
+    def __init__(self, application: web.Application, headers: Mapping[str, str], idle_seconds: float) -> None:
         # A client that leaves cancels its handler: whatever it waits for must stop at once.
         super().__init__(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS, handler_cancellation=True)
         self._headers = dict(headers)
+        self._idle_seconds = idle_seconds
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
@@ -79,6 +87,7 @@ class _Runner(web.AppRunner):
             headers=self._headers,
             access_log=None,
             lingering_time=_LINGERING_SECONDS,
+            keepalive_timeout=self._idle_seconds,
         )
 
 

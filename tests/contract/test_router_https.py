@@ -286,3 +286,8 @@ async def test_a_body_that_cannot_be_read_is_an_error_in_time(
     first, _, body = answer.partition(b"\r\n\r\n")
     assert (first.split()[1], error_type(body)) == (status, kind)
     assert "bug in a handler" not in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /health HTTP/1.1\r\nHost"], ids=["silent", "half a head"])
+async def test_a_connection_without_a_request_is_closed_in_time(site: Site, begun: bytes) -> None:
+    assert await site.raw(begun) == b""

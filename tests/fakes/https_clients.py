@@ -29,6 +29,7 @@ from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
 
 MAX_BODY_BYTES = 4096
 BODY_SECONDS = 1.0
+IDLE_SECONDS = 1.0
 KEY, OTHER_KEY = "sk-acme", "sk-other"
 EVIDENCE, EVIDENCE_DIGEST = b'{"v":1}', "ee" * 32
 _ADMIN = Ed25519PrivateKey.generate()
@@ -142,7 +143,7 @@ async def https_site(folder: Path) -> AsyncIterator[Site]:
         outward = OutwardCertificate(key, certificate)
         async with (
             bench.issuance.recording(),
-            https("127.0.0.1:0", edge.application(), edge.headers, outward) as port,
+            https("127.0.0.1:0", edge.application(), edge.headers, outward, idle_seconds=IDLE_SECONDS) as port,
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=tls), timeout=aiohttp.ClientTimeout(PATIENCE_SECONDS)
             ) as session,

@@ -40,6 +40,17 @@ class Awaiting:
         self.answer: asyncio.Future[Acknowledgement] = asyncio.get_running_loop().create_future()
 
 
+class KeysetRefused(MeshError):
+    """The ledger will take nothing from this start: its evidence is not allowed by the policy that the log holds.
+
+    It says so once and for ever to this issuer. Right after an upgrade the log may lack the newest policy for a moment,
+    so the process ends, and the next start is judged anew.
+    """
+
+    code = Code.PERMISSION_DENIED
+    reason = "KEYSET_REFUSED"
+
+
 class Answers:
     """The answers to one outbox's issuers. Only this start's own issuer has anyone waiting."""
 
@@ -74,6 +85,8 @@ class Answers:
             return
         async for answer in source.follow(issuer, from_seq):
             durable = self._take(issuer, answer)
+            if not earlier and isinstance(answer, Refused) and answer.reason == KeysetRefused.reason:
+                raise KeysetRefused(f"the ledger does not admit this start: {answer.reason}; a new start asks again")
             if earlier and durable is not None:
                 await durable
                 if state.lowest_awaited(issuer) is None:

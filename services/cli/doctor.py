@@ -11,6 +11,8 @@ from rich.text import Text
 from services.cli.findings import Finding
 from services.cli.installation import examine_installation
 from services.cli.layout import add_state_option, layout_of
+from services.cli.lock import is_held
+from services.cli.running_examination import examine_running
 from services.cli.state_examination import examine_state
 from services.cli.up import DEFAULT_ROUTER_PORT
 
@@ -24,7 +26,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run(args: argparse.Namespace) -> int:
-    findings = [*examine_installation(), *examine_state(layout_of(args), args.router_port)]
+    layout = layout_of(args)
+    findings = [*examine_installation(), *examine_state(layout, args.router_port)]
+    if is_held(layout.lock):
+        findings += examine_running(layout)
     return show(findings, Console())
 
 

@@ -49,6 +49,9 @@ class Access:
     addresses: Mapping[str, str]
 
     def channel(self, role: str) -> grpc.aio.Channel:
+        """Raises `InputUnreadable` when the state folder keeps no address of the role."""
+        if role not in self.addresses:
+            raise InputUnreadable(f"no address of {role} is kept: restart the mesh with teemesh up")
         return open_channel(
             self.addresses[role],
             root_pem=self.ca_pem,

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
 from libs.errors import MeshError
+from libs.events.answers import KeysetRefused
 from libs.events.batches import parse_batch, verify_batch
 from libs.events.consume import ensure_stream
 from libs.events.keyset import parse_keyset
@@ -120,6 +121,15 @@ async def test_a_cancelled_commit_is_amended_too(mesh: Mesh) -> None:
         await until_logged(mesh, Kind.RECEIPT)
         commit.cancel()
         assert (await until_logged(mesh, Kind.AMENDMENT)).body["effect"] == "not_released"
+
+
+async def test_a_start_that_the_ledger_does_not_admit_ends_itself(mesh: Mesh) -> None:
+    """What the ledger refused once it refuses to this issuer for ever: only a new start can be judged anew."""
+    mesh.ledger.reject = "KEYSET_REFUSED"
+    with pytest.raises(ExceptionGroup) as ended:
+        async with mesh.reading(), mesh.publisher():
+            await asyncio.Event().wait()
+    assert ended.value.subgroup(KeysetRefused) is not None
 
 
 async def refused_commit(mesh: Mesh) -> str:

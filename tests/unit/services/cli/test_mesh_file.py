@@ -51,6 +51,6 @@ def test_the_file_says_everything_to_its_owner_alone(tmp_path: Path) -> None:
 def test_the_next_steps_are_a_program_that_compiles(tmp_path: Path) -> None:
     text = next_steps(Layout(tmp_path), description(tmp_path))
     lines = text.splitlines()
-    program = "\n".join(line[4:] for line in lines[lines.index("    import ssl") :] if line.startswith("    "))
-    compile(program, "next steps", "exec")
-    assert f"teemesh chat --state {tmp_path} " in text
+    begin, end = lines.index("import ssl"), next(n for n, line in enumerate(lines) if line.startswith("print("))
+    compile("\n".join(lines[begin : end + 1]), "next steps", "exec")
+    assert f" chat --state {tmp_path} " in text

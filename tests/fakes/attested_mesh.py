@@ -303,7 +303,15 @@ class AttestedMesh:
             evidence=proof.document,
         )
 
-    def serve(self, request: bytes, response: bytes, session: bytes | None = None, *, required: bool = True) -> Served:
+    def serve(
+        self,
+        request: bytes,
+        response: bytes,
+        session: bytes | None = None,
+        *,
+        required: bool = True,
+        weights: str = WEIGHTS,
+    ) -> Served:
         """Do what the router does once a response is complete: sign, commit, keep."""
         receipt_id = receipts.fresh_receipt_id()
         cited = self.session() if session is None else session
@@ -324,7 +332,7 @@ class AttestedMesh:
                     spiffe_id=f"spiffe://{TRUST_DOMAIN}/node/a",
                     evidence_digest=f"sha256:{self.evidence['node'].digest.hex()}",
                     receipt_sha256="01" * 32,
-                    weights_sha256=WEIGHTS,
+                    weights_sha256=weights,
                     engine="embedded/1",
                 ),
                 ResponseReturned(digest(response)),

@@ -181,6 +181,10 @@ def test_a_receipt_that_names_another_node_than_its_session_fails(honest: Materi
     assert _failures(_served(honest, mesh, other)) == {7: "NODE_NOT_EVIDENCED"}
 
 
+def test_a_receipt_that_names_other_weights_than_the_node_claims_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    assert _failures(_served(honest, mesh, mesh.session(), weights="88" * 32)) == {7: "NODE_NOT_EVIDENCED"}
+
+
 def test_a_node_whose_weights_policy_does_not_list_fails(honest: Materials, mesh: AttestedMesh) -> None:
     draft = mesh.policy_draft()
     draft["models"] = {MODEL: ["88" * 32]}

@@ -162,6 +162,26 @@ async def test_a_person_s_stream_ends_with_the_certificate(mesh: JoinedMesh, kms
     assert reason_of(error.value) == "CERTIFICATE_NOT_ACCEPTED"
 
 
+async def test_a_certificate_of_another_trust_domain_opens_no_door(mesh: JoinedMesh, kms: KmsCore) -> None:
+    """Even from the same CA: what it names is not of this mesh."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = Subject("other.test", "operator", "ada", None)
+    der = issue(subject, key.public_key(), kms.ca.key, kms.ca.certificate, now=mesh.draft["not_before"] + 3600)
+    async with (
+        server(mesh, kms) as (ledger, target),
+        open_channel(
+            target,
+            root_pem=ledger.ca_pem,
+            server_name=f"ledger.{TRUST_DOMAIN}",
+            key_pem=key_pem(key),
+            certificate_pem=pem_of(der),
+        ) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await ask(channel)
+    assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.PERMISSION_DENIED, "ROLE_NOT_ALLOWED")
+
+
 async def test_a_certificate_for_outward_tls_opens_no_door_inside(mesh: JoinedMesh, kms: KmsCore) -> None:
     """It is from the mesh CA too, but for servers only, and names no member."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -18,6 +18,7 @@ from libs.events.kinds import Kind
 from libs.events.outbox import MAGIC, open_outbox
 from libs.events.outbox_items import Acknowledged, Cut, Item, RecordFacts, Rejected, Stored, decode_items, encode_items
 from libs.events.vault import VaultKey
+from tests.fakes.unsynced_disk import writes_without_sync
 
 TENANT = "cd" * 16
 VAULT = VaultKey(b"\x01" * 16, 3, b"\x02" * 32, TENANT)
@@ -151,6 +152,24 @@ async def test_a_failed_write_ends_the_outbox_and_whoever_waits(tmp_path: Path) 
         await write_to_a_closed_file()
     assert seen == ["OutboxFailed"]
     assert ended.value.subgroup(lambda error: isinstance(error, MeshError) and error.reason == "OUTBOX_FAILED")
+
+
+async def test_a_batch_that_could_not_be_made_durable_is_not_stored(tmp_path: Path) -> None:
+    issuer = new_issuer()
+    seen: list[str] = []
+
+    async def store_on_a_disk_that_does_not_sync() -> None:
+        async with open_outbox(tmp_path, issuer.id) as outbox:
+            with writes_without_sync(outbox.parts[-1]):
+                waiting = outbox.append(batch_of(issuer))
+                try:
+                    await waiting
+                finally:
+                    seen.append(type(waiting.exception()).__name__)
+
+    with pytest.raises(ExceptionGroup):
+        await store_on_a_disk_that_does_not_sync()
+    assert seen == ["OutboxFailed"]
 
 
 async def written(folder: Path) -> tuple[Path, list[Stored]]:

@@ -19,6 +19,7 @@ from services.ledger.head import SourceOutOfOrder
 from services.ledger.scan import SEGMENTS
 from services.ledger.sequencer import Outcome, Sequencer
 from services.ledger.store import LogStore
+from tests.fakes.unsynced_disk import writes_without_sync
 
 from .conftest import DESCRIPTION, KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer, tag
 
@@ -181,6 +182,18 @@ def test_failed_write_breaks_the_log_for_good_and_loses_nothing_promised(empty_l
         assert store.head.size == store.index.size == 1
     with open_store(empty_log) as store:
         assert store.head.size == 1
+
+
+def test_entry_that_could_not_be_made_durable_is_not_committed(empty_log: Path) -> None:
+    fill(empty_log, [[1]])
+    with open_store(empty_log) as store:
+        writer = sequencer(store)
+        with (
+            writes_without_sync(empty_log / SEGMENTS / segments.file_name(0)),
+            pytest.raises(LogBroken, match="could not be written"),
+        ):
+            writer.append([candidate(2)], SOURCE, 2, 2)
+        assert store.head.size == store.index.size == 1
 
 
 def test_reader_refuses_an_entry_that_changed_after_the_start(two_segments: Path) -> None:

@@ -12,6 +12,7 @@ from services.cli.layout import Layout, add_state_option, layout_of
 from services.cli.lock import is_held, open_holder
 
 _POLL_SECONDS = 0.1
+"""The lock is asked, not the process: it is also held by one that has not yet written who it is."""
 _STOP_SECONDS = 120.0
 """Eight services may each drain for a while."""
 

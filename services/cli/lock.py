@@ -1,18 +1,25 @@
 """It is responsible for one mesh per state folder: who holds the folder, and how another command finds the holder.
 
-The lock is the kernel's (flock), so it ends with its holder however that ends. The file's text, the holder's process
-id, is only believed of a process that has the very file open.
+The lock is the kernel's (an open-file-description lock), so it ends with its holder however that ends. Whoever only
+asks does not take it, not even for a moment: a mesh that starts meanwhile would be refused, or another asker misled.
+The file's text, the holder's process id, is only believed of a process that has the very file open.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from libs.errors import MeshError
+
+
+_FLOCK = struct.Struct("hhqqi0q")
+"""`struct flock` (fcntl(2)): type, whence, start, length, pid; zeros mean the whole file, asked for by no process."""
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class MeshRunning(MeshError):
@@ -27,7 +34,7 @@ def holding(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
         except BlockingIOError as error:
             raise MeshRunning(
                 f"a mesh runs in {path.parent}: stop it with teemesh down, or choose a --state"
@@ -40,18 +47,17 @@ def holding(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Say whether somebody holds the lock now."""
+    """Say whether somebody holds the lock now, without touching it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _WHOLE_FILE)
     finally:
         os.close(descriptor)
-    return False
+    held_as: int = _FLOCK.unpack(found)[0]
+    return held_as != fcntl.F_UNLCK
 
 
 def open_holder(path: Path) -> int | None:

@@ -66,8 +66,10 @@ class MeshRun:
         """Serve until cancelled or, when asked to, until the demonstration is over; return the exit status."""
         layout = self._layout
         remove_mesh_file(layout.mesh_file)
-        ports.require_router_port(self._options.router_port)
-        addresses = Addresses(ports.assign(layout.ports, self._options.router_port), self._options.router_port)
+        router_port = self._options.router_port
+        # In a thread, because both wait for ports that linger: Ctrl-C must be heard meanwhile.
+        await asyncio.to_thread(ports.require_router_port, router_port)
+        addresses = Addresses(await asyncio.to_thread(ports.assign, layout.ports, router_port), router_port)
         operators = open_operators(layout)
         try:
             with self._display.showing():

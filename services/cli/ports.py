@@ -38,6 +38,8 @@ _LOWEST = 10_240
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _USUAL_EPHEMERAL = 32_768
 _TRIES = 200
+_POLL_SECONDS = 0.05
+"""The kernel tells nobody that a port became free."""
 LINGER_SECONDS = 2.0
 """How long what was killed with an earlier `teemesh up` may still hold its port."""
 
@@ -109,7 +111,7 @@ def _becomes_free(port: int, deadline: float) -> bool:
     while not is_free(port):
         if time.monotonic() >= deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(_POLL_SECONDS)
     return True
 
 

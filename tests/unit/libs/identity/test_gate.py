@@ -69,6 +69,17 @@ def channel_of(member: Member, target: str) -> grpc.aio.Channel:
     )
 
 
+def channel_with(key: ec.EllipticCurvePrivateKey, der: bytes, ledger: Member, target: str) -> grpc.aio.Channel:
+    """A channel of whoever holds this key and certificate, be it no member at all."""
+    return open_channel(
+        target,
+        root_pem=ledger.ca_pem,
+        server_name=f"ledger.{TRUST_DOMAIN}",
+        key_pem=key_pem(key),
+        certificate_pem=pem_of(der),
+    )
+
+
 async def present(channel: grpc.aio.Channel, document: bytes) -> None:
     stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
     await stub.PresentEvidence(evidence_pb2.PresentEvidenceRequest(document=document), timeout=10)
@@ -127,13 +138,7 @@ async def test_a_person_has_no_evidence_to_present_and_needs_none(mesh: JoinedMe
     )
     async with (
         server(mesh, kms) as (ledger, target),
-        open_channel(
-            target,
-            root_pem=ledger.ca_pem,
-            server_name=f"ledger.{TRUST_DOMAIN}",
-            key_pem=key_pem(key),
-            certificate_pem=pem_of(der),
-        ) as channel,
+        channel_with(key, der, ledger, target) as channel,
     ):
         assert (await ask(channel)).statement == f"spiffe://{TRUST_DOMAIN}/operator/ada".encode()
         assert await refusal(present(channel, b"{}")) == "EVIDENCE_MISMATCH"
@@ -147,13 +152,7 @@ async def test_a_person_s_stream_ends_with_the_certificate(mesh: JoinedMesh, kms
     der = issue(subject, key.public_key(), kms.ca.key, kms.ca.certificate, now=time.time(), lifetime_seconds=61)
     async with (
         server(mesh, kms) as (ledger, target),
-        open_channel(
-            target,
-            root_pem=ledger.ca_pem,
-            server_name=f"ledger.{TRUST_DOMAIN}",
-            key_pem=key_pem(key),
-            certificate_pem=pem_of(der),
-        ) as channel,
+        channel_with(key, der, ledger, target) as channel,
     ):
         call = ledger_pb2_grpc.LedgerServiceStub(channel).Tail(ledger_pb2.TailRequest())
         assert await call.read() == ledger_pb2.TailResponse()
@@ -169,13 +168,7 @@ async def test_a_certificate_of_another_trust_domain_opens_no_door(mesh: JoinedM
     der = issue(subject, key.public_key(), kms.ca.key, kms.ca.certificate, now=mesh.draft["not_before"] + 3600)
     async with (
         server(mesh, kms) as (ledger, target),
-        open_channel(
-            target,
-            root_pem=ledger.ca_pem,
-            server_name=f"ledger.{TRUST_DOMAIN}",
-            key_pem=key_pem(key),
-            certificate_pem=pem_of(der),
-        ) as channel,
+        channel_with(key, der, ledger, target) as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await ask(channel)
@@ -187,14 +180,7 @@ async def test_a_certificate_for_outward_tls_opens_no_door_inside(mesh: JoinedMe
     key = ec.generate_private_key(ec.SECP256R1())
     der = kms.ca.issue_server_certificate(key.public_key(), ["api.example"], [], mesh.draft["not_before"] + 3600)
     async with server(mesh, kms) as (ledger, target):
-        channel = open_channel(
-            target,
-            root_pem=ledger.ca_pem,
-            server_name=f"ledger.{TRUST_DOMAIN}",
-            key_pem=key_pem(key),
-            certificate_pem=pem_of(der),
-        )
-        async with channel:
+        async with channel_with(key, der, ledger, target) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await ask(channel)
     assert reason_of(error.value) in (None, "CERTIFICATE_NOT_ACCEPTED")

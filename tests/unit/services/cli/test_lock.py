@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,31 @@ def test_a_second_holder_is_refused(path: Path) -> None:
         pass
     assert refusal.value.reason == "MESH_RUNNING"
     assert not is_held(path)
+
+
+def test_asking_never_stands_in_the_way_of_a_holder_or_of_another_who_asks(path: Path) -> None:
+    path.touch()
+    answers: list[bool] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            answers.append(is_held(path))
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    try:
+        mine = [is_held(path) for _ in range(2000)]
+        for _ in range(500):
+            with holding(path):
+                pass
+    finally:
+        done.set()
+        for asker in askers:
+            asker.join()
+    assert answers
+    assert not any(mine)
 
 
 def test_nobody_holds_a_file_that_is_not_there(path: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from libs.errors import MeshError
 
-
 _FLOCK = struct.Struct("hhqqi0q")
 """`struct flock` (fcntl(2)): type, whence, start, length, pid; zeros mean the whole file, asked for by no process."""
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

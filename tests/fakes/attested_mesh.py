@@ -56,6 +56,7 @@ from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from services.devtee.collateral import CollateralShape
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
+from tests.fakes.policy_draft import policy_draft
 
 TRUST_DOMAIN = "mesh.local"
 ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
@@ -189,42 +190,15 @@ class AttestedMesh:
         return Collateral.parse(self.machine.collateral(CollateralShape(self.now)).members())
 
     def policy_draft(self) -> dict[str, Any]:
-        return {
-            "v": 1,
-            "version": 1,
-            "previous": "0" * 64,
-            "not_before": self.now - 60,
-            "not_after": self.now + 86400,
-            "trust_domain": TRUST_DOMAIN,
-            "operators": {"keys": [_raw(key) for key in self.operators], "threshold": 2},
-            "vendor_roots": [
-                {
-                    "name": "devtee",
-                    "tee_type": "tdx",
-                    "certificate": self.machine.vendor_root.hex(),
-                    "development": True,
-                }
-            ],
-            "tcb": {
-                "statuses": ["UpToDate"],
-                "refused_advisories": [],
-                "grace_seconds": 0,
-                "minimum_evaluation_number": 0,
-                "maximum_collateral_age_seconds": 86400,
-            },
-            "td_attributes": ["0000001000000000"],
-            "devices": {"allowed": [], "revoked": []},
-            "roles": {
-                role: {"measurements": [workload.measurement.to_json()], "gpu_required": False}
-                for role, workload in self.workloads.items()
-            },
-            "models": {MODEL: [WEIGHTS]},
-            "key_releases": [{"name": "ledger-keyring", "roles": ["ledger"]}],
-            "tenant_admin_key": _raw(self.operators[0]),
-            "challenge_max_age_seconds": 3900,
-            "evidence_max_age_seconds": 3900,
-            "revocations": [],
-        }
+        return policy_draft(
+            TRUST_DOMAIN,
+            self.operators,
+            self.machine.vendor_root,
+            {role: workload.measurement for role, workload in self.workloads.items()},
+            not_before=self.now - 60,
+            not_after=self.now + 86400,
+            models={MODEL: [WEIGHTS]},
+        )
 
     def trust(self, draft: Mapping[str, Any] | None = None) -> Trust:
         policy = read(dict(draft or self.policy_draft()))

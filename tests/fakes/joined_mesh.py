@@ -40,6 +40,7 @@ from services.devtee.methods import GuestMethods
 from services.kms.ca import CertificateAuthority
 from services.kms.issuance import Issuance, OwnAuthority
 from services.kms.keyring import Keyring
+from tests.fakes.policy_draft import policy_draft
 
 TRUST_DOMAIN = "mesh.test"
 ROLES = ("attestation", "kms", "ledger", "node", "registry", "router")
@@ -211,46 +212,19 @@ class JoinedMesh:
 
     def _draft(self) -> dict[str, Any]:
         now = _now()
-        return {
-            "v": 1,
-            "version": 1,
-            "previous": "0" * 64,
-            "not_before": now - 3600,
-            "not_after": now + 7200,
-            "trust_domain": TRUST_DOMAIN,
-            "operators": {"keys": [_raw(key).hex() for key in self.operators], "threshold": 2},
-            "vendor_roots": [
-                {
-                    "name": "devtee",
-                    "tee_type": "tdx",
-                    "certificate": self.machine.vendor_root.hex(),
-                    "development": True,
-                }
-            ],
-            "tcb": {
-                "statuses": ["UpToDate"],
-                "refused_advisories": [],
-                "grace_seconds": 0,
-                "minimum_evaluation_number": 0,
-                "maximum_collateral_age_seconds": 86400,
-            },
-            "td_attributes": ["0000001000000000"],
-            "devices": {"allowed": [], "revoked": []},
-            "roles": {
-                role: {"measurements": [measurement_of(td).to_json()], "gpu_required": False}
-                for role, td in self.tds.items()
-            },
-            "models": {},
-            "key_releases": [
+        return policy_draft(
+            TRUST_DOMAIN,
+            self.operators,
+            self.machine.vendor_root,
+            {role: measurement_of(td) for role, td in self.tds.items()},
+            not_before=now - 3600,
+            not_after=now + 7200,
+            key_releases=[
                 {"name": "ledger-keyring", "roles": ["ledger"]},
                 {"name": "ledger-vault/*", "roles": ["ledger"]},
                 {"name": "models/*", "roles": ["node"]},
             ],
-            "tenant_admin_key": _raw(self.operators[0]).hex(),
-            "challenge_max_age_seconds": 3900,
-            "evidence_max_age_seconds": 3900,
-            "revocations": [],
-        }
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,10 +179,9 @@ async def test_a_certificate_for_outward_tls_opens_no_door_inside(mesh: JoinedMe
     """It is from the mesh CA too, but for servers only, and names no member."""
     key = ec.generate_private_key(ec.SECP256R1())
     der = kms.ca.issue_server_certificate(key.public_key(), ["api.example"], [], mesh.draft["not_before"] + 3600)
-    async with server(mesh, kms) as (ledger, target):
-        async with channel_with(key, der, ledger, target) as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await ask(channel)
+    async with server(mesh, kms) as (ledger, target), channel_with(key, der, ledger, target) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await ask(channel)
     assert reason_of(error.value) in (None, "CERTIFICATE_NOT_ACCEPTED")
 
 

@@ -1,0 +1,67 @@
+"""Canonical JSON: the fast way gives the reference implementation's bytes, or its refusal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs import jcs
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**54), 2**54) | st.floats(allow_nan=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def reference(value: Any) -> bytes | None:
+    try:
+        return rfc8785.dumps(value)
+    except ValueError:
+        return None
+
+
+@given(VALUES)
+def test_every_value_has_the_reference_form_or_none(value: Any) -> None:
+    expected = reference(value)
+    if expected is None:
+        with pytest.raises(jcs.JsonMalformed):
+            jcs.dumps(value)
+    else:
+        assert jcs.dumps(value) == expected
+
+
+@given(VALUES)
+def test_only_the_canonical_form_is_canonical(value: Any) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))):
+        data = text.encode()
+        try:
+            parsed = jcs.loads(data)
+        except jcs.JsonMalformed:
+            continue
+        assert jcs.is_canonical(parsed, data) == (reference(parsed) == data)
+
+
+def test_names_beyond_the_basic_plane_are_ordered_by_utf16() -> None:
+    value = {"\U00010000": 1, "\uffff": 2}
+    assert jcs.dumps(value) == '{"\U00010000":1,"\uffff":2}'.encode()
+    assert not jcs.is_canonical(value, '{"\uffff":2,"\U00010000":1}'.encode())
+
+
+@pytest.mark.parametrize("value", [{1: "a"}, {None: "a"}, {"a": {True: 1}}, b"bytes", {"a": object()}, "\ud800"])
+def test_what_is_no_json_is_refused(value: Any) -> None:
+    with pytest.raises(jcs.JsonMalformed):
+        jcs.dumps(value)
+
+
+def test_a_circle_is_refused() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(jcs.JsonMalformed):
+        jcs.dumps(circle)

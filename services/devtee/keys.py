@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 
+from libs.tee.keccak import keccak256
 from services.devtee import der, secp256k1
-from services.devtee.keccak import keccak256
 from services.devtee.pki import Signer
 
 APP_ID_EXTENSION = x509.ObjectIdentifier("1.3.6.1.4.1.62397.1.3")

@@ -4,8 +4,8 @@ import pytest
 from eth_keys.backends.native.main import NativeECCBackend
 from eth_keys.datatypes import Signature
 
+from libs.tee.keccak import keccak256
 from services.devtee import secp256k1
-from services.devtee.keccak import keccak256
 from services.devtee.keys import AppKeys, MockKms
 from services.devtee.machine import Machine, VirtualTd
 

@@ -4,7 +4,7 @@ from hashlib import sha3_256
 
 import pytest
 
-from services.devtee.keccak import keccak256, sponge
+from libs.tee.keccak import keccak256, sponge
 
 
 @pytest.mark.parametrize(

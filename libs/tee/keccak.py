@@ -1,4 +1,4 @@
-"""Keccak-256: responsible for the hash that dstack's key signatures are made over.
+"""Responsible for Keccak-256, the hash of the second form of a dstack configuration id.
 
 This is the original Keccak submission (domain byte 0x01), not NIST SHA3-256 (0x06), which is why `hashlib` does not
 have it. FIPS 202 section 3 describes the permutation. Not constant-time; nothing hashed here is secret.

@@ -19,8 +19,13 @@ from libs.client.trust import ROUTER_ROLE
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.tee import eventlog, shape, tdx
+from libs.tee.claims import GpuEvidenceMissing
 from libs.tee.collateral import Collateral
-from libs.tee.platform import Platform, appraise_platform
+from libs.tee.judgement import Verdict, judge
+from libs.tee.role import RoleRules
+from libs.tee.rules import FOREVER
+from libs.tee.steps import Note
+from libs.tee.verified import VerifiedPlatform
 
 LONGEST_KEYSET_SECONDS = 31 * 86400
 _IN_TEE = "in-tee"
@@ -59,7 +64,7 @@ class Attested:
     """A router that passed: its keys, and the machine and code behind them."""
 
     keyset: Keyset
-    platform: Platform
+    verdict: Verdict
     policy: Policy
 
     def pins(self, host: str) -> frozenset[str]:
@@ -67,8 +72,9 @@ class Attested:
 
     @property
     def summary(self) -> str:
-        measured = self.platform.measurement.compose_hash[:16]
-        return f"TDX, TCB {self.platform.quote.tcb_status}, compose {measured}..., keyset {self.keyset.digest[7:23]}..."
+        measured = self.verdict.measurement.compose_hash[:16]
+        status = self.verdict.platform.tcb.status
+        return f"TDX, TCB {status}, compose {measured}..., keyset {self.keyset.digest[7:23]}..."
 
 
 def verify_report(document: bytes, nonce: str, policy: Policy, now: int) -> Attested:
@@ -82,10 +88,8 @@ def verify_report(document: bytes, nonce: str, policy: Policy, now: int) -> Atte
     subject = report.keyset.subject
     if subject is not None and not subject.startswith(f"spiffe://{policy.trust_domain}/{ROUTER_ROLE}/"):
         raise SubjectNotAccepted(f"the keyset's subject is not a router of {policy.trust_domain}")
-    platform = _appraise(report, policy, now)
-    # Only now is it known that the code which makes the statement is one that policy accepts.
-    _verify_custody(Members(report.evidence, "evidence", ReportEvidenceMalformed), report.keyset)
-    return Attested(report.keyset, platform, policy)
+    verdict = judge(_Presented(report), policy.rules(ROUTER_ROLE), now)
+    return Attested(report.keyset, verdict, policy)
 
 
 def verify_channel(attested: Attested, host: str, spki_sha256: str) -> None:
@@ -94,31 +98,40 @@ def verify_channel(attested: Attested, host: str, spki_sha256: str) -> None:
         raise TlsKeyNotAttested("the server's TLS key is not in the attested keyset: the connection ends elsewhere")
 
 
-def _appraise(report: Report, policy: Policy, now: int) -> Platform:
-    if report.tee_type != "tdx":
-        raise ReportEvidenceMalformed("only tdx evidence is understood")
-    members = Members(report.evidence, "evidence", ReportEvidenceMalformed)
-    try:
-        quote = tdx.cut(shape.binary(members.text("quote"), "quote"))
-        stated_slot = shape.binary(members.text("quote_report_data"), "quote_report_data", 64)
-        event_log = shape.text(members.text("event_log"), "event_log")
-        app_compose = shape.text(members.text("app_compose"), "app_compose")
-    except ValueError as error:
-        raise ReportEvidenceMalformed(str(error)) from error
+class _Presented:
+    """A report on its way through the steps of an appraisal; see `libs.tee.judgement.Presented`."""
 
-    def verify_report_data(quoted: bytes) -> None:
-        reports.verify_slot(report, quoted)
-        reports.verify_slot(report, stated_slot)
+    def __init__(self, report: Report) -> None:
+        if report.tee_type != "tdx":
+            raise ReportEvidenceMalformed("only tdx evidence is understood")
+        self._report = report
+        members = Members(report.evidence, "evidence", ReportEvidenceMalformed)
+        try:
+            self._quote = tdx.cut(shape.binary(members.text("quote"), "quote"))
+            self._stated_slot = shape.binary(members.text("quote_report_data"), "quote_report_data", 64)
+            event_log = shape.text(members.text("event_log"), "event_log")
+            self.app_compose = shape.text(members.text("app_compose"), "app_compose")
+        except ValueError as error:
+            raise ReportEvidenceMalformed(str(error)) from error
+        self.event_log = eventlog.parse(jcs.loads(event_log.encode()))
+        self._collateral = Collateral.parse(members.mapping("collateral"))
 
-    return appraise_platform(
-        quote=quote,
-        event_log=eventlog.parse(jcs.loads(event_log.encode())),
-        app_compose=app_compose,
-        collateral=Collateral.parse(members.mapping("collateral")),
-        verify_report_data=verify_report_data,
-        rules=policy.rules(ROUTER_ROLE),
-        now=now,
-    )
+    def verify_quote(self, rules: RoleRules, now: int, note: Note) -> VerifiedPlatform:
+        return rules.verify_quote(self._quote, self._collateral, now, note)
+
+    def verify_binding(self, report_data: bytes, now: int, note: Note) -> None:
+        reports.verify_slot(self._report, report_data)
+        reports.verify_slot(self._report, self._stated_slot)
+
+    def verify_gpu(self, rules: RoleRules, now: int, note: Note) -> int:
+        """A router serves no model itself: what answers is cited by its receipts."""
+        if rules.gpu_required:
+            raise GpuEvidenceMissing("policy requires a GPU of routers, and a report carries no GPU evidence")
+        return FOREVER
+
+    def verify_claims(self, rules: RoleRules, note: Note) -> None:
+        """The measured code's word on who holds the private keys counts only now that policy accepts that code."""
+        _verify_custody(Members(self._report.evidence, "evidence", ReportEvidenceMalformed), self._report.keyset)
 
 
 def _verify_custody(evidence: Members, keyset: Keyset) -> None:

@@ -114,9 +114,11 @@ def _safe_integer(text: str) -> int:
 def _check_depth(value: Any, left: int) -> None:
     if left == 0:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
-    if isinstance(value, dict):
-        for member in value.values():
-            _check_depth(member, left - 1)
-    elif isinstance(value, list):
-        for member in value:
+    # What the standard parser returns is exactly of these types; looking before each call keeps this off the leaves.
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return
+    for member in value:
+        if type(member) is dict or type(member) is list:
             _check_depth(member, left - 1)

@@ -13,14 +13,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from cryptography import x509
-
 from libs import jcs
 from libs.errors import Code, MeshError
+from libs.policy.hardware import SNP, TDX, Hardware, read_hardware, read_tcb
 from libs.policy.members import Members
 from libs.policy.releases import KeyRelease, read_key_releases
+from libs.policy.snp import read_snp_measurement
 from libs.policy.vocabulary import KEY_BYTES, ROLE, TRUST_DOMAIN
-from libs.tee.rules import DeviceRule, Measurement, RoleRules, TcbRule
+from libs.tee.measurement import Measurement, MeasurementSet
+from libs.tee.role import RoleRules
+from libs.tee.snp.platform import SnpRules
+from libs.tee.snp.rules import SnpMeasurement
+from libs.tee.tcb import TcbRule
+from libs.tee.tdx_platform import TdxRules
 
 MAX_POLICY_BYTES = 1024 * 1024
 """No larger policy is read: it has to fit the mesh's request bodies."""
@@ -28,27 +33,11 @@ MAX_POLICY_BYTES = 1024 * 1024
 NO_PREVIOUS = bytes(32)
 """What the first version says about its predecessor."""
 
-PUBLISHED_VENDOR_ROOTS = frozenset({bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3")})
-"""SHA-256 of the vendors' published root certificates: the Intel SGX Root CA.
-
-Any other root must be marked as a development root, so that nothing made under it can pass silently for hardware.
-"""
-
-_MAX_CERTIFICATE_BYTES = 8192
 _MAX_AGE_SECONDS = 7 * 86400
 _MAX_VERSION = 2**32 - 1
 _DEBUG_ATTRIBUTE = 0x01
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
-_TCB_STATUS = re.compile(
-    "UpToDate|SWHardeningNeeded|ConfigurationNeeded|ConfigurationAndSWHardeningNeeded|OutOfDate"
-    "|OutOfDateConfigurationNeeded"
-)
-"""Every status that may be accepted. `Revoked` is not among them."""
-
-_ADVISORY = re.compile(r"[A-Z0-9][A-Z0-9-]{0,63}")
-_TDX = re.compile("tdx")
 
 
 class PolicyMalformed(MeshError):
@@ -59,22 +48,14 @@ class PolicyMalformed(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class VendorRoot:
-    """A hardware vendor's root certificate that evidence may chain to."""
-
-    name: str
-    certificate: bytes
-    """DER."""
-    development: bool
-    """True when the root belongs to a software TEE: what it certifies is worthless as security."""
-
-
-@dataclass(frozen=True, slots=True)
 class RoleGrant:
     """What a role's evidence must show."""
 
     measurements: frozenset[Measurement]
     gpu_required: bool
+    snp_measurements: frozenset[SnpMeasurement] = frozenset()
+    tcb: TcbRule | None = None
+    """In place of the policy's own rule about patch levels, where the role has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +76,7 @@ class Policy:
     """Ed25519 public keys, distinct."""
     operator_threshold: int
     """How many distinct operators must sign."""
-    vendor_roots: tuple[VendorRoot, ...]
-    tcb: TcbRule
-    td_attributes: frozenset[str]
-    devices: DeviceRule
+    hardware: Hardware
     roles: Mapping[str, RoleGrant]
     models: Mapping[str, frozenset[str]]
     """Model id to the SHA-256 digests of weights that may serve it, hexadecimal."""
@@ -116,22 +94,33 @@ class Policy:
     @property
     def development_roots(self) -> tuple[str, ...]:
         """Names of the roots under which nothing is proven. Not empty: this mesh is for development."""
-        return tuple(root.name for root in self.vendor_roots if root.development)
+        return tuple(root.name for root in self.hardware.vendor_roots if root.development)
 
     def rules(self, role: str) -> RoleRules:
         """Return what evidence for a role must satisfy. A role that the policy does not grant gets rules that
         allow nothing.
         """
         grant = self.roles.get(role, RoleGrant(measurements=frozenset(), gpu_required=True))
+        hardware = self.hardware
         return RoleRules(
             role=role,
-            vendor_roots=tuple(root.certificate for root in self.vendor_roots),
-            measurements=grant.measurements,
-            tcb=self.tcb,
-            devices=self.devices,
+            tdx=TdxRules(
+                vendor_roots=hardware.roots(TDX),
+                tcb=grant.tcb or hardware.tcb,
+                td_attributes=hardware.td_attributes,
+                measurements=MeasurementSet(grant.measurements),
+            ),
+            snp=None
+            if hardware.snp is None
+            else SnpRules(
+                vendor_roots=hardware.roots(SNP),
+                rule=hardware.snp,
+                measurements=MeasurementSet(grant.snp_measurements),
+            ),
+            devices=hardware.devices.rule(),
+            gpu=hardware.gpu,
             gpu_required=grant.gpu_required,
             models=self.models if role == "node" else MappingProxyType({}),
-            td_attributes=self.td_attributes,
         )
 
     def may_release(self, name: str, role: str) -> bool:
@@ -175,10 +164,7 @@ def read(value: Any) -> Policy:
         trust_domain=members.text("trust_domain", TRUST_DOMAIN),
         operator_keys=operator_keys,
         operator_threshold=operator_threshold,
-        vendor_roots=_read_vendor_roots(members),
-        tcb=_read_tcb(members.object("tcb")),
-        td_attributes=_read_td_attributes(members),
-        devices=_read_devices(members.object("devices")),
+        hardware=read_hardware(members),
         roles=_read_roles(members),
         models=_read_models(members.object("models")),
         key_releases=read_key_releases(members),
@@ -200,61 +186,6 @@ def _canonical(value: Any) -> bytes:
         raise PolicyMalformed(f"the document has {error}") from error
 
 
-def _read_vendor_roots(members: Members) -> tuple[VendorRoot, ...]:
-    roots = []
-    for entry in members.objects("vendor_roots"):
-        name = entry.text("name", _NAME)
-        entry.text("tee_type", _TDX)
-        certificate = entry.blob("certificate", _MAX_CERTIFICATE_BYTES)
-        development = entry.flag("development")
-        entry.end()
-        try:
-            x509.load_der_x509_certificate(certificate)
-        except ValueError as error:
-            raise entry.refuse("certificate", "must be a DER certificate") from error
-        if not development and hashlib.sha256(certificate).digest() not in PUBLISHED_VENDOR_ROOTS:
-            raise entry.refuse("development", "must be true: the certificate is no vendor's published root")
-        roots.append(VendorRoot(name, certificate, development))
-    if not roots:
-        raise members.refuse("vendor_roots", "must not be empty")
-    members.distinct([root.name for root in roots], "vendor_roots")
-    members.distinct([root.certificate for root in roots], "vendor_roots")
-    if len({root.development for root in roots}) > 1:
-        raise members.refuse("vendor_roots", "must not mix development roots with real ones")
-    return tuple(roots)
-
-
-def _read_tcb(members: Members) -> TcbRule:
-    rule = TcbRule(
-        statuses=frozenset(members.texts("statuses", _TCB_STATUS)),
-        refused_advisories=frozenset(members.texts("refused_advisories", _ADVISORY, may_be_empty=True)),
-        grace_seconds=members.integer("grace_seconds", 0),
-        minimum_evaluation_number=members.integer("minimum_evaluation_number", 0),
-        maximum_collateral_age_seconds=members.integer("maximum_collateral_age_seconds", 1),
-    )
-    members.end()
-    return rule
-
-
-def _read_td_attributes(members: Members) -> frozenset[str]:
-    values = members.hexadecimals("td_attributes", 8)
-    for index, value in enumerate(values):
-        if bytes.fromhex(value)[0] & _DEBUG_ATTRIBUTE:
-            raise members.refuse(f"td_attributes[{index}]", "must not allow a debug TD")
-    return frozenset(values)
-
-
-def _read_devices(members: Members) -> DeviceRule:
-    rule = DeviceRule(
-        allowed=frozenset(members.hexadecimals("allowed", KEY_BYTES, may_be_empty=True)),
-        revoked=frozenset(members.hexadecimals("revoked", KEY_BYTES, may_be_empty=True)),
-    )
-    if both := rule.allowed & rule.revoked:
-        raise members.refuse("revoked", f"names {min(both)}, which is also allowed")
-    members.end()
-    return rule
-
-
 def _read_roles(members: Members) -> Mapping[str, RoleGrant]:
     roles = members.object("roles")
     grants = {}
@@ -262,7 +193,15 @@ def _read_roles(members: Members) -> Mapping[str, RoleGrant]:
         grant = roles.object(role)
         # An empty list is an operator's way to take every measurement off a role: it allows nothing.
         measurements = grant.distinct([_read_measurement(m) for m in grant.objects("measurements")], "measurements")
-        grants[role] = RoleGrant(frozenset(measurements), grant.flag("gpu_required"))
+        tcb = read_tcb(grant.object("tcb")) if grant.has("tcb") else None
+        snp_entries = grant.objects("snp_measurements") if grant.has("snp_measurements") else ()
+        snp = [read_snp_measurement(entry) for entry in snp_entries]
+        grants[role] = RoleGrant(
+            frozenset(measurements),
+            grant.flag("gpu_required"),
+            frozenset(grant.distinct(snp, "snp_measurements")),
+            tcb,
+        )
         grant.end()
     if not grants:
         raise members.refuse("roles", "must not be empty")

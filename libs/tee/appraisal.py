@@ -1,7 +1,7 @@
-"""Responsible for appraisal: the numbered steps that turn evidence into a verdict.
+"""Responsible for appraising the mesh's own evidence: a document under one role's rules in, a verdict out.
 
-The first step that fails refuses with its own reason, and what cannot be evaluated is a failure. The function is pure:
-the same evidence, rules and time give the same verdict, on a live connection and years later.
+The function is pure: the same evidence, rules and time give the same verdict, on a live connection and years later.
+The steps themselves are `libs.tee.judgement`'s.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from typing import Any
 from libs.errors import Code, MeshError
 from libs.tee import binding
 from libs.tee.claims import verify_claims, verify_gpu
+from libs.tee.eventlog import Event
 from libs.tee.evidence import Evidence
-from libs.tee.platform import appraise_platform
-from libs.tee.rules import Measurement, RoleRules
-from libs.tee.workload import UNKNOWN, Claim, Source, Status, WorkloadClaims
+from libs.tee.judgement import judge
+from libs.tee.measurement import Measured
+from libs.tee.nvidia.evidence import GpuVerdict
+from libs.tee.role import RoleRules
+from libs.tee.rules import FOREVER
+from libs.tee.steps import SILENT, Note, Steps
+from libs.tee.verified import VerifiedPlatform
+from libs.tee.workload import WorkloadClaims, workload_claims
 
 
 class SpkiMismatch(MeshError):
@@ -73,7 +79,8 @@ class Appraisal:
     """A verdict. It holds until `valid_until` (unix seconds); whoever relies on it adds its own, shorter, bounds."""
 
     role: str
-    measurement: Measurement
+    tee_type: str
+    measurement: Measured
     spki_sha256: bytes
     evidence_digest: bytes
     policy_version: int
@@ -83,10 +90,13 @@ class Appraisal:
     instance_id: str
     app_id: str
     device_id: str
+    cpu_family: str
     tcb_status: str
     advisories: tuple[str, ...]
     # Which vendor root vouched: development evidence is told apart by it.
     vendor_root_sha256: bytes
+    # The devices that answered the same challenge; that they are in the same machine is not claimed.
+    gpu: GpuVerdict | None
     claims: WorkloadClaims
     # What the measured code says of itself, bound by the quote.
     workload_claims: Mapping[str, Any]
@@ -94,7 +104,8 @@ class Appraisal:
     def to_json(self) -> dict[str, Any]:
         return {
             "role": self.role,
-            "measurement": self.measurement.to_json(),
+            "tee_type": self.tee_type,
+            "measurement": dict(self.measurement.to_json()),
             "spki_sha256": self.spki_sha256.hex(),
             "evidence_digest": self.evidence_digest.hex(),
             "policy_version": self.policy_version,
@@ -103,83 +114,86 @@ class Appraisal:
             "instance_id": self.instance_id,
             "app_id": self.app_id,
             "device_id": self.device_id,
+            "cpu_family": self.cpu_family,
             "tcb_status": self.tcb_status,
             "advisories": list(self.advisories),
             "vendor_root_sha256": self.vendor_root_sha256.hex(),
+            "gpu": None if self.gpu is None else self.gpu.to_json(),
             "claims": self.claims.to_json(),
             "workload_claims": dict(self.workload_claims),
         }
 
 
-def appraise(evidence: Evidence, rules: RoleRules, context: AppraisalContext) -> Appraisal:
-    """Judge evidence under one role's rules, or raise the reason of the first step that refuses.
-
-    Step 1, size and shape, is what `evidence.parse` and `evidence.assemble` prove: there is no other way to a value.
-    """
-    # Steps 2 to 9: quote, TCB, TD, binding, event log, compose, measurement, device.
-    platform = appraise_platform(
-        quote=evidence.quote,
-        event_log=evidence.event_log,
-        app_compose=evidence.app_compose,
-        collateral=evidence.collateral,
-        verify_report_data=lambda report_data: _verify_binding(evidence, report_data, context),
-        rules=rules,
-        now=context.now,
-    )
-    # Step 10: GPU evidence when the role needs it.
-    verify_gpu(evidence, rules)
-    # Step 11: claims acceptable to policy.
-    has_models = verify_claims(evidence, rules)
+def appraise(evidence: Evidence, rules: RoleRules, context: AppraisalContext, steps: Steps = SILENT) -> Appraisal:
+    """Judge evidence under one role's rules, or raise the reason of the first step that refuses."""
+    presented = _Presented(evidence, context)
+    verdict = judge(presented, rules, context.now, steps)
+    tcb, device = verdict.platform.tcb, verdict.platform.device
     return Appraisal(
         role=rules.role,
-        measurement=platform.measurement,
+        tee_type=evidence.tee_type,
+        measurement=verdict.measurement,
         spki_sha256=hashlib.sha256(evidence.spki).digest(),
         evidence_digest=evidence.digest,
         policy_version=context.policy_version,
         appraised_at=context.now,
-        valid_until=platform.valid_until,
-        instance_id=platform.identity.instance_id.hex(),
-        app_id=platform.identity.app_id.hex(),
-        device_id=platform.quote.device_id,
-        tcb_status=platform.quote.tcb_status,
-        advisories=tuple(sorted(platform.quote.advisories)),
-        vendor_root_sha256=platform.quote.vendor_root_sha256,
-        claims=workload_claims(platform.quote.tcb_status, has_models),
+        valid_until=verdict.valid_until,
+        instance_id=verdict.identity.instance_id.hex(),
+        app_id=verdict.identity.app_id.hex(),
+        device_id=device.id,
+        cpu_family=device.family,
+        tcb_status=tcb.status,
+        advisories=tcb.advisories,
+        vendor_root_sha256=verdict.platform.vendor_root_sha256,
+        gpu=presented.gpu,
+        claims=workload_claims(evidence.tee_type, tcb, presented.gpu, has_models=presented.has_models),
         workload_claims=evidence.claims,
     )
 
 
-def workload_claims(tcb_status: str, has_models: bool) -> WorkloadClaims:
-    """State the six claims of ACI/1 for evidence that passed every step."""
-    up_to_date = tcb_status == "UpToDate"
-    return WorkloadClaims(
-        tee_attested=Claim(Status.ASSERTED, Source.HARDWARE_PROVEN, "TDX quote verified to a vendor root of policy"),
-        # GPU verification is not part of this appraisal, so nothing is said.
-        gpu_attested=UNKNOWN,
-        tcb_up_to_date=Claim(
-            Status.ASSERTED if up_to_date else Status.REFUTED, Source.HARDWARE_PROVEN, f"TCB status {tcb_status}"
-        ),
-        os_known_good=_derived("os_image_hash and boot registers are in the policy's allow list"),
-        serving_software_known_good=_derived("compose_hash is in the policy's allow list"),
-        model_weights_provenance=(
-            _derived("the measured code states weights digests that policy lists") if has_models else UNKNOWN
-        ),
-    )
+class _Presented:
+    """An evidence document on its way through the steps; see `libs.tee.judgement.Presented`."""
 
+    def __init__(self, evidence: Evidence, context: AppraisalContext) -> None:
+        self._evidence = evidence
+        self._context = context
+        self.gpu: GpuVerdict | None = None
+        self.has_models = False
 
-def _derived(reason: str) -> Claim:
-    return Claim(Status.ASSERTED, Source.VERIFIER_DERIVED, reason)
+    @property
+    def event_log(self) -> tuple[Event, ...]:
+        return self._evidence.event_log
 
+    @property
+    def app_compose(self) -> str:
+        return self._evidence.app_compose
 
-def _verify_binding(evidence: Evidence, report_data: bytes, context: AppraisalContext) -> None:
-    challenge = evidence.challenge
-    match context.challenge:
-        case OwnNonce(nonce):
-            if challenge.nonce != nonce:
-                raise NonceMismatch("the evidence answers another challenge")
-        case SignedBy(ca_spki_der, max_age_seconds):
-            challenge.verify_signed(ca_spki_der, context.now, max_age_seconds)
-    if context.spki is not None and evidence.spki != context.spki:
-        raise SpkiMismatch("the evidence speaks for another key")
-    if binding.report_data(challenge.nonce, evidence.spki, evidence.claims) != report_data:
-        raise ReportDataMismatch("the quote does not bind this challenge, key and claims")
+    def verify_quote(self, rules: RoleRules, now: int, note: Note) -> VerifiedPlatform:
+        return rules.verify_quote(self._evidence.quote, self._evidence.collateral, now, note)
+
+    def verify_binding(self, report_data: bytes, now: int, note: Note) -> None:
+        evidence, context = self._evidence, self._context
+        challenge, nonce = evidence.challenge, evidence.challenge.nonce
+        match context.challenge:
+            case OwnNonce(own):
+                note("nonce of the challenge", nonce, own)
+                if nonce != own:
+                    raise NonceMismatch("the evidence answers another challenge")
+            case SignedBy(ca_spki_der, max_age_seconds):
+                note("age of the challenge, s", now - challenge.issued_at, f"{max_age_seconds} or less")
+                challenge.verify_signed(ca_spki_der, now, max_age_seconds)
+        if context.spki is not None:
+            note("SHA-256 of the key", hashlib.sha256(evidence.spki).digest(), hashlib.sha256(context.spki).digest())
+            if evidence.spki != context.spki:
+                raise SpkiMismatch("the evidence speaks for another key")
+        bound = binding.report_data(nonce, evidence.spki, evidence.claims)
+        note("report data", report_data, bound)
+        if bound != report_data:
+            raise ReportDataMismatch("the quote does not bind this challenge, key and claims")
+
+    def verify_gpu(self, rules: RoleRules, now: int, note: Note) -> int:
+        self.gpu = verify_gpu(self._evidence, rules, now, note)
+        return FOREVER if self.gpu is None else self.gpu.valid_until
+
+    def verify_claims(self, rules: RoleRules, note: Note) -> None:
+        self.has_models = verify_claims(self._evidence, rules, note)

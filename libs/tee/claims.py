@@ -11,9 +11,11 @@ from typing import Any
 
 from libs import jcs
 from libs.errors import Code, MeshError
-from libs.tee import shape
+from libs.tee import binding, shape
 from libs.tee.evidence import Evidence
-from libs.tee.rules import RoleRules
+from libs.tee.nvidia.evidence import GpuEvidence, GpuVerdict, verify_gpu_evidence
+from libs.tee.role import RoleRules
+from libs.tee.steps import Note
 
 _NODE = "node"
 
@@ -23,11 +25,11 @@ class GpuEvidenceMissing(MeshError):
     reason = "GPU_EVIDENCE_MISSING"
 
 
-class GpuEvidenceNotSupported(MeshError):
-    """The role needs GPU evidence, and this verifier cannot prove any."""
+class GpuRuleMissing(MeshError):
+    """The role needs GPU evidence, and policy states nothing to judge it by."""
 
     code = Code.PERMISSION_DENIED
-    reason = "GPU_EVIDENCE_NOT_SUPPORTED"
+    reason = "GPU_RULE_MISSING"
 
 
 class RoleMismatch(MeshError):
@@ -56,27 +58,52 @@ class ModelNotAllowed(MeshError):
     reason = "MODEL_NOT_ALLOWED"
 
 
-def verify_gpu(evidence: Evidence, rules: RoleRules) -> None:
-    if not rules.gpu_required:
-        return
+def verify_gpu(evidence: Evidence, rules: RoleRules, now: int, note: Note) -> GpuVerdict | None:
+    """Prove the GPU evidence where the role needs it, or where there is some and policy says how to judge it.
+
+    Raises `GpuEvidenceMissing`, `GpuRuleMissing`, `GpuEvidenceNotBound` and what `verify_gpu_evidence` raises.
+    """
+    note("GPU evidence", "none" if evidence.gpu_evidence is None else "present", _need(rules))
+    _verify_gpu_bound(evidence, note)
     if evidence.gpu_evidence is None:
-        raise GpuEvidenceMissing(f"role {rules.role} needs GPU evidence")
-    raise GpuEvidenceNotSupported("GPU evidence cannot be verified here, and what is unknown is refused")
+        if rules.gpu_required:
+            raise GpuEvidenceMissing(f"role {rules.role} needs GPU evidence")
+        return None
+    if rules.gpu is None:
+        if rules.gpu_required:
+            raise GpuRuleMissing("policy requires GPU evidence and does not say whose tokens count")
+        return None
+    nonce = binding.gpu_nonce(evidence.challenge.nonce, evidence.spki)
+    return verify_gpu_evidence(evidence.gpu_evidence, nonce, rules.gpu, now)
 
 
-def verify_claims(evidence: Evidence, rules: RoleRules) -> bool:
-    """Return whether the claims name models, all of them allowed."""
-    claims = evidence.claims
-    if claims.get("role") != rules.role:
-        raise RoleMismatch(f"the evidence does not claim the role {rules.role}")
-    stated = claims.get("gpu_evidence_sha256")
-    actual = None if evidence.gpu_evidence is None else hashlib.sha256(jcs.dumps(evidence.gpu_evidence)).hexdigest()
+def _need(rules: RoleRules) -> str:
+    return "required" if rules.gpu_required else "not required"
+
+
+def _digest(evidence: GpuEvidence) -> str:
+    return hashlib.sha256(jcs.dumps(evidence.to_json())).hexdigest()
+
+
+def _verify_gpu_bound(evidence: Evidence, note: Note) -> None:
+    stated = evidence.claims.get("gpu_evidence_sha256")
+    actual = None if evidence.gpu_evidence is None else _digest(evidence.gpu_evidence)
+    note("SHA-256 of the GPU evidence", actual, stated)
     if stated != actual:
         raise GpuEvidenceNotBound("the GPU evidence is not the one that the claims state")
+
+
+def verify_claims(evidence: Evidence, rules: RoleRules, note: Note) -> bool:
+    """Return whether the claims name models, all of them allowed."""
+    claims = evidence.claims
+    note("role", claims.get("role"), rules.role)
+    if claims.get("role") != rules.role:
+        raise RoleMismatch(f"the evidence does not claim the role {rules.role}")
     if rules.role != _NODE:
         return False
     models = _models(claims)
     for model_id, weights in models:
+        note(f"weights of {model_id}", weights, rules.models.get(model_id, frozenset()))
         if weights not in rules.models.get(model_id, frozenset()):
             raise ModelNotAllowed(f"policy does not allow model {model_id} with weights {weights}")
     return bool(models)

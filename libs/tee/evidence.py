@@ -17,8 +17,12 @@ from libs.tee import eventlog, shape, tdx
 from libs.tee.challenge import Challenge
 from libs.tee.collateral import Collateral
 from libs.tee.eventlog import Event
+from libs.tee.nvidia.evidence import GpuEvidence
+from libs.tee.snp import report as snp
+from libs.tee.snp.endorsement import SnpEndorsement
 
 TDX = "tdx"
+SNP = "sev-snp"
 MAX_DOCUMENT_BYTES = 512 * 1024
 _VERSION = 1
 _MAX_SPKI_BYTES = 4096
@@ -58,6 +62,7 @@ class Evidence:
     """A parsed evidence document. Build with `parse` or `assemble`; nothing in it is verified yet."""
 
     tee_type: str
+    # A TDX quote or a SEV-SNP report, in its one cut form.
     quote: bytes
     event_log: tuple[Event, ...]
     app_compose: str
@@ -65,9 +70,10 @@ class Evidence:
     spki: bytes
     claims: Mapping[str, Any]
     challenge: Challenge
-    # In its vendor's form; its canonical JSON is hashed into the claims.
-    gpu_evidence: Mapping[str, Any] | None
-    collateral: Collateral
+    # Its digest stands in the claims.
+    gpu_evidence: GpuEvidence | None
+    # What the vendor of the technology signed about the platform, stapled.
+    collateral: Collateral | SnpEndorsement
     document: bytes
     digest: bytes
 
@@ -77,7 +83,7 @@ def parse(document: bytes) -> Evidence:
     if len(document) > MAX_DOCUMENT_BYTES:
         raise EvidenceTooLarge(f"the evidence has {len(document)} bytes, at most {MAX_DOCUMENT_BYTES} are read")
     value = jcs.loads_object(document)
-    if jcs.dumps(value) != document:
+    if not jcs.is_canonical(value, document):
         raise EvidenceMalformed("the evidence is not canonical JSON (RFC 8785)")
     try:
         return _read(value, document)
@@ -93,22 +99,23 @@ def assemble(
     spki: bytes,
     claims: Mapping[str, Any],
     challenge: Challenge,
-    collateral: Collateral,
-    gpu_evidence: Mapping[str, Any] | None = None,
+    collateral: Collateral | SnpEndorsement,
+    gpu_evidence: GpuEvidence | None = None,
 ) -> Evidence:
     """Make a document from its parts; the quote is cut to its parsed length. Raises what `parse` raises."""
+    is_tdx = isinstance(collateral, Collateral)
     return parse(
         jcs.dumps(
             {
                 "v": _VERSION,
-                "tee_type": TDX,
-                "quote": tdx.cut(quote).hex(),
+                "tee_type": TDX if is_tdx else SNP,
+                "quote": (tdx.cut(quote) if is_tdx else quote).hex(),
                 "event_log": [event.to_json() for event in event_log],
                 "app_compose": app_compose,
                 "spki": spki.hex(),
                 "claims": dict(claims),
                 "challenge": challenge.to_json(),
-                "gpu_evidence": None if gpu_evidence is None else dict(gpu_evidence),
+                "gpu_evidence": None if gpu_evidence is None else gpu_evidence.to_json(),
                 "collateral": collateral.to_json(),
             }
         )
@@ -119,12 +126,22 @@ def _read(value: Mapping[str, Any], document: bytes) -> Evidence:
     fields = shape.members(value, _MEMBERS, "evidence")
     if fields["v"] != _VERSION or isinstance(fields["v"], bool):
         raise ValueError("the evidence is of another version")
-    if fields["tee_type"] != TDX:
-        raise TeeTypeNotSupported(f"only {TDX} evidence is understood")
+    tee_type = fields["tee_type"]
     quote = shape.binary(fields["quote"], "quote")
-    if tdx.cut(quote) != quote:
-        # Padding would give one quote many documents.
-        raise ValueError("the quote is not cut to its parsed length")
+    event_log = eventlog.parse(fields["event_log"])
+    collateral: Collateral | SnpEndorsement
+    if tee_type == TDX:
+        if tdx.cut(quote) != quote:
+            # Padding would give one quote many documents.
+            raise ValueError("the quote is not cut to its parsed length")
+        collateral = Collateral.parse(fields["collateral"])
+    elif tee_type == SNP:
+        snp.parse(quote)
+        if event_log:
+            raise ValueError("SEV-SNP has no registers, so its evidence has no event log")
+        collateral = SnpEndorsement.parse(fields["collateral"])
+    else:
+        raise TeeTypeNotSupported(f"only {TDX} and {SNP} evidence is understood")
     spki = shape.binary(fields["spki"], "spki")
     if not 0 < len(spki) <= _MAX_SPKI_BYTES:
         raise ValueError(f"spki has {len(spki)} bytes")
@@ -132,18 +149,16 @@ def _read(value: Mapping[str, Any], document: bytes) -> Evidence:
     if not isinstance(claims, dict):
         raise ValueError("claims must be an object")
     gpu_evidence = fields["gpu_evidence"]
-    if gpu_evidence is not None and not isinstance(gpu_evidence, dict):
-        raise ValueError("gpu_evidence must be an object or null")
     return Evidence(
-        tee_type=TDX,
+        tee_type=tee_type,
         quote=quote,
-        event_log=eventlog.parse(fields["event_log"]),
+        event_log=event_log,
         app_compose=shape.text(fields["app_compose"], "app_compose"),
         spki=spki,
         claims=claims,
         challenge=Challenge.parse(fields["challenge"]),
-        gpu_evidence=gpu_evidence,
-        collateral=Collateral.parse(fields["collateral"]),
+        gpu_evidence=None if gpu_evidence is None else GpuEvidence.parse(gpu_evidence),
+        collateral=collateral,
         document=document,
         digest=hashlib.sha256(document).digest(),
     )

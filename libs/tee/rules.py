@@ -1,69 +1,66 @@
-"""Responsible for the values that policy states about evidence: what one role may be.
+"""Responsible for how rules compose: a rule judges verified facts, and rules combine by `AllOf` and `AnyOf`.
 
-The values only say; `libs.tee.appraisal` judges. An empty measurement set allows nothing.
+A rule says until when the facts satisfy it, or raises its own refusal. A composition of nothing allows nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from libs.errors import Code, MeshError
+from libs.tee.steps import Note
+
+Facts = TypeVar("Facts", contravariant=True)
+Judged = TypeVar("Judged")
+
+FOREVER = 2**53 - 1
+"""Until when something holds that does not depend on time; unix seconds."""
+
+
+class NothingAllowed(MeshError):
+    """Policy has an empty composition here, so nothing satisfies it."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "NOTHING_ALLOWED"
+
+
+class Rule(Protocol[Facts]):
+    """A condition on verified facts."""
+
+    def holds_until(self, facts: Facts, now: int, note: Note) -> int:
+        """Return until when (unix seconds) the facts satisfy the rule, or raise its refusal."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """One allowed combination of code, operating system and machine shape; every member is lower-case hex.
+class AllOf(Generic[Judged]):
+    """Every rule must hold, for as long as the first of them to end; the first that refuses speaks."""
 
-    The eight are compared together: a compose hash on another firmware is another measurement.
-    """
+    rules: tuple[Rule[Judged], ...]
 
-    compose_hash: str
-    app_id: str
-    os_image_hash: str
-    # SHA-256 of the payload of the `key-provider` event.
-    key_provider: str
-    mrtd: str
-    rtmr0: str
-    rtmr1: str
-    rtmr2: str
-
-    def to_json(self) -> dict[str, str]:
-        return {name: getattr(self, name) for name in self.__slots__}
+    def holds_until(self, facts: Judged, now: int, note: Note) -> int:
+        if not self.rules:
+            raise NothingAllowed("policy states no rule here, so nothing is allowed")
+        return min(rule.holds_until(facts, now, note) for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)
-class TcbRule:
-    """Which platform states are accepted, and how old the vendor's word about them may be."""
+class AnyOf(Generic[Judged]):
+    """One rule must hold, for as long as the last of those that do. Where none does, the first one's refusal counts."""
 
-    # In Intel's words, for example "UpToDate". A status not listed is refused.
-    statuses: frozenset[str]
-    refused_advisories: frozenset[str]
-    # For how long after its TCB date a level that is listed but out of date is still accepted; 0 accepts none.
-    grace_seconds: int
-    minimum_evaluation_number: int
-    maximum_collateral_age_seconds: int
+    rules: tuple[Rule[Judged], ...]
 
-
-@dataclass(frozen=True, slots=True)
-class DeviceRule:
-    """Which machines are accepted, by device id (SHA-256 of the PPID, lower-case hex)."""
-
-    # Empty: policy lists no machines, and any that is not revoked will do.
-    allowed: frozenset[str]
-    revoked: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class RoleRules:
-    """Everything that one role's evidence must satisfy."""
-
-    role: str
-    # DER of the vendors' root certificates.
-    vendor_roots: tuple[bytes, ...]
-    measurements: frozenset[Measurement]
-    tcb: TcbRule
-    devices: DeviceRule
-    gpu_required: bool
-    # For nodes: model id to allowed weights digests. An id or digest that is not listed is refused.
-    models: Mapping[str, frozenset[str]]
-    # Accepted TD attributes, exact values, 16 hex characters.
-    td_attributes: frozenset[str]
+    def holds_until(self, facts: Judged, now: int, note: Note) -> int:
+        refusals: list[MeshError] = []
+        ends: list[int] = []
+        for rule in self.rules:
+            try:
+                ends.append(rule.holds_until(facts, now, note))
+            except MeshError as refusal:
+                refusals.append(refusal)
+        if ends:
+            return max(ends)
+        if refusals:
+            raise refusals[0]
+        raise NothingAllowed("policy lists no alternative here, so nothing is allowed")

@@ -5,11 +5,8 @@ Every function raises `ValueError` with the member's name; the parser that calls
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
-
-_LOWER_HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 
 def members(value: Any, names: frozenset[str], what: str) -> Mapping[str, Any]:
@@ -39,9 +36,13 @@ def integer(value: Any, what: str, most: int = 2**53 - 1) -> int:
 
 def binary(value: Any, what: str, *sizes: int) -> bytes:
     """Return the bytes of a lower-case hex string; of one of `sizes` when any is given."""
-    if not isinstance(value, str) or _LOWER_HEX.fullmatch(value) is None:
+    try:
+        data = bytes.fromhex(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be lower-case hex") from None
+    # `fromhex` also takes capitals and spaces; written back, only the one form is the same.
+    if data.hex() != value:
         raise ValueError(f"{what} must be lower-case hex")
-    data = bytes.fromhex(value)
     if sizes and len(data) not in sizes:
         raise ValueError(f"{what} has {len(data)} bytes")
     return data

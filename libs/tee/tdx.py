@@ -1,12 +1,13 @@
 """Responsible for TDX quotes: their one cut form, their verification, and what the verified report says.
 
-The cryptography and Intel's TCB matching are `dcap_qvl`'s, which judges nothing but revocation here; our own rules
-(`judge_tcb`, `judge_td`) decide, so that every refusal has a reason of ours.
+The cryptography and Intel's TCB matching are `dcap_qvl`'s, which judges no more than it must here; our own rules
+(`libs.tee.tcb`, `libs.tee.td`) decide, so that every refusal has a reason of ours.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ import dcap_qvl
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee.collateral import Collateral, CollateralMalformed, rfc3339_seconds
-from libs.tee.rules import TcbRule
+from libs.tee.device import Device
+from libs.tee.tcb import TcbLevel
+from libs.tee.td import DebugTd, ServiceTdNotAllowed, TdAttributesNotAllowed, TdReport
 
 _TDX_TEE_TYPE = 0x81
 _HEADER_BYTES = 48
@@ -28,8 +30,6 @@ _V4_BODY_BYTES = 584
 _V5_BODY_BYTES = {2: 584, 3: 648, 4: 885}
 _QE_REPORT_CERTIFICATION = 6
 _PEM_CHAIN_CERTIFICATION = 5
-_OUT_OF_DATE = frozenset({"OutOfDate", "OutOfDateConfigurationNeeded"})
-_DEBUG_BIT = 1
 
 
 class QuoteMalformed(MeshError):
@@ -58,87 +58,78 @@ class QuoteNotVerified(MeshError):
     reason = "QUOTE_NOT_VERIFIED"
 
 
-class TcbStatusNotAllowed(MeshError):
-    code = Code.PERMISSION_DENIED
-    reason = "TCB_STATUS_NOT_ALLOWED"
+class QuoteSignatureInvalid(QuoteNotVerified):
+    """What the quoting enclave, the platform or the TD signed was changed since."""
+
+    reason = "QUOTE_SIGNATURE_INVALID"
 
 
-class TcbTooOld(MeshError):
-    """The platform's level is out of date for longer than policy's grace."""
+class CollateralSignatureInvalid(QuoteNotVerified):
+    """The collateral was changed since the vendor signed it."""
 
-    code = Code.PERMISSION_DENIED
-    reason = "TCB_TOO_OLD"
-
-
-class AdvisoryRefused(MeshError):
-    code = Code.PERMISSION_DENIED
-    reason = "TCB_ADVISORY_REFUSED"
+    reason = "COLLATERAL_SIGNATURE_INVALID"
 
 
-class TcbEvaluationTooLow(MeshError):
-    code = Code.PERMISSION_DENIED
-    reason = "TCB_EVALUATION_TOO_LOW"
+class CertificateRevoked(QuoteNotVerified):
+    """The vendor revoked a certificate of the platform's chain."""
+
+    reason = "CERTIFICATE_REVOKED"
 
 
-class CollateralTooOld(MeshError):
-    code = Code.PERMISSION_DENIED
-    reason = "COLLATERAL_TOO_OLD"
+class CertificateNotCurrent(QuoteNotVerified):
+    """A certificate of the platform's chain is not valid now."""
+
+    reason = "CERTIFICATE_NOT_CURRENT"
 
 
-class DebugTd(MeshError):
-    """The TD runs with debugging on, so its host can read its memory."""
+class PlatformMismatch(QuoteNotVerified):
+    """The collateral is about another platform family than the quote's."""
 
-    code = Code.PERMISSION_DENIED
-    reason = "TD_DEBUG"
-
-
-class SeamSignerNotAllowed(MeshError):
-    code = Code.PERMISSION_DENIED
-    reason = "SEAM_SIGNER_NOT_ALLOWED"
+    reason = "PLATFORM_MISMATCH"
 
 
-class TdAttributesNotAllowed(MeshError):
-    code = Code.PERMISSION_DENIED
-    reason = "TD_ATTRIBUTES_NOT_ALLOWED"
+class TcbLevelUnknown(QuoteNotVerified):
+    """The platform's patch level is below every level that the vendor still lists: update it."""
+
+    reason = "TCB_LEVEL_UNKNOWN"
 
 
-class ServiceTdNotAllowed(MeshError):
-    """A service TD is bound to this one and could migrate it elsewhere."""
+class TcbRevoked(QuoteNotVerified):
+    """The vendor revoked the platform's patch level."""
 
-    code = Code.PERMISSION_DENIED
-    reason = "SERVICE_TD_NOT_ALLOWED"
-
-
-@dataclass(frozen=True, slots=True)
-class TdReport:
-    """The parts of a quote's TD report that this mesh judges."""
-
-    mr_signer_seam: bytes
-    td_attributes: bytes
-    # Zero, or absent in TD report 1.0.
-    mr_service_td: bytes
-    mrtd: bytes
-    rtmrs: tuple[bytes, bytes, bytes, bytes]
-    report_data: bytes
+    reason = "TCB_REVOKED"
 
 
-@dataclass(frozen=True, slots=True)
-class TcbLevel:
-    """What the vendor says about the level that the platform or its quoting enclave is at."""
-
-    status: str
-    # Unix seconds: when the vendor last considered this level good.
-    date: int
+_NAMED_REFUSALS: tuple[tuple[str, type[MeshError]], ...] = (
+    ("report signature is invalid", QuoteSignatureInvalid),
+    ("Signature is invalid for qe_report", QuoteSignatureInvalid),
+    ("QE report hash mismatch", QuoteSignatureInvalid),
+    ("Signature is invalid for", CollateralSignatureInvalid),
+    ("CertRevoked", CertificateRevoked),
+    ("CertExpired", CertificateNotCurrent),
+    ("CertNotValidYet", CertificateNotCurrent),
+    ("Fmspc mismatch", PlatformMismatch),
+    ("No matching TCB level found", TcbLevelUnknown),
+    ("TDX module TCB level check", TcbLevelUnknown),
+    ("TCB status is invalid: Revoked", TcbRevoked),
+    ("Debug mode is enabled", DebugTd),
+    ("service TD", ServiceTdNotAllowed),
+    ("TD attributes", TdAttributesNotAllowed),
+    ("TD profiling is enabled", TdAttributesNotAllowed),
+    ("TD migration is enabled", TdAttributesNotAllowed),
+    ("SERVTD_EXT is enabled", TdAttributesNotAllowed),
+    ("SEPT_VE_DISABLE is not enabled", TdAttributesNotAllowed),
+)
+"""Words of the verifier that tell an operator more than that the quote does not verify; the first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedQuote:
-    """What a quote proves by its signatures. `judge_tcb` and `judge_td` say whether that is enough."""
+    """What a quote proves by its signatures. `TcbRule` and `judge_td` say whether that is enough."""
 
     report: TdReport
     vendor_root_sha256: bytes
-    # SHA-256 of the platform's PPID, lower-case hex.
-    device_id: str
+    device: Device
     tcb_status: str
     advisories: frozenset[str]
     levels: tuple[TcbLevel, TcbLevel]
@@ -213,45 +204,73 @@ def read_report(quote: bytes) -> TdReport:
 def verify(quote: bytes, collateral: Collateral, vendor_roots: Sequence[bytes], now: int) -> VerifiedQuote:
     """Prove that genuine hardware under one of `vendor_roots` (DER) made the cut quote, by collateral valid `now`.
 
-    Judges no TCB status but `Revoked`. Raises `QuoteMalformed`, `CollateralMalformed`,
-    `VendorRootNotTrusted`, `CollateralNotCurrent`, `QuoteNotVerified`.
+    Judges no TCB status but `Revoked`. Raises `QuoteMalformed`, `CollateralMalformed`, `VendorRootNotTrusted`,
+    `CollateralNotCurrent`, `QuoteNotVerified` or, where the verifier's own words tell more, one of `_NAMED_REFUSALS`.
     """
-    root = _root_of(collateral, vendor_roots)
+    root = _root_named_by(collateral, vendor_roots)
     try:
         claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(
-            quote,
-            dcap_qvl.QuoteCollateralV3.from_json(jcs.dumps(collateral.to_json()).decode()),
-            now,
-            dcap_qvl.QuotePolicy.claims_only(now),
+            quote, _for_verifier(collateral), now, dcap_qvl.QuotePolicy.claims_only(now)
         )
     except ValueError as error:
-        if not collateral.is_current(now):
-            raise CollateralNotCurrent("the collateral is not valid now: fetch it again, or check the clock") from error
-        raise QuoteNotVerified(" ".join(str(error).split())) from error
-    return _verified(read_report(quote), root, jcs.loads_object(claims.to_json().encode()), collateral)
+        raise _refusal(quote, collateral, root, now) from error
+    return _verified(read_report(quote), root, json.loads(claims.to_json()), collateral)
 
 
-def _root_of(collateral: Collateral, vendor_roots: Sequence[bytes]) -> bytes:
-    """Choose the root whose key signed the root CRL; the verifier then proves everything under that one."""
+def _root_named_by(collateral: Collateral, vendor_roots: Sequence[bytes]) -> bytes:
+    """Choose the root that the root CRL names; the verifier then proves everything under that one."""
     crl = collateral.root_crl()
-    for root in vendor_roots:
-        key = x509.load_der_x509_certificate(root).public_key()
-        try:
-            # A DSA or DH key is none of the vendors'; the type checker wants it said by the call that refuses it.
-            signed = crl.is_signature_valid(key)  # type: ignore[arg-type]
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise CollateralMalformed("the collateral's root CRL is signed in an unknown way") from error
-        if signed:
+    named = [root for root in vendor_roots if x509.load_der_x509_certificate(root).subject == crl.issuer]
+    # Two roots of one name, in development only: the one whose key made the CRL.
+    for root in named if len(named) > 1 else ():
+        if _is_signed_by(crl, root):
             return root
-    raise VendorRootNotTrusted("the evidence was not made under a vendor root that policy names")
+    if not named:
+        raise VendorRootNotTrusted("the evidence was not made under a vendor root that policy names")
+    return named[0]
+
+
+def _is_signed_by(crl: x509.CertificateRevocationList, root: bytes) -> bool:
+    try:
+        # A DSA or DH key is none of the vendors'; the type checker wants it said by the call that refuses it.
+        return crl.is_signature_valid(x509.load_der_x509_certificate(root).public_key())  # type: ignore[arg-type]
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CollateralMalformed("the collateral's root CRL is signed in an unknown way") from error
+
+
+def _for_verifier(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
+    return dcap_qvl.QuoteCollateralV3.from_json(json.dumps(collateral.to_json()))
+
+
+def _refusal(quote: bytes, collateral: Collateral, root: bytes, now: int) -> MeshError:
+    """Name what the verifier refused. Only the name is chosen here: whatever its words, the quote is refused."""
+    if not _is_signed_by(collateral.root_crl(), root):
+        return VendorRootNotTrusted("the evidence was made under another vendor root of the same name")
+    if not collateral.is_current(now):
+        return CollateralNotCurrent("the collateral is not valid now: fetch it again, or check the clock")
+    words = _whole_words(quote, collateral, root, now)
+    for fragment, refusal in _NAMED_REFUSALS:
+        if fragment in words:
+            return refusal(words)
+    return QuoteNotVerified(words)
+
+
+def _whole_words(quote: bytes, collateral: Collateral, root: bytes, now: int) -> str:
+    """Return why the verifier refuses, down to the cause, which only its plain call tells."""
+    try:
+        dcap_qvl.verify_with_root_ca(quote, _for_verifier(collateral), root, now)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return "the quote does not verify"
 
 
 def _verified(report: TdReport, root: bytes, claims: dict[str, Any], collateral: Collateral) -> VerifiedQuote:
     tcb, platform, enclave = claims["tcb"], claims["platform"], claims["qe"]
+    pck = platform["pck"]
     return VerifiedQuote(
         report=report,
         vendor_root_sha256=hashlib.sha256(root).digest(),
-        device_id=hashlib.sha256(bytes(platform["pck"]["ppid"])).hexdigest(),
+        device=Device(id=hashlib.sha256(bytes(pck["ppid"])).hexdigest(), family=bytes(pck["fmspc"]).hex()),
         tcb_status=tcb["status"],
         advisories=frozenset(tcb["advisory_ids"]),
         levels=(_level(platform["tcb_level"]), _level(enclave["tcb_level"])),
@@ -264,39 +283,3 @@ def _verified(report: TdReport, root: bytes, claims: dict[str, Any], collateral:
 
 def _level(level: dict[str, Any]) -> TcbLevel:
     return TcbLevel(level["tcbStatus"], rfc3339_seconds(level["tcbDate"]))
-
-
-def judge_tcb(quote: VerifiedQuote, rule: TcbRule, now: int) -> int:
-    """Return until when (unix seconds) the platform's state satisfies the rule, or raise why it does not."""
-    if quote.tcb_status not in rule.statuses:
-        raise TcbStatusNotAllowed(f"the platform's TCB status is {quote.tcb_status}")
-    until = quote.collateral_issued_at + rule.maximum_collateral_age_seconds
-    if quote.tcb_status in _OUT_OF_DATE:
-        dates = [level.date for level in quote.levels if level.status in _OUT_OF_DATE]
-        # The verifier dates the platform by its TDX module where that lags more. Without a date there is no grace.
-        end_of_grace = min(dates) + rule.grace_seconds if dates else 0
-        if end_of_grace < now:
-            raise TcbTooOld(f"the platform's TCB is {quote.tcb_status} for longer than policy's grace: update it")
-        until = min(until, end_of_grace)
-    if refused := sorted(quote.advisories & rule.refused_advisories):
-        raise AdvisoryRefused(f"the platform is subject to {', '.join(refused)}")
-    if quote.evaluation_number < rule.minimum_evaluation_number:
-        raise TcbEvaluationTooLow(
-            f"the collateral has evaluation number {quote.evaluation_number}, policy asks for "
-            f"{rule.minimum_evaluation_number}: fetch newer collateral"
-        )
-    if now - quote.collateral_issued_at > rule.maximum_collateral_age_seconds:
-        raise CollateralTooOld("the collateral is older than policy accepts: fetch it again")
-    return min(until, quote.valid_until)
-
-
-def judge_td(report: TdReport, td_attributes: frozenset[str]) -> None:
-    """Refuse a TD that its host can look into, move or steer."""
-    if report.td_attributes[0] & _DEBUG_BIT:
-        raise DebugTd("the TD runs in debug mode")
-    if any(report.mr_signer_seam):
-        raise SeamSignerNotAllowed("the TDX module is not signed by Intel's own key")
-    if report.td_attributes.hex() not in td_attributes:
-        raise TdAttributesNotAllowed(f"policy does not list the TD attributes {report.td_attributes.hex()}")
-    if any(report.mr_service_td):
-        raise ServiceTdNotAllowed("a service TD is bound to the TD")

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from libs.tee.nvidia.evidence import GpuVerdict
+from libs.tee.verified import Tcb
+
 
 class Status(StrEnum):
     ASSERTED = "asserted"
@@ -50,3 +53,25 @@ class WorkloadClaims:
 
     def to_json(self) -> dict[str, dict[str, str]]:
         return {name: getattr(self, name).to_json() for name in self.__slots__}
+
+
+def workload_claims(tee_type: str, tcb: Tcb, gpu: GpuVerdict | None, *, has_models: bool) -> WorkloadClaims:
+    """State the six claims of ACI/1 for evidence that passed every step."""
+    return WorkloadClaims(
+        tee_attested=Claim(
+            Status.ASSERTED, Source.HARDWARE_PROVEN, f"{tee_type} quote verified to a vendor root of policy"
+        ),
+        gpu_attested=UNKNOWN if gpu is None else _derived(f"{len(gpu.devices)} GPU answered the same challenge"),
+        tcb_up_to_date=Claim(
+            Status.ASSERTED if tcb.up_to_date else Status.REFUTED, Source.HARDWARE_PROVEN, f"TCB status {tcb.status}"
+        ),
+        os_known_good=_derived("the measured operating system is in the policy's allow list"),
+        serving_software_known_good=_derived("compose_hash is in the policy's allow list"),
+        model_weights_provenance=(
+            _derived("the measured code states weights digests that policy lists") if has_models else UNKNOWN
+        ),
+    )
+
+
+def _derived(reason: str) -> Claim:
+    return Claim(Status.ASSERTED, Source.VERIFIER_DERIVED, reason)

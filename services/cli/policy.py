@@ -21,7 +21,7 @@ from rich.console import Console
 from libs.policy.compose import Anchors, compose_hash, read_anchors
 from libs.policy.signatures import verify
 from libs.policy.vocabulary import SERVICE_ROLES
-from libs.tee.rules import TcbRule
+from libs.tee.tcb import TcbRule
 from services.cli.composes import render_compose
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
 from services.cli.operators import load_key, read_public_key, read_public_keys

@@ -18,7 +18,7 @@ from libs.errors import Code, MeshError
 from libs.policy.compose import read_anchors
 from libs.policy.document import NO_PREVIOUS, Policy, read
 from libs.policy.signatures import SignedPolicy, parse_signed, sign, with_signature
-from libs.tee.rules import TcbRule
+from libs.tee.tcb import TcbRule
 from services.cli.inputs import read_input
 from services.cli.operators import public_key
 from services.cli.reference import DeployedCompose, Reference

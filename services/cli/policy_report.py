@@ -118,12 +118,12 @@ def _print_allowances(policy: Policy, console: Console) -> None:
         if not grant.measurements:
             table.add_row(role, "nothing", "", "", gpu)
     console.print(table)
-    for root in policy.vendor_roots:
+    for root in policy.hardware.vendor_roots:
         kind = "[bold red]development[/]" if root.development else "hardware"
         console.print(f"  vendor root  {root.name} ({kind})")
-    console.print(f"  tcb          {', '.join(sorted(policy.tcb.statuses))}")
-    machines = f"{len(policy.devices.allowed)} listed" if policy.devices.allowed else "any"
-    console.print(f"  machines     {machines}, {len(policy.devices.revoked)} revoked")
+    console.print(f"  tcb          {', '.join(sorted(policy.hardware.tcb.statuses))}")
+    machines = f"{len(policy.hardware.devices.allowed)} listed" if policy.hardware.devices.allowed else "any"
+    console.print(f"  machines     {machines}, {len(policy.hardware.devices.revoked)} revoked")
     for model, digests in sorted(policy.models.items()):
         console.print(f"  model        {model}: {', '.join(digest[:16] for digest in sorted(digests))}", soft_wrap=True)
     for release in policy.key_releases:

@@ -15,7 +15,7 @@ from pathlib import Path
 from libs.errors import Code, MeshError
 from libs.policy.compose import compose_hash, default_app_id
 from libs.policy.members import Members
-from libs.tee.rules import Measurement
+from libs.tee.measurement import Measurement
 from services.cli.inputs import read_json
 
 _TDX = re.compile("tdx")

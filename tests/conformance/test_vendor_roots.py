@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from libs.policy.compose import Anchors
-from libs.policy.document import PUBLISHED_VENDOR_ROOTS, PolicyMalformed, read
+from libs.policy.document import PolicyMalformed, read
+from libs.policy.hardware import PUBLISHED_VENDOR_ROOTS
 from services.cli.composes import render_compose
 from services.cli.policy_draft import draft_policy
 from services.cli.reference import DeployedCompose, Reference
@@ -57,7 +58,7 @@ def _draft(*references: Reference) -> dict[str, Any]:
 
 
 def test_intels_published_root_is_hardware(intel_root: bytes, hardware: Reference) -> None:
-    assert hashlib.sha256(intel_root).digest() in PUBLISHED_VENDOR_ROOTS
+    assert hashlib.sha256(intel_root).digest() in PUBLISHED_VENDOR_ROOTS["tdx"]
     assert read(_draft(hardware)).development_roots == ()
 
 

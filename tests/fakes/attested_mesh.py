@@ -42,12 +42,13 @@ from libs.identity.certificate import Subject, issue
 from libs.policy.document import Policy, read
 from libs.policy.signatures import SignedPolicy, sign
 from libs.tee import binding, evidence
-from libs.tee.appraisal import workload_claims
 from libs.tee.challenge import Challenge
 from libs.tee.collateral import Collateral
 from libs.tee.eventlog import Event
 from libs.tee.evidence import Evidence
-from libs.tee.rules import Measurement
+from libs.tee.measurement import Measurement
+from libs.tee.verified import Tcb
+from libs.tee.workload import workload_claims
 from libs.transparency import checkpoint as checkpoints
 from libs.transparency import merkle
 from libs.transparency.acknowledgement import Statement, acknowledge
@@ -273,7 +274,7 @@ class AttestedMesh:
             established_at=self.now - 5,
             expires_at=self.now + 3600,
             bindings=(TlsBinding("https://127.0.0.1:7000", bound),),
-            claims=workload_claims("UpToDate", has_models=True),
+            claims=workload_claims("tdx", Tcb("UpToDate", (), up_to_date=True), None, has_models=True),
             evidence=proof.document,
         )
 

@@ -32,7 +32,7 @@ from libs.tee.challenge import Challenge
 from libs.tee.collateral import Collateral
 from libs.tee.eventlog import Event
 from libs.tee.evidence import Evidence
-from libs.tee.rules import Measurement
+from libs.tee.measurement import Measurement
 from services.devtee.collateral import CollateralShape
 from services.devtee.guest import serving_guest
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd

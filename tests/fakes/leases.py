@@ -14,7 +14,7 @@ from libs.tee.appraisal import Appraisal
 from libs.tee.challenge import Challenge
 from libs.tee.collateral import Collateral
 from libs.tee.evidence import Evidence
-from libs.tee.rules import Measurement
+from libs.tee.measurement import Measurement
 from libs.tee.workload import Claim, Source, Status, WorkloadClaims
 
 TRUST_DOMAIN = "mesh.test"
@@ -64,6 +64,7 @@ def node_lease(
     )
     appraisal = Appraisal(
         role="node",
+        tee_type="tdx",
         measurement=MEASUREMENT,
         spki_sha256=certificate.spki_sha256,
         evidence_digest=digest,
@@ -73,9 +74,11 @@ def node_lease(
         instance_id="aa" * 20,
         app_id="bb" * 20,
         device_id="cc" * 32,
+        cpu_family="00906ed50000",
         tcb_status="UpToDate",
         advisories=(),
         vendor_root_sha256=b"\x0d" * 32,
+        gpu=None,
         claims=claims,
         workload_claims=workload,
     )

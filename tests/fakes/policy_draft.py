@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from libs.tee.rules import Measurement
+from libs.tee.measurement import Measurement
 
 
 def policy_draft(

@@ -91,7 +91,7 @@ def test_hostile_collateral_is_refused(name: str, position: int, text: str) -> N
     at = position % (len(good[name]) + 1)
     altered = good | {name: good[name][:at] + text + good[name][at + len(text) :]}
     quote = evidence.parse(_document()).quote
-    roots = _bench().rules().vendor_roots
+    roots = (_bench().machine.vendor_root,)
     _only_mesh_errors(lambda: tdx.verify(quote, Collateral.parse(altered), roots, NOW))
 
 
@@ -113,7 +113,7 @@ def test_altered_quote_is_refused_or_the_same_report(position: int, patch: bytes
     quote[at : at + len(patch)] = patch
 
     def act() -> None:
-        tdx.verify(tdx.cut(bytes(quote)), _bench().collateral(), _bench().rules().vendor_roots, NOW)
+        tdx.verify(tdx.cut(bytes(quote)), _bench().collateral(), (_bench().machine.vendor_root,), NOW)
 
     _only_mesh_errors(act)
 

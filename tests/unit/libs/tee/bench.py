@@ -18,9 +18,14 @@ from libs.tee import binding, evidence
 from libs.tee.appraisal import AppraisalContext, SignedBy
 from libs.tee.challenge import Challenge
 from libs.tee.collateral import Collateral
+from libs.tee.device import DeviceLists
 from libs.tee.eventlog import Event
 from libs.tee.evidence import Evidence
-from libs.tee.rules import DeviceRule, Measurement, RoleRules, TcbRule
+from libs.tee.measurement import Measurement, MeasurementSet
+from libs.tee.nvidia.evidence import GpuEvidence
+from libs.tee.role import RoleRules
+from libs.tee.tcb import TcbRule
+from libs.tee.tdx_platform import TdxRules
 from services.devtee.collateral import CollateralShape
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
 from services.devtee.quotes import TD_ATTRIBUTES
@@ -29,6 +34,7 @@ NOW = 1_790_000_000
 COMPOSE = '{"manifest_version":2,"name":"teemesh-router","teemesh":{"role":"router"}}'
 CLAIMS = {"role": "router", "log_key": "00" * 32}
 DAY = 24 * 3600
+STRICT_TCB = TcbRule(frozenset({"UpToDate"}), frozenset(), 0, 17, 30 * DAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class Bench:
         app_compose: str = COMPOSE,
         td_attributes: bytes = TD_ATTRIBUTES,
         report_data: bytes | None = None,
-        gpu_evidence: Mapping[str, Any] | None = None,
+        gpu_evidence: GpuEvidence | None = None,
     ) -> Evidence:
         challenge = challenge or self.issuer.challenge()
         bound = report_data or binding.report_data(challenge.nonce, self.spki, claims)
@@ -131,18 +137,25 @@ class Bench:
     def rules(self, role: str = "router") -> RoleRules:
         return RoleRules(
             role=role,
-            vendor_roots=(self.machine.vendor_root,),
-            measurements=frozenset({self.measurement}),
-            tcb=TcbRule(frozenset({"UpToDate"}), frozenset(), 0, 17, 30 * DAY),
-            devices=DeviceRule(frozenset(), frozenset()),
+            tdx=self.tdx(),
+            snp=None,
+            devices=DeviceLists().rule(),
+            gpu=None,
             gpu_required=False,
             models={},
-            td_attributes=frozenset({TD_ATTRIBUTES.hex()}),
         )
 
+    def tdx(self, **changes: Any) -> TdxRules:
+        rules = TdxRules(
+            vendor_roots=(self.machine.vendor_root,),
+            tcb=STRICT_TCB,
+            td_attributes=frozenset({TD_ATTRIBUTES.hex()}),
+            measurements=MeasurementSet(frozenset({self.measurement})),
+        )
+        return replace(rules, **changes)
+
     def tcb(self, **changes: Any) -> RoleRules:
-        rules = self.rules()
-        return replace(rules, tcb=replace(rules.tcb, **changes))
+        return replace(self.rules(), tdx=self.tdx(tcb=replace(STRICT_TCB, **changes)))
 
     def context(self, now: int = NOW) -> AppraisalContext:
         return AppraisalContext(now, self.spki, SignedBy(self.issuer.spki, 300), policy_version=7)

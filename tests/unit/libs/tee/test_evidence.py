@@ -46,7 +46,8 @@ def test_padding_is_cut_when_made_and_refused_when_read(bench: Bench) -> None:
     [
         ({"v": 2}, "EVIDENCE_MALFORMED"),
         ({"v": True}, "EVIDENCE_MALFORMED"),
-        ({"tee_type": "sev-snp"}, "TEE_TYPE_NOT_SUPPORTED"),
+        ({"tee_type": "nitro"}, "TEE_TYPE_NOT_SUPPORTED"),
+        ({"tee_type": "sev-snp"}, "SNP_REPORT_MALFORMED"),
         ({"quote": "00"}, "QUOTE_MALFORMED"),
         ({"quote": "XX"}, "EVIDENCE_MALFORMED"),
         ({"event_log": {}}, "EVENT_LOG_MALFORMED"),
@@ -54,7 +55,7 @@ def test_padding_is_cut_when_made_and_refused_when_read(bench: Bench) -> None:
         ({"spki": ""}, "EVIDENCE_MALFORMED"),
         ({"claims": []}, "EVIDENCE_MALFORMED"),
         ({"challenge": {}}, "CHALLENGE_MALFORMED"),
-        ({"gpu_evidence": "x"}, "EVIDENCE_MALFORMED"),
+        ({"gpu_evidence": "x"}, "GPU_EVIDENCE_MALFORMED"),
         ({"collateral": {}}, "COLLATERAL_MALFORMED"),
         ({"more": 1}, "EVIDENCE_MALFORMED"),
     ],

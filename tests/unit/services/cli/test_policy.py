@@ -45,14 +45,14 @@ def test_a_compose_is_allowed_under_the_app_id_that_it_runs_with(desk: Desk, tee
     teemesh(*desk.init("--app-id", f"{desk.folder / 'kms.json'}={'cc' * 20}"))
     policy = read_signed(desk.folder / "policy.json").policy
     for role, app_id in (("kms", "cc" * 20), ("node", "aa" * 20)):
-        (measurement,) = policy.rules(role).measurements
+        (measurement,) = policy.roles[role].measurements
         assert measurement.compose_hash == compose_hash((desk.folder / f"{role}.json").read_bytes())
         assert measurement.app_id == app_id
 
 
 def test_without_an_assigned_app_id_the_default_one_is_allowed(desk: Desk, teemesh: Run) -> None:
     teemesh(*desk.init())
-    (measurement,) = read_signed(desk.folder / "policy.json").policy.rules("kms").measurements
+    (measurement,) = read_signed(desk.folder / "policy.json").policy.roles["kms"].measurements
     assert measurement.app_id == default_app_id((desk.folder / "kms.json").read_bytes())
 
 

@@ -1,0 +1,220 @@
+"""Responsible for GPU evidence: the member of an evidence document, policy's rule for it, and the verdict.
+
+The verdict says that these devices answered the same challenge as the CPU did. It never says that they are in the same
+machine, or that the CPU's workload uses them: nothing in the evidence could prove that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from libs.errors import Code, MeshError
+from libs.tee import shape
+from libs.tee.nvidia import claims, token
+from libs.tee.nvidia.chain import MAX_CHAIN_BYTES
+from libs.tee.nvidia.claims import GpuDevice, SwitchDevice
+from libs.tee.nvidia.report import MAX_REPORT_BYTES, VerifiedReport, verify_report
+from libs.tee.nvidia.token import DetachedEat, PinnedKeys
+
+VENDOR = "nvidia"
+_VERSION = 1
+_MEMBERS = frozenset({"v", "vendor", "token", "reports"})
+_REPORT_MEMBERS = frozenset({"report", "certificate_chain"})
+
+
+class GpuEvidenceMalformed(MeshError):
+    code = Code.INVALID_ARGUMENT
+    reason = "GPU_EVIDENCE_MALFORMED"
+
+
+class DeviceListedTwice(MeshError):
+    """Two devices of one bundle have the same UEID: one device answered twice."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_DEVICE_LISTED_TWICE"
+
+
+class DeviceRevoked(MeshError):
+    """Policy has revoked a device."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_DEVICE_REVOKED"
+
+
+class GpuDeviceNotAllowed(MeshError):
+    """Policy lists GPUs, and this is none of them."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_DEVICE_NOT_ALLOWED"
+
+
+class GpuModelNotAllowed(MeshError):
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_MODEL_NOT_ALLOWED"
+
+
+class ReportsRequired(MeshError):
+    """Policy asks for the devices' own reports beside the token."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_REPORTS_REQUIRED"
+
+
+class ReportMissing(MeshError):
+    """Some GPUs have a report of their own and this one has none."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_REPORT_MISSING"
+
+
+class ReportUnmatched(MeshError):
+    """A report is of no GPU that the token names, or of one that has a report already."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_REPORT_UNMATCHED"
+
+
+class ReportDisagrees(MeshError):
+    """Token and report name other software for the same device."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_REPORT_DISAGREES"
+
+
+@dataclass(frozen=True, slots=True)
+class RawReport:
+    """A device's report and the PEM chain of the key that signed it, leaf first."""
+
+    report: bytes
+    certificate_chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuEvidence:
+    """Parsed GPU evidence; nothing in it is verified."""
+
+    eat: DetachedEat
+    reports: tuple[RawReport, ...]
+
+    @classmethod
+    def parse(cls, value: Any) -> GpuEvidence:
+        """Read the `gpu_evidence` member. Raises `GpuEvidenceMalformed`, `TokenMalformed`."""
+        try:
+            fields = shape.members(value, _MEMBERS, "gpu_evidence")
+            if fields["v"] != _VERSION or isinstance(fields["v"], bool) or fields["vendor"] != VENDOR:
+                raise ValueError("the GPU evidence is of another version or vendor")
+            reports = fields["reports"]
+            if not isinstance(reports, list) or len(reports) > token.MAX_DEVICES:
+                raise ValueError(f"reports is a list of at most {token.MAX_DEVICES}")
+            return cls(DetachedEat.parse(fields["token"]), tuple(_raw_report(report) for report in reports))
+        except ValueError as error:
+            raise GpuEvidenceMalformed(str(error)) from error
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "v": _VERSION,
+            "vendor": VENDOR,
+            "token": self.eat.to_json(),
+            "reports": [
+                {"report": raw.report.hex(), "certificate_chain": raw.certificate_chain} for raw in self.reports
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRule:
+    """What policy states about GPUs. Without an issuer no evidence passes."""
+
+    # Issuer to key id to SubjectPublicKeyInfo (DER), as `jwks.read_jwks` reads an issuer's key set.
+    issuers: PinnedKeys
+    # DER of the roots under which devices sign their own reports; empty accepts none.
+    device_roots: tuple[bytes, ...]
+    # UEIDs, decimal. Empty: policy lists no GPUs, and any that is not revoked will do.
+    allowed_ueids: frozenset[str]
+    # UEIDs of GPUs and switches.
+    revoked_ueids: frozenset[str]
+    # As tokens name them, for example "GH100 A01 GSP BROM". Empty: any.
+    allowed_models: frozenset[str]
+    maximum_token_age_seconds: int
+    # Whether every GPU must show its own report beside the issuer's word.
+    reports_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GpuVerdict:
+    """These devices answered this challenge, in confidential mode and unrevoked, by the word of `issuer`."""
+
+    issuer: str
+    devices: tuple[GpuDevice, ...]
+    switches: tuple[SwitchDevice, ...]
+    # Whether each GPU's own report was verified too.
+    reports_verified: bool
+    # Last unix second in which the verdict holds.
+    valid_until: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "issuer": self.issuer,
+            "devices": [asdict(device) for device in self.devices],
+            "switches": [asdict(switch) for switch in self.switches],
+            "reports_verified": self.reports_verified,
+        }
+
+
+def verify_gpu_evidence(evidence: GpuEvidence, nonce: bytes, rule: GpuRule, now: int) -> GpuVerdict:
+    """Judge GPU evidence for the 32-byte `nonce` (`binding.gpu_nonce`), or raise the reason of the first refusal.
+
+    Proves that the devices answered the same challenge, not that they are in one machine.
+    """
+    eat = token.verify_bundle(evidence.eat, nonce, rule.issuers, rule.maximum_token_age_seconds, now)
+    claims.judge_version(eat.overall)
+    names = sorted(eat.devices, key=lambda name: (name.partition("-")[0], int(name.partition("-")[2])))
+    gpus = tuple(claims.judge_gpu(name, eat.devices[name]) for name in names if name.startswith("GPU-"))
+    switches = tuple(claims.judge_switch(name, eat.devices[name]) for name in names if name.startswith("SWITCH-"))
+    claims.judge_overall(eat.overall)
+    _judge_identities(gpus, switches, rule)
+    if rule.reports_required and not evidence.reports:
+        raise ReportsRequired("policy asks for each GPU's own report")
+    if evidence.reports:
+        reports = [
+            verify_report(raw.report, raw.certificate_chain, nonce, rule.device_roots, now) for raw in evidence.reports
+        ]
+        _match_reports(reports, gpus)
+    return GpuVerdict(eat.issuer, gpus, switches, bool(evidence.reports), eat.valid_until)
+
+
+def _raw_report(value: Any) -> RawReport:
+    fields = shape.members(value, _REPORT_MEMBERS, "report")
+    report = shape.binary(fields["report"], "report")
+    chain = shape.text(fields["certificate_chain"], "certificate_chain")
+    if len(report) > MAX_REPORT_BYTES or len(chain) > MAX_CHAIN_BYTES:
+        raise ValueError("a report or its chain is too long")
+    return RawReport(report, chain)
+
+
+def _judge_identities(gpus: Sequence[GpuDevice], switches: Sequence[SwitchDevice], rule: GpuRule) -> None:
+    ueids = [*(gpu.ueid for gpu in gpus), *(switch.ueid for switch in switches)]
+    if len(set(ueids)) != len(ueids):
+        raise DeviceListedTwice("two devices have the same UEID")
+    if revoked := sorted(rule.revoked_ueids.intersection(ueids)):
+        raise DeviceRevoked(f"policy has revoked the device {revoked[0]}")
+    for gpu in gpus:
+        if rule.allowed_ueids and gpu.ueid not in rule.allowed_ueids:
+            raise GpuDeviceNotAllowed(f"policy does not list the GPU {gpu.ueid}")
+        if rule.allowed_models and gpu.hwmodel not in rule.allowed_models:
+            raise GpuModelNotAllowed(f"policy does not list the GPU model {gpu.hwmodel}")
+
+
+def _match_reports(reports: Sequence[VerifiedReport], gpus: Sequence[GpuDevice]) -> None:
+    """Hold each GPU's report against the token's word: one each, of the same device and software."""
+    by_ueid: Mapping[str, VerifiedReport] = {report.ueid: report for report in reports}
+    if len(by_ueid) != len(reports) or by_ueid.keys() - {gpu.ueid for gpu in gpus}:
+        raise ReportUnmatched("a report is of no GPU that the token names, or of one that has a report already")
+    for gpu in gpus:
+        report = by_ueid.get(gpu.ueid)
+        if report is None:
+            raise ReportMissing(f"{gpu.name} has no report of its own, and others have")
+        if (report.driver, report.vbios) != (gpu.driver, gpu.vbios.upper()):
+            raise ReportDisagrees(f"{gpu.name}: the report names other software than the token")

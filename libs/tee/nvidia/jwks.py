@@ -1,0 +1,98 @@
+"""Responsible for an issuer's published signing keys: one JSON Web Key Set in, key id to public key out.
+
+The set is not signed. Whoever pins its keys MUST have it from the issuer itself; reading proves only its form.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from libs import jcs
+from libs.errors import Code, MeshError
+
+# NVIDIA publishes about 32 keys with their certificates, 80 KiB, and renews them every day.
+MAX_BYTES = 512 * 1024
+MAX_KEYS = 128
+_MAX_KEY_ID_CHARACTERS = 128
+_COORDINATE_BYTES = 48
+_COORDINATE = re.compile(r"[A-Za-z0-9_-]{64}")
+_REQUIRED = frozenset({"kty", "crv", "kid", "x", "y"})
+# What a member must say where it is given; None leaves it open.
+_OPTIONAL = {"alg": "ES384", "use": "sig", "x5c": None}
+
+
+class JwksMalformed(MeshError):
+    """The document is not a set of P-384 signing keys."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "GPU_JWKS_MALFORMED"
+
+
+def read_jwks(document: bytes) -> Mapping[str, bytes]:
+    """Return key id to SubjectPublicKeyInfo (DER), as policy pins it for one issuer. Raises `JwksMalformed`.
+
+    Every key must be usable: a set with one that is not is refused as a whole.
+    """
+    if len(document) > MAX_BYTES:
+        raise JwksMalformed(f"a key set has at most {MAX_BYTES} bytes")
+    try:
+        entries = jcs.loads_object(document).get("keys")
+    except jcs.JsonMalformed as error:
+        raise JwksMalformed("a key set is one strict JSON object") from error
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_KEYS:
+        raise JwksMalformed(f"a key set lists 1 to {MAX_KEYS} keys")
+    keys = dict(_read_key(entry) for entry in entries)
+    if len(keys) != len(entries):
+        raise JwksMalformed("a key set names a key twice")
+    return keys
+
+
+def _read_key(entry: Any) -> tuple[str, bytes]:
+    if not isinstance(entry, dict) or _REQUIRED - entry.keys() or entry.keys() - _REQUIRED - _OPTIONAL.keys():
+        raise JwksMalformed("a key has other members than a P-384 signing key")
+    if entry["kty"] != "EC" or entry["crv"] != "P-384":
+        raise JwksMalformed("a key is not on the curve P-384")
+    if any(text is not None and entry.get(name, text) != text for name, text in _OPTIONAL.items()):
+        raise JwksMalformed("a key is for another use than ES384 signatures")
+    key_id = entry["kid"]
+    if not isinstance(key_id, str) or not 1 <= len(key_id) <= _MAX_KEY_ID_CHARACTERS or not key_id.isascii():
+        raise JwksMalformed(f"a key id is ASCII of 1 to {_MAX_KEY_ID_CHARACTERS} characters")
+    numbers = ec.EllipticCurvePublicNumbers(_coordinate(entry["x"]), _coordinate(entry["y"]), ec.SECP384R1())
+    try:
+        spki = numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except ValueError as error:
+        raise JwksMalformed("a key is no point on its curve") from error
+    if "x5c" in entry and _certified_key(entry["x5c"]) != spki:
+        raise JwksMalformed("a key is not the one in its own certificate")
+    return key_id, spki
+
+
+def _coordinate(text: Any) -> int:
+    if not isinstance(text, str) or _COORDINATE.fullmatch(text) is None:
+        raise JwksMalformed("a key's coordinate is base64url of 48 bytes")
+    data = urlsafe_b64decode(text)
+    if len(data) != _COORDINATE_BYTES or urlsafe_b64encode(data).decode() != text:
+        raise JwksMalformed("a key's coordinate is base64url of 48 bytes")
+    return int.from_bytes(data, "big")
+
+
+def _certified_key(chain: Any) -> bytes:
+    """Return the key of the first certificate; the chain is the issuer's own affair and proves nothing here."""
+    match chain:
+        case [str(leaf), *_]:
+            pass
+        case _:
+            raise JwksMalformed("a key's certificates are a list of base64 texts")
+    try:
+        key = x509.load_der_x509_certificate(b64decode(leaf, validate=True)).public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise JwksMalformed("a key's certificate cannot be read") from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,305 @@
+"""Responsible for attestation tokens: who signed a detached EAT bundle, when, for which challenge, over which devices.
+
+The form is the one in which NVIDIA's Remote Attestation Service (NRAS) answers: `[["JWT", overall], {"GPU-0": jwt}]`.
+The overall token holds the SHA-256 of each device's token text, and every token is signed. A signature has a twin, so
+a bundle's bytes are no identity of it. What the claims say of a device is judged in `claims`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from jwt.api_jws import PyJWS
+from jwt.exceptions import PyJWTError
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from libs.tee import shape
+
+NONCE_BYTES = 32
+MAX_DEVICES = 16
+# A device's token with claims 3.0 has about 4 KiB.
+MAX_TOKEN_BYTES = 16 * 1024
+# By how much the issuer's clock may be ahead of ours.
+CLOCK_SKEW_SECONDS = 60
+SUBJECT = "NVIDIA-PLATFORM-ATTESTATION"
+
+_ALGORITHM = "ES384"
+_JWS = PyJWS(algorithms=[_ALGORITHM])
+# NRAS sends `kid` and `alg`. Whatever else a header may say (`crit`, `b64`, `jku`, `x5c`) could change its meaning.
+_HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
+_DEVICE_NAME = re.compile(r"(?:GPU|SWITCH)-(?:0|[1-9][0-9]?)")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
+# NRAS and NVIDIA's local verifier spell the digest's name differently.
+_DIGEST_NAMES = ("SHA-256", "SHA256")
+
+# Issuer to key id to public key (SubjectPublicKeyInfo, DER, P-384).
+PinnedKeys = Mapping[str, Mapping[str, bytes]]
+
+
+class TokenMalformed(MeshError):
+    code = Code.INVALID_ARGUMENT
+    reason = "GPU_TOKEN_MALFORMED"
+
+
+class TokenWithoutGpu(MeshError):
+    """The bundle speaks of no GPU at all."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_WITHOUT_GPU"
+
+
+class TokenUnsigned(MeshError):
+    """The token is a claim and no evidence: nobody signed it, as when the machine's own verifier wrote it."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_UNSIGNED"
+
+
+class TokenAlgorithmNotAllowed(MeshError):
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_ALGORITHM_NOT_ALLOWED"
+
+
+class TokenIssuerNotTrusted(MeshError):
+    """Policy pins no key of the service that the token names as its issuer."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_ISSUER_NOT_TRUSTED"
+
+
+class TokenIssuersDiffer(MeshError):
+    """A device's token comes from another issuer than the overall token."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_ISSUERS_DIFFER"
+
+
+class TokenKeyNotPinned(MeshError):
+    """The issuer is known, the key is not: the issuer has changed its keys, so renew the pinned ones."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_KEY_NOT_PINNED"
+
+
+class PinnedKeyUnusable(MeshError):
+    """Policy pins something that is not a P-384 public key."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "GPU_PINNED_KEY_UNUSABLE"
+
+
+class TokenSignatureInvalid(MeshError):
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_SIGNATURE_INVALID"
+
+
+class TokenFromFuture(MeshError):
+    """The token is not valid yet: check the clock."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_FROM_FUTURE"
+
+
+class TokenExpired(MeshError):
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_EXPIRED"
+
+
+class TokenTooOld(MeshError):
+    """The issuer would still stand by the token; policy asks for a younger one."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_TOO_OLD"
+
+
+class GpuNonceMismatch(MeshError):
+    """The devices answered another challenge."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_NONCE_MISMATCH"
+
+
+class TokenSubjectUnknown(MeshError):
+    """The overall token is about something else than a platform's devices."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_SUBJECT_UNKNOWN"
+
+
+class SubmoduleMismatch(MeshError):
+    """The device tokens are not exactly those that the overall token lists."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_SUBMODULE_MISMATCH"
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedEat:
+    """A bundle of the right shape; nothing in it is verified."""
+
+    overall: str
+    # Device name ("GPU-0", "SWITCH-0") to its token.
+    submodules: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, value: Any) -> DetachedEat:
+        """Read the bundle from parsed JSON. Raises `TokenMalformed`."""
+        match value:
+            case [["JWT", str(overall)], dict(submodules)]:
+                pass
+            case _:
+                raise TokenMalformed("a token bundle is a pair of an overall JWT and its device tokens")
+        if not 1 <= len(submodules) <= MAX_DEVICES:
+            raise TokenMalformed(f"a token bundle speaks of 1 to {MAX_DEVICES} devices")
+        for name, token in submodules.items():
+            if not isinstance(token, str) or _DEVICE_NAME.fullmatch(name) is None:
+                raise TokenMalformed("a token bundle holds a token by device name, for example GPU-0")
+        if any(len(token) > MAX_TOKEN_BYTES for token in (overall, *submodules.values())):
+            raise TokenMalformed(f"a token has more than {MAX_TOKEN_BYTES} bytes")
+        return cls(overall, dict(submodules))
+
+    def to_json(self) -> list[Any]:
+        return [["JWT", self.overall], dict(self.submodules)]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEat:
+    """What a pinned issuer signed. Its verdicts are not judged yet."""
+
+    issuer: str
+    overall: Mapping[str, Any]
+    # Device name to claims, GPUs and switches.
+    devices: Mapping[str, Mapping[str, Any]]
+    # Last unix second in which every token holds.
+    valid_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    signed: bool
+    text: str
+
+
+def verify_bundle(
+    eat: DetachedEat, nonce: bytes, issuers: PinnedKeys, maximum_age_seconds: int, now: int
+) -> VerifiedEat:
+    """Prove that one pinned issuer made the whole bundle for `nonce`, lately. Raises this module's errors."""
+    if len(nonce) != NONCE_BYTES:
+        raise ValueError(f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+    if not any(name.startswith("GPU-") for name in eat.submodules):
+        raise TokenWithoutGpu("the token bundle speaks of no GPU")
+    overall = _verify_signature(_read(eat.overall), issuers)
+    devices = {name: _verify_signature(_read(token), issuers) for name, token in eat.submodules.items()}
+    if any(claims["iss"] != overall["iss"] for claims in devices.values()):
+        raise TokenIssuersDiffer("a device's token comes from another issuer than the overall token")
+    ends = [_judge_times(claims, maximum_age_seconds, now) for claims in (overall, *devices.values())]
+    for claims in (overall, *devices.values()):
+        _judge_nonce(claims, nonce)
+    if overall.get("sub") != SUBJECT:
+        raise TokenSubjectUnknown("the overall token is not about a platform's devices")
+    _judge_digests(overall, eat.submodules)
+    return VerifiedEat(overall["iss"], overall, devices, min(ends))
+
+
+def _read(text: str) -> _Token:
+    segments = text.split(".")
+    if len(segments) != 3:
+        raise TokenMalformed("a token has a header, claims and a signature")
+    header, claims = _object(segments[0]), _object(segments[1])
+    if header.keys() - _HEADER_MEMBERS:
+        raise TokenMalformed("a token's header has members that are not known")
+    _decoded(segments[2])
+    return _Token(header, claims, signed=bool(segments[2]), text=text)
+
+
+def _object(segment: str) -> dict[str, Any]:
+    try:
+        return jcs.loads_object(_decoded(segment))
+    except jcs.JsonMalformed as error:
+        raise TokenMalformed("a token's header and claims are strict JSON objects") from error
+
+
+def _decoded(segment: str) -> bytes:
+    """Decode base64url in its one form: no padding, no stray bits."""
+    if _SEGMENT.fullmatch(segment) is None or len(segment) % 4 == 1:
+        raise TokenMalformed("a token's parts are base64url without padding")
+    data = urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    if urlsafe_b64encode(data).rstrip(b"=").decode() != segment:
+        raise TokenMalformed("a token's parts are base64url in canonical form")
+    return data
+
+
+def _verify_signature(token: _Token, issuers: PinnedKeys) -> Mapping[str, Any]:
+    """Return the claims. Which key may have signed is policy's to say: the token only names it."""
+    algorithm = token.header.get("alg")
+    if algorithm == "none" or not token.signed:
+        raise TokenUnsigned("the token is not signed: let the vendor's attestation service issue it")
+    if algorithm != _ALGORITHM:
+        raise TokenAlgorithmNotAllowed(f"a token is signed with {_ALGORITHM} and nothing else")
+    key = _pinned_key(token, issuers)
+    try:
+        _JWS.decode_complete(token.text, key, algorithms=[_ALGORITHM])
+    except PyJWTError as error:
+        raise TokenSignatureInvalid("a token's signature does not hold") from error
+    return token.claims
+
+
+def _pinned_key(token: _Token, issuers: PinnedKeys) -> ec.EllipticCurvePublicKey:
+    issuer, key_id = token.claims.get("iss"), token.header.get("kid")
+    keys = issuers.get(issuer) if isinstance(issuer, str) else None
+    if keys is None:
+        raise TokenIssuerNotTrusted("policy does not name the token's issuer")
+    der = keys.get(key_id) if isinstance(key_id, str) else None
+    if der is None:
+        raise TokenKeyNotPinned("the token is signed with a key of its issuer that policy does not pin: renew the keys")
+    try:
+        key = load_der_public_key(der)
+    except ValueError as error:
+        raise PinnedKeyUnusable("policy pins something that is not a public key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise PinnedKeyUnusable("policy pins a key that is not on the curve P-384")
+    return key
+
+
+def _judge_times(claims: Mapping[str, Any], maximum_age_seconds: int, now: int) -> int:
+    """Return the last second in which the token holds and is young enough."""
+    try:
+        issued_at = shape.integer(claims.get("iat"), "iat")
+        expires_at = shape.integer(claims.get("exp"), "exp")
+        not_before = shape.integer(claims.get("nbf", issued_at), "nbf")
+    except ValueError as error:
+        raise TokenMalformed(f"a token states no usable time: {error}") from error
+    if max(issued_at, not_before) > now + CLOCK_SKEW_SECONDS:
+        raise TokenFromFuture("a token is from the future: check the clock")
+    if now >= expires_at:
+        raise TokenExpired("a token has expired: ask for another")
+    if now - issued_at > maximum_age_seconds:
+        raise TokenTooOld("a token is older than policy accepts: ask for another")
+    return min(expires_at - 1, issued_at + maximum_age_seconds)
+
+
+def _judge_nonce(claims: Mapping[str, Any], nonce: bytes) -> None:
+    stated = claims.get("eat_nonce")
+    if not isinstance(stated, str) or not stated.isascii() or not hmac.compare_digest(stated, nonce.hex()):
+        raise GpuNonceMismatch("a token answers another challenge")
+
+
+def _judge_digests(overall: Mapping[str, Any], submodules: Mapping[str, str]) -> None:
+    listed = overall.get("submods")
+    if not isinstance(listed, dict) or listed.keys() != submodules.keys():
+        raise SubmoduleMismatch("the overall token lists other devices than the bundle holds")
+    for name, token in submodules.items():
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        if listed[name] not in [["DIGEST", [spelling, digest]] for spelling in _DIGEST_NAMES]:
+            raise SubmoduleMismatch(f"the overall token lists another token for {name}")

@@ -11,8 +11,7 @@ from typing import Protocol
 
 from teemesh.attestation.v1 import collateral_pb2, collateral_pb2_grpc
 
-from libs.identity.certificate import pem_of
-from libs.rpc.channel import fetch_leaf, open_channel
+from libs.identity.endorsements import bootstrap_channel
 from libs.rpc.errors import remote_errors
 from libs.tee.collateral import Collateral
 
@@ -41,10 +40,7 @@ class AttestationCollateral:
     async def collateral(self, quote: bytes) -> Collateral:
         if self._held is not None and time.time() < self._valid_until - _RENEW_BEFORE_SECONDS:
             return self._held
-        host, _, port = self._bootstrap.rpartition(":")
-        server_name = f"attestation-bootstrap.{self._trust_domain}"
-        leaf = await fetch_leaf(host, int(port), server_name=server_name, timeout=_TIMEOUT_SECONDS)
-        async with open_channel(self._bootstrap, root_pem=pem_of(leaf), server_name=server_name) as channel:
+        async with bootstrap_channel(self._bootstrap, self._trust_domain) as channel:
             stub = collateral_pb2_grpc.CollateralServiceStub(channel)
             with remote_errors():
                 response = await stub.GetCollateral(

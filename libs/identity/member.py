@@ -23,6 +23,7 @@ from libs.identity.certificate import pem_of, spki_of_certificate
 from libs.identity.collateral import AttestationCollateral, CollateralSource
 from libs.identity.freshness import PolicyKeeper, load_keeper
 from libs.identity.gate import EvidenceServicer, MeshGate, evidence_binding
+from libs.identity.gpu import GuestGpus
 from libs.identity.lease import Leases
 from libs.identity.peers import Peer
 from libs.identity.renewal import Identity, Prover
@@ -192,6 +193,7 @@ async def join(
             guest,
             collateral or AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain),
             {"role": role, **claims},
+            GuestGpus(guest, settings.attestation_bootstrap, settings.trust_domain),
         )
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         authority = KmsAuthority(settings.kms_bootstrap, settings.trust_domain)

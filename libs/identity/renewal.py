@@ -21,8 +21,9 @@ from libs.identity.authority import Authority
 from libs.identity.certificate import MeshCertificate
 from libs.identity.collateral import CollateralSource
 from libs.identity.freshness import PolicyKeeper
+from libs.identity.gpu import GpuSource
 from libs.tee import evidence as evidences
-from libs.tee.binding import report_data
+from libs.tee.binding import gpu_nonce, report_data
 from libs.tee.challenge import Challenge
 from libs.tee.dstack import Guest
 from libs.tee.evidence import Evidence
@@ -60,18 +61,27 @@ class Prover:
     guest: Guest
     collateral: CollateralSource
     claims: Mapping[str, Any]
+    gpus: GpuSource | None = None
+    """Asked where policy requires a GPU of this service's role; None: there are none to ask."""
 
-    async def prove(self, challenge: Challenge, spki: bytes) -> Evidence:
-        """Return evidence over (challenge, key, claims), with its collateral stapled."""
-        quote = await self.guest.quote(report_data(challenge.nonce, spki, self.claims))
+    async def prove(self, challenge: Challenge, spki: bytes, *, gpu_required: bool = False) -> Evidence:
+        """Return evidence over (challenge, key, claims), with its collateral stapled and GPU evidence where required.
+
+        CPU and GPUs answer one challenge: the GPUs first, because the claims that the quote binds hold their digest.
+        """
+        claims, gpu_evidence = self.claims, None
+        if gpu_required and self.gpus is not None:
+            gpu_evidence = await self.gpus.evidence(gpu_nonce(challenge.nonce, spki))
+            claims = {**claims, "gpu_evidence_sha256": gpu_evidence.digest.hex()}
+        quote = await self.guest.quote(report_data(challenge.nonce, spki, claims))
         return evidences.assemble(
             quote=quote.quote,
             event_log=quote.event_log,
             app_compose=await self.guest.measured_compose(),
             spki=spki,
-            claims=self.claims,
+            claims=claims,
             challenge=challenge,
-            gpu_evidence=None,
+            gpu_evidence=gpu_evidence,
             collateral=await self.collateral.collateral(quote.quote),
         )
 
@@ -79,15 +89,17 @@ class Prover:
 class _Request:
     """One certificate request: a fresh key, and evidence over it once the authority has challenged."""
 
-    def __init__(self, prover: Prover, instance: str) -> None:
+    def __init__(self, prover: Prover, instance: str, gpu_required: bool) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self._prover = prover
+        self._gpu_required = gpu_required
         self.instance = instance
         self.csr = certificates.make_csr(self.key)
         self.evidence: Evidence | None = None
 
     async def prove(self, challenge: Challenge) -> bytes:
-        self.evidence = await self._prover.prove(challenge, certificates.spki_of(self.key.public_key()))
+        spki = certificates.spki_of(self.key.public_key())
+        self.evidence = await self._prover.prove(challenge, spki, gpu_required=self._gpu_required)
         return self.evidence.document
 
 
@@ -154,8 +166,9 @@ class Identity:
         return self.current
 
     async def _renew_once(self) -> None:
-        request = _Request(self._prover, self._instance)
-        issued = await self._authority.issue(request, self._policy.current)
+        policy = self._policy.current
+        request = _Request(self._prover, self._instance, policy.rules(self._role).gpu_required)
+        issued = await self._authority.issue(request, policy)
         certificate = certificates.verify_issued(issued.certificate, issued.ca_certificate, time.time())
         if request.evidence is None or certificate.evidence_digest != request.evidence.digest:
             raise certificates.CertificateNotAccepted("the KMS issued a certificate over other evidence")

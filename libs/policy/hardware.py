@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from libs.policy.members import Members
 from libs.policy.snp import read_snp
@@ -28,10 +31,18 @@ NVIDIA = "nvidia-gpu"
 PUBLISHED_VENDOR_ROOTS: Mapping[str, frozenset[bytes]] = MappingProxyType(
     {
         TDX: frozenset({bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3")}),
+        SNP: frozenset(
+            {
+                bytes.fromhex("69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd"),
+                bytes.fromhex("4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1"),
+                bytes.fromhex("1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a"),
+            }
+        ),
         NVIDIA: frozenset({bytes.fromhex("102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48")}),
     }
 )
-"""SHA-256 of the vendors' published root certificates: Intel SGX Root CA, NVIDIA Device Identity CA.
+"""SHA-256 of the vendors' published root certificates: Intel SGX Root CA; ARK-Milan, ARK-Genoa, ARK-Turin of AMD;
+NVIDIA Device Identity CA.
 
 Any other root must be marked as a development root, so that nothing made under it can pass silently for hardware.
 """
@@ -166,6 +177,17 @@ def _optional_texts(members: Members, name: str, pattern: re.Pattern[str]) -> fr
     return frozenset(members.texts(name, pattern, may_be_empty=True)) if members.has(name) else frozenset()
 
 
+def _read_token_key(keys: Members, kid: str) -> bytes:
+    spki = keys.blob(kid, _MAX_KEY_BYTES)
+    try:
+        key = load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise keys.refuse(kid, "must be a SubjectPublicKeyInfo, DER") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise keys.refuse(kid, "must be a P-384 key: tokens are signed with ES384")
+    return spki
+
+
 def _read_gpu(members: Members, roots: tuple[VendorRoot, ...]) -> GpuRule:
     issuers: dict[str, Mapping[str, bytes]] = {}
     for entry in members.objects("issuers"):
@@ -177,7 +199,7 @@ def _read_gpu(members: Members, roots: tuple[VendorRoot, ...]) -> GpuRule:
         if issuer in issuers:
             raise entry.refuse("issuer", "is named twice")
         keys = entry.object("keys")
-        issuers[issuer] = MappingProxyType({kid: keys.blob(kid, _MAX_KEY_BYTES) for kid in keys.names(_KEY_ID)})
+        issuers[issuer] = MappingProxyType({kid: _read_token_key(keys, kid) for kid in keys.names(_KEY_ID)})
         if not issuers[issuer]:
             raise entry.refuse("keys", "must not be empty")
         entry.end()

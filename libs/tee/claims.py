@@ -5,15 +5,13 @@ A claim counts because the measured code made it and the quote binds it; policy 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee import binding, shape
 from libs.tee.evidence import Evidence
-from libs.tee.nvidia.evidence import GpuEvidence, GpuVerdict, verify_gpu_evidence
+from libs.tee.nvidia.evidence import GpuVerdict, verify_gpu_evidence
 from libs.tee.role import RoleRules
 from libs.tee.steps import Note
 
@@ -81,13 +79,9 @@ def _need(rules: RoleRules) -> str:
     return "required" if rules.gpu_required else "not required"
 
 
-def _digest(evidence: GpuEvidence) -> str:
-    return hashlib.sha256(jcs.dumps(evidence.to_json())).hexdigest()
-
-
 def _verify_gpu_bound(evidence: Evidence, note: Note) -> None:
     stated = evidence.claims.get("gpu_evidence_sha256")
-    actual = None if evidence.gpu_evidence is None else _digest(evidence.gpu_evidence)
+    actual = None if evidence.gpu_evidence is None else evidence.gpu_evidence.digest.hex()
     note("SHA-256 of the GPU evidence", actual, stated)
     if stated != actual:
         raise GpuEvidenceNotBound("the GPU evidence is not the one that the claims state")

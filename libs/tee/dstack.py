@@ -20,6 +20,8 @@ from dstack_sdk import AsyncDstackClient
 from libs.errors import Code, MeshError
 from libs.tee import eventlog, tdx
 from libs.tee.eventlog import Event
+from libs.tee.nvidia.collected import FORMAT, Collected, read_collected
+from libs.tee.nvidia.evidence import VENDOR
 
 # The TDX driver makes one quote at a time, and other containers queue for it too.
 TIMEOUT_SECONDS = 20.0
@@ -128,6 +130,25 @@ class Guest:
             names = ("imr", "event_type", "digest", "event", "event_payload")
             log = eventlog.parse([{name: entry[name] for name in names} for entry in entries])
             return GuestQuote(tdx.cut(bytes.fromhex(reply.quote)), log)
+
+        async with self._quoting:
+            return await self._ask(ask)
+
+    async def collect_gpus(self, nonce: bytes) -> Collected:
+        """Ask every GPU of the guest to answer 32 bytes. Needs dstack 0.6, whose API is another than the SDK's.
+
+        Raises `GuestRefused` where the guest has no GPU or cannot ask it, and `CollectedMalformed`.
+        """
+
+        async def ask() -> Collected:
+            transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+            async with httpx.AsyncClient(transport=transport, timeout=self._timeout_seconds) as client:
+                reply = await client.post("http://guest/v1/AttestGpu", json={"nonce": nonce.hex()})
+            reply.raise_for_status()
+            (bundle,) = reply.json()["bundles"]
+            if (bundle["vendor"], bundle["format"]) != (VENDOR, FORMAT):
+                raise ValueError("GPU evidence of another vendor or form")
+            return read_collected(bytes.fromhex(bundle["evidence"]))
 
         async with self._quoting:
             return await self._ask(ask)

@@ -188,7 +188,7 @@ def _cpu_vector(appraisal: Appraisal, development: bool) -> dict[str, int]:
         # Step 9: the machine is known by its own id, and not revoked.
         "instance-identity": _APPROVED,
         # Step 7 and 8: the app-compose is an approved one. The vendor says when the platform's settings expose a flaw.
-        "configuration": _KNOWN_VULNERABILITIES if "ConfigurationNeeded" in status else _APPROVED,
+        "configuration": _KNOWN_VULNERABILITIES if "Configuration" in status else _APPROVED,
         # Step 6 and 8: firmware, kernel and app-compose as booted are approved; what was loaded later was not seen.
         "executables": _APPROVED_AT_BOOT,
         # Step 2 and 3. Genuine hardware behind the vendor's newest patches is what "known vulnerabilities" is for; a

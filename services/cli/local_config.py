@@ -91,7 +91,13 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
     events = {"nats_url": addresses.nats_url, "outbox": str(layout.state(service) / "outbox")}
     match service:
         case "attestation":
-            return {"bootstrap_listen": addresses.of("attestation_bootstrap"), "pccs_url": addresses.pccs_url}
+            return {
+                "bootstrap_listen": addresses.of("attestation_bootstrap"),
+                "pccs_url": addresses.pccs_url,
+                # The software TEE answers for its GPUs' vendor at the same address.
+                "nras_url": addresses.pccs_url,
+                "registry": addresses.of("registry"),
+            }
         case "kms":
             return {
                 "bootstrap_listen": addresses.of("kms_bootstrap"),

@@ -94,6 +94,7 @@ def ensure_policy(
         composes=[DeployedCompose(text) for text in composes.values()],
         models=models,
         now=now,
+        gpu_roles=frozenset({"node"}),
         previous=newest,
     )
     signed = unsigned(draft)

@@ -121,6 +121,10 @@ def draft_policy(
         "evidence_max_age_seconds": evidence_max_age_seconds,
         "revocations": [],
     }
+    if gpus := [reference for reference in references if reference.gpu is not None]:
+        draft["gpu"] = _gpu(gpus)
+    elif gpu_roles:
+        raise DraftInconsistent("a GPU is required, and no reference says who vouches for one")
     read(draft)
     return draft
 
@@ -149,16 +153,36 @@ def read_signed(path: Path) -> SignedPolicy:
 
 
 def _vendor_roots(references: Sequence[Reference]) -> list[dict[str, Any]]:
-    roots = {reference.vendor_root: reference.development for reference in references}
+    roots = {reference.vendor_root: ("tdx", reference.development) for reference in references}
+    for reference in references:
+        if reference.gpu is not None:
+            roots[reference.gpu.device_root] = ("nvidia-gpu", reference.development)
     return [
         {
             "name": f"{'development' if development else 'vendor'}-{hashlib.sha256(certificate).hexdigest()[:8]}",
-            "tee_type": "tdx",
+            "tee_type": tee_type,
             "certificate": certificate.hex(),
             "development": development,
         }
-        for certificate, development in roots.items()
+        for certificate, (tee_type, development) in roots.items()
     ]
+
+
+def _gpu(references: Sequence[Reference]) -> dict[str, Any]:
+    """Say whose word on GPUs counts. The GPUs' own reports are asked for too, because a guest always has them."""
+    issuers: dict[str, dict[str, Any]] = {}
+    for reference in references:
+        if reference.gpu is not None:
+            issuer = {"issuer": reference.gpu.issuer, "development": reference.development, "keys": {}}
+            issuers.setdefault(reference.gpu.issuer, issuer)["keys"].update(reference.gpu.keys)
+    return {
+        "issuers": list(issuers.values()),
+        "allowed_ueids": [],
+        "revoked_ueids": [],
+        "allowed_models": [],
+        "maximum_token_age_seconds": EVIDENCE_SECONDS,
+        "reports_required": True,
+    }
 
 
 def _role_in_this_mesh(

@@ -19,7 +19,10 @@ from libs.tee.measurement import Measurement
 from services.cli.inputs import read_json
 
 _TDX = re.compile("tdx")
+_ISSUER = re.compile(r"https://[a-z0-9.:/-]{1,200}")
+_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_CERTIFICATE_BYTES = 8192
+_MAX_KEY_BYTES = 256
 _UNUSED = ("pccs_url", "device_id", "kms_public_key")
 
 
@@ -39,6 +42,17 @@ class DeployedCompose:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuReference:
+    """Who vouches for the platform's GPUs."""
+
+    issuer: str
+    keys: Mapping[str, str]
+    """Key id to SubjectPublicKeyInfo (DER, hexadecimal) of the issuer's token keys."""
+    device_root: bytes
+    """DER of the root under which the GPUs sign their own reports."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """One platform: vendor, image, machine shape and key provider. Digests are lower-case hexadecimal."""
 
@@ -52,6 +66,8 @@ class Reference:
     rtmr0: str
     rtmr1: str
     rtmr2: str
+    gpu: GpuReference | None
+    """None: policies made from this say nothing about GPUs."""
     app_ids: Mapping[str, frozenset[str]]
     """Compose hash to the app ids that were assigned to it; dstack may assign one that the code does not determine."""
 
@@ -89,11 +105,24 @@ def read_reference(path: Path) -> Reference:
         rtmr0=members.hexadecimal("rtmr0", 48),
         rtmr1=members.hexadecimal("rtmr1", 48),
         rtmr2=members.hexadecimal("rtmr2", 48),
+        gpu=_read_gpu(members.object("gpu")) if members.has("gpu") else None,
         app_ids=_read_app_ids(members),
     )
     for name in _UNUSED:
         if members.has(name):
             members.value(name)
+    members.end()
+    return reference
+
+
+def _read_gpu(members: Members) -> GpuReference:
+    issuer = members.text("issuer", _ISSUER)
+    keys = members.object("keys")
+    reference = GpuReference(
+        issuer=issuer,
+        keys={kid: keys.blob(kid, _MAX_KEY_BYTES).hex() for kid in keys.names(_KEY_ID)},
+        device_root=members.blob("device_root", _MAX_CERTIFICATE_BYTES),
+    )
     members.end()
     return reference
 

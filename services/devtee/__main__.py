@@ -18,9 +18,9 @@ from services.devtee.config import InstanceSettings, Settings
 from services.devtee.guest import serving_guest
 from services.devtee.machine import Machine, VirtualTd
 from services.devtee.methods import GuestMethods
-from services.devtee.pccs import serving_pccs
 from services.devtee.reference import publish, reference_values
 from services.devtee.state import StateDirectory, holding
+from services.devtee.vendors import serving_vendors
 
 
 class InstancesAmbiguous(MeshError):
@@ -73,7 +73,7 @@ async def run(settings: Settings) -> None:
         machine = state.machine(_now())
         tds = {instance.name: _boot(machine, state, instance) for instance in settings.instances}
         async with AsyncExitStack() as stack:
-            pccs_url = await stack.enter_async_context(serving_pccs(host, port, machine.pki, _now))
+            pccs_url = await stack.enter_async_context(serving_vendors(host, port, machine, _now))
             for instance in settings.instances:
                 methods = GuestMethods(tds[instance.name], _now)
                 await stack.enter_async_context(serving_guest(instance.socket, methods))

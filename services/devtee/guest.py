@@ -63,7 +63,7 @@ def _application(methods: GuestMethods) -> web.Application:
         return web.json_response(answer)
 
     application = web.Application(client_max_size=_BODY_LIMIT)
-    application.router.add_post("/{method}", call)
+    application.router.add_post("/{method:(v1/)?[A-Za-z]+}", call)
     return application
 
 

@@ -14,6 +14,7 @@ from libs import jcs
 from libs.errors import Code, MeshError
 from services.devtee.collateral import Collateral, CollateralShape, make_collateral
 from services.devtee.eventlog import RUNTIME_REGISTER, Event, replay, runtime_event
+from services.devtee.gpus import Gpus
 from services.devtee.image import Image
 from services.devtee.keys import AppKeys, MockKms
 from services.devtee.pki import VendorPki
@@ -63,16 +64,17 @@ class InstanceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine: its vendor PKI, the KMS its TDs use, and the image they boot."""
+    """One machine: its vendor PKI, the KMS its TDs use, its GPUs, and the image they boot."""
 
     pki: VendorPki
     kms: MockKms
+    gpus: Gpus
     image: Image = field(default_factory=Image)
 
     @classmethod
     def create(cls, now: int) -> Machine:
         """A new machine with fresh random keys. `now` is in Unix seconds."""
-        return cls(VendorPki.create(Platform.random(), now), MockKms.create(now))
+        return cls(VendorPki.create(Platform.random(), now), MockKms.create(now), Gpus.create(now))
 
     @property
     def device_id(self) -> bytes:

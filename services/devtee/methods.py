@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from libs.errors import Code, MeshError
 from services.devtee import secp256k1
 from services.devtee.attestation import attestation_blob
+from services.devtee.gpus import EVIDENCE_FORMAT
 from services.devtee.machine import VirtualTd, pad_report_data
 from services.devtee.tls import TlsRequest, issue_tls_key
 
@@ -52,6 +53,8 @@ class GuestMethods:
             "Sign": self._sign,
             "Verify": self._verify,
             "Version": self._version,
+            # Of dstack 0.6, which serves it beside everything above.
+            "v1/AttestGpu": self._attest_gpu,
         }
 
     def _get_key(self, request: Request) -> Any:
@@ -157,6 +160,13 @@ class GuestMethods:
 
     def _version(self, _request: Request) -> Any:
         return {"version": VERSION, "rev": "teemesh-development"}
+
+    def _attest_gpu(self, request: Request) -> Any:
+        try:
+            evidence = self._td.machine.gpus.evidence(_octets(request, "nonce"))
+        except ValueError as error:
+            raise GuestRequestInvalid(f"nonce must be exactly 32 bytes: {error}") from error
+        return {"bundles": [{"vendor": "nvidia", "format": EVIDENCE_FORMAT, "evidence": evidence.hex()}]}
 
     def _event_log(self) -> list[dict[str, int | str]]:
         return [event.to_json() for event in self._td.events]

@@ -16,6 +16,7 @@ from libs.files import write_durably
 from services.devtee import secp256k1
 from services.devtee.eventlog import replay
 from services.devtee.machine import Machine, VirtualTd
+from services.devtee.nras import ISSUER
 from services.devtee.quotes import TD_ATTRIBUTES
 
 FILE_NAME = "reference.json"
@@ -37,6 +38,11 @@ def reference_values(machine: Machine, tds: Mapping[str, VirtualTd], pccs_url: s
         "td_attributes": TD_ATTRIBUTES.hex(),
         "key_provider": sha256(machine.kms.provider.encode()).hexdigest(),
         "kms_public_key": secp256k1.compressed_public_key(machine.kms.root).hex(),
+        "gpu": {
+            "issuer": ISSUER,
+            "keys": {machine.gpus.nras.key_id: machine.gpus.nras.public_key.hex()},
+            "device_root": machine.gpus.device_root.hex(),
+        },
         "instances": {
             name: {"app_id": td.identity.app_id.hex(), "compose_hash": td.compose_hash.hex()}
             for name, td in tds.items()

@@ -22,12 +22,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.files import write_durably
+from services.devtee.gpus import Gpus
 from services.devtee.keys import MockKms
 from services.devtee.machine import InstanceIdentity, Machine
 from services.devtee.pki import Signer, VendorPki
 from services.devtee.platform import Platform
 
 _VERSION = 1
+_GPUS = "gpus.json"
 _INSTANCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -65,10 +67,21 @@ class StateDirectory:
             if (self.root / "instances").exists():
                 raise StateCorrupt(f"{path} is gone but its instances are not; restore it, or remove the directory")
             machine = Machine.create(now)
+            _write_gpus(self.root, machine.gpus)
             _write(path, _machine_document(machine))
             return machine
         with _reading(path) as document:
-            return _parse_machine(document)
+            return _parse_machine(document, self._gpus(now))
+
+    def _gpus(self, now: int) -> Gpus:
+        """The GPUs of a machine that exists; one from before there were any gets some."""
+        path = self.root / _GPUS
+        if not path.exists():
+            gpus = Gpus.create(now)
+            _write_gpus(self.root, gpus)
+            return gpus
+        with _reading(path) as document:
+            return Gpus.decode(jcs.dumps(document["gpus"]))
 
     def identity(self, instance: str) -> InstanceIdentity:
         """The instance's identity, made on first use. Raises `StateCorrupt`, `InstanceNameInvalid`."""
@@ -100,6 +113,10 @@ def holding(root: Path) -> Iterator[StateDirectory]:
         os.close(lock)
 
 
+def _write_gpus(root: Path, gpus: Gpus) -> None:
+    _write(root / _GPUS, {"gpus": jcs.loads_object(gpus.encode())})
+
+
 def _machine_document(machine: Machine) -> dict[str, Any]:
     pki = machine.pki
     return {
@@ -114,7 +131,7 @@ def _machine_document(machine: Machine) -> dict[str, Any]:
     }
 
 
-def _parse_machine(document: dict[str, Any]) -> Machine:
+def _parse_machine(document: dict[str, Any], gpus: Gpus) -> Machine:
     platform = Platform(_sized(document["ppid"], 16), _sized(document["platform_instance_id"], 16))
     pki = VendorPki(
         platform,
@@ -123,7 +140,7 @@ def _parse_machine(document: dict[str, Any]) -> Machine:
         pck=_parse_signer(document["pck"]),
         tcb_signing=_parse_signer(document["tcb_signing"]),
     )
-    return Machine(pki, MockKms(_parse_signer(document["kms_ca"]), _sized(document["kms_root"], 32)))
+    return Machine(pki, MockKms(_parse_signer(document["kms_ca"]), _sized(document["kms_root"], 32)), gpus)
 
 
 def _signer_document(signer: Signer) -> dict[str, str]:

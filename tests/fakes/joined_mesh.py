@@ -37,10 +37,11 @@ from services.devtee.collateral import CollateralShape
 from services.devtee.guest import serving_guest
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
 from services.devtee.methods import GuestMethods
+from services.devtee.nras import ISSUER
 from services.kms.ca import CertificateAuthority
 from services.kms.issuance import Issuance, OwnAuthority
 from services.kms.keyring import Keyring
-from tests.fakes.policy_draft import policy_draft
+from tests.fakes.policy_draft import gpu_member, gpu_root, policy_draft
 
 TRUST_DOMAIN = "mesh.test"
 ROLES = ("attestation", "kms", "ledger", "node", "registry", "router")
@@ -149,6 +150,17 @@ class JoinedMesh:
             challenge=challenge,
             collateral=self.collateral.current(),
         )
+
+    def require_gpu(self, role: str) -> None:
+        """Begin with a policy that requires a GPU of a role, and accepts the machine's own."""
+        gpus = self.machine.gpus
+        self.draft = {
+            **self.draft,
+            "vendor_roots": [*self.draft["vendor_roots"], gpu_root(gpus.device_root)],
+            "roles": {**self.draft["roles"], role: {**self.draft["roles"][role], "gpu_required": True}},
+            "gpu": gpu_member(ISSUER, gpus.nras.key_id, gpus.nras.public_key),
+        }
+        self.seed = self.sign(self.draft)
 
     @asynccontextmanager
     async def guest(self, td: VirtualTd) -> AsyncIterator[Path]:

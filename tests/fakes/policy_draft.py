@@ -49,3 +49,20 @@ def policy_draft(
         "revocations": [],
         **members,
     }
+
+
+def gpu_root(certificate: bytes) -> dict[str, Any]:
+    """The root under which a development machine's GPUs sign, as a policy names it."""
+    return {"name": "devtee-gpu", "tee_type": "nvidia-gpu", "certificate": certificate.hex(), "development": True}
+
+
+def gpu_member(issuer: str, key_id: str, public_key: bytes) -> dict[str, Any]:
+    """What a policy says about GPUs: one issuer with one key, and reports asked for."""
+    return {
+        "issuers": [{"issuer": issuer, "development": True, "keys": {key_id: public_key.hex()}}],
+        "allowed_ueids": [],
+        "revoked_ueids": [],
+        "allowed_models": [],
+        "maximum_token_age_seconds": 3900,
+        "reports_required": True,
+    }

@@ -6,7 +6,6 @@ year 9999, so they say nothing about freshness, and nothing here asks whether on
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
 
 from libs.errors import Code, MeshError
 
@@ -28,6 +28,15 @@ _FWID_HEAD = bytes.fromhex("303d06096086480165030402020430")
 _FWID_BYTES = 48
 _Extension = TypeVar("_Extension", x509.BasicConstraints, x509.KeyUsage)
 _UNDERSTOOD_EXTENSIONS = frozenset({x509.BasicConstraints.oid, x509.KeyUsage.oid})
+# What the library raises for a certificate it cannot read. The last is its warning of a form that it will refuse one
+# day, where warnings are errors.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,
+)
 
 
 class ChainMalformed(MeshError):
@@ -82,7 +91,7 @@ def verify_chain(pem: str, device_roots: Sequence[bytes], now: int) -> ReportKey
         for below, (subject, issuer) in enumerate(zip(chain, [*chain[1:], chain[-1]], strict=True)):
             _verify_link(subject, issuer, min(below, len(chain) - 2))
         return _report_key(chain[0])
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (*UNREADABLE, TypeError, InvalidSignature, x509.DuplicateExtension) as error:
         raise ChainInvalid("a link of the device's chain does not hold") from error
 
 
@@ -90,11 +99,11 @@ def _load(pem: str) -> list[x509.Certificate]:
     if len(pem) > MAX_CHAIN_BYTES or not pem.isascii():
         raise ChainMalformed(f"a device's chain is PEM text of at most {MAX_CHAIN_BYTES} bytes")
     try:
-        with warnings.catch_warnings():
-            # What a newer release will refuse is refused now.
-            warnings.simplefilter("error")
-            chain = x509.load_pem_x509_certificates(pem.encode())
-    except (ValueError, Warning) as error:
+        chain = x509.load_pem_x509_certificates(pem.encode())
+        if any(certificate.serial_number <= 0 for certificate in chain):
+            # The library only warns of it, and will refuse it one day; RFC 5280 section 4.1.2.2 refuses it now.
+            raise ValueError("a serial number is not positive")
+    except UNREADABLE as error:
         raise ChainMalformed("the device's chain cannot be read") from error
     if not 2 <= len(chain) <= MAX_CERTIFICATES:
         raise ChainMalformed(f"a device's chain has 2 to {MAX_CERTIFICATES} certificates")

@@ -6,10 +6,12 @@ machine, or that the CPU's workload uses them: nothing in the evidence could pro
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee import shape
 from libs.tee.nvidia import claims, token
@@ -97,6 +99,11 @@ class GpuEvidence:
 
     eat: DetachedEat
     reports: tuple[RawReport, ...]
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of its canonical JSON, which the claims of an evidence document hold."""
+        return hashlib.sha256(jcs.dumps(self.to_json())).digest()
 
     @classmethod
     def parse(cls, value: Any) -> GpuEvidence:

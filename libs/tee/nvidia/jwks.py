@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs import jcs
 from libs.errors import Code, MeshError
+from libs.tee.nvidia.chain import UNREADABLE
 
 # NVIDIA publishes about 32 keys with their certificates, 80 KiB, and renews them every day.
 MAX_BYTES = 512 * 1024
@@ -93,6 +93,6 @@ def _certified_key(chain: Any) -> bytes:
             raise JwksMalformed("a key's certificates are a list of base64 texts")
     try:
         key = x509.load_der_x509_certificate(b64decode(leaf, validate=True)).public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise JwksMalformed("a key's certificate cannot be read") from error
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -21,7 +21,7 @@ from libs.tee.snp.report import Product, Tcb
 CERTIFICATE_BYTES = 8192
 
 _SALT_BYTES = 48
-_SEQUENCE, _INTEGER, _OCTET_STRING, _IA5_STRING, _VERSION = 0x30, 0x02, 0x04, 0x16, 0xA0
+_INTEGER, _BIT_STRING, _OCTET_STRING, _IA5_STRING, _SEQUENCE, _VERSION = 0x02, 0x03, 0x04, 0x16, 0x30, 0xA0
 _ARC = "1.3.6.1.4.1.3704.1"
 _STRUCT_VERSION, _PRODUCT_NAME, _HWID = f"{_ARC}.1", f"{_ARC}.2", f"{_ARC}.4"
 _BOOTLOADER, _TEE, _SNP, _MICROCODE, _FMC = (f"{_ARC}.3.{last}" for last in (1, 2, 3, 8, 9))
@@ -68,27 +68,44 @@ def load(der: bytes) -> Certificate:
     """
     if len(der) > CERTIFICATE_BYTES:
         raise ValueError(f"a certificate has more than {CERTIFICATE_BYTES} bytes")
-    signed_start, _ = _content(der, 0, _SEQUENCE)
-    at, signed_end = _content(der, signed_start, _SEQUENCE)
+    signed, algorithm = split(der)
+    at, _ = _content(der, signed.start, _SEQUENCE)
     if der[at : at + 1] == bytes((_VERSION,)):
         at = _content(der, at, _VERSION)[1]
     start, end = _content(der, at, _INTEGER)
     serial = int.from_bytes(der[start:end], "big", signed=True)
     if serial < 0 or start == end:
         raise ValueError("a certificate has no serial number, or a negative one")
+    if der[end : _content(der, end, _SEQUENCE)[1]] != algorithm:
+        raise ValueError("a certificate names two signature algorithms")
     readable = der if serial else der[: end - 1] + b"\x01" + der[end:]
     try:
         fields = x509.load_der_x509_certificate(readable)
     except x509.InvalidVersion as error:
         raise ValueError("a certificate is of an unknown version") from error
-    return Certificate(der, der[signed_start:signed_end], serial, fields)
+    return Certificate(der, der[signed], serial, fields)
+
+
+def split(der: bytes) -> tuple[slice, bytes]:
+    """Return where the signed part of a certificate or CRL lies, and the algorithm named after it. Raises `ValueError`.
+
+    Nothing that the signature does not cover may be written in a second way: the parser would let the signature's
+    length in bits vary.
+    """
+    start, _ = _content(der, 0, _SEQUENCE)
+    _, end = _content(der, start, _SEQUENCE)
+    _, algorithm_end = _content(der, end, _SEQUENCE)
+    signature, _ = _content(der, algorithm_end, _BIT_STRING)
+    if der[signature : signature + 1] != b"\0":
+        raise ValueError("a signature is not a number of whole bytes")
+    return slice(start, end), der[end:algorithm_end]
 
 
 def _content(der: bytes, at: int, tag: int) -> tuple[int, int]:
     """Return where the content of the DER element at `at` starts and ends."""
     header = der[at : at + 4]
     if len(header) < 4 or header[0] != tag:
-        raise ValueError("a certificate does not have the form of one")
+        raise ValueError("a certificate or CRL does not have the form of one")
     # No certificate that is read here needs a longer length than two octets.
     match header[1]:
         case 0x81:
@@ -98,9 +115,9 @@ def _content(der: bytes, at: int, tag: int) -> tuple[int, int]:
         case short if short < 0x80:
             start, length = at + 2, short
         case _:
-            raise ValueError("a certificate does not have the form of one")
+            raise ValueError("a certificate or CRL does not have the form of one")
     if start + length > len(der):
-        raise ValueError("a certificate ends too early")
+        raise ValueError("a certificate or CRL ends too early")
     return start, start + length
 
 

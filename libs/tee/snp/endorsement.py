@@ -88,6 +88,7 @@ def _crl(der: bytes) -> x509.CertificateRevocationList | None:
         return None
     if len(der) > CRL_BYTES:
         raise ValueError(f"crl has more than {CRL_BYTES} bytes")
+    certificates.split(der)
     try:
         return x509.load_der_x509_crl(der)
     except x509.InvalidVersion as error:

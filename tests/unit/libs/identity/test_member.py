@@ -19,10 +19,12 @@ from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, take_statement
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
+from libs.tee.appraisal import AppraisalContext, OwnNonce, appraise
 from libs.tee.dstack import Guest
 from services.attestation.collateral import CollateralCache
+from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.servicer import CollateralServicer, collateral_binding
-from services.devtee.pccs import serving_pccs
+from services.devtee.vendors import serving_vendors
 from services.kms.issuance import ISSUANCE
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.running_kms import RunningKms, running_kms
@@ -35,14 +37,16 @@ class Surroundings:
 
 
 @asynccontextmanager
-async def surroundings(mesh: JoinedMesh, core: KmsCore) -> AsyncIterator[Surroundings]:
+async def surroundings(mesh: JoinedMesh, core: KmsCore, *, gpu_tokens: bool = True) -> AsyncIterator[Surroundings]:
     leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
     async with (
-        serving_pccs("127.0.0.1", 0, mesh.machine.pki, lambda: int(time.time())) as url,
+        serving_vendors("127.0.0.1", 0, mesh.machine, lambda: int(time.time())) as url,
         running_kms(mesh, core) as kms,
         mesh.guest(mesh.tds["router"]) as socket,
     ):
-        binding = collateral_binding(CollateralServicer(CollateralCache(url, 10)))
+        binding = collateral_binding(
+            CollateralServicer(CollateralCache(url, 10), GpuTokens(url if gpu_tokens else None, 10))
+        )
         middleware = public_middleware(binding.methods)
         async with serving("127.0.0.1:0", leaf.credentials, [binding], middleware, drain_seconds=0) as attestation:
             settings = mesh.settings(
@@ -110,6 +114,33 @@ async def test_a_service_that_policy_does_not_allow_is_told_at_once(mesh: Joined
             async with join(around.settings, "router", {}):
                 pass
     assert error.value.reason == "MEASUREMENT_NOT_ALLOWED"
+
+
+async def test_a_role_that_needs_a_gpu_shows_one_that_answered_the_same_challenge(
+    mesh: JoinedMesh, kms: KmsCore
+) -> None:
+    mesh.require_gpu("router")
+    kms = mesh.kms()
+    async with surroundings(mesh, kms) as around, join(around.settings, "router", {}) as member:
+        evidence = member.identity.current.evidence
+        assert evidence.gpu_evidence is not None
+        assert evidence.claims == {"role": "router", "gpu_evidence_sha256": evidence.gpu_evidence.digest.hex()}
+        (gpu,) = mesh.machine.gpus.devices
+        context = AppraisalContext(
+            int(time.time()), evidence.spki, OwnNonce(evidence.challenge.nonce), member.policy.current.version
+        )
+        verdict = appraise(evidence, member.policy.current.rules("router"), context).gpu
+        assert verdict is not None
+        assert [device.ueid for device in verdict.devices] == [gpu.ueid]
+        assert verdict.reports_verified
+
+
+async def test_without_a_token_service_a_role_that_needs_a_gpu_does_not_join(mesh: JoinedMesh) -> None:
+    mesh.require_gpu("router")
+    async with surroundings(mesh, mesh.kms(), gpu_tokens=False) as around:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1), join(around.settings, "router", {}):
+                pass
 
 
 class Certifier:

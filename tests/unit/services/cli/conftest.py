@@ -50,6 +50,11 @@ def _vendor_root() -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
+def _token_key() -> bytes:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     keys = tuple(operators.public_key(key) for key in operators.ensure_operators(tmp_path, 3))
@@ -65,6 +70,11 @@ def desk(tmp_path: Path) -> Desk:
         "vendor_root": _vendor_root().hex(),
         "td_attributes": "0000001000000000",
         "device_id": "dd" * 32,
+        "gpu": {
+            "issuer": "https://nras.devtee.invalid",
+            "keys": {"kid-1": _token_key().hex()},
+            "device_root": _vendor_root().hex(),
+        },
         "instances": {"node": {"app_id": "aa" * 20, "compose_hash": measured}},
         **{name: hashlib.sha256(name.encode()).hexdigest() for name in ("os_image_hash", "key_provider")},
         **{name: hashlib.sha384(name.encode()).hexdigest() for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2")},

@@ -29,6 +29,7 @@ from libs.process.readiness import listening
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from services.attestation.collateral import CollateralCache, Held
+from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.servicer import CollateralServicer, collateral_binding
 from services.broker.supervision import NatsSettings, open_broker
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
@@ -104,7 +105,9 @@ class LiveMesh:
             )
             await broker.until_ready()
             self.nats_url = f"tls://127.0.0.1:{broker.port}"
-            collateral = collateral_binding(CollateralServicer(cast(CollateralCache, _Collateral(mesh))))
+            collateral = collateral_binding(
+                CollateralServicer(cast(CollateralCache, _Collateral(mesh)), GpuTokens(None, 1))
+            )
             leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
             attestation = await stack.enter_async_context(
                 serving("127.0.0.1:0", leaf.credentials, [collateral], public_middleware(collateral.methods))

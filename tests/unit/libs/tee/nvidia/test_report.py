@@ -373,6 +373,24 @@ def test_leaf_that_certifies_no_firmware_is_refused(gpu_bench: GpuBench) -> None
     assert refusal.value.reason == "GPU_FWID_MISMATCH"
 
 
+@pytest.mark.parametrize("serial", [0, -1])
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_serial_number_that_is_not_positive_is_refused(gpu_bench: GpuBench, serial: int) -> None:
+    gpu = gpu_bench.gpus[0]
+    der = bytearray(gpu.firmware.der)
+    start = der.index(bytes.fromhex("a003020102")) + 7
+    der[start : start + der[start - 1]] = serial.to_bytes(der[start - 1], "big", signed=True)
+    chain = _pem(bytes(der)) + gpu.chain.removeprefix(gpu.firmware.pem)
+    assert _chain_refusal(chain, gpu_bench.vendor.root.der) == "GPU_CHAIN_MALFORMED"
+
+
+def test_certificate_of_an_unknown_version_is_refused(gpu_bench: GpuBench) -> None:
+    gpu = gpu_bench.gpus[0]
+    changed = gpu.firmware.der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), 1)
+    chain = _pem(changed) + gpu.chain.removeprefix(gpu.firmware.pem)
+    assert _chain_refusal(chain, gpu_bench.vendor.root.der) == "GPU_CHAIN_MALFORMED"
+
+
 @given(st.integers(0, 600), st.binary(min_size=1, max_size=4))
 def test_any_certificate_is_refused_with_a_reason(gpu_bench: GpuBench, at: int, noise: bytes) -> None:
     gpu = gpu_bench.gpus[0]

@@ -334,6 +334,9 @@ def test_certified_key_is_read_when_it_is_its_certificates(gpu_bench: GpuBench) 
     assert read_jwks(_jwk(gpu_bench, x=x, y=y, x5c=[der])) == {gpu_bench.nras.key_id: _spki(root.key)}
     with pytest.raises(JwksMalformed, match="not the one in its own certificate"):
         read_jwks(_jwk(gpu_bench, x5c=[der]))
+    unknown_version = base64.b64encode(root.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1)).decode()
+    with pytest.raises(JwksMalformed, match="cannot be read"):
+        read_jwks(_jwk(gpu_bench, x5c=[unknown_version]))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -75,6 +76,24 @@ def test_altered_certificate_or_crl(name: str, position: int, patch: bytes) -> N
     _only_mesh_errors(
         lambda: verification.verify(_report(), SnpEndorsement.parse(members), [chip().root], NOW),
     )
+
+
+@pytest.mark.parametrize("name", ["vcek", "ask", "crl", "report"])
+@pytest.mark.parametrize("bit", [0x01, 0x80])
+def test_no_byte_can_be_altered(name: str, bit: int) -> None:
+    one = chip()
+    parts = {"vcek": one.vcek(), "ask": one.ask(), "ark": one.root, "crl": one.crl(), "report": _report()}
+
+    def verify() -> None:
+        certificates = {part: der for part, der in parts.items() if part != "report"}
+        verification.verify(parts["report"], one.endorsement(**certificates), [one.root], NOW)
+
+    verify()
+    genuine = parts[name]
+    for at in range(len(genuine)):
+        parts[name] = genuine[:at] + bytes((genuine[at] ^ bit,)) + genuine[at + 1 :]
+        with pytest.raises(MeshError):
+            verify()
 
 
 @_BOUND

@@ -1,4 +1,4 @@
-"""The machine's PCCS: responsible for handing out its collateral over plain HTTP on loopback.
+"""The vendors' services: responsible for handing out collateral and GPU tokens over plain HTTP on loopback.
 
 Plain HTTP is enough: each part is signed by the vendor's keys, and whoever alters one is found out.
 """
@@ -13,33 +13,38 @@ from aiohttp import web
 
 from libs.errors import Code, MeshError
 from services.devtee.collateral import Renewed
-from services.devtee.pki import VendorPki
+from services.devtee.machine import Machine
+from services.devtee.nras import routes as token_routes
 
 
-class PccsUnavailable(MeshError):
-    """The PCCS address cannot be bound."""
+class VendorsUnavailable(MeshError):
+    """The address cannot be bound."""
 
     code = Code.FAILED_PRECONDITION
-    reason = "PCCS_UNAVAILABLE"
+    reason = "VENDORS_UNAVAILABLE"
 
 
 @asynccontextmanager
-async def serving_pccs(host: str, port: int, pki: VendorPki, clock: Callable[[], int]) -> AsyncIterator[str]:
-    """Serve until the context ends; yields the base URL. Port 0 takes a free one. Raises `PccsUnavailable`."""
-    runner = web.AppRunner(_application(pki, clock), access_log=None, shutdown_timeout=2)
+async def serving_vendors(host: str, port: int, machine: Machine, clock: Callable[[], int]) -> AsyncIterator[str]:
+    """Serve PCCS and GPU token service until the context ends; yields the base URL of both.
+
+    Port 0 takes a free one. Raises `VendorsUnavailable`.
+    """
+    runner = web.AppRunner(_application(machine, clock), access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            raise PccsUnavailable(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+            raise VendorsUnavailable(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
         bound_host, bound_port = runner.addresses[0][:2]
         yield f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
     finally:
         await runner.cleanup()
 
 
-def _application(pki: VendorPki, clock: Callable[[], int]) -> web.Application:
+def _application(machine: Machine, clock: Callable[[], int]) -> web.Application:
+    pki = machine.pki
     collateral = Renewed(pki)
 
     async def pck_crl(request: web.Request) -> web.Response:
@@ -74,6 +79,7 @@ def _application(pki: VendorPki, clock: Callable[[], int]) -> web.Application:
         )
 
     application = web.Application()
+    application.router.add_routes(token_routes(machine.gpus.nras, clock))
     application.router.add_get("/sgx/certification/v4/pckcrl", pck_crl)
     application.router.add_get("/sgx/certification/v4/rootcacrl", root_crl)
     application.router.add_get("/tdx/certification/v4/tcb", tcb_info)

@@ -1,0 +1,341 @@
+"""The development attestation service: responsible for verifying GPU reports and for tokens about them.
+
+It answers as NVIDIA's service does (`/v4/attest/gpu`, claims 3.0), under an issuer and a key of its own. It reads and
+verifies the posted reports with code of its own, so maker and relying verifier cannot share a mistake, and states what
+it found. A `TokenShape` overrides that with other claims as data, for tests of those who judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+from binascii import Error as Base64Error
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from aiohttp import web
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from services.devtee.gpu import (
+    DRIVER_VERSION,
+    FWID_EXTENSION,
+    MEASUREMENTS,
+    VBIOS_VERSION,
+    reference_measurement,
+    sign_raw,
+)
+
+ISSUER = "https://nras.devtee.invalid"
+ARCHITECTURE = "HOPPER"
+CLAIMS_VERSION = "3.0"
+TOKEN_SECONDS = 3600
+# Takes a claim away where a `TokenShape` overrides one.
+ABSENT = object()
+
+_BACKDATE_SECONDS = 120
+_OEM_ID = "5703"
+_MAX_GPUS = 16
+_CERTIFICATE_END = "2035-01-01T00:00:00Z"
+
+
+class AttestationRequestInvalid(MeshError):
+    """The request is not one for Hopper GPUs with claims 3.0, or its evidence cannot be read."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "ATTESTATION_REQUEST_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShape:
+    """How a bundle differs from what the service found. Times in Unix seconds. `ABSENT` removes a claim."""
+
+    issuer: str = ISSUER
+    lifetime_seconds: int = TOKEN_SECONDS
+    overall: Mapping[str, Any] = field(default_factory=dict)
+    """Claims of the overall token."""
+    devices: Mapping[str, Any] = field(default_factory=dict)
+    """Claims of every device's token."""
+    chains: Mapping[str, Any] = field(default_factory=dict)
+    """Claims about every certificate chain of every device."""
+    switches: tuple[str, ...] = ()
+    """UEIDs of NVSwitches to vouch for, unseen."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostedReport:
+    report: bytes
+    certificate_chain: bytes
+    """PEM, leaf first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nras:
+    """A token service with one signing key, for devices under one root."""
+
+    key: ec.EllipticCurvePrivateKey
+    key_id: str
+    device_root: x509.Certificate
+
+    @classmethod
+    def create(cls, device_root: x509.Certificate) -> Nras:
+        return cls(ec.generate_private_key(ec.SECP384R1()), f"nv-eat-kid-dev-{secrets.token_hex(16)}", device_root)
+
+    def encode(self) -> bytes:
+        """Everything that must survive a restart, the secret key included."""
+        key = self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        root = self.device_root.public_bytes(serialization.Encoding.PEM)
+        return jcs.dumps({"key": key.decode(), "key_id": self.key_id, "device_root": root.decode()})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Nras:
+        """Read `encode`'s bytes. Raises `JsonMalformed`, `KeyError`, `AttributeError` or `ValueError` for others."""
+        document = jcs.loads_object(data)
+        key = serialization.load_pem_private_key(document["key"].encode(), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+            raise ValueError("a key on the curve P-384 is expected")
+        return cls(key, document["key_id"], x509.load_pem_x509_certificate(document["device_root"].encode()))
+
+    @property
+    def public_key(self) -> bytes:
+        """SubjectPublicKeyInfo, DER."""
+        return self.key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def jwks(self) -> dict[str, Any]:
+        """The key set, as `/.well-known/jwks.json` publishes it."""
+        numbers = self.key.public_key().public_numbers()
+        x, y = (_base64url(part.to_bytes(48, "big")) for part in (numbers.x, numbers.y))
+        return {"keys": [{"kty": "EC", "crv": "P-384", "kid": self.key_id, "x": x, "y": y}]}
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        """A token in compact form, ES384."""
+        header = {"kid": self.key_id, "alg": "ES384"}
+        signed = ".".join(_base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
+        return f"{signed}.{_base64url(sign_raw(self.key, signed.encode()))}"
+
+    def attest(
+        self, posted: Sequence[PostedReport], nonce: bytes, now: int, shape: TokenShape | None = None
+    ) -> list[Any]:
+        """Verify the reports and return the bundle that says what was found. Raises `AttestationRequestInvalid`."""
+        shape = shape or TokenShape()
+        common = {
+            "iss": shape.issuer,
+            "iat": now,
+            "nbf": now - _BACKDATE_SECONDS,
+            "exp": now + shape.lifetime_seconds,
+            "eat_nonce": nonce.hex(),
+        }
+        found = {f"GPU-{number}": _gpu_claims(report, nonce, self.device_root) for number, report in enumerate(posted)}
+        found |= {f"SWITCH-{number}": _switch_claims(ueid) for number, ueid in enumerate(shape.switches)}
+        tokens = {
+            name: self.sign({**common, "jti": secrets.token_hex(16), **_changed(claims, shape)})
+            for name, claims in found.items()
+        }
+        overall = {
+            **common,
+            "jti": secrets.token_hex(16),
+            "sub": "NVIDIA-PLATFORM-ATTESTATION",
+            "x-nvidia-ver": CLAIMS_VERSION,
+            "x-nvidia-overall-att-result": all(claims["measres"] == "success" for claims in found.values()),
+            "submods": {
+                name: ["DIGEST", ["SHA-256", sha256(token.encode()).hexdigest()]] for name, token in tokens.items()
+            },
+        }
+        return [["JWT", self.sign(_override(overall, shape.overall))], tokens]
+
+
+def routes(nras: Nras, clock: Callable[[], int]) -> list[web.RouteDef]:
+    """The service's two endpoints, to be added to an application, whose own limit bounds a body."""
+
+    async def attest(request: web.Request) -> web.Response:
+        try:
+            posted, nonce = read_request(await request.read())
+            return web.json_response(await asyncio.to_thread(nras.attest, posted, nonce, clock()))
+        except MeshError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    async def jwks(_request: web.Request) -> web.Response:
+        return web.json_response(nras.jwks())
+
+    return [web.post("/v4/attest/gpu", attest), web.get("/.well-known/jwks.json", jwks)]
+
+
+def read_request(body: bytes) -> tuple[list[PostedReport], bytes]:
+    """Read the JSON that NVIDIA's SDK posts. Raises `AttestationRequestInvalid`."""
+    try:
+        request = jcs.loads_object(body)
+        if request["arch"] != ARCHITECTURE or request["claims_version"] != CLAIMS_VERSION:
+            raise AttestationRequestInvalid(f"only {ARCHITECTURE} GPUs with claims {CLAIMS_VERSION} are attested")
+        posted = [
+            PostedReport(
+                base64.b64decode(entry["evidence"], validate=True),
+                base64.b64decode(entry["certificate"], validate=True),
+            )
+            for entry in request["evidence_list"]
+        ]
+        nonce = bytes.fromhex(request["nonce"])
+    except (jcs.JsonMalformed, KeyError, TypeError, ValueError, Base64Error) as error:
+        raise AttestationRequestInvalid("the request is not one for GPU tokens") from error
+    if len(nonce) != 32 or not 1 <= len(posted) <= _MAX_GPUS:
+        raise AttestationRequestInvalid(f"a request has a nonce of 32 bytes and 1 to {_MAX_GPUS} reports")
+    return posted, nonce
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A report cut at the places where SPDM puts its parts."""
+
+    nonce: bytes
+    measurements: list[bytes]
+    opaque: dict[int, bytes]
+    signed: bytes
+    signature: bytes
+
+    @classmethod
+    def of(cls, report: bytes) -> _Reading:
+        signed, signature = report[:-96], report[-96:]
+        record_bytes = int.from_bytes(signed[42:45], "little")
+        record = signed[45 : 45 + record_bytes]
+        size = 55
+        measurements = [record[at + 7 : at + size] for at in range(0, len(record), size)]
+        opaque, rest = {}, signed[45 + record_bytes + 34 :]
+        while len(rest) >= 4:
+            kind, length = int.from_bytes(rest[:2], "little"), int.from_bytes(rest[2:4], "little")
+            opaque[kind], rest = rest[4 : 4 + length], rest[4 + length :]
+        return cls(signed[4:36], measurements, opaque, signed, signature)
+
+
+def _gpu_claims(posted: PostedReport, nonce: bytes, root: x509.Certificate) -> dict[str, Any]:
+    """Verify one report and say what was found; a report that cannot be tied to a device of ours is refused."""
+    reading = _Reading.of(posted.report)
+    leaf, model = _device(posted.certificate_chain, root)
+    driver = reading.opaque.get(3, b"").rstrip(b"\0").decode("ascii", "replace")
+    vbios = _vbios(reading.opaque.get(6, b""))
+    expected = [reference_measurement(index) for index in range(1, MEASUREMENTS + 1)]
+    pairs = zip(expected, reading.measurements, strict=False)
+    mismatches = [index for index, (golden, runtime) in enumerate(pairs, 1) if golden != runtime]
+    checks = {
+        "attestation-report-nonce-match": reading.nonce == nonce,
+        "attestation-report-signature-verified": _is_signed(leaf, reading),
+        "attestation-report-cert-chain-fwid-match": _fwid(leaf) == reading.opaque.get(20),
+        "driver-rim-version-match": driver == DRIVER_VERSION,
+        "vbios-rim-version-match": vbios == VBIOS_VERSION,
+    }
+    is_good = all(checks.values()) and len(reading.measurements) == MEASUREMENTS and not mismatches
+    always = ("arch-check", "attestation-report-parsed", "vbios-index-no-conflict", *_rim("driver"), *_rim("vbios"))
+    return {
+        **_common_claims("gpu", is_good),
+        "ueid": str(leaf.serial_number),
+        "hwmodel": model,
+        "x-nvidia-gpu-driver-version": driver,
+        "x-nvidia-gpu-vbios-version": vbios,
+        "x-nvidia-mismatch-measurement-records": [{"index": index} for index in mismatches] or None,
+        **{f"x-nvidia-gpu-{name}": True for name in always},
+        **{f"x-nvidia-gpu-{name}": holds for name, holds in checks.items()},
+        **{f"x-nvidia-gpu-{name}-cert-chain": _chain() for name in ("attestation-report", "driver-rim", "vbios-rim")},
+    }
+
+
+def _switch_claims(ueid: str) -> dict[str, Any]:
+    ends = ("parsed", "signature-verified", "nonce-match", "cert-chain-fwid-match")
+    always = ("arch-check", *(f"attestation-report-{end}" for end in ends), *_rim("bios"), "bios-rim-version-match")
+    return {
+        **_common_claims("switch", True),
+        "ueid": ueid,
+        "hwmodel": "DEV_10 A01 FSP BROM",
+        "x-nvidia-switch-bios-version": VBIOS_VERSION,
+        "x-nvidia-mismatch-measurement-records": None,
+        **{f"x-nvidia-switch-{name}": True for name in always},
+        **{f"x-nvidia-switch-{name}-cert-chain": _chain() for name in ("attestation-report", "bios-rim")},
+    }
+
+
+def _common_claims(kind: str, is_good: bool) -> dict[str, Any]:
+    # As NVIDIA does: what a device with other measurements does about debugging and secure boot is unknown.
+    return {
+        "oemid": _OEM_ID,
+        "measres": "success" if is_good else "fail",
+        "secboot": True if is_good else None,
+        "dbgstat": "disabled" if is_good else None,
+        f"x-nvidia-{kind}-claims-version": CLAIMS_VERSION,
+        "x-nvidia-attestation-warning": None,
+    }
+
+
+def _rim(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}-rim-{end}" for end in ("fetched", "signature-verified", "measurements-available"))
+
+
+def _chain() -> dict[str, Any]:
+    return {
+        "x-nvidia-cert-status": "valid",
+        "x-nvidia-cert-expiration-date": _CERTIFICATE_END,
+        "x-nvidia-cert-ocsp-status": "good",
+        "x-nvidia-cert-ocsp-response-valid": True,
+        "x-nvidia-cert-ocsp-nonce-matches": True,
+        "x-nvidia-cert-revocation-reason": None,
+    }
+
+
+def _device(chain: bytes, root: x509.Certificate) -> tuple[x509.Certificate, str]:
+    """Return the leaf under our root, and the model that its boot ROM's certificate names."""
+    try:
+        certificates = x509.load_pem_x509_certificates(chain)
+        for subject, issuer in zip(certificates, [*certificates[1:], root], strict=True):
+            subject.verify_directly_issued_by(issuer)
+        boot_rom = certificates[1].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return certificates[0], str(boot_rom[0].value)
+    except (ValueError, TypeError, IndexError, InvalidSignature) as error:
+        raise AttestationRequestInvalid("the evidence is not of a development GPU of this service") from error
+
+
+def _is_signed(leaf: x509.Certificate, reading: _Reading) -> bool:
+    key = leaf.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    r, s = (int.from_bytes(part, "big") for part in (reading.signature[:48], reading.signature[48:]))
+    try:
+        key.verify(utils.encode_dss_signature(r, s), reading.signed, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _fwid(leaf: x509.Certificate) -> bytes | None:
+    try:
+        extension = leaf.extensions.get_extension_for_oid(FWID_EXTENSION).value
+    except x509.ExtensionNotFound:
+        return None
+    return extension.value[-48:] if isinstance(extension, x509.UnrecognizedExtension) else None
+
+
+def _vbios(value: bytes) -> str:
+    return ".".join(f"{byte:02X}" for byte in (*value[:4][::-1], *value[4:5]))
+
+
+def _changed(claims: Mapping[str, Any], shape: TokenShape) -> dict[str, Any]:
+    chains = {
+        name: _override(value, shape.chains) if name.endswith("-cert-chain") and isinstance(value, dict) else value
+        for name, value in claims.items()
+    }
+    return _override(chains, shape.devices)
+
+
+def _override(claims: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**claims, **changes}.items() if value is not ABSENT}
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

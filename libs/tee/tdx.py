@@ -26,8 +26,8 @@ from libs.tee.td import DebugTd, ServiceTdNotAllowed, TdAttributesNotAllowed, Td
 _TDX_TEE_TYPE = 0x81
 _HEADER_BYTES = 48
 _V4_BODY_BYTES = 584
-# Version 5 states the type and size of its body: TD report 1.0, 1.5, 1.5 extended.
-_V5_BODY_BYTES = {2: 584, 3: 648, 4: 885}
+# Version 5 states the type and size of its body: TD report 1.0 or 1.5.
+_V5_BODY_BYTES = {2: 584, 3: 648}
 _QE_REPORT_CERTIFICATION = 6
 _PEM_CHAIN_CERTIFICATION = 5
 
@@ -189,12 +189,17 @@ def read_report(quote: bytes) -> TdReport:
         report = dcap_qvl.parse_quote(quote).report
     except ValueError as error:
         raise QuoteMalformed("the quote cannot be read") from error
-    if not isinstance(report, dcap_qvl.TdReport10):
-        raise QuoteMalformed("not a TDX quote")
+    if isinstance(report, dcap_qvl.TdReport15):
+        mr_service_td = report.mr_service_td
+    elif isinstance(report, dcap_qvl.TdReport10):
+        mr_service_td = bytes(48)
+    else:
+        # The extended form of TD report 1.5 has fields that nobody here judges.
+        raise QuoteMalformed("not a quote with a TD report 1.0 or 1.5")
     return TdReport(
         mr_signer_seam=report.mr_signer_seam,
         td_attributes=report.td_attributes,
-        mr_service_td=report.mr_service_td if isinstance(report, dcap_qvl.TdReport15) else bytes(48),
+        mr_service_td=mr_service_td,
         mrtd=report.mr_td,
         rtmrs=(report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3),
         report_data=report.report_data,

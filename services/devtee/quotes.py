@@ -1,7 +1,7 @@
-"""TDX quotes in software: responsible for the bytes of a version 4 quote and the TD report inside it.
+"""TDX quotes in software: responsible for the bytes of a quote and the TD report inside it.
 
-Pure functions of values. Offsets are those of Intel's TDX DCAP quote format, version 4; clients that read RTMR3 at
-byte 520 rule out version 5.
+Pure functions of values. Offsets are those of Intel's TDX DCAP quote format, version 4, which the guest agent serves:
+clients that read RTMR3 at byte 520 rule out version 5. Version 5 is for those who judge both.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ _QE_AUTH_DATA = bytes(range(32))
 _ATTESTATION_KEY_TYPE_P256 = 2
 _TEE_TYPE_TDX = 0x81
 _CERTIFICATION_PCK_CHAIN = 5
+_TD_REPORT_1_0, _TD_REPORT_1_5 = 2, 3
 _CERTIFICATION_QE_REPORT = 6
 
 
 @dataclass(frozen=True, slots=True)
 class TdReport:
-    """The 584-byte TD report 1.0."""
+    """The TD report 1.0 of 584 bytes, or 1.5 of 648."""
 
     report_data: bytes
     """64 bytes that the TD chose."""
@@ -45,6 +46,8 @@ class TdReport:
     mr_config_id: bytes = ZERO_REGISTER
     mr_owner: bytes = ZERO_REGISTER
     mr_owner_config: bytes = ZERO_REGISTER
+    mr_service_td: bytes | None = None
+    """48 bytes, in the TD report 1.5 that has them: it is 64 bytes longer. None: a TD report 1.0."""
 
     def encode(self) -> bytes:
         """Raises `ValueError` when a field has another size than the format gives it."""
@@ -61,6 +64,8 @@ class TdReport:
             (self.mr_owner_config, 48),
             *((register, 48) for register in self.rtmrs),
             (self.report_data, 64),
+            # The module's patch level now is that at the TD's launch: it was not updated since.
+            *(() if self.mr_service_td is None else ((self.tee_tcb_svn, 16), (self.mr_service_td, 48))),
         )
         for content, size in fields:
             if len(content) != size:
@@ -68,12 +73,17 @@ class TdReport:
         return b"".join(content for content, _ in fields)
 
 
-def make_quote(pki: VendorPki, report: TdReport) -> bytes:
-    """Sign `report` with a fresh attestation key that the machine's PCK leaf vouches for."""
+def make_quote(pki: VendorPki, report: TdReport, version: int = 4) -> bytes:
+    """Sign `report` with a fresh attestation key that the machine's PCK leaf vouches for.
+
+    `version` is 4 or 5; only 5 has room for a TD report 1.5.
+    """
     header = struct.pack(
-        "<HHIHH16s20s", 4, _ATTESTATION_KEY_TYPE_P256, _TEE_TYPE_TDX, 0, 0, _QE_VENDOR, pki.platform.instance_id
+        "<HHIHH16s20s", version, _ATTESTATION_KEY_TYPE_P256, _TEE_TYPE_TDX, 0, 0, _QE_VENDOR, pki.platform.instance_id
     )
-    signed = header + report.encode()
+    body = report.encode()
+    body_type = _TD_REPORT_1_0 if report.mr_service_td is None else _TD_REPORT_1_5
+    signed = header + (struct.pack("<HI", body_type, len(body)) if version == 5 else b"") + body
     attestation_key = ec.generate_private_key(ec.SECP256R1())
     attestation_public = raw_public_key(attestation_key.public_key())
     qe_report = _qe_report(sha256(attestation_public + _QE_AUTH_DATA).digest())

@@ -6,7 +6,8 @@ import pytest
 
 from libs.tee import tdx
 from libs.tee.tdx import QuoteMalformed
-from tests.unit.libs.tee.bench import Bench
+from services.devtee import quotes
+from tests.unit.libs.tee.bench import NOW, Bench
 
 
 def test_zero_padding_is_cut_and_nothing_else(bench: Bench) -> None:
@@ -48,3 +49,14 @@ def test_slack_in_the_authentication_data_is_refused(bench: Bench) -> None:
     struct.pack_into("<I", quote, 632, struct.unpack_from("<I", quote, 632)[0] + 8)
     with pytest.raises(QuoteMalformed, match="add up"):
         tdx.cut(bytes(quote))
+
+
+@pytest.mark.parametrize("service_td", [None, bytes(48)])
+def test_both_bodies_of_version_5_are_verified(bench: Bench, service_td: bytes | None) -> None:
+    report = quotes.TdReport(report_data=bytes(range(64)), rtmrs=bench.td.rtmrs, mr_service_td=service_td)
+    quote = quotes.make_quote(bench.machine.pki, report, version=5)
+    assert tdx.cut(quote + bytes(70)) == quote
+    verified = tdx.verify(quote, bench.collateral(), [bench.machine.vendor_root], NOW)
+    assert verified.report.report_data == bytes(range(64))
+    assert verified.report.rtmrs == bench.td.rtmrs
+    assert verified.report.mr_service_td == bytes(48)

@@ -1,7 +1,8 @@
 """It is responsible for the GPU evidence of this service: what its GPUs answer, and the vendor's verdict on it.
 
-The answers come from the guest agent, the verdict through the attestation service's bootstrap listener. Neither is
-trusted on the way: device and vendor signed them, and whoever appraises the evidence checks that.
+The answers come from the guest agent, the verdict and the certificates of its keys through the attestation service's
+bootstrap listener. Neither is trusted on the way: device and vendor signed them, and whoever appraises the evidence
+checks that. Guest agents collect from GPUs only, so nothing is said of the switches between them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class GuestGpus:
         self._trust_domain = trust_domain
 
     async def evidence(self, nonce: bytes) -> GpuEvidence:
-        """Raises what the guest refuses with, and what the attestation service does."""
+        """Raises what the guest refuses with, what the attestation service does, and `GpuEvidenceMalformed`."""
         collected = await self._guest.collect_gpus(nonce)
         request = collateral_pb2.GetGpuTokensRequest(
             nonce=nonce,
@@ -52,4 +53,5 @@ class GuestGpus:
             stub = collateral_pb2_grpc.CollateralServiceStub(channel)
             with remote_errors():
                 response = await stub.GetGpuTokens(request, timeout=_TIMEOUT_SECONDS)
-        return GpuEvidence(DetachedEat.parse(jcs.loads(response.tokens)), collected.reports)
+        keys = {chain.key_id: tuple(chain.certificates) for chain in response.keys}
+        return GpuEvidence.of(DetachedEat.parse(jcs.loads(response.tokens)), keys, collected.reports)

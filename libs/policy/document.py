@@ -109,7 +109,9 @@ class Policy:
                 tcb=grant.tcb or hardware.tcb,
                 td_attributes=hardware.td_attributes,
                 measurements=MeasurementSet(grant.measurements),
-            ),
+            )
+            if hardware.roots(TDX)
+            else None,
             snp=None
             if hardware.snp is None
             else SnpRules(

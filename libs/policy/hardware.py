@@ -21,6 +21,7 @@ from libs.policy.members import Members
 from libs.policy.snp import read_snp
 from libs.tee.device import DeviceLists
 from libs.tee.nvidia.evidence import GpuRule
+from libs.tee.nvidia.keys import KEY_ID, Issuer
 from libs.tee.snp.rules import SnpRule
 from libs.tee.tcb import TcbRule
 
@@ -66,7 +67,7 @@ _TCB_STATUS = re.compile(
 _ADVISORY = re.compile(r"[A-Z0-9][A-Z0-9-]{0,63}")
 _FAMILY = re.compile(r"[0-9a-z]{1,32}")
 _ISSUER = re.compile(r"https://[a-z0-9.:/-]{1,200}")
-_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_AUTHORITY = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{_MAX_CERTIFICATE_BYTES}}}")
 _UEID = re.compile(r"[0-9]{1,64}")
 _GPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
@@ -174,7 +175,11 @@ def _read_devices(members: Members) -> DeviceLists:
 
 
 def _optional_texts(members: Members, name: str, pattern: re.Pattern[str]) -> frozenset[str]:
-    return frozenset(members.texts(name, pattern, may_be_empty=True)) if members.has(name) else frozenset()
+    return frozenset(_ordered_texts(members, name, pattern))
+
+
+def _ordered_texts(members: Members, name: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+    return members.texts(name, pattern, may_be_empty=True) if members.has(name) else ()
 
 
 def _read_token_key(keys: Members, kid: str) -> bytes:
@@ -188,8 +193,27 @@ def _read_token_key(keys: Members, kid: str) -> bytes:
     return spki
 
 
+def _read_issuer(entry: Members) -> Issuer:
+    pinned: dict[str, bytes] = {}
+    if entry.has("keys"):
+        keys = entry.object("keys")
+        pinned = {kid: _read_token_key(keys, kid) for kid in keys.names(KEY_ID)}
+    roots = tuple(bytes.fromhex(text) for text in _ordered_texts(entry, "roots", _AUTHORITY))
+    for index, root in enumerate(roots):
+        try:
+            authority = x509.load_der_x509_certificate(root)
+            is_authority = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+            raise entry.refuse(f"roots[{index}]", "must be the DER certificate of an authority") from error
+        if not is_authority:
+            raise entry.refuse(f"roots[{index}]", "must be the DER certificate of an authority")
+    if not pinned and not roots:
+        raise entry.refuse("roots", "must name an authority where keys names no key")
+    return Issuer(MappingProxyType(pinned), roots)
+
+
 def _read_gpu(members: Members, roots: tuple[VendorRoot, ...]) -> GpuRule:
-    issuers: dict[str, Mapping[str, bytes]] = {}
+    issuers: dict[str, Issuer] = {}
     for entry in members.objects("issuers"):
         issuer = entry.text("issuer", _ISSUER)
         if entry.flag("development") != (issuer not in PUBLISHED_TOKEN_ISSUERS):
@@ -198,10 +222,7 @@ def _read_gpu(members: Members, roots: tuple[VendorRoot, ...]) -> GpuRule:
             raise entry.refuse("issuer", "must not mix development with real vendors")
         if issuer in issuers:
             raise entry.refuse("issuer", "is named twice")
-        keys = entry.object("keys")
-        issuers[issuer] = MappingProxyType({kid: _read_token_key(keys, kid) for kid in keys.names(_KEY_ID)})
-        if not issuers[issuer]:
-            raise entry.refuse("keys", "must not be empty")
+        issuers[issuer] = _read_issuer(entry)
         entry.end()
     rule = GpuRule(
         issuers=MappingProxyType(issuers),

@@ -155,8 +155,11 @@ class Challenge:
         if self.certificate_der is None or self.signature is None:
             raise ChallengeUnsigned("the challenge is not signed, so it counts for its maker alone")
         key = _certified_key(self.certificate_der)
-        if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != ca_spki_der:
-            raise ChallengeIssuerNotTrusted("the challenge was not issued by the key that this mesh trusts")
+        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if spki != ca_spki_der:
+            raise ChallengeIssuerNotTrusted(
+                f"the challenge was issued by key {hashlib.sha256(spki).hexdigest()}, which is not the trusted one"
+            )
         try:
             key.verify(self.signature, _TAG + self._canonical_document(), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:

@@ -76,7 +76,7 @@ def verify_gpu(evidence: Evidence, rules: RoleRules, now: int, note: Note) -> Gp
 
 
 def _need(rules: RoleRules) -> str:
-    return "required" if rules.gpu_required else "not required"
+    return "some" if rules.gpu_required else "any or none"
 
 
 def _verify_gpu_bound(evidence: Evidence, note: Note) -> None:

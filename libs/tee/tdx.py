@@ -30,6 +30,7 @@ _V4_BODY_BYTES = 584
 _V5_BODY_BYTES = {2: 584, 3: 648}
 _QE_REPORT_CERTIFICATION = 6
 _PEM_CHAIN_CERTIFICATION = 5
+_MAX_NAME = 200
 
 
 class QuoteMalformed(MeshError):
@@ -231,7 +232,8 @@ def _root_named_by(collateral: Collateral, vendor_roots: Sequence[bytes]) -> byt
         if _is_signed_by(crl, root):
             return root
     if not named:
-        raise VendorRootNotTrusted("the evidence was not made under a vendor root that policy names")
+        issuer = crl.issuer.rfc4514_string()[:_MAX_NAME]
+        raise VendorRootNotTrusted(f"the evidence was made under {issuer!a}, which is no vendor root that policy names")
     return named[0]
 
 

@@ -33,8 +33,6 @@ class TdxRules:
     def verify(self, quote: bytes, collateral: Collateral, now: int, note: Note) -> TdxPlatform:
         """Prove the quote, cut, under one of the roots. Raises what `tdx.verify` raises."""
         allowed = [hashlib.sha256(root).digest() for root in self.vendor_roots]
-        note("TEE type", "tdx", "tdx")
-        note("vendor roots of policy, SHA-256", "the quote's must be among them", allowed)
         verified = tdx.verify(quote, collateral, self.vendor_roots, now)
         note("vendor root, SHA-256", verified.vendor_root_sha256, allowed)
         return TdxPlatform(verified, self)
@@ -71,9 +69,16 @@ class TdxPlatform:
         judge_td(self.quote.report, self.rules.td_attributes, note)
 
     def identify(self, event_log: tuple[Event, ...], note: Note) -> Identity:
+        for imr, signed in enumerate(self.quote.report.rtmrs):
+            logged = sum(event.imr == imr for event in event_log)
+            note(
+                f"register {imr}, as signed", signed, f"what {logged} events of the log replay to" if logged else "any"
+            )
         eventlog.verify_replay(event_log, self.quote.report.rtmrs)
-        note("registers", "follow from the log where it has their events", "the signed values")
-        return eventlog.read_identity(event_log)
+        identity = eventlog.read_identity(event_log)
+        note("compose-hash event", identity.compose_hash, "once, before system-ready")
+        note("instance-id event", identity.instance_id, "once, before system-ready")
+        return identity
 
     def judge_measurement(self, identity: Identity, now: int, note: Note) -> tuple[Measurement, int]:
         report = self.quote.report

@@ -1,4 +1,5 @@
-"""It is responsible for vendor collateral, for challenges, and for appraising evidence on behalf of others.
+"""It is responsible for vendor collateral, for challenges, for appraising evidence on behalf of others and, again and
+again, that of every live node, and for the archive of what each appraisal rested on.
 
 Trust: may refuse honest nodes or serve stale collateral; cannot make false evidence pass, because every relying service
 appraises in its own process too.

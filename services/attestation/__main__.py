@@ -2,52 +2,100 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-
-from cryptography.hazmat.primitives.asymmetric import ec
+import time
 
 from libs.entry import run
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
+from libs.identity.certificate import spki_of_certificate
 from libs.identity.challenges import Challenges
 from libs.identity.member import Member, join
 from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
-from services.attestation.appraisal import Appraiser
+from libs.tee.ear import Signer
+from services.attestation.appraisal import Appraisals, Appraiser
+from services.attestation.archive import Archive
 from services.attestation.collateral import CollateralCache
 from services.attestation.config import Config
+from services.attestation.feed import Feed
+from services.attestation.gpu_tokens import GpuTokens
+from services.attestation.leases import LiveLeases
+from services.attestation.nodes import Listed, Shown, fetch_evidence
 from services.attestation.servicer import (
     AttestationServicer,
     CollateralServicer,
+    Watching,
     attestation_binding,
     collateral_binding,
+    mesh_collateral_binding,
 )
+from services.attestation.shelf import Shelf
+from services.attestation.sweep import Sweep
 
 
 async def serve(config: Config) -> None:
     """Wire the service and serve until terminated.
 
-    Its bootstrap listener is up before it has an identity: the KMS needs collateral before it can give one.
+    Its bootstrap listener is up before it has an identity: the KMS needs collateral before it can give one. The
+    registry comes much later, and is waited for while everything else is served.
     """
     settings = config.member
-    cache = CollateralCache(config.pccs_url, config.pccs_timeout_seconds)
-    bootstrap = collateral_binding(CollateralServicer(cache))
+    cache = CollateralCache(
+        config.pccs_url,
+        config.pccs_timeout_seconds,
+        root_crl_url=config.root_crl_url,
+        shelf=Shelf(settings.state_dir / "collateral"),
+    )
+    await cache.load()
+    archive = Archive(settings.state_dir / "archive", config.archive_bytes)
+    await archive.open()
+    collateral = CollateralServicer(cache, GpuTokens(config.nras_url, config.nras_timeout_seconds))
+    bootstrap = collateral_binding(collateral)
     leaf = make_bootstrap_leaf("attestation", settings.trust_domain)
     limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
-    async with serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer:
+    async with (
+        serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer,
+        asyncio.TaskGroup() as tasks,
+    ):
+        background = [tasks.create_task(cache.keep())]
         outer.ready()
         async with join(settings, "attestation", {}, collateral=cache) as member:
-            challenges = Challenges(member.spiffe_id, lambda: _signer(member))
-            servicer = AttestationServicer(challenges, Appraiser(challenges, member.policy))
-            async with member.serve([attestation_binding(servicer)]) as inner:
+            feed = Feed(int(time.time() * 1000))
+            appraisals = Appraisals(archive, feed)
+            challenges = Challenges(member.spiffe_id, lambda: (signer(member).key, signer(member).certificate_der))
+            appraiser = Appraiser(challenges, member.policy, appraisals, lambda: signer(member))
+            watching = None if config.registry is None else watch(member, config.registry, archive, appraisals)
+            if watching is not None:
+                background.append(tasks.create_task(watching.leases.follow()))
+                background.append(tasks.create_task(watching.sweep.run(config.sweep_seconds)))
+            servicer = AttestationServicer(challenges, appraiser, archive, feed, watching)
+            async with member.serve([attestation_binding(servicer), mesh_collateral_binding(collateral)]) as inner:
                 inner.ready()
                 notify_ready()
                 await until_terminated()
+                for task in background:
+                    task.cancel()
 
 
-def _signer(member: Member) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+def watch(member: Member, registry: str, archive: Archive, appraisals: Appraisals) -> Watching:
+    """Wire what appraises the registry's nodes."""
+
+    async def fetch(listed: Listed) -> Shown:
+        return await fetch_evidence(member, listed)
+
+    def ca_spki() -> bytes:
+        return spki_of_certificate(member.identity.ca_certificate)
+
+    leases = LiveLeases(member.peer("registry", registry))
+    return Watching(leases, Sweep(leases, fetch, member.policy, ca_spki, archive, appraisals))
+
+
+def signer(member: Member) -> Signer:
+    """The identity that signs now."""
     current = member.identity.current
-    return current.key, current.certificate.der
+    return Signer(member.spiffe_id, current.key, current.certificate.der, current.certificate.not_after)
 
 
 if __name__ == "__main__":

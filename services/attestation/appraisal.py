@@ -1,42 +1,137 @@
-"""It is responsible for appraising evidence that answers a challenge of this service, under the current policy."""
+"""It is responsible for appraising under the current policy, and for leaving a record of every time it did.
+
+A verdict is given only once its record is durable, so whatever this service ever said can be looked up and repeated.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
+from libs import jcs
+from libs.audit.repetition import Examination, examine
+from libs.errors import Code, MeshError
 from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
+from libs.policy.document import Policy
+from libs.policy.vocabulary import SERVICE_ROLES
 from libs.tee import evidence as evidences
-from libs.tee.appraisal import Appraisal, AppraisalContext, OwnNonce, appraise
+from libs.tee.appraisal import OwnNonce
+from libs.tee.archived import Bundle, Question
+from libs.tee.ear import Signer, Subject, sign_ear
+from services.attestation.archive import Archive
+from services.attestation.feed import Feed, Made
+
+PURPOSE = "appraisal"
+"""What a challenge must have been created for."""
+
+_NO_NONCE = b""
 
 log = structlog.get_logger()
 
 
-class Appraiser:
-    """Spends a challenge and judges the evidence that answers it."""
+class RoleUnknown(MeshError):
+    """No service of a mesh has that role."""
 
-    def __init__(self, challenges: Challenges, policy: PolicyKeeper, clock: Callable[[], float] = time.time) -> None:
+    code = Code.INVALID_ARGUMENT
+    reason = "ROLE_UNKNOWN"
+
+
+class Appraisals:
+    """Judges for the record, and tells those who watch."""
+
+    def __init__(self, archive: Archive, feed: Feed) -> None:
+        self._archive = archive
+        self._feed = feed
+
+    async def make(
+        self, document: bytes, policy: Policy, question: Question, *, spiffe_id: str = ""
+    ) -> tuple[Examination, bytes]:
+        """Appraise; return what came out, refusals included, and the digest of its record.
+
+        Raises `ArchiveUnavailable`, and `ArchiveMalformed` for a document that is no text at all.
+        """
+        examination, bundle = await asyncio.to_thread(_examine, document, policy, question)
+        record_digest = await self._archive.keep(bundle)
+        refusal = None if examination.refusal is None else examination.refusal.reason
+        self._feed.publish(
+            Made(
+                record_digest=record_digest,
+                evidence_digest=examination.record.evidence,
+                role=question.role,
+                spiffe_id=spiffe_id,
+                policy_version=policy.version,
+                appraised_at=question.now,
+                refusal=refusal,
+            )
+        )
+        return examination, record_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An accepted appraisal: as canonical JSON, as a signed result, and where its record is."""
+
+    appraisal: bytes
+    result: str
+    record_digest: bytes
+
+
+class Appraiser:
+    """Spends a challenge of this service and judges the evidence that answers it."""
+
+    def __init__(
+        self,
+        challenges: Challenges,
+        policy: PolicyKeeper,
+        appraisals: Appraisals,
+        signer: Callable[[], Signer],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._challenges = challenges
         self._policy = policy
+        self._appraisals = appraisals
+        self._signer = signer
         self._clock = clock
 
-    def appraise(self, document: bytes, role: str) -> Appraisal:
-        """Raises `ChallengeNotOpen` and every appraisal refusal. A refused document has spent its challenge too."""
-        evidence = evidences.parse(document)
-        self._challenges.spend(evidence.challenge.nonce)
+    async def appraise(self, document: bytes, role: str) -> Answer:
+        """Raises `ChallengeNotOpen`, `RoleUnknown` and every appraisal refusal.
+
+        A refused document has spent its challenge too. What cannot be read, or answers no open challenge, is not
+        appraised, so nobody fills the archive with it.
+        """
+        if role not in SERVICE_ROLES:
+            raise RoleUnknown("ask for the role of a service")
+        challenge = (await asyncio.to_thread(evidences.parse, document)).challenge
         policy = self._policy.require_fresh()
-        appraisal = appraise(
-            evidence,
-            policy.rules(role),
-            AppraisalContext(
-                now=int(self._clock()),
-                spki=None,
-                challenge=OwnNonce(evidence.challenge.nonce),
-                policy_version=policy.version,
-            ),
+        # A nonce speaks for its challenge's purpose. One for another purpose is refused exactly as an unknown one is.
+        self._challenges.spend(challenge.nonce if challenge.purpose == PURPOSE else _NO_NONCE)
+        question = Question(role, int(self._clock()), None, OwnNonce(challenge.nonce))
+        examination, record_digest = await self._appraisals.make(document, policy, question)
+        if examination.appraisal is None:
+            raise examination.refusal or AssertionError("an appraisal accepts or refuses")
+        log.info("evidence appraised", role=role, record=record_digest.hex())
+        subject = Subject(
+            appraisal=examination.appraisal,
+            nonce=challenge.nonce,
+            policy_digest=policy.digest,
+            development=bool(policy.development_roots),
+            record_digest=record_digest,
         )
-        log.info("evidence appraised", role=role, evidence=evidence.digest.hex())
-        return appraisal
+        # Claims may be long, and so may writing them.
+        return await asyncio.to_thread(_answer, subject, self._signer())
+
+
+def _examine(document: bytes, policy: Policy, question: Question) -> tuple[Examination, Bundle]:
+    examination = examine(document, policy, question)
+    bundle = Bundle.of(examination.record, document, policy.document)
+    bundle.encode()  # What could not be given out later is not judged for the record now.
+    return examination, bundle
+
+
+def _answer(subject: Subject, signer: Signer) -> Answer:
+    return Answer(jcs.dumps(subject.appraisal.to_json()), sign_ear(subject, signer), subject.record_digest)

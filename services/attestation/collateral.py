@@ -1,37 +1,35 @@
 """It is responsible for vendor collateral: fetched once per platform, kept while it is valid, never waited for twice.
 
-Collateral is signed by the vendor, so a wrong or stale answer from the PCCS can only make evidence fail.
+What is held and valid is served at once, whatever the PCCS does; it is renewed beside that. Collateral is signed by the
+vendor, so a wrong or stale answer from the PCCS can only make evidence fail. How old it may be is policy's word, and
+the verifier's to judge.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import dcap_qvl
 import structlog
 
-from libs import jcs
-from libs.errors import Code, MeshError
 from libs.tee import tdx
 from libs.tee.collateral import Collateral
+from services.attestation.pccs import CollateralUnavailable, Pccs, Platform
+from services.attestation.shelf import Shelf
 
 _MAX_PLATFORMS = 256
-_REFRESH_BEFORE_SECONDS = 6 * 3600
-_FAILURE_SECONDS = 2.0
-"""For this long after a failed fetch the failure is repeated, so that a broken PCCS is not stormed."""
+_REFRESH_AFTER_SECONDS = 3600
+"""Policy may bound collateral's age far below its validity, so it is renewed long before its end."""
+
+_FIRST_BACKOFF_SECONDS = 2.0
+_LAST_BACKOFF_SECONDS = 300.0
+_KEEP_SECONDS = 15.0
 
 log = structlog.get_logger()
-
-
-class CollateralUnavailable(MeshError):
-    """The PCCS cannot be reached, or does not know the platform."""
-
-    code = Code.UNAVAILABLE
-    reason = "COLLATERAL_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,7 @@ class Held:
 
     collateral: Collateral
     valid_until: float
+    fetched_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -50,54 +49,102 @@ class _Flight:
     waiting: int = 0
 
 
-class CollateralCache:
-    """Collateral by platform (FMSPC)."""
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """The last of some failures in a row. Until `again_at` it is repeated, so that a broken PCCS is not stormed."""
 
-    def __init__(self, pccs_url: str, timeout_seconds: float, clock: Callable[[], float] = time.time) -> None:
-        self._pccs_url = pccs_url.rstrip("/")
-        self._timeout_seconds = timeout_seconds
+    count: int
+    at: float
+    again_at: float
+    why: str
+
+
+class CollateralCache:
+    """Collateral by platform."""
+
+    def __init__(
+        self,
+        pccs_url: str,
+        timeout_seconds: float,
+        clock: Callable[[], float] = time.time,
+        *,
+        root_crl_url: str = "",
+        shelf: Shelf | None = None,
+    ) -> None:
+        self._pccs = Pccs(pccs_url, timeout_seconds, root_crl_url)
         self._clock = clock
-        self._held: dict[str, Held] = {}
-        self._failed: dict[str, tuple[float, str]] = {}
-        self._flights: dict[str, _Flight] = {}
+        self._shelf = shelf
+        self._held: dict[Platform, Held] = {}
+        self._failures: dict[Platform, _Failure] = {}
+        self._flights: dict[Platform, _Flight] = {}
+        self._jitter = random.SystemRandom()
+
+    async def load(self) -> None:
+        """Begin with what an earlier process kept."""
+        if self._shelf is not None:
+            for platform, collateral in (await self._shelf.load(self._clock())).items():
+                self._hold(platform, Held(collateral, collateral.expires_at()))
 
     async def collateral(self, quote: bytes) -> Collateral:
         """Return the collateral of a quote's platform. Raises `QuoteMalformed` or `CollateralUnavailable`."""
         return (await self.held(quote)).collateral
 
     async def held(self, quote: bytes) -> Held:
-        """The same with its validity. What is about to end is fetched anew, and used to its end if that fails."""
-        quote = tdx.cut(quote)
-        fmspc = _fmspc(quote)
-        if (held := self._valid(fmspc, _REFRESH_BEFORE_SECONDS)) is not None:
+        """The same with its validity. Only where nothing valid is held does anybody wait for the PCCS."""
+        platform = Platform.of(tdx.cut(quote))
+        if (held := self._valid(platform)) is not None:
             return held
-        async with self._alone(fmspc):
-            if (held := self._valid(fmspc, _REFRESH_BEFORE_SECONDS)) is not None:
+        async with self._alone(platform):
+            if (held := self._valid(platform)) is not None:
                 return held
-            try:
-                self._repeat_failure(fmspc)
-                return await self._refresh(fmspc, quote)
-            except CollateralUnavailable:
-                if (held := self._valid(fmspc, 0)) is None:
-                    raise
-                return held
+            return await self._refresh(platform)
 
-    async def _refresh(self, fmspc: str, quote: bytes) -> Held:
+    async def keep(self) -> None:
+        """Renew what is held, for ever."""
+        while True:
+            await self.renew()
+            await asyncio.sleep(_KEEP_SECONDS)
+
+    async def renew(self) -> None:
+        """Renew, once, what is due. A failure leaves what is held to serve until its end."""
+        now = self._clock()
+        for platform, held in list(self._held.items()):
+            if held.valid_until <= now:
+                self._held.pop(platform, None)
+            elif abs(now - held.fetched_at) >= _REFRESH_AFTER_SECONDS:
+                try:
+                    async with self._alone(platform):
+                        await self._refresh(platform)
+                except CollateralUnavailable as error:
+                    log.warning("collateral is not renewed", fmspc=platform.fmspc, detail=str(error))
+
+    async def _refresh(self, platform: Platform) -> Held:
+        self._repeat_failure(platform)
         try:
-            held = await self._fetch(quote)
+            collateral = await self._pccs.collateral(platform, self._clock())
         except CollateralUnavailable as error:
-            self._failed[fmspc] = (self._clock(), str(error))
+            self._fail(platform, str(error))
             raise
-        self._held[fmspc] = held
-        log.info("collateral fetched", fmspc=fmspc, valid_until=int(held.valid_until))
+        self._failures.pop(platform, None)
+        held = Held(collateral, collateral.expires_at(), self._clock())
+        self._hold(platform, held)
+        log.info("collateral fetched", fmspc=platform.fmspc, valid_until=int(held.valid_until))
+        if self._shelf is not None:
+            await self._shelf.put(platform, collateral)
         return held
 
+    def _hold(self, platform: Platform, held: Held) -> None:
+        self._held.pop(platform, None)
+        self._held[platform] = held
+        if len(self._held) > _MAX_PLATFORMS:
+            del self._held[next(iter(self._held))]
+
     @asynccontextmanager
-    async def _alone(self, fmspc: str) -> AsyncIterator[None]:
+    async def _alone(self, platform: Platform) -> AsyncIterator[None]:
         """Fetch for a platform one at a time, and leave nothing behind for platforms that nobody waits for."""
-        if len(self._flights) >= _MAX_PLATFORMS and fmspc not in self._flights:
+        if len(self._flights) >= _MAX_PLATFORMS and platform not in self._flights:
             raise CollateralUnavailable("too many platforms are asked for at once")
-        flight = self._flights.setdefault(fmspc, _Flight())
+        flight = self._flights.setdefault(platform, _Flight())
         flight.waiting += 1
         try:
             async with flight.lock:
@@ -105,41 +152,25 @@ class CollateralCache:
         finally:
             flight.waiting -= 1
             if not flight.waiting:
-                del self._flights[fmspc]
+                del self._flights[platform]
 
-    def _valid(self, fmspc: str, for_seconds: float) -> Held | None:
-        held = self._held.get(fmspc)
-        return held if held is not None and held.valid_until - for_seconds > self._clock() else None
+    def _valid(self, platform: Platform) -> Held | None:
+        held = self._held.get(platform)
+        return held if held is not None and held.valid_until > self._clock() else None
 
-    def _repeat_failure(self, fmspc: str) -> None:
+    def _fail(self, platform: Platform, why: str) -> None:
         now = self._clock()
+        earlier = self._failures.pop(platform, None)
+        count = 1 if earlier is None else earlier.count + 1
+        longest = min(_FIRST_BACKOFF_SECONDS * 2 ** min(count - 1, 16), _LAST_BACKOFF_SECONDS)
+        # Services that lost the PCCS at once must not all come back at once.
+        wait = longest * self._jitter.uniform(0.5, 1)
+        self._failures[platform] = _Failure(count, now, now + wait, why)
+        if len(self._failures) > _MAX_PLATFORMS:
+            del self._failures[next(iter(self._failures))]
+
+    def _repeat_failure(self, platform: Platform) -> None:
+        failure = self._failures.get(platform)
         # A clock that was set back must not make a failure last.
-        recent = {name: failure for name, failure in self._failed.items() if abs(now - failure[0]) < _FAILURE_SECONDS}
-        self._failed = recent
-        if fmspc in self._failed:
-            raise CollateralUnavailable(self._failed[fmspc][1])
-
-    async def _fetch(self, quote: bytes) -> Held:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                fetched = await dcap_qvl.get_collateral(self._pccs_url, quote)
-            return _read(fetched)
-        except (OSError, ValueError, RuntimeError, TimeoutError, MeshError) as error:
-            raise CollateralUnavailable(f"the PCCS at {self._pccs_url} gave no usable collateral: {error}") from error
-
-
-def _read(fetched: dcap_qvl.QuoteCollateralV3) -> Held:
-    """Raises `CollateralMalformed` or `JsonMalformed`."""
-    # A tenth member, the PCK chain, would stand in for the one inside the quote; evidence does not carry it.
-    members = jcs.loads_object(fetched.to_json().encode())
-    members.pop("pck_certificate_chain", None)
-    collateral = Collateral.parse(members)
-    return Held(collateral, collateral.expires_at())
-
-
-def _fmspc(quote: bytes) -> str:
-    try:
-        parsed = dcap_qvl.parse_quote(quote)
-        return str(parsed.fmspc())
-    except ValueError as error:
-        raise tdx.QuoteMalformed(f"not a quote with a certificate chain: {error}") from error
+        if failure is not None and failure.at <= self._clock() < failure.again_at:
+            raise CollateralUnavailable(failure.why)

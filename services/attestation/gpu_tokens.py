@@ -1,14 +1,18 @@
-"""It is responsible for GPU tokens: the vendor's verdict on what GPUs answered, asked for anew each time.
+"""It is responsible for GPU tokens: the vendor's verdict on what GPUs answered, and who certified the keys that signed.
 
-A verdict is about one nonce, so there is nothing to keep. It is signed by the vendor, and whoever relies on it verifies
-it; a wrong answer from the token service can only make evidence fail.
+A verdict is about one nonce, so it is asked for anew each time. The keys change daily and are kept for minutes. Whoever
+relies on a verdict verifies it, and the certificates up to an authority that policy pins; a wrong answer from the token
+service can only make evidence fail.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import aiohttp
 import structlog
@@ -16,9 +20,15 @@ import structlog
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee.nvidia.evidence import RawReport
-from libs.tee.nvidia.token import MAX_DEVICES, DetachedEat
+from libs.tee.nvidia.jwks import JwksMalformed, PublishedKey, read_jwks
+from libs.tee.nvidia.keys import KeyChains
+from libs.tee.nvidia.token import MAX_DEVICES, DetachedEat, key_ids
+
+KEYS_SECONDS = 600
+"""How long a key set is used. A key that the issuer withdrew is vouched for no longer than that."""
 
 _PATH = "/v4/attest/gpu"
+_KEYS_PATH = "/.well-known/jwks.json"
 _CLAIMS_VERSION = "3.0"
 _MAX_ANSWER_BYTES = 512 * 1024
 _NONCE_BYTES = 32
@@ -41,20 +51,35 @@ class GpuTokensRefused(MeshError):
 
 
 class GpuTokensUnavailable(MeshError):
-    """The token service cannot be reached, or its answer is none."""
+    """The token service cannot be reached, or answers with no verdict, or with none under a key that it publishes."""
 
     code = Code.UNAVAILABLE
     reason = "GPU_TOKENS_UNAVAILABLE"
 
 
-class GpuTokens:
-    """The vendor's token service."""
+@dataclass(frozen=True, slots=True)
+class SignedTokens:
+    """A verdict, and the certificates of the keys that signed it. Nothing of it is verified."""
 
-    def __init__(self, nras_url: str | None, timeout_seconds: float) -> None:
+    eat: DetachedEat
+    keys: KeyChains
+    """A key that its issuer does not certify is not in it; a policy may pin it."""
+
+
+class GpuTokens:
+    """The vendor's token service. `clock` is in seconds and never goes back."""
+
+    def __init__(
+        self, nras_url: str | None, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._nras_url = None if nras_url is None else nras_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._clock = clock
+        self._keys: Mapping[str, PublishedKey] = {}
+        self._keys_until = clock()
+        self._fetching_keys = asyncio.Lock()
 
-    async def tokens(self, nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> DetachedEat:
+    async def tokens(self, nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> SignedTokens:
         """Return the verdict on reports over a 32-byte nonce.
 
         Raises `GpuReportsMalformed`, `GpuTokensRefused`, `GpuTokensUnavailable`.
@@ -75,30 +100,53 @@ class GpuTokens:
                 for raw in reports
             ],
         }
-        answer = await self._post(self._nras_url + _PATH, json.dumps(request).encode())
-        try:
-            eat = DetachedEat.parse(jcs.loads(answer))
-        except MeshError as error:
-            raise GpuTokensUnavailable(f"the token service's answer is not understood: {error}") from error
-        log.info("gpu tokens fetched", architecture=architecture, devices=len(reports))
-        return eat
+        async with aiohttp.ClientSession(timeout=self._timeout) as session:
+            status, answer = await _ask(session, "POST", self._nras_url + _PATH, json.dumps(request).encode())
+            if 400 <= status < 500:
+                raise GpuTokensRefused(f"the token service refuses the reports: HTTP {status}")
+            if status != 200:
+                raise GpuTokensUnavailable(f"the token service answered HTTP {status}")
+            try:
+                eat = DetachedEat.parse(jcs.loads(answer))
+                named = key_ids(eat)
+            except MeshError as error:
+                raise GpuTokensUnavailable(f"the token service's answer is not understood: {error}") from error
+            keys = await self._chains(session, self._nras_url + _KEYS_PATH, named)
+        log.info("gpu tokens fetched", architecture=architecture, devices=len(reports), certified_keys=len(keys))
+        return SignedTokens(eat, keys)
 
-    async def _post(self, url: str, body: bytes) -> bytes:
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=self._timeout) as session,
-                session.post(url, data=body, headers={"Content-Type": "application/json"}) as response,
-            ):
-                # One byte more than is read tells an answer that is too long from one that just fits.
-                answer = await response.content.read(_MAX_ANSWER_BYTES + 1)
-                while len(answer) <= _MAX_ANSWER_BYTES and (more := await response.content.read(_MAX_ANSWER_BYTES)):
-                    answer += more
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise GpuTokensUnavailable(f"the token service at {url} does not answer: {error}") from error
-        if len(answer) > _MAX_ANSWER_BYTES:
-            raise GpuTokensUnavailable(f"the token service's answer has more than {_MAX_ANSWER_BYTES} bytes")
-        if 400 <= response.status < 500:
-            raise GpuTokensRefused(f"the token service refuses the reports: HTTP {response.status}")
-        if response.status != 200:
-            raise GpuTokensUnavailable(f"the token service answered HTTP {response.status}")
-        return answer
+    async def _chains(self, session: aiohttp.ClientSession, url: str, named: frozenset[str]) -> KeyChains:
+        async with self._fetching_keys:
+            # The set that is kept may be older than a key; a set that was just fetched lacks it for good.
+            if self._clock() >= self._keys_until or named - self._keys.keys():
+                self._keys = await _fetch_keys(session, url)
+                self._keys_until = self._clock() + KEYS_SECONDS
+            keys = self._keys
+        if unknown := named - keys.keys():
+            raise GpuTokensUnavailable(f"the token service signs with a key that it does not publish: {min(unknown)}")
+        return {key_id: keys[key_id].certificates for key_id in sorted(named) if keys[key_id].certificates}
+
+
+async def _fetch_keys(session: aiohttp.ClientSession, url: str) -> Mapping[str, PublishedKey]:
+    status, document = await _ask(session, "GET", url)
+    if status != 200:
+        raise GpuTokensUnavailable(f"the token service has no keys: HTTP {status}")
+    try:
+        return read_jwks(document)
+    except JwksMalformed as error:
+        raise GpuTokensUnavailable(f"the token service's keys are not understood: {error}") from error
+
+
+async def _ask(session: aiohttp.ClientSession, method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    try:
+        async with session.request(method, url, data=body, headers=headers) as response:
+            # One byte more than is read tells an answer that is too long from one that just fits.
+            answer = await response.content.read(_MAX_ANSWER_BYTES + 1)
+            while len(answer) <= _MAX_ANSWER_BYTES and (more := await response.content.read(_MAX_ANSWER_BYTES)):
+                answer += more
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise GpuTokensUnavailable(f"the token service at {url} does not answer: {error}") from error
+    if len(answer) > _MAX_ANSWER_BYTES:
+        raise GpuTokensUnavailable(f"the token service's answer has more than {_MAX_ANSWER_BYTES} bytes")
+    return response.status, answer

@@ -173,8 +173,10 @@ def _gpu(references: Sequence[Reference]) -> dict[str, Any]:
     issuers: dict[str, dict[str, Any]] = {}
     for reference in references:
         if reference.gpu is not None:
-            issuer = {"issuer": reference.gpu.issuer, "development": reference.development, "keys": {}}
-            issuers.setdefault(reference.gpu.issuer, issuer)["keys"].update(reference.gpu.keys)
+            new = {"issuer": reference.gpu.issuer, "development": reference.development, "keys": {}, "roots": []}
+            issuer = issuers.setdefault(reference.gpu.issuer, new)
+            issuer["keys"].update(reference.gpu.keys)
+            issuer["roots"].extend(root for root in reference.gpu.roots if root not in issuer["roots"])
     return {
         "issuers": list(issuers.values()),
         "allowed_ueids": [],

@@ -122,8 +122,19 @@ def _print_allowances(policy: Policy, console: Console) -> None:
         kind = "[bold red]development[/]" if root.development else "hardware"
         console.print(f"  vendor root  {root.name} ({kind})")
     console.print(f"  tcb          {', '.join(sorted(policy.hardware.tcb.statuses))}")
-    machines = f"{len(policy.hardware.devices.allowed)} listed" if policy.hardware.devices.allowed else "any"
-    console.print(f"  machines     {machines}, {len(policy.hardware.devices.revoked)} revoked")
+    devices = policy.hardware.devices
+    listed = [
+        f"{len(ids)} {kind}"
+        for ids, kind in ((devices.allowed, "listed"), (devices.allowed_families, "CPU families listed"))
+        if ids
+    ]
+    console.print(f"  machines     {' or '.join(listed) or 'any'}, {len(devices.revoked)} revoked")
+    if devices.revoked_families:
+        console.print(f"  CPU families {', '.join(sorted(devices.revoked_families))} revoked")
+    if policy.hardware.gpu is not None:
+        console.print(f"  GPU tokens   of {', '.join(sorted(policy.hardware.gpu.issuers))}")
+    if policy.hardware.snp is not None:
+        console.print(f"  SEV-SNP      {', '.join(sorted(policy.hardware.snp.minimum_tcb))}")
     for model, digests in sorted(policy.models.items()):
         console.print(f"  model        {model}: {', '.join(digest[:16] for digest in sorted(digests))}", soft_wrap=True)
     for release in policy.key_releases:

@@ -16,12 +16,13 @@ from libs.errors import Code, MeshError
 from libs.policy.compose import compose_hash, default_app_id
 from libs.policy.members import Members
 from libs.tee.measurement import Measurement
+from libs.tee.nvidia.keys import KEY_ID
 from services.cli.inputs import read_json
 
 _TDX = re.compile("tdx")
 _ISSUER = re.compile(r"https://[a-z0-9.:/-]{1,200}")
-_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_CERTIFICATE_BYTES = 8192
+_AUTHORITY = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{_MAX_CERTIFICATE_BYTES}}}")
 _MAX_KEY_BYTES = 256
 _UNUSED = ("pccs_url", "device_id", "kms_public_key")
 
@@ -48,6 +49,8 @@ class GpuReference:
     issuer: str
     keys: Mapping[str, str]
     """Key id to SubjectPublicKeyInfo (DER, hexadecimal) of the issuer's token keys."""
+    roots: tuple[str, ...]
+    """Authorities (DER, hexadecimal) that certify further token keys."""
     device_root: bytes
     """DER of the root under which the GPUs sign their own reports."""
 
@@ -117,10 +120,14 @@ def read_reference(path: Path) -> Reference:
 
 def _read_gpu(members: Members) -> GpuReference:
     issuer = members.text("issuer", _ISSUER)
-    keys = members.object("keys")
+    pinned: dict[str, str] = {}
+    if members.has("keys"):
+        keys = members.object("keys")
+        pinned = {kid: keys.blob(kid, _MAX_KEY_BYTES).hex() for kid in keys.names(KEY_ID)}
     reference = GpuReference(
         issuer=issuer,
-        keys={kid: keys.blob(kid, _MAX_KEY_BYTES).hex() for kid in keys.names(_KEY_ID)},
+        keys=pinned,
+        roots=members.texts("roots", _AUTHORITY, may_be_empty=True) if members.has("roots") else (),
         device_root=members.blob("device_root", _MAX_CERTIFICATE_BYTES),
     )
     members.end()

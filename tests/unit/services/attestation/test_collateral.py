@@ -1,41 +1,60 @@
-"""Collateral against a real PCCS endpoint: fetched once, kept while valid, never stormed."""
+"""Collateral against a real PCCS endpoint: fetched once, served while valid, never stormed, never garbage."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from aiohttp import web
 
 from libs.tee import tdx
-from services.attestation.collateral import CollateralCache, CollateralUnavailable
-from services.devtee.keys import MockKms
+from libs.tee.collateral import Collateral
+from services.attestation.collateral import CollateralCache
+from services.attestation.pccs import CollateralUnavailable
+from services.attestation.shelf import Shelf
+from services.devtee.collateral import CollateralShape, make_collateral
 from services.devtee.machine import Machine
-from services.devtee.pccs import serving_pccs
 from services.devtee.pki import VendorPki
 from services.devtee.platform import Platform
+from services.devtee.vendors import serving_vendors
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
 HOUR = 3600
+LONGEST_BACKOFF = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the PCCS says; None where nothing is sent at all."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
 
 
 @dataclass(slots=True)
 class Pccs:
-    """A proxy before the machine's PCCS that counts, and can break or garble."""
+    """A proxy before the machine's PCCS that counts, and can break, wait, or say something else."""
 
     url: str = ""
+    behind: str = ""
     fetches: int = 0
     broken: bool = False
-    garbled: bool = False
+    change: Callable[[str, Reply], Reply] | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def handler(self, behind: httpx.AsyncClient) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(request: web.Request) -> web.Response:
+    def handler(self, behind: httpx.AsyncClient) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
             if request.path.endswith("/pckcrl"):
                 self.fetches += 1
                 self.asked.set()
@@ -44,11 +63,10 @@ class Pccs:
                 return web.Response(status=503)
             answer = await behind.get(str(request.rel_url))
             headers = {name: value for name, value in answer.headers.items() if name.lower().endswith("issuer-chain")}
-            body = answer.content
-            if self.garbled and request.path.endswith("/qe/identity"):
-                body = body.replace(b"nextUpdate", b"lastUpdate")
-            content_type = answer.headers["content-type"].partition(";")[0]
-            return web.Response(body=body, headers=headers, content_type=content_type, status=answer.status_code)
+            reply = Reply(answer.status_code, answer.content, headers)
+            if self.change is not None:
+                reply = self.change(request.path, reply)
+            return web.Response(body=reply.body, headers=reply.headers, status=reply.status)
 
         return handle
 
@@ -58,7 +76,7 @@ async def proxied(machine: Machine, clock: Clock) -> AsyncIterator[Pccs]:
     pccs = Pccs()
     pccs.go_on.set()
     async with (
-        serving_pccs("127.0.0.1", 0, machine.pki, lambda: int(clock.now)) as url,
+        serving_vendors("127.0.0.1", 0, machine, lambda: int(clock.now)) as url,
         httpx.AsyncClient(base_url=url) as behind,
     ):
         application = web.Application()
@@ -67,9 +85,10 @@ async def proxied(machine: Machine, clock: Clock) -> AsyncIterator[Pccs]:
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            pccs.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            pccs.url, pccs.behind = f"http://127.0.0.1:{runner.addresses[0][1]}", url
             yield pccs
         finally:
+            pccs.go_on.set()
             await runner.cleanup()
 
 
@@ -134,16 +153,55 @@ async def test_a_failure_is_repeated_for_a_moment_and_then_tried_again(
     assert pccs.fetches == 2
 
 
-async def test_collateral_is_fetched_anew_before_it_ends(
+async def test_failures_in_a_row_are_further_and_further_apart(
+    cache: CollateralCache, pccs: Pccs, quote: bytes, clock: Clock
+) -> None:
+    pccs.broken = True
+    asked_at = []
+    for _ in range(2 * LONGEST_BACKOFF * 4):
+        before = pccs.fetches
+        with pytest.raises(CollateralUnavailable):
+            await cache.held(quote)
+        if pccs.fetches > before:
+            asked_at.append(clock.now)
+        clock.now += 1
+    gaps = [later - earlier for earlier, later in pairwise(asked_at)]
+    # Half of the doubled wait is jitter, and the clock here moves by whole seconds.
+    for count, gap in enumerate(gaps):
+        longest = min(2 * 2**count, LONGEST_BACKOFF)
+        assert longest / 2 <= gap <= longest + 1
+    clock.now -= 10_000  # A clock that was set back does not make it last.
+    pccs.broken = False
+    await cache.held(quote)
+
+
+async def test_collateral_is_renewed_long_before_it_ends(
     cache: CollateralCache, pccs: Pccs, quote: bytes, clock: Clock
 ) -> None:
     held = await cache.held(quote)
-    clock.now = held.valid_until - 7 * HOUR
+    clock.now += HOUR - 1
+    await cache.renew()
     assert await cache.held(quote) is held
-    clock.now = held.valid_until - 5 * HOUR
+    clock.now += 25 * HOUR
+    await cache.renew()
     renewed = await cache.held(quote)
     assert renewed.valid_until > held.valid_until
     assert pccs.fetches == 2
+
+
+async def test_what_is_valid_is_served_at_once_while_the_pccs_is_slow(
+    cache: CollateralCache, pccs: Pccs, quote: bytes, clock: Clock
+) -> None:
+    held = await cache.held(quote)
+    pccs.asked.clear()
+    pccs.go_on.clear()
+    clock.now += 2 * HOUR
+    renewing = asyncio.create_task(cache.renew())
+    await pccs.asked.wait()
+    assert await cache.held(quote) is held
+    pccs.go_on.set()
+    await renewing
+    assert await cache.held(quote) is not held
 
 
 async def test_what_is_still_valid_is_used_while_the_pccs_is_away_and_no_longer(
@@ -151,30 +209,274 @@ async def test_what_is_still_valid_is_used_while_the_pccs_is_away_and_no_longer(
 ) -> None:
     held = await cache.held(quote)
     pccs.broken = True
-    clock.now = held.valid_until - HOUR
-    assert await cache.held(quote) is held
+    clock.now = held.valid_until - 1
+    await cache.renew()
+    await cache.renew()
     assert await cache.held(quote) is held
     assert pccs.fetches == 2
     clock.now = held.valid_until
-    with pytest.raises(CollateralUnavailable):
-        await cache.held(quote)
-
-
-async def test_an_answer_that_cannot_be_read_is_a_failure_like_any_other(
-    cache: CollateralCache, pccs: Pccs, quote: bytes
-) -> None:
-    pccs.garbled = True
     for _ in range(2):
         with pytest.raises(CollateralUnavailable):
             await cache.held(quote)
-    assert pccs.fetches == 1
+        await cache.renew()
+
+
+def only(path: str, change: Callable[[Reply], Reply]) -> Callable[[str, Reply], Reply]:
+    return lambda asked, reply: change(reply) if asked.endswith(path) else reply
+
+
+def body(change: Callable[[bytes], bytes]) -> Callable[[Reply], Reply]:
+    return lambda reply: replace(reply, body=change(reply.body))
+
+
+def member(name: str, **changes: Any) -> Callable[[Reply], Reply]:
+    def change(data: bytes) -> bytes:
+        value = json.loads(data)
+        value[name].update(changes)
+        return json.dumps(value).encode()
+
+    return body(change)
+
+
+def no_headers(reply: Reply) -> Reply:
+    return replace(reply, headers={})
+
+
+def chain(text: str) -> Callable[[Reply], Reply]:
+    return lambda reply: replace(reply, headers=dict.fromkeys(reply.headers, text))
+
+
+def compressed(reply: Reply) -> Reply:
+    return replace(reply, body=gzip.compress(reply.body), headers={**reply.headers, "Content-Encoding": "gzip"})
+
+
+GARBAGE: dict[str, Callable[[str, Reply], Reply]] = {
+    "not found": only("/tcb", lambda reply: replace(reply, status=404)),
+    "compressed": only("/tcb", compressed),
+    "no JSON": only("/tcb", body(lambda data: data[:-1])),
+    "another object": only("/tcb", body(lambda data: b"[]")),
+    "no signature": only("/tcb", body(lambda data: data.replace(b'"signature"', b'"signed"'))),
+    "a signature of another form": only("/tcb", body(lambda data: data[:-4] + b'zz"}')),
+    "deeper than anybody reads": only("/tcb", body(lambda data: b'{"tcbInfo":' + b"[" * 100_000)),
+    "no chain": only("/tcb", no_headers),
+    "a chain that is none": only("/tcb", chain("-----BEGIN%20CERTIFICATE-----")),
+    "a chain without certificates": only("/pckcrl", chain("x")),
+    "a chain that is no text": only("/tcb", chain("%FF")),
+    "a changed TCB info": only("/tcb", member("tcbInfo", tcbEvaluationDataNumber=99)),
+    "a changed identity": only("/qe/identity", member("enclaveIdentity", isvprodid=3)),
+    "another enclave's identity": only("/qe/identity", member("enclaveIdentity", id="QE")),
+    "no date": only("/qe/identity", member("enclaveIdentity", nextUpdate="tomorrow")),
+    "no CRL": only("/pckcrl", body(lambda data: b"no CRL")),
+    "a changed CRL": only("/pckcrl", body(lambda data: data[:-1] + bytes([data[-1] ^ 1]))),
+    "a changed root CRL": only("/rootcacrl", body(lambda data: data[:-2] + (b"00" if data[-2:] != b"00" else b"01"))),
+    "huge": only("/tcb", body(lambda data: data + b" " * (256 * 1024))),
+    "a huge header": only("/tcb", chain("a" * 40_000)),
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
+async def test_garbage_is_a_failure_and_what_was_held_goes_on(
+    cache: CollateralCache, pccs: Pccs, quote: bytes, clock: Clock, garbage: Callable[[str, Reply], Reply]
+) -> None:
+    pccs.change = garbage
+    with pytest.raises(CollateralUnavailable):
+        await cache.held(quote)
+    pccs.change = None
+    clock.now += 3
+    held = await cache.held(quote)
+    pccs.change = garbage
+    clock.now += 2 * HOUR
+    await cache.renew()
+    assert pccs.fetches == 3
+    assert await cache.held(quote) is held
+
+
+def serving(machine: Machine, shape: CollateralShape) -> Callable[[str, Reply], Reply]:
+    """A PCCS whose statements are well signed, and of this shape."""
+    given = make_collateral(machine.pki, shape)
+
+    def change(path: str, reply: Reply) -> Reply:
+        if path.endswith("/pckcrl"):
+            return replace(reply, body=given.pck_crl)
+        if path.endswith("/rootcacrl"):
+            return replace(reply, body=given.root_ca_crl)
+        name, text, signature = (
+            ("tcbInfo", given.tcb_info, given.tcb_info_signature)
+            if path.endswith("/tcb")
+            else ("enclaveIdentity", given.qe_identity, given.qe_identity_signature)
+        )
+        return replace(reply, body=f'{{"{name}":{text},"signature":"{signature.hex()}"}}'.encode())
+
+    return change
+
+
+async def test_statements_about_another_platform_are_a_failure(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes, clock: Clock
+) -> None:
+    pccs.change = serving(machine, CollateralShape(int(clock.now), fmspc=bytes(6)))
+    with pytest.raises(CollateralUnavailable, match="another platform"):
+        await cache.held(quote)
+
+
+@pytest.mark.parametrize("issued", [-40 * 86400, 86400])
+async def test_statements_that_are_not_valid_now_are_a_failure(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes, clock: Clock, issued: int
+) -> None:
+    pccs.change = serving(machine, CollateralShape(int(clock.now) + issued))
+    with pytest.raises(CollateralUnavailable, match="not valid now"):
+        await cache.held(quote)
+
+
+async def test_a_pccs_that_sends_elsewhere_is_not_followed(cache: CollateralCache, pccs: Pccs, quote: bytes) -> None:
+    location = f"{pccs.behind}/sgx/certification/v4/rootcacrl"
+    pccs.change = only("/rootcacrl", lambda _: Reply(302, b"", {"Location": location}))
+    with pytest.raises(CollateralUnavailable, match="302"):
+        await cache.held(quote)
+
+
+async def test_statements_about_another_technology_are_a_failure(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes
+) -> None:
+    def change(data: bytes) -> bytes:
+        value = json.loads(data)["enclaveIdentity"]
+        text = json.dumps({**value, "id": "QE"}, separators=(",", ":"))
+        return signed_identity(text, machine.pki)
+
+    pccs.change = only("/qe/identity", body(change))
+    with pytest.raises(CollateralUnavailable, match="not about TDX"):
+        await cache.held(quote)
+
+
+def signed_identity(text: str, pki: VendorPki) -> bytes:
+    signature = pki.tcb_signing.sign_raw(text.encode()).hex()
+    return f'{{"enclaveIdentity":{text},"signature":"{signature}"}}'.encode()
+
+
+async def test_a_signer_that_the_root_did_not_issue_is_a_failure(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes, clock: Clock
+) -> None:
+    other = VendorPki.create(machine.pki.platform, int(clock.now))
+    _, root = pem_parts(machine.pki.tcb_chain)
+    signer, _ = pem_parts(other.tcb_chain)
+
+    def change(path: str, reply: Reply) -> Reply:
+        if not path.endswith("/qe/identity"):
+            return reply
+        text = json.dumps(json.loads(reply.body)["enclaveIdentity"], separators=(",", ":"))
+        headers = dict.fromkeys(reply.headers, quoted(signer + root))
+        return replace(reply, body=signed_identity(text, other), headers=headers)
+
+    pccs.change = change
+    with pytest.raises(CollateralUnavailable, match="chain does not verify"):
+        await cache.held(quote)
+
+
+async def test_a_chain_without_end_is_a_failure(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes
+) -> None:
+    signer, root = pem_parts(machine.pki.tcb_chain)
+    pccs.change = only("/tcb", chain(quoted(signer + root * 4)))
+    with pytest.raises(CollateralUnavailable, match="too long"):
+        await cache.held(quote)
+
+
+def pem_parts(chain: str) -> list[str]:
+    end = "-----END CERTIFICATE-----\n"
+    return [part + end for part in chain.split(end) if part.strip()]
+
+
+async def test_bad_news_is_no_garbage(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes, clock: Clock
+) -> None:
+    """What the vendor signed about a revoked machine is what its evidence must be refused with."""
+    shape = CollateralShape(int(clock.now), tcb_status="Revoked", revoked=frozenset({"pck", "platform_ca"}))
+    pccs.change = serving(machine, shape)
+    collateral = await cache.collateral(quote)
+    with pytest.raises(tdx.QuoteNotVerified):
+        tdx.verify(quote, collateral, [machine.vendor_root], int(clock.now))
+
+
+async def test_statements_under_two_roots_are_a_failure(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes, clock: Clock
+) -> None:
+    other = VendorPki.create(machine.pki.platform, int(clock.now))
+    given = make_collateral(other, CollateralShape(int(clock.now)))
+
+    def change(path: str, reply: Reply) -> Reply:
+        if not path.endswith("/qe/identity"):
+            return reply
+        identity = signed_identity(given.qe_identity, other)
+        return replace(reply, body=identity, headers=dict.fromkeys(reply.headers, quoted(given.tcb_chain)))
+
+    pccs.change = change
+    with pytest.raises(CollateralUnavailable, match="different roots"):
+        await cache.held(quote)
+
+
+def quoted(chain: str) -> str:
+    return str(httpx.QueryParams({"chain": chain})).removeprefix("chain=").replace("+", "%20")
 
 
 async def test_a_pccs_that_does_not_answer_is_not_waited_for(pccs: Pccs, quote: bytes) -> None:
     pccs.go_on.clear()
     with pytest.raises(CollateralUnavailable):
         await CollateralCache(pccs.url, 0.1).held(quote)
-    pccs.go_on.set()
+
+
+async def test_a_pccs_that_never_ends_its_answer_is_not_waited_for(quote: bytes) -> None:
+    stop = asyncio.Event()
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"a")
+        await stop.wait()
+        return response
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", drip)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        with pytest.raises(CollateralUnavailable):
+            await CollateralCache(f"http://127.0.0.1:{runner.addresses[0][1]}", 0.2).held(quote)
+    finally:
+        stop.set()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://nobody.invalid", "ftp://127.0.0.1", "no url"])
+async def test_a_pccs_that_is_not_there_is_a_failure(url: str, quote: bytes) -> None:
+    with pytest.raises(CollateralUnavailable):
+        await CollateralCache(url, 5).held(quote)
+
+
+async def test_the_root_crl_may_come_from_elsewhere(pccs: Pccs, quote: bytes, machine: Machine, clock: Clock) -> None:
+    """The vendor's own service does not hand it out."""
+    pccs.change = only("/rootcacrl", lambda reply: replace(reply, status=404))
+    with pytest.raises(CollateralUnavailable):
+        await CollateralCache(pccs.url, 10, clock).held(quote)
+    crl = make_collateral(machine.pki, CollateralShape(int(clock.now))).root_ca_crl
+    async with serving_bytes(crl) as elsewhere:
+        cache = CollateralCache(pccs.url, 10, clock, root_crl_url=f"{elsewhere}/root.der")
+        assert (await cache.collateral(quote)).root_ca_crl == crl.hex()
+
+
+@asynccontextmanager
+async def serving_bytes(data: bytes) -> AsyncIterator[str]:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=data)
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 async def test_platforms_that_nobody_knows_leave_no_room_taken(
@@ -182,7 +484,7 @@ async def test_platforms_that_nobody_knows_leave_no_room_taken(
 ) -> None:
     now = int(Clock().now)
     elsewhere = replace(Platform.random(), fmspc=bytes.fromhex("00a06ed50000"))
-    stranger = Machine(VendorPki.create(elsewhere, now), MockKms.create(now))
+    stranger = replace(mesh.machine, pki=VendorPki.create(elsewhere, now))
     strange = stranger.boot(b'{"name":"x"}', mesh.tds["router"].identity, 0).quote(b"x")
     with pytest.raises(CollateralUnavailable):
         await cache.held(strange)
@@ -195,3 +497,77 @@ async def test_what_is_no_quote_is_refused(cache: CollateralCache, pccs: Pccs, d
     with pytest.raises(tdx.QuoteMalformed):
         await cache.held(damage)
     assert pccs.fetches == 0
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def restarted(pccs: Pccs, clock: Clock, folder: Path) -> CollateralCache:
+    cache = CollateralCache(pccs.url, 10.0, clock, shelf=Shelf(folder))
+    await cache.load()
+    return cache
+
+
+async def test_a_restarted_service_answers_while_the_pccs_is_away(
+    pccs: Pccs, quote: bytes, clock: Clock, tmp_path: Path
+) -> None:
+    held = await (await restarted(pccs, clock, tmp_path / "collateral")).held(quote)
+    pccs.broken = True
+    cache = await restarted(pccs, clock, tmp_path / "collateral")
+    assert await cache.collateral(quote) == held.collateral
+    assert pccs.fetches == 1
+    pccs.broken = False
+    clock.now += 25 * HOUR
+    await cache.renew()
+    assert (await cache.held(quote)).valid_until > held.valid_until
+    assert len(files(tmp_path / "collateral")) == 1  # The newer one took its place.
+    clock.now = held.valid_until + 40 * 86400
+    pccs.broken = True
+    with pytest.raises(CollateralUnavailable):
+        await (await restarted(pccs, clock, tmp_path / "collateral")).held(quote)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff"])
+async def test_kept_collateral_that_is_damaged_or_foreign_is_passed_over(
+    pccs: Pccs, quote: bytes, clock: Clock, tmp_path: Path, damage: bytes
+) -> None:
+    await (await restarted(pccs, clock, tmp_path)).held(quote)
+    (kept,) = files(tmp_path)
+    kept.write_bytes(damage)
+    (tmp_path / "README").write_bytes(b"mine")
+    pccs.broken = True
+    with pytest.raises(CollateralUnavailable):
+        await (await restarted(pccs, clock, tmp_path)).held(quote)
+    assert (tmp_path / "README").read_bytes() == b"mine"
+
+
+async def test_kept_collateral_that_was_exchanged_is_passed_over(
+    pccs: Pccs, machine: Machine, quote: bytes, clock: Clock, tmp_path: Path
+) -> None:
+    await (await restarted(pccs, clock, tmp_path)).held(quote)
+    (kept,) = files(tmp_path)
+    other = make_collateral(machine.pki, CollateralShape(int(clock.now) - HOUR))
+    kept.write_bytes(Collateral.parse(other.members()).encode())
+    cache = await restarted(pccs, clock, tmp_path)
+    assert not cache._held
+
+
+async def test_kept_collateral_under_another_platforms_name_is_passed_over(
+    pccs: Pccs, quote: bytes, clock: Clock, tmp_path: Path
+) -> None:
+    await (await restarted(pccs, clock, tmp_path)).held(quote)
+    (kept,) = files(tmp_path)
+    ca, _, digest = kept.name.split(".")
+    kept.rename(tmp_path / f"{ca}.000000000000.{digest}")
+    cache = await restarted(pccs, clock, tmp_path)
+    assert not cache._held
+
+
+async def test_a_disk_that_fails_costs_only_the_head_start(
+    pccs: Pccs, quote: bytes, clock: Clock, tmp_path: Path
+) -> None:
+    cache = await restarted(pccs, clock, tmp_path / "collateral")
+    (tmp_path / "collateral").rmdir()
+    (tmp_path / "collateral").write_bytes(b"")
+    assert await cache.held(quote) is await cache.held(quote)

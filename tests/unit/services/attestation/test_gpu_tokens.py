@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,6 +14,7 @@ from libs.errors import MeshError
 from libs.tee.nvidia.collected import Collected, read_collected
 from services.attestation.gpu_tokens import GpuTokens
 from services.devtee.machine import Machine
+from services.devtee.nras import Nras, read_request
 from services.devtee.vendors import serving_vendors
 
 NOW = 1_790_000_000
@@ -28,10 +31,16 @@ def collected(machine: Machine) -> Collected:
     return read_collected(machine.gpus.evidence(NONCE))
 
 
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 @asynccontextmanager
-async def answering(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+async def answering(attest: Answer, keys: Answer | None = None) -> AsyncIterator[str]:
+    """A token service of our making, that publishes no keys unless it is told how."""
     application = web.Application()
-    application.router.add_post("/v4/attest/gpu", answer)
+    application.router.add_post("/v4/attest/gpu", attest)
+    if keys is not None:
+        application.router.add_get("/.well-known/jwks.json", keys)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -49,8 +58,129 @@ async def refusal(url: str | None, collected: Collected, nonce: bytes = NONCE, t
 
 async def test_the_vendors_verdict_is_returned(machine: Machine, collected: Collected) -> None:
     async with serving_vendors("127.0.0.1", 0, machine, lambda: NOW) as url:
-        eat = await GpuTokens(url + "/", 5).tokens(NONCE, collected.architecture, collected.reports)
-    assert list(eat.submodules) == ["GPU-0"]
+        signed = await GpuTokens(url + "/", 5).tokens(NONCE, collected.architecture, collected.reports)
+    assert list(signed.eat.submodules) == ["GPU-0"]
+    nras = machine.gpus.nras
+    assert signed.keys == {nras.key_id: nras.signing.chain}
+
+
+class Service:
+    """The development token service, its key set counted and its key changed at will."""
+
+    def __init__(self, nras: Nras) -> None:
+        self.nras = nras
+        self.published: dict[str, Any] | None = None
+        """Instead of its own key set."""
+        self.key_sets_asked_for = 0
+
+    async def attest(self, request: web.Request) -> web.Response:
+        posted, nonce = read_request(await request.read())
+        return web.json_response(self.nras.attest(posted, nonce, NOW))
+
+    async def keys(self, _request: web.Request) -> web.Response:
+        self.key_sets_asked_for += 1
+        return web.json_response(self.nras.jwks() if self.published is None else self.published)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def service(machine: Machine) -> Service:
+    return Service(machine.gpus.nras)
+
+
+async def test_keys_are_asked_for_again_after_ten_minutes(service: Service, collected: Collected) -> None:
+    clock = Clock()
+    async with answering(service.attest, service.keys) as url:
+        tokens = GpuTokens(url, 5, clock)
+        for seconds, asked in ((0, 1), (599, 1), (600, 2), (601, 2)):
+            clock.now = seconds
+            await tokens.tokens(NONCE, collected.architecture, collected.reports)
+            assert service.key_sets_asked_for == asked
+
+
+async def test_new_key_is_found_at_once(service: Service, collected: Collected) -> None:
+    async with answering(service.attest, service.keys) as url:
+        tokens = GpuTokens(url, 5, Clock())
+        before = await tokens.tokens(NONCE, collected.architecture, collected.reports)
+        service.nras = service.nras.rotated(NOW + 1)
+        after = await tokens.tokens(NONCE, collected.architecture, collected.reports)
+    assert before.keys.keys() != after.keys.keys()
+    assert after.keys == {service.nras.key_id: service.nras.signing.chain}
+    assert service.key_sets_asked_for == 2
+
+
+async def test_key_that_is_not_published_is_asked_for_once(service: Service, collected: Collected) -> None:
+    async with answering(service.attest, service.keys) as url:
+        tokens = GpuTokens(url, 5, Clock())
+        await tokens.tokens(NONCE, collected.architecture, collected.reports)
+        service.published = service.nras.jwks()
+        service.nras = service.nras.rotated(NOW + 1)
+        with pytest.raises(MeshError, match="does not publish") as refused:
+            await tokens.tokens(NONCE, collected.architecture, collected.reports)
+    assert refused.value.reason == "GPU_TOKENS_UNAVAILABLE"
+    assert service.key_sets_asked_for == 2
+
+
+async def test_key_that_is_not_certified_comes_without_certificates(service: Service, collected: Collected) -> None:
+    (key,) = service.nras.jwks()["keys"]
+    service.published = {"keys": [{name: value for name, value in key.items() if name != "x5c"}]}
+    async with answering(service.attest, service.keys) as url:
+        signed = await GpuTokens(url, 5).tokens(NONCE, collected.architecture, collected.reports)
+    assert signed.keys == {}
+
+
+async def test_tokens_that_do_not_name_their_key_are_unavailable(service: Service, collected: Collected) -> None:
+    async def nameless(_request: web.Request) -> web.Response:
+        token = "eyJhbGciOiJFUzM4NCJ9.e30.AA"  # Header {"alg": "ES384"}, no claims.
+        return web.json_response([["JWT", token], {"GPU-0": token}])
+
+    async with answering(nameless, service.keys) as url:
+        assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"
+
+
+async def test_service_without_a_key_set_is_unavailable(service: Service, collected: Collected) -> None:
+    async with answering(service.attest) as url:
+        assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(500, b"{}"), (200, b""), (200, b"garbage"), (200, b'{"keys":[]}'), (200, b"[" * 600_000), (304, b"")],
+)
+async def test_key_set_that_is_none_is_unavailable(
+    service: Service, collected: Collected, status: int, body: bytes
+) -> None:
+    async def keys(_request: web.Request) -> web.Response:
+        return web.Response(status=status, body=body)
+
+    async with answering(service.attest, keys) as url:
+        assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"
+
+
+async def test_key_set_without_an_end_is_given_up(service: Service, collected: Collected) -> None:
+    async def keys(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(65536))
+
+    async with answering(service.attest, keys) as url:
+        assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"
+
+
+async def test_key_set_that_does_not_come_is_given_up(service: Service, collected: Collected) -> None:
+    async def keys(_request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with answering(service.attest, keys) as url:
+        assert await refusal(url, collected, timeout_seconds=0.5) == "GPU_TOKENS_UNAVAILABLE"
 
 
 async def test_what_the_vendor_does_not_accept_is_refused(machine: Machine, collected: Collected) -> None:

@@ -50,6 +50,15 @@ def _vendor_root() -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
+def _authority() -> bytes:
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "development token authority")])
+    start = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + datetime.timedelta(days=1))
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.DER)
+
+
 def _token_key() -> bytes:
     key = ec.generate_private_key(ec.SECP384R1()).public_key()
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -73,6 +82,7 @@ def desk(tmp_path: Path) -> Desk:
         "gpu": {
             "issuer": "https://nras.devtee.invalid",
             "keys": {"kid-1": _token_key().hex()},
+            "roots": [_authority().hex()],
             "device_root": _vendor_root().hex(),
         },
         "instances": {"node": {"app_id": "aa" * 20, "compose_hash": measured}},

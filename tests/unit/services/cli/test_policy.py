@@ -90,6 +90,36 @@ def test_the_next_version_changes_operators_with_both_sets(desk: Desk, teemesh: 
     assert (policy.version, policy.previous) == (2, read_signed(Path(previous)).policy.digest)
 
 
+def _drafted_issuers(desk: Desk, teemesh: Run, *more: str) -> list[dict[str, Any]]:
+    assert teemesh(*desk.init(*more)) == 0
+    issuers: list[dict[str, Any]] = json.loads((desk.folder / "policy.json").read_bytes())["policy"]["gpu"]["issuers"]
+    return issuers
+
+
+def test_a_draft_pins_the_keys_and_authorities_of_its_references(desk: Desk, teemesh: Run) -> None:
+    gpu = json.loads((desk.folder / "reference.json").read_bytes())["gpu"]
+    (issuer,) = _drafted_issuers(desk, teemesh)
+    assert issuer == {name: gpu[name] for name in ("issuer", "keys", "roots")} | {"development": True}
+
+
+@pytest.mark.parametrize("left_out", ["keys", "roots"])
+def test_a_reference_may_name_only_keys_or_only_authorities(desk: Desk, teemesh: Run, left_out: str) -> None:
+    path = desk.folder / "reference.json"
+    reference = json.loads(path.read_bytes())
+    del reference["gpu"][left_out]
+    path.write_bytes(jcs.dumps(reference))
+    (issuer,) = _drafted_issuers(desk, teemesh)
+    assert not issuer[left_out]
+
+
+def test_an_authority_that_two_references_name_is_pinned_once(desk: Desk, teemesh: Run) -> None:
+    reference = json.loads((desk.folder / "reference.json").read_bytes())
+    second = desk.folder / "second.json"
+    second.write_bytes(jcs.dumps({**reference, "mrtd": "ab" * 48}))
+    (issuer,) = _drafted_issuers(desk, teemesh, "--reference", str(second))
+    assert issuer["roots"] == reference["gpu"]["roots"]
+
+
 def test_one_operator_cannot_sign_twice(desk: Desk, teemesh: Run) -> None:
     with pytest.raises(PolicyMalformed, match="already"):
         _signed(desk, teemesh, 1, 1)

@@ -1,0 +1,172 @@
+"""It is responsible for judging every node with a live lease again and again, under the policy in force now.
+
+Evidence that convinced everybody yesterday may rest on a patch level, a certificate or a measurement that is refused
+today. The registry's word puts a node on the list; what its lease rests on is fetched once, kept in the archive, and
+judged on a timer, at once when policy moves, and when the lease is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from libs.errors import MeshError
+from libs.identity.freshness import PolicyKeeper
+from libs.identity.gate import EvidenceUnknown
+from libs.tee.appraisal import SignedBy
+from libs.tee.archived import Question
+from services.attestation.appraisal import Appraisals
+from services.attestation.archive import Archive
+from services.attestation.coverage import NOT_APPRAISED, Coverage, Judged, coverage
+from services.attestation.nodes import Listed, Shown
+
+_ROLE = "node"
+_AT_ONCE = 8
+"""So many nodes are judged side by side: judging is computing, and there are other callers."""
+
+_PAUSE_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+class Nodes(Protocol):
+    """The leases to judge."""
+
+    @property
+    def listed(self) -> Mapping[str, Listed]:
+        """By SPIFFE ID."""
+        ...
+
+    async def changed(self) -> None:
+        """Wait for the next change of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was fetched for a lease; its document is in the archive."""
+
+    listed: Listed
+    spki: bytes
+
+
+class Sweep:
+    """The last verdict about every node."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        fetch: Callable[[Listed], Awaitable[Shown]],
+        policy: PolicyKeeper,
+        ca_spki: Callable[[], bytes],
+        archive: Archive,
+        appraisals: Appraisals,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._nodes = nodes
+        self._fetch = fetch
+        self._policy = policy
+        self._ca_spki = ca_spki
+        self._archive = archive
+        self._appraisals = appraisals
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}
+        self._judged: dict[str, Judged] = {}
+
+    def judged(self, listed: Listed) -> Judged:
+        """Return the last verdict about what this very lease rests on."""
+        judged = self._judged.get(listed.spiffe_id)
+        return judged if judged is not None and judged.listed == listed else Judged(listed, NOT_APPRAISED)
+
+    def coverage(self, max_age_seconds: int) -> Coverage:
+        """What the live leases rest on now; 0 for evidence as old as policy accepts."""
+        policy = self._policy.current
+        return coverage(
+            (self.judged(listed) for listed in self._nodes.listed.values()),
+            now=int(self._clock()),
+            max_age_seconds=max_age_seconds or policy.evidence_max_age_seconds,
+            policy_version=policy.version,
+        )
+
+    async def run(self, sweep_seconds: float) -> None:
+        """Judge for ever: all on the timer and when policy moves, new leases as they come."""
+        while True:
+            version = self._policy.current.version
+            await self.sweep()
+            due = time.monotonic() + sweep_seconds
+            while self._policy.current.version == version and (left := due - time.monotonic()) > 0:
+                if self._unjudged():
+                    await self.sweep(only_new=True)
+                    # A registry whose list never stands still must not keep this service busy.
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                else:
+                    await self._wait(left)
+
+    async def sweep(self, *, only_new: bool = False) -> None:
+        """Judge once every node, or those whose lease is not judged yet."""
+        listed = dict(self._nodes.listed)
+        for gone in self._judged.keys() - listed.keys():
+            del self._judged[gone]
+            self._seen.pop(gone, None)
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def judge(node: Listed) -> None:
+            async with room:
+                self._judged[node.spiffe_id] = await self._judge(node)
+
+        async with asyncio.TaskGroup() as tasks:
+            for node in listed.values():
+                if not only_new or self.judged(node).reason == NOT_APPRAISED:
+                    tasks.create_task(judge(node))
+
+    def _unjudged(self) -> bool:
+        return any(self.judged(node).reason == NOT_APPRAISED for node in self._nodes.listed.values())
+
+    async def _wait(self, seconds: float) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            waiting = [tasks.create_task(self._nodes.changed()), tasks.create_task(self._moved())]
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+
+    async def _moved(self) -> None:
+        await self._policy.advanced()
+
+    async def _judge(self, listed: Listed) -> Judged:
+        try:
+            policy = self._policy.require_fresh()
+            shown = await self._shown(listed)
+            question = Question(
+                _ROLE, int(self._clock()), shown.spki, SignedBy(self._ca_spki(), policy.evidence_max_age_seconds)
+            )
+            examination, _ = await self._appraisals.make(shown.document, policy, question, spiffe_id=listed.spiffe_id)
+        except MeshError as error:
+            # Not a verdict about the evidence: there is none to judge, nothing to judge it by, or nowhere to record it.
+            log.warning("a node is not appraised", node=listed.spiffe_id, reason=error.reason, detail=str(error))
+            return Judged(listed, error.reason)
+        self._seen[listed.spiffe_id] = _Seen(listed, shown.spki)
+        evidence, appraisal, refusal = examination.evidence, examination.appraisal, examination.refusal
+        if refusal is not None:
+            log.warning("a node's evidence is refused", node=listed.spiffe_id, reason=refusal.reason)
+        return Judged(
+            listed=listed,
+            reason=None if refusal is None else refusal.reason,
+            issued_at=None if evidence is None else evidence.challenge.issued_at,
+            valid_until=None if appraisal is None else appraisal.valid_until,
+            policy_version=policy.version,
+        )
+
+    async def _shown(self, listed: Listed) -> Shown:
+        """What the lease rests on: from the archive when it was fetched for this very lease, else from the node."""
+        seen = self._seen.get(listed.spiffe_id)
+        if seen is not None and seen.listed == listed:
+            try:
+                return Shown(seen.spki, await self._archive.evidence(listed.evidence_digest))
+            except EvidenceUnknown:
+                log.info("archived evidence is fetched again", node=listed.spiffe_id)
+        return await self._fetch(listed)

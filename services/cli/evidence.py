@@ -1,0 +1,177 @@
+"""It is responsible for `teemesh evidence`: what evidence states, whether it passes each step, and getting some.
+
+show      say in words what a file states, nothing of it verified
+appraise  judge it under a policy, step by step, with the values compared
+fetch     get the evidence of a running mesh's services
+
+Exit status of `show` and `appraise`: 0 when all is well, 1 when evidence is refused, 2 when what was given cannot be
+judged, or not be judged by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from libs.errors import MeshError
+from libs.policy.document import Policy
+from services.cli.evidence_appraisal import Examination, examine_certificate, examine_document
+from services.cli.evidence_description import describe
+from services.cli.evidence_fetch import fetch_by_digest, fetch_by_role
+from services.cli.evidence_file import CertificateFile, EvidenceFile, QuoteFile, advice, digest_of, recognise
+from services.cli.evidence_report import Judged, print_judged, print_sections
+from services.cli.evidence_terms import (
+    PIN_ADVICE,
+    add_terms,
+    certificate_terms,
+    digest,
+    document_terms,
+    is_unpinned,
+    judge_policy,
+)
+from services.cli.evidence_words import plain
+from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
+from services.cli.layout import add_state_option, layout_of
+from services.cli.policy_draft import read_signed
+from services.cli.ports import HOST, read_ports
+from services.cli.roster import SERVICES
+from services.cli.status import read_mesh
+
+ACCEPTED, REFUSED, UNUSABLE = 0, 1, 2
+_BINDING = 5
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `teemesh evidence`."""
+    parser = subparsers.add_parser("evidence", help="read, appraise and fetch evidence")
+    commands = parser.add_subparsers(dest="evidence_command", required=True)
+    _add_show(commands.add_parser("show", help="say what evidence states, without verifying it"))
+    _add_appraise(commands.add_parser("appraise", help="judge evidence under a policy, step by step"))
+    _add_fetch(commands.add_parser("fetch", help="get evidence from a running mesh"))
+
+
+def _add_file(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("file", type=Path, help="an evidence document, a dstack RA-TLS certificate, or a TDX quote")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
+    parser.set_defaults(run=lambda args: _usable(run, args))
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    _add_file(parser, _run_show)
+
+
+def _add_appraise(parser: argparse.ArgumentParser) -> None:
+    _add_file(parser, _run_appraise)
+    add_terms(parser)
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    add_state_option(parser)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--role", choices=SERVICES, help="what this service proves itself with now")
+    which.add_argument("--digest", type=digest, metavar="HEX", help="this document, also of earlier days")
+    parser.add_argument("--out", type=Path, required=True, help="the document; must not exist")
+    parser.set_defaults(run=_run_fetch)
+
+
+def _run_show(args: argparse.Namespace) -> int:
+    file = recognise(read_input(args.file))
+    try:
+        sections = describe(file)
+    except MeshError as refusal:
+        if (remedy := advice(file, refusal)) is None:
+            raise
+        return _say_unusable(refusal, remedy)
+    if args.json:
+        print(json.dumps({"verified": False, **{section.key: section.to_json() for section in sections}}, indent=2))
+    else:
+        print_sections(sections, Console())
+    return ACCEPTED
+
+
+def _run_appraise(args: argparse.Namespace) -> int:
+    file = recognise(read_input(args.file))
+    signed = read_signed(args.policy)
+    now = int(time.time()) if args.now is None else args.now
+    signatures, policy_refusal = judge_policy(signed, args.compose, now)
+    examination, binding, remedies = _examine(file, args, signed.policy, now)
+    judged = Judged(
+        digest=digest_of(file),
+        now=now,
+        policy=signed.policy,
+        signatures=signatures,
+        policy_refusal=policy_refusal,
+        binding=binding,
+        examination=examination,
+        advice=remedies,
+    )
+    if args.json:
+        print(json.dumps(judged.to_json(), indent=2))
+    else:
+        print_judged(judged, Console())
+    return ACCEPTED if judged.holds else REFUSED
+
+
+def _examine(
+    file: EvidenceFile, args: argparse.Namespace, policy: Policy, now: int
+) -> tuple[Examination, str, tuple[str, ...]]:
+    """Return the examination, in words what step 5 compares with, and what to do about a refusal."""
+    if isinstance(file, QuoteFile):
+        raise InputUnreadable("a quote by itself proves nothing about a service: it can be shown, not appraised")
+    if isinstance(file, CertificateFile):
+        terms, binding = certificate_terms(args, policy, now)
+        examination = examine_certificate(file.der, policy, terms)
+        unpinned = False
+    else:
+        document, binding = document_terms(args, policy, now)
+        examination = examine_document(file.data, policy, document)
+        unpinned = is_unpinned(document)
+    return examination, binding, tuple(_remedies(file, examination, policy, unpinned))
+
+
+def _remedies(file: EvidenceFile, examination: Examination, policy: Policy, unpinned: bool) -> list[str]:
+    refusal = examination.refusal
+    if refusal is None:
+        return []
+    remedies = [words for words in (advice(file, refusal),) if words is not None]
+    if unpinned and examination.steps[-1].number == _BINDING:
+        remedies.append(PIN_ADVICE)
+    if examination.role is not None and examination.role not in policy.roles:
+        remedies.append(f"the policy grants nothing to role {examination.role}: another --role, or another --policy")
+    return remedies or [f"docs/evidence.md says what to do about {refusal.reason}"]
+
+
+def _run_fetch(args: argparse.Namespace) -> int:
+    refuse_existing(args.out)
+    layout = layout_of(args)
+    if not layout.mesh_file.exists():
+        raise InputUnreadable(f"no mesh serves from {layout.root}: start one with teemesh up")
+    addresses = {role: f"{HOST}:{port}" for role, port in read_ports(layout.ports).items()}
+    access = read_mesh(layout.mesh_file, addresses)
+    fetching = fetch_by_role(access, args.role) if args.digest is None else fetch_by_digest(access, args.digest)
+    fetched = asyncio.run(fetching)
+    write_output(args.out, fetched.document)
+    print(
+        f"{args.out}: {len(fetched.document)} bytes from {fetched.source}, digest {fetched.digest.hex()}, not appraised"
+    )
+    return ACCEPTED
+
+
+def _usable(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run; what cannot be used is another exit status than evidence that is refused."""
+    try:
+        return run(args)
+    except MeshError as error:
+        return _say_unusable(error)
+
+
+def _say_unusable(error: MeshError, remedy: str = "") -> int:
+    sys.stderr.write(f"teemesh: {error.reason}: {plain(f'{error}; {remedy}' if remedy else str(error))}\n")
+    return UNUSABLE

@@ -1,0 +1,140 @@
+"""It is responsible for appraising a file step by step for the record, and for what is known when it is accepted.
+
+The steps are `libs.tee`'s, the same that every service takes. What is added here is only that nothing is thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from libs.errors import MeshError
+from libs.policy.document import Policy
+from libs.policy.hardware import VendorRoot
+from libs.tee import evidence as evidences
+from libs.tee.appraisal import AppraisalContext, OwnNonce, SignedBy, appraise
+from libs.tee.collateral import Collateral
+from libs.tee.evidence import MAX_DOCUMENT_BYTES, Evidence
+from libs.tee.ratls.certificate import read_certificate
+from libs.tee.ratls.verification import RatlsContext, verify_ratls
+from libs.tee.steps import Record, Step
+from services.cli.evidence_words import Json
+from services.cli.inputs import InputUnreadable
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentTerms:
+    """What an evidence document is judged by, beside the policy."""
+
+    now: int
+    role: str | None
+    """None: the role that the claims name."""
+    challenge: OwnNonce | SignedBy
+    spki: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateTerms:
+    """What an RA-TLS certificate is judged by, beside the policy."""
+
+    now: int
+    role: str
+    collateral: Collateral
+    maximum_age_seconds: int
+    app_id: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What all steps together prove."""
+
+    valid_until: int
+    """Unix seconds."""
+    vendor_root: VendorRoot
+    spki_sha256: bytes
+    """Of the key that the evidence speaks for."""
+    findings: Json
+    """The whole result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Every step that was begun, and what came of them: `accepted` or `refusal`."""
+
+    role: str | None
+    """None where the document could not be read."""
+    steps: tuple[Step, ...]
+    accepted: Accepted | None
+    refusal: MeshError | None
+
+    @property
+    def refused_between_steps(self) -> MeshError | None:
+        """A refusal of none of the steps: a certificate's age and name stand between them."""
+        return None if any(step.refusal for step in self.steps) else self.refusal
+
+
+def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Examination:
+    """Appraise an evidence document. Raises `InputUnreadable` when nobody says for which role."""
+    steps = Record()
+    role = terms.role
+    try:
+        evidence = _parsed(data, steps)
+        role = terms.role if terms.role is not None else _claimed_role(evidence)
+        context = AppraisalContext(terms.now, terms.spki, terms.challenge, policy.version)
+        appraisal = appraise(evidence, policy.rules(role), context, steps)
+    except InputUnreadable:
+        raise
+    except MeshError as refusal:
+        return Examination(role, tuple(steps.steps), None, refusal)
+    root = _named(policy, appraisal.vendor_root_sha256)
+    accepted = Accepted(appraisal.valid_until, root, appraisal.spki_sha256, appraisal.to_json())
+    return Examination(role, tuple(steps.steps), accepted, None)
+
+
+def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> Examination:
+    """Appraise a dstack RA-TLS certificate. Whether its peer holds the key is the handshake's to show."""
+    steps = Record()
+    context = RatlsContext(terms.now, terms.maximum_age_seconds, terms.app_id)
+    try:
+        verdict = verify_ratls(der, terms.collateral, policy.rules(terms.role), context, steps)
+    except MeshError as refusal:
+        return Examination(terms.role, tuple(steps.steps), None, refusal)
+    platform = verdict.platform
+    root = _named(policy, platform.vendor_root_sha256)
+    spki_sha256 = hashlib.sha256(read_certificate(der).spki).digest()
+    findings: Json = {
+        "role": terms.role,
+        "measurement": dict(verdict.measurement.to_json()),
+        "spki_sha256": spki_sha256.hex(),
+        "policy_version": policy.version,
+        "appraised_at": terms.now,
+        "valid_until": verdict.valid_until,
+        "instance_id": verdict.identity.instance_id.hex(),
+        "app_id": verdict.identity.app_id.hex(),
+        "device_id": platform.device.id,
+        "cpu_family": platform.device.family,
+        "tcb_status": platform.tcb.status,
+        "advisories": list(platform.tcb.advisories),
+        "vendor_root_sha256": platform.vendor_root_sha256.hex(),
+    }
+    return Examination(terms.role, tuple(steps.steps), Accepted(verdict.valid_until, root, spki_sha256, findings), None)
+
+
+def _parsed(data: bytes, steps: Record) -> Evidence:
+    with steps.step(1) as note:
+        note("document", f"{len(data)} bytes", f"{MAX_DOCUMENT_BYTES} or fewer, canonical JSON (RFC 8785)")
+        return evidences.parse(data)
+
+
+def _claimed_role(evidence: Evidence) -> str:
+    role = evidence.claims.get("role")
+    if not isinstance(role, str):
+        raise InputUnreadable("the evidence claims no role: say with --role for which it is to be judged")
+    return role
+
+
+def _named(policy: Policy, root_sha256: bytes) -> VendorRoot:
+    """Return the policy's root; the steps have proven that it is one of them."""
+    return next(
+        root for root in policy.hardware.vendor_roots if hashlib.sha256(root.certificate).digest() == root_sha256
+    )

@@ -1,0 +1,196 @@
+"""It is responsible for what the command line says evidence is to be held against: policy, challenge, key, collateral.
+
+A flag that would change nothing is refused: an operator must not believe that it was heeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from libs.errors import MeshError
+from libs.identity.certificate import spki_of_certificate
+from libs.policy.compose import read_anchors
+from libs.policy.document import Policy
+from libs.policy.signatures import SignedPolicy, verify, verify_seed
+from libs.policy.succession import verify_valid_at
+from libs.tee.appraisal import OwnNonce, SignedBy
+from libs.tee.collateral import Collateral
+from services.cli.evidence_appraisal import CertificateTerms, DocumentTerms
+from services.cli.evidence_file import CertificateFile, recognise
+from services.cli.inputs import InputUnreadable, read_input
+from services.cli.layout import DEFAULT_STATE
+from services.cli.mesh_reading import MeshReader
+
+_DEFAULT_MESH = DEFAULT_STATE / "mesh.json"
+_NOBODY = b""
+"""No key has it, so no challenge is signed by it."""
+
+_DIGEST_BYTES, _APP_ID_BYTES = 32, 20
+_DOCUMENT_FLAGS = ("ca", "nonce", "mesh", "spki")
+_CERTIFICATE_FLAGS = ("collateral", "app_id", "max_age_seconds")
+PIN_ADVICE = (
+    "nothing says who may have issued the challenge: give --ca FILE (the mesh CA's certificate), --mesh PATH (a "
+    "mesh.json that names it) or --nonce HEX (of a challenge that you made yourself)"
+)
+
+
+def add_terms(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what evidence is held against."""
+    parser.add_argument("--policy", type=Path, required=True, help="the signed policy")
+    parser.add_argument(
+        "--compose", type=Path, help="judge the policy by the operators that this app-compose is measured with"
+    )
+    parser.add_argument("--role", help="default: the role that the claims name")
+    parser.add_argument("--now", type=_moment, metavar="T", help="unix seconds or RFC 3339; default: the clock")
+    pins = parser.add_mutually_exclusive_group()
+    pins.add_argument("--ca", type=Path, metavar="FILE", help="the mesh CA's certificate, which signs challenges")
+    pins.add_argument("--nonce", type=digest, metavar="HEX", help="the nonce of your own challenge")
+    pins.add_argument("--mesh", type=Path, help=f"a mesh.json that names the CA; default: {_DEFAULT_MESH}, if it is")
+    parser.add_argument("--spki", metavar="FILE|HEX", help="the key that the evidence must speak for")
+    parser.add_argument("--collateral", type=Path, metavar="FILE", help="for a certificate, which carries none")
+    parser.add_argument(
+        "--app-id", type=_app_id, metavar="HEX", help="for a certificate: the application that is meant"
+    )
+    parser.add_argument("--max-age-seconds", type=int, metavar="N", help="for a certificate; default: as for evidence")
+
+
+def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[str, MeshError | None]:
+    """Say by whose word the policy is judged, and why it is not in force at `now`, if it is not.
+
+    Raises `InputUnreadable` and `ComposeMalformed`.
+    """
+    policy = signed.policy
+    anchors = None
+    words = (
+        "signatures: enough by the policy's own word; nobody's was checked against measured operators: give --compose"
+    )
+    if compose is not None:
+        anchors = read_anchors(read_input(compose).decode("utf-8", errors="surrogateescape"))
+        words = f"signatures: enough of the operators that {compose} is measured with"
+    try:
+        if anchors is None:
+            verify(signed.document, policy.operator_keys, policy.operator_threshold)
+        else:
+            verify_seed(signed.document, anchors)
+        verify_valid_at(policy, now)
+    except MeshError as refusal:
+        return words, refusal
+    return words, None
+
+
+def document_terms(args: argparse.Namespace, policy: Policy, now: int) -> tuple[DocumentTerms, str]:
+    """Return what a document is judged by, and in words what step 5 holds it against. Raises `InputUnreadable`."""
+    _refuse(args, _CERTIFICATE_FLAGS, "is for certificates: a document carries its own")
+    challenge, words = _challenge(args, policy)
+    spki = None if args.spki is None else _read_spki(args.spki)
+    words += "; its key is not compared: give --spki" if spki is None else "; its key is compared"
+    return DocumentTerms(now, args.role, challenge, spki), words
+
+
+def certificate_terms(args: argparse.Namespace, policy: Policy, now: int) -> tuple[CertificateTerms, str]:
+    """Return what a certificate is judged by, and in words what step 5 holds it against.
+
+    Raises `InputUnreadable`, `JsonMalformed`, `CollateralMalformed`.
+    """
+    _refuse(args, _DOCUMENT_FLAGS, "is for evidence documents: a certificate binds its own key and no challenge")
+    if args.collateral is None:
+        raise InputUnreadable("a certificate carries no collateral: give --collateral FILE")
+    if args.role is None:
+        raise InputUnreadable("a certificate claims no role: say with --role for which it is to be judged")
+    maximum = policy.evidence_max_age_seconds if args.max_age_seconds is None else args.max_age_seconds
+    collateral = Collateral.decode(read_input(args.collateral))
+    words = f"the certificate's own key; no challenge, so its age is bounded: {maximum} s"
+    return CertificateTerms(now, args.role, collateral, maximum, args.app_id), words
+
+
+def is_unpinned(terms: DocumentTerms) -> bool:
+    """Say whether nothing names the issuer of challenges, so that none can pass."""
+    return isinstance(terms.challenge, SignedBy) and terms.challenge.ca_spki_der == _NOBODY
+
+
+def _challenge(args: argparse.Namespace, policy: Policy) -> tuple[OwnNonce | SignedBy, str]:
+    if args.nonce is not None:
+        return OwnNonce(args.nonce), "the nonce that was given"
+    maximum = policy.evidence_max_age_seconds
+    if args.ca is not None:
+        return SignedBy(_read_ca(args.ca, read_input(args.ca)), maximum), _signed_words(args.ca, maximum)
+    mesh: Path | None = args.mesh or (_DEFAULT_MESH if _DEFAULT_MESH.exists() else None)
+    if mesh is None:
+        return SignedBy(_NOBODY, maximum), "nothing: no CA and no nonce was given"
+    return SignedBy(_read_ca(mesh, MeshReader(mesh).file("mesh_ca")), maximum), _signed_words(mesh, maximum)
+
+
+def _signed_words(source: Path, maximum: int) -> str:
+    return f"a challenge signed by the mesh CA of {source}, at most {maximum} s old"
+
+
+def _read_ca(source: Path, data: bytes) -> bytes:
+    file = recognise(data)
+    if not isinstance(file, CertificateFile):
+        raise InputUnreadable(f"{source} gives no certificate of the mesh CA")
+    return spki_of_certificate(file.der)
+
+
+def _read_spki(given: str) -> bytes:
+    """Return the SubjectPublicKeyInfo (DER) in hex, in a PEM or DER public key, or in a certificate."""
+    try:
+        return bytes.fromhex(given)
+    except ValueError:
+        data = read_input(Path(given))
+    try:
+        if b"CERTIFICATE" in data:
+            return _encoded(x509.load_pem_x509_certificate(data).public_key())
+        if b"PUBLIC KEY" in data:
+            return _encoded(serialization.load_pem_public_key(data))
+        return _encoded(serialization.load_der_public_key(data))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InputUnreadable(f"{given} is no public key and no PEM certificate") from error
+
+
+def _encoded(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if getattr(args, name) is not None:
+            raise InputUnreadable(f"--{name.replace('_', '-')} {why}")
+
+
+def _moment(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("give unix seconds or RFC 3339, as 2026-11-21T15:00:00Z") from error
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError("the time has no zone: end it with Z for UTC")
+    return int(moment.timestamp())
+
+
+def digest(text: str) -> bytes:
+    """Read a SHA-256 digest from the command line."""
+    return _octets(text, _DIGEST_BYTES)
+
+
+def _app_id(text: str) -> bytes:
+    return _octets(text, _APP_ID_BYTES)
+
+
+def _octets(text: str, size: int) -> bytes:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("give hexadecimal digits") from error
+    if len(data) != size:
+        raise argparse.ArgumentTypeError(f"give {2 * size} hexadecimal digits")
+    return data

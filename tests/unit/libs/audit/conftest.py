@@ -1,0 +1,3 @@
+from tests.fakes.joined_fixtures import machine, mesh
+
+__all__ = ["machine", "mesh"]

@@ -1,0 +1,103 @@
+"""What was judged for the record is judged again, offline, with the byte-identical result."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs import jcs
+from libs.audit.repetition import Examination, examine, repeat
+from libs.identity.certificate import spki_of
+from libs.policy.document import Policy, read
+from libs.tee.appraisal import OwnNonce, SignedBy
+from libs.tee.archived import Accepted, ArchiveMalformed, Bundle, Question, Refused
+from libs.tee.challenge import Challenge
+from tests.fakes.joined_mesh import JoinedMesh
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+SPKI = spki_of(KEY.public_key())
+NOW = int(time.time())
+
+
+@pytest.fixture
+def policy(mesh: JoinedMesh) -> Policy:
+    return read(mesh.draft)
+
+
+@pytest.fixture
+def challenge() -> Challenge:
+    return Challenge.unsigned("spiffe://mesh.test/attestation/1", "appraisal", NOW)
+
+
+@pytest.fixture
+def document(mesh: JoinedMesh, challenge: Challenge) -> bytes:
+    return mesh.evidence("ledger", challenge, KEY).document
+
+
+def own(challenge: Challenge, role: str = "ledger", now: int = NOW) -> Question:
+    return Question(role, now, SPKI, OwnNonce(challenge.nonce))
+
+
+def bundle(examination: Examination, document: bytes, policy: Policy) -> bytes:
+    return Bundle.of(examination.record, document, policy.document).encode()
+
+
+def test_an_accepted_appraisal_repeats(document: bytes, policy: Policy, challenge: Challenge) -> None:
+    examination = examine(document, policy, own(challenge))
+    assert examination.appraisal is not None
+    assert examination.record.outcome == Accepted(examination.appraisal.to_json())
+    assert repeat(bundle(examination, document, policy)) == examination.record.encode()
+
+
+def test_every_question_can_be_refused_and_repeats(document: bytes, policy: Policy, challenge: Challenge) -> None:
+    cases = [
+        (document, own(challenge, "kms"), "MEASUREMENT_NOT_ALLOWED", 8),
+        (document, own(challenge, now=NOW + 40 * 86400), "COLLATERAL_NOT_CURRENT", 2),
+        (document, Question("ledger", NOW, SPKI, OwnNonce(bytes(32))), "NONCE_MISMATCH", 5),
+        (document, Question("ledger", NOW, SPKI, SignedBy(SPKI, 60)), "CHALLENGE_UNSIGNED", 5),
+        (document, Question("ledger", NOW, b"other", OwnNonce(challenge.nonce)), "SPKI_MISMATCH", 5),
+        (document[:-1], own(challenge), "JSON_MALFORMED", 1),
+        (b"{}", own(challenge), "EVIDENCE_MALFORMED", 1),
+    ]
+    for shown, question, reason, step in cases:
+        examination = examine(shown, policy, question)
+        outcome = examination.record.outcome
+        assert isinstance(outcome, Refused)
+        assert (outcome.reason, outcome.step) == (reason, step)
+        assert examination.refusal is not None
+        assert repeat(bundle(examination, shown, policy)) == examination.record.encode()
+
+
+def test_a_record_that_says_other_than_what_was_judged_is_found_out(
+    document: bytes, policy: Policy, challenge: Challenge
+) -> None:
+    examination = examine(document, policy, own(challenge, "kms"))
+    accepted = examine(document, policy, own(challenge)).record.outcome
+    assert isinstance(accepted, Accepted)
+    lie = Bundle.of(examination.record, document, policy.document).record.to_json()
+    lie["outcome"] = {"appraisal": dict(accepted.appraisal)}
+    told = jcs.dumps({"v": 1, "record": lie, "evidence": document.decode(), "policy": policy.document.decode()})
+    assert repeat(told) == examination.record.encode() != jcs.dumps(lie)
+
+
+@pytest.mark.parametrize("text", [b"{}", b"no policy"])
+def test_a_bundle_without_a_policy_is_refused(
+    document: bytes, challenge: Challenge, policy: Policy, text: bytes
+) -> None:
+    value = examine(document, policy, own(challenge)).record.to_json()
+    value["policy"] = hashlib.sha256(text).hexdigest()
+    data = jcs.dumps({"v": 1, "record": value, "evidence": document.decode(), "policy": text.decode()})
+    with pytest.raises(ArchiveMalformed, match="no policy"):
+        repeat(data)
+
+
+def test_a_policy_in_another_form_is_refused(document: bytes, challenge: Challenge, policy: Policy) -> None:
+    text = b" " + policy.document
+    value = examine(document, policy, own(challenge)).record.to_json()
+    value["policy"] = hashlib.sha256(text).hexdigest()
+    data = jcs.dumps({"v": 1, "record": value, "evidence": document.decode(), "policy": text.decode()})
+    with pytest.raises(ArchiveMalformed, match="canonical"):
+        repeat(data)

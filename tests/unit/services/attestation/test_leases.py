@@ -1,0 +1,69 @@
+"""Which leases are live is the registry's word; what they rest on is not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from teemesh.registry.v1 import registry_pb2 as pb
+
+from services.attestation.leases import LiveLeases
+from tests.fakes.joined_mesh import Clock
+
+
+def provider(name: str, until: float, **changes: Any) -> pb.Provider:
+    given: dict[str, Any] = {"endpoint": "127.0.0.1:1", "evidence_digest": bytes(32), "spki_sha256": bytes(32)}
+    return pb.Provider(spiffe_id=name, lease_until_ms=int(until * 1000), **{**given, **changes})
+
+
+def snapshot(*providers: pb.Provider) -> pb.WatchResponse:
+    return pb.WatchResponse(snapshot=pb.Snapshot(providers=providers))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1_790_000_000.0)
+
+
+@pytest.fixture
+def leases(clock: Clock) -> LiveLeases:
+    """These tests hand it the registry's words themselves, so there is nobody to follow."""
+    return LiveLeases(cast(Any, None), clock)
+
+
+def test_leases_come_change_and_end(leases: LiveLeases, clock: Clock) -> None:
+    until = clock.now + 15
+    leases.take(snapshot(provider("one", until), provider("two", until)))
+    assert set(leases.listed) == {"one", "two"}
+    leases.take(pb.WatchResponse(changed=provider("one", until, evidence_digest=b"x" * 32)))
+    leases.take(pb.WatchResponse(ended="two"))
+    assert {name: listed.evidence_digest for name, listed in leases.listed.items()} == {"one": b"x" * 32}
+    leases.take(snapshot(provider("three", until)))
+    assert set(leases.listed) == {"three"}
+    assert leases.heard_at == clock.now
+
+
+def test_a_lease_runs_out_while_the_registry_is_away(leases: LiveLeases, clock: Clock) -> None:
+    leases.take(snapshot(provider("one", clock.now + 15)))
+    clock.now += 16
+    assert not leases.listed
+
+
+@pytest.mark.parametrize("changes", [{"evidence_digest": b""}, {"spki_sha256": b"short"}])
+def test_a_lease_that_names_nothing_is_passed_over(leases: LiveLeases, clock: Clock, changes: dict[str, Any]) -> None:
+    leases.take(snapshot(provider("one", clock.now + 15, **changes)))
+    assert not leases.listed
+
+
+async def test_only_what_a_lease_rests_on_is_a_change(leases: LiveLeases, clock: Clock) -> None:
+    leases.take(snapshot(provider("one", clock.now + 15)))
+    waiting = asyncio.create_task(leases.changed())
+    await asyncio.sleep(0)
+    leases.take(pb.WatchResponse(changed=provider("one", clock.now + 30, draining=True)))
+    leases.take(pb.WatchResponse(heartbeat=pb.Heartbeat()))
+    leases.take(snapshot(provider("one", clock.now + 45)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    leases.take(pb.WatchResponse(changed=provider("one", clock.now + 30, spki_sha256=b"y" * 32)))
+    await waiting

@@ -1,0 +1,246 @@
+"""The sweep: every live lease is judged under the policy in force now, from the very evidence that it rests on."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs.audit.repetition import repeat
+from libs.identity.certificate import spki_of, spki_of_certificate
+from libs.identity.freshness import PolicyKeeper
+from libs.rpc.channel import PeerUnreachable
+from libs.tee.archived import Bundle
+from services.attestation.appraisal import Appraisals
+from services.attestation.archive import Archive
+from services.attestation.feed import Feed, Told
+from services.attestation.nodes import Listed, Shown
+from services.attestation.sweep import Sweep
+from tests.fakes.joined_mesh import Clock, JoinedMesh, KmsCore, hear
+
+PATIENCE_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Nodes with leases; each shows the evidence that it has, or is away."""
+
+    mesh: JoinedMesh
+    kms: KmsCore
+    clock: Clock
+    listed: dict[str, Listed] = field(default_factory=dict)
+    shown: dict[str, Shown] = field(default_factory=dict)
+    away: set[str] = field(default_factory=set)
+    fetches: list[str] = field(default_factory=list)
+    changes: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def join(self, name: str, role: str = "node", claims: dict[str, Any] | None = None) -> Listed:
+        key = ec.generate_private_key(ec.SECP256R1())
+        challenge = self.kms.challenges.issue("evidence")
+        claims = {"models": []} if claims is None else claims
+        document = self.mesh.evidence(role, challenge, key, claims=claims).document
+        spki = spki_of(key.public_key())
+        listed = Listed(
+            f"spiffe://mesh.test/node/{name}",
+            f"127.0.0.1:{len(self.listed) + 1}",
+            hashlib.sha256(document).digest(),
+            hashlib.sha256(spki).digest(),
+        )
+        self.listed[listed.spiffe_id] = listed
+        self.shown[listed.endpoint] = Shown(spki, document)
+        self.changes.set()
+        return listed
+
+    async def changed(self) -> None:
+        await self.changes.wait()
+        self.changes.clear()
+
+    async def fetch(self, listed: Listed) -> Shown:
+        self.fetches.append(listed.spiffe_id)
+        if listed.spiffe_id in self.away:
+            raise PeerUnreachable("no answer")
+        return self.shown[listed.endpoint]
+
+
+@dataclass(slots=True)
+class Scene:
+    fleet: Fleet
+    policy: PolicyKeeper
+    archive: Archive
+    feed: Feed
+    sweep: Sweep
+    clock: Clock
+
+    def uncovered(self, max_age_seconds: int = 0) -> dict[str, str]:
+        return {each.spiffe_id: each.reason for each in self.sweep.coverage(max_age_seconds).uncovered}
+
+
+@pytest.fixture
+async def scene(mesh: JoinedMesh, kms: KmsCore, tmp_path: Path) -> Scene:
+    clock = Clock()
+    policy = mesh.keeper("attestation", clock=clock)
+    fleet = Fleet(mesh, kms, clock)
+    archive, feed = Archive(tmp_path / "archive", 1 << 30), Feed(1000)
+    await archive.open()
+    sweep = Sweep(
+        fleet,
+        fleet.fetch,
+        policy,
+        lambda: spki_of_certificate(kms.ca.certificate),
+        archive,
+        Appraisals(archive, feed),
+        clock,
+    )
+    return Scene(fleet, policy, archive, feed, sweep, clock)
+
+
+async def told(scene: Scene, count: int, after: int = 1000) -> list[Told]:
+    events = scene.feed.follow(after)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return [await anext(events) for _ in range(count)]
+
+
+async def test_every_live_lease_is_judged_archived_and_told_of(scene: Scene) -> None:
+    names = {scene.fleet.join(name).spiffe_id for name in ("one", "two")}
+    assert set(scene.uncovered().values()) == {"NOT_APPRAISED_YET"}
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {}
+    assert scene.sweep.coverage(0).share == 1.0
+    for event in await told(scene, 2):
+        assert event.made is not None
+        assert event.made.spiffe_id in names
+        assert event.made.refusal is None
+        data = await scene.archive.bundle(event.made.record_digest)
+        assert repeat(data) == Bundle.decode(data).record.encode()
+
+
+async def test_evidence_that_is_refused_is_archived_and_told_of_too(scene: Scene) -> None:
+    listed = scene.fleet.join("one", role="router")
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {listed.spiffe_id: "MEASUREMENT_NOT_ALLOWED"}
+    (event,) = await told(scene, 1)
+    assert event.made is not None
+    assert event.made.refusal == "MEASUREMENT_NOT_ALLOWED"
+    data = await scene.archive.bundle(event.made.record_digest)
+    assert repeat(data) == Bundle.decode(data).record.encode()
+
+
+async def test_evidence_is_fetched_once_and_judged_again_from_the_archive(scene: Scene, tmp_path: Path) -> None:
+    listed = scene.fleet.join("one")
+    await scene.sweep.sweep()
+    scene.fleet.away.add(listed.spiffe_id)
+    await scene.sweep.sweep()
+    assert scene.fleet.fetches == [listed.spiffe_id]
+    assert scene.uncovered() == {}
+    # Once the archive has lost it, the node is asked again.
+    (tmp_path / "archive" / "evidence" / listed.evidence_digest.hex()).write_bytes(b"damaged")
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {listed.spiffe_id: "PEER_UNREACHABLE"}
+    scene.fleet.away.clear()
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {}
+
+
+async def test_a_renewed_lease_is_judged_anew(scene: Scene) -> None:
+    scene.fleet.join("one")
+    await scene.sweep.sweep()
+    renewed = scene.fleet.join("one")
+    assert scene.uncovered() == {renewed.spiffe_id: "NOT_APPRAISED_YET"}
+    await scene.sweep.sweep(only_new=True)
+    assert scene.uncovered() == {}
+    assert len(scene.fleet.fetches) == 2
+
+
+async def test_a_lease_of_another_key_is_not_judged_by_what_was_seen_of_the_first(scene: Scene) -> None:
+    """The registry might list other keys under evidence that is known to be good."""
+    listed = scene.fleet.join("one")
+    await scene.sweep.sweep()
+    scene.fleet.listed[listed.spiffe_id] = replace(listed, spki_sha256=bytes(32))
+    scene.fleet.away.add(listed.spiffe_id)
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {listed.spiffe_id: "PEER_UNREACHABLE"}
+
+
+async def test_only_new_leases_are_judged_between_sweeps(scene: Scene) -> None:
+    scene.fleet.join("one")
+    await scene.sweep.sweep()
+    scene.fleet.join("two")
+    await scene.sweep.sweep(only_new=True)
+    assert [event.sequence for event in await told(scene, 2)] == [1001, 1002]
+    assert len(scene.fleet.fetches) == 2
+
+
+async def test_a_node_that_left_is_forgotten(scene: Scene) -> None:
+    listed = scene.fleet.join("one")
+    await scene.sweep.sweep()
+    del scene.fleet.listed[listed.spiffe_id]
+    assert scene.sweep.coverage(0).live_leases == 0
+    await scene.sweep.sweep()
+    assert scene.sweep.judged(listed).reason == "NOT_APPRAISED_YET"
+
+
+async def test_old_evidence_covers_less_than_young(scene: Scene) -> None:
+    listed = scene.fleet.join("one")
+    scene.clock.now += 100
+    await scene.sweep.sweep()
+    assert scene.uncovered(120) == {}
+    assert scene.uncovered(60) == {listed.spiffe_id: "EVIDENCE_TOO_OLD"}
+    # Older than policy accepts, it is refused, whatever was asked for.
+    scene.clock.now += 3900
+    hear(scene.policy, scene.clock.now)
+    await scene.sweep.sweep()
+    assert scene.uncovered(10_000) == {listed.spiffe_id: "CHALLENGE_TOO_OLD"}
+
+
+async def test_another_key_than_the_evidences_is_refused(scene: Scene) -> None:
+    listed, other = scene.fleet.join("one"), scene.fleet.join("two")
+    mixed = Shown(scene.fleet.shown[other.endpoint].spki, scene.fleet.shown[listed.endpoint].document)
+    scene.fleet.shown[listed.endpoint] = mixed
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {listed.spiffe_id: "SPKI_MISMATCH"}
+
+
+async def test_without_a_fresh_policy_nothing_is_covered(scene: Scene, mesh: JoinedMesh) -> None:
+    listed = scene.fleet.join("one")
+    await scene.sweep.sweep()
+    scene.clock.now += 301
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {listed.spiffe_id: "POLICY_STALE"}
+
+
+async def test_a_verdict_that_cannot_be_recorded_is_none(scene: Scene, tmp_path: Path) -> None:
+    listed = scene.fleet.join("one")
+    (tmp_path / "archive" / "records").rmdir()
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {listed.spiffe_id: "ARCHIVE_UNAVAILABLE"}
+
+
+async def test_when_policy_moves_everything_is_judged_again_at_once(scene: Scene, mesh: JoinedMesh) -> None:
+    listed = scene.fleet.join("one")
+    running = asyncio.create_task(scene.sweep.run(3600))
+    try:
+        await told(scene, 1)
+        joined = scene.fleet.join("two")
+        await told(scene, 2)
+        scene.policy.accept(mesh.successor(scene.policy.current, roles=mesh.without("node")))
+        hear(scene.policy, scene.clock.now)
+        again = [event.made for event in (await told(scene, 4))[2:]]
+        assert {(made.spiffe_id, made.refusal) for made in again if made is not None} == {
+            (listed.spiffe_id, "MEASUREMENT_NOT_ALLOWED"),
+            (joined.spiffe_id, "MEASUREMENT_NOT_ALLOWED"),
+        }
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_verdict_under_an_older_policy_does_not_cover(scene: Scene, mesh: JoinedMesh) -> None:
+    listed = scene.fleet.join("one")
+    await scene.sweep.sweep()
+    scene.policy.accept(mesh.successor(scene.policy.current))
+    assert scene.uncovered() == {listed.spiffe_id: "NOT_APPRAISED_UNDER_CURRENT_POLICY"}

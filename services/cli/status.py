@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from teemesh.attestation.v1 import attestation_pb2, attestation_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -33,6 +34,8 @@ from services.cli.ports import HOST, read_ports
 from services.cli.roster import SERVICES
 
 _TIMEOUT_SECONDS = 5.0
+_YOUNG_SECONDS = 3600
+"""Members renew their evidence at half the life of an hour-long certificate."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -110,7 +113,7 @@ def _pids(path: Path) -> Mapping[str, int]:
 async def show(access: Access, console: Console) -> int:
     """Ask everyone at once and print the answers; return 0 when all serve."""
     answers = await asyncio.gather(*(ask_health(access, role) for role in SERVICES))
-    facts = await asyncio.gather(_fact(ask_policy(access)), _fact(ask_log(access)))
+    facts = await asyncio.gather(_fact(ask_policy(access)), _fact(ask_log(access)), _fact(ask_coverage(access)))
     table = Table(box=None, header_style="bold")
     for column in ("service", "state", "pid", "address", "detail"):
         table.add_column(column)
@@ -163,6 +166,23 @@ async def ask_log(access: Access) -> str:
             raise to_mesh_error(error) from error
     checkpoint: Checkpoint = verify(response.checkpoint, VerifierKey.parse(access.ledger_vkey))
     return f"log: {checkpoint.origin} has {checkpoint.size} entries, root {checkpoint.root.hex()}"
+
+
+async def ask_coverage(access: Access) -> str:
+    """Return what share of the nodes' leases rests on evidence that is accepted and young. Raises `MeshError`."""
+    async with access.channel("attestation") as channel:
+        try:
+            coverage = await attestation_pb2_grpc.AttestationServiceStub(channel).GetCoverage(
+                attestation_pb2.GetCoverageRequest(max_age_seconds=_YOUNG_SECONDS), timeout=_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+    watched = "" if coverage.registry_watched else ", and the registry is not heard now"
+    uncovered = "".join(f"\n  {each.spiffe_id}: {each.reason}" for each in coverage.uncovered)
+    return (
+        f"evidence: {coverage.covered} of {coverage.live_leases} live leases rest on accepted evidence younger than "
+        f"{_YOUNG_SECONDS} s{watched}{uncovered}"
+    )
 
 
 async def _fact(answer: Coroutine[Any, Any, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,25 @@ def test_status_shows_everyone_serving(mesh: RunningMesh) -> None:
     assert done.stdout.count(" serving ") == 7
     assert "policy: version 1" in done.stdout
     assert "log: mesh.local/ledger/1 has" in done.stdout
+
+
+def test_status_says_what_the_leases_rest_on_once_the_sweep_has_seen_them(mesh: RunningMesh) -> None:
+    for _ in range(60):
+        said = mesh.run("status").stdout
+        if "evidence: 1 of 1 live leases rest on accepted evidence" in said:
+            return
+    raise AssertionError(said)
+
+
+def test_evidence_of_a_running_service_is_fetched_and_passes_every_step(mesh: RunningMesh, tmp_path: Path) -> None:
+    document = tmp_path / "node.json"
+    fetched = mesh.run("evidence", "fetch", "--role", "node", "--out", str(document))
+    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    pins = ("--policy", mesh.mesh["policy"], "--mesh", str(mesh.state / "mesh.json"))
+    done = teemesh("evidence", "appraise", str(document), *pins)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASS") == 11
+    assert "DEVELOPMENT" in done.stdout
 
 
 def test_doctor_finds_nothing_wrong(mesh: RunningMesh) -> None:

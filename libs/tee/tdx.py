@@ -226,14 +226,18 @@ def verify(quote: bytes, collateral: Collateral, vendor_roots: Sequence[bytes], 
 def _root_named_by(collateral: Collateral, vendor_roots: Sequence[bytes]) -> bytes:
     """Choose the root that the root CRL names; the verifier then proves everything under that one."""
     crl = collateral.root_crl()
-    named = [root for root in vendor_roots if x509.load_der_x509_certificate(root).subject == crl.issuer]
+    try:
+        issuer = crl.issuer
+    except ValueError as error:
+        raise CollateralMalformed("the collateral's root CRL names no issuer that can be read") from error
+    named = [root for root in vendor_roots if x509.load_der_x509_certificate(root).subject == issuer]
     # Two roots of one name, in development only: the one whose key made the CRL.
     for root in named if len(named) > 1 else ():
         if _is_signed_by(crl, root):
             return root
     if not named:
-        issuer = crl.issuer.rfc4514_string()[:_MAX_NAME]
-        raise VendorRootNotTrusted(f"the evidence was made under {issuer!a}, which is no vendor root that policy names")
+        name = issuer.rfc4514_string()[:_MAX_NAME]
+        raise VendorRootNotTrusted(f"the evidence was made under {name!a}, which is no vendor root that policy names")
     return named[0]
 
 

@@ -60,20 +60,23 @@ class GpuVendor:
     def create(cls, now: int) -> GpuVendor:
         """Make fresh keys and their certificates. `now` is in Unix seconds."""
         moment = datetime.fromtimestamp(now, UTC)
-        root_key, root_name = ec.generate_private_key(ec.SECP384R1()), _name("Teemesh Development Device Identity CA")
+        root_key, root_name = (
+            ec.generate_private_key(ec.SECP384R1()),
+            development_name("Teemesh Development Device Identity CA"),
+        )
         root = Signer(root_key, _certificate(root_name, root_key.public_key(), root_name, root_key, moment))
-        identity = _issue(root, _name("Teemesh Development DEV100 Identity"), moment)
-        provisioner = _issue(identity, _name("Teemesh Development DEV100 Provisioner ICA 1"), moment)
+        identity = _issue(root, development_name("Teemesh Development DEV100 Identity"), moment)
+        provisioner = _issue(identity, development_name("Teemesh Development DEV100 Provisioner ICA 1"), moment)
         return cls(root, identity, provisioner)
 
     def make_gpu(self, now: int) -> Gpu:
         """Provision one GPU: its boot ROM gets a key, and certifies the key of the firmware that it started."""
         moment = datetime.fromtimestamp(now, UTC)
-        boot_rom = _issue(self.provisioner, _name(HWMODEL, secrets.token_hex(9).upper()), moment)
+        boot_rom = _issue(self.provisioner, development_name(HWMODEL, secrets.token_hex(9).upper()), moment)
         key = ec.generate_private_key(ec.SECP384R1())
         fwid = sha384(b"teemesh development GPU firmware").digest()
         serial = x509.random_serial_number()
-        name = _name("Teemesh Development DEV100 A01 GSP FMC LF", f"{serial:X}")
+        name = development_name("Teemesh Development DEV100 A01 GSP FMC LF", f"{serial:X}")
         leaf = _certificate(
             name,
             key.public_key(),
@@ -148,13 +151,13 @@ def encode_gpus(vendor: GpuVendor, gpus: tuple[Gpu, ...]) -> bytes:
     """Everything that must survive a restart, secret keys included."""
     return jcs.dumps(
         {
-            "root": _signer_document(vendor.root),
-            "identity": _signer_document(vendor.identity),
-            "provisioner": _signer_document(vendor.provisioner),
+            "root": signer_document(vendor.root),
+            "identity": signer_document(vendor.identity),
+            "provisioner": signer_document(vendor.provisioner),
             "gpus": [
                 {
-                    "boot_rom": _signer_document(gpu.boot_rom),
-                    "firmware": _signer_document(gpu.firmware),
+                    "boot_rom": signer_document(gpu.boot_rom),
+                    "firmware": signer_document(gpu.firmware),
                     "fwid": gpu.fwid.hex(),
                 }
                 for gpu in gpus
@@ -166,21 +169,23 @@ def encode_gpus(vendor: GpuVendor, gpus: tuple[Gpu, ...]) -> bytes:
 def decode_gpus(data: bytes) -> tuple[GpuVendor, tuple[Gpu, ...]]:
     """Read `encode_gpus`'s bytes. Raises `JsonMalformed`, `KeyError`, `TypeError` or `ValueError` for others."""
     document = jcs.loads_object(data)
-    vendor = GpuVendor(*(_parse_signer(document[name]) for name in ("root", "identity", "provisioner")))
+    vendor = GpuVendor(*(parse_signer(document[name]) for name in ("root", "identity", "provisioner")))
     return vendor, tuple(
-        Gpu(vendor, _parse_signer(gpu["boot_rom"]), _parse_signer(gpu["firmware"]), bytes.fromhex(gpu["fwid"]))
+        Gpu(vendor, parse_signer(gpu["boot_rom"]), parse_signer(gpu["firmware"]), bytes.fromhex(gpu["fwid"]))
         for gpu in document["gpus"]
     )
 
 
-def _signer_document(signer: Signer) -> dict[str, str]:
+def signer_document(signer: Signer) -> dict[str, str]:
+    """The secret key and its certificate, PEM."""
     key = signer.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return {"key": key.decode(), "certificate": signer.pem}
 
 
-def _parse_signer(document: Any) -> Signer:
+def parse_signer(document: Any) -> Signer:
+    """Read what `signer_document` wrote. Raises `KeyError`, `TypeError` or `ValueError` for others."""
     key = serialization.load_pem_private_key(document["key"].encode(), password=None)
     certificate = x509.load_pem_x509_certificate(document["certificate"].encode())
     if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
@@ -213,7 +218,7 @@ def _certificate(
         .serial_number(x509.random_serial_number() if serial is None else serial)
         .not_valid_before(now - _BACKDATE)
         .not_valid_after(_NEVER)
-        .add_extension(_key_usage(is_authority), critical=True)
+        .add_extension(key_usage(is_authority), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
@@ -230,7 +235,8 @@ def _fwid_extension(boot_rom: ec.EllipticCurvePublicKey, fwid: bytes) -> bytes:
     return der.sequence(der.integer(1), spki, der.sequence(der.object_identifier(_SHA384), der.octets(fwid)))
 
 
-def _key_usage(is_authority: bool) -> x509.KeyUsage:
+def key_usage(is_authority: bool) -> x509.KeyUsage:
+    """To issue, or to sign."""
     return x509.KeyUsage(
         digital_signature=not is_authority,
         content_commitment=False,
@@ -244,7 +250,8 @@ def _key_usage(is_authority: bool) -> x509.KeyUsage:
     )
 
 
-def _name(common_name: str, serial: str | None = None) -> x509.Name:
+def development_name(common_name: str, serial: str | None = None) -> x509.Name:
+    """A name under the development vendor's organization."""
     attributes = [
         x509.NameAttribute(NameOID.COMMON_NAME, common_name),
         x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Teemesh Development"),

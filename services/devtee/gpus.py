@@ -28,7 +28,7 @@ class Gpus:
     def create(cls, now: int, count: int = 1) -> Gpus:
         """Provision so many GPUs under a fresh vendor. `now` is in Unix seconds."""
         vendor = GpuVendor.create(now)
-        return cls(tuple(vendor.make_gpu(now) for _ in range(count)), Nras.create(vendor.root.certificate))
+        return cls(tuple(vendor.make_gpu(now) for _ in range(count)), Nras.create(vendor.root.certificate, now))
 
     @property
     def device_root(self) -> bytes:
@@ -45,11 +45,14 @@ class Gpus:
         )
 
     @classmethod
-    def decode(cls, data: bytes) -> Gpus:
-        """Read `encode`'s bytes. Raises `JsonMalformed`, `KeyError`, `TypeError` or `ValueError` for others."""
+    def decode(cls, data: bytes, now: int) -> Gpus:
+        """Read `encode`'s bytes. Raises `JsonMalformed`, `KeyError`, `TypeError` or `ValueError` for others.
+
+        What an earlier version did not write is made, and MUST then be written.
+        """
         document = jcs.loads_object(data)
         _, devices = decode_gpus(jcs.dumps(document["devices"]))
-        return cls(devices, Nras.decode(jcs.dumps(document["nras"])))
+        return cls(devices, Nras.decode(jcs.dumps(document["nras"]), now))
 
     def evidence(self, nonce: bytes) -> bytes:
         """Return every device's answer to a 32-byte nonce, as `nvattest` prints it. Raises `ValueError`."""

@@ -1,6 +1,7 @@
 """The development attestation service: responsible for verifying GPU reports and for tokens about them.
 
-It answers as NVIDIA's service does (`/v4/attest/gpu`, claims 3.0), under an issuer and a key of its own. It reads and
+It answers as NVIDIA's service does (`/v4/attest/gpu`, claims 3.0), under an issuer and keys of its own. There is no
+`/v4/attest/switch`: no development switch makes reports, and `attest` vouches for switches only in tests. It reads and
 verifies the posted reports with code of its own, so maker and relying verifier cannot share a mistake, and states what
 it found. A `TokenShape` overrides that with other claims as data, for tests of those who judge.
 """
@@ -30,14 +31,18 @@ from services.devtee.gpu import (
     FWID_EXTENSION,
     MEASUREMENTS,
     VBIOS_VERSION,
+    parse_signer,
     reference_measurement,
     sign_raw,
+    signer_document,
 )
+from services.devtee.token_keys import SigningKey, TokenAuthority
 
 ISSUER = "https://nras.devtee.invalid"
 ARCHITECTURE = "HOPPER"
 CLAIMS_VERSION = "3.0"
 TOKEN_SECONDS = 3600
+ROTATE_AFTER_SECONDS = 86400
 # Takes a claim away where a `TokenShape` overrides one.
 ABSENT = object()
 
@@ -79,45 +84,66 @@ class PostedReport:
 
 @dataclass(frozen=True, slots=True)
 class Nras:
-    """A token service with one signing key, for devices under one root."""
+    """A token service for devices under one root."""
 
-    key: ec.EllipticCurvePrivateKey
-    key_id: str
+    authority: TokenAuthority
+    signing: SigningKey
     device_root: x509.Certificate
+    earlier: tuple[SigningKey, ...] = ()
+    """Keys that sign no more and whose tokens are still about; they need not survive a restart."""
 
     @classmethod
-    def create(cls, device_root: x509.Certificate) -> Nras:
-        return cls(ec.generate_private_key(ec.SECP384R1()), f"nv-eat-kid-dev-{secrets.token_hex(16)}", device_root)
+    def create(cls, device_root: x509.Certificate, now: int) -> Nras:
+        """Make a fresh authority and signing key. `now` is in Unix seconds."""
+        authority = TokenAuthority.create(now)
+        return cls(authority, authority.certify(now), device_root)
+
+    def rotated(self, now: int) -> Nras:
+        """The same service with a fresh signing key. Earlier ones are published for as long as they are certified."""
+        earlier = tuple(key for key in (self.signing, *self.earlier) if now < key.ends_at)
+        return Nras(self.authority, self.authority.certify(now), self.device_root, earlier)
 
     def encode(self) -> bytes:
-        """Everything that must survive a restart, the secret key included."""
-        key = self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        """Everything that must survive a restart, secret keys included."""
         root = self.device_root.public_bytes(serialization.Encoding.PEM)
-        return jcs.dumps({"key": key.decode(), "key_id": self.key_id, "device_root": root.decode()})
+        return jcs.dumps(
+            {
+                **signer_document(self.signing.signer),
+                "key_id": self.key_id,
+                "authority": self.authority.document(),
+                "device_root": root.decode(),
+            }
+        )
 
     @classmethod
-    def decode(cls, data: bytes) -> Nras:
-        """Read `encode`'s bytes. Raises `JsonMalformed`, `KeyError`, `AttributeError` or `ValueError` for others."""
+    def decode(cls, data: bytes, now: int) -> Nras:
+        """Read `encode`'s bytes. Raises `JsonMalformed`, `KeyError`, `TypeError` or `ValueError` for others.
+
+        A service from before keys were certified keeps its key and gets an authority that certifies it at `now`.
+        """
         document = jcs.loads_object(data)
-        key = serialization.load_pem_private_key(document["key"].encode(), password=None)
+        device_root = x509.load_pem_x509_certificate(_pem(document["device_root"]))
+        if "authority" in document:
+            authority = TokenAuthority.parse(document["authority"])
+            signer = parse_signer(document)
+            return cls(authority, SigningKey(signer, document["key_id"], authority.issuing.certificate), device_root)
+        authority = TokenAuthority.create(now)
+        key = serialization.load_pem_private_key(_pem(document["key"]), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
             raise ValueError("a key on the curve P-384 is expected")
-        return cls(key, document["key_id"], x509.load_pem_x509_certificate(document["device_root"].encode()))
+        return cls(authority, authority.certify(now, key, document["key_id"]), device_root)
 
     @property
-    def public_key(self) -> bytes:
-        """SubjectPublicKeyInfo, DER."""
-        return self.key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        return self.signing.signer.key
+
+    @property
+    def key_id(self) -> str:
+        return self.signing.key_id
 
     def jwks(self) -> dict[str, Any]:
         """The key set, as `/.well-known/jwks.json` publishes it."""
-        numbers = self.key.public_key().public_numbers()
-        x, y = (_base64url(part.to_bytes(48, "big")) for part in (numbers.x, numbers.y))
-        return {"keys": [{"kty": "EC", "crv": "P-384", "kid": self.key_id, "x": x, "y": y}]}
+        return {"keys": [key.jwk() for key in (self.signing, *self.earlier)]}
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """A token in compact form, ES384."""
@@ -156,18 +182,33 @@ class Nras:
         return [["JWT", self.sign(_override(overall, shape.overall))], tokens]
 
 
+class Rotating:
+    """A token service that takes another signing key every day, as NVIDIA's does."""
+
+    def __init__(self, nras: Nras) -> None:
+        self._current = nras
+
+    def at(self, now: int) -> Nras:
+        """The service at `now`, in Unix seconds. A clock that went back also gets a new key."""
+        if not 0 <= now - self._current.signing.issued_at < ROTATE_AFTER_SECONDS:
+            self._current = self._current.rotated(now)
+        return self._current
+
+
 def routes(nras: Nras, clock: Callable[[], int]) -> list[web.RouteDef]:
     """The service's two endpoints, to be added to an application, whose own limit bounds a body."""
+    rotating = Rotating(nras)
 
     async def attest(request: web.Request) -> web.Response:
         try:
             posted, nonce = read_request(await request.read())
-            return web.json_response(await asyncio.to_thread(nras.attest, posted, nonce, clock()))
+            now = clock()
+            return web.json_response(await asyncio.to_thread(rotating.at(now).attest, posted, nonce, now))
         except MeshError as error:
             return web.json_response({"error": str(error)}, status=400)
 
     async def jwks(_request: web.Request) -> web.Response:
-        return web.json_response(nras.jwks())
+        return web.json_response(rotating.at(clock()).jwks())
 
     return [web.post("/v4/attest/gpu", attest), web.get("/.well-known/jwks.json", jwks)]
 
@@ -335,6 +376,12 @@ def _changed(claims: Mapping[str, Any], shape: TokenShape) -> dict[str, Any]:
 
 def _override(claims: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**claims, **changes}.items() if value is not ABSENT}
+
+
+def _pem(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError("PEM is text")
+    return text.encode()
 
 
 def _base64url(data: bytes) -> str:

@@ -40,7 +40,8 @@ def reference_values(machine: Machine, tds: Mapping[str, VirtualTd], pccs_url: s
         "kms_public_key": secp256k1.compressed_public_key(machine.kms.root).hex(),
         "gpu": {
             "issuer": ISSUER,
-            "keys": {machine.gpus.nras.key_id: machine.gpus.nras.public_key.hex()},
+            # Its signing keys come and go.
+            "roots": [machine.gpus.nras.authority.root.der.hex()],
             "device_root": machine.gpus.device_root.hex(),
         },
         "instances": {

@@ -74,14 +74,18 @@ class StateDirectory:
             return _parse_machine(document, self._gpus(now))
 
     def _gpus(self, now: int) -> Gpus:
-        """The GPUs of a machine that exists; one from before there were any gets some."""
+        """The GPUs of a machine that exists; one from before there were any, or parts of them, gets what it lacks."""
         path = self.root / _GPUS
         if not path.exists():
             gpus = Gpus.create(now)
             _write_gpus(self.root, gpus)
             return gpus
         with _reading(path) as document:
-            return Gpus.decode(jcs.dumps(document["gpus"]))
+            stored = jcs.dumps(document["gpus"])
+            gpus = Gpus.decode(stored, now)
+        if gpus.encode() != stored:
+            _write_gpus(self.root, gpus)
+        return gpus
 
     def identity(self, instance: str) -> InstanceIdentity:
         """The instance's identity, made on first use. Raises `StateCorrupt`, `InstanceNameInvalid`."""

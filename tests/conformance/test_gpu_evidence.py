@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from libs.errors import MeshError
 from libs.tee.nvidia import claims
 from libs.tee.nvidia.evidence import GpuEvidence, GpuRule, verify_gpu_evidence
+from libs.tee.nvidia.keys import Issuer, Keyring
 from libs.tee.nvidia.report import parse_report, verify_report
 from libs.tee.nvidia.token import DetachedEat, verify_bundle
 from tests.unit.libs.tee.nvidia.gpu_bench import read_claims
@@ -99,7 +100,7 @@ def _bundle() -> Any:
 
 def test_unsigned_bundle_of_a_local_verifier_is_refused() -> None:
     rule = GpuRule(
-        issuers={"NVAT-LOCAL-VERIFIER": {}},
+        issuers={"NVAT-LOCAL-VERIFIER": Issuer({}, ())},
         device_roots=(_root(),),
         allowed_ueids=frozenset(),
         revoked_ueids=frozenset(),
@@ -107,12 +108,14 @@ def test_unsigned_bundle_of_a_local_verifier_is_refused() -> None:
         maximum_token_age_seconds=600,
         reports_required=False,
     )
-    evidence = GpuEvidence.parse({"v": 1, "vendor": "nvidia", "token": _bundle(), "reports": []})
+    evidence = GpuEvidence.parse(
+        {"v": 1, "vendor": "nvidia", "token": _bundle(), "switch_token": None, "keys": {}, "reports": []}
+    )
     with pytest.raises(MeshError) as refusal:
         verify_gpu_evidence(evidence, bytes([0x11]) * 32, rule, _NOW)
     assert refusal.value.reason == "GPU_TOKEN_UNSIGNED"
     with pytest.raises(MeshError, match="not signed"):
-        verify_bundle(DetachedEat.parse(_bundle()), bytes([0x11]) * 32, rule.issuers, 600, _NOW)
+        verify_bundle(DetachedEat.parse(_bundle()), bytes([0x11]) * 32, Keyring(rule.issuers, {}, _NOW), 600, _NOW)
 
 
 def test_claims_of_a_real_h100_are_the_ones_that_are_asked_for() -> None:

@@ -158,7 +158,7 @@ class JoinedMesh:
             **self.draft,
             "vendor_roots": [*self.draft["vendor_roots"], gpu_root(gpus.device_root)],
             "roles": {**self.draft["roles"], role: {**self.draft["roles"][role], "gpu_required": True}},
-            "gpu": gpu_member(ISSUER, gpus.nras.key_id, gpus.nras.public_key),
+            "gpu": gpu_member(ISSUER, gpus.nras.authority.root.der),
         }
         self.seed = self.sign(self.draft)
 

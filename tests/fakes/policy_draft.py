@@ -56,10 +56,10 @@ def gpu_root(certificate: bytes) -> dict[str, Any]:
     return {"name": "devtee-gpu", "tee_type": "nvidia-gpu", "certificate": certificate.hex(), "development": True}
 
 
-def gpu_member(issuer: str, key_id: str, public_key: bytes) -> dict[str, Any]:
-    """What a policy says about GPUs: one issuer with one key, and reports asked for."""
+def gpu_member(issuer: str, root: bytes) -> dict[str, Any]:
+    """What a policy says about GPUs: one issuer, whose keys one authority certifies, and reports asked for."""
     return {
-        "issuers": [{"issuer": issuer, "development": True, "keys": {key_id: public_key.hex()}}],
+        "issuers": [{"issuer": issuer, "development": True, "roots": [root.hex()]}],
         "allowed_ueids": [],
         "revoked_ueids": [],
         "allowed_models": [],

@@ -1,14 +1,15 @@
-"""Responsible for a device's certificate chain: from the key that signs its reports to a device root that policy pins.
+"""Responsible for certificate chains: link by link, and for a device from its report key to a root that policy pins.
 
-NVIDIA's chains have five certificates, all P-384: firmware leaf, boot ROM, provisioner, family, root. They end in the
-year 9999, so they say nothing about freshness, and nothing here asks whether one was revoked: the token does.
+NVIDIA's device chains have five certificates, all P-384: firmware leaf, boot ROM, provisioner, family, root. They end
+in the year 9999, so they say nothing about freshness, and nothing here asks whether one was revoked: the token does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TypeVar
 
 from cryptography import x509
@@ -28,6 +29,8 @@ _FWID_HEAD = bytes.fromhex("303d06096086480165030402020430")
 _FWID_BYTES = 48
 _Extension = TypeVar("_Extension", x509.BasicConstraints, x509.KeyUsage)
 _UNDERSTOOD_EXTENSIONS = frozenset({x509.BasicConstraints.oid, x509.KeyUsage.oid})
+# Refuses a certificate whose key or signature is of another kind than its use asks for, with `ValueError`.
+Form = Callable[[x509.Certificate], None]
 # What the library raises for a certificate it cannot read. The last is its warning of a form that it will refuse one
 # day, where warnings are errors.
 UNREADABLE = (
@@ -37,6 +40,8 @@ UNREADABLE = (
     x509.UnsupportedGeneralNameType,
     CryptographyDeprecationWarning,
 )
+# What comes of a certificate that can be read and a link that does not hold.
+BROKEN = (*UNREADABLE, TypeError, InvalidSignature, x509.DuplicateExtension)
 
 
 class ChainMalformed(MeshError):
@@ -83,16 +88,50 @@ def verify_chain(pem: str, device_roots: Sequence[bytes], now: int) -> ReportKey
     chain = _load(pem)
     if chain[-1].public_bytes(Encoding.DER) not in device_roots:
         raise ChainNotTrusted("the device's chain does not end at a root that policy names")
-    moment = datetime.fromtimestamp(now, UTC)
-    if not all(link.not_valid_before_utc <= moment <= link.not_valid_after_utc for link in chain):
+    if not are_current(chain, now):
         raise ChainNotCurrent("a certificate in the device's chain is not valid now: check the clock")
     try:
+        verify_links(chain, _verify_form)
         # The root is pinned, but it must be a certificate authority like the others and hold its own signature.
-        for below, (subject, issuer) in enumerate(zip(chain, [*chain[1:], chain[-1]], strict=True)):
-            _verify_link(subject, issuer, min(below, len(chain) - 2))
+        _verify_link(chain[-1], chain[-1], len(chain) - 2, _verify_form)
         return _report_key(chain[0])
-    except (*UNREADABLE, TypeError, InvalidSignature, x509.DuplicateExtension) as error:
+    except BROKEN as error:
         raise ChainInvalid("a link of the device's chain does not hold") from error
+
+
+def read_certificate(der: bytes) -> x509.Certificate:
+    """Read one certificate, or raise one of `UNREADABLE`."""
+    certificate = x509.load_der_x509_certificate(der)
+    _require_positive_serial(certificate)
+    return certificate
+
+
+def are_current(certificates: Sequence[x509.Certificate], now: int) -> bool:
+    moment = datetime.fromtimestamp(now, UTC)
+    return all(each.not_valid_before_utc <= moment <= each.not_valid_after_utc for each in certificates)
+
+
+def verify_links(path: Sequence[x509.Certificate], verify_form: Form) -> None:
+    """Prove that each certificate issued the one before it, or raise one of `BROKEN`.
+
+    Whether the last is trusted, and whether any is valid now, is the caller's to ask.
+    """
+    for below, (subject, issuer) in enumerate(pairwise(path)):
+        _verify_link(subject, issuer, below, verify_form)
+
+
+def require_signing_leaf(leaf: x509.Certificate, *, usage_stated: bool) -> None:
+    """Refuse with `ValueError` a certificate that may issue others, or whose key may not sign.
+
+    With `usage_stated` it must say that the key may sign; else it may be silent.
+    """
+    if any(isinstance(each.value, x509.BasicConstraints) and each.value.ca for each in leaf.extensions):
+        raise ValueError("the first certificate is an authority and signs nothing else")
+    if usage_stated:
+        _critical(leaf, x509.KeyUsage)
+    for extension in leaf.extensions:
+        if isinstance(extension.value, x509.KeyUsage) and not extension.value.digital_signature:
+            raise ValueError("the first certificate's key may not sign")
 
 
 def _load(pem: str) -> list[x509.Certificate]:
@@ -100,9 +139,8 @@ def _load(pem: str) -> list[x509.Certificate]:
         raise ChainMalformed(f"a device's chain is PEM text of at most {MAX_CHAIN_BYTES} bytes")
     try:
         chain = x509.load_pem_x509_certificates(pem.encode())
-        if any(certificate.serial_number <= 0 for certificate in chain):
-            # The library only warns of it, and will refuse it one day; RFC 5280 section 4.1.2.2 refuses it now.
-            raise ValueError("a serial number is not positive")
+        for certificate in chain:
+            _require_positive_serial(certificate)
     except UNREADABLE as error:
         raise ChainMalformed("the device's chain cannot be read") from error
     if not 2 <= len(chain) <= MAX_CERTIFICATES:
@@ -110,15 +148,25 @@ def _load(pem: str) -> list[x509.Certificate]:
     return chain
 
 
-def _verify_link(subject: x509.Certificate, issuer: x509.Certificate, authorities_between: int) -> None:
-    """Names, signature, and the issuer's right to issue; raises what its caller turns into `ChainInvalid`."""
+def _require_positive_serial(certificate: x509.Certificate) -> None:
+    # The library only warns of it, and will refuse it one day; RFC 5280 section 4.1.2.2 refuses it now.
+    if certificate.serial_number <= 0:
+        raise ValueError("a serial number is not positive")
+
+
+def _verify_link(
+    subject: x509.Certificate, issuer: x509.Certificate, authorities_between: int, verify_form: Form
+) -> None:
+    """Names, signature, and the issuer's right to issue."""
     constraints = _critical(issuer, x509.BasicConstraints)
     if not constraints.ca or not _critical(issuer, x509.KeyUsage).key_cert_sign:
         raise ValueError("the issuer is no certificate authority")
     if constraints.path_length is not None and constraints.path_length < authorities_between:
         raise ValueError("the issuer may not have so many below it")
     for certificate in (subject, issuer):
-        _verify_form(certificate)
+        verify_form(certificate)
+        if any(each.critical and each.oid not in _UNDERSTOOD_EXTENSIONS for each in certificate.extensions):
+            raise ValueError("a certificate has a critical extension that is not understood")
     subject.verify_directly_issued_by(issuer)
 
 
@@ -128,8 +176,6 @@ def _verify_form(certificate: x509.Certificate) -> None:
         raise ValueError("a key is not on the curve P-384")
     if not isinstance(certificate.signature_hash_algorithm, hashes.SHA384):
         raise ValueError("a certificate is not signed over SHA-384")
-    if any(each.critical and each.oid not in _UNDERSTOOD_EXTENSIONS for each in certificate.extensions):
-        raise ValueError("a certificate has a critical extension that is not understood")
 
 
 def _critical(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension:
@@ -140,10 +186,9 @@ def _critical(certificate: x509.Certificate, kind: type[_Extension]) -> _Extensi
 
 
 def _report_key(leaf: x509.Certificate) -> ReportKey:
-    if any(isinstance(each.value, x509.BasicConstraints) and each.value.ca for each in leaf.extensions):
-        raise ValueError("the first certificate is an authority and signs no reports")
+    require_signing_leaf(leaf, usage_stated=True)
     key = leaf.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not _critical(leaf, x509.KeyUsage).digital_signature:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ValueError("the first certificate's key may not sign reports")
     return ReportKey(key, str(leaf.serial_number), _fwid(leaf))
 

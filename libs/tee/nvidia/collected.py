@@ -1,4 +1,4 @@
-"""Responsible for GPU evidence as NVIDIA's `nvattest collect-evidence` prints it, which is what a dstack guest gives out.
+"""Responsible for GPU evidence as NVIDIA's `nvattest collect-evidence` prints it: what a dstack guest gives out.
 
 Reading proves nothing. The reports go to the vendor's token service, and into the evidence beside its tokens.
 """

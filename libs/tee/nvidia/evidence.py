@@ -7,9 +7,9 @@ machine, or that the CPU's workload uses them: nothing in the evidence could pro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from libs import jcs
 from libs.errors import Code, MeshError
@@ -17,13 +17,15 @@ from libs.tee import shape
 from libs.tee.nvidia import claims, token
 from libs.tee.nvidia.chain import MAX_CHAIN_BYTES
 from libs.tee.nvidia.claims import GpuDevice, SwitchDevice
+from libs.tee.nvidia.keys import Issuer, KeyChains, Keyring, bounded, read_chains
 from libs.tee.nvidia.report import MAX_REPORT_BYTES, VerifiedReport, verify_report
-from libs.tee.nvidia.token import DetachedEat, PinnedKeys
+from libs.tee.nvidia.token import DetachedEat, VerifiedEat
 
 VENDOR = "nvidia"
 _VERSION = 1
-_MEMBERS = frozenset({"v", "vendor", "token", "reports"})
+_MEMBERS = frozenset({"v", "vendor", "token", "switch_token", "keys", "reports"})
 _REPORT_MEMBERS = frozenset({"report", "certificate_chain"})
+_Device = TypeVar("_Device")
 
 
 class GpuEvidenceMalformed(MeshError):
@@ -97,13 +99,26 @@ class RawReport:
 class GpuEvidence:
     """Parsed GPU evidence; nothing in it is verified."""
 
+    # About the GPUs.
     eat: DetachedEat
+    # About the NVSwitches between them; None where there are none, or none was asked about.
+    switch_eat: DetachedEat | None
+    # Certificates of the keys that signed the tokens.
+    keys: KeyChains
     reports: tuple[RawReport, ...]
 
     @property
     def digest(self) -> bytes:
         """SHA-256 of its canonical JSON, which the claims of an evidence document hold."""
         return hashlib.sha256(jcs.dumps(self.to_json())).digest()
+
+    @classmethod
+    def of(cls, eat: DetachedEat, keys: KeyChains, reports: tuple[RawReport, ...]) -> GpuEvidence:
+        """Put evidence about GPUs together. Raises `GpuEvidenceMalformed` for keys that evidence does not hold."""
+        try:
+            return cls(eat, None, bounded(keys), reports)
+        except ValueError as error:
+            raise GpuEvidenceMalformed(str(error)) from error
 
     @classmethod
     def parse(cls, value: Any) -> GpuEvidence:
@@ -115,7 +130,13 @@ class GpuEvidence:
             reports = fields["reports"]
             if not isinstance(reports, list) or len(reports) > token.MAX_DEVICES:
                 raise ValueError(f"reports is a list of at most {token.MAX_DEVICES}")
-            return cls(DetachedEat.parse(fields["token"]), tuple(_raw_report(report) for report in reports))
+            switch_token = fields["switch_token"]
+            return cls(
+                DetachedEat.parse(fields["token"]),
+                None if switch_token is None else DetachedEat.parse(switch_token),
+                read_chains(fields["keys"]),
+                tuple(_raw_report(report) for report in reports),
+            )
         except ValueError as error:
             raise GpuEvidenceMalformed(str(error)) from error
 
@@ -124,6 +145,8 @@ class GpuEvidence:
             "v": _VERSION,
             "vendor": VENDOR,
             "token": self.eat.to_json(),
+            "switch_token": None if self.switch_eat is None else self.switch_eat.to_json(),
+            "keys": {key_id: [der.hex() for der in chain] for key_id, chain in self.keys.items()},
             "reports": [
                 {"report": raw.report.hex(), "certificate_chain": raw.certificate_chain} for raw in self.reports
             ],
@@ -134,8 +157,8 @@ class GpuEvidence:
 class GpuRule:
     """What policy states about GPUs. Without an issuer no evidence passes."""
 
-    # Issuer to key id to SubjectPublicKeyInfo (DER), as `jwks.read_jwks` reads an issuer's key set.
-    issuers: PinnedKeys
+    # By name, as tokens state it.
+    issuers: Mapping[str, Issuer]
     # DER of the roots under which devices sign their own reports; empty accepts none.
     device_roots: tuple[bytes, ...]
     # UEIDs, decimal. Empty: policy lists no GPUs, and any that is not revoked will do.
@@ -175,12 +198,16 @@ def verify_gpu_evidence(evidence: GpuEvidence, nonce: bytes, rule: GpuRule, now:
 
     Proves that the devices answered the same challenge, not that they are in one machine.
     """
-    eat = token.verify_bundle(evidence.eat, nonce, rule.issuers, rule.maximum_token_age_seconds, now)
-    claims.judge_version(eat.overall)
-    names = sorted(eat.devices, key=lambda name: (name.partition("-")[0], int(name.partition("-")[2])))
-    gpus = tuple(claims.judge_gpu(name, eat.devices[name]) for name in names if name.startswith("GPU-"))
-    switches = tuple(claims.judge_switch(name, eat.devices[name]) for name in names if name.startswith("SWITCH-"))
-    claims.judge_overall(eat.overall)
+    keyring = Keyring(rule.issuers, evidence.keys, now)
+    age = rule.maximum_token_age_seconds
+    eat = token.verify_bundle(evidence.eat, nonce, keyring, age, now)
+    bundles = [eat]
+    if evidence.switch_eat is not None:
+        bundles.append(token.verify_bundle(evidence.switch_eat, nonce, keyring, age, now, kind=token.SWITCH))
+    if any(bundle.issuer != eat.issuer for bundle in bundles):
+        raise token.TokenIssuersDiffer("GPUs and switches are vouched for by different issuers")
+    gpus = _judge_bundle(eat, claims.judge_gpu)
+    switches = tuple(each for bundle in bundles[1:] for each in _judge_bundle(bundle, claims.judge_switch))
     _judge_identities(gpus, switches, rule)
     if rule.reports_required and not evidence.reports:
         raise ReportsRequired("policy asks for each GPU's own report")
@@ -189,7 +216,17 @@ def verify_gpu_evidence(evidence: GpuEvidence, nonce: bytes, rule: GpuRule, now:
             verify_report(raw.report, raw.certificate_chain, nonce, rule.device_roots, now) for raw in evidence.reports
         ]
         _match_reports(reports, gpus)
-    return GpuVerdict(eat.issuer, gpus, switches, bool(evidence.reports), eat.valid_until)
+    valid_until = min(bundle.valid_until for bundle in bundles)
+    return GpuVerdict(eat.issuer, gpus, switches, bool(evidence.reports), valid_until)
+
+
+def _judge_bundle(eat: VerifiedEat, judge: Callable[[str, Mapping[str, Any]], _Device]) -> tuple[_Device, ...]:
+    """Judge the devices in the order of their numbers, then what is said of them as a whole."""
+    claims.judge_version(eat.overall)
+    names = sorted(eat.devices, key=lambda name: int(name.rpartition("-")[2]))
+    devices = tuple(judge(name, eat.devices[name]) for name in names)
+    claims.judge_overall(eat.overall)
+    return devices
 
 
 def _raw_report(value: Any) -> RawReport:

@@ -1,6 +1,7 @@
-"""Responsible for an issuer's published signing keys: one JSON Web Key Set in, key id to public key out.
+"""Responsible for an issuer's published signing keys: one JSON Web Key Set in, key id to key and certificates out.
 
-The set is not signed. Whoever pins its keys MUST have it from the issuer itself; reading proves only its form.
+The set is not signed. Whoever pins its keys MUST have it from the issuer itself; reading proves only its form, and
+that a key which comes with certificates is the one in the first of them.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import re
 from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs import jcs
 from libs.errors import Code, MeshError
-from libs.tee.nvidia.chain import UNREADABLE
+from libs.tee.nvidia.chain import UNREADABLE, read_certificate
+from libs.tee.nvidia.keys import MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES
 
 # NVIDIA publishes about 32 keys with their certificates, 80 KiB, and renews them every day.
 MAX_BYTES = 512 * 1024
@@ -36,8 +38,18 @@ class JwksMalformed(MeshError):
     reason = "GPU_JWKS_MALFORMED"
 
 
-def read_jwks(document: bytes) -> Mapping[str, bytes]:
-    """Return key id to SubjectPublicKeyInfo (DER), as policy pins it for one issuer. Raises `JwksMalformed`.
+@dataclass(frozen=True, slots=True)
+class PublishedKey:
+    """A signing key as its issuer publishes it."""
+
+    # SubjectPublicKeyInfo, DER.
+    public_key: bytes
+    # DER, leaf first; empty where the issuer publishes none.
+    certificates: tuple[bytes, ...]
+
+
+def read_jwks(document: bytes) -> Mapping[str, PublishedKey]:
+    """Return the keys by id. Raises `JwksMalformed`.
 
     Every key must be usable: a set with one that is not is refused as a whole.
     """
@@ -55,7 +67,7 @@ def read_jwks(document: bytes) -> Mapping[str, bytes]:
     return keys
 
 
-def _read_key(entry: Any) -> tuple[str, bytes]:
+def _read_key(entry: Any) -> tuple[str, PublishedKey]:
     if not isinstance(entry, dict) or _REQUIRED - entry.keys() or entry.keys() - _REQUIRED - _OPTIONAL.keys():
         raise JwksMalformed("a key has other members than a P-384 signing key")
     if entry["kty"] != "EC" or entry["crv"] != "P-384":
@@ -70,9 +82,10 @@ def _read_key(entry: Any) -> tuple[str, bytes]:
         spki = numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except ValueError as error:
         raise JwksMalformed("a key is no point on its curve") from error
-    if "x5c" in entry and _certified_key(entry["x5c"]) != spki:
+    certificates = _certificates(entry["x5c"]) if "x5c" in entry else ()
+    if certificates and _certified_key(certificates[0]) != spki:
         raise JwksMalformed("a key is not the one in its own certificate")
-    return key_id, spki
+    return key_id, PublishedKey(spki, certificates)
 
 
 def _coordinate(text: Any) -> int:
@@ -84,15 +97,22 @@ def _coordinate(text: Any) -> int:
     return int.from_bytes(data, "big")
 
 
-def _certified_key(chain: Any) -> bytes:
-    """Return the key of the first certificate; the chain is the issuer's own affair and proves nothing here."""
-    match chain:
-        case [str(leaf), *_]:
-            pass
-        case _:
-            raise JwksMalformed("a key's certificates are a list of base64 texts")
+def _certificates(texts: Any) -> tuple[bytes, ...]:
+    """Decode `x5c` (RFC 7517 section 4.7): base64 and not base64url, and no line breaks."""
+    if not isinstance(texts, list) or not 1 <= len(texts) <= MAX_CERTIFICATES:
+        raise JwksMalformed(f"a key has 1 to {MAX_CERTIFICATES} certificates")
     try:
-        key = x509.load_der_x509_certificate(b64decode(leaf, validate=True)).public_key()
+        certificates = tuple(b64decode(text, validate=True) for text in texts)
+    except (TypeError, ValueError) as error:
+        raise JwksMalformed("a key's certificates are a list of base64 texts") from error
+    if any(len(certificate) > MAX_CERTIFICATE_BYTES for certificate in certificates):
+        raise JwksMalformed(f"a key's certificate has at most {MAX_CERTIFICATE_BYTES} bytes")
+    return certificates
+
+
+def _certified_key(leaf: bytes) -> bytes:
+    try:
+        key = read_certificate(leaf).public_key()
     except UNREADABLE as error:
         raise JwksMalformed("a key's certificate cannot be read") from error
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,8 +1,9 @@
 """Responsible for attestation tokens: who signed a detached EAT bundle, when, for which challenge, over which devices.
 
 The form is the one in which NVIDIA's Remote Attestation Service (NRAS) answers: `[["JWT", overall], {"GPU-0": jwt}]`.
-The overall token holds the SHA-256 of each device's token text, and every token is signed. A signature has a twin, so
-a bundle's bytes are no identity of it. What the claims say of a device is judged in `claims`.
+GPUs and NVSwitches have an endpoint each, so a bundle is about one kind of device. The overall token holds the SHA-256
+of each device's token text, and every token is signed. A signature has a twin, so a bundle's bytes are no identity of
+it. What the claims say of a device is judged in `claims`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 from jwt.api_jws import PyJWS
 from jwt.exceptions import PyJWTError
 
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee import shape
+from libs.tee.nvidia.keys import Keyring
 
 NONCE_BYTES = 32
 MAX_DEVICES = 16
@@ -30,6 +30,9 @@ MAX_DEVICES = 16
 MAX_TOKEN_BYTES = 16 * 1024
 # By how much the issuer's clock may be ahead of ours.
 CLOCK_SKEW_SECONDS = 60
+# Kinds of devices, as a bundle's names of devices begin.
+GPU = "GPU"
+SWITCH = "SWITCH"
 SUBJECT = "NVIDIA-PLATFORM-ATTESTATION"
 
 _ALGORITHM = "ES384"
@@ -40,9 +43,6 @@ _DEVICE_NAME = re.compile(r"(?:GPU|SWITCH)-(?:0|[1-9][0-9]?)")
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
 # NRAS and NVIDIA's local verifier spell the digest's name differently.
 _DIGEST_NAMES = ("SHA-256", "SHA256")
-
-# Issuer to key id to public key (SubjectPublicKeyInfo, DER, P-384).
-PinnedKeys = Mapping[str, Mapping[str, bytes]]
 
 
 class TokenMalformed(MeshError):
@@ -57,6 +57,13 @@ class TokenWithoutGpu(MeshError):
     reason = "GPU_TOKEN_WITHOUT_GPU"
 
 
+class TokenDeviceMisplaced(MeshError):
+    """A bundle about GPUs speaks of a switch, or the other way round."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "GPU_TOKEN_DEVICE_MISPLACED"
+
+
 class TokenUnsigned(MeshError):
     """The token is a claim and no evidence: nobody signed it, as when the machine's own verifier wrote it."""
 
@@ -69,32 +76,11 @@ class TokenAlgorithmNotAllowed(MeshError):
     reason = "GPU_TOKEN_ALGORITHM_NOT_ALLOWED"
 
 
-class TokenIssuerNotTrusted(MeshError):
-    """Policy pins no key of the service that the token names as its issuer."""
-
-    code = Code.PERMISSION_DENIED
-    reason = "GPU_TOKEN_ISSUER_NOT_TRUSTED"
-
-
 class TokenIssuersDiffer(MeshError):
     """A device's token comes from another issuer than the overall token."""
 
     code = Code.PERMISSION_DENIED
     reason = "GPU_TOKEN_ISSUERS_DIFFER"
-
-
-class TokenKeyNotPinned(MeshError):
-    """The issuer is known, the key is not: the issuer has changed its keys, so renew the pinned ones."""
-
-    code = Code.PERMISSION_DENIED
-    reason = "GPU_TOKEN_KEY_NOT_PINNED"
-
-
-class PinnedKeyUnusable(MeshError):
-    """Policy pins something that is not a P-384 public key."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "GPU_PINNED_KEY_UNUSABLE"
 
 
 class TokenSignatureInvalid(MeshError):
@@ -173,13 +159,13 @@ class DetachedEat:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEat:
-    """What a pinned issuer signed. Its verdicts are not judged yet."""
+    """What a trusted issuer signed. Its verdicts are not judged yet."""
 
     issuer: str
     overall: Mapping[str, Any]
-    # Device name to claims, GPUs and switches.
+    # Device name to claims.
     devices: Mapping[str, Mapping[str, Any]]
-    # Last unix second in which every token holds.
+    # Last unix second in which every token and every certificate of their keys holds.
     valid_until: int
 
 
@@ -191,25 +177,56 @@ class _Token:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    claims: Mapping[str, Any]
+    key_valid_until: int | None
+
+
 def verify_bundle(
-    eat: DetachedEat, nonce: bytes, issuers: PinnedKeys, maximum_age_seconds: int, now: int
+    eat: DetachedEat, nonce: bytes, keyring: Keyring, maximum_age_seconds: int, now: int, *, kind: str = GPU
 ) -> VerifiedEat:
-    """Prove that one pinned issuer made the whole bundle for `nonce`, lately. Raises this module's errors."""
+    """Prove that one issuer made the whole bundle for `nonce`, lately, and about devices of this kind only.
+
+    Raises this module's errors and those of `keys`.
+    """
     if len(nonce) != NONCE_BYTES:
         raise ValueError(f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
-    if not any(name.startswith("GPU-") for name in eat.submodules):
-        raise TokenWithoutGpu("the token bundle speaks of no GPU")
-    overall = _verify_signature(_read(eat.overall), issuers)
-    devices = {name: _verify_signature(_read(token), issuers) for name, token in eat.submodules.items()}
-    if any(claims["iss"] != overall["iss"] for claims in devices.values()):
+    _judge_kind(eat, kind)
+    overall, *claims = signed = [
+        _verify_signature(_read(token), keyring) for token in (eat.overall, *eat.submodules.values())
+    ]
+    issuer = overall.claims["iss"]
+    if any(each.claims["iss"] != issuer for each in claims):
         raise TokenIssuersDiffer("a device's token comes from another issuer than the overall token")
-    ends = [_judge_times(claims, maximum_age_seconds, now) for claims in (overall, *devices.values())]
-    for claims in (overall, *devices.values()):
-        _judge_nonce(claims, nonce)
-    if overall.get("sub") != SUBJECT:
+    ends = [_judge_times(each.claims, maximum_age_seconds, now) for each in signed]
+    ends += [each.key_valid_until for each in signed if each.key_valid_until is not None]
+    for each in signed:
+        _judge_nonce(each.claims, nonce)
+    if overall.claims.get("sub") != SUBJECT:
         raise TokenSubjectUnknown("the overall token is not about a platform's devices")
-    _judge_digests(overall, eat.submodules)
-    return VerifiedEat(overall["iss"], overall, devices, min(ends))
+    _judge_digests(overall.claims, eat.submodules)
+    devices = {name: each.claims for name, each in zip(eat.submodules, claims, strict=True)}
+    return VerifiedEat(issuer, overall.claims, devices, min(ends))
+
+
+def key_ids(eat: DetachedEat) -> frozenset[str]:
+    """Return the ids of the keys that the tokens say they are signed with. Raises `TokenMalformed`; proves nothing."""
+    found = set()
+    for token in (eat.overall, *eat.submodules.values()):
+        key_id = _read(token).header.get("kid")
+        if not isinstance(key_id, str):
+            raise TokenMalformed("a token does not name its key")
+        found.add(key_id)
+    return frozenset(found)
+
+
+def _judge_kind(eat: DetachedEat, kind: str) -> None:
+    of_kind = [name for name in eat.submodules if name.startswith(f"{kind}-")]
+    if kind == GPU and not of_kind:
+        raise TokenWithoutGpu("the token bundle speaks of no GPU")
+    if len(of_kind) != len(eat.submodules):
+        raise TokenDeviceMisplaced("the token bundle speaks of a device that has a bundle of its own")
 
 
 def _read(text: str) -> _Token:
@@ -240,36 +257,19 @@ def _decoded(segment: str) -> bytes:
     return data
 
 
-def _verify_signature(token: _Token, issuers: PinnedKeys) -> Mapping[str, Any]:
-    """Return the claims. Which key may have signed is policy's to say: the token only names it."""
+def _verify_signature(token: _Token, keyring: Keyring) -> _Signed:
+    """Which key may have signed is policy's to say: the token only names it."""
     algorithm = token.header.get("alg")
     if algorithm == "none" or not token.signed:
         raise TokenUnsigned("the token is not signed: let the vendor's attestation service issue it")
     if algorithm != _ALGORITHM:
         raise TokenAlgorithmNotAllowed(f"a token is signed with {_ALGORITHM} and nothing else")
-    key = _pinned_key(token, issuers)
+    signing = keyring.signing_key(token.claims.get("iss"), token.header.get("kid"))
     try:
-        _JWS.decode_complete(token.text, key, algorithms=[_ALGORITHM])
+        _JWS.decode_complete(token.text, signing.key, algorithms=[_ALGORITHM])
     except PyJWTError as error:
         raise TokenSignatureInvalid("a token's signature does not hold") from error
-    return token.claims
-
-
-def _pinned_key(token: _Token, issuers: PinnedKeys) -> ec.EllipticCurvePublicKey:
-    issuer, key_id = token.claims.get("iss"), token.header.get("kid")
-    keys = issuers.get(issuer) if isinstance(issuer, str) else None
-    if keys is None:
-        raise TokenIssuerNotTrusted("policy does not name the token's issuer")
-    der = keys.get(key_id) if isinstance(key_id, str) else None
-    if der is None:
-        raise TokenKeyNotPinned("the token is signed with a key of its issuer that policy does not pin: renew the keys")
-    try:
-        key = load_der_public_key(der)
-    except ValueError as error:
-        raise PinnedKeyUnusable("policy pins something that is not a public key") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise PinnedKeyUnusable("policy pins a key that is not on the curve P-384")
-    return key
+    return _Signed(token.claims, signing.valid_until)
 
 
 def _judge_times(claims: Mapping[str, Any], maximum_age_seconds: int, now: int) -> int:

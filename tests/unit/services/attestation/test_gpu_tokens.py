@@ -144,6 +144,16 @@ async def test_tokens_that_do_not_name_their_key_are_unavailable(service: Servic
         assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"
 
 
+async def test_verdict_that_is_too_long_is_unavailable(service: Service, collected: Collected) -> None:
+    async def padded(request: web.Request) -> web.Response:
+        good = await service.attest(request)
+        assert good.text is not None
+        return web.Response(text=good.text + " " * 600_000)
+
+    async with answering(padded, service.keys) as url:
+        assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"
+
+
 async def test_service_without_a_key_set_is_unavailable(service: Service, collected: Collected) -> None:
     async with answering(service.attest) as url:
         assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"

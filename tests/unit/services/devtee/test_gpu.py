@@ -12,16 +12,20 @@ import httpx
 import pytest
 from aiohttp import web
 
+from libs import jcs
 from libs.jcs import JsonMalformed
 from libs.tee.nvidia.evidence import GpuEvidence, GpuRule, verify_gpu_evidence
 from libs.tee.nvidia.jwks import read_jwks
+from libs.tee.nvidia.keys import Issuer, verify_key_chain
 from services.devtee.gpu import Gpu, GpuVendor, ReportShape, decode_gpus, encode_gpus
 from services.devtee.nras import (
     ABSENT,
     ISSUER,
+    ROTATE_AFTER_SECONDS,
     AttestationRequestInvalid,
     Nras,
     PostedReport,
+    Rotating,
     TokenShape,
     read_request,
     routes,
@@ -43,7 +47,7 @@ def gpus(vendor: GpuVendor) -> tuple[Gpu, ...]:
 
 @pytest.fixture(scope="module")
 def nras(vendor: GpuVendor) -> Nras:
-    return Nras.create(vendor.root.certificate)
+    return Nras.create(vendor.root.certificate, NOW)
 
 
 @asynccontextmanager
@@ -89,11 +93,21 @@ async def test_served_tokens_and_keys_convince_the_verifier(
 ) -> None:
     async with _serving(nras) as client:
         answer = await client.post("/v4/attest/gpu", json=_request(gpus))
-        keys = read_jwks((await client.get("/.well-known/jwks.json")).content)
+        published = read_jwks((await client.get("/.well-known/jwks.json")).content)
     reports = [{"report": gpu.report(NONCE).hex(), "certificate_chain": gpu.chain} for gpu in gpus]
-    evidence = GpuEvidence.parse({"v": 1, "vendor": "nvidia", "token": answer.json(), "reports": reports})
+    chains = {key_id: [der.hex() for der in key.certificates] for key_id, key in published.items()}
+    evidence = GpuEvidence.parse(
+        {
+            "v": 1,
+            "vendor": "nvidia",
+            "token": answer.json(),
+            "switch_token": None,
+            "keys": chains,
+            "reports": reports,
+        }
+    )
     rule = GpuRule(
-        issuers={ISSUER: keys},
+        issuers={ISSUER: Issuer({}, (nras.authority.root.der,))},
         device_roots=(vendor.root.der,),
         allowed_ueids=frozenset(gpu.ueid for gpu in gpus),
         revoked_ueids=frozenset(),
@@ -181,15 +195,50 @@ def test_devices_and_service_survive_a_restart(vendor: GpuVendor, gpus: tuple[Gp
     again, devices = decode_gpus(encode_gpus(vendor, gpus))
     assert again.root.der == vendor.root.der
     assert [gpu.ueid for gpu in devices] == [gpu.ueid for gpu in gpus]
-    restored = Nras.decode(nras.encode())
+    restored = Nras.decode(nras.encode(), NOW + 1)
     assert restored.jwks() == nras.jwks()
+    assert restored.encode() == nras.encode()
     restored.attest([_posted(devices[0])], NONCE, NOW)
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b'{"key":"","key_id":"k","device_root":""}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b'{"key":"","key_id":"k","device_root":""}', b'{"key":7,"key_id":"k","device_root":7}']
+)
 def test_damaged_state_is_not_read(data: bytes) -> None:
     with pytest.raises((KeyError, ValueError, JsonMalformed)):
-        Nras.decode(data)
+        Nras.decode(data, NOW)
+
+
+def test_service_from_before_keys_were_certified_keeps_its_key(nras: Nras) -> None:
+    """And gets an authority, which must be written: the next start would make another."""
+    document = jcs.loads_object(nras.encode())
+    old = jcs.dumps({name: document[name] for name in ("key", "key_id", "device_root")})
+    upgraded = Nras.decode(old, NOW)
+    assert upgraded.key_id == nras.key_id
+    assert upgraded.key.public_key() == nras.key.public_key()
+    key = verify_key_chain(upgraded.signing.chain, (upgraded.authority.root.der,), NOW)
+    assert key.key == nras.key.public_key()
+    assert Nras.decode(upgraded.encode(), NOW + 1).encode() == upgraded.encode()
+
+
+def test_service_takes_another_key_every_day_and_publishes_both(nras: Nras) -> None:
+    rotating = Rotating(nras)
+    assert rotating.at(NOW + ROTATE_AFTER_SECONDS - 1) is nras
+    tomorrow = rotating.at(NOW + ROTATE_AFTER_SECONDS)
+    assert rotating.at(NOW + ROTATE_AFTER_SECONDS + 1) is tomorrow
+    published = [key["kid"] for key in tomorrow.jwks()["keys"]]
+    assert published == [tomorrow.key_id, nras.key_id]
+    assert tomorrow.key_id != nras.key_id
+    assert tomorrow.authority == nras.authority
+
+
+def test_key_that_is_certified_no_more_is_not_published(nras: Nras) -> None:
+    later = Rotating(nras).at(nras.signing.ends_at)
+    assert [key["kid"] for key in later.jwks()["keys"]] == [later.key_id]
+
+
+def test_clock_that_went_back_gets_another_key(nras: Nras) -> None:
+    assert Rotating(nras).at(NOW - 1).signing.issued_at == NOW - 1
 
 
 def test_keys_are_random_and_names_say_development(vendor: GpuVendor, gpus: tuple[Gpu, ...]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from libs import jcs
 from services.devtee.state import InstanceNameInvalid, StateCorrupt, StateInUse, holding
 
 
@@ -20,6 +21,22 @@ def test_a_restart_keeps_the_machine_and_its_instances(tmp_path: Path, now: int)
         assert again.kms.root == machine.kms.root
         assert again.kms.provider == machine.kms.provider
         assert state.identity("node-1") == identity
+
+
+def test_gpus_from_before_token_keys_were_certified_get_an_authority_once(tmp_path: Path, now: int) -> None:
+    with holding(tmp_path) as state:
+        machine = state.machine(now)
+    path = tmp_path / "gpus.json"
+    document = jcs.loads_object(path.read_bytes())
+    for name in ("authority", "certificate"):
+        del document["gpus"]["nras"][name]
+    path.write_bytes(jcs.dumps(document))
+    with holding(tmp_path) as state:
+        upgraded = state.machine(now + 1).gpus.nras
+    assert upgraded.key_id == machine.gpus.nras.key_id
+    assert upgraded.authority.root.der != machine.gpus.nras.authority.root.der
+    with holding(tmp_path) as state:
+        assert state.machine(now + 2).gpus.nras.authority.root.der == upgraded.authority.root.der
 
 
 def test_secrets_are_the_owners_alone(tmp_path: Path, now: int) -> None:

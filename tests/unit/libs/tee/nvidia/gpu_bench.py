@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.tee.nvidia.evidence import GpuEvidence, GpuRule
-from libs.tee.nvidia.jwks import read_jwks
+from libs.tee.nvidia.keys import Issuer, Keyring
 from services.devtee.gpu import Gpu, GpuVendor, ReportShape, sign_raw
 from services.devtee.nras import ABSENT, ISSUER, Nras, PostedReport, TokenShape
 
@@ -33,9 +33,9 @@ class GpuBench:
     @classmethod
     def create(cls) -> GpuBench:
         vendor = GpuVendor.create(NOW)
-        nras = Nras.create(vendor.root.certificate)
+        nras = Nras.create(vendor.root.certificate, NOW)
         rule = GpuRule(
-            issuers={ISSUER: read_jwks(json.dumps(nras.jwks()).encode())},
+            issuers={ISSUER: Issuer({}, (nras.authority.root.der,))},
             device_roots=(vendor.root.der,),
             allowed_ueids=frozenset(),
             revoked_ueids=frozenset(),
@@ -50,17 +50,34 @@ class GpuBench:
     ) -> list[PostedReport]:
         return [PostedReport(gpu.report(nonce, shape), gpu.chain.encode()) for gpu in gpus or self.gpus]
 
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        """The certificates of the service's key, as evidence brings them along."""
+        return {self.nras.key_id: [certificate.hex() for certificate in self.nras.signing.chain]}
+
+    def keyring(self, issuers: Mapping[str, Issuer] | None = None, now: int = NOW) -> Keyring:
+        chains = {self.nras.key_id: self.nras.signing.chain}
+        return Keyring(self.rule.issuers if issuers is None else issuers, chains, now)
+
     def bundle(self, shape: TokenShape | None = None) -> list[Any]:
         return self.nras.attest(self.posted(), NONCE, NOW, shape)
+
+    def switch_bundle(self, shape: TokenShape) -> list[Any]:
+        """What the service answers about the switches alone."""
+        return self.nras.attest([], NONCE, NOW, shape)
 
     def evidence(
         self, shape: TokenShape | None = None, reports: Sequence[PostedReport] = (), token: Any = None
     ) -> GpuEvidence:
+        """Evidence of both GPUs; with switches in the shape, of these too, in a bundle of their own."""
+        shape = shape or TokenShape()
         return GpuEvidence.parse(
             {
                 "v": 1,
                 "vendor": "nvidia",
-                "token": self.bundle(shape) if token is None else token,
+                "token": self.bundle(replace(shape, switches=())) if token is None else token,
+                "switch_token": self.switch_bundle(shape) if shape.switches else None,
+                "keys": self.keys,
                 "reports": [
                     {"report": each.report.hex(), "certificate_chain": each.certificate_chain.decode()}
                     for each in reports

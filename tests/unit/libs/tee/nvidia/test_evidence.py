@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs import jcs
 from libs.errors import MeshError
 from libs.tee.nvidia.evidence import GpuEvidence, GpuEvidenceMalformed, GpuRule, verify_gpu_evidence
-from libs.tee.nvidia.token import TokenMalformed
+from libs.tee.nvidia.keys import Issuer
+from libs.tee.nvidia.token import DetachedEat, TokenMalformed
 from services.devtee.gpu import DRIVER_VERSION, HWMODEL, VBIOS_VERSION, GpuVendor, ReportShape
 from services.devtee.nras import ABSENT, ISSUER, Nras, TokenShape
 from tests.unit.libs.tee.nvidia.gpu_bench import MAXIMUM_AGE, NONCE, NOW, GpuBench, read_claims
@@ -40,16 +43,103 @@ def test_gpus_that_passed_are_named(gpu_bench: GpuBench) -> None:
     assert verdict.valid_until == NOW + MAXIMUM_AGE
 
 
+def test_evidence_without_switches_names_none(gpu_bench: GpuBench) -> None:
+    evidence = gpu_bench.evidence()
+    assert evidence.to_json()["switch_token"] is None
+    assert verify_gpu_evidence(evidence, NONCE, gpu_bench.rule, NOW).switches == ()
+
+
+def test_evidence_under_a_rotated_key_is_accepted_by_the_same_policy(gpu_bench: GpuBench) -> None:
+    later = NOW + 86400
+    tomorrow = replace(gpu_bench, nras=gpu_bench.nras.rotated(later))
+    assert tomorrow.nras.key_id != gpu_bench.nras.key_id
+    token = tomorrow.nras.attest(gpu_bench.posted(), NONCE, later)
+    verdict = verify_gpu_evidence(tomorrow.evidence(token=token), NONCE, gpu_bench.rule, later)
+    assert verdict.valid_until == later + MAXIMUM_AGE
+
+
+def test_verdict_holds_no_longer_than_the_certificates_of_the_key(gpu_bench: GpuBench) -> None:
+    end = gpu_bench.nras.signing.ends_at
+    token = gpu_bench.nras.attest(gpu_bench.posted(), NONCE, end - 5)
+    verdict = verify_gpu_evidence(gpu_bench.evidence(token=token), NONCE, gpu_bench.rule, end)
+    assert verdict.valid_until == end
+    assert _refusal(gpu_bench.evidence(token=token), gpu_bench.rule, now=end + 1) == "GPU_TOKEN_KEY_CHAIN_NOT_CURRENT"
+
+
+def test_pinned_key_needs_no_certificates(gpu_bench: GpuBench) -> None:
+    spki = gpu_bench.nras.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    rule = gpu_bench.changed(issuers={ISSUER: Issuer({gpu_bench.nras.key_id: spki}, ())})
+    evidence = replace(gpu_bench.evidence(), keys={})
+    assert verify_gpu_evidence(evidence, NONCE, rule, NOW).valid_until == NOW + MAXIMUM_AGE
+
+
+def test_certificates_are_needed_where_policy_pins_no_key(gpu_bench: GpuBench) -> None:
+    for keys in ({}, {"another": gpu_bench.nras.signing.chain}):
+        assert _refusal(replace(gpu_bench.evidence(), keys=keys), gpu_bench.rule) == "GPU_TOKEN_KEY_NOT_TRUSTED"
+
+
+def test_certificates_do_not_serve_another_issuer(gpu_bench: GpuBench) -> None:
+    issuers = {ISSUER: Issuer({}, (gpu_bench.vendor.root.der,)), "https://other.devtee.invalid": _trusted(gpu_bench)}
+    assert _refusal(gpu_bench.evidence(), gpu_bench.changed(issuers=issuers)) == "GPU_TOKEN_KEY_NOT_TRUSTED"
+
+
+def test_switch_in_the_gpus_bundle_is_refused(gpu_bench: GpuBench) -> None:
+    token = gpu_bench.bundle(TokenShape(switches=("77",)))
+    assert _refusal(gpu_bench.evidence(token=token), gpu_bench.rule) == "GPU_TOKEN_DEVICE_MISPLACED"
+
+
+def test_gpu_in_the_switches_bundle_is_refused(gpu_bench: GpuBench) -> None:
+    evidence = replace(gpu_bench.evidence(), switch_eat=DetachedEat.parse(gpu_bench.bundle()))
+    assert _refusal(evidence, gpu_bench.rule) == "GPU_TOKEN_DEVICE_MISPLACED"
+
+
+def test_switches_that_answered_another_challenge_are_refused(gpu_bench: GpuBench) -> None:
+    stale = gpu_bench.nras.attest([], bytes(32), NOW, TokenShape(switches=("77",)))
+    evidence = replace(gpu_bench.evidence(), switch_eat=DetachedEat.parse(stale))
+    assert _refusal(evidence, gpu_bench.rule) == "GPU_NONCE_MISMATCH"
+
+
+def test_verdict_holds_no_longer_than_the_switches_tokens(gpu_bench: GpuBench) -> None:
+    short = gpu_bench.switch_bundle(TokenShape(switches=("77",), lifetime_seconds=100))
+    evidence = replace(gpu_bench.evidence(), switch_eat=DetachedEat.parse(short))
+    assert verify_gpu_evidence(evidence, NONCE, gpu_bench.rule, NOW).valid_until == NOW + 99
+
+
+def test_switches_that_another_trusted_issuer_vouches_for_are_refused(gpu_bench: GpuBench) -> None:
+    other = "https://other.devtee.invalid"
+    switches = gpu_bench.switch_bundle(TokenShape(switches=("77",), issuer=other))
+    evidence = replace(gpu_bench.evidence(), switch_eat=DetachedEat.parse(switches))
+    rule = gpu_bench.changed(issuers={ISSUER: _trusted(gpu_bench), other: _trusted(gpu_bench)})
+    assert _refusal(evidence, rule) == "GPU_TOKEN_ISSUERS_DIFFER"
+    assert _refusal(evidence, gpu_bench.rule) == "GPU_TOKEN_ISSUER_NOT_TRUSTED"
+
+
+def test_switches_that_failed_as_a_whole_are_refused(gpu_bench: GpuBench) -> None:
+    for claims, reason in (
+        ({"x-nvidia-overall-att-result": False}, "GPU_OVERALL_FAILED"),
+        ({"x-nvidia-ver": "2.0"}, "GPU_CLAIMS_VERSION"),
+    ):
+        switches = gpu_bench.switch_bundle(TokenShape(switches=("77",), overall=claims))
+        evidence = replace(gpu_bench.evidence(), switch_eat=DetachedEat.parse(switches))
+        assert _refusal(evidence, gpu_bench.rule) == reason
+
+
+def _trusted(bench: GpuBench) -> Issuer:
+    return bench.rule.issuers[ISSUER]
+
+
 def test_token_alone_is_enough_where_policy_asks_for_no_reports(gpu_bench: GpuBench) -> None:
     verdict = verify_gpu_evidence(gpu_bench.evidence(), NONCE, gpu_bench.changed(device_roots=()), NOW)
     assert not verdict.reports_verified
 
 
 def test_claims_as_nras_words_them_are_accepted(gpu_bench: GpuBench) -> None:
-    """NRAS names neither claims version nor kind in a device's token."""
+    """NRAS names neither claims version nor kind in a device's token, nor how it checked an OCSP answer."""
     silent = {"x-nvidia-gpu-claims-version": ABSENT, "x-nvidia-attestation-warning": ABSENT}
     silent["x-nvidia-mismatch-measurement-records"] = ABSENT
-    assert verify_gpu_evidence(gpu_bench.evidence(TokenShape(devices=silent)), NONCE, gpu_bench.rule, NOW).devices
+    ocsp = {"x-nvidia-cert-ocsp-response-valid": ABSENT, "x-nvidia-cert-ocsp-nonce-matches": ABSENT}
+    shape = TokenShape(devices=silent, chains=ocsp)
+    assert verify_gpu_evidence(gpu_bench.evidence(shape), NONCE, gpu_bench.rule, NOW).devices
     stated = TokenShape(devices={"x-nvidia-device-type": "gpu", "x-nvidia-mismatch-measurement-records": []})
     assert verify_gpu_evidence(gpu_bench.evidence(stated), NONCE, gpu_bench.rule, NOW).devices
 
@@ -133,9 +223,9 @@ _CERTIFICATES: list[tuple[str, Any, str]] = [
     ("x-nvidia-cert-ocsp-status", None, "GPU_REVOCATION_UNKNOWN"),
     ("x-nvidia-cert-ocsp-status", ABSENT, "GPU_REVOCATION_UNKNOWN"),
     ("x-nvidia-cert-ocsp-response-valid", False, "GPU_REVOCATION_UNKNOWN"),
-    ("x-nvidia-cert-ocsp-response-valid", ABSENT, "GPU_REVOCATION_UNKNOWN"),
+    ("x-nvidia-cert-ocsp-response-valid", None, "GPU_REVOCATION_UNKNOWN"),
     ("x-nvidia-cert-ocsp-nonce-matches", False, "GPU_REVOCATION_UNKNOWN"),
-    ("x-nvidia-cert-ocsp-nonce-matches", ABSENT, "GPU_REVOCATION_UNKNOWN"),
+    ("x-nvidia-cert-ocsp-nonce-matches", "true", "GPU_REVOCATION_UNKNOWN"),
 ]
 
 
@@ -165,7 +255,8 @@ _SWITCH_CLAIMS: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("claim", "value", "reason"), _SWITCH_CLAIMS)
 def test_claim_of_a_switch_is_judged(gpu_bench: GpuBench, claim: str, value: Any, reason: str) -> None:
-    evidence = gpu_bench.evidence(TokenShape(switches=("77",), devices={claim: value}))
+    switches = gpu_bench.switch_bundle(TokenShape(switches=("77",), devices={claim: value}))
+    evidence = replace(gpu_bench.evidence(), switch_eat=DetachedEat.parse(switches))
     assert _refusal(evidence, gpu_bench.rule) == reason
 
 
@@ -206,9 +297,9 @@ def test_token_for_another_challenge_is_refused(gpu_bench: GpuBench) -> None:
 
 
 def test_token_of_another_service_is_refused(gpu_bench: GpuBench) -> None:
-    other = Nras.create(gpu_bench.vendor.root.certificate)
+    other = Nras.create(gpu_bench.vendor.root.certificate, NOW)
     token = other.attest(gpu_bench.posted(), NONCE, NOW)
-    assert _refusal(gpu_bench.evidence(token=token), gpu_bench.rule) == "GPU_TOKEN_KEY_NOT_PINNED"
+    assert _refusal(gpu_bench.evidence(token=token), gpu_bench.rule) == "GPU_TOKEN_KEY_NOT_TRUSTED"
     assert _refusal(gpu_bench.evidence(), gpu_bench.changed(issuers={})) == "GPU_TOKEN_ISSUER_NOT_TRUSTED"
 
 
@@ -292,8 +383,9 @@ def test_report_under_a_root_that_policy_does_not_name_is_refused(gpu_bench: Gpu
 
 
 def test_evidence_has_one_json_form(gpu_bench: GpuBench) -> None:
-    evidence = gpu_bench.evidence(reports=gpu_bench.posted())
-    assert GpuEvidence.parse(jcs.loads_object(jcs.dumps(evidence.to_json()))) == evidence
+    for shape in (TokenShape(), TokenShape(switches=("77",))):
+        evidence = gpu_bench.evidence(shape, gpu_bench.posted())
+        assert GpuEvidence.parse(jcs.loads_object(jcs.dumps(evidence.to_json()))) == evidence
 
 
 @pytest.mark.parametrize(
@@ -305,7 +397,22 @@ def test_evidence_has_one_json_form(gpu_bench: GpuBench) -> None:
         lambda value: {**value, "v": True},
         lambda value: {**value, "vendor": "amd"},
         lambda value: {**value, "extra": 1},
-        lambda value: {name: value[name] for name in ("v", "vendor", "token")},
+        lambda value: {name: value[name] for name in ("v", "vendor", "token", "switch_token", "keys")},
+        lambda value: {name: each for name, each in value.items() if name != "keys"},
+        lambda value: {name: each for name, each in value.items() if name != "switch_token"},
+        lambda value: {**value, "keys": None},
+        lambda value: {**value, "keys": []},
+        lambda value: {**value, "keys": {str(number): ["00"] for number in range(5)}},
+        lambda value: {**value, "keys": {"": ["00"]}},
+        lambda value: {**value, "keys": {"k" * 129: ["00"]}},
+        lambda value: {**value, "keys": {"k/k": ["00"]}},
+        lambda value: {**value, "keys": {"k": "00"}},
+        lambda value: {**value, "keys": {"k": []}},
+        lambda value: {**value, "keys": {"k": ["00"] * 5}},
+        lambda value: {**value, "keys": {"k": [""]}},
+        lambda value: {**value, "keys": {"k": ["AA"]}},
+        lambda value: {**value, "keys": {"k": [None]}},
+        lambda value: {**value, "keys": {"k": ["00" * 4097]}},
         lambda value: {**value, "reports": {}},
         lambda value: {**value, "reports": value["reports"] * 17},
         lambda value: {**value, "reports": [{"report": "AA", "certificate_chain": ""}]},
@@ -323,6 +430,7 @@ def test_evidence_of_another_shape_is_refused(gpu_bench: GpuBench, change: Calla
 
 
 def test_token_of_another_shape_keeps_its_own_reason(gpu_bench: GpuBench) -> None:
-    value = {**gpu_bench.evidence().to_json(), "token": json.loads("[]")}
-    with pytest.raises(TokenMalformed):
-        GpuEvidence.parse(value)
+    for name in ("token", "switch_token"):
+        value = {**gpu_bench.evidence().to_json(), name: json.loads("[]")}
+        with pytest.raises(TokenMalformed):
+            GpuEvidence.parse(value)

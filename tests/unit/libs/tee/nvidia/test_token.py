@@ -1,4 +1,4 @@
-"""Bundles of tokens: each way to be refused, the rest of the bundle good and signed by the pinned key."""
+"""Bundles of tokens: each way to be refused, the rest of the bundle good and signed by the trusted key."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from libs.errors import MeshError
 from libs.tee.nvidia import token
-from libs.tee.nvidia.jwks import JwksMalformed, read_jwks
-from libs.tee.nvidia.token import DetachedEat, PinnedKeys, TokenMalformed, verify_bundle
+from libs.tee.nvidia.jwks import JwksMalformed, PublishedKey, read_jwks
+from libs.tee.nvidia.keys import Issuer, Keyring
+from libs.tee.nvidia.token import GPU, SWITCH, DetachedEat, TokenMalformed, key_ids, verify_bundle
 from services.devtee.nras import ABSENT, ISSUER, TokenShape
 from tests.unit.libs.tee.nvidia.gpu_bench import (
     MAXIMUM_AGE,
@@ -39,26 +40,62 @@ def _spki(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _refusal(
-    bench: GpuBench, bundle: Any, *, now: int = NOW, nonce: bytes = NONCE, issuers: PinnedKeys | None = None
+    bench: GpuBench,
+    bundle: Any,
+    *,
+    now: int = NOW,
+    nonce: bytes = NONCE,
+    issuers: Mapping[str, Issuer] | None = None,
+    kind: str = GPU,
 ) -> str:
+    keyring = bench.keyring(issuers, now)
     with pytest.raises(MeshError) as refusal:
-        verify_bundle(DetachedEat.parse(bundle), nonce, issuers or bench.rule.issuers, MAXIMUM_AGE, now)
+        verify_bundle(DetachedEat.parse(bundle), nonce, keyring, MAXIMUM_AGE, now, kind=kind)
     return refusal.value.reason
 
 
 def test_good_bundle_is_verified(gpu_bench: GpuBench) -> None:
-    eat = DetachedEat.parse(gpu_bench.bundle(TokenShape(switches=("77",))))
-    verified = verify_bundle(eat, NONCE, gpu_bench.rule.issuers, MAXIMUM_AGE, NOW)
+    eat = DetachedEat.parse(gpu_bench.bundle())
+    verified = verify_bundle(eat, NONCE, gpu_bench.keyring(), MAXIMUM_AGE, NOW)
     assert verified.issuer == ISSUER
-    assert sorted(verified.devices) == ["GPU-0", "GPU-1", "SWITCH-0"]
+    assert sorted(verified.devices) == ["GPU-0", "GPU-1"]
     assert verified.valid_until == NOW + MAXIMUM_AGE
     assert DetachedEat.parse(eat.to_json()) == eat
+
+
+def test_good_bundle_about_switches_is_verified(gpu_bench: GpuBench) -> None:
+    eat = DetachedEat.parse(gpu_bench.switch_bundle(TokenShape(switches=("77", "78"))))
+    verified = verify_bundle(eat, NONCE, gpu_bench.keyring(), MAXIMUM_AGE, NOW, kind=SWITCH)
+    assert sorted(verified.devices) == ["SWITCH-0", "SWITCH-1"]
+
+
+@pytest.mark.parametrize("kind", [GPU, SWITCH])
+def test_bundle_about_both_kinds_of_device_is_refused(gpu_bench: GpuBench, kind: str) -> None:
+    both = gpu_bench.bundle(TokenShape(switches=("77",)))
+    assert _refusal(gpu_bench, both, kind=kind) == "GPU_TOKEN_DEVICE_MISPLACED"
+
+
+def test_bundle_about_gpus_is_refused_for_one_about_switches(gpu_bench: GpuBench) -> None:
+    assert _refusal(gpu_bench, gpu_bench.bundle(), kind=SWITCH) == "GPU_TOKEN_DEVICE_MISPLACED"
+
+
+def test_bundle_names_the_keys_that_signed_it(gpu_bench: GpuBench) -> None:
+    sign = signer(OTHER_KEY, {"alg": "ES384", "kid": "other"})
+    bundle = DetachedEat.parse(gpu_bench.forged(sign_device=sign))
+    assert key_ids(bundle) == {gpu_bench.nras.key_id, "other"}
+
+
+@pytest.mark.parametrize("header", [{}, {"kid": 7}, {"kid": None}])
+def test_bundle_that_does_not_name_its_keys_is_malformed(gpu_bench: GpuBench, header: dict[str, Any]) -> None:
+    sign = signer(OTHER_KEY, {"alg": "ES384", **header})
+    with pytest.raises(TokenMalformed):
+        key_ids(DetachedEat.parse(gpu_bench.forged(sign_device=sign)))
 
 
 def test_verdict_holds_no_longer_than_the_token(gpu_bench: GpuBench) -> None:
     eat = DetachedEat.parse(gpu_bench.bundle(TokenShape(lifetime_seconds=100)))
     for now in (NOW, NOW + 99):
-        assert verify_bundle(eat, NONCE, gpu_bench.rule.issuers, MAXIMUM_AGE, now).valid_until == NOW + 99
+        assert verify_bundle(eat, NONCE, gpu_bench.keyring(now=now), MAXIMUM_AGE, now).valid_until == NOW + 99
 
 
 def _none(claims: Mapping[str, Any]) -> str:
@@ -94,13 +131,15 @@ def test_public_key_does_not_pass_as_a_shared_secret(gpu_bench: GpuBench) -> Non
 
 @pytest.mark.parametrize("place", ["sign_overall", "sign_device"])
 @pytest.mark.parametrize("header", [{"kid": "unknown"}, {}, {"kid": 7}, {"kid": None}])
-def test_key_that_is_not_pinned_is_refused(gpu_bench: GpuBench, place: str, header: dict[str, Any]) -> None:
+def test_key_that_is_neither_pinned_nor_certified_is_refused(
+    gpu_bench: GpuBench, place: str, header: dict[str, Any]
+) -> None:
     signing: dict[str, Any] = {place: signer(gpu_bench.nras.key, {"alg": "ES384", **header})}
-    assert _refusal(gpu_bench, gpu_bench.forged(**signing)) == "GPU_TOKEN_KEY_NOT_PINNED"
+    assert _refusal(gpu_bench, gpu_bench.forged(**signing)) == "GPU_TOKEN_KEY_NOT_TRUSTED"
 
 
 @pytest.mark.parametrize("place", ["sign_overall", "sign_device"])
-def test_other_key_under_the_pinned_name_is_refused(gpu_bench: GpuBench, place: str) -> None:
+def test_other_key_under_the_trusted_name_is_refused(gpu_bench: GpuBench, place: str) -> None:
     signing: dict[str, Any] = {place: signer(OTHER_KEY, {"alg": "ES384", "kid": gpu_bench.nras.key_id})}
     assert _refusal(gpu_bench, gpu_bench.forged(**signing)) == "GPU_TOKEN_SIGNATURE_INVALID"
 
@@ -128,23 +167,23 @@ def test_issuer_that_policy_does_not_name_is_refused(gpu_bench: GpuBench, place:
 
 
 def test_device_token_of_another_trusted_issuer_is_refused(gpu_bench: GpuBench) -> None:
-    issuers = {**gpu_bench.rule.issuers, OTHER_ISSUER: {"k": _spki(OTHER_KEY)}}
+    issuers = {**gpu_bench.rule.issuers, OTHER_ISSUER: Issuer({"k": _spki(OTHER_KEY)}, ())}
     sign = signer(OTHER_KEY, {"alg": "ES384", "kid": "k"})
     bundle = gpu_bench.forged(device={"iss": OTHER_ISSUER}, sign_device=sign)
     assert _refusal(gpu_bench, bundle, issuers=issuers) == "GPU_TOKEN_ISSUERS_DIFFER"
 
 
 def test_key_of_one_issuer_does_not_sign_for_another(gpu_bench: GpuBench) -> None:
-    issuers = {**gpu_bench.rule.issuers, OTHER_ISSUER: {"k": _spki(OTHER_KEY)}}
+    issuers = {**gpu_bench.rule.issuers, OTHER_ISSUER: Issuer({"k": _spki(OTHER_KEY)}, ())}
     sign = signer(OTHER_KEY, {"alg": "ES384", "kid": "k"})
-    assert _refusal(gpu_bench, gpu_bench.forged(sign_device=sign), issuers=issuers) == "GPU_TOKEN_KEY_NOT_PINNED"
+    assert _refusal(gpu_bench, gpu_bench.forged(sign_device=sign), issuers=issuers) == "GPU_TOKEN_KEY_NOT_TRUSTED"
 
 
 @pytest.mark.parametrize(
     "pin", [b"", b"not a key", _spki(OTHER_KEY)[:-1], _spki(ec.generate_private_key(ec.SECP256R1()))]
 )
 def test_pin_that_is_no_p384_key_is_refused(gpu_bench: GpuBench, pin: bytes) -> None:
-    issuers = {ISSUER: {gpu_bench.nras.key_id: pin}}
+    issuers = {ISSUER: Issuer({gpu_bench.nras.key_id: pin}, ())}
     assert _refusal(gpu_bench, gpu_bench.bundle(), issuers=issuers) == "GPU_PINNED_KEY_UNUSABLE"
 
 
@@ -176,7 +215,7 @@ def test_token_outside_its_time_is_refused(
 @pytest.mark.parametrize("changes", [{"iat": NOW + 60}, {"nbf": ABSENT}, {"iat": NOW - MAXIMUM_AGE}, {"exp": NOW + 1}])
 def test_token_at_the_edge_of_its_time_is_accepted(gpu_bench: GpuBench, changes: dict[str, Any]) -> None:
     eat = DetachedEat.parse(gpu_bench.forged(overall=changes))
-    assert verify_bundle(eat, NONCE, gpu_bench.rule.issuers, MAXIMUM_AGE, NOW).valid_until >= NOW
+    assert verify_bundle(eat, NONCE, gpu_bench.keyring(), MAXIMUM_AGE, NOW).valid_until >= NOW
 
 
 @pytest.mark.parametrize("place", ["overall", "device"])
@@ -195,7 +234,7 @@ def test_other_expected_nonce_is_refused(gpu_bench: GpuBench) -> None:
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_expected_nonce_of_another_size_is_a_mistake_of_the_caller(gpu_bench: GpuBench, length: int) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
-        verify_bundle(DetachedEat.parse(gpu_bench.bundle()), bytes(length), gpu_bench.rule.issuers, MAXIMUM_AGE, NOW)
+        verify_bundle(DetachedEat.parse(gpu_bench.bundle()), bytes(length), gpu_bench.keyring(), MAXIMUM_AGE, NOW)
 
 
 @pytest.mark.parametrize("subject", ["NVIDIA-GPU-ATTESTATION", "", None, ABSENT])
@@ -311,7 +350,9 @@ def test_token_that_cannot_be_read_in_one_way_is_refused(gpu_bench: GpuBench, te
 def test_any_token_text_is_refused_with_a_reason(header: bytes, claims: bytes, signature: bytes) -> None:
     text = f"{segments(header, claims)}.{base64url(signature)}"
     with pytest.raises(MeshError):
-        verify_bundle(DetachedEat.parse([["JWT", text], {"GPU-0": text}]), NONCE, {}, MAXIMUM_AGE, NOW)
+        verify_bundle(
+            DetachedEat.parse([["JWT", text], {"GPU-0": text}]), NONCE, Keyring({}, {}, NOW), MAXIMUM_AGE, NOW
+        )
 
 
 def _jwk(bench: GpuBench, **changes: Any) -> bytes:
@@ -322,19 +363,24 @@ def _jwk(bench: GpuBench, **changes: Any) -> bytes:
 
 
 def test_published_keys_are_read(gpu_bench: GpuBench) -> None:
-    assert read_jwks(_jwk(gpu_bench)) == {gpu_bench.nras.key_id: _spki(gpu_bench.nras.key)}
+    nras = gpu_bench.nras
+    assert read_jwks(_jwk(gpu_bench)) == {nras.key_id: PublishedKey(_spki(nras.key), nras.signing.chain)}
     assert read_jwks(_jwk(gpu_bench, alg="ES384", use="sig")) == read_jwks(_jwk(gpu_bench))
+    assert read_jwks(_jwk(gpu_bench, x5c=ABSENT)) == {nras.key_id: PublishedKey(_spki(nras.key), ())}
 
 
-def test_certified_key_is_read_when_it_is_its_certificates(gpu_bench: GpuBench) -> None:
-    root = gpu_bench.vendor.root
-    numbers = root.key.public_key().public_numbers()
-    x, y = (base64url(part.to_bytes(48, "big")) for part in (numbers.x, numbers.y))
-    der = base64.b64encode(root.der).decode()
-    assert read_jwks(_jwk(gpu_bench, x=x, y=y, x5c=[der])) == {gpu_bench.nras.key_id: _spki(root.key)}
+def test_published_chain_may_hold_its_root(gpu_bench: GpuBench) -> None:
+    nras = gpu_bench.nras
+    whole = (*nras.signing.chain, nras.authority.root.der)
+    published = read_jwks(_jwk(gpu_bench, x5c=[base64.b64encode(der).decode() for der in whole]))
+    assert published[nras.key_id].certificates == whole
+
+
+def test_key_that_is_not_its_certificates_is_refused(gpu_bench: GpuBench) -> None:
+    root = gpu_bench.vendor.root.der
     with pytest.raises(JwksMalformed, match="not the one in its own certificate"):
-        read_jwks(_jwk(gpu_bench, x5c=[der]))
-    unknown_version = base64.b64encode(root.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1)).decode()
+        read_jwks(_jwk(gpu_bench, x5c=[base64.b64encode(root).decode()]))
+    unknown_version = base64.b64encode(root.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1)).decode()
     with pytest.raises(JwksMalformed, match="cannot be read"):
         read_jwks(_jwk(gpu_bench, x5c=[unknown_version]))
 
@@ -360,6 +406,10 @@ def test_certified_key_is_read_when_it_is_its_certificates(gpu_bench: GpuBench) 
         {"x5c": []},
         {"x5c": ["AA"]},
         {"x5c": ["not base64!"]},
+        {"x5c": ["\u00e9"]},
+        {"x5c": [7]},
+        {"x5c": ["AA=="] * 5},
+        {"x5c": [base64.b64encode(bytes(4097)).decode()]},
     ],
 )
 def test_key_of_another_form_is_refused(gpu_bench: GpuBench, changes: dict[str, Any]) -> None:

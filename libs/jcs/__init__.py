@@ -41,24 +41,18 @@ def dumps(value: Any) -> bytes:
         raise JsonMalformed(f"no canonical form: {error}") from error
 
 
-def is_canonical(value: Any, data: bytes) -> bool:
-    """Say whether `data`, from which `loads` read `value`, is its canonical form."""
+def dumps_parsed(value: Any) -> bytes:
+    """Return the canonical form of what `loads` returned: it has one."""
     try:
-        return _sorted_compact(value) == data
+        return _sorted_compact(value)
     except _NotComparable:
-        return rfc8785.dumps(value) == data
+        return rfc8785.dumps(value)
 
 
 def loads(data: bytes) -> Any:
     """Parse JSON strictly. Raises `JsonMalformed`. The input need not be canonical."""
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_names,
-            parse_float=_refuse_float,
-            parse_constant=_refuse_float,
-            parse_int=_safe_integer,
-        )
+        value = _DECODER.decode(data.decode("utf-8"))
         _check_depth(value, MAX_DEPTH)
     except (ValueError, RecursionError) as error:
         raise JsonMalformed(f"not strict JSON: {error}") from error
@@ -122,3 +116,11 @@ def _check_depth(value: Any, left: int) -> None:
     for member in value:
         if type(member) is dict or type(member) is list:
             _check_depth(member, left - 1)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_names,
+    parse_float=_refuse_float,
+    parse_constant=_refuse_float,
+    parse_int=_safe_integer,
+)

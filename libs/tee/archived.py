@@ -195,7 +195,7 @@ def _canonical(data: bytes, most: int) -> Any:
         raise ArchiveMalformed(f"{len(data)} bytes, at most {most} are read")
     try:
         value = jcs.loads_object(data)
-        canonical = jcs.is_canonical(value, data)
+        canonical = jcs.dumps_parsed(value) == data
     except (jcs.JsonMalformed, ValueError) as error:
         raise ArchiveMalformed(f"not a record or bundle: {error}") from error
     if not canonical:

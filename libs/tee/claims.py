@@ -81,7 +81,7 @@ def _need(rules: RoleRules) -> str:
 
 def _verify_gpu_bound(evidence: Evidence, note: Note) -> None:
     stated = evidence.claims.get("gpu_evidence_sha256")
-    actual = None if evidence.gpu_evidence is None else evidence.gpu_evidence.digest.hex()
+    actual = None if evidence.gpu_evidence_digest is None else evidence.gpu_evidence_digest.hex()
     note("SHA-256 of the GPU evidence", actual, stated)
     if stated != actual:
         raise GpuEvidenceNotBound("the GPU evidence is not the one that the claims state")

@@ -70,8 +70,9 @@ class Evidence:
     spki: bytes
     claims: Mapping[str, Any]
     challenge: Challenge
-    # Its digest stands in the claims.
     gpu_evidence: GpuEvidence | None
+    # SHA-256 of the GPU evidence's canonical JSON, which must stand in the claims; None where there is none.
+    gpu_evidence_digest: bytes | None
     # What the vendor of the technology signed about the platform, stapled.
     collateral: Collateral | SnpEndorsement
     document: bytes
@@ -83,7 +84,7 @@ def parse(document: bytes) -> Evidence:
     if len(document) > MAX_DOCUMENT_BYTES:
         raise EvidenceTooLarge(f"the evidence has {len(document)} bytes, at most {MAX_DOCUMENT_BYTES} are read")
     value = jcs.loads_object(document)
-    if not jcs.is_canonical(value, document):
+    if jcs.dumps_parsed(value) != document:
         raise EvidenceMalformed("the evidence is not canonical JSON (RFC 8785)")
     try:
         return _read(value, document)
@@ -158,6 +159,7 @@ def _read(value: Mapping[str, Any], document: bytes) -> Evidence:
         claims=claims,
         challenge=Challenge.parse(fields["challenge"]),
         gpu_evidence=None if gpu_evidence is None else GpuEvidence.parse(gpu_evidence),
+        gpu_evidence_digest=(None if gpu_evidence is None else hashlib.sha256(jcs.dumps_parsed(gpu_evidence)).digest()),
         collateral=collateral,
         document=document,
         digest=hashlib.sha256(document).digest(),

@@ -50,7 +50,7 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -
         case "calls":
             return await calls.measure(folder, seconds=seconds / 2)
         case "appraisal":
-            return await appraisal.measure(seconds=seconds / 2)
+            return await appraisal.measure(folder, seconds=seconds / 2)
         case _:
             return await client.measure(mesh, seconds=seconds * 2)
 

@@ -58,6 +58,7 @@ def node_lease(
         claims=workload,
         challenge=cast(Challenge, None),
         gpu_evidence=None,
+        gpu_evidence_digest=None,
         collateral=cast(Collateral, None),
         document=document,
         digest=digest,

@@ -91,9 +91,8 @@ def verify_chain(pem: str, device_roots: Sequence[bytes], now: int) -> ReportKey
     if not are_current(chain, now):
         raise ChainNotCurrent("a certificate in the device's chain is not valid now: check the clock")
     try:
+        # The root is pinned to the byte, so its own signature would say nothing more.
         verify_links(chain, _verify_form)
-        # The root is pinned, but it must be a certificate authority like the others and hold its own signature.
-        _verify_link(chain[-1], chain[-1], len(chain) - 2, _verify_form)
         return _report_key(chain[0])
     except BROKEN as error:
         raise ChainInvalid("a link of the device's chain does not hold") from error
@@ -102,7 +101,7 @@ def verify_chain(pem: str, device_roots: Sequence[bytes], now: int) -> ReportKey
 def read_certificate(der: bytes) -> x509.Certificate:
     """Read one certificate, or raise one of `UNREADABLE`."""
     certificate = x509.load_der_x509_certificate(der)
-    _require_positive_serial(certificate)
+    _require_profile(certificate)
     return certificate
 
 
@@ -116,8 +115,12 @@ def verify_links(path: Sequence[x509.Certificate], verify_form: Form) -> None:
 
     Whether the last is trusted, and whether any is valid now, is the caller's to ask.
     """
+    for certificate in path:
+        verify_form(certificate)
+        if any(each.critical and each.oid not in _UNDERSTOOD_EXTENSIONS for each in certificate.extensions):
+            raise ValueError("a certificate has a critical extension that is not understood")
     for below, (subject, issuer) in enumerate(pairwise(path)):
-        _verify_link(subject, issuer, below, verify_form)
+        _verify_link(subject, issuer, below)
 
 
 def require_signing_leaf(leaf: x509.Certificate, *, usage_stated: bool) -> None:
@@ -140,7 +143,7 @@ def _load(pem: str) -> list[x509.Certificate]:
     try:
         chain = x509.load_pem_x509_certificates(pem.encode())
         for certificate in chain:
-            _require_positive_serial(certificate)
+            _require_profile(certificate)
     except UNREADABLE as error:
         raise ChainMalformed("the device's chain cannot be read") from error
     if not 2 <= len(chain) <= MAX_CERTIFICATES:
@@ -148,25 +151,23 @@ def _load(pem: str) -> list[x509.Certificate]:
     return chain
 
 
-def _require_positive_serial(certificate: x509.Certificate) -> None:
-    # The library only warns of it, and will refuse it one day; RFC 5280 section 4.1.2.2 refuses it now.
+def _require_profile(certificate: x509.Certificate) -> None:
+    """Refuse with `ValueError` what RFC 5280 forbids and the library lets pass."""
+    # The library only warns of it, and will refuse it one day; section 4.1.2.2 refuses it now.
     if certificate.serial_number <= 0:
         raise ValueError("a serial number is not positive")
+    # A signature is whole bytes: the count of unused bits before it is covered by nothing.
+    if certificate.public_bytes(Encoding.DER)[-len(certificate.signature) - 1] != 0:
+        raise ValueError("a signature is not whole bytes")
 
 
-def _verify_link(
-    subject: x509.Certificate, issuer: x509.Certificate, authorities_between: int, verify_form: Form
-) -> None:
+def _verify_link(subject: x509.Certificate, issuer: x509.Certificate, authorities_between: int) -> None:
     """Names, signature, and the issuer's right to issue."""
     constraints = _critical(issuer, x509.BasicConstraints)
     if not constraints.ca or not _critical(issuer, x509.KeyUsage).key_cert_sign:
         raise ValueError("the issuer is no certificate authority")
     if constraints.path_length is not None and constraints.path_length < authorities_between:
         raise ValueError("the issuer may not have so many below it")
-    for certificate in (subject, issuer):
-        verify_form(certificate)
-        if any(each.critical and each.oid not in _UNDERSTOOD_EXTENSIONS for each in certificate.extensions):
-            raise ValueError("a certificate has a critical extension that is not understood")
     subject.verify_directly_issued_by(issuer)
 
 

@@ -191,7 +191,8 @@ def _path(certificates: Sequence[x509.Certificate], roots: Sequence[bytes]) -> l
     if not above:
         raise TokenKeyNotTrusted("policy pins neither the token's key nor an authority above it: renew what it pins")
     # An authority that renewed its key keeps its name; any of them may have issued the certificate.
-    return [*certificates, next((root for root in above if _issued(root, last)), above[0])]
+    issuer = above[0] if len(above) == 1 else next((root for root in above if _issued(root, last)), above[0])
+    return [*certificates, issuer]
 
 
 def _issued(issuer: x509.Certificate, subject: x509.Certificate) -> bool:

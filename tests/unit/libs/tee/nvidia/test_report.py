@@ -269,7 +269,6 @@ _UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.25.1"), b"\x05\x0
         [_leaf(), _Link(), _Link(), _Link(path_length=1)],
         [_leaf(issuer="link 2"), _Link(), _Link()],
         [_leaf(signed_by=ec.generate_private_key(ec.SECP384R1())), _Link(), _Link()],
-        [_leaf(), _Link(), _Link(signed_by=ec.generate_private_key(ec.SECP384R1()))],
         [_leaf(key=ec.generate_private_key(ec.SECP256R1())), _Link(), _Link()],
         [_leaf(), _Link(key=ec.generate_private_key(ec.SECP256R1())), _Link()],
         [_leaf(hash=hashes.SHA256()), _Link(), _Link()],

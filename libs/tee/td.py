@@ -8,6 +8,7 @@ from libs.errors import Code, MeshError
 from libs.tee.steps import Note
 
 _DEBUG_BIT = 1
+_ZERO = bytes(48)
 
 
 class DebugTd(MeshError):
@@ -45,6 +46,10 @@ class TdReport:
     mrtd: bytes
     rtmrs: tuple[bytes, bytes, bytes, bytes]
     report_data: bytes
+    # What the host configured when it launched the TD; dstack states the application there, or leaves zeros.
+    mr_config_id: bytes = _ZERO
+    mr_owner: bytes = _ZERO
+    mr_owner_config: bytes = _ZERO
 
 
 def judge_td(report: TdReport, td_attributes: frozenset[str], note: Note) -> None:

@@ -204,6 +204,9 @@ def read_report(quote: bytes) -> TdReport:
         mrtd=report.mr_td,
         rtmrs=(report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3),
         report_data=report.report_data,
+        mr_config_id=report.mr_config_id,
+        mr_owner=report.mr_owner,
+        mr_owner_config=report.mr_owner_config,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from libs.tee import eventlog, tdx
 from libs.tee.collateral import Collateral
+from libs.tee.config_id import verify_config_id
 from libs.tee.device import Device
 from libs.tee.eventlog import Event, Identity
 from libs.tee.measurement import Measurement
@@ -76,6 +77,9 @@ class TdxPlatform:
             )
         eventlog.verify_replay(event_log, self.quote.report.rtmrs)
         identity = eventlog.read_identity(event_log)
+        config_id = self.quote.report.mr_config_id
+        note("configuration id", config_id, "zero, or what states this application")
+        verify_config_id(config_id, identity)
         note("compose-hash event", identity.compose_hash, "once, before system-ready")
         note("instance-id event", identity.instance_id, "once, before system-ready")
         return identity

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from libs import jcs
 from libs.errors import MeshError
-from libs.tee import eventlog, tdx
+from libs.tee import eventlog, registers, tdx
 from libs.tee import evidence as evidences
 from libs.tee.collateral import Collateral, rfc3339_seconds
 from libs.tee.eventlog import RUNTIME_REGISTER, Event
@@ -75,7 +75,7 @@ def describe(file: EvidenceFile) -> tuple[Section, ...]:
         case CertificateFile(der):
             return _certificate(der)
         case QuoteFile(quote):
-            return (_quote(quote),)
+            return (_quote(quote, ()),)
 
 
 def _document(evidence: Evidence) -> tuple[Section, ...]:
@@ -101,7 +101,11 @@ def _document(evidence: Evidence) -> tuple[Section, ...]:
     claims = Section("claims", tuple(Fact(name, value) for name, value in evidence.claims.items()), verbatim=True)
     technology: tuple[Section, ...]
     if isinstance(evidence.collateral, Collateral):
-        technology = (_quote(evidence.quote), *_log(evidence.event_log), _collateral(evidence.collateral))
+        technology = (
+            _quote(evidence.quote, evidence.event_log),
+            *_log(evidence.event_log),
+            _collateral(evidence.collateral),
+        )
     else:
         technology = (_report(evidence.quote), _endorsement(evidence.collateral))
     return (head, *technology, asked, claims, *_gpu(evidence.gpu_evidence))
@@ -120,11 +124,12 @@ def _certificate(der: bytes) -> tuple[Section, ...]:
         ("names the app id", None if evidence.claimed_app_id is None else evidence.claimed_app_id.hex()),
         ("names the usage", evidence.claimed_usage),
     )
-    return (head, _quote(evidence.quote), *_log(evidence.event_log))
+    return (head, _quote(evidence.quote, evidence.event_log), *_log(evidence.event_log))
 
 
-def _quote(quote: bytes) -> Section:
+def _quote(quote: bytes, event_log: tuple[Event, ...]) -> Section:
     report = tdx.read_report(quote)
+    providers = [event.payload for event in event_log if event.name == "key-provider"]
     return _section(
         "TDX quote",
         ("bytes", len(quote)),
@@ -135,6 +140,19 @@ def _quote(quote: bytes) -> Section:
         ("debug", bool(report.td_attributes[0] & _DEBUG_BIT)),
         ("signer of the TDX module", report.mr_signer_seam.hex() if any(report.mr_signer_seam) else "zero, Intel's"),
         ("service TD", report.mr_service_td.hex() if any(report.mr_service_td) else None),
+        ("configuration id", report.mr_config_id.hex() if any(report.mr_config_id) else None),
+        (
+            "mr_aggregated",
+            registers.mr_aggregated(
+                report.mrtd, report.rtmrs, report.mr_config_id, report.mr_owner, report.mr_owner_config
+            ).hex(),
+        ),
+        (
+            "mr_system",
+            registers.mr_system(report.mrtd, report.rtmrs, registers.mr_key_provider(providers[0])).hex()
+            if providers
+            else None,
+        ),
         ("report data", report.report_data.hex()),
     )
 

@@ -35,6 +35,8 @@ PEOPLE = frozenset({"operator", "auditor"})
 
 _MALFORMED = (
     ValueError,
+    # The library's answer to a name that holds a bit string where it expects none.
+    TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,

@@ -268,6 +268,7 @@ def _verify_signer(
         InvalidSignature,
         UnsupportedAlgorithm,
         ValueError,
+        TypeError,
         x509.ExtensionNotFound,
         x509.DuplicateExtension,
         x509.UnsupportedGeneralNameType,

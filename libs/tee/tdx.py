@@ -231,7 +231,8 @@ def _root_named_by(collateral: Collateral, vendor_roots: Sequence[bytes]) -> byt
     crl = collateral.root_crl()
     try:
         issuer = crl.issuer
-    except ValueError as error:
+    # The library reads a name when it is asked for, and refuses one of its forms with a type error.
+    except (ValueError, TypeError) as error:
         raise CollateralMalformed("the collateral's root CRL names no issuer that can be read") from error
     named = [root for root in vendor_roots if x509.load_der_x509_certificate(root).subject == issuer]
     # Two roots of one name, in development only: the one whose key made the CRL.

@@ -35,13 +35,15 @@ Form = Callable[[x509.Certificate], None]
 # day, where warnings are errors.
 UNREADABLE = (
     ValueError,
+    # The library's answer to a name that holds a bit string where it expects none.
+    TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
     CryptographyDeprecationWarning,
 )
 # What comes of a certificate that can be read and a link that does not hold.
-BROKEN = (*UNREADABLE, TypeError, InvalidSignature, x509.DuplicateExtension)
+BROKEN = (*UNREADABLE, InvalidSignature, x509.DuplicateExtension)
 
 
 class ChainMalformed(MeshError):
@@ -152,7 +154,9 @@ def _load(pem: str) -> list[x509.Certificate]:
 
 
 def _require_profile(certificate: x509.Certificate) -> None:
-    """Refuse with `ValueError` what RFC 5280 forbids and the library lets pass."""
+    """Refuse with one of `UNREADABLE` what RFC 5280 forbids and the library lets pass, or reads only when asked."""
+    if not (certificate.subject.rdns and certificate.issuer.rdns):
+        raise ValueError("a certificate names nobody")
     # The library only warns of it, and will refuse it one day; section 4.1.2.2 refuses it now.
     if certificate.serial_number <= 0:
         raise ValueError("a serial number is not positive")

@@ -42,6 +42,7 @@ _APP_ID_BYTES = 20
 # The last is what the library warns with of a form that it will refuse one day, where warnings are errors.
 _UNREADABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,

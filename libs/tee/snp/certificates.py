@@ -137,7 +137,7 @@ def extensions(holder: x509.Certificate | x509.CertificateRevocationList) -> x50
     """Return the extensions when every one that demands to be understood is. Raises `ValueError`."""
     try:
         found = holder.extensions
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ValueError("there are extensions that cannot be read") from error
     if any(extension.critical and not isinstance(extension.value, _UNDERSTOOD) for extension in found):
         raise ValueError("there is a critical extension that is not known")

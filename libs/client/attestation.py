@@ -21,6 +21,7 @@ from libs.policy.document import Policy
 from libs.tee import eventlog, shape, tdx
 from libs.tee.claims import GpuEvidenceMissing
 from libs.tee.collateral import Collateral
+from libs.tee.eventlog import Identity
 from libs.tee.judgement import Verdict, judge
 from libs.tee.role import RoleRules
 from libs.tee.rules import FOREVER
@@ -129,7 +130,7 @@ class _Presented:
             raise GpuEvidenceMissing("policy requires a GPU of routers, and a report carries no GPU evidence")
         return FOREVER
 
-    def verify_claims(self, rules: RoleRules, note: Note) -> None:
+    def verify_claims(self, rules: RoleRules, identity: Identity, note: Note) -> None:
         """The measured code's word on who holds the private keys counts only now that policy accepts that code."""
         _verify_custody(Members(self._report.evidence, "evidence", ReportEvidenceMalformed), self._report.keyset)
 

@@ -14,7 +14,7 @@ from typing import Any
 from libs.errors import Code, MeshError
 from libs.tee import binding
 from libs.tee.claims import verify_claims, verify_gpu
-from libs.tee.eventlog import Event
+from libs.tee.eventlog import Event, Identity
 from libs.tee.evidence import Evidence
 from libs.tee.judgement import judge
 from libs.tee.measurement import Measured
@@ -195,5 +195,5 @@ class _Presented:
         self.gpu = verify_gpu(self._evidence, rules, now, note)
         return FOREVER if self.gpu is None else self.gpu.valid_until
 
-    def verify_claims(self, rules: RoleRules, note: Note) -> None:
+    def verify_claims(self, rules: RoleRules, identity: Identity, note: Note) -> None:
         self.has_models = verify_claims(self._evidence, rules, note)

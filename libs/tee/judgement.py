@@ -48,8 +48,8 @@ class Presented(Protocol):
         """Return until when the GPU evidence holds, or raise that the role needs what is not proven."""
         ...
 
-    def verify_claims(self, rules: RoleRules, note: Note) -> None:
-        """Raise unless the claims are acceptable to policy."""
+    def verify_claims(self, rules: RoleRules, identity: Identity, note: Note) -> None:
+        """Raise unless what the evidence claims is acceptable to policy, and is not another than was measured."""
         ...
 
 
@@ -88,7 +88,7 @@ def judge(presented: Presented, rules: RoleRules, now: int, steps: Steps = SILEN
     with steps.step(10) as note:
         gpu_until = presented.verify_gpu(rules, now, note)
     with steps.step(11) as note:
-        presented.verify_claims(rules, note)
+        presented.verify_claims(rules, identity, note)
     return Verdict(platform, identity, measurement, min(tcb_until, measurement_until, device_until, gpu_until))
 
 

@@ -14,7 +14,7 @@ from libs.errors import MeshError
 from libs.tee import eventlog, tdx
 from libs.tee.collateral import Collateral
 from libs.tee.device import DeviceLists
-from libs.tee.eventlog import Event
+from libs.tee.eventlog import Event, Identity
 from libs.tee.judgement import judge
 from libs.tee.measurement import Measurement, MeasurementSet
 from libs.tee.role import RoleRules
@@ -110,7 +110,7 @@ class _Guest:
     def verify_gpu(self, rules: RoleRules, now: int, note: Note) -> int:
         return FOREVER
 
-    def verify_claims(self, rules: RoleRules, note: Note) -> None:
+    def verify_claims(self, rules: RoleRules, identity: Identity, note: Note) -> None:
         pass
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from libs.tee.claims import GpuEvidenceMissing
 from libs.tee.collateral import Collateral
-from libs.tee.eventlog import Event
+from libs.tee.eventlog import Event, Identity
 from libs.tee.judgement import Verdict, judge
 from libs.tee.ratls.certificate import RatlsEvidence, read_certificate
 from libs.tee.role import RoleRules
@@ -41,9 +41,7 @@ def verify_ratls(
     with steps.step(1) as note:
         evidence = read_certificate(certificate_der)
         note("certificate", f"{len(certificate_der)} bytes", "one form of evidence, well formed")
-    evidence.verify_age(context.now, context.maximum_age_seconds)
-    verdict = judge(_Presented(evidence, collateral), rules, context.now, steps)
-    evidence.verify_app_id(verdict.identity.app_id, context.app_id)
+    verdict = judge(_Presented(evidence, collateral, context), rules, context.now, steps)
     until = min(verdict.valid_until, evidence.not_after, evidence.not_before + context.maximum_age_seconds)
     return Verdict(verdict.platform, verdict.identity, verdict.measurement, until)
 
@@ -54,6 +52,7 @@ class _Presented:
 
     evidence: RatlsEvidence
     collateral: Collateral
+    context: RatlsContext
 
     @property
     def event_log(self) -> tuple[Event, ...]:
@@ -70,11 +69,15 @@ class _Presented:
     def verify_binding(self, report_data: bytes, now: int, note: Note) -> None:
         note("report data", report_data, "SHA-512 over the certificate's key")
         self.evidence.verify_report_data(report_data)
+        age = now - self.evidence.not_before
+        note("age of the certificate, s", age, f"{self.context.maximum_age_seconds} or less, and still valid")
+        self.evidence.verify_age(now, self.context.maximum_age_seconds)
 
     def verify_gpu(self, rules: RoleRules, now: int, note: Note) -> int:
         if rules.gpu_required:
             raise GpuEvidenceMissing("policy requires a GPU, and a certificate carries no GPU evidence")
         return FOREVER
 
-    def verify_claims(self, rules: RoleRules, note: Note) -> None:
-        note("claims", "none: a certificate says only what was measured", "none")
+    def verify_claims(self, rules: RoleRules, identity: Identity, note: Note) -> None:
+        note("application id, as measured", identity.app_id, self.context.app_id or "any that the rules allow")
+        self.evidence.verify_app_id(identity.app_id, self.context.app_id)

@@ -128,7 +128,7 @@ def verify_issued(der: bytes, ca_der: bytes, now: float) -> MeshCertificate:
     certificate = parse(der)
     try:
         x509.load_der_x509_certificate(der).verify_directly_issued_by(x509.load_der_x509_certificate(ca_der))
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (*_MALFORMED, InvalidSignature) as error:
         raise CertificateNotAccepted("certificate is not from this mesh's CA") from error
     if not certificate.not_before - _CLOCK_SKEW_SECONDS <= now < certificate.not_after:
         raise CertificateNotAccepted("certificate is outside its validity")

@@ -52,8 +52,12 @@ def dumps_parsed(value: Any) -> bytes:
 def loads(data: bytes) -> Any:
     """Parse JSON strictly. Raises `JsonMalformed`. The input need not be canonical."""
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        value = _DECODER.decode(text)
         _check_depth(value, MAX_DEPTH)
+        if "\\u" in text:
+            # An escape may name half of a surrogate pair, which has no UTF-8 form: encoding it refuses it.
+            _ENCODER.encode(value).encode()
     except (ValueError, RecursionError) as error:
         raise JsonMalformed(f"not strict JSON: {error}") from error
     return value

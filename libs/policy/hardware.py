@@ -138,7 +138,7 @@ def _read_vendor_roots(members: Members) -> tuple[VendorRoot, ...]:
         entry.end()
         try:
             x509.load_der_x509_certificate(certificate)
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise entry.refuse("certificate", "must be a DER certificate") from error
         published = PUBLISHED_VENDOR_ROOTS.get(tee_type, frozenset())
         if not development and hashlib.sha256(certificate).digest() not in published:
@@ -203,7 +203,7 @@ def _read_issuer(entry: Members) -> Issuer:
         try:
             authority = x509.load_der_x509_certificate(root)
             is_authority = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
             raise entry.refuse(f"roots[{index}]", "must be the DER certificate of an authority") from error
         if not is_authority:
             raise entry.refuse(f"roots[{index}]", "must be the DER certificate of an authority")

@@ -193,7 +193,7 @@ def _name(value: Any, what: str) -> str:
 def _certified_key(certificate_der: bytes) -> ec.EllipticCurvePublicKey:
     try:
         key = x509.load_der_x509_certificate(certificate_der).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ChallengeMalformed("the challenge's certificate cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ChallengeMalformed("a challenge is signed with a P-256 key")

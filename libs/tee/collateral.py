@@ -110,5 +110,5 @@ def _issue_time(document: str) -> int:
 def _crl(text: str) -> x509.CertificateRevocationList:
     try:
         return x509.load_der_x509_crl(bytes.fromhex(text))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CollateralMalformed("the collateral holds a CRL that cannot be read") from error

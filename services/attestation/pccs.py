@@ -149,11 +149,11 @@ def verify_consistent(collateral: Collateral, platform: Platform, now: int) -> N
     crl_issuer, crl_root = _ends(collateral.pck_crl_issuer_chain)
     if not root == identity_root == crl_root:
         raise ValueError("the statements are signed under different roots")
-    pck_crl = x509.load_der_x509_crl(bytes.fromhex(collateral.pck_crl))
     try:
+        pck_crl = x509.load_der_x509_crl(bytes.fromhex(collateral.pck_crl))
         signed = collateral.root_crl().is_signature_valid(_key(root)) and pck_crl.is_signature_valid(_key(crl_issuer))
-    except (TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("a CRL is signed in an unknown way") from error
+    except (TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise ValueError("a CRL is of an unknown form, or signed in an unknown way") from error
     if not signed:
         raise ValueError("a CRL's signature does not verify")
 
@@ -187,7 +187,10 @@ def _der(body: bytes) -> bytes:
 
 def _ends(chain: str) -> tuple[x509.Certificate, x509.Certificate]:
     """Return signer and root of a chain whose every link verifies."""
-    certificates = x509.load_pem_x509_certificates(chain.encode())
+    try:
+        certificates = x509.load_pem_x509_certificates(chain.encode())
+    except x509.InvalidVersion as error:
+        raise ValueError("a certificate is of an unknown version") from error
     if len(certificates) > _MAX_CHAIN:
         raise ValueError("a chain is too long")
     for certificate, issuer in zip(certificates, [*certificates[1:], certificates[-1]], strict=True):

@@ -65,3 +65,13 @@ def test_a_circle_is_refused() -> None:
     circle.append(circle)
     with pytest.raises(jcs.JsonMalformed):
         jcs.dumps(circle)
+
+
+@pytest.mark.parametrize("text", [r'"\ud800"', r'{"\udfff":1}', r'["\ud800\u0041"]', '["\\ud800","\U00010000"]'])
+def test_half_a_surrogate_pair_is_refused_when_it_is_read(text: str) -> None:
+    with pytest.raises(jcs.JsonMalformed):
+        jcs.loads(text.encode())
+
+
+def test_a_whole_pair_and_other_escapes_are_read() -> None:
+    assert jcs.loads(rb'["\ud83d\ude00","\u00e9"]') == ["\U0001f600", "\xe9"]

@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# How long each target is fuzzed.
+FUZZ_SECONDS ?= 20
 SOURCES := $(shell find protos -name '*.proto' 2>/dev/null)
 
-.PHONY: run demo test conformance lint protos bench clean setup
+.PHONY: run demo test conformance fuzz lint protos bench mutation clean setup
 
 setup: $(STAMP)
 
@@ -30,6 +32,11 @@ conformance: $(STAMP) ## checks against outside truth; TEEMESH_FIXTURES must nam
 	@test -d "$$TEEMESH_FIXTURES" || { echo "TEEMESH_FIXTURES does not name a folder of fixtures"; exit 1; }
 	@$(BIN)/python -m pytest -m conformance
 
+fuzz: $(STAMP) ## the parsers of foreign evidence, FUZZ_SECONDS each; installs atheris
+	@$(BIN)/python -c 'import platform, sys; sys.exit((not (3, 11) <= sys.version_info < (3, 14) or (sys.platform, platform.machine()) != ("linux", "x86_64")) and "atheris has no wheel for this Python: fuzzing needs CPython 3.11 to 3.13 on x86-64 Linux")'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r constraints-fuzz.txt
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -40,6 +47,9 @@ lint: $(STAMP)
 
 protos: $(STAMP)
 	@$(BIN)/python hatch_build.py
+
+mutation: $(STAMP) ## takes every check of libs/tee away, one at a time, and sees bad evidence get past it; some minutes
+	@$(BIN)/python -m tests.mutation
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench

@@ -22,6 +22,7 @@ from libs.policy.snp import read_snp_measurement
 from libs.policy.vocabulary import KEY_BYTES, ROLE, TRUST_DOMAIN
 from libs.tee.measurement import Measurement, MeasurementSet
 from libs.tee.role import RoleRules
+from libs.tee.rules import AllOf
 from libs.tee.snp.platform import SnpRules
 from libs.tee.snp.rules import SnpMeasurement
 from libs.tee.tcb import TcbRule
@@ -55,7 +56,7 @@ class RoleGrant:
     gpu_required: bool
     snp_measurements: frozenset[SnpMeasurement] = frozenset()
     tcb: TcbRule | None = None
-    """In place of the policy's own rule about patch levels, where the role has one."""
+    """Besides the policy's own rule about patch levels, where the role has one: it can only ask for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Policy:
             role=role,
             tdx=TdxRules(
                 vendor_roots=hardware.roots(TDX),
-                tcb=grant.tcb or hardware.tcb,
+                tcb=hardware.tcb if grant.tcb is None else AllOf((hardware.tcb, grant.tcb)),
                 td_attributes=hardware.td_attributes,
                 measurements=MeasurementSet(grant.measurements),
             )

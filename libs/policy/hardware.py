@@ -51,6 +51,15 @@ Any other root must be marked as a development root, so that nothing made under 
 PUBLISHED_TOKEN_ISSUERS = frozenset({"https://nras.attestation.nvidia.com"})
 """Who issues verdicts on GPUs: NVIDIA's Remote Attestation Service. Any other is for development."""
 
+PUBLISHED_TOKEN_AUTHORITIES = frozenset(
+    {bytes.fromhex("2df8907cf4d6c277b855d407ec178a649930a8e73f7294e8fce66e6ee27c5175")}
+)
+"""SHA-256 of the authorities that certify the vendor's token keys: NVIDIA Attestation Service GPU Intermediate 004.
+
+The root above it is not published. A policy for hardware names these and no single key, so that nothing of a
+development service can stand in.
+"""
+
 _MAX_CERTIFICATE_BYTES = 8192
 _MAX_KEY_BYTES = 256
 _MAX_AGE_SECONDS = 7 * 86400
@@ -65,7 +74,9 @@ _TCB_STATUS = re.compile(
 """Every status that may be accepted. `Revoked` is not among them."""
 
 _ADVISORY = re.compile(r"[A-Z0-9][A-Z0-9-]{0,63}")
-_FAMILY = re.compile(r"[0-9a-z]{1,32}")
+_FAMILY = re.compile(r"[0-9a-f]{12}|(?:milan|genoa|turin)(?:-[0-9a-f]{2}-[0-9a-f]{2})?")
+"""An FMSPC; or a product of AMD, with CPU family and model behind it where one model is meant."""
+
 _ISSUER = re.compile(r"https://[a-z0-9.:/-]{1,200}")
 _AUTHORITY = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{_MAX_CERTIFICATE_BYTES}}}")
 _UEID = re.compile(r"[0-9]{1,64}")
@@ -212,6 +223,14 @@ def _read_issuer(entry: Members) -> Issuer:
     return Issuer(MappingProxyType(pinned), roots)
 
 
+def _require_published(issuer: Issuer, entry: Members) -> None:
+    if issuer.keys:
+        raise entry.refuse("keys", "must be empty for the vendor's own service, whose keys change every day")
+    for index, root in enumerate(issuer.roots):
+        if hashlib.sha256(root).digest() not in PUBLISHED_TOKEN_AUTHORITIES:
+            raise entry.refuse(f"roots[{index}]", "is no authority that the vendor published")
+
+
 def _read_gpu(members: Members, roots: tuple[VendorRoot, ...]) -> GpuRule:
     issuers: dict[str, Issuer] = {}
     for entry in members.objects("issuers"):
@@ -223,6 +242,8 @@ def _read_gpu(members: Members, roots: tuple[VendorRoot, ...]) -> GpuRule:
         if issuer in issuers:
             raise entry.refuse("issuer", "is named twice")
         issuers[issuer] = _read_issuer(entry)
+        if issuer in PUBLISHED_TOKEN_ISSUERS:
+            _require_published(issuers[issuer], entry)
         entry.end()
     rule = GpuRule(
         issuers=MappingProxyType(issuers),

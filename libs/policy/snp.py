@@ -20,7 +20,7 @@ _MOST_SVN = 255
 def read_snp(members: Members) -> SnpRule:
     """Read the policy's member `snp`."""
     levels = members.object("minimum_tcb")
-    minimum = {Product(name): _read_tcb(levels.object(name)) for name in levels.names(_PRODUCT)}
+    minimum = {Product(name): _read_tcb(levels, Product(name)) for name in levels.names(_PRODUCT)}
     if not minimum:
         raise members.refuse("minimum_tcb", "must not be empty")
     required = PlatformFlag(0)
@@ -56,13 +56,17 @@ def read_snp_measurement(members: Members) -> SnpMeasurement:
     return measurement
 
 
-def _read_tcb(members: Members) -> Tcb:
+def _read_tcb(levels: Members, product: Product) -> Tcb:
+    members = levels.object(product)
     tcb = Tcb(
         bootloader=members.integer("bootloader", 0, _MOST_SVN),
         tee=members.integer("tee", 0, _MOST_SVN),
         snp=members.integer("snp", 0, _MOST_SVN),
         microcode=members.integer("microcode", 0, _MOST_SVN),
-        fmc=members.integer("fmc", 0, _MOST_SVN) if members.has("fmc") else None,
+        # The one component that the other products lack.
+        fmc=members.integer("fmc", 0, _MOST_SVN) if product is Product.TURIN else None,
     )
     members.end()
+    if not any((tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode, tcb.fmc)):
+        raise levels.refuse(product, "must ask for something")
     return tcb

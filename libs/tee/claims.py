@@ -110,9 +110,12 @@ def _models(claims: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = frozenset({"id", "weights_sha256"})
     try:
         models = [shape.members(entry, names, "model") for entry in entries]
-        return [
+        read = [
             (shape.text(model["id"], "model id"), shape.binary(model["weights_sha256"], "weights_sha256", 32).hex())
             for model in models
         ]
+        if len({model_id for model_id, _ in read}) != len(read):
+            raise ValueError("a model is claimed twice")
     except ValueError as error:
         raise ClaimsMalformed(str(error)) from error
+    return read

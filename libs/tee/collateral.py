@@ -79,6 +79,10 @@ class Collateral:
         ends = [0 if crl.next_update_utc is None else int(crl.next_update_utc.timestamp()) for crl in crls]
         return min(*ends, *(rfc3339_seconds(document.get("nextUpdate")) for document in documents))
 
+    def newest_crl_time(self) -> int:
+        """When the newer of the two CRLs was issued, unix seconds."""
+        return max(int(_crl(crl).last_update_utc.timestamp()) for crl in (self.root_ca_crl, self.pck_crl))
+
     def oldest_issue_time(self) -> int:
         """When the oldest of TCB info, QE identity and PCK CRL was issued, unix seconds. They MUST be verified.
 

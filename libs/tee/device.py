@@ -1,7 +1,8 @@
 """Responsible for which machines policy accepts: each by its own id, or by its CPU family.
 
 A machine's id is SHA-256 of what its CPU alone has: the PPID of the PCK certificate (TDX), the CHIP_ID (SEV-SNP). Its
-family is the FMSPC (TDX) or the product name (SEV-SNP), lower case.
+family is the FMSPC (TDX); or the product (SEV-SNP), lower case, with CPU family and model where the report states them:
+`genoa-19-11`. A list may name a product as a whole.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Device:
     family: str
 
 
+def _covers(whole: str, part: str) -> bool:
+    return part == whole or part.startswith(f"{whole}-")
+
+
 @dataclass(frozen=True, slots=True)
 class NotRevoked:
     """A rule: neither the machine nor its family is on these lists."""
@@ -54,7 +59,8 @@ class NotRevoked:
         note("CPU family", facts.family, "not revoked")
         if facts.id in self.ids:
             raise DeviceRevoked(f"machine {facts.id} is revoked")
-        if facts.family in self.families:
+        # A machine that does not say which model it is may be the one that is revoked.
+        if any(_covers(family, facts.family) or _covers(facts.family, family) for family in self.families):
             raise CpuFamilyRevoked(f"CPU family {facts.family} is revoked")
         return FOREVER
 
@@ -80,7 +86,7 @@ class FamilyListed:
 
     def holds_until(self, facts: Device, now: int, note: Note) -> int:
         note("CPU family", facts.family, self.families)
-        if facts.family not in self.families:
+        if not any(_covers(family, facts.family) for family in self.families):
             raise CpuFamilyNotListed(f"policy lists CPU families, and {facts.family} is none of them")
         return FOREVER
 

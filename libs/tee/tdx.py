@@ -18,9 +18,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from libs.errors import Code, MeshError
+from libs.tee.challenge import CLOCK_SKEW_SECONDS
 from libs.tee.collateral import Collateral, CollateralMalformed, rfc3339_seconds
 from libs.tee.device import Device
 from libs.tee.tcb import TcbLevel
+from libs.tee.tcb_signer import verify_tcb_signer
 from libs.tee.td import DebugTd, ServiceTdNotAllowed, TdAttributesNotAllowed, TdReport
 
 _TDX_TEE_TYPE = 0x81
@@ -50,6 +52,13 @@ class CollateralNotCurrent(MeshError):
 
     code = Code.PERMISSION_DENIED
     reason = "COLLATERAL_NOT_CURRENT"
+
+
+class CrlFromFuture(MeshError):
+    """A CRL was issued later than now: check the clock, and where the collateral comes from."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "CRL_FROM_FUTURE"
 
 
 class QuoteNotVerified(MeshError):
@@ -214,15 +223,20 @@ def verify(quote: bytes, collateral: Collateral, vendor_roots: Sequence[bytes], 
     """Prove that genuine hardware under one of `vendor_roots` (DER) made the cut quote, by collateral valid `now`.
 
     Judges no TCB status but `Revoked`. Raises `QuoteMalformed`, `CollateralMalformed`, `VendorRootNotTrusted`,
-    `CollateralNotCurrent`, `QuoteNotVerified` or, where the verifier's own words tell more, one of `_NAMED_REFUSALS`.
+    `TcbSignerNotAllowed`, `CollateralNotCurrent`, `CrlFromFuture`, `QuoteNotVerified` or, where the
+    verifier's own words tell more, one of `_NAMED_REFUSALS`.
     """
     root = _root_named_by(collateral, vendor_roots)
+    verify_tcb_signer(collateral, x509.load_der_x509_certificate(root))
     try:
         claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(
             quote, _for_verifier(collateral), now, dcap_qvl.QuotePolicy.claims_only(now)
         )
     except ValueError as error:
         raise _refusal(quote, collateral, root, now) from error
+    # The verifier asks this of statements and certificates, and not of CRLs.
+    if collateral.newest_crl_time() > now + CLOCK_SKEW_SECONDS:
+        raise CrlFromFuture("the collateral holds a CRL from the future: check the clock")
     return _verified(read_report(quote), root, json.loads(claims.to_json()), collateral)
 
 

@@ -19,6 +19,8 @@ class Tcb:
     status: str
     advisories: tuple[str, ...]
     up_to_date: bool
+    # Whether the vendor says so, or the verifier concludes it from policy.
+    vendor_says: bool = True
 
 
 class VerifiedPlatform(Protocol):

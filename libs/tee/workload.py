@@ -63,7 +63,9 @@ def workload_claims(tee_type: str, tcb: Tcb, gpu: GpuVerdict | None, *, has_mode
         ),
         gpu_attested=UNKNOWN if gpu is None else _derived(f"{len(gpu.devices)} GPU answered the same challenge"),
         tcb_up_to_date=Claim(
-            Status.ASSERTED if tcb.up_to_date else Status.REFUTED, Source.HARDWARE_PROVEN, f"TCB status {tcb.status}"
+            Status.ASSERTED if tcb.up_to_date else Status.REFUTED,
+            Source.HARDWARE_PROVEN if tcb.vendor_says else Source.VERIFIER_DERIVED,
+            f"TCB status {tcb.status}" if tcb.vendor_says else f"{tcb.status}: policy's minimum or more",
         ),
         os_known_good=_derived("the measured operating system is in the policy's allow list"),
         serving_software_known_good=_derived("compose_hash is in the policy's allow list"),

@@ -16,7 +16,7 @@ from libs.tee.appraisal import AppraisalContext, OwnNonce, SignedBy, appraise
 from libs.tee.collateral import Collateral
 from libs.tee.evidence import MAX_DOCUMENT_BYTES, Evidence
 from libs.tee.ratls.certificate import read_certificate
-from libs.tee.ratls.verification import RatlsContext, verify_ratls
+from libs.tee.ratls.verification import IssuedBy, RatlsContext, verify_ratls
 from libs.tee.steps import Record, Step
 from services.cli.evidence_words import Json
 from services.cli.inputs import InputUnreadable
@@ -40,7 +40,7 @@ class CertificateTerms:
     now: int
     role: str
     collateral: Collateral
-    maximum_age_seconds: int
+    issued: IssuedBy | None
     app_id: bytes | None
 
 
@@ -67,11 +67,6 @@ class Examination:
     accepted: Accepted | None
     refusal: MeshError | None
 
-    @property
-    def refused_between_steps(self) -> MeshError | None:
-        """A refusal of none of the steps: a certificate's age and name stand between them."""
-        return None if any(step.refusal for step in self.steps) else self.refusal
-
 
 def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Examination:
     """Appraise an evidence document. Raises `InputUnreadable` when nobody says for which role."""
@@ -94,7 +89,7 @@ def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Exami
 def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> Examination:
     """Appraise a dstack RA-TLS certificate. Whether its peer holds the key is the handshake's to show."""
     steps = Record()
-    context = RatlsContext(terms.now, terms.maximum_age_seconds, terms.app_id)
+    context = RatlsContext(terms.now, terms.issued, terms.app_id)
     try:
         verdict = verify_ratls(der, terms.collateral, policy.rules(terms.role), context, steps)
     except MeshError as refusal:

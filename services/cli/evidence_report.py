@@ -100,12 +100,9 @@ def print_judged(judged: Judged, console: Console) -> None:
     _print(console, f"role      {shown(examination.role)}")
     _print(console, f"time      {Moment(judged.now)}")
     _print(console, f"binding   {plain(judged.binding)}")
-    last = examination.steps[-1].number if examination.steps else 0
     begun = {step.number: step for step in examination.steps}
     for number, title in TITLES.items():
         _print_step(number, title, begun.get(number), console)
-        if number == last and examination.refused_between_steps is not None:
-            _print(console, ("FAIL", _BAD), f"     certificate: {_words(examination.refused_between_steps)}")
     for advice in judged.advice:
         _print(console, f"do: {plain(advice)}")
     _print_verdict(judged, console)

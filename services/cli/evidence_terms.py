@@ -23,6 +23,7 @@ from libs.policy.signatures import SignedPolicy, verify, verify_seed
 from libs.policy.succession import verify_valid_at
 from libs.tee.appraisal import OwnNonce, SignedBy
 from libs.tee.collateral import Collateral
+from libs.tee.ratls.verification import IssuedBy
 from services.cli.evidence_appraisal import CertificateTerms, DocumentTerms
 from services.cli.evidence_file import CertificateFile, recognise
 from services.cli.inputs import InputUnreadable, read_input
@@ -35,7 +36,7 @@ _NOBODY = b""
 
 _DIGEST_BYTES, _APP_ID_BYTES = 32, 20
 _DOCUMENT_FLAGS = ("ca", "nonce", "mesh", "spki")
-_CERTIFICATE_FLAGS = ("collateral", "app_id", "max_age_seconds")
+_CERTIFICATE_FLAGS = ("collateral", "app_id", "issuer", "max_age_seconds")
 PIN_ADVICE = (
     "nothing says who may have issued the challenge: give --ca FILE (the mesh CA's certificate), --mesh PATH (a "
     "mesh.json that names it) or --nonce HEX (of a challenge that you made yourself)"
@@ -59,7 +60,10 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--app-id", type=_app_id, metavar="HEX", help="for a certificate: the application that is meant"
     )
-    parser.add_argument("--max-age-seconds", type=int, metavar="N", help="for a certificate; default: as for evidence")
+    parser.add_argument(
+        "--issuer", type=Path, metavar="FILE", help="for a certificate: the authority whose word on its dates counts"
+    )
+    parser.add_argument("--max-age-seconds", type=int, metavar="N", help="with --issuer; default: as for evidence")
 
 
 def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[str, MeshError | None]:
@@ -105,10 +109,18 @@ def certificate_terms(args: argparse.Namespace, policy: Policy, now: int) -> tup
         raise InputUnreadable("a certificate carries no collateral: give --collateral FILE")
     if args.role is None:
         raise InputUnreadable("a certificate claims no role: say with --role for which it is to be judged")
-    maximum = policy.evidence_max_age_seconds if args.max_age_seconds is None else args.max_age_seconds
     collateral = Collateral.decode(read_input(args.collateral))
-    words = f"the certificate's own key; no challenge, so its age is bounded: {maximum} s"
-    return CertificateTerms(now, args.role, collateral, maximum, args.app_id), words
+    if args.issuer is None:
+        if args.max_age_seconds is not None:
+            raise InputUnreadable("--max-age-seconds needs --issuer: a certificate's dates are its issuer's word")
+        words = "the certificate's own key; of any age, because no --issuer is given whose word on its dates counts"
+        return CertificateTerms(now, args.role, collateral, None, args.app_id), words
+    maximum = policy.evidence_max_age_seconds if args.max_age_seconds is None else args.max_age_seconds
+    issuer = recognise(read_input(args.issuer))
+    if not isinstance(issuer, CertificateFile):
+        raise InputUnreadable(f"{args.issuer} is no certificate")
+    words = f"the certificate's own key; issued by {args.issuer}, at most {maximum} s ago"
+    return CertificateTerms(now, args.role, collateral, IssuedBy(issuer.der, maximum), args.app_id), words
 
 
 def is_unpinned(terms: DocumentTerms) -> bool:

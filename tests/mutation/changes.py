@@ -289,14 +289,14 @@ WEAKENINGS = [
     Weakening(
         "ratls.verification",
         "verify_ratls",
-        "min(verdict.valid_until, evidence.not_after, evidence.not_before + context.maximum_age_seconds)",
+        "min(verdict.valid_until, evidence.not_after, evidence.not_before + context.issued.maximum_age_seconds)",
         "min(verdict.valid_until, evidence.not_after)",
     ),
     Weakening(
         "ratls.verification",
         "verify_ratls",
-        "min(verdict.valid_until, evidence.not_after, evidence.not_before + context.maximum_age_seconds)",
-        "min(verdict.valid_until, evidence.not_before + context.maximum_age_seconds)",
+        "min(verdict.valid_until, evidence.not_after, evidence.not_before + context.issued.maximum_age_seconds)",
+        "min(verdict.valid_until, evidence.not_before + context.issued.maximum_age_seconds)",
     ),
 ]
 

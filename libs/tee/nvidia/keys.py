@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from libs.errors import Code, MeshError
 from libs.tee import shape
@@ -38,6 +40,9 @@ MAX_CERTIFICATES = 4
 # NVIDIA's have less than 1 KiB each.
 MAX_CERTIFICATE_BYTES = 4096
 
+_SERVICE_NAME = "Attestation Service"
+_LONGEST_LIFE = timedelta(days=7)
+_TLS_PURPOSES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 _RSA_BITS = range(2048, 4097)
 _RSA_EXPONENT = 65537
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
@@ -164,6 +169,7 @@ def verify_key_chain(chain: Sequence[bytes], roots: Sequence[bytes], now: int) -
     try:
         verify_links(path, _verify_form)
         require_signing_leaf(leaf, usage_stated=False)
+        _require_attestation_leaf(leaf)
         key = leaf.public_key()
     except BROKEN as error:
         raise TokenKeyChainInvalid("the certificates of the token's key do not hold together") from error
@@ -172,6 +178,21 @@ def verify_key_chain(chain: Sequence[bytes], roots: Sequence[bytes], now: int) -
     if not are_current(path, now):
         raise TokenKeyChainNotCurrent("a certificate of the token's key is not valid now: ask for another token")
     return SigningKey(key, min(int(each.not_valid_after_utc.timestamp()) for each in path))
+
+
+def _require_attestation_leaf(leaf: x509.Certificate) -> None:
+    """Refuse with `ValueError` what else an authority may have certified: it signs for other purposes too.
+
+    NVIDIA's signing keys bear the service's name, live for two days, and are certified like TLS keys.
+    """
+    names = [str(name.value) for name in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if len(names) != 1 or _SERVICE_NAME not in names[0]:
+        raise ValueError("the first certificate does not bear the attestation service's name")
+    if leaf.not_valid_after_utc - leaf.not_valid_before_utc > _LONGEST_LIFE:
+        raise ValueError("the first certificate lives longer than a signing key does")
+    for extension in leaf.extensions:
+        if isinstance(extension.value, x509.ExtendedKeyUsage) and not set(extension.value) <= _TLS_PURPOSES:
+            raise ValueError("the first certificate's key is for another purpose")
 
 
 def _path(certificates: Sequence[x509.Certificate], roots: Sequence[bytes]) -> list[x509.Certificate]:

@@ -1,9 +1,8 @@
 """Responsible for dstack's RA-TLS certificates: the evidence in their extensions, and the key that it must bind.
 
 dstack's extensions hold a DER OCTET STRING inside the one that every extension has. Whoever issued the certificate
-wrote its names, its application id and its usage: they are claims until the chain is verified, and nothing here
-rests on them. The evidence binds the certificate's key and no challenge, so it proves no freshness: callers MUST bound
-the certificate's age.
+wrote its names, its dates, its application id and its usage: they are claims until `verify_issuer`, and nothing here
+rests on them. The evidence binds the certificate's key and no challenge, so it proves no freshness by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
@@ -97,6 +96,13 @@ class RatlsCertificateNotCurrent(MeshError):
     reason = "RATLS_CERTIFICATE_NOT_CURRENT"
 
 
+class RatlsIssuerNotTrusted(MeshError):
+    """Another authority than the trusted one issued the certificate, so its dates are anybody's word."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "RATLS_ISSUER_NOT_TRUSTED"
+
+
 class RatlsCertificateTooOld(MeshError):
     """The certificate is still valid, but its evidence is older than the caller accepts."""
 
@@ -163,6 +169,21 @@ class RatlsEvidence:
             raise RatlsAppIdMismatch("the measured application is not the expected one")
         if self.claimed_app_id not in (None, measured):
             raise RatlsAppIdMismatch("the certificate names another application than was measured")
+
+
+def verify_issuer(der: bytes, authority_der: bytes) -> None:
+    """Prove that this authority (DER) issued the certificate itself; only then its dates are more than words.
+
+    Raises `RatlsIssuerNotTrusted`.
+    """
+    try:
+        authority = x509.load_der_x509_certificate(authority_der)
+        constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
+        if not constraints.ca:
+            raise ValueError("the issuer is no authority")
+        x509.load_der_x509_certificate(der).verify_directly_issued_by(authority)
+    except (*_UNREADABLE, x509.DuplicateExtension, x509.ExtensionNotFound, InvalidSignature) as error:
+        raise RatlsIssuerNotTrusted("the certificate was not issued by the authority that is trusted") from error
 
 
 def read_certificate(der: bytes) -> RatlsEvidence:

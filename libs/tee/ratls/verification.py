@@ -1,7 +1,7 @@
 """Responsible for proving a foreign dstack peer by its RA-TLS certificate, in the numbered steps of an appraisal.
 
-Only a key is bound, so the handshake MUST prove that the peer holds it, and the certificate's age is all the freshness
-there is.
+Only a key is bound, so the handshake MUST prove that the peer holds it. The certificate's dates are all the freshness
+there is, and count only under a trusted authority: anyone can write another certificate around old evidence.
 """
 
 from __future__ import annotations
@@ -12,11 +12,20 @@ from libs.tee.claims import GpuEvidenceMissing
 from libs.tee.collateral import Collateral
 from libs.tee.eventlog import Event, Identity
 from libs.tee.judgement import Verdict, judge
-from libs.tee.ratls.certificate import RatlsEvidence, read_certificate
+from libs.tee.ratls.certificate import RatlsEvidence, read_certificate, verify_issuer
 from libs.tee.role import RoleRules
 from libs.tee.rules import FOREVER
 from libs.tee.steps import SILENT, Note, Steps
 from libs.tee.verified import VerifiedPlatform
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedBy:
+    """Who must have issued the certificate itself, and how long ago."""
+
+    # DER: dstack's certificate authority of the application.
+    authority: bytes
+    maximum_age_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +34,8 @@ class RatlsContext:
 
     # Unix seconds.
     now: int
-    # How long ago the certificate may have begun.
-    maximum_age_seconds: int
+    # None: the evidence may be of any age, as long as its quote verifies now.
+    issued: IssuedBy | None
     # The application that is meant; None leaves that to the rules' measurements.
     app_id: bytes | None
 
@@ -36,13 +45,15 @@ def verify_ratls(
 ) -> Verdict:
     """Judge a certificate's evidence, or raise the reason of the first step that refuses.
 
-    The verdict holds no longer than the certificate. Its chain is not verified: nothing here rests on who issued it.
+    Under a trusted authority the verdict holds no longer than the certificate and its accepted age.
     """
     with steps.step(1) as note:
         evidence = read_certificate(certificate_der)
         note("certificate", f"{len(certificate_der)} bytes", "one form of evidence, well formed")
-    verdict = judge(_Presented(evidence, collateral, context), rules, context.now, steps)
-    until = min(verdict.valid_until, evidence.not_after, evidence.not_before + context.maximum_age_seconds)
+    verdict = judge(_Presented(certificate_der, evidence, collateral, context), rules, context.now, steps)
+    if context.issued is None:
+        return verdict
+    until = min(verdict.valid_until, evidence.not_after, evidence.not_before + context.issued.maximum_age_seconds)
     return Verdict(verdict.platform, verdict.identity, verdict.measurement, until)
 
 
@@ -50,6 +61,7 @@ def verify_ratls(
 class _Presented:
     """A certificate on its way through the steps; see `libs.tee.judgement.Presented`."""
 
+    certificate_der: bytes
     evidence: RatlsEvidence
     collateral: Collateral
     context: RatlsContext
@@ -69,9 +81,13 @@ class _Presented:
     def verify_binding(self, report_data: bytes, now: int, note: Note) -> None:
         note("report data", report_data, "SHA-512 over the certificate's key")
         self.evidence.verify_report_data(report_data)
+        if (issued := self.context.issued) is None:
+            note("age of the certificate", "not known: no authority is trusted for its dates", "any")
+            return
+        verify_issuer(self.certificate_der, issued.authority)
         age = now - self.evidence.not_before
-        note("age of the certificate, s", age, f"{self.context.maximum_age_seconds} or less, and still valid")
-        self.evidence.verify_age(now, self.context.maximum_age_seconds)
+        note("age of the certificate, s", age, f"{issued.maximum_age_seconds} or less, and still valid")
+        self.evidence.verify_age(now, issued.maximum_age_seconds)
 
     def verify_gpu(self, rules: RoleRules, now: int, note: Note) -> int:
         if rules.gpu_required:

@@ -50,7 +50,9 @@ class SnpPlatform:
     @property
     def tcb(self) -> Tcb:
         # AMD publishes no verdict on a level: what reaches policy's minimum is what policy calls up to date.
-        return Tcb(str(self.verified.tcbs.reported), (), up_to_date=True)
+        level = self.verified.tcbs.reported
+        words = f"bootloader {level.bootloader}, TEE {level.tee}, SNP {level.snp}, microcode {level.microcode}"
+        return Tcb(words, (), up_to_date=True, vendor_says=False)
 
     @property
     def vendor_root_sha256(self) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from libs import jcs
 from libs.policy.document import PolicyMalformed, parse
 from libs.tee.measurement import MeasurementSet
+from libs.tee.rules import AllOf
 from libs.tee.snp.report import PlatformFlag, Product, Tcb
 from libs.tee.tcb import TcbRule
 
@@ -73,22 +74,23 @@ def test_a_technology_without_rules_or_roots_has_none(draft: dict[str, Any], snp
     assert parse(jcs.dumps(snp_draft)).rules("node").snp is None
 
 
-def test_a_role_may_have_patch_levels_of_its_own(draft: dict[str, Any]) -> None:
-    own = {**draft["tcb"], "statuses": ["SWHardeningNeeded", "UpToDate"]}
-    draft["roles"]["node"]["tcb"] = own
+def test_a_role_may_ask_for_more_than_the_policy_and_not_for_less(draft: dict[str, Any]) -> None:
+    draft["roles"]["node"]["tcb"] = {**draft["tcb"], "statuses": ["OutOfDate", "UpToDate"], "refused_advisories": ["A"]}
     policy = parse(jcs.dumps(draft))
-    for role, expected in (("node", {"SWHardeningNeeded", "UpToDate"}), ("kms", {"UpToDate"})):
-        rules = policy.rules(role).tdx
-        assert rules is not None
-        assert isinstance(rules.tcb, TcbRule)
-        assert rules.tcb.statuses == expected
+    node, kms = policy.rules("node").tdx, policy.rules("kms").tdx
+    assert node is not None
+    assert kms is not None
+    assert isinstance(node.tcb, AllOf)
+    assert node.tcb.rules[0] == kms.tcb == policy.hardware.tcb
+    assert isinstance(node.tcb.rules[1], TcbRule)
+    assert node.tcb.rules[1].refused_advisories == {"A"}
 
 
 def test_cpu_families_are_listed_and_revoked(draft: dict[str, Any]) -> None:
-    draft["devices"] |= {"allowed_families": ["90c06f000000"], "revoked_families": ["b0c06f000000", "milan"]}
+    draft["devices"] |= {"allowed_families": ["90c06f000000"], "revoked_families": ["b0c06f000000", "milan-19-01"]}
     devices = parse(jcs.dumps(draft)).hardware.devices
     assert devices.allowed_families == {"90c06f000000"}
-    assert devices.revoked_families == {"b0c06f000000", "milan"}
+    assert devices.revoked_families == {"b0c06f000000", "milan-19-01"}
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
@@ -106,6 +108,18 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a level beyond a byte": (
         lambda d: d["snp"]["minimum_tcb"]["Milan"].update(microcode=256),
         "snp.minimum_tcb.Milan.microcode",
+    ),
+    "a level that asks for nothing": (
+        lambda d: d["snp"]["minimum_tcb"].update(Milan=dict.fromkeys(LEVELS, 0)),
+        "snp.minimum_tcb.Milan must ask for something",
+    ),
+    "a Turin level without its fifth component": (
+        lambda d: d["snp"]["minimum_tcb"]["Turin"].pop("fmc"),
+        "snp.minimum_tcb.Turin.fmc is missing",
+    ),
+    "a model of no product": (
+        lambda d: d["devices"].update(revoked_families=["rome-17-31"]),
+        r"devices.revoked_families\[0\]",
     ),
     "an unknown component": (
         lambda d: d["snp"]["minimum_tcb"]["Milan"].update(ucode=1),

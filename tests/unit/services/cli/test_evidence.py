@@ -352,7 +352,6 @@ def test_certificate_is_appraised_with_collateral(appraise: Callable[..., Outcom
     outcome = appraise(certificate, *flags, pin=())
     assert outcome.code == ACCEPTED
     assert outcome.results == ["pass"] * 11
-    assert outcome.json["valid_until"] == NOW + 3600
     assert outcome.json["findings"]["app_id"] == desk.bench.td.identity.app_id.hex()
     der = desk.write(
         "peer.der", x509.load_pem_x509_certificate(Path(certificate).read_bytes()).public_bytes(Encoding.DER)
@@ -361,18 +360,23 @@ def test_certificate_is_appraised_with_collateral(appraise: Callable[..., Outcom
     assert (again.code, again.json["digest"]) == (ACCEPTED, outcome.json["digest"])
 
 
-def test_refusal_between_the_steps_of_a_certificate_is_shown_in_its_place(
+def test_a_certificates_age_counts_by_the_word_of_its_issuer_alone(
     appraise: Callable[..., Outcome], desk: Desk
 ) -> None:
     flags = (desk.certificate(), "--collateral", desk.collateral(), "--role", "router")
-    old = appraise(*flags, "--max-age-seconds", "5", pin=())
-    assert old.code == REFUSED
-    assert old.results == ["pass"] + ["not reached"] * 10
-    assert "FAIL     certificate: RATLS_CERTIFICATE_TOO_OLD" in old.text
-    other = appraise(*flags, "--app-id", "00" * 20, pin=())
-    assert other.code == REFUSED
-    assert other.results == ["pass"] * 11
-    assert other.text.splitlines()[-1].startswith("REFUSED RATLS_APP_ID_MISMATCH")
+    issuer = ("--issuer", desk.write("ca.pem", desk.bench.td.keys.ca.pem.encode()))
+    assert appraise(*flags, *issuer, pin=()).json["valid_until"] == NOW + 3600
+    _refusal(appraise(*flags, *issuer, "--max-age-seconds", "5", pin=()), 5, "RATLS_CERTIFICATE_TOO_OLD")
+    stranger = ("--issuer", desk.write("other.pem", Bench.create().td.keys.ca.pem.encode()))
+    _refusal(appraise(*flags, *stranger, pin=()), 5, "RATLS_ISSUER_NOT_TRUSTED")
+    assert "of any age" in appraise(*flags, pin=()).text
+
+
+def test_a_certificate_of_another_application_fails_at_the_last_step(
+    appraise: Callable[..., Outcome], desk: Desk
+) -> None:
+    flags = (desk.certificate(), "--collateral", desk.collateral(), "--role", "router")
+    _refusal(appraise(*flags, "--app-id", "00" * 20, pin=()), 11, "RATLS_APP_ID_MISMATCH")
 
 
 def _unusable(teemesh: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -392,6 +396,7 @@ def _unusable(teemesh: Run, capsys: pytest.CaptureFixture[str], *arguments: str)
         ("--role", "router", "--spki", "00", "--collateral", "collateral.json"),
         ("--collateral", "collateral.json"),
         ("--role", "router"),
+        ("--role", "router", "--collateral", "collateral.json", "--max-age-seconds", "5"),
     ],
 )
 def test_flags_that_do_not_fit_a_certificate_are_refused(
@@ -402,7 +407,9 @@ def test_flags_that_do_not_fit_a_certificate_are_refused(
     assert said.startswith("teemesh: INPUT_UNREADABLE: ")
 
 
-@pytest.mark.parametrize("flags", [("--collateral", "ca.pem"), ("--app-id", "00" * 20), ("--max-age-seconds", "1")])
+@pytest.mark.parametrize(
+    "flags", [("--collateral", "ca.pem"), ("--app-id", "00" * 20), ("--max-age-seconds", "1"), ("--issuer", "ca.pem")]
+)
 def test_flags_that_do_not_fit_a_document_are_refused(
     desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
 ) -> None:

@@ -423,6 +423,7 @@ ROWS = [
     ),
     Row("no list of models", 11, "CLAIMS_MALFORMED", _claims({**NODE_CLAIMS, "models": None})),
     Row("model without weights", 11, "CLAIMS_MALFORMED", _claims({**NODE_CLAIMS, "models": [{"id": _MODEL}]})),
+    Row("a model twice", 11, "CLAIMS_MALFORMED", _claims({**NODE_CLAIMS, "models": NODE_CLAIMS["models"] * 2})),
     Row("model that is no object", 11, "CLAIMS_MALFORMED", _claims({**NODE_CLAIMS, "models": [_MODEL]})),
     Row(
         "weights that are no digest",

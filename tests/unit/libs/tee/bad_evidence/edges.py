@@ -81,7 +81,7 @@ def _certificate(now: int = NOW, maximum_age_seconds: int = 2 * DAY, **dates: An
     def make(benches: Benches) -> Present:
         subject = Subject.create()
         issued = subject.certificate([ratls_rows.good(benches.tdx, subject)], **dates)
-        context = replace(ratls_rows.CONTEXT, now=now, maximum_age_seconds=maximum_age_seconds)
+        context = replace(ratls_rows.CONTEXT, now=now, issued=ratls_rows.issued_by("App CA", maximum_age_seconds))
         return ratls_rows.presenting(issued, benches.tdx, context=context)
 
     return make

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from libs.tee.nvidia.evidence import GpuEvidence
 from libs.tee.nvidia.keys import Issuer
@@ -102,6 +104,7 @@ def _rsa() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)
 
 
+_CODE = ExtendedKeyUsageOID.CODE_SIGNING
 _PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
 
 good_chain = certified(lambda: [leaf(), Link(key=_rsa(), path_length=0), Link()])
@@ -122,6 +125,15 @@ _INVALID: list[tuple[str, Make]] = [
     (
         "leaf with an unknown critical extension",
         certified(lambda: [leaf(extensions=[(UNKNOWN, True)]), Link(), Link()]),
+    ),
+    ("leaf of another name", certified(lambda: [leaf(name="www.example.org"), Link(), Link()])),
+    (
+        "leaf that lives for weeks",
+        certified(lambda: [leaf(start=NOW - 8 * 86400), Link(), Link()]),
+    ),
+    (
+        "leaf that signs code",
+        certified(lambda: [leaf(extensions=[(x509.ExtendedKeyUsage([_CODE]), False)]), Link(), Link()]),
     ),
     ("leaf signed by a stranger", certified(lambda: [leaf(signed_by=Link().key), Link(), Link()])),
     ("authority that is none", certified(lambda: [leaf(), Link(ca=False), Link()])),

@@ -30,6 +30,7 @@ class Link:
     path_length: int | None = None
     signs_certificates: bool = True
     critical: bool = True
+    name: str | None = None
     nameless: bool = False
     issuer: str | None = None
     start: int = NOW - 86400
@@ -53,8 +54,8 @@ def chain(links: Sequence[Link]) -> tuple[str, bytes]:
     for number, (link, issuer) in enumerate(zip(links, [*links[1:], links[-1]], strict=True)):
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([]) if link.nameless else _name(f"link {number}"))
-            .issuer_name(_name(link.issuer or f"link {min(number + 1, len(links) - 1)}"))
+            .subject_name(x509.Name([]) if link.nameless else _name(link.name or f"Attestation Service {number}"))
+            .issuer_name(_name(link.issuer or f"Attestation Service {min(number + 1, len(links) - 1)}"))
             .public_key(link.key.public_key())
             .serial_number(1000 + number)
             .not_valid_before(_moment(link.start))

@@ -13,7 +13,7 @@ from libs.tee.measurement import MeasurementSet
 from libs.tee.ratls import blob, certificate
 from libs.tee.ratls.messagepack import MessagePackReader
 from libs.tee.ratls.scale import ScaleReader
-from libs.tee.ratls.verification import RatlsContext, verify_ratls
+from libs.tee.ratls.verification import IssuedBy, RatlsContext, verify_ratls
 from libs.tee.role import RoleRules
 from libs.tee.steps import Steps
 from services.devtee import der
@@ -22,6 +22,7 @@ from tests.unit.libs.tee.bad_evidence.row import Benches, Present, Row
 from tests.unit.libs.tee.bench import DAY, NOW, Bench
 from tests.unit.libs.tee.ratls.maker import (
     ARC,
+    AppCa,
     Subject,
     compressed,
     extension,
@@ -31,7 +32,7 @@ from tests.unit.libs.tee.ratls.maker import (
     raw_extension,
 )
 
-CONTEXT = RatlsContext(now=NOW, maximum_age_seconds=2 * DAY, app_id=None)
+CONTEXT = RatlsContext(now=NOW, issued=IssuedBy(AppCa.of("App CA").der, 2 * DAY), app_id=None)
 
 Make = Callable[[Benches], Present]
 Extensions = Callable[[Bench, Subject], Iterable[x509.UnrecognizedExtension]]
@@ -104,6 +105,16 @@ def _verified(rules: Callable[[Bench], RoleRules] | None = None, **context: Any)
         return presenting(issued, bench, rules(bench) if rules else None, replace(CONTEXT, **context))
 
     return make
+
+
+def issued_by(name: str, age: int = 2 * DAY) -> IssuedBy:
+    return IssuedBy(AppCa.of(name).der, age)
+
+
+def _issued_by_no_authority(benches: Benches) -> Present:
+    bench, subject, issuer = benches.tdx, Subject.create(), AppCa.of("none", is_authority=False)
+    issued = subject.certificate([good(bench, subject)], issuer=issuer)
+    return presenting(issued, bench, None, replace(CONTEXT, issued=IssuedBy(issuer.der, 2 * DAY)))
 
 
 def _stated(**data: Any) -> Callable[[dict[str, Any]], object]:
@@ -307,7 +318,14 @@ ROWS = [
     *(Row(f"RA-TLS: {name}", 1, reason, make) for name, reason, make in _ROWS_OF_STEP_1),
     Row("RA-TLS: not valid yet", 5, "RATLS_CERTIFICATE_NOT_CURRENT", _beside(not_before=NOW + 1)),
     Row("RA-TLS: expired", 5, "RATLS_CERTIFICATE_NOT_CURRENT", _beside(not_after=NOW - 1)),
-    Row("RA-TLS: too old", 5, "RATLS_CERTIFICATE_TOO_OLD", _verified(maximum_age_seconds=DAY - 1)),
+    Row("RA-TLS: too old", 5, "RATLS_CERTIFICATE_TOO_OLD", _verified(issued=issued_by("App CA", age=DAY - 1))),
+    Row("RA-TLS: issued by a stranger", 5, "RATLS_ISSUER_NOT_TRUSTED", _verified(issued=issued_by("another"))),
+    Row(
+        "RA-TLS: issued by what is no authority",
+        5,
+        "RATLS_ISSUER_NOT_TRUSTED",
+        _issued_by_no_authority,
+    ),
     Row("RA-TLS: another application meant", 11, "RATLS_APP_ID_MISMATCH", _verified(app_id=bytes(20))),
     Row("RA-TLS: another application named", 11, "RATLS_APP_ID_MISMATCH", _beside(extension(3, bytes(20)))),
     Row("RA-TLS: key of another certificate", 5, "RATLS_KEY_NOT_BOUND", _certified(_of_another_key)),

@@ -14,6 +14,7 @@ from tests.unit.libs.tee.bad_evidence import (
     parse_rows,
     ratls_rows,
     snp_rows,
+    tcb_signer_rows,
     tdx_rows,
 )
 from tests.unit.libs.tee.bad_evidence.row import Benches, Present, Row, gpu_rules, presenting, with_gpu
@@ -23,6 +24,7 @@ from tests.unit.libs.tee.ratls.maker import Subject
 TABLE: tuple[Row, ...] = (
     *parse_rows.ROWS,
     *tdx_rows.ROWS,
+    *tcb_signer_rows.ROWS,
     *document_rows.ROWS,
     *gpu_rows.ROWS,
     *key_rows.ROWS,

@@ -167,6 +167,11 @@ def _unreadable_issuer(_benches: Benches, value: dict[str, Any]) -> None:
     value["collateral"]["root_ca_crl"] = crl.replace(name, b"\xff" + name[1:]).hex()
 
 
+def _later_crl(benches: Benches, value: dict[str, Any]) -> None:
+    later = benches.tdx.collateral(CollateralShape(NOW + 2 * DAY))
+    value["collateral"]["pck_crl"] = later.pck_crl
+
+
 def _respaced(name: str) -> Callable[[Benches], Present]:
     """The same statement in other bytes than were signed."""
 
@@ -260,6 +265,7 @@ ROWS = [
     Row("certificates expired", 2, "CERTIFICATE_NOT_CURRENT", _shaped(now=NOW + 21 * _YEAR)),
     Row("certificates not valid yet", 2, "CERTIFICATE_NOT_CURRENT", _shaped(now=NOW - 2 * DAY)),
     Row("collateral expired", 2, "COLLATERAL_NOT_CURRENT", _shaped(issued_at=NOW - 40 * DAY)),
+    Row("PCK CRL from the future, statements of now", 2, "CRL_FROM_FUTURE", _document(_later_crl)),
     Row("collateral from the future", 2, "COLLATERAL_NOT_CURRENT", _shaped(issued_at=NOW + DAY)),
     Row("collateral of another CPU family", 2, "PLATFORM_MISMATCH", _shaped(fmspc=b"\x01" * 6)),
     Row("platform below every level", 2, "TCB_LEVEL_UNKNOWN", stating(_asks_for_a_newer_platform)),

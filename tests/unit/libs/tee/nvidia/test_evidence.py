@@ -187,7 +187,7 @@ _CLAIMS: list[tuple[str, Any, str]] = [
     ("ueid", "12\n", "GPU_CLAIMS_MALFORMED"),
     ("ueid", "9" * 61, "GPU_CLAIMS_MALFORMED"),
     ("hwmodel", ABSENT, "GPU_CLAIMS_MALFORMED"),
-    ("hwmodel", "\ud800", "GPU_CLAIMS_MALFORMED"),
+    ("hwmodel", "\ud800", "GPU_TOKEN_MALFORMED"),
     ("hwmodel", "GH100 ", "GPU_CLAIMS_MALFORMED"),
     ("x-nvidia-gpu-driver-version", ABSENT, "GPU_CLAIMS_MALFORMED"),
     ("x-nvidia-gpu-driver-version", "newest", "GPU_CLAIMS_MALFORMED"),

@@ -96,7 +96,9 @@ def issuing(**changes: Any) -> bytes:
 
 
 def leaf(**changes: Any) -> bytes:
-    return Shape(**{**_like("leaf", LEAF_KEY, "issuing", ISSUING_KEY), "digest": hashes.SHA256(), **changes}).der()
+    return Shape(
+        **{**_like("Attestation Service leaf", LEAF_KEY, "issuing", ISSUING_KEY), "digest": hashes.SHA256(), **changes}
+    ).der()
 
 
 def _like(name: str, key: Key, issuer: str, issuer_key: Key) -> dict[str, Any]:

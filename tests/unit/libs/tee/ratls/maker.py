@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import msgpack
@@ -26,6 +27,28 @@ messagepack: Any = msgpack
 ARC = "1.3.6.1.4.1.62397.1"
 NOW = 1_790_000_000
 DAY = 24 * 3600
+
+
+_APP_CA = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "foreign App CA")])
+
+
+@dataclass(frozen=True, slots=True)
+class AppCa:
+    """Who issues the certificates of one application."""
+
+    key: ec.EllipticCurvePrivateKey
+    der: bytes
+
+    @classmethod
+    @cache
+    def of(cls, name: str, *, is_authority: bool = True) -> AppCa:
+        """Make it, once for each name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        start, end = datetime.fromtimestamp(NOW - 9 * DAY, UTC), datetime.fromtimestamp(NOW + 9 * DAY, UTC)
+        builder = x509.CertificateBuilder(_APP_CA, _APP_CA, key.public_key(), 1, start, end)
+        constraints = x509.BasicConstraints(ca=is_authority, path_length=None)
+        made = builder.add_extension(constraints, critical=True).sign(key, hashes.SHA256())
+        return cls(key, made.public_bytes(Encoding.DER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +76,12 @@ class Subject:
         not_before: int = NOW - DAY,
         not_after: int = NOW + DAY,
         critical: bool = False,
+        issuer: AppCa | None = None,
     ) -> bytes:
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
-            .issuer_name(x509.Name([]))
+            .issuer_name(_APP_CA)
             .public_key(self.key.public_key())
             .serial_number(1)
             .not_valid_before(datetime.fromtimestamp(not_before, UTC))
@@ -65,7 +89,7 @@ class Subject:
         )
         for extension in extensions:
             builder = builder.add_extension(extension, critical=critical)
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
+        return builder.sign((issuer or AppCa.of("App CA")).key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def extension(last_arc: int, content: bytes) -> x509.UnrecognizedExtension:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from libs.errors import MeshError
 from libs.policy import document as policies
 from libs.policy.document import Policy
+from libs.policy.succession import PolicyNotValidNow, verify_valid_at
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, appraise
 from libs.tee.archived import Accepted, AppraisalRecord, ArchiveMalformed, Bundle, Question, Refused
@@ -18,6 +19,7 @@ from libs.tee.evidence import Evidence
 from libs.tee.steps import Record
 
 _SIZE_AND_SHAPE = 1
+_BINDING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,15 @@ class Examination:
     evidence: Evidence | None
     appraisal: Appraisal | None
     refusal: MeshError | None
+
+    @property
+    def is_of_an_answer(self) -> bool:
+        """Whether the evidence was proven to answer what was asked: all steps through the binding passed.
+
+        Before that anybody's bytes may be anything; only from there on they are somebody's evidence.
+        """
+        outcome = self.record.outcome
+        return isinstance(outcome, Accepted) or outcome.step > _BINDING
 
 
 def examine(document: bytes, policy: Policy, question: Question) -> Examination:
@@ -56,11 +67,15 @@ def repeat(bundle: bytes) -> bytes:
     """Return the record that a bundle's evidence and policy give at the record's own time.
 
     The record in the bundle is not believed: it holds if it is, byte for byte, what this returns. Whether operators
-    signed the policy is not judged here. Raises `ArchiveMalformed`.
+    signed the policy is not judged here. Raises `ArchiveMalformed`, also for a time outside the policy's validity: no
+    service judges then.
     """
     parts = Bundle.decode(bundle)
     try:
         policy = policies.parse(parts.policy)
+        verify_valid_at(policy, parts.record.question.now)
+    except PolicyNotValidNow as error:
+        raise ArchiveMalformed(f"the record's time lies outside the policy's validity: {error}") from error
     except MeshError as error:
         raise ArchiveMalformed(f"the bundle holds no policy: {error}") from error
     if policy.document != parts.policy:

@@ -87,8 +87,10 @@ async def fetch_leaf(
         raise PeerUnreachable(f"{host}:{port} did not answer within {timeout:g} s") from error
     except ssl.SSLCertVerificationError as error:
         raise PeerUnreachable(f"{host}:{port} shows a certificate not to accept: {error.verify_message}") from error
-    except OSError as error:
-        raise PeerUnreachable(f"cannot reach {host}:{port}: {error.strerror or error.__class__.__name__}") from error
+    except (OSError, ValueError) as error:
+        # A name that no resolver takes (an empty or overlong label, a NUL) is a `ValueError`.
+        words = getattr(error, "strerror", None) or error.__class__.__name__
+        raise PeerUnreachable(f"cannot reach {f'{host}:{port}'!r}: {words}") from error
     session: ssl.SSLObject = writer.get_extra_info("ssl_object")
     leaf = session.getpeercert(binary_form=True)
     # All that was wanted is here; an orderly close would wait for the other side.

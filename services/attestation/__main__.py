@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from libs.entry import run
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.certificate import spki_of_certificate
 from libs.identity.challenges import Challenges
+from libs.identity.freshness import PolicyKeeper
 from libs.identity.member import Member, join
 from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
@@ -49,8 +52,6 @@ async def serve(config: Config) -> None:
         shelf=Shelf(settings.state_dir / "collateral"),
     )
     await cache.load()
-    archive = Archive(settings.state_dir / "archive", config.archive_bytes)
-    await archive.open()
     collateral = CollateralServicer(cache, GpuTokens(config.nras_url, config.nras_timeout_seconds))
     bootstrap = collateral_binding(collateral)
     leaf = make_bootstrap_leaf("attestation", settings.trust_domain)
@@ -62,21 +63,43 @@ async def serve(config: Config) -> None:
         background = [tasks.create_task(cache.keep())]
         outer.ready()
         async with join(settings, "attestation", {}, collateral=cache) as member:
-            feed = Feed(int(time.time() * 1000))
-            appraisals = Appraisals(archive, feed)
-            challenges = Challenges(member.spiffe_id, lambda: (signer(member).key, signer(member).certificate_der))
-            appraiser = Appraiser(challenges, member.policy, appraisals, lambda: signer(member))
-            watching = None if config.registry is None else watch(member, config.registry, archive, appraisals)
+            judging = await build(config, member.spiffe_id, member.policy, lambda: signer(member))
+            watching = (
+                None if config.registry is None else watch(member, config.registry, judging.archive, judging.appraisals)
+            )
             if watching is not None:
                 background.append(tasks.create_task(watching.leases.follow()))
                 background.append(tasks.create_task(watching.sweep.run(config.sweep_seconds)))
-            servicer = AttestationServicer(challenges, appraiser, archive, feed, watching)
+            servicer = AttestationServicer(
+                judging.challenges, judging.appraiser, judging.archive, judging.feed, watching
+            )
             async with member.serve([attestation_binding(servicer), mesh_collateral_binding(collateral)]) as inner:
                 inner.ready()
                 notify_ready()
                 await until_terminated()
                 for task in background:
                     task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """What every verdict of the service goes through."""
+
+    challenges: Challenges
+    archive: Archive
+    feed: Feed
+    appraisals: Appraisals
+    appraiser: Appraiser
+
+
+async def build(config: Config, spiffe_id: str, policy: PolicyKeeper, current: Callable[[], Signer]) -> Judging:
+    """Wire what judges, and open its archive. What counts is the policy's to say, and no setting's."""
+    archive = Archive(config.member.state_dir / "archive", config.archive_bytes)
+    await archive.open()
+    feed = Feed(int(time.time() * 1000))
+    appraisals = Appraisals(archive, feed)
+    challenges = Challenges(spiffe_id, lambda: (current().key, current().certificate_der))
+    return Judging(challenges, archive, feed, appraisals, Appraiser(challenges, policy, appraisals, current))
 
 
 def watch(member: Member, registry: str, archive: Archive, appraisals: Appraisals) -> Watching:

@@ -1,6 +1,7 @@
-"""It is responsible for appraising under the current policy, and for leaving a record of every time it did.
+"""It is responsible for appraising under the current policy, and for leaving a record of what was evidence.
 
-A verdict is given only once its record is durable, so whatever this service ever said can be looked up and repeated.
+A verdict is given only once its record is durable, so whatever this service said of evidence can be looked up and
+repeated. What never was evidence leaves none: the archive is bounded, and anybody could fill it with that.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from libs.errors import Code, MeshError
 from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
+from libs.policy.succession import verify_valid_at
 from libs.policy.vocabulary import SERVICE_ROLES
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import OwnNonce
-from libs.tee.archived import Bundle, Question
+from libs.tee.archived import AppraisalRecord, Bundle, Question
 from libs.tee.ear import Signer, Subject, sign_ear
 from services.attestation.archive import Archive
 from services.attestation.feed import Feed, Made
@@ -41,6 +43,21 @@ class RoleUnknown(MeshError):
     reason = "ROLE_UNKNOWN"
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A record that is in the archive, and what makes a later one differ from it."""
+
+    digest: bytes
+    # SHA-256 of the evidence document and of the canonical policy document.
+    evidence: bytes
+    policy: bytes
+    # Reason; None when all accepted.
+    refusal: str | None
+
+    def says_as_much_as(self, record: AppraisalRecord, refusal: str | None) -> bool:
+        return (self.evidence, self.policy, self.refusal) == (record.evidence, record.policy, refusal)
+
+
 class Appraisals:
     """Judges for the record, and tells those who watch."""
 
@@ -49,18 +66,27 @@ class Appraisals:
         self._feed = feed
 
     async def make(
-        self, document: bytes, policy: Policy, question: Question, *, spiffe_id: str = ""
-    ) -> tuple[Examination, bytes]:
-        """Appraise; return what came out, refusals included, and the digest of its record.
+        self,
+        document: bytes,
+        policy: Policy,
+        question: Question,
+        *,
+        spiffe_id: str = "",
+        last: Recorded | None = None,
+    ) -> tuple[Examination, Recorded | None]:
+        """Appraise; return what came out, refusals included, and its record: None where it never was evidence.
 
-        Raises `ArchiveUnavailable`, and `ArchiveMalformed` for a document that is no text at all.
+        Where `last`, an earlier record about the same node, says as much and is still held, it stands for this one.
+        Raises `ArchiveUnavailable`, `PolicyNotValidNow`, and `ArchiveMalformed` for a document that is no text at all.
         """
+        # Whoever repeats it asks the same.
+        verify_valid_at(policy, question.now)
         examination, bundle = await asyncio.to_thread(_examine, document, policy, question)
-        record_digest = await self._archive.keep(bundle)
         refusal = None if examination.refusal is None else examination.refusal.reason
+        recorded = await self._record(bundle, refusal, last) if examination.is_of_an_answer else None
         self._feed.publish(
             Made(
-                record_digest=record_digest,
+                record_digest=b"" if recorded is None else recorded.digest,
                 evidence_digest=examination.record.evidence,
                 role=question.role,
                 spiffe_id=spiffe_id,
@@ -69,7 +95,13 @@ class Appraisals:
                 refusal=refusal,
             )
         )
-        return examination, record_digest
+        return examination, recorded
+
+    async def _record(self, bundle: Bundle, refusal: str | None, last: Recorded | None) -> Recorded:
+        record = bundle.record
+        if last is not None and last.says_as_much_as(record, refusal) and await self._archive.holds(last.digest):
+            return last
+        return Recorded(await self._archive.keep(bundle), record.evidence, record.policy, refusal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +133,8 @@ class Appraiser:
     async def appraise(self, document: bytes, role: str) -> Answer:
         """Raises `ChallengeNotOpen`, `RoleUnknown` and every appraisal refusal.
 
-        A refused document has spent its challenge too. What cannot be read, or answers no open challenge, is not
-        appraised, so nobody fills the archive with it.
+        A refused document has spent its challenge too. What cannot be read, or names no open challenge, is not
+        appraised.
         """
         if role not in SERVICE_ROLES:
             raise RoleUnknown("ask for the role of a service")
@@ -111,16 +143,16 @@ class Appraiser:
         # A nonce speaks for its challenge's purpose. One for another purpose is refused exactly as an unknown one is.
         self._challenges.spend(challenge.nonce if challenge.purpose == PURPOSE else _NO_NONCE)
         question = Question(role, int(self._clock()), None, OwnNonce(challenge.nonce))
-        examination, record_digest = await self._appraisals.make(document, policy, question)
-        if examination.appraisal is None:
+        examination, recorded = await self._appraisals.make(document, policy, question)
+        if examination.appraisal is None or recorded is None:
             raise examination.refusal or AssertionError("an appraisal accepts or refuses")
-        log.info("evidence appraised", role=role, record=record_digest.hex())
+        log.info("evidence appraised", role=role, record=recorded.digest.hex())
         subject = Subject(
             appraisal=examination.appraisal,
             nonce=challenge.nonce,
             policy_digest=policy.digest,
             development=bool(policy.development_roots),
-            record_digest=record_digest,
+            record_digest=recorded.digest,
         )
         # Claims may be long, and so may writing them.
         return await asyncio.to_thread(_answer, subject, self._signer())

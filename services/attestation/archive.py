@@ -1,4 +1,4 @@
-"""It is responsible for the archive: what every appraisal rested on, by digest, for as long as there is room.
+"""It is responsible for the archive: what appraisals rested on, by digest, for as long as there is room.
 
 Evidence, policies and records are files that are named by the SHA-256 of their content and written whole or not at all.
 A record's file is written last and its name says which documents it cites, so a listing is all that a start has to
@@ -91,6 +91,10 @@ class Archive:
         """Store a record and what it cites; return its digest once all is durable. Raises `ArchiveUnavailable`."""
         return await asyncio.to_thread(self._files.keep, bundle)
 
+    async def holds(self, record_digest: bytes) -> bool:
+        """Whether a record is still here, and nothing that it cites was seen to be damaged."""
+        return await asyncio.to_thread(self._files.holds, record_digest)
+
     async def evidence(self, digest: bytes) -> bytes:
         """Return an evidence document. Raises `EvidenceUnknown`."""
         return await asyncio.to_thread(self._files.evidence, digest)
@@ -140,6 +144,11 @@ class _Files:
             self._enter(entry)
             self._make_room()
         return digest
+
+    def holds(self, record_digest: bytes) -> bool:
+        with self._lock:
+            entry = self._entries.get(record_digest.hex())
+            return entry is not None and not any(self._objects[cited].damaged for cited in entry.cites)
 
     def evidence(self, digest: bytes) -> bytes:
         with self._lock:

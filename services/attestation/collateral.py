@@ -2,7 +2,10 @@
 
 What is held and valid is served at once, whatever the PCCS does; it is renewed beside that. Collateral is signed by the
 vendor, so a wrong or stale answer from the PCCS can only make evidence fail. How old it may be is policy's word, and
-the verifier's to judge.
+the verifier's to judge; what is held is never exchanged for what is older.
+
+Anybody may ask, and a quote names whichever platform its maker likes. Platforms of which nothing is held therefore
+share a few fetches among them, and leave those that are held alone.
 """
 
 from __future__ import annotations
@@ -18,10 +21,16 @@ import structlog
 
 from libs.tee import tdx
 from libs.tee.collateral import Collateral
-from services.attestation.pccs import CollateralUnavailable, Pccs, Platform
+from services.attestation.pccs import CollateralUnavailable, Pccs, Platform, goes_back
 from services.attestation.shelf import Shelf
 
 _MAX_PLATFORMS = 256
+_STRANGERS_AT_ONCE = 32
+"""So many fetches run for platforms of which nothing is held."""
+
+_MAX_STRANGERS = 1024
+"""So many of them are waited for."""
+
 _REFRESH_AFTER_SECONDS = 3600
 """Policy may bound collateral's age far below its validity, so it is renewed long before its end."""
 
@@ -77,6 +86,7 @@ class CollateralCache:
         self._held: dict[Platform, Held] = {}
         self._failures: dict[Platform, _Failure] = {}
         self._flights: dict[Platform, _Flight] = {}
+        self._strangers = asyncio.Semaphore(_STRANGERS_AT_ONCE)
         self._jitter = random.SystemRandom()
 
     async def load(self) -> None:
@@ -94,10 +104,14 @@ class CollateralCache:
         platform = Platform.of(tdx.cut(quote))
         if (held := self._valid(platform)) is not None:
             return held
-        async with self._alone(platform):
-            if (held := self._valid(platform)) is not None:
-                return held
-            return await self._refresh(platform)
+        if platform in self._held:
+            async with self._alone(platform):
+                return self._valid(platform) or await self._refresh(platform)
+        self._repeat_failure(platform)
+        if platform not in self._flights and len(self._flights) >= _MAX_STRANGERS:
+            raise CollateralUnavailable("too many platforms are asked for at once")
+        async with self._alone(platform), self._strangers:
+            return self._valid(platform) or await self._refresh(platform)
 
     async def keep(self) -> None:
         """Renew what is held, for ever."""
@@ -122,6 +136,7 @@ class CollateralCache:
         self._repeat_failure(platform)
         try:
             collateral = await self._pccs.collateral(platform, self._clock())
+            self._require_no_older(platform, collateral)
         except CollateralUnavailable as error:
             self._fail(platform, str(error))
             raise
@@ -133,6 +148,11 @@ class CollateralCache:
             await self._shelf.put(platform, collateral)
         return held
 
+    def _require_no_older(self, platform: Platform, offered: Collateral) -> None:
+        held = self._valid(platform)
+        if held is not None and (older := goes_back(offered, held.collateral)) is not None:
+            raise CollateralUnavailable(f"the PCCS offers an older {older} than the one held")
+
     def _hold(self, platform: Platform, held: Held) -> None:
         self._held.pop(platform, None)
         self._held[platform] = held
@@ -142,8 +162,6 @@ class CollateralCache:
     @asynccontextmanager
     async def _alone(self, platform: Platform) -> AsyncIterator[None]:
         """Fetch for a platform one at a time, and leave nothing behind for platforms that nobody waits for."""
-        if len(self._flights) >= _MAX_PLATFORMS and platform not in self._flights:
-            raise CollateralUnavailable("too many platforms are asked for at once")
         flight = self._flights.setdefault(platform, _Flight())
         flight.waiting += 1
         try:
@@ -166,8 +184,9 @@ class CollateralCache:
         # Services that lost the PCCS at once must not all come back at once.
         wait = longest * self._jitter.uniform(0.5, 1)
         self._failures[platform] = _Failure(count, now, now + wait, why)
-        if len(self._failures) > _MAX_PLATFORMS:
-            del self._failures[next(iter(self._failures))]
+        strangers = [each for each in self._failures if each not in self._held]
+        if len(strangers) > _MAX_PLATFORMS:
+            del self._failures[strangers[0]]
 
     def _repeat_failure(self, platform: Platform) -> None:
         failure = self._failures.get(platform)

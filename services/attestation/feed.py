@@ -33,8 +33,9 @@ class WatcherTooSlow(MeshError):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An appraisal that was made and archived."""
+    """An appraisal that was made."""
 
+    # Of the record that stands for it; empty where it is of what never was evidence.
     record_digest: bytes
     evidence_digest: bytes
     role: str

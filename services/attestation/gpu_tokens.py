@@ -2,7 +2,7 @@
 
 A verdict is about one nonce, so it is asked for anew each time. The keys change daily and are kept for minutes. Whoever
 relies on a verdict verifies it, and the certificates up to an authority that policy pins; a wrong answer from the token
-service can only make evidence fail.
+service can only make evidence fail. Anybody may ask, so what is sent on is bounded, and so is how much is waited for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ import structlog
 
 from libs import jcs
 from libs.errors import Code, MeshError
+from libs.tee.nvidia.chain import MAX_CHAIN_BYTES
 from libs.tee.nvidia.evidence import RawReport
 from libs.tee.nvidia.jwks import JwksMalformed, PublishedKey, read_jwks
 from libs.tee.nvidia.keys import KeyChains
+from libs.tee.nvidia.report import MAX_REPORT_BYTES
 from libs.tee.nvidia.token import MAX_DEVICES, DetachedEat, key_ids
 
 KEYS_SECONDS = 600
@@ -32,6 +35,15 @@ _KEYS_PATH = "/.well-known/jwks.json"
 _CLAIMS_VERSION = "3.0"
 _MAX_ANSWER_BYTES = 512 * 1024
 _NONCE_BYTES = 32
+_ARCHITECTURE = re.compile(r"[A-Z0-9_]{1,32}")
+_AT_ONCE = 4
+"""So many requests are at the vendor; more wait, each within its own time."""
+
+_KEYS_SHARE = 0.5
+"""Of the time for a verdict, for its keys: a key set that does not come leaves time to say so to those who wait."""
+
+_FAILURE_SECONDS = 5.0
+"""How long a key set that did not come is not asked for again."""
 
 log = structlog.get_logger()
 
@@ -73,10 +85,13 @@ class GpuTokens:
         self, nras_url: str | None, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._nras_url = None if nras_url is None else nras_url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._timeout_seconds = timeout_seconds
         self._clock = clock
+        self._room = asyncio.Semaphore(_AT_ONCE)
         self._keys: Mapping[str, PublishedKey] = {}
         self._keys_until = clock()
+        self._keys_failure = ""
+        self._keys_failed_until = clock()
         self._fetching_keys = asyncio.Lock()
 
     async def tokens(self, nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> SignedTokens:
@@ -84,11 +99,73 @@ class GpuTokens:
 
         Raises `GpuReportsMalformed`, `GpuTokensRefused`, `GpuTokensUnavailable`.
         """
-        if len(nonce) != _NONCE_BYTES or not 1 <= len(reports) <= MAX_DEVICES:
-            raise GpuReportsMalformed(f"a nonce has {_NONCE_BYTES} bytes, and 1 to {MAX_DEVICES} GPUs answer it")
+        _check(nonce, architecture, reports)
         if self._nras_url is None:
             raise GpuTokensUnavailable("no token service is configured: set nras_url")
-        request = {
+        try:
+            async with asyncio.timeout(self._timeout_seconds), self._room:
+                signed = await self._ask_vendor(self._nras_url, nonce, architecture, reports)
+        except TimeoutError as error:
+            raise GpuTokensUnavailable(f"no verdict within {self._timeout_seconds:g} s") from error
+        log.info("gpu tokens fetched", architecture=architecture, devices=len(reports), certified_keys=len(signed.keys))
+        return signed
+
+    async def _ask_vendor(
+        self, nras_url: str, nonce: bytes, architecture: str, reports: Sequence[RawReport]
+    ) -> SignedTokens:
+        # The time is the caller's to bound.
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+            status, answer = await _ask(session, "POST", nras_url + _PATH, _request(nonce, architecture, reports))
+            if 400 <= status < 500:
+                raise GpuTokensRefused(f"the token service refuses the reports: HTTP {status}")
+            if status != 200:
+                raise GpuTokensUnavailable(f"the token service answered HTTP {status}")
+            try:
+                eat = DetachedEat.parse(jcs.loads(answer))
+                named = key_ids(eat)
+            except MeshError as error:
+                raise GpuTokensUnavailable(f"the token service's answer is not understood: {error}") from error
+            return SignedTokens(eat, await self._chains(session, nras_url + _KEYS_PATH, named))
+
+    async def _chains(self, session: aiohttp.ClientSession, url: str, named: frozenset[str]) -> KeyChains:
+        async with self._fetching_keys:
+            # The set that is kept may be older than a key; a set that was just fetched lacks it for good.
+            if self._clock() >= self._keys_until or named - self._keys.keys():
+                await self._renew_keys(session, url)
+            keys = self._keys
+        if unknown := named - keys.keys():
+            raise GpuTokensUnavailable(f"the token service signs with a key that it does not publish: {min(unknown)}")
+        return {key_id: keys[key_id].certificates for key_id in sorted(named) if keys[key_id].certificates}
+
+    async def _renew_keys(self, session: aiohttp.ClientSession, url: str) -> None:
+        if self._clock() < self._keys_failed_until:
+            raise GpuTokensUnavailable(self._keys_failure)
+        try:
+            async with asyncio.timeout(self._timeout_seconds * _KEYS_SHARE):
+                self._keys = await _fetch_keys(session, url)
+        except (GpuTokensUnavailable, TimeoutError) as error:
+            self._keys_failure = str(error) or "the token service's keys do not come"
+            self._keys_failed_until = self._clock() + _FAILURE_SECONDS
+            raise GpuTokensUnavailable(self._keys_failure) from error
+        self._keys_until = self._clock() + KEYS_SECONDS
+
+
+def _check(nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> None:
+    """Raise `GpuReportsMalformed` for what no machine's GPUs answer."""
+    if len(nonce) != _NONCE_BYTES or not 1 <= len(reports) <= MAX_DEVICES:
+        raise GpuReportsMalformed(f"a nonce has {_NONCE_BYTES} bytes, and 1 to {MAX_DEVICES} GPUs answer it")
+    if _ARCHITECTURE.fullmatch(architecture) is None:
+        raise GpuReportsMalformed("an architecture is named as the vendor does, for example HOPPER")
+    for raw in reports:
+        if len(raw.report) > MAX_REPORT_BYTES or len(raw.certificate_chain.encode()) > MAX_CHAIN_BYTES:
+            raise GpuReportsMalformed(
+                f"a report has at most {MAX_REPORT_BYTES} bytes, its certificate chain {MAX_CHAIN_BYTES}"
+            )
+
+
+def _request(nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> bytes:
+    return json.dumps(
+        {
             "nonce": nonce.hex(),
             "arch": architecture,
             "claims_version": _CLAIMS_VERSION,
@@ -100,31 +177,7 @@ class GpuTokens:
                 for raw in reports
             ],
         }
-        async with aiohttp.ClientSession(timeout=self._timeout) as session:
-            status, answer = await _ask(session, "POST", self._nras_url + _PATH, json.dumps(request).encode())
-            if 400 <= status < 500:
-                raise GpuTokensRefused(f"the token service refuses the reports: HTTP {status}")
-            if status != 200:
-                raise GpuTokensUnavailable(f"the token service answered HTTP {status}")
-            try:
-                eat = DetachedEat.parse(jcs.loads(answer))
-                named = key_ids(eat)
-            except MeshError as error:
-                raise GpuTokensUnavailable(f"the token service's answer is not understood: {error}") from error
-            keys = await self._chains(session, self._nras_url + _KEYS_PATH, named)
-        log.info("gpu tokens fetched", architecture=architecture, devices=len(reports), certified_keys=len(keys))
-        return SignedTokens(eat, keys)
-
-    async def _chains(self, session: aiohttp.ClientSession, url: str, named: frozenset[str]) -> KeyChains:
-        async with self._fetching_keys:
-            # The set that is kept may be older than a key; a set that was just fetched lacks it for good.
-            if self._clock() >= self._keys_until or named - self._keys.keys():
-                self._keys = await _fetch_keys(session, url)
-                self._keys_until = self._clock() + KEYS_SECONDS
-            keys = self._keys
-        if unknown := named - keys.keys():
-            raise GpuTokensUnavailable(f"the token service signs with a key that it does not publish: {min(unknown)}")
-        return {key_id: keys[key_id].certificates for key_id in sorted(named) if keys[key_id].certificates}
+    ).encode()
 
 
 async def _fetch_keys(session: aiohttp.ClientSession, url: str) -> Mapping[str, PublishedKey]:
@@ -140,7 +193,8 @@ async def _fetch_keys(session: aiohttp.ClientSession, url: str) -> Mapping[str, 
 async def _ask(session: aiohttp.ClientSession, method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
     headers = {} if body is None else {"Content-Type": "application/json"}
     try:
-        async with session.request(method, url, data=body, headers=headers) as response:
+        # A redirect would lead to hosts that nobody configured.
+        async with session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
             # One byte more than is read tells an answer that is too long from one that just fits.
             answer = await response.content.read(_MAX_ANSWER_BYTES + 1)
             while len(answer) <= _MAX_ANSWER_BYTES and (more := await response.content.read(_MAX_ANSWER_BYTES)):

@@ -1,6 +1,7 @@
 """It is responsible for the leases that the registry says are live: followed for ever, kept while it is away.
 
-The registry is not trusted: it can hide nodes, and what it says of one is checked where its evidence is fetched.
+The registry is not trusted: it can hide nodes, and what it says of one is checked where its evidence is fetched. A
+lease of which nothing can be judged counts as live, so that the share of those that are covered shows it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -23,9 +25,27 @@ _SILENCE_SECONDS = 30.0
 
 _RETRY_SECONDS = 1.0
 _MAX_NODES = 10_000
+"""So many are judged. As many again are counted; a registry that lists more is beyond counting."""
+
 _DIGEST_BYTES = 32
+_MAX_NAME = 256
+_MAX_ENDPOINT = 300
+MALFORMED = "LEASE_MALFORMED"
+TOO_MANY = "TOO_MANY_LEASES"
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    listed: Listed
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsound:
+    reason: str
+    until_ms: int
 
 
 class LiveLeases:
@@ -34,7 +54,8 @@ class LiveLeases:
     def __init__(self, registry: Peer, clock: Callable[[], float] = time.time) -> None:
         self._registry = registry
         self._clock = clock
-        self._providers: dict[str, registry_pb2.Provider] = {}
+        self._leases: dict[str, _Lease] = {}
+        self._unsound: dict[str, _Unsound] = {}
         self._changed = asyncio.Event()
         self.watched = False
         """Whether the watch is alive."""
@@ -45,11 +66,13 @@ class LiveLeases:
     def listed(self) -> Mapping[str, Listed]:
         """Those whose lease has not run out."""
         now_ms = self._clock() * 1000
-        return {
-            name: Listed(name, provider.endpoint, provider.evidence_digest, provider.spki_sha256)
-            for name, provider in self._providers.items()
-            if provider.lease_until_ms > now_ms
-        }
+        return {name: lease.listed for name, lease in self._leases.items() if lease.until_ms > now_ms}
+
+    @property
+    def unsound(self) -> Mapping[str, str]:
+        """Leases that have not run out either, of which nothing can be judged: why."""
+        now_ms = self._clock() * 1000
+        return {name: lease.reason for name, lease in self._unsound.items() if lease.until_ms > now_ms}
 
     async def changed(self) -> None:
         """Wait until a lease is new, or rests on something else."""
@@ -72,13 +95,16 @@ class LiveLeases:
         new = False
         match event.WhichOneof("event"):
             case "snapshot":
-                before, self._providers = self._providers, {}
+                before, self._leases, self._unsound = self._leases, {}, {}
                 for provider in event.snapshot.providers:
-                    new |= self._list(provider, before.get(provider.spiffe_id))
+                    new |= self._list(provider, before)
             case "changed":
-                new = self._list(event.changed, self._providers.get(event.changed.spiffe_id))
+                if len(self._leases) >= _MAX_NODES and event.changed.spiffe_id not in self._leases:
+                    self._forget_past()
+                new = self._list(event.changed, self._leases)
             case "ended":
-                self._providers.pop(event.ended, None)
+                self._leases.pop(event.ended[:_MAX_NAME], None)
+                self._unsound.pop(event.ended[:_MAX_NAME], None)
         if new:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
@@ -100,15 +126,32 @@ class LiveLeases:
         finally:
             call.cancel()
 
-    def _list(self, provider: registry_pb2.Provider, before: registry_pb2.Provider | None) -> bool:
-        """Take a lease; say whether it rests on something else than before."""
-        sound = len(provider.evidence_digest) == len(provider.spki_sha256) == _DIGEST_BYTES
-        if not sound or (len(self._providers) >= _MAX_NODES and provider.spiffe_id not in self._providers):
-            log.error("the registry lists a node that is passed over", node=provider.spiffe_id[:256])
+    def _list(self, provider: registry_pb2.Provider, before: Mapping[str, _Lease]) -> bool:
+        """Take a lease; say whether there is something else to judge than before."""
+        name = provider.spiffe_id[:_MAX_NAME]
+        earlier = before.get(name)
+        self._leases.pop(name, None)
+        told = self._unsound.pop(name, None)
+        if (reason := self._unfit(provider)) is not None:
+            if told is None or told.reason != reason:
+                log.error("the registry lists a node that cannot be judged", node=name, reason=reason)
+            if len(self._unsound) < _MAX_NODES:
+                self._unsound[name] = _Unsound(reason, provider.lease_until_ms)
             return False
-        self._providers[provider.spiffe_id] = provider
-        return before is None or _rests_on(before) != _rests_on(provider)
+        listed = Listed(name, provider.endpoint, provider.evidence_digest, provider.spki_sha256)
+        self._leases[name] = _Lease(listed, provider.lease_until_ms)
+        return earlier is None or earlier.listed != listed
 
+    def _unfit(self, provider: registry_pb2.Provider) -> str | None:
+        if (
+            not len(provider.evidence_digest) == len(provider.spki_sha256) == _DIGEST_BYTES
+            or len(provider.spiffe_id) > _MAX_NAME
+            or len(provider.endpoint) > _MAX_ENDPOINT
+        ):
+            return MALFORMED
+        return TOO_MANY if len(self._leases) >= _MAX_NODES else None
 
-def _rests_on(provider: registry_pb2.Provider) -> tuple[str, bytes, bytes]:
-    return provider.endpoint, provider.evidence_digest, provider.spki_sha256
+    def _forget_past(self) -> None:
+        now_ms = self._clock() * 1000
+        self._leases = {name: lease for name, lease in self._leases.items() if lease.until_ms > now_ms}
+        self._unsound = {name: lease for name, lease in self._unsound.items() if lease.until_ms > now_ms}

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee import tdx
-from libs.tee.collateral import Collateral
+from libs.tee.collateral import Collateral, rfc3339_seconds
 
 _MAX_BODY_BYTES = 256 * 1024
 """Evidence with larger collateral could not be read by anyone."""
@@ -156,6 +156,29 @@ def verify_consistent(collateral: Collateral, platform: Platform, now: int) -> N
         raise ValueError("a CRL is of an unknown form, or signed in an unknown way") from error
     if not signed:
         raise ValueError("a CRL's signature does not verify")
+
+
+def goes_back(offered: Collateral, held: Collateral) -> str | None:
+    """Say which statement of `offered` is older than that of `held`; None where none is. Both MUST be consistent.
+
+    Older statements may hide what newer ones revoked. Those under another root are not comparable: one of the two roots
+    is not the vendor's, and which one is policy's word.
+    """
+    if _ends(offered.tcb_info_issuer_chain)[1] != _ends(held.tcb_info_issuer_chain)[1]:
+        return None
+    pairs = (("TCB info", offered.tcb_info, held.tcb_info), ("QE identity", offered.qe_identity, held.qe_identity))
+    for name, new, old in pairs:
+        (new_number, new_time), (old_number, old_time) = _age(new), _age(old)
+        if new_number < old_number or new_time < old_time:
+            return name
+    return None
+
+
+def _age(text: str) -> tuple[int, int]:
+    """Return a statement's evaluation data number, 0 where it has none, and when it was issued."""
+    document = jcs.loads_object(text.encode())
+    number = document.get("tcbEvaluationDataNumber")
+    return number if type(number) is int else 0, rfc3339_seconds(document.get("issueDate"))
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> _Reply:

@@ -16,7 +16,7 @@ from libs.errors import MeshError
 from libs.files import write_durably
 from libs.tee.collateral import Collateral
 from libs.tee.evidence import MAX_DOCUMENT_BYTES
-from services.attestation.pccs import Platform, verify_consistent
+from services.attestation.pccs import Platform, goes_back, verify_consistent
 
 _FILE = re.compile(r"(platform|processor)\.([0-9a-f]{12})\.([0-9a-f]{64})")
 
@@ -61,7 +61,7 @@ class Shelf:
                 log.warning("kept collateral is passed over", file=path.name, detail=str(error))
                 continue
             held = found.get(platform)
-            if held is None or held.expires_at() < collateral.expires_at():
+            if held is None or goes_back(collateral, held) is None:
                 found[platform] = collateral
         return found
 

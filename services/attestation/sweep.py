@@ -2,7 +2,8 @@
 
 Evidence that convinced everybody yesterday may rest on a patch level, a certificate or a measurement that is refused
 today. The registry's word puts a node on the list; what its lease rests on is fetched once, kept in the archive, and
-judged on a timer, at once when policy moves, and when the lease is new.
+judged on a timer, at once when policy moves, and when the lease is new. A node about which nothing has changed leaves
+no further record.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.identity.gate import EvidenceUnknown
 from libs.tee.appraisal import SignedBy
 from libs.tee.archived import Question
-from services.attestation.appraisal import Appraisals
+from services.attestation.appraisal import Appraisals, Recorded
 from services.attestation.archive import Archive
 from services.attestation.coverage import NOT_APPRAISED, Coverage, Judged, coverage
 from services.attestation.nodes import Listed, Shown
@@ -42,6 +43,11 @@ class Nodes(Protocol):
         """By SPIFFE ID."""
         ...
 
+    @property
+    def unsound(self) -> Mapping[str, str]:
+        """Live leases of which nothing can be judged, by SPIFFE ID: why."""
+        ...
+
     async def changed(self) -> None:
         """Wait for the next change of them."""
         ...
@@ -49,10 +55,11 @@ class Nodes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was fetched for a lease; its document is in the archive."""
+    """What was fetched for a lease; its document was archived with the record."""
 
     listed: Listed
     spki: bytes
+    recorded: Recorded
 
 
 class Sweep:
@@ -86,8 +93,9 @@ class Sweep:
     def coverage(self, max_age_seconds: int) -> Coverage:
         """What the live leases rest on now; 0 for evidence as old as policy accepts."""
         policy = self._policy.current
+        unsound = [Judged(Listed(name, "", b"", b""), reason) for name, reason in self._nodes.unsound.items()]
         return coverage(
-            (self.judged(listed) for listed in self._nodes.listed.values()),
+            [*(self.judged(listed) for listed in self._nodes.listed.values()), *unsound],
             now=int(self._clock()),
             max_age_seconds=max_age_seconds or policy.evidence_max_age_seconds,
             policy_version=policy.version,
@@ -144,12 +152,20 @@ class Sweep:
             question = Question(
                 _ROLE, int(self._clock()), shown.spki, SignedBy(self._ca_spki(), policy.evidence_max_age_seconds)
             )
-            examination, _ = await self._appraisals.make(shown.document, policy, question, spiffe_id=listed.spiffe_id)
+            seen = self._seen.get(listed.spiffe_id)
+            examination, recorded = await self._appraisals.make(
+                shown.document,
+                policy,
+                question,
+                spiffe_id=listed.spiffe_id,
+                last=None if seen is None else seen.recorded,
+            )
         except MeshError as error:
             # Not a verdict about the evidence: there is none to judge, nothing to judge it by, or nowhere to record it.
             log.warning("a node is not appraised", node=listed.spiffe_id, reason=error.reason, detail=str(error))
             return Judged(listed, error.reason)
-        self._seen[listed.spiffe_id] = _Seen(listed, shown.spki)
+        if recorded is not None:
+            self._seen[listed.spiffe_id] = _Seen(listed, shown.spki, recorded)
         evidence, appraisal, refusal = examination.evidence, examination.appraisal, examination.refusal
         if refusal is not None:
             log.warning("a node's evidence is refused", node=listed.spiffe_id, reason=refusal.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from services.registry.sessions import Sessions, draft_session
 from services.registry.store import Bucket, StoreConflict
 
 _ENDPOINT = re.compile(r"([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _MAX_PORT = 65535
 _ATTEMPTS = 3
 
@@ -74,7 +76,7 @@ class NodeLeases:
     async def register(self, node: Lease, offer: Offer) -> Provider:
         """List a node. Raises `EndpointMalformed`, `ModelNotClaimed` and the store's refusals."""
         endpoint = _ENDPOINT.fullmatch(offer.endpoint)
-        if endpoint is None or int(endpoint[2]) > _MAX_PORT:
+        if endpoint is None or int(endpoint[2]) > _MAX_PORT or not _is_host(endpoint[1]):
             raise EndpointMalformed("the endpoint must be host:port")
         if sorted(offer.models) != _claimed_models(node):
             raise ModelNotClaimed("the models offered must be those in the evidence claims")
@@ -129,6 +131,18 @@ class NodeLeases:
 
     def _lease_until_ms(self, node: Lease) -> int:
         return int(min(self._clock() + self._lease_seconds, node.until) * 1000)
+
+
+def _is_host(host: str) -> bool:
+    """An address, or labels that a resolver takes; a last label of digits alone would be a misspelt address."""
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host.strip("[]"))
+        elif host.rpartition(".")[2].isdigit():
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return host.startswith("[") or all(_LABEL.fullmatch(label) for label in host.split("."))
 
 
 def _claimed_models(node: Lease) -> list[tuple[str, str]]:

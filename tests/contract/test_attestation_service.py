@@ -237,6 +237,22 @@ async def test_refused_evidence_has_spent_its_challenge_and_is_recorded(
     assert (outcome.reason, outcome.step, made.refusal) == ("MEASUREMENT_NOT_ALLOWED", 8, "MEASUREMENT_NOT_ALLOWED")
 
 
+async def test_what_never_was_evidence_pushes_nothing_out_of_the_archive(
+    mesh: JoinedMesh, attestation: Attestation, stub: pb_grpc.AttestationServiceStub
+) -> None:
+    good = await appraise(stub, ledger_evidence(mesh, await challenge(stub)), "ledger")
+    attestation.archive._files._limit_bytes = 200 * 1024
+    copied = jcs.loads_object(ledger_evidence(mesh, await challenge(stub)))
+    for size in range(3):
+        padded = {**copied, "challenge": (await challenge(stub)).to_json(), "app_compose": "x" * (150_000 + size)}
+        assert await refusal(appraise(stub, jcs.dumps(padded), "ledger")) == "REPORT_DATA_MISMATCH"
+    assert await bundle(stub, good.record_digest)
+    for event in await watched(stub, 1001, 3):
+        assert (event.made.refusal, event.made.record_digest) == ("REPORT_DATA_MISMATCH", b"")
+        request = pb.GetEvidenceRequest(digest=event.made.evidence_digest)
+        assert await refusal(stub.GetEvidence(request, timeout=10)) == "EVIDENCE_UNKNOWN"
+
+
 async def test_an_unknown_role_and_a_broken_document_are_refused(
     mesh: JoinedMesh, stub: pb_grpc.AttestationServiceStub
 ) -> None:
@@ -451,6 +467,25 @@ async def test_every_registered_node_is_appraised_and_counted(
             hear(policy, Clock().now)
             (again,) = await watched(stub, 1001, 1)
             assert (again.made.refusal, again.made.policy_version) == ("MEASUREMENT_NOT_ALLOWED", 2)
+
+
+async def test_a_lease_at_a_host_that_cannot_be_ends_no_sweep(
+    attestation: Attestation, stub: pb_grpc.AttestationServiceStub
+) -> None:
+    hosts = ("a..b", "a" * 64, "a\0b")
+    providers = [
+        registry_pb2.Provider(
+            spiffe_id=f"spiffe://{TRUST_DOMAIN}/node/{number}",
+            endpoint=f"{host}:443",
+            evidence_digest=bytes(32),
+            spki_sha256=bytes(32),
+            lease_until_ms=int((Clock().now + 600) * 1000),
+        )
+        for number, host in enumerate(hosts)
+    ]
+    attestation.watching.leases.take(registry_pb2.WatchResponse(snapshot=registry_pb2.Snapshot(providers=providers)))
+    await attestation.watching.sweep.sweep()
+    assert [each.reason for each in (await cover(stub)).uncovered] == ["PEER_UNREACHABLE"] * 3
 
 
 async def test_a_lease_that_does_not_fit_the_node_is_not_covered(

@@ -52,7 +52,8 @@ def test_an_accepted_appraisal_repeats(document: bytes, policy: Policy, challeng
     assert repeat(bundle(examination, document, policy)) == examination.record.encode()
 
 
-def test_every_question_can_be_refused_and_repeats(document: bytes, policy: Policy, challenge: Challenge) -> None:
+def test_every_question_can_be_refused_and_repeats(document: bytes, mesh: JoinedMesh, challenge: Challenge) -> None:
+    policy = read({**mesh.draft, "not_after": NOW + 60 * 86400})
     cases = [
         (document, own(challenge, "kms"), "MEASUREMENT_NOT_ALLOWED", 8),
         (document, own(challenge, now=NOW + 40 * 86400), "COLLATERAL_NOT_CURRENT", 2),
@@ -69,6 +70,46 @@ def test_every_question_can_be_refused_and_repeats(document: bytes, policy: Poli
         assert (outcome.reason, outcome.step) == (reason, step)
         assert examination.refusal is not None
         assert repeat(bundle(examination, shown, policy)) == examination.record.encode()
+
+
+def test_a_time_outside_the_policys_validity_is_refused(
+    document: bytes, mesh: JoinedMesh, challenge: Challenge
+) -> None:
+    policy = read({**mesh.draft, "not_before": NOW - 10, "not_after": NOW + 10})
+
+    def judged_at(now: int) -> bytes:
+        return bundle(examine(document, policy, own(challenge, now=now)), document, policy)
+
+    for now in (NOW - 10, NOW + 9):
+        assert repeat(judged_at(now)) == Bundle.decode(judged_at(now)).record.encode()
+    for now in (NOW - 11, NOW + 10):
+        with pytest.raises(ArchiveMalformed, match="outside the policy's validity"):
+            repeat(judged_at(now))
+
+
+def test_a_policy_with_a_root_of_no_known_version_is_refused(
+    document: bytes, mesh: JoinedMesh, policy: Policy, challenge: Challenge
+) -> None:
+    root = bytearray(mesh.machine.vendor_root)
+    root[root.index(bytes.fromhex("a003020102")) + 4] = 7
+    (given,) = mesh.draft["vendor_roots"]
+    text = jcs.dumps({**mesh.draft, "vendor_roots": [{**given, "certificate": root.hex()}]})
+    value = examine(document, policy, own(challenge)).record.to_json()
+    value["policy"] = hashlib.sha256(text).hexdigest()
+    data = jcs.dumps({"v": 1, "record": value, "evidence": document.decode(), "policy": text.decode()})
+    with pytest.raises(ArchiveMalformed, match="no policy"):
+        repeat(data)
+
+
+def test_only_what_passed_the_binding_is_an_answer(document: bytes, policy: Policy, challenge: Challenge) -> None:
+    for question, answers in (
+        (own(challenge), True),
+        (own(challenge, "kms"), True),
+        (Question("ledger", NOW, b"other", OwnNonce(challenge.nonce)), False),
+        (Question("ledger", NOW, SPKI, OwnNonce(bytes(32))), False),
+    ):
+        assert examine(document, policy, question).is_of_an_answer == answers
+    assert not examine(b"{}", policy, own(challenge)).is_of_an_answer
 
 
 def test_a_record_that_says_other_than_what_was_judged_is_found_out(

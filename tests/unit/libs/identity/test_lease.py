@@ -8,21 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.errors import MeshError
-from libs.identity.certificate import MeshCertificate, Subject, parse
+from libs.identity.certificate import Subject, parse
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import EvidenceRequired, Leases, appraise_peer
-from libs.tee.evidence import Evidence
+from tests.fakes.certified_router import CertifiedRouter as Router
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
-
-
-class Router:
-    """A certified router that has not presented itself yet."""
-
-    def __init__(self, mesh: JoinedMesh, kms: KmsCore, clock: Clock) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.evidence: Evidence = mesh.evidence("router", kms.challenges.issue("certificate"), self.key)
-        subject = Subject(TRUST_DOMAIN, "router", "1", self.evidence.digest)
-        self.certificate: MeshCertificate = parse(kms.ca.issue_svid(subject, self.key.public_key(), clock.now))
 
 
 @pytest.fixture

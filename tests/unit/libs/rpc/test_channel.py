@@ -79,6 +79,12 @@ async def test_a_closed_port_is_named_in_the_refusal() -> None:
     assert caught.value.reason == "PEER_UNREACHABLE"
 
 
+@pytest.mark.parametrize("host", ["a..b", ".", "a" * 64, "a" * 64 + ".test", "a\0b", "\udcff"])
+async def test_a_host_that_no_resolver_takes_is_unreachable(host: str) -> None:
+    with pytest.raises(PeerUnreachable, match="cannot reach"):
+        await fetch_leaf(host, 443, server_name="x", timeout=5)
+
+
 @asynccontextmanager
 async def _tls_server(context: ssl.SSLContext) -> AsyncIterator[int]:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,17 +20,20 @@ from aiohttp import web
 
 from libs.tee import tdx
 from libs.tee.collateral import Collateral
-from services.attestation.collateral import CollateralCache
+from services.attestation.collateral import CollateralCache, _Flight
 from services.attestation.pccs import CollateralUnavailable
+from services.attestation.pccs import Platform as PccsPlatform
 from services.attestation.shelf import Shelf
 from services.devtee.collateral import CollateralShape, make_collateral
 from services.devtee.machine import Machine
 from services.devtee.pki import VendorPki
 from services.devtee.platform import Platform
+from services.devtee.quotes import TdReport, make_quote
 from services.devtee.vendors import serving_vendors
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
 HOUR = 3600
+PATIENCE_SECONDS = 20.0
 LONGEST_BACKOFF = 300
 
 
@@ -52,6 +57,13 @@ class Pccs:
     change: Callable[[str, Reply], Reply] | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def fetched(self, count: int) -> None:
+        """Wait until so many fetches have begun."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self.fetches < count:
+                self.asked.clear()
+                await self.asked.wait()
 
     def handler(self, behind: httpx.AsyncClient) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -187,6 +199,76 @@ async def test_collateral_is_renewed_long_before_it_ends(
     renewed = await cache.held(quote)
     assert renewed.valid_until > held.valid_until
     assert pccs.fetches == 2
+
+
+@pytest.mark.parametrize(("number", "later"), [(16, 0), (17, -1), (16, 10), (18, -10)])
+async def test_what_is_held_is_not_exchanged_for_what_is_older(
+    cache: CollateralCache,
+    pccs: Pccs,
+    machine: Machine,
+    quote: bytes,
+    clock: Clock,
+    number: int,
+    later: int,
+) -> None:
+    issued = int(clock.now) - HOUR
+    pccs.change = serving(machine, CollateralShape(issued, evaluation_number=17))
+    held = await cache.held(quote)
+    pccs.change = serving(machine, CollateralShape(issued + later, evaluation_number=number))
+    clock.now += 2 * HOUR
+    for _ in range(2):
+        await cache.renew()
+        assert await cache.held(quote) is held
+    assert pccs.fetches == 2  # It counts as a failure, so a PCCS that lags is not stormed.
+    pccs.change = serving(machine, CollateralShape(issued, evaluation_number=18))
+    clock.now += LONGEST_BACKOFF
+    await cache.renew()
+    assert await cache.held(quote) is not held
+
+
+async def test_an_older_identity_alone_is_not_taken_either(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes, clock: Clock
+) -> None:
+    issued = int(clock.now) - HOUR
+    pccs.change = serving(machine, CollateralShape(issued))
+    held = await cache.held(quote)
+    newer, older = serving(machine, CollateralShape(issued + 60)), serving(machine, CollateralShape(issued - 60))
+    pccs.change = lambda path, reply: (older if path.endswith("/qe/identity") else newer)(path, reply)
+    clock.now += 2 * HOUR
+    await cache.renew()
+    assert await cache.held(quote) is held
+
+
+async def test_statements_under_a_root_that_was_not_the_vendors_do_not_stay(
+    pccs: Pccs, machine: Machine, quote: bytes, clock: Clock, tmp_path: Path
+) -> None:
+    """Whoever once answered for the PCCS could else keep the vendor's own statements out for as long as it liked."""
+    stranger = replace(machine, pki=VendorPki.create(machine.pki.platform, int(clock.now)))
+    async with proxied(stranger, clock) as other:
+        wrong = await (await restarted(other, clock, tmp_path)).collateral(quote)
+    cache = await restarted(pccs, clock, tmp_path)
+    assert await cache.collateral(quote) == wrong
+    clock.now += 2 * HOUR
+    await cache.renew()
+    assert (await cache.collateral(quote)).tcb_info_issuer_chain == machine.pki.tcb_chain
+
+
+async def test_of_two_kept_files_the_newer_is_used(
+    pccs: Pccs, machine: Machine, quote: bytes, clock: Clock, tmp_path: Path
+) -> None:
+    """A crash may leave both."""
+    cache = await restarted(pccs, clock, tmp_path)
+    pccs.change = serving(machine, CollateralShape(int(clock.now) - HOUR, evaluation_number=17))
+    older = await cache.collateral(quote)
+    (kept,) = files(tmp_path)
+    ca, fmspc, _ = kept.name.split(".")
+    shape = CollateralShape(int(clock.now), evaluation_number=18, validity_seconds=HOUR)
+    newer = Collateral.parse(make_collateral(machine.pki, shape).members())
+    digest = hashlib.sha256(newer.encode()).hexdigest()
+    (tmp_path / f"{ca}.{fmspc}.{digest}").write_bytes(newer.encode())
+    assert older.expires_at() > newer.expires_at()
+    again = await restarted(pccs, clock, tmp_path)
+    assert await again.collateral(quote) == newer
 
 
 async def test_what_is_valid_is_served_at_once_while_the_pccs_is_slow(
@@ -490,6 +572,76 @@ async def test_platforms_that_nobody_knows_leave_no_room_taken(
         await cache.held(strange)
     await cache.held(quote)
     assert not cache._flights
+
+
+def forged(number: int) -> bytes:
+    """A quote that names a platform of its maker's liking."""
+    elsewhere = replace(Platform.random(), fmspc=number.to_bytes(6, "big"))
+    return make_quote(VendorPki.create(elsewhere, int(time.time())), TdReport(report_data=bytes(64)))
+
+
+async def test_forged_platforms_leave_those_that_are_held_alone(
+    pccs: Pccs, cache: CollateralCache, quote: bytes, clock: Clock
+) -> None:
+    held = await cache.held(quote)
+    pccs.go_on.clear()
+    crowd = [asyncio.create_task(cache.held(forged(number))) for number in range(300)]
+    await pccs.fetched(1 + 32)
+    assert await cache.held(quote) is held
+    clock.now += 2 * HOUR
+    renewing = asyncio.create_task(cache.renew())
+    await pccs.fetched(1 + 32 + 1)
+    pccs.go_on.set()
+    await renewing
+    assert await cache.held(quote) is not held
+    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {CollateralUnavailable}
+    assert not cache._flights
+    assert len(cache._failures) == 256
+
+
+async def test_a_crowd_of_forged_platforms_waits_and_an_honest_one_is_served_after_them(
+    pccs: Pccs, cache: CollateralCache, quote: bytes
+) -> None:
+    pccs.go_on.clear()
+    crowd = [asyncio.create_task(cache.held(forged(number))) for number in range(300)]
+    await pccs.fetched(32)
+    honest = asyncio.create_task(cache.held(quote))
+    pccs.go_on.set()
+    assert (await honest).valid_until > 0
+    await asyncio.gather(*crowd, return_exceptions=True)
+
+
+async def test_more_platforms_than_can_be_waited_for_are_refused_unless_held(
+    pccs: Pccs, cache: CollateralCache, quote: bytes, clock: Clock
+) -> None:
+    held = await cache.held(quote)
+    cache._flights.update({PccsPlatform(f"{number:012x}", "platform"): _Flight() for number in range(1024)})
+    with pytest.raises(CollateralUnavailable, match="too many"):
+        await cache.held(forged(1 << 20))
+    clock.now += 2 * HOUR
+    await cache.renew()
+    assert await cache.held(quote) is not held
+
+
+async def test_forged_platforms_do_not_make_a_failed_renewal_forgotten(
+    pccs: Pccs, cache: CollateralCache, quote: bytes, clock: Clock
+) -> None:
+    await cache.held(quote)
+    pccs.broken = True
+    clock.now += 2 * HOUR
+    await cache.renew()
+    for number in range(257):
+        with pytest.raises(CollateralUnavailable):
+            await cache.held(forged(number))
+    asked = pccs.fetches
+    await cache.renew()
+    with pytest.raises(CollateralUnavailable):
+        await cache.held(forged(256))
+    assert pccs.fetches == asked
+    with pytest.raises(CollateralUnavailable):
+        await cache.held(forged(0))  # The one that was forgotten is the oldest.
+    assert pccs.fetches == asked + 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x04\x00", b"\0" * 5000])

@@ -11,8 +11,11 @@ import pytest
 from aiohttp import web
 
 from libs.errors import MeshError
+from libs.tee.nvidia.chain import MAX_CHAIN_BYTES
 from libs.tee.nvidia.collected import Collected, read_collected
-from services.attestation.gpu_tokens import GpuTokens
+from libs.tee.nvidia.evidence import RawReport
+from libs.tee.nvidia.report import MAX_REPORT_BYTES
+from services.attestation.gpu_tokens import GpuTokens, GpuTokensUnavailable
 from services.devtee.machine import Machine
 from services.devtee.nras import Nras, read_request
 from services.devtee.vendors import serving_vendors
@@ -202,6 +205,119 @@ async def test_no_more_and_no_less_than_a_machines_gpus_are_asked_about(collecte
     assert await refusal("http://127.0.0.1:1", collected, nonce=NONCE[1:]) == "GPU_REPORTS_MALFORMED"
     assert await refusal("http://127.0.0.1:1", Collected("HOPPER", ())) == "GPU_REPORTS_MALFORMED"
     assert await refusal("http://127.0.0.1:1", Collected("HOPPER", collected.reports * 17)) == "GPU_REPORTS_MALFORMED"
+
+
+@pytest.mark.parametrize("architecture", ["", "hopper", "HOPPER\n", "X" * 33, 'HOPPER"'])
+async def test_an_architecture_that_no_vendor_names_is_not_asked_about(collected: Collected, architecture: str) -> None:
+    shown = Collected(architecture, collected.reports)
+    assert await refusal("http://127.0.0.1:1", shown) == "GPU_REPORTS_MALFORMED"
+
+
+@pytest.mark.parametrize(
+    ("report", "chain", "reason"),
+    [
+        (bytes(MAX_REPORT_BYTES + 1), "c", "GPU_REPORTS_MALFORMED"),
+        (b"r", "c" * (MAX_CHAIN_BYTES + 1), "GPU_REPORTS_MALFORMED"),
+        (b"r", "\u00e9" * (MAX_CHAIN_BYTES // 2 + 1), "GPU_REPORTS_MALFORMED"),
+        (bytes(MAX_REPORT_BYTES), "c" * MAX_CHAIN_BYTES, "GPU_TOKENS_UNAVAILABLE"),
+    ],
+)
+async def test_a_report_or_chain_that_no_gpu_gives_is_not_sent_on(report: bytes, chain: str, reason: str) -> None:
+    shown = Collected("HOPPER", (RawReport(report, chain),))
+    assert await refusal("http://127.0.0.1:1", shown) == reason
+
+
+async def test_a_service_that_sends_elsewhere_is_not_followed(service: Service, collected: Collected) -> None:
+    async with answering(service.attest, service.keys) as elsewhere:
+
+        async def away(request: web.Request) -> web.Response:
+            return web.Response(status=307, headers={"Location": elsewhere + request.path})
+
+        for attest, keys in ((away, service.keys), (service.attest, away)):
+            async with answering(attest, keys) as url:
+                assert await refusal(url, collected) == "GPU_TOKENS_UNAVAILABLE"
+    assert service.key_sets_asked_for == 0
+
+
+async def test_a_key_set_that_did_not_come_is_not_asked_for_again_at_once(
+    service: Service, collected: Collected
+) -> None:
+    clock, asked = Clock(), 0
+
+    async def keys(_request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(status=500)
+
+    async with answering(service.attest, keys) as url:
+        tokens = GpuTokens(url, 5, clock)
+        for seconds, times in ((0, 1), (4.9, 1), (5, 2)):
+            clock.now = seconds
+            with pytest.raises(MeshError, match="HTTP 500"):
+                await tokens.tokens(NONCE, collected.architecture, collected.reports)
+            assert asked == times
+
+
+async def test_those_who_wait_for_a_key_set_wait_no_longer_than_their_own_time(
+    service: Service, collected: Collected
+) -> None:
+    asked = 0
+
+    async def keys(_request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with answering(service.attest, keys) as url:
+        tokens = GpuTokens(url, 0.4, Clock())
+        calls = [tokens.tokens(NONCE, collected.architecture, collected.reports) for _ in range(4)]
+        async with asyncio.timeout(20):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {GpuTokensUnavailable}
+    assert asked == 1
+
+
+async def test_only_a_few_requests_are_at_the_vendor_at_once(service: Service, collected: Collected) -> None:
+    there, most, go_on, full = 0, 0, asyncio.Event(), asyncio.Event()
+
+    async def attest(request: web.Request) -> web.Response:
+        nonlocal there, most
+        there += 1
+        most = max(most, there)
+        if there == 4:
+            full.set()
+        await go_on.wait()
+        there -= 1
+        return await service.attest(request)
+
+    async with answering(attest, service.keys) as url:
+        tokens = GpuTokens(url, 20, Clock())
+        calls = [
+            asyncio.create_task(tokens.tokens(NONCE, collected.architecture, collected.reports)) for _ in range(10)
+        ]
+        await full.wait()
+        go_on.set()
+        await asyncio.gather(*calls)
+    assert most == 4
+
+
+async def test_one_who_finds_no_room_gives_up_within_its_own_time(collected: Collected) -> None:
+    asked = 0
+
+    async def attest(_request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with answering(attest) as url:
+        tokens = GpuTokens(url, 0.4, Clock())
+        calls = [tokens.tokens(NONCE, collected.architecture, collected.reports) for _ in range(12)]
+        async with asyncio.timeout(20):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {GpuTokensUnavailable}
+    assert asked < 12
 
 
 async def test_a_service_that_is_not_there_is_unavailable(collected: Collected) -> None:

@@ -50,10 +50,56 @@ def test_a_lease_runs_out_while_the_registry_is_away(leases: LiveLeases, clock: 
     assert not leases.listed
 
 
-@pytest.mark.parametrize("changes", [{"evidence_digest": b""}, {"spki_sha256": b"short"}])
-def test_a_lease_that_names_nothing_is_passed_over(leases: LiveLeases, clock: Clock, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"evidence_digest": b""}, {"spki_sha256": b"short"}, {"endpoint": "a" * 301}],
+    ids=lambda each: str(*each),
+)
+def test_a_lease_that_names_nothing_is_live_and_cannot_be_judged(
+    leases: LiveLeases, clock: Clock, changes: dict[str, Any]
+) -> None:
     leases.take(snapshot(provider("one", clock.now + 15, **changes)))
-    assert not leases.listed
+    assert (leases.listed, leases.unsound) == ({}, {"one": "LEASE_MALFORMED"})
+    clock.now += 16
+    assert not leases.unsound
+
+
+def test_a_change_for_the_worse_takes_the_place_of_what_was_sound(leases: LiveLeases, clock: Clock) -> None:
+    leases.take(snapshot(provider("one", clock.now + 15)))
+    leases.take(pb.WatchResponse(changed=provider("one", clock.now + 30, evidence_digest=b"")))
+    assert (leases.listed, leases.unsound) == ({}, {"one": "LEASE_MALFORMED"})
+    leases.take(pb.WatchResponse(changed=provider("one", clock.now + 30)))
+    assert (set(leases.listed), leases.unsound) == ({"one"}, {})
+
+
+def test_a_name_without_end_is_kept_in_part_and_can_end(leases: LiveLeases, clock: Clock) -> None:
+    name = "spiffe://mesh.test/node/" + "x" * 100_000
+    leases.take(pb.WatchResponse(changed=provider(name, clock.now + 15)))
+    assert leases.unsound == {name[:256]: "LEASE_MALFORMED"}
+    leases.take(pb.WatchResponse(ended=name))
+    assert not leases.unsound
+
+
+def test_leases_that_are_too_many_to_judge_are_counted(leases: LiveLeases, clock: Clock) -> None:
+    until = clock.now + 15
+    leases.take(snapshot(*(provider(f"node-{number}", until) for number in range(10_001))))
+    assert (len(leases.listed), leases.unsound) == (10_000, {"node-10000": "TOO_MANY_LEASES"})
+    # A known one may go on; one that leaves makes room.
+    leases.take(pb.WatchResponse(changed=provider("node-0", until, evidence_digest=b"x" * 32)))
+    assert leases.listed["node-0"].evidence_digest == b"x" * 32
+    leases.take(pb.WatchResponse(ended="node-1"))
+    leases.take(pb.WatchResponse(changed=provider("node-10000", until)))
+    assert (len(leases.listed), leases.unsound) == (10_000, {})
+
+
+def test_leases_that_ran_out_take_no_room(leases: LiveLeases, clock: Clock) -> None:
+    leases.take(snapshot(*(provider(f"old-{number}", clock.now + 15) for number in range(20_001))))
+    leases.take(pb.WatchResponse(changed=provider("beyond", clock.now + 60)))
+    assert (len(leases.listed), len(leases.unsound)) == (10_000, 10_000)
+    assert "beyond" not in {**leases.listed, **leases.unsound}
+    clock.now += 16
+    leases.take(pb.WatchResponse(changed=provider("beyond", clock.now + 60)))
+    assert (set(leases.listed), leases.unsound) == ({"beyond"}, {})
 
 
 async def test_only_what_a_lease_rests_on_is_a_change(leases: LiveLeases, clock: Clock) -> None:

@@ -14,8 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.audit.repetition import repeat
 from libs.identity.certificate import spki_of, spki_of_certificate
 from libs.identity.freshness import PolicyKeeper
+from libs.policy.succession import PolicyNotValidNow
 from libs.rpc.channel import PeerUnreachable
-from libs.tee.archived import Bundle
+from libs.tee import evidence as evidences
+from libs.tee.appraisal import OwnNonce
+from libs.tee.archived import Bundle, Question
 from services.attestation.appraisal import Appraisals
 from services.attestation.archive import Archive
 from services.attestation.feed import Feed, Told
@@ -34,6 +37,7 @@ class Fleet:
     kms: KmsCore
     clock: Clock
     listed: dict[str, Listed] = field(default_factory=dict)
+    unsound: dict[str, str] = field(default_factory=dict)
     shown: dict[str, Shown] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)
     fetches: list[str] = field(default_factory=list)
@@ -130,6 +134,77 @@ async def test_evidence_that_is_refused_is_archived_and_told_of_too(scene: Scene
     assert repeat(data) == Bundle.decode(data).record.encode()
 
 
+async def records_told(scene: Scene, count: int) -> list[bytes]:
+    return [event.made.record_digest for event in await told(scene, count) if event.made is not None]
+
+
+async def test_a_node_about_which_nothing_changed_leaves_one_record(scene: Scene, mesh: JoinedMesh) -> None:
+    scene.fleet.join("one")
+    for _ in range(3):
+        await scene.sweep.sweep()
+        scene.clock.now += 1
+    first, *later = await records_told(scene, 3)
+    assert later == [first, first]
+    scene.policy.accept(mesh.successor(scene.policy.current))
+    hear(scene.policy, scene.clock.now)
+    await scene.sweep.sweep()
+    second = (await records_told(scene, 4))[-1]
+    assert second != first
+    scene.policy.accept(mesh.successor(scene.policy.current, roles=mesh.without("node")))
+    hear(scene.policy, scene.clock.now)
+    await scene.sweep.sweep()
+    third = (await records_told(scene, 5))[-1]
+    assert third not in (first, second)
+    assert [repeat(data) for data in [await scene.archive.bundle(digest) for digest in (first, second, third)]]
+
+
+async def test_another_outcome_under_the_same_policy_is_recorded(scene: Scene) -> None:
+    """Time alone may change it; here it is another role's rules."""
+    listed = scene.fleet.join("one")
+    document, policy = scene.fleet.shown[listed.endpoint].document, scene.policy.current
+    own = Question("node", int(scene.clock.now), None, OwnNonce(evidences.parse(document).challenge.nonce))
+    appraisals = Appraisals(scene.archive, scene.feed)
+    _, accepted = await appraisals.make(document, policy, own)
+    _, refused = await appraisals.make(document, policy, replace(own, role="ledger"), last=accepted)
+    _, again = await appraisals.make(document, policy, replace(own, now=own.now + 1), last=accepted)
+    assert accepted is not None
+    assert refused is not None
+    assert (accepted.refusal, refused.refusal) == (None, "MEASUREMENT_NOT_ALLOWED")
+    assert again == accepted != refused
+
+
+async def test_a_record_that_had_to_go_is_made_again(scene: Scene) -> None:
+    scene.fleet.join("one")
+    await scene.sweep.sweep()
+    (first,) = await records_told(scene, 1)
+    scene.archive._files._entries.pop(first.hex())
+    scene.clock.now += 1
+    await scene.sweep.sweep()
+    second = (await records_told(scene, 2))[-1]
+    assert second != first
+    assert repeat(await scene.archive.bundle(second))
+
+
+async def test_what_never_was_evidence_is_told_of_and_not_archived(scene: Scene, tmp_path: Path) -> None:
+    listed, other = scene.fleet.join("one"), scene.fleet.join("two")
+    scene.fleet.shown[listed.endpoint] = replace(scene.fleet.shown[listed.endpoint], spki=b"another key")
+    del scene.fleet.listed[other.spiffe_id]
+    await scene.sweep.sweep()
+    (event,) = await told(scene, 1)
+    assert event.made is not None
+    assert (event.made.refusal, event.made.record_digest) == ("SPKI_MISMATCH", b"")
+    assert scene.uncovered() == {listed.spiffe_id: "SPKI_MISMATCH"}
+    assert not list((tmp_path / "archive" / "records").iterdir())
+
+
+async def test_nothing_is_judged_outside_the_policys_validity(scene: Scene) -> None:
+    listed = scene.fleet.join("one")
+    policy, document = scene.policy.current, scene.fleet.shown[listed.endpoint].document
+    question = Question("node", policy.not_after, None, OwnNonce(bytes(32)))
+    with pytest.raises(PolicyNotValidNow):
+        await Appraisals(scene.archive, scene.feed).make(document, policy, question)
+
+
 async def test_evidence_is_fetched_once_and_judged_again_from_the_archive(scene: Scene, tmp_path: Path) -> None:
     listed = scene.fleet.join("one")
     await scene.sweep.sweep()
@@ -182,6 +257,14 @@ async def test_a_node_that_left_is_forgotten(scene: Scene) -> None:
     assert scene.sweep.coverage(0).live_leases == 0
     await scene.sweep.sweep()
     assert scene.sweep.judged(listed).reason == "NOT_APPRAISED_YET"
+
+
+async def test_a_lease_that_cannot_be_judged_is_live_and_not_covered(scene: Scene) -> None:
+    scene.fleet.join("one")
+    scene.fleet.unsound["spiffe://mesh.test/node/two"] = "LEASE_MALFORMED"
+    await scene.sweep.sweep()
+    assert scene.uncovered() == {"spiffe://mesh.test/node/two": "LEASE_MALFORMED"}
+    assert (scene.sweep.coverage(0).live_leases, scene.sweep.coverage(0).share) == (2, 0.5)
 
 
 async def test_old_evidence_covers_less_than_young(scene: Scene) -> None:

@@ -87,11 +87,24 @@ async def test_models_that_are_not_claimed_are_refused(registry: Registry, model
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "node", "node:", "node:0", "node:65536", "node:99999", "https://node:1", "no de:1", "node:1/x"]
+    "endpoint",
+    [
+        *("", "node", "node:", "node:0", "node:65536", "node:99999", "https://node:1", "no de:1", "node:1/x"),
+        *("a..b:1", ".node:1", "node.:1", "..:1", "-:1", "-node:1", "node-.mesh:1", f"{'a' * 64}:1", "node\0:1"),
+        *("1.2.3:1", "1.2.3.256:1", "10:1", "[::1::]:1", "[12345::]:1", "[1.2.3.4]:1"),
+    ],
 )
 async def test_an_endpoint_that_is_no_host_and_port_is_refused(registry: Registry, endpoint: str) -> None:
     with pytest.raises(EndpointMalformed):
         await registry.leases.register(node_lease(), replace(OFFER, endpoint=endpoint))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["node:1", "n-1.mesh.test:65535", f"{'a' * 63}.b:1", "10.0.0.1:4000", "[::1]:4000", "4.nodes:1"]
+)
+async def test_a_name_or_an_address_is_an_endpoint(mesh: Mesh, registry: Registry, endpoint: str) -> None:
+    listed = await registry.leases.register(living(mesh, node_lease()), replace(OFFER, endpoint=endpoint))
+    assert listed.endpoint == endpoint
 
 
 async def test_an_admission_is_recorded_once_per_key(mesh: Mesh, registry: Registry) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.routers import RouterBench, router_bench
+
+__all__ = ["bench", "kms", "machine", "mesh", "two_nodes"]
 
 
 @pytest.fixture

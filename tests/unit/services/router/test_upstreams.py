@@ -20,6 +20,7 @@ from services.router.confirmation import SessionNotOurs, confirm
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
 from services.router.upstreams import Upstream, Upstreams
+from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.leases import CLAIMS, MODEL, UNKNOWN, WEIGHTS, node_lease
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench
 
@@ -118,6 +119,17 @@ async def test_an_endpoint_that_is_none_is_refused_and_harms_nobody_else(two_nod
     assert choose(bench).candidate.spiffe_id == bench.nodes[1].lease.certificate.spiffe_id
     bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(endpoint)))
     assert why_none(bench) == "ENDPOINT_MALFORMED"
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "a\0b"])
+async def test_a_node_at_a_host_that_cannot_be_ends_no_task(
+    mesh: JoinedMesh, kms: KmsCore, bench: RouterBench, host: str
+) -> None:
+    async with mesh.member("router", kms) as router:
+        upstreams = Upstreams(router, router.peer("registry", "127.0.0.1:1"))
+        upstreams.take(bench.snapshot(bench.nodes[0].provider(f"{host}:443")))
+        await upstreams.verify()
+        assert upstreams._why_none(MODEL) == "PEER_UNREACHABLE"
 
 
 async def test_load_and_drain_are_the_registrys_word_and_need_no_new_verification(two_nodes: RouterBench) -> None:

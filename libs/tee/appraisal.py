@@ -11,17 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from libs.errors import Code, MeshError
 from libs.tee import binding
+from libs.tee.challenge import Challenge
 from libs.tee.claims import verify_claims, verify_gpu
 from libs.tee.eventlog import Event, Identity
-from libs.tee.evidence import Evidence
+from libs.tee.evidence import SNP, TDX, Evidence
 from libs.tee.judgement import judge
 from libs.tee.measurement import Measured
 from libs.tee.nvidia.evidence import GpuVerdict
 from libs.tee.role import RoleRules
 from libs.tee.rules import FOREVER
-from libs.tee.steps import SILENT, Note, Steps
+from libs.tee.steps import SILENT, Note, Steps, readable
 from libs.tee.verified import VerifiedPlatform
 from libs.tee.workload import WorkloadClaims, workload_claims
 
@@ -169,21 +174,25 @@ class _Presented:
         return self._evidence.app_compose
 
     def verify_quote(self, rules: RoleRules, now: int, note: Note) -> VerifiedPlatform:
+        note("technology", self._evidence.tee_type, lambda: _technologies(rules))
         return rules.verify_quote(self._evidence.quote, self._evidence.collateral, now, note)
 
     def verify_binding(self, report_data: bytes, now: int, note: Note) -> None:
         evidence, context = self._evidence, self._context
         challenge, nonce = evidence.challenge, evidence.challenge.nonce
+        note("purpose of the challenge", challenge.purpose, "any")
         match context.challenge:
             case OwnNonce(own):
                 note("nonce of the challenge", nonce, own)
                 if nonce != own:
                     raise NonceMismatch("the evidence answers another challenge")
             case SignedBy(ca_spki_der, max_age_seconds):
+                note("key that signed the challenge, SHA-256", lambda: _signer(challenge), lambda: _sha256(ca_spki_der))
                 note("age of the challenge, s", now - challenge.issued_at, f"{max_age_seconds} or less")
                 challenge.verify_signed(ca_spki_der, now, max_age_seconds)
         if context.spki is not None:
-            note("SHA-256 of the key", hashlib.sha256(evidence.spki).digest(), hashlib.sha256(context.spki).digest())
+            required = context.spki
+            note("SHA-256 of the key", lambda: _sha256(evidence.spki), lambda: _sha256(required))
             if evidence.spki != context.spki:
                 raise SpkiMismatch("the evidence speaks for another key")
         bound = binding.report_data(nonce, evidence.spki, evidence.claims)
@@ -197,3 +206,24 @@ class _Presented:
 
     def verify_claims(self, rules: RoleRules, identity: Identity, note: Note) -> None:
         self.has_models = verify_claims(self._evidence, rules, note)
+
+
+def _technologies(rules: RoleRules) -> tuple[str, ...]:
+    return tuple(name for name, stated in ((TDX, rules.tdx), (SNP, rules.snp)) if stated is not None)
+
+
+def _signer(challenge: Challenge) -> object:
+    """Return the digest of the key that a challenge's certificate names, signed by it or not."""
+    certificate_der = challenge.certificate_der
+    if certificate_der is None:
+        return "nobody"
+    return readable(lambda: _sha256(_spki(certificate_der)), UnsupportedAlgorithm, x509.InvalidVersion)
+
+
+def _spki(certificate_der: bytes) -> bytes:
+    key = x509.load_der_x509_certificate(certificate_der).public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

@@ -180,7 +180,8 @@ class Challenge:
         }
 
     def _canonical_document(self) -> bytes:
-        return jcs.dumps(self._document())
+        # Texts and a safe integer: there is nothing that has no canonical form.
+        return jcs.dumps_parsed(self._document())
 
 
 def _name(value: Any, what: str) -> str:

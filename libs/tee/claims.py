@@ -61,7 +61,7 @@ def verify_gpu(evidence: Evidence, rules: RoleRules, now: int, note: Note) -> Gp
 
     Raises `GpuEvidenceMissing`, `GpuRuleMissing`, `GpuEvidenceNotBound` and what `verify_gpu_evidence` raises.
     """
-    note("GPU evidence", "none" if evidence.gpu_evidence is None else "present", _need(rules))
+    note("GPU evidence", None if evidence.gpu_evidence is None else "present", _need(rules))
     _verify_gpu_bound(evidence, note)
     if evidence.gpu_evidence is None:
         if rules.gpu_required:
@@ -72,7 +72,7 @@ def verify_gpu(evidence: Evidence, rules: RoleRules, now: int, note: Note) -> Gp
             raise GpuRuleMissing("policy requires GPU evidence and does not say whose tokens count")
         return None
     nonce = binding.gpu_nonce(evidence.challenge.nonce, evidence.spki)
-    return verify_gpu_evidence(evidence.gpu_evidence, nonce, rules.gpu, now)
+    return verify_gpu_evidence(evidence.gpu_evidence, nonce, rules.gpu, now, note)
 
 
 def _need(rules: RoleRules) -> str:

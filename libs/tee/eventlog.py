@@ -14,6 +14,7 @@ from typing import Any
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee import shape
+from libs.tee.steps import Note, ignore
 
 RUNTIME_EVENT_TYPE = 0x08000001
 RUNTIME_REGISTER = 3
@@ -21,6 +22,7 @@ MAX_EVENTS = 512
 _MEMBERS = frozenset({"imr", "event_type", "digest", "event", "event_payload"})
 _DIGEST_BYTES = 48
 _READY = "system-ready"
+_REPLAYED = tuple(f"register {imr}: as signed, and as the log replays" for imr in range(RUNTIME_REGISTER + 1))
 
 
 class EventLogMalformed(MeshError):
@@ -137,7 +139,7 @@ def _event(entry: Any) -> Event:
     return event
 
 
-def verify_replay(events: Sequence[Event], registers: Sequence[bytes]) -> None:
+def verify_replay(events: Sequence[Event], registers: Sequence[bytes], note: Note = ignore) -> None:
     """Prove that the log is what the four signed registers measured.
 
     Register 3 always; registers 0 to 2 where the log has events for them (their values are also allow-listed whole).
@@ -145,13 +147,20 @@ def verify_replay(events: Sequence[Event], registers: Sequence[bytes]) -> None:
     """
     for imr in range(RUNTIME_REGISTER):
         measured = [event.digest for event in events if event.imr == imr]
-        if measured and _replay(measured) != registers[imr]:
+        replayed = _replay(measured) if measured else None
+        note(_REPLAYED[imr], registers[imr], "any: the log has no event for it" if replayed is None else replayed)
+        if replayed is not None and replayed != registers[imr]:
             raise EventLogDoesNotReplay(f"register {imr} does not follow from the event log")
     runtime = [event for event in events if event.imr == RUNTIME_REGISTER]
+    signed = registers[RUNTIME_REGISTER]
+    replays: list[bytes] = []
     # A log whose digests were stripped does not say which form it used; one boot uses one.
-    if not any(
-        _replay(_recomputed(event, form) for event in runtime) == registers[RUNTIME_REGISTER] for form in _FORMS
-    ):
+    for form in _FORMS:
+        replays.append(_replay(_recomputed(event, form, note) for event in runtime))
+        if replays[-1] == signed:
+            break
+    note(_REPLAYED[RUNTIME_REGISTER], signed, signed if signed in replays else tuple(replays))
+    if signed not in replays:
         raise EventLogDoesNotReplay("register 3 does not follow from the event log")
 
 
@@ -201,10 +210,11 @@ def canonical_digest(name: str, payload: bytes) -> bytes:
 _FORMS: tuple[Callable[[str, bytes], bytes], ...] = (colon_digest, canonical_digest)
 
 
-def _recomputed(event: Event, stripped_form: Callable[[str, bytes], bytes]) -> bytes:
+def _recomputed(event: Event, stripped_form: Callable[[str, bytes], bytes], note: Note) -> bytes:
     if not event.digest:
         return stripped_form(event.name, event.payload)
     if all(event.digest != form(event.name, event.payload) for form in _FORMS):
+        note(f"digest of {event.name}", event.digest, tuple(form(event.name, event.payload) for form in _FORMS))
         raise EventDigestMismatch(f"the digest of {event.name} is not that of its payload")
     return event.digest
 

@@ -13,11 +13,10 @@ def members(value: Any, names: frozenset[str], what: str) -> Mapping[str, Any]:
     """Return the object when it has exactly these members."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} must be an object")
-    if missing := sorted(names - value.keys()):
-        raise ValueError(f"{what} lacks {missing[0]}")
-    if value.keys() - names:
-        raise ValueError(f"{what} has members that are not known")
-    return value
+    if value.keys() == names:
+        return value
+    missing = sorted(names - value.keys())
+    raise ValueError(f"{what} lacks {missing[0]}" if missing else f"{what} has members that are not known")
 
 
 def text(value: Any, what: str) -> str:

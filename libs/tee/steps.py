@@ -5,9 +5,10 @@ A verdict needs no record, so by default none is kept. An operator who asks why 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from enum import Flag
 from types import TracebackType
 from typing import Protocol
 
@@ -27,9 +28,17 @@ TITLES = {
     11: "claims",
 }
 
+_REGISTER_BYTES = 48
+# What values of other kinds are written as.
+_KEYWORDS = ("true", "false", "none", "")
+
 
 class Note(Protocol):
-    """Takes what a step compares: a name, what the evidence shows, what is required of it."""
+    """Takes what a step compares: a name, what the evidence shows, what is required of it.
+
+    A value that only a record needs is given as a function that makes it. It MUST NOT raise: whether evidence is
+    refused, and why, does not depend on who looks.
+    """
 
     def __call__(self, name: str, found: object, required: object, /) -> None: ...
 
@@ -105,11 +114,43 @@ def ignore(_name: str, _found: object, _required: object, /) -> None:
 SILENT: Steps = _Silent()
 
 
+def about(subject: str, note: Note) -> Note:
+    """Put what is spoken of before every name that is noted, so that several of a kind are told apart."""
+    if note is ignore:
+        return note
+
+    def noted(name: str, found: object, required: object, /) -> None:
+        note(f"{subject}: {name}", found, required)
+
+    return noted
+
+
+def readable(value: Callable[[], object], *errors: type[Exception]) -> object:
+    """Return what the function makes, or words that it cannot be read: nobody verified yet what it reads."""
+    expected: tuple[type[Exception], ...] = (MeshError, ValueError, TypeError, *errors)
+    try:
+        return value()
+    except expected:
+        return "cannot be read"
+
+
 def _words(value: object) -> str:
+    if callable(value):
+        return _words(value())
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, frozenset | set):
+        # A register that nothing was measured into: nobody counts 96 zeros.
+        return "zero" if len(value) == _REGISTER_BYTES and not any(value) else value.hex() or "nothing"
+    if isinstance(value, Flag):
+        return value.name or "none"
+    if isinstance(value, Set):
         return ", ".join(sorted(_words(item) for item in value)) or "none"
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
         return ", ".join(_words(item) for item in value) or "none"
-    return str(value)
+    # What follows came out of JSON: it must not read like a value of another kind that is required.
+    if isinstance(value, list):
+        return f"[{', '.join(_words(item) for item in value)}]"
+    return f'"{value}"' if value in _KEYWORDS else str(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from binascii import unhexlify
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -268,7 +269,18 @@ def _is_signed_by(crl: x509.CertificateRevocationList, root: bytes) -> bool:
 
 
 def _for_verifier(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
-    return dcap_qvl.QuoteCollateralV3.from_json(json.dumps(collateral.to_json()))
+    """Raises `ValueError` for what is not hex; `bytes.fromhex` would pass over spaces."""
+    return dcap_qvl.QuoteCollateralV3(
+        pck_crl_issuer_chain=collateral.pck_crl_issuer_chain,
+        root_ca_crl=unhexlify(collateral.root_ca_crl),
+        pck_crl=unhexlify(collateral.pck_crl),
+        tcb_info_issuer_chain=collateral.tcb_info_issuer_chain,
+        tcb_info=collateral.tcb_info,
+        tcb_info_signature=unhexlify(collateral.tcb_info_signature),
+        qe_identity_issuer_chain=collateral.qe_identity_issuer_chain,
+        qe_identity=collateral.qe_identity,
+        qe_identity_signature=unhexlify(collateral.qe_identity_signature),
+    )
 
 
 def _refusal(quote: bytes, collateral: Collateral, root: bytes, now: int) -> MeshError:

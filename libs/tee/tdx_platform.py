@@ -15,6 +15,7 @@ from libs.tee.rules import Rule
 from libs.tee.steps import Note
 from libs.tee.tcb import TcbStatement
 from libs.tee.td import judge_td
+from libs.tee.tdx_stated import note_stated
 from libs.tee.verified import Tcb
 
 _UP_TO_DATE = "UpToDate"
@@ -33,10 +34,8 @@ class TdxRules:
 
     def verify(self, quote: bytes, collateral: Collateral, now: int, note: Note) -> TdxPlatform:
         """Prove the quote, cut, under one of the roots. Raises what `tdx.verify` raises."""
-        allowed = [hashlib.sha256(root).digest() for root in self.vendor_roots]
-        verified = tdx.verify(quote, collateral, self.vendor_roots, now)
-        note("vendor root, SHA-256", verified.vendor_root_sha256, allowed)
-        return TdxPlatform(verified, self)
+        note_stated(quote, collateral, self.vendor_roots, now, note)
+        return TdxPlatform(tdx.verify(quote, collateral, self.vendor_roots, now), self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +63,14 @@ class TdxPlatform:
         return self.quote.vendor_root_sha256
 
     def judge_tcb(self, now: int, note: Note) -> int:
+        note("last second of the statements, unix s", self.quote.valid_until, lambda: f"{now} or later")
         return self.rules.tcb.holds_until(self.quote, now, note)
 
     def judge_guest(self, note: Note) -> None:
         judge_td(self.quote.report, self.rules.td_attributes, note)
 
     def identify(self, event_log: tuple[Event, ...], note: Note) -> Identity:
-        for imr, signed in enumerate(self.quote.report.rtmrs):
-            logged = sum(event.imr == imr for event in event_log)
-            note(
-                f"register {imr}, as signed", signed, f"what {logged} events of the log replay to" if logged else "any"
-            )
-        eventlog.verify_replay(event_log, self.quote.report.rtmrs)
+        eventlog.verify_replay(event_log, self.quote.report.rtmrs, note)
         identity = eventlog.read_identity(event_log)
         config_id = self.quote.report.mr_config_id
         note("configuration id", config_id, "zero, or what states this application")
@@ -96,4 +91,5 @@ class TdxPlatform:
             rtmr1=report.rtmrs[1].hex(),
             rtmr2=report.rtmrs[2].hex(),
         )
+        note("compared together", measurement.__slots__, "the members of one allowed measurement")
         return measurement, self.rules.measurements.holds_until(measurement, now, note)

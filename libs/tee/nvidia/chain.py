@@ -6,9 +6,11 @@ in the year 9999, so they say nothing about freshness, and nothing here asks whe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -20,9 +22,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from libs.errors import Code, MeshError
+from libs.tee.steps import Note, ignore, readable
 
 MAX_CHAIN_BYTES = 32 * 1024
 MAX_CERTIFICATES = 8
+_REMEMBERED_LINKS = 256
 _FWID_EXTENSION = x509.ObjectIdentifier("2.23.133.5.4.1")
 # TCG DICE: FWID ::= SEQUENCE { hashAlg OBJECT IDENTIFIER, digest OCTET STRING }, here with SHA-384, ends the extension.
 _FWID_HEAD = bytes.fromhex("303d06096086480165030402020430")
@@ -85,10 +89,13 @@ class ReportKey:
     fwid: bytes | None
 
 
-def verify_chain(pem: str, device_roots: Sequence[bytes], now: int) -> ReportKey:
+def verify_chain(pem: str, device_roots: Sequence[bytes], now: int, note: Note = ignore) -> ReportKey:
     """Prove that the first certificate was issued under one of `device_roots` (DER). Raises this module's errors."""
     chain = _load(pem)
-    if chain[-1].public_bytes(Encoding.DER) not in device_roots:
+    last = chain[-1].public_bytes(Encoding.DER)
+    note("root of the chain, SHA-256", lambda: hashlib.sha256(last).digest(), lambda: digests(device_roots))
+    note_dates(chain, now, note)
+    if last not in device_roots:
         raise ChainNotTrusted("the device's chain does not end at a root that policy names")
     if not are_current(chain, now):
         raise ChainNotCurrent("a certificate in the device's chain is not valid now: check the clock")
@@ -110,6 +117,23 @@ def read_certificate(der: bytes) -> x509.Certificate:
 def are_current(certificates: Sequence[x509.Certificate], now: int) -> bool:
     moment = datetime.fromtimestamp(now, UTC)
     return all(each.not_valid_before_utc <= moment <= each.not_valid_after_utc for each in certificates)
+
+
+def note_dates(certificates: Sequence[x509.Certificate], now: int, note: Note) -> None:
+    note(
+        "certificates hold, unix s",
+        lambda: readable(lambda: tuple(map(_dates, certificates)), *UNREADABLE),
+        lambda: f"all at {now}",
+    )
+
+
+def _dates(each: x509.Certificate) -> str:
+    return f"{int(each.not_valid_before_utc.timestamp())} to {int(each.not_valid_after_utc.timestamp())}"
+
+
+def digests(certificates: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return SHA-256 of each."""
+    return tuple(hashlib.sha256(der).digest() for der in certificates)
 
 
 def verify_links(path: Sequence[x509.Certificate], verify_form: Form) -> None:
@@ -172,6 +196,16 @@ def _verify_link(subject: x509.Certificate, issuer: x509.Certificate, authoritie
         raise ValueError("the issuer is no certificate authority")
     if constraints.path_length is not None and constraints.path_length < authorities_between:
         raise ValueError("the issuer may not have so many below it")
+    verify_issued(subject, issuer)
+
+
+@lru_cache(maxsize=_REMEMBERED_LINKS)
+def verify_issued(subject: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Prove that the issuer's key signed the subject, or raise one of `BROKEN`.
+
+    A signature that held once holds for ever, so it is remembered, and a failure is not: the devices of a node share
+    the upper links of their chains, and each renewal shows most of them again.
+    """
     subject.verify_directly_issued_by(issuer)
 
 

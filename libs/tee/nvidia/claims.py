@@ -19,6 +19,7 @@ from typing import Any
 from libs.errors import Code, MeshError
 from libs.tee.nvidia.report import FwidMismatch
 from libs.tee.nvidia.token import GpuNonceMismatch
+from libs.tee.steps import Note, about, ignore
 
 VERSION = "3.0"
 _UEID = re.compile(r"[0-9]{1,60}")
@@ -194,64 +195,81 @@ _SWITCH = _Kind(
 )
 
 
-def judge_version(overall: Mapping[str, Any]) -> None:
+def judge_version(overall: Mapping[str, Any], note: Note = ignore) -> None:
     """Refuse claims of another version than 3.0 before any of them is read."""
+    note("x-nvidia-ver", overall.get("x-nvidia-ver"), VERSION)
     if overall.get("x-nvidia-ver") != VERSION:
         raise ClaimsVersionNotSupported(f"claims of version {VERSION} are required: others do not state revocation")
 
 
-def judge_overall(overall: Mapping[str, Any]) -> None:
+def judge_overall(overall: Mapping[str, Any], note: Note = ignore) -> None:
     """Ask this last: a device that failed has its own reason, which says more."""
+    note("x-nvidia-overall-att-result", overall.get("x-nvidia-overall-att-result"), True)
     if overall.get("x-nvidia-overall-att-result") is not True:
         raise OverallResultFailed("the attestation service does not vouch for the platform as a whole")
 
 
-def judge_gpu(name: str, claims: Mapping[str, Any]) -> GpuDevice:
-    _judge(name, claims, _GPU)
+def judge_gpu(name: str, claims: Mapping[str, Any], note: Note = ignore) -> GpuDevice:
+    _judge(name, claims, _GPU, note)
     return GpuDevice(
         name=name,
-        ueid=_text(name, claims, "ueid", _UEID),
-        hwmodel=_text(name, claims, "hwmodel", _MODEL),
-        driver=_text(name, claims, "x-nvidia-gpu-driver-version", _SOFTWARE_VERSION),
-        vbios=_text(name, claims, "x-nvidia-gpu-vbios-version", _SOFTWARE_VERSION),
+        ueid=_text(name, claims, note, "ueid", _UEID),
+        hwmodel=_text(name, claims, note, "hwmodel", _MODEL),
+        driver=_text(name, claims, note, "x-nvidia-gpu-driver-version", _SOFTWARE_VERSION),
+        vbios=_text(name, claims, note, "x-nvidia-gpu-vbios-version", _SOFTWARE_VERSION),
     )
 
 
-def judge_switch(name: str, claims: Mapping[str, Any]) -> SwitchDevice:
-    _judge(name, claims, _SWITCH)
+def judge_switch(name: str, claims: Mapping[str, Any], note: Note = ignore) -> SwitchDevice:
+    _judge(name, claims, _SWITCH, note)
     return SwitchDevice(
         name=name,
-        ueid=_text(name, claims, "ueid", _UEID),
-        hwmodel=_text(name, claims, "hwmodel", _MODEL),
-        bios=_text(name, claims, "x-nvidia-switch-bios-version", _SOFTWARE_VERSION),
+        ueid=_text(name, claims, note, "ueid", _UEID),
+        hwmodel=_text(name, claims, note, "hwmodel", _MODEL),
+        bios=_text(name, claims, note, "x-nvidia-switch-bios-version", _SOFTWARE_VERSION),
     )
 
 
-def _judge(name: str, claims: Mapping[str, Any], kind: _Kind) -> None:
+def _judge(name: str, claims: Mapping[str, Any], kind: _Kind, note: Note) -> None:
     # NRAS leaves these two out of a device's token; where they are stated they must agree.
-    if claims.get(f"{kind.prefix}claims-version", VERSION) != VERSION:
+    version_name = f"{kind.prefix}claims-version"
+    note(version_name, claims.get(version_name, VERSION), VERSION)
+    if claims.get(version_name, VERSION) != VERSION:
         raise ClaimsVersionNotSupported(f"{name}: claims of version {VERSION} are required")
+    note("x-nvidia-device-type", claims.get("x-nvidia-device-type", kind.device_type), kind.device_type)
     if claims.get("x-nvidia-device-type", kind.device_type) != kind.device_type:
         raise DeviceClaimsMalformed(f"{name}: the token is about another kind of device")
     for end, error in kind.must_hold:
+        note(kind.prefix + end, claims.get(kind.prefix + end), True)
         if claims.get(kind.prefix + end) is not True:
             raise error(f"{name}: the attestation service does not state {kind.prefix}{end}")
     for end in kind.chains:
-        _judge_chain(f"{name}: {end}", claims.get(f"{kind.prefix}{end}-cert-chain"))
-    if claims.get("measres") != "success" or claims.get("x-nvidia-mismatch-measurement-records"):
+        chain_name = f"{kind.prefix}{end}-cert-chain"
+        _judge_chain(f"{name}: {end}", claims.get(chain_name), about(chain_name, note))
+    note("measres", claims.get("measres"), "success")
+    mismatches = claims.get("x-nvidia-mismatch-measurement-records")
+    note("x-nvidia-mismatch-measurement-records", mismatches, None)
+    if claims.get("measres") != "success" or mismatches:
         raise MeasurementsFailed(f"{name}: the measurements are not the reference values")
+    note("dbgstat", claims.get("dbgstat"), "disabled")
     if claims.get("dbgstat") != "disabled":
         raise DebugEnabled(f"{name}: the attestation service does not state that debugging is disabled")
+    note("secboot", claims.get("secboot"), True)
     if claims.get("secboot") is not True:
         raise SecureBootOff(f"{name}: the attestation service does not state that secure boot is on")
+    note("x-nvidia-attestation-warning", claims.get("x-nvidia-attestation-warning"), None)
     if claims.get("x-nvidia-attestation-warning") is not None:
         raise WarningGiven(f"{name}: the attestation service gives a warning: read the token's claims")
 
 
-def _judge_chain(what: str, chain: Any) -> None:
+def _judge_chain(what: str, chain: Any, note: Note) -> None:
     if not isinstance(chain, dict):
+        note("statement about the certificates", chain, "an object")
         raise RevocationUnknown(f"{what}: nothing is said about the certificates")
     status, ocsp = chain.get("x-nvidia-cert-status"), chain.get("x-nvidia-cert-ocsp-status")
+    note("x-nvidia-cert-status", status, "valid")
+    note("x-nvidia-cert-ocsp-status", ocsp, "good")
+    note("x-nvidia-cert-revocation-reason", chain.get("x-nvidia-cert-revocation-reason"), None)
     if "revoked" in (status, ocsp) or chain.get("x-nvidia-cert-revocation-reason") is not None:
         raise CertificateRevoked(f"{what}: a certificate is revoked")
     if status != "valid":
@@ -259,12 +277,15 @@ def _judge_chain(what: str, chain: Any) -> None:
     # NVIDIA's own verifier states these two; its service does not, and says "good" only once it has checked the answer.
     # Left out, they take nothing away: it is the issuer's signed word either way. Said, they must say so.
     fresh = ("x-nvidia-cert-ocsp-response-valid", "x-nvidia-cert-ocsp-nonce-matches")
+    for name in fresh:
+        note(name, chain.get(name, "not stated"), "true or not stated")
     if ocsp != "good" or any(chain.get(name, True) is not True for name in fresh):
         raise RevocationUnknown(f"{what}: no fresh answer says that the certificates are good")
 
 
-def _text(device: str, claims: Mapping[str, Any], name: str, form: re.Pattern[str]) -> str:
+def _text(device: str, claims: Mapping[str, Any], note: Note, name: str, form: re.Pattern[str]) -> str:
     value = claims.get(name)
+    note(name, value, lambda: f"of the form {form.pattern}")
     if not isinstance(value, str) or form.fullmatch(value) is None:
         raise DeviceClaimsMalformed(f"{device}: the claim {name} is missing or has another form")
     return value

@@ -20,6 +20,7 @@ from libs.tee.nvidia.claims import GpuDevice, SwitchDevice
 from libs.tee.nvidia.keys import Issuer, KeyChains, Keyring, bounded, read_chains
 from libs.tee.nvidia.report import MAX_REPORT_BYTES, VerifiedReport, verify_report
 from libs.tee.nvidia.token import DetachedEat, VerifiedEat
+from libs.tee.steps import Note, about, ignore
 
 VENDOR = "nvidia"
 _VERSION = 1
@@ -193,39 +194,51 @@ class GpuVerdict:
         }
 
 
-def verify_gpu_evidence(evidence: GpuEvidence, nonce: bytes, rule: GpuRule, now: int) -> GpuVerdict:
+def verify_gpu_evidence(
+    evidence: GpuEvidence, nonce: bytes, rule: GpuRule, now: int, note: Note = ignore
+) -> GpuVerdict:
     """Judge GPU evidence for the 32-byte `nonce` (`binding.gpu_nonce`), or raise the reason of the first refusal.
 
     Proves that the devices answered the same challenge, not that they are in one machine.
     """
     keyring = Keyring(rule.issuers, evidence.keys, now)
     age = rule.maximum_token_age_seconds
-    eat = token.verify_bundle(evidence.eat, nonce, keyring, age, now)
+    eat = token.verify_bundle(evidence.eat, nonce, keyring, age, now, note)
     bundles = [eat]
     if evidence.switch_eat is not None:
-        bundles.append(token.verify_bundle(evidence.switch_eat, nonce, keyring, age, now, kind=token.SWITCH))
+        switch_note = about("switches", note)
+        bundles.append(
+            token.verify_bundle(evidence.switch_eat, nonce, keyring, age, now, switch_note, kind=token.SWITCH)
+        )
+        switch_note("issuer", bundles[-1].issuer, eat.issuer)
     if any(bundle.issuer != eat.issuer for bundle in bundles):
         raise token.TokenIssuersDiffer("GPUs and switches are vouched for by different issuers")
-    gpus = _judge_bundle(eat, claims.judge_gpu)
-    switches = tuple(each for bundle in bundles[1:] for each in _judge_bundle(bundle, claims.judge_switch))
-    _judge_identities(gpus, switches, rule)
+    gpus = _judge_bundle(eat, claims.judge_gpu, note)
+    switches = tuple(each for bundle in bundles[1:] for each in _judge_bundle(bundle, claims.judge_switch, note))
+    _judge_identities(gpus, switches, rule, note)
+    note("GPUs' own reports", len(evidence.reports), "one of each GPU" if rule.reports_required else "any or none")
     if rule.reports_required and not evidence.reports:
         raise ReportsRequired("policy asks for each GPU's own report")
     if evidence.reports:
         reports = [
-            verify_report(raw.report, raw.certificate_chain, nonce, rule.device_roots, now) for raw in evidence.reports
+            verify_report(
+                raw.report, raw.certificate_chain, nonce, rule.device_roots, now, about(f"report {number}", note)
+            )
+            for number, raw in enumerate(evidence.reports)
         ]
-        _match_reports(reports, gpus)
+        _match_reports(reports, gpus, note)
     valid_until = min(bundle.valid_until for bundle in bundles)
     return GpuVerdict(eat.issuer, gpus, switches, bool(evidence.reports), valid_until)
 
 
-def _judge_bundle(eat: VerifiedEat, judge: Callable[[str, Mapping[str, Any]], _Device]) -> tuple[_Device, ...]:
+def _judge_bundle(
+    eat: VerifiedEat, judge: Callable[[str, Mapping[str, Any], Note], _Device], note: Note
+) -> tuple[_Device, ...]:
     """Judge the devices in the order of their numbers, then what is said of them as a whole."""
-    claims.judge_version(eat.overall)
+    claims.judge_version(eat.overall, note)
     names = sorted(eat.devices, key=lambda name: int(name.rpartition("-")[2]))
-    devices = tuple(judge(name, eat.devices[name]) for name in names)
-    claims.judge_overall(eat.overall)
+    devices = tuple(judge(name, eat.devices[name], about(name, note)) for name in names)
+    claims.judge_overall(eat.overall, note)
     return devices
 
 
@@ -238,27 +251,34 @@ def _raw_report(value: Any) -> RawReport:
     return RawReport(report, chain)
 
 
-def _judge_identities(gpus: Sequence[GpuDevice], switches: Sequence[SwitchDevice], rule: GpuRule) -> None:
+def _judge_identities(gpus: Sequence[GpuDevice], switches: Sequence[SwitchDevice], rule: GpuRule, note: Note) -> None:
     ueids = [*(gpu.ueid for gpu in gpus), *(switch.ueid for switch in switches)]
+    note("UEIDs", lambda: tuple(ueids), "each once, none revoked")
     if len(set(ueids)) != len(ueids):
         raise DeviceListedTwice("two devices have the same UEID")
     if revoked := sorted(rule.revoked_ueids.intersection(ueids)):
         raise DeviceRevoked(f"policy has revoked the device {revoked[0]}")
     for gpu in gpus:
+        its = about(gpu.name, note)
+        its("UEID that policy lists", gpu.ueid, rule.allowed_ueids or "any")
         if rule.allowed_ueids and gpu.ueid not in rule.allowed_ueids:
             raise GpuDeviceNotAllowed(f"policy does not list the GPU {gpu.ueid}")
+        its("model that policy lists", gpu.hwmodel, rule.allowed_models or "any")
         if rule.allowed_models and gpu.hwmodel not in rule.allowed_models:
             raise GpuModelNotAllowed(f"policy does not list the GPU model {gpu.hwmodel}")
 
 
-def _match_reports(reports: Sequence[VerifiedReport], gpus: Sequence[GpuDevice]) -> None:
+def _match_reports(reports: Sequence[VerifiedReport], gpus: Sequence[GpuDevice], note: Note) -> None:
     """Hold each GPU's report against the token's word: one each, of the same device and software."""
     by_ueid: Mapping[str, VerifiedReport] = {report.ueid: report for report in reports}
+    note("UEIDs of the reports", lambda: {report.ueid for report in reports}, lambda: {gpu.ueid for gpu in gpus})
     if len(by_ueid) != len(reports) or by_ueid.keys() - {gpu.ueid for gpu in gpus}:
         raise ReportUnmatched("a report is of no GPU that the token names, or of one that has a report already")
     for gpu in gpus:
         report = by_ueid.get(gpu.ueid)
         if report is None:
             raise ReportMissing(f"{gpu.name} has no report of its own, and others have")
-        if (report.driver, report.vbios) != (gpu.driver, gpu.vbios.upper()):
+        reported, stated = (report.driver, report.vbios), (gpu.driver, gpu.vbios.upper())
+        about(gpu.name, note)("driver and VBIOS, as reported and as the token states", reported, stated)
+        if reported != stated:
             raise ReportDisagrees(f"{gpu.name}: the report names other software than the token")

@@ -29,10 +29,13 @@ from libs.tee.nvidia.chain import (
     BROKEN,
     UNREADABLE,
     are_current,
+    digests,
+    note_dates,
     read_certificate,
     require_signing_leaf,
     verify_links,
 )
+from libs.tee.steps import Note, ignore, readable
 
 KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_KEYS = 4
@@ -41,6 +44,7 @@ MAX_CERTIFICATES = 4
 MAX_CERTIFICATE_BYTES = 4096
 
 _SERVICE_NAME = "Attestation Service"
+_KEY_NAME = f"one that holds {_SERVICE_NAME}"
 _LONGEST_LIFE = timedelta(days=7)
 _TLS_PURPOSES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 _RSA_BITS = range(2048, 4097)
@@ -114,24 +118,27 @@ class Keyring:
         self._now = now
         self._found: dict[tuple[str, str], SigningKey] = {}
 
-    def signing_key(self, issuer: object, key_id: object) -> SigningKey:
+    def signing_key(self, issuer: object, key_id: object, note: Note = ignore) -> SigningKey:
         """Return the key that a token names, issuer and key id as it states them. Raises this module's errors."""
+        note("issuer", issuer, self._issuers.keys())
         if not isinstance(issuer, str) or issuer not in self._issuers:
             raise TokenIssuerNotTrusted("policy does not name the token's issuer")
+        pinned = self._issuers[issuer].keys
+        note("key id", key_id, lambda: (*sorted(pinned), "one that a pinned authority certified"))
         if not isinstance(key_id, str):
             raise TokenKeyNotTrusted("the token does not name its key")
         if (issuer, key_id) not in self._found:
-            self._found[issuer, key_id] = self._find(self._issuers[issuer], key_id)
+            self._found[issuer, key_id] = self._find(self._issuers[issuer], key_id, note)
         return self._found[issuer, key_id]
 
-    def _find(self, issuer: Issuer, key_id: str) -> SigningKey:
+    def _find(self, issuer: Issuer, key_id: str, note: Note) -> SigningKey:
         if key_id in issuer.keys:
             return SigningKey(_pinned_key(issuer.keys[key_id]), None)
         if key_id not in self._chains:
             raise TokenKeyNotTrusted(
                 "policy does not pin the token's key, and the evidence brings no certificate of it"
             )
-        return verify_key_chain(self._chains[key_id], issuer.roots, self._now)
+        return verify_key_chain(self._chains[key_id], issuer.roots, self._now, note)
 
 
 def read_chains(value: Any) -> KeyChains:
@@ -155,7 +162,7 @@ def bounded(chains: KeyChains) -> KeyChains:
     return chains
 
 
-def verify_key_chain(chain: Sequence[bytes], roots: Sequence[bytes], now: int) -> SigningKey:
+def verify_key_chain(chain: Sequence[bytes], roots: Sequence[bytes], now: int, note: Note = ignore) -> SigningKey:
     """Prove that one of `roots` (DER) certified the first certificate's P-384 key, and that all hold at `now`.
 
     Raises `TokenKeyNotTrusted`, `TokenKeyChainInvalid`, `TokenKeyChainNotCurrent`, `PinnedKeyUnusable`.
@@ -164,8 +171,12 @@ def verify_key_chain(chain: Sequence[bytes], roots: Sequence[bytes], now: int) -
         certificates = [read_certificate(der) for der in chain]
     except UNREADABLE as error:
         raise TokenKeyChainInvalid("a certificate of the token's key cannot be read") from error
+    note("certificates above the token's key, SHA-256", lambda: digests(chain[1:]), lambda: digests(roots))
+    note("issuer of the last of them", lambda: _issuer(certificates[-1]), lambda: tuple(map(_name, roots)))
     path = _path(certificates, roots)
     leaf = path[0]
+    note_dates(path, now, note)
+    note("name of the token's key", lambda: _name(chain[0]), _KEY_NAME)
     try:
         verify_links(path, _verify_form)
         require_signing_leaf(leaf, usage_stated=False)
@@ -193,6 +204,14 @@ def _require_attestation_leaf(leaf: x509.Certificate) -> None:
     for extension in leaf.extensions:
         if isinstance(extension.value, x509.ExtendedKeyUsage) and not set(extension.value) <= _TLS_PURPOSES:
             raise ValueError("the first certificate's key is for another purpose")
+
+
+def _issuer(certificate: x509.Certificate) -> object:
+    return readable(certificate.issuer.rfc4514_string, *UNREADABLE)
+
+
+def _name(der: bytes) -> object:
+    return readable(lambda: read_certificate(der).subject.rfc4514_string(), *UNREADABLE)
 
 
 def _path(certificates: Sequence[x509.Certificate], roots: Sequence[bytes]) -> list[x509.Certificate]:

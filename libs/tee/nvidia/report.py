@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from libs.errors import Code, MeshError
 from libs.tee.nvidia.chain import verify_chain
+from libs.tee.steps import Note, ignore
 
 # Real reports have a little over 4 KiB.
 MAX_REPORT_BYTES = 16 * 1024
@@ -100,14 +101,16 @@ def parse_report(data: bytes) -> SpdmReport:
 
 
 def verify_report(
-    data: bytes, certificate_chain: str, nonce: bytes, device_roots: Sequence[bytes], now: int
+    data: bytes, certificate_chain: str, nonce: bytes, device_roots: Sequence[bytes], now: int, note: Note = ignore
 ) -> VerifiedReport:
     """Prove that a device under one of `device_roots` (DER) made the report for `nonce`.
 
     Raises this module's errors and those of `chain`. Does not ask whether a certificate was revoked.
     """
     report = parse_report(data)
-    leaf = verify_chain(certificate_chain, device_roots, now)
+    note("nonce", report.nonce, nonce)
+    leaf = verify_chain(certificate_chain, device_roots, now, note)
+    note("firmware (FWID)", report.fwid, leaf.fwid)
     half = _SIGNATURE_BYTES // 2
     r, s = (int.from_bytes(part, "big") for part in (report.signature[:half], report.signature[half:]))
     try:

@@ -25,6 +25,7 @@ from libs import jcs
 from libs.errors import Code, MeshError
 from libs.tee import shape
 from libs.tee.nvidia.keys import Keyring
+from libs.tee.steps import Note, about, ignore
 
 NONCE_BYTES = 32
 MAX_DEVICES = 16
@@ -188,7 +189,14 @@ class _Signed:
 
 
 def verify_bundle(
-    eat: DetachedEat, nonce: bytes, keyring: Keyring, maximum_age_seconds: int, now: int, *, kind: str = GPU
+    eat: DetachedEat,
+    nonce: bytes,
+    keyring: Keyring,
+    maximum_age_seconds: int,
+    now: int,
+    note: Note = ignore,
+    *,
+    kind: str = GPU,
 ) -> VerifiedEat:
     """Prove that one issuer made the whole bundle for `nonce`, lately, and about devices of this kind only.
 
@@ -196,20 +204,25 @@ def verify_bundle(
     """
     if len(nonce) != NONCE_BYTES:
         raise ValueError(f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+    note("devices", eat.submodules.keys(), kind)
     _judge_kind(eat, kind)
+    notes = [about("overall token", note), *(about(f"token of {name}", note) for name in eat.submodules)]
     overall, *claims = signed = [
-        _verify_signature(_read(token), keyring) for token in (eat.overall, *eat.submodules.values())
+        _verify_signature(_read(token), keyring, each)
+        for token, each in zip((eat.overall, *eat.submodules.values()), notes, strict=True)
     ]
     issuer = overall.claims["iss"]
+    note("issuers of the devices' tokens", lambda: {each.claims["iss"] for each in claims}, issuer)
     if any(each.claims["iss"] != issuer for each in claims):
         raise TokenIssuersDiffer("a device's token comes from another issuer than the overall token")
-    ends = [_judge_times(each.claims, maximum_age_seconds, now) for each in signed]
+    ends = [_judge_times(each.claims, maximum_age_seconds, now, its) for each, its in zip(signed, notes, strict=True)]
     ends += [each.key_valid_until for each in signed if each.key_valid_until is not None]
-    for each in signed:
-        _judge_nonce(each.claims, nonce)
+    for each, its in zip(signed, notes, strict=True):
+        _judge_nonce(each.claims, nonce, its)
+    note("subject", overall.claims.get("sub"), SUBJECT)
     if overall.claims.get("sub") != SUBJECT:
         raise TokenSubjectUnknown("the overall token is not about a platform's devices")
-    _judge_digests(overall.claims, eat.submodules)
+    _judge_digests(overall.claims, eat.submodules, note)
     devices = {name: each.claims for name, each in zip(eat.submodules, claims, strict=True)}
     return VerifiedEat(issuer, overall.claims, devices, min(ends))
 
@@ -260,14 +273,16 @@ def _decoded(segment: str) -> bytes:
     return data
 
 
-def _verify_signature(token: _Token, keyring: Keyring) -> _Signed:
+def _verify_signature(token: _Token, keyring: Keyring, note: Note) -> _Signed:
     """Which key may have signed is policy's to say: the token only names it."""
     algorithm = token.header.get("alg")
+    note("algorithm", algorithm, _ALGORITHM)
+    note("signature, bytes", len(token.signature), 2 * _HALF_BYTES)
     if algorithm == "none" or not token.signature:
         raise TokenUnsigned("the token is not signed: let the vendor's attestation service issue it")
     if algorithm != _ALGORITHM:
         raise TokenAlgorithmNotAllowed(f"a token is signed with {_ALGORITHM} and nothing else")
-    signing = keyring.signing_key(token.claims.get("iss"), token.header.get("kid"))
+    signing = keyring.signing_key(token.claims.get("iss"), token.header.get("kid"), note)
     signed, _, _ = token.text.rpartition(".")
     # RFC 7518 section 3.4: the two numbers of the signature one after the other, big-endian.
     r, s = (int.from_bytes(half, "big") for half in (token.signature[:_HALF_BYTES], token.signature[_HALF_BYTES:]))
@@ -280,7 +295,7 @@ def _verify_signature(token: _Token, keyring: Keyring) -> _Signed:
     return _Signed(token.claims, signing.valid_until)
 
 
-def _judge_times(claims: Mapping[str, Any], maximum_age_seconds: int, now: int) -> int:
+def _judge_times(claims: Mapping[str, Any], maximum_age_seconds: int, now: int, note: Note) -> int:
     """Return the last second in which the token holds and is young enough."""
     try:
         issued_at = shape.integer(claims.get("iat"), "iat")
@@ -288,6 +303,9 @@ def _judge_times(claims: Mapping[str, Any], maximum_age_seconds: int, now: int) 
         not_before = shape.integer(claims.get("nbf", issued_at), "nbf")
     except ValueError as error:
         raise TokenMalformed(f"a token states no usable time: {error}") from error
+    note("age, s", now - issued_at, lambda: f"{-CLOCK_SKEW_SECONDS} to {maximum_age_seconds}")
+    note("not before, unix s", not_before, lambda: f"{now + CLOCK_SKEW_SECONDS} or earlier")
+    note("expiry, unix s", expires_at, lambda: f"later than {now}")
     if max(issued_at, not_before) > now + CLOCK_SKEW_SECONDS:
         raise TokenFromFuture("a token is from the future: check the clock")
     if now >= expires_at:
@@ -297,17 +315,24 @@ def _judge_times(claims: Mapping[str, Any], maximum_age_seconds: int, now: int) 
     return min(expires_at - 1, issued_at + maximum_age_seconds)
 
 
-def _judge_nonce(claims: Mapping[str, Any], nonce: bytes) -> None:
+def _judge_nonce(claims: Mapping[str, Any], nonce: bytes, note: Note) -> None:
     stated = claims.get("eat_nonce")
+    note("nonce", stated, nonce)
     if not isinstance(stated, str) or not stated.isascii() or not hmac.compare_digest(stated, nonce.hex()):
         raise GpuNonceMismatch("a token answers another challenge")
 
 
-def _judge_digests(overall: Mapping[str, Any], submodules: Mapping[str, str]) -> None:
+def _judge_digests(overall: Mapping[str, Any], submodules: Mapping[str, str], note: Note) -> None:
     listed = overall.get("submods")
+    note("devices that the overall token lists", _names(listed), submodules.keys())
     if not isinstance(listed, dict) or listed.keys() != submodules.keys():
         raise SubmoduleMismatch("the overall token lists other devices than the bundle holds")
     for name, token in submodules.items():
         digest = hashlib.sha256(token.encode()).hexdigest()
+        note(f"digest of the token of {name}", listed[name], ["DIGEST", [_DIGEST_NAMES[0], digest]])
         if listed[name] not in [["DIGEST", [spelling, digest]] for spelling in _DIGEST_NAMES]:
             raise SubmoduleMismatch(f"the overall token lists another token for {name}")
+
+
+def _names(listed: object) -> object:
+    return listed.keys() if isinstance(listed, dict) else listed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from libs.tee import binding
 from libs.tee.claims import GpuEvidenceMissing
 from libs.tee.collateral import Collateral
 from libs.tee.eventlog import Event, Identity
@@ -79,7 +80,11 @@ class _Presented:
         return rules.verify_quote(self.evidence.quote, self.collateral, now, note)
 
     def verify_binding(self, report_data: bytes, now: int, note: Note) -> None:
-        note("report data", report_data, "SHA-512 over the certificate's key")
+        note(
+            "report data, over the certificate's key",
+            report_data,
+            lambda: binding.ratls_report_data(self.evidence.spki),
+        )
         self.evidence.verify_report_data(report_data)
         if (issued := self.context.issued) is None:
             note("age of the certificate", "not known: no authority is trusted for its dates", "any")
@@ -90,6 +95,7 @@ class _Presented:
         self.evidence.verify_age(now, issued.maximum_age_seconds)
 
     def verify_gpu(self, rules: RoleRules, now: int, note: Note) -> int:
+        note("GPU evidence", None, "some" if rules.gpu_required else "any or none")
         if rules.gpu_required:
             raise GpuEvidenceMissing("policy requires a GPU, and a certificate carries no GPU evidence")
         return FOREVER

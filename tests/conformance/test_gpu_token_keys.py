@@ -30,7 +30,7 @@ _LEAF = base64.b64decode(
     "xyPpCKBM"
 )
 # NVIDIA Attestation Service GPU Intermediate 004: RSA 2048, signed by "NVIDIA Attestation Service CA 001" with ECDSA.
-_INTERMEDIATE = base64.b64decode(
+INTERMEDIATE = base64.b64decode(
     "MIIDjjCCAxWgAwIBAgIUX+djej7sXIvcZ8Ym8KJF8WsI3UMwCgYIKoZIzj0EAwMwVjELMAkGA1UEBhMCVVMxGzAZBgNVBAoMEk5WSURJ"
     "QSBDb3Jwb3JhdGlvbjEqMCgGA1UEAwwhTlZJRElBIEF0dGVzdGF0aW9uIFNlcnZpY2UgQ0EgMDAxMB4XDTI1MTIwODAwMDAwMFoXDTI5"
     "MTIwODAwMDAwMFowZDE4MDYGA1UEAwwvTlZJRElBIEF0dGVzdGF0aW9uIFNlcnZpY2UgR1BVIEludGVybWVkaWF0ZSAwMDQxGzAZBgNV"
@@ -57,26 +57,26 @@ def _refusal(chain: tuple[bytes, ...], roots: tuple[bytes, ...], now: int) -> st
 
 def test_intermediate_is_the_one_that_others_pin() -> None:
     digest = "2df8907cf4d6c277b855d407ec178a649930a8e73f7294e8fce66e6ee27c5175"
-    assert hashlib.sha256(_INTERMEDIATE).hexdigest() == digest
+    assert hashlib.sha256(INTERMEDIATE).hexdigest() == digest
 
 
-@pytest.mark.parametrize("chain", [(_LEAF, _INTERMEDIATE), (_LEAF,)])
+@pytest.mark.parametrize("chain", [(_LEAF, INTERMEDIATE), (_LEAF,)])
 def test_real_signing_key_is_certified_under_the_pinned_intermediate(chain: tuple[bytes, ...]) -> None:
     for now in (_STARTS, _ENDS):
-        signing = verify_key_chain(chain, (_INTERMEDIATE,), now)
+        signing = verify_key_chain(chain, (INTERMEDIATE,), now)
         assert isinstance(signing.key.curve, ec.SECP384R1)
         assert signing.valid_until == _ENDS
 
 
 def test_real_signing_key_ends_after_two_days() -> None:
     for now in (_STARTS - 1, _ENDS + 1):
-        assert _refusal((_LEAF, _INTERMEDIATE), (_INTERMEDIATE,), now) == "GPU_TOKEN_KEY_CHAIN_NOT_CURRENT"
+        assert _refusal((_LEAF, INTERMEDIATE), (INTERMEDIATE,), now) == "GPU_TOKEN_KEY_CHAIN_NOT_CURRENT"
 
 
 def test_real_signing_key_is_refused_where_policy_pins_no_authority_above_it() -> None:
-    assert _refusal((_LEAF, _INTERMEDIATE), (), _STARTS) == "GPU_TOKEN_KEY_NOT_TRUSTED"
+    assert _refusal((_LEAF, INTERMEDIATE), (), _STARTS) == "GPU_TOKEN_KEY_NOT_TRUSTED"
 
 
 def test_tampered_certificate_is_refused() -> None:
     tampered = _LEAF[:-1] + bytes([_LEAF[-1] ^ 1])
-    assert _refusal((tampered, _INTERMEDIATE), (_INTERMEDIATE,), _STARTS) == "GPU_TOKEN_KEY_CHAIN_INVALID"
+    assert _refusal((tampered, INTERMEDIATE), (INTERMEDIATE,), _STARTS) == "GPU_TOKEN_KEY_CHAIN_INVALID"

@@ -1,7 +1,8 @@
-"""Runs the whole mutation run: `python -m tests.mutation`. Some minutes; `--reaching` takes one.
+"""Runs the whole mutation run: `python -m tests.mutation`. A quarter of an hour; `--reaching` takes two minutes.
 
-Fails when a check has no row that rests on it, when a row does not notice that its check is gone, when one notices that
-never reached it, and when a check that is excused from having rows is no longer there.
+Beside whole checks it takes away single words of their conditions, and puts weaker comparisons in their place. Fails
+when a check has no row that rests on it, when a row does not notice that its check is gone, when one notices that never
+reached it, and when a check that is excused from having rows is no longer there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.mutation.changes import entry_mutants, weakened_mutants
-from tests.mutation.exempt import EXEMPT
+from tests.mutation.exempt import EQUIVALENT, EXEMPT
+from tests.mutation.operands import operand_mutants
 from tests.mutation.run import Mutant, Result, run, site_mutants
 from tests.mutation.sites import sites, sources
 from tests.mutation.trial import Baseline, baselines, edge_rows
 from tests.unit.libs.tee.bad_evidence.row import Benches
 from tests.unit.libs.tee.bad_evidence.table import TABLE
+
+_EXCUSED = {**EXEMPT, **EQUIVALENT}
 
 
 def main() -> None:
@@ -34,11 +38,16 @@ def main() -> None:
     found = sites(list(every.values()))
     rows = baselines([*TABLE, *edge_rows()], Benches(), every, found)
     astray = [row.row.name for row in rows if row.outcome != row.row.reason]
-    mutants = [*site_mutants(found, every, rows), *entry_mutants(rows), *weakened_mutants(every, rows)]
+    mutants = [
+        *site_mutants(found, every, rows),
+        *entry_mutants(rows),
+        *weakened_mutants(every, rows),
+        *operand_mutants(every, rows),
+    ]
     results = [_run(mutant, rows, arguments.reaching, console) for mutant in mutants]
     _show(results, console)
-    failed = [result for result in results if not result.is_killed and result.name not in EXEMPT]
-    unneeded = sorted(EXEMPT.keys() - {result.name for result in results if not result.is_killed})
+    failed = [result for result in results if not result.is_killed and result.name not in _EXCUSED]
+    unneeded = sorted(_EXCUSED.keys() - {result.name for result in results if not result.is_killed})
     for result in failed:
         console.print(f"not killed: {result.name}: {_fate(result)}", markup=False, soft_wrap=True)
     for name in unneeded:
@@ -46,7 +55,7 @@ def main() -> None:
     for name in astray:
         console.print(f"not refused as the table says: {name}", markup=False, soft_wrap=True)
     killed = sum(result.is_killed for result in results)
-    console.print(f"{len(rows)} rows, {len(results)} mutants, {killed} killed, {len(EXEMPT)} excused")
+    console.print(f"{len(rows)} rows, {len(results)} mutants, {killed} killed, {len(_EXCUSED)} excused")
     sys.exit(bool(failed or unneeded or astray))
 
 
@@ -59,7 +68,7 @@ def _show(results: Sequence[Result], console: Console) -> None:
     table = Table("check", "group", "reason", "rows", "accepted without it", "fate")
     for result in results:
         reasons = ", ".join(result.reasons[:3]) + (", ..." if len(result.reasons) > 3 else "")
-        fate = "excused" if result.name in EXEMPT else _fate(result)
+        fate = "excused" if result.name in _EXCUSED else _fate(result)
         table.add_row(result.name, result.group, reasons, str(len(result.rows)), str(result.accepted), fate)
     console.print(table, markup=False)
 

@@ -50,13 +50,16 @@ def outcome(present: Present) -> str:
 
 
 def _accepted(verdict: object) -> str:
-    until = getattr(verdict, "valid_until", None)
-    return ACCEPTED if until is None else f"{ACCEPTED} until {until}"
+    return _until(getattr(verdict, "valid_until", None))
+
+
+def _until(end: int | None) -> str:
+    return ACCEPTED if end is None else f"{ACCEPTED} until {end}"
 
 
 def edge_rows() -> list[Row]:
     """Evidence at the edge of what is accepted, as rows whose reason is the verdict's end."""
-    return [Row(f"edge: {name}", None, f"{ACCEPTED} until {until}", make) for name, (until, make) in EDGES.items()]
+    return [Row(f"edge: {name}", None, _until(until), make) for name, (until, make) in EDGES.items()]
 
 
 def baselines(

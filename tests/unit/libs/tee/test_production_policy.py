@@ -12,26 +12,33 @@ import os
 import subprocess
 import sys
 import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from libs.errors import MeshError
 from libs.policy.document import Policy, PolicyMalformed, read
 from libs.tee.appraisal import AppraisalContext, SignedBy, appraise
 from libs.tee.evidence import Evidence
+from libs.tee.role import RoleRules
 from libs.tee.steps import Record
 from services.attestation.config import Config
-from tests.fakes.policy_draft import policy_draft
+from services.devtee.nras import ISSUER, TokenShape
+from tests.conformance.test_gpu_token_keys import INTERMEDIATE as NVIDIA_AUTHORITY
+from tests.fakes.hardware_members import own_gpus, snp_member
+from tests.fakes.policy_draft import gpu_member, policy_draft
+from tests.fakes.snp_platform import chip
 from tests.mutation.run import site_mutants
 from tests.mutation.sites import sites, sources
 from tests.mutation.trial import ACCEPTED, outcome
-from tests.unit.libs.tee.bad_evidence.row import presenting
-from tests.unit.libs.tee.bench import NOW, Bench
+from tests.unit.libs.tee.bad_evidence.row import SnpCase, presenting
+from tests.unit.libs.tee.bench import CLAIMS, NOW, Bench
 
 ROOT = Path(__file__).parents[4]
 FIXTURES = os.environ.get("TEEMESH_FIXTURES")
@@ -58,6 +65,9 @@ _VARIABLES = (
     "PYTHONOPTIMIZE",
 )
 _TEXTS = ("1", "true", "simulator", "insecure")
+# Where the process that judges writes the root of its software TEE, which settings and variables then name.
+_DEVELOPMENT = "development.der"
+_VENDORS_ISSUER = "https://nras.attestation.nvidia.com"
 
 
 @pytest.fixture(scope="module")
@@ -72,30 +82,104 @@ def evidence(bench: Bench) -> Evidence:
 
 def _policy(bench: Bench, root: bytes, *, development: bool) -> Policy:
     """A policy that allows exactly the bench's TD, under this root alone."""
-    name = "development" if development else "published"
-    vendor_root = {"name": name, "tee_type": "tdx", "certificate": root.hex(), "development": development}
-    return read(
-        policy_draft(
-            "mesh.example.org",
-            [Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()],
-            root,
-            {"router": bench.measurement},
-            vendor_roots=[vendor_root],
-            not_before=NOW - 60,
-            not_after=NOW + 86400,
-        )
+    return _read(bench, [_root("tdx", root, development=development)])
+
+
+def _root(tee_type: str, certificate: bytes, *, development: bool) -> dict[str, Any]:
+    name = f"{'development' if development else 'published'} {tee_type}"
+    return {"name": name, "tee_type": tee_type, "certificate": certificate.hex(), "development": development}
+
+
+def _read(bench: Bench, vendor_roots: Sequence[Mapping[str, Any]], now: int = NOW, **members: Any) -> Policy:
+    operators = [Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()]
+    draft = policy_draft(
+        "mesh.example.org",
+        operators,
+        b"",
+        {"router": bench.measurement},
+        vendor_roots=vendor_roots,
+        not_before=now - 60,
+        not_after=now + 86400,
     )
+    router = {**draft["roles"]["router"], **members.pop("router", {})}
+    return read({**draft, "roles": {"router": router}, **members})
 
 
-def _context(bench: Bench, policy: Policy) -> AppraisalContext:
+def _context(bench: Bench, policy: Policy, now: int = NOW) -> AppraisalContext:
     challenge = SignedBy(bench.issuer.spki, policy.challenge_max_age_seconds)
-    return AppraisalContext(NOW, bench.spki, challenge, policy.version)
+    return AppraisalContext(now, bench.spki, challenge, policy.version)
+
+
+def _refusal(evidence: Evidence, rules: RoleRules, context: AppraisalContext) -> tuple[str, int]:
+    """The reason, and the number of the step that gave it."""
+    record = Record()
+    with pytest.raises(MeshError) as refusal:
+        appraise(evidence, rules, context, record)
+    return refusal.value.reason, record.steps[-1].number
 
 
 @pytest.fixture(scope="module")
-def production(bench: Bench) -> Policy:
-    root = (Path(FIXTURES or "") / "quotes" / "dcap-qvl" / "intel_sgx_root_ca.der").read_bytes()
-    return _policy(bench, root, development=False)
+def intel_root() -> bytes:
+    return (Path(FIXTURES or "") / "quotes" / "dcap-qvl" / "intel_sgx_root_ca.der").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def amd_root() -> bytes:
+    """AMD's root of the product Milan, behind the certificate that it issued."""
+    chain = (Path(FIXTURES or "") / "quotes" / "snp" / "milan-chain.pem").read_bytes()
+    _, root = x509.load_pem_x509_certificates(chain)
+    return root.public_bytes(Encoding.DER)
+
+
+@pytest.fixture(scope="module")
+def production(bench: Bench, intel_root: bytes) -> Policy:
+    return _policy(bench, intel_root, development=False)
+
+
+@pytest.fixture(scope="module")
+def guest() -> SnpCase:
+    return SnpCase(chip(), Bench.create())
+
+
+def _snp_policy(guest: SnpCase, vendor_roots: Sequence[Mapping[str, Any]]) -> Policy:
+    """A policy that allows exactly this guest."""
+    router = {"snp_measurements": [guest.measurement.to_json()]}
+    return _read(guest.bench, vendor_roots, guest.now, snp=snp_member(guest.chip), router=router)
+
+
+def _gpu_policy(bench: Bench, vendor_roots: Sequence[Mapping[str, Any]], issuer: Mapping[str, Any]) -> Policy:
+    """A policy that requires a GPU for which this issuer vouches."""
+    member = {**gpu_member("", b""), "issuers": [issuer], "reports_required": False}
+    return _read(bench, vendor_roots, gpu=member, router={"gpu_required": True})
+
+
+def _development_gpu(bench: Bench) -> Policy:
+    gpus = bench.machine.gpus
+    roots = [
+        _root("tdx", bench.machine.vendor_root, development=True),
+        _root("nvidia-gpu", gpus.device_root, development=True),
+    ]
+    issuer = {"issuer": ISSUER, "development": True, "roots": [gpus.nras.authority.root.der.hex()]}
+    return _gpu_policy(bench, roots, issuer)
+
+
+def _with_gpu(bench: Bench, shape: TokenShape) -> Evidence:
+    """Evidence of a TD with a development GPU, whose tokens say what they like about who issued them."""
+    challenge = bench.issuer.challenge()
+    gpu = own_gpus(bench.machine, challenge, bench.spki, NOW, shape)
+    claims = {**CLAIMS, "gpu_evidence_sha256": gpu.digest.hex()}
+    return bench.evidence(claims=claims, challenge=challenge, gpu_evidence=gpu)
+
+
+def test_the_same_gpu_passes_where_policy_names_its_issuer(bench: Bench) -> None:
+    policy = _development_gpu(bench)
+    assert appraise(_with_gpu(bench, TokenShape()), policy.rules("router"), _context(bench, policy)).gpu is not None
+
+
+def test_the_same_guest_passes_where_policy_names_its_root(guest: SnpCase) -> None:
+    policy = _snp_policy(guest, [_root("sev-snp", guest.chip.root, development=True)])
+    context = _context(guest.bench, policy, guest.now)
+    assert appraise(guest.evidence(), policy.rules("router"), context).role == "router"
 
 
 def test_the_same_evidence_passes_where_policy_names_its_root(bench: Bench, evidence: Evidence) -> None:
@@ -147,11 +231,31 @@ class TestUnderTheProductionPolicy:
         self, bench: Bench, evidence: Evidence, production: Policy
     ) -> None:
         assert production.development_roots == ()
-        record = Record()
-        with pytest.raises(MeshError) as refusal:
-            appraise(evidence, production.rules("router"), _context(bench, production), record)
-        assert refusal.value.reason == REASON
-        assert [step.number for step in record.steps] == [2]
+        assert _refusal(evidence, production.rules("router"), _context(bench, production)) == (REASON, 2)
+
+    @pytest.mark.parametrize(
+        ("issuer", "reason"),
+        [(ISSUER, "GPU_TOKEN_ISSUER_NOT_TRUSTED"), (_VENDORS_ISSUER, "GPU_TOKEN_KEY_NOT_TRUSTED")],
+    )
+    def test_a_development_gpu_fails_beside_any_td(
+        self, bench: Bench, intel_root: bytes, issuer: str, reason: str
+    ) -> None:
+        """Whether its tokens name their own issuer or the vendor's, and even if the TD were a real one."""
+        vendor = {"issuer": _VENDORS_ISSUER, "development": False, "roots": [NVIDIA_AUTHORITY.hex()]}
+        policy = _gpu_policy(bench, [_root("tdx", intel_root, development=False)], vendor)
+        rules = replace(policy.rules("router"), tdx=_development_gpu(bench).rules("router").tdx)
+        evidence = _with_gpu(bench, TokenShape(issuer=issuer))
+        assert _refusal(evidence, policy.rules("router"), _context(bench, policy)) == (REASON, 2)
+        assert _refusal(evidence, rules, _context(bench, policy)) == (reason, 10)
+
+    def test_a_development_guest_of_the_other_technology_fails_at_its_vendor_root(
+        self, guest: SnpCase, intel_root: bytes, amd_root: bytes
+    ) -> None:
+        roots = [_root("tdx", intel_root, development=False), _root("sev-snp", amd_root, development=False)]
+        policy = _snp_policy(guest, roots)
+        assert policy.development_roots == ()
+        context = _context(guest.bench, policy, guest.now)
+        assert _refusal(guest.evidence(), policy.rules("router"), context) == (REASON, 2)
 
     def test_no_other_check_keeps_it_out(self, bench: Bench, evidence: Evidence, production: Policy) -> None:
         """Whichever single check is taken away, the vendor's root refuses; without that one, nothing is accepted."""
@@ -166,11 +270,9 @@ class TestUnderTheProductionPolicy:
         others = {name: fate for name, fate in fates.items() if fate != REASON}
         assert [name for name in others if "VendorRootNotTrusted" not in name] == []
 
-    def test_no_setting_of_the_service_lets_it_in(
-        self, bench: Bench, evidence: Evidence, production: Policy, tmp_path: Path
-    ) -> None:
-        configs = _hostile_configs(tmp_path, bench)
-        outcomes = dict(zip(configs, _run(tmp_path, bench, evidence, production, configs.values(), {}), strict=True))
+    def test_no_setting_of_the_service_lets_it_in(self, intel_root: bytes, tmp_path: Path) -> None:
+        configs = _hostile_configs(tmp_path)
+        outcomes = dict(zip(configs, _run(tmp_path, intel_root, configs.values(), {}), strict=True))
         assert outcomes["as it is"] == REASON
         idle = {name for name, fate in outcomes.items() if fate.startswith("does not start")}
         assert {fate for name, fate in outcomes.items() if name not in idle} == {REASON}
@@ -194,52 +296,32 @@ class TestUnderTheProductionPolicy:
         ids=lambda given: given if isinstance(given, str) else "all" if len(given) > 1 else given[0],
     )
     def test_no_variable_of_the_environment_lets_it_in(
-        self,
-        bench: Bench,
-        evidence: Evidence,
-        production: Policy,
-        tmp_path: Path,
-        variables: tuple[str, ...],
-        value: str,
+        self, intel_root: bytes, tmp_path: Path, variables: tuple[str, ...], value: str
     ) -> None:
-        root = tmp_path / "root.der"
-        root.write_bytes(bench.machine.vendor_root)
-        text = str(root) if value == "the development root" else value
+        text = str(tmp_path / _DEVELOPMENT) if value == "the development root" else value
         # The interpreter itself wants a number there.
         environment = {name: "2" if name == "PYTHONOPTIMIZE" else text for name in variables}
         plain = _write(tmp_path / "plain.toml", _plain(tmp_path))
-        assert _run(tmp_path, bench, evidence, production, [plain], environment) == [REASON]
+        assert _run(tmp_path, intel_root, [plain], environment) == [REASON]
 
 
-def _run(
-    folder: Path,
-    bench: Bench,
-    evidence: Evidence,
-    policy: Policy,
-    configs: typing.Iterable[Path],
-    environment: Mapping[str, str],
-) -> list[str]:
-    """Appraise in a process of its own, once for each config, and return what it says of each."""
-    question = {
-        "role": "router",
-        "now": NOW,
-        "spki": bench.spki.hex(),
-        "ca_spki": bench.issuer.spki.hex(),
-        "max_age_seconds": policy.challenge_max_age_seconds,
-    }
-    written = [folder / name for name in ("document", "policy", "question")]
-    for path, content in zip(written, (evidence.document, policy.document, json.dumps(question).encode()), strict=True):
-        path.write_bytes(content)
+def _run(folder: Path, intel_root: bytes, configs: typing.Iterable[Path], environment: Mapping[str, str]) -> list[str]:
+    """Have it appraised in a process of its own, once for each config, and return what it says of each."""
+    published = folder / "published.der"
+    published.write_bytes(intel_root)
     module = "tests.unit.libs.tee.bad_evidence.appraise_alone"
     done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, [*written, *configs])],
+        [sys.executable, "-m", module, *map(str, [published, folder / _DEVELOPMENT, *configs])],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout.splitlines()
+    under_development, *outcomes = done.stdout.splitlines()
+    # What is wired there does accept: it is the root that the policy names.
+    assert under_development == ACCEPTED
+    return outcomes
 
 
 def _plain(folder: Path) -> dict[str, Any]:
@@ -259,10 +341,9 @@ def _table(kind: Any, folder: Path) -> dict[str, Any]:
     return values
 
 
-def _hostile_configs(folder: Path, bench: Bench) -> dict[str, Path]:
+def _hostile_configs(folder: Path) -> dict[str, Path]:
     """One config for each field and hostile value, by their names, and what no config may hold."""
-    root = folder / "root.der"
-    root.write_bytes(bench.machine.vendor_root)
+    root = folder / _DEVELOPMENT
     written = {"as it is": _plain(folder)}
     for field, hint in _every_field(Config):
         for value in _hostile(hint, str(root)):

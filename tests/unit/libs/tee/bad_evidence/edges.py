@@ -10,11 +10,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from libs.tee.rules import AllOf, AnyOf
+from libs.tee.snp.report import PolicyFlag, Product
 from services.devtee.collateral import CollateralShape
-from services.devtee.nras import TokenShape
+from services.devtee.gpu import HWMODEL, ReportShape
+from services.devtee.nras import ABSENT, TokenShape
 from tests.fakes import snp_platform
-from tests.unit.libs.tee.bad_evidence import gpu_report_rows, gpu_rows, key_rows, ratls_rows, snp_rows, tdx_rows
+from tests.unit.libs.tee.bad_evidence import (
+    gpu_report_rows,
+    gpu_rows,
+    key_rows,
+    parse_rows,
+    ratls_rows,
+    snp_rows,
+    tdx_rows,
+)
 from tests.unit.libs.tee.bad_evidence.links import Link, leaf
 from tests.unit.libs.tee.bad_evidence.row import Benches, Present, gpu_rules, presenting, with_gpu
 from tests.unit.libs.tee.bench import DAY, NOW, STRICT_TCB
@@ -63,6 +76,34 @@ def _tokens(overall: dict[str, Any] | None = None, **device: Any) -> Make:
     return lambda b: with_gpu(b, lambda nonce: gpu_rows.bundle(b.gpu, nonce, shape), rules=gpu_rules(b))
 
 
+def _guest(rule: dict[str, Any], product: Product = Product.MILAN, **report: Any) -> Make:
+    """An SEV-SNP guest whose report says more than usual, before a rule that accepts it."""
+
+    def make(benches: Benches) -> Present:
+        one = replace(snp_rows.case(benches), chip=snp_platform.chip(product))
+        challenge = one.challenge()
+        evidence = one.evidence(one.report(challenge, **report), challenge=challenge)
+        return presenting(evidence.document, one.rules(one.rule(**rule)), one.context())
+
+    return make
+
+
+def _listed_gpus(benches: Benches) -> Present:
+    """GPUs that policy lists by identity and model, with the reports that it asks for."""
+    gpus = benches.gpu.gpus
+    return with_gpu(
+        benches,
+        lambda nonce: gpu_rows.bundle(benches.gpu, nonce),
+        reports=lambda nonce: gpu_report_rows.own_reports(benches.gpu, nonce, ReportShape()),
+        rules=gpu_rules(
+            benches,
+            allowed_ueids=frozenset(gpu.ueid for gpu in gpus),
+            allowed_models=frozenset({HWMODEL}),
+            reports_required=True,
+        ),
+    )
+
+
 def _snp(now: int = snp_platform.NOW, age: int = 2 * snp_platform.DAY, **made: dict[str, Any]) -> Make:
     """An SEV-SNP guest at another time, its certificates and CRL with other dates."""
 
@@ -93,8 +134,11 @@ def _ends_early(said: dict[str, Any]) -> None:
 
 _SNP_NOW = snp_platform.NOW
 _CRL_START = _SNP_NOW - snp_platform.DAY
+# As long as the CRL of a good endorsement counts.
+_SNP_DAYS = _CRL_START + 2 * snp_platform.DAY
+_TLS = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 
-EDGES: dict[str, tuple[int, Make]] = {
+EDGES: dict[str, tuple[int | None, Make]] = {
     "collateral as old as policy accepts": (
         NOW + _AGE - _BACKDATE,
         _shaped(NOW + _AGE - _BACKDATE, validity_seconds=365 * DAY),
@@ -137,6 +181,44 @@ EDGES: dict[str, tuple[int, Make]] = {
     ),
     "token key's chain with as many authorities as they allow": (NOW + 600, key_rows.good_chain),
     "GPU's chain with as many authorities as they allow": (NOW + 600, gpu_report_rows.good_chain),
+    "certificate of the token's key that says it is no authority": (
+        NOW + 600,
+        key_rows.certified(lambda: [leaf(ca=False), Link(), Link()]),
+    ),
+    "certificate of the token's key for what TLS keys are for": (
+        NOW + 600,
+        key_rows.certified(lambda: [leaf(extensions=[(_TLS, False)]), Link(), Link()]),
+    ),
+    "GPUs that are listed, with their reports": (NOW + 600, _listed_gpus),
+    "key set with the key's certificates": (None, parse_rows.good_key_set()),
+    "key set without certificates": (None, parse_rows.good_key_set(x5c=ABSENT)),
+    "log compressed": (NOW + DAY, ratls_rows.legacy_form),
+    "guest of another product": (_SNP_DAYS, _guest({}, Product.TURIN)),
+    "report of version 2": (_SNP_DAYS, _guest({}, version=2)),
+    "guest with a listed ID key": (
+        _SNP_DAYS,
+        _guest({"id_keys": frozenset({"01" * 48})}, id_key_digest=b"\1" * 48),
+    ),
+    "guest with a listed author key": (
+        _SNP_DAYS,
+        _guest({"author_keys": frozenset({"01" * 48})}, key_info=1, author_key_digest=b"\1" * 48),
+    ),
+    "guest that may share its cores": (
+        _SNP_DAYS,
+        _guest({"allow_smt": True}, policy=snp_rows.flags(PolicyFlag.SMT_ALLOWED)),
+    ),
+    "guest whose memory may lie behind CXL": (
+        _SNP_DAYS,
+        _guest({"allow_cxl": True}, policy=snp_rows.flags(PolicyFlag.CXL_ALLOWED)),
+    ),
+    "guest that may run on several sockets": (
+        _SNP_DAYS,
+        _guest({"require_single_socket": False}, policy=snp_platform.policy()),
+    ),
+    "VCEK that says it is no authority": (
+        _SNP_DAYS,
+        _snp(vcek={"odd": (x509.BasicConstraints(ca=False, path_length=None),)}),
+    ),
     "CRL that is too old first": (_CRL_START + 2 * snp_platform.DAY, _snp()),
     "CRL as old as policy accepts": (_SNP_NOW, _snp(age=snp_platform.DAY)),
     "CRL that ends first": (_SNP_NOW + 99, _snp(crl={"end": _SNP_NOW + 100})),
@@ -149,4 +231,4 @@ EDGES: dict[str, tuple[int, Make]] = {
     "dstack certificate in its first second": (NOW + DAY, _certificate(not_before=NOW)),
     "dstack certificate in its last second": (NOW, _certificate(not_after=NOW)),
 }
-"""By what is at its edge: the last second of the verdict, and the evidence."""
+"""By what is at its edge: the last second of the verdict, where it has one, and the evidence."""

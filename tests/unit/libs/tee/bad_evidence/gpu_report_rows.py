@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from libs.tee.nvidia.report import MAX_REPORT_BYTES, verify_report
 from services.devtee.gpu import Gpu, GpuVendor, ReportShape, sign_raw
@@ -185,6 +185,10 @@ def _stranger() -> Any:
     return ec.generate_private_key(ec.SECP384R1())
 
 
+def _rsa() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
 _INVALID: list[tuple[str, Callable[[Gpu], Sequence[Link]]]] = [
     ("issuer that is no authority", lambda g: [leaf(g.fwid), Link(ca=False), Link()]),
     ("issuer that does not say whether it is an authority", lambda g: [leaf(g.fwid), Link(ca=None), Link()]),
@@ -195,6 +199,7 @@ _INVALID: list[tuple[str, Callable[[Gpu], Sequence[Link]]]] = [
     ("authority that allows none below it", lambda g: [leaf(g.fwid), Link(), Link(path_length=0), Link()]),
     ("leaf that names another issuer", lambda g: [leaf(g.fwid, issuer="Attestation Service 2"), Link(), Link()]),
     ("leaf signed by a stranger", lambda g: [leaf(g.fwid, signed_by=_stranger()), Link(), Link()]),
+    ("issuer with another kind of key", lambda g: [leaf(g.fwid), Link(key=_rsa()), Link()]),
     ("issuer on another curve", lambda g: [leaf(g.fwid), Link(key=ec.generate_private_key(ec.SECP256R1())), Link()]),
     ("leaf over another digest", lambda g: [leaf(g.fwid, hash=hashes.SHA256()), Link(), Link()]),
     ("leaf with an unknown critical extension", lambda g: [leaf(g.fwid, extensions=[(UNKNOWN, True)]), Link(), Link()]),
@@ -306,7 +311,7 @@ ROWS = [
         "GPU chain: certificate without a name",
         10,
         "GPU_CHAIN_MALFORMED",
-        _chained(lambda g: [leaf(g.fwid, nameless=True), Link()]),
+        _chained(lambda g: [leaf(g.fwid, name=()), Link()]),
     ),
     Row("GPU chain: no certificate", 10, "GPU_CHAIN_MALFORMED", _text_chain("not PEM")),
     Row(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs.tee.nvidia.keys import Issuer
@@ -31,10 +31,11 @@ from tests.unit.libs.tee.nvidia.gpu_bench import (
 )
 
 _OTHER_KEY = ec.generate_private_key(ec.SECP384R1())
+_RSA_KEY = rsa.generate_private_key(65537, 2048)
 _OTHER_ISSUER = "https://other.devtee.invalid"
 
 
-def _spki(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _spki(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -242,6 +243,13 @@ def _without_gpu(benches: Benches) -> Present:
     return with_gpu(benches, lambda nonce: benches.gpu.nras.attest([], nonce, NOW, TokenShape(switches=("77",))))
 
 
+def _gpus_as_switches(benches: Benches) -> Present:
+    def about_gpus(nonce: bytes) -> list[Any]:
+        return bundle(benches.gpu, nonce)
+
+    return with_gpu(benches, about_gpus, switches=about_gpus)
+
+
 def _no_rule(benches: Benches) -> Present:
     rules = replace(benches.tdx.rules(), gpu_required=True)
     return with_gpu(benches, lambda nonce: bundle(benches.gpu, nonce), rules=rules)
@@ -365,6 +373,7 @@ ROWS = [
     Row("token service's answer an hour later", 10, "GPU_TOKEN_TOO_OLD", lambda b: _older(b)),
     Row("overall token of nobody", 10, "GPU_TOKEN_UNSIGNED", _forged(sign_overall=_none)),
     Row("GPU's token of nobody", 10, "GPU_TOKEN_UNSIGNED", _forged(sign_device=_none)),
+    Row("token of no algorithm, and signed", 10, "GPU_TOKEN_UNSIGNED", _forged(sign_overall=_under(alg="none"))),
     Row("overall token without its signature", 10, "GPU_TOKEN_UNSIGNED", _forged(sign_overall=_stripped)),
     Row("token of another algorithm", 10, "GPU_TOKEN_ALGORITHM_NOT_ALLOWED", _forged(sign_overall=_under(alg="ES256"))),
     Row("token of no algorithm", 10, "GPU_TOKEN_ALGORITHM_NOT_ALLOWED", _forged(sign_device=_under(alg=ABSENT))),
@@ -393,6 +402,7 @@ ROWS = [
     Row("no issuer pinned", 10, "GPU_TOKEN_ISSUER_NOT_TRUSTED", _ruled(lambda _: {"issuers": {}})),
     Row("no key pinned", 10, "GPU_TOKEN_KEY_NOT_TRUSTED", _ruled(lambda _: {"issuers": {ISSUER: Issuer({}, ())}})),
     Row("pin that is no key", 10, "GPU_PINNED_KEY_UNUSABLE", _ruled(_issuers(lambda _: b"not a key"))),
+    Row("pin of another kind", 10, "GPU_PINNED_KEY_UNUSABLE", _ruled(_issuers(lambda _: _spki(_RSA_KEY)))),
     Row(
         "pin on another curve",
         10,
@@ -404,6 +414,12 @@ ROWS = [
         10,
         "GPU_TOKEN_MALFORMED",
         _forged(sign_overall=_under(jku="https://x.invalid")),
+    ),
+    Row(
+        "signature with a character of no alphabet",
+        10,
+        "GPU_TOKEN_MALFORMED",
+        _rebuilt(lambda bench, nonce, good: [["JWT", good[0][1][:-1] + "é"], good[1]]),
     ),
     Row("claims with stray bits", 10, "GPU_TOKEN_MALFORMED", _forged(sign_overall=_written(_stray_bits))),
     Row("claims with half a byte", 10, "GPU_TOKEN_MALFORMED", _forged(sign_overall=_written(_one_character_more))),
@@ -425,6 +441,7 @@ ROWS = [
     ),
     Row("certificates that ended", 10, "GPU_TOKEN_KEY_CHAIN_NOT_CURRENT", _chained(_stale_key)),
     Row("authority that is no certificate", 10, "GPU_PINNED_KEY_UNUSABLE", _ruled(_no_authority)),
+    Row("GPUs among the NVSwitches", 10, "GPU_TOKEN_DEVICE_MISPLACED", _gpus_as_switches),
     Row("NVSwitch among the GPUs", 10, "GPU_TOKEN_DEVICE_MISPLACED", _shaped(TokenShape(switches=("77",)))),
     Row(
         "NVSwitches that failed as a whole",

@@ -127,6 +127,7 @@ _INVALID: list[tuple[str, Make]] = [
         certified(lambda: [leaf(extensions=[(UNKNOWN, True)]), Link(), Link()]),
     ),
     ("leaf of another name", certified(lambda: [leaf(name="www.example.org"), Link(), Link()])),
+    ("leaf of two names", certified(lambda: [leaf(name=("Attestation Service", "www.example.org")), Link(), Link()])),
     (
         "leaf that lives for weeks",
         certified(lambda: [leaf(start=NOW - 8 * 86400), Link(), Link()]),
@@ -166,6 +167,12 @@ ROWS = [
         10,
         "GPU_TOKEN_KEY_CHAIN_NOT_CURRENT",
         certified(lambda: [leaf(start=NOW + 1), Link(), Link()]),
+    ),
+    Row(
+        "token key's chain: pinned authority issued by nobody",
+        10,
+        "GPU_PINNED_KEY_UNUSABLE",
+        certified(lambda: [leaf(), Link(issuer=())]),
     ),
     Row("NVSwitches vouched for by another issuer", 10, "GPU_TOKEN_ISSUERS_DIFFER", _switches_of_another),
     Row("GPU evidence put together with a key without certificates", None, "GPU_EVIDENCE_MALFORMED", _put_together),

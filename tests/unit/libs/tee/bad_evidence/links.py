@@ -30,9 +30,9 @@ class Link:
     path_length: int | None = None
     signs_certificates: bool = True
     critical: bool = True
-    name: str | None = None
-    nameless: bool = False
-    issuer: str | None = None
+    # Common names; none for a certificate that names nobody.
+    name: str | tuple[str, ...] | None = None
+    issuer: str | tuple[str, ...] | None = None
     start: int = NOW - 86400
     end: int = NOW + 86400
     extensions: Sequence[tuple[x509.ExtensionType, bool]] = ()
@@ -54,8 +54,8 @@ def chain(links: Sequence[Link]) -> tuple[str, bytes]:
     for number, (link, issuer) in enumerate(zip(links, [*links[1:], links[-1]], strict=True)):
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([]) if link.nameless else _name(link.name or f"Attestation Service {number}"))
-            .issuer_name(_name(link.issuer or f"Attestation Service {min(number + 1, len(links) - 1)}"))
+            .subject_name(_name(_given(link.name, f"Attestation Service {number}")))
+            .issuer_name(_name(_given(link.issuer, f"Attestation Service {min(number + 1, len(links) - 1)}")))
             .public_key(link.key.public_key())
             .serial_number(1000 + number)
             .not_valid_before(_moment(link.start))
@@ -89,8 +89,13 @@ def _moment(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _given(names: str | tuple[str, ...] | None, usual: str) -> str | tuple[str, ...]:
+    return usual if names is None else names
+
+
+def _name(common_names: str | tuple[str, ...]) -> x509.Name:
+    each = (common_names,) if isinstance(common_names, str) else common_names
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in each])
 
 
 def _usage(signs_certificates: bool) -> x509.KeyUsage:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from libs.tee.evidence import MAX_DOCUMENT_BYTES
@@ -64,6 +65,17 @@ def _slack(quote: bytes) -> bytes:
     data = bytearray(quote) + bytes(8)
     struct.pack_into("<I", data, 632, struct.unpack_from("<I", data, 632)[0] + 8)
     return bytes(data)
+
+
+def _longer(at: int) -> Callable[[bytes], bytes]:
+    """State one byte more than there is, in a length of four bytes."""
+
+    def change(quote: bytes) -> bytes:
+        data = bytearray(quote)
+        struct.pack_into("<I", data, at, struct.unpack_from("<I", data, at)[0] + 1)
+        return bytes(data)
+
+    return change
 
 
 def _challenge(change: Callable[[dict[str, Any]], object]) -> Make:
@@ -154,6 +166,10 @@ def _key(**key: Any) -> Make:
     return _key_set(lambda document: document, **key)
 
 
+def good_key_set(**key: Any) -> Make:
+    return _key(**key)
+
+
 def _set_of(data: bytes) -> Make:
     return lambda _: lambda _steps: read_jwks(data)
 
@@ -167,6 +183,11 @@ def _certified(benches: Benches) -> Present:
     """A key beside the certificate of another."""
     der = base64.b64encode(benches.gpu.vendor.root.der).decode()
     return _key(x5c=[der])(benches)
+
+
+def _object_of_certificates(benches: Benches) -> Present:
+    """The key's own certificates, as the names of members."""
+    return _key(x5c=dict.fromkeys(benches.gpu.nras.jwks()["keys"][0]["x5c"], 0))(benches)
 
 
 def _overlong_certificate(benches: Benches) -> Present:
@@ -207,6 +228,8 @@ _DOCUMENTS: list[tuple[str, str, Make]] = [
     ("quote of version 5 with a report of another size", "QUOTE_MALFORMED", version_5(bytes(48), body_type=2)),
     ("quote without its certificate chain", "QUOTE_MALFORMED", _put("<H", 1252, 4)),
     ("quote with slack inside", "QUOTE_MALFORMED", _quote(_slack)),
+    ("quote with a longer outer part", "QUOTE_MALFORMED", _quote(_longer(766))),
+    ("quote with a longer inner part", "QUOTE_MALFORMED", _quote(_longer(1254))),
     ("log that is no list", "EVENT_LOG_MALFORMED", _document(lambda v: v.update(event_log={}))),
     ("log of 513 events", "EVENT_LOG_MALFORMED", _document(lambda v: v.update(event_log=v["event_log"][:1] * 513))),
     ("boot event without a digest", "EVENT_LOG_MALFORMED", _event(0, digest="")),
@@ -224,11 +247,14 @@ _DOCUMENTS: list[tuple[str, str, Make]] = [
     ("challenge that is no object", "CHALLENGE_MALFORMED", _document(lambda v: v.update(challenge="00"))),
     ("challenge without its certificate", "CHALLENGE_MALFORMED", _challenge(lambda c: c.update(certificate=None))),
     ("challenge with a long signature", "CHALLENGE_MALFORMED", _challenge(lambda c: c.update(signature="00" * 73))),
+    ("challenge with a long certificate", "CHALLENGE_MALFORMED", lambda b: _long_certificate(b)),
     ("challenge of nobody", "CHALLENGE_MALFORMED", _said(issuer="")),
     ("challenge with a short nonce", "CHALLENGE_MALFORMED", _said(random="00" * 31)),
     ("challenge before time", "CHALLENGE_MALFORMED", _said(issued_at=-1)),
     ("SNP: evidence with an event log", "EVIDENCE_MALFORMED", lambda b: _with_log(b)),
     ("GPU evidence of version 2", "GPU_EVIDENCE_MALFORMED", _gpu(lambda gpu: gpu.update(v=2))),
+    ("GPU evidence of version true", "GPU_EVIDENCE_MALFORMED", _gpu(lambda gpu: gpu.update(v=True))),
+    ("GPU evidence with a number for reports", "GPU_EVIDENCE_MALFORMED", _gpu(lambda gpu: gpu.update(reports=7))),
     ("GPU evidence of another vendor", "GPU_EVIDENCE_MALFORMED", _gpu(lambda gpu: gpu.update(vendor="amd"))),
     (
         "GPU evidence with 17 reports",
@@ -239,6 +265,11 @@ _DOCUMENTS: list[tuple[str, str, Make]] = [
     ("GPU evidence with a long chain", "GPU_EVIDENCE_MALFORMED", _gpu(_long("certificate_chain", 16385))),
     ("bundle without a pair", "GPU_TOKEN_MALFORMED", _token(lambda good: [good[0]])),
     ("bundle without devices", "GPU_TOKEN_MALFORMED", _token(lambda good: [good[0], {}])),
+    (
+        "bundle with a number for a token",
+        "GPU_TOKEN_MALFORMED",
+        _token(lambda good: [good[0], {**good[1], "GPU-0": 7}]),
+    ),
     ("bundle with a device by another name", "GPU_TOKEN_MALFORMED", _renamed),
     (
         "bundle with an overlong token",
@@ -249,19 +280,25 @@ _DOCUMENTS: list[tuple[str, str, Make]] = [
 _KEY_SETS: list[tuple[str, Make]] = [
     ("overlong", lambda b: _padded(b)),
     ("not JSON", _set_of(b"")),
+    ("with a number for keys", _key_set(lambda _: {"keys": 7})),
+    ("with a text for a key", _key_set(lambda _: {"keys": ["EC"]})),
     ("without keys", _key_set(lambda _: {"keys": []})),
     ("with 129 keys", _key_set(lambda d: {"keys": [{**d["keys"][0], "kid": str(n)} for n in range(129)]})),
     ("with a key twice", _key_set(lambda d: {"keys": d["keys"] * 2})),
     ("with a secret key", _key(d="AA")),
     ("with a key on another curve", _key(crv="P-256")),
+    ("with a key of another kind", _key(kty="OKP")),
     ("with a key for another algorithm", _key(alg="ES256")),
     ("with a key for encryption", _key(use="enc")),
     ("with a nameless key", _key(kid="")),
+    ("with a number for a key's name", _key(kid=7)),
+    ("with a key's name that is not ASCII", _key(kid="é")),
     ("with a key without a name", _key(kid=ABSENT)),
     ("with a short coordinate", _key(x="AA")),
     ("with a coordinate that is no text", _key(y=7)),
     ("with a key that is no point", _key(x="A" * 64)),
     ("with the certificate of another key", _certified),
+    ("with an object for certificates", lambda b: _object_of_certificates(b)),
     ("with no certificate in a list of them", _key(x5c=[])),
     ("with a certificate that cannot be read", _key(x5c=["AAAA"])),
     ("with a certificate that is no text", _key(x5c=[7])),
@@ -278,8 +315,22 @@ ROWS = [
         "CHALLENGE_MALFORMED",
         _certificate(lambda b: b.gpu.vendor.root.certificate.public_bytes(Encoding.DER)),
     ),
+    Row(
+        "challenge with a certificate of another kind of key",
+        5,
+        "CHALLENGE_MALFORMED",
+        _certificate(lambda b: b.chip.root),
+    ),
     *(Row(f"key set {name}", None, "GPU_JWKS_MALFORMED", make) for name, make in _KEY_SETS),
 ]
+
+
+def _long_certificate(benches: Benches) -> Present:
+    """The issuer's own key in a certificate that holds more than it needs: the challenge would count otherwise."""
+    bench = benches.tdx
+    filler = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.25.1"), bytes(16384))
+    link = Link(key=bench.issuer.key, hash=hashes.SHA256(), extensions=[(filler, False)])
+    return _certificate(lambda _: chain([link])[1])(benches)
 
 
 def _with_log(benches: Benches) -> Present:

@@ -9,6 +9,7 @@ from typing import Any
 from cryptography import x509
 
 from libs.tee.device import DeviceLists
+from libs.tee.eventlog import RUNTIME_EVENT_TYPE
 from libs.tee.measurement import MeasurementSet
 from libs.tee.ratls import blob, certificate
 from libs.tee.ratls.messagepack import MessagePackReader
@@ -130,6 +131,14 @@ def _other_preimage(document: dict[str, Any]) -> None:
     _event(document, "app-id")["preimage"] = "00"
 
 
+def _preimage_of_a_boot_event(document: dict[str, Any]) -> None:
+    """The preimage that its name and payload have as a runtime event, beside another type."""
+    event = _event(document, "app-id")
+    head = RUNTIME_EVENT_TYPE.to_bytes(4, "little")
+    event["preimage"] = b":".join((head, b"app-id", bytes(event["event_payload"]))).hex()
+    event["event_type"] = 4
+
+
 def _unreadable_preimage(document: dict[str, Any]) -> None:
     event = _event(document, "app-id")
     # Otherwise good: the digest of no bytes at all would be refused for another reason.
@@ -202,6 +211,19 @@ def _member_twice(data: bytes) -> bytes:
     return b"\x84" + b"\xa7version\x01" + data[1:]
 
 
+def _three_for_two(data: bytes) -> bytes:
+    """The map of a stack, whose header speaks of a third member beside kind and data."""
+    at = data.rindex(b"\x82\xa4kind\xa4data")
+    return data[:at] + b"\x83" + data[at + 1 :]
+
+
+def _three_members(bench: Bench, subject: Subject) -> Sequence[x509.UnrecognizedExtension]:
+    document = message(bench.td, subject.report_data)
+    # A kind that is read as the next name would be, where the first is not.
+    document["stack"]["kind"] = "data"
+    return [extension(8, _three_for_two(packed(document)))]
+
+
 def _member_missing(document: dict[str, Any]) -> None:
     del document["stack"]["data"]["config"]
 
@@ -240,6 +262,11 @@ _ROWS_OF_STEP_1: list[tuple[str, str, Make]] = [
         _legacy(lambda b: compressed(legacy_log(b.td.runtime_events)) + b"\0"),
     ),
     (
+        "compressed log without its last byte",
+        "RATLS_EVENT_LOG_MALFORMED",
+        _legacy(lambda b: compressed(legacy_log(b.td.runtime_events))[:-1]),
+    ),
+    (
         "overlong log",
         "RATLS_EVENT_LOG_MALFORMED",
         _legacy(lambda b: legacy_log(b.td.runtime_events).ljust(certificate.MAX_EVENT_LOG_BYTES + 1)),
@@ -275,6 +302,7 @@ _ROWS_OF_STEP_1: list[tuple[str, str, Make]] = [
     ),
     ("runtime events left out", "RUNTIME_EVENTS_DISAGREE", _message(_stated(runtime_events=[]))),
     ("another preimage", "EVENT_PREIMAGE_MISMATCH", _message(_other_preimage)),
+    ("preimage of a boot event", "EVENT_PREIMAGE_MISMATCH", _message(_preimage_of_a_boot_event)),
     ("preimage that is no hex", "ATTESTATION_MALFORMED", _message(_unreadable_preimage)),
     ("event of version 3", "ATTESTATION_MALFORMED", _message(_event_of_another_version)),
     ("stated report data too short", "ATTESTATION_MALFORMED", _message(_short_report_data)),
@@ -290,6 +318,8 @@ _ROWS_OF_STEP_1: list[tuple[str, str, Make]] = [
     ("message with a tail", "MESSAGEPACK_MALFORMED", _packed(lambda data: data + b"\0")),
     ("message that ends too early", "MESSAGEPACK_MALFORMED", _alone(lambda: MessagePackReader(b"\xa2a").text())),
     ("message with a member twice", "MESSAGEPACK_MALFORMED", _packed(_member_twice)),
+    ("message with a member that is not known", "MESSAGEPACK_MALFORMED", _message(lambda d: d.update(extra=1))),
+    ("message of kind and data that counts three", "MESSAGEPACK_MALFORMED", _certified(_three_members)),
     ("message without a member", "MESSAGEPACK_MALFORMED", _message(_member_missing)),
     ("message with kind by another name", "MESSAGEPACK_MALFORMED", _message(_kind_by_another_name)),
     ("message with data by another name", "MESSAGEPACK_MALFORMED", _message(_data_by_another_name)),

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from libs.tee.appraisal import OwnNonce
 from libs.tee.device import DeviceLists
@@ -15,10 +17,12 @@ from libs.tee.measurement import MeasurementSet
 from libs.tee.rules import AnyOf
 from libs.tee.snp.certificates import CERTIFICATE_BYTES
 from libs.tee.snp.report import PlatformFlag, PolicyFlag, Product, Tcb
+from services.devtee.der import sequence
 from tests.fakes.snp_platform import DAY, NOW, SnpChip, encode_tcb, number, policy, vcek_extensions
 from tests.unit.libs.tee.bad_evidence.row import Benches, Present, Row, SnpCase, edited, presenting
 from tests.unit.libs.tee.bench import CLAIMS, COMPOSE
 
+_PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
 _ARC = "1.3.6.1.4.1.3704.1"
 _LOW = Tcb(4, 1, 23, 219)
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
@@ -155,6 +159,15 @@ def _measured(**changes: str) -> Make:
     return make
 
 
+def _model_not_stated(benches: Benches) -> Present:
+    """A report of version 2 names no model, and one of the product is revoked."""
+    one = case(benches)
+    challenge = one.challenge()
+    evidence = one.evidence(one.report(challenge, version=2), challenge=challenge)
+    rules = one.rules(devices=DeviceLists(revoked_families=frozenset({"milan-19-01"})).rule())
+    return presenting(evidence.document, rules, one.context())
+
+
 def _no_alternative(benches: Benches) -> Present:
     one = case(benches)
     rules = one.rules()
@@ -162,7 +175,7 @@ def _no_alternative(benches: Benches) -> Present:
     return presenting(one.evidence().document, replace(rules, snp=snp), one.context())
 
 
-def _flags(*more: PolicyFlag) -> int:
+def flags(*more: PolicyFlag) -> int:
     return policy(PolicyFlag.SINGLE_SOCKET_REQUIRED, *more)
 
 
@@ -231,6 +244,21 @@ def _half_a_byte(der: bytes) -> bytes:
     return der[: at + 4] + b"\x01" + der[at + 5 :]
 
 
+def _endless(chip: SnpChip) -> dict[str, bytes]:
+    """A CRL that does not say when the next one comes, which no builder writes."""
+    crl = x509.load_der_x509_crl(chip.crl())
+    signed, update = crl.tbs_certlist_bytes, crl.next_update_utc
+    if update is None:
+        raise AssertionError("the chip's CRL says when the next one comes")
+    stated = b"\x17\x0d" + update.strftime("%y%m%d%H%M%SZ").encode()
+    # The first of its parts is the version, 02 01 01.
+    content = signed[signed.index(b"\x02\x01\x01") :].replace(stated, b"")
+    whole, signed = crl.public_bytes(Encoding.DER), sequence(content)
+    signature = chip.ark_key.sign(signed, _PSS, hashes.SHA384())
+    behind = whole.index(crl.tbs_certlist_bytes) + len(crl.tbs_certlist_bytes)
+    return {"crl": sequence(signed, whole[behind : -len(signature)], signature)}
+
+
 def _critical(benches: Benches) -> Present:
     return _crl(critical=x509.DeltaCRLIndicator(1))(benches)
 
@@ -241,8 +269,8 @@ _MALFORMED: list[tuple[str, Make]] = [
     ("version 1", _reported(version=1)),
     ("version 4", _reported(version=4)),
     ("another algorithm", _reported(algorithm=2)),
-    ("guest policy's constant bit clear", _reported(policy=_flags() ^ 1 << 17)),
-    ("guest policy's reserved bit", _reported(policy=_flags() | 1 << 26)),
+    ("guest policy's constant bit clear", _reported(policy=flags() ^ 1 << 17)),
+    ("guest policy's reserved bit", _reported(policy=flags() | 1 << 26)),
     ("platform's reserved bit", _reported(platform=1 << 6 | 1 << 5)),
     ("reserved bytes behind the key info", _reported({0x4C: b"\1"})),
     ("reserved signing key", _reported(key_info=2 << 2)),
@@ -269,7 +297,9 @@ _CHAIN: list[tuple[str, Make]] = [
     ("VCEK's name", _vcek(subject="SEV-Milan")),
     ("VCEK with authority", _vcek(ca=True)),
     ("ASK without authority", _ask(ca=False)),
+    ("ASK that says it has no authority", _ask(ca=False, odd=(x509.BasicConstraints(ca=False, path_length=None),))),
     ("ASK that may not sign", _ask(signs_certificates=False)),
+    ("ASK that may sign CRLs alone", _ask(signs_certificates=False, signs_crls=True)),
     ("ARK that may not sign CRLs", _ark(signs_crls=False)),
     ("unknown critical extension of the VCEK", _vcek(odd=(x509.OCSPNoCheck(),))),
     ("unknown critical extension of the ASK", _ask(odd=(x509.OCSPNoCheck(),))),
@@ -353,6 +383,7 @@ ROWS = [
     Row("SNP: CRL of another issuer", 2, "SNP_CRL_INVALID", _crl(issuer="ARK-Genoa")),
     Row("SNP: part of a CRL", 2, "SNP_CRL_INVALID", _critical),
     Row("SNP: CRL that ends now", 2, "SNP_CRL_NOT_CURRENT", _crl(end=NOW)),
+    Row("SNP: CRL without an end", 2, "SNP_CRL_NOT_CURRENT", _endorsed(_endless)),
     Row("SNP: CRL not valid yet", 2, "SNP_CRL_NOT_CURRENT", _crl(start=NOW + 1)),
     Row("SNP: ASK revoked", 2, "SNP_CERTIFICATE_REVOKED", _crl(revoked=[1, 65537])),
     Row("SNP: ARK revoked", 2, "SNP_CERTIFICATE_REVOKED", _crl(revoked=[65536])),
@@ -389,11 +420,11 @@ ROWS = [
         for name in ("current", "committed", "launch")
     ),
     Row("SNP: CRL older than policy accepts", 3, "SNP_CRL_TOO_OLD", _rule(maximum_crl_age_seconds=DAY - 1)),
-    Row("SNP: debugging", 4, "SNP_DEBUG", _reported(policy=_flags(PolicyFlag.DEBUG_ALLOWED))),
-    Row("SNP: migration", 4, "SNP_MIGRATION_ALLOWED", _reported(policy=_flags(PolicyFlag.MIGRATION_AGENT_ALLOWED))),
+    Row("SNP: debugging", 4, "SNP_DEBUG", _reported(policy=flags(PolicyFlag.DEBUG_ALLOWED))),
+    Row("SNP: migration", 4, "SNP_MIGRATION_ALLOWED", _reported(policy=flags(PolicyFlag.MIGRATION_AGENT_ALLOWED))),
     Row("SNP: migration agent", 4, "SNP_MIGRATION_AGENT_BOUND", _reported(report_id_ma=b"\1" * 32)),
-    Row("SNP: SMT", 4, "SNP_SMT_NOT_ALLOWED", _reported(policy=_flags(PolicyFlag.SMT_ALLOWED))),
-    Row("SNP: CXL", 4, "SNP_CXL_NOT_ALLOWED", _reported(policy=_flags(PolicyFlag.CXL_ALLOWED))),
+    Row("SNP: SMT", 4, "SNP_SMT_NOT_ALLOWED", _reported(policy=flags(PolicyFlag.SMT_ALLOWED))),
+    Row("SNP: CXL", 4, "SNP_CXL_NOT_ALLOWED", _reported(policy=flags(PolicyFlag.CXL_ALLOWED))),
     Row("SNP: several sockets", 4, "SNP_SINGLE_SOCKET_REQUIRED", _reported(policy=policy())),
     Row(
         "SNP: older ABI", 4, "SNP_ABI_TOO_OLD", _reported(policy=policy(PolicyFlag.SINGLE_SOCKET_REQUIRED, abi=0x0136))
@@ -439,6 +470,13 @@ ROWS = [
         "CPU_FAMILY_REVOKED",
         _rules(lambda _: {"devices": DeviceLists(revoked_families=frozenset({"milan-19-01"})).rule()}),
     ),
+    Row(
+        "SNP: product revoked with all its models",
+        9,
+        "CPU_FAMILY_REVOKED",
+        _rules(lambda _: {"devices": DeviceLists(revoked_families=frozenset({"milan"})).rule()}),
+    ),
+    Row("SNP: model revoked that may be this one", 9, "CPU_FAMILY_REVOKED", _model_not_stated),
     Row("SNP: no GPU evidence", 10, "GPU_EVIDENCE_MISSING", _rules(lambda _: {"gpu_required": True})),
     Row("SNP: another role", 11, "ROLE_MISMATCH", _rules(lambda _: {"role": "kms"})),
 ]

@@ -6,6 +6,7 @@ import base64
 import json
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,12 +54,12 @@ def _pck(pki: VendorPki) -> tuple[ec.EllipticCurvePrivateKey, str]:
     return pki.pck.key, pki.pck_chain
 
 
-def _issued(name: str, *, is_platform: bool = False) -> Chain:
+def _issued(*names: str, is_platform: bool = False) -> Chain:
     """A certificate of the root itself, for another use or pretending to another."""
 
     def chain(pki: VendorPki) -> tuple[ec.EllipticCurvePrivateKey, str]:
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name) for name in names])
         start, end = datetime.fromtimestamp(NOW - DAY, UTC), datetime.fromtimestamp(NOW + DAY, UTC)
         builder = x509.CertificateBuilder(pki.root.certificate.subject, subject, key.public_key(), 7, start, end)
         if is_platform:
@@ -68,6 +69,12 @@ def _issued(name: str, *, is_platform: bool = False) -> Chain:
         return key, leaf.pem + pki.root.pem
 
     return chain
+
+
+def _issued_beside_the_root(pki: VendorPki) -> tuple[ec.EllipticCurvePrivateKey, str]:
+    """The signer's name, under the authority that certifies machines."""
+    key, leaf = _issued(_NAME)(replace(pki, root=pki.platform_ca))
+    return key, leaf + pki.root.pem
 
 
 def _text(make: Callable[[VendorPki], str]) -> Chain:
@@ -94,6 +101,8 @@ _CHAINS: list[tuple[str, Callable[[Benches], Present]]] = [
     ("the machine's own key, for the enclave alone", _signed_by(_pck, "qe_identity")),
     ("a certificate of the root with another name", _signed_by(_issued("Development SGX Other"), "tcb_info")),
     ("a certificate of the root for a machine", _signed_by(_issued(_NAME, is_platform=True), "tcb_info")),
+    ("a certificate of the root with two names", _signed_by(_issued(_NAME, "Development SGX Other"), "tcb_info")),
+    ("a certificate of another authority", _signed_by(_issued_beside_the_root, "tcb_info")),
     ("no certificate", _signed_by(_text(lambda _: "not PEM"), "tcb_info")),
     ("a certificate of no known version", _signed_by(_text(_version_9), "tcb_info")),
     ("a certificate whose name is bits", _signed_by(_text(_name_that_is_bits), "tcb_info")),

@@ -2,10 +2,12 @@
 
 show      say in words what a file states, nothing of it verified
 appraise  judge it under a policy, step by step, with the values compared
-fetch     get the evidence of a running mesh's services
+fetch     get the evidence of a running mesh's services, or a past appraisal
+watch     say which appraisals a running mesh makes
+repeat    make a past appraisal again, offline, and say whether its record comes out the same
 
-Exit status of `show` and `appraise`: 0 when all is well, 1 when evidence is refused, 2 when what was given cannot be
-judged, or not be judged by.
+Exit status of `show`, `appraise` and `repeat`: 0 when all is well, 1 when evidence is refused or the record is another,
+2 when what was given cannot be judged, or not be judged by.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from rich.console import Console
 
 from libs.errors import MeshError
 from libs.policy.document import Policy
-from services.cli.evidence_appraisal import Examination, examine_certificate, examine_document
+from services.cli.evidence_appraisal import Examination, Refused, examine_certificate, examine_document
 from services.cli.evidence_description import describe
-from services.cli.evidence_fetch import fetch_by_digest, fetch_by_role
-from services.cli.evidence_file import CertificateFile, EvidenceFile, QuoteFile, advice, digest_of, recognise
+from services.cli.evidence_fetch import fetch_appraisal, fetch_by_digest, fetch_by_role
+from services.cli.evidence_file import CertificateFile, EvidenceFile, QuoteFile, advice, digest_of
+from services.cli.evidence_inputs import read_evidence, read_policy
+from services.cli.evidence_repeat import print_repetition, repeat_bundle
 from services.cli.evidence_report import Judged, print_judged, print_sections
 from services.cli.evidence_terms import (
     PIN_ADVICE,
@@ -35,30 +39,38 @@ from services.cli.evidence_terms import (
     document_terms,
     is_unpinned,
     judge_policy,
+    policy_file,
 )
+from services.cli.evidence_watch import show_appraisals
 from services.cli.evidence_words import plain
-from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
+from services.cli.inputs import InputUnreadable, refuse_existing, write_output
 from services.cli.layout import add_state_option, layout_of
-from services.cli.policy_draft import read_signed
 from services.cli.ports import HOST, read_ports
 from services.cli.roster import SERVICES
-from services.cli.status import read_mesh
+from services.cli.status import Access, read_mesh
 
 ACCEPTED, REFUSED, UNUSABLE = 0, 1, 2
 _BINDING = 5
+_MAX_SEQUENCE = 2**64 - 1
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `teemesh evidence`."""
-    parser = subparsers.add_parser("evidence", help="read, appraise and fetch evidence")
+    parser = subparsers.add_parser("evidence", help="read, appraise and fetch evidence, repeat past appraisals")
     commands = parser.add_subparsers(dest="evidence_command", required=True)
     _add_show(commands.add_parser("show", help="say what evidence states, without verifying it"))
     _add_appraise(commands.add_parser("appraise", help="judge evidence under a policy, step by step"))
-    _add_fetch(commands.add_parser("fetch", help="get evidence from a running mesh"))
+    _add_fetch(commands.add_parser("fetch", help="get evidence, or a past appraisal, from a running mesh"))
+    _add_watch(commands.add_parser("watch", help="say which appraisals a running mesh makes, with their records"))
+    _add_repeat(commands.add_parser("repeat", help="make a past appraisal again, offline"))
 
 
 def _add_file(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("file", type=Path, help="an evidence document, a dstack RA-TLS certificate, or a TDX quote")
+    _add_json(parser, run)
+
+
+def _add_json(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     parser.set_defaults(run=lambda args: _usable(run, args))
 
@@ -77,12 +89,26 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--role", choices=SERVICES, help="what this service proves itself with now")
     which.add_argument("--digest", type=digest, metavar="HEX", help="this document, also of earlier days")
-    parser.add_argument("--out", type=Path, required=True, help="the document; must not exist")
+    which.add_argument("--record", type=digest, metavar="HEX", help="the past appraisal whose record this names")
+    parser.add_argument("--out", type=Path, required=True, help="the document, or the bundle; must not exist")
     parser.set_defaults(run=_run_fetch)
 
 
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    add_state_option(parser)
+    parser.add_argument("--count", type=_positive, metavar="N", help="end after so many; default: at Ctrl-C")
+    parser.add_argument("--after", type=_positive, default=0, metavar="N", help="go on after this number of a line")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(run=_run_watch)
+
+
+def _add_repeat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="what fetch --record wrote")
+    _add_json(parser, _run_repeat)
+
+
 def _run_show(args: argparse.Namespace) -> int:
-    file = recognise(read_input(args.file))
+    file = read_evidence(args.file)
     try:
         sections = describe(file)
     except MeshError as refusal:
@@ -97,8 +123,9 @@ def _run_show(args: argparse.Namespace) -> int:
 
 
 def _run_appraise(args: argparse.Namespace) -> int:
-    file = recognise(read_input(args.file))
-    signed = read_signed(args.policy)
+    file = read_evidence(args.file)
+    source = policy_file(args)
+    signed = read_policy(source)
     now = int(time.time()) if args.now is None else args.now
     signatures, policy_refusal = judge_policy(signed, args.compose, now)
     examination, binding, remedies = _examine(file, args, signed.policy, now)
@@ -106,6 +133,7 @@ def _run_appraise(args: argparse.Namespace) -> int:
         digest=digest_of(file),
         now=now,
         policy=signed.policy,
+        policy_source=str(source),
         signatures=signatures,
         policy_refusal=policy_refusal,
         binding=binding,
@@ -137,31 +165,60 @@ def _examine(
 
 
 def _remedies(file: EvidenceFile, examination: Examination, policy: Policy, unpinned: bool) -> list[str]:
-    refusal = examination.refusal
-    if refusal is None:
+    outcome = examination.outcome
+    if not isinstance(outcome, Refused):
         return []
+    refusal, role = outcome.refusal, outcome.role
     remedies = [words for words in (advice(file, refusal),) if words is not None]
     if unpinned and examination.steps[-1].number == _BINDING:
         remedies.append(PIN_ADVICE)
-    if examination.role is not None and examination.role not in policy.roles:
-        remedies.append(f"the policy grants nothing to role {examination.role}: another --role, or another --policy")
+    if role is not None and role not in policy.roles:
+        remedies.append(f"the policy grants nothing to role {role}: another --role, or another --policy")
     return remedies or [f"docs/evidence.md says what to do about {refusal.reason}"]
 
 
 def _run_fetch(args: argparse.Namespace) -> int:
     refuse_existing(args.out)
+    access = _access(args)
+    if args.record is not None:
+        data = asyncio.run(fetch_appraisal(access, args.record))
+        what = f"from the archive, record {args.record.hex()}, not repeated"
+    else:
+        fetching = fetch_by_role(access, args.role) if args.digest is None else fetch_by_digest(access, args.digest)
+        fetched = asyncio.run(fetching)
+        data, what = fetched.document, f"from {fetched.source}, digest {fetched.digest.hex()}, not appraised"
+    write_output(args.out, data)
+    print(f"{args.out}: {len(data)} bytes {what}")
+    return ACCEPTED
+
+
+def _run_watch(args: argparse.Namespace) -> int:
+    watching = show_appraisals(_access(args), Console(), after=args.after, count=args.count, as_json=args.json)
+    asyncio.run(watching)
+    return ACCEPTED
+
+
+def _run_repeat(args: argparse.Namespace) -> int:
+    repetition = repeat_bundle(args.bundle)
+    if args.json:
+        print(json.dumps(repetition.to_json(), indent=2))
+    else:
+        print_repetition(repetition, Console())
+    return ACCEPTED if repetition.is_same else REFUSED
+
+
+def _access(args: argparse.Namespace) -> Access:
     layout = layout_of(args)
     if not layout.mesh_file.exists():
         raise InputUnreadable(f"no mesh serves from {layout.root}: start one with teemesh up")
     addresses = {role: f"{HOST}:{port}" for role, port in read_ports(layout.ports).items()}
-    access = read_mesh(layout.mesh_file, addresses)
-    fetching = fetch_by_role(access, args.role) if args.digest is None else fetch_by_digest(access, args.digest)
-    fetched = asyncio.run(fetching)
-    write_output(args.out, fetched.document)
-    print(
-        f"{args.out}: {len(fetched.document)} bytes from {fetched.source}, digest {fetched.digest.hex()}, not appraised"
-    )
-    return ACCEPTED
+    return read_mesh(layout.mesh_file, addresses)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_SEQUENCE):
+        raise argparse.ArgumentTypeError("give a positive number")
+    return int(text)
 
 
 def _usable(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

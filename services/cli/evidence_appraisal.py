@@ -48,6 +48,7 @@ class CertificateTerms:
 class Accepted:
     """What all steps together prove."""
 
+    role: str
     valid_until: int
     """Unix seconds."""
     vendor_root: VendorRoot
@@ -58,14 +59,20 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
-    """Every step that was begun, and what came of them: `accepted` or `refusal`."""
+class Refused:
+    """Why it is not."""
 
     role: str | None
-    """None where the document could not be read."""
+    """None where the document could not be read, and nobody said for which."""
+    refusal: MeshError
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Every step that was begun, and what came of them."""
+
     steps: tuple[Step, ...]
-    accepted: Accepted | None
-    refusal: MeshError | None
+    outcome: Accepted | Refused
 
 
 def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Examination:
@@ -80,10 +87,10 @@ def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Exami
     except InputUnreadable:
         raise
     except MeshError as refusal:
-        return Examination(role, tuple(steps.steps), None, refusal)
+        return Examination(tuple(steps.steps), Refused(role, refusal))
     root = _named(policy, appraisal.vendor_root_sha256)
-    accepted = Accepted(appraisal.valid_until, root, appraisal.spki_sha256, appraisal.to_json())
-    return Examination(role, tuple(steps.steps), accepted, None)
+    accepted = Accepted(role, appraisal.valid_until, root, appraisal.spki_sha256, appraisal.to_json())
+    return Examination(tuple(steps.steps), accepted)
 
 
 def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> Examination:
@@ -93,7 +100,7 @@ def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> 
     try:
         verdict = verify_ratls(der, terms.collateral, policy.rules(terms.role), context, steps)
     except MeshError as refusal:
-        return Examination(terms.role, tuple(steps.steps), None, refusal)
+        return Examination(tuple(steps.steps), Refused(terms.role, refusal))
     platform = verdict.platform
     root = _named(policy, platform.vendor_root_sha256)
     spki_sha256 = hashlib.sha256(read_certificate(der).spki).digest()
@@ -112,7 +119,8 @@ def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> 
         "advisories": list(platform.tcb.advisories),
         "vendor_root_sha256": platform.vendor_root_sha256.hex(),
     }
-    return Examination(terms.role, tuple(steps.steps), Accepted(verdict.valid_until, root, spki_sha256, findings), None)
+    accepted = Accepted(terms.role, verdict.valid_until, root, spki_sha256, findings)
+    return Examination(tuple(steps.steps), accepted)
 
 
 def _parsed(data: bytes, steps: Record) -> Evidence:

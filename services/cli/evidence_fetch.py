@@ -1,7 +1,9 @@
-"""It is responsible for getting evidence from a running mesh: by the service that speaks with it, or by its digest.
+"""It is responsible for getting evidence from a running mesh: by the service that speaks with it, or by its digest;
+and past appraisals by their record's.
 
 A service's evidence is asked of the one key that its certificate proves, and is the document that this certificate
-names. It is handed over unjudged: `teemesh evidence appraise` judges it.
+names. It is handed over unjudged: `teemesh evidence appraise` judges it, and `teemesh evidence repeat`
+a past appraisal.
 """
 
 from __future__ import annotations
@@ -16,17 +18,25 @@ import grpc.aio
 from teemesh.attestation.v1 import attestation_pb2, attestation_pb2_grpc
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.identity.certificate import CertificateNotAccepted, MeshCertificate, der_of, verify_issued
 from libs.identity.lease import EvidenceMismatch
 from libs.rpc.channel import fetch_leaf, open_channel
 from libs.rpc.errors import to_mesh_error
+from libs.tee.archived import Bundle
 from services.cli.inputs import InputUnreadable
 from services.cli.roster import SERVICES
 from services.cli.status import Access
 
 _TIMEOUT_SECONDS = 10.0
 _ARCHIVE = "attestation"
+
+
+class AppraisalMismatch(MeshError):
+    """The archive answered with another appraisal than the one that was asked for."""
+
+    code = Code.DATA_LOSS
+    reason = "APPRAISAL_MISMATCH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,23 @@ async def fetch_by_digest(access: Access, digest: bytes) -> Fetched:
                 attestation_pb2.GetEvidenceRequest(digest=digest), timeout=_TIMEOUT_SECONDS
             )
     return Fetched(_verified(response.document, digest), "the archive")
+
+
+async def fetch_appraisal(access: Access, record_digest: bytes) -> bytes:
+    """Return the bundle of a past appraisal: the record of that digest, with the evidence and the policy it names.
+
+    Raises what the archive refuses with, for example `APPRAISAL_UNKNOWN`, and `ArchiveMalformed`.
+    """
+    async with access.channel(_ARCHIVE) as channel:
+        stub = attestation_pb2_grpc.AttestationServiceStub(channel)
+        with _refusals():
+            response = await stub.GetAppraisal(
+                attestation_pb2.GetAppraisalRequest(record_digest=record_digest), timeout=_TIMEOUT_SECONDS
+            )
+    bundle: bytes = response.bundle
+    if Bundle.decode(bundle).record.digest != record_digest:
+        raise AppraisalMismatch("the archive answered with another appraisal than the one that was asked for")
+    return bundle
 
 
 async def _certificate(access: Access, role: str) -> MeshCertificate:

@@ -11,7 +11,7 @@ from rich.text import Text
 from libs.errors import MeshError
 from libs.policy.document import Policy
 from libs.tee.steps import TITLES, Compared, Step
-from services.cli.evidence_appraisal import Examination
+from services.cli.evidence_appraisal import Accepted, Examination, Refused
 from services.cli.evidence_description import Section
 from services.cli.evidence_words import Json, Moment, plain, shown
 from services.cli.verify_output import print_development
@@ -27,6 +27,8 @@ class Judged:
     """SHA-256 of what was appraised."""
     now: int
     policy: Policy
+    policy_source: str
+    """Where the policy was taken from."""
     signatures: str
     """Whose word the policy's signatures were judged by."""
     policy_refusal: MeshError | None
@@ -36,23 +38,28 @@ class Judged:
     advice: tuple[str, ...]
 
     @property
-    def refusal(self) -> MeshError | None:
+    def verdict(self) -> Accepted | Refused:
         """The steps' refusal before the policy's: it says more about the evidence."""
-        return self.examination.refusal or self.policy_refusal
+        outcome = self.examination.outcome
+        if isinstance(outcome, Accepted) and self.policy_refusal is not None:
+            return Refused(outcome.role, self.policy_refusal)
+        return outcome
 
     @property
     def holds(self) -> bool:
-        return self.examination.accepted is not None and self.policy_refusal is None
+        return isinstance(self.verdict, Accepted)
 
     def to_json(self) -> dict[str, Json]:
-        examination, accepted = self.examination, self.examination.accepted
-        begun = {step.number: step for step in examination.steps}
+        outcome, verdict = self.examination.outcome, self.verdict
+        accepted = outcome if isinstance(outcome, Accepted) else None
+        begun = {step.number: step for step in self.examination.steps}
         return {
             "accepted": self.holds,
             "digest": self.digest.hex(),
-            "role": examination.role,
+            "role": outcome.role,
             "now": self.now,
             "policy": {
+                "source": self.policy_source,
                 "version": self.policy.version,
                 "digest": self.policy.digest.hex(),
                 "trust_domain": self.policy.trust_domain,
@@ -62,7 +69,7 @@ class Judged:
             },
             "binding": self.binding,
             "steps": [_step_json(number, begun.get(number)) for number in TITLES],
-            "refusal": _refusal_json(self.refusal),
+            "refusal": _refusal_json(verdict.refusal if isinstance(verdict, Refused) else None),
             "advice": list(self.advice),
             "valid_until": None if accepted is None else accepted.valid_until,
             "vendor_root": None
@@ -93,11 +100,12 @@ def print_judged(judged: Judged, console: Console) -> None:
     print_development(policy.development_roots, console)
     _print(console, f"evidence  {judged.digest.hex()}")
     _print(console, f"policy    version {policy.version} of {policy.trust_domain}, digest {policy.digest.hex()}")
+    _print(console, f"          from {plain(judged.policy_source)}")
     if judged.policy_refusal is None:
         _print(console, f"          {plain(judged.signatures)}")
     else:
         _print(console, "          ", ("NOT IN FORCE", _BAD), f" {_words(judged.policy_refusal)}")
-    _print(console, f"role      {shown(examination.role)}")
+    _print(console, f"role      {shown(examination.outcome.role)}")
     _print(console, f"time      {Moment(judged.now)}")
     _print(console, f"binding   {plain(judged.binding)}")
     begun = {step.number: step for step in examination.steps}
@@ -120,17 +128,16 @@ def _print_step(number: int, title: str, step: Step | None, console: Console) ->
 
 
 def _print_verdict(judged: Judged, console: Console) -> None:
-    accepted, refusal = judged.examination.accepted, judged.refusal
-    if accepted is None or refusal is not None:
-        words = "the appraisal did not end" if refusal is None else _words(refusal)
-        _print(console, ("REFUSED", _BAD), f" {words}")
+    accepted = judged.verdict
+    if isinstance(accepted, Refused):
+        _print(console, ("REFUSED", _BAD), f" {_words(accepted.refusal)}")
         return
     root = accepted.vendor_root
     _print(console, f"the evidence speaks for the key with SHA-256 {accepted.spki_sha256.hex()}")
     _print(
         console,
         ("ACCEPTED", _GOOD),
-        f" for role {shown(judged.examination.role)} until {Moment(accepted.valid_until)}, vendor root ",
+        f" for role {shown(accepted.role)} until {Moment(accepted.valid_until)}, vendor root ",
         (f"{root.name}: DEVELOPMENT, nothing is proven to run on hardware", _BAD) if root.development else root.name,
     )
 

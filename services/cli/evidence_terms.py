@@ -9,24 +9,15 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from libs.errors import MeshError
-from libs.identity.certificate import spki_of_certificate
-from libs.policy.compose import read_anchors
 from libs.policy.document import Policy
 from libs.policy.signatures import SignedPolicy, verify, verify_seed
 from libs.policy.succession import verify_valid_at
 from libs.tee.appraisal import OwnNonce, SignedBy
-from libs.tee.collateral import Collateral
 from libs.tee.ratls.verification import IssuedBy
 from services.cli.evidence_appraisal import CertificateTerms, DocumentTerms
-from services.cli.evidence_file import CertificateFile, recognise
-from services.cli.inputs import InputUnreadable, read_input
+from services.cli.evidence_inputs import read_ca, read_certificate_file, read_collateral, read_compose, read_spki
+from services.cli.inputs import InputUnreadable
 from services.cli.layout import DEFAULT_STATE
 from services.cli.mesh_reading import MeshReader
 
@@ -35,7 +26,7 @@ _NOBODY = b""
 """No key has it, so no challenge is signed by it."""
 
 _DIGEST_BYTES, _APP_ID_BYTES = 32, 20
-_DOCUMENT_FLAGS = ("ca", "nonce", "mesh", "spki")
+_DOCUMENT_FLAGS = ("ca", "nonce", "spki")
 _CERTIFICATE_FLAGS = ("collateral", "app_id", "issuer", "max_age_seconds")
 PIN_ADVICE = (
     "nothing says who may have issued the challenge: give --ca FILE (the mesh CA's certificate), --mesh PATH (a "
@@ -45,7 +36,9 @@ PIN_ADVICE = (
 
 def add_terms(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what evidence is held against."""
-    parser.add_argument("--policy", type=Path, required=True, help="the signed policy")
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="the signed policy; default: the one that the mesh.json names"
+    )
     parser.add_argument(
         "--compose", type=Path, help="judge the policy by the operators that this app-compose is measured with"
     )
@@ -54,7 +47,9 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
     pins = parser.add_mutually_exclusive_group()
     pins.add_argument("--ca", type=Path, metavar="FILE", help="the mesh CA's certificate, which signs challenges")
     pins.add_argument("--nonce", type=digest, metavar="HEX", help="the nonce of your own challenge")
-    pins.add_argument("--mesh", type=Path, help=f"a mesh.json that names the CA; default: {_DEFAULT_MESH}, if it is")
+    pins.add_argument(
+        "--mesh", type=Path, help=f"a mesh.json, which names CA and policy; default: {_DEFAULT_MESH}, if it is"
+    )
     parser.add_argument("--spki", metavar="FILE|HEX", help="the key that the evidence must speak for")
     parser.add_argument("--collateral", type=Path, metavar="FILE", help="for a certificate, which carries none")
     parser.add_argument(
@@ -64,6 +59,16 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
         "--issuer", type=Path, metavar="FILE", help="for a certificate: the authority whose word on its dates counts"
     )
     parser.add_argument("--max-age-seconds", type=int, metavar="N", help="with --issuer; default: as for evidence")
+
+
+def policy_file(args: argparse.Namespace) -> Path:
+    """Return the file of the policy that was named, by itself or by a mesh.json. Raises `InputUnreadable`."""
+    if args.policy is not None:
+        return Path(args.policy)
+    mesh = _mesh_file(args)
+    if mesh is None:
+        raise InputUnreadable("nothing says which policy: give --policy FILE, or --mesh PATH (a mesh.json)")
+    return mesh.parent / MeshReader(mesh).text("policy")
 
 
 def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[str, MeshError | None]:
@@ -77,7 +82,7 @@ def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[
         "signatures: enough by the policy's own word; nobody's was checked against measured operators: give --compose"
     )
     if compose is not None:
-        anchors = read_anchors(read_input(compose).decode("utf-8", errors="surrogateescape"))
+        anchors = read_compose(compose)
         words = f"signatures: enough of the operators that {compose} is measured with"
     try:
         if anchors is None:
@@ -94,7 +99,7 @@ def document_terms(args: argparse.Namespace, policy: Policy, now: int) -> tuple[
     """Return what a document is judged by, and in words what step 5 holds it against. Raises `InputUnreadable`."""
     _refuse(args, _CERTIFICATE_FLAGS, "is for certificates: a document carries its own")
     challenge, words = _challenge(args, policy)
-    spki = None if args.spki is None else _read_spki(args.spki)
+    spki = None if args.spki is None else read_spki(args.spki)
     words += "; its key is not compared: give --spki" if spki is None else "; its key is compared"
     return DocumentTerms(now, args.role, challenge, spki), words
 
@@ -105,22 +110,22 @@ def certificate_terms(args: argparse.Namespace, policy: Policy, now: int) -> tup
     Raises `InputUnreadable`, `JsonMalformed`, `CollateralMalformed`.
     """
     _refuse(args, _DOCUMENT_FLAGS, "is for evidence documents: a certificate binds its own key and no challenge")
+    if args.policy is not None:
+        _refuse(args, ("mesh",), "names a policy too, and a certificate needs nothing else of it: give one of the two")
     if args.collateral is None:
         raise InputUnreadable("a certificate carries no collateral: give --collateral FILE")
     if args.role is None:
         raise InputUnreadable("a certificate claims no role: say with --role for which it is to be judged")
-    collateral = Collateral.decode(read_input(args.collateral))
+    collateral = read_collateral(args.collateral)
     if args.issuer is None:
         if args.max_age_seconds is not None:
             raise InputUnreadable("--max-age-seconds needs --issuer: a certificate's dates are its issuer's word")
         words = "the certificate's own key; of any age, because no --issuer is given whose word on its dates counts"
         return CertificateTerms(now, args.role, collateral, None, args.app_id), words
     maximum = policy.evidence_max_age_seconds if args.max_age_seconds is None else args.max_age_seconds
-    issuer = recognise(read_input(args.issuer))
-    if not isinstance(issuer, CertificateFile):
-        raise InputUnreadable(f"{args.issuer} is no certificate")
+    issuer = read_certificate_file(args.issuer)
     words = f"the certificate's own key; issued by {args.issuer}, at most {maximum} s ago"
-    return CertificateTerms(now, args.role, collateral, IssuedBy(issuer.der, maximum), args.app_id), words
+    return CertificateTerms(now, args.role, collateral, IssuedBy(issuer, maximum), args.app_id), words
 
 
 def is_unpinned(terms: DocumentTerms) -> bool:
@@ -133,42 +138,21 @@ def _challenge(args: argparse.Namespace, policy: Policy) -> tuple[OwnNonce | Sig
         return OwnNonce(args.nonce), "the nonce that was given"
     maximum = policy.evidence_max_age_seconds
     if args.ca is not None:
-        return SignedBy(_read_ca(args.ca, read_input(args.ca)), maximum), _signed_words(args.ca, maximum)
-    mesh: Path | None = args.mesh or (_DEFAULT_MESH if _DEFAULT_MESH.exists() else None)
+        return SignedBy(read_ca(args.ca), maximum), _signed_words(args.ca, maximum)
+    mesh = _mesh_file(args)
     if mesh is None:
         return SignedBy(_NOBODY, maximum), "nothing: no CA and no nonce was given"
-    return SignedBy(_read_ca(mesh, MeshReader(mesh).file("mesh_ca")), maximum), _signed_words(mesh, maximum)
+    ca = mesh.parent / MeshReader(mesh).text("mesh_ca")
+    return SignedBy(read_ca(ca), maximum), _signed_words(mesh, maximum)
+
+
+def _mesh_file(args: argparse.Namespace) -> Path | None:
+    """Return the mesh.json that was named, or that of the mesh here, if there is one."""
+    return args.mesh or (_DEFAULT_MESH if _DEFAULT_MESH.exists() else None)
 
 
 def _signed_words(source: Path, maximum: int) -> str:
     return f"a challenge signed by the mesh CA of {source}, at most {maximum} s old"
-
-
-def _read_ca(source: Path, data: bytes) -> bytes:
-    file = recognise(data)
-    if not isinstance(file, CertificateFile):
-        raise InputUnreadable(f"{source} gives no certificate of the mesh CA")
-    return spki_of_certificate(file.der)
-
-
-def _read_spki(given: str) -> bytes:
-    """Return the SubjectPublicKeyInfo (DER) in hex, in a PEM or DER public key, or in a certificate."""
-    try:
-        return bytes.fromhex(given)
-    except ValueError:
-        data = read_input(Path(given))
-    try:
-        if b"CERTIFICATE" in data:
-            return _encoded(x509.load_pem_x509_certificate(data).public_key())
-        if b"PUBLIC KEY" in data:
-            return _encoded(serialization.load_pem_public_key(data))
-        return _encoded(serialization.load_der_public_key(data))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InputUnreadable(f"{given} is no public key and no PEM certificate") from error
-
-
-def _encoded(key: PublicKeyTypes) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:

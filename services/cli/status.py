@@ -34,8 +34,9 @@ from services.cli.ports import HOST, read_ports
 from services.cli.roster import SERVICES
 
 _TIMEOUT_SECONDS = 5.0
-_YOUNG_SECONDS = 3600
+YOUNG_SECONDS = 3600
 """Members renew their evidence at half the life of an hour-long certificate."""
+_MAX_AGE_SECONDS = 2**32 - 1
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -77,6 +78,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add `teemesh status`."""
     parser = subparsers.add_parser("status", help="ask every service of a running mesh how it is")
     add_state_option(parser)
+    parser.add_argument(
+        "--evidence-age-seconds",
+        type=_age,
+        default=YOUNG_SECONDS,
+        metavar="N",
+        help="count leases that rest on evidence younger than this (default: %(default)s)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -86,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
         raise InputUnreadable(f"no mesh serves from {layout.root}: start one with teemesh up")
     ports = {role: f"{HOST}:{port}" for role, port in read_ports(layout.ports).items()}
     access = read_mesh(layout.mesh_file, ports)
-    return asyncio.run(show(access, Console()))
+    return asyncio.run(show(access, Console(), args.evidence_age_seconds))
 
 
 def read_mesh(path: Path, addresses: Mapping[str, str]) -> Access:
@@ -110,10 +118,18 @@ def _pids(path: Path) -> Mapping[str, int]:
     return {role: entry["pid"] for role, entry in entries if isinstance(entry, dict) and entry.get("pid")}
 
 
-async def show(access: Access, console: Console) -> int:
+def _age(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_AGE_SECONDS):
+        raise argparse.ArgumentTypeError("give seconds, 1 or more")
+    return int(text)
+
+
+async def show(access: Access, console: Console, evidence_age_seconds: int = YOUNG_SECONDS) -> int:
     """Ask everyone at once and print the answers; return 0 when all serve."""
     answers = await asyncio.gather(*(ask_health(access, role) for role in SERVICES))
-    facts = await asyncio.gather(_fact(ask_policy(access)), _fact(ask_log(access)), _fact(ask_coverage(access)))
+    facts = await asyncio.gather(
+        _fact(ask_policy(access)), _fact(ask_log(access)), _fact(ask_coverage(access, evidence_age_seconds))
+    )
     table = Table(box=None, header_style="bold")
     for column in ("service", "state", "pid", "address", "detail"):
         table.add_column(column)
@@ -168,12 +184,12 @@ async def ask_log(access: Access) -> str:
     return f"log: {checkpoint.origin} has {checkpoint.size} entries, root {checkpoint.root.hex()}"
 
 
-async def ask_coverage(access: Access) -> str:
+async def ask_coverage(access: Access, evidence_age_seconds: int) -> str:
     """Return what share of the nodes' leases rests on evidence that is accepted and young. Raises `MeshError`."""
     async with access.channel("attestation") as channel:
         try:
             coverage = await attestation_pb2_grpc.AttestationServiceStub(channel).GetCoverage(
-                attestation_pb2.GetCoverageRequest(max_age_seconds=_YOUNG_SECONDS), timeout=_TIMEOUT_SECONDS
+                attestation_pb2.GetCoverageRequest(max_age_seconds=evidence_age_seconds), timeout=_TIMEOUT_SECONDS
             )
         except grpc.aio.AioRpcError as error:
             raise to_mesh_error(error) from error
@@ -181,7 +197,7 @@ async def ask_coverage(access: Access) -> str:
     uncovered = "".join(f"\n  {each.spiffe_id}: {each.reason}" for each in coverage.uncovered)
     return (
         f"evidence: {coverage.covered} of {coverage.live_leases} live leases rest on accepted evidence younger than "
-        f"{_YOUNG_SECONDS} s{watched}{uncovered}"
+        f"{evidence_age_seconds} s{watched}{uncovered}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -47,6 +48,21 @@ def test_evidence_of_a_running_service_is_fetched_and_passes_every_step(mesh: Ru
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("PASS") == 11
     assert "DEVELOPMENT" in done.stdout
+
+
+def test_an_appraisal_that_the_mesh_makes_is_seen_fetched_and_repeated(mesh: RunningMesh, tmp_path: Path) -> None:
+    # Every node is appraised again each minute.
+    seen = mesh.run("evidence", "watch", "--count", "1", "--json", timeout=100)
+    assert seen.returncode == 0, seen.stdout + seen.stderr
+    made = json.loads(seen.stdout)
+    assert (made["role"], made["refusal"]) == ("node", None)
+    bundle = tmp_path / "bundle.json"
+    fetched = mesh.run("evidence", "fetch", "--record", made["record"], "--out", str(bundle))
+    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    done = teemesh("evidence", "repeat", str(bundle))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASS") == 11
+    assert done.stdout.splitlines()[-1] == f"SAME record to the byte: {made['record']}"
 
 
 def test_doctor_finds_nothing_wrong(mesh: RunningMesh) -> None:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from teemesh.attestation.v1 import attestation_pb2
 
 from libs.errors import Code, MeshError
-from libs.identity.certificate import CertificateNotAccepted, Subject, key_pem, pem_of
+from libs.identity.certificate import CertificateNotAccepted
 from libs.identity.gate import EvidenceUnknown
 from libs.identity.member import Member
 from libs.rpc.channel import PeerUnreachable
 from libs.rpc.policies import MethodRule, ServiceBinding
 from services.cli.evidence_fetch import fetch_by_digest, fetch_by_role
 from services.cli.inputs import InputUnreadable
-from services.cli.status import Access
 from tests.fakes.joined_fixtures import kms, machine, mesh
-from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.joined_mesh import JoinedMesh, KmsCore
+from tests.unit.services.cli.attesting import access
 
 __all__ = ["kms", "machine", "mesh"]
 
 _ARCHIVE = "teemesh.attestation.v1.AttestationService"
 
 
-def shelf(document: bytes | None) -> ServiceBinding:
-    """An archive that answers every digest with what it has: one document, or nothing."""
+def shelf(document: bytes | None, bundle: bytes = b"") -> ServiceBinding:
+    """An archive that answers every digest with what it has: one document or nothing, and one bundle."""
 
     async def get_evidence(
         request: attestation_pb2.GetEvidenceRequest, context: Any
@@ -39,25 +37,29 @@ def shelf(document: bytes | None) -> ServiceBinding:
             raise EvidenceUnknown("no document of that digest here")
         return attestation_pb2.GetEvidenceResponse(document=document)
 
-    method = grpc.unary_unary_rpc_method_handler(
-        get_evidence,
-        request_deserializer=attestation_pb2.GetEvidenceRequest.FromString,
-        response_serializer=attestation_pb2.GetEvidenceResponse.SerializeToString,
-    )
-    handler = grpc.method_handlers_generic_handler(_ARCHIVE, {"GetEvidence": method})
+    async def get_appraisal(
+        request: attestation_pb2.GetAppraisalRequest, context: Any
+    ) -> attestation_pb2.GetAppraisalResponse:
+        return attestation_pb2.GetAppraisalResponse(bundle=bundle)
+
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "GetEvidence": grpc.unary_unary_rpc_method_handler(
+            get_evidence,
+            request_deserializer=attestation_pb2.GetEvidenceRequest.FromString,
+            response_serializer=attestation_pb2.GetEvidenceResponse.SerializeToString,
+        ),
+        "GetAppraisal": grpc.unary_unary_rpc_method_handler(
+            get_appraisal,
+            request_deserializer=attestation_pb2.GetAppraisalRequest.FromString,
+            response_serializer=attestation_pb2.GetAppraisalResponse.SerializeToString,
+        ),
+    }
+    handler = grpc.method_handlers_generic_handler(_ARCHIVE, methods)
     return ServiceBinding(
         _ARCHIVE,
         lambda server: server.add_generic_rpc_handlers((handler,)),
-        {f"/{_ARCHIVE}/GetEvidence": MethodRule(roles=frozenset({"operator"}))},
+        {f"/{_ARCHIVE}/{method}": MethodRule(roles=frozenset({"operator"})) for method in methods},
     )
-
-
-def access(kms: KmsCore, **addresses: str) -> Access:
-    """An operator's certificate of the mesh CA, and where the services are."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = Subject(TRUST_DOMAIN, "operator", "me", None)
-    certificate = pem_of(kms.ca.issue_svid(subject, key.public_key(), time.time()))
-    return Access(TRUST_DOMAIN, pem_of(kms.ca.certificate), certificate, key_pem(key), "", {}, addresses)
 
 
 @asynccontextmanager

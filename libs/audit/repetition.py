@@ -16,7 +16,7 @@ from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, appraise
 from libs.tee.archived import Accepted, AppraisalRecord, ArchiveMalformed, Bundle, Question, Refused
 from libs.tee.evidence import Evidence
-from libs.tee.steps import Record
+from libs.tee.steps import SILENT, Begun, Steps
 
 _SIZE_AND_SHAPE = 1
 _BINDING = 5
@@ -29,8 +29,11 @@ class Examination:
     record: AppraisalRecord
     # None for a document that could not be read.
     evidence: Evidence | None
-    appraisal: Appraisal | None
-    refusal: MeshError | None
+    verdict: Appraisal | MeshError
+
+    @property
+    def refusal(self) -> MeshError | None:
+        return self.verdict if isinstance(self.verdict, MeshError) else None
 
     @property
     def is_of_an_answer(self) -> bool:
@@ -42,33 +45,49 @@ class Examination:
         return isinstance(outcome, Accepted) or outcome.step > _BINDING
 
 
-def examine(document: bytes, policy: Policy, question: Question) -> Examination:
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A past appraisal and the same one made now."""
+
+    bundle: Bundle
+    policy: Policy
+    examination: Examination
+
+
+def examine(document: bytes, policy: Policy, question: Question, steps: Steps = SILENT) -> Examination:
     """Appraise a document under a policy. It takes milliseconds of computing and raises no refusal."""
-    steps = Record()
+    begun = Begun(steps)
     evidence: Evidence | None = None
-    appraisal: Appraisal | None = None
-    refusal: MeshError | None = None
+    verdict: Appraisal | MeshError
     try:
-        evidence = evidences.parse(document)
-        appraisal = appraise(evidence, policy.rules(question.role), question.context(policy.version), steps)
-    except MeshError as error:
-        refusal = error
-    step = steps.steps[-1].number if steps.steps else _SIZE_AND_SHAPE
+        with begun.step(_SIZE_AND_SHAPE) as note:
+            evidence = evidences.parse(document, note)
+        verdict = appraise(evidence, policy.rules(question.role), question.context(policy.version), begun)
+    except MeshError as refusal:
+        verdict = refusal
     record = AppraisalRecord(
         evidence=hashlib.sha256(document).digest(),
         policy=policy.digest,
         question=question,
-        outcome=_outcome(appraisal, refusal, step),
+        outcome=_outcome(verdict, begun.number),
     )
-    return Examination(record, evidence, appraisal, refusal)
+    return Examination(record, evidence, verdict)
 
 
 def repeat(bundle: bytes) -> bytes:
     """Return the record that a bundle's evidence and policy give at the record's own time.
 
-    The record in the bundle is not believed: it holds if it is, byte for byte, what this returns. Whether operators
-    signed the policy is not judged here. Raises `ArchiveMalformed`, also for a time outside the policy's validity: no
-    service judges then.
+    The record in the bundle is not believed: it holds if it is, byte for byte, what this returns. Raises what
+    `examine_again` raises.
+    """
+    return examine_again(bundle).examination.record.encode()
+
+
+def examine_again(bundle: bytes, steps: Steps = SILENT) -> Repeated:
+    """Appraise the evidence in a bundle under its policy and at its record's time, as `repeat` does.
+
+    Whether operators signed the policy is not judged here. Raises `ArchiveMalformed`, also for a time outside the
+    policy's validity: no service judges then.
     """
     parts = Bundle.decode(bundle)
     try:
@@ -80,12 +99,8 @@ def repeat(bundle: bytes) -> bytes:
         raise ArchiveMalformed(f"the bundle holds no policy: {error}") from error
     if policy.document != parts.policy:
         raise ArchiveMalformed("the policy is not canonical JSON (RFC 8785)")
-    return examine(parts.evidence, policy, parts.record.question).record.encode()
+    return Repeated(parts, policy, examine(parts.evidence, policy, parts.record.question, steps))
 
 
-def _outcome(appraisal: Appraisal | None, refusal: MeshError | None, step: int) -> Accepted | Refused:
-    if appraisal is not None:
-        return Accepted(appraisal.to_json())
-    if refusal is None:
-        raise AssertionError("an appraisal accepts or refuses")
-    return Refused.by(refusal, step)
+def _outcome(verdict: Appraisal | MeshError, step: int) -> Accepted | Refused:
+    return Refused.by(verdict, step) if isinstance(verdict, MeshError) else Accepted(verdict.to_json())

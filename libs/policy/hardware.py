@@ -148,8 +148,8 @@ def _read_vendor_roots(members: Members) -> tuple[VendorRoot, ...]:
         development = entry.flag("development")
         entry.end()
         try:
-            x509.load_der_x509_certificate(certificate)
-        except (ValueError, x509.InvalidVersion) as error:
+            _require_readable(x509.load_der_x509_certificate(certificate))
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise entry.refuse("certificate", "must be a DER certificate") from error
         published = PUBLISHED_VENDOR_ROOTS.get(tee_type, frozenset())
         if not development and hashlib.sha256(certificate).digest() not in published:
@@ -162,6 +162,12 @@ def _read_vendor_roots(members: Members) -> tuple[VendorRoot, ...]:
     if len({root.development for root in roots}) > 1:
         raise members.refuse("vendor_roots", "must not mix development roots with real ones")
     return tuple(roots)
+
+
+def _require_readable(root: x509.Certificate) -> None:
+    """Read what the library reads only when it is asked, so that no appraisal is the first to ask."""
+    root.subject.rfc4514_string()
+    root.public_key()
 
 
 def _read_td_attributes(members: Members) -> frozenset[str]:

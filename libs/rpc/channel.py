@@ -87,8 +87,8 @@ async def fetch_leaf(
         raise PeerUnreachable(f"{host}:{port} did not answer within {timeout:g} s") from error
     except ssl.SSLCertVerificationError as error:
         raise PeerUnreachable(f"{host}:{port} shows a certificate not to accept: {error.verify_message}") from error
-    except (OSError, ValueError) as error:
-        # A name that no resolver takes (an empty or overlong label, a NUL) is a `ValueError`.
+    except (OSError, ValueError, OverflowError) as error:
+        # No name to a resolver (an empty or overlong label, a NUL) is a `ValueError`, no port an `OverflowError`.
         words = getattr(error, "strerror", None) or error.__class__.__name__
         raise PeerUnreachable(f"cannot reach {f'{host}:{port}'!r}: {words}") from error
     session: ssl.SSLObject = writer.get_extra_info("ssl_object")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs.errors import Code, MeshError
@@ -26,7 +25,7 @@ from libs.tee.measurement import Measured
 from libs.tee.nvidia.evidence import GpuVerdict
 from libs.tee.role import RoleRules
 from libs.tee.rules import FOREVER
-from libs.tee.steps import SILENT, Note, Steps, readable
+from libs.tee.steps import SILENT, Note, Steps
 from libs.tee.verified import VerifiedPlatform
 from libs.tee.workload import WorkloadClaims, workload_claims
 
@@ -217,7 +216,7 @@ def _signer(challenge: Challenge) -> object:
     certificate_der = challenge.certificate_der
     if certificate_der is None:
         return "nobody"
-    return readable(lambda: _sha256(_spki(certificate_der)), UnsupportedAlgorithm, x509.InvalidVersion)
+    return _sha256(_spki(certificate_der))
 
 
 def _spki(certificate_der: bytes) -> bytes:

@@ -20,6 +20,7 @@ from libs.tee.eventlog import Event
 from libs.tee.nvidia.evidence import GpuEvidence
 from libs.tee.snp import report as snp
 from libs.tee.snp.endorsement import SnpEndorsement
+from libs.tee.steps import Note, ignore
 
 TDX = "tdx"
 SNP = "sev-snp"
@@ -79,8 +80,9 @@ class Evidence:
     digest: bytes
 
 
-def parse(document: bytes) -> Evidence:
+def parse(document: bytes, note: Note = ignore) -> Evidence:
     """Read a document. Raises `EvidenceTooLarge`, `EvidenceMalformed`, or the error of the part that is wrong."""
+    note("document", lambda: f"{len(document)} bytes", f"{MAX_DOCUMENT_BYTES} or fewer, canonical JSON (RFC 8785)")
     if len(document) > MAX_DOCUMENT_BYTES:
         raise EvidenceTooLarge(f"the evidence has {len(document)} bytes, at most {MAX_DOCUMENT_BYTES} are read")
     value = jcs.loads_object(document)

@@ -5,7 +5,9 @@ A verdict needs no record, so by default none is kept. An operator who asks why 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+import json
+import re
+from collections.abc import Iterator, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Flag
@@ -30,14 +32,14 @@ TITLES = {
 
 _REGISTER_BYTES = 48
 # What values of other kinds are written as.
-_KEYWORDS = ("true", "false", "none", "")
+_LIKE_ANOTHER_KIND = re.compile(r"true|false|none|zero|nothing|-?[0-9]{1,20}|")
 
 
 class Note(Protocol):
     """Takes what a step compares: a name, what the evidence shows, what is required of it.
 
-    A value that only a record needs is given as a function that makes it. It MUST NOT raise: whether evidence is
-    refused, and why, does not depend on who looks.
+    A value that only a record needs is given as a function that makes it. What it raises refuses nothing: whether
+    evidence is refused, and why, does not depend on who looks.
     """
 
     def __call__(self, name: str, found: object, required: object, /) -> None: ...
@@ -83,13 +85,25 @@ class Record:
         self.steps.append(begun)
 
         def note(name: str, found: object, required: object, /) -> None:
-            begun.compared.append(Compared(name, _words(found), _words(required)))
+            begun.compared.append(Compared(name, _shown(found), _shown(required)))
 
         try:
             yield note
         except MeshError as error:
             begun.refusal = error
             raise
+
+
+class Begun:
+    """Knows which step was begun last, the one that refused where one did; tells others of all of them."""
+
+    def __init__(self, told: Steps) -> None:
+        self.number = 0
+        self._told = told
+
+    def step(self, number: int, /) -> AbstractContextManager[Note]:
+        self.number = number
+        return self._told.step(number)
 
 
 class _Silent:
@@ -125,18 +139,15 @@ def about(subject: str, note: Note) -> Note:
     return noted
 
 
-def readable(value: Callable[[], object], *errors: type[Exception]) -> object:
-    """Return what the function makes, or words that it cannot be read: nobody verified yet what it reads."""
-    expected: tuple[type[Exception], ...] = (MeshError, ValueError, TypeError, *errors)
+def _shown(value: object) -> str:
     try:
-        return value()
-    except expected:
+        return _words(value() if callable(value) else value)
+    # Nobody verified what is read here, so it fails in whatever way its reader does.
+    except Exception:  # noqa: BLE001
         return "cannot be read"
 
 
 def _words(value: object) -> str:
-    if callable(value):
-        return _words(value())
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -152,5 +163,5 @@ def _words(value: object) -> str:
         return ", ".join(_words(item) for item in value) or "none"
     # What follows came out of JSON: it must not read like a value of another kind that is required.
     if isinstance(value, list):
-        return f"[{', '.join(_words(item) for item in value)}]"
-    return f'"{value}"' if value in _KEYWORDS else str(value)
+        return f"[{', '.join(json.dumps(item) if isinstance(item, str) else _words(item) for item in value)}]"
+    return f'"{value}"' if isinstance(value, str) and _LIKE_ANOTHER_KIND.fullmatch(value) else str(value)

@@ -6,16 +6,14 @@ The quote verifier refuses without values, so whoever asks why is shown them fro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import dcap_qvl
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from libs import jcs
 from libs.tee import tdx
 from libs.tee.collateral import Collateral, rfc3339_seconds
-from libs.tee.steps import Note, readable
+from libs.tee.steps import Note
 
 # What the quote verifier asks for itself; which attributes policy lists is judged in step 4.
 _ATTRIBUTES = "SEPT_VE_DISABLE; no debugging, profiling or migration, no service TD, no reserved bit"
@@ -23,22 +21,18 @@ _ATTRIBUTES = "SEPT_VE_DISABLE; no debugging, profiling or migration, no service
 
 def note_stated(quote: bytes, collateral: Collateral, roots: tuple[bytes, ...], now: int, note: Note) -> None:
     """Note what quote and collateral state, **unverified**: the quote verifier's refusals come without values."""
-
-    def stated(name: str, found: Callable[[], object], required: object) -> None:
-        note(name, lambda: readable(found, UnsupportedAlgorithm, x509.InvalidVersion), required)
-
-    stated("issuer of the root CRL", lambda: _issuer(collateral), lambda: tuple(map(_name, roots)))
-    stated("vendor root, SHA-256", lambda: _signing_root(collateral, roots), lambda: tuple(map(_sha256, roots)))
-    stated("signers of the statements", lambda: _signers(collateral), "the vendor's TCB signing key, by the root")
-    stated(
+    note("issuer of the root CRL", lambda: _issuer(collateral), lambda: tuple(map(_name, roots)))
+    note("vendor root, SHA-256", lambda: _signing_root(collateral, roots), lambda: tuple(map(_sha256, roots)))
+    note("signers of the statements", lambda: _signers(collateral), "the vendor's TCB signing key, by the root")
+    note(
         "FMSPC of the TCB info, and of the quote",
         lambda: str(jcs.loads_object(collateral.tcb_info.encode()).get("fmspc")).lower(),
-        lambda: readable(lambda: dcap_qvl.parse_quote(quote).fmspc().lower()),
+        lambda: dcap_qvl.parse_quote(quote).fmspc().lower(),
     )
-    stated("newest issue of the collateral, unix s", lambda: _newest(collateral), lambda: f"{now} or earlier")
-    stated("first end of the collateral, unix s", collateral.expires_at, lambda: f"later than {now}")
-    stated("TD attributes", lambda: tdx.read_report(quote).td_attributes, _ATTRIBUTES)
-    stated("service TD", lambda: tdx.read_report(quote).mr_service_td, "zero, none")
+    note("newest issue of the collateral, unix s", lambda: _newest(collateral), lambda: f"{now} or earlier")
+    note("first end of the collateral, unix s", collateral.expires_at, lambda: f"later than {now}")
+    note("TD attributes", lambda: tdx.read_report(quote).td_attributes, _ATTRIBUTES)
+    note("service TD", lambda: tdx.read_report(quote).mr_service_td, "zero, none")
 
 
 def _sha256(der: bytes) -> bytes:

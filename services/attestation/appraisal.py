@@ -144,11 +144,14 @@ class Appraiser:
         self._challenges.spend(challenge.nonce if challenge.purpose == PURPOSE else _NO_NONCE)
         question = Question(role, int(self._clock()), None, OwnNonce(challenge.nonce))
         examination, recorded = await self._appraisals.make(document, policy, question)
-        if examination.appraisal is None or recorded is None:
-            raise examination.refusal or AssertionError("an appraisal accepts or refuses")
+        verdict = examination.verdict
+        if isinstance(verdict, MeshError):
+            raise verdict
+        if recorded is None:
+            raise AssertionError("what is accepted is recorded")
         log.info("evidence appraised", role=role, record=recorded.digest.hex())
         subject = Subject(
-            appraisal=examination.appraisal,
+            appraisal=verdict,
             nonce=challenge.nonce,
             policy_digest=policy.digest,
             development=bool(policy.development_roots),

@@ -2,8 +2,8 @@
 
 Evidence that convinced everybody yesterday may rest on a patch level, a certificate or a measurement that is refused
 today. The registry's word puts a node on the list; what its lease rests on is fetched once, kept in the archive, and
-judged on a timer, at once when policy moves, and when the lease is new. A node about which nothing has changed leaves
-no further record.
+judged on a timer, at once when policy moves, and when the lease is new. Evidence about which nothing has changed leaves
+no further record, whichever leases the registry lets come and go.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _AT_ONCE = 8
 """So many nodes are judged side by side: judging is computing, and there are other callers."""
 
 _PAUSE_SECONDS = 0.5
+_MAX_REMEMBERED = 20_000
+"""So many last records are remembered: two for each lease that can be judged, since nodes renew their evidence."""
 
 log = structlog.get_logger()
 
@@ -59,7 +61,6 @@ class _Seen:
 
     listed: Listed
     spki: bytes
-    recorded: Recorded
 
 
 class Sweep:
@@ -84,6 +85,9 @@ class Sweep:
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
         self._judged: dict[str, Judged] = {}
+        # The last record about a node's evidence, by SPIFFE ID and document digest, the one used longest ago first. It
+        # outlives the lease: the registry says when that ends and begins, and records push older ones out.
+        self._recorded: dict[tuple[str, bytes], Recorded] = {}
 
     def judged(self, listed: Listed) -> Judged:
         """Return the last verdict about what this very lease rests on."""
@@ -152,30 +156,37 @@ class Sweep:
             question = Question(
                 _ROLE, int(self._clock()), shown.spki, SignedBy(self._ca_spki(), policy.evidence_max_age_seconds)
             )
-            seen = self._seen.get(listed.spiffe_id)
+            about = (listed.spiffe_id, listed.evidence_digest)
             examination, recorded = await self._appraisals.make(
                 shown.document,
                 policy,
                 question,
                 spiffe_id=listed.spiffe_id,
-                last=None if seen is None else seen.recorded,
+                last=self._recorded.get(about),
             )
         except MeshError as error:
             # Not a verdict about the evidence: there is none to judge, nothing to judge it by, or nowhere to record it.
             log.warning("a node is not appraised", node=listed.spiffe_id, reason=error.reason, detail=str(error))
             return Judged(listed, error.reason)
         if recorded is not None:
-            self._seen[listed.spiffe_id] = _Seen(listed, shown.spki, recorded)
-        evidence, appraisal, refusal = examination.evidence, examination.appraisal, examination.refusal
+            self._seen[listed.spiffe_id] = _Seen(listed, shown.spki)
+            self._remember(about, recorded)
+        evidence, verdict, refusal = examination.evidence, examination.verdict, examination.refusal
         if refusal is not None:
             log.warning("a node's evidence is refused", node=listed.spiffe_id, reason=refusal.reason)
         return Judged(
             listed=listed,
             reason=None if refusal is None else refusal.reason,
             issued_at=None if evidence is None else evidence.challenge.issued_at,
-            valid_until=None if appraisal is None else appraisal.valid_until,
+            valid_until=None if isinstance(verdict, MeshError) else verdict.valid_until,
             policy_version=policy.version,
         )
+
+    def _remember(self, about: tuple[str, bytes], recorded: Recorded) -> None:
+        self._recorded.pop(about, None)
+        self._recorded[about] = recorded
+        if len(self._recorded) > _MAX_REMEMBERED:
+            del self._recorded[next(iter(self._recorded))]
 
     async def _shown(self, listed: Listed) -> Shown:
         """What the lease rests on: from the archive when it was fetched for this very lease, else from the node."""

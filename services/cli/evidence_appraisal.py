@@ -12,9 +12,9 @@ from libs.errors import MeshError
 from libs.policy.document import Policy
 from libs.policy.hardware import VendorRoot
 from libs.tee import evidence as evidences
-from libs.tee.appraisal import AppraisalContext, OwnNonce, SignedBy, appraise
+from libs.tee.appraisal import Appraisal, AppraisalContext, OwnNonce, SignedBy, appraise
 from libs.tee.collateral import Collateral
-from libs.tee.evidence import MAX_DOCUMENT_BYTES, Evidence
+from libs.tee.evidence import Evidence
 from libs.tee.ratls.certificate import read_certificate
 from libs.tee.ratls.verification import IssuedBy, RatlsContext, verify_ratls
 from libs.tee.steps import Record, Step
@@ -80,7 +80,8 @@ def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Exami
     steps = Record()
     role = terms.role
     try:
-        evidence = _parsed(data, steps)
+        with steps.step(1) as note:
+            evidence = evidences.parse(data, note)
         role = terms.role if terms.role is not None else _claimed_role(evidence)
         context = AppraisalContext(terms.now, terms.spki, terms.challenge, policy.version)
         appraisal = appraise(evidence, policy.rules(role), context, steps)
@@ -88,9 +89,12 @@ def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Exami
         raise
     except MeshError as refusal:
         return Examination(tuple(steps.steps), Refused(role, refusal))
+    return Examination(tuple(steps.steps), accepted(appraisal, policy))
+
+
+def accepted(appraisal: Appraisal, policy: Policy) -> Accepted:
     root = _named(policy, appraisal.vendor_root_sha256)
-    accepted = Accepted(role, appraisal.valid_until, root, appraisal.spki_sha256, appraisal.to_json())
-    return Examination(tuple(steps.steps), accepted)
+    return Accepted(appraisal.role, appraisal.valid_until, root, appraisal.spki_sha256, appraisal.to_json())
 
 
 def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> Examination:
@@ -119,14 +123,7 @@ def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> 
         "advisories": list(platform.tcb.advisories),
         "vendor_root_sha256": platform.vendor_root_sha256.hex(),
     }
-    accepted = Accepted(terms.role, verdict.valid_until, root, spki_sha256, findings)
-    return Examination(tuple(steps.steps), accepted)
-
-
-def _parsed(data: bytes, steps: Record) -> Evidence:
-    with steps.step(1) as note:
-        note("document", f"{len(data)} bytes", f"{MAX_DOCUMENT_BYTES} or fewer, canonical JSON (RFC 8785)")
-        return evidences.parse(data)
+    return Examination(tuple(steps.steps), Accepted(terms.role, verdict.valid_until, root, spki_sha256, findings))
 
 
 def _claimed_role(evidence: Evidence) -> str:

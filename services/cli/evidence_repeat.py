@@ -6,18 +6,21 @@ The record that is made anew is `libs.audit.repetition`'s, as the archive's was;
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from libs.audit.repetition import repeat
-from libs.policy import document as policies
+from libs import jcs
+from libs.audit.repetition import Repeated, examine_again
+from libs.errors import MeshError
 from libs.tee import archived
 from libs.tee.appraisal import OwnNonce
-from libs.tee.archived import AppraisalRecord, Bundle, Question
-from services.cli.evidence_appraisal import DocumentTerms, examine_document
+from libs.tee.archived import AppraisalRecord, Question
+from libs.tee.steps import Record
+from services.cli.evidence_appraisal import Accepted, Examination, Refused, accepted
 from services.cli.evidence_inputs import named
 from services.cli.evidence_report import Judged, print_judged
 from services.cli.evidence_words import Json, plain
@@ -46,7 +49,7 @@ class Repetition:
         recorded, repeated = self.record.outcome, self.repeated.outcome
         if isinstance(recorded, archived.Refused) or isinstance(repeated, archived.Refused):
             return ()
-        before, now = recorded.appraisal, repeated.appraisal
+        before, now = _texts(recorded.appraisal), _texts(repeated.appraisal)
         return tuple(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
 
     def to_json(self) -> dict[str, Json]:
@@ -67,24 +70,30 @@ def repeat_bundle(path: Path) -> Repetition:
     Raises `InputUnreadable`, `ArchiveMalformed`.
     """
     data = read_input(path)
+    steps = Record()
     with named(path):
-        repeated = AppraisalRecord.decode(repeat(data))
-        bundle = Bundle.decode(data)
-    policy = policies.parse(bundle.policy)
-    question = bundle.record.question
-    terms = DocumentTerms(question.now, question.role, question.challenge, question.spki)
+        again = examine_again(data, steps)
+    record, examination = again.bundle.record, again.examination
+    question = record.question
     judged = Judged(
-        digest=bundle.record.evidence,
+        digest=record.evidence,
         now=question.now,
-        policy=policy,
+        policy=again.policy,
         policy_source=str(path),
         signatures=_UNSIGNED,
         policy_refusal=None,
         binding=_binding(question),
-        examination=examine_document(bundle.evidence, policy, terms),
+        examination=Examination(tuple(steps.steps), _verdict(again)),
         advice=(),
     )
-    return Repetition(judged, bundle.record, repeated)
+    return Repetition(judged, record, examination.record)
+
+
+def _verdict(again: Repeated) -> Accepted | Refused:
+    verdict = again.examination.verdict
+    if isinstance(verdict, MeshError):
+        return Refused(again.bundle.record.question.role, verdict)
+    return accepted(verdict, again.policy)
 
 
 def print_repetition(repetition: Repetition, console: Console) -> None:
@@ -101,6 +110,11 @@ def print_repetition(repetition: Repetition, console: Console) -> None:
             f"{repetition.repeated.digest.hex()}, which says {plain(_outcome(repetition.repeated) + differing)}",
         )
     console.print(words, soft_wrap=True)
+
+
+def _texts(appraisal: Mapping[str, Json]) -> Mapping[str, bytes]:
+    """A record is compared to the byte, and to Python `True` is 1."""
+    return {name: jcs.dumps(value) for name, value in appraisal.items()}
 
 
 def _outcome(record: AppraisalRecord) -> str:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from libs.errors import Code, MeshError
-from libs.tee.steps import Note, ignore, readable
+from libs.tee.steps import Note, ignore
 
 MAX_CHAIN_BYTES = 32 * 1024
 MAX_CERTIFICATES = 8
@@ -120,11 +120,7 @@ def are_current(certificates: Sequence[x509.Certificate], now: int) -> bool:
 
 
 def note_dates(certificates: Sequence[x509.Certificate], now: int, note: Note) -> None:
-    note(
-        "certificates hold, unix s",
-        lambda: readable(lambda: tuple(map(_dates, certificates)), *UNREADABLE),
-        lambda: f"all at {now}",
-    )
+    note("certificates hold, unix s", lambda: tuple(map(_dates, certificates)), lambda: f"all at {now}")
 
 
 def _dates(each: x509.Certificate) -> str:

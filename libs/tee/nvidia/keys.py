@@ -35,7 +35,7 @@ from libs.tee.nvidia.chain import (
     require_signing_leaf,
     verify_links,
 )
-from libs.tee.steps import Note, ignore, readable
+from libs.tee.steps import Note, ignore
 
 KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_KEYS = 4
@@ -206,12 +206,12 @@ def _require_attestation_leaf(leaf: x509.Certificate) -> None:
             raise ValueError("the first certificate's key is for another purpose")
 
 
-def _issuer(certificate: x509.Certificate) -> object:
-    return readable(certificate.issuer.rfc4514_string, *UNREADABLE)
+def _issuer(certificate: x509.Certificate) -> str:
+    return certificate.issuer.rfc4514_string()
 
 
-def _name(der: bytes) -> object:
-    return readable(lambda: read_certificate(der).subject.rfc4514_string(), *UNREADABLE)
+def _name(der: bytes) -> str:
+    return read_certificate(der).subject.rfc4514_string()
 
 
 def _path(certificates: Sequence[x509.Certificate], roots: Sequence[bytes]) -> list[x509.Certificate]:

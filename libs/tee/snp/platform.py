@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from libs.tee.device import Device
 from libs.tee.eventlog import Event, Identity
@@ -17,10 +13,8 @@ from libs.tee.snp import report as reports
 from libs.tee.snp.endorsement import SnpEndorsement
 from libs.tee.snp.rules import SnpMeasurement, SnpRule
 from libs.tee.snp.verification import VerifiedSnpReport, verify
-from libs.tee.steps import Note, readable
+from libs.tee.steps import Note
 from libs.tee.verified import Tcb
-
-_UNREADABLE = (UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +33,16 @@ class SnpRules:
 
     def _note_stated(self, report: bytes, endorsement: SnpEndorsement, now: int, note: Note) -> None:
         """Note what report and endorsement state, **unverified**."""
-
-        def stated(name: str, found: Callable[[], object], required: object) -> None:
-            note(name, lambda: readable(found, *_UNREADABLE), required)
-
         roots, vcek = self.vendor_roots, endorsement.vcek
-        stated("vendor root, SHA-256", lambda: _sha256(endorsement.ark.der), lambda: tuple(map(_sha256, roots)))
-        stated(
+        note("vendor root, SHA-256", lambda: _sha256(endorsement.ark.der), lambda: tuple(map(_sha256, roots)))
+        note(
             "chip of the report, and of the VCEK",
             lambda: reports.parse(report).chip_id.rstrip(b"\0"),
-            lambda: readable(lambda: certificates.read_vcek(vcek).hwid.rstrip(b"\0"), *_UNREADABLE),
+            lambda: certificates.read_vcek(vcek).hwid.rstrip(b"\0"),
         )
-        stated("signing key", lambda: reports.parse(report).signing_key.name, "VCEK")
-        stated("VCEK, ASK and ARK hold, unix s", lambda: _dates(endorsement), lambda: f"all at {now}")
-        stated("CRL holds, unix s", lambda: _crl_dates(endorsement), lambda: f"at {now}")
+        note("signing key", lambda: reports.parse(report).signing_key.name, "VCEK")
+        note("VCEK, ASK and ARK hold, unix s", lambda: _dates(endorsement), lambda: f"all at {now}")
+        note("CRL holds, unix s", lambda: _crl_dates(endorsement), lambda: f"at {now}")
 
 
 @dataclass(frozen=True, slots=True)

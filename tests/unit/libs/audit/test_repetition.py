@@ -12,14 +12,14 @@ from libs import jcs
 from libs.audit.repetition import Examination, examine, repeat
 from libs.identity.certificate import spki_of
 from libs.policy.document import Policy, read
-from libs.tee.appraisal import OwnNonce, SignedBy
+from libs.tee.appraisal import Appraisal, OwnNonce, SignedBy
 from libs.tee.archived import Accepted, ArchiveMalformed, Bundle, Question, Refused
 from libs.tee.challenge import Challenge
+from libs.tee.steps import Record
 from tests.fakes.joined_mesh import JoinedMesh
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 SPKI = spki_of(KEY.public_key())
-NOW = int(time.time())
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def policy(mesh: JoinedMesh) -> Policy:
 
 @pytest.fixture
 def challenge() -> Challenge:
-    return Challenge.unsigned("spiffe://mesh.test/attestation/1", "appraisal", NOW)
+    return Challenge.unsigned("spiffe://mesh.test/attestation/1", "appraisal", int(time.time()))
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def document(mesh: JoinedMesh, challenge: Challenge) -> bytes:
     return mesh.evidence("ledger", challenge, KEY).document
 
 
-def own(challenge: Challenge, role: str = "ledger", now: int = NOW) -> Question:
-    return Question(role, now, SPKI, OwnNonce(challenge.nonce))
+def own(challenge: Challenge, role: str = "ledger", later: int = 0) -> Question:
+    return Question(role, challenge.issued_at + later, SPKI, OwnNonce(challenge.nonce))
 
 
 def bundle(examination: Examination, document: bytes, policy: Policy) -> bytes:
@@ -47,19 +47,19 @@ def bundle(examination: Examination, document: bytes, policy: Policy) -> bytes:
 
 def test_an_accepted_appraisal_repeats(document: bytes, policy: Policy, challenge: Challenge) -> None:
     examination = examine(document, policy, own(challenge))
-    assert examination.appraisal is not None
-    assert examination.record.outcome == Accepted(examination.appraisal.to_json())
+    assert isinstance(examination.verdict, Appraisal)
+    assert examination.record.outcome == Accepted(examination.verdict.to_json())
     assert repeat(bundle(examination, document, policy)) == examination.record.encode()
 
 
 def test_every_question_can_be_refused_and_repeats(document: bytes, mesh: JoinedMesh, challenge: Challenge) -> None:
-    policy = read({**mesh.draft, "not_after": NOW + 60 * 86400})
+    policy = read({**mesh.draft, "not_after": challenge.issued_at + 60 * 86400})
     cases = [
         (document, own(challenge, "kms"), "MEASUREMENT_NOT_ALLOWED", 8),
-        (document, own(challenge, now=NOW + 40 * 86400), "COLLATERAL_NOT_CURRENT", 2),
-        (document, Question("ledger", NOW, SPKI, OwnNonce(bytes(32))), "NONCE_MISMATCH", 5),
-        (document, Question("ledger", NOW, SPKI, SignedBy(SPKI, 60)), "CHALLENGE_UNSIGNED", 5),
-        (document, Question("ledger", NOW, b"other", OwnNonce(challenge.nonce)), "SPKI_MISMATCH", 5),
+        (document, own(challenge, later=40 * 86400), "COLLATERAL_NOT_CURRENT", 2),
+        (document, Question("ledger", challenge.issued_at, SPKI, OwnNonce(bytes(32))), "NONCE_MISMATCH", 5),
+        (document, Question("ledger", challenge.issued_at, SPKI, SignedBy(SPKI, 60)), "CHALLENGE_UNSIGNED", 5),
+        (document, Question("ledger", challenge.issued_at, b"other", OwnNonce(challenge.nonce)), "SPKI_MISMATCH", 5),
         (document[:-1], own(challenge), "JSON_MALFORMED", 1),
         (b"{}", own(challenge), "EVIDENCE_MALFORMED", 1),
     ]
@@ -69,22 +69,25 @@ def test_every_question_can_be_refused_and_repeats(document: bytes, mesh: Joined
         assert isinstance(outcome, Refused)
         assert (outcome.reason, outcome.step) == (reason, step)
         assert examination.refusal is not None
+        seen = Record()
+        assert examine(shown, policy, question, seen).record == examination.record
+        assert seen.steps[-1].number == step
         assert repeat(bundle(examination, shown, policy)) == examination.record.encode()
 
 
 def test_a_time_outside_the_policys_validity_is_refused(
     document: bytes, mesh: JoinedMesh, challenge: Challenge
 ) -> None:
-    policy = read({**mesh.draft, "not_before": NOW - 10, "not_after": NOW + 10})
+    policy = read({**mesh.draft, "not_before": challenge.issued_at - 10, "not_after": challenge.issued_at + 10})
 
-    def judged_at(now: int) -> bytes:
-        return bundle(examine(document, policy, own(challenge, now=now)), document, policy)
+    def judged(later: int) -> bytes:
+        return bundle(examine(document, policy, own(challenge, later=later)), document, policy)
 
-    for now in (NOW - 10, NOW + 9):
-        assert repeat(judged_at(now)) == Bundle.decode(judged_at(now)).record.encode()
-    for now in (NOW - 11, NOW + 10):
+    for later in (-10, 9):
+        assert repeat(judged(later)) == Bundle.decode(judged(later)).record.encode()
+    for later in (-11, 10):
         with pytest.raises(ArchiveMalformed, match="outside the policy's validity"):
-            repeat(judged_at(now))
+            repeat(judged(later))
 
 
 def test_a_policy_with_a_root_of_no_known_version_is_refused(
@@ -105,8 +108,8 @@ def test_only_what_passed_the_binding_is_an_answer(document: bytes, policy: Poli
     for question, answers in (
         (own(challenge), True),
         (own(challenge, "kms"), True),
-        (Question("ledger", NOW, b"other", OwnNonce(challenge.nonce)), False),
-        (Question("ledger", NOW, SPKI, OwnNonce(bytes(32))), False),
+        (Question("ledger", challenge.issued_at, b"other", OwnNonce(challenge.nonce)), False),
+        (Question("ledger", challenge.issued_at, SPKI, OwnNonce(bytes(32))), False),
     ):
         assert examine(document, policy, question).is_of_an_answer == answers
     assert not examine(b"{}", policy, own(challenge)).is_of_an_answer

@@ -61,6 +61,17 @@ def test_a_role_may_be_granted_nothing(draft: dict[str, Any]) -> None:
     assert allowed(parse(jcs.dumps(draft)).rules("node")) == frozenset()
 
 
+# The object identifier of the curve P-256, which the library reads when it is asked for the key.
+_P256 = bytes.fromhex("06082a8648ce3d030107")
+
+
+def _damage_root(draft: dict[str, Any], before: bytes, after: bytes) -> None:
+    root = draft["vendor_roots"][0]
+    certificate = bytes.fromhex(root["certificate"])
+    assert before in certificate
+    root["certificate"] = certificate.replace(before, after).hex()
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "an unknown member": (lambda d: d.update(extra=1), "extra is not a known member"),
     "an unknown nested member": (lambda d: d["tcb"].update(grace_days=1), "tcb.grace_days"),
@@ -83,6 +94,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a vendor root twice": (lambda d: d["vendor_roots"].append(d["vendor_roots"][0]), "vendor_roots"),
     "a vendor root that is no certificate": (
         lambda d: d["vendor_roots"][0].update(certificate="3000"),
+        r"vendor_roots\[0\].certificate",
+    ),
+    "a vendor root whose name is no text": (
+        lambda d: _damage_root(d, b"development vendor root", b"\xffevelopment vendor root"),
+        r"vendor_roots\[0\].certificate",
+    ),
+    "a vendor root with a key of an unknown kind": (
+        lambda d: _damage_root(d, _P256, bytes.fromhex("06082a8648ce3d030163")),
         r"vendor_roots\[0\].certificate",
     ),
     "a development root that passes for hardware": (

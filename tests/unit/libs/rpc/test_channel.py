@@ -85,6 +85,12 @@ async def test_a_host_that_no_resolver_takes_is_unreachable(host: str) -> None:
         await fetch_leaf(host, 443, server_name="x", timeout=5)
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536, 70000])
+async def test_a_number_that_is_no_port_is_unreachable(port: int) -> None:
+    with pytest.raises(PeerUnreachable, match="cannot reach"):
+        await fetch_leaf("127.0.0.1", port, server_name="x", timeout=5)
+
+
 @asynccontextmanager
 async def _tls_server(context: ssl.SSLContext) -> AsyncIterator[int]:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

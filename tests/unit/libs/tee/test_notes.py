@@ -10,7 +10,7 @@ import pytest
 
 from libs.errors import MeshError
 from libs.tee.eventlog import colon_digest
-from libs.tee.steps import SILENT, Record, Step, about, ignore, readable
+from libs.tee.steps import SILENT, Record, Step, about, ignore
 from tests.unit.libs.tee.bad_evidence.row import Benches, Row
 from tests.unit.libs.tee.bad_evidence.table import TABLE, UNALTERED
 
@@ -113,7 +113,10 @@ def test_the_value_that_decides_is_shown_beside_the_one_required(refused: list[R
 @pytest.mark.parametrize("technology", UNALTERED)
 def test_a_record_of_good_evidence_says_the_same_as_none(benches: Benches, technology: str) -> None:
     present = UNALTERED[technology](benches)
-    assert present(Record()) == present(SILENT)
+    record = Record()
+    assert present(record) == present(SILENT)
+    shown = [each for step in record.steps for each in step.compared]
+    assert [each for each in shown if "cannot be read" in (each.found, each.required)] == []
 
 
 def test_values_of_good_evidence_agree(benches: Benches) -> None:
@@ -197,9 +200,28 @@ def test_a_value_that_is_made_for_a_record_is_made_for_nobody_else() -> None:
 
 
 def test_a_value_that_cannot_be_read_refuses_nothing() -> None:
-    assert readable(lambda: bytes.fromhex("zz")) == "cannot be read"
-    assert readable(lambda: dict[str, str]()["a"], KeyError) == "cannot be read"
-    assert readable(lambda: 7) == 7
+    record = Record()
+    with record.step(1) as note:
+        note("a value", lambda: bytes.fromhex("zz"), lambda: dict[str, str]()["a"])
+    (compared,) = record.steps[0].compared
+    assert (compared.found, compared.required) == ("cannot be read", "cannot be read")
+    assert record.steps[0].refusal is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "required"),
+    [
+        ("48", 48),
+        ("true", True),
+        ("none", None),
+        ("zero", bytes(48)),
+        ("nothing", b""),
+        ("", None),
+        (["a, b"], ["a", "b"]),
+    ],
+)
+def test_a_text_does_not_read_like_a_value_of_another_kind(stated: object, required: object) -> None:
+    assert _words(stated) != _words(required)
 
 
 def test_what_is_spoken_of_stands_before_the_name() -> None:

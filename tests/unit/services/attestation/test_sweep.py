@@ -20,7 +20,7 @@ from libs.tee import evidence as evidences
 from libs.tee.appraisal import OwnNonce
 from libs.tee.archived import Bundle, Question
 from services.attestation.appraisal import Appraisals
-from services.attestation.archive import Archive
+from services.attestation.archive import AppraisalUnknown, Archive
 from services.attestation.feed import Feed, Told
 from services.attestation.nodes import Listed, Shown
 from services.attestation.sweep import Sweep
@@ -183,6 +183,57 @@ async def test_a_record_that_had_to_go_is_made_again(scene: Scene) -> None:
     second = (await records_told(scene, 2))[-1]
     assert second != first
     assert repeat(await scene.archive.bundle(second))
+
+
+async def test_a_damaged_record_is_made_again_once_somebody_asked_for_it(scene: Scene, tmp_path: Path) -> None:
+    scene.fleet.join("one")
+    await scene.sweep.sweep()
+    (first,) = await records_told(scene, 1)
+    (file,) = (tmp_path / "archive" / "records").iterdir()
+    file.write_bytes(b"damaged")
+    with pytest.raises(AppraisalUnknown):
+        await scene.archive.bundle(first)
+    for _ in range(2):
+        scene.clock.now += 1
+        await scene.sweep.sweep()
+    second, third = (await records_told(scene, 3))[1:]
+    assert second == third != first
+    assert repeat(await scene.archive.bundle(second))
+
+
+def records(tmp_path: Path) -> int:
+    return len(list((tmp_path / "archive" / "records").iterdir()))
+
+
+async def test_leases_that_come_and_go_leave_no_further_records(scene: Scene, tmp_path: Path) -> None:
+    """The registry says when they do, and could else push everything out of the archive."""
+    for listed in [scene.fleet.join("one"), scene.fleet.join("two")] * 3:
+        scene.fleet.listed = {listed.spiffe_id: listed}
+        await scene.sweep.sweep(only_new=True)
+        scene.clock.now += 1
+    assert records(tmp_path) == 2
+    assert len(await told(scene, 6)) == 6
+
+
+async def test_a_node_between_two_documents_leaves_one_record_of_each(scene: Scene, tmp_path: Path) -> None:
+    for listed in [scene.fleet.join("one"), scene.fleet.join("one")] * 3:
+        scene.fleet.listed = {listed.spiffe_id: listed}
+        await scene.sweep.sweep(only_new=True)
+        scene.clock.now += 1
+    assert records(tmp_path) == 2
+
+
+async def test_so_many_last_records_are_remembered_and_those_in_use_stay(scene: Scene) -> None:
+    listed = scene.fleet.join("one")
+    await scene.sweep.sweep()
+    about = (listed.spiffe_id, listed.evidence_digest)
+    used = scene.sweep._recorded[about]
+    for number in range(30_000):
+        if number % 10_000 == 0:
+            await scene.sweep.sweep()
+        scene.sweep._remember((f"spiffe://mesh.test/node/{number}", bytes(32)), used)
+    assert len(scene.sweep._recorded) == 20_000
+    assert scene.sweep._recorded[about] == used
 
 
 async def test_what_never_was_evidence_is_told_of_and_not_archived(scene: Scene, tmp_path: Path) -> None:

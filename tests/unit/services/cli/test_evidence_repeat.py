@@ -107,6 +107,16 @@ def test_a_record_that_differs_in_one_claim_is_told(
     assert last.endswith("which says accepted; they differ in valid_until")
 
 
+def test_a_truth_value_in_the_place_of_a_number_is_told(
+    desk: Desk, teemesh: Run, capsys: Captured, document: bytes, policy: Policy
+) -> None:
+    appraisal: dict[str, Any] = examine(document, policy, signed(desk)).record.to_json()["outcome"]["appraisal"]
+    assert appraisal["policy_version"] == 1
+    appraisal["policy_version"] = True
+    assert teemesh("repeat", lying(desk, document, policy, {"appraisal": appraisal})) == REFUSED
+    assert capsys.readouterr().out.splitlines()[-1].endswith("which says accepted; they differ in policy_version")
+
+
 def test_json_says_the_same_as_the_text(
     desk: Desk, teemesh: Run, capsys: Captured, document: bytes, policy: Policy
 ) -> None:

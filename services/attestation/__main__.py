@@ -52,8 +52,7 @@ async def serve(config: Config) -> None:
         shelf=Shelf(settings.state_dir / "collateral"),
     )
     await cache.load()
-    collateral = CollateralServicer(cache, GpuTokens(config.nras_url, config.nras_timeout_seconds))
-    bootstrap = collateral_binding(collateral)
+    bootstrap = collateral_binding(collateral_servicer(config, cache))
     leaf = make_bootstrap_leaf("attestation", settings.trust_domain)
     limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
     async with (
@@ -73,12 +72,18 @@ async def serve(config: Config) -> None:
             servicer = AttestationServicer(
                 judging.challenges, judging.appraiser, judging.archive, judging.feed, watching
             )
-            async with member.serve([attestation_binding(servicer), mesh_collateral_binding(collateral)]) as inner:
+            collateral = mesh_collateral_binding(collateral_servicer(config, cache))
+            async with member.serve([attestation_binding(servicer), collateral]) as inner:
                 inner.ready()
                 notify_ready()
                 await until_terminated()
                 for task in background:
                     task.cancel()
+
+
+def collateral_servicer(config: Config, cache: CollateralCache) -> CollateralServicer:
+    """Wire one listener's. GPU tokens are each listener's own: members do not wait for them behind strangers."""
+    return CollateralServicer(cache, GpuTokens(config.nras_url, config.nras_timeout_seconds))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ disk that failed, shows as a document that is not here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -30,6 +31,9 @@ from libs.tee.evidence import MAX_DOCUMENT_BYTES
 _EVIDENCE = "evidence"
 _POLICIES = "policies"
 _RECORDS = "records"
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What keeps a file from being read and says nothing about it."""
+
 _LIMITS = {_EVIDENCE: MAX_DOCUMENT_BYTES, _POLICIES: MAX_POLICY_BYTES, _RECORDS: MAX_RECORD_BYTES}
 _OBJECT = re.compile(r"[0-9a-f]{64}")
 _RECORD = re.compile(r"([0-9]{12})\.([0-9a-f]{64})\.([0-9a-f]{64})\.([0-9a-f]{64})")
@@ -41,7 +45,10 @@ log = structlog.get_logger()
 
 
 class ArchiveUnavailable(MeshError):
-    """What was judged could not be made durable, so the verdict is not given: look at the disk."""
+    """What was judged could not be made durable, so the verdict is not given, or nothing can be read now.
+
+    Look at the disk, and at how many files the process may open.
+    """
 
     code = Code.UNAVAILABLE
     reason = "ARCHIVE_UNAVAILABLE"
@@ -92,15 +99,18 @@ class Archive:
         return await asyncio.to_thread(self._files.keep, bundle)
 
     async def holds(self, record_digest: bytes) -> bool:
-        """Whether a record is still here, and nothing that it cites was seen to be damaged."""
+        """Whether a record is still here, and neither it nor what it cites was seen to be damaged."""
         return await asyncio.to_thread(self._files.holds, record_digest)
 
     async def evidence(self, digest: bytes) -> bytes:
-        """Return an evidence document. Raises `EvidenceUnknown`."""
+        """Return an evidence document. Raises `EvidenceUnknown`, `ArchiveUnavailable`."""
         return await asyncio.to_thread(self._files.evidence, digest)
 
     async def bundle(self, record_digest: bytes) -> bytes:
-        """Return a record with what it cites. Raises `AppraisalUnknown`, `EvidenceUnknown` for a damaged document."""
+        """Return a record with what it cites. A damaged record is dropped.
+
+        Raises `AppraisalUnknown`, `EvidenceUnknown` for a damaged document, `ArchiveUnavailable`.
+        """
         return await asyncio.to_thread(self._files.bundle, record_digest)
 
 
@@ -159,6 +169,8 @@ class _Files:
             entry = self._entries.get(record_digest.hex())
             data = None if entry is None else self._read(_RECORDS, entry.name, entry.record)
             if entry is None or data is None:
+                if entry is not None:
+                    self._drop(entry)  # What it said can be recorded anew.
                 raise AppraisalUnknown("no record of that digest here")
             evidence, policy = (self._document(kind, name) for kind, name in entry.cites)
         try:
@@ -176,13 +188,15 @@ class _Files:
         return data
 
     def _read(self, kind: str, name: str, digest: str) -> bytes | None:
-        """Return a file's content if it is what its name says."""
+        """Return a file's content if it is what its name says. Raises `ArchiveUnavailable` where that is not known."""
         try:
             descriptor = os.open(self._folder / kind / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             with open(descriptor, "rb") as file:
                 data = file.read(_LIMITS[kind] + 1)
         except OSError as error:
             log.error("an archived file cannot be read", kind=kind, name=name, detail=str(error))
+            if error.errno in _PASSING:
+                raise ArchiveUnavailable(f"the archive cannot be read now: {error.strerror}") from error
             return None
         if hashlib.sha256(data).hexdigest() != digest:
             log.error("an archived file is not what its name says", kind=kind, name=name)
@@ -210,12 +224,15 @@ class _Files:
     def _make_room(self) -> None:
         """Let the oldest records go until the rest fits; the newest one always stays."""
         while len(self._entries) > 1 and (self._total > self._limit_bytes or len(self._entries) > MAX_RECORDS):
-            entry = self._entries.pop(next(iter(self._entries)))
-            self._remove(_RECORDS, entry.name)
-            self._total -= entry.size
-            for cited in entry.cites:
-                self._objects[cited].citations -= 1
-                self._drop_if_uncited(cited)
+            self._drop(next(iter(self._entries.values())))
+
+    def _drop(self, entry: _Entry) -> None:
+        del self._entries[entry.record]
+        self._remove(_RECORDS, entry.name)
+        self._total -= entry.size
+        for cited in entry.cites:
+            self._objects[cited].citations -= 1
+            self._drop_if_uncited(cited)
 
     def _drop_uncited(self) -> None:
         for cited in list(self._objects):

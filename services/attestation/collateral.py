@@ -2,7 +2,9 @@
 
 What is held and valid is served at once, whatever the PCCS does; it is renewed beside that. Collateral is signed by the
 vendor, so a wrong or stale answer from the PCCS can only make evidence fail. How old it may be is policy's word, and
-the verifier's to judge; what is held is never exchanged for what is older.
+the verifier's to judge; what is held is never exchanged for what is older. That holds for a platform's first few roots
+and for as long as this process runs: who answers for the PCCS may make up roots, and none of them is to keep the
+vendor's own statements out, or to make them forgotten.
 
 Anybody may ask, and a quote names whichever platform its maker likes. Platforms of which nothing is held therefore
 share a few fetches among them, and leave those that are held alone.
@@ -21,7 +23,7 @@ import structlog
 
 from libs.tee import tdx
 from libs.tee.collateral import Collateral
-from services.attestation.pccs import CollateralUnavailable, Pccs, Platform, goes_back
+from services.attestation.pccs import Ages, CollateralUnavailable, Pccs, Platform, goes_back
 from services.attestation.shelf import Shelf
 
 _MAX_PLATFORMS = 256
@@ -30,6 +32,9 @@ _STRANGERS_AT_ONCE = 32
 
 _MAX_STRANGERS = 1024
 """So many of them are waited for."""
+
+_MAX_ROOTS = 8
+"""So many of a platform's roots are remembered. There is one vendor; the others are made up."""
 
 _REFRESH_AFTER_SECONDS = 3600
 """Policy may bound collateral's age far below its validity, so it is renewed long before its end."""
@@ -48,6 +53,14 @@ class Held:
     collateral: Collateral
     valid_until: float
     fetched_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """The newest statements seen under a root, and when they end (Unix seconds)."""
+
+    ages: Ages
+    valid_until: float
 
 
 @dataclass(slots=True)
@@ -84,6 +97,8 @@ class CollateralCache:
         self._clock = clock
         self._shelf = shelf
         self._held: dict[Platform, Held] = {}
+        # How new the newest statements under each root are, by root in the order in which they were first seen.
+        self._newest: dict[Platform, dict[bytes, _Newest]] = {}
         self._failures: dict[Platform, _Failure] = {}
         self._flights: dict[Platform, _Flight] = {}
         self._strangers = asyncio.Semaphore(_STRANGERS_AT_ONCE)
@@ -149,15 +164,30 @@ class CollateralCache:
         return held
 
     def _require_no_older(self, platform: Platform, offered: Collateral) -> None:
-        held = self._valid(platform)
-        if held is not None and (older := goes_back(offered, held.collateral)) is not None:
-            raise CollateralUnavailable(f"the PCCS offers an older {older} than the one held")
+        ages = Ages.of(offered)
+        newest = self._newest.get(platform, {}).get(ages.root_sha256)
+        if newest is None or newest.valid_until <= self._clock():
+            return
+        if (older := goes_back(ages, newest.ages)) is not None:
+            raise CollateralUnavailable(f"the PCCS offers an older {older} than the newest seen")
 
     def _hold(self, platform: Platform, held: Held) -> None:
         self._held.pop(platform, None)
         self._held[platform] = held
         if len(self._held) > _MAX_PLATFORMS:
             del self._held[next(iter(self._held))]
+        self._remember(platform, _Newest(Ages.of(held.collateral), held.valid_until))
+
+    def _remember(self, platform: Platform, newest: _Newest) -> None:
+        # This outlives what is held: a made-up root whose statements end at once must not make the vendor's forgotten.
+        roots = self._newest.pop(platform, {})
+        self._newest[platform] = roots
+        roots[newest.ages.root_sha256] = newest
+        if len(roots) > _MAX_ROOTS:
+            # Those that were seen first stay: whoever makes roots up has any number of them.
+            del roots[list(roots)[-2]]
+        if len(self._newest) > _MAX_PLATFORMS:
+            del self._newest[next(iter(self._newest))]
 
     @asynccontextmanager
     async def _alone(self, platform: Platform) -> AsyncIterator[None]:

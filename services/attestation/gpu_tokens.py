@@ -2,7 +2,8 @@
 
 A verdict is about one nonce, so it is asked for anew each time. The keys change daily and are kept for minutes. Whoever
 relies on a verdict verifies it, and the certificates up to an authority that policy pins; a wrong answer from the token
-service can only make evidence fail. Anybody may ask, so what is sent on is bounded, and so is how much is waited for.
+service can only make evidence fail. Anybody may ask, so what is sent on is bounded, and so are those who wait and how
+long: each listener has places of its own, and on one that asks nobody for a certificate, junk can take all of them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ _MAX_ANSWER_BYTES = 512 * 1024
 _NONCE_BYTES = 32
 _ARCHITECTURE = re.compile(r"[A-Z0-9_]{1,32}")
 _AT_ONCE = 4
-"""So many requests are at the vendor; more wait, each within its own time."""
+"""So many requests are at the vendor; a few more wait, each within its own time."""
+
+_MAX_WAITING = 32
+"""So many wait: each holds up to 768 KiB of reports."""
 
 _KEYS_SHARE = 0.5
 """Of the time for a verdict, for its keys: a key set that does not come leaves time to say so to those who wait."""
@@ -69,6 +73,13 @@ class GpuTokensUnavailable(MeshError):
     reason = "GPU_TOKENS_UNAVAILABLE"
 
 
+class GpuTokensBusy(MeshError):
+    """Too many wait for the token service already: ask again later."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "GPU_TOKENS_BUSY"
+
+
 @dataclass(frozen=True, slots=True)
 class SignedTokens:
     """A verdict, and the certificates of the keys that signed it. Nothing of it is verified."""
@@ -79,7 +90,10 @@ class SignedTokens:
 
 
 class GpuTokens:
-    """The vendor's token service. `clock` is in seconds and never goes back."""
+    """The vendor's token service, as one listener asks it: listeners that share one wait behind each other's callers.
+
+    `clock` is in seconds and never goes back.
+    """
 
     def __init__(
         self, nras_url: str | None, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
@@ -88,6 +102,7 @@ class GpuTokens:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._room = asyncio.Semaphore(_AT_ONCE)
+        self._asking = 0
         self._keys: Mapping[str, PublishedKey] = {}
         self._keys_until = clock()
         self._keys_failure = ""
@@ -97,16 +112,21 @@ class GpuTokens:
     async def tokens(self, nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> SignedTokens:
         """Return the verdict on reports over a 32-byte nonce.
 
-        Raises `GpuReportsMalformed`, `GpuTokensRefused`, `GpuTokensUnavailable`.
+        Raises `GpuReportsMalformed`, `GpuTokensRefused`, `GpuTokensUnavailable`, `GpuTokensBusy`.
         """
         _check(nonce, architecture, reports)
         if self._nras_url is None:
             raise GpuTokensUnavailable("no token service is configured: set nras_url")
+        if self._asking >= _AT_ONCE + _MAX_WAITING:
+            raise GpuTokensBusy("too many wait for the token service: ask again later")
+        self._asking += 1
         try:
             async with asyncio.timeout(self._timeout_seconds), self._room:
                 signed = await self._ask_vendor(self._nras_url, nonce, architecture, reports)
         except TimeoutError as error:
             raise GpuTokensUnavailable(f"no verdict within {self._timeout_seconds:g} s") from error
+        finally:
+            self._asking -= 1
         log.info("gpu tokens fetched", architecture=architecture, devices=len(reports), certified_keys=len(signed.keys))
         return signed
 

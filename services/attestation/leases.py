@@ -28,7 +28,7 @@ _MAX_NODES = 10_000
 """So many are judged. As many again are counted; a registry that lists more is beyond counting."""
 
 _DIGEST_BYTES = 32
-_MAX_NAME = 256
+_MAX_NAME_BYTES = 256
 _MAX_ENDPOINT = 300
 MALFORMED = "LEASE_MALFORMED"
 TOO_MANY = "TOO_MANY_LEASES"
@@ -99,12 +99,12 @@ class LiveLeases:
                 for provider in event.snapshot.providers:
                     new |= self._list(provider, before)
             case "changed":
-                if len(self._leases) >= _MAX_NODES and event.changed.spiffe_id not in self._leases:
+                if self._may_lack_room(_name(event.changed.spiffe_id)):
                     self._forget_past()
                 new = self._list(event.changed, self._leases)
             case "ended":
-                self._leases.pop(event.ended[:_MAX_NAME], None)
-                self._unsound.pop(event.ended[:_MAX_NAME], None)
+                self._leases.pop(_name(event.ended), None)
+                self._unsound.pop(_name(event.ended), None)
         if new:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
@@ -128,7 +128,7 @@ class LiveLeases:
 
     def _list(self, provider: registry_pb2.Provider, before: Mapping[str, _Lease]) -> bool:
         """Take a lease; say whether there is something else to judge than before."""
-        name = provider.spiffe_id[:_MAX_NAME]
+        name = _name(provider.spiffe_id)
         earlier = before.get(name)
         self._leases.pop(name, None)
         told = self._unsound.pop(name, None)
@@ -145,13 +145,22 @@ class LiveLeases:
     def _unfit(self, provider: registry_pb2.Provider) -> str | None:
         if (
             not len(provider.evidence_digest) == len(provider.spki_sha256) == _DIGEST_BYTES
-            or len(provider.spiffe_id) > _MAX_NAME
+            or _name(provider.spiffe_id) != provider.spiffe_id
             or len(provider.endpoint) > _MAX_ENDPOINT
         ):
             return MALFORMED
         return TOO_MANY if len(self._leases) >= _MAX_NODES else None
 
+    def _may_lack_room(self, name: str) -> bool:
+        """Whether a lease of that name comes on top where the most are kept already; it may turn out sound or not."""
+        return any(len(kept) >= _MAX_NODES and name not in kept for kept in (self._leases, self._unsound))
+
     def _forget_past(self) -> None:
         now_ms = self._clock() * 1000
         self._leases = {name: lease for name, lease in self._leases.items() if lease.until_ms > now_ms}
         self._unsound = {name: lease for name, lease in self._unsound.items() if lease.until_ms > now_ms}
+
+
+def _name(spiffe_id: str) -> str:
+    """As much of a name as is kept and told."""
+    return spiffe_id.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")

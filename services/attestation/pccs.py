@@ -158,27 +158,52 @@ def verify_consistent(collateral: Collateral, platform: Platform, now: int) -> N
         raise ValueError("a CRL's signature does not verify")
 
 
-def goes_back(offered: Collateral, held: Collateral) -> str | None:
-    """Say which statement of `offered` is older than that of `held`; None where none is. Both MUST be consistent.
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How new the four statements of one collateral are, and under which root."""
+
+    root_sha256: bytes
+    # By the statement's name: its evaluation data number, 0 where it has none, and when it was issued, Unix seconds.
+    by_name: Mapping[str, tuple[int, float]]
+
+    @classmethod
+    def of(cls, collateral: Collateral) -> Ages:
+        """Read them. The collateral MUST be consistent."""
+        _, root = _ends(collateral.tcb_info_issuer_chain)
+        return cls(
+            root.fingerprint(hashes.SHA256()),
+            {
+                "TCB info": _age(collateral.tcb_info),
+                "QE identity": _age(collateral.qe_identity),
+                "root CRL": _crl_age(collateral.root_ca_crl),
+                "PCK CRL": _crl_age(collateral.pck_crl),
+            },
+        )
+
+
+def goes_back(offered: Ages, held: Ages) -> str | None:
+    """Say which statement of `offered` is older than that of `held`; None where none is.
 
     Older statements may hide what newer ones revoked. Those under another root are not comparable: one of the two roots
     is not the vendor's, and which one is policy's word.
     """
-    if _ends(offered.tcb_info_issuer_chain)[1] != _ends(held.tcb_info_issuer_chain)[1]:
+    if offered.root_sha256 != held.root_sha256:
         return None
-    pairs = (("TCB info", offered.tcb_info, held.tcb_info), ("QE identity", offered.qe_identity, held.qe_identity))
-    for name, new, old in pairs:
-        (new_number, new_time), (old_number, old_time) = _age(new), _age(old)
+    for name, (new_number, new_time) in offered.by_name.items():
+        old_number, old_time = held.by_name[name]
         if new_number < old_number or new_time < old_time:
             return name
     return None
 
 
-def _age(text: str) -> tuple[int, int]:
-    """Return a statement's evaluation data number, 0 where it has none, and when it was issued."""
+def _age(text: str) -> tuple[int, float]:
     document = jcs.loads_object(text.encode())
     number = document.get("tcbEvaluationDataNumber")
     return number if type(number) is int else 0, rfc3339_seconds(document.get("issueDate"))
+
+
+def _crl_age(text: str) -> tuple[int, float]:
+    return 0, x509.load_der_x509_crl(bytes.fromhex(text)).last_update_utc.timestamp()
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> _Reply:

@@ -25,6 +25,9 @@ from services.attestation.leases import LiveLeases
 from services.attestation.sweep import Sweep
 
 _MEMBERS = frozenset({"kms", "registry", "router", "node", "ledger", "broker", "operator", "auditor"})
+_MAX_UNCOVERED = 10_000
+"""So many leases are named in a reply: at most 256 bytes of name and 63 of reason each, they fit `MESSAGE_BYTES`."""
+
 _OBSERVERS = frozenset({"kms", "registry", "router", "ledger", "operator", "auditor"})
 
 
@@ -140,7 +143,7 @@ class AttestationServicer(pb_grpc.AttestationServiceServicer):
                 pb.Uncovered(
                     spiffe_id=each.spiffe_id, reason=each.reason, evidence_age_seconds=each.evidence_age_seconds
                 )
-                for each in coverage.uncovered
+                for each in coverage.uncovered[:_MAX_UNCOVERED]
             ],
             registry_watched=leases.watched,
             registry_heard_at_ms=int(leases.heard_at * 1000),

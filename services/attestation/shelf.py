@@ -16,7 +16,7 @@ from libs.errors import MeshError
 from libs.files import write_durably
 from libs.tee.collateral import Collateral
 from libs.tee.evidence import MAX_DOCUMENT_BYTES
-from services.attestation.pccs import Platform, goes_back, verify_consistent
+from services.attestation.pccs import Ages, Platform, goes_back, verify_consistent
 
 _FILE = re.compile(r"(platform|processor)\.([0-9a-f]{12})\.([0-9a-f]{64})")
 
@@ -61,7 +61,7 @@ class Shelf:
                 log.warning("kept collateral is passed over", file=path.name, detail=str(error))
                 continue
             held = found.get(platform)
-            if held is None or goes_back(collateral, held) is None:
+            if held is None or _supersedes(collateral, held):
                 found[platform] = collateral
         return found
 
@@ -73,3 +73,11 @@ class Shelf:
         for older in self._folder.glob(f"{prefix}*"):
             if older != path:
                 older.unlink(missing_ok=True)
+
+
+def _supersedes(found: Collateral, held: Collateral) -> bool:
+    ages, held_ages = Ages.of(found), Ages.of(held)
+    if goes_back(ages, held_ages) is not None:
+        return False
+    # Of two that are equally new, or not comparable, the order of the digests must not decide.
+    return goes_back(held_ages, ages) is not None or found.expires_at() > held.expires_at()

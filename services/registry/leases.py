@@ -137,7 +137,7 @@ def _is_host(host: str) -> bool:
     """An address, or labels that a resolver takes; a last label of digits alone would be a misspelt address."""
     try:
         if host.startswith("["):
-            ipaddress.IPv6Address(host.strip("[]"))
+            ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]"))
         elif host.rpartition(".")[2].isdigit():
             ipaddress.IPv4Address(host)
     except ValueError:

@@ -30,7 +30,7 @@ from libs.identity.certificate import pem_of, spki_of_certificate
 from libs.identity.challenges import Challenges
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import Member
-from libs.rpc.channel import fetch_leaf, open_channel
+from libs.rpc.channel import MESSAGE_BYTES, fetch_leaf, open_channel
 from libs.rpc.errors import remote_errors
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
@@ -467,6 +467,28 @@ async def test_every_registered_node_is_appraised_and_counted(
             hear(policy, Clock().now)
             (again,) = await watched(stub, 1001, 1)
             assert (again.made.refusal, again.made.policy_version) == ("MEASUREMENT_NOT_ALLOWED", 2)
+
+
+async def test_coverage_fits_an_answer_however_many_leases_are_not_covered(
+    attestation: Attestation, stub: pb_grpc.AttestationServiceStub
+) -> None:
+    providers = [
+        registry_pb2.Provider(
+            spiffe_id=f"{number:06d}".ljust(256, "x"),
+            evidence_digest=bytes(32),
+            spki_sha256=bytes(32),
+            lease_until_ms=int((Clock().now + 600) * 1000),
+        )
+        for number in range(20_000)
+    ]
+    attestation.watching.leases.take(registry_pb2.WatchResponse(snapshot=registry_pb2.Snapshot(providers=providers)))
+    coverage = await cover(stub)
+    assert (coverage.live_leases, coverage.covered, coverage.share) == (20_000, 0, 0.0)
+    assert [each.spiffe_id for each in coverage.uncovered] == [each.spiffe_id for each in providers[:10_000]]
+    # What nodes refuse with may be longer than this service's own reasons.
+    for each in coverage.uncovered:
+        each.reason, each.evidence_age_seconds = "R" * 63, 2**32 - 1
+    assert coverage.ByteSize() < MESSAGE_BYTES
 
 
 async def test_a_lease_at_a_host_that_cannot_be_ends_no_sweep(

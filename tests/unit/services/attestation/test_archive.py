@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,44 @@ async def test_a_damaged_record_is_not_served(tmp_path: Path) -> None:
     (tmp_path / "records" / files(tmp_path)["records"][0]).write_bytes(bundle(2).record.encode())
     with pytest.raises(AppraisalUnknown):
         await archive.bundle(digest)
+
+
+@pytest.mark.parametrize("damage", [b"", None])
+async def test_a_record_that_was_found_damaged_is_gone_with_what_nobody_else_cites(
+    tmp_path: Path, damage: bytes | None
+) -> None:
+    archive = await opened(tmp_path)
+    other = bundle(2, b'{"evidence":2}')
+    digest, other_digest = await archive.keep(bundle(1)), await archive.keep(other)
+    file = next(file for file in (tmp_path / "records").iterdir() if digest.hex() in file.name)
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage)
+    with pytest.raises(AppraisalUnknown):
+        await archive.bundle(digest)
+    assert not await archive.holds(digest)
+    assert [len(names) for names in files(tmp_path).values()] == [1, 1, 1]
+    assert archive._files._total == sum(len(each) for each in (other.record.encode(), other.evidence, other.policy))
+    assert await archive.bundle(other_digest) == other.encode()
+    assert await archive.keep(bundle(1)) == digest
+    assert await archive.bundle(digest) == bundle(1).encode()
+
+
+async def test_what_cannot_be_opened_just_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    """Callers can use up the files that a process may open; nothing must be lost by that."""
+    archive = await opened(tmp_path)
+    digest = await archive.keep(bundle(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        for reading in (archive.bundle(digest), archive.evidence(bundle(1).record.evidence)):
+            with pytest.raises(ArchiveUnavailable):
+                await reading
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await archive.holds(digest)
+    assert await archive.bundle(digest) == bundle(1).encode()
 
 
 async def test_a_record_whose_name_lies_about_what_it_cites_is_not_served(tmp_path: Path) -> None:

@@ -239,6 +239,111 @@ async def test_an_older_identity_alone_is_not_taken_either(
     assert await cache.held(quote) is held
 
 
+@pytest.mark.parametrize("path", ["/rootcacrl", "/pckcrl"])
+async def test_an_older_crl_alone_is_not_taken_either(
+    cache: CollateralCache, pccs: Pccs, machine: Machine, quote: bytes, clock: Clock, path: str
+) -> None:
+    """It would bring back what was revoked since."""
+    issued = int(clock.now) - HOUR
+    newer = serving(machine, CollateralShape(issued, revoked=frozenset({"pck", "tcb_signing"})))
+    older = serving(machine, CollateralShape(issued - 60))
+    pccs.change = newer
+    held = await cache.held(quote)
+    pccs.change = lambda asked, reply: (older if asked.endswith(path) else newer)(asked, reply)
+    clock.now += 2 * HOUR
+    await cache.renew()
+    assert await cache.held(quote) is held
+
+
+@dataclass(slots=True)
+class Roots:
+    """One PCCS that serves under the vendor's root, or under another that it made up."""
+
+    pccs: Pccs
+    machine: Machine
+    clock: Clock
+    cache: CollateralCache
+
+    def vendor(self, shape: CollateralShape) -> None:
+        self.pccs.change = serving(self.machine, shape)
+
+    def made_up(self, shape: CollateralShape) -> None:
+        pki = VendorPki.create(self.machine.pki.platform, int(self.clock.now))
+        statements, chains = serving(replace(self.machine, pki=pki), shape), quoted(pki.tcb_chain)
+
+        def change(path: str, reply: Reply) -> Reply:
+            chain = quoted(pki.pck_crl_chain) if path.endswith("/pckcrl") else chains
+            return replace(statements(path, reply), headers=dict.fromkeys(reply.headers, chain))
+
+        self.pccs.change = change
+
+    async def later(self, quote: bytes) -> Collateral:
+        """What is held after the next renewal."""
+        self.clock.now += 2 * HOUR
+        await self.cache.renew()
+        return await self.cache.collateral(quote)
+
+
+@pytest.fixture
+def roots(pccs: Pccs, machine: Machine, clock: Clock, cache: CollateralCache) -> Roots:
+    return Roots(pccs, machine, clock, cache)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+async def test_older_statements_do_not_come_back_through_other_roots(roots: Roots, quote: bytes, count: int) -> None:
+    issued = int(roots.clock.now)
+    roots.vendor(CollateralShape(issued, evaluation_number=17))
+    await roots.cache.collateral(quote)
+    for _ in range(count):
+        roots.made_up(CollateralShape(issued))
+        wrong = await roots.later(quote)
+        assert wrong.tcb_info_issuer_chain != roots.machine.pki.tcb_chain
+    roots.vendor(CollateralShape(issued, evaluation_number=16))
+    assert await roots.later(quote) == wrong
+    roots.vendor(CollateralShape(issued, evaluation_number=17))
+    roots.clock.now += LONGEST_BACKOFF
+    assert (await roots.later(quote)).tcb_info_issuer_chain == roots.machine.pki.tcb_chain
+    assert [len(remembered) for remembered in roots.cache._newest.values()] == [min(count + 1, 8)]
+
+
+async def test_older_statements_do_not_come_back_once_another_roots_have_ended(roots: Roots, quote: bytes) -> None:
+    issued = int(roots.clock.now)
+    roots.vendor(CollateralShape(issued, evaluation_number=17))
+    await roots.cache.collateral(quote)
+    roots.made_up(CollateralShape(issued, validity_seconds=3 * HOUR))
+    await roots.later(quote)
+    roots.vendor(CollateralShape(issued, evaluation_number=16))
+    with pytest.raises(CollateralUnavailable, match="older TCB info"):
+        await roots.later(quote)
+
+
+async def test_a_root_that_is_seen_late_is_held_to_what_is_held(roots: Roots, quote: bytes) -> None:
+    """Although earlier ones took all the places."""
+    issued = int(roots.clock.now)
+    for _ in range(9):
+        roots.made_up(CollateralShape(issued))
+        await roots.later(quote)
+    roots.vendor(CollateralShape(issued, evaluation_number=17))
+    held = await roots.later(quote)
+    roots.vendor(CollateralShape(issued, evaluation_number=16))
+    assert await roots.later(quote) == held
+
+
+async def test_what_has_ended_is_no_measure(roots: Roots, quote: bytes) -> None:
+    issued = int(roots.clock.now)
+    roots.vendor(CollateralShape(issued, evaluation_number=17, validity_seconds=HOUR))
+    await roots.cache.collateral(quote)
+    roots.vendor(CollateralShape(issued, evaluation_number=16))
+    assert '"tcbEvaluationDataNumber":16' in (await roots.later(quote)).tcb_info
+
+
+async def test_ages_are_remembered_of_so_many_platforms(cache: CollateralCache, quote: bytes) -> None:
+    held = await cache.held(quote)
+    for number in range(300):
+        cache._hold(PccsPlatform(f"{number:012x}", "platform"), held)
+    assert len(cache._newest) == len(cache._held) == 256
+
+
 async def test_statements_under_a_root_that_was_not_the_vendors_do_not_stay(
     pccs: Pccs, machine: Machine, quote: bytes, clock: Clock, tmp_path: Path
 ) -> None:
@@ -269,6 +374,29 @@ async def test_of_two_kept_files_the_newer_is_used(
     assert older.expires_at() > newer.expires_at()
     again = await restarted(pccs, clock, tmp_path)
     assert await again.collateral(quote) == newer
+
+
+async def test_of_two_kept_files_that_are_equally_new_the_one_that_lasts_longer_is_used(
+    pccs: Pccs, machine: Machine, quote: bytes, clock: Clock, tmp_path: Path
+) -> None:
+    cache = await restarted(pccs, clock, tmp_path)
+    pccs.change = serving(machine, CollateralShape(int(clock.now), validity_seconds=HOUR))
+    short = await cache.collateral(quote)
+    (kept,) = files(tmp_path)
+    ca, fmspc, short_digest = kept.name.split(".")
+    for first_in_order in (True, False):
+        while True:
+            # Signatures are random, and so is which of the two files comes first.
+            shape = CollateralShape(int(clock.now), validity_seconds=2 * HOUR)
+            long = Collateral.parse(make_collateral(machine.pki, shape).members())
+            digest = hashlib.sha256(long.encode()).hexdigest()
+            if (digest < short_digest) == first_in_order:
+                break
+        path = tmp_path / f"{ca}.{fmspc}.{digest}"
+        path.write_bytes(long.encode())
+        again = await restarted(pccs, clock, tmp_path)
+        assert await again.collateral(quote) == long != short
+        path.unlink()
 
 
 async def test_what_is_valid_is_served_at_once_while_the_pccs_is_slow(

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
+from teemesh.attestation.v1 import collateral_pb2
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.tee.nvidia.chain import MAX_CHAIN_BYTES
 from libs.tee.nvidia.collected import Collected, read_collected
 from libs.tee.nvidia.evidence import RawReport
 from libs.tee.nvidia.report import MAX_REPORT_BYTES
-from services.attestation.gpu_tokens import GpuTokens, GpuTokensUnavailable
+from services.attestation.__main__ import collateral_servicer
+from services.attestation.collateral import CollateralCache
+from services.attestation.config import Config
+from services.attestation.gpu_tokens import GpuTokens, GpuTokensBusy, GpuTokensUnavailable
 from services.devtee.machine import Machine
 from services.devtee.nras import Nras, read_request
 from services.devtee.vendors import serving_vendors
@@ -318,6 +322,58 @@ async def test_one_who_finds_no_room_gives_up_within_its_own_time(collected: Col
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {GpuTokensUnavailable}
     assert asked < 12
+
+
+async def test_one_who_would_be_one_too_many_to_wait_is_refused_at_once(service: Service, collected: Collected) -> None:
+    go_on = asyncio.Event()
+
+    async def attest(request: web.Request) -> web.Response:
+        await go_on.wait()
+        return await service.attest(request)
+
+    async with answering(attest, service.keys) as url:
+        tokens = GpuTokens(url, 20, Clock())
+        calls = [
+            asyncio.create_task(tokens.tokens(NONCE, collected.architecture, collected.reports)) for _ in range(36)
+        ]
+        await asyncio.sleep(0)
+        calls.pop().cancel()  # One who gives up makes room.
+        await asyncio.sleep(0)
+        calls.append(asyncio.create_task(tokens.tokens(NONCE, collected.architecture, collected.reports)))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            with pytest.raises(GpuTokensBusy) as refused:
+                await tokens.tokens(NONCE, collected.architecture, collected.reports)
+        assert (refused.value.code, refused.value.reason) == (Code.RESOURCE_EXHAUSTED, "GPU_TOKENS_BUSY")
+        go_on.set()
+        await asyncio.gather(*calls)
+        await tokens.tokens(NONCE, collected.architecture, collected.reports)
+
+
+async def test_members_do_not_wait_behind_callers_of_the_other_listener(service: Service, collected: Collected) -> None:
+    stuck, go_on = asyncio.Event(), asyncio.Event()
+
+    async def attest(request: web.Request) -> web.Response:
+        _, nonce = read_request(await request.read())
+        if nonce != NONCE:
+            stuck.set()
+            await go_on.wait()
+        return await service.attest(request)
+
+    def request(nonce: bytes) -> collateral_pb2.GetGpuTokensRequest:
+        reports = [collateral_pb2.GpuReport(report=r.report, certificate_chain=r.certificate_chain) for r in shown]
+        return collateral_pb2.GetGpuTokensRequest(nonce=nonce, architecture=collected.architecture, reports=reports)
+
+    context, shown = cast(Any, None), collected.reports
+    async with answering(attest, service.keys) as url:
+        config = Config(cast(Any, None), bootstrap_listen="", pccs_url=url, nras_url=url)
+        bootstrap, inner = (collateral_servicer(config, CollateralCache(url, 5)) for _ in range(2))
+        strangers = [asyncio.create_task(bootstrap.GetGpuTokens(request(bytes(32)), context)) for _ in range(36)]
+        await stuck.wait()
+        async with asyncio.timeout(5):
+            assert (await inner.GetGpuTokens(request(NONCE), context)).tokens
+        go_on.set()
+        await asyncio.gather(*strangers, return_exceptions=True)
 
 
 async def test_a_service_that_is_not_there_is_unavailable(collected: Collected) -> None:

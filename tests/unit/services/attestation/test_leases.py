@@ -102,6 +102,23 @@ def test_leases_that_ran_out_take_no_room(leases: LiveLeases, clock: Clock) -> N
     assert (set(leases.listed), leases.unsound) == ({"beyond"}, {})
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_unsound_leases_that_ran_out_take_no_room(leases: LiveLeases, clock: Clock, known: bool) -> None:
+    past = [provider(f"old-{number}", clock.now + 15, evidence_digest=b"") for number in range(10_000)]
+    leases.take(snapshot(*past, *([provider("new", clock.now + 60)] if known else [])))
+    clock.now += 16
+    leases.take(pb.WatchResponse(changed=provider("new", clock.now + 60, evidence_digest=b"")))
+    assert (leases.listed, leases.unsound) == ({}, {"new": "LEASE_MALFORMED"})
+
+
+def test_a_name_is_bounded_in_bytes_and_stays_text(leases: LiveLeases, clock: Clock) -> None:
+    name = "\u20ac" * 86  # 258 bytes in UTF-8.
+    leases.take(snapshot(provider(name, clock.now + 15)))
+    assert (leases.listed, leases.unsound) == ({}, {"\u20ac" * 85: "LEASE_MALFORMED"})
+    leases.take(pb.WatchResponse(ended=name))
+    assert not leases.unsound
+
+
 async def test_only_what_a_lease_rests_on_is_a_change(leases: LiveLeases, clock: Clock) -> None:
     leases.take(snapshot(provider("one", clock.now + 15)))
     waiting = asyncio.create_task(leases.changed())

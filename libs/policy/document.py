@@ -126,9 +126,9 @@ class Policy:
             models=self.models if role == "node" else MappingProxyType({}),
         )
 
-    def may_release(self, name: str, role: str) -> bool:
-        """Say whether a role may hold the key of this exact name. False for what is no key name at all."""
-        return any(release.covers(name) and role in release.roles for release in self.key_releases)
+    def key_release(self, name: str) -> KeyRelease | None:
+        """Return the rule about the key of this exact name; None where there is none, so nobody may use it."""
+        return next((release for release in self.key_releases if release.covers(name)), None)
 
 
 def parse(data: bytes) -> Policy:

@@ -20,7 +20,7 @@ from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.succession import verify_valid_at
-from libs.policy.vocabulary import SERVICE_ROLES
+from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import OwnNonce
 from libs.tee.archived import AppraisalRecord, Bundle, Question
@@ -136,7 +136,7 @@ class Appraiser:
         A refused document has spent its challenge too. What cannot be read, or names no open challenge, is not
         appraised.
         """
-        if role not in SERVICE_ROLES:
+        if role not in EVIDENCE_ROLES:
             raise RoleUnknown("ask for the role of a service")
         challenge = (await asyncio.to_thread(evidences.parse, document)).challenge
         policy = self._policy.require_fresh()

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from libs.policy.compose import Anchors, compose_hash, read_anchors
 from libs.policy.signatures import verify
-from libs.policy.vocabulary import SERVICE_ROLES
+from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee.tcb import TcbRule
 from services.cli.composes import render_compose
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
@@ -66,7 +66,7 @@ def _add_operators(parser: argparse.ArgumentParser) -> None:
 
 def _add_compose(parser: argparse.ArgumentParser) -> None:
     _add_operators(parser)
-    parser.add_argument("--role", required=True, choices=sorted(SERVICE_ROLES))
+    parser.add_argument("--role", required=True, choices=sorted(EVIDENCE_ROLES))
     parser.add_argument("--image-digest", required=True, help="sha256:... of the image manifest")
     parser.add_argument("--template", type=Path, help="default: the template that ships with teemesh")
     parser.add_argument("--out", type=Path, required=True, help="the file to deploy; must not exist")
@@ -88,7 +88,7 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", default=[], metavar="ID=SHA256", help="weights that may serve a model"
     )
-    parser.add_argument("--gpu-role", action="append", default=[], choices=sorted(SERVICE_ROLES))
+    parser.add_argument("--gpu-role", action="append", default=[], choices=sorted(EVIDENCE_ROLES))
     parser.add_argument("--allow-device", action="append", default=[], metavar="DEVICE_ID", help="default: any machine")
     parser.add_argument("--revoke-device", action="append", default=[], metavar="DEVICE_ID")
     parser.add_argument("--tcb-status", action="append", metavar="STATUS", help="default: UpToDate")

@@ -21,11 +21,13 @@ from libs.rpc.server import serving
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
 from services.kms.ca import CertificateAuthority
 from services.kms.config import Config
+from services.kms.currency import Currency
 from services.kms.decisions import Decisions
 from services.kms.issuance import Issuance, OwnAuthority
 from services.kms.keyring import Keyring
+from services.kms.keys import open_keys
+from services.kms.log_reading import LogReading
 from services.kms.publication import Publication
-from services.kms.release import KeyRelease
 from services.kms.root import open_root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
@@ -37,7 +39,7 @@ async def serve(config: Config) -> None:
     async with open_guest(settings, "kms") as (guest, anchors):
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         keyring = Keyring(await open_root(guest, settings.state_dir))
-        ca = CertificateAuthority(keyring.signing("mesh-ca", 1), settings.trust_domain, settings.state_dir)
+        ca = CertificateAuthority(keyring.ca_key, settings.trust_domain, settings.state_dir)
         log_key = Ed25519PrivateKey.generate()
         prover = Prover(
             guest,
@@ -63,9 +65,11 @@ async def serve(config: Config) -> None:
             decisions = Decisions(publisher)
             publication = Publication(policy, decisions)
             await publication.record_all()
-            servicer = KmsServicer(
-                ca, policy, statements, publication, KeyRelease(keyring, policy, decisions), decisions
-            )
+            currency = Currency()
+            keys = open_keys(settings.state_dir, member.spiffe_id, keyring, ca, policy, decisions, currency)
+            ledger = member.peer("ledger", config.ledger)
+            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, decisions, currency)
+            servicer = KmsServicer(ca, policy, statements, publication, keys, decisions)
             bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance, decisions))
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
             async with (
@@ -73,12 +77,17 @@ async def serve(config: Config) -> None:
                 member.serve([kms_binding(servicer)]) as inner,
                 asyncio.TaskGroup() as tasks,
             ):
-                stating = tasks.create_task(statements.keep(config.statement_seconds))
+                upkeep = [
+                    tasks.create_task(statements.keep(config.statement_seconds)),
+                    tasks.create_task(reading.keep()),
+                    tasks.create_task(keys.rotation.keep()),
+                ]
                 outer.ready()
                 inner.ready()
                 notify_ready()
                 await until_terminated()
-                stating.cancel()
+                for task in upkeep:
+                    task.cancel()
 
 
 if __name__ == "__main__":

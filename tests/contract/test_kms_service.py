@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,15 +13,13 @@ from teemesh.kms.v1 import kms_pb2 as pb
 from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
 from libs import jcs
-from libs.errors import MeshError
-from libs.identity.certificate import Subject, key_pem, make_csr, pem_of
-from libs.identity.member import Member
+from libs.identity.certificate import make_csr
 from libs.identity.sealed import ReceiverKey, release_info
+from libs.policy.releases import KeyAlgorithm
 from libs.policy.statement import verify_statement
-from libs.rpc.channel import open_channel
-from libs.rpc.errors import remote_errors
 from libs.transparency.leaf import Kind
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.kms_callers import calling, operator, refusal
 from tests.fakes.running_kms import RunningKms, running_kms
 
 KEYRING = "ledger-keyring"
@@ -35,38 +31,9 @@ async def running(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKms]:
         yield kms_service
 
 
-@asynccontextmanager
-async def calling(
-    mesh: JoinedMesh, running: RunningKms, role: str, claims: dict[str, Any] | None = None
-) -> AsyncIterator[tuple[pb_grpc.KmsServiceStub, Member]]:
-    """A member that the KMS has appraised."""
-    async with mesh.member(role, running.core, claims=claims) as member:
-        yield pb_grpc.KmsServiceStub(await member.peer("kms", running.target).channel(10)), member
-
-
-@asynccontextmanager
-async def operator(running: RunningKms) -> AsyncIterator[pb_grpc.KmsServiceStub]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
-    der = running.core.ca.issue_svid(subject, key.public_key(), time.time())
-    async with open_channel(
-        running.target,
-        root_pem=running.member.ca_pem,
-        server_name=f"kms.{TRUST_DOMAIN}",
-        key_pem=key_pem(key),
-        certificate_pem=pem_of(der),
-    ) as channel:
-        yield pb_grpc.KmsServiceStub(channel)
-
-
-async def refusal(call: Any) -> str:
-    with pytest.raises(MeshError) as error, remote_errors():
-        await call
-    return error.value.reason
-
-
 def wants(stub: pb_grpc.KmsServiceStub, name: str, epoch: int = 0) -> Any:
-    return stub.ReleaseKey(pb.ReleaseKeyRequest(name=name, epoch=epoch), timeout=10)
+    request = pb.ReleaseKeyRequest(name=name, epoch=epoch, algorithm=pb.KEY_ALGORITHM_AES_256)
+    return stub.ReleaseKey(request, timeout=10)
 
 
 async def test_a_key_arrives_sealed_to_the_receivers_evidence(mesh: JoinedMesh, running: RunningKms) -> None:
@@ -74,7 +41,7 @@ async def test_a_key_arrives_sealed_to_the_receivers_evidence(mesh: JoinedMesh, 
     async with calling(mesh, running, "ledger", {"hpke_key": receiver.public.hex()}) as (stub, ledger):
         answer = await wants(stub, KEYRING)
         key = receiver.open(answer.sealed_key, release_info(KEYRING, 1, ledger.spiffe_id))
-        assert (answer.epoch, key) == (1, running.core.keyring.symmetric(KEYRING, 1))
+        assert (answer.epoch, key) == (1, running.core.keyring.material(KEYRING, 1, KeyAlgorithm.AES_256))
         (decision,) = [body for kind, body in running.log.outbox if kind is Kind.KEY_DECISION]
         assert decision == {
             "decision": "released",

@@ -44,7 +44,7 @@ from services.kms.keyring import Keyring
 from tests.fakes.policy_draft import gpu_member, gpu_root, policy_draft
 
 TRUST_DOMAIN = "mesh.test"
-ROLES = ("attestation", "kms", "ledger", "node", "registry", "router")
+ROLES = ("agent", "attestation", "kms", "ledger", "node", "registry", "router")
 
 
 def _now() -> int:
@@ -176,7 +176,7 @@ class JoinedMesh:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         keyring = Keyring(root or self.root)
-        ca = CertificateAuthority(keyring.signing("mesh-ca", 1), TRUST_DOMAIN, folder)
+        ca = CertificateAuthority(keyring.ca_key, TRUST_DOMAIN, folder)
         challenges = Challenges(f"spiffe://{TRUST_DOMAIN}/kms/1", lambda: (ca.key, ca.certificate), ticking)
         policy = self.keeper(name, clock=clock)
         return KmsCore(keyring, ca, challenges, policy, Issuance(ca, challenges, policy, ticking))
@@ -235,6 +235,9 @@ class JoinedMesh:
                 {"name": "ledger-keyring", "roles": ["ledger"]},
                 {"name": "ledger-vault/*", "roles": ["ledger"]},
                 {"name": "models/*", "roles": ["node"]},
+                {"name": "agents/claims", "roles": ["agent"], "algorithm": "ed25519"},
+                {"name": "agents/letters", "roles": ["agent"], "algorithm": "p-256", "use": "sign"},
+                {"name": "environment/agent", "roles": ["agent"], "algorithm": "x25519", "rotate_after_days": 30},
             ],
         )
 

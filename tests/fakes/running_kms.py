@@ -19,12 +19,13 @@ from libs.tee.dstack import Guest
 from libs.transparency.leaf import Kind
 from services.devtee.machine import VirtualTd
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
+from services.kms.currency import Currency
 from services.kms.decisions import Decisions
+from services.kms.keys import KeyService, open_keys
 from services.kms.publication import Publication
-from services.kms.release import KeyRelease
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
-from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 
 ALONE = "127.0.0.1:0"
 
@@ -59,6 +60,11 @@ class RunningKms:
     core: KmsCore
     member: Member
     log: DecisionLog
+    keys: KeyService
+    currency: Currency
+    """It has just read its log to the end."""
+    currency_clock: Clock
+    """By which that grows old."""
     target: str
     """host:port of the mesh listener."""
     bootstrap: str
@@ -95,7 +101,11 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     decisions = Decisions(log)
     statements = StatementSource(kms.ca, kms.policy)
     publication = Publication(kms.policy, decisions)
-    keys = KeyRelease(kms.keyring, kms.policy, decisions)
+    currency_clock = Clock(0.0)
+    currency = Currency(currency_clock)
+    currency.heard()
+    spiffe_id = f"spiffe://{TRUST_DOMAIN}/kms/1"
+    keys = open_keys(mesh.folder, spiffe_id, kms.keyring, kms.ca, kms.policy, decisions, currency)
     servicer = KmsServicer(kms.ca, kms.policy, statements, publication, keys, decisions)
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
@@ -105,5 +115,5 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
         asyncio.TaskGroup() as tasks,
     ):
         stating = tasks.create_task(statements.keep(60))
-        yield RunningKms(kms, member, log, f"127.0.0.1:{inner.port}", bootstrap)
+        yield RunningKms(kms, member, log, keys, currency, currency_clock, f"127.0.0.1:{inner.port}", bootstrap)
         stating.cancel()

@@ -38,7 +38,7 @@ def test_drafted_signed_and_shown(desk: Desk, teemesh: Run, capsys: pytest.Captu
     for fact in (policy.digest.hex(), "2 of its 3 operators, 2 needed", "DEVELOPMENT POLICY", "sufficient"):
         assert fact in shown
     assert policy.models == {"smollm2-135m": frozenset({WEIGHTS})}
-    assert policy.may_release("ledger-keyring", "ledger")
+    assert policy.key_release("ledger-keyring") is not None
 
 
 def test_a_compose_is_allowed_under_the_app_id_that_it_runs_with(desk: Desk, teemesh: Run) -> None:

@@ -95,6 +95,7 @@ def ensure_policy(
         models=models,
         now=now,
         gpu_roles=frozenset({"node"}),
+        key_releases=[{"name": "models/*", "roles": ["node"], "rotate_after_days": 90}],
         previous=newest,
     )
     signed = unsigned(draft)

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -87,6 +88,13 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model", action="append", default=[], metavar="ID=SHA256", help="weights that may serve a model"
+    )
+    parser.add_argument(
+        "--key-release",
+        action="append",
+        default=[],
+        metavar="NAME=ROLE[:ALGORITHM]",
+        help="a key, or all below NAME/*, that a role may hold; default: aes-256. The draft takes finer rules",
     )
     parser.add_argument("--gpu-role", action="append", default=[], choices=sorted(EVIDENCE_ROLES))
     parser.add_argument("--allow-device", action="append", default=[], metavar="DEVICE_ID", help="default: any machine")
@@ -161,6 +169,7 @@ def _run_init(args: argparse.Namespace) -> int:
         revoked_devices=args.revoke_device,
         challenge_max_age_seconds=args.challenge_max_age_seconds,
         evidence_max_age_seconds=args.evidence_max_age_seconds,
+        key_releases=[_key_release(*pair) for pair in _pairs(args.key_release, "--key-release")],
         previous=read_signed(args.previous).policy if args.previous else None,
     )
     # Indented, because people read and edit a draft; signatures are over the canonical form anyway.
@@ -203,6 +212,11 @@ def _tcb_rule(args: argparse.Namespace) -> TcbRule:
         minimum_evaluation_number=args.minimum_tcb_evaluation,
         maximum_collateral_age_seconds=args.collateral_max_age_days * _DAY,
     )
+
+
+def _key_release(name: str, holder: str) -> dict[str, Any]:
+    role, separator, algorithm = holder.partition(":")
+    return {"name": name, "roles": [role], **({"algorithm": algorithm} if separator else {})}
 
 
 def _pairs(given: Sequence[str], flag: str) -> list[tuple[str, str]]:

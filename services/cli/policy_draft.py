@@ -76,13 +76,15 @@ def draft_policy(
     revoked_devices: Sequence[str] = (),
     challenge_max_age_seconds: int = EVIDENCE_SECONDS,
     evidence_max_age_seconds: int = EVIDENCE_SECONDS,
+    key_releases: Sequence[Mapping[str, Any]] = (),
     previous: Policy | None = None,
 ) -> dict[str, Any]:
     """Return an unsigned policy as JSON: version 1, or the successor of `previous`.
 
     Each compose is allowed, for the role it was measured with, on the platform of each reference. `models` maps a model
-    id to the SHA-256 digests of its weights, hexadecimal. Raises `DraftInconsistent` when a compose belongs to another
-    mesh or obeys other operators, and what reading the draft raises.
+    id to the SHA-256 digests of its weights, hexadecimal. `key_releases` are rules beside those for the ledger's keys.
+    Raises `DraftInconsistent` when a compose belongs to another mesh or obeys other operators, and what reading the
+    draft raises.
     """
     measurements: dict[str, list[dict[str, str]]] = {}
     for compose in composes:
@@ -115,7 +117,7 @@ def draft_policy(
             for role, allowed in sorted(measurements.items())
         },
         "models": {model: list(digests) for model, digests in models.items()},
-        "key_releases": list(_KEY_RELEASES),
+        "key_releases": [*_KEY_RELEASES, *key_releases],
         "tenant_admin_key": tenant_admin_key.hex(),
         "challenge_max_age_seconds": challenge_max_age_seconds,
         "evidence_max_age_seconds": evidence_max_age_seconds,

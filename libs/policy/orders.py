@@ -1,4 +1,5 @@
-"""It is responsible for what only m of n operators together may order, and cannot be undone: a key refused for ever.
+"""It is responsible for what only m of n operators together may order, since nothing can undo it: a key refused for
+ever, the root given to another KMS.
 
 An order is canonical JSON of {v, trust_domain, action, subject, not_after}. The signed form is canonical JSON of
 {order, signatures}; each operator signs "teemesh/order/v1", a zero byte, and the SHA-256 of the order (Ed25519). As
@@ -23,11 +24,14 @@ from libs.policy.vocabulary import KEY_BYTES, SIGNATURE_BYTES, TRUST_DOMAIN
 RETIRE_KEY = "retire-key"
 """The subject is the key's name."""
 
+JOIN_KMS = "join-kms"
+"""The subject is an instance, its code and its machine: see `join_subject`."""
+
 MAX_ORDER_BYTES = 64 * 1024
 
 _CONTEXT = b"teemesh/order/v1\0"
-_ACTION = re.compile("|".join((RETIRE_KEY,)))
-_SUBJECT = re.compile(r"[!-~]{1,200}")
+_ACTION = re.compile("|".join((RETIRE_KEY, JOIN_KMS)))
+_SUBJECT = re.compile(r"[!-~]{1,500}")
 _MAX_SIGNATURES = 64
 
 
@@ -111,6 +115,11 @@ class SignedOrder:
             raise OrderMalformed(f"signatures has one by {key.hex()} already")
         made = operator.sign(_CONTEXT + self.order.digest)
         return SignedOrder(self.order, (*self.signatures, (key, made)))
+
+
+def join_subject(spiffe_id: str, compose_hash: str, device_id: str) -> str:
+    """Return who is to join: a SPIFFE ID, the SHA-256 of its app-compose and its machine's id, both hexadecimal."""
+    return f"{spiffe_id},{compose_hash},{device_id}"
 
 
 def parse_order(signed: bytes) -> SignedOrder:

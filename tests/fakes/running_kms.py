@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from services.kms.currency import Currency
 from services.kms.decisions import Decisions
 from services.kms.keys import KeyService, open_keys
 from services.kms.publication import Publication
+from services.kms.replication import Replication, ReplicationServicer, Root, replication_binding
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
@@ -111,9 +112,14 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     async with (
         bootstrap_listener(mesh, kms, log=log) as bootstrap,
         mesh.member("kms", kms, claims=claims, keeper=kms.policy) as member,
-        member.serve([kms_binding(servicer)]) as inner,
         asyncio.TaskGroup() as tasks,
+        AsyncExitStack() as stack,
     ):
+        prover = Prover(member.guest, mesh.collateral, {"role": "kms", **claims})
+        root = Root(mesh.root)
+        replication = Replication(root, prover, member.identity, kms.challenges, kms.policy, decisions, currency)
+        bindings = [kms_binding(servicer), replication_binding(ReplicationServicer(replication))]
+        inner = await stack.enter_async_context(member.serve(bindings))
         stating = tasks.create_task(statements.keep(60))
         yield RunningKms(kms, member, log, keys, currency, currency_clock, f"127.0.0.1:{inner.port}", bootstrap)
         stating.cancel()

@@ -70,6 +70,12 @@ def _add_compose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--role", required=True, choices=sorted(EVIDENCE_ROLES))
     parser.add_argument("--image-digest", required=True, help="sha256:... of the image manifest")
     parser.add_argument("--template", type=Path, help="default: the template that ships with teemesh")
+    parser.add_argument(
+        "--dstack-kms-root",
+        type=_octets,
+        metavar="HEX",
+        help="for role kms: the compressed secp256k1 key of the dstack KMS whose keys may seal the mesh's root",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the file to deploy; must not exist")
     parser.set_defaults(run=_run_compose)
 
@@ -138,7 +144,13 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
 
 def _run_compose(args: argparse.Namespace) -> int:
     refuse_existing(args.out)
-    anchors = Anchors(args.role, args.trust_domain, read_public_keys(args.operator_key), args.threshold)
+    anchors = Anchors(
+        args.role,
+        args.trust_domain,
+        read_public_keys(args.operator_key),
+        args.threshold,
+        args.dstack_kms_root,
+    )
     text = render_compose(anchors, args.image_digest, args.template)
     write_output(args.out, text)
     print(f"{args.out}: compose hash {compose_hash(text)}")
@@ -227,3 +239,10 @@ def _pairs(given: Sequence[str], flag: str) -> list[tuple[str, str]]:
             raise InputUnreadable(f"{flag} takes NAME=VALUE, not {text!r}")
         pairs.append((name, value))
     return pairs
+
+
+def _octets(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be hexadecimal") from error

@@ -38,7 +38,7 @@ async def serve(config: Config) -> None:
     settings = config.member
     async with open_guest(settings, "kms") as (guest, anchors):
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
-        keyring = Keyring(await open_root(guest, settings.state_dir))
+        keyring = Keyring(await open_root(guest, settings.state_dir, anchors.dstack_kms_root))
         ca = CertificateAuthority(keyring.ca_key, settings.trust_domain, settings.state_dir)
         log_key = Ed25519PrivateKey.generate()
         prover = Prover(

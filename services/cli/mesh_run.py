@@ -27,6 +27,7 @@ from services.cli.mesh_file import MeshDescription, remove_mesh_file, write_mesh
 from services.cli.next_steps import next_steps
 from services.cli.operator_certificate import OperatorCertificate
 from services.cli.patience import patiently
+from services.cli.platform import dstack_kms_root
 from services.cli.roster import DEVTEE, SERVICES
 from services.cli.served import until_served
 from services.cli.tenant import ensure_tenant, store_tenant
@@ -95,8 +96,8 @@ class MeshRun:
     async def _start(self, children: Children, addresses: Addresses, operators: LocalOperators) -> None:
         """Start everyone; only the platform, whose reference values policy needs, is waited for."""
         layout = self._layout
-        composes = write_composes(layout, operators)
         write_devtee_config(layout, addresses)
+        composes = write_composes(layout, operators, await dstack_kms_root(layout))
         devtee = await children.start(DEVTEE)
         weights = (await measure(packaged_weights())).hex()
         await devtee.until_ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -29,6 +30,14 @@ def test_status_shows_everyone_serving(mesh: RunningMesh) -> None:
     assert done.stdout.count(" serving ") == 7
     assert "policy: version 1" in done.stdout
     assert "log: mesh.local/ledger/1 has" in done.stdout
+
+
+def test_the_running_kms_is_measured_with_its_platforms_dstack_kms(mesh: RunningMesh) -> None:
+    compose = json.loads((mesh.state / "compose" / "kms.json").read_bytes())
+    platform = json.loads((mesh.state / "devtee" / "reference.json").read_bytes())
+    assert compose["teemesh"]["dstack_kms_root"] == platform["kms_public_key"]
+    measured = hashlib.sha256((mesh.state / "compose" / "kms.json").read_bytes()).hexdigest()
+    assert platform["instances"]["kms"]["compose_hash"] == measured
 
 
 def test_status_says_what_the_leases_rest_on_once_the_sweep_has_seen_them(mesh: RunningMesh) -> None:

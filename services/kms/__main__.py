@@ -26,6 +26,7 @@ from services.kms.issuance import Issuance, OwnAuthority
 from services.kms.keyring import Keyring
 from services.kms.publication import Publication
 from services.kms.release import KeyRelease
+from services.kms.revocation import Revocations
 from services.kms.root import open_root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
@@ -63,8 +64,10 @@ async def serve(config: Config) -> None:
             decisions = Decisions(publisher)
             publication = Publication(policy, decisions)
             await publication.record_all()
+            revocations = Revocations(policy, decisions)
+            await revocations.record_all()
             servicer = KmsServicer(
-                ca, policy, statements, publication, KeyRelease(keyring, policy, decisions), decisions
+                ca, policy, statements, publication, revocations, KeyRelease(keyring, policy, decisions), decisions
             )
             bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance, decisions))
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from hashlib import sha256
 
 from teemesh.kms.v1 import kms_pb2 as pb
@@ -18,6 +20,7 @@ from services.kms.decisions import Decisions
 from services.kms.issuance import require_other_key
 from services.kms.publication import Publication
 from services.kms.release import KeyRelease
+from services.kms.revocation import Revocations
 from services.kms.statements import StatementSource
 
 _SERVICE = "teemesh.kms.v1.KmsService"
@@ -26,9 +29,12 @@ _SERVICES = frozenset({"attestation", "broker", "ledger", "node", "registry", "r
 METHODS = {
     f"/{_SERVICE}/ReleaseKey": MethodRule(roles=_SERVICES),
     f"/{_SERVICE}/GetStatement": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
+    f"/{_SERVICE}/WatchStatements": MethodRule(roles=_SERVICES | {"operator", "auditor"}, long_lived=True),
     f"/{_SERVICE}/GetPolicy": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
+    f"/{_SERVICE}/GetRevocations": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
     # People have no lease, and a rule that asks for one would refuse the very policy that follows an expired one.
     f"/{_SERVICE}/PublishPolicy": MethodRule(roles=frozenset({"operator"}), lease=False),
+    f"/{_SERVICE}/Revoke": MethodRule(roles=frozenset({"operator"}), lease=False),
     f"/{_SERVICE}/IssueServerCertificate": MethodRule(roles=frozenset({"ledger", "router"})),
 }
 
@@ -42,6 +48,7 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         policy: PolicyKeeper,
         statements: StatementSource,
         publication: Publication,
+        revocations: Revocations,
         keys: KeyRelease,
         decisions: Decisions,
     ) -> None:
@@ -49,6 +56,7 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         self._policy = policy
         self._statements = statements
         self._publication = publication
+        self._revocations = revocations
         self._keys = keys
         self._decisions = decisions
 
@@ -68,6 +76,19 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         newest = self._statements.newest
         return pb.GetStatementResponse(statement=newest.statement, signature=newest.signature)
 
+    async def WatchStatements(  # noqa: N802
+        self,
+        request: pb.WatchStatementsRequest,
+        context: Context,
+    ) -> AsyncIterator[pb.WatchStatementsResponse]:
+        async with aclosing(self._statements.watch()) as statements:
+            async for signed in statements:
+                if signed is None:
+                    yield pb.WatchStatementsResponse(heartbeat=pb.StatementHeartbeat())
+                else:
+                    stated = pb.Stated(statement=signed.statement, signature=signed.signature)
+                    yield pb.WatchStatementsResponse(stated=stated)
+
     async def GetPolicy(  # noqa: N802
         self,
         request: pb.GetPolicyRequest,
@@ -82,6 +103,25 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
     ) -> pb.PublishPolicyResponse:
         policy = await self._publication.publish(request.signed_policy)
         return pb.PublishPolicyResponse(version=policy.version, digest=policy.digest)
+
+    async def Revoke(  # noqa: N802
+        self,
+        request: pb.RevokeRequest,
+        context: Context,
+    ) -> pb.RevokeResponse:
+        signed = await self._revocations.revoke(request.signed_revocation)
+        known = self._policy.revocations
+        return pb.RevokeResponse(id=signed.revocation.id, number=known.number, digest=known.digest)
+
+    async def GetRevocations(  # noqa: N802
+        self,
+        request: pb.GetRevocationsRequest,
+        context: Context,
+    ) -> pb.GetRevocationsResponse:
+        page = self._revocations.page(request.page_token)
+        return pb.GetRevocationsResponse(
+            signed_revocations=[signed.document for signed in page.signed], next_page_token=page.next_token
+        )
 
     async def IssueServerCertificate(  # noqa: N802
         self,

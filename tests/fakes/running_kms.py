@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from libs.events.outbox import OutboxFull
 from libs.events.publish import LedgerUnavailable
 from libs.events.vault import VaultKey
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
@@ -22,6 +23,7 @@ from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
 from services.kms.decisions import Decisions
 from services.kms.publication import Publication
 from services.kms.release import KeyRelease
+from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
@@ -34,6 +36,8 @@ class DecisionLog:
     """A publisher whose ledger acknowledges at once, or is away."""
 
     away: bool = False
+    full: bool = False
+    """Whether nothing more can be made durable here."""
     entries: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
     """What the ledger has."""
     outbox: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
@@ -45,6 +49,8 @@ class DecisionLog:
         self.entries.append((kind, body))
 
     async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> None:
+        if self.full:
+            raise OutboxFull("the outbox is full")
         self.outbox.append((kind, body))
 
     @property
@@ -96,7 +102,9 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     statements = StatementSource(kms.ca, kms.policy)
     publication = Publication(kms.policy, decisions)
     keys = KeyRelease(kms.keyring, kms.policy, decisions)
-    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, keys, decisions)
+    servicer = KmsServicer(
+        kms.ca, kms.policy, statements, publication, Revocations(kms.policy, decisions), keys, decisions
+    )
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
         bootstrap_listener(mesh, kms, log=log) as bootstrap,

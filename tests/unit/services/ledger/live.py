@@ -36,6 +36,7 @@ from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
 from services.kms.decisions import Decisions
 from services.kms.publication import Publication
 from services.kms.release import KeyRelease
+from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
@@ -128,6 +129,7 @@ class LiveMesh:
                 kms.policy,
                 StatementSource(kms.ca, kms.policy),
                 publication,
+                Revocations(kms.policy, decisions),
                 KeyRelease(kms.keyring, kms.policy, decisions),
                 decisions,
             )

@@ -50,23 +50,24 @@ class Statements(Protocol):
 class KmsStatements:
     """The KMS over its mesh listener."""
 
-    def __init__(self, kms: Peer, identity: Identity) -> None:
+    def __init__(self, kms: Peer, identity: Identity, silence_seconds: float = _SILENCE_SECONDS) -> None:
         self._kms = kms
         self._identity = identity
+        self._silence_seconds = silence_seconds
 
     async def watch(self) -> AsyncGenerator[Statement, None]:
         call = (await self._stub()).WatchStatements(kms_pb2.WatchStatementsRequest())
         try:
             while True:
                 with remote_errors():
-                    async with asyncio.timeout(_SILENCE_SECONDS):
+                    async with asyncio.timeout(self._silence_seconds):
                         response = await call.read()
                 if not isinstance(response, kms_pb2.WatchStatementsResponse):
                     raise StatementsEnded("the KMS ended its statements")
                 if response.HasField("stated"):
                     yield self._verified(response.stated)
         except TimeoutError as error:
-            raise StatementsEnded(f"the KMS gave no sign of life for {_SILENCE_SECONDS:.0f} s") from error
+            raise StatementsEnded(f"the KMS gave no sign of life for {self._silence_seconds:g} s") from error
         finally:
             call.cancel()
 

@@ -45,8 +45,8 @@ class StatementSource:
             stated, self._stated = self._stated, asyncio.Event()
             stated.set()
 
-    async def watch(self) -> AsyncGenerator[SignedStatement | None, None]:
-        """Yield the newest statement and each one after it at once; None when there was none for ten seconds."""
+    async def watch(self, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> AsyncGenerator[SignedStatement | None, None]:
+        """Yield the newest statement and each one after it at once; None when there was none for so long."""
         told: SignedStatement | None = None
         while True:
             if self.newest is not told:
@@ -54,7 +54,7 @@ class StatementSource:
                 yield told
                 continue
             try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(heartbeat_seconds):
                     await self._stated.wait()
             except TimeoutError:
                 yield None

@@ -303,7 +303,7 @@ async def test_whoever_is_revoked_loses_lease_and_calls_at_once(
     keeper.accept_revocations([mesh.revocation(kind, value_of(kind, lease))])
     leases.reappraise()
     with pytest.raises(asyncio.CancelledError):
-        await task
+        await asyncio.wait_for(task, 10)
     with pytest.raises(EvidenceRequired):
         leases.of(router.certificate)
     assert refusal(lambda: leases.open(router.certificate, router.evidence.document)) == REASONS[kind]
@@ -343,6 +343,6 @@ async def test_a_call_without_a_lease_ends_with_the_callers_key(mesh: JoinedMesh
     keeper.accept_revocations([mesh.revocation(RevocationKind.KEY, hashlib.sha256(revoked.spki).hexdigest())])
     leases.reappraise()
     with pytest.raises(asyncio.CancelledError):
-        await ending
+        await asyncio.wait_for(ending, 10)
     assert not going_on.cancelling()
     going_on.cancel()

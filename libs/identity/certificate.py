@@ -146,6 +146,10 @@ class Subject:
     instance: str
     evidence_digest: bytes | None
 
+    @property
+    def spiffe_id(self) -> str:
+        return f"spiffe://{self.trust_domain}/{self.role}/{self.instance}"
+
 
 def issue(
     subject: Subject,
@@ -160,7 +164,6 @@ def issue(
     # A minute back, so that a peer whose clock lags a little does not refuse a fresh certificate.
     start = dt.datetime.fromtimestamp(int(now) - _CLOCK_SKEW_SECONDS, dt.UTC)
     dns_name = f"{subject.role}.{subject.trust_domain}"
-    spiffe_id = f"spiffe://{subject.trust_domain}/{subject.role}/{subject.instance}"
     ca = x509.load_der_x509_certificate(ca_der)
     builder = (
         x509.CertificateBuilder()
@@ -171,7 +174,7 @@ def issue(
         .not_valid_before(start)
         .not_valid_after(start + dt.timedelta(seconds=min(lifetime_seconds, MAX_LIFETIME_SECONDS)))
         .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id), x509.DNSName(dns_name)]),
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject.spiffe_id), x509.DNSName(dns_name)]),
             critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

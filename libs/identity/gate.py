@@ -17,6 +17,7 @@ from libs.identity.certificate import PEOPLE, MeshCertificate, der_of, parse, ve
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import EvidenceMismatch, Lease, Leases
 from libs.identity.renewal import Identity
+from libs.identity.revoked import verify_not_revoked
 from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, Caller, MethodRule, RoleNotAllowed, ServiceBinding, current_caller
 
@@ -42,8 +43,11 @@ class MeshGate:
         self._parsed: dict[bytes, MeshCertificate] = {}
 
     def admit(self, certificate_pem: bytes, rule: MethodRule) -> Caller:
-        """Return who calls. Raises `CertificateNotAccepted`, `RoleNotAllowed`, `EvidenceRequired`, `PolicyStale`."""
+        """Return who calls. Raises `CertificateNotAccepted`, `KeyRevoked`, `NodeRevoked`, `RoleNotAllowed`,
+        `EvidenceRequired`, `PolicyStale`.
+        """
         certificate = self._verified(certificate_pem)
+        verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, self._policy.current)
         if not rule.admits(certificate.role):
             raise RoleNotAllowed(f"role {certificate.role} may not call this method")
         lease = None
@@ -62,7 +66,7 @@ class MeshGate:
 
     @contextmanager
     def hold(self, caller: Caller) -> Iterator[None]:
-        """Cancel the call when the caller's lease ends or, where there is none, when its certificate does."""
+        """Cancel the call when the caller's lease ends or, without one, when its certificate does or is revoked."""
         if isinstance(caller.lease, Lease):
             with self._leases.hold(caller.lease.certificate):
                 yield
@@ -70,10 +74,11 @@ class MeshGate:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        left = parse(caller.certificate_der).not_after - time.time()
-        ending = asyncio.get_running_loop().call_later(max(left, 0), task.cancel)
+        certificate = parse(caller.certificate_der)
+        ending = asyncio.get_running_loop().call_later(max(certificate.not_after - time.time(), 0), task.cancel)
         try:
-            yield
+            with self._leases.hold_certified(certificate):
+                yield
         finally:
             ending.cancel()
 

@@ -70,7 +70,7 @@ class MemberSettings:
     attestation_bootstrap: str
     """host:port of the attestation service's bootstrap listener."""
     statement_poll_seconds: float = 10.0
-    """How often the KMS is asked for its newest policy statement, seconds."""
+    """How soon the KMS's policy statements are watched again after the watch broke off, seconds; a second at most."""
     drain_seconds: float = 5.0
     """How long running calls may go on after SIGTERM, seconds."""
 

@@ -1,10 +1,12 @@
-"""It is responsible for `teemesh policy`: draft, sign, inspect and publish the mesh policy.
+"""It is responsible for `teemesh policy`: draft, sign, inspect and publish the mesh policy, and revoke.
 
-compose   render a service's app-compose, the measured file to deploy
-init      draft a policy from composes, reference values, keys and models; nobody has signed it yet
-sign      add one operator's signature
-show      say in words what a policy allows, who signed it, and whether it holds now
-publish   send it to the KMS, which puts it in force
+compose      render a service's app-compose, the measured file to deploy
+init         draft a policy from composes, reference values, keys and models; nobody has signed it yet
+sign         add one operator's signature
+show         say in words what a policy allows, who signed it, and whether it holds now
+publish      send it to the KMS, which puts it in force
+revoke       withdraw something at once, as one operator alone
+revocations  list what was revoked
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from services.cli.policy_draft import (
 )
 from services.cli.policy_publish import publish_policy
 from services.cli.policy_report import assess, print_report
+from services.cli.policy_revoke import add_revocations, add_revoke
 from services.cli.reference import DeployedCompose, read_reference
 
 _DAY = 86400
@@ -44,13 +47,15 @@ _DAY = 86400
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `teemesh policy`."""
-    parser = subparsers.add_parser("policy", help="draft, sign, inspect and publish the mesh policy")
+    parser = subparsers.add_parser("policy", help="draft, sign, inspect and publish the mesh policy; revoke")
     commands = parser.add_subparsers(dest="policy_command", required=True)
     _add_compose(commands.add_parser("compose", help="render a service's measured app-compose"))
     _add_init(commands.add_parser("init", help="draft a policy for the operators to sign"))
     _add_sign(commands.add_parser("sign", help="add one operator's signature"))
     _add_show(commands.add_parser("show", help="say what a policy allows and who signed it"))
     _add_publish(commands.add_parser("publish", help="put a signed policy in force"))
+    add_revoke(commands.add_parser("revoke", help="withdraw something at once, as one operator alone"))
+    add_revocations(commands.add_parser("revocations", help="list what was revoked"))
 
 
 def _add_operators(parser: argparse.ArgumentParser) -> None:
@@ -115,6 +120,9 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--challenge-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--evidence-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--lifetime-days", type=int, default=LIFETIME_SECONDS // _DAY)
+    parser.add_argument(
+        "--lift-revocation", action="append", default=[], metavar="ID", help="besides those that the previous one lifts"
+    )
     parser.add_argument("--previous", type=Path, help="the signed policy that this one follows")
     parser.add_argument("--out", type=Path, required=True, help="the draft; must not exist")
     parser.set_defaults(run=_run_init)
@@ -179,6 +187,7 @@ def _run_init(args: argparse.Namespace) -> int:
         gpu_roles=frozenset(args.gpu_role),
         allowed_devices=args.allow_device,
         revoked_devices=args.revoke_device,
+        lifted_revocations=args.lift_revocation,
         challenge_max_age_seconds=args.challenge_max_age_seconds,
         evidence_max_age_seconds=args.evidence_max_age_seconds,
         key_releases=[_key_release(*pair) for pair in _pairs(args.key_release, "--key-release")],

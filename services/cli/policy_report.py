@@ -132,6 +132,8 @@ def _print_allowances(policy: Policy, console: Console) -> None:
     console.print(f"  machines     {' or '.join(listed) or 'any'}, {len(devices.revoked)} revoked")
     if devices.revoked_families:
         console.print(f"  CPU families {', '.join(sorted(devices.revoked_families))} revoked")
+    if policy.lifted_revocations:
+        console.print(f"  lifts        {len(policy.lifted_revocations)} revocations")
     if policy.hardware.gpu is not None:
         console.print(f"  GPU tokens   of {', '.join(sorted(policy.hardware.gpu.issuers))}")
     if policy.hardware.snp is not None:

@@ -28,6 +28,7 @@ from services.kms.keyring import Keyring
 from services.kms.keys import open_keys
 from services.kms.log_reading import LogReading
 from services.kms.publication import Publication
+from services.kms.revocation import Revocations
 from services.kms.root import open_root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
@@ -65,11 +66,13 @@ async def serve(config: Config) -> None:
             decisions = Decisions(publisher)
             publication = Publication(policy, decisions)
             await publication.record_all()
+            revocations = Revocations(policy, decisions)
+            await revocations.record_all()
             currency = Currency()
             keys = open_keys(settings.state_dir, member.spiffe_id, keyring, ca, policy, decisions, currency)
             ledger = member.peer("ledger", config.ledger)
             reading = LogReading(member.spiffe_id, ledger, keys.book, policy, decisions, currency)
-            servicer = KmsServicer(ca, policy, statements, publication, keys, decisions)
+            servicer = KmsServicer(ca, policy, statements, publication, revocations, keys, decisions)
             bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance, decisions))
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
             async with (

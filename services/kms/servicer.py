@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from hashlib import sha256
 
 from teemesh.kms.v1 import kms_pb2 as pb
@@ -22,6 +24,7 @@ from services.kms.issuance import require_other_key
 from services.kms.keys import KeyService
 from services.kms.listing import ListedKey
 from services.kms.publication import Publication
+from services.kms.revocation import Revocations
 from services.kms.statements import StatementSource
 
 _SERVICE = "teemesh.kms.v1.KmsService"
@@ -35,9 +38,13 @@ METHODS = {
     f"/{_SERVICE}/RotateKey": MethodRule(roles=frozenset({"operator"})),
     f"/{_SERVICE}/RetireKey": MethodRule(roles=frozenset({"operator"})),
     f"/{_SERVICE}/GetStatement": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
+    f"/{_SERVICE}/WatchStatements": MethodRule(roles=_SERVICES | {"operator", "auditor"}, long_lived=True),
     f"/{_SERVICE}/GetPolicy": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
+    # A second KMS joins what it knows to what the first does.
+    f"/{_SERVICE}/GetRevocations": MethodRule(roles=_SERVICES | {"kms", "operator", "auditor"}),
     # People have no lease, and a rule that asks for one would refuse the very policy that follows an expired one.
     f"/{_SERVICE}/PublishPolicy": MethodRule(roles=frozenset({"operator"}), lease=False),
+    f"/{_SERVICE}/Revoke": MethodRule(roles=frozenset({"operator"}), lease=False),
     f"/{_SERVICE}/IssueServerCertificate": MethodRule(roles=frozenset({"ledger", "router"})),
 }
 
@@ -58,6 +65,7 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         policy: PolicyKeeper,
         statements: StatementSource,
         publication: Publication,
+        revocations: Revocations,
         keys: KeyService,
         decisions: Decisions,
     ) -> None:
@@ -65,6 +73,7 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         self._policy = policy
         self._statements = statements
         self._publication = publication
+        self._revocations = revocations
         self._keys = keys
         self._decisions = decisions
 
@@ -127,6 +136,19 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         newest = self._statements.newest
         return pb.GetStatementResponse(statement=newest.statement, signature=newest.signature)
 
+    async def WatchStatements(  # noqa: N802
+        self,
+        request: pb.WatchStatementsRequest,
+        context: Context,
+    ) -> AsyncIterator[pb.WatchStatementsResponse]:
+        async with aclosing(self._statements.watch()) as statements:
+            async for signed in statements:
+                if signed is None:
+                    yield pb.WatchStatementsResponse(heartbeat=pb.StatementHeartbeat())
+                else:
+                    stated = pb.Stated(statement=signed.statement, signature=signed.signature)
+                    yield pb.WatchStatementsResponse(stated=stated)
+
     async def GetPolicy(  # noqa: N802
         self,
         request: pb.GetPolicyRequest,
@@ -141,6 +163,25 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
     ) -> pb.PublishPolicyResponse:
         policy = await self._publication.publish(request.signed_policy)
         return pb.PublishPolicyResponse(version=policy.version, digest=policy.digest)
+
+    async def Revoke(  # noqa: N802
+        self,
+        request: pb.RevokeRequest,
+        context: Context,
+    ) -> pb.RevokeResponse:
+        signed = await self._revocations.revoke(request.signed_revocation)
+        known = self._policy.revocations
+        return pb.RevokeResponse(id=signed.revocation.id, number=known.number, digest=known.digest)
+
+    async def GetRevocations(  # noqa: N802
+        self,
+        request: pb.GetRevocationsRequest,
+        context: Context,
+    ) -> pb.GetRevocationsResponse:
+        page = self._revocations.page(request.page_token)
+        return pb.GetRevocationsResponse(
+            signed_revocations=[signed.document for signed in page.signed], next_page_token=page.next_token
+        )
 
     async def IssueServerCertificate(  # noqa: N802
         self,

@@ -24,6 +24,7 @@ from libs.identity.member import Member, MemberSettings, membership, open_guest
 from libs.identity.renewal import Prover
 from libs.policy.compose import Anchors
 from libs.policy.document import Policy, read
+from libs.policy.revocation import Revocation, RevocationKind, sign_revocation
 from libs.policy.signatures import SignedPolicy, sign
 from libs.policy.statement import Statement
 from libs.tee import evidence as evidences
@@ -120,6 +121,13 @@ class JoinedMesh:
     def without(self, *roles: str) -> dict[str, Any]:
         """The member "roles" of a policy that no longer allows some of them."""
         return {role: grant for role, grant in self.draft["roles"].items() if role not in roles}
+
+    def revocation(
+        self, kind: RevocationKind, value: str, *, operator: int = 2, mesh: str = TRUST_DOMAIN, time_ms: int = 0
+    ) -> bytes:
+        """A revocation that one operator signed; by default one whose signature no policy of this mesh bears."""
+        revocation = Revocation(mesh, kind, value, "a test", time_ms)
+        return sign_revocation(revocation, self.operators[operator]).document
 
     def keeper(self, name: str, *, clock: Clock | None = None, fresh: bool = True) -> PolicyKeeper:
         """A keeper that begins with the seed and, unless told otherwise, has just heard from the KMS."""
@@ -259,7 +267,8 @@ class KmsCore:
 
 def hear(keeper: PolicyKeeper, now: float) -> None:
     """Give a keeper a statement of what it holds, as if the KMS had just said so."""
-    keeper.note(Statement(keeper.current.version, keeper.current.digest, 0, int(now * 1000)))
+    known = keeper.revocations
+    keeper.note(Statement(keeper.current.version, keeper.current.digest, known.number, int(now * 1000), known.digest))
 
 
 def measurement_of(td: VirtualTd) -> Measurement:

@@ -30,9 +30,11 @@ async def calling(
 
 
 @asynccontextmanager
-async def operator(running: RunningKms) -> AsyncIterator[pb_grpc.KmsServiceStub]:
+async def operator(
+    running: RunningKms, key: ec.EllipticCurvePrivateKey | None = None
+) -> AsyncIterator[pb_grpc.KmsServiceStub]:
     """An operator named ada."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
     der = running.core.ca.issue_svid(subject, key.public_key(), time.time())
     async with open_channel(

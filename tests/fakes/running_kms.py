@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from libs.events.outbox import OutboxFull
 from libs.events.publish import LedgerUnavailable
 from libs.events.vault import VaultKey
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
@@ -24,6 +25,7 @@ from services.kms.decisions import Decisions
 from services.kms.keys import KeyService, open_keys
 from services.kms.publication import Publication
 from services.kms.replication import Replication, ReplicationServicer, Root, replication_binding
+from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
@@ -36,6 +38,8 @@ class DecisionLog:
     """A publisher whose ledger acknowledges at once, or is away."""
 
     away: bool = False
+    full: bool = False
+    """Whether nothing more can be made durable here."""
     entries: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
     """What the ledger has."""
     outbox: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
@@ -47,6 +51,8 @@ class DecisionLog:
         self.entries.append((kind, body))
 
     async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> None:
+        if self.full:
+            raise OutboxFull("the outbox is full")
         self.outbox.append((kind, body))
 
     @property
@@ -107,7 +113,8 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     currency.heard()
     spiffe_id = f"spiffe://{TRUST_DOMAIN}/kms/1"
     keys = open_keys(mesh.folder, spiffe_id, kms.keyring, kms.ca, kms.policy, decisions, currency)
-    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, keys, decisions)
+    revocations = Revocations(kms.policy, decisions)
+    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, revocations, keys, decisions)
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
         bootstrap_listener(mesh, kms, log=log) as bootstrap,

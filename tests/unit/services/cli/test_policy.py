@@ -107,6 +107,14 @@ def test_the_next_version_changes_operators_with_both_sets(desk: Desk, teemesh: 
     assert (policy.version, policy.previous) == (2, read_signed(Path(previous)).policy.digest)
 
 
+def test_the_next_version_lifts_what_the_one_before_lifted(desk: Desk, teemesh: Run) -> None:
+    assert teemesh(*desk.init("--lift-revocation", "ab" * 32)) == 0
+    first = str(desk.folder / "policy.json")
+    assert teemesh(*desk.init("--previous", first, "--lift-revocation", "cd" * 32, out="second.json")) == 0
+    lifted = read_signed(desk.folder / "second.json").policy.lifted_revocations
+    assert lifted == {b"\xab" * 32, b"\xcd" * 32}
+
+
 def _drafted_issuers(desk: Desk, teemesh: Run, *more: str) -> list[dict[str, Any]]:
     assert teemesh(*desk.init(*more)) == 0
     issuers: list[dict[str, Any]] = json.loads((desk.folder / "policy.json").read_bytes())["policy"]["gpu"]["issuers"]

@@ -38,6 +38,7 @@ from services.kms.decisions import Decisions
 from services.kms.keys import KeyService, open_keys
 from services.kms.log_reading import LogReading
 from services.kms.publication import Publication
+from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
@@ -132,7 +133,8 @@ class LiveMesh:
             self.member, self.decisions = member, decisions
             self.keys, reading_log = self.key_service()
             statements = StatementSource(kms.ca, kms.policy)
-            servicer = KmsServicer(kms.ca, kms.policy, statements, publication, self.keys, decisions)
+            revocations = Revocations(kms.policy, decisions)
+            servicer = KmsServicer(kms.ca, kms.policy, statements, publication, revocations, self.keys, decisions)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             reading = tasks.create_task(reading_log.keep())
             stack.callback(reading.cancel)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from libs.events.publish import EventSettings
 from libs.identity.member import MemberSettings
+from services.kms.joining import JoinSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +23,7 @@ class Config:
     """How often a new policy statement is signed, seconds; also at once after every new version."""
     bootstrap_calls_per_second: float = 50.0
     """How many calls the bootstrap listener takes from one address."""
+    join: JoinSettings | None = None
+    """Where a new instance of the KMS gets the root; absent: the first instance, which makes it."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""

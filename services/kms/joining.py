@@ -34,7 +34,8 @@ from libs.tee.appraisal import AppraisalContext, OwnNonce, appraise
 from libs.tee.challenge import Challenge
 from libs.tee.dstack import Guest
 from services.kms.keyring import Keyring
-from services.kms.replication import PURPOSE, Root, join_info
+from services.kms.replication import PURPOSE, join_info
+from services.kms.root import Root
 
 _TIMEOUT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
@@ -62,17 +63,9 @@ class JoinSettings:
     """The operators' signed order; waited for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """The root, and the CA certificate that the mesh knows."""
-
-    root: Root
-    ca_certificate: bytes
-
-
 async def join_kms(
     settings: MemberSettings, join: JoinSettings, guest: Guest, anchors: Anchors, policy: PolicyKeeper
-) -> Received:
+) -> Root:
     """Return the root from a KMS that exists, waiting for the operators' order and for a KMS that is away.
 
     Raises the first refusal of either side.
@@ -109,15 +102,14 @@ def own_subject(member: Member) -> str:
     return join_subject(member.spiffe_id, lease.appraisal.measurement.compose_hash, lease.appraisal.device_id)
 
 
-async def receive_root(member: Member, prover: Prover, receiver: ReceiverKey, kms: str, order: bytes) -> Received:
+async def receive_root(member: Member, prover: Prover, receiver: ReceiverKey, kms: str, order: bytes) -> Root:
     """Ask a KMS for the root over one connection. Raises the first refusal of either side, `CaNotProven` and
     `RootOfAnotherMesh`.
     """
     peer = member.peer("kms", kms)
     stub = pb_grpc.KmsReplicationServiceStub(await peer.channel(_TIMEOUT_SECONDS))
     shown = peer.lease.certificate.spki
-    ca_certificate = member.identity.ca_certificate
-    ca_spki = spki_of_certificate(ca_certificate)
+    ca_spki = spki_of_certificate(member.identity.ca_certificate)
     own = Challenge.unsigned(issuer=member.spiffe_id, purpose=PURPOSE, now=int(time.time()))
     with remote_errors():
         begun = await stub.BeginJoin(pb.BeginJoinRequest(challenge=own.encode()), timeout=_TIMEOUT_SECONDS)
@@ -140,4 +132,4 @@ async def receive_root(member: Member, prover: Prover, receiver: ReceiverKey, km
     if spki_of(Keyring(root.secret).ca_key.public_key()) != ca_spki:
         raise RootOfAnotherMesh("the root that was received gives another CA")
     log.warning("root received", from_kms=peer.lease.certificate.spiffe_id)
-    return Received(root, ca_certificate)
+    return root

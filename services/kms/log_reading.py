@@ -1,7 +1,8 @@
-"""It is responsible for what this KMS learns from the log: changes of keys and policies, its own and other instances'.
+"""It is responsible for what this KMS learns from the log: changes of keys, policies, revocations.
 
-The ledger is an appraised peer, and it admits key decisions and policies from a KMS alone. What the log has and this
-state lacks is taken over: from another instance, or from this one before its disk was put back, which is said aloud.
+The ledger is an appraised peer, and it admits key decisions from a KMS alone; what operators signed is verified here.
+What the log has and this state lacks is taken over: it comes from another instance, or from this one before its disk
+was put back, which is said aloud.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from services.kms.changes import Change, logged_change
 from services.kms.currency import Currency
 from services.kms.decisions import Decisions
 
-_KINDS = (Kind.KEY_DECISION, Kind.POLICY)
+_KINDS = (Kind.KEY_DECISION, Kind.POLICY, Kind.REVOCATION)
 _BATCH = 256
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 25.0
@@ -114,10 +115,13 @@ class LogReading:
         changes: list[Change] = []
         for logged in message.entries:
             entry = parse_entry(logged.body[SALT_SIZE:])
-            if leaf.parse(logged.leaf_data).kind is Kind.POLICY:
-                self._take_policy(jcs.dumps(entry.body))
-            elif (change := logged_change(entry.body)) is not None:
-                changes.append(change)
+            match leaf.parse(logged.leaf_data).kind:
+                case Kind.POLICY:
+                    self._take_policy(jcs.dumps(entry.body))
+                case Kind.REVOCATION:
+                    self._policy.accept_revocations([jcs.dumps(entry.body)])
+                case Kind.KEY_DECISION if (change := logged_change(entry.body)) is not None:
+                    changes.append(change)
         new = self._book.hear(changes, message.token)
         self._report(new)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -30,6 +29,7 @@ from libs.tee.appraisal import Appraisal, AppraisalContext, OwnNonce, appraise
 from libs.tee.challenge import Challenge
 from services.kms.currency import Currency
 from services.kms.decisions import Decisions
+from services.kms.root import Root
 
 PURPOSE = "kms-join"
 _SERVICE = "teemesh.kms.v1.KmsReplicationService"
@@ -43,16 +43,6 @@ class OrderForAnother(MeshError):
 
     code = Code.PERMISSION_DENIED
     reason = "ORDER_FOR_ANOTHER"
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """The secret that everything derives from."""
-
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "Root()"
 
 
 class Replication:

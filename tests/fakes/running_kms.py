@@ -24,8 +24,9 @@ from services.kms.currency import Currency
 from services.kms.decisions import Decisions
 from services.kms.keys import KeyService, open_keys
 from services.kms.publication import Publication
-from services.kms.replication import Replication, ReplicationServicer, Root, replication_binding
+from services.kms.replication import Replication, ReplicationServicer, replication_binding
 from services.kms.revocation import Revocations
+from services.kms.root import Root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore

@@ -28,7 +28,7 @@ from tests.fakes.joined_mesh import JoinedMesh
 async def root_of(mesh: JoinedMesh, td: VirtualTd, *, pinned: MockKms | None = None) -> bytes:
     pin = public_key_of(pinned.root) if pinned else None
     async with mesh.guest(td) as socket, Guest(socket) as guest:
-        return await open_root(guest, mesh.folder, pin)
+        return (await open_root(guest, mesh.folder, pin)).secret
 
 
 async def test_the_root_is_born_once_and_sealed(mesh: JoinedMesh) -> None:
@@ -43,7 +43,7 @@ async def test_the_root_is_born_once_and_sealed(mesh: JoinedMesh) -> None:
 async def test_another_tee_does_not_open_it_and_does_not_replace_it(mesh: JoinedMesh) -> None:
     root = await root_of(mesh, mesh.tds["kms"])
     for td in (mesh.tds["router"], mesh.boot("kms")):  # Another service; the same code as another app.
-        with pytest.raises(RootNotOpened, match="another CVM"):
+        with pytest.raises(RootNotOpened, match="another key"):
             await root_of(mesh, td)
     assert await root_of(mesh, mesh.tds["kms"]) == root
 

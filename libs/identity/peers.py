@@ -148,11 +148,9 @@ class Peer:
 
     async def _connect(self, timeout: float) -> _Link:
         credential = self._identity.current
-        host, _, port = self._target.rpartition(":")
         server_name = f"{self._role}.{credential.certificate.trust_domain}"
         leaf = await fetch_leaf(
-            host,
-            int(port),
+            self._target,
             server_name=server_name,
             timeout=timeout,
             ca_pem=pem_of(self._identity.ca_certificate),

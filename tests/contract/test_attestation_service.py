@@ -618,8 +618,7 @@ async def test_collateral_comes_without_a_certificate_and_makes_evidence_verify(
 async def test_what_is_no_quote_gets_no_collateral(mesh: JoinedMesh) -> None:
     name = f"attestation-bootstrap.{TRUST_DOMAIN}"
     async with collateral_listener(mesh) as address:
-        host, _, port = address.rpartition(":")
-        leaf = await fetch_leaf(host, int(port), server_name=name, timeout=10)
+        leaf = await fetch_leaf(address, server_name=name, timeout=10)
         async with open_channel(address, root_pem=pem_of(leaf), server_name=name) as channel:
             stub = collateral_pb2_grpc.CollateralServiceStub(channel)
             call = stub.GetCollateral(collateral_pb2.GetCollateralRequest(quote=b"quote"), timeout=10)

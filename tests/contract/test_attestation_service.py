@@ -539,6 +539,11 @@ class Liar(evidence_pb2_grpc.EvidenceServiceServicer):
     async def PresentEvidence(self, request: Any, context: Any) -> evidence_pb2.PresentEvidenceResponse:  # noqa: N802
         return evidence_pb2.PresentEvidenceResponse()
 
+    async def WatchRenewals(  # noqa: N802
+        self, request: evidence_pb2.WatchRenewalsRequest, context: Any
+    ) -> AsyncIterator[evidence_pb2.WatchRenewalsResponse]:
+        yield evidence_pb2.WatchRenewalsResponse()
+
 
 async def test_a_node_that_shows_another_document_is_found_out(
     mesh: JoinedMesh, kms: KmsCore, attestation: Attestation

@@ -1,5 +1,8 @@
 """Responsible for connections to NATS: mutual TLS 1.3 before the first protocol byte, and back again for ever.
 
+When the certificate is renewed, another connection is made with it and takes over; what is under way on the one before
+has time to end there.
+
 Without the handshake first, a server that offers no TLS would be spoken to in plaintext. The broker is not trusted, yet
 nobody but the broker shall be able to delay or drop.
 """
@@ -8,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import structlog
@@ -22,10 +26,14 @@ _CONNECT_SECONDS = 3
 _RETRY_SECONDS = 1
 _PING_SECONDS = 10
 _REQUEST_SECONDS = 5.0
+_LINGER_SECONDS = _REQUEST_SECONDS
+"""How long the connection before stays open: nothing that was asked on it is awaited any longer."""
 
 log = structlog.get_logger()
 
 TlsContext = Callable[[], ssl.SSLContext]
+Renewed = Callable[[], Awaitable[object]]
+"""Waits for the next certificate."""
 
 
 class BrokerUnavailable(MeshError):
@@ -91,14 +99,37 @@ class NatsLink:
         return self.connections
 
     def _up(self, client: _MeshClient) -> None:
+        """Use a client that has just connected for the first time."""
         self._client = client
         self.connections += 1
         self._connected.set()
         self._next.set()
         self._next = asyncio.Event()
 
-    def _down(self) -> None:
-        self._connected.clear()
+    def _up_again(self, client: _MeshClient) -> None:
+        """The same after the broker was away, unless another client has taken over since."""
+        if client is self._client:
+            self._up(client)
+
+    def _down(self, client: _MeshClient) -> None:
+        """Another client may have taken over before this one ended: then nothing is lost."""
+        if client is self._client:
+            self._connected.clear()
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Broker:
+    """The broker to connect to, and as whom."""
+
+    url: str
+    tls_context: TlsContext
+    server_name: str
+    name: str
+    inbox_prefix: str
 
 
 @asynccontextmanager
@@ -109,77 +140,111 @@ async def connect_nats(
     server_name: str,
     name: str,
     inbox_prefix: str,
+    renewed: Renewed = _never,
 ) -> AsyncIterator[NatsLink]:
     """Keep a connection until the body ends. It is entered at once, whether or not a broker is there.
 
     `server_name` is what the broker's certificate must be for; `inbox_prefix` is the one this role may subscribe under.
+    Without `renewed` a new certificate is first shown when the connection breaks.
     """
     if urlsplit(url).scheme != "tls":
         raise ValueError("the broker's url must begin with tls://")
     link = NatsLink()
+    broker = _Broker(url, tls_context, server_name, name, inbox_prefix)
     async with asyncio.TaskGroup() as tasks:
-        keeping = tasks.create_task(_keep(link, url, tls_context, server_name, name, inbox_prefix))
+        keeping = tasks.create_task(_keep(link, broker, renewed))
         try:
             yield link
         finally:
             keeping.cancel()
 
 
-async def _keep(
-    link: NatsLink, url: str, tls_context: TlsContext, server_name: str, name: str, inbox_prefix: str
-) -> None:
-    while True:
-        closed = asyncio.Event()
-        client = _MeshClient(tls_context)
-        told = _Callbacks(link, client, closed, url)
+async def _keep(link: NatsLink, broker: _Broker, renewed: Renewed) -> None:
+    """Have one connection after another: a new certificate, or the end of the last connection, brings the next."""
+    opened: list[_Connection] = []
+    async with asyncio.TaskGroup() as tasks:
         try:
-            await client.connect(
-                url,
-                tls=tls_context(),
-                tls_hostname=server_name,
-                tls_handshake_first=True,
-                name=name,
-                inbox_prefix=inbox_prefix,
-                allow_reconnect=True,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=_RETRY_SECONDS,
-                connect_timeout=_CONNECT_SECONDS,
-                ping_interval=_PING_SECONDS,
-                max_outstanding_pings=2,
-                error_cb=told.error,
-                disconnected_cb=told.disconnected,
-                reconnected_cb=told.reconnected,
-                closed_cb=told.closed,
-            )
-            await told.reconnected()
-            # nats-py gives up for good when the broker turns it away, for example while its certificate is renewed.
-            await closed.wait()
-            await asyncio.sleep(_RETRY_SECONDS)
+            while True:
+                # Begun before the handshake: a renewal during it must not be missed.
+                renewal = asyncio.ensure_future(renewed())
+                current = _Connection(link, broker)
+                opened.append(current)
+                try:
+                    await current.open()
+                    for earlier in opened[-2:-1]:
+                        tasks.create_task(_close_later(earlier, opened))
+                    await current.until_closed_or(renewal)
+                finally:
+                    renewal.cancel()
+                if current.closed.is_set():
+                    # nats-py gives up for good when the broker turns it away, for example a certificate that ran out.
+                    await asyncio.sleep(_RETRY_SECONDS)
         finally:
-            link._down()
-            await client.close()
+            for connection in opened:
+                await connection.close()
 
 
-class _Callbacks:
-    """What nats-py reports, logged and passed on."""
+async def _close_later(connection: _Connection, opened: list[_Connection]) -> None:
+    await asyncio.sleep(_LINGER_SECONDS)
+    opened.remove(connection)
+    await connection.close()
 
-    def __init__(self, link: NatsLink, client: _MeshClient, closed: asyncio.Event, url: str) -> None:
+
+class _Connection:
+    """One client of nats-py from its first handshake until it is closed, and what it reports in between."""
+
+    def __init__(self, link: NatsLink, broker: _Broker) -> None:
         self._link = link
-        self._client = client
-        self._closed = closed
-        self._url = url
+        self._broker = broker
+        self._client = _MeshClient(broker.tls_context)
+        self.closed = asyncio.Event()
 
-    async def error(self, error: Exception) -> None:
-        log.warning("broker error", url=self._url, error=str(error) or type(error).__name__)
-
-    async def disconnected(self) -> None:
-        self._link._down()
-        log.warning("broker disconnected", url=self._url)
-
-    async def reconnected(self) -> None:
+    async def open(self) -> None:
+        """Wait for the broker, and take over from the connection before."""
+        broker = self._broker
+        await self._client.connect(
+            broker.url,
+            tls=broker.tls_context(),
+            tls_hostname=broker.server_name,
+            tls_handshake_first=True,
+            name=broker.name,
+            inbox_prefix=broker.inbox_prefix,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=_RETRY_SECONDS,
+            connect_timeout=_CONNECT_SECONDS,
+            ping_interval=_PING_SECONDS,
+            max_outstanding_pings=2,
+            error_cb=self._error,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            closed_cb=self._closed,
+        )
         self._link._up(self._client)
-        log.info("broker connected", url=self._url)
+        log.info("broker connected", url=broker.url)
 
-    async def closed(self) -> None:
-        self._link._down()
-        self._closed.set()
+    async def until_closed_or(self, event: asyncio.Future[object]) -> None:
+        closing = asyncio.ensure_future(self.closed.wait())
+        try:
+            await asyncio.wait((closing, event), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+
+    async def close(self) -> None:
+        self._link._down(self._client)
+        await self._client.close()
+
+    async def _error(self, error: Exception) -> None:
+        log.warning("broker error", url=self._broker.url, error=str(error) or type(error).__name__)
+
+    async def _disconnected(self) -> None:
+        self._link._down(self._client)
+        log.info("broker disconnected", url=self._broker.url)
+
+    async def _reconnected(self) -> None:
+        self._link._up_again(self._client)
+        log.info("broker connected", url=self._broker.url)
+
+    async def _closed(self) -> None:
+        self._link._down(self._client)
+        self.closed.set()

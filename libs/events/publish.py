@@ -295,6 +295,7 @@ async def open_publisher(
             server_name=f"broker.{member.trust_domain}",
             name=f"{member.role}/{member.instance}",
             inbox_prefix=inbox_prefix(member.role),
+            renewed=member.identity.renewed,
         ) as link,
         asyncio.TaskGroup() as tasks,
     ):

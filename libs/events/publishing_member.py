@@ -29,6 +29,7 @@ class _Credential(Protocol):
 class _Identity(Protocol):
     @property
     def current(self) -> _Credential: ...
+    async def renewed(self) -> object: ...
 
 
 class PublishingMember(Protocol):

@@ -103,9 +103,8 @@ class ProvenKms:
 @asynccontextmanager
 async def proven_kms(bootstrap: str, trust_domain: str, policy: Policy) -> AsyncIterator[ProvenKms]:
     """Connect to a bootstrap listener and appraise it. Raises `CaNotProven` and every appraisal refusal."""
-    host, _, port = bootstrap.rpartition(":")
     server_name = f"kms-bootstrap.{trust_domain}"
-    leaf = await fetch_leaf(host, int(port), server_name=server_name, timeout=_TIMEOUT_SECONDS)
+    leaf = await fetch_leaf(bootstrap, server_name=server_name, timeout=_TIMEOUT_SECONDS)
     leaf_spki = certificates.spki_of_certificate(leaf)
     async with open_channel(bootstrap, root_pem=certificates.pem_of(leaf), server_name=server_name) as channel:
         stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(channel)

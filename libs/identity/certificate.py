@@ -160,9 +160,10 @@ def issue(
     now: float,
     lifetime_seconds: int = MAX_LIFETIME_SECONDS,
 ) -> bytes:
-    """Make a certificate, DER. The caller has decided that the subject is who it says."""
+    """Make a certificate, DER, that ends so long from now. The caller has decided that the subject is who it says."""
     # A minute back, so that a peer whose clock lags a little does not refuse a fresh certificate.
     start = dt.datetime.fromtimestamp(int(now) - _CLOCK_SKEW_SECONDS, dt.UTC)
+    whole = min(lifetime_seconds + _CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS)
     dns_name = f"{subject.role}.{subject.trust_domain}"
     ca = x509.load_der_x509_certificate(ca_der)
     builder = (
@@ -172,7 +173,7 @@ def issue(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(seconds=min(lifetime_seconds, MAX_LIFETIME_SECONDS)))
+        .not_valid_after(start + dt.timedelta(seconds=whole))
         .add_extension(
             x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject.spiffe_id), x509.DNSName(dns_name)]),
             critical=False,

@@ -19,8 +19,7 @@ _TIMEOUT_SECONDS = 20.0
 @asynccontextmanager
 async def bootstrap_channel(bootstrap: str, trust_domain: str) -> AsyncIterator[grpc.aio.Channel]:
     """Yield a channel to `bootstrap` (host:port)."""
-    host, _, port = bootstrap.rpartition(":")
     server_name = f"attestation-bootstrap.{trust_domain}"
-    leaf = await fetch_leaf(host, int(port), server_name=server_name, timeout=_TIMEOUT_SECONDS)
+    leaf = await fetch_leaf(bootstrap, server_name=server_name, timeout=_TIMEOUT_SECONDS)
     async with open_channel(bootstrap, root_pem=pem_of(leaf), server_name=server_name) as channel:
         yield channel

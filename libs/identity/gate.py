@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import PEOPLE, MeshCertificate, der_of, parse, verify_issued
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.lease import EvidenceMismatch, Lease, Leases
-from libs.identity.renewal import Identity
+from libs.identity.handover import Successor, name_successor, verify_successor
+from libs.identity.lease import EvidenceMismatch, Leases
+from libs.identity.renewal import Credential, Identity
 from libs.identity.revoked import verify_not_revoked
 from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, Caller, MethodRule, RoleNotAllowed, ServiceBinding, current_caller
 
 _SERVICE = "teemesh.evidence.v1.EvidenceService"
 _CERTIFICATE_CACHE = 1024
+_HEARTBEAT_SECONDS = 10.0
 
 
 class EvidenceUnknown(MeshError):
@@ -46,7 +48,7 @@ class MeshGate:
         """Return who calls. Raises `CertificateNotAccepted`, `KeyRevoked`, `NodeRevoked`, `RoleNotAllowed`,
         `EvidenceRequired`, `PolicyStale`.
         """
-        certificate = self._verified(certificate_pem)
+        certificate = self._verified(certificate_pem, rule)
         verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, self._policy.current)
         if not rule.admits(certificate.role):
             raise RoleNotAllowed(f"role {certificate.role} may not call this method")
@@ -54,7 +56,7 @@ class MeshGate:
         if rule.lease:
             self._policy.require_fresh()
             if certificate.role not in PEOPLE:
-                lease = self._leases.of(certificate)
+                lease = self._leases.of(certificate.spki_sha256)
         return Caller(
             role=certificate.role,
             instance=certificate.instance,
@@ -67,25 +69,33 @@ class MeshGate:
     @contextmanager
     def hold(self, caller: Caller) -> Iterator[None]:
         """Cancel the call when the caller's lease ends or, without one, when its certificate does or is revoked."""
-        if isinstance(caller.lease, Lease):
-            with self._leases.hold(caller.lease.certificate):
+        now = time.time()
+        # The lease of who has one, also where the method asks for none: it outlasts a certificate that has a successor.
+        if caller.lease is not None or now < self._leases.ends_at(caller.spki_sha256):
+            with self._leases.hold(caller.spki_sha256):
                 yield
             return
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
         certificate = parse(caller.certificate_der)
-        ending = asyncio.get_running_loop().call_later(max(certificate.not_after - time.time(), 0), task.cancel)
+        ending = asyncio.get_running_loop().call_later(max(certificate.not_after - now, 0), task.cancel)
         try:
             with self._leases.hold_certified(certificate):
                 yield
         finally:
             ending.cancel()
 
-    def _verified(self, pem: bytes) -> MeshCertificate:
-        """Check the signature once per certificate, its validity on every call."""
+    def _verified(self, pem: bytes, rule: MethodRule) -> MeshCertificate:
+        """Check the signature once per certificate, its validity on every call.
+
+        No work starts on a certificate that has ended, but while a successor keeps its lease, and so what runs on it,
+        the exchange of evidence goes on: the successor will have one too.
+        """
         certificate = self._parsed.get(pem)
         now = time.time()
+        if certificate is not None and not rule.lease and now < self._leases.ends_at(certificate.spki_sha256):
+            return certificate
         if certificate is None or not certificate.not_before - 60 <= now < certificate.not_after:
             certificate = verify_issued(der_of(pem), self._identity.ca_certificate, now)
             if certificate.trust_domain != self._trust_domain:
@@ -108,10 +118,10 @@ class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):
         request: evidence_pb2.GetEvidenceRequest,
         context: Context,
     ) -> evidence_pb2.GetEvidenceResponse:
-        evidence = self._identity.current.evidence
-        if request.digest and request.digest != evidence.digest:
-            raise EvidenceUnknown("no document of that digest here")
-        return evidence_pb2.GetEvidenceResponse(document=evidence.document)
+        for credential in self._identity.held:
+            if request.digest in (b"", credential.evidence.digest):
+                return evidence_pb2.GetEvidenceResponse(document=credential.evidence.document)
+        raise EvidenceUnknown("no document of that digest here")
 
     async def PresentEvidence(  # noqa: N802
         self,
@@ -121,15 +131,53 @@ class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):
         certificate = parse(current_caller().certificate_der)
         if certificate.evidence_digest is None:
             raise EvidenceMismatch("a certificate of a person names no evidence")
-        lease = self._leases.open(certificate, request.document)
+        if request.next_certificate:
+            successor = Successor(request.next_certificate, request.document, request.signature)
+            following = verify_successor(successor, certificate, self._identity.ca_certificate, time.time())
+            lease = self._leases.extend(certificate.spki_sha256, following, successor.document)
+        else:
+            lease = self._leases.open(certificate, request.document)
         return evidence_pb2.PresentEvidenceResponse(lease_until_ms=int(lease.until * 1000))
+
+    async def WatchRenewals(  # noqa: N802
+        self,
+        request: evidence_pb2.WatchRenewalsRequest,
+        context: Context,
+    ) -> AsyncIterator[evidence_pb2.WatchRenewalsResponse]:
+        # Held until the stream ends: only this key can speak to who was shown it, however many follow.
+        shown = announced = self._identity.holder_of(request.spki_sha256)
+        while True:
+            if (current := self._identity.current) is announced:
+                yield evidence_pb2.WatchRenewalsResponse()
+            else:
+                successor = name_successor(shown, current)
+                announced = current
+                yield evidence_pb2.WatchRenewalsResponse(
+                    successor=evidence_pb2.Successor(
+                        certificate=successor.certificate,
+                        document=successor.document,
+                        signature=successor.signature,
+                    )
+                )
+            await self._until_renewed(announced)
+
+    async def _until_renewed(self, announced: Credential) -> None:
+        """Wait for another credential than the one given, or for as long as may pass without a sign of life."""
+        if self._identity.current is announced:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                    await self._identity.renewed()
 
 
 def evidence_binding(servicer: EvidenceServicer) -> ServiceBinding:
-    """The exchange of evidence: any certificate of the mesh, no lease."""
+    """The exchange of evidence: any certificate of the mesh; a lease only for the stream, which ends with it."""
     rule = MethodRule(roles=ANY_ROLE, lease=False)
     return ServiceBinding(
         name=_SERVICE,
         add=lambda server: evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(servicer, server),
-        methods={f"/{_SERVICE}/GetEvidence": rule, f"/{_SERVICE}/PresentEvidence": rule},
+        methods={
+            f"/{_SERVICE}/GetEvidence": rule,
+            f"/{_SERVICE}/PresentEvidence": rule,
+            f"/{_SERVICE}/WatchRenewals": MethodRule(roles=ANY_ROLE, long_lived=True),
+        },
     )

@@ -2,7 +2,8 @@
 
 A lease ties a peer's key to the appraisal of its evidence. It ends with the certificate, with the evidence's age, with
 the collateral behind it, or at once when a newer policy no longer allows what was measured or an operator revokes it;
-whatever runs on it is then cancelled.
+whatever runs on it is then cancelled. A key that names its successor lets what runs on it rest on the successor's lease
+instead.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ def appraise_peer(certificate: MeshCertificate, document: bytes, policy: Policy,
     return Lease(certificate, evidence, appraisal, until)
 
 
+def longer(one: Lease, other: Lease) -> Lease:
+    """Return the lease that ends later: what a peer proves later never takes from what it proved before."""
+    return other if other.until > one.until else one
+
+
 @dataclass(slots=True)
 class _Held:
     lease: Lease
@@ -107,21 +113,35 @@ class Leases:
         """Appraise a peer and believe it. Raises what `appraise_peer` raises."""
         lease = appraise_peer(certificate, document, self._policy.current, self._ca_spki(), self._clock())
         held = self._held.setdefault(certificate.spki_sha256, _Held(lease))
-        held.lease = lease
+        held.lease = longer(held.lease, lease)
         log.info("lease opened", peer=certificate.spiffe_id, until=int(lease.until))
-        return lease
-
-    def of(self, certificate: MeshCertificate) -> Lease:
-        """Return the live lease of a certificate's key. Raises `EvidenceRequired`."""
-        held = self._held.get(certificate.spki_sha256)
-        if held is None or held.lease.until <= self._clock():
-            raise EvidenceRequired("present the evidence that your certificate names, then call again")
         return held.lease
 
+    def extend(self, spki_sha256: bytes, following: MeshCertificate, document: bytes) -> Lease:
+        """Let what rests on a key rest on its successor, for as long as the successor's own evidence earns.
+
+        The caller MUST have verified that the one key named the other. Raises `EvidenceRequired` when the key has no
+        live lease, and what `appraise_peer` raises.
+        """
+        held = self._live(spki_sha256)
+        lease = appraise_peer(following, document, self._policy.current, self._ca_spki(), self._clock())
+        held.lease = longer(held.lease, lease)
+        log.info("lease handed over", peer=following.spiffe_id, until=int(held.lease.until))
+        return held.lease
+
+    def of(self, spki_sha256: bytes) -> Lease:
+        """Return the live lease of a key. Raises `EvidenceRequired`."""
+        return self._live(spki_sha256).lease
+
+    def ends_at(self, spki_sha256: bytes) -> float:
+        """When the lease of a key ends, Unix seconds; 0 for a key that has none."""
+        held = self._held.get(spki_sha256)
+        return 0.0 if held is None else held.lease.until
+
     @contextmanager
-    def hold(self, certificate: MeshCertificate) -> Iterator[None]:
+    def hold(self, spki_sha256: bytes) -> Iterator[None]:
         """Run the current task on a lease: it is cancelled when the lease ends. Raises `EvidenceRequired`."""
-        held = self._held.get(certificate.spki_sha256)
+        held = self._held.get(spki_sha256)
         task = asyncio.current_task()
         if held is None or task is None:
             raise EvidenceRequired("the lease ended before the call began")
@@ -154,9 +174,12 @@ class Leases:
         """Judge everyone again under the current policy and end what rests on those that it refuses."""
         for key, held in list(self._held.items()):
             lease = held.lease
+            policy = self._policy.current
             try:
+                # The key that the connection showed as well, where the lease is its successor's.
+                verify_not_revoked(key, lease.certificate.spiffe_id, policy)
                 held.lease = appraise_peer(
-                    lease.certificate, lease.evidence.document, self._policy.current, self._ca_spki(), self._clock()
+                    lease.certificate, lease.evidence.document, policy, self._ca_spki(), self._clock()
                 )
             except MeshError as error:
                 self._end(key, error.reason)
@@ -166,6 +189,12 @@ class Leases:
             except MeshError as error:
                 log.info("call ended", peer=certificate.spiffe_id, why=error.reason)
                 task.cancel()
+
+    def _live(self, spki_sha256: bytes) -> _Held:
+        held = self._held.get(spki_sha256)
+        if held is None or held.lease.until <= self._clock():
+            raise EvidenceRequired("present the evidence that your certificate names, then call again")
+        return held
 
     def _end(self, key: bytes, why: str) -> None:
         held = self._held.pop(key)

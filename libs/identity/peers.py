@@ -1,33 +1,35 @@
 """It is responsible for channels to other members: only to the very key whose evidence was appraised.
 
 The peer's leaf is taken by a handshake and appraised; the gRPC channel then has that leaf as its only root, so no other
-key can answer on it. Whoever holds a `Peer` asks it for the channel before each use: warm it costs nothing, and when
-the peer was restarted, renewed or refused, that is where it shows.
+key can answer on it. Whoever holds a `Peer` asks it for the channel before each use: warm it costs nothing. When either
+side has a new key, or the end is near, another connection is made in the background first, and only then do new calls
+move; what runs stays where it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-import grpc
 import grpc.aio
 import structlog
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 
 from libs.errors import Code, MeshError
-from libs.identity.certificate import CertificateNotAccepted, pem_of, verify_issued
+from libs.identity.certificate import CertificateNotAccepted, MeshCertificate, pem_of
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.lease import Lease, appraise_peer
+from libs.identity.judge import Judge
+from libs.identity.lease import Lease
+from libs.identity.link import Link
 from libs.identity.renewal import Credential, Identity
 from libs.rpc.channel import fetch_leaf, open_channel
-from libs.rpc.errors import remote_errors
-from libs.rpc.watched import WatchedChannel
+from libs.rpc.errors import RemoteRefused, remote_errors
 
-_REPLACE_BEFORE_SECONDS = 30.0
-"""A lease this close to its end is replaced before use, so that no call starts on one that ends under it."""
+_REPLACE_SECONDS = 10.0
+_LAST_SECONDS = 1.0
+"""No call starts on a connection that ends within this time."""
 
 log = structlog.get_logger()
 
@@ -37,14 +39,6 @@ class PeerUnavailable(MeshError):
 
     code = Code.UNAVAILABLE
     reason = "PEER_UNAVAILABLE"
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    channel: grpc.aio.Channel
-    lease: Lease
-    credential: Credential
-    until: float
 
 
 class Peer:
@@ -62,16 +56,16 @@ class Peer:
         self._role = role
         self._target = target
         self._identity = identity
-        self._policy = policy
-        self._ca_spki = ca_spki
+        self._judge = Judge(identity, policy, ca_spki, clock)
         self._clock = clock
-        self._link: _Link | None = None
+        self._link: Link | None = None
+        self._retired: list[Link] = []
+        """Links that get no new calls, until nothing runs on them or what they rest on ends."""
         self.refusal: str | None = None
         """Why it was last judged unfit, by its reason; None once it is appraised again."""
         self._connecting = asyncio.Lock()
-        self._looking: set[asyncio.Task[None]] = set()
-        self._closing: dict[asyncio.Task[None], _Link] = {}
-        """Links that get no new calls, until their last call or their lease ends."""
+        self._replacing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def lease(self) -> Lease:
@@ -80,102 +74,142 @@ class Peer:
             raise PeerUnavailable(f"no connection to {self._role} at {self._target} yet")
         return self._link.lease
 
+    @property
+    def credential(self) -> Credential:
+        """What new calls show of this service: the newest one only once the peer has accepted it."""
+        return self._identity.current if self._link is None else self._link.credential
+
     def live_lease(self) -> Lease | None:
         """The lease that a call started now would rest on; None when the next `channel` has to connect first."""
         link = self._live()
         return None if link is None else link.lease
 
+    def is_live(self, link: Link) -> bool:
+        """Whether a call may start on this very link, which need not be the one that new calls get."""
+        return link.is_ready and self._clock() < link.until - _LAST_SECONDS
+
     async def channel(self, timeout: float) -> grpc.aio.Channel:
         """Return a channel to the appraised peer. Raises `PeerUnavailable` or the refusal of either side."""
+        return (await self.link(timeout)).channel
+
+    def is_newest(self, link: Link) -> bool:
+        """Whether this very link is the one that new calls get."""
+        return link is self._link
+
+    async def link(self, timeout: float, preferred: Link | None = None) -> Link:
+        """Return the link that new calls get, unless one is preferred that is still live.
+
+        Raises `PeerUnavailable` or the refusal of either side.
+        """
+        if preferred is not None and self.is_live(preferred):
+            return preferred
         if (link := self._live()) is not None:
-            return link.channel
+            return link
         try:
-            async with asyncio.timeout(timeout):
-                async with self._connecting:
-                    if (link := self._live()) is None:
-                        link = await self._connect(timeout)
-                        self._replace(link)
-                    return link.channel
+            async with asyncio.timeout(timeout), self._connecting:
+                if (link := self._live()) is None:
+                    link = await self._connect(timeout)
+                    self._use(link)
+                return link
         except TimeoutError as error:
             raise PeerUnavailable(f"{self._role} at {self._target} did not answer within {timeout:.1f} s") from error
 
     def reappraise(self) -> None:
         """Judge the peer again under the current policy; a refusal closes its channels and everything on them."""
-        for task, retired in list(self._closing.items()):
-            if self._judged(retired) is None:
-                task.cancel()
-                self._close_later(retired, 0)
-        if (link := self._link) is not None:
-            lease = self._judged(link)
-            self._link = None if lease is None else replace(link, lease=lease, until=min(link.until, lease.until))
-            if lease is None:
-                self._close_later(link, 0)
+        for link in self._links():
+            try:
+                link.judge_again()
+            except MeshError as error:
+                log.warning("peer refused", peer=link.lease.certificate.spiffe_id, reason=error.reason)
+                self.refusal = error.reason
+                self._drop(link)
 
     def sweep(self) -> None:
-        """Close the channel when its lease has run out: nothing on it may outlive what it rests on."""
-        if self._link is not None and self._link.until <= self._clock():
-            self._close_later(self._link, 0)
-            self._link = None
+        """Replace what nears its end, have what still runs rest on the newest keys, and end what is over."""
+        if (link := self._link) is not None:
+            if link.until <= self._clock():
+                self._drop(link)
+            elif link.is_ready and link.is_ageing(self._identity.current):
+                self._replace_later(link)
+        for retired in list(self._retired):
+            if retired.is_over:
+                self._drop(retired)
+            elif retired.channel.running:
+                self._start(_hand_over(retired, self._identity.current))
 
     async def close(self) -> None:
-        closing = dict(self._closing)
-        for task in (*closing, *self._looking):
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*closing, *self._looking, return_exceptions=True)
-        link, self._link = self._link, None
-        for each in (*closing.values(), *([] if link is None else [link])):
-            await each.channel.close(None)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        links = self._links()
+        self._link, self._retired = None, []
+        for link in links:
+            await link.close()
 
-    def _judged(self, link: _Link) -> Lease | None:
-        """The lease that the peer's evidence earns under the current policy; None when it is refused."""
-        certificate = link.lease.certificate
-        try:
-            return appraise_peer(
-                certificate, link.lease.evidence.document, self._policy.current, self._ca_spki(), self._clock()
-            )
-        except MeshError as error:
-            log.warning("peer refused", peer=certificate.spiffe_id, reason=error.reason)
-            self.refusal = error.reason
-            return None
+    def _links(self) -> list[Link]:
+        return [*self._retired, *([] if self._link is None else [self._link])]
 
-    def _live(self) -> _Link | None:
-        link = self._link
-        if link is None or link.until - _REPLACE_BEFORE_SECONDS <= self._clock():
-            return None
-        if link.credential is not self._identity.current:
-            return None
-        return link if link.channel.get_state() is grpc.ChannelConnectivity.READY else None
+    def _live(self) -> Link | None:
+        return self._link if self._link is not None and self.is_live(self._link) else None
 
-    async def _connect(self, timeout: float) -> _Link:
+    def _replace_later(self, link: Link) -> None:
+        if self._replacing is None or self._replacing.done():
+            self._replacing = self._start(self._replace(link))
+
+    async def _replace(self, old: Link) -> None:
+        """Make before break: while this runs, and if it fails, calls go on over the old link."""
         credential = self._identity.current
-        host, _, port = self._target.rpartition(":")
-        server_name = f"{self._role}.{credential.certificate.trust_domain}"
+        await _hand_over(old, credential)
+        try:
+            async with asyncio.timeout(_REPLACE_SECONDS), self._connecting:
+                if self._link is old:
+                    self._use(await self._connect(_REPLACE_SECONDS))
+        except (MeshError, TimeoutError) as error:
+            log.warning("connection not replaced yet", peer=old.lease.certificate.spiffe_id, detail=str(error))
+
+    async def _connect(self, timeout: float) -> Link:
+        credential = self._identity.current
+        certificate = await self._take_leaf(credential, timeout)
+        try:
+            return await self._appraise(certificate, credential, timeout)
+        except RemoteRefused as error:
+            # It may have been renewed since the handshake: then the pin is to a leaf that it shows no more.
+            again = await self._take_leaf(credential, timeout) if error.code is Code.UNAVAILABLE else certificate
+            if again == certificate:
+                raise
+        return await self._appraise(again, credential, timeout)
+
+    async def _take_leaf(self, credential: Credential, timeout: float) -> MeshCertificate:
+        trust_domain = credential.certificate.trust_domain
         leaf = await fetch_leaf(
-            host,
-            int(port),
-            server_name=server_name,
+            self._target,
+            server_name=f"{self._role}.{trust_domain}",
             timeout=timeout,
             ca_pem=pem_of(self._identity.ca_certificate),
             key_pem=credential.key_pem,
             certificate_pem=credential.certificate.pem,
         )
-        certificate = verify_issued(leaf, self._identity.ca_certificate, self._clock())
-        if (certificate.role, certificate.trust_domain) != (self._role, credential.certificate.trust_domain):
+        certificate = self._judge.certificate(leaf)
+        if (certificate.role, certificate.trust_domain) != (self._role, trust_domain):
             raise CertificateNotAccepted(f"{self._target} is {certificate.spiffe_id}, not a {self._role}")
+        return certificate
+
+    async def _appraise(self, certificate: MeshCertificate, credential: Credential, timeout: float) -> Link:
+        """Open a channel to that very key; appraise its evidence, and present this service's."""
         channel = open_channel(
             self._target,
             root_pem=certificate.pem,
-            server_name=server_name,
+            server_name=certificate.server_name,
             key_pem=credential.key_pem,
             certificate_pem=credential.certificate.pem,
         )
         stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
         try:
             with remote_errors():
-                theirs = await stub.GetEvidence(evidence_pb2.GetEvidenceRequest(), timeout=timeout)
-                lease = appraise_peer(
-                    certificate, theirs.document, self._policy.current, self._ca_spki(), self._clock()
+                theirs = await stub.GetEvidence(
+                    evidence_pb2.GetEvidenceRequest(digest=certificate.evidence_digest or b""), timeout=timeout
                 )
+                lease = self._judge.lease(certificate, theirs.document)
                 accepted = await stub.PresentEvidence(
                     evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
                 )
@@ -184,38 +218,41 @@ class Peer:
             raise
         self.refusal = None
         log.info("peer appraised", peer=certificate.spiffe_id, until=int(lease.until))
-        until = min(lease.until, accepted.lease_until_ms / 1000)
-        watched = WatchedChannel(channel, lambda call: self._call_ended(call, watched))
-        return _Link(watched, lease, credential, until)
+        return Link(channel, lease, credential, accepted.lease_until_ms / 1000, self._judge, self._forgotten)
 
-    def _call_ended(self, call: grpc.aio.Call, channel: grpc.aio.Channel) -> None:
-        task = asyncio.get_running_loop().create_task(self._look(call, channel))
-        self._looking.add(task)
-        task.add_done_callback(self._looking.discard)
-
-    async def _look(self, call: grpc.aio.Call, channel: grpc.aio.Channel) -> None:
+    def _forgotten(self, link: Link) -> None:
         """Connect anew, evidence and all, for the next call when the peer no longer knows this service."""
-        if await call.code() is not grpc.StatusCode.UNAUTHENTICATED:
-            return
-        if (link := self._link) is not None and link.channel is channel:
+        if self._link is link:
             log.info("the peer wants evidence again", peer=link.lease.certificate.spiffe_id)
             self._link = None
-            self._close_later(link, max(link.until - self._clock(), 0))
+            self._retired.append(link)
 
-    def _replace(self, link: _Link) -> None:
-        """Use the new channel from now on; what still runs on the old one may do so until its lease ends."""
-        if (old := self._link) is not None:
-            alive = old.channel.get_state() is grpc.ChannelConnectivity.READY
-            self._close_later(old, max(old.until - self._clock(), 0) if alive else 0)
-        self._link = link
+    def _use(self, link: Link) -> None:
+        """Use the new channel from now on; what still runs on the old one goes on for as long as it is believed."""
+        old, self._link = self._link, link
+        if old is not None:
+            self._retired.append(old)
 
-    def _close_later(self, link: _Link, seconds: float) -> None:
-        task = asyncio.get_running_loop().create_task(_close_after(link.channel, seconds))
-        self._closing[task] = link
-        task.add_done_callback(self._closing.pop)
+    def _drop(self, link: Link) -> None:
+        """End a link and what runs on it."""
+        if self._link is link:
+            self._link = None
+        else:
+            self._retired.remove(link)
+        self._start(link.close())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
-async def _close_after(channel: grpc.aio.Channel, seconds: float) -> None:
-    """Not `close(grace)`: a channel closes once only, so that one could no longer be cut short when policy moves."""
-    await asyncio.sleep(seconds)
-    await channel.close(None)
+async def _hand_over(link: Link, following: Credential) -> None:
+    """Name the next key to the peer. Without it the link ends with the certificate that it began with."""
+    try:
+        await link.hand_over(following)
+    except MeshError as error:
+        log.warning(
+            "successor not taken", peer=link.lease.certificate.spiffe_id, reason=error.reason, detail=str(error)
+        )

@@ -41,6 +41,13 @@ class CaChanged(MeshError):
     reason = "CA_CHANGED"
 
 
+class KeyNotHeld(MeshError):
+    """The key is not one that this service shows, or showed before its last renewal."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "KEY_NOT_HELD"
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """One generation of this service's identity."""
@@ -114,6 +121,7 @@ class Identity:
         self._instance = instance
         self._renewed = asyncio.Event()
         self._current: Credential | None = None
+        self._previous: Credential | None = None
         self._ca: bytes = b""
 
     @property
@@ -121,6 +129,18 @@ class Identity:
         if self._current is None:
             raise RuntimeError("identity used before it was obtained")
         return self._current
+
+    @property
+    def held(self) -> tuple[Credential, ...]:
+        """The current credential and, after a renewal, the one before: somebody may just have been shown that one."""
+        return (self.current,) if self._previous is None else (self.current, self._previous)
+
+    def holder_of(self, spki_sha256: bytes) -> Credential:
+        """Return the credential of a key that was shown to somebody. Raises `KeyNotHeld`."""
+        for credential in self.held:
+            if credential.certificate.spki_sha256 == spki_sha256:
+                return credential
+        raise KeyNotHeld("this service no longer holds that key: connect anew")
 
     @property
     def ca_certificate(self) -> bytes:
@@ -148,9 +168,9 @@ class Identity:
         """Renew for as long as the service lives. A failure is retried until the certificate has run out."""
         while True:
             certificate = self.current.certificate
-            half_life = (certificate.not_before + certificate.not_after) / 2
-            await asyncio.sleep(max(half_life - time.time(), 0))
-            delay = _LAST_RETRY_SECONDS
+            # Half of what is left: certificates are dated back, which for a short one could be all of its life.
+            await asyncio.sleep(max(certificate.not_after - time.time(), 0) / 2)
+            delay = _FIRST_RETRY_SECONDS
             while self.current.certificate is certificate:
                 try:
                     await self._renew_once()
@@ -159,6 +179,7 @@ class Identity:
                         raise
                     log.warning("certificate not renewed", reason=error.reason, detail=str(error))
                     await asyncio.sleep(delay)
+                    delay = min(delay * 2, _LAST_RETRY_SECONDS)
 
     async def renewed(self) -> Credential:
         """Wait for the next credential."""
@@ -178,7 +199,7 @@ class Identity:
         if self._ca and certificates.spki_of_certificate(self._ca) != ca_spki:
             raise CaChanged("the KMS speaks for another CA than when this service started")
         self._ca = issued.ca_certificate
-        self._current = Credential(request.key, certificate, request.evidence)
+        self._previous, self._current = self._current, Credential(request.key, certificate, request.evidence)
         log.info("certificate obtained", spiffe_id=certificate.spiffe_id, until=certificate.not_after)
         renewed, self._renewed = self._renewed, asyncio.Event()
         renewed.set()

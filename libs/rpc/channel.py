@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from libs.errors import Code, MeshError
+from libs.rpc.address import parse_address
 from libs.rpc.tls import load_client_context, trusting_context
 
 MESSAGE_BYTES = 4 * 1024 * 1024
@@ -61,8 +62,7 @@ def open_channel(
 
 
 async def fetch_leaf(
-    host: str,
-    port: int,
+    target: str,
     *,
     server_name: str,
     timeout: float,
@@ -70,11 +70,12 @@ async def fetch_leaf(
     key_pem: bytes | None = None,
     certificate_pem: bytes | None = None,
 ) -> bytes:
-    """Return the server's leaf certificate (DER) from a TLS 1.3 handshake, which proves that it holds the key.
+    """Return the leaf (DER) of the server at "host:port" from a TLS 1.3 handshake, which proves that it holds the key.
 
     With `ca_pem` the leaf was also issued by that CA for `server_name`. Without, any certificate comes back: the caller
-    MUST appraise it before it believes anything. Raises `PeerUnreachable`.
+    MUST appraise it before it believes anything. Raises `PeerUnreachable`, `AddressMalformed`.
     """
+    address = parse_address(target)
     if ca_pem is None:
         context = trusting_context()
     else:
@@ -82,21 +83,23 @@ async def fetch_leaf(
     context.set_alpn_protocols(["h2"])
     try:
         async with asyncio.timeout(timeout):
-            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=server_name)
+            _, writer = await asyncio.open_connection(
+                address.host, address.port, ssl=context, server_hostname=server_name
+            )
     except TimeoutError as error:
-        raise PeerUnreachable(f"{host}:{port} did not answer within {timeout:g} s") from error
+        raise PeerUnreachable(f"{target} did not answer within {timeout:g} s") from error
     except ssl.SSLCertVerificationError as error:
-        raise PeerUnreachable(f"{host}:{port} shows a certificate not to accept: {error.verify_message}") from error
-    except (OSError, ValueError, OverflowError) as error:
-        # No name to a resolver (an empty or overlong label, a NUL) is a `ValueError`, no port an `OverflowError`.
+        raise PeerUnreachable(f"{target} shows a certificate not to accept: {error.verify_message}") from error
+    except (OSError, ValueError) as error:
+        # No name to a resolver (an empty or overlong label, a NUL) is a `ValueError`.
         words = getattr(error, "strerror", None) or error.__class__.__name__
-        raise PeerUnreachable(f"cannot reach {f'{host}:{port}'!r}: {words}") from error
+        raise PeerUnreachable(f"cannot reach {target!r}: {words}") from error
     session: ssl.SSLObject = writer.get_extra_info("ssl_object")
     leaf = session.getpeercert(binary_form=True)
     # All that was wanted is here; an orderly close would wait for the other side.
     writer.transport.abort()
     if leaf is None:
-        raise PeerUnreachable(f"{host}:{port} shows no certificate")
+        raise PeerUnreachable(f"{target} shows no certificate")
     return leaf
 
 

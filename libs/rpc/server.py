@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from libs.errors import Code, MeshError
+from libs.rpc.address import AddressMalformed, parse_address
 from libs.rpc.calls import Middleware, MiddlewareInterceptor
 from libs.rpc.channel import MESSAGE_BYTES
 from libs.rpc.health import SERVICE as HEALTH_SERVICE
@@ -102,13 +103,13 @@ async def serving(
 
 def _why_unbound(address: str) -> MeshError:
     """gRPC says only that binding failed: try it, to tell the operator which mistake to mend."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_server((host.strip("[]"), int(port))):
+        parsed = parse_address(address)
+        with socket.create_server((parsed.host, parsed.port), family=parsed.family):
             return CannotListen(f"cannot serve on {address}: check the server's key and certificate")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return PortTaken(f"{address} is taken by another process; stop it or change the port")
         return CannotListen(f"cannot listen on {address}: {error.strerror}")
-    except ValueError:
-        return CannotListen(f"cannot listen on {address}: not of the form host:port")
+    except AddressMalformed as error:
+        return CannotListen(f"cannot listen: {error}")

@@ -1,4 +1,4 @@
-"""It is responsible for noticing on a channel that the server no longer knows the caller.
+"""It is responsible for knowing of a channel how many calls run on it, and that the server no longer knows the caller.
 
 A server may forget a caller before the caller's own reckoning ends, for example when a policy refused it for a while.
 Nobody but the one call that fails then hears of it.
@@ -6,7 +6,7 @@ Nobody but the one call that fails then hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -14,11 +14,13 @@ import grpc.aio
 
 
 class WatchedChannel(grpc.aio.Channel):
-    """A channel that hands every call, once it is over, to `on_end`."""
+    """A channel that counts its calls and tells `unauthenticated` when one was answered so."""
 
-    def __init__(self, channel: grpc.aio.Channel, on_end: Callable[[grpc.aio.Call], None]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, unauthenticated: Callable[[], None]) -> None:
         self._channel = channel
-        self._on_end = on_end
+        self._unauthenticated = unauthenticated
+        self.running = 0
+        """How many calls are not over yet."""
 
     async def __aenter__(self) -> WatchedChannel:
         await self._channel.__aenter__()
@@ -55,7 +57,25 @@ class WatchedChannel(grpc.aio.Channel):
         # The call itself stays gRPC's own, which an interceptor's would not.
         def begin_watched(*given: Any, **named: Any) -> Any:
             call = begin(*given, **named)
-            call.add_done_callback(self._on_end)
+            self.running += 1
+            call.add_done_callback(self._over)
             return call
 
         return begin_watched
+
+    def _over(self, call: grpc.aio.Call) -> None:
+        self.running -= 1
+        if _code_of(call) is grpc.StatusCode.UNAUTHENTICATED:
+            self._unauthenticated()
+
+
+def _code_of(call: grpc.aio.Call) -> grpc.StatusCode | None:
+    """The code of a call that is over: the coroutine has nothing to wait for, and a task for each call would cost."""
+    asking: Coroutine[Any, Any, grpc.StatusCode] = call.code()
+    try:
+        asking.send(None)
+    except StopIteration as answered:
+        code: grpc.StatusCode = answered.value
+        return code
+    asking.close()
+    return None

@@ -66,8 +66,7 @@ async def fetch_evidence(member: Member, listed: Listed) -> Shown:
     credential = member.identity.current
     server_name = f"{_ROLE}.{member.trust_domain}"
     leaf = await fetch_leaf(
-        parts[1].strip("[]"),
-        int(parts[2]),
+        listed.endpoint,
         server_name=server_name,
         timeout=_CALL_SECONDS,
         ca_pem=member.ca_pem,

@@ -101,10 +101,8 @@ async def _certificate(access: Access, role: str) -> MeshCertificate:
     target = access.addresses.get(role)
     if target is None:
         raise InputUnreadable(f"no address of {role} is kept: restart the mesh with teemesh up")
-    host, _, port = target.rpartition(":")
     leaf = await fetch_leaf(
-        host,
-        int(port),
+        target,
         server_name=f"{role}.{access.trust_domain}",
         timeout=_TIMEOUT_SECONDS,
         ca_pem=access.ca_pem,

@@ -33,11 +33,9 @@ async def fetch_ledger_vkey(target: str, credential: OperatorCredential, policy:
 
     Raises `LedgerKeyMissing` and every refusal of the appraisal.
     """
-    host, _, port = target.rpartition(":")
     server_name = f"ledger.{TRUST_DOMAIN}"
     leaf = await fetch_leaf(
-        host,
-        int(port),
+        target,
         server_name=server_name,
         timeout=_TIMEOUT_SECONDS,
         ca_pem=credential.ca_pem,

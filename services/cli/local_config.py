@@ -69,8 +69,13 @@ def write_devtee_config(layout: Layout, addresses: Addresses) -> None:
     )
 
 
-def write_service_configs(layout: Layout, addresses: Addresses, policy: Path) -> None:
-    """Write every service's file; each begins with the given signed policy."""
+def write_service_configs(
+    layout: Layout, addresses: Addresses, policy: Path, *, certificate_seconds: int | None = None
+) -> None:
+    """Write every service's file; each begins with the given signed policy.
+
+    `certificate_seconds` is the life of certificates where it is to be another than production's.
+    """
     for service in SERVICES:
         member = {
             "instance": INSTANCE,
@@ -83,7 +88,10 @@ def write_service_configs(layout: Layout, addresses: Addresses, policy: Path) ->
             "guest_socket": str(layout.guest_socket(service)),
             "seed_policy": str(policy),
         }
-        _write(layout, service, {"member": member, **_own(service, layout, addresses)})
+        own = _own(service, layout, addresses)
+        if service == "kms" and certificate_seconds is not None:
+            own["certificate_seconds"] = certificate_seconds
+        _write(layout, service, {"member": member, **own})
 
 
 def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class RunOptions:
     router_port: int
     demo: bool = False
     exit: bool = False
+    certificate_seconds: int | None = None
+    """Life of the services' certificates; None: as in production."""
 
 
 class MeshRun:
@@ -104,7 +106,12 @@ class MeshRun:
         write_vendor_root(layout)
         policy = ensure_policy(layout, operators, composes, {MODEL: [weights]}, int(time.time()))
         self._display.say(f"policy version {policy.version} holds, digest {policy.digest.hex()}")
-        write_service_configs(layout, addresses, layout.policy(policy.version))
+        write_service_configs(
+            layout,
+            addresses,
+            layout.policy(policy.version),
+            certificate_seconds=self._options.certificate_seconds,
+        )
         for service in SERVICES:
             await children.start(service)
 

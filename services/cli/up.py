@@ -37,11 +37,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--exit", action="store_true", help="stop once ready (with --demo: once answered); exit 1 if anything failed"
     )
+    parser.add_argument(
+        "--certificate-seconds",
+        type=_life,
+        help="life of the services' certificates, 10 to 3600; short ones show renewal (default: an hour)",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    options = RunOptions(router_port=args.router_port, demo=args.demo, exit=args.exit)
+    options = RunOptions(
+        router_port=args.router_port,
+        demo=args.demo,
+        exit=args.exit,
+        certificate_seconds=args.certificate_seconds,
+    )
     return asyncio.run(run_up(layout_of(args), options, Console()))
 
 
@@ -79,10 +89,18 @@ async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _port(text: str) -> int:
+    return _number(text, 1, 65535)
+
+
+def _life(text: str) -> int:
+    return _number(text, 10, 3600)
+
+
+def _number(text: str, least: int, most: int) -> int:
     try:
-        port = int(text)
+        number = int(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError("must be a number") from error
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError("must be from 1 to 65535")
-    return port
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"must be from {least} to {most}")
+    return number

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from libs.errors import Code, MeshError
+from libs.rpc.address import AddressMalformed, parse_address
 
 
 class ListenAddressRefused(MeshError):
@@ -40,10 +41,10 @@ class Settings:
 
     def pccs_address(self) -> tuple[str, int]:
         """Raises `ListenAddressRefused`: a development machine speaks to no other host."""
-        host, _, port = self.pccs_listen.rpartition(":")
         try:
-            if ip_address(host.strip("[]")).is_loopback and 0 <= int(port) < 65536:
-                return host.strip("[]"), int(port)
-        except ValueError as error:
+            address = parse_address(self.pccs_listen)
+            if ip_address(address.host).is_loopback:
+                return address.host, address.port
+        except (AddressMalformed, ValueError) as error:
             raise ListenAddressRefused(f"pccs_listen must be a loopback address and a port: {error}") from error
         raise ListenAddressRefused("pccs_listen must be a loopback address and a port")

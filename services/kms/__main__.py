@@ -70,7 +70,7 @@ async def serve(config: Config) -> None:
         challenges = Challenges(
             f"spiffe://{settings.trust_domain}/kms/{settings.instance}", lambda: (ca.key, ca.certificate)
         )
-        issuance = Issuance(ca, challenges, policy)
+        issuance = Issuance(ca, challenges, policy, service_seconds=config.certificate_seconds)
         statements = StatementSource(ca, policy)
         leaf = make_bootstrap_leaf("kms", settings.trust_domain)
         authority = OwnAuthority(issuance, challenges, ca)

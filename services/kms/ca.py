@@ -21,7 +21,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from libs.errors import Code, MeshError
 from libs.files import write_durably
-from libs.identity.certificate import CertificateNotAccepted, Subject, issue, spki_of, spki_of_certificate
+from libs.identity.certificate import (
+    MAX_LIFETIME_SECONDS,
+    CertificateNotAccepted,
+    Subject,
+    issue,
+    spki_of,
+    spki_of_certificate,
+)
 
 CERTIFICATE_FILE = "ca.der"
 _CA_YEARS = 10
@@ -67,8 +74,14 @@ class CertificateAuthority:
     def spki_sha256(self) -> bytes:
         return hashlib.sha256(self.spki).digest()
 
-    def issue_svid(self, subject: Subject, public_key: ec.EllipticCurvePublicKey, now: float) -> bytes:
-        return issue(subject, public_key, self.key, self.certificate, now=now)
+    def issue_svid(
+        self,
+        subject: Subject,
+        public_key: ec.EllipticCurvePublicKey,
+        now: float,
+        lifetime_seconds: int = MAX_LIFETIME_SECONDS,
+    ) -> bytes:
+        return issue(subject, public_key, self.key, self.certificate, now=now, lifetime_seconds=lifetime_seconds)
 
     def issue_server_certificate(
         self, public_key: ec.EllipticCurvePublicKey, dns_names: list[str], ip_addresses: list[str], now: float

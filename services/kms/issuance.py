@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.errors import Code, MeshError
 from libs.identity.authority import CertificateRequest, Issued
-from libs.identity.certificate import PEOPLE, Subject, spki_of
+from libs.identity.certificate import MAX_LIFETIME_SECONDS, PEOPLE, Subject, spki_of
 from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.revoked import verify_not_revoked
@@ -51,11 +51,15 @@ class Issuance:
         challenges: Challenges,
         policy: PolicyKeeper,
         clock: Callable[[], float] = time.time,
+        *,
+        service_seconds: int = MAX_LIFETIME_SECONDS,
     ) -> None:
+        """`service_seconds` is the life of a service's certificate: it renews by itself, which people do not."""
         self._ca = ca
         self._challenges = challenges
         self._policy = policy
         self._clock = clock
+        self._service_seconds = service_seconds
 
     def certify_service(self, csr: bytes, document: bytes, instance: str) -> tuple[bytes, Appraisal]:
         """Return a certificate for a service that answered one of our challenges. Raises the first refusal.
@@ -90,7 +94,7 @@ class Issuance:
         )
         subject = Subject(self._ca.trust_domain, role, instance, evidence.digest)
         verify_not_revoked(appraisal.spki_sha256, subject.spiffe_id, policy)
-        certificate = self._ca.issue_svid(subject, key, now)
+        certificate = self._ca.issue_svid(subject, key, now, self._service_seconds)
         log.info("certificate issued", role=role, instance=instance, evidence=evidence.digest.hex())
         return certificate, appraisal
 

@@ -106,30 +106,31 @@ async def receive_root(member: Member, prover: Prover, receiver: ReceiverKey, km
     """Ask a KMS for the root over one connection. Raises the first refusal of either side, `CaNotProven` and
     `RootOfAnotherMesh`.
     """
-    peer = member.peer("kms", kms)
-    stub = pb_grpc.KmsReplicationServiceStub(await peer.channel(_TIMEOUT_SECONDS))
-    shown = peer.lease.certificate.spki
+    link = await member.peer("kms", kms).link(_TIMEOUT_SECONDS)
+    stub = pb_grpc.KmsReplicationServiceStub(link.channel)
+    shown = link.lease.certificate
     ca_spki = spki_of_certificate(member.identity.ca_certificate)
     own = Challenge.unsigned(issuer=member.spiffe_id, purpose=PURPOSE, now=int(time.time()))
     with remote_errors():
-        begun = await stub.BeginJoin(pb.BeginJoinRequest(challenge=own.encode()), timeout=_TIMEOUT_SECONDS)
+        asked = pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=shown.spki_sha256)
+        begun = await stub.BeginJoin(asked, timeout=_TIMEOUT_SECONDS)
     policy = member.policy.current
     appraisal = appraise(
         evidences.parse(begun.document),
         policy.rules("kms"),
         AppraisalContext(
-            now=int(time.time()), spki=shown, challenge=OwnNonce(own.nonce), policy_version=policy.version
+            now=int(time.time()), spki=shown.spki, challenge=OwnNonce(own.nonce), policy_version=policy.version
         ),
     )
     if appraisal.workload_claims.get("ca_spki_sha256") != sha256(ca_spki).hexdigest():
         raise CaNotProven("the KMS that would give the root does not hold this mesh's CA")
     challenge = Challenge.decode(begun.challenge)
-    evidence = await prover.prove(challenge, member.identity.current.certificate.spki)
+    evidence = await prover.prove(challenge, link.credential.certificate.spki)
     request = pb.FinishJoinRequest(document=evidence.document, signed_order=order)
     with remote_errors():
         finished = await stub.FinishJoin(request, timeout=_TIMEOUT_SECONDS)
     root = Root(receiver.open(finished.sealed_root, join_info(challenge.nonce, member.spiffe_id)))
     if spki_of(Keyring(root.secret).ca_key.public_key()) != ca_spki:
         raise RootOfAnotherMesh("the root that was received gives another CA")
-    log.warning("root received", from_kms=peer.lease.certificate.spiffe_id)
+    log.warning("root received", from_kms=shown.spiffe_id)
     return root

@@ -23,11 +23,11 @@ class KeyAlgorithmMismatch(MeshError):
     reason = "KEY_ALGORITHM_MISMATCH"
 
 
-class KeyNotHeld(MeshError):
+class KeyNotReleased(MeshError):
     """By policy the key never leaves the KMS: have it sign."""
 
     code = Code.PERMISSION_DENIED
-    reason = "KEY_NOT_HELD"
+    reason = "KEY_NOT_RELEASED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Releases:
         """Return the key sealed to the caller's `hpke_key`.
 
         A boot-class decision is durable in the outbox before the key leaves; any other waits for the ledger. Raises
-        what `Access.require` does, `KeyAlgorithmMismatch`, `KeyNotHeld`, `HpkeKeyMissing`, `LedgerUnavailable`.
+        what `Access.require` does, `KeyAlgorithmMismatch`, `KeyNotReleased`, `HpkeKeyMissing`, `LedgerUnavailable`.
         """
         grant = await self._access.require(name, epoch, caller)
         if (refusal := _unfit(grant.rule, algorithm)) is not None:
@@ -75,5 +75,5 @@ def _unfit(rule: KeyRelease, algorithm: KeyAlgorithm) -> MeshError | None:
     if algorithm is not rule.algorithm:
         return KeyAlgorithmMismatch(f"by policy {rule.pattern} is for {rule.algorithm}")
     if not rule.held:
-        return KeyNotHeld(f"by policy {rule.pattern} never leaves the KMS: have it sign")
+        return KeyNotReleased(f"by policy {rule.pattern} never leaves the KMS: have it sign")
     return None

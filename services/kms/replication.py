@@ -16,6 +16,7 @@ from teemesh.kms.v1 import replication_pb2 as pb
 from teemesh.kms.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
+from libs.identity.certificate import MeshCertificate, parse
 from libs.identity.challenges import ChallengeNotOpen, Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease, caller_lease
@@ -23,7 +24,7 @@ from libs.identity.renewal import Identity, Prover
 from libs.identity.sealed import seal
 from libs.policy.orders import JOIN_KMS, Order, join_subject, verify_order
 from libs.rpc.calls import Context
-from libs.rpc.policies import MethodRule, ServiceBinding
+from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, AppraisalContext, OwnNonce, appraise
 from libs.tee.challenge import Challenge
@@ -68,20 +69,24 @@ class Replication:
         self._currency = currency
         self._clock = clock
 
-    async def begin(self, challenge: Challenge) -> tuple[bytes, Challenge]:
-        """Return evidence that answers the newcomer, and a challenge for it."""
-        evidence = await self._prover.prove(challenge, self._identity.current.certificate.spki)
+    async def begin(self, challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
+        """Return evidence that answers the newcomer, over the key that it was shown, and a challenge for it.
+
+        Raises `KeyNotHeld`.
+        """
+        evidence = await self._prover.prove(challenge, self._identity.holder_of(shown_sha256).certificate.spki)
         return evidence.document, self._challenges.issue(PURPOSE)
 
-    async def finish(self, document: bytes, signed_order: bytes, caller: Lease) -> bytes:
+    async def finish(self, document: bytes, signed_order: bytes, shown: MeshCertificate, caller: Lease) -> bytes:
         """Return the root, sealed to the newcomer, once the ledger holds that it was given.
 
+        `shown` is what the newcomer showed on this connection; its lease may rest on a later certificate already.
         Raises `KeyStateBehind`, `ChallengeNotOpen`, every appraisal refusal, what `verify_order` raises,
         `OrderForAnother`, `HpkeKeyMissing` and `LedgerUnavailable`. Refusals are on record too.
         """
         self._currency.require()
         try:
-            appraisal, nonce = self._appraise(document, caller)
+            appraisal, nonce = self._appraise(document, shown)
             order = self._require_order(signed_order, appraisal, caller)
         except MeshError as refusal:
             await self._decisions.record_later(self._said("refused", caller, {"reason": refusal.reason}))
@@ -94,7 +99,7 @@ class Replication:
         log.warning("the root was given to another KMS", to=caller.certificate.spiffe_id, device=appraisal.device_id)
         return sealed
 
-    def _appraise(self, document: bytes, caller: Lease) -> tuple[Appraisal, bytes]:
+    def _appraise(self, document: bytes, shown: MeshCertificate) -> tuple[Appraisal, bytes]:
         evidence = evidences.parse(document)
         challenge = evidence.challenge
         self._challenges.spend(challenge.nonce)
@@ -106,7 +111,7 @@ class Replication:
             policy.rules("kms"),
             AppraisalContext(
                 now=int(self._clock()),
-                spki=caller.certificate.spki,
+                spki=shown.spki,
                 challenge=OwnNonce(challenge.nonce),
                 policy_version=policy.version,
             ),
@@ -147,7 +152,7 @@ class ReplicationServicer(pb_grpc.KmsReplicationServiceServicer):
         request: pb.BeginJoinRequest,
         context: Context,
     ) -> pb.BeginJoinResponse:
-        document, challenge = await self._replication.begin(Challenge.decode(request.challenge))
+        document, challenge = await self._replication.begin(Challenge.decode(request.challenge), request.spki_sha256)
         return pb.BeginJoinResponse(document=document, challenge=challenge.encode())
 
     async def FinishJoin(  # noqa: N802
@@ -155,7 +160,8 @@ class ReplicationServicer(pb_grpc.KmsReplicationServiceServicer):
         request: pb.FinishJoinRequest,
         context: Context,
     ) -> pb.FinishJoinResponse:
-        sealed = await self._replication.finish(request.document, request.signed_order, caller_lease())
+        shown = parse(current_caller().certificate_der)
+        sealed = await self._replication.finish(request.document, request.signed_order, shown, caller_lease())
         return pb.FinishJoinResponse(sealed_root=sealed)
 
 

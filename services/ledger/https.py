@@ -18,6 +18,7 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import key_pem, make_csr, pem_of
+from libs.rpc.address import parse_address
 from libs.rpc.errors import remote_errors
 from libs.rpc.tls import load_server_context
 from services.ledger.auditing import NoCheckpoint, SignedTree
@@ -109,7 +110,7 @@ def application(checkpoints: NewestCheckpoint) -> web.Application:
 async def serving_checkpoints(address: str, authority: Certifying, checkpoints: NewestCheckpoint) -> AsyncIterator[int]:
     """Serve on "host:port" while the body runs, under certificates renewed at half life. Yields the port.
 
-    Waits for the KMS. Raises `CannotListen`, or the KMS's refusal of the names.
+    Waits for the KMS. Raises `CannotListen`, `AddressMalformed`, or the KMS's refusal of the names.
     """
     certificate = await while_away(authority.certify, "https certificate")
     context = _Current(certificate)
@@ -120,10 +121,10 @@ async def serving_checkpoints(address: str, authority: Certifying, checkpoints: 
         keepalive_timeout=_IDLE_SECONDS,
     )
     await runner.setup()
-    host, _, port = address.rpartition(":")
+    parsed = parse_address(address)
     try:
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context.listener).start()
+            await web.TCPSite(runner, parsed.host, parsed.port, ssl_context=context.listener).start()
         except OSError as error:
             raise CannotListen(f"cannot listen on {address}: {error.strerror}") from error
         async with asyncio.TaskGroup() as tasks:

@@ -69,11 +69,14 @@ class Intake:
     async def run(self) -> None:
         """Read until cancelled. Raises what must end the process, for example damage that reading the log found."""
         while True:
+            connection = self._link.connections
             try:
                 await self._read_once()
             except (StreamInterrupted, BrokerUnavailable) as error:
-                log.warning("the stream cannot be read", reason=error.reason, detail=str(error))
-            await asyncio.sleep(_RETRY_SECONDS)
+                log.info("the stream cannot be read", reason=error.reason, detail=str(error))
+            # Where another connection has taken over already there is nothing to wait for.
+            if not self._link.is_connected or self._link.connections == connection:
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read_once(self) -> None:
         tried = self._position.high

@@ -95,6 +95,7 @@ async def running(
                 server_name=f"broker.{member.trust_domain}",
                 name=f"{member.role}/{member.instance}/intake",
                 inbox_prefix=inbox_prefix(member.role),
+                renewed=member.identity.renewed,
             ) as link,
             asyncio.TaskGroup() as tasks,
         ):

@@ -45,12 +45,13 @@ async def serve(config: Config) -> None:
         async with member.serve([binding(servicer)]) as serving:
             await engine.until_ready()
             serving.ready()
+            registry = member.peer("registry", config.registry)
             registration = Registration(
-                peer=member.peer("registry", config.registry),
+                peer=registry,
                 endpoint=config.endpoint or config.member.listen,
                 models=models,
                 busyness=engine,
-                key=lambda: member.identity.current.certificate.spki_sha256,
+                key=lambda: registry.credential.certificate.spki_sha256,
             )
             # Left first when this ends: routers must look elsewhere while running requests finish.
             async with registered(registration):

@@ -63,7 +63,7 @@ class Registration:
     models: Sequence[ServedModel]
     busyness: Busyness
     key: Callable[[], bytes]
-    """Names the current mesh key. The registry's session is sealed for one key, so a new key registers again."""
+    """Names the key that the registry is shown. Its session is sealed for one key, so a new key registers again."""
 
 
 async def keep_registered(registration: Registration, *, renew_seconds: float = RENEW_SECONDS) -> None:

@@ -35,6 +35,7 @@ async def serve(config: Config) -> None:
             server_name=f"broker.{member.trust_domain}",
             name=f"registry-store/{member.instance}",
             inbox_prefix=inbox_prefix("registry"),
+            renewed=member.identity.renewed,
         ) as link,
         open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
     ):

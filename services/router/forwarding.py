@@ -50,14 +50,14 @@ async def forward(
     its receipt does not cover what it sent.
     """
     try:
-        channel = await upstream.peer.channel(_CONNECT_SECONDS)
+        link = await upstream.peer.link(_CONNECT_SECONDS, preferred=upstream.link)
     except MeshError as error:
         raise NodeUnavailable(f"the node cannot be reached: {error.reason}") from error
-    if upstream.peer.lease.certificate != upstream.lease.certificate:
+    if link.lease.certificate != upstream.lease.certificate:
         # Genuine, perhaps, but the session that the receipt would cite is bound to the key before.
         raise NodeUnavailable("the node has another key than the one verified")
     yield Reached()
-    call = inference_pb2_grpc.InferenceServiceStub(channel).Infer(
+    call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(
         inference_pb2.InferRequest(endpoint=endpoint, body=body, request_id=request_id, tenant_id=tenant_id),
         timeout=timeout,
     )

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from libs.errors import Code, MeshError
+from libs.rpc.address import parse_address
 from libs.rpc.tls import load_server_context
 from services.router.errors import InternalError, InvalidRequest
 from services.router.workload import OutwardCertificate
@@ -46,19 +47,18 @@ async def https(
     *,
     idle_seconds: float = _IDLE_SECONDS,
 ) -> AsyncIterator[int]:
-    """Serve HTTPS while the body runs, then let running requests end. Yields the port; raises `PortTaken`.
+    """Serve HTTPS while the body runs, then let running requests end. Yields the port; raises `PortTaken`,
+    `AddressMalformed`.
 
     `headers` go on answers to what is no request; on all others the application puts its own.
     """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    parsed = parse_address(address)
     context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
     runner = _Runner(application, headers, idle_seconds)
     await runner.setup()
     try:
         try:
-            listening = socket.create_server((host, int(port)), family=family)
+            listening = socket.create_server((parsed.host, parsed.port), family=parsed.family)
         except OSError as error:
             raise PortTaken(f"cannot listen on {address}: {error.strerror}") from error
         await web.SockSite(runner, listening, ssl_context=context).start()

@@ -21,6 +21,7 @@ from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 from libs.aci.session import Session, verify_session
 from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
+from libs.identity.link import Link
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.rpc.errors import remote_errors
@@ -51,16 +52,20 @@ class EndpointMalformed(MeshError):
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A node that may be used: its place in the selection, its channel's peer, the lease that it rests on, and the
-    session that shows it to clients.
+    """A node that may be used: its place in the selection, the link to the key that was verified, and the session that
+    shows it to clients.
     """
 
     candidate: Candidate
     peer: Peer
-    lease: Lease
+    link: Link
     session: Session
     document: bytes
     """The session as sealed."""
+
+    @property
+    def lease(self) -> Lease:
+        return self.link.lease
 
 
 @dataclass(slots=True)
@@ -167,10 +172,10 @@ class Upstreams:
             self._changed.clear()
 
     async def verify(self) -> None:
-        """Verify, once, what is new or has lost its lease."""
+        """Verify, once, what is new, has lost its lease, or is reached by a newer link or under a newer key."""
         async with asyncio.TaskGroup() as tasks:
             for known in list(self._known.values()):
-                if not self._is_live(known):
+                if not self._is_current(known):
                     tasks.create_task(self._verify(known))
 
     def take(self, event: registry_pb2.WatchResponse) -> None:
@@ -193,11 +198,18 @@ class Upstreams:
         return [upstream for upstream in admitted if upstream.candidate.lease_until_ms > now_ms]
 
     def _is_live(self, known: _Known) -> bool:
-        """The lease that admitted it is still the one its channel rests on."""
-        if known.admitted is None:
-            return False
-        lease = known.peer.live_lease()
-        return lease is not None and lease.certificate == known.admitted.lease.certificate
+        """The link that it was admitted on may still be used."""
+        return known.admitted is not None and known.peer.is_live(known.admitted.link)
+
+    def _is_current(self, known: _Known) -> bool:
+        """It is live, and nothing that it was admitted on has a successor."""
+        admitted = known.admitted
+        return (
+            admitted is not None
+            and self._is_live(known)
+            and known.peer.is_newest(admitted.link)
+            and known.provider.session_id.hex() == admitted.session.session_id
+        )
 
     def _why_none(self, model: str) -> str | None:
         """Why those that would serve the model may not, also when the registry has dropped them for it already."""
@@ -209,19 +221,21 @@ class Upstreams:
         provider = known.provider
         try:
             _check_endpoint(provider.endpoint)
-            await known.peer.channel(_CALL_SECONDS)
-            lease = known.peer.lease
+            link = await known.peer.link(_CALL_SECONDS)
             document = await self.session(provider.session_id.hex())
             session = verify_session(document, provider.session_id.hex())
-            confirm(session, provider.endpoint, lease, time.time())
+            confirm(session, provider.endpoint, link.lease, time.time())
         except MeshError as error:
             if known.refusal != error.reason:
                 log.warning("node not admitted", node=provider.spiffe_id, reason=error.reason, detail=str(error))
-            known.admitted, known.refusal = None, error.reason
+            known.refusal = error.reason
+            # A node that renews has a new key before the registry has a session for it: the old link serves meanwhile.
+            if not self._is_live(known):
+                known.admitted = None
             return
         # Its load may have changed meanwhile; a change of anything that was verified makes another `_Known`.
-        candidate = _candidate(known.provider, lease, session)
-        known.admitted = Upstream(candidate, known.peer, lease, session, document)
+        candidate = _candidate(known.provider, link.lease, session)
+        known.admitted = Upstream(candidate, known.peer, link, session, document)
         log.info("node admitted", node=provider.spiffe_id, session=session.session_id)
 
     async def _watch(self) -> None:
@@ -244,9 +258,11 @@ class Upstreams:
         self._dropped.pop(provider.spiffe_id, None)
         known = self._known.get(provider.spiffe_id)
         if known is None or _verified_part(known.provider) != _verified_part(provider):
-            self._known[provider.spiffe_id] = _Known(provider, self._member.peer("node", provider.endpoint))
+            peer = self._member.peer("node", provider.endpoint)
+            renewed = known is not None and known.peer is peer and known.provider.spki_sha256 != provider.spki_sha256
+            known = _Known(provider, peer, known.admitted if known is not None and renewed else None)
+            self._known[provider.spiffe_id] = known
             self._changed.set()
-            return
         known.provider = provider
         if (admitted := known.admitted) is not None:
             candidate = _candidate(provider, admitted.lease, admitted.session)

@@ -88,7 +88,7 @@ def looking_up(folder: Path, bench: Bench) -> Action:
     leases.open(peer.certificate, peer.evidence.document)
 
     async def act() -> None:
-        leases.of(peer.certificate)
+        leases.of(peer.certificate.spki_sha256)
 
     return act
 

@@ -539,6 +539,11 @@ class Liar(evidence_pb2_grpc.EvidenceServiceServicer):
     async def PresentEvidence(self, request: Any, context: Any) -> evidence_pb2.PresentEvidenceResponse:  # noqa: N802
         return evidence_pb2.PresentEvidenceResponse()
 
+    async def WatchRenewals(  # noqa: N802
+        self, request: evidence_pb2.WatchRenewalsRequest, context: Any
+    ) -> AsyncIterator[evidence_pb2.WatchRenewalsResponse]:
+        yield evidence_pb2.WatchRenewalsResponse()
+
 
 async def test_a_node_that_shows_another_document_is_found_out(
     mesh: JoinedMesh, kms: KmsCore, attestation: Attestation
@@ -618,8 +623,7 @@ async def test_collateral_comes_without_a_certificate_and_makes_evidence_verify(
 async def test_what_is_no_quote_gets_no_collateral(mesh: JoinedMesh) -> None:
     name = f"attestation-bootstrap.{TRUST_DOMAIN}"
     async with collateral_listener(mesh) as address:
-        host, _, port = address.rpartition(":")
-        leaf = await fetch_leaf(host, int(port), server_name=name, timeout=10)
+        leaf = await fetch_leaf(address, server_name=name, timeout=10)
         async with open_channel(address, root_pem=pem_of(leaf), server_name=name) as channel:
             stub = collateral_pb2_grpc.CollateralServiceStub(channel)
             call = stub.GetCollateral(collateral_pb2.GetCollateralRequest(quote=b"quote"), timeout=10)

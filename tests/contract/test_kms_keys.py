@@ -119,7 +119,7 @@ async def test_nothing_is_signed_before_the_ledger_has_it(mesh: JoinedMesh, runn
 async def test_a_key_is_used_as_policy_says_or_not_at_all(mesh: JoinedMesh, running: RunningKms) -> None:
     claims = {"hpke_key": ReceiverKey().public.hex()}
     async with calling(mesh, running, "agent", claims) as (stub, _):
-        assert await refusal(release(stub, SIGNED_FOR, KeyAlgorithm.P_256)) == "KEY_NOT_HELD"
+        assert await refusal(release(stub, SIGNED_FOR, KeyAlgorithm.P_256)) == "KEY_NOT_RELEASED"
         assert await refusal(release(stub, HELD, KeyAlgorithm.P_256)) == "KEY_ALGORITHM_MISMATCH"
         assert await refusal(have_signed(stub, ENVIRONMENT)) == "KEY_SIGNS_NOT"
         assert await refusal(have_signed(stub, HELD, b"a" * (1024 * 1024 + 1))) == "MESSAGE_TOO_LARGE"
@@ -128,7 +128,7 @@ async def test_a_key_is_used_as_policy_says_or_not_at_all(mesh: JoinedMesh, runn
         assert await refusal(state(stub, MODEL)) == "KEY_WITHOUT_PUBLIC_HALF"
         assert await refusal(state(stub, "unheard-of")) == "KEY_NOT_ALLOWED"
     reasons = [body["reason"] for _, body in running.log.outbox if body.get("decision") == "refused"]
-    assert reasons == ["KEY_NOT_HELD", "KEY_ALGORITHM_MISMATCH", "KEY_SIGNS_NOT"]
+    assert reasons == ["KEY_NOT_RELEASED", "KEY_ALGORITHM_MISMATCH", "KEY_SIGNS_NOT"]
 
 
 async def test_another_role_neither_holds_nor_signs(mesh: JoinedMesh, running: RunningKms) -> None:

@@ -56,7 +56,9 @@ class Newcomer:
 
     async def challenge(self) -> Challenge:
         own = Challenge.unsigned(issuer=SECOND, purpose=PURPOSE, now=int(time.time()))
-        begun = await (await self.stub()).BeginJoin(pb.BeginJoinRequest(challenge=own.encode()), timeout=10)
+        shown = self.running.member.identity.current.certificate.spki_sha256
+        request = pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=shown)
+        begun = await (await self.stub()).BeginJoin(request, timeout=10)
         return Challenge.decode(begun.challenge)
 
     async def finish(self, document: bytes, order: SignedOrder) -> str:
@@ -180,6 +182,25 @@ async def test_a_newcomer_whose_evidence_binds_no_key_receives_nothing(mesh: Joi
     assert error.value.reason == "HPKE_KEY_MISSING"
 
 
+async def test_a_kms_proves_keys_that_it_showed_alone(mesh: JoinedMesh, running: RunningKms) -> None:
+    own = Challenge.unsigned(issuer=SECOND, purpose=PURPOSE, now=int(time.time()))
+    async with newcomer(mesh, running) as second:
+        request = pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=bytes(32))
+        assert await refusal((await second.stub()).BeginJoin(request, timeout=10)) == "KEY_NOT_HELD"
+
+
+async def test_a_join_goes_on_over_a_connection_that_outlives_its_certificates(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    """What counts is the key that this connection shows, not the one that has followed it on either side."""
+    async with newcomer(mesh, running) as second:
+        given = order(mesh, own_subject(second.member))
+        await second.member.peer("kms", running.target).link(10)
+        await running.member.identity.obtain()
+        await second.member.identity.obtain()
+        assert await second.receive(given) == mesh.root
+
+
 async def test_only_another_kms_may_ask(mesh: JoinedMesh, running: RunningKms) -> None:
     async with calling(mesh, running, "router") as (_, router):
         stub = pb_grpc.KmsReplicationServiceStub(await router.peer("kms", running.target).channel(10))
@@ -237,14 +258,14 @@ async def test_a_newcomer_takes_a_root_from_a_proven_kms_of_its_own_mesh_alone(
         bent._prover = Prover(guest, mesh.collateral, {"role": "router"})
 
     def other_key(bent: Replication) -> None:
-        async def begin(challenge: Challenge) -> tuple[bytes, Challenge]:
+        async def begin(challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
             stranger = spki_of(ec.generate_private_key(ec.SECP256R1()).public_key())
             return (await bent._prover.prove(challenge, stranger)).document, challenge
 
         bent.begin = begin  # type: ignore[method-assign]
 
     def other_nonce(bent: Replication) -> None:
-        async def begin(challenge: Challenge) -> tuple[bytes, Challenge]:
+        async def begin(challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
             own = running.core.challenges.issue(PURPOSE)
             spki = running.member.identity.current.certificate.spki
             return (await bent._prover.prove(own, spki)).document, own

@@ -345,7 +345,7 @@ async def test_whoever_is_revoked_gets_neither_key_nor_certificate(
     claims = {"hpke_key": ReceiverKey().public.hex()}
     async with calling(mesh, running, "ledger", claims) as (stub, ledger):
         assert (await wants(stub, KEYRING)).sealed_key
-        lease = running.member.leases.of(ledger.identity.current.certificate)
+        lease = running.member.leases.of(ledger.identity.current.certificate.spki_sha256)
         running.core.policy.accept_revocations([mesh.revocation(kind, value_of(kind, lease))])
         assert await refusal(wants(stub, KEYRING)) in (REASONS[kind], "EVIDENCE_REQUIRED")
         key = ledger.identity.current.key

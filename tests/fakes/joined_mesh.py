@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
 from libs.identity import certificate as certificates
+from libs.identity.certificate import MAX_LIFETIME_SECONDS
 from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.member import Member, MemberSettings, membership, open_guest
@@ -178,7 +179,14 @@ class JoinedMesh:
         async with serving_guest(path, GuestMethods(td, _now)):
             yield path
 
-    def kms(self, name: str = "kms", *, root: bytes | None = None, clock: Clock | None = None) -> KmsCore:
+    def kms(
+        self,
+        name: str = "kms",
+        *,
+        root: bytes | None = None,
+        clock: Clock | None = None,
+        service_seconds: int = MAX_LIFETIME_SECONDS,
+    ) -> KmsCore:
         """The part of a KMS that issues certificates; another root is another mesh CA."""
         ticking = clock or time.time
         folder = self.folder / name
@@ -187,7 +195,8 @@ class JoinedMesh:
         ca = CertificateAuthority(keyring.ca_key, TRUST_DOMAIN, folder)
         challenges = Challenges(f"spiffe://{TRUST_DOMAIN}/kms/1", lambda: (ca.key, ca.certificate), ticking)
         policy = self.keeper(name, clock=clock)
-        return KmsCore(keyring, ca, challenges, policy, Issuance(ca, challenges, policy, ticking))
+        issuance = Issuance(ca, challenges, policy, ticking, service_seconds=service_seconds)
+        return KmsCore(keyring, ca, challenges, policy, issuance)
 
     def settings(self, role: str, instance: str, guest_socket: Path, **changes: Any) -> MemberSettings:
         """Settings of a member; the addresses of what a test does not start lead nowhere."""

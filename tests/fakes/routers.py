@@ -136,6 +136,14 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         await asyncio.Event().wait()
 
 
+@dataclass(frozen=True, slots=True)
+class LinkTwin:
+    """A connection to one key of a peer."""
+
+    channel: grpc.aio.Channel
+    lease: Lease
+
+
 class PeerTwin:
     """An appraised peer: its lease, and a channel while it can be reached."""
 
@@ -143,23 +151,31 @@ class PeerTwin:
         self.known = lease
         self.reachable = True
         self.renewed: Lease | None = None
+        self.keeps_old_links = False
         self.refusal: str | None = None
         self._channel = grpc.aio.insecure_channel(target)
 
     @property
     def lease(self) -> Lease:
-        assert self.known is not None
-        return self.known
+        return cast(Lease, self.known)
 
-    def live_lease(self) -> Lease | None:
-        return self.known
+    def is_live(self, link: LinkTwin) -> bool:
+        return self.known is not None and (link.lease is self.known or self.keeps_old_links)
 
-    async def channel(self, timeout: float) -> grpc.aio.Channel:
+    def is_newest(self, link: LinkTwin) -> bool:
+        return link.lease is self.known
+
+    async def link(self, timeout: float, preferred: LinkTwin | None = None) -> LinkTwin:
         if not self.reachable:
             raise PeerUnavailable("no answer")
         if self.renewed is not None:
             self.known = self.renewed
-        return self._channel
+        if preferred is not None and self.is_live(preferred):
+            return preferred
+        return LinkTwin(self._channel, self.lease)
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel:
+        return (await self.link(timeout)).channel
 
     async def close(self) -> None:
         await self._channel.close(None)

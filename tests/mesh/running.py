@@ -67,10 +67,11 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running_mesh(folder: Path) -> Iterator[RunningMesh]:
+def running_mesh(folder: Path, *arguments: str) -> Iterator[RunningMesh]:
     """Run `teemesh up` until the block ends; the block begins when it says that it is ready."""
     state = folder / "s"
-    command = [sys.executable, "-m", "services.cli", "up", "--state", str(state), "--router-port", str(free_port())]
+    options = ["--state", str(state), "--router-port", str(free_port()), *arguments]
+    command = [sys.executable, "-m", "services.cli", "up", *options]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -48,6 +49,11 @@ class FakeCredential:
 @dataclass(frozen=True, slots=True)
 class FakeIdentity:
     current: FakeCredential
+
+    async def renewed(self) -> FakeCredential:
+        """It never is."""
+        await asyncio.Event().wait()
+        return self.current
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,9 +98,8 @@ class Relay(pb_grpc.KmsBootstrapServiceServicer):
 
 @asynccontextmanager
 async def relay(kms_address: str) -> AsyncIterator[tuple[Relay, str]]:
-    host, _, port = kms_address.rpartition(":")
     name = f"kms-bootstrap.{TRUST_DOMAIN}"
-    leaf = await fetch_leaf(host, int(port), server_name=name, timeout=10)
+    leaf = await fetch_leaf(kms_address, server_name=name, timeout=10)
     own = make_bootstrap_leaf("kms", TRUST_DOMAIN)
     async with open_channel(kms_address, root_pem=pem_of(leaf), server_name=name) as channel:
         servicer = Relay(pb_grpc.KmsBootstrapServiceStub(channel))

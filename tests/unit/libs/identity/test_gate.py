@@ -148,8 +148,7 @@ async def test_a_person_s_stream_ends_with_the_certificate(mesh: JoinedMesh, kms
     """People have no lease, so nothing else would end it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
-    # It ends a second from now: certificates are dated a minute back.
-    der = issue(subject, key.public_key(), kms.ca.key, kms.ca.certificate, now=time.time(), lifetime_seconds=61)
+    der = issue(subject, key.public_key(), kms.ca.key, kms.ca.certificate, now=time.time(), lifetime_seconds=3)
     async with (
         server(mesh, kms) as (ledger, target),
         channel_with(key, der, ledger, target) as channel,

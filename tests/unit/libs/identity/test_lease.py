@@ -44,10 +44,10 @@ def refusal(leases: Leases, router: Router, document: bytes | None = None) -> st
 def test_a_lease_ends_with_the_certificate(leases: Leases, router: Router, clock: Clock) -> None:
     lease = leases.open(router.certificate, router.evidence.document)
     assert lease.until == router.certificate.not_after
-    assert leases.of(router.certificate) is lease
+    assert leases.of(router.certificate.spki_sha256) is lease
     clock.now = lease.until
     with pytest.raises(EvidenceRequired):
-        leases.of(router.certificate)
+        leases.of(router.certificate.spki_sha256)
 
 
 def test_a_lease_ends_with_the_age_that_policy_gives_evidence(
@@ -102,7 +102,7 @@ async def running_on(leases: Leases, router: Router) -> asyncio.Task[None]:
     started = asyncio.Event()
 
     async def call() -> None:
-        with leases.hold(router.certificate):
+        with leases.hold(router.certificate.spki_sha256):
             started.set()
             await asyncio.Event().wait()
 
@@ -116,7 +116,7 @@ async def test_what_runs_on_a_lease_ends_with_it(leases: Leases, router: Router,
     task = await running_on(leases, router)
     clock.now = lease.until - 1
     leases.sweep()
-    assert leases.of(router.certificate) is lease
+    assert leases.of(router.certificate.spki_sha256) is lease
     clock.now = lease.until
     leases.sweep()
     with pytest.raises(asyncio.CancelledError):
@@ -144,13 +144,13 @@ async def test_a_policy_that_no_longer_allows_the_measurement_ends_the_lease_at_
     task = await running_on(leases, router)
     keeper.accept(mesh.successor(keeper.current))
     leases.reappraise()
-    assert leases.of(router.certificate).appraisal.policy_version == 2
+    assert leases.of(router.certificate.spki_sha256).appraisal.policy_version == 2
     keeper.accept(mesh.successor(keeper.current, roles=mesh.without("router")))
     leases.reappraise()
     with pytest.raises(asyncio.CancelledError):
         await task
     with pytest.raises(EvidenceRequired):
-        leases.of(router.certificate)
+        leases.of(router.certificate.spki_sha256)
     assert refusal(leases, router) == "MEASUREMENT_NOT_ALLOWED"
 
 
@@ -165,7 +165,7 @@ async def test_a_revoked_machine_ends_the_lease(
 
 
 async def test_nothing_runs_without_a_lease(leases: Leases, router: Router) -> None:
-    with pytest.raises(EvidenceRequired), leases.hold(router.certificate):
+    with pytest.raises(EvidenceRequired), leases.hold(router.certificate.spki_sha256):
         pass
 
 

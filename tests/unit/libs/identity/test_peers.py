@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,10 +18,12 @@ from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import Code, MeshError
-from libs.identity.certificate import Subject, key_pem, pem_of
+from libs.identity.certificate import MeshCertificate, Subject, key_pem, pem_of
 from libs.identity.member import Member
 from libs.identity.peers import Peer, PeerUnavailable
+from libs.identity.renewal import Credential
 from libs.policy.revocation import RevocationKind
+from libs.rpc.address import parse_address
 from libs.rpc.errors import remote_errors
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
@@ -68,6 +71,15 @@ async def ended(call: Any) -> MeshError:
     with pytest.raises(MeshError) as error, remote_errors():
         await call.read()
     return error.value
+
+
+async def moved(peer: Peer, before: grpc.aio.Channel) -> grpc.aio.Channel:
+    """Wait until new calls get another channel, and return it."""
+    async with asyncio.timeout(20):
+        while (now := await peer.channel(10)) is before:
+            peer.sweep()
+            await asyncio.sleep(0.01)
+    return now
 
 
 async def refusal(peer: Peer, timeout: float = 10) -> str:
@@ -127,6 +139,11 @@ class Impostor(evidence_pb2_grpc.EvidenceServiceServicer):
     ) -> evidence_pb2.PresentEvidenceResponse:
         return evidence_pb2.PresentEvidenceResponse(lease_until_ms=2**52)
 
+    async def WatchRenewals(  # noqa: N802
+        self, request: evidence_pb2.WatchRenewalsRequest, context: Any
+    ) -> AsyncIterator[evidence_pb2.WatchRenewalsResponse]:
+        yield evidence_pb2.WatchRenewalsResponse()
+
 
 @asynccontextmanager
 async def impostor(kms: KmsCore, ledger: Member, listen: str, ticker: Ticker) -> AsyncIterator[None]:
@@ -181,7 +198,8 @@ async def test_a_stream_outlives_a_renewal_but_not_its_peers_refusal(
         call = tail_on(before)
         assert await call.read() == ledger_pb2.TailResponse()
         await router.identity.obtain()
-        assert await peer.channel(10) is not before
+        assert await peer.channel(10) is before  # Until another connection is there, calls go on over this one.
+        await moved(peer, before)
         ticker.ticks.put_nowait(None)
         assert await call.read() == ledger_pb2.TailResponse()
         router.policy.accept(mesh.successor(router.policy.current, roles=mesh.without("ledger")))
@@ -293,3 +311,73 @@ async def test_a_revoked_callers_stream_ends_with_the_reason(
         value = certificate.spki_sha256.hex() if kind is RevocationKind.KEY else certificate.spiffe_id
         ledger.policy.accept_revocations([mesh.revocation(kind, value)])
         assert (await ended(call)).reason == reason
+
+
+@asynccontextmanager
+async def cuttable(target: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """A way to `target` that passes bytes on until it is cut; connections made afterwards pass again."""
+    address = parse_address(target)
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(address.host, address.port)
+        both = {writer, there_writer}
+        writers.update(both)
+        await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+        writers.difference_update(both)
+
+    def cut() -> None:
+        for writer in writers:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", cut
+        cut()
+
+
+async def test_a_connection_that_breaks_after_the_peer_renewed_is_a_fresh_one_for_the_next_call(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    """gRPC would try the old pin for ever: the server shows that key no more."""
+    async with (
+        ledger_at(mesh, kms, Ticker()) as (ledger, target),
+        cuttable(target) as (way, cut),
+        asyncio.timeout(20),
+    ):
+        peer = Peer("ledger", way, router.identity, router.policy, lambda: kms.ca.spki)
+        before = await peer.channel(10)
+        await ledger.identity.obtain()
+        cut()
+        while before.get_state() is grpc.ChannelConnectivity.READY:
+            await before.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        fresh = await peer.channel(10)
+        assert await tail_on(fresh).read() == ledger_pb2.TailResponse()
+        assert peer.lease.certificate == ledger.identity.current.certificate
+        await peer.close()
+
+
+async def test_a_peer_that_renews_between_handshake_and_connection_is_connected_to_at_once(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (ledger, target):
+        before = ledger.identity.current.certificate
+
+        class RenewingMeanwhile(Peer):
+            """The leaf that it takes first is replaced before it is used."""
+
+            async def _take_leaf(self, credential: Credential, timeout: float) -> MeshCertificate:
+                leaf = await super()._take_leaf(credential, timeout)
+                if leaf == before:
+                    await ledger.identity.obtain()
+                return leaf
+
+        peer = RenewingMeanwhile("ledger", target, router.identity, router.policy, lambda: kms.ca.spki)
+        assert await tail_on(await peer.channel(10)).read() == ledger_pb2.TailResponse()
+        assert peer.lease.certificate == ledger.identity.current.certificate != before
+        await peer.close()

@@ -299,13 +299,13 @@ async def test_whoever_is_revoked_loses_lease_and_calls_at_once(
     keeper = mesh.keeper("server")
     leases = Leases(keeper, lambda: kms.ca.spki)
     lease = leases.open(router.certificate, router.evidence.document)
-    task = await held(lambda stack: stack.enter_context(leases.hold(router.certificate)))
+    task = await held(lambda stack: stack.enter_context(leases.hold(router.certificate.spki_sha256)))
     keeper.accept_revocations([mesh.revocation(kind, value_of(kind, lease))])
     leases.reappraise()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 10)
     with pytest.raises(EvidenceRequired):
-        leases.of(router.certificate)
+        leases.of(router.certificate.spki_sha256)
     assert refusal(lambda: leases.open(router.certificate, router.evidence.document)) == REASONS[kind]
 
 
@@ -325,7 +325,7 @@ async def test_a_revocation_of_another_leaves_a_lease_alone(
     }
     keeper.accept_revocations([mesh.revocation(kind, value) for kind, value in others.items()])
     leases.reappraise()
-    assert leases.of(router.certificate).certificate == router.certificate
+    assert leases.of(router.certificate.spki_sha256).certificate == router.certificate
 
 
 def person(kms: KmsCore) -> MeshCertificate:

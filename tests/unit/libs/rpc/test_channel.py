@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
+from libs.rpc.address import AddressMalformed
 from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.tls import load_client_context
 from tests.fakes.pki import ThrowawayCa
@@ -26,7 +27,7 @@ async def test_the_leaf_comes_back_and_pins_the_channel() -> None:
     mesh = SmallMesh()
     key, certificate = mesh.ca.leaf("spiffe://mesh.test/router/1", "router.mesh.test")
     async with mesh.serve() as server:
-        leaf = await fetch_leaf("127.0.0.1", server.port, server_name=SERVER_NAME, timeout=5, ca_pem=mesh.ca.pem)
+        leaf = await fetch_leaf(f"127.0.0.1:{server.port}", server_name=SERVER_NAME, timeout=5, ca_pem=mesh.ca.pem)
         pem = x509.load_der_x509_certificate(leaf).public_bytes(Encoding.PEM)
         assert pem == mesh.server_certificate
         async with open_channel(
@@ -57,7 +58,7 @@ async def test_a_server_with_another_leaf_of_the_same_ca_does_not_pass_the_pin()
 async def test_without_a_ca_any_leaf_comes_back_for_appraisal() -> None:
     mesh = SmallMesh()
     async with mesh.serve() as server:
-        leaf = await fetch_leaf("127.0.0.1", server.port, server_name="unknown.test", timeout=5)
+        leaf = await fetch_leaf(f"127.0.0.1:{server.port}", server_name="unknown.test", timeout=5)
     assert x509.load_der_x509_certificate(leaf).public_bytes(Encoding.PEM) == mesh.server_certificate
 
 
@@ -67,7 +68,7 @@ async def test_a_leaf_of_another_ca_or_name_is_refused(own_ca: bool, name: str) 
     ca_pem = mesh.ca.pem if own_ca else ThrowawayCa().pem
     async with mesh.serve() as server:
         with pytest.raises(PeerUnreachable, match="a certificate not to accept"):
-            await fetch_leaf("127.0.0.1", server.port, server_name=name, timeout=5, ca_pem=ca_pem)
+            await fetch_leaf(f"127.0.0.1:{server.port}", server_name=name, timeout=5, ca_pem=ca_pem)
 
 
 async def test_a_closed_port_is_named_in_the_refusal() -> None:
@@ -75,20 +76,25 @@ async def test_a_closed_port_is_named_in_the_refusal() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         with pytest.raises(PeerUnreachable, match=f"127.0.0.1:{port}") as caught:
-            await fetch_leaf("127.0.0.1", port, server_name="x", timeout=5)
+            await fetch_leaf(f"127.0.0.1:{port}", server_name="x", timeout=5)
     assert caught.value.reason == "PEER_UNREACHABLE"
 
 
 @pytest.mark.parametrize("host", ["a..b", ".", "a" * 64, "a" * 64 + ".test", "a\0b", "\udcff"])
 async def test_a_host_that_no_resolver_takes_is_unreachable(host: str) -> None:
     with pytest.raises(PeerUnreachable, match="cannot reach"):
-        await fetch_leaf(host, 443, server_name="x", timeout=5)
+        await fetch_leaf(f"{host}:443", server_name="x", timeout=5)
 
 
-@pytest.mark.parametrize("port", [-1, 0, 65536, 70000])
-async def test_a_number_that_is_no_port_is_unreachable(port: int) -> None:
+async def test_nothing_is_reachable_at_port_0() -> None:
     with pytest.raises(PeerUnreachable, match="cannot reach"):
-        await fetch_leaf("127.0.0.1", port, server_name="x", timeout=5)
+        await fetch_leaf("127.0.0.1:0", server_name="x", timeout=5)
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 70000])
+async def test_a_number_that_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(AddressMalformed):
+        await fetch_leaf(f"127.0.0.1:{port}", server_name="x", timeout=5)
 
 
 @asynccontextmanager
@@ -109,7 +115,7 @@ async def test_a_server_of_tls_1_2_is_not_a_peer(tmp_path: os.PathLike[str]) -> 
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     async with _tls_server(context) as port:
         with pytest.raises(PeerUnreachable):
-            await fetch_leaf("127.0.0.1", port, server_name="x", timeout=5)
+            await fetch_leaf(f"127.0.0.1:{port}", server_name="x", timeout=5)
 
 
 async def test_a_client_context_shows_its_certificate_from_memory(tmp_path: os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import CertificateSigningRequestBuilder, Name
 
+from libs.config import ConfigInvalid, load
 from libs.errors import MeshError
 from libs.identity.certificate import make_csr, verify_issued
 from libs.policy.operator_request import OperatorRequest, sign_operator_request
 from libs.tee.challenge import Challenge
+from services.cli.local_config import TEMPLATES
 from services.devtee.machine import VirtualTd
 from services.kms.ca import public_key_of
+from services.kms.config import Config
 from services.kms.issuance import ISSUANCE
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 
@@ -253,3 +257,21 @@ def test_a_name_that_no_certificate_can_carry_is_refused_before_the_challenge_is
     with pytest.raises(MeshError) as error:
         person.certify(request, sign_operator_request(request, person.operator))
     assert refused(error) == "INSTANCE_NAME_MALFORMED"
+
+
+def test_a_service_gets_as_long_as_the_kms_is_told(mesh: JoinedMesh) -> None:
+    short = mesh.kms(service_seconds=20)
+    certificate = verify_issued(Applicant(mesh, short).certify(), short.ca.certificate, Clock().now)
+    assert 18 <= certificate.not_after - Clock().now <= 20
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(9, False), (10, True), (3600, True), (3601, False)])
+def test_certificates_live_ten_seconds_to_an_hour(tmp_path: Path, seconds: int, accepted: bool) -> None:
+    template = (TEMPLATES / "kms.toml").read_text()
+    written = tmp_path / "kms.toml"
+    written.write_text(template.replace("certificate_seconds = 3600", f"certificate_seconds = {seconds}"))
+    if accepted:
+        assert load(written, Config).certificate_seconds == seconds
+    else:
+        with pytest.raises(ConfigInvalid, match="certificate_seconds must be 10 to 3600"):
+            load(written, Config)

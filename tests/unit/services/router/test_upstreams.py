@@ -22,7 +22,7 @@ from services.router.errors import UpstreamVerificationFailed
 from services.router.upstreams import Upstream, Upstreams
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.leases import CLAIMS, MODEL, UNKNOWN, WEIGHTS, node_lease
-from tests.fakes.routers import PATIENCE_SECONDS, RouterBench
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt
 
 ENDPOINT = "127.0.0.1:4000"
 
@@ -206,3 +206,30 @@ async def test_the_registrys_watch_is_followed(bench: RouterBench) -> None:
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     assert upstreams.weights() == {MODEL: WEIGHTS}
+
+
+async def test_a_node_that_renews_is_used_all_along(bench: RouterBench) -> None:
+    """First under the old key on the old link, then under the new one as soon as its session is confirmed."""
+    node, peer = bench.nodes[0], bench.peer_of(bench.nodes[0])
+    before = choose(bench)
+    claimed = before.lease.appraisal.workload_claims
+    node.lease = node_lease(node.lease.certificate.instance, key="second", more_claims=claimed)
+    peer.keeps_old_links, peer.renewed = True, node.lease
+    await bench.upstreams.verify()
+    assert choose(bench) is before  # The registry has no session for the new key yet.
+    bench.upstreams.take(bench.snapshot(node.provider()))
+    assert choose(bench).link is before.link
+    assert (await bench.run(prompt())).started.status == 200
+    await bench.upstreams.verify()
+    assert choose(bench).lease is before.lease  # Nor does the registry's word make a key believed.
+    bench.publish_session(node.lease, node.target)
+    await bench.upstreams.verify()
+    assert choose(bench).lease is node.lease
+    assert (await bench.run(prompt())).started.status == 200
+
+
+async def test_a_session_that_is_replaced_under_the_same_key_is_not_used_on(bench: RouterBench) -> None:
+    """Only a renewal has a new key; anything else is to be verified before it is used."""
+    bench.peer_of(bench.nodes[0]).keeps_old_links = True
+    bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(session_id=b"\x01" * 32)))
+    assert why_none(bench) is not None

@@ -269,7 +269,10 @@ def test_a_revoked_key_takes_along_what_rests_on_its_successor(
 ) -> None:
     """Whoever stole the old key holds the connection that it opened, whatever key it named before."""
     key = opened(leases, bench.shown)
-    leases.extend(key, bench.following.certificate, bench.following.evidence.document)
+    bench.clock.now += 1800
+    later = bench.another()
+    leases.extend(key, later.certificate, later.evidence.document)
+    assert leases.of(key).certificate == later.certificate
     keeper.accept_revocations([bench.mesh.revocation(RevocationKind.KEY, key.hex())])
     leases.reappraise()
     assert leases.ends_at(key) == 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 
@@ -34,6 +35,14 @@ class EvidenceUnknown(MeshError):
     reason = "EVIDENCE_UNKNOWN"
 
 
+@dataclass(slots=True)
+class _Known:
+    """A certificate whose signature was checked, and the caller that it made last: neither is made for each call."""
+
+    certificate: MeshCertificate
+    caller: Caller
+
+
 class MeshGate:
     """Admits callers by certificate, role and lease."""
 
@@ -42,68 +51,78 @@ class MeshGate:
         self._identity = identity
         self._policy = policy
         self._leases = leases
-        self._parsed: dict[bytes, MeshCertificate] = {}
+        self._known: dict[bytes, _Known] = {}
+        """By certificate, PEM as gRPC gives it."""
 
     def admit(self, certificate_pem: bytes, rule: MethodRule) -> Caller:
         """Return who calls. Raises `CertificateNotAccepted`, `KeyRevoked`, `NodeRevoked`, `RoleNotAllowed`,
         `EvidenceRequired`, `PolicyStale`.
         """
-        certificate = self._verified(certificate_pem, rule)
-        verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, self._policy.current)
-        if not rule.admits(certificate.role):
-            raise RoleNotAllowed(f"role {certificate.role} may not call this method")
+        known = self._verified(certificate_pem, rule)
+        caller = known.caller
+        verify_not_revoked(caller.spki_sha256, caller.spiffe_id, self._policy.current)
+        if not rule.admits(caller.role):
+            raise RoleNotAllowed(f"role {caller.role} may not call this method")
         lease = None
         if rule.lease:
             self._policy.require_fresh()
-            if certificate.role not in PEOPLE:
-                lease = self._leases.of(certificate.spki_sha256)
-        return Caller(
-            role=certificate.role,
-            instance=certificate.instance,
-            spiffe_id=certificate.spiffe_id,
-            spki_sha256=certificate.spki_sha256,
-            certificate_der=certificate.der,
-            lease=lease,
-        )
+            if caller.role not in PEOPLE:
+                lease = self._leases.of(caller.spki_sha256)
+        if lease is not caller.lease:
+            caller = known.caller = replace(caller, lease=lease)
+        return caller
+
+    def hold(self, caller: Caller) -> AbstractContextManager[None]:
+        """Cancel the call when the caller's lease ends or, without one, when its certificate does or is revoked."""
+        # The lease of who has one, also where the method asks for none: it outlasts a certificate that has a successor.
+        if caller.lease is not None or time.time() < self._leases.ends_at(caller.spki_sha256):
+            return self._leases.hold(caller.spki_sha256)
+        return self._until_certificate_ends(parse(caller.certificate_der))
 
     @contextmanager
-    def hold(self, caller: Caller) -> Iterator[None]:
-        """Cancel the call when the caller's lease ends or, without one, when its certificate does or is revoked."""
-        now = time.time()
-        # The lease of who has one, also where the method asks for none: it outlasts a certificate that has a successor.
-        if caller.lease is not None or now < self._leases.ends_at(caller.spki_sha256):
-            with self._leases.hold(caller.spki_sha256):
-                yield
-            return
+    def _until_certificate_ends(self, certificate: MeshCertificate) -> Iterator[None]:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        certificate = parse(caller.certificate_der)
-        ending = asyncio.get_running_loop().call_later(max(certificate.not_after - now, 0), task.cancel)
+        left = certificate.not_after - time.time()
+        ending = asyncio.get_running_loop().call_later(max(left, 0), task.cancel)
         try:
             with self._leases.hold_certified(certificate):
                 yield
         finally:
             ending.cancel()
 
-    def _verified(self, pem: bytes, rule: MethodRule) -> MeshCertificate:
+    def _verified(self, pem: bytes, rule: MethodRule) -> _Known:
         """Check the signature once per certificate, its validity on every call.
 
         No work starts on a certificate that has ended, but while a successor keeps its lease, and so what runs on it,
         the exchange of evidence goes on: the successor will have one too.
         """
-        certificate = self._parsed.get(pem)
+        known = self._known.get(pem)
         now = time.time()
-        if certificate is not None and not rule.lease and now < self._leases.ends_at(certificate.spki_sha256):
-            return certificate
-        if certificate is None or not certificate.not_before - 60 <= now < certificate.not_after:
-            certificate = verify_issued(der_of(pem), self._identity.ca_certificate, now)
-            if certificate.trust_domain != self._trust_domain:
-                raise RoleNotAllowed("certificate is of another trust domain")
-            if len(self._parsed) >= _CERTIFICATE_CACHE:
-                self._parsed.clear()
-            self._parsed[pem] = certificate
-        return certificate
+        if known is not None:
+            if known.certificate.not_before - 60 <= now < known.certificate.not_after:
+                return known
+            if not rule.lease and now < self._leases.ends_at(known.caller.spki_sha256):
+                return known
+        certificate = verify_issued(der_of(pem), self._identity.ca_certificate, now)
+        if certificate.trust_domain != self._trust_domain:
+            raise RoleNotAllowed("certificate is of another trust domain")
+        if len(self._known) >= _CERTIFICATE_CACHE:
+            self._known.clear()
+        known = self._known[pem] = _Known(certificate, _without_lease(certificate))
+        return known
+
+
+def _without_lease(certificate: MeshCertificate) -> Caller:
+    return Caller(
+        role=certificate.role,
+        instance=certificate.instance,
+        spiffe_id=certificate.spiffe_id,
+        spki_sha256=certificate.spki_sha256,
+        certificate_der=certificate.der,
+        lease=None,
+    )
 
 
 class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):

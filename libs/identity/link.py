@@ -99,9 +99,9 @@ class Link:
 
     async def hand_over(self, following: Credential) -> None:
         """Have the server let this connection rest on a later credential. Raises its refusal."""
+        if self._presented is following or self._handing_over.locked():
+            return
         async with self._handing_over:
-            if self._presented is following or self.credential is following:
-                return
             successor = name_successor(self.credential, following)
             stub = evidence_pb2_grpc.EvidenceServiceStub(self._bare)
             with remote_errors():

@@ -90,7 +90,8 @@ class Peer:
 
     async def channel(self, timeout: float) -> grpc.aio.Channel:
         """Return a channel to the appraised peer. Raises `PeerUnavailable` or the refusal of either side."""
-        return (await self.link(timeout)).channel
+        link = self._live() or await self.link(timeout)
+        return link.channel
 
     def is_newest(self, link: Link) -> bool:
         """Whether this very link is the one that new calls get."""

@@ -1,15 +1,17 @@
-"""It is responsible for the shape of middleware: an async context manager around each running call.
+"""It is responsible for the shape of middleware: a coroutine around each running call.
 
 gRPC knows four kinds of handlers, and streaming ones come as generators or as coroutines that write. Here all become
 coroutines, so that whatever a middleware or a generator opens is closed in the call's own task when the call is over,
-cancelled calls included, and not at garbage collection.
+cancelled calls included, and not at garbage collection. Middleware is no context manager, which would read as well,
+because each would cost a call more than everything that it does.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -27,14 +29,19 @@ class Call:
     context: Context
 
 
-Middleware = Callable[[Call], AbstractAsyncContextManager[None]]
+Proceed = Callable[[], Awaitable[Any]]
+"""What is inside: the next middleware and at last the call itself."""
+Middleware = Callable[[Call, Proceed], Awaitable[Any]]
+"""Runs around a call. MUST await what is inside once and return what that returns, or raise."""
 
 
 class MiddlewareInterceptor(grpc.aio.ServerInterceptor):
     """Runs every call inside the given middleware, the first outermost."""
 
     def __init__(self, middleware: Sequence[Middleware]) -> None:
-        self._middleware = tuple(middleware)
+        self._inwards = tuple(reversed(middleware))
+        self._wrapped: dict[str, tuple[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]]] = {}
+        """By method: the handler that its service gave last, and the same inside the middleware."""
 
     async def intercept_service(
         self,
@@ -42,27 +49,29 @@ class MiddlewareInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
-        # None: no service here has the method, and gRPC answers UNIMPLEMENTED without running anything.
-        return None if handler is None else self._around(handler, handler_call_details.method)
+        if handler is None:
+            return None  # No service here has the method, and gRPC answers UNIMPLEMENTED without running anything.
+        method = handler_call_details.method
+        known, wrapped = self._wrapped.get(method, (None, None))
+        if known is not handler or wrapped is None:
+            wrapped = self._around(handler, method)
+            self._wrapped[method] = (handler, wrapped)
+        return wrapped
 
     def _around(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Callable[[Any, Context], Any] = getattr(handler, kind)
-        run = _write_all if handler.response_streaming else _answer
+        run: Callable[[Any, Context], Any] = partial(_write_all, behaviour) if handler.response_streaming else behaviour
 
         async def run_inside(request: Any, context: Context) -> Any:
-            async with AsyncExitStack() as stack:
-                call = Call(method, context)
-                for each in self._middleware:
-                    await stack.enter_async_context(each(call))
-                return await run(behaviour, request, context)
+            call = Call(method, context)
+            proceed: Proceed = partial(run, request, context)
+            for each in self._inwards:
+                proceed = partial(each, call, proceed)
+            return await proceed()
 
         wrap: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{kind}_rpc_method_handler")
         return wrap(run_inside, handler.request_deserializer, handler.response_serializer)
-
-
-async def _answer(behaviour: Callable[[Any, Context], Awaitable[Any]], request: Any, context: Context) -> Any:
-    return await behaviour(request, context)
 
 
 async def _write_all(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -14,7 +13,7 @@ from google.rpc import status_pb2
 
 from libs.errors import Code, MeshError
 from libs.rpc import deadline
-from libs.rpc.calls import Call, Middleware
+from libs.rpc.calls import Call, Middleware, Proceed
 from libs.rpc.errors import STATUS_DETAILS_KEY, internal_status, status_of
 from libs.rpc.policies import OPERATIONS, Gate, MethodNotAllowed, MethodRule, RoleNotAllowed, adopt_caller
 from libs.rpc.rates import Rates
@@ -46,19 +45,17 @@ def public_middleware(
     return (bind_log_context, map_errors, allow_listed(methods, rates), adopt_deadline(methods))
 
 
-@asynccontextmanager
-async def bind_log_context(call: Call) -> AsyncIterator[None]:
+async def bind_log_context(call: Call, proceed: Proceed) -> Any:
     """Say in every line of this call which call it is."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(method=call.method)
-    yield
+    return await proceed()
 
 
-@asynccontextmanager
-async def map_errors(call: Call) -> AsyncIterator[None]:
+async def map_errors(call: Call, proceed: Proceed) -> Any:
     """Send a domain error with its reason, and of a bug nothing but that there was one."""
     try:
-        yield
+        return await proceed()
     except MeshError as error:
         log.info("refused", reason=error.reason, detail=str(error))
         await _abort(call, status_of(error))
@@ -76,8 +73,7 @@ async def map_errors(call: Call) -> AsyncIterator[None]:
 def allow_peers(gate: Gate, methods: Mapping[str, MethodRule]) -> Middleware:
     """Let in whom the table and the gate admit, for as long as the gate does."""
 
-    @asynccontextmanager
-    async def middleware(call: Call) -> AsyncIterator[None]:
+    async def middleware(call: Call, proceed: Proceed) -> Any:
         rule = _rule(methods, call)
         certificate = _certificate(call)
         caller = gate.admit(certificate, rule)
@@ -87,7 +83,7 @@ def allow_peers(gate: Gate, methods: Mapping[str, MethodRule]) -> Middleware:
         structlog.contextvars.bind_contextvars(caller=caller.spiffe_id)
         try:
             with gate.hold(caller):
-                yield
+                return await proceed()
         except asyncio.CancelledError:
             # Who cancelled: the client, or the gate because the lease ended? The gate then has a reason to tell.
             gate.admit(certificate, rule)
@@ -99,13 +95,12 @@ def allow_peers(gate: Gate, methods: Mapping[str, MethodRule]) -> Middleware:
 def allow_listed(methods: Mapping[str, MethodRule], rates: Rates | None) -> Middleware:
     """Let in anyone to what the table lists, no more often than `rates` has it."""
 
-    @asynccontextmanager
-    async def middleware(call: Call) -> AsyncIterator[None]:
+    async def middleware(call: Call, proceed: Proceed) -> Any:
         _rule(methods, call)
-        _require_tls13(call)
+        _require_tls13(call.context.auth_context())
         if rates is not None:
             rates.spend(call.context.peer())
-        yield
+        return await proceed()
 
     return middleware
 
@@ -113,13 +108,12 @@ def allow_listed(methods: Mapping[str, MethodRule], rates: Rates | None) -> Midd
 def adopt_deadline(methods: Mapping[str, MethodRule]) -> Middleware:
     """Refuse a call without a deadline unless it is a long-lived stream; spend what is left on outgoing calls."""
 
-    @asynccontextmanager
-    async def middleware(call: Call) -> AsyncIterator[None]:
+    async def middleware(call: Call, proceed: Proceed) -> Any:
         remaining: float | None = call.context.time_remaining()
         if remaining is None and not _rule(methods, call).long_lived:
             raise deadline.DeadlineRequired("set a deadline on this call")
         deadline.adopt(remaining)
-        yield
+        return await proceed()
 
     return middleware
 
@@ -131,14 +125,15 @@ def _rule(methods: Mapping[str, MethodRule], call: Call) -> MethodRule:
     return rule
 
 
-def _require_tls13(call: Call) -> None:
-    if list(call.context.auth_context().get("ssl_tls_version", ())) != [b"TLSv1.3"]:
+def _require_tls13(connection: Mapping[str, Iterable[bytes]]) -> None:
+    if list(connection.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
         raise CertificateRequired("connect with TLS 1.3")
 
 
 def _certificate(call: Call) -> bytes:
-    _require_tls13(call)
-    certificates = list(call.context.auth_context().get("x509_pem_cert", ()))
+    connection = call.context.auth_context()
+    _require_tls13(connection)
+    certificates = list(connection.get("x509_pem_cert", ()))
     if len(certificates) != 1:
         raise CertificateRequired("connect with a certificate of the mesh")
     return certificates[0]

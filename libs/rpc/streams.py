@@ -6,11 +6,11 @@ Their callers ask again wherever the service is by then; nothing is lost by tell
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from typing import Any
 
 from libs.errors import Code, MeshError
-from libs.rpc.calls import Call
+from libs.rpc.calls import Call, Proceed
 from libs.rpc.policies import MethodRule
 
 
@@ -29,16 +29,13 @@ class LongLivedStreams:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    @asynccontextmanager
-    async def middleware(self, call: Call) -> AsyncIterator[None]:
+    async def middleware(self, call: Call, proceed: Proceed) -> Any:
         """Run a call so that `end` ends it, if it is of a long-lived method."""
-        task = asyncio.current_task()
-        if call.method not in self._methods or task is None:
-            yield
-            return
+        if call.method not in self._methods or (task := asyncio.current_task()) is None:
+            return await proceed()
         self._tasks.add(task)
         try:
-            yield
+            return await proceed()
         except asyncio.CancelledError:
             # Who cancelled: this server, or the caller? Only the caller knows already.
             if self._stopping:

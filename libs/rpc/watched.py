@@ -6,7 +6,7 @@ Nobody but the one call that fails then hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -19,6 +19,7 @@ class WatchedChannel(grpc.aio.Channel):
     def __init__(self, channel: grpc.aio.Channel, unauthenticated: Callable[[], None]) -> None:
         self._channel = channel
         self._unauthenticated = unauthenticated
+        self._known: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self.running = 0
         """How many calls are not over yet."""
 
@@ -41,19 +42,28 @@ class WatchedChannel(grpc.aio.Channel):
     async def channel_ready(self) -> None:
         await self._channel.channel_ready()
 
-    def unary_unary(self, *given: Any, **named: Any) -> Any:
-        return self._watched(self._channel.unary_unary(*given, **named))
+    def unary_unary(self, method: str, *given: Any, **named: Any) -> Any:
+        return self._watched(self._channel.unary_unary, method, given, named)
 
-    def unary_stream(self, *given: Any, **named: Any) -> Any:
-        return self._watched(self._channel.unary_stream(*given, **named))
+    def unary_stream(self, method: str, *given: Any, **named: Any) -> Any:
+        return self._watched(self._channel.unary_stream, method, given, named)
 
-    def stream_unary(self, *given: Any, **named: Any) -> Any:
-        return self._watched(self._channel.stream_unary(*given, **named))
+    def stream_unary(self, method: str, *given: Any, **named: Any) -> Any:
+        return self._watched(self._channel.stream_unary, method, given, named)
 
-    def stream_stream(self, *given: Any, **named: Any) -> Any:
-        return self._watched(self._channel.stream_stream(*given, **named))
+    def stream_stream(self, method: str, *given: Any, **named: Any) -> Any:
+        return self._watched(self._channel.stream_stream, method, given, named)
 
-    def _watched(self, begin: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched(
+        self, make: Callable[..., Any], method: str, given: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Callable[..., Any]:
+        """Return what begins a call. Stubs are made anew for each call; what they are made of is kept here."""
+        key = (make, method, *given, *named.values())
+        if (known := self._known.get(key)) is None:
+            known = self._known[key] = self._begin_watched(make(method, *given, **named))
+        return known
+
+    def _begin_watched(self, begin: Callable[..., Any]) -> Callable[..., Any]:
         # The call itself stays gRPC's own, which an interceptor's would not.
         def begin_watched(*given: Any, **named: Any) -> Any:
             call = begin(*given, **named)

@@ -48,7 +48,7 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -
         case "ledger":
             return await ledger.measure(mesh, folder, seconds=seconds / 2)
         case "calls":
-            return await calls.measure(folder, seconds=seconds / 2)
+            return await calls.measure(folder)
         case "appraisal":
             return await appraisal.measure(folder, seconds=seconds / 2)
         case "client":

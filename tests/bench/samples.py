@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,37 @@ async def side_by_side(actions: Sequence[Action], limit: Limit, *, concurrency: 
             elapsed[which] += await _round(actions[which], taken[which], limit.in_a_row, concurrency)
         order.reverse()
     return [Samples(samples.whole, samples.first, spent) for samples, spent in zip(taken, elapsed, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Two things measured right after one another, again and again."""
+
+    base: Samples
+    ours: Samples
+    ratios: list[float]
+    """Throughput of ours to the base's, one for each pair."""
+
+    @property
+    def median_ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+
+async def in_pairs(base: Action, ours: Action, *, pairs: int, in_a_row: int, concurrency: int = 1) -> Pairs:
+    """Measure so many pairs, `in_a_row` of each thing for each worker; every other pair begins with ours."""
+    taken = Samples(), Samples()
+    elapsed = [0.0, 0.0]
+    ratios = []
+    for action in (base, ours):
+        await _round(action, Samples(), in_a_row, concurrency)
+    for number in range(pairs):
+        spent = [0.0, 0.0]
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            spent[which] = await _round((base, ours)[which], taken[which], in_a_row, concurrency)
+            elapsed[which] += spent[which]
+        ratios.append(spent[0] / spent[1])
+    of_base, of_ours = (Samples(one.whole, one.first, all_of) for one, all_of in zip(taken, elapsed, strict=True))
+    return Pairs(of_base, of_ours, ratios)
 
 
 async def _round(action: Action, samples: Samples, in_a_row: int, concurrency: int) -> float:

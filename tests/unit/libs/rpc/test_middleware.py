@@ -208,6 +208,10 @@ async def test_a_public_listener_serves_its_table_and_limits_each_address() -> N
     assert (unlisted, limited) == ("METHOD_NOT_ALLOWED", "RATE_LIMITED")
 
 
+async def _must_not_run() -> None:
+    raise AssertionError("the call was let in")
+
+
 class _Connection:
     """As much of gRPC's context as says what the connection is."""
 
@@ -226,12 +230,10 @@ class _Connection:
 async def test_a_connection_that_proves_no_key_is_refused(properties: Mapping[str, Sequence[bytes]]) -> None:
     call = Call("/s/M", cast(Any, _Connection(properties)))
     with pytest.raises(CertificateRequired):
-        async with allow_peers(RoleGate(), {"/s/M": ROUTERS})(call):
-            pass
+        await allow_peers(RoleGate(), {"/s/M": ROUTERS})(call, _must_not_run)
 
 
 async def test_a_public_listener_refuses_old_tls() -> None:
     call = Call("/s/M", cast(Any, _Connection({"ssl_tls_version": [b"TLSv1.2"]})))
     with pytest.raises(CertificateRequired):
-        async with allow_listed({"/s/M": ROUTERS}, None)(call):
-            pass
+        await allow_listed({"/s/M": ROUTERS}, None)(call, _must_not_run)

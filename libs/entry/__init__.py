@@ -16,12 +16,16 @@ from typing import TypeVar
 from libs import logs
 from libs.config import ConfigInvalid, load
 from libs.errors import MeshError
+from libs.process import protect_memory
 
 T = TypeVar("T")
 
 
 def run(service: str, kind: type[T], main: Callable[[T], Awaitable[None]]) -> int:
-    """Run a service's `main` on the configuration named on the command line; return the exit status."""
+    """Run a service's `main` on the configuration named on the command line; return the exit status.
+
+    From then on this process cannot be dumped, traced or read by others of its user.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
     parser.add_argument("config", type=Path, help="TOML file")
     parser.add_argument("--check-config", action="store_true", help="read the configuration and stop")
@@ -35,6 +39,7 @@ def run(service: str, kind: type[T], main: Callable[[T], Awaitable[None]]) -> in
     logs.configure(service, _instance_of(config), json=getattr(config, "log_json", None))
     failure: MeshError | None = None
     try:
+        protect_memory()
         asyncio.run(_await(main, config))
     except* MeshError as group:  # Also catches a bare one.
         failure = _leaf(group)

@@ -1,5 +1,9 @@
-"""It is responsible for processes: ending with their parent, being restarted, saying that they are ready, stopping."""
+"""It is responsible for processes: ending with their parent, being restarted, saying that they are ready, stopping.
 
+And for what nobody else may read of them.
+"""
+
+from libs.process.memory import protect_memory
 from libs.process.notify import notify_ready, notify_status, notify_stopping
 from libs.process.supervisor import Exit, Program, Supervisor, supervised
 from libs.process.termination import until_terminated
@@ -12,6 +16,7 @@ __all__ = [
     "notify_ready",
     "notify_status",
     "notify_stopping",
+    "protect_memory",
     "supervised",
     "tethered",
     "until_terminated",

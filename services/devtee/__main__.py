@@ -16,7 +16,7 @@ import structlog
 
 from libs import config, logs
 from libs.errors import Code, MeshError
-from libs.process import notify_ready, notify_stopping, until_terminated
+from libs.process import notify_ready, notify_stopping, protect_memory, until_terminated
 from services.devtee.config import InstanceSettings, Settings
 from services.devtee.guest import serving_guest
 from services.devtee.machine import Machine, VirtualTd
@@ -57,6 +57,7 @@ def main() -> int:
         return 0
     logs.configure("devtee", "devtee")
     try:
+        protect_memory()
         if arguments.machine_only:
             make_machine(settings)
         else:

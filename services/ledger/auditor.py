@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs import jcs
 from libs.errors import MeshError
 from libs.files import write_durably
+from libs.process import protect_memory
 from libs.transparency import checkpoint
 from libs.transparency.chain import log_id
 from libs.transparency.checkpoint import Checkpoint
@@ -159,6 +160,7 @@ def answer(auditor: Auditor, request: bytes) -> bytes:
 def main() -> int:
     """Serve the parent until it closes the pipe."""
     directory, origin = Path(sys.argv[1]), sys.argv[2]
+    protect_memory()
     key = Ed25519PrivateKey.generate()
     auditor = Auditor(directory, origin, lambda tree: checkpoint.sign(tree, key))
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)

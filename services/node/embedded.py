@@ -13,11 +13,14 @@ from pathlib import Path
 
 from xllamacpp import CommonParams, Server  # type: ignore[attr-defined]  # it has no types
 
+from libs.process import protect_memory
+
 _LOG_ERRORS_ONLY = 1
 
 
 def main() -> None:
     arguments = _parser().parse_args()
+    protect_memory()
     # Blocked before the server makes its threads, which inherit the mask: so the signal waits for this thread alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     os.umask(0o077)

@@ -6,27 +6,25 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 _LISTEN = "0A"
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
-    pid: int
-    port: int
+def listeners_of(pids: Iterable[int]) -> set[int]:
+    """Return the TCP ports on which these processes of this user listen.
 
-
-def listeners_of(pids: Iterable[int]) -> list[Listener]:
-    """Return the TCP sockets on which these processes listen, each once."""
+    To anybody but root a service does not show what it has open. Then theirs is whatever this user listens on and no
+    other process shows.
+    """
+    own = set(pids)
     listening = {**_table("tcp"), **_table("tcp6")}
-    found: dict[int, Listener] = {}
-    for pid in sorted(pids):
-        for inode in _sockets(pid):
-            if inode in listening:
-                found.setdefault(inode, Listener(pid, listening[inode]))
-    return list(found.values())
+    theirs = {inode for pid in own for inode in _sockets(pid)}
+    if any(_is_hidden(pid) for pid in own):
+        others = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()} - own
+        theirs = listening.keys() - {inode for pid in others for inode in _sockets(pid)}
+    return {port for inode, port in listening.items() if inode in theirs}
 
 
 def demands_tls(port: int) -> bool:
@@ -66,20 +64,34 @@ def _speaks_plaintext(port: int) -> bool:
 
 
 def _table(name: str) -> dict[int, int]:
-    """Return inode to port of the listening sockets."""
+    """Return inode to port of this user's listening sockets."""
     path = Path("/proc/net") / name
     rows = path.read_text().splitlines()[1:] if path.exists() else []
     fields = [row.split() for row in rows]
-    return {int(row[9]): int(row[1].rpartition(":")[2], 16) for row in fields if row[3] == _LISTEN}
+    return {
+        int(row[9]): int(row[1].rpartition(":")[2], 16)
+        for row in fields
+        if row[3] == _LISTEN and int(row[7]) == os.getuid()
+    }
+
+
+def _is_hidden(pid: int) -> bool:
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _sockets(pid: int) -> set[int]:
+    """The sockets that a process shows: none, when it is gone or not to be looked at."""
     inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            target = os.readlink(descriptor)
-        except OSError:
-            continue
-        if target.startswith("socket:["):
-            inodes.add(int(target[len("socket:[") : -1]))
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                target = os.readlink(descriptor)
+                if target.startswith("socket:["):
+                    inodes.add(int(target[len("socket:[") : -1]))
     return inodes

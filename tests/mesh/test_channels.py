@@ -40,7 +40,7 @@ def channel(mesh: RunningMesh, role: str, *, certified: bool) -> grpc.aio.Channe
 def test_every_listener_demands_tls_but_the_pccs(mesh: RunningMesh) -> None:
     processes = descendants(mesh.up.pid)
     assert {entry["pid"] for entry in mesh.mesh["services"].values()} <= processes
-    listening = {listener.port for listener in listeners_of({mesh.up.pid, *processes})}
+    listening = listeners_of({mesh.up.pid, *processes})
     expected = {port for name, port in mesh.ports.items() if name != "pccs"}
     assert expected <= listening
     in_clear = {port for port in listening if not demands_tls(port)}

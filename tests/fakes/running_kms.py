@@ -41,12 +41,16 @@ class DecisionLog:
     away: bool = False
     full: bool = False
     """Whether nothing more can be made durable here."""
+    broken: Exception | None = None
+    """The bug that whoever waits for the ledger runs into."""
     entries: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
     """What the ledger has."""
     outbox: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
     """What is durable here and waits for it."""
 
     async def commit(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float) -> None:
+        if self.broken is not None:
+            raise self.broken
         if self.away:
             raise LedgerUnavailable("the ledger did not acknowledge in time", bytes(32))
         self.entries.append((kind, body))

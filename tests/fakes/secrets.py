@@ -23,7 +23,9 @@ class Secrets:
         self._forms = {name: _forms(secret) for name, secret in named.items()}
 
     def found_in(self, data: bytes) -> list[str]:
-        """Return the names of the secrets that are in some bytes: raw, hex or base64, over line breaks too."""
+        """Return the names of the secrets that are in some bytes: raw, or as any text that people and programs make of
+        them, over line breaks too.
+        """
         unbroken = data.translate(None, _WHITESPACE)
         return [
             name for name, (raw, forms) in self._forms.items() if raw in data or any(form in unbroken for form in forms)
@@ -47,7 +49,9 @@ def scalar(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _forms(secret: bytes) -> tuple[bytes, set[bytes]]:
     """The secret itself, and the texts that hold it, wherever in an encoded whole it begins."""
     text = secret.hex().encode()
-    forms = {text, text.upper()}
+    shown = repr(secret)[2:-1].encode().translate(None, _WHITESPACE)
+    forms = {text, text.upper(), shown, shown.replace(b"\\", b"\\\\")}
+    forms |= {str(int.from_bytes(secret, "big")).encode(), ",".join(map(str, secret)).encode()}
     for before in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             whole = encode(bytes(before) + secret)

@@ -12,11 +12,11 @@ from pathlib import Path
 import structlog
 from rich.console import Console
 
-from tests.bench import appraisal, calls, chat, client, ledger, machine, revocation
+from tests.bench import appraisal, calls, chat, client, kms, ledger, machine, revocation
 from tests.bench.report import Section, show
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
-_SECTIONS = ("chat", "ledger", "calls", "appraisal", "client", "revocation")
+_SECTIONS = ("chat", "ledger", "calls", "appraisal", "client", "kms", "revocation")
 
 
 def main() -> None:
@@ -53,6 +53,8 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -
             return await appraisal.measure(folder, seconds=seconds / 2)
         case "client":
             return await client.measure(mesh, seconds=seconds * 2)
+        case "kms":
+            return await kms.measure(folder)
         case _:
             return await revocation.measure(mesh, folder)
 

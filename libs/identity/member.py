@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import structlog
 
 from libs.errors import MeshError
@@ -25,6 +24,7 @@ from libs.identity.freshness import PolicyKeeper, load_keeper
 from libs.identity.gate import EvidenceServicer, MeshGate, evidence_binding
 from libs.identity.gpu import GuestGpus
 from libs.identity.lease import Leases
+from libs.identity.listener import listener_credentials
 from libs.identity.peers import Peer
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, follow_statements
@@ -138,7 +138,7 @@ class Member:
         methods = {name: rule for binding in everything for name, rule in binding.methods.items()}
         return serving(
             self.settings.listen,
-            self._server_credentials(),
+            listener_credentials(self.identity),
             everything,
             standard_middleware(gate, methods),
             drain_seconds=self.settings.drain_seconds,
@@ -162,17 +162,6 @@ class Member:
 
     def _ca_spki(self) -> bytes:
         return spki_of_certificate(self.identity.ca_certificate)
-
-    def _server_credentials(self) -> grpc.ServerCredentials:
-        """Credentials that follow renewals: each new connection gets the newest certificate."""
-
-        def configuration() -> grpc.ServerCertificateConfiguration:
-            current = self.identity.current
-            return grpc.ssl_server_certificate_configuration(
-                [(current.key_pem, current.certificate.pem)], root_certificates=self.ca_pem
-            )
-
-        return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
 
 
 @asynccontextmanager

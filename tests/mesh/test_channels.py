@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -14,7 +16,7 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
-from libs.rpc.channel import open_channel
+from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.errors import reason_of
 from tests.mesh.listeners import demands_tls, listeners_of
 from tests.mesh.processes import descendants
@@ -23,6 +25,8 @@ from tests.mesh.running import RunningMesh
 pytestmark = pytest.mark.mesh
 
 MEMBERS = ("attestation", "kms", "broker", "ledger", "registry", "node", "router")
+_CROWD = 40
+_KNOCKS = 50
 Call = Callable[[grpc.aio.Channel], Awaitable[Any]]
 
 
@@ -45,6 +49,22 @@ def test_every_listener_demands_tls_but_the_pccs(mesh: RunningMesh) -> None:
     assert expected <= listening
     in_clear = {port for port in listening if not demands_tls(port)}
     assert in_clear == {mesh.ports["pccs"]}
+
+
+async def test_a_crowd_that_shakes_hands_at_once_ends_no_service(mesh: RunningMesh) -> None:
+    """Nobody needs a certificate for that, and gRPC may free what it is about to use when its own is exchanged."""
+    target, before = f"127.0.0.1:{mesh.ports['kms']}", mesh.mesh["services"]["kms"]
+
+    async def knock() -> None:
+        for _ in range(_KNOCKS):
+            with suppress(PeerUnreachable):
+                await fetch_leaf(target, server_name="kms.mesh.local", timeout=10)
+
+    await asyncio.gather(*(knock() for _ in range(_CROWD)))
+    async with channel(mesh, "kms", certified=True) as operator:
+        stub = health_pb2_grpc.HealthStub(operator)  # type: ignore[no-untyped-call]
+        await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert mesh.mesh["services"]["kms"] == before
 
 
 @pytest.mark.parametrize("role", MEMBERS)

@@ -1,0 +1,82 @@
+"""Run a service that kills itself with SIGKILL at one of its own writes: `python -m tests.faults.dying <service> ...`.
+
+Steps are calls that change files: `os.write`, `os.fsync`, `os.fdatasync`, `os.replace` and `os.unlink`. The process
+dies before the step that is named, so every state between two steps can be met. Torn, it leaves half of what it was
+about to write or to sync. SIGUSR1 begins the count anew; steps are counted from the start where none is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+_COUNTED = ("write", "fsync", "fdatasync", "replace", "unlink")
+
+
+class Death:
+    """Counts steps down to the last one."""
+
+    def __init__(self, step: int, *, torn: bool, armed: bool) -> None:
+        self._left = step
+        self._torn = torn
+        self._armed = armed
+
+    def arm(self, number: int, frame: FrameType | None) -> None:
+        self._armed = True
+
+    def before(self, name: str, *arguments: Any) -> None:
+        if not self._armed:
+            return
+        self._left -= 1
+        if self._left > 0:
+            return
+        if self._torn:
+            _tear(name, *arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+_write = os.write
+
+
+def _tear(name: str, *arguments: Any) -> None:
+    """Leave half of a write, or of a file that was written in one go and not synced yet."""
+    if name == "write":
+        descriptor, data = arguments
+        _write(descriptor, bytes(data)[: len(data) // 2])
+    elif name == "fsync" and stat.S_ISREG((found := os.fstat(arguments[0])).st_mode):
+        os.truncate(f"/proc/self/fd/{arguments[0]}", found.st_size // 2)
+
+
+def _counting(death: Death, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def step(*arguments: Any, **options: Any) -> Any:
+        death.before(name, *arguments)
+        return real(*arguments, **options)
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.dying", description=__doc__)
+    parser.add_argument("service")
+    parser.add_argument("config")
+    parser.add_argument("--step", type=int, required=True, help="the step before which it dies, from 1")
+    parser.add_argument("--torn", action="store_true", help="leave half of what that step was to write")
+    parser.add_argument("--serving", action="store_true", help="count from SIGUSR1 on")
+    arguments = parser.parse_args()
+    death = Death(arguments.step, torn=arguments.torn, armed=not arguments.serving)
+    signal.signal(signal.SIGUSR1, death.arm)
+    for name in _COUNTED:
+        setattr(os, name, _counting(death, name, getattr(os, name)))
+    sys.argv = [arguments.service, arguments.config]
+    runpy.run_module(f"services.{arguments.service}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ keys         list the keys that have an epoch, who may use them, since when
 public-key   print a key's public half, after checking that the mesh CA says whose it is
 rotate       begin a key's next epoch; the older ones go on to open what they sealed
 retire       draft the order to refuse a key for ever
+join         draft the order to give another instance of the KMS the root
 approve      add one operator's signature to an order
 submit       have the KMS carry out an order that enough operators signed
 release-log  print every decision about keys that the ledger holds
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import base64
 import json
+import re
 import time
 from pathlib import Path
 
@@ -24,8 +26,10 @@ from teemesh.kms.v1 import kms_pb2 as pb
 
 from libs.errors import Code, MeshError
 from libs.identity.custody import KeyStatement, verify_key_statement
-from libs.policy.orders import RETIRE_KEY, Order, SignedOrder, parse_order
+from libs.policy.compose import compose_hash, read_anchors
+from libs.policy.orders import JOIN_KMS, RETIRE_KEY, Order, SignedOrder, join_subject, parse_order
 from libs.policy.releases import KEY_NAME, KeyAlgorithm
+from libs.policy.vocabulary import INSTANCE
 from libs.rpc.errors import remote_errors
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
 from services.cli.kms_access import TIMEOUT_SECONDS, KmsAccess, read_kms_access
@@ -34,6 +38,7 @@ from services.cli.operators import load_key
 from services.cli.release_log import print_release_log
 
 _DAY = 86400
+_DEVICE = re.compile("[0-9a-f]{64}")
 
 
 class StatementOfAnother(MeshError):
@@ -61,9 +66,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     rotate.set_defaults(run=_run_rotate)
     retire = commands.add_parser("retire", help="draft the order to refuse a key for ever")
     _add_key(retire)
-    retire.add_argument("--valid-days", type=int, default=7, help="default: %(default)s")
-    retire.add_argument("--out", type=Path, required=True, help="the order; must not exist")
+    _add_order(retire, valid_days=7)
     retire.set_defaults(run=_run_retire)
+    join = commands.add_parser("join", help="draft the order to give another KMS the root")
+    add_state_option(join)
+    join.add_argument("instance", help="the new instance's name, as in its configuration")
+    join.add_argument("--compose", type=Path, required=True, help="the app-compose that it was deployed from")
+    join.add_argument("--device", required=True, metavar="DEVICE_ID", help="its machine, as its log names it")
+    _add_order(join, valid_days=1)
+    join.set_defaults(run=_run_join)
     approve = commands.add_parser("approve", help="sign an order as an operator")
     approve.add_argument("order", type=Path, help="the order; it is replaced by one with your signature")
     approve.add_argument("--key", type=Path, required=True, help="the operator's key file")
@@ -77,6 +88,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     release_log.add_argument("--follow", action="store_true", help="go on as the log grows")
     release_log.add_argument("--json", action="store_true", help="one JSON object a line")
     release_log.set_defaults(run=_run_release_log)
+
+
+def _add_order(parser: argparse.ArgumentParser, *, valid_days: int) -> None:
+    parser.add_argument("--valid-days", type=int, default=valid_days, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="the order; must not exist")
 
 
 def _add_key(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +147,21 @@ def _run_retire(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_join(args: argparse.Namespace) -> int:
+    refuse_existing(args.out)
+    if not INSTANCE.fullmatch(args.instance) or not _DEVICE.fullmatch(args.device):
+        raise InputUnreadable("an instance is lower-case letters, digits and hyphens, a device 64 hexadecimal digits")
+    trust_domain = read_kms_access(args.state).trust_domain
+    compose = read_input(args.compose)
+    if (anchors := read_anchors(compose.decode(errors="surrogateescape"))).role != "kms":
+        raise InputUnreadable(f"{args.compose} is a {anchors.role}'s app-compose, not a KMS's")
+    subject = join_subject(f"spiffe://{trust_domain}/kms/{args.instance}", compose_hash(compose), args.device)
+    order = Order(trust_domain, JOIN_KMS, subject, int(time.time()) + args.valid_days * _DAY)
+    write_output(args.out, SignedOrder(order).document)
+    print(f"{args.out}: to give {subject} the root; operators sign it with teemesh kms approve")
+    return 0
+
+
 def _run_approve(args: argparse.Namespace) -> int:
     document = parse_order(read_input(args.order))
     order = document.order
@@ -143,6 +174,8 @@ def _run_approve(args: argparse.Namespace) -> int:
 def _run_submit(args: argparse.Namespace) -> int:
     signed = read_input(args.order)
     order = parse_order(signed).order
+    if order.action != RETIRE_KEY:
+        raise InputUnreadable(f"an order to {order.action} is for the instance that joins: its configuration names it")
     asyncio.run(_submit(read_kms_access(args.state), signed))
     print(f"{order.subject}: retired")
     return 0

@@ -57,8 +57,8 @@ async def surroundings(mesh: JoinedMesh, core: KmsCore, *, gpu_tokens: bool = Tr
                 "router",
                 "1",
                 socket,
-                kms=kms.target,
-                kms_bootstrap=kms.bootstrap,
+                kms=(kms.target,),
+                kms_bootstrap=(kms.bootstrap,),
                 attestation_bootstrap=f"127.0.0.1:{attestation.port}",
             )
             yield Surroundings(kms, settings)

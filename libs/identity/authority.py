@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,9 +73,9 @@ class Issued:
 class KmsAuthority:
     """The KMS, whichever of its instances is there, proven anew before every certificate."""
 
-    def __init__(self, bootstraps: Sequence[str], trust_domain: str) -> None:
+    def __init__(self, bootstraps: tuple[str, ...], trust_domain: str) -> None:
         """`bootstraps` is host:port of each instance's bootstrap listener, at least one, the preferred one first."""
-        self._bootstraps = tuple(bootstraps)
+        self._bootstraps = bootstraps
         self._chosen = self._bootstraps[0]
         self._trust_domain = trust_domain
 

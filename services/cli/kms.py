@@ -25,8 +25,8 @@ from rich.table import Table
 from teemesh.kms.v1 import kms_pb2 as pb
 
 from libs.errors import Code, MeshError
-from libs.identity.custody import KeyStatement, verify_key_statement
 from libs.policy.compose import compose_hash, read_anchors
+from libs.policy.custody import KeyStatement, verify_key_statement
 from libs.policy.orders import JOIN_KMS, RETIRE_KEY, Order, SignedOrder, join_subject, parse_order
 from libs.policy.releases import KEY_NAME, KeyAlgorithm
 from libs.policy.vocabulary import INSTANCE

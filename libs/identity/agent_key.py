@@ -1,4 +1,4 @@
-"""It is responsible for a workload's own signing key at the KMS: asked for by name, used there or received sealed.
+"""It is responsible for a workload's own key pair at the KMS: asked for by name, used there or received sealed.
 
 What the KMS signs comes with everything that anyone needs to walk from the signature to this workload's measurement.
 """
@@ -10,6 +10,7 @@ from typing import Protocol
 import grpc.aio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
@@ -76,8 +77,8 @@ class AgentKey:
 
     async def receive(
         self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int = 0
-    ) -> Ed25519PrivateKey | ec.EllipticCurvePrivateKey:
-        """Return the key itself, 0 being the newest epoch; `receiver` is the key that this workload's evidence binds.
+    ) -> Ed25519PrivateKey | ec.EllipticCurvePrivateKey | X25519PrivateKey:
+        """Return the private key itself, 0 being the newest epoch; this workload's evidence must bind `receiver`.
 
         Raises the KMS's refusals and `SealedKeyRefused`.
         """
@@ -92,6 +93,12 @@ class AgentKey:
         spiffe_id = self._identity.current.certificate.spiffe_id
         info = release_info(self._name, epoch or answer.epoch, spiffe_id, algorithm)
         material = receiver.open(answer.sealed_key, info)
-        if algorithm is KeyAlgorithm.ED25519:
-            return Ed25519PrivateKey.from_private_bytes(material)
-        return ec.derive_private_key(int.from_bytes(material, "big"), ec.SECP256R1())
+        match algorithm:
+            case KeyAlgorithm.ED25519:
+                return Ed25519PrivateKey.from_private_bytes(material)
+            case KeyAlgorithm.X25519:
+                return X25519PrivateKey.from_private_bytes(material)
+            case KeyAlgorithm.P_256:
+                return ec.derive_private_key(int.from_bytes(material, "big"), ec.SECP256R1())
+            case KeyAlgorithm.AES_256:
+                raise ValueError("a symmetric key is no agent's key")

@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from teemesh.kms.v1 import kms_pb2
 
 from libs import jcs
 from libs.audit.agent_signature import SignedMessage, parse_signed_message, verify_signed_message
 from libs.errors import MeshError
 from libs.identity.agent_key import AgentKey
+from libs.identity.environment import open_environment, seal_environment
 from libs.identity.sealed import ReceiverKey
-from libs.policy.custody import KeyUse, sign_key_use, verify_key_use
+from libs.policy.custody import KeyUse, sign_key_use, verify_key_statement, verify_key_use
 from libs.policy.document import Policy
 from libs.policy.releases import KeyAlgorithm
+from services.cli.__main__ import main
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.kms_callers import operator
 from tests.fakes.running_kms import running_kms
 
 HELD = "agents/claims"
 SIGNED_FOR = "agents/letters"
+ENVIRONMENT = "environment/agent"
 MESSAGE = b"the claim is granted"
 
 
@@ -91,6 +99,54 @@ async def test_a_key_that_was_received_is_the_one_that_the_kms_signs_with(mesh: 
     assert private.sign(MESSAGE) == signed.signature  # Ed25519 is deterministic.
     stated = verify_key_use(signed.statement, signed.statement_signature, kms.ca.spki).public_key
     assert private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == stated
+
+
+async def test_an_environment_sealed_for_a_workload_is_opened_by_it(mesh: JoinedMesh, kms: KmsCore) -> None:
+    receiver = ReceiverKey()
+    async with (
+        running_kms(mesh, kms) as running,
+        mesh.member("agent", kms, claims={"hpke_key": receiver.public.hex()}) as agent,
+        operator(running) as ada,
+    ):
+        stated = await ada.GetPublicKey(kms_pb2.GetPublicKeyRequest(name=ENVIRONMENT), timeout=10)
+        statement = verify_key_statement(stated.statement, stated.statement_signature, kms.ca.spki)
+        public = serialization.load_der_public_key(statement.public_key)
+        assert isinstance(public, X25519PublicKey)
+        sealed = seal_environment({"TOKEN": "secret"}, public.public_bytes_raw())
+        key = AgentKey(ENVIRONMENT, agent.peer("kms", running.target), agent.identity)
+        private = await key.receive(KeyAlgorithm.X25519, receiver)
+        assert isinstance(private, X25519PrivateKey)
+        assert open_environment(sealed, private, {"TOKEN"}) == {"TOKEN": "secret"}
+        with pytest.raises(MeshError) as error:
+            await key.sign(b"")
+    assert error.value.reason == "KEY_SIGNS_NOT"
+
+
+def test_anyone_verifies_a_signed_message_from_files(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "signed.json": desk.signed.encode(),
+        "message": MESSAGE,
+        "policy.json": desk.mesh.seed,
+        "compose.json": desk.mesh.tds["agent"].app_compose.encode(),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    arguments = ["kms", "verify", str(tmp_path / "signed.json"), str(tmp_path / "message")]
+    pins = ["--policy", str(tmp_path / "policy.json"), "--compose", str(tmp_path / "compose.json")]
+    assert main([*arguments, *pins]) == 0
+    said = capsys.readouterr().out
+    assert f"asked by    spiffe://{TRUST_DOMAIN}/agent/1" in said
+    assert desk.mesh.tds["agent"].compose_hash.hex() in said
+    (tmp_path / "message").write_bytes(MESSAGE + b"!")
+    assert main([*arguments, *pins]) == 1
+    assert "MESSAGE_SIGNATURE_INVALID" in capsys.readouterr().err
+    (tmp_path / "message").write_bytes(MESSAGE)
+    unsigned = desk.mesh.sign(desk.mesh.draft, signers=(0,))
+    (tmp_path / "policy.json").write_bytes(unsigned)
+    assert main([*arguments, *pins]) == 1
+    assert "POLICY_SIGNATURES_INSUFFICIENT" in capsys.readouterr().err
 
 
 Lie = Callable[[Desk], SignedMessage]

@@ -345,7 +345,8 @@ async def test_a_stream_goes_on_when_the_certificates_that_it_began_with_have_en
     kms = mesh.kms(service_seconds=LIFE_SECONDS)
     async with asyncio.timeout(60), ticking(mesh, kms) as (router, ledger, ticker, target):
         peer = router.peer("ledger", target)
-        call = tail_on(await peer.channel(10))
+        link = await peer.link(10)
+        call = tail_on(link.channel)
         assert await call.read() == ledger_pb2.TailResponse()
         first = max(member.identity.current.certificate.not_after for member in (router, ledger))
         while time.time() <= first + LIFE_SECONDS:
@@ -353,6 +354,7 @@ async def test_a_stream_goes_on_when_the_certificates_that_it_began_with_have_en
                 ticker.ticks.put_nowait(None)
                 assert await call.read() == ledger_pb2.TailResponse()
             await asyncio.sleep(0.1)
+        assert not peer.is_live(link)  # What runs goes on, and nothing starts there any more.
         # A policy ends it all the same, however often it was handed over.
         ledger.policy.accept(mesh.successor(ledger.policy.current, roles=mesh.without("router")))
         with pytest.raises(grpc.aio.AioRpcError):

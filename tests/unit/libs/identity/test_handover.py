@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -348,12 +349,16 @@ async def test_a_stream_goes_on_when_the_certificates_that_it_began_with_have_en
         link = await peer.link(10)
         call = tail_on(link.channel)
         assert await call.read() == ledger_pb2.TailResponse()
+        # Health asks for no lease; what watches it rests on one all the same.
+        watch = health_pb2_grpc.HealthStub(link.channel).Watch(health_pb2.HealthCheckRequest())  # type: ignore[no-untyped-call]
+        await watch.read()
         first = max(member.identity.current.certificate.not_after for member in (router, ledger))
         while time.time() <= first + LIFE_SECONDS:
             with remote_errors():
                 ticker.ticks.put_nowait(None)
                 assert await call.read() == ledger_pb2.TailResponse()
             await asyncio.sleep(0.1)
+        assert not watch.done()
         assert not peer.is_live(link)  # What runs goes on, and nothing starts there any more.
         # A policy ends it all the same, however often it was handed over.
         ledger.policy.accept(mesh.successor(ledger.policy.current, roles=mesh.without("router")))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from libs.identity.certificate import PEOPLE, MeshCertificate, der_of, parse, verify_issued
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.lease import Leases
+from libs.identity.lease import EvidenceRequired, Leases
 from libs.identity.renewal import Identity
 from libs.rpc.policies import Caller, MethodRule, RoleNotAllowed
 
@@ -53,10 +53,23 @@ class MeshGate:
 
     def hold(self, caller: Caller) -> AbstractContextManager[None]:
         """Cancel the call when the caller's lease ends or, where there is none, when its certificate does."""
-        # The lease of who has one, also where the method asks for none: it outlasts a certificate that has a successor.
-        if caller.lease is not None or time.time() < self._leases.ends_at(caller.spki_sha256):
+        if caller.lease is not None:
             return self._leases.hold(caller.spki_sha256)
+        if time.time() < self._leases.ends_at(caller.spki_sha256):
+            return self._on_its_lease(caller)
         return _until_certificate_ends(caller)
+
+    @contextmanager
+    def _on_its_lease(self, caller: Caller) -> Iterator[None]:
+        """The lease of who has one, where the method asks for none: it outlasts a certificate that has a successor."""
+        try:
+            with self._leases.hold(caller.spki_sha256):
+                yield
+        except asyncio.CancelledError:
+            # `admit` would let the caller in again, who would then never hear that the call is over.
+            if self._leases.ends_at(caller.spki_sha256) <= time.time():
+                raise EvidenceRequired("the lease ended while the call ran") from None
+            raise
 
     def _verified(self, pem: bytes, rule: MethodRule) -> _Known:
         """Check the signature once per certificate, its validity on every call.

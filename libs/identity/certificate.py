@@ -146,6 +146,10 @@ class Subject:
     instance: str
     evidence_digest: bytes | None
 
+    @property
+    def spiffe_id(self) -> str:
+        return f"spiffe://{self.trust_domain}/{self.role}/{self.instance}"
+
 
 def issue(
     subject: Subject,
@@ -161,7 +165,6 @@ def issue(
     start = dt.datetime.fromtimestamp(int(now) - _CLOCK_SKEW_SECONDS, dt.UTC)
     whole = min(lifetime_seconds + _CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS)
     dns_name = f"{subject.role}.{subject.trust_domain}"
-    spiffe_id = f"spiffe://{subject.trust_domain}/{subject.role}/{subject.instance}"
     ca = x509.load_der_x509_certificate(ca_der)
     builder = (
         x509.CertificateBuilder()
@@ -172,7 +175,7 @@ def issue(
         .not_valid_before(start)
         .not_valid_after(start + dt.timedelta(seconds=whole))
         .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id), x509.DNSName(dns_name)]),
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject.spiffe_id), x509.DNSName(dns_name)]),
             critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

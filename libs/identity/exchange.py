@@ -31,13 +31,6 @@ class EvidenceUnknown(MeshError):
     reason = "EVIDENCE_UNKNOWN"
 
 
-class KeyNotHeld(MeshError):
-    """The key is not one that this service shows, or showed before its last renewal."""
-
-    code = Code.FAILED_PRECONDITION
-    reason = "KEY_NOT_HELD"
-
-
 class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):
     """Gives out this service's evidence and takes its callers'."""
 
@@ -77,7 +70,7 @@ class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):
         context: Context,
     ) -> AsyncIterator[evidence_pb2.WatchRenewalsResponse]:
         # Held until the stream ends: only this key can speak to who was shown it, however many follow.
-        shown = announced = self._holder_of(request.spki_sha256)
+        shown = announced = self._identity.holder_of(request.spki_sha256)
         while True:
             if (current := self._identity.current) is announced:
                 yield evidence_pb2.WatchRenewalsResponse()
@@ -92,12 +85,6 @@ class EvidenceServicer(evidence_pb2_grpc.EvidenceServiceServicer):
                     )
                 )
             await self._until_renewed(announced)
-
-    def _holder_of(self, spki_sha256: bytes) -> Credential:
-        for credential in self._identity.held:
-            if credential.certificate.spki_sha256 == spki_sha256:
-                return credential
-        raise KeyNotHeld("this service no longer holds that key: connect anew")
 
     async def _until_renewed(self, announced: Credential) -> None:
         """Wait for another credential than the one given, or for as long as may pass without a sign of life."""

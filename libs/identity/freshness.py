@@ -1,23 +1,26 @@
 """It is responsible for the policy that a service acts under: never an older one, and none that may be stale.
 
-The chain of signed policies since the seed is kept on disk. It is verified anew at every start, under the operator keys
-of the service's own measured configuration, so the disk is no authority. Freshness comes from the KMS's statement: a
-service that has had none for five minutes cannot know of a revocation and stops accepting work.
+The chain of signed policies since the seed is kept on disk, and so are revocations. All is verified anew at every
+start, under the operator keys of the service's own measured configuration, so the disk is no authority. Freshness comes
+from the KMS's statement: a service that has had none for five minutes cannot know of a revocation and stops accepting
+work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
 
 from libs.errors import Code, MeshError
 from libs.files import write_durably
+from libs.identity.revocations import KnownRevocations
 from libs.policy.compose import Anchors
 from libs.policy.document import Policy
+from libs.policy.revocation import RevocationSet
 from libs.policy.signatures import verify_seed
 from libs.policy.statement import Statement
 from libs.policy.succession import verify_successor, verify_valid_at
@@ -43,6 +46,13 @@ class PolicyUnreadable(MeshError):
     reason = "POLICY_UNREADABLE"
 
 
+class RevocationsDiverged(MeshError):
+    """The KMS states other revocations than this service holds: it has gone back, or names some that it hides."""
+
+    code = Code.UNAVAILABLE
+    reason = "REVOCATIONS_DIVERGED"
+
+
 class PolicyUnknown(MeshError):
     """No such policy version here."""
 
@@ -51,43 +61,74 @@ class PolicyUnknown(MeshError):
 
 
 class PolicyKeeper:
-    """The policy in force here, moved forward only."""
+    """The policy in force here, with what was revoked since; moved forward only."""
 
     def __init__(self, folder: Path, seed: bytes, anchors: Anchors, clock: Callable[[], float] = time.time) -> None:
-        """Verify the seed and then every successor on disk. Raises the policy's own errors."""
+        """Verify the seed, then every successor and every revocation on disk. Raises the policy's own errors and
+        `RevocationsUnreadable`.
+        """
         self._folder = folder
         self._clock = clock
         self._statement: Statement | None = None
         self._stated_at = 0.0
         self._advanced = asyncio.Event()
-        self.current: Policy = verify_seed(seed, anchors)
-        self._seed = (self.current.version, seed)
+        policy = verify_seed(seed, anchors)
+        self._seed = (policy.version, seed)
+        self._operators = {*anchors.operator_keys, *policy.operator_keys}
         folder.mkdir(parents=True, exist_ok=True)
-        while (path := self._path(self.current.version + 1)).exists():
-            self.current = verify_successor(self.current, path.read_bytes())
+        while (path := self._path(policy.version + 1)).exists():
+            policy = verify_successor(policy, path.read_bytes())
+            self._operators.update(policy.operator_keys)
+        self._known = KnownRevocations(folder / "revocations", policy.trust_domain, self._operators)
+        self.current: Policy = policy.under(self.revocations)
 
     def accept(self, signed: bytes) -> Policy:
         """Move to the next version, durably. Raises when it is not the successor of the current one."""
         policy = verify_successor(self.current, signed)
         write_durably(self._path(policy.version), signed)
-        self.current = policy
+        self._operators.update(policy.operator_keys)
         log.info("policy accepted", version=policy.version, digest=policy.digest.hex())
-        advanced, self._advanced = self._advanced, asyncio.Event()
-        advanced.set()
-        return policy
+        self._enact(policy)
+        return self.current
+
+    @property
+    def revocations(self) -> RevocationSet:
+        """All that this service knows, lifted ones too."""
+        return self._known.all
+
+    def accept_revocations(self, signed: Iterable[bytes]) -> None:
+        """Learn revocations, durably, and let them count at once. Raises the first refusal among them.
+
+        An operator of any version in this keeper's chain may have signed them: to be taken off later withdraws nothing.
+        """
+        before = self.revocations
+        try:
+            self._known.add(signed, self._operators)
+        finally:
+            # What is valid counts, whatever came with it.
+            if self.revocations.number > before.number:
+                self._enact(self.current)
 
     async def advanced(self) -> Policy:
-        """Wait for the next version."""
+        """Wait until the policy in force changes: by the next version or by a revocation."""
         await self._advanced.wait()
         return self.current
 
     def note(self, statement: Statement) -> None:
-        """Take a verified statement. One that does not match the current policy, or is not new, refreshes nothing."""
+        """Take a verified statement. One that does not match what this service holds, or is not new, refreshes nothing.
+
+        Raises `PolicyStale`, `RevocationsDiverged`.
+        """
         if statement.time_ms > (self._clock() + _CLOCK_SKEW_SECONDS) * 1000:
             raise PolicyStale("the KMS's clock is more than a minute ahead of this one")
         if (statement.version, statement.digest) != (self.current.version, self.current.digest):
             raise PolicyStale(
                 f"the KMS states policy {statement.version}, this service holds version {self.current.version}"
+            )
+        known = self.revocations
+        if (statement.revocation, statement.revocations_digest) != (known.number, known.digest):
+            raise RevocationsDiverged(
+                f"the KMS states {statement.revocation} revocations, which are not the {known.number} of this service"
             )
         if self._statement is None or statement.time_ms > self._statement.time_ms:
             self._statement = statement
@@ -117,6 +158,11 @@ class PolicyKeeper:
         if not self._seed[0] < version <= self.current.version:
             raise PolicyUnknown(f"no policy version {version} here")
         return self._path(version).read_bytes()
+
+    def _enact(self, policy: Policy) -> None:
+        self.current = policy.under(self.revocations)
+        advanced, self._advanced = self._advanced, asyncio.Event()
+        advanced.set()
 
     def _path(self, version: int) -> Path:
         return self._folder / f"{version}.json"

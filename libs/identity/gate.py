@@ -12,6 +12,7 @@ from libs.identity.certificate import PEOPLE, MeshCertificate, der_of, parse, ve
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import EvidenceRequired, Leases
 from libs.identity.renewal import Identity
+from libs.identity.revoked import verify_not_revoked
 from libs.rpc.policies import Caller, MethodRule, RoleNotAllowed
 
 _CERTIFICATE_CACHE = 1024
@@ -37,9 +38,12 @@ class MeshGate:
         """By certificate, PEM as gRPC gives it."""
 
     def admit(self, certificate_pem: bytes, rule: MethodRule) -> Caller:
-        """Return who calls. Raises `CertificateNotAccepted`, `RoleNotAllowed`, `EvidenceRequired`, `PolicyStale`."""
+        """Return who calls. Raises `CertificateNotAccepted`, `KeyRevoked`, `NodeRevoked`, `RoleNotAllowed`,
+        `EvidenceRequired`, `PolicyStale`.
+        """
         known = self._verified(certificate_pem, rule)
         caller = known.caller
+        verify_not_revoked(caller.spki_sha256, caller.spiffe_id, self._policy.current)
         if not rule.admits(caller.role):
             raise RoleNotAllowed(f"role {caller.role} may not call this method")
         lease = None
@@ -52,12 +56,25 @@ class MeshGate:
         return caller
 
     def hold(self, caller: Caller) -> AbstractContextManager[None]:
-        """Cancel the call when the caller's lease ends or, where there is none, when its certificate does."""
+        """Cancel the call when the caller's lease ends or, without one, when its certificate does or is revoked."""
         if caller.lease is not None:
             return self._leases.hold(caller.spki_sha256)
         if time.time() < self._leases.ends_at(caller.spki_sha256):
             return self._on_its_lease(caller)
-        return _until_certificate_ends(caller)
+        return self._until_certificate_ends(parse(caller.certificate_der))
+
+    @contextmanager
+    def _until_certificate_ends(self, certificate: MeshCertificate) -> Iterator[None]:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call runs in a task")
+        left = certificate.not_after - time.time()
+        ending = asyncio.get_running_loop().call_later(max(left, 0), task.cancel)
+        try:
+            with self._leases.hold_certified(certificate):
+                yield
+        finally:
+            ending.cancel()
 
     @contextmanager
     def _on_its_lease(self, caller: Caller) -> Iterator[None]:
@@ -102,16 +119,3 @@ def _without_lease(certificate: MeshCertificate) -> Caller:
         certificate_der=certificate.der,
         lease=None,
     )
-
-
-@contextmanager
-def _until_certificate_ends(caller: Caller) -> Iterator[None]:
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("a call runs in a task")
-    left = parse(caller.certificate_der).not_after - time.time()
-    ending = asyncio.get_running_loop().call_later(max(left, 0), task.cancel)
-    try:
-        yield
-    finally:
-        ending.cancel()

@@ -10,6 +10,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.identity.handover import Successor, verify_successor
 from libs.identity.lease import Lease, appraise_peer
 from libs.identity.renewal import Identity
+from libs.identity.revoked import verify_not_revoked
 
 
 class Judge:
@@ -34,6 +35,10 @@ class Judge:
     def lease(self, certificate: MeshCertificate, document: bytes) -> Lease:
         """Return the lease that a document earns its certificate now. Raises what `appraise_peer` raises."""
         return appraise_peer(certificate, document, self._policy.current, self._ca_spki(), self.clock())
+
+    def require_not_revoked(self, certificate: MeshCertificate) -> None:
+        """Raises `KeyRevoked`, `NodeRevoked`."""
+        verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, self._policy.current)
 
     def successor(self, successor: Successor, shown: MeshCertificate) -> Lease:
         """Return the lease that a next certificate earns. Raises what `verify_successor` and `appraise_peer` raise."""

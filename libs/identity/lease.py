@@ -1,8 +1,9 @@
 """It is responsible for whom this service believes, and until when.
 
 A lease ties a peer's key to the appraisal of its evidence. It ends with the certificate, with the evidence's age, with
-the collateral behind it, or at once when a newer policy no longer allows what was measured; whatever runs on it is then
-cancelled. A key that names its successor lets what runs on it rest on the successor's lease instead.
+the collateral behind it, or at once when a newer policy no longer allows what was measured or an operator revokes it;
+whatever runs on it is then cancelled. A key that names its successor lets what runs on it rest on the successor's lease
+instead.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 from libs.errors import Code, MeshError
 from libs.identity.certificate import MeshCertificate
 from libs.identity.freshness import PolicyKeeper
+from libs.identity.revoked import verify_not_revoked
 from libs.policy.document import Policy
 from libs.rpc.policies import current_caller
 from libs.tee import evidence as evidences
@@ -52,7 +54,10 @@ class Lease:
 
 
 def appraise_peer(certificate: MeshCertificate, document: bytes, policy: Policy, ca_spki: bytes, now: float) -> Lease:
-    """Return the lease that a peer's evidence earns. Raises `EvidenceMismatch` and every appraisal refusal."""
+    """Return the lease that a peer's evidence earns. Raises `KeyRevoked`, `NodeRevoked`, `EvidenceMismatch` and every
+    appraisal refusal.
+    """
+    verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, policy)
     evidence = evidences.parse(document)
     if evidence.digest != certificate.evidence_digest:
         raise EvidenceMismatch("the document is not the one that the certificate names")
@@ -101,6 +106,8 @@ class Leases:
         self._ca_spki = ca_spki
         self._clock = clock
         self._held: dict[bytes, _Held] = {}
+        self._certified: dict[asyncio.Task[object], MeshCertificate] = {}
+        """Tasks that run for a certificate alone."""
 
     def open(self, certificate: MeshCertificate, document: bytes) -> Lease:
         """Appraise a peer and believe it. Raises what `appraise_peer` raises."""
@@ -144,6 +151,18 @@ class Leases:
         finally:
             held.tasks.discard(task)
 
+    @contextmanager
+    def hold_certified(self, certificate: MeshCertificate) -> Iterator[None]:
+        """Run the current task without a lease: it is cancelled when operators revoke its certificate's bearer."""
+        task = asyncio.current_task()
+        if task is None:
+            raise EvidenceRequired("the call ended before it began")
+        self._certified[task] = certificate
+        try:
+            yield
+        finally:
+            del self._certified[task]
+
     def sweep(self) -> None:
         """End what has run out."""
         now = self._clock()
@@ -152,15 +171,24 @@ class Leases:
                 self._end(key, "lease ran out")
 
     def reappraise(self) -> None:
-        """Judge every lease again under the current policy and end those that it refuses."""
+        """Judge everyone again under the current policy and end what rests on those that it refuses."""
         for key, held in list(self._held.items()):
             lease = held.lease
+            policy = self._policy.current
             try:
+                # The key that the connection showed as well, where the lease is its successor's.
+                verify_not_revoked(key, lease.certificate.spiffe_id, policy)
                 held.lease = appraise_peer(
-                    lease.certificate, lease.evidence.document, self._policy.current, self._ca_spki(), self._clock()
+                    lease.certificate, lease.evidence.document, policy, self._ca_spki(), self._clock()
                 )
             except MeshError as error:
                 self._end(key, error.reason)
+        for task, certificate in self._certified.items():
+            try:
+                verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, self._policy.current)
+            except MeshError as error:
+                log.info("call ended", peer=certificate.spiffe_id, why=error.reason)
+                task.cancel()
 
     def _live(self, spki_sha256: bytes) -> _Held:
         held = self._held.get(spki_sha256)

@@ -92,7 +92,11 @@ class Link:
         return near or self.is_superseded or self.credential is not credential
 
     def judge_again(self) -> None:
-        """Judge the peer's newest key under the policy of now. Raises what `appraise_peer` raises."""
+        """Judge the peer's newest key, and the one that the connection showed, under the policy of now.
+
+        Raises what `appraise_peer` raises.
+        """
+        self._judge.require_not_revoked(self.lease.certificate)
         judged = self._judge.lease(self._newest.certificate, self._newest.evidence.document)
         if self._newest is self.lease:
             self.lease = judged

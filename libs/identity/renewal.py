@@ -41,6 +41,13 @@ class CaChanged(MeshError):
     reason = "CA_CHANGED"
 
 
+class KeyNotHeld(MeshError):
+    """The key is not one that this service shows, or showed before its last renewal."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "KEY_NOT_HELD"
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """One generation of this service's identity."""
@@ -127,6 +134,13 @@ class Identity:
     def held(self) -> tuple[Credential, ...]:
         """The current credential and, after a renewal, the one before: somebody may just have been shown that one."""
         return (self.current,) if self._previous is None else (self.current, self._previous)
+
+    def holder_of(self, spki_sha256: bytes) -> Credential:
+        """Return the credential of a key that was shown to somebody. Raises `KeyNotHeld`."""
+        for credential in self.held:
+            if credential.certificate.spki_sha256 == spki_sha256:
+                return credential
+        raise KeyNotHeld("this service no longer holds that key: connect anew")
 
     @property
     def ca_certificate(self) -> bytes:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
 from libs.errors import Code, MeshError
+from libs.policy.releases import KeyAlgorithm
 
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 _MLKEM_PUBLIC_BYTES = 1184
@@ -65,7 +66,10 @@ def seal(plaintext: bytes, hpke_key: object, info: bytes) -> bytes:
     return _SUITE.encrypt(plaintext, public, info)
 
 
-def release_info(name: str, epoch: int, receiver_spiffe_id: str) -> bytes:
+def release_info(
+    name: str, epoch: int, receiver_spiffe_id: str, algorithm: KeyAlgorithm = KeyAlgorithm.AES_256
+) -> bytes:
     """What a sealed key is bound to. The receiver builds it from what it asked for, never from the answer."""
     text = name.encode()
-    return b"teemesh/release/v1\0" + struct.pack(">IH", epoch, len(text)) + text + receiver_spiffe_id.encode()
+    head = struct.pack(">IBH", epoch, algorithm.number, len(text))
+    return b"teemesh/release/v2\0" + head + text + receiver_spiffe_id.encode()

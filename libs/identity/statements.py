@@ -1,71 +1,131 @@
-"""It is responsible for keeping a service's policy fresh: the KMS's statements, and the versions they announce."""
+"""It is responsible for keeping a service's policy fresh: the KMS's statements, and what they announce."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
+import grpc.aio
 import structlog
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.identity.certificate import spki_of_certificate
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.peers import Peer
 from libs.identity.renewal import Identity
 from libs.policy.statement import Statement, verify_statement
 from libs.rpc.errors import remote_errors
 
 _TIMEOUT_SECONDS = 5.0
+_SILENCE_SECONDS = 30.0
+"""The KMS gives a sign of life every 10 s."""
 
 log = structlog.get_logger()
 
 
-class Statements(Protocol):
-    """Where statements and the policies that they name come from."""
+class StatementsEnded(MeshError):
+    """The KMS states nothing any more: ask again."""
 
-    async def newest(self) -> Statement: ...
+    code = Code.UNAVAILABLE
+    reason = "STATEMENTS_ENDED"
+
+
+class Statements(Protocol):
+    """Where statements, and the policies and revocations that they name, come from."""
+
+    def watch(self) -> AsyncGenerator[Statement, None]:
+        """Yield the newest statement, its signature verified, and each one after it as it is made.
+
+        MUST raise `MeshError` when it cannot go on, silence included; it never just ends.
+        """
+        ...
 
     async def policy(self, version: int) -> bytes: ...
+
+    async def revocations(self) -> Sequence[bytes]: ...
+
+
+class Channels(Protocol):
+    """The KMS, or any instance of it, as an appraised peer."""
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
 
 
 class KmsStatements:
     """The KMS over its mesh listener."""
 
-    def __init__(self, kms: Peer, identity: Identity) -> None:
+    def __init__(self, kms: Channels, identity: Identity, silence_seconds: float = _SILENCE_SECONDS) -> None:
         self._kms = kms
         self._identity = identity
+        self._silence_seconds = silence_seconds
 
-    async def newest(self) -> Statement:
-        """Return the newest statement, its signature verified. Raises `MeshError`."""
-        stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_TIMEOUT_SECONDS))
-        with remote_errors():
-            response = await stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=_TIMEOUT_SECONDS)
-        ca_spki = spki_of_certificate(self._identity.ca_certificate)
-        return verify_statement(response.statement, response.signature, ca_spki)
+    async def watch(self) -> AsyncGenerator[Statement, None]:
+        call = (await self._stub()).WatchStatements(kms_pb2.WatchStatementsRequest())
+        try:
+            while True:
+                with remote_errors():
+                    async with asyncio.timeout(self._silence_seconds):
+                        response = await call.read()
+                if not isinstance(response, kms_pb2.WatchStatementsResponse):
+                    raise StatementsEnded("the KMS ended its statements")
+                if response.HasField("stated"):
+                    yield self._verified(response.stated)
+        except TimeoutError as error:
+            raise StatementsEnded(f"the KMS gave no sign of life for {self._silence_seconds:g} s") from error
+        finally:
+            call.cancel()
 
     async def policy(self, version: int) -> bytes:
-        stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_TIMEOUT_SECONDS))
+        stub = await self._stub()
         with remote_errors():
             response = await stub.GetPolicy(kms_pb2.GetPolicyRequest(version=version), timeout=_TIMEOUT_SECONDS)
         return response.signed_policy
 
+    async def revocations(self) -> Sequence[bytes]:
+        stub = await self._stub()
+        signed: list[bytes] = []
+        request = kms_pb2.GetRevocationsRequest()
+        while True:
+            with remote_errors():
+                page = await stub.GetRevocations(request, timeout=_TIMEOUT_SECONDS)
+            signed.extend(page.signed_revocations)
+            if page.next_page_token <= request.page_token:
+                return signed
+            request = kms_pb2.GetRevocationsRequest(page_token=page.next_page_token)
 
-async def follow_statements(statements: Statements, policy: PolicyKeeper, poll_seconds: float) -> None:
-    """Ask for ever. What fails is logged and asked again; silence is what `require_fresh` acts on."""
+    async def _stub(self) -> kms_pb2_grpc.KmsServiceStub:
+        return kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_TIMEOUT_SECONDS))
+
+    def _verified(self, stated: kms_pb2.Stated) -> Statement:
+        return verify_statement(stated.statement, stated.signature, spki_of_certificate(self._identity.ca_certificate))
+
+
+async def follow_statements(statements: Statements, policy: PolicyKeeper, retry_seconds: float) -> None:
+    """Watch for ever. What fails is logged and watched again; silence is what `require_fresh` acts on."""
     while True:
         try:
-            await take_statement(statements, policy)
+            await watch_statements(statements, policy)
         except MeshError as error:
             log.warning("no policy statement", reason=error.reason, detail=str(error))
-            await asyncio.sleep(min(poll_seconds, 1.0))
-        else:
-            await asyncio.sleep(poll_seconds)
+        await asyncio.sleep(min(retry_seconds, 1.0))
 
 
-async def take_statement(statements: Statements, policy: PolicyKeeper) -> None:
-    """Take one statement, and first every policy version up to the one it names. Raises `MeshError`."""
-    statement = await statements.newest()
+async def watch_statements(statements: Statements, policy: PolicyKeeper) -> None:
+    """Take statements as they come, until one cannot be taken or no more come. Raises `MeshError`."""
+    async with aclosing(statements.watch()) as stated:
+        async for statement in stated:
+            await take_statement(statement, statements, policy)
+
+
+async def take_statement(statement: Statement, statements: Statements, policy: PolicyKeeper) -> None:
+    """Take one statement, and first every policy version up to the one it names, and the revocations that it names.
+
+    What the KMS then still names otherwise than this service is refused by `note`. Raises `MeshError`.
+    """
     while policy.current.version < statement.version:
         policy.accept(await statements.policy(policy.current.version + 1))
+    if statement.revocations_digest != policy.revocations.digest:
+        policy.accept_revocations(await statements.revocations())
     policy.note(statement)

@@ -16,6 +16,7 @@ from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.members import Members
 from libs.policy.vocabulary import KEY_BYTES, ROLE, TRUST_DOMAIN
+from libs.tee.secp256k1 import PUBLIC_KEY_BYTES, is_public_key
 
 IMAGE_DIGEST_PLACEHOLDER = "${IMAGE_DIGEST}"
 _IMAGE_DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})")
@@ -38,6 +39,8 @@ class Anchors:
     operator_keys: tuple[bytes, ...]
     """Ed25519 public keys, distinct."""
     operator_threshold: int
+    dstack_kms_root: bytes | None = None
+    """For role kms: the secp256k1 key (compressed) of the only dstack KMS whose keys may seal the mesh's root."""
 
 
 def render(template: bytes, image_digest: str, anchors: Anchors) -> bytes:
@@ -68,6 +71,8 @@ def render(template: bytes, image_digest: str, anchors: Anchors) -> bytes:
         "operator_keys": [key.hex() for key in anchors.operator_keys],
         "operator_threshold": anchors.operator_threshold,
     }
+    if anchors.dstack_kms_root is not None:
+        value[_MEMBER]["dstack_kms_root"] = anchors.dstack_kms_root.hex()
     text = jcs.dumps(value)
     if read_anchors(text.decode()) != anchors:
         raise ComposeMalformed("the anchors do not survive the measured form")
@@ -98,8 +103,19 @@ def read_anchors(app_compose_text: str) -> Anchors:
     trust_domain = members.text("trust_domain", TRUST_DOMAIN)
     operator_keys = tuple(bytes.fromhex(key) for key in members.hexadecimals("operator_keys", KEY_BYTES))
     threshold = members.integer("operator_threshold", 1, len(operator_keys))
+    dstack_kms_root = _read_dstack_kms_root(members, role) if members.has("dstack_kms_root") else None
     members.end()
-    return Anchors(role, trust_domain, operator_keys, threshold)
+    return Anchors(role, trust_domain, operator_keys, threshold, dstack_kms_root)
+
+
+def _read_dstack_kms_root(members: Members, role: str) -> bytes:
+    root = members.octets("dstack_kms_root", PUBLIC_KEY_BYTES)
+    if not is_public_key(root):
+        raise members.refuse("dstack_kms_root", "must be a compressed secp256k1 public key")
+    if role != "kms":
+        # No other role takes keys of dstack's: there it would look like a check and be none.
+        raise members.refuse("dstack_kms_root", "is for role kms alone")
+    return root
 
 
 def _load(data: bytes) -> dict[str, Any]:

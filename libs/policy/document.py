@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,8 @@ from libs.errors import Code, MeshError
 from libs.policy.hardware import SNP, TDX, Hardware, read_hardware, read_tcb
 from libs.policy.members import Members
 from libs.policy.releases import KeyRelease, read_key_releases
+from libs.policy.revocation import RevocationSet
+from libs.policy.revoked import NOTHING_REVOKED, Revoked, revoked_by
 from libs.policy.snp import read_snp_measurement
 from libs.policy.vocabulary import KEY_BYTES, ROLE, TRUST_DOMAIN
 from libs.tee.measurement import Measurement, MeasurementSet
@@ -86,6 +88,10 @@ class Policy:
     """Ed25519 public key under which tenant records count."""
     challenge_max_age_seconds: int
     evidence_max_age_seconds: int
+    lifted_revocations: frozenset[bytes] = frozenset()
+    """Ids of revocations that no longer count under this version."""
+    revoked: Revoked = NOTHING_REVOKED
+    """What single operators have withdrawn since. No part of the document: see `under`."""
 
     @property
     def digest(self) -> bytes:
@@ -97,19 +103,23 @@ class Policy:
         """Names of the roots under which nothing is proven. Not empty: this mesh is for development."""
         return tuple(root.name for root in self.hardware.vendor_roots if root.development)
 
+    def under(self, revocations: RevocationSet) -> Policy:
+        """Return the same version as it counts while these revocations, and no others, are known."""
+        return replace(self, revoked=revoked_by(revocations.active(self.lifted_revocations)))
+
     def rules(self, role: str) -> RoleRules:
         """Return what evidence for a role must satisfy. A role that the policy does not grant gets rules that
         allow nothing.
         """
         grant = self.roles.get(role, RoleGrant(measurements=frozenset(), gpu_required=True))
-        hardware = self.hardware
+        hardware, revoked = self.hardware, self.revoked
         return RoleRules(
             role=role,
             tdx=TdxRules(
                 vendor_roots=hardware.roots(TDX),
                 tcb=hardware.tcb if grant.tcb is None else AllOf((hardware.tcb, grant.tcb)),
                 td_attributes=hardware.td_attributes,
-                measurements=MeasurementSet(grant.measurements),
+                measurements=MeasurementSet(grant.measurements, revoked.compose_hashes),
             )
             if hardware.roots(TDX)
             else None,
@@ -118,17 +128,17 @@ class Policy:
             else SnpRules(
                 vendor_roots=hardware.roots(SNP),
                 rule=hardware.snp,
-                measurements=MeasurementSet(grant.snp_measurements),
+                measurements=MeasurementSet(grant.snp_measurements, revoked.compose_hashes),
             ),
-            devices=hardware.devices.rule(),
-            gpu=hardware.gpu,
+            devices=hardware.devices.without(revoked.devices, revoked.cpu_families).rule(),
+            gpu=None if hardware.gpu is None else hardware.gpu.without(revoked.devices),
             gpu_required=grant.gpu_required,
             models=self.models if role == "node" else MappingProxyType({}),
         )
 
-    def may_release(self, name: str, role: str) -> bool:
-        """Say whether a role may hold the key of this exact name. False for what is no key name at all."""
-        return any(release.covers(name) and role in release.roles for release in self.key_releases)
+    def key_release(self, name: str) -> KeyRelease | None:
+        """Return the rule about the key of this exact name; None where there is none, so nobody may use it."""
+        return next((release for release in self.key_releases if release.covers(name)), None)
 
 
 def parse(data: bytes) -> Policy:
@@ -174,10 +184,11 @@ def read(value: Any) -> Policy:
         tenant_admin_key=members.octets("tenant_admin_key", KEY_BYTES),
         challenge_max_age_seconds=members.integer("challenge_max_age_seconds", 1, _MAX_AGE_SECONDS),
         evidence_max_age_seconds=members.integer("evidence_max_age_seconds", 1, _MAX_AGE_SECONDS),
+        lifted_revocations=_read_lifted(members),
     )
     for revocation in members.objects("revocations"):
-        # A revocation that nobody acts on must not look effective: take the measurement or device off instead.
-        raise revocation.refuse("", "is a revocation, which policy version 1 documents cannot express yet")
+        # One that nobody acts on must not look effective: revocations are documents of their own.
+        raise revocation.refuse("", "is a revocation, which no policy document holds: revoke it by itself")
     members.end()
     return policy
 
@@ -187,6 +198,12 @@ def _canonical(value: Any) -> bytes:
         return jcs.dumps(value)
     except jcs.JsonMalformed as error:
         raise PolicyMalformed(f"the document has {error}") from error
+
+
+def _read_lifted(members: Members) -> frozenset[bytes]:
+    if not members.has("lifted_revocations"):
+        return frozenset()
+    return frozenset(map(bytes.fromhex, members.hexadecimals("lifted_revocations", KEY_BYTES, may_be_empty=True)))
 
 
 def _read_roles(members: Members) -> Mapping[str, RoleGrant]:

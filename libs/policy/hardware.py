@@ -74,12 +74,14 @@ _TCB_STATUS = re.compile(
 """Every status that may be accepted. `Revoked` is not among them."""
 
 _ADVISORY = re.compile(r"[A-Z0-9][A-Z0-9-]{0,63}")
-_FAMILY = re.compile(r"[0-9a-f]{12}|(?:milan|genoa|turin)(?:-[0-9a-f]{2}-[0-9a-f]{2})?")
+CPU_FAMILY = re.compile(r"[0-9a-f]{12}|(?:milan|genoa|turin)(?:-[0-9a-f]{2}-[0-9a-f]{2})?")
 """An FMSPC; or a product of AMD, with CPU family and model behind it where one model is meant."""
 
 _ISSUER = re.compile(r"https://[a-z0-9.:/-]{1,200}")
 _AUTHORITY = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{_MAX_CERTIFICATE_BYTES}}}")
-_UEID = re.compile(r"[0-9]{1,64}")
+UEID = re.compile(r"[0-9]{1,64}")
+"""How tokens name a GPU or switch, decimal."""
+
 _GPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
@@ -183,8 +185,8 @@ def _read_devices(members: Members) -> DeviceLists:
     revoked = frozenset(members.hexadecimals("revoked", 32, may_be_empty=True))
     if both := allowed & revoked:
         raise members.refuse("revoked", f"names {min(both)}, which is also allowed")
-    allowed_families = _optional_texts(members, "allowed_families", _FAMILY)
-    revoked_families = _optional_texts(members, "revoked_families", _FAMILY)
+    allowed_families = _optional_texts(members, "allowed_families", CPU_FAMILY)
+    revoked_families = _optional_texts(members, "revoked_families", CPU_FAMILY)
     if both := allowed_families & revoked_families:
         raise members.refuse("revoked_families", f"names {min(both)}, which is also allowed")
     members.end()
@@ -254,8 +256,8 @@ def _read_gpu(members: Members, roots: tuple[VendorRoot, ...]) -> GpuRule:
     rule = GpuRule(
         issuers=MappingProxyType(issuers),
         device_roots=tuple(root.certificate for root in roots if root.tee_type == NVIDIA),
-        allowed_ueids=frozenset(members.texts("allowed_ueids", _UEID, may_be_empty=True)),
-        revoked_ueids=frozenset(members.texts("revoked_ueids", _UEID, may_be_empty=True)),
+        allowed_ueids=frozenset(members.texts("allowed_ueids", UEID, may_be_empty=True)),
+        revoked_ueids=frozenset(members.texts("revoked_ueids", UEID, may_be_empty=True)),
         allowed_models=frozenset(members.texts("allowed_models", _GPU_MODEL, may_be_empty=True)),
         maximum_token_age_seconds=members.integer("maximum_token_age_seconds", 1, _MAX_AGE_SECONDS),
         reports_required=members.flag("reports_required"),

@@ -1,5 +1,5 @@
-"""It is responsible for the KMS's statement of which policy is in force: what keeps a service from being frozen on an
-old one.
+"""It is responsible for the KMS's statement of which policy and revocations are in force: what keeps a service from
+being frozen on old ones.
 
 The statement is canonical JSON signed by the mesh CA's key. How old a statement may be is for the one who relies on it.
 """
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.members import Members
+from libs.policy.revocation import NO_REVOCATIONS_DIGEST
 from libs.policy.vocabulary import KEY_BYTES
 
 _CONTEXT = b"teemesh/statement/v1\0"
@@ -42,9 +43,11 @@ class Statement:
     digest: bytes
     """Of the policy."""
     revocation: int
-    """Number of the newest revocation; 0 when there is none."""
+    """How many revocations are known, lifted ones too."""
     time_ms: int
     """Unix milliseconds."""
+    revocations_digest: bytes = NO_REVOCATIONS_DIGEST
+    """Of the set of them."""
 
     @property
     def document(self) -> bytes:
@@ -55,6 +58,7 @@ class Statement:
                 "version": self.version,
                 "digest": self.digest.hex(),
                 "revocation": self.revocation,
+                "revocations_digest": self.revocations_digest.hex(),
                 "time_ms": self.time_ms,
             }
         )
@@ -93,6 +97,7 @@ def _parse(data: bytes) -> Statement:
         version=members.integer("version", 1),
         digest=members.octets("digest", KEY_BYTES),
         revocation=members.integer("revocation", 0),
+        revocations_digest=members.octets("revocations_digest", KEY_BYTES),
         time_ms=members.integer("time_ms", 0),
     )
     members.end()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 
 SERVICE_ROLES = frozenset({"attestation", "kms", "registry", "router", "node", "ledger", "broker"})
+"""The roles of the mesh's own services."""
+
+AGENT = "agent"
+"""The role of a workload that serves nobody and has keys of its own; its code and its app-compose are its owner's."""
+
+EVIDENCE_ROLES = SERVICE_ROLES | {AGENT}
 """The roles that prove themselves by evidence."""
 
 PEOPLE_ROLES = frozenset({"operator", "auditor"})
 """The roles that prove themselves by an operator's signature; they never have measurements."""
 
-ROLE = re.compile("|".join(sorted(SERVICE_ROLES)))
+ROLE = re.compile("|".join(sorted(EVIDENCE_ROLES)))
 TRUST_DOMAIN = re.compile(r"(?=.{1,200}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 """What is both a SPIFFE trust domain and a DNS suffix: certificates need it as both."""
 

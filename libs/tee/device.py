@@ -7,7 +7,7 @@ family is the FMSPC (TDX); or the product (SEV-SNP), lower case, with CPU family
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.errors import Code, MeshError
 from libs.tee.rules import FOREVER, AllOf, AnyOf, Rule
@@ -99,6 +99,10 @@ class DeviceLists:
     revoked: frozenset[str] = frozenset()
     allowed_families: frozenset[str] = frozenset()
     revoked_families: frozenset[str] = frozenset()
+
+    def without(self, ids: frozenset[str], families: frozenset[str]) -> DeviceLists:
+        """Return the lists with these machines and families revoked too, allowed or not."""
+        return replace(self, revoked=self.revoked | ids, revoked_families=self.revoked_families | families)
 
     def rule(self) -> Rule[Device]:
         """Compose the lists: not revoked and, where policy lists machines or families, listed."""

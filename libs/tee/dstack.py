@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -19,9 +19,11 @@ from dstack_sdk import AsyncDstackClient
 
 from libs.errors import Code, MeshError
 from libs.tee import eventlog, tdx
+from libs.tee.dstack_custody import claim_v0
 from libs.tee.eventlog import Event
 from libs.tee.nvidia.collected import FORMAT, Collected, read_collected
 from libs.tee.nvidia.evidence import VENDOR
+from libs.tee.secp256k1 import public_key_of
 
 # The TDX driver makes one quote at a time, and other containers queue for it too.
 TIMEOUT_SECONDS = 20.0
@@ -72,6 +74,17 @@ class GuestQuote:
 
     quote: bytes
     event_log: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestKey:
+    """A secret of 32 bytes that the agent derived, and who is said to vouch for it."""
+
+    secret: bytes = field(repr=False)
+    claim: bytes
+    """What link 0 of the chain signs: the path, as purpose, and the secret's own public key."""
+    signature_chain: tuple[bytes, ...]
+    """Not verified yet: see `dstack_custody`."""
 
 
 class Guest:
@@ -153,17 +166,28 @@ class Guest:
         async with self._quoting:
             return await self._ask(ask)
 
-    async def key(self, path: str) -> bytes:
-        """Return the 32-byte secret at a path; the same for the same app and path.
+    async def app_id(self) -> bytes:
+        """Return the application id that the guest states: dstack derives and signs its keys for it."""
+
+        async def ask() -> bytes:
+            return bytes.fromhex((await self._client.info()).app_id)
+
+        return await self._ask(ask)
+
+    async def key(self, path: str) -> GuestKey:
+        """Return the key at a path; its secret is the same for the same app and path.
 
         The agent's derivation ignores purpose and algorithm: callers MUST name both in the path.
         """
 
-        async def ask() -> bytes:
-            secret: bytes = (await self._client.get_key(path)).decode_key()
+        async def ask() -> GuestKey:
+            # The chain names the purpose alone, so the path is that too.
+            reply = await self._client.get_key(path, path)
+            secret: bytes = reply.decode_key()
             if len(secret) != _KEY_BYTES:
                 raise ValueError("a key of another length")
-            return secret
+            claim = claim_v0(path, public_key_of(secret))
+            return GuestKey(secret, claim, tuple(reply.decode_signature_chain()))
 
         return await self._ask(ask)
 

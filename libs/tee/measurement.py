@@ -16,6 +16,13 @@ class MeasurementNotAllowed(MeshError):
     reason = "MEASUREMENT_NOT_ALLOWED"
 
 
+class MeasurementRevoked(MeshError):
+    """Operators have withdrawn the application since policy allowed it."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "MEASUREMENT_REVOKED"
+
+
 class Measured(Protocol):
     """Values that are compared together, by name, in lower-case hex."""
 
@@ -54,12 +61,16 @@ class MeasurementSet(Generic[M]):
     """A rule: the measurement is one of these. An empty set allows nothing."""
 
     allowed: frozenset[M]
+    # Compose hashes, whatever they run on: allowed or not, they are refused.
+    revoked: frozenset[str] = frozenset()
 
     def holds_until(self, facts: M, now: int, note: Note) -> int:
         found = facts.to_json()
         nearest = self._nearest(found)
         for name, value in found.items():
             note(name, value, "nothing" if nearest is None else nearest[name])
+        if facts.compose_hash in self.revoked:
+            raise MeasurementRevoked(f"compose hash {facts.compose_hash} is revoked")
         if facts in self.allowed:
             return FOREVER
         if nearest is None:

@@ -24,7 +24,7 @@ from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.leases import LiveLeases
 from services.attestation.sweep import Sweep
 
-_MEMBERS = frozenset({"kms", "registry", "router", "node", "ledger", "broker", "operator", "auditor"})
+_MEMBERS = frozenset({"kms", "registry", "router", "node", "ledger", "broker", "agent", "operator", "auditor"})
 _MAX_UNCOVERED = 10_000
 """So many leases are named in a reply: at most 256 bytes of name and 63 of reason each, they fit `MESSAGE_BYTES`."""
 

@@ -106,12 +106,12 @@ class Sweep:
         )
 
     async def run(self, sweep_seconds: float) -> None:
-        """Judge for ever: all on the timer and when policy moves, new leases as they come."""
+        """Judge for ever: all on the timer and when policy or revocations move, new leases as they come."""
         while True:
-            version = self._policy.current.version
+            policy = self._policy.current
             await self.sweep()
             due = time.monotonic() + sweep_seconds
-            while self._policy.current.version == version and (left := due - time.monotonic()) > 0:
+            while self._policy.current is policy and (left := due - time.monotonic()) > 0:
                 if self._unjudged():
                     await self.sweep(only_new=True)
                     # A registry whose list never stands still must not keep this service busy.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from libs.policy.compose import Anchors, render
-from services.cli.inputs import read_input
+from libs.policy.vocabulary import SERVICE_ROLES
+from services.cli.inputs import InputUnreadable, read_input
 
 TEMPLATES = Path(__file__).parents[2] / "deploy" / "dstack"
 
@@ -25,4 +26,6 @@ def render_compose(anchors: Anchors, image_digest: str, template: Path | None = 
 
     Raises `InputUnreadable`, `ComposeMalformed`.
     """
+    if template is None and anchors.role not in SERVICE_ROLES:
+        raise InputUnreadable(f"no template for {anchors.role} ships with teemesh: give yours with --template")
     return render(read_input(template or template_path(anchors.role)), image_digest, anchors)

@@ -141,9 +141,9 @@ class Tail:
                 key_pem=access.key_pem,
                 certificate_pem=access.certificate_pem,
             ) as channel,
-            aclosing(_responses(ledger_pb2_grpc.LedgerServiceStub(channel), self._request(follow))) as responses,
+            aclosing(responses(ledger_pb2_grpc.LedgerServiceStub(channel), self._request(follow))) as answers,
         ):
-            async for response in responses:
+            async for response in answers:
                 self._take(response)
 
     def _request(self, follow: bool) -> ledger_pb2.TailRequest:
@@ -188,9 +188,10 @@ def _run_tail(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _responses(
+async def responses(
     stub: ledger_pb2_grpc.LedgerServiceStub, request: ledger_pb2.TailRequest
 ) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
+    """Yield what the ledger sends. Raises `LedgerSilent` and the ledger's refusals."""
     call = stub.Tail(request)
     try:
         while True:

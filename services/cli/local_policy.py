@@ -47,9 +47,9 @@ class LocalOperators:
     def threshold(self) -> int:
         return THRESHOLD
 
-    def anchors(self, role: str) -> Anchors:
+    def anchors(self, role: str, dstack_kms_root: bytes | None = None) -> Anchors:
         """What a service of this mesh is measured with."""
-        return Anchors(role, TRUST_DOMAIN, self.public_keys, THRESHOLD)
+        return Anchors(role, TRUST_DOMAIN, self.public_keys, THRESHOLD, dstack_kms_root)
 
 
 def open_operators(layout: Layout) -> LocalOperators:
@@ -58,10 +58,15 @@ def open_operators(layout: Layout) -> LocalOperators:
     return LocalOperators(keys, ensure_tenant_admin(layout.operators))
 
 
-def write_composes(layout: Layout, operators: LocalOperators) -> Mapping[str, bytes]:
-    """Write the measured app-compose of every service; return them by role."""
+def write_composes(layout: Layout, operators: LocalOperators, dstack_kms_root: bytes) -> Mapping[str, bytes]:
+    """Write the measured app-compose of every service, the KMS's with its pin; return them by role."""
     composes = {
-        role: render_compose(operators.anchors(role), source_digest(role), local_template(role)) for role in SERVICES
+        role: render_compose(
+            operators.anchors(role, dstack_kms_root if role == "kms" else None),
+            source_digest(role),
+            local_template(role),
+        )
+        for role in SERVICES
     }
     for role, text in composes.items():
         write_durably(layout.compose(role), text, mode=0o644)
@@ -95,6 +100,7 @@ def ensure_policy(
         models=models,
         now=now,
         gpu_roles=frozenset({"node"}),
+        key_releases=[{"name": "models/*", "roles": ["node"], "rotate_after_days": 90}],
         previous=newest,
     )
     signed = unsigned(draft)

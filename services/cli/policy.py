@@ -1,10 +1,12 @@
-"""It is responsible for `teemesh policy`: draft, sign, inspect and publish the mesh policy.
+"""It is responsible for `teemesh policy`: draft, sign, inspect and publish the mesh policy, and revoke.
 
-compose   render a service's app-compose, the measured file to deploy
-init      draft a policy from composes, reference values, keys and models; nobody has signed it yet
-sign      add one operator's signature
-show      say in words what a policy allows, who signed it, and whether it holds now
-publish   send it to the KMS, which puts it in force
+compose      render a service's app-compose, the measured file to deploy
+init         draft a policy from composes, reference values, keys and models; nobody has signed it yet
+sign         add one operator's signature
+show         say in words what a policy allows, who signed it, and whether it holds now
+publish      send it to the KMS, which puts it in force
+revoke       withdraw something at once, as one operator alone
+revocations  list what was revoked
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from libs.policy.compose import Anchors, compose_hash, read_anchors
 from libs.policy.signatures import verify
-from libs.policy.vocabulary import SERVICE_ROLES
+from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee.tcb import TcbRule
 from services.cli.composes import render_compose
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
@@ -36,6 +39,7 @@ from services.cli.policy_draft import (
 )
 from services.cli.policy_publish import publish_policy
 from services.cli.policy_report import assess, print_report
+from services.cli.policy_revoke import add_revocations, add_revoke
 from services.cli.reference import DeployedCompose, read_reference
 
 _DAY = 86400
@@ -43,13 +47,15 @@ _DAY = 86400
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `teemesh policy`."""
-    parser = subparsers.add_parser("policy", help="draft, sign, inspect and publish the mesh policy")
+    parser = subparsers.add_parser("policy", help="draft, sign, inspect and publish the mesh policy; revoke")
     commands = parser.add_subparsers(dest="policy_command", required=True)
     _add_compose(commands.add_parser("compose", help="render a service's measured app-compose"))
     _add_init(commands.add_parser("init", help="draft a policy for the operators to sign"))
     _add_sign(commands.add_parser("sign", help="add one operator's signature"))
     _add_show(commands.add_parser("show", help="say what a policy allows and who signed it"))
     _add_publish(commands.add_parser("publish", help="put a signed policy in force"))
+    add_revoke(commands.add_parser("revoke", help="withdraw something at once, as one operator alone"))
+    add_revocations(commands.add_parser("revocations", help="list what was revoked"))
 
 
 def _add_operators(parser: argparse.ArgumentParser) -> None:
@@ -66,9 +72,15 @@ def _add_operators(parser: argparse.ArgumentParser) -> None:
 
 def _add_compose(parser: argparse.ArgumentParser) -> None:
     _add_operators(parser)
-    parser.add_argument("--role", required=True, choices=sorted(SERVICE_ROLES))
+    parser.add_argument("--role", required=True, choices=sorted(EVIDENCE_ROLES))
     parser.add_argument("--image-digest", required=True, help="sha256:... of the image manifest")
     parser.add_argument("--template", type=Path, help="default: the template that ships with teemesh")
+    parser.add_argument(
+        "--dstack-kms-root",
+        type=_octets,
+        metavar="HEX",
+        help="for role kms: the compressed secp256k1 key of the dstack KMS whose keys may seal the mesh's root",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the file to deploy; must not exist")
     parser.set_defaults(run=_run_compose)
 
@@ -88,7 +100,14 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", default=[], metavar="ID=SHA256", help="weights that may serve a model"
     )
-    parser.add_argument("--gpu-role", action="append", default=[], choices=sorted(SERVICE_ROLES))
+    parser.add_argument(
+        "--key-release",
+        action="append",
+        default=[],
+        metavar="NAME=ROLE[:ALGORITHM]",
+        help="a key, or all below NAME/*, that a role may hold; default: aes-256. The draft takes finer rules",
+    )
+    parser.add_argument("--gpu-role", action="append", default=[], choices=sorted(EVIDENCE_ROLES))
     parser.add_argument("--allow-device", action="append", default=[], metavar="DEVICE_ID", help="default: any machine")
     parser.add_argument("--revoke-device", action="append", default=[], metavar="DEVICE_ID")
     parser.add_argument("--tcb-status", action="append", metavar="STATUS", help="default: UpToDate")
@@ -101,6 +120,9 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--challenge-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--evidence-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--lifetime-days", type=int, default=LIFETIME_SECONDS // _DAY)
+    parser.add_argument(
+        "--lift-revocation", action="append", default=[], metavar="ID", help="besides those that the previous one lifts"
+    )
     parser.add_argument("--previous", type=Path, help="the signed policy that this one follows")
     parser.add_argument("--out", type=Path, required=True, help="the draft; must not exist")
     parser.set_defaults(run=_run_init)
@@ -130,7 +152,13 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
 
 def _run_compose(args: argparse.Namespace) -> int:
     refuse_existing(args.out)
-    anchors = Anchors(args.role, args.trust_domain, read_public_keys(args.operator_key), args.threshold)
+    anchors = Anchors(
+        args.role,
+        args.trust_domain,
+        read_public_keys(args.operator_key),
+        args.threshold,
+        args.dstack_kms_root,
+    )
     text = render_compose(anchors, args.image_digest, args.template)
     write_output(args.out, text)
     print(f"{args.out}: compose hash {compose_hash(text)}")
@@ -159,8 +187,10 @@ def _run_init(args: argparse.Namespace) -> int:
         gpu_roles=frozenset(args.gpu_role),
         allowed_devices=args.allow_device,
         revoked_devices=args.revoke_device,
+        lifted_revocations=args.lift_revocation,
         challenge_max_age_seconds=args.challenge_max_age_seconds,
         evidence_max_age_seconds=args.evidence_max_age_seconds,
+        key_releases=[_key_release(*pair) for pair in _pairs(args.key_release, "--key-release")],
         previous=read_signed(args.previous).policy if args.previous else None,
     )
     # Indented, because people read and edit a draft; signatures are over the canonical form anyway.
@@ -205,6 +235,11 @@ def _tcb_rule(args: argparse.Namespace) -> TcbRule:
     )
 
 
+def _key_release(name: str, holder: str) -> dict[str, Any]:
+    role, separator, algorithm = holder.partition(":")
+    return {"name": name, "roles": [role], **({"algorithm": algorithm} if separator else {})}
+
+
 def _pairs(given: Sequence[str], flag: str) -> list[tuple[str, str]]:
     pairs = []
     for text in given:
@@ -213,3 +248,10 @@ def _pairs(given: Sequence[str], flag: str) -> list[tuple[str, str]]:
             raise InputUnreadable(f"{flag} takes NAME=VALUE, not {text!r}")
         pairs.append((name, value))
     return pairs
+
+
+def _octets(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be hexadecimal") from error

@@ -74,15 +74,18 @@ def draft_policy(
     gpu_roles: frozenset[str] = frozenset(),
     allowed_devices: Sequence[str] = (),
     revoked_devices: Sequence[str] = (),
+    lifted_revocations: Sequence[str] = (),
     challenge_max_age_seconds: int = EVIDENCE_SECONDS,
     evidence_max_age_seconds: int = EVIDENCE_SECONDS,
+    key_releases: Sequence[Mapping[str, Any]] = (),
     previous: Policy | None = None,
 ) -> dict[str, Any]:
     """Return an unsigned policy as JSON: version 1, or the successor of `previous`.
 
     Each compose is allowed, for the role it was measured with, on the platform of each reference. `models` maps a model
-    id to the SHA-256 digests of its weights, hexadecimal. Raises `DraftInconsistent` when a compose belongs to another
-    mesh or obeys other operators, and what reading the draft raises.
+    id to the SHA-256 digests of its weights, hexadecimal. `key_releases` are rules beside those for the ledger's keys.
+    What `previous` lifts stays lifted. Raises `DraftInconsistent` when a compose belongs to another mesh or obeys other
+    operators, and what reading the draft raises.
     """
     measurements: dict[str, list[dict[str, str]]] = {}
     for compose in composes:
@@ -115,12 +118,14 @@ def draft_policy(
             for role, allowed in sorted(measurements.items())
         },
         "models": {model: list(digests) for model, digests in models.items()},
-        "key_releases": list(_KEY_RELEASES),
+        "key_releases": [*_KEY_RELEASES, *key_releases],
         "tenant_admin_key": tenant_admin_key.hex(),
         "challenge_max_age_seconds": challenge_max_age_seconds,
         "evidence_max_age_seconds": evidence_max_age_seconds,
         "revocations": [],
     }
+    if lifted := {*lifted_revocations, *_lifted_by(previous)}:
+        draft["lifted_revocations"] = sorted(lifted)
     if gpus := [reference for reference in references if reference.gpu is not None]:
         draft["gpu"] = _gpu(gpus)
     elif gpu_roles:
@@ -150,6 +155,10 @@ def sign_policy(signed: bytes, key: Ed25519PrivateKey, previous: Policy | None =
 def read_signed(path: Path) -> SignedPolicy:
     """Read a signed policy from a file without verifying it. Raises `InputUnreadable`, `PolicyMalformed`."""
     return parse_signed(read_input(path))
+
+
+def _lifted_by(previous: Policy | None) -> set[str]:
+    return set() if previous is None else {each.hex() for each in previous.lifted_revocations}
 
 
 def _vendor_roots(references: Sequence[Reference]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from libs.errors import MeshError
 from libs.policy.compose import Anchors
 from libs.policy.document import Policy
+from libs.policy.releases import KeyRelease
 from libs.policy.signatures import parse_signed, verify, verify_each, verify_seed
 from libs.policy.succession import verify_valid_at
 
@@ -131,6 +132,8 @@ def _print_allowances(policy: Policy, console: Console) -> None:
     console.print(f"  machines     {' or '.join(listed) or 'any'}, {len(devices.revoked)} revoked")
     if devices.revoked_families:
         console.print(f"  CPU families {', '.join(sorted(devices.revoked_families))} revoked")
+    if policy.lifted_revocations:
+        console.print(f"  lifts        {len(policy.lifted_revocations)} revocations")
     if policy.hardware.gpu is not None:
         console.print(f"  GPU tokens   of {', '.join(sorted(policy.hardware.gpu.issuers))}")
     if policy.hardware.snp is not None:
@@ -138,7 +141,15 @@ def _print_allowances(policy: Policy, console: Console) -> None:
     for model, digests in sorted(policy.models.items()):
         console.print(f"  model        {model}: {', '.join(digest[:16] for digest in sorted(digests))}", soft_wrap=True)
     for release in policy.key_releases:
-        console.print(f"  key          {release.pattern} to {', '.join(sorted(release.roles))}")
+        console.print(f"  key          {_key_rule(release)}")
+
+
+def _key_rule(release: KeyRelease) -> str:
+    users = ", ".join(sorted(release.roles))
+    narrowed = "" if release.compose_hashes is None else f" of {len(release.compose_hashes)} composes alone"
+    use = "" if release.held else ", by signing in the KMS only"
+    age = "" if release.rotate_after_days is None else f", a new epoch every {release.rotate_after_days} days"
+    return f"{release.pattern} ({release.algorithm}) to {users}{narrowed}{use}{age}"
 
 
 def _moment(seconds: int) -> str:

@@ -17,6 +17,7 @@ from libs.policy.compose import compose_hash, default_app_id
 from libs.policy.members import Members
 from libs.tee.measurement import Measurement
 from libs.tee.nvidia.keys import KEY_ID
+from libs.tee.secp256k1 import PUBLIC_KEY_BYTES
 from services.cli.inputs import read_json
 
 _TDX = re.compile("tdx")
@@ -24,7 +25,7 @@ _ISSUER = re.compile(r"https://[a-z0-9.:/-]{1,200}")
 _MAX_CERTIFICATE_BYTES = 8192
 _AUTHORITY = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{_MAX_CERTIFICATE_BYTES}}}")
 _MAX_KEY_BYTES = 256
-_UNUSED = ("pccs_url", "device_id", "kms_public_key")
+_UNUSED = ("pccs_url",)
 
 
 class ReferenceMalformed(MeshError):
@@ -73,6 +74,10 @@ class Reference:
     """None: policies made from this say nothing about GPUs."""
     app_ids: Mapping[str, frozenset[str]]
     """Compose hash to the app ids that were assigned to it; dstack may assign one that the code does not determine."""
+    device_id: str | None
+    """The machine, where the platform is one."""
+    kms_public_key: bytes | None
+    """The dstack KMS's secp256k1 root, compressed."""
 
     def measurements(self, compose: DeployedCompose) -> list[Measurement]:
         """Return what evidence of this compose shows here, one for each app id that it has."""
@@ -110,6 +115,8 @@ def read_reference(path: Path) -> Reference:
         rtmr2=members.hexadecimal("rtmr2", 48),
         gpu=_read_gpu(members.object("gpu")) if members.has("gpu") else None,
         app_ids=_read_app_ids(members),
+        device_id=members.hexadecimal("device_id", 32) if members.has("device_id") else None,
+        kms_public_key=members.octets("kms_public_key", PUBLIC_KEY_BYTES) if members.has("kms_public_key") else None,
     )
     for name in _UNUSED:
         if members.has(name):

@@ -168,7 +168,8 @@ async def ask_policy(access: Access) -> str:
             raise to_mesh_error(error) from error
     statement: Statement = verify_statement(response.statement, response.signature, _ca_spki(access))
     age = time.time() - statement.time_ms / 1000
-    return f"policy: version {statement.version}, digest {statement.digest.hex()}, stated {age:.0f} s ago"
+    revoked = f"{statement.revocation} revocations"
+    return f"policy: version {statement.version}, digest {statement.digest.hex()}, {revoked}, stated {age:.0f} s ago"
 
 
 async def ask_log(access: Access) -> str:

@@ -1,4 +1,7 @@
-"""Composition root of the development TEE: `python -m services.devtee config.toml [--check-config]`."""
+"""Composition root of the development TEE.
+
+`python -m services.devtee config.toml [--check-config] [--machine-only]`
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.devtee", description="Development TEE.")
     parser.add_argument("config", type=Path)
     parser.add_argument("--check-config", action="store_true", help="read the configuration and stop")
+    parser.add_argument(
+        "--machine-only", action="store_true", help="make the machine if there is none, say what it is, and stop"
+    )
     arguments = parser.parse_args()
     try:
         settings = config.load(arguments.config, Settings)
@@ -51,7 +57,10 @@ def main() -> int:
         return 0
     logs.configure("devtee", "devtee")
     try:
-        asyncio.run(run(settings))
+        if arguments.machine_only:
+            make_machine(settings)
+        else:
+            asyncio.run(run(settings))
     except MeshError as error:
         return _refuse(error, 1)
     return 0
@@ -82,6 +91,12 @@ async def run(settings: Settings) -> None:
             notify_ready()
             await until_terminated()
             notify_stopping()
+
+
+def make_machine(settings: Settings) -> None:
+    """Publish what is known before any app-compose is: they may be measured with this machine's keys."""
+    with holding(settings.state_dir) as state:
+        publish(settings.state_dir, reference_values(state.machine(_now()), {}, pccs_url=None))
 
 
 def _boot(machine: Machine, state: StateDirectory, instance: InstanceSettings) -> VirtualTd:

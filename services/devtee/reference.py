@@ -1,7 +1,8 @@
 """Responsible for `reference.json`: what an operator needs to write a policy that accepts this machine's evidence.
 
-The file is published when the service is ready and holds no secret. It is a statement by a development machine about
-itself; a policy that names its vendor root must say that the root is for development.
+The file is published when the service is ready, or was asked for its machine only, and holds no secret. It is a
+statement by a development machine about itself; a policy that names its vendor root must say that the root is for
+development.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from services.devtee.quotes import TD_ATTRIBUTES
 FILE_NAME = "reference.json"
 
 
-def reference_values(machine: Machine, tds: Mapping[str, VirtualTd], pccs_url: str) -> dict[str, Any]:
-    """The document: bytes as lower-case hex."""
+def reference_values(machine: Machine, tds: Mapping[str, VirtualTd], pccs_url: str | None) -> dict[str, Any]:
+    """The document: bytes as lower-case hex. A machine that does not run has no TDs and no PCCS."""
     boot = machine.image.boot_events()
     return {
         "v": 1,
         "tee_type": "tdx",
         "development": True,
         "vendor_root": machine.vendor_root.hex(),
-        "pccs_url": pccs_url,
+        **({} if pccs_url is None else {"pccs_url": pccs_url}),
         "device_id": machine.device_id.hex(),
         "os_image_hash": machine.image.os_image_hash.hex(),
         "mrtd": machine.image.mrtd.hex(),

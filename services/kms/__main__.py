@@ -12,23 +12,40 @@ from libs.events.publish import open_publisher
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.challenges import Challenges
 from libs.identity.collateral import AttestationCollateral
-from libs.identity.freshness import load_keeper
+from libs.identity.freshness import PolicyKeeper, load_keeper
 from libs.identity.member import membership, open_guest
 from libs.identity.renewal import Prover
+from libs.policy.compose import Anchors
 from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
+from libs.tee.dstack import Guest
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
 from services.kms.ca import CertificateAuthority
 from services.kms.config import Config
+from services.kms.currency import Currency
 from services.kms.decisions import Decisions
 from services.kms.issuance import Issuance, OwnAuthority
+from services.kms.joining import join_kms
 from services.kms.keyring import Keyring
+from services.kms.keys import open_keys
+from services.kms.log_reading import LogReading
 from services.kms.publication import Publication
-from services.kms.release import KeyRelease
-from services.kms.root import open_root
+from services.kms.replication import Replication, ReplicationServicer, replication_binding
+from services.kms.revocation import Revocations
+from services.kms.root import Root, make_root, open_root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
+
+
+async def _root(config: Config, guest: Guest, anchors: Anchors, policy: PolicyKeeper) -> Root:
+    """Open the root, or get it on the first start: from another instance, or by making it."""
+    settings, join = config.member, config.join
+
+    async def obtain() -> Root:
+        return await (make_root() if join is None else join_kms(settings, join, guest, anchors, policy))
+
+    return await open_root(guest, settings.state_dir, anchors.dstack_kms_root, obtain)
 
 
 async def serve(config: Config) -> None:
@@ -36,8 +53,9 @@ async def serve(config: Config) -> None:
     settings = config.member
     async with open_guest(settings, "kms") as (guest, anchors):
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
-        keyring = Keyring(await open_root(guest, settings.state_dir))
-        ca = CertificateAuthority(keyring.signing("mesh-ca", 1), settings.trust_domain, settings.state_dir)
+        root = await _root(config, guest, anchors, policy)
+        keyring = Keyring(root.secret)
+        ca = CertificateAuthority(keyring.ca_key, settings.trust_domain, settings.state_dir)
         log_key = Ed25519PrivateKey.generate()
         prover = Prover(
             guest,
@@ -63,22 +81,33 @@ async def serve(config: Config) -> None:
             decisions = Decisions(publisher)
             publication = Publication(policy, decisions)
             await publication.record_all()
-            servicer = KmsServicer(
-                ca, policy, statements, publication, KeyRelease(keyring, policy, decisions), decisions
-            )
+            revocations = Revocations(policy, decisions)
+            await revocations.record_all()
+            currency = Currency()
+            keys = open_keys(settings.state_dir, member.spiffe_id, keyring, ca, policy, decisions, currency)
+            ledger = member.peer("ledger", config.ledger)
+            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, decisions, currency)
+            servicer = KmsServicer(ca, policy, statements, publication, revocations, keys, decisions)
+            replication = Replication(root, prover, member.identity, challenges, policy, decisions, currency)
+            bindings = [kms_binding(servicer), replication_binding(ReplicationServicer(replication))]
             bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance, decisions))
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
             async with (
                 serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer,
-                member.serve([kms_binding(servicer)]) as inner,
+                member.serve(bindings) as inner,
                 asyncio.TaskGroup() as tasks,
             ):
-                stating = tasks.create_task(statements.keep(config.statement_seconds))
+                upkeep = [
+                    tasks.create_task(statements.keep(config.statement_seconds)),
+                    tasks.create_task(reading.keep()),
+                    tasks.create_task(keys.rotation.keep()),
+                ]
                 outer.ready()
                 inner.ready()
                 notify_ready()
                 await until_terminated()
-                stating.cancel()
+                for task in upkeep:
+                    task.cancel()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from libs.errors import Code, MeshError
 from libs.files import write_durably
-from libs.identity.certificate import MAX_LIFETIME_SECONDS, Subject, issue, spki_of
+from libs.identity.certificate import (
+    MAX_LIFETIME_SECONDS,
+    CertificateNotAccepted,
+    Subject,
+    issue,
+    spki_of,
+    spki_of_certificate,
+)
 
 CERTIFICATE_FILE = "ca.der"
 _CA_YEARS = 10
@@ -43,10 +50,18 @@ class ServerNameNotAllowed(MeshError):
     reason = "SERVER_NAME_NOT_ALLOWED"
 
 
+class CaNotOfThisRoot(MeshError):
+    """The sealed root was exchanged: it gives another CA than the one that this mesh believes."""
+
+    code = Code.DATA_LOSS
+    reason = "CA_NOT_OF_THIS_ROOT"
+
+
 class CertificateAuthority:
     """Signs what `issuance` has decided."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, trust_domain: str, folder: Path) -> None:
+        """Raises `CaNotOfThisRoot`."""
         self.key = key
         self.trust_domain = trust_domain
         self.certificate = self._kept(folder / CERTIFICATE_FILE)
@@ -107,11 +122,10 @@ class CertificateAuthority:
     def _kept(self, path: Path) -> bytes:
         if path.exists():
             der = path.read_bytes()
-            try:
-                if spki_of(x509.load_der_x509_certificate(der).public_key()) == self.spki:
-                    return der
-            except ValueError:
-                path.unlink()
+            if (kept := _spki_of(der)) == self.spki:
+                return der
+            if kept is not None:
+                raise CaNotOfThisRoot(f"{path} is of another root than the sealed one: restore it, or reset both")
         der = _self_signed(self.key, self.trust_domain)
         write_durably(path, der)
         return der
@@ -130,6 +144,13 @@ def public_key_of(csr: bytes) -> ec.EllipticCurvePublicKey:
     if not proven:
         raise CsrMalformed("the request does not prove possession of its key")
     return key
+
+
+def _spki_of(der: bytes) -> bytes | None:
+    try:
+        return spki_of_certificate(der)
+    except CertificateNotAccepted:
+        return None
 
 
 def _ca_name(trust_domain: str) -> x509.Name:

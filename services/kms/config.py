@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from libs.events.publish import EventSettings
 from libs.identity.certificate import MAX_LIFETIME_SECONDS
 from libs.identity.member import MemberSettings
+from services.kms.joining import JoinSettings
 
 _MIN_CERTIFICATE_SECONDS = 10
 """A shorter one could end while its renewal is still under way."""
@@ -28,6 +29,8 @@ class Config:
     """How long a service's certificate lives, seconds: 10 to 3600. Services renew when half of it is left."""
     bootstrap_calls_per_second: float = 50.0
     """How many calls the bootstrap listener takes from one address."""
+    join: JoinSettings | None = None
+    """Where a new instance of the KMS gets the root; absent: the first instance, which makes it."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""
 

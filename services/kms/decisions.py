@@ -1,4 +1,4 @@
-"""It is responsible for the KMS's own entries in the ledger: key decisions, certificates issued, policy versions."""
+"""It is responsible for the KMS's own entries in the ledger: key decisions, certificates, policies and revocations."""
 
 from __future__ import annotations
 
@@ -45,3 +45,7 @@ class Decisions:
     async def policy(self, signed: bytes) -> None:
         """Record a signed policy version."""
         await self._publisher.enqueue(Kind.POLICY, jcs.loads_object(signed), vault=None)
+
+    async def revocation(self, signed: bytes) -> None:
+        """Record a signed revocation durably here, before anybody acts on it."""
+        await self._publisher.enqueue(Kind.REVOCATION, jcs.loads_object(signed), vault=None)

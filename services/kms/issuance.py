@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from libs.identity.authority import CertificateRequest, Issued
 from libs.identity.certificate import MAX_LIFETIME_SECONDS, PEOPLE, Subject, spki_of
 from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
+from libs.identity.revoked import verify_not_revoked
 from libs.policy.document import Policy
 from libs.policy.operator_request import OperatorRequest, verify_operator_request
 from libs.tee import evidence as evidences
@@ -91,6 +93,7 @@ class Issuance:
             ),
         )
         subject = Subject(self._ca.trust_domain, role, instance, evidence.digest)
+        verify_not_revoked(appraisal.spki_sha256, subject.spiffe_id, policy)
         certificate = self._ca.issue_svid(subject, key, now, self._service_seconds)
         log.info("certificate issued", role=role, instance=instance, evidence=evidence.digest.hex())
         return certificate, appraisal
@@ -101,8 +104,10 @@ class Issuance:
         key = public_key_of(request.csr)
         verify_operator_request(request, operator_key, signature, self._policy.current)
         self._challenges.spend(request.nonce)
+        subject = Subject(self._ca.trust_domain, request.role, request.name, None)
+        verify_not_revoked(hashlib.sha256(spki_of(key)).digest(), subject.spiffe_id, self._policy.current)
         log.info("certificate issued to a person", role=request.role, name=request.name, by=operator_key.hex())
-        return self._ca.issue_svid(Subject(self._ca.trust_domain, request.role, request.name, None), key, self._clock())
+        return self._ca.issue_svid(subject, key, self._clock())
 
 
 class OwnAuthority:

@@ -1,65 +1,86 @@
-"""It is responsible for named keys: each derived from the root by name, epoch, purpose and algorithm.
+"""It is responsible for deriving every key from the root: one name, epoch, purpose and algorithm, one key.
 
-Every part is length-prefixed, so no two names can meet in one derivation. Vault keys have monthly epochs, made on first
-request; every other name has the epoch 1 until rotation is commanded.
+HKDF-SHA256 (RFC 5869) of the root with a fixed salt; the info is "teemesh/key/v1", a zero byte, then each of name,
+epoch (4 bytes big-endian), purpose and algorithm after its length (2 bytes big-endian), so no two keys share an info.
+Purposes keep the KMS's own keys apart from workloads': no name that a policy can write derives one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-import time
-from collections.abc import Callable
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from libs.errors import Code, MeshError
-from libs.policy.releases import KEY_NAME
+from libs.policy.releases import KeyAlgorithm
 
-_VAULT_PREFIX = "ledger-vault/"
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-class KeyNameMalformed(MeshError):
-    """Not a key name."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "KEY_NAME_MALFORMED"
-
-
-class KeyEpochUnknown(MeshError):
-    """That key has no such epoch."""
-
-    code = Code.NOT_FOUND
-    reason = "KEY_EPOCH_UNKNOWN"
+_OWN = "sign"
+_SEAL_STATE = "seal-state"
+_PURPOSE = {
+    KeyAlgorithm.AES_256: "release",
+    KeyAlgorithm.X25519: "agree",
+    KeyAlgorithm.ED25519: "workload-sign",
+    KeyAlgorithm.P_256: "workload-sign",
+}
 
 
 class Keyring:
     """All keys of one root."""
 
-    def __init__(self, root: bytes, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, root: bytes) -> None:
         self._root = root
-        self._clock = clock
 
-    def resolve(self, name: str, epoch: int) -> int:
-        """Return the epoch meant, 0 being the newest. Raises `KeyNameMalformed` or `KeyEpochUnknown`."""
-        if not KEY_NAME.fullmatch(name):
-            raise KeyNameMalformed("a key name is lower-case segments between slashes, 128 characters at most")
-        newest = self._month() if name.startswith(_VAULT_PREFIX) else 1
-        if epoch > newest:
-            raise KeyEpochUnknown(f"{name} has no epoch {epoch} yet")
-        return epoch or newest
+    @property
+    def ca_key(self) -> ec.EllipticCurvePrivateKey:
+        """The mesh CA's."""
+        return _p256(self._derive("mesh-ca", 1, _OWN, KeyAlgorithm.P_256, 48))
 
-    def symmetric(self, name: str, epoch: int) -> bytes:
-        """32 bytes for AES-256 or HMAC."""
-        return self._derive(name, epoch, "release", "aes-256", 32)
+    @property
+    def state_key(self) -> bytes:
+        """32 bytes: what the KMS's own state is sealed with."""
+        return self._derive("kms-state", 1, _SEAL_STATE, KeyAlgorithm.AES_256, 32)
 
-    def signing(self, name: str, epoch: int) -> ec.EllipticCurvePrivateKey:
-        """A P-256 key. 48 bytes are reduced, so the bias is below 2^-128 (FIPS 186-5, A.2.1)."""
-        wide = int.from_bytes(self._derive(name, epoch, "sign", "p-256", 48), "big")
-        return ec.derive_private_key(wide % (_P256_ORDER - 1) + 1, ec.SECP256R1())
+    def material(self, name: str, epoch: int, algorithm: KeyAlgorithm) -> bytes:
+        """The 32 bytes that a holder of the key gets: the key, the seed, or the private scalar."""
+        if algorithm is KeyAlgorithm.P_256:
+            key = self._p256_of(name, epoch)
+            return key.private_numbers().private_value.to_bytes(32, "big")
+        return self._derive(name, epoch, _PURPOSE[algorithm], algorithm, 32)
+
+    def public_key(self, name: str, epoch: int, algorithm: KeyAlgorithm) -> bytes:
+        """The public half, SubjectPublicKeyInfo in DER. The algorithm MUST have one."""
+        key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey | X25519PrivateKey
+        match algorithm:
+            case KeyAlgorithm.P_256:
+                key = self._p256_of(name, epoch)
+            case KeyAlgorithm.ED25519:
+                key = self._ed25519(name, epoch)
+            case KeyAlgorithm.X25519:
+                key = X25519PrivateKey.from_private_bytes(self.material(name, epoch, algorithm))
+            case KeyAlgorithm.AES_256:
+                raise ValueError(f"{algorithm} has no public half")
+        return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def sign(self, name: str, epoch: int, algorithm: KeyAlgorithm, message: bytes) -> bytes:
+        """Ed25519, or ECDSA with SHA-256 in DER. The algorithm MUST be one that signs."""
+        match algorithm:
+            case KeyAlgorithm.P_256:
+                return self._p256_of(name, epoch).sign(message, ec.ECDSA(hashes.SHA256()))
+            case KeyAlgorithm.ED25519:
+                return self._ed25519(name, epoch).sign(message)
+        raise ValueError(f"nothing is signed with {algorithm}")
+
+    def _ed25519(self, name: str, epoch: int) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.material(name, epoch, KeyAlgorithm.ED25519))
+
+    def _p256_of(self, name: str, epoch: int) -> ec.EllipticCurvePrivateKey:
+        return _p256(self._derive(name, epoch, _PURPOSE[KeyAlgorithm.P_256], KeyAlgorithm.P_256, 48))
 
     def _derive(self, name: str, epoch: int, purpose: str, algorithm: str, length: int) -> bytes:
         parts = [name.encode(), struct.pack(">I", epoch), purpose.encode(), algorithm.encode()]
@@ -67,7 +88,7 @@ class Keyring:
         salt = hashlib.sha256(b"teemesh/kms/root/v1").digest()
         return HKDF(hashes.SHA256(), length, salt=salt, info=info).derive(self._root)
 
-    def _month(self) -> int:
-        """Months since January 1970, from 1."""
-        now = time.gmtime(self._clock())
-        return (now.tm_year - 1970) * 12 + now.tm_mon
+
+def _p256(wide: bytes) -> ec.EllipticCurvePrivateKey:
+    """48 bytes are reduced, so the bias is below 2^-128 (FIPS 186-5, A.2.1)."""
+    return ec.derive_private_key(int.from_bytes(wide, "big") % (_P256_ORDER - 1) + 1, ec.SECP256R1())

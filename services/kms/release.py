@@ -1,4 +1,4 @@
-"""It is responsible for which key goes to whom: what policy gives the caller's role, sealed to the caller."""
+"""It is responsible for keys that leave the KMS: sealed to the caller, and on record before they go."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from dataclasses import dataclass
 import structlog
 
 from libs.errors import Code, MeshError
-from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease
 from libs.identity.sealed import release_info, seal
-from libs.policy.releases import is_boot_class
+from libs.policy.releases import KeyAlgorithm, KeyRelease, is_boot_class
+from services.kms.access import Access, decision
 from services.kms.decisions import Decisions
 from services.kms.keyring import Keyring
 
 log = structlog.get_logger()
 
 
-class KeyNotAllowed(MeshError):
-    """Policy does not give this key to this role."""
+class KeyAlgorithmMismatch(MeshError):
+    """By policy the key is for something else than what the caller wants it for."""
+
+    reason = "KEY_ALGORITHM_MISMATCH"
+
+
+class KeyNotReleased(MeshError):
+    """By policy the key never leaves the KMS: have it sign."""
 
     code = Code.PERMISSION_DENIED
-    reason = "KEY_NOT_ALLOWED"
+    reason = "KEY_NOT_RELEASED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +36,44 @@ class SealedKey:
 
     sealed: bytes
     epoch: int
+    newest_epoch: int
 
 
-class KeyRelease:
-    """Releases keys to leased callers, and records every decision before the key goes out."""
+class Releases:
+    """Releases keys to leased callers."""
 
-    def __init__(self, keyring: Keyring, policy: PolicyKeeper, decisions: Decisions) -> None:
+    def __init__(self, keyring: Keyring, access: Access, decisions: Decisions) -> None:
         self._keyring = keyring
-        self._policy = policy
+        self._access = access
         self._decisions = decisions
 
-    async def release(self, name: str, epoch: int, caller: Lease) -> SealedKey:
-        """Return the key sealed to the caller's `hpke_key`. Raises `KeyNotAllowed` and the keyring's refusals.
+    async def release(self, name: str, epoch: int, algorithm: KeyAlgorithm, caller: Lease) -> SealedKey:
+        """Return the key sealed to the caller's `hpke_key`.
 
-        A boot-class decision is durable in the outbox before the key leaves; any other waits for the ledger.
+        A boot-class decision is durable in the outbox before the key leaves; any other waits for the ledger. Raises
+        what `Access.require` does, `KeyAlgorithmMismatch`, `KeyNotReleased`, `HpkeKeyMissing`, `LedgerUnavailable`.
         """
-        policy = self._policy.current
-        epoch = self._keyring.resolve(name, epoch)
-        allowed = policy.may_release(name, caller.certificate.role)
-        decision = {
-            "decision": "released" if allowed else "refused",
-            "name": name,
-            "epoch": epoch,
-            "spiffe_id": caller.certificate.spiffe_id,
-            "evidence_sha256": caller.evidence.digest.hex(),
-            "policy_version": policy.version,
-        }
-        if not allowed:
-            await self._decisions.record_later(decision)
-            raise KeyNotAllowed(f"policy {policy.version} does not give {name} to role {caller.certificate.role}")
+        grant = await self._access.require(name, epoch, caller)
+        if (refusal := _unfit(grant.rule, algorithm)) is not None:
+            await self._access.record_refusal(name, grant.epoch, caller, refusal)
+            raise refusal
         sealed = seal(
-            self._keyring.symmetric(name, epoch),
+            self._keyring.material(name, grant.epoch, algorithm),
             caller.appraisal.workload_claims.get("hpke_key"),
-            release_info(name, epoch, caller.certificate.spiffe_id),
+            release_info(name, grant.epoch, caller.certificate.spiffe_id, algorithm),
         )
+        released = decision("released", name, grant.epoch, caller, grant.policy)
         if is_boot_class(name):
-            await self._decisions.record_later(decision)
+            await self._decisions.record_later(released)
         else:
-            await self._decisions.record(decision)
-        log.info("key released", name=name, epoch=epoch, to=caller.certificate.spiffe_id)
-        return SealedKey(sealed, epoch)
+            await self._decisions.record(released)
+        log.info("key released", name=name, epoch=grant.epoch, to=caller.certificate.spiffe_id)
+        return SealedKey(sealed, grant.epoch, grant.newest_epoch)
+
+
+def _unfit(rule: KeyRelease, algorithm: KeyAlgorithm) -> MeshError | None:
+    if algorithm is not rule.algorithm:
+        return KeyAlgorithmMismatch(f"by policy {rule.pattern} is for {rule.algorithm}")
+    if not rule.held:
+        return KeyNotReleased(f"by policy {rule.pattern} never leaves the KMS: have it sign")
+    return None

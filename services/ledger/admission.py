@@ -72,14 +72,18 @@ class Admission:
         self._refused: OrderedDict[bytes, Ed25519PublicKey] = OrderedDict()
 
     def replay(self, entries: Iterable[StoredEntry]) -> None:
-        """Take in what the log says about policies and writers. Raises what its own records cannot be read as."""
+        """Take in what the log says about policies, revocations and writers. Raises what its own records cannot be read
+        as.
+        """
         for stored in entries:
             kind = stored.leaf.kind
-            if kind not in (Kind.POLICY, Kind.KEYSET):
+            if kind not in (Kind.POLICY, Kind.REVOCATION, Kind.KEYSET):
                 continue
             entry = parse_entry(stored.row.body[SALT_SIZE:])
             if kind is Kind.POLICY:
                 self._policies.take(jcs.dumps(dict(entry.body)))
+            elif kind is Kind.REVOCATION:
+                self._revoke(entry)
             else:
                 keyset, key = read_keyset(entry.body, entry.issuer)
                 self._writers.admit(keyset, logged_writer(keyset, key))
@@ -184,6 +188,13 @@ class Admission:
                 self._policies.take(jcs.dumps(dict(entry.body)))
             except MeshError as error:
                 raise _Refused(Reason.POLICY_REFUSED, f"{error.reason}: {error}") from error
+        if header.kind is Kind.REVOCATION:
+            self._revoke(entry)
+
+    def _revoke(self, entry: Entry) -> None:
+        """What no operator of the log's policies signed is an entry like any other, and withdraws nothing."""
+        with suppress(MeshError):
+            self._policies.revoke(jcs.dumps(dict(entry.body)))
 
 
 def _open(record: Record, issuer: bytes, issuer_seq: int, vault: VaultKey | None) -> Entry:

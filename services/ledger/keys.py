@@ -74,7 +74,8 @@ class ReleasedKeys:
         stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(timeout))
         with remote_errors():
             response = await stub.ReleaseKey(
-                kms_pb2.ReleaseKeyRequest(name=name, epoch=epoch), timeout=outgoing_timeout(_CALL_SECONDS)
+                kms_pb2.ReleaseKeyRequest(name=name, epoch=epoch, algorithm=kms_pb2.KEY_ALGORITHM_AES_256),
+                timeout=outgoing_timeout(_CALL_SECONDS),
             )
         if epoch not in (0, response.epoch):
             raise ReleasedKeyWrong(f"the KMS released epoch {response.epoch} of {name} instead of epoch {epoch}")

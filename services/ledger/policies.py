@@ -1,7 +1,8 @@
-"""It is responsible for the chain of policies that the log holds: what its writers are judged under.
+"""It is responsible for the policies and revocations that the log holds: what its writers are judged under.
 
 A policy record counts by its operators' signatures and its place in the chain alone, whoever wrote it: the first one
-must be the seed that `log.json` names, so neither the KMS nor the ledger can put another mesh's rules into a log.
+must be the seed that `log.json` names, so neither the KMS nor the ledger can put another mesh's rules into a log. A
+revocation counts by the signature of an operator of that chain.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
+from libs.policy.revocation import RevocationSet, parse_revocation, verify_revocation
 from libs.policy.signatures import parse_signed, verify
 from libs.policy.succession import verify_successor
 from services.ledger.description import LogDescription
@@ -45,6 +47,7 @@ class LoggedPolicies:
         self._logged: dict[int, _Logged] = {}
         self._newest: Policy | None = None
         self._seed: Policy | None = None
+        self._revocations = RevocationSet()
 
     def offer_seed(self, signed: bytes) -> None:
         """Take the signed seed, to judge by until the log holds a policy. Raises `PolicyNotInChain` and refusals."""
@@ -56,7 +59,7 @@ class LoggedPolicies:
         policy = self._newest or self._seed
         if policy is None:
             raise SeedPolicyMissing("configure the seed policy that this log was made with")
-        return policy
+        return policy.under(self._revocations)
 
     def take(self, signed: bytes) -> None:
         """Take a policy record: the next version, or one that is logged already, which changes nothing.
@@ -75,9 +78,21 @@ class LoggedPolicies:
         elif verify(signed, known.operator_keys, known.operator_threshold).digest != known.digest:
             raise PolicyNotInChain("the log holds another policy of that version")
 
+    def revoke(self, signed: bytes) -> None:
+        """Take a revocation record, whichever policy of the log its operator stands in.
+
+        Raises `RevocationMalformed`, `RevocationSignatureInvalid` or `RevocationOfAnotherMesh`.
+        """
+        revocation, policy = parse_revocation(signed), self.newest
+        earlier = (each.operator_keys for each in self._logged.values())
+        operators = {*self._description.operator_keys, *policy.operator_keys}.union(*earlier)
+        verify_revocation(revocation, operators, policy.trust_domain)
+        self._revocations = self._revocations.union([revocation])
+
     def fork(self) -> LoggedPolicies:
         copy = LoggedPolicies(self._description)
         copy._logged, copy._newest, copy._seed = dict(self._logged), self._newest, self._seed
+        copy._revocations = self._revocations
         return copy
 
     def _advance(self, policy: Policy, operator_keys: tuple[bytes, ...], threshold: int) -> None:

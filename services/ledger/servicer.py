@@ -34,7 +34,7 @@ METHODS = {
     f"/{_SERVICE}/GetInclusionProof": MethodRule(roles=_READERS),
     f"/{_SERVICE}/GetConsistencyProof": MethodRule(roles=_READERS),
     f"/{_SERVICE}/GetEntry": MethodRule(roles=_READERS),
-    f"/{_SERVICE}/Tail": MethodRule(roles=_READERS, long_lived=True),
+    f"/{_SERVICE}/Tail": MethodRule(roles=_READERS | {"kms"}, long_lived=True),
 }
 
 
@@ -139,7 +139,12 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             position = await tail.from_token(request.token)
         else:
             position = await tail.from_index(request.from_index)
-        reading = tail.read(position, follow=request.follow, max_batch=request.max_batch or DEFAULT_BATCH)
+        reading = tail.read(
+            position,
+            follow=request.follow,
+            max_batch=request.max_batch or DEFAULT_BATCH,
+            kinds=frozenset(request.kinds),
+        )
         async with aclosing(reading) as batches:
             async for batch in batches:
                 yield pb.TailResponse(

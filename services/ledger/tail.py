@@ -6,7 +6,7 @@ A reader is a place in the files, not a queue: one that reads slowly costs nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 
 from libs.errors import MeshError
@@ -68,27 +68,37 @@ class Tail:
         resume.verify_extends(position, size=size, chain=chain)
         return position
 
-    async def read(self, position: Position, *, follow: bool, max_batch: int) -> AsyncGenerator[TailBatch, None]:
-        """Yield the entries after a position; with `follow` go on as the log grows. Raises `LogDamaged`."""
-        first = True
+    async def read(
+        self, position: Position, *, follow: bool, max_batch: int, kinds: Collection[int] = ()
+    ) -> AsyncGenerator[TailBatch, None]:
+        """Yield the entries after a position; with `follow` go on as the log grows. Raises `LogDamaged`.
+
+        With `kinds` only entries of those kinds come; the places in the log move over the others all the same.
+        """
+        loop = asyncio.get_running_loop()
+        told: Position | None = None
+        silent_until = loop.time() + HEARTBEAT_SECONDS
         while True:
             while position.next_index < self._growth.size:
                 end = min(position.next_index + max_batch, self._growth.size)
                 entries = await asyncio.to_thread(self._entries, position.next_index, end)
                 position = _after(position, entries)
-                yield self._batch(entries, position)
-                first = False
-            if first:
+                wanted = tuple(stored for stored in entries if not kinds or stored.leaf.kind in kinds)
+                if wanted or loop.time() >= silent_until:
+                    yield self._batch(wanted, position)
+                    told, silent_until = position, loop.time() + HEARTBEAT_SECONDS
+            if told is None or not (follow or told == position):
                 # Where there is nothing to send, the reader still learns where the log stands.
                 yield self._batch((), position)
-                first = False
+                told = position
             if not follow:
                 return
             try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout_at(silent_until):
                     await self._growth.beyond(position.next_index)
             except TimeoutError:
                 yield self._batch((), position)
+                told, silent_until = position, loop.time() + HEARTBEAT_SECONDS
 
     def _entries(self, start: int, end: int) -> tuple[StoredEntry, ...]:
         taken: list[StoredEntry] = []

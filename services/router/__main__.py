@@ -54,7 +54,11 @@ async def serve(config: Config) -> None:
             upstreams = Upstreams(member, registry)
             issuance = Issuance(workload, publisher, vaults, store, Attested(member, ledger, store, publisher.boot))
             exchanges = Exchanges(member.policy, upstreams, issuance, config.ledger_seconds)
-            tenants = Tenants(TenantDirectory(registry).find, lambda: member.policy.current.tenant_admin_key)
+            tenants = Tenants(
+                TenantDirectory(registry).find,
+                lambda: member.policy.current.tenant_admin_key,
+                lambda: member.policy.current.revoked.tenants,
+            )
             edge = Edge(
                 workload=workload,
                 reports=Reports(member, workload, collateral, config.repo_url),

@@ -43,6 +43,15 @@ class Unauthorized(RouterError):
     reason = "API_KEY_INVALID"
 
 
+class TenantRevoked(RouterError):
+    """Operators have withdrawn the tenant, whatever keys its record lists."""
+
+    status = 403
+    type = "tenant_revoked"
+    code = Code.PERMISSION_DENIED
+    reason = "TENANT_REVOKED"
+
+
 class NotFound(RouterError):
     """No such receipt, session or route; or it is another tenant's."""
 

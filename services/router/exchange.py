@@ -30,7 +30,7 @@ from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from services.router import constraints
 from services.router.constraints import Prompt
-from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, UpstreamFailed
+from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
 from services.router.forwarding import Begun, Ended, NodeUnavailable, Reached, forward
 from services.router.issuance import Draft, Issuance
 from services.router.tenants import Tenant
@@ -172,6 +172,11 @@ class Exchanges:
                 except RouterError:
                     raise error from None  # There was a node; that it failed is what the client should know.
 
+    def _require_tenant(self, tenant: Tenant) -> None:
+        """Operators may revoke a tenant whose answer is on its way. Raises `TenantRevoked`."""
+        if tenant.tenant_id in self._policy.current.revoked.tenants:
+            raise TenantRevoked("the tenant was revoked")
+
     def _choose(self, prompt: Prompt, tried: frozenset[str]) -> Upstream:
         try:
             return self._upstreams.choose(prompt.model, prompt.constraints, tried)
@@ -207,13 +212,14 @@ class Exchanges:
                 yield started
             try:
                 async for part in parts:
+                    self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
                         course.node_receipt = part.receipt_sha256
                         held.complete()
                     elif isinstance(part, bytes) and (out := held.feed(part)):
                         yield out
-            except UpstreamFailed as error:
-                course.aborts.append("upstream_failed")
+            except (UpstreamFailed, TenantRevoked) as error:
+                course.aborts.append("upstream_failed" if isinstance(error, UpstreamFailed) else "tenant_revoked")
                 held.fail(error)
                 started = Started(error.status, "application/json", course.receipt_id)
         async with aclosing(self._release(course, held, started, streaming=streaming)) as released:

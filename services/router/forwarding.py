@@ -71,7 +71,8 @@ async def forward(
             except RemoteRefused as error:
                 if not begun:
                     raise NodeUnavailable(f"the node refused: {error.reason}") from error
-                raise UpstreamFailed(f"the node broke off: {error.reason}") from error
+                # A channel that this router closed says nothing; why it was closed does.
+                raise UpstreamFailed(f"the node broke off: {upstream.peer.refusal or error.reason}") from error
             if not isinstance(response, inference_pb2.InferResponse):
                 raise UpstreamFailed("the node ended without a receipt")
             match response.WhichOneof("part"):

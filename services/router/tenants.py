@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 import structlog
 
 from libs.errors import MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, verify_tenant
-from services.router.errors import TenantsUnavailable, Unauthorized
+from services.router.errors import TenantRevoked, TenantsUnavailable, Unauthorized
 
 TTL_SECONDS = 30.0
 NEGATIVE_TTL_SECONDS = 5.0
@@ -58,13 +58,15 @@ class _Answer:
 class Tenants:
     """Authenticates bearers. A revoked key stops working when its answer's short life ends.
 
-    `admin_key` returns the policy's `tenant_admin_key` now: when it changes, cached answers no longer count.
+    `admin_key` returns the policy's `tenant_admin_key` now: when it changes, cached answers no longer count. `revoked`
+    returns the ids of the tenants that operators have withdrawn by now.
     """
 
     def __init__(
         self,
         find: Find,
         admin_key: Callable[[], bytes],
+        revoked: Callable[[], Collection[str]],
         *,
         clock: Callable[[], float] = time.monotonic,
         ttl_seconds: float = TTL_SECONDS,
@@ -73,6 +75,7 @@ class Tenants:
     ) -> None:
         self._find = find
         self._admin_key = admin_key
+        self._revoked = revoked
         self._clock = clock
         self._ttl = ttl_seconds
         self._negative_ttl = negative_ttl_seconds
@@ -82,7 +85,7 @@ class Tenants:
         self._versions: dict[str, int] = {}
 
     async def authenticate(self, authorization: str | None) -> Tenant:
-        """Return the tenant of an `Authorization` value. Raises `Unauthorized` or `TenantsUnavailable`."""
+        """Return the tenant of an `Authorization`. Raises `Unauthorized`, `TenantRevoked`, `TenantsUnavailable`."""
         key = bearer(authorization)
         if key is None:
             raise Unauthorized("an API key is required: Authorization: Bearer <key>")
@@ -92,6 +95,8 @@ class Tenants:
         tenant = await self._look_up(digest, admin_key) if answer is None else answer.tenant
         if tenant is None:
             raise Unauthorized("the API key is not one of any tenant")
+        if tenant.tenant_id in self._revoked():
+            raise TenantRevoked("the tenant of this API key is revoked")
         return tenant
 
     async def _look_up(self, digest: bytes, admin_key: bytes) -> Tenant | None:

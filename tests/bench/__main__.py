@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench`. Under three minutes; run them on an otherwise idle machine."""
+"""Runs the benchmarks: `python -m tests.bench`. Some three minutes; run them on an otherwise idle machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import structlog
 from rich.console import Console
 
-from tests.bench import appraisal, calls, chat, client, ledger, machine
+from tests.bench import appraisal, calls, chat, client, ledger, machine, revocation
 from tests.bench.report import Section, show
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
-_SECTIONS = ("chat", "ledger", "calls", "appraisal", "client")
+_SECTIONS = ("chat", "ledger", "calls", "appraisal", "client", "revocation")
 
 
 def main() -> None:
@@ -51,8 +51,10 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -
             return await calls.measure(folder)
         case "appraisal":
             return await appraisal.measure(folder, seconds=seconds / 2)
-        case _:
+        case "client":
             return await client.measure(mesh, seconds=seconds * 2)
+        case _:
+            return await revocation.measure(mesh, folder)
 
 
 if __name__ == "__main__":

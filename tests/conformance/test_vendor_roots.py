@@ -40,7 +40,9 @@ def intel_root() -> bytes:
 def hardware(intel_root: bytes) -> Reference:
     digests = dict.fromkeys(("os_image_hash", "key_provider"), "0a" * 32)
     registers = dict.fromkeys(("mrtd", "rtmr0", "rtmr1", "rtmr2"), "0b" * 48)
-    return Reference(intel_root, False, "0000001000000000", gpu=None, app_ids={}, **digests, **registers)
+    return Reference(
+        intel_root, False, "0000001000000000", gpu=None, app_ids={}, kms_public_key=None, **digests, **registers
+    )
 
 
 def _draft(*references: Reference) -> dict[str, Any]:

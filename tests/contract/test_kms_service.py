@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -16,15 +15,21 @@ from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
 from libs import jcs
 from libs.errors import MeshError
-from libs.identity.certificate import Subject, key_pem, make_csr, pem_of
-from libs.identity.member import Member
+from libs.identity.certificate import make_csr, spki_of
 from libs.identity.sealed import ReceiverKey, release_info
-from libs.policy.statement import verify_statement
-from libs.rpc.channel import open_channel
-from libs.rpc.errors import remote_errors
+from libs.identity.statements import KmsStatements
+from libs.policy.operator_request import OperatorRequest, sign_operator_request
+from libs.policy.releases import KeyAlgorithm
+from libs.policy.revocation import RevocationKind, parse_revocation
+from libs.policy.statement import Statement, verify_statement
 from libs.transparency.leaf import Kind
+from services.kms.decisions import Decisions
+from services.kms.issuance import ISSUANCE
+from services.kms.revocation import Revocations
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
-from tests.fakes.running_kms import RunningKms, running_kms
+from tests.fakes.kms_callers import calling, operator, refusal
+from tests.fakes.revocations import REASONS, value_of
+from tests.fakes.running_kms import DecisionLog, RunningKms, running_kms
 
 KEYRING = "ledger-keyring"
 
@@ -35,38 +40,9 @@ async def running(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKms]:
         yield kms_service
 
 
-@asynccontextmanager
-async def calling(
-    mesh: JoinedMesh, running: RunningKms, role: str, claims: dict[str, Any] | None = None
-) -> AsyncIterator[tuple[pb_grpc.KmsServiceStub, Member]]:
-    """A member that the KMS has appraised."""
-    async with mesh.member(role, running.core, claims=claims) as member:
-        yield pb_grpc.KmsServiceStub(await member.peer("kms", running.target).channel(10)), member
-
-
-@asynccontextmanager
-async def operator(running: RunningKms) -> AsyncIterator[pb_grpc.KmsServiceStub]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
-    der = running.core.ca.issue_svid(subject, key.public_key(), time.time())
-    async with open_channel(
-        running.target,
-        root_pem=running.member.ca_pem,
-        server_name=f"kms.{TRUST_DOMAIN}",
-        key_pem=key_pem(key),
-        certificate_pem=pem_of(der),
-    ) as channel:
-        yield pb_grpc.KmsServiceStub(channel)
-
-
-async def refusal(call: Any) -> str:
-    with pytest.raises(MeshError) as error, remote_errors():
-        await call
-    return error.value.reason
-
-
 def wants(stub: pb_grpc.KmsServiceStub, name: str, epoch: int = 0) -> Any:
-    return stub.ReleaseKey(pb.ReleaseKeyRequest(name=name, epoch=epoch), timeout=10)
+    request = pb.ReleaseKeyRequest(name=name, epoch=epoch, algorithm=pb.KEY_ALGORITHM_AES_256)
+    return stub.ReleaseKey(request, timeout=10)
 
 
 async def test_a_key_arrives_sealed_to_the_receivers_evidence(mesh: JoinedMesh, running: RunningKms) -> None:
@@ -74,7 +50,7 @@ async def test_a_key_arrives_sealed_to_the_receivers_evidence(mesh: JoinedMesh, 
     async with calling(mesh, running, "ledger", {"hpke_key": receiver.public.hex()}) as (stub, ledger):
         answer = await wants(stub, KEYRING)
         key = receiver.open(answer.sealed_key, release_info(KEYRING, 1, ledger.spiffe_id))
-        assert (answer.epoch, key) == (1, running.core.keyring.symmetric(KEYRING, 1))
+        assert (answer.epoch, key) == (1, running.core.keyring.material(KEYRING, 1, KeyAlgorithm.AES_256))
         (decision,) = [body for kind, body in running.log.outbox if kind is Kind.KEY_DECISION]
         assert decision == {
             "decision": "released",
@@ -147,6 +123,21 @@ async def test_an_operator_puts_the_next_policy_in_force(mesh: JoinedMesh, runni
     assert running.log.outbox == [(Kind.POLICY, jcs.loads_object(second))]
 
 
+async def test_a_policy_that_the_log_told_of_first_is_in_force_and_no_error(
+    mesh: JoinedMesh, running: RunningKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = mesh.successor(running.core.policy.current)
+    keep = DecisionLog.enqueue
+
+    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any) -> None:
+        await keep(log, kind, body, vault=vault)
+        running.core.policy.accept(second)
+
+    monkeypatch.setattr(DecisionLog, "enqueue", tell)
+    async with operator(running) as stub:
+        assert (await publish(stub, second)).version == 2
+
+
 async def test_of_two_policies_published_at_once_one_is_in_force_and_on_record(
     mesh: JoinedMesh, running: RunningKms
 ) -> None:
@@ -211,3 +202,182 @@ async def test_only_services_with_an_outward_listener_get_one(mesh: JoinedMesh, 
     csr = make_csr(ec.generate_private_key(ec.SECP256R1()))
     async with calling(mesh, running, "registry") as (stub, _):
         assert await refusal(server_certificate(stub, csr, ["api.example"])) == "ROLE_NOT_ALLOWED"
+
+
+def revoke(stub: pb_grpc.KmsServiceStub, signed: bytes) -> Any:
+    return stub.Revoke(pb.RevokeRequest(signed_revocation=signed), timeout=10)
+
+
+async def all_revocations(stub: pb_grpc.KmsServiceStub) -> list[bytes]:
+    found: list[bytes] = []
+    token = b""
+    while True:
+        page = await stub.GetRevocations(pb.GetRevocationsRequest(page_token=token), timeout=10)
+        found.extend(page.signed_revocations)
+        if not (token := page.next_page_token):
+            return found
+
+
+def compose_of(mesh: JoinedMesh, role: str) -> str:
+    return mesh.tds[role].compose_hash.hex()
+
+
+async def test_one_operator_revokes_and_the_log_has_it_before_any_statement(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    signed = mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32)
+    async with operator(running) as stub:
+        for _ in range(2):  # Again is not a mistake, and no second entry.
+            answer = await revoke(stub, signed)
+            assert (answer.id, answer.number) == (parse_revocation(signed).revocation.id, 1)
+        newest = await stub.GetStatement(pb.GetStatementRequest(), timeout=10)
+        statement = verify_statement(newest.statement, newest.signature, running.core.ca.spki)
+        assert (statement.revocation, statement.revocations_digest) == (1, answer.digest)
+        assert await all_revocations(stub) == [signed]
+    assert running.log.outbox == [(Kind.REVOCATION, jcs.loads_object(signed))]
+
+
+async def test_a_log_that_fails_lets_no_revocation_be_stated(mesh: JoinedMesh, running: RunningKms) -> None:
+    running.log.full = True
+    async with operator(running) as stub:
+        assert await refusal(revoke(stub, mesh.revocation(RevocationKind.TENANT, "12" * 16))) == "OUTBOX_FULL"
+        running.log.full = False
+        assert await all_revocations(stub) == []
+    assert running.core.policy.revocations.number == 0
+
+
+async def test_nobody_but_an_operator_of_this_policy_revokes(mesh: JoinedMesh, running: RunningKms) -> None:
+    good = mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32)
+    unsigned = good.replace(parse_revocation(good).signature.hex().encode(), b"00" * 64)
+    stranger = JoinedMesh(mesh.folder, mesh.machine)  # Other operators.
+    keys = mesh.draft["operators"]["keys"][:2]
+    running.core.policy.accept(mesh.successor(running.core.policy.current, operators={"keys": keys, "threshold": 2}))
+    async with operator(running) as stub:
+        for signed, reason in (
+            (b"{}", "REVOCATION_MALFORMED"),
+            (unsigned, "REVOCATION_SIGNATURE_INVALID"),
+            (stranger.revocation(RevocationKind.MEASUREMENT, "ab" * 32), "REVOCATION_SIGNATURE_INVALID"),
+            (good, "REVOCATION_SIGNATURE_INVALID"),  # By an operator whom the newest version no longer names.
+            (
+                mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32, operator=0, mesh="other.test"),
+                "REVOCATION_OF_ANOTHER_MESH",
+            ),
+        ):
+            assert await refusal(revoke(stub, signed)) == reason
+    async with calling(mesh, running, "registry") as (service, _):
+        mine = mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32, operator=0)
+        assert await refusal(revoke(service, mine)) == "ROLE_NOT_ALLOWED"
+    assert running.core.policy.revocations.number == 0
+    assert [kind for kind, _ in running.log.outbox if kind is Kind.REVOCATION] == []
+
+
+async def test_a_revocation_replayed_after_it_was_lifted_changes_nothing(mesh: JoinedMesh, running: RunningKms) -> None:
+    signed = mesh.revocation(RevocationKind.MEASUREMENT, compose_of(mesh, "router"))
+    lifted = [parse_revocation(signed).revocation.id.hex()]
+    async with operator(running) as stub:
+        await revoke(stub, signed)
+        async with mesh.member("router", running.core) as router:
+            assert await refusal(router.peer("kms", running.target).channel(10)) == "MEASUREMENT_REVOKED"
+        await publish(stub, mesh.successor(running.core.policy.current, lifted_revocations=lifted))
+        assert (await revoke(stub, signed)).number == 1
+    async with calling(mesh, running, "router") as (service, _):
+        await service.GetStatement(pb.GetStatementRequest(), timeout=10)
+
+
+async def test_revocations_beyond_the_limit_are_refused_and_known_ones_still_succeed(
+    mesh: JoinedMesh, kms: KmsCore
+) -> None:
+    revocations = Revocations(kms.policy, Decisions(DecisionLog()), limit=1)
+    first, second = (mesh.revocation(RevocationKind.TENANT, f"{number:032x}") for number in (1, 2))
+    await revocations.revoke(first)
+    await revocations.revoke(first)
+    with pytest.raises(MeshError) as error:
+        await revocations.revoke(second)
+    assert error.value.reason == "REVOCATIONS_FULL"
+
+
+async def test_many_revocations_come_in_pages_that_miss_none(mesh: JoinedMesh, running: RunningKms) -> None:
+    made = [mesh.revocation(RevocationKind.TENANT, f"{number:032x}") for number in range(501)]
+    running.core.policy.accept_revocations(made)
+    async with operator(running) as stub:
+        found = await all_revocations(stub)
+        assert sorted(found) == sorted(made)
+        bad = stub.GetRevocations(pb.GetRevocationsRequest(page_token=b"x"), timeout=10)
+        assert await refusal(bad) == "PAGE_TOKEN_MALFORMED"
+    async with calling(mesh, running, "router") as (_, router):
+        statements = KmsStatements(router.peer("kms", running.target), router.identity)
+        assert sorted(await statements.revocations()) == sorted(made)
+
+
+async def test_a_kms_that_starts_again_records_what_it_knows(mesh: JoinedMesh, kms: KmsCore) -> None:
+    signed = mesh.revocation(RevocationKind.TENANT, "12" * 16)
+    kms.policy.accept_revocations([signed])
+    log = DecisionLog()
+    await Revocations(mesh.kms().policy, Decisions(log)).record_all()
+    assert log.outbox == [(Kind.REVOCATION, jcs.loads_object(signed))]
+
+
+async def stated(call: Any, running: RunningKms) -> Statement:
+    response = await call.read()
+    assert response.HasField("stated")
+    return verify_statement(response.stated.statement, response.stated.signature, running.core.ca.spki)
+
+
+async def test_a_watch_tells_of_every_change_at_once(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with calling(mesh, running, "router") as (stub, _), operator(running) as ada, asyncio.timeout(20):
+        call = stub.WatchStatements(pb.WatchStatementsRequest())
+        assert (await stated(call, running)).revocation == 0
+        answer = await revoke(ada, mesh.revocation(RevocationKind.TENANT, "12" * 16))
+        told = await stated(call, running)
+        assert (told.revocation, told.revocations_digest) == (1, answer.digest)
+        await publish(ada, mesh.successor(running.core.policy.current))
+        assert (await stated(call, running)).version == 2
+
+
+async def test_a_watch_ends_with_the_watchers_lease(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with calling(mesh, running, "router") as (stub, router), operator(running) as ada, asyncio.timeout(20):
+        call = stub.WatchStatements(pb.WatchStatementsRequest())
+        await stated(call, running)
+        await revoke(ada, mesh.revocation(RevocationKind.NODE, router.spiffe_id))
+        assert await refusal(call.read()) == "NODE_REVOKED"
+
+
+async def test_an_operator_whose_key_is_revoked_is_cut_off(mesh: JoinedMesh, running: RunningKms) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with operator(running, key) as ada, operator(running) as bob, asyncio.timeout(20):
+        call = ada.WatchStatements(pb.WatchStatementsRequest())
+        await stated(call, running)
+        revoked = sha256(spki_of(key.public_key())).hexdigest()
+        await revoke(bob, mesh.revocation(RevocationKind.KEY, revoked))
+        assert await refusal(call.read()) == "KEY_REVOKED"
+        assert await refusal(publish(ada, mesh.seed)) == "KEY_REVOKED"
+
+
+@pytest.mark.parametrize("kind", REASONS)
+async def test_whoever_is_revoked_gets_neither_key_nor_certificate(
+    mesh: JoinedMesh, running: RunningKms, kind: RevocationKind
+) -> None:
+    claims = {"hpke_key": ReceiverKey().public.hex()}
+    async with calling(mesh, running, "ledger", claims) as (stub, ledger):
+        assert (await wants(stub, KEYRING)).sealed_key
+        lease = running.member.leases.of(ledger.identity.current.certificate.spki_sha256)
+        running.core.policy.accept_revocations([mesh.revocation(kind, value_of(kind, lease))])
+        assert await refusal(wants(stub, KEYRING)) in (REASONS[kind], "EVIDENCE_REQUIRED")
+        key = ledger.identity.current.key
+        evidence = mesh.evidence("ledger", running.core.challenges.issue(ISSUANCE), key)
+        with pytest.raises(MeshError) as error:
+            running.core.issuance.certify_service(make_csr(key), evidence.document, ledger.instance)
+        assert error.value.reason == REASONS[kind]
+    assert running.log.decisions == [f"released {KEYRING}"]
+
+
+async def test_a_person_with_a_revoked_key_gets_no_certificate(mesh: JoinedMesh, kms: KmsCore) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    revoked = sha256(spki_of(key.public_key())).hexdigest()
+    kms.policy.accept_revocations([mesh.revocation(RevocationKind.KEY, revoked)])
+    nonce = kms.challenges.issue(ISSUANCE).nonce
+    request = OperatorRequest(role="operator", name="ada", csr=make_csr(key), nonce=nonce)
+    signature = sign_operator_request(request, mesh.operators[0])
+    with pytest.raises(MeshError) as error:
+        kms.issuance.certify_person(request, mesh.operators[0].public_key().public_bytes_raw(), signature)
+    assert error.value.reason == "KEY_REVOKED"

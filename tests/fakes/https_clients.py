@@ -80,7 +80,7 @@ class EvidenceTwin:
 
 
 def tenants_of(directory: DirectoryTwin) -> Tenants:
-    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw())
+    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), frozenset)
 
 
 @dataclass(slots=True)

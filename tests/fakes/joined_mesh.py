@@ -25,6 +25,7 @@ from libs.identity.member import Member, MemberSettings, membership, open_guest
 from libs.identity.renewal import Prover
 from libs.policy.compose import Anchors
 from libs.policy.document import Policy, read
+from libs.policy.revocation import Revocation, RevocationKind, sign_revocation
 from libs.policy.signatures import SignedPolicy, sign
 from libs.policy.statement import Statement
 from libs.tee import evidence as evidences
@@ -45,7 +46,7 @@ from services.kms.keyring import Keyring
 from tests.fakes.policy_draft import gpu_member, gpu_root, policy_draft
 
 TRUST_DOMAIN = "mesh.test"
-ROLES = ("attestation", "kms", "ledger", "node", "registry", "router")
+ROLES = ("agent", "attestation", "kms", "ledger", "node", "registry", "router")
 
 
 def _now() -> int:
@@ -122,6 +123,13 @@ class JoinedMesh:
         """The member "roles" of a policy that no longer allows some of them."""
         return {role: grant for role, grant in self.draft["roles"].items() if role not in roles}
 
+    def revocation(
+        self, kind: RevocationKind, value: str, *, operator: int = 2, mesh: str = TRUST_DOMAIN, time_ms: int = 0
+    ) -> bytes:
+        """A revocation that one operator signed; by default one whose signature no policy of this mesh bears."""
+        revocation = Revocation(mesh, kind, value, "a test", time_ms)
+        return sign_revocation(revocation, self.operators[operator]).document
+
     def keeper(self, name: str, *, clock: Clock | None = None, fresh: bool = True) -> PolicyKeeper:
         """A keeper that begins with the seed and, unless told otherwise, has just heard from the KMS."""
         keeper = PolicyKeeper(self.folder / name / "policy", self.seed, self.anchors("router"), clock or time.time)
@@ -184,7 +192,7 @@ class JoinedMesh:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         keyring = Keyring(root or self.root)
-        ca = CertificateAuthority(keyring.signing("mesh-ca", 1), TRUST_DOMAIN, folder)
+        ca = CertificateAuthority(keyring.ca_key, TRUST_DOMAIN, folder)
         challenges = Challenges(f"spiffe://{TRUST_DOMAIN}/kms/1", lambda: (ca.key, ca.certificate), ticking)
         policy = self.keeper(name, clock=clock)
         issuance = Issuance(ca, challenges, policy, ticking, service_seconds=service_seconds)
@@ -201,8 +209,8 @@ class JoinedMesh:
             "state_dir": self.folder / f"{role}-{instance}",
             "guest_socket": guest_socket,
             "seed_policy": seed,
-            "kms": "127.0.0.1:9",
-            "kms_bootstrap": "127.0.0.1:9",
+            "kms": ("127.0.0.1:9",),
+            "kms_bootstrap": ("127.0.0.1:9",),
             "attestation_bootstrap": "127.0.0.1:9",
             "statement_poll_seconds": 0.05,
             "drain_seconds": 0.0,
@@ -244,6 +252,9 @@ class JoinedMesh:
                 {"name": "ledger-keyring", "roles": ["ledger"]},
                 {"name": "ledger-vault/*", "roles": ["ledger"]},
                 {"name": "models/*", "roles": ["node"]},
+                {"name": "agents/claims", "roles": ["agent"], "algorithm": "ed25519"},
+                {"name": "agents/letters", "roles": ["agent"], "algorithm": "p-256", "use": "sign"},
+                {"name": "environment/agent", "roles": ["agent"], "algorithm": "x25519", "rotate_after_days": 30},
             ],
         )
 
@@ -265,7 +276,8 @@ class KmsCore:
 
 def hear(keeper: PolicyKeeper, now: float) -> None:
     """Give a keeper a statement of what it holds, as if the KMS had just said so."""
-    keeper.note(Statement(keeper.current.version, keeper.current.digest, 0, int(now * 1000)))
+    known = keeper.revocations
+    keeper.note(Statement(keeper.current.version, keeper.current.digest, known.number, int(now * 1000), known.digest))
 
 
 def measurement_of(td: VirtualTd) -> Measurement:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from libs.events.outbox import OutboxFull
 from libs.events.publish import LedgerUnavailable
 from libs.events.vault import VaultKey
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
@@ -19,12 +20,16 @@ from libs.tee.dstack import Guest
 from libs.transparency.leaf import Kind
 from services.devtee.machine import VirtualTd
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
+from services.kms.currency import Currency
 from services.kms.decisions import Decisions
+from services.kms.keys import KeyService, open_keys
 from services.kms.publication import Publication
-from services.kms.release import KeyRelease
+from services.kms.replication import Replication, ReplicationServicer, replication_binding
+from services.kms.revocation import Revocations
+from services.kms.root import Root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
-from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 
 ALONE = "127.0.0.1:0"
 
@@ -34,6 +39,8 @@ class DecisionLog:
     """A publisher whose ledger acknowledges at once, or is away."""
 
     away: bool = False
+    full: bool = False
+    """Whether nothing more can be made durable here."""
     entries: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
     """What the ledger has."""
     outbox: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
@@ -45,6 +52,8 @@ class DecisionLog:
         self.entries.append((kind, body))
 
     async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> None:
+        if self.full:
+            raise OutboxFull("the outbox is full")
         self.outbox.append((kind, body))
 
     @property
@@ -59,6 +68,11 @@ class RunningKms:
     core: KmsCore
     member: Member
     log: DecisionLog
+    keys: KeyService
+    currency: Currency
+    """It has just read its log to the end."""
+    currency_clock: Clock
+    """By which that grows old."""
     target: str
     """host:port of the mesh listener."""
     bootstrap: str
@@ -95,15 +109,25 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     decisions = Decisions(log)
     statements = StatementSource(kms.ca, kms.policy)
     publication = Publication(kms.policy, decisions)
-    keys = KeyRelease(kms.keyring, kms.policy, decisions)
-    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, keys, decisions)
+    currency_clock = Clock(0.0)
+    currency = Currency(currency_clock)
+    currency.heard()
+    spiffe_id = f"spiffe://{TRUST_DOMAIN}/kms/1"
+    keys = open_keys(mesh.folder, spiffe_id, kms.keyring, kms.ca, kms.policy, decisions, currency)
+    revocations = Revocations(kms.policy, decisions)
+    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, revocations, keys, decisions)
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
         bootstrap_listener(mesh, kms, log=log) as bootstrap,
         mesh.member("kms", kms, claims=claims, keeper=kms.policy) as member,
-        member.serve([kms_binding(servicer)]) as inner,
         asyncio.TaskGroup() as tasks,
+        AsyncExitStack() as stack,
     ):
+        prover = Prover(member.guest, mesh.collateral, {"role": "kms", **claims})
+        root = Root(mesh.root)
+        replication = Replication(root, prover, member.identity, kms.challenges, kms.policy, decisions, currency)
+        bindings = [kms_binding(servicer), replication_binding(ReplicationServicer(replication))]
+        inner = await stack.enter_async_context(member.serve(bindings))
         stating = tasks.create_task(statements.keep(60))
-        yield RunningKms(kms, member, log, f"127.0.0.1:{inner.port}", bootstrap)
+        yield RunningKms(kms, member, log, keys, currency, currency_clock, f"127.0.0.1:{inner.port}", bootstrap)
         stating.cancel()

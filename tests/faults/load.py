@@ -57,6 +57,8 @@ class Reply:
         self.status = 0
         self.receipt_id = ""
         self.ended = False
+        self.begun = asyncio.Event()
+        """Set with the first bytes."""
         self.trouble: str | None = None
         """Why it is not whole, where the router did not say so itself."""
 
@@ -67,6 +69,7 @@ class Reply:
 
     def take(self, chunk: bytes) -> None:
         self._body += chunk
+        self.begun.set()
 
     @property
     def body(self) -> bytes:
@@ -150,7 +153,11 @@ class Client:
 
     async def reply(self, request: bytes) -> Reply:
         """Send a chat request; return whatever came, also when nothing did."""
-        return await self._exchange("POST", CHAT, request, Reply(stream=json.loads(request)["stream"]))
+        return await self.follow(request, Reply(stream=json.loads(request)["stream"]))
+
+    async def follow(self, request: bytes, reply: Reply) -> Reply:
+        """The same, into a reply that can be looked at meanwhile."""
+        return await self._exchange("POST", CHAT, request, reply)
 
     async def get(self, path: str) -> Reply:
         """Fetch a document."""

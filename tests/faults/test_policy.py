@@ -1,4 +1,6 @@
-"""A measurement that policy no longer has is refused by everyone, with a receipt; the next policy lets it in again."""
+"""A measurement that policy no longer has, or one operator revoked, is refused by everyone, with a receipt; the next
+policy lets it in again.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +13,27 @@ import pytest
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs import jcs
+from libs.policy.revocation import parse_revocation
 from libs.policy.signatures import parse_signed
 from libs.rpc.channel import open_channel
-from services.cli.operators import load_key
-from services.cli.policy_draft import sign_policy, unsigned
+from libs.transparency.leaf import Kind
 from tests.faults.load import Client, Reply
+from tests.faults.log import LogReader
 from tests.faults.patience import until
+from tests.mesh.operating import successor
 from tests.mesh.running import RunningMesh, teemesh
 
 pytestmark = pytest.mark.mesh
 
 _POLICY_SECONDS = 60
-"""Every service asks for the newest statement each 10 s."""
+_MANY_TOKENS = 1500
+"""More than the model makes in the time that a revocation takes."""
 
 
 def publish(mesh: RunningMesh, changed: Mapping[str, Any], folder: Path) -> None:
     """Sign the successor of the policy in force with these members as two of three operators, and publish it."""
-    current = parse_signed(mesh.file("policy"))
-    members = jcs.loads_object(current.document)["policy"]
-    draft = members | {"version": members["version"] + 1, "previous": current.policy.digest.hex()} | dict(changed)
-    signed = unsigned(draft)
-    for operator in (1, 3):
-        signed = sign_policy(signed, load_key(mesh.state / "operators" / f"operator-{operator}.pem"))
-    path = folder / f"{draft['version']}.json"
+    signed = successor(mesh, mesh.file("policy"), changed)
+    path = folder / "next.json"
     path.write_bytes(signed)
     done = teemesh("policy", "publish", str(path), "--mesh", str(mesh.state / "mesh.json"))
     assert done.returncode == 0, done.stderr
@@ -72,6 +72,40 @@ async def test_a_node_without_its_measurement_is_refused_until_the_next_policy(
     restored = await _lease_until(mesh)
     async with asyncio.timeout(_POLICY_SECONDS):
         await until(lambda: _is_renewed(mesh, restored))
+    assert mesh.mesh["services"] == before
+
+
+def revoke(mesh: RunningMesh, kind: str, value: str) -> None:
+    """Revoke something as one of three operators."""
+    key = mesh.state / "operators" / "operator-2.pem"
+    described = ("--mesh", str(mesh.state / "mesh.json"))
+    done = teemesh("policy", "revoke", kind, value, "--reason", "a test", "--operator-key", str(key), *described)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.timeout(180)
+async def test_a_live_stream_dies_with_the_reason_when_one_operator_revokes_its_node(
+    mesh: RunningMesh, client: Client, reader: LogReader, tmp_path: Path
+) -> None:
+    await _until(client, 200, None)
+    before = mesh.mesh["services"]
+    (measurement,) = parse_signed(mesh.file("policy")).policy.roles["node"].measurements
+    endless = jcs.loads_object(client.body(1, stream=True, max_tokens=_MANY_TOKENS)) | {"ignore_eos": True}
+    reply = Reply(stream=True)
+    stream = asyncio.create_task(client.follow(jcs.dumps(endless), reply))
+    async with asyncio.timeout(_POLICY_SECONDS):
+        await reply.begun.wait()
+        await asyncio.to_thread(revoke, mesh, "measurement", measurement.compose_hash)
+        await stream
+    assert (reply.error_type, reply.is_answer) == ("upstream_error", False)
+    assert b"MEASUREMENT_REVOKED" in reply.body
+    await _refused_for(client, "MEASUREMENT_REVOKED")
+    (revoked,) = [entry.entry.body for entry in (await reader.read()).of(Kind.REVOCATION)]
+    assert revoked["revocation"]["value"] == measurement.compose_hash
+    listed = teemesh("policy", "revocations", "--mesh", str(mesh.state / "mesh.json"))
+    assert f"measurement {measurement.compose_hash}: in force" in listed.stdout
+    publish(mesh, {"lifted_revocations": [parse_revocation(jcs.dumps(revoked)).revocation.id.hex()]}, tmp_path)
+    await _until(client, 200, None)
     assert mesh.mesh["services"] == before
 
 

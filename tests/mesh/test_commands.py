@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -31,12 +32,46 @@ def test_status_shows_everyone_serving(mesh: RunningMesh) -> None:
     assert "log: mesh.local/ledger/1 has" in done.stdout
 
 
+def test_the_running_kms_is_measured_with_its_platforms_dstack_kms(mesh: RunningMesh) -> None:
+    compose = json.loads((mesh.state / "compose" / "kms.json").read_bytes())
+    platform = json.loads((mesh.state / "devtee" / "reference.json").read_bytes())
+    assert compose["teemesh"]["dstack_kms_root"] == platform["kms_public_key"]
+    measured = hashlib.sha256((mesh.state / "compose" / "kms.json").read_bytes()).hexdigest()
+    assert platform["instances"]["kms"]["compose_hash"] == measured
+
+
 def test_status_says_what_the_leases_rest_on_once_the_sweep_has_seen_them(mesh: RunningMesh) -> None:
     for _ in range(60):
         said = mesh.run("status").stdout
         if "evidence: 1 of 1 live leases rest on accepted evidence" in said:
             return
     raise AssertionError(said)
+
+
+def test_operators_see_rotate_and_retire_keys_and_the_log_has_all_of_it(mesh: RunningMesh, tmp_path: Path) -> None:
+    def kms(*arguments: str) -> list[str]:
+        done = mesh.run("kms", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()
+
+    order = tmp_path / "order.json"
+    assert kms("rotate", "models/a") == ["models/a: epoch 2 is the newest"]
+    assert kms("rotate", "models/a", "--epoch", "2") == ["models/a: epoch 2 is the newest"]
+    kms("retire", "models/a", "--out", str(order))
+    for number in (1, 2):
+        refused = mesh.run("kms", "submit", str(order))
+        assert (refused.returncode, "ORDER_SIGNATURES_INSUFFICIENT" in refused.stderr) == (1, True)
+        key = mesh.state / "operators" / f"operator-{number}.pem"
+        assert teemesh("kms", "approve", str(order), "--key", str(key)).returncode == 0
+    assert kms("submit", str(order)) == ["models/a: retired"]
+    assert "KEY_RETIRED" in mesh.run("kms", "rotate", "models/a").stderr
+    keys = {key["name"]: key for key in map(json.loads, kms("keys", "--json"))}
+    assert (keys["models/a"]["newest_epoch"], keys["models/a"]["retired"]) == (2, True)
+    assert keys["ledger-keyring"]["roles"] == ["ledger"]
+    decisions = [json.loads(line) for line in kms("release-log", "--json")]
+    made = [(said["decision"], said.get("epoch")) for said in decisions if said["name"] == "models/a"]
+    assert made == [("rotated", 2), ("retired", None)]
+    assert any("released" in line and "ledger-keyring" in line for line in kms("release-log"))
 
 
 def test_evidence_of_a_running_service_is_fetched_and_passes_every_step(mesh: RunningMesh, tmp_path: Path) -> None:

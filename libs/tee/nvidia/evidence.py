@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from libs import jcs
@@ -171,6 +171,10 @@ class GpuRule:
     maximum_token_age_seconds: int
     # Whether every GPU must show its own report beside the issuer's word.
     reports_required: bool
+
+    def without(self, ueids: frozenset[str]) -> GpuRule:
+        """Return the rule with these devices revoked too, allowed or not."""
+        return replace(self, revoked_ueids=self.revoked_ueids | ueids)
 
 
 @dataclass(frozen=True, slots=True)

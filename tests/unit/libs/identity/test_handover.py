@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,20 +18,22 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.identity.certificate import Subject, issue, parse
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.handover import Successor, name_successor
 from libs.identity.judge import Judge
 from libs.identity.lease import Leases
+from libs.identity.link import Link
 from libs.identity.member import Member
 from libs.identity.renewal import Credential
+from libs.policy.revocation import RevocationKind
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of, remote_errors
 from tests.fakes.certified_router import CertifiedRouter
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 from tests.faults.patience import until
-from tests.unit.libs.identity.test_peers import Ticker, ledger_at, moved, tail_on
+from tests.unit.libs.identity.test_peers import Ticker, ended, ledger_at, moved, tail_on
 
 LIFE_SECONDS = 10
 
@@ -261,6 +263,43 @@ async def test_the_successors_evidence_is_what_a_new_policy_judges(
     keeper.accept(bench.mesh.successor(keeper.current, evidence_max_age_seconds=600))
     leases.reappraise()
     assert leases.of(key).evidence.digest == later.evidence.digest
+
+
+def test_a_revoked_key_takes_along_what_rests_on_its_successor(
+    bench: Bench, leases: Leases, keeper: PolicyKeeper
+) -> None:
+    """Whoever stole the old key holds the connection that it opened, whatever key it named before."""
+    key = opened(leases, bench.shown)
+    bench.clock.now += 1800
+    later = bench.another()
+    leases.extend(key, later.certificate, later.evidence.document)
+    assert leases.of(key).certificate == later.certificate
+    keeper.accept_revocations([bench.mesh.revocation(RevocationKind.KEY, key.hex())])
+    leases.reappraise()
+    assert leases.ends_at(key) == 0
+
+
+async def test_a_revoked_server_key_takes_along_what_rests_on_its_successor(mesh: JoinedMesh, kms: KmsCore) -> None:
+    async with (
+        ledger_at(mesh, kms, Ticker()) as (ledger, target),
+        mesh.member("router", kms) as router,
+        asyncio.timeout(20),
+    ):
+        link = await router.peer("ledger", target).link(10)
+        stream = tail_on(link.channel)
+        assert await stream.read() == ledger_pb2.TailResponse()
+        shown = link.lease.certificate.spki_sha256
+        await ledger.identity.obtain()
+        await until(_superseded(link))
+        router.policy.accept_revocations([mesh.revocation(RevocationKind.KEY, shown.hex())])
+        assert (await ended(stream)).code is Code.UNAVAILABLE
+
+
+def _superseded(link: Link) -> Callable[[], Awaitable[bool]]:
+    async def holds() -> bool:
+        return link.is_superseded
+
+    return holds
 
 
 def channel_of(held: Credential, ledger: Member, target: str) -> grpc.aio.Channel:

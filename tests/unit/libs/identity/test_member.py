@@ -7,8 +7,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import MeshError
 from libs.identity.authority import Issued
@@ -16,8 +18,10 @@ from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.challenges import Challenges
 from libs.identity.member import MeasuredConfigurationMismatch, MemberSettings, join, open_guest
 from libs.identity.renewal import Identity, Prover
-from libs.identity.statements import KmsStatements, take_statement
+from libs.identity.statements import KmsStatements, StatementsEnded, follow_statements, watch_statements
+from libs.policy.revocation import RevocationKind
 from libs.rpc.middleware import public_middleware
+from libs.rpc.policies import MethodRule, ServiceBinding
 from libs.rpc.server import serving
 from libs.tee.appraisal import AppraisalContext, OwnNonce, appraise
 from libs.tee.dstack import Guest
@@ -53,8 +57,8 @@ async def surroundings(mesh: JoinedMesh, core: KmsCore, *, gpu_tokens: bool = Tr
                 "router",
                 "1",
                 socket,
-                kms=kms.target,
-                kms_bootstrap=kms.bootstrap,
+                kms=(kms.target,),
+                kms_bootstrap=(kms.bootstrap,),
                 attestation_bootstrap=f"127.0.0.1:{attestation.port}",
             )
             yield Surroundings(kms, settings)
@@ -79,9 +83,12 @@ async def test_missed_versions_are_all_walked_through(mesh: JoinedMesh, kms: Kms
         kms.policy.accept(mesh.successor(kms.policy.current))
     async with running_kms(mesh, kms) as running, mesh.member("router", kms) as router:
         statements = KmsStatements(router.peer("kms", running.target), router.identity)
-        await take_statement(statements, router.policy)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(follow_statements(statements, router.policy, 0.05))
+            while router.policy.current.version < 4:
+                await router.policy.advanced()
+            following.cancel()
         assert router.policy.current.digest == kms.policy.current.digest
-        assert router.policy.require_fresh().version == 4
 
 
 async def test_a_statement_by_another_key_than_the_cas_is_refused(mesh: JoinedMesh, kms: KmsCore) -> None:
@@ -91,8 +98,37 @@ async def test_a_statement_by_another_key_than_the_cas_is_refused(mesh: JoinedMe
     async with running_kms(mesh, kms) as running, mesh.member("router", kms) as router:
         statements = KmsStatements(router.peer("kms", running.target), OtherCa())  # type: ignore[arg-type]
         with pytest.raises(MeshError) as error:
-            await take_statement(statements, router.policy)
+            await watch_statements(statements, router.policy)
     assert error.value.reason == "STATEMENT_SIGNATURE_INVALID"
+
+
+class SilentKms(kms_pb2_grpc.KmsServiceServicer):
+    """Takes a watch and never says anything."""
+
+    async def WatchStatements(  # noqa: N802
+        self, request: kms_pb2.WatchStatementsRequest, context: Any
+    ) -> AsyncIterator[kms_pb2.WatchStatementsResponse]:
+        await asyncio.Event().wait()
+        yield kms_pb2.WatchStatementsResponse()
+
+
+async def test_a_kms_that_gives_no_sign_of_life_is_not_waited_for(mesh: JoinedMesh, kms: KmsCore) -> None:
+    servicer = SilentKms()  # type: ignore[abstract]  # The other methods stay unimplemented.
+    name = "teemesh.kms.v1.KmsService"
+    binding = ServiceBinding(
+        name,
+        lambda server: kms_pb2_grpc.add_KmsServiceServicer_to_server(servicer, server),
+        {f"/{name}/WatchStatements": MethodRule(roles=frozenset({"router"}), long_lived=True)},
+    )
+    async with (
+        mesh.member("kms", kms) as silent,
+        silent.serve([binding]) as serving_it,
+        mesh.member("router", kms) as router,
+        asyncio.timeout(20),
+    ):
+        peer = router.peer("kms", f"127.0.0.1:{serving_it.port}")
+        with pytest.raises(StatementsEnded, match="no sign of life"):
+            await watch_statements(KmsStatements(peer, router.identity, silence_seconds=0.05), router.policy)
 
 
 async def test_a_service_told_to_be_what_it_was_not_measured_as_does_not_start(mesh: JoinedMesh) -> None:
@@ -133,6 +169,10 @@ async def test_a_role_that_needs_a_gpu_shows_one_that_answered_the_same_challeng
         assert verdict is not None
         assert [device.ueid for device in verdict.devices] == [gpu.ueid]
         assert verdict.reports_verified
+        member.policy.accept_revocations([mesh.revocation(RevocationKind.DEVICE, gpu.ueid)])
+        with pytest.raises(MeshError) as error:
+            appraise(evidence, member.policy.current.rules("router"), context)
+        assert error.value.reason == "GPU_DEVICE_REVOKED"
 
 
 async def test_without_a_token_service_a_role_that_needs_a_gpu_does_not_join(mesh: JoinedMesh) -> None:

@@ -22,12 +22,14 @@ from libs.identity.certificate import MeshCertificate, Subject, key_pem, pem_of
 from libs.identity.member import Member
 from libs.identity.peers import Peer, PeerUnavailable
 from libs.identity.renewal import Credential
+from libs.policy.revocation import RevocationKind
 from libs.rpc.address import parse_address
 from libs.rpc.errors import remote_errors
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from libs.rpc.server import serving
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
+from tests.fakes.revocations import REASONS, value_of
 from tests.fakes.small_mesh import LEDGER, RoleGate, ledger_servicer
 
 EVIDENCE = "teemesh.evidence.v1.EvidenceService"
@@ -268,6 +270,47 @@ async def test_who_is_away_or_silent_is_unavailable(router: Member) -> None:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
         assert await refusal(router.peer("ledger", target), timeout=0.2) in {"PEER_UNREACHABLE", "PEER_UNAVAILABLE"}
     assert await refusal(router.peer("ledger", target)) == "PEER_UNREACHABLE"
+
+
+@pytest.mark.parametrize("kind", REASONS)
+async def test_the_channel_to_a_revoked_peer_closes_and_its_stream_ends(
+    mesh: JoinedMesh, kms: KmsCore, kind: RevocationKind
+) -> None:
+    async with (
+        mesh.member("router", kms) as router,
+        ledger_at(mesh, kms, Ticker()) as (_, target),
+        asyncio.timeout(20),
+    ):
+        peer = router.peer("ledger", target)
+        call = tail_on(await peer.channel(10))
+        assert await call.read() == ledger_pb2.TailResponse()
+        router.policy.accept_revocations([mesh.revocation(kind, value_of(kind, peer.lease))])
+        assert (await ended(call)).code is Code.UNAVAILABLE
+        assert peer.live_lease() is None
+        assert peer.refusal == REASONS[kind]
+        with pytest.raises(MeshError) as error:
+            await peer.channel(10)
+        assert error.value.reason == REASONS[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(RevocationKind.KEY, "KEY_REVOKED"), (RevocationKind.NODE, "NODE_REVOKED")]
+)
+async def test_a_revoked_callers_stream_ends_with_the_reason(
+    mesh: JoinedMesh, kms: KmsCore, kind: RevocationKind, reason: str
+) -> None:
+    async with (
+        mesh.member("router", kms) as router,
+        ledger_at(mesh, kms, Ticker()) as (ledger, target),
+        asyncio.timeout(20),
+    ):
+        peer = router.peer("ledger", target)
+        call = tail_on(await peer.channel(10))
+        assert await call.read() == ledger_pb2.TailResponse()
+        certificate = router.identity.current.certificate
+        value = certificate.spki_sha256.hex() if kind is RevocationKind.KEY else certificate.spiffe_id
+        ledger.policy.accept_revocations([mesh.revocation(kind, value)])
+        assert (await ended(call)).reason == reason
 
 
 @asynccontextmanager

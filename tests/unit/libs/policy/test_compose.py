@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from libs.policy.vocabulary import SERVICE_ROLES
 TEMPLATES = Path(__file__).parents[4] / "deploy" / "dstack"
 DIGEST = "sha256:" + "ab" * 32
 ANCHORS = Anchors("kms", "mesh.local", (b"a" * 32, b"b" * 32), 2)
+DSTACK_KMS_ROOT = bytes.fromhex("03d962450a41748021c8b02787ac36ce642ff0ae25f4c55019eb527e1112cfd764")
 
 
 def _template(**changes: Any) -> bytes:
@@ -62,8 +64,15 @@ def test_every_anchor_and_the_image_change_the_hash() -> None:
         render(_template(), DIGEST, Anchors("kms", "mesh.example.org", ANCHORS.operator_keys, 2)),
         render(_template(), DIGEST, Anchors("kms", "mesh.local", ANCHORS.operator_keys[:1], 1)),
         render(_template(), DIGEST, Anchors("kms", "mesh.local", ANCHORS.operator_keys, 1)),
+        render(_template(), DIGEST, replace(ANCHORS, dstack_kms_root=DSTACK_KMS_ROOT)),
     ]
     assert len({compose_hash(text) for text in variants}) == len(variants)
+
+
+def test_a_dstack_kms_root_is_measured_and_read_back() -> None:
+    pinned = replace(ANCHORS, dstack_kms_root=DSTACK_KMS_ROOT)
+    assert read_anchors(render(_template(), DIGEST, pinned).decode()) == pinned
+    assert "dstack_kms_root" not in jcs.loads(render(_template(), DIGEST, ANCHORS))["teemesh"]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,8 @@ def test_a_template_that_cannot_be_trusted_is_refused(template: bytes, digest: s
         Anchors("kms", "mesh.local", (b"a" * 32,), 2),
         Anchors("kms", "mesh.local", (b"a" * 32, b"a" * 32), 2),
         Anchors("kms", "mesh local", (b"a" * 32,), 1),
+        replace(ANCHORS, dstack_kms_root=b""),
+        replace(ANCHORS, dstack_kms_root=b"\2" + (5).to_bytes(32, "big")),
     ],
 )
 def test_anchors_that_no_service_would_read_are_not_rendered(anchors: Anchors) -> None:
@@ -111,6 +122,11 @@ def test_anchors_that_no_service_would_read_are_not_rendered(anchors: Anchors) -
         (_measured(operator_keys=["ab"]), r"teemesh.operator_keys\[0\]"),
         (_measured(operator_threshold=0), "teemesh.operator_threshold"),
         (_measured(operator_threshold=3), "teemesh.operator_threshold"),
+        (_measured(dstack_kms_root=None), "teemesh.dstack_kms_root must be 66 lower-case"),
+        (_measured(dstack_kms_root=DSTACK_KMS_ROOT[1:].hex()), "teemesh.dstack_kms_root must be 66 lower-case"),
+        (_measured(dstack_kms_root="04" + DSTACK_KMS_ROOT[1:].hex()), "must be a compressed secp256k1 public key"),
+        (_measured(dstack_kms_root="02" + "00" * 31 + "05"), "must be a compressed secp256k1 public key"),
+        (_measured(dstack_kms_root=DSTACK_KMS_ROOT.hex(), role="router"), "dstack_kms_root is for role kms alone"),
         (_measured(policy="x"), "teemesh.policy is not a known member"),
     ],
 )

@@ -68,13 +68,30 @@ def test_a_ca_key_of_another_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"v": 2}, {"version": 0}, {"digest": "ab"}, {"revocation": -1}, {"time_ms": None}, {"extra": 1}]
+    "change",
+    [
+        {"v": 2},
+        {"version": 0},
+        {"digest": "ab"},
+        {"revocation": -1},
+        {"revocations_digest": None},
+        {"time_ms": None},
+        {"extra": 1},
+    ],
 )
 def test_a_signed_statement_that_is_malformed_is_refused(change: dict[str, object]) -> None:
     data = jcs.dumps({**jcs.loads(STATEMENT.document), **change})
     with pytest.raises(StatementMalformed) as refusal:
         verify_statement(data, _sign(data), SPKI)
     assert refusal.value.reason == "STATEMENT_MALFORMED"
+
+
+def test_a_statement_that_names_no_set_of_revocations_is_refused() -> None:
+    members = jcs.loads(STATEMENT.document)
+    del members["revocations_digest"]
+    data = jcs.dumps(members)
+    with pytest.raises(StatementMalformed, match="revocations_digest"):
+        verify_statement(data, _sign(data), SPKI)
 
 
 def test_only_the_canonical_form_counts() -> None:

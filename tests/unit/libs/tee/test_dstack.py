@@ -10,6 +10,8 @@ from aiohttp import web
 
 from libs.tee import tdx
 from libs.tee.dstack import Guest, GuestRefused, GuestReplyMalformed, GuestUnavailable
+from libs.tee.dstack_custody import CustodyNotProven, verify_chain
+from libs.tee.secp256k1 import public_key_of
 from services.devtee.guest import serving_guest
 from services.devtee.methods import GuestMethods
 from tests.unit.libs.tee.bench import COMPOSE, NOW, Bench
@@ -62,7 +64,20 @@ async def test_key_depends_on_its_path_alone(bench: Bench, tmp_path: Path) -> No
     async with _guest(bench, tmp_path) as guest:
         first, again, other = [await guest.key(path) for path in ("a", "a", "b")]
     assert first == again != other
-    assert len(first) == 32
+    assert first.secret != other.secret
+    assert len(first.secret) == 32
+
+
+async def test_a_key_comes_with_the_chain_of_its_path(bench: Bench, tmp_path: Path) -> None:
+    async with _guest(bench, tmp_path) as guest:
+        key, other = await guest.key("a"), await guest.key("b")
+        app_id = await guest.app_id()
+    root = public_key_of(bench.machine.kms.root)
+    assert app_id == bench.td.identity.app_id
+    verify_chain(key.claim, key.signature_chain, app_id=app_id, kms_root=root)
+    with pytest.raises(CustodyNotProven):
+        verify_chain(other.claim, key.signature_chain, app_id=app_id, kms_root=root)
+    assert repr(key.secret) not in repr(key)
 
 
 async def test_missing_socket_is_one_clear_line(tmp_path: Path) -> None:
@@ -98,6 +113,8 @@ async def test_refusal_without_words_names_the_status(tmp_path: Path) -> None:
         {},
         {"key": "00", "signature_chain": []},
         {"key": "zz", "signature_chain": []},
+        {"key": "00" * 32, "signature_chain": []},
+        {"key": "01" * 32, "signature_chain": ["zz"]},
         {"quote": "", "event_log": "{}"},
     ],
 )
@@ -106,8 +123,9 @@ async def test_other_answers_are_malformed_and_not_repeated(tmp_path: Path, answ
         with pytest.raises(GuestReplyMalformed, match="not understood") as refusal:
             await guest.key("x")
         assert refusal.value.__cause__ is None
-        with pytest.raises(GuestReplyMalformed):
-            await guest.info()
+        for ask in (guest.info, guest.app_id):
+            with pytest.raises(GuestReplyMalformed):
+                await ask()
 
 
 async def test_quote_of_no_form_is_refused(tmp_path: Path) -> None:

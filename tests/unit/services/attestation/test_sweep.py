@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.audit.repetition import repeat
 from libs.identity.certificate import spki_of, spki_of_certificate
 from libs.identity.freshness import PolicyKeeper
+from libs.policy.revocation import RevocationKind
 from libs.policy.succession import PolicyNotValidNow
 from libs.rpc.channel import PeerUnreachable
 from libs.tee import evidence as evidences
@@ -371,6 +372,38 @@ async def test_when_policy_moves_everything_is_judged_again_at_once(scene: Scene
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_revocation_has_every_node_judged_again_at_once(scene: Scene, mesh: JoinedMesh) -> None:
+    listed = scene.fleet.join("one")
+    running = asyncio.create_task(scene.sweep.run(3600))
+    try:
+        await told(scene, 1)
+        compose = mesh.tds["node"].compose_hash.hex()
+        scene.policy.accept_revocations([mesh.revocation(RevocationKind.MEASUREMENT, compose)])
+        hear(scene.policy, scene.clock.now)
+        (again,) = [event.made for event in (await told(scene, 2))[1:]]
+        assert again is not None
+        assert (again.spiffe_id, again.refusal) == (listed.spiffe_id, "MEASUREMENT_REVOKED")
+        # Nobody could repeat it from the policy's document, so it is told of and not archived.
+        assert again.record_digest == b""
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_a_revocation_does_not_touch_is_recorded_and_repeats(scene: Scene, mesh: JoinedMesh) -> None:
+    scene.fleet.join("one")
+    other = mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32)
+    scene.policy.accept_revocations([other])
+    hear(scene.policy, scene.clock.now)
+    await scene.sweep.sweep()
+    scene.policy.accept(mesh.successor(scene.policy.current, roles=mesh.without("node")))
+    hear(scene.policy, scene.clock.now)
+    await scene.sweep.sweep()
+    accepted, refused = await records_told(scene, 2)
+    for digest in (accepted, refused):
+        assert repeat(await scene.archive.bundle(digest))
 
 
 async def test_a_verdict_under_an_older_policy_does_not_cover(scene: Scene, mesh: JoinedMesh) -> None:

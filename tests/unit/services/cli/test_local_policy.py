@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from libs import jcs
+from libs.policy.compose import read_anchors
 from libs.policy.document import Policy
 from libs.policy.signatures import PolicySignaturesInsufficient, parse_signed
 from services.cli.layout import Layout
@@ -24,6 +25,7 @@ from services.cli.roster import SERVICES
 from tests.unit.services.cli.conftest import Desk
 
 NOW = 1_790_000_000
+DSTACK_KMS_ROOT = bytes.fromhex("03d962450a41748021c8b02787ac36ce642ff0ae25f4c55019eb527e1112cfd764")
 MODELS = {"smollm2-135m": ["77" * 32]}
 
 
@@ -56,7 +58,7 @@ def local(desk: Desk, tmp_path: Path) -> Local:
     layout = Layout(tmp_path / "state")
     layout.prepare()
     operators = open_operators(layout)
-    composes = write_composes(layout, operators)
+    composes = write_composes(layout, operators, DSTACK_KMS_ROOT)
     reference = jcs.loads_object((desk.folder / "reference.json").read_bytes())
     reference["pccs_url"] = "http://127.0.0.1:1"
     reference["instances"] = {
@@ -73,6 +75,11 @@ def test_the_first_policy_lets_every_service_in(local: Local) -> None:
     assert all(len(grant.measurements) == 1 for grant in policy.roles.values())
     assert policy.development_roots
     assert len(parse_signed(local.layout.policy(1).read_bytes()).signatures) == 2
+
+
+def test_the_kms_alone_is_measured_with_the_platforms_dstack_kms(local: Local) -> None:
+    pins = {role: read_anchors(text.decode()).dstack_kms_root for role, text in local.composes.items()}
+    assert pins == {role: DSTACK_KMS_ROOT if role == "kms" else None for role in SERVICES}
 
 
 def test_a_restart_keeps_the_policy(local: Local) -> None:

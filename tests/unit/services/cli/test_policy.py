@@ -9,7 +9,7 @@ import pytest
 
 from libs import jcs
 from libs.errors import MeshError
-from libs.policy.compose import compose_hash, default_app_id, read_anchors
+from libs.policy.compose import ComposeMalformed, compose_hash, default_app_id, read_anchors
 from libs.policy.document import PolicyMalformed
 from libs.policy.signatures import PolicySignaturesInsufficient, verify_seed
 from services.cli.inputs import InputUnreadable, OutputExists, OutputUnwritable
@@ -38,7 +38,24 @@ def test_drafted_signed_and_shown(desk: Desk, teemesh: Run, capsys: pytest.Captu
     for fact in (policy.digest.hex(), "2 of its 3 operators, 2 needed", "DEVELOPMENT POLICY", "sufficient"):
         assert fact in shown
     assert policy.models == {"smollm2-135m": frozenset({WEIGHTS})}
-    assert policy.may_release("ledger-keyring", "ledger")
+    assert policy.key_release("ledger-keyring") is not None
+
+
+def test_a_compose_is_measured_with_the_dstack_kms_root_that_is_given(desk: Desk, teemesh: Run) -> None:
+    root = "03d962450a41748021c8b02787ac36ce642ff0ae25f4c55019eb527e1112cfd764"
+    out = desk.folder / "pinned.json"
+    operators = [argument for key in desk.keys for argument in ("--operator-key", key.hex())]
+    arguments = ["--trust-domain", "mesh.local", "--threshold", "2", "--image-digest", "ab" * 32, *operators]
+    command = ["policy", "compose", *arguments, "--out", str(out), "--dstack-kms-root"]
+    with pytest.raises(ComposeMalformed, match="for role kms alone"):
+        teemesh(*command, root, "--role", "router")
+    with pytest.raises(ComposeMalformed, match="compressed secp256k1"):
+        teemesh(*command, "05" * 33, "--role", "kms")
+    with pytest.raises(SystemExit):
+        teemesh(*command, "zz", "--role", "kms")
+    assert not out.exists()
+    assert teemesh(*command, root, "--role", "kms") == 0
+    assert read_anchors(out.read_text()).dstack_kms_root == bytes.fromhex(root)
 
 
 def test_a_compose_is_allowed_under_the_app_id_that_it_runs_with(desk: Desk, teemesh: Run) -> None:
@@ -88,6 +105,14 @@ def test_the_next_version_changes_operators_with_both_sets(desk: Desk, teemesh: 
         assert teemesh("policy", "sign", out, "--key", key, "--previous", previous) == 0
     policy = verify_seed(Path(out).read_bytes(), read_anchors((desk.folder / "kms.json").read_text()))
     assert (policy.version, policy.previous) == (2, read_signed(Path(previous)).policy.digest)
+
+
+def test_the_next_version_lifts_what_the_one_before_lifted(desk: Desk, teemesh: Run) -> None:
+    assert teemesh(*desk.init("--lift-revocation", "ab" * 32)) == 0
+    first = str(desk.folder / "policy.json")
+    assert teemesh(*desk.init("--previous", first, "--lift-revocation", "cd" * 32, out="second.json")) == 0
+    lifted = read_signed(desk.folder / "second.json").policy.lifted_revocations
+    assert lifted == {b"\xab" * 32, b"\xcd" * 32}
 
 
 def _drafted_issuers(desk: Desk, teemesh: Run, *more: str) -> list[dict[str, Any]]:

@@ -1,68 +1,81 @@
 from __future__ import annotations
 
-import calendar
-
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from services.kms.keyring import KeyEpochUnknown, KeyNameMalformed, Keyring
+from libs.policy.releases import KeyAlgorithm
+from services.kms.keyring import Keyring
 
 ROOT = bytes(range(32))
-OCTOBER_2026 = calendar.timegm((2026, 10, 31, 23, 59, 59))
+KEYRING = Keyring(ROOT)
+AES = KeyAlgorithm.AES_256
 
 
-@pytest.fixture
-def keyring() -> Keyring:
-    return Keyring(ROOT, lambda: OCTOBER_2026)
-
-
-def test_keys_depend_on_root_name_epoch_and_purpose_and_on_nothing_else(keyring: Keyring) -> None:
-    key = keyring.symmetric("a", 1)
-    assert key == Keyring(ROOT).symmetric("a", 1)
+def test_keys_depend_on_root_name_epoch_and_algorithm_and_on_nothing_else() -> None:
+    key = KEYRING.material("a", 1, AES)
+    assert key == Keyring(ROOT).material("a", 1, AES)
     others = {
-        keyring.symmetric("b", 1),
-        keyring.symmetric("a", 2),
-        Keyring(bytes(32)).symmetric("a", 1),
-        keyring.signing("a", 1).private_numbers().private_value.to_bytes(32, "big"),
+        KEYRING.material("b", 1, AES),
+        KEYRING.material("a", 2, AES),
+        Keyring(bytes(32)).material("a", 1, AES),
+        *(KEYRING.material("a", 1, algorithm) for algorithm in KeyAlgorithm),
     }
-    assert len(others | {key}) == 5
+    assert len(others | {key}) == 7
 
 
 def test_the_derivation_is_what_it_was() -> None:
     """Every sealed entry of a log hangs on it: a change here is the loss of all of them."""
-    keyring = Keyring(ROOT)
     assert (
-        keyring.symmetric("ledger-keyring", 1).hex()
+        KEYRING.material("ledger-keyring", 1, AES).hex()
         == "129908d4de0dd46498eca5cef243a25cec0c6f9b4233ca7f62f1bd977442c97d"
     )
     assert (
-        f"{keyring.signing('mesh-ca', 1).private_numbers().private_value:064x}"
+        f"{KEYRING.ca_key.private_numbers().private_value:064x}"
         == "e49749d974049ca980df1596a98788f8c1b3c888540c3fd6ecf6a926477e1189"
     )
 
 
-def test_parts_that_run_into_their_neighbours_do_not_collide(keyring: Keyring) -> None:
+def test_no_name_that_a_policy_can_write_gives_a_key_of_the_kms_itself() -> None:
+    own = {KEYRING.ca_key.private_numbers().private_value.to_bytes(32, "big"), KEYRING.state_key}
+    for name in ("mesh-ca", "kms-state"):
+        assert not own & {KEYRING.material(name, 1, algorithm) for algorithm in KeyAlgorithm}
+
+
+def test_parts_that_run_into_their_neighbours_do_not_collide() -> None:
     """Without length prefixes these would be the same bytes, their parts cut elsewhere."""
-    one = keyring._derive("a", 0x62000000, "release", "aes-256", 32)
-    assert one != keyring._derive("ab", ord("r"), "elease", "aes-256", 32)
-    assert one != keyring._derive("a", 0x62000000, "releaseaes", "-256", 32)
+    one = KEYRING._derive("a", 0x62000000, "release", "aes-256", 32)
+    assert one != KEYRING._derive("ab", ord("r"), "elease", "aes-256", 32)
+    assert one != KEYRING._derive("a", 0x62000000, "releaseaes", "-256", 32)
 
 
-def test_vault_keys_have_an_epoch_each_month(keyring: Keyring) -> None:
-    october = (2026 - 1970) * 12 + 10
-    assert keyring.resolve("ledger-vault/acme", 0) == october
-    assert keyring.resolve("ledger-vault/acme", october - 7) == october - 7
-    with pytest.raises(KeyEpochUnknown):
-        keyring.resolve("ledger-vault/acme", october + 1)
-    assert Keyring(ROOT, lambda: OCTOBER_2026 + 1).resolve("ledger-vault/acme", 0) == october + 1
+def test_a_holder_of_the_material_has_the_key_that_is_stated() -> None:
+    for algorithm in (KeyAlgorithm.X25519, KeyAlgorithm.ED25519, KeyAlgorithm.P_256):
+        material = KEYRING.material("a", 1, algorithm)
+        public = serialization.load_der_public_key(KEYRING.public_key("a", 1, algorithm))
+        match public:
+            case X25519PublicKey():
+                assert X25519PrivateKey.from_private_bytes(material).public_key() == public
+            case Ed25519PublicKey():
+                public.verify(KEYRING.sign("a", 1, algorithm, b"message"), b"message")
+            case ec.EllipticCurvePublicKey():
+                private = ec.derive_private_key(int.from_bytes(material, "big"), ec.SECP256R1())
+                assert private.public_key() == public
+                public.verify(KEYRING.sign("a", 1, algorithm, b"message"), b"message", ec.ECDSA(hashes.SHA256()))
 
 
-def test_every_other_key_has_its_first_epoch(keyring: Keyring) -> None:
-    assert keyring.resolve("ledger-keyring", 0) == keyring.resolve("ledger-keyring", 1) == 1
-    with pytest.raises(KeyEpochUnknown):
-        keyring.resolve("ledger-keyring", 2)
+def test_another_epoch_does_not_verify() -> None:
+    public = serialization.load_der_public_key(KEYRING.public_key("a", 1, KeyAlgorithm.ED25519))
+    assert isinstance(public, Ed25519PublicKey)
+    with pytest.raises(InvalidSignature):
+        public.verify(KEYRING.sign("a", 2, KeyAlgorithm.ED25519, b"message"), b"message")
 
 
-@pytest.mark.parametrize("name", ["", "A", "a//b", "/a", "a/", "a/*", "../a", "a\n", "a" * 129, "é"])
-def test_what_is_no_key_name_is_refused(keyring: Keyring, name: str) -> None:
-    with pytest.raises(KeyNameMalformed):
-        keyring.resolve(name, 1)
+def test_what_cannot_be_done_with_a_key_is_a_bug_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="no public half"):
+        KEYRING.public_key("a", 1, AES)
+    with pytest.raises(ValueError, match="nothing is signed"):
+        KEYRING.sign("a", 1, KeyAlgorithm.X25519, b"")

@@ -33,9 +33,12 @@ from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.servicer import CollateralServicer, collateral_binding
 from services.broker.supervision import NatsSettings, open_broker
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
+from services.kms.currency import Currency
 from services.kms.decisions import Decisions
+from services.kms.keys import KeyService, open_keys
+from services.kms.log_reading import LogReading
 from services.kms.publication import Publication
-from services.kms.release import KeyRelease
+from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
@@ -94,6 +97,10 @@ class LiveMesh:
         self._notify = mesh.folder / "ledger.ready"
         self._log = mesh.folder / "ledger.log"
         self._process: asyncio.subprocess.Process | None = None
+        self.member: Member
+        """The KMS's."""
+        self.decisions: Decisions
+        self.keys: KeyService
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[LiveMesh]:
@@ -123,14 +130,14 @@ class LiveMesh:
             decisions = Decisions(publisher)
             publication = Publication(kms.policy, decisions)
             await publication.record_all()
-            servicer = KmsServicer(
-                kms.ca,
-                kms.policy,
-                StatementSource(kms.ca, kms.policy),
-                publication,
-                KeyRelease(kms.keyring, kms.policy, decisions),
-                decisions,
-            )
+            self.member, self.decisions = member, decisions
+            self.keys, reading_log = self.key_service()
+            statements = StatementSource(kms.ca, kms.policy)
+            revocations = Revocations(kms.policy, decisions)
+            servicer = KmsServicer(kms.ca, kms.policy, statements, publication, revocations, self.keys, decisions)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            reading = tasks.create_task(reading_log.keep())
+            stack.callback(reading.cancel)
             inner = await stack.enter_async_context(member.serve([kms_binding(servicer)]))
             leaf = make_bootstrap_leaf("kms", TRUST_DOMAIN)
             prover = Prover(member.guest, mesh.collateral, {"role": "kms", **claims})
@@ -146,6 +153,13 @@ class LiveMesh:
                 yield self
             finally:
                 await self.kill()
+
+    def key_service(self) -> tuple[KeyService, LogReading]:
+        """The KMS's keys as they are on disk, and what reads the log for them."""
+        member, kms, currency = self.member, self.kms, Currency()
+        keys = open_keys(self.mesh.folder, member.spiffe_id, kms.keyring, kms.ca, kms.policy, self.decisions, currency)
+        ledger = member.peer("ledger", self.target)
+        return keys, LogReading(member.spiffe_id, ledger, keys.book, kms.policy, self.decisions, currency)
 
     @asynccontextmanager
     async def router(self) -> AsyncIterator[Router]:
@@ -207,8 +221,8 @@ class LiveMesh:
                 "state_dir": str(self.mesh.folder / "ledger-state"),
                 "guest_socket": str(guest),
                 "seed_policy": str(seed),
-                "kms": f"127.0.0.1:{kms}",
-                "kms_bootstrap": f"127.0.0.1:{bootstrap}",
+                "kms": [f"127.0.0.1:{kms}"],
+                "kms_bootstrap": [f"127.0.0.1:{bootstrap}"],
                 "attestation_bootstrap": f"127.0.0.1:{attestation}",
                 "drain_seconds": 0.5,
             },

@@ -12,6 +12,7 @@ from libs import jcs
 from libs.events.keyset import PreviousIssuer
 from libs.events.records import Record
 from libs.events.vault import VaultKey
+from libs.policy.revocation import RevocationKind, parse_revocation
 from libs.policy.signatures import parse_signed
 from libs.transparency.leaf import Kind, Leaf
 from services.ledger.admission import Judged
@@ -96,6 +97,48 @@ def test_a_measurement_that_policy_does_not_list_is_refused(mesh: JoinedMesh, km
     judged = gate.judge(writer.batch(writer.introduce()))
     assert [refusal.reason.name for refusal in judged.refusals] == ["KEYSET_REFUSED"]
     assert "MEASUREMENT_NOT_ALLOWED" in details(judged)
+
+
+def revoking(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, *signed: bytes) -> None:
+    """Have the KMS log revocations."""
+    writer = LogWriter(mesh, kms, "kms")
+    keyset = writer.introduce()
+    entries = [writer.seal(Kind.REVOCATION, jcs.loads_object(each)) for each in signed]
+    assert not gate.judge(writer.batch(keyset, *entries)).refusals
+
+
+def test_a_new_issuer_that_a_logged_revocation_names_is_refused(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, router: LogWriter
+) -> None:
+    revoking(mesh, kms, gate, mesh.revocation(RevocationKind.MEASUREMENT, mesh.tds["router"].compose_hash.hex()))
+    late = LogWriter(mesh, kms, "router")
+    assert "MEASUREMENT_REVOKED" in details(gate.judge(late.batch(late.introduce())))
+    # What was admitted before goes on: it was judged once.
+    assert not gate.reasons(router.batch(router.seal(Kind.RECEIPT, vault=VAULT)))
+
+
+def test_a_logged_revocation_that_no_operator_signed_withdraws_nothing(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper
+) -> None:
+    compose = mesh.tds["router"].compose_hash.hex()
+    stranger = JoinedMesh(mesh.folder, mesh.machine)  # Other operators.
+    other_mesh = mesh.revocation(RevocationKind.MEASUREMENT, compose, mesh="other.test")
+    revoking(mesh, kms, gate, stranger.revocation(RevocationKind.MEASUREMENT, compose), other_mesh, b"{}")
+    late = LogWriter(mesh, kms, "router")
+    assert not gate.reasons(late.batch(late.introduce()))
+
+
+def test_a_logged_policy_lifts_a_logged_revocation(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    signed = mesh.revocation(RevocationKind.MEASUREMENT, mesh.tds["router"].compose_hash.hex())
+    revoking(mesh, kms, gate, signed)
+    lifted = [parse_revocation(signed).revocation.id.hex()]
+    second = mesh.successor(parse_signed(mesh.seed).policy, lifted_revocations=lifted)
+    writer = LogWriter(mesh, kms, "kms")
+    keyset = writer.introduce()
+    policies = [writer.seal(Kind.POLICY, jcs.loads_object(each)) for each in (mesh.seed, second)]
+    assert not gate.reasons(writer.batch(keyset, *policies))
+    late = LogWriter(mesh, kms, "router")
+    assert not gate.reasons(late.batch(late.introduce()))
 
 
 def test_a_certificate_of_another_ca_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
@@ -283,6 +326,7 @@ def test_a_log_read_again_admits_the_same_writers(mesh: JoinedMesh, kms: KmsCore
     gate.judge(old.batch(old.introduce()))
     new = LogWriter(mesh, kms, "router", previous=PreviousIssuer(old.issuer.id, 1))
     gate.judge(new.batch(new.introduce()))
+    revoking(mesh, kms, gate, mesh.revocation(RevocationKind.MEASUREMENT, mesh.tds["registry"].compose_hash.hex()))
     again = gatekeeper(mesh, kms)
     again.admission.replay(
         StoredEntry(
@@ -300,6 +344,8 @@ def test_a_log_read_again_admits_the_same_writers(mesh: JoinedMesh, kms: KmsCore
     )
     assert not again.reasons(new.batch(new.seal(Kind.RECEIPT, vault=VAULT)))
     assert again.reasons(old.batch(old.seal(Kind.RECEIPT, vault=VAULT))) == ["SEQUENCE_CLOSED"]
+    registry = LogWriter(mesh, kms, "registry")
+    assert "MEASUREMENT_REVOKED" in details(again.judge(registry.batch(registry.introduce())))
     second = mesh.successor(parse_signed(mesh.seed).policy)
     assert not again.reasons(policy_message(writer, second))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import pytest
 
 from libs.transparency import resume
 from libs.transparency.chain import chain_next, chain_start
+from libs.transparency.leaf import Kind
 from libs.transparency.merkle import leaf_hash
 from libs.transparency.resume import LogDiverged, ResumeTokenInvalid
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.growth import Growth
 from services.ledger.keys import ReleasedKey
+from services.ledger.sequencer import Candidate
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME, Tail, TailBatch
 
@@ -46,13 +48,20 @@ class Reader:
         self.keys = Keys()
         self.tail = Tail(store, self.growth, Checkpoints(Unused(), self.growth, _nothing, 1.0), self.keys, key)
 
-    async def read(self, start: int | bytes, *, max_batch: int = 64) -> list[TailBatch]:
+    async def read(self, start: int | bytes, *, max_batch: int = 64, kinds: Collection[int] = ()) -> list[TailBatch]:
         position = await (self.tail.from_token(start) if isinstance(start, bytes) else self.tail.from_index(start))
-        return [batch async for batch in self.tail.read(position, follow=False, max_batch=max_batch)]
+        reading = self.tail.read(position, follow=False, max_batch=max_batch, kinds=kinds)
+        return [batch async for batch in reading]
 
     def append(self, *numbers: int) -> None:
+        self._append([candidate(n) for n in numbers])
+
+    def append_kind(self, number: int, kind: Kind) -> None:
+        self._append([candidate(number, kind=kind)])
+
+    def _append(self, candidates: list[Candidate]) -> None:
         position = self.store.head.source_high + 1
-        commit = sequencer(self.store).append([candidate(n) for n in numbers], SOURCE, position, position)[-1]
+        commit = sequencer(self.store).append(candidates, SOURCE, position, position)[-1]
         self.growth.reach(commit.size, commit.root)
 
 
@@ -141,3 +150,26 @@ async def test_a_log_that_was_rolled_back_is_noticed(empty_log: Path, tmp_path: 
 async def test_an_index_beyond_the_log_is_a_log_that_diverged(reader: Reader) -> None:
     with pytest.raises(LogDiverged):
         await reader.tail.from_index(7)
+
+
+async def test_a_tail_of_some_kinds_has_those_alone_and_all_the_places(reader: Reader) -> None:
+    reader.append_kind(7, Kind.KEY_DECISION)
+    reader.append(8)
+    batches = await reader.read(0, max_batch=2, kinds=[Kind.KEY_DECISION])
+    assert [stored.index for batch in batches for stored in batch.entries] == [6]
+    assert batches[-1].chain_after == reader.store.head.chain
+    (end,) = await reader.read(batches[-1].token, kinds=[Kind.KEY_DECISION])
+    assert end.entries == ()
+    nothing = await reader.read(0, max_batch=2, kinds=[Kind.SESSION])
+    assert [(batch.entries, batch.token) for batch in nothing] == [((), batches[-1].token)]
+
+
+async def test_who_follows_some_kinds_hears_of_life_while_others_grow(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ledger.tail.HEARTBEAT_SECONDS", 0.0)
+    position = await reader.tail.from_index(0)
+    reading = reader.tail.read(position, follow=True, max_batch=1, kinds=[Kind.SESSION])
+    async with aclosing(reading) as batches, asyncio.timeout(20):
+        places = [(await anext(batches)).chain_after for _ in range(6)]
+    assert len(set(places)) == 6

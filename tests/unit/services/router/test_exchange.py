@@ -17,6 +17,7 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, PolicyInForce, ServedByNode, UpstreamFailed, UpstreamVerified
 from libs.identity.freshness import PolicyStale
+from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.constraints import Constraints
@@ -299,6 +300,28 @@ async def test_a_node_that_breaks_off_a_stream_ends_it_in_an_error(bench: Router
     assert receipt.returned.body_hash == digest(answer.body)
     assert aborts(receipt) == ["upstream_failed"]
     assert not [event for event in receipt.events if isinstance(event, ServedByNode)]
+
+
+async def test_a_stream_that_ends_with_its_nodes_refusal_names_the_reason(bench: RouterBench) -> None:
+    node = bench.nodes[0]
+    node.stream()
+    node.breaks_at = 1
+    bench.peer_of(node).refusal = "MEASUREMENT_REVOKED"
+    answer = await bench.run(prompt(stream=True))
+    assert b"MEASUREMENT_REVOKED" in answer.parts[-1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_answer_of_a_tenant_who_is_revoked_meanwhile_is_cut(bench: RouterBench, stream: bool) -> None:
+    if stream:
+        bench.nodes[0].stream()
+    bench.member.policy.revoked = Revoked(tenants=frozenset({TENANT.tenant_id}))
+    answer = await bench.run(prompt(stream=stream))
+    assert b'"tenant_revoked"' in answer.body
+    assert answer.started.status == (200 if stream else 403)
+    receipt = bench.only_receipt()
+    assert aborts(receipt) == ["tenant_revoked"]
+    assert receipt.returned.body_hash == digest(answer.body)
 
 
 async def test_a_node_that_breaks_off_a_buffered_response_is_not_asked_again(two_nodes: RouterBench) -> None:

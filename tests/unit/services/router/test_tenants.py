@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
-from services.router.errors import TenantsUnavailable, Unauthorized
+from services.router.errors import TenantRevoked, TenantsUnavailable, Unauthorized
 from services.router.tenants import Tenant, Tenants, bearer
 
 ADMIN = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -50,11 +50,13 @@ class Bench:
     def __init__(self) -> None:
         self.now = 0.0
         self.admin = ADMIN.public_key().public_bytes_raw()
+        self.revoked: set[str] = set()
         self.directory = Directory()
         self.directory.add("sk-one", record())
         self.tenants = Tenants(
             self.directory.find,
             lambda: self.admin,
+            lambda: self.revoked,
             clock=lambda: self.now,
             ttl_seconds=30,
             negative_ttl_seconds=5,
@@ -114,6 +116,15 @@ async def test_revoked_key_stops_when_its_answer_ends(bench: Bench) -> None:
     bench.now = 30.0
     with pytest.raises(Unauthorized):
         await bench.tenants.authenticate(BEARER)
+
+
+async def test_a_revoked_tenant_is_refused_at_once_though_its_key_is_known(bench: Bench) -> None:
+    await bench.tenants.authenticate(BEARER)
+    bench.revoked.add(TENANT.tenant_id)
+    with pytest.raises(TenantRevoked):
+        await bench.tenants.authenticate(BEARER)
+    bench.revoked.clear()
+    assert await bench.tenants.authenticate(BEARER) == TENANT
 
 
 async def refused_with(bench: Bench, reason: str, authorization: str = BEARER) -> None:

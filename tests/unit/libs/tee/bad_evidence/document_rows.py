@@ -215,6 +215,12 @@ def _measured(**changes: str) -> Callable[[Benches], Present]:
     return _rules(rules)
 
 
+def _revoked(bench: Bench) -> RoleRules:
+    """The measurement is allowed, and its app-compose revoked."""
+    measurements = MeasurementSet(frozenset({bench.measurement}), frozenset({bench.measurement.compose_hash}))
+    return replace(bench.rules(), tdx=bench.tdx(measurements=measurements))
+
+
 def _lists(make: Callable[[Bench], DeviceLists]) -> Callable[[Benches], Present]:
     return _rules(lambda bench: replace(bench.rules(), devices=make(bench).rule()))
 
@@ -358,6 +364,7 @@ ROWS = [
         _rules(lambda b: replace(b.rules(), tdx=b.tdx(measurements=MeasurementSet(frozenset())))),
     ),
     *(Row(f"another {name}", 8, "MEASUREMENT_NOT_ALLOWED", _measured(**{name: "00"})) for name in _MEMBERS),
+    Row("application revoked", 8, "MEASUREMENT_REVOKED", _rules(_revoked)),
     # Step 9.
     Row("machine revoked", 9, "DEVICE_REVOKED", _lists(lambda b: DeviceLists(allowed=_device(b), revoked=_device(b)))),
     Row(

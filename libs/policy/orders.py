@@ -1,0 +1,176 @@
+"""It is responsible for what only m of n operators together may order, since nothing can undo it: a key refused for
+ever, the root given to another KMS.
+
+An order is canonical JSON of {v, trust_domain, action, subject, not_after}. The signed form is canonical JSON of
+{order, signatures}; each operator signs "teemesh/order/v1", a zero byte, and the SHA-256 of the order (Ed25519). As
+with a policy every signature must be valid and by an operator: one that convinces nobody is refused, not skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from libs.policy.document import Policy
+from libs.policy.members import Members
+from libs.policy.vocabulary import KEY_BYTES, SIGNATURE_BYTES, TRUST_DOMAIN
+
+RETIRE_KEY = "retire-key"
+"""The subject is the key's name."""
+
+JOIN_KMS = "join-kms"
+"""The subject is an instance, its code and its machine: see `join_subject`."""
+
+MAX_ORDER_BYTES = 64 * 1024
+
+_CONTEXT = b"teemesh/order/v1\0"
+_ACTION = re.compile("|".join((RETIRE_KEY, JOIN_KMS)))
+_SUBJECT = re.compile(r"[!-~]{1,500}")
+_MAX_SIGNATURES = 64
+
+
+class OrderMalformed(MeshError):
+    """The bytes are not an order that this version reads."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "ORDER_MALFORMED"
+
+
+class OrderSignaturesInsufficient(MeshError):
+    """The order does not carry enough valid signatures of the operators in force."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "ORDER_SIGNATURES_INSUFFICIENT"
+
+
+class OrderExpired(MeshError):
+    """The order's time is over: the operators must sign it anew."""
+
+    reason = "ORDER_EXPIRED"
+
+
+class OrderOfAnotherKind(MeshError):
+    """The order is for another mesh, or for something else than what is asked for with it."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "ORDER_OF_ANOTHER_KIND"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is ordered."""
+
+    trust_domain: str
+    action: str
+    subject: str
+    not_after: int
+    """Unix seconds, excluded."""
+
+    @property
+    def document(self) -> bytes:
+        """Canonical JSON: what is hashed and signed."""
+        return jcs.dumps(
+            {
+                "v": 1,
+                "trust_domain": self.trust_domain,
+                "action": self.action,
+                "subject": self.subject,
+                "not_after": self.not_after,
+            }
+        )
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.document).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOrder:
+    """An order with whatever signatures it carries, not yet verified."""
+
+    order: Order
+    signatures: tuple[tuple[bytes, bytes], ...] = ()
+    """Public keys and what they signed, each key once."""
+
+    @property
+    def document(self) -> bytes:
+        """Canonical JSON: what is passed on and carried out."""
+        return jcs.dumps(
+            {
+                "order": jcs.loads(self.order.document),
+                "signatures": [{"key": key.hex(), "signature": made.hex()} for key, made in self.signatures],
+            }
+        )
+
+    def signed_by(self, operator: Ed25519PrivateKey) -> SignedOrder:
+        """Return it with one more signature. Raises `OrderMalformed` for a second one by the same key."""
+        key = operator.public_key().public_bytes_raw()
+        if any(key == signer for signer, _ in self.signatures):
+            raise OrderMalformed(f"signatures has one by {key.hex()} already")
+        made = operator.sign(_CONTEXT + self.order.digest)
+        return SignedOrder(self.order, (*self.signatures, (key, made)))
+
+
+def join_subject(spiffe_id: str, compose_hash: str, device_id: str) -> str:
+    """Return who is to join: a SPIFFE ID, the SHA-256 of its app-compose and its machine's id, both hexadecimal."""
+    return f"{spiffe_id},{compose_hash},{device_id}"
+
+
+def parse_order(signed: bytes) -> SignedOrder:
+    """Read a signed order without verifying it. Raises `OrderMalformed`."""
+    if len(signed) > MAX_ORDER_BYTES:
+        raise OrderMalformed(f"an order has at most {MAX_ORDER_BYTES} bytes")
+    try:
+        value = jcs.loads_object(signed)
+    except jcs.JsonMalformed as error:
+        raise OrderMalformed(f"the order is {error}") from error
+    members = Members(value, "", OrderMalformed)
+    entry = members.object("order")
+    entry.integer("v", 1, 1)
+    order = Order(
+        trust_domain=entry.text("trust_domain", TRUST_DOMAIN),
+        action=entry.text("action", _ACTION),
+        subject=entry.text("subject", _SUBJECT),
+        not_after=entry.integer("not_after", 0),
+    )
+    entry.end()
+    signatures = []
+    for each in members.objects("signatures"):
+        signatures.append((each.octets("key", KEY_BYTES), each.octets("signature", SIGNATURE_BYTES)))
+        each.end()
+    members.end()
+    if len(signatures) > _MAX_SIGNATURES:
+        raise members.refuse("signatures", f"must be at most {_MAX_SIGNATURES}")
+    members.distinct([key for key, _ in signatures], "signatures")
+    return SignedOrder(order, tuple(signatures))
+
+
+def verify_order(signed: bytes, action: str, policy: Policy, now: float) -> Order:
+    """Return an order for this action that m of n operators of the policy signed, and that holds at `now`.
+
+    Raises `OrderMalformed`, `OrderOfAnotherKind`, `OrderSignaturesInsufficient`, `OrderExpired`.
+    """
+    parsed = parse_order(signed)
+    order = parsed.order
+    if (order.trust_domain, order.action) != (policy.trust_domain, action):
+        raise OrderOfAnotherKind(f"the order is to {order.action} in {order.trust_domain}")
+    for key, made in parsed.signatures:
+        if key not in policy.operator_keys:
+            raise OrderSignaturesInsufficient(f"a signature is by {key.hex()}, which is no operator's key")
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(made, _CONTEXT + order.digest)
+        except (InvalidSignature, ValueError) as error:
+            raise OrderSignaturesInsufficient(f"the signature by {key.hex()} is not valid") from error
+    if (present := len(parsed.signatures)) < policy.operator_threshold:
+        raise OrderSignaturesInsufficient(
+            f"signed by {present} of its operators, {policy.operator_threshold} are needed: sign it"
+        )
+    if now >= order.not_after:
+        raise OrderExpired("the order's time is over: sign a new one")
+    return order

@@ -1,0 +1,89 @@
+"""It is responsible for what the book of keys says, as a value: what a change makes of it, and its bytes.
+
+What is written in a book only grows: the newest of two epochs wins, retirement stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from libs import jcs
+from libs.policy.members import Members
+from libs.policy.releases import KEY_NAME
+from services.kms.changes import MAX_EPOCH, Change, ChangeMalformed, read_change
+
+_HEX = re.compile(r"([0-9a-f]{2})*")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the book says of one key."""
+
+    epoch: int
+    """The newest, from 1."""
+    since_ms: int
+    """When that began, Unix milliseconds."""
+    retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Everything that the book says."""
+
+    keys: Mapping[str, Page] = field(default_factory=dict)
+    unlogged: tuple[Change, ...] = ()
+    """Changes that were not seen in the log yet, oldest first."""
+    token: bytes = b""
+    """Where the reading of the log stopped; empty before it began."""
+
+    def has(self, change: Change) -> bool:
+        """Say whether a change makes no difference any more."""
+        page = self.keys.get(change.name)
+        if page is None:
+            return False
+        return page.retired if change.epoch is None else page.epoch >= change.epoch
+
+    def after(self, changes: Iterable[Change]) -> Pages:
+        """Return what the book says after these changes."""
+        keys = dict(self.keys)
+        for change in changes:
+            page = keys.get(change.name, Page(1, change.at_ms))
+            if change.epoch is None:
+                keys[change.name] = replace(page, retired=True)
+            elif change.epoch > page.epoch:
+                keys[change.name] = replace(page, epoch=change.epoch, since_ms=change.at_ms)
+        return replace(self, keys=keys)
+
+    def encode(self) -> bytes:
+        keys = {
+            name: {"epoch": page.epoch, "since_ms": page.since_ms, "retired": page.retired}
+            for name, page in self.keys.items()
+        }
+        unlogged = [change.to_body() for change in self.unlogged]
+        return jcs.dumps({"v": 1, "keys": keys, "unlogged": unlogged, "token": self.token.hex()})
+
+
+def parse(data: bytes) -> Pages:
+    """Read what `encode` wrote. Raises `ChangeMalformed`."""
+    try:
+        value = jcs.loads_object(data)
+    except jcs.JsonMalformed as error:
+        raise ChangeMalformed(f"the book is {error}") from error
+    members = Members(value, "", ChangeMalformed)
+    members.integer("v", 1, 1)
+    keys = members.object("keys")
+    pages = Pages(
+        keys={name: _page(keys.object(name)) for name in keys.names(KEY_NAME)},
+        unlogged=tuple(read_change(entry) for entry in members.objects("unlogged")),
+        token=bytes.fromhex(members.text("token", _HEX)),
+    )
+    members.end()
+    return pages
+
+
+def _page(members: Members) -> Page:
+    page = Page(members.integer("epoch", 1, MAX_EPOCH), members.integer("since_ms", 0), members.flag("retired"))
+    members.end()
+    return page

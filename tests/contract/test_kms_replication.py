@@ -1,0 +1,287 @@
+"""Another instance of the KMS: what it takes to be given the root, and everything that does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from teemesh.kms.v1 import replication_pb2 as pb
+from teemesh.kms.v1 import replication_pb2_grpc as pb_grpc
+
+from libs.errors import MeshError
+from libs.identity.certificate import spki_of
+from libs.identity.member import Member
+from libs.identity.renewal import Prover
+from libs.identity.sealed import ReceiverKey
+from libs.policy.orders import JOIN_KMS, RETIRE_KEY, Order, SignedOrder, join_subject
+from libs.tee.challenge import Challenge
+from services.kms.decisions import Decisions
+from services.kms.issuance import ISSUANCE
+from services.kms.joining import own_subject, receive_root
+from services.kms.replication import PURPOSE, Replication, ReplicationServicer, join_info, replication_binding
+from services.kms.root import Root
+from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.kms_callers import calling, refusal
+from tests.fakes.running_kms import RunningKms, running_kms
+
+SECOND = f"spiffe://{TRUST_DOMAIN}/kms/2"
+
+
+@pytest.fixture
+async def running(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKms]:
+    async with running_kms(mesh, kms) as kms_service:
+        yield kms_service
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A second instance that has its certificate and no root."""
+
+    member: Member
+    receiver: ReceiverKey
+    prover: Prover
+    running: RunningKms
+
+    async def receive(self, order: SignedOrder) -> bytes:
+        root = await receive_root(self.member, self.prover, self.receiver, self.running.target, order.document)
+        return root.secret
+
+    async def stub(self) -> pb_grpc.KmsReplicationServiceStub:
+        return pb_grpc.KmsReplicationServiceStub(await self.member.peer("kms", self.running.target).channel(10))
+
+    async def challenge(self) -> Challenge:
+        own = Challenge.unsigned(issuer=SECOND, purpose=PURPOSE, now=int(time.time()))
+        shown = self.running.member.identity.current.certificate.spki_sha256
+        request = pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=shown)
+        begun = await (await self.stub()).BeginJoin(request, timeout=10)
+        return Challenge.decode(begun.challenge)
+
+    async def finish(self, document: bytes, order: SignedOrder) -> str:
+        """The reason with which the KMS refuses."""
+        request = pb.FinishJoinRequest(document=document, signed_order=order.document)
+        return await refusal((await self.stub()).FinishJoin(request, timeout=10))
+
+    async def evidence(self, challenge: Challenge) -> bytes:
+        spki = self.member.identity.current.certificate.spki
+        return (await self.prover.prove(challenge, spki)).document
+
+
+@asynccontextmanager
+async def newcomer(
+    mesh: JoinedMesh, running: RunningKms, claims: Mapping[str, Any] | None = None
+) -> AsyncIterator[Newcomer]:
+    receiver = ReceiverKey()
+    said = {"hpke_key": receiver.public.hex()} if claims is None else dict(claims)
+    async with mesh.member("kms", running.core, instance="2", claims=said) as member:
+        prover = Prover(member.guest, mesh.collateral, {"role": "kms", **said})
+        yield Newcomer(member, receiver, prover, running)
+
+
+def order(mesh: JoinedMesh, subject: str, signers: tuple[int, ...] = (0, 1), **changes: Any) -> SignedOrder:
+    given = {"trust_domain": TRUST_DOMAIN, "action": JOIN_KMS, "subject": subject, "not_after": 2**33}
+    signed = SignedOrder(Order(**{**given, **changes}))
+    for number in signers:
+        signed = signed.signed_by(mesh.operators[number])
+    return signed
+
+
+async def test_a_newcomer_that_operators_ordered_receives_the_root(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with newcomer(mesh, running) as second:
+        given = order(mesh, own_subject(second.member))
+        assert await second.receive(given) == mesh.root
+        (said,) = [body for _, body in running.log.entries if body["decision"] == "joined"]
+    assert said["spiffe_id"] == SECOND
+    assert said["order_sha256"] == given.order.digest.hex()
+    assert mesh.root.hex() not in repr(running.log.entries)
+
+
+async def test_what_is_given_is_on_record_first(mesh: JoinedMesh, running: RunningKms) -> None:
+    running.log.away = True
+    async with newcomer(mesh, running) as second:
+        given = order(mesh, own_subject(second.member))
+        with pytest.raises(MeshError, match="did not acknowledge"):
+            await second.receive(given)
+        running.log.away = False
+        assert await second.receive(given) == mesh.root
+
+
+async def test_a_kms_that_may_have_gone_back_gives_nothing(mesh: JoinedMesh, running: RunningKms) -> None:
+    running.currency_clock.now += 61
+    async with newcomer(mesh, running) as second:
+        with pytest.raises(MeshError) as error:
+            await second.receive(order(mesh, own_subject(second.member)))
+    assert error.value.reason == "KEY_STATE_BEHIND"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda subject: {"signers": ()}, "ORDER_SIGNATURES_INSUFFICIENT"),
+        (lambda subject: {"signers": (0,)}, "ORDER_SIGNATURES_INSUFFICIENT"),
+        (lambda subject: {"not_after": 1}, "ORDER_EXPIRED"),
+        (lambda subject: {"trust_domain": "mesh.other"}, "ORDER_OF_ANOTHER_KIND"),
+        (lambda subject: {"action": RETIRE_KEY}, "ORDER_OF_ANOTHER_KIND"),
+        (lambda subject: {"subject": subject.replace("/kms/2", "/kms/3")}, "ORDER_FOR_ANOTHER"),
+        (lambda subject: {"subject": other_part(subject, 1)}, "ORDER_FOR_ANOTHER"),
+        (lambda subject: {"subject": other_part(subject, 2)}, "ORDER_FOR_ANOTHER"),
+    ],
+)
+async def test_an_order_that_is_not_for_this_newcomer_gives_nothing(
+    mesh: JoinedMesh, running: RunningKms, change: Callable[[str], dict[str, Any]], reason: str
+) -> None:
+    async with newcomer(mesh, running) as second:
+        subject = own_subject(second.member)
+        with pytest.raises(MeshError) as error:
+            await second.receive(order(mesh, **{"subject": subject, **change(subject)}))
+    assert error.value.reason == reason
+    (said,) = [body for _, body in running.log.outbox if body.get("decision") == "refused"]
+    assert (said["name"], said["reason"], said["spiffe_id"]) == ("root", reason, SECOND)
+
+
+def other_part(subject: str, number: int) -> str:
+    """The same subject with another app-compose, or another machine."""
+    parts = subject.split(",")
+    parts[number] = "ab" * (len(parts[number]) // 2)
+    return join_subject(*parts)
+
+
+async def test_evidence_counts_once_for_this_and_on_this_connection(mesh: JoinedMesh, running: RunningKms) -> None:
+    """A relay: genuine evidence with another nonce, of another purpose, key or code."""
+    async with newcomer(mesh, running) as second:
+        given = order(mesh, own_subject(second.member))
+        challenge = await second.challenge()
+        another_key = mesh.evidence("kms", challenge, ec.generate_private_key(ec.SECP256R1()), claims=hpke(second))
+        assert await second.finish(another_key.document, given) == "SPKI_MISMATCH"
+        assert await second.finish(await second.evidence(challenge), given) == "CHALLENGE_NOT_OPEN"  # Spent.
+        own = Challenge.unsigned(issuer=SECOND, purpose=PURPOSE, now=int(time.time()))
+        assert await second.finish(await second.evidence(own), given) == "CHALLENGE_NOT_OPEN"
+        for_a_certificate = running.core.challenges.issue(ISSUANCE)
+        assert await second.finish(await second.evidence(for_a_certificate), given) == "CHALLENGE_NOT_OPEN"
+        key = second.member.identity.current.key
+        other_code = mesh.evidence("kms", await second.challenge(), key, td=mesh.tds["router"], claims=hpke(second))
+        assert await second.finish(other_code.document, given) == "MEASUREMENT_NOT_ALLOWED"
+        kms_td = mesh.tds["kms"]
+        other_role = mesh.evidence("router", await second.challenge(), key, td=kms_td, claims=hpke(second))
+        assert await second.finish(other_role.document, given) == "ROLE_MISMATCH"
+        assert await second.receive(given) == mesh.root
+
+
+def hpke(second: Newcomer) -> dict[str, str]:
+    return {"hpke_key": second.receiver.public.hex()}
+
+
+async def test_a_newcomer_whose_evidence_binds_no_key_receives_nothing(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with newcomer(mesh, running, {}) as second:
+        with pytest.raises(MeshError) as error:
+            await second.receive(order(mesh, own_subject(second.member)))
+    assert error.value.reason == "HPKE_KEY_MISSING"
+
+
+async def test_a_kms_proves_keys_that_it_showed_alone(mesh: JoinedMesh, running: RunningKms) -> None:
+    own = Challenge.unsigned(issuer=SECOND, purpose=PURPOSE, now=int(time.time()))
+    async with newcomer(mesh, running) as second:
+        request = pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=bytes(32))
+        assert await refusal((await second.stub()).BeginJoin(request, timeout=10)) == "KEY_NOT_HELD"
+
+
+async def test_a_join_goes_on_over_a_connection_that_outlives_its_certificates(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    """What counts is the key that this connection shows, not the one that has followed it on either side."""
+    async with newcomer(mesh, running) as second:
+        given = order(mesh, own_subject(second.member))
+        await second.member.peer("kms", running.target).link(10)
+        await running.member.identity.obtain()
+        await second.member.identity.obtain()
+        assert await second.receive(given) == mesh.root
+
+
+async def test_only_another_kms_may_ask(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with calling(mesh, running, "router") as (_, router):
+        stub = pb_grpc.KmsReplicationServiceStub(await router.peer("kms", running.target).channel(10))
+        own = Challenge.unsigned(issuer="me", purpose=PURPOSE, now=int(time.time()))
+        begun = stub.BeginJoin(pb.BeginJoinRequest(challenge=own.encode()), timeout=10)
+        assert await refusal(begun) == "ROLE_NOT_ALLOWED"
+        finished = stub.FinishJoin(pb.FinishJoinRequest(), timeout=10)
+        assert await refusal(finished) == "ROLE_NOT_ALLOWED"
+
+
+async def test_a_sealed_root_opens_for_this_newcomer_and_this_join_alone(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with newcomer(mesh, running) as second:
+        given = order(mesh, own_subject(second.member))
+        challenge = await second.challenge()
+        request = pb.FinishJoinRequest(document=await second.evidence(challenge), signed_order=given.document)
+        sealed = (await (await second.stub()).FinishJoin(request, timeout=10)).sealed_root
+    assert mesh.root not in sealed
+    assert second.receiver.open(sealed, join_info(challenge.nonce, SECOND)) == mesh.root
+    for receiver, info in (
+        (ReceiverKey(), join_info(challenge.nonce, SECOND)),
+        (second.receiver, join_info(bytes(32), SECOND)),
+        (second.receiver, join_info(challenge.nonce, f"spiffe://{TRUST_DOMAIN}/kms/3")),
+    ):
+        with pytest.raises(MeshError) as error:
+            receiver.open(sealed, info)
+        assert error.value.reason == "SEALED_KEY_REFUSED"
+
+
+@asynccontextmanager
+async def hostile(running: RunningKms, mesh: JoinedMesh, bent: Callable[[Replication], None]) -> AsyncIterator[str]:
+    """The KMS on another port, with one thing about how it gives the root bent."""
+    core, member = running.core, running.member
+    claims = {"role": "kms", "ca_spki_sha256": core.ca.spki_sha256.hex()}
+    prover = Prover(member.guest, mesh.collateral, claims)
+    replication = Replication(
+        Root(mesh.root), prover, member.identity, core.challenges, core.policy, Decisions(running.log), running.currency
+    )
+    bent(replication)
+    async with member.serve([replication_binding(ReplicationServicer(replication))]) as serving:
+        yield f"127.0.0.1:{serving.port}"
+
+
+async def test_a_newcomer_takes_a_root_from_a_proven_kms_of_its_own_mesh_alone(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    guest = running.member.guest
+
+    def other_root(bent: Replication) -> None:
+        bent._root = Root(bytes(32))
+
+    def other_ca(bent: Replication) -> None:
+        bent._prover = Prover(guest, mesh.collateral, {"role": "kms", "ca_spki_sha256": "ab" * 32})
+
+    def other_role(bent: Replication) -> None:
+        bent._prover = Prover(guest, mesh.collateral, {"role": "router"})
+
+    def other_key(bent: Replication) -> None:
+        async def begin(challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
+            stranger = spki_of(ec.generate_private_key(ec.SECP256R1()).public_key())
+            return (await bent._prover.prove(challenge, stranger)).document, challenge
+
+        bent.begin = begin  # type: ignore[method-assign]
+
+    def other_nonce(bent: Replication) -> None:
+        async def begin(challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
+            own = running.core.challenges.issue(PURPOSE)
+            spki = running.member.identity.current.certificate.spki
+            return (await bent._prover.prove(own, spki)).document, own
+
+        bent.begin = begin  # type: ignore[method-assign]
+
+    async with newcomer(mesh, running) as second:
+        given = order(mesh, own_subject(second.member))
+        for bent, reason in (
+            (other_root, "ROOT_OF_ANOTHER_MESH"),
+            (other_ca, "CA_NOT_PROVEN"),
+            (other_role, "ROLE_MISMATCH"),
+            (other_key, "SPKI_MISMATCH"),
+            (other_nonce, "NONCE_MISMATCH"),
+        ):
+            async with hostile(running, mesh, bent) as target:
+                with pytest.raises(MeshError) as error:
+                    await receive_root(second.member, second.prover, second.receiver, target, given.document)
+            assert error.value.reason == reason

@@ -1,0 +1,195 @@
+"""Epochs are neither lost nor begun twice, whatever order things are heard in and wherever the process dies."""
+
+from __future__ import annotations
+
+import calendar
+import itertools
+from pathlib import Path
+
+import pytest
+
+from services.kms.book import (
+    KeyBook,
+    KeyBookFull,
+    KeyBookNotOpened,
+    KeyEpochNotNext,
+    KeyEpochsFixed,
+    KeyEpochUnknown,
+    KeyNameMalformed,
+    KeyRetired,
+)
+from services.kms.changes import Change, ChangeMalformed, logged_change
+from services.kms.pages import Page
+from tests.fakes.joined_mesh import Clock
+
+KEY = bytes(range(32))
+KMS = "spiffe://mesh.test/kms/1"
+OCTOBER_2026 = calendar.timegm((2026, 10, 31, 23, 59, 59))
+TOKEN = b"token"
+
+
+def change(epoch: int | None, name: str = "data/a", at_ms: int = 5, kms: str = KMS) -> Change:
+    return Change(name, epoch, at_ms, kms, "age", 1)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> KeyBook:
+    return KeyBook(tmp_path, KEY)
+
+
+def test_a_key_has_its_first_epoch_and_the_next_when_it_begins(book: KeyBook) -> None:
+    assert book.resolve("data/a", 0) == book.resolve("data/a", 1) == 1
+    with pytest.raises(KeyEpochUnknown):
+        book.resolve("data/a", 2)
+    book.change(change(2))
+    assert (book.resolve("data/a", 0), book.resolve("data/a", 1), book.resolve("data/a", 2)) == (2, 1, 2)
+    assert book.resolve("data/b", 0) == 1
+
+
+def test_epochs_begin_one_after_the_other(book: KeyBook) -> None:
+    for epoch in (3, 9):
+        with pytest.raises(KeyEpochNotNext):
+            book.change(change(epoch))
+    book.change(change(2))
+    with pytest.raises(KeyEpochNotNext):
+        book.change(change(2))
+
+
+def test_a_retired_key_is_refused_for_ever(book: KeyBook, tmp_path: Path) -> None:
+    book.change(change(None))
+    again = KeyBook(tmp_path, KEY)
+    again.hear([change(7)], TOKEN)
+    for use in (
+        lambda: again.resolve("data/a", 0),
+        lambda: again.resolve("data/a", 1),
+        lambda: again.change(change(8)),
+        lambda: KeyBook(tmp_path, KEY).newest("data/a"),
+    ):
+        with pytest.raises(KeyRetired):
+            use()
+
+
+def test_a_change_is_durable_before_it_counts(book: KeyBook, tmp_path: Path) -> None:
+    book.note_use("data/b")
+    book.change(change(2))
+    again = KeyBook(tmp_path, KEY)
+    assert again.pages == book.pages
+    assert again.pages.unlogged == (change(2),)
+
+
+def test_what_is_not_durable_does_not_count(book: KeyBook, tmp_path: Path) -> None:
+    (tmp_path / "keys.sealed").mkdir()  # What no file replaces.
+    with pytest.raises(OSError):  # noqa: PT011  # Whichever the file system says.
+        book.change(change(2))
+    assert book.newest("data/a") == 1
+    assert book.pages.unlogged == ()
+
+
+def test_changes_make_the_same_book_in_whatever_order_they_are_heard(tmp_path: Path) -> None:
+    heard = [change(2, at_ms=20), change(3, at_ms=30), change(None, "data/b"), change(2, "data/b"), change(2, at_ms=20)]
+    books = set()
+    for number, order in enumerate(itertools.permutations(heard)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        book = KeyBook(folder, KEY)
+        for one in order:
+            book.hear([one], TOKEN)
+        books.add(tuple(sorted((name, page.epoch, page.retired) for name, page in book.pages.keys.items())))
+    assert books == {(("data/a", 3, False), ("data/b", 2, True))}
+
+
+def test_what_the_log_confirms_is_no_longer_unlogged(book: KeyBook, tmp_path: Path) -> None:
+    book.change(change(2))
+    assert book.hear([change(2, kms="spiffe://mesh.test/kms/2")], TOKEN) == []
+    assert book.pages.unlogged == (change(2),)  # Another KMS began the same epoch: ours is still to be said.
+    assert book.hear([change(2)], TOKEN) == []
+    assert KeyBook(tmp_path, KEY).pages.unlogged == ()
+
+
+def test_what_the_log_has_and_the_book_lacked_is_taken_over_and_told(book: KeyBook, tmp_path: Path) -> None:
+    assert book.hear([change(2), change(3), change(3)], TOKEN) == [change(2), change(3), change(3)]
+    assert KeyBook(tmp_path, KEY).newest("data/a") == 3
+
+
+def test_the_place_in_the_log_survives_once_it_is_kept(book: KeyBook, tmp_path: Path) -> None:
+    book.hear([], TOKEN)
+    assert KeyBook(tmp_path, KEY).pages.token == b""
+    book.keep_place()
+    assert KeyBook(tmp_path, KEY).pages.token == TOKEN
+
+
+def test_the_age_of_a_key_counts_from_its_first_use(tmp_path: Path) -> None:
+    clock = Clock(100.0)
+    book = KeyBook(tmp_path, KEY, clock)
+    book.note_use("data/a")
+    clock.now = 200.0
+    book.note_use("data/a")
+    assert book.pages.keys["data/a"] == Page(1, 100_000)
+    book.change(change(2, at_ms=200_000))
+    assert book.pages.keys["data/a"] == Page(2, 200_000)
+
+
+def test_vault_keys_have_an_epoch_each_month(tmp_path: Path) -> None:
+    clock = Clock(OCTOBER_2026)
+    book = KeyBook(tmp_path, KEY, clock)
+    october = (2026 - 1970) * 12 + 10
+    assert book.resolve("ledger-vault/acme", 0) == october
+    assert book.resolve("ledger-vault/acme", october - 7) == october - 7
+    with pytest.raises(KeyEpochUnknown):
+        book.resolve("ledger-vault/acme", october + 1)
+    with pytest.raises(KeyEpochsFixed):
+        book.change(change(october + 1, "ledger-vault/acme"))
+    clock.now += 1
+    assert book.resolve("ledger-vault/acme", 0) == october + 1
+    book.note_use("ledger-vault/acme")
+    assert book.pages.keys == {}
+    book.change(change(None, "ledger-vault/acme"))
+    with pytest.raises(KeyRetired):
+        book.resolve("ledger-vault/acme", october)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a//b", "/a", "a/", "a/*", "../a", "a\n", "a" * 129, "é"])
+def test_what_is_no_key_name_is_refused(book: KeyBook, name: str) -> None:
+    with pytest.raises(KeyNameMalformed):
+        book.resolve(name, 1)
+
+
+def test_names_without_end_are_refused(book: KeyBook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.kms.book._MAX_KEYS", 2)
+    book.note_use("data/a")
+    book.note_use("data/b")
+    with pytest.raises(KeyBookFull):
+        book.note_use("data/c")
+    with pytest.raises(KeyBookFull):
+        book.change(change(2, "data/c"))
+    book.change(change(2, "data/b"))
+
+
+def test_nothing_in_the_file_can_be_read_or_changed_without_the_key(book: KeyBook, tmp_path: Path) -> None:
+    book.change(change(2))
+    path = tmp_path / "keys.sealed"
+    sealed = path.read_bytes()
+    assert sealed.startswith(b"TMKBOOK1")
+    assert b"data/a" not in sealed
+    with pytest.raises(KeyBookNotOpened):
+        KeyBook(tmp_path, bytes(32))
+    for damaged in (
+        *(sealed[:size] for size in (0, 7, 8, 20, 36, len(sealed) - 1)),
+        *(sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :] for at in (0, 8, 19, 20, len(sealed) - 1)),
+        sealed + b"\0",
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(KeyBookNotOpened):
+            KeyBook(tmp_path, KEY)
+        assert path.read_bytes() == damaged
+
+
+def test_a_logged_change_is_read_strictly() -> None:
+    for said in (change(2), change(None)):
+        assert logged_change(said.to_body()) == said
+    assert logged_change({"decision": "released", "name": "data/a", "epoch": 1}) is None
+    for changes in ({"epoch": 1}, {"epoch": True}, {"name": "A"}, {"kms": ""}, {"more": 1}, {"at_ms": -1}):
+        with pytest.raises(ChangeMalformed):
+            logged_change({**change(2).to_body(), **changes})
+    with pytest.raises(ChangeMalformed):
+        logged_change({**change(None).to_body(), "epoch": 2})

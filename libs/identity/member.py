@@ -22,8 +22,9 @@ from libs.identity.any_peer import AnyPeer
 from libs.identity.authority import Authority, KmsAuthority
 from libs.identity.certificate import pem_of, spki_of_certificate
 from libs.identity.collateral import AttestationCollateral, CollateralSource
+from libs.identity.exchange import EvidenceServicer, evidence_binding
 from libs.identity.freshness import PolicyKeeper, load_keeper
-from libs.identity.gate import EvidenceServicer, MeshGate, evidence_binding
+from libs.identity.gate import MeshGate
 from libs.identity.gpu import GuestGpus
 from libs.identity.lease import Leases
 from libs.identity.peers import Peer

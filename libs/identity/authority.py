@@ -20,6 +20,7 @@ from teemesh.kms.v1 import bootstrap_pb2, bootstrap_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity import certificate as certificates
+from libs.identity.instances import preferred_first, telling_most
 from libs.policy.document import Policy
 from libs.rpc.channel import fetch_leaf, open_channel
 from libs.rpc.errors import remote_errors
@@ -28,6 +29,8 @@ from libs.tee.appraisal import AppraisalContext, OwnNonce, appraise
 from libs.tee.challenge import Challenge
 
 _TIMEOUT_SECONDS = 20.0
+_CONNECT_SECONDS = 5.0
+"""Another instance may be there while one does not even answer."""
 
 log = structlog.get_logger()
 
@@ -68,15 +71,32 @@ class Issued:
 
 
 class KmsAuthority:
-    """The KMS, proven anew before every certificate."""
+    """The KMS, whichever of its instances is there, proven anew before every certificate."""
 
-    def __init__(self, bootstrap: str, trust_domain: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, bootstraps: tuple[str, ...], trust_domain: str) -> None:
+        """`bootstraps` is host:port of each instance's bootstrap listener, at least one, the preferred one first."""
+        self._bootstraps = bootstraps
+        self._chosen = self._bootstraps[0]
         self._trust_domain = trust_domain
 
     async def issue(self, request: CertificateRequest, policy: Policy) -> Issued:
-        """Raises the first refusal: of the KMS by this service, or of this service by the KMS."""
-        async with proven_kms(self._bootstrap, self._trust_domain, policy) as kms:
+        """Ask one instance after the other. Raises a refusal, of the KMS by this service or of this service by the KMS,
+        before what says that an instance is away.
+        """
+        errors: list[MeshError] = []
+        for bootstrap in preferred_first(self._bootstraps, self._chosen):
+            try:
+                issued = await self._issue(bootstrap, request, policy)
+            except MeshError as error:
+                log.warning("no certificate from this KMS", kms=bootstrap, reason=error.reason, detail=str(error))
+                errors.append(error)
+            else:
+                self._chosen = bootstrap
+                return issued
+        raise telling_most(errors)
+
+    async def _issue(self, bootstrap: str, request: CertificateRequest, policy: Policy) -> Issued:
+        async with proven_kms(bootstrap, self._trust_domain, policy) as kms:
             stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(kms.channel)
             with remote_errors():
                 offered = await stub.CreateIssuanceChallenge(
@@ -104,7 +124,7 @@ class ProvenKms:
 async def proven_kms(bootstrap: str, trust_domain: str, policy: Policy) -> AsyncIterator[ProvenKms]:
     """Connect to a bootstrap listener and appraise it. Raises `CaNotProven` and every appraisal refusal."""
     server_name = f"kms-bootstrap.{trust_domain}"
-    leaf = await fetch_leaf(bootstrap, server_name=server_name, timeout=_TIMEOUT_SECONDS)
+    leaf = await fetch_leaf(bootstrap, server_name=server_name, timeout=_CONNECT_SECONDS)
     leaf_spki = certificates.spki_of_certificate(leaf)
     async with open_channel(bootstrap, root_pem=certificates.pem_of(leaf), server_name=server_name) as channel:
         stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(channel)

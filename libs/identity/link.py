@@ -68,6 +68,11 @@ class Link:
         return min(self._newest.until, self._accepted_until)
 
     @property
+    def takes_calls_until(self) -> float:
+        """When nothing new may start here: what the connection began with has ended, though what runs may go on."""
+        return min(self.until, self._own_until)
+
+    @property
     def is_ready(self) -> bool:
         """Whether the connection is there; if not, what ran on it has failed already."""
         return self._bare.get_state() is grpc.ChannelConnectivity.READY

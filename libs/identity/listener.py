@@ -38,4 +38,8 @@ class NewestCertificate:
 def listener_credentials(identity: Identity) -> grpc.ServerCredentials:
     """Return credentials of a listener that asks for client certificates of the mesh and follows renewals."""
     newest = NewestCertificate(identity)
-    return grpc.dynamic_ssl_server_credentials(newest.first, newest, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        newest.first,
+        newest,  # type: ignore[arg-type]  # It may return None, which the stubs do not know.
+        require_client_authentication=True,
+    )

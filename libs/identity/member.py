@@ -17,11 +17,13 @@ from typing import Any
 import structlog
 
 from libs.errors import MeshError
+from libs.identity.any_peer import AnyPeer
 from libs.identity.authority import Authority, KmsAuthority
 from libs.identity.certificate import pem_of, spki_of_certificate
 from libs.identity.collateral import AttestationCollateral, CollateralSource
+from libs.identity.exchange import EvidenceServicer, evidence_binding
 from libs.identity.freshness import PolicyKeeper, load_keeper
-from libs.identity.gate import EvidenceServicer, MeshGate, evidence_binding
+from libs.identity.gate import MeshGate
 from libs.identity.gpu import GuestGpus
 from libs.identity.lease import Leases
 from libs.identity.listener import listener_credentials
@@ -63,16 +65,20 @@ class MemberSettings:
     """Unix socket of the dstack guest agent."""
     seed_policy: Path
     """The signed policy to begin with."""
-    kms: str
-    """host:port of the KMS's mesh listener."""
-    kms_bootstrap: str
-    """host:port of the KMS's bootstrap listener."""
+    kms: tuple[str, ...]
+    """host:port of the mesh listener of each instance of the KMS, in order of preference."""
+    kms_bootstrap: tuple[str, ...]
+    """host:port of their bootstrap listeners."""
     attestation_bootstrap: str
     """host:port of the attestation service's bootstrap listener."""
     statement_poll_seconds: float = 10.0
     """How soon the KMS's policy statements are watched again after the watch broke off, seconds; a second at most."""
     drain_seconds: float = 5.0
     """How long running calls may go on after SIGTERM, seconds."""
+
+    def __post_init__(self) -> None:
+        if not self.kms or not self.kms_bootstrap:
+            raise ValueError("kms and kms_bootstrap must name at least one instance")
 
 
 class Member:
@@ -95,6 +101,7 @@ class Member:
         self.identity = identity
         self.leases = Leases(policy, self._ca_spki)
         self._peers: dict[tuple[str, str], Peer] = {}
+        self._kms: AnyPeer | None = None
 
     @property
     def instance(self) -> str:
@@ -118,6 +125,13 @@ class Member:
         if key not in self._peers:
             self._peers[key] = Peer(role, target, self.identity, self.policy, self._ca_spki)
         return self._peers[key]
+
+    @property
+    def kms(self) -> AnyPeer:
+        """Whichever instance of the KMS is there."""
+        if self._kms is None:
+            self._kms = AnyPeer([self.peer("kms", target) for target in self.settings.kms])
+        return self._kms
 
     def known_evidence(self) -> Iterator[Evidence]:
         """This service's own evidence and that of every peer it has a connection to."""
@@ -187,7 +201,7 @@ async def join(
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         authority = KmsAuthority(settings.kms_bootstrap, settings.trust_domain)
         async with membership(settings, role, anchors, prover, policy, authority) as member:
-            statements = KmsStatements(member.peer("kms", settings.kms), member.identity)
+            statements = KmsStatements(member.kms, member.identity)
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(follow_statements(statements, policy, settings.statement_poll_seconds))
                 yield member

@@ -86,7 +86,7 @@ class Peer:
 
     def is_live(self, link: Link) -> bool:
         """Whether a call may start on this very link, which need not be the one that new calls get."""
-        return link.is_ready and self._clock() < link.until - _LAST_SECONDS
+        return link.is_ready and self._clock() < link.takes_calls_until - _LAST_SECONDS
 
     async def channel(self, timeout: float) -> grpc.aio.Channel:
         """Return a channel to the appraised peer. Raises `PeerUnavailable` or the refusal of either side."""

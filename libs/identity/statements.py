@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
+import grpc.aio
 import structlog
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import spki_of_certificate
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.peers import Peer
 from libs.identity.renewal import Identity
 from libs.policy.statement import Statement, verify_statement
 from libs.rpc.errors import remote_errors
@@ -47,10 +47,16 @@ class Statements(Protocol):
     async def revocations(self) -> Sequence[bytes]: ...
 
 
+class Channels(Protocol):
+    """The KMS, or any instance of it, as an appraised peer."""
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
+
+
 class KmsStatements:
     """The KMS over its mesh listener."""
 
-    def __init__(self, kms: Peer, identity: Identity, silence_seconds: float = _SILENCE_SECONDS) -> None:
+    def __init__(self, kms: Channels, identity: Identity, silence_seconds: float = _SILENCE_SECONDS) -> None:
         self._kms = kms
         self._identity = identity
         self._silence_seconds = silence_seconds

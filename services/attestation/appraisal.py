@@ -19,6 +19,8 @@ from libs.errors import Code, MeshError
 from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
+from libs.policy.revocation import RevocationSet
+from libs.policy.revoked import NOTHING_REVOKED
 from libs.policy.succession import verify_valid_at
 from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee import evidence as evidences
@@ -74,7 +76,8 @@ class Appraisals:
         spiffe_id: str = "",
         last: Recorded | None = None,
     ) -> tuple[Examination, Recorded | None]:
-        """Appraise; return what came out, refusals included, and its record: None where it never was evidence.
+        """Appraise; return what came out, refusals included, and its record: None where it never was evidence, or where
+        the verdict rests on a revocation.
 
         Where `last`, an earlier record about the same node, says as much and is still held, it stands for this one.
         Raises `ArchiveUnavailable`, `PolicyNotValidNow`, and `ArchiveMalformed` for a document that is no text at all.
@@ -83,7 +86,7 @@ class Appraisals:
         verify_valid_at(policy, question.now)
         examination, bundle = await asyncio.to_thread(_examine, document, policy, question)
         refusal = None if examination.refusal is None else examination.refusal.reason
-        recorded = await self._record(bundle, refusal, last) if examination.is_of_an_answer else None
+        recorded = None if bundle is None else await self._record(bundle, refusal, last)
         self._feed.publish(
             Made(
                 record_digest=b"" if recorded is None else recorded.digest,
@@ -161,11 +164,21 @@ class Appraiser:
         return await asyncio.to_thread(_answer, subject, self._signer())
 
 
-def _examine(document: bytes, policy: Policy, question: Question) -> tuple[Examination, Bundle]:
+def _examine(document: bytes, policy: Policy, question: Question) -> tuple[Examination, Bundle | None]:
+    """Judge, and return the bundle that anybody can repeat it from, if there is one."""
     examination = examine(document, policy, question)
     bundle = Bundle.of(examination.record, document, policy.document)
     bundle.encode()  # What could not be given out later is not judged for the record now.
+    if not examination.is_of_an_answer or _rests_on_a_revocation(examination, document, policy, question):
+        return examination, None
     return examination, bundle
+
+
+def _rests_on_a_revocation(examination: Examination, document: bytes, policy: Policy, question: Question) -> bool:
+    """A bundle holds the policy's document alone: repeated from it, such a refusal would come out accepted."""
+    if policy.revoked == NOTHING_REVOKED or examination.refusal is None:
+        return False
+    return examine(document, policy.under(RevocationSet()), question).record != examination.record
 
 
 def _answer(subject: Subject, signer: Signer) -> Answer:

@@ -23,7 +23,7 @@ import structlog
 
 from libs.errors import Code, MeshError
 from libs.files import write_durably
-from libs.identity.gate import EvidenceUnknown
+from libs.identity.exchange import EvidenceUnknown
 from libs.policy.document import MAX_POLICY_BYTES
 from libs.tee.archived import MAX_RECORD_BYTES, AppraisalRecord, ArchiveMalformed, Bundle
 from libs.tee.evidence import MAX_DOCUMENT_BYTES

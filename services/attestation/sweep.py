@@ -17,8 +17,8 @@ from typing import Protocol
 import structlog
 
 from libs.errors import MeshError
+from libs.identity.exchange import EvidenceUnknown
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.gate import EvidenceUnknown
 from libs.tee.appraisal import SignedBy
 from libs.tee.archived import Question
 from services.attestation.appraisal import Appraisals, Recorded

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import Code, MeshError
-from services.cli.roster import SERVICES
+from services.cli.roster import KMS_REPLICA, SERVICES
 
 DEFAULT_STATE = Path(".teemesh")
 _MARKER = b"The state of a local teemesh. `teemesh reset` removes it.\n"
@@ -95,8 +95,13 @@ class Layout:
     def config(self, service: str) -> Path:
         return self.root / "config" / f"{service}.toml"
 
-    def compose(self, service: str) -> Path:
-        return self.root / "compose" / f"{service}.json"
+    def compose(self, role: str) -> Path:
+        return self.root / "compose" / f"{role}.json"
+
+    @property
+    def join_order(self) -> Path:
+        """The operators' order that the second KMS be given the root."""
+        return self.operators / "join-order.json"
 
     def state(self, service: str) -> Path:
         return self.root / "state" / service
@@ -119,7 +124,12 @@ class Layout:
         """Make the folders. Raises `StatePathTooLong`, `StateUnusable`."""
         verify_length(self.root)
         folders = [self.root / name for name in ("config", "compose", "state", "sockets", "logs")]
-        folders += [self.operators, self.devtee, self.policies, *(self.state(service) for service in SERVICES)]
+        folders += [
+            self.operators,
+            self.devtee,
+            self.policies,
+            *(self.state(name) for name in (*SERVICES, KMS_REPLICA)),
+        ]
         try:
             if self.root.is_dir() and not self.exists and any(self.root.iterdir()):
                 raise StateUnusable(f"{self.root} holds something else: choose another --state")

@@ -6,7 +6,7 @@ What a template says about timing and sizes holds here too, so the local mesh be
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from libs.files import write_durably
 from services.cli.inputs import InputUnreadable, read_input
 from services.cli.layout import Layout
 from services.cli.ports import HOST
-from services.cli.roster import DEVTEE, INSTANCE, SERVICES, SOURCE_ROOT, TRUST_DOMAIN
+from services.cli.roster import DEVTEE, SERVICES, SOURCE_ROOT, TRUST_DOMAIN, instance_of, role_of
 
 TEMPLATES = SOURCE_ROOT / "deploy" / "config"
 MODEL = "smollm2-135m"
@@ -49,8 +49,8 @@ class Addresses:
         return f"{HOST}:{self.router_port}"
 
 
-def write_devtee_config(layout: Layout, addresses: Addresses) -> None:
-    """Write the software TEE's file: one virtual TD for each service."""
+def write_devtee_config(layout: Layout, addresses: Addresses, names: Sequence[str] = SERVICES) -> None:
+    """Write the software TEE's file: one virtual TD for each process."""
     _write(
         layout,
         DEVTEE,
@@ -59,37 +59,43 @@ def write_devtee_config(layout: Layout, addresses: Addresses) -> None:
             "pccs_listen": addresses.of("pccs"),
             "instances": [
                 {
-                    "name": service,
-                    "socket": str(layout.guest_socket(service)),
-                    "app_compose": str(layout.compose(service)),
+                    "name": name,
+                    "socket": str(layout.guest_socket(name)),
+                    "app_compose": str(layout.compose(role_of(name))),
                 }
-                for service in SERVICES
+                for name in names
             ],
         },
     )
 
 
 def write_service_configs(
-    layout: Layout, addresses: Addresses, policy: Path, *, certificate_seconds: int | None = None
+    layout: Layout,
+    addresses: Addresses,
+    policy: Path,
+    *,
+    certificate_seconds: int | None = None,
+    names: Sequence[str] = SERVICES,
 ) -> None:
-    """Write every service's file; each begins with the given signed policy.
+    """Write every process's file; each begins with the given signed policy.
 
     `certificate_seconds` is the life of certificates where it is to be another than production's.
     """
-    for service in SERVICES:
+    kms = [name for name in names if role_of(name) == "kms"]
+    for service in names:
         member = {
-            "instance": INSTANCE,
+            "instance": instance_of(service),
             "trust_domain": TRUST_DOMAIN,
             "listen": addresses.of(service),
-            "kms": addresses.of("kms"),
-            "kms_bootstrap": addresses.of("kms_bootstrap"),
+            "kms": [addresses.of(name) for name in kms],
+            "kms_bootstrap": [addresses.of(f"{name}_bootstrap") for name in kms],
             "attestation_bootstrap": addresses.of("attestation_bootstrap"),
             "state_dir": str(layout.state(service)),
             "guest_socket": str(layout.guest_socket(service)),
             "seed_policy": str(policy),
         }
         own = _own(service, layout, addresses)
-        if service == "kms" and certificate_seconds is not None:
+        if role_of(service) == "kms" and certificate_seconds is not None:
             own["certificate_seconds"] = certificate_seconds
         _write(layout, service, {"member": member, **own})
 
@@ -111,6 +117,17 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
                 "bootstrap_listen": addresses.of("kms_bootstrap"),
                 "ledger": addresses.of("ledger"),
                 "events": events,
+            }
+        case "kms-2":
+            return {
+                "bootstrap_listen": addresses.of("kms-2_bootstrap"),
+                "ledger": addresses.of("ledger"),
+                "events": events,
+                "join": {
+                    "kms": addresses.of("kms"),
+                    "kms_bootstrap": addresses.of("kms_bootstrap"),
+                    "order": str(layout.join_order),
+                },
             }
         case "broker":
             return {"nats": {"host": HOST, "port": addresses.ports["nats"]}}
@@ -145,7 +162,7 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
 
 
 def _write(layout: Layout, service: str, changes: Mapping[str, Any]) -> None:
-    template = TEMPLATES / f"{service}.toml"
+    template = TEMPLATES / f"{role_of(service)}.toml"
     try:
         production = tomllib.loads(read_input(template).decode())
     except ValueError as error:

@@ -19,6 +19,7 @@ from services.cli.children import Child, Children, State
 from services.cli.demo import demonstrate
 from services.cli.description import describe, write_vendor_root
 from services.cli.display import Display
+from services.cli.join_order import order_join
 from services.cli.layout import Layout
 from services.cli.ledger_key import fetch_ledger_vkey
 from services.cli.local_config import MODEL, Addresses, write_devtee_config, write_service_configs
@@ -28,7 +29,7 @@ from services.cli.next_steps import next_steps
 from services.cli.operator_certificate import OperatorCertificate
 from services.cli.patience import patiently
 from services.cli.platform import dstack_kms_root
-from services.cli.roster import DEVTEE, SERVICES
+from services.cli.roster import DEVTEE, processes
 from services.cli.served import until_served
 from services.cli.tenant import ensure_tenant, store_tenant
 
@@ -51,6 +52,8 @@ class RunOptions:
     router_port: int
     demo: bool = False
     exit: bool = False
+    kms_replica: bool = False
+    """Whether a second instance of the KMS runs."""
     certificate_seconds: int | None = None
     """Life of the services' certificates; None: as in production."""
 
@@ -98,7 +101,8 @@ class MeshRun:
     async def _start(self, children: Children, addresses: Addresses, operators: LocalOperators) -> None:
         """Start everyone; only the platform, whose reference values policy needs, is waited for."""
         layout = self._layout
-        write_devtee_config(layout, addresses)
+        names = processes(kms_replica=self._options.kms_replica)
+        write_devtee_config(layout, addresses, names)
         composes = write_composes(layout, operators, await dstack_kms_root(layout))
         devtee = await children.start(DEVTEE)
         weights = (await measure(packaged_weights())).hex()
@@ -111,9 +115,12 @@ class MeshRun:
             addresses,
             layout.policy(policy.version),
             certificate_seconds=self._options.certificate_seconds,
+            names=names,
         )
-        for service in SERVICES:
-            await children.start(service)
+        if self._options.kms_replica:
+            order_join(layout, operators, composes["kms"], int(time.time()))
+        for name in names:
+            await children.start(name)
 
     async def _serve(self, addresses: Addresses, operators: LocalOperators) -> int:
         """Do the operator's part until cancelled, or until there is nothing more to do."""

@@ -24,6 +24,8 @@ NAMES = (
     "attestation_bootstrap",
     "kms",
     "kms_bootstrap",
+    "kms-2",
+    "kms-2_bootstrap",
     "broker",
     "nats",
     "ledger",

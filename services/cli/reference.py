@@ -25,7 +25,7 @@ _ISSUER = re.compile(r"https://[a-z0-9.:/-]{1,200}")
 _MAX_CERTIFICATE_BYTES = 8192
 _AUTHORITY = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{_MAX_CERTIFICATE_BYTES}}}")
 _MAX_KEY_BYTES = 256
-_UNUSED = ("pccs_url", "device_id")
+_UNUSED = ("pccs_url",)
 
 
 class ReferenceMalformed(MeshError):
@@ -74,6 +74,8 @@ class Reference:
     """None: policies made from this say nothing about GPUs."""
     app_ids: Mapping[str, frozenset[str]]
     """Compose hash to the app ids that were assigned to it; dstack may assign one that the code does not determine."""
+    device_id: str | None
+    """The machine, where the platform is one."""
     kms_public_key: bytes | None
     """The dstack KMS's secp256k1 root, compressed."""
 
@@ -113,6 +115,7 @@ def read_reference(path: Path) -> Reference:
         rtmr2=members.hexadecimal("rtmr2", 48),
         gpu=_read_gpu(members.object("gpu")) if members.has("gpu") else None,
         app_ids=_read_app_ids(members),
+        device_id=members.hexadecimal("device_id", 32) if members.has("device_id") else None,
         kms_public_key=members.octets("kms_public_key", PUBLIC_KEY_BYTES) if members.has("kms_public_key") else None,
     )
     for name in _UNUSED:

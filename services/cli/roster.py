@@ -9,14 +9,32 @@ DEVTEE = "devtee"
 SERVICES = ("attestation", "kms", "broker", "ledger", "registry", "node", "router")
 """In the order of starting. None waits for another: each retries until those it needs are there."""
 
+KMS_REPLICA = "kms-2"
+"""A second instance of the KMS, where one is asked for: it joins the first."""
+
 TRUST_DOMAIN = "mesh.local"
 INSTANCE = "local"
-"""The one instance that each service has here."""
+"""The one instance that each service has here, the KMS's second one apart."""
 
 SOURCE_ROOT = Path(__file__).parents[2]
 """Where `services` and `libs` are: what a local service measures is what lies here, and what it runs."""
 
 
+def processes(*, kms_replica: bool) -> tuple[str, ...]:
+    """Return the names of what runs, in the order of starting."""
+    return (*SERVICES, KMS_REPLICA) if kms_replica else SERVICES
+
+
+def role_of(name: str) -> str:
+    """Return the role, and so the code, of what runs under a name."""
+    return "kms" if name == KMS_REPLICA else name
+
+
+def instance_of(name: str) -> str:
+    """Return its name within its role."""
+    return name if name == KMS_REPLICA else INSTANCE
+
+
 def command(service: str, config: Path) -> tuple[str, ...]:
     """Return the command that runs a service. Its working folder MUST be `SOURCE_ROOT`, which `-m` searches first."""
-    return (sys.executable, "-m", f"services.{service}", str(config))
+    return (sys.executable, "-m", f"services.{role_of(service)}", str(config))

@@ -38,6 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--exit", action="store_true", help="stop once ready (with --demo: once answered); exit 1 if anything failed"
     )
     parser.add_argument(
+        "--kms-replica", action="store_true", help="run a second instance of the KMS, which joins the first"
+    )
+    parser.add_argument(
         "--certificate-seconds",
         type=_life,
         help="life of the services' certificates, 10 to 3600; short ones show renewal (default: an hour)",
@@ -50,6 +53,7 @@ def _run(args: argparse.Namespace) -> int:
         router_port=args.router_port,
         demo=args.demo,
         exit=args.exit,
+        kms_replica=args.kms_replica,
         certificate_seconds=args.certificate_seconds,
     )
     return asyncio.run(run_up(layout_of(args), options, Console()))

@@ -73,7 +73,7 @@ async def join_kms(
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
     receiver = ReceiverKey()
     prover = newcomer_prover(guest, collateral, receiver)
-    authority = KmsAuthority(join.kms_bootstrap, settings.trust_domain)
+    authority = KmsAuthority((join.kms_bootstrap,), settings.trust_domain)
     async with membership(settings, "kms", anchors, prover, policy, authority) as member:
         subject = own_subject(member)
         log.warning("this KMS has no root: it waits for the operators' order", subject=subject, order=str(join.order))

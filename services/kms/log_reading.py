@@ -88,9 +88,9 @@ class LogReading:
             self._take(message)
             if follow:
                 self._currency.heard()
-                heard += 1
-                if heard % _KEEP_PLACE_EVERY == 0:
-                    self._book.keep_place()
+            heard += 1
+            if heard % _KEEP_PLACE_EVERY == 0:
+                self._book.keep_place()
 
     async def _stream(self, *, follow: bool) -> AsyncIterator[ledger_pb2.TailResponse]:
         stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CONNECT_SECONDS))

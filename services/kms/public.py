@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from libs.errors import Code, MeshError
-from libs.identity.custody import KeyStatement, KeyUse, sign_key_statement, sign_key_use
 from libs.identity.lease import Lease
+from libs.policy.custody import KeyStatement, KeyUse, sign_key_statement, sign_key_use
 from services.kms.access import Access, Grant, decision
 from services.kms.ca import CertificateAuthority
 from services.kms.decisions import Decisions

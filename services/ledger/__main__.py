@@ -51,7 +51,7 @@ async def serve(config: Config) -> None:
             join(settings, "ledger", claims) as member,
             member.serve([ledger_binding(servicer)]) as serving,
         ):
-            kms = member.peer("kms", settings.kms)
+            kms = member.kms
             keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
             trust = Trust(logged_policies(store.description, member.policy), member.identity.ca_certificate)
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)

@@ -58,7 +58,7 @@ class Workload:
         self, member: Member, dns_names: tuple[str, ...], ip_addresses: tuple[str, ...]
     ) -> OutwardCertificate:
         """Have the mesh CA sign the outward key for these names. Raises the KMS's refusal."""
-        peer = member.peer("kms", member.settings.kms)
+        peer = member.kms
         stub = kms_pb2_grpc.KmsServiceStub(await peer.channel(_CALL_SECONDS))
         with remote_errors():
             response = await stub.IssueServerCertificate(

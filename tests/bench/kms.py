@@ -62,8 +62,8 @@ async def _releasing(kms: KmsMesh, role: str, name: str) -> AsyncIterator[tuple[
             role,
             "bench",
             socket,
-            kms=kms.address("kms"),
-            kms_bootstrap=kms.address("kms_bootstrap"),
+            kms=(kms.address("kms"),),
+            kms_bootstrap=(kms.address("kms_bootstrap"),),
             attestation_bootstrap=kms.attestation,
         )
         async with join(settings, role, {"hpke_key": receiver.public.hex(), "models": []}) as member:

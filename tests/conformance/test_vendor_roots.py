@@ -41,7 +41,15 @@ def hardware(intel_root: bytes) -> Reference:
     digests = dict.fromkeys(("os_image_hash", "key_provider"), "0a" * 32)
     registers = dict.fromkeys(("mrtd", "rtmr0", "rtmr1", "rtmr2"), "0b" * 48)
     return Reference(
-        intel_root, False, "0000001000000000", gpu=None, app_ids={}, kms_public_key=None, **digests, **registers
+        intel_root,
+        False,
+        "0000001000000000",
+        gpu=None,
+        app_ids={},
+        device_id=None,
+        kms_public_key=None,
+        **digests,
+        **registers,
     )
 
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from teemesh.kms.v1 import kms_pb2 as pb
 from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
-from libs.identity.custody import KeyStatementSignatureInvalid, verify_key_statement, verify_key_use
 from libs.identity.sealed import ReceiverKey, SealedKeyRefused, release_info
+from libs.policy.custody import KeyStatementSignatureInvalid, verify_key_statement, verify_key_use
 from libs.policy.orders import RETIRE_KEY, Order, SignedOrder
 from libs.policy.releases import KeyAlgorithm
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore

@@ -123,6 +123,21 @@ async def test_an_operator_puts_the_next_policy_in_force(mesh: JoinedMesh, runni
     assert running.log.outbox == [(Kind.POLICY, jcs.loads_object(second))]
 
 
+async def test_a_policy_that_the_log_told_of_first_is_in_force_and_no_error(
+    mesh: JoinedMesh, running: RunningKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = mesh.successor(running.core.policy.current)
+    keep = DecisionLog.enqueue
+
+    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any) -> None:
+        await keep(log, kind, body, vault=vault)
+        running.core.policy.accept(second)
+
+    monkeypatch.setattr(DecisionLog, "enqueue", tell)
+    async with operator(running) as stub:
+        assert (await publish(stub, second)).version == 2
+
+
 async def test_of_two_policies_published_at_once_one_is_in_force_and_on_record(
     mesh: JoinedMesh, running: RunningKms
 ) -> None:

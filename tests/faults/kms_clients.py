@@ -99,8 +99,8 @@ async def using(kms: KmsMesh, core: KmsCore, promised: Promised) -> AsyncIterato
             "node",
             "1",
             socket,
-            kms=kms.address("kms"),
-            kms_bootstrap=kms.address("kms_bootstrap"),
+            kms=(kms.address("kms"),),
+            kms_bootstrap=(kms.address("kms_bootstrap"),),
             attestation_bootstrap=kms.attestation,
         )
         claims = {"hpke_key": receiver.public.hex(), "models": []}
@@ -168,7 +168,7 @@ async def _certify(kms: KmsMesh, promised: Promised) -> None:
     while True:
         key = ec.generate_private_key(ec.SECP256R1())
         try:
-            authority = KmsAuthority(kms.address("kms_bootstrap"), TRUST_DOMAIN)
+            authority = KmsAuthority((kms.address("kms_bootstrap"),), TRUST_DOMAIN)
             async with asyncio.timeout(_CALL_SECONDS):
                 issued = await authority.issue(Request(kms.mesh, key), policy)
         except TimeoutError:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import os
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +72,13 @@ class Stream:
 class Outcome:
     """What a run of renewals did."""
 
+    shown: dict[str, dict[bytes, None]]
+    """The leaves that each listener has shown, in order."""
     calls: dict[str, Calls] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
-    shown: dict[str, dict[bytes, None]] = field(default_factory=lambda: {name: {} for name in _LISTENERS})
-    """The leaves that each listener has shown, in order."""
     chats: Record = field(default_factory=Record)
+    kills: int = 0
+    """Of the first KMS."""
     began_at: float = field(default_factory=time.monotonic)
     ended_at: float = 0.0
 
@@ -82,7 +87,7 @@ class Outcome:
 
     @property
     def fewest_renewals(self) -> int:
-        return min(self.renewals(listener) for listener in _LISTENERS)
+        return min(self.renewals(listener) for listener in self.shown)
 
     @property
     def per_second(self) -> float:
@@ -99,7 +104,7 @@ class Outcome:
             f"calls         {sum(len(calls.seconds) for calls in self.calls.values())} in "
             f"{self.ended_at - self.began_at:.0f} s, {self.per_second:.0f} per second",
             f"chats         {len(self.chats.completions)} of {self.chats.sent}, failed: {_counted(self.chats.errors)}",
-            "renewals      " + ", ".join(f"{self.renewals(name)} {name}" for name in _LISTENERS),
+            "renewals      " + ", ".join(f"{self.renewals(name)} {name}" for name in self.shown),
             "",
             f"{'called':<10} {'calls':>8} {'p50 ms':>8} {'p99 ms':>8} {'longest':>8}  failed",
         ]
@@ -109,25 +114,36 @@ class Outcome:
             longest = ordered[-1] * 1000
             failed = _counted(calls.failures)
             lines.append(f"{name:<10} {len(calls.seconds):>8} {p50:>8.1f} {p99:>8.1f} {longest:>8.1f}  {failed}")
+        if self.kills:
+            lines.append(f"first KMS  killed {self.kills} times")
         for name, stream in self.streams.items():
             lines.append(f"stream     {name}: {stream.messages} messages, {stream.end or 'unbroken'}")
         return "\n".join(lines)
 
 
-async def renew_all(mesh: RunningMesh, folder: Path, *, renewals: int, per_second: float = PER_SECOND) -> Outcome:
+async def renew_all(
+    mesh: RunningMesh, folder: Path, *, renewals: int, per_second: float = PER_SECOND, first_kms: bool = True
+) -> Outcome:
     """Put a mesh under load until every listener has shown so many new certificates after its first.
 
-    The load begins once each service has answered; from then on every failure counts.
+    The load begins once each service has answered; from then on every failure counts. Without the first KMS, that one
+    is killed as soon as the load runs, and again whenever it comes back.
     """
+    listeners = [name if first_kms or name != "kms" else "kms-2" for name in _LISTENERS]
     async with _joined(mesh, folder) as member, open_client(mesh.mesh) as client:
         peers = {name: member.peer(name, f"127.0.0.1:{mesh.ports[name]}") for name in ("router", "registry", "ledger")}
         for name, peer in peers.items():
             await until(lambda peer=peer, ask=_ASKING[name]: _answers(peer, ask))  # type: ignore[misc]
-        outcome = Outcome(calls={name: Calls() for name in peers}, streams={name: Stream() for name in peers})
+        outcome = Outcome(
+            shown={name: {} for name in listeners},
+            calls={name: Calls() for name in peers},
+            streams={name: Stream() for name in peers},
+        )
         async with loading(client, CHATS_PER_SECOND) as outcome.chats, asyncio.TaskGroup() as tasks:
             background = [
                 *(tasks.create_task(_follow(peers[name], name, stream)) for name, stream in outcome.streams.items()),
-                *(tasks.create_task(_look(mesh, name, outcome)) for name in _LISTENERS),
+                *(tasks.create_task(_look(mesh, name, outcome)) for name in listeners),
+                *([] if first_kms else [tasks.create_task(_keep_dead(mesh, "kms", outcome))]),
             ]
             async with asyncio.TaskGroup() as calling:
                 sending = [
@@ -231,7 +247,7 @@ _STREAMING: Mapping[str, Callable[[grpc.aio.Channel], grpc.aio.UnaryStreamCall[A
 
 async def _look(mesh: RunningMesh, listener: str, outcome: Outcome) -> None:
     """Note every certificate that a listener shows to whoever connects now."""
-    role = "broker" if listener == "nats" else listener
+    role = {"nats": "broker", "kms-2": "kms"}.get(listener, listener)
     while True:
         leaf = await fetch_leaf(
             f"127.0.0.1:{mesh.ports[listener]}",
@@ -245,6 +261,16 @@ async def _look(mesh: RunningMesh, listener: str, outcome: Outcome) -> None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
+async def _keep_dead(mesh: RunningMesh, name: str, outcome: Outcome) -> None:
+    while True:
+        pid = json.loads((mesh.state / "mesh.json").read_text())["services"][name]["pid"]
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                outcome.kills += 1
+        await asyncio.sleep(_POLL_SECONDS / 2)
+
+
 def _counted(errors: Counter[str]) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in errors.most_common()) or "none"
 
@@ -252,11 +278,21 @@ def _counted(errors: Counter[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.renewal", description=__doc__)
     parser.add_argument("--renewals", type=int, default=10, help="how often each service renews (default: 10)")
+    parser.add_argument("--without-first-kms", action="store_true", help="keep the first of two KMS instances dead")
     parser.add_argument("--per-second", type=float, default=PER_SECOND, help="calls a second (default: %(default)s)")
     arguments = parser.parse_args()
-    with short_folder() as folder, running_mesh(folder, "--certificate-seconds", str(LIFE_SECONDS)) as mesh:
+    options = ["--certificate-seconds", str(LIFE_SECONDS)]
+    if arguments.without_first_kms:
+        options.append("--kms-replica")
+    with short_folder() as folder, running_mesh(folder, *options) as mesh:
         outcome = asyncio.run(
-            renew_all(mesh, folder / "load", renewals=arguments.renewals, per_second=arguments.per_second)
+            renew_all(
+                mesh,
+                folder / "load",
+                renewals=arguments.renewals,
+                per_second=arguments.per_second,
+                first_kms=not arguments.without_first_kms,
+            )
         )
     sys.stdout.write(outcome.report() + "\n")
     return 0 if outcome.holds and outcome.per_second >= arguments.per_second * 0.95 else 1

@@ -16,3 +16,13 @@ async def test_no_call_fails_and_no_stream_is_cut_while_every_service_renews() -
         outcome = await renew_all(mesh, folder / "load", renewals=2, per_second=90)
     assert outcome.holds, outcome.report()
     assert outcome.fewest_renewals >= 2
+
+
+@pytest.mark.timeout(240)
+async def test_the_mesh_renews_through_the_second_kms_when_the_first_is_dead() -> None:
+    options = ("--certificate-seconds", str(LIFE_SECONDS), "--kms-replica")
+    with short_folder() as folder, running_mesh(folder, *options) as mesh:
+        outcome = await renew_all(mesh, folder / "load", renewals=2, per_second=60, first_kms=False)
+    assert outcome.holds, outcome.report()
+    assert outcome.fewest_renewals >= 2
+    assert outcome.kills

@@ -79,6 +79,9 @@ async def test_a_renewal_brings_another_connection_and_what_is_under_way_ends_on
         for client in (before, after):
             answer = await client.jetstream().publish(SUBJECT, b"entry", stream=stream_name(1))
             assert answer.stream == stream_name(1)
+        await before.close()
+        assert link.is_connected
+        assert await link.client(0) is after
 
 
 @pytest.mark.usefixtures("stream")

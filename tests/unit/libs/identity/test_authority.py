@@ -46,7 +46,7 @@ async def refusal(mesh: JoinedMesh, address: str) -> str:
     """Why the KMS at the address is not believed. It has then been asked for nothing and told nothing."""
     request = Request(mesh)
     with pytest.raises(MeshError) as error:
-        await KmsAuthority(address, TRUST_DOMAIN).issue(request, mesh.keeper("k").current)
+        await KmsAuthority((address,), TRUST_DOMAIN).issue(request, mesh.keeper("k").current)
     assert request.proved == 0
     return error.value.reason
 
@@ -54,7 +54,7 @@ async def refusal(mesh: JoinedMesh, address: str) -> str:
 async def test_a_proven_kms_certifies(mesh: JoinedMesh, kms: KmsCore) -> None:
     request = Request(mesh)
     async with bootstrap_listener(mesh, kms) as address:
-        issued = await KmsAuthority(address, TRUST_DOMAIN).issue(request, mesh.keeper("k").current)
+        issued = await KmsAuthority((address,), TRUST_DOMAIN).issue(request, mesh.keeper("k").current)
     certificate = verify_issued(issued.certificate, issued.ca_certificate, Clock().now)
     assert issued.ca_certificate == kms.ca.certificate
     assert (certificate.role, certificate.spki) == ("router", request.spki)
@@ -142,5 +142,34 @@ async def test_the_refusal_of_the_kms_reaches_the_applicant_with_its_reason(mesh
     kms.policy.accept(mesh.successor(kms.policy.current, roles=mesh.without("router")))
     async with bootstrap_listener(mesh, kms) as address:
         with pytest.raises(MeshError) as error:
-            await KmsAuthority(address, TRUST_DOMAIN).issue(Request(mesh), mesh.keeper("k").current)
+            await KmsAuthority((address,), TRUST_DOMAIN).issue(Request(mesh), mesh.keeper("k").current)
     assert error.value.reason == "MEASUREMENT_NOT_ALLOWED"
+
+
+async def test_another_instance_certifies_when_one_is_away_or_unproven(mesh: JoinedMesh, kms: KmsCore) -> None:
+    nobody = "127.0.0.1:9"
+    policy = mesh.keeper("k").current
+    async with (
+        bootstrap_listener(mesh, kms) as proven,
+        bootstrap_listener(mesh, kms, td=mesh.tds["router"]) as unproven,
+    ):
+        for first in (nobody, unproven):
+            request = Request(mesh)
+            authority = KmsAuthority((first, proven), TRUST_DOMAIN)
+            issued = await authority.issue(request, policy)
+            assert verify_issued(issued.certificate, issued.ca_certificate, Clock().now).spki == request.spki
+            assert request.proved == 1
+
+
+async def test_when_nobody_certifies_a_refusal_is_told_before_an_absence(mesh: JoinedMesh, kms: KmsCore) -> None:
+    nobody = "127.0.0.1:9"
+    policy = mesh.keeper("k").current
+    async with bootstrap_listener(mesh, kms, td=mesh.tds["router"]) as unproven:
+        for addresses, reason in (
+            ((nobody, unproven), "MEASUREMENT_NOT_ALLOWED"),
+            ((unproven, nobody), "MEASUREMENT_NOT_ALLOWED"),
+            ((nobody, nobody), "PEER_UNREACHABLE"),
+        ):
+            with pytest.raises(MeshError) as error:
+                await KmsAuthority(addresses, TRUST_DOMAIN).issue(Request(mesh), policy)
+            assert error.value.reason == reason

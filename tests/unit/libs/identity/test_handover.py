@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -384,7 +385,8 @@ async def test_a_stream_goes_on_when_the_certificates_that_it_began_with_have_en
     kms = mesh.kms(service_seconds=LIFE_SECONDS)
     async with asyncio.timeout(60), ticking(mesh, kms) as (router, ledger, ticker, target):
         peer = router.peer("ledger", target)
-        call = tail_on(await peer.channel(10))
+        link = await peer.link(10)
+        call = tail_on(link.channel)
         assert await call.read() == ledger_pb2.TailResponse()
         first = max(member.identity.current.certificate.not_after for member in (router, ledger))
         while time.time() <= first + LIFE_SECONDS:
@@ -392,10 +394,33 @@ async def test_a_stream_goes_on_when_the_certificates_that_it_began_with_have_en
                 ticker.ticks.put_nowait(None)
                 assert await call.read() == ledger_pb2.TailResponse()
             await asyncio.sleep(0.1)
+        assert not peer.is_live(link)  # What runs goes on, and nothing starts there any more.
         # A policy ends it all the same, however often it was handed over.
         ledger.policy.accept(mesh.successor(ledger.policy.current, roles=mesh.without("router")))
         with pytest.raises(grpc.aio.AioRpcError):
             await call.read()
+
+
+async def test_what_asks_for_no_lease_rests_on_one_all_the_same(mesh: JoinedMesh) -> None:
+    """Health may be watched without; whoever has a lease that was handed over watches on, and is told of its end."""
+    kms = mesh.kms(service_seconds=LIFE_SECONDS)
+    async with (
+        asyncio.timeout(60),
+        mesh.member("ledger", kms) as ledger,
+        ledger.serve([]) as running,
+        mesh.member("router", kms) as router,
+    ):
+        link = await router.peer("ledger", f"127.0.0.1:{running.port}").link(10)
+        first = link.credential
+        watch = health_pb2_grpc.HealthStub(link.channel).Watch(health_pb2.HealthCheckRequest())  # type: ignore[no-untyped-call]
+        await watch.read()
+        await until(lambda: _has_ended(first))
+        running.ready()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        ledger.policy.accept(mesh.successor(ledger.policy.current, roles=mesh.without("router")))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await watch.read()
+    assert reason_of(error.value) == "EVIDENCE_REQUIRED"
 
 
 async def _has_ended(held: Credential) -> bool:

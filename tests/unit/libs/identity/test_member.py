@@ -19,6 +19,7 @@ from libs.identity.challenges import Challenges
 from libs.identity.member import MeasuredConfigurationMismatch, MemberSettings, join, open_guest
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, StatementsEnded, follow_statements, watch_statements
+from libs.policy.revocation import RevocationKind
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import MethodRule, ServiceBinding
 from libs.rpc.server import serving
@@ -56,8 +57,8 @@ async def surroundings(mesh: JoinedMesh, core: KmsCore, *, gpu_tokens: bool = Tr
                 "router",
                 "1",
                 socket,
-                kms=kms.target,
-                kms_bootstrap=kms.bootstrap,
+                kms=(kms.target,),
+                kms_bootstrap=(kms.bootstrap,),
                 attestation_bootstrap=f"127.0.0.1:{attestation.port}",
             )
             yield Surroundings(kms, settings)
@@ -168,6 +169,10 @@ async def test_a_role_that_needs_a_gpu_shows_one_that_answered_the_same_challeng
         assert verdict is not None
         assert [device.ueid for device in verdict.devices] == [gpu.ueid]
         assert verdict.reports_verified
+        member.policy.accept_revocations([mesh.revocation(RevocationKind.DEVICE, gpu.ueid)])
+        with pytest.raises(MeshError) as error:
+            appraise(evidence, member.policy.current.rules("router"), context)
+        assert error.value.reason == "GPU_DEVICE_REVOKED"
 
 
 async def test_without_a_token_service_a_role_that_needs_a_gpu_does_not_join(mesh: JoinedMesh) -> None:

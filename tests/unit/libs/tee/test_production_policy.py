@@ -276,11 +276,14 @@ class TestUnderTheProductionPolicy:
         assert outcomes["as it is"] == REASON
         idle = {name for name, fate in outcomes.items() if fate.startswith("does not start")}
         assert {fate for name, fate in outcomes.items() if name not in idle} == {REASON}
-        # It does not even start with fields that are none, with too little room or time, or in a folder that is a file.
+        # It does not even start with fields that are none, with too little room or time, in a folder that is a file, or
+        # without any KMS.
         assert {name.partition(" = ")[0] for name in idle} == {
             "insecure",
             "member.simulator",
             "member.vendor_root",
+            "member.kms",
+            "member.kms_bootstrap",
             "member.state_dir",
             "sweep_seconds",
             "archive_bytes",
@@ -338,6 +341,8 @@ def _table(kind: Any, folder: Path) -> dict[str, Any]:
             values[name] = str(folder / name)
         elif hint is str:
             values[name] = "127.0.0.1:1"
+        elif hint == tuple[str, ...]:
+            values[name] = ["127.0.0.1:1"]
     return values
 
 
@@ -363,6 +368,8 @@ def _every_field(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _hostile(hint: Any, root: str) -> list[Any]:
+    if typing.get_origin(hint) is tuple:
+        return [[], *([each] for each in _hostile(typing.get_args(hint)[0], root))]
     kinds = typing.get_args(hint) or (hint,)
     values: list[Any] = []
     if str in kinds or Path in kinds:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.identity.gate import EvidenceUnknown
+from libs.identity.exchange import EvidenceUnknown
 from libs.tee.appraisal import OwnNonce
 from libs.tee.archived import AppraisalRecord, Bundle, Question, Refused
 from services.attestation.archive import AppraisalUnknown, Archive, ArchiveUnavailable

@@ -17,8 +17,8 @@ listen = "127.0.0.1:0"
 state_dir = "state"
 guest_socket = "guest.sock"
 seed_policy = "policy.json"
-kms = "127.0.0.1:1"
-kms_bootstrap = "127.0.0.1:2"
+kms = ["127.0.0.1:1"]
+kms_bootstrap = ["127.0.0.1:2"]
 attestation_bootstrap = "127.0.0.1:3"
 """
 OWN = 'bootstrap_listen = "127.0.0.1:0"\npccs_url = "http://127.0.0.1:4"\n'

@@ -385,9 +385,25 @@ async def test_a_revocation_has_every_node_judged_again_at_once(scene: Scene, me
         (again,) = [event.made for event in (await told(scene, 2))[1:]]
         assert again is not None
         assert (again.spiffe_id, again.refusal) == (listed.spiffe_id, "MEASUREMENT_REVOKED")
+        # Nobody could repeat it from the policy's document, so it is told of and not archived.
+        assert again.record_digest == b""
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_a_revocation_does_not_touch_is_recorded_and_repeats(scene: Scene, mesh: JoinedMesh) -> None:
+    scene.fleet.join("one")
+    other = mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32)
+    scene.policy.accept_revocations([other])
+    hear(scene.policy, scene.clock.now)
+    await scene.sweep.sweep()
+    scene.policy.accept(mesh.successor(scene.policy.current, roles=mesh.without("node")))
+    hear(scene.policy, scene.clock.now)
+    await scene.sweep.sweep()
+    accepted, refused = await records_told(scene, 2)
+    for digest in (accepted, refused):
+        assert repeat(await scene.archive.bundle(digest))
 
 
 async def test_a_verdict_under_an_older_policy_does_not_cover(scene: Scene, mesh: JoinedMesh) -> None:

@@ -12,7 +12,7 @@ from teemesh.attestation.v1 import attestation_pb2
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import CertificateNotAccepted
-from libs.identity.gate import EvidenceUnknown
+from libs.identity.exchange import EvidenceUnknown
 from libs.identity.member import Member
 from libs.rpc.channel import PeerUnreachable
 from libs.rpc.policies import MethodRule, ServiceBinding

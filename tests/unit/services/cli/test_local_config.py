@@ -15,7 +15,7 @@ from libs.config import load
 from services.cli.layout import Layout
 from services.cli.local_config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
 from services.cli.ports import NAMES
-from services.cli.roster import DEVTEE, SERVICES
+from services.cli.roster import DEVTEE, KMS_REPLICA, SERVICES, processes
 
 
 def kind(service: str) -> type[Any]:
@@ -67,6 +67,22 @@ def test_each_service_has_a_platform_of_its_own(layout: Layout) -> None:
     settings = load(layout.config(DEVTEE), kind(DEVTEE))
     assert [instance.name for instance in settings.instances] == list(SERVICES)
     assert len({instance.socket for instance in settings.instances}) == len(SERVICES)
+
+
+def test_a_second_kms_joins_the_first_and_everyone_knows_both(layout: Layout) -> None:
+    addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
+    names = processes(kms_replica=True)
+    write_devtee_config(layout, addresses, names)
+    write_service_configs(layout, addresses, layout.policy(3), names=names)
+    both = (addresses.of("kms"), addresses.of(KMS_REPLICA))
+    for service in SERVICES:
+        assert load(layout.config(service), kind(service)).member.kms == both
+    second = load(layout.config(KMS_REPLICA), kind("kms"))
+    assert (second.member.instance, second.join.kms, second.join.order) == ("kms-2", both[0], layout.join_order)
+    assert load(layout.config("kms"), kind("kms")).join is None
+    tds = {instance.name: instance for instance in load(layout.config(DEVTEE), kind(DEVTEE)).instances}
+    assert tds[KMS_REPLICA].app_compose == tds["kms"].app_compose
+    assert tds[KMS_REPLICA].socket != tds["kms"].socket
 
 
 def test_what_a_change_does_not_name_stays() -> None:

@@ -50,7 +50,7 @@ def altered(document: bytes, changes: Mapping[str, Any]) -> Session:
     return verify_session(data, session_id(data))
 
 
-LEASE = node_lease()
+LEASE = node_lease(life_seconds=3600.0)
 DOCUMENT = draft_session(LEASE, ENDPOINT).document
 
 

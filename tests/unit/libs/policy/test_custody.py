@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from libs import jcs
 from libs.errors import MeshError
 from libs.identity.certificate import spki_of
-from libs.identity.custody import (
+from libs.policy.custody import (
     KeyStatement,
     KeyUse,
     sign_key_statement,

@@ -1,0 +1,172 @@
+"""It is responsible for what operators do with single keys: list, show, rotate, and seal an environment to one."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from rich.console import Console
+from rich.table import Table
+from teemesh.kms.v1 import kms_pb2 as pb
+
+from libs.errors import Code, MeshError
+from libs.identity.environment import seal_environment
+from libs.policy.custody import KeyStatement, verify_key_statement
+from libs.policy.releases import KeyAlgorithm
+from libs.rpc.errors import remote_errors
+from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
+from services.cli.kms_access import TIMEOUT_SECONDS, KmsAccess, read_kms_access
+from services.cli.layout import add_state_option
+
+
+class StatementOfAnother(MeshError):
+    """The KMS stated another key than the one that was asked for."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "KEY_STATEMENT_OF_ANOTHER"
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add keys, public-key, rotate and seal."""
+    keys = commands.add_parser("keys", help="list the keys in use")
+    add_state_option(keys)
+    keys.add_argument("--json", action="store_true", help="one JSON object a line")
+    keys.set_defaults(run=_run_keys)
+    public = commands.add_parser("public-key", help="print a key's public half, PEM")
+    _add_key(public)
+    public.add_argument("--epoch", type=int, default=0, help="default: the newest")
+    public.set_defaults(run=_run_public_key)
+    rotate = commands.add_parser("rotate", help="begin a key's next epoch")
+    _add_key(rotate)
+    rotate.add_argument("--epoch", type=int, help="the epoch to begin; default: the one after the newest")
+    rotate.set_defaults(run=_run_rotate)
+    seal = commands.add_parser("seal", help="seal environment secrets to a workload's key, in dstack's form")
+    _add_key(seal)
+    seal.add_argument("--env", type=Path, required=True, help="a file of lines NAME=VALUE")
+    seal.add_argument("--out", type=Path, required=True, help="the sealed environment; must not exist")
+    seal.set_defaults(run=_run_seal)
+
+
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    add_state_option(parser)
+    parser.add_argument("name", help="the key's name, for example models/claims")
+
+
+def _run_keys(args: argparse.Namespace) -> int:
+    keys = asyncio.run(_list(read_kms_access(args.state)))
+    console = Console()
+    if args.json:
+        for key in keys:
+            console.out(json.dumps(_members(key)), highlight=False)
+        return 0
+    table = Table("name", "algorithm", "newest epoch", "since", "used by", box=None, pad_edge=False)
+    for key in keys:
+        since = "retired" if key.retired else time.strftime("%Y-%m-%d %H:%MZ", time.gmtime(key.newest_since_ms / 1000))
+        users = ", ".join(key.roles) or "nobody: policy has no rule"
+        table.add_row(key.name, _algorithm(key) or "-", str(key.newest_epoch), since, users)
+    console.print(table)
+    return 0
+
+
+def _run_public_key(args: argparse.Namespace) -> int:
+    access = read_kms_access(args.state)
+    statement = asyncio.run(_state(access, args.name, args.epoch))
+    console = Console()
+    encoded = base64.encodebytes(statement.public_key).decode().strip()
+    console.out(f"-----BEGIN PUBLIC KEY-----\n{encoded}\n-----END PUBLIC KEY-----", highlight=False)
+    Console(stderr=True).out(
+        f"{statement.name}, epoch {statement.epoch} of {statement.newest_epoch}, {statement.algorithm}, "
+        f"for {', '.join(sorted(statement.roles))}; says the CA of {statement.trust_domain}",
+        highlight=False,
+    )
+    return 0
+
+
+def _run_rotate(args: argparse.Namespace) -> int:
+    epoch = asyncio.run(_rotate(read_kms_access(args.state), args.name, args.epoch))
+    print(f"{args.name}: epoch {epoch} is the newest")
+    return 0
+
+
+def _run_seal(args: argparse.Namespace) -> int:
+    refuse_existing(args.out)
+    variables = read_variables(args.env)
+    statement = asyncio.run(_state(read_kms_access(args.state), args.name, 0))
+    key = serialization.load_der_public_key(statement.public_key)
+    if not isinstance(key, X25519PublicKey):
+        raise InputUnreadable(f"{args.name} is for {statement.algorithm}: an environment is sealed to an x25519 key")
+    write_output(args.out, seal_environment(variables, key.public_bytes_raw()))
+    print(f"{args.out}: {len(variables)} variables for {', '.join(sorted(statement.roles))}, epoch {statement.epoch}")
+    return 0
+
+
+def read_variables(path: Path) -> dict[str, str]:
+    """Read lines NAME=VALUE; empty ones and those that begin with # are passed over. Raises `InputUnreadable`."""
+    variables: dict[str, str] = {}
+    try:
+        lines: Sequence[str] = read_input(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputUnreadable(f"{path} is not UTF-8") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, separator, value = line.partition("=")
+        if not separator or name in variables:
+            raise InputUnreadable(f"{path}, line {number}: not NAME=VALUE, or a name for the second time")
+        variables[name] = value
+    return variables
+
+
+async def _list(access: KmsAccess) -> list[pb.KeyDescription]:
+    keys: list[pb.KeyDescription] = []
+    async with access.stub() as stub:
+        after = ""
+        while True:
+            with remote_errors():
+                page = await stub.ListKeys(pb.ListKeysRequest(after=after), timeout=TIMEOUT_SECONDS)
+            keys.extend(page.keys)
+            after = page.next_after
+            if not after:
+                return keys
+
+
+async def _state(access: KmsAccess, name: str, epoch: int) -> KeyStatement:
+    async with access.stub() as stub:
+        with remote_errors():
+            stated = await stub.GetPublicKey(pb.GetPublicKeyRequest(name=name, epoch=epoch), timeout=TIMEOUT_SECONDS)
+    statement = verify_key_statement(stated.statement, stated.statement_signature, access.ca_spki)
+    if (statement.trust_domain, statement.name) != (access.trust_domain, name) or epoch not in (0, statement.epoch):
+        raise StatementOfAnother(f"the KMS stated {statement.name}, epoch {statement.epoch}")
+    return statement
+
+
+async def _rotate(access: KmsAccess, name: str, epoch: int | None) -> int:
+    if epoch is None:
+        newest = next((key.newest_epoch for key in await _list(access) if key.name == name), 1)
+        epoch = newest + 1
+    async with access.stub() as stub:
+        with remote_errors():
+            await stub.RotateKey(pb.RotateKeyRequest(name=name, epoch=epoch), timeout=TIMEOUT_SECONDS)
+    return epoch
+
+
+def _members(key: pb.KeyDescription) -> dict[str, object]:
+    return {
+        "name": key.name,
+        "algorithm": _algorithm(key),
+        "newest_epoch": key.newest_epoch,
+        "newest_since_ms": key.newest_since_ms,
+        "retired": key.retired,
+        "roles": list(key.roles),
+    }
+
+
+def _algorithm(key: pb.KeyDescription) -> str | None:
+    return next((str(each) for each in KeyAlgorithm if each.number == key.algorithm), None)

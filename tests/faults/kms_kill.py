@@ -218,10 +218,13 @@ class Killing:
             return Pages()
         keyring = self._kms.mesh.kms("core", root=self._root).keyring
         pages = KeyBook(self._kms.kms.state, keyring.state_key).pages
-        for name, epoch in self._outcome.promised.epochs.items():
+        begun = self._kms.kms.epochs_begun()
+        for name, acknowledged in self._outcome.promised.epochs.items():
             newest = pages.keys[name].epoch if name in pages.keys else 1
-            if newest < epoch:
-                self._outcome.wrong.append(f"{name}: epoch {epoch} was acknowledged, and the book has {newest}")
+            if newest < max(acknowledged, begun.get(name, 1)):
+                self._outcome.wrong.append(
+                    f"{name}: epoch {begun.get(name)} had begun, {acknowledged} was acknowledged, the book has {newest}"
+                )
         return pages
 
     async def _prove(self) -> None:

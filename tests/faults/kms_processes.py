@@ -7,6 +7,7 @@ guest agent for what seals the root, and knows every key that must come out.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -108,6 +109,13 @@ class Service:
                 waiting.cancel()
             await asyncio.gather(readiness, ended, return_exceptions=True)
             return is_ready
+
+    def epochs_begun(self) -> dict[str, int]:
+        """The newest epoch of each key that this KMS has said it changed, which it says before anybody hears of it."""
+        lines = [line for line in self.log.read_bytes().splitlines() if b'"key changed"' in line and line[-1:] == b"}"]
+        changes = [json.loads(line) for line in lines]
+        # In order: the last one counts.
+        return {change["name"]: change["epoch"] for change in changes}
 
     def tell(self) -> None:
         """Have it count its steps from now on."""

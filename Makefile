@@ -48,8 +48,9 @@ lint: $(STAMP)
 protos: $(STAMP)
 	@$(BIN)/python hatch_build.py
 
-mutation: $(STAMP) ## takes every check of libs/tee away, one at a time, and sees bad evidence get past it; some minutes
+mutation: $(STAMP) ## takes every check of libs/tee, identity and keys away, one at a time, and sees bad evidence get past it
 	@$(BIN)/python -m tests.mutation
+	@$(BIN)/python -m tests.mutation --relays
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench

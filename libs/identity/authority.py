@@ -21,6 +21,7 @@ from teemesh.kms.v1 import bootstrap_pb2, bootstrap_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.identity import certificate as certificates
 from libs.identity.instances import preferred_first, telling_most
+from libs.identity.strangers import named_if_refused
 from libs.policy.document import Policy
 from libs.rpc.channel import fetch_leaf, open_channel
 from libs.rpc.errors import remote_errors
@@ -134,19 +135,20 @@ async def proven_kms(bootstrap: str, trust_domain: str, policy: Policy) -> Async
                 bootstrap_pb2.GetKmsEvidenceRequest(challenge=challenge.encode()),
                 timeout=_TIMEOUT_SECONDS,
             )
-        appraisal = appraise(
-            evidences.parse(proof.document),
-            policy.rules("kms"),
-            AppraisalContext(
-                now=int(time.time()),
-                spki=leaf_spki,
-                challenge=OwnNonce(challenge.nonce),
-                policy_version=policy.version,
-            ),
-        )
-        named = appraisal.workload_claims.get("ca_spki_sha256")
-        if named != _ca_spki_sha256(proof.ca_certificate).hex():
-            raise CaNotProven("the KMS offers a CA certificate that its evidence does not name")
+        with named_if_refused(bootstrap, leaf):
+            appraisal = appraise(
+                evidences.parse(proof.document),
+                policy.rules("kms"),
+                AppraisalContext(
+                    now=int(time.time()),
+                    spki=leaf_spki,
+                    challenge=OwnNonce(challenge.nonce),
+                    policy_version=policy.version,
+                ),
+            )
+            named = appraisal.workload_claims.get("ca_spki_sha256")
+            if named != _ca_spki_sha256(proof.ca_certificate).hex():
+                raise CaNotProven("the KMS offers a CA certificate that its evidence does not name")
         yield ProvenKms(channel, proof.ca_certificate)
 
 

@@ -24,7 +24,8 @@ from libs.identity.judge import Judge
 from libs.identity.lease import Lease
 from libs.identity.link import Link
 from libs.identity.renewal import Credential, Identity
-from libs.rpc.channel import fetch_leaf, open_channel
+from libs.identity.strangers import name_stranger, named_if_refused
+from libs.rpc.channel import CertificateRefused, fetch_leaf, open_channel
 from libs.rpc.errors import RemoteRefused, remote_errors
 
 _REPLACE_SECONDS = 10.0
@@ -182,17 +183,23 @@ class Peer:
 
     async def _take_leaf(self, credential: Credential, timeout: float) -> MeshCertificate:
         trust_domain = credential.certificate.trust_domain
-        leaf = await fetch_leaf(
-            self._target,
-            server_name=f"{self._role}.{trust_domain}",
-            timeout=timeout,
-            ca_pem=pem_of(self._identity.ca_certificate),
-            key_pem=credential.key_pem,
-            certificate_pem=credential.certificate.pem,
-        )
-        certificate = self._judge.certificate(leaf)
-        if (certificate.role, certificate.trust_domain) != (self._role, trust_domain):
-            raise CertificateNotAccepted(f"{self._target} is {certificate.spiffe_id}, not a {self._role}")
+        server_name = f"{self._role}.{trust_domain}"
+        try:
+            leaf = await fetch_leaf(
+                self._target,
+                server_name=server_name,
+                timeout=timeout,
+                ca_pem=pem_of(self._identity.ca_certificate),
+                key_pem=credential.key_pem,
+                certificate_pem=credential.certificate.pem,
+            )
+        except CertificateRefused as refusal:
+            await name_stranger(self._target, server_name, timeout, refusal)
+            raise
+        with named_if_refused(self._target, leaf):
+            certificate = self._judge.certificate(leaf)
+            if (certificate.role, certificate.trust_domain) != (self._role, trust_domain):
+                raise CertificateNotAccepted(f"{self._target} is {certificate.spiffe_id}, not a {self._role}")
         return certificate
 
     async def _appraise(self, certificate: MeshCertificate, credential: Credential, timeout: float) -> Link:
@@ -210,7 +217,8 @@ class Peer:
                 theirs = await stub.GetEvidence(
                     evidence_pb2.GetEvidenceRequest(digest=certificate.evidence_digest or b""), timeout=timeout
                 )
-                lease = self._judge.lease(certificate, theirs.document)
+                with named_if_refused(self._target, certificate.der):
+                    lease = self._judge.lease(certificate, theirs.document)
                 accepted = await stub.PresentEvidence(
                     evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
                 )

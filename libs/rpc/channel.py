@@ -28,6 +28,10 @@ class PeerUnreachable(MeshError):
     reason = "PEER_UNREACHABLE"
 
 
+class CertificateRefused(PeerUnreachable):
+    """Somebody answered, with a certificate that is not to be accepted there."""
+
+
 def open_channel(
     target: str,
     *,
@@ -73,7 +77,8 @@ async def fetch_leaf(
     """Return the leaf (DER) of the server at "host:port" from a TLS 1.3 handshake, which proves that it holds the key.
 
     With `ca_pem` the leaf was also issued by that CA for `server_name`. Without, any certificate comes back: the caller
-    MUST appraise it before it believes anything. Raises `PeerUnreachable`, `AddressMalformed`.
+    MUST appraise it before it believes anything. Raises `PeerUnreachable`, of which `CertificateRefused` is one, and
+    `AddressMalformed`.
     """
     address = parse_address(target)
     if ca_pem is None:
@@ -89,7 +94,7 @@ async def fetch_leaf(
     except TimeoutError as error:
         raise PeerUnreachable(f"{target} did not answer within {timeout:g} s") from error
     except ssl.SSLCertVerificationError as error:
-        raise PeerUnreachable(f"{target} shows a certificate not to accept: {error.verify_message}") from error
+        raise CertificateRefused(f"{target} shows a certificate not to accept: {error.verify_message}") from error
     except (OSError, ValueError) as error:
         # No name to a resolver (an empty or overlong label, a NUL) is a `ValueError`.
         words = getattr(error, "strerror", None) or error.__class__.__name__

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.errors import Code, MeshError
 from libs.identity.authority import CertificateRequest, Issued
 from libs.identity.certificate import MAX_LIFETIME_SECONDS, PEOPLE, Subject, spki_of
-from libs.identity.challenges import Challenges
+from libs.identity.challenges import ChallengeNotOpen, Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.revoked import verify_not_revoked
 from libs.policy.document import Policy
@@ -81,6 +81,8 @@ class Issuance:
         if not isinstance(role, str) or role in PEOPLE:
             raise RoleNotCertified("the evidence must claim a service's role")
         self._challenges.spend(evidence.challenge.nonce)
+        if evidence.challenge.purpose != ISSUANCE:
+            raise ChallengeNotOpen("the challenge was for something else")
         now = self._clock()
         appraisal = appraise(
             evidence,

@@ -26,6 +26,7 @@ from libs.identity.lease import appraise_peer
 from libs.identity.member import Member, MemberSettings, membership
 from libs.identity.renewal import Prover
 from libs.identity.sealed import ReceiverKey
+from libs.identity.strangers import named_if_refused
 from libs.policy.compose import Anchors
 from libs.policy.orders import join_subject
 from libs.rpc.errors import remote_errors
@@ -115,22 +116,24 @@ async def receive_root(member: Member, prover: Prover, receiver: ReceiverKey, km
         asked = pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=shown.spki_sha256)
         begun = await stub.BeginJoin(asked, timeout=_TIMEOUT_SECONDS)
     policy = member.policy.current
-    appraisal = appraise(
-        evidences.parse(begun.document),
-        policy.rules("kms"),
-        AppraisalContext(
-            now=int(time.time()), spki=shown.spki, challenge=OwnNonce(own.nonce), policy_version=policy.version
-        ),
-    )
-    if appraisal.workload_claims.get("ca_spki_sha256") != sha256(ca_spki).hexdigest():
-        raise CaNotProven("the KMS that would give the root does not hold this mesh's CA")
+    with named_if_refused(kms, shown.der):
+        appraisal = appraise(
+            evidences.parse(begun.document),
+            policy.rules("kms"),
+            AppraisalContext(
+                now=int(time.time()), spki=shown.spki, challenge=OwnNonce(own.nonce), policy_version=policy.version
+            ),
+        )
+        if appraisal.workload_claims.get("ca_spki_sha256") != sha256(ca_spki).hexdigest():
+            raise CaNotProven("the KMS that would give the root does not hold this mesh's CA")
     challenge = Challenge.decode(begun.challenge)
     evidence = await prover.prove(challenge, link.credential.certificate.spki)
     request = pb.FinishJoinRequest(document=evidence.document, signed_order=order)
     with remote_errors():
         finished = await stub.FinishJoin(request, timeout=_TIMEOUT_SECONDS)
-    root = Root(receiver.open(finished.sealed_root, join_info(challenge.nonce, member.spiffe_id)))
-    if spki_of(Keyring(root.secret).ca_key.public_key()) != ca_spki:
-        raise RootOfAnotherMesh("the root that was received gives another CA")
+    with named_if_refused(kms, shown.der):
+        root = Root(receiver.open(finished.sealed_root, join_info(challenge.nonce, member.spiffe_id)))
+        if spki_of(Keyring(root.secret).ca_key.public_key()) != ca_spki:
+            raise RootOfAnotherMesh("the root that was received gives another CA")
     log.warning("root received", from_kms=shown.spiffe_id)
     return root

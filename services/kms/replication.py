@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
 import structlog
@@ -89,6 +90,12 @@ class Replication:
             appraisal, nonce = self._appraise(document, shown)
             order = self._require_order(signed_order, appraisal, caller)
         except MeshError as refusal:
+            log.warning(
+                "a join was refused",
+                peer=caller.certificate.spiffe_id,
+                leaf_sha256=sha256(shown.der).hexdigest(),
+                reason=refusal.reason,
+            )
             await self._decisions.record_later(self._said("refused", caller, {"reason": refusal.reason}))
             raise
         sealed = seal(

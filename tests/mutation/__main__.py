@@ -3,6 +3,8 @@
 Beside whole checks it takes away single words of their conditions, and puts weaker comparisons in their place. Fails
 when a check has no row that rests on it, when a row does not notice that its check is gone, when one notices that never
 reached it, and when a check that is excused from having rows is no longer there.
+
+`--relays` does the same for the checks of identity and keys, with the table of relays; some minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from rich.table import Table
 from tests.mutation.changes import entry_mutants, weakened_mutants
 from tests.mutation.exempt import EQUIVALENT, EXEMPT
 from tests.mutation.operands import operand_mutants
+from tests.mutation.relays import run_relays
 from tests.mutation.run import Mutant, Result, run, site_mutants
 from tests.mutation.sites import sites, sources
 from tests.mutation.trial import Baseline, baselines, edge_rows
@@ -30,10 +33,13 @@ _EXCUSED = {**EXEMPT, **EQUIVALENT}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.mutation", description=__doc__)
     parser.add_argument("--reaching", action="store_true", help="try only the rows that reach the check")
+    parser.add_argument("--relays", action="store_true", help="instead, take away the checks of identity and keys")
     arguments = parser.parse_args()
     # One row is a certificate with the serial number 0, of which the library still only warns.
     warnings.filterwarnings("ignore", "Parsed a serial number")
     console = Console(width=None if Console().is_terminal else 200)
+    if arguments.relays:
+        sys.exit(not run_relays(console))
     every = sources()
     found = sites(list(every.values()))
     rows = baselines([*TABLE, *edge_rows()], Benches(), every, found)

@@ -72,7 +72,7 @@ def _put(holder: Any, name: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Weakening:
-    """One expression of one function of `libs.tee`, and what stands there in the mutant."""
+    """One expression of one function, and what stands there in the mutant."""
 
     module: str
     function: str
@@ -319,10 +319,10 @@ def _weakened(sources: Mapping[str, Source], weakening: Weakening) -> AbstractCo
     name = f"libs.tee.{weakening.module}"
     # A formula's module holds no checks of its own.
     source = sources[name] if name in sources else Source.of(importlib.import_module(name))
-    return rewritten(source, weakening.function, _Weaken(weakening))
+    return rewritten(source, weakening.function, Weaken(weakening))
 
 
-class _Weaken(ast.NodeTransformer):
+class Weaken(ast.NodeTransformer):
     """Puts the other expression in the place of the one, inside of one function."""
 
     def __init__(self, weakening: Weakening) -> None:
@@ -331,7 +331,7 @@ class _Weaken(ast.NodeTransformer):
         self.times = 0
 
     def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             self._scope.append(node.name)
             self.generic_visit(node)
             self._scope.pop()

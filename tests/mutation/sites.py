@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -74,7 +75,9 @@ class Source:
             found = vars(found)[part]
         while not isinstance(found, FunctionType):
             found = found.fget if isinstance(found, property) else found.__func__
-        return found
+        function = inspect.unwrap(found)
+        assert isinstance(function, FunctionType)
+        return function
 
     @classmethod
     def of(cls, module: ModuleType) -> Source:

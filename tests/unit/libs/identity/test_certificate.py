@@ -49,9 +49,10 @@ class Leaf:
     evidence: bytes | None = b"\x04\x20" + DIGEST
     public_key: Any = field(default_factory=LEAF_KEY.public_key)
     seconds: int = 3600
+    start: int = NOW - 60
 
     def sign(self, key: ec.EllipticCurvePrivateKey = CA_KEY, name: str = "CA") -> bytes:
-        start = dt.datetime.fromtimestamp(NOW - 60, dt.UTC)
+        start = dt.datetime.fromtimestamp(self.start, dt.UTC)
         names = [x509.UniformResourceIdentifier(uri) for uri in self.uris] + [x509.DNSName(dns) for dns in self.dns]
         builder = (
             x509.CertificateBuilder()

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import grpc
@@ -140,7 +141,8 @@ LIES: dict[str, tuple[str, Lie]] = {
     "whose digest was signed for some other end": (
         "SUCCESSOR_NOT_SIGNED",
         lambda b: replace(
-            name_successor(b.shown, b.following), signature=bare_signature(b.shown.key, b.following.certificate.der)
+            name_successor(b.shown, b.following),
+            signature=bare_signature(b.shown.key, sha256(b.following.certificate.der).digest()),
         ),
     ),
     "without a signature": (

@@ -125,6 +125,12 @@ def test_a_challenge_of_somebody_else_is_refused(applicant: Applicant, mesh: Joi
         assert refused(error) == "CHALLENGE_NOT_OPEN"
 
 
+def test_a_challenge_for_something_else_is_refused(applicant: Applicant, kms: KmsCore) -> None:
+    with pytest.raises(MeshError) as error:
+        applicant.certify(challenge=kms.challenges.issue("kms-join"))
+    assert refused(error) == "CHALLENGE_NOT_OPEN"
+
+
 def test_a_challenge_is_open_for_a_minute(mesh: JoinedMesh) -> None:
     clock = Clock()
     kms = mesh.kms("ticking", clock=clock)

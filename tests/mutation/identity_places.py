@@ -1,0 +1,109 @@
+"""Where identity's checks stand, where none are taken away, and those that no relay can rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MODULES: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (
+            "libs.identity.agent_key",
+            "libs.identity.authority",
+            "libs.identity.certificate",
+            "libs.identity.challenges",
+            "libs.identity.exchange",
+            "libs.identity.freshness",
+            "libs.identity.gate",
+            "libs.identity.handover",
+            "libs.identity.judge",
+            "libs.identity.lease",
+            "libs.identity.link",
+            "libs.identity.peers",
+            "libs.identity.renewal",
+            "libs.identity.revoked",
+            "libs.identity.sealed",
+            "libs.policy.custody",
+            "services.kms.access",
+            "services.kms.issuance",
+            "services.kms.joining",
+            "services.kms.release",
+            "services.kms.replication",
+        ),
+        frozenset(),
+    ),
+    "libs.policy.operator_request": frozenset({"verify_operator_request"}),
+    "libs.policy.orders": frozenset({"verify_order"}),
+    "libs.policy.statement": frozenset({"verify_statement"}),
+    "libs.tee.appraisal": frozenset({"_Presented.verify_binding"}),
+    "libs.tee.challenge": frozenset({"Challenge.verify_signed"}),
+    "services.kms.ca": frozenset({"public_key_of"}),
+}
+"""Where checks are taken away; in all functions, or in those named."""
+
+OUTSIDE = {
+    "libs.identity.any_peer": "asks peers, each of which is appraised by itself; passes refusals on",
+    "libs.identity.bootstrap_leaf": "makes a leaf; judges nothing",
+    "libs.identity.collateral": "asks for collateral, which is judged with the evidence",
+    "libs.identity.endorsements": "says who made collateral; judges nothing",
+    "libs.identity.environment": "opens environment secrets, which name no sender; its own tests attack each check",
+    "libs.identity.gpu": "asks for GPU evidence, which is judged with the evidence",
+    "libs.identity.instances": "says who is asked first; judges nothing",
+    "libs.identity.member": "wires the others; its own tests attack its one check",
+    "libs.identity.revocations": "keeps what operators signed; its own tests attack each check",
+    "libs.identity.strangers": "names in the log who was refused; judges nothing",
+    "libs.identity.statements": "asks for statements; what is in them is judged by `freshness`",
+}
+"""Modules of `libs.identity` in which nothing is to be taken away, and why."""
+
+EXEMPT = {
+    'libs.identity.agent_key.AgentKey.receive: ValueError("a symmetric key is no agent\'s key")': (
+        "a mistake of the caller"
+    ),
+    "libs.identity.certificate.der_of: CertificateNotAccepted(f'certificate is malformed: {error}')": (
+        "what is no PEM is no DER either, which is refused next, for the same reason"
+    ),
+    "libs.identity.certificate._evidence_digest: CertificateNotAccepted('the evidence extension is malformed')": (
+        "the library knows no extension of that number; the type checker wants it said"
+    ),
+    "libs.identity.freshness.PolicyKeeper.signed: PolicyUnknown(f'no policy version {version} here')": (
+        "a question for what is not there; nothing is believed for its answer"
+    ),
+    "libs.identity.freshness.load_keeper: "
+    "PolicyUnreadable(f'cannot read the seed policy {seed_path}: {error.strerror}')": (
+        "a file of this service's own that is missing"
+    ),
+    "libs.identity.gate.MeshGate.admit: RoleNotAllowed(f'role {caller.role} may not call this method')": (
+        "asked twice: the middleware that asked the gate asks again, for the same reason"
+    ),
+    "libs.identity.gate.MeshGate._until_certificate_ends: RuntimeError('a call runs in a task')": (
+        "a mistake of the caller"
+    ),
+    "libs.identity.exchange.EvidenceServicer.PresentEvidence: "
+    "EvidenceMismatch('a certificate of a person names no evidence')": (
+        "no document is the one that such a certificate names, which is refused next, for the same reason"
+    ),
+    "libs.identity.handover.verify_successor: SuccessorNotSigned('mesh keys are P-256')": (
+        "a certificate for another key was not accepted; the type checker wants it said again"
+    ),
+    "libs.identity.lease.Leases.hold_certified: EvidenceRequired('the call ended before it began')": (
+        "a mistake of the caller: calls run in tasks"
+    ),
+    "libs.identity.peers.Peer.lease: PeerUnavailable(f'no connection to {self._role} at {self._target} yet')": (
+        "nobody is there yet, who could be refused"
+    ),
+    "libs.identity.peers.Peer.link: "
+    "PeerUnavailable(f'{self._role} at {self._target} did not answer within {timeout:.1f} s')": (
+        "nobody answers, who could be refused"
+    ),
+    "libs.identity.peers.Peer._take_leaf: "
+    "CertificateNotAccepted(f'{self._target} is {certificate.spiffe_id}, not a {self._role}')": (
+        "the handshake has matched the DNS name, and a certificate is not accepted whose SPIFFE ID is another's"
+    ),
+    "libs.identity.renewal.Identity.current: RuntimeError('identity used before it was obtained')": (
+        "a mistake of the caller"
+    ),
+    "libs.identity.sealed.seal: ValueError('not 1216 bytes')": (
+        "the library takes keys of no other length, for the same reason"
+    ),
+}
+"""Checks that no relay can rest on, each with why."""

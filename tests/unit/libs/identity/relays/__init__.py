@@ -1,0 +1,1 @@
+"""One table of relays: genuine proofs shown where they prove nothing, and the reason that must refuse each."""

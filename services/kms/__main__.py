@@ -86,7 +86,7 @@ async def serve(config: Config) -> None:
             currency = Currency()
             keys = open_keys(settings.state_dir, member.spiffe_id, keyring, ca, policy, decisions, currency)
             ledger = member.peer("ledger", config.ledger)
-            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, decisions, currency)
+            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, currency)
             servicer = KmsServicer(ca, policy, statements, publication, revocations, keys, decisions)
             replication = Replication(root, prover, member.identity, challenges, policy, decisions, currency)
             bindings = [kms_binding(servicer), replication_binding(ReplicationServicer(replication))]

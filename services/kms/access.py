@@ -11,9 +11,12 @@ from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease
 from libs.policy.document import Policy
 from libs.policy.releases import KeyRelease, is_boot_class
-from services.kms.book import KeyBook
+from services.kms.book import KeyBook, KeyBookFull
 from services.kms.currency import Currency
 from services.kms.decisions import Decisions
+
+_MAX_UNDER_ONE_RULE = 1000
+"""So many names below one wildcard: whoever may use one may otherwise use the whole book up."""
 
 
 class KeyNotAllowed(MeshError):
@@ -57,17 +60,29 @@ class Access:
         return Grant(name, meant, self._book.newest(name), rule, policy)
 
     async def require(self, name: str, epoch: int, caller: Lease) -> Grant:
-        """Return what a caller may use. Raises what `look_up` does, `KeyNotAllowed` and `KeyBookFull`."""
+        """Return what a caller may use. Raises what `look_up` does and `KeyNotAllowed`."""
         try:
             grant = self.look_up(name, epoch)
             role = caller.certificate.role
             if not grant.rule.admits(role, caller.appraisal.measurement.compose_hash):
                 raise KeyNotAllowed(f"policy {grant.policy.version} does not give {name} to this {role}")
-            self._book.note_use(name)
         except MeshError as refusal:
             await self.record_refusal(name, epoch, caller, refusal)
             raise
         return grant
+
+    def note_use(self, grant: Grant) -> None:
+        """Remember, durably, that a key is used; one rule lets in so many names. Raises `KeyBookFull`."""
+        keys = self._book.pages.keys
+        if grant.name not in keys and sum(map(grant.rule.covers, keys)) >= _MAX_UNDER_ONE_RULE:
+            raise KeyBookFull(f"{_MAX_UNDER_ONE_RULE} keys are in use under {grant.rule.pattern}")
+        self._book.note_use(grant.name)
+
+    def require_still(self, grant: Grant, caller: Lease) -> None:
+        """Judge again what was granted before the ledger was waited for. Raises what `look_up` does."""
+        again = self.look_up(grant.name, grant.epoch)
+        if not again.rule.admits(caller.certificate.role, caller.appraisal.measurement.compose_hash):
+            raise KeyNotAllowed(f"policy {again.policy.version} does not give {grant.name} to this workload any more")
 
     async def record_refusal(self, name: str, epoch: int, caller: Lease, refusal: MeshError) -> None:
         """Record that a key was not given. What is no name, and what is no answer yet, decide nothing."""

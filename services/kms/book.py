@@ -14,8 +14,8 @@ from pathlib import Path
 
 from libs.errors import Code, MeshError
 from libs.policy.releases import KEY_NAME
-from services.kms.changes import Change, ChangeMalformed
-from services.kms.pages import Page, Pages, parse
+from services.kms.changes import MAX_EPOCH, Change, ChangeMalformed
+from services.kms.pages import Page, Pages, Place, parse
 from services.kms.sealed_file import SealDamaged, SealedFile
 
 _MAGIC = b"TMKBOOK1"
@@ -121,22 +121,26 @@ class KeyBook:
         if change.epoch is not None:
             if change.name.startswith(_VAULT_PREFIX):
                 raise KeyEpochsFixed(f"{change.name} has a new epoch each month, by the calendar")
-            if change.epoch != newest + 1:
+            if change.epoch != newest + 1 or change.epoch > MAX_EPOCH:
                 raise KeyEpochNotNext(f"the newest epoch of {change.name} is {newest}: only {newest + 1} can begin")
         self._require_room(change.name)
         pages = self._pages.after([change])
         self._write(replace(pages, unlogged=(*pages.unlogged, change)))
 
-    def hear(self, changes: Sequence[Change], token: bytes) -> list[Change]:
+    def hear(self, changes: Sequence[Change], place: Place) -> list[Change]:
         """Take what the log says up to a place; return what this book did not have. Durable before it returns."""
         new = [change for change in changes if not self._pages.has(change)]
         unlogged = tuple(change for change in self._pages.unlogged if change not in changes)
-        pages = replace(self._pages.after(changes), unlogged=unlogged, token=token)
-        if (pages.keys, pages.unlogged) != (self._pages.keys, self._pages.unlogged):
+        pages = replace(self._pages.after(changes), unlogged=unlogged, place=place)
+        if replace(pages, place=_untold(place)) != replace(self._pages, place=_untold(self._pages.place)):
             self._write(pages)
         else:
             self._pages = pages
         return new
+
+    def forget_place(self) -> None:
+        """Have the log read from its start."""
+        self._pages = replace(self._pages, place=Place())
 
     def keep_place(self) -> None:
         """Make the place in the log durable. Without it a start would read a stretch again, and learn nothing."""
@@ -154,3 +158,8 @@ class KeyBook:
         """Months since January 1970, from 1."""
         now = time.gmtime(self._clock())
         return (now.tm_year - 1970) * 12 + now.tm_mon
+
+
+def _untold(place: Place) -> Place:
+    """A place whose token says nothing: to read a stretch of the log again does no harm."""
+    return replace(place, token=b"")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.members import Members
 from libs.policy.releases import KEY_NAME
@@ -43,14 +44,16 @@ class Change:
     cause: str
     """Why: a SPIFFE ID that asked for it, "age", or the digest of the operators' order."""
     policy_version: int
+    order: bytes = b""
+    """Of a retirement: the operators' signed order."""
 
     def to_body(self) -> dict[str, Any]:
         """Return the body of the ledger entry."""
-        epoch = {} if self.epoch is None else {"epoch": self.epoch}
+        what = {"order": jcs.loads(self.order)} if self.epoch is None else {"epoch": self.epoch}
         return {
             "decision": _RETIRED if self.epoch is None else _ROTATED,
             "name": self.name,
-            **epoch,
+            **what,
             "at_ms": self.at_ms,
             "kms": self.kms,
             "cause": self.cause,
@@ -64,15 +67,21 @@ def logged_change(body: Mapping[str, Any]) -> Change | None:
 
 
 def read_change(members: Members) -> Change:
-    """Read what `to_body` returned. Raises the reader's refusal."""
+    """Read what `to_body` returned. Members that are not known are a later version's. Raises the reader's refusal."""
     decision = members.text("decision", re.compile("|".join(_CHANGES)))
-    change = Change(
+    return Change(
         name=members.text("name", KEY_NAME),
         epoch=members.integer("epoch", 2, MAX_EPOCH) if decision == _ROTATED else None,
         at_ms=members.integer("at_ms", 0),
         kms=members.text("kms", _TEXT),
         cause=members.text("cause", _TEXT),
         policy_version=members.integer("policy_version", 1),
+        order=_order(members) if decision == _RETIRED else b"",
     )
-    members.end()
-    return change
+
+
+def _order(members: Members) -> bytes:
+    value = members.value("order")
+    if not isinstance(value, dict):
+        raise members.refuse("order", "must be an object")
+    return jcs.dumps(value)

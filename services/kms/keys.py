@@ -16,6 +16,7 @@ from services.kms.listing import Listing
 from services.kms.public import PublicKeys
 from services.kms.release import Releases
 from services.kms.rotation import Rotation
+from services.kms.unlogged import Unlogged
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class KeyService:
     public: PublicKeys
     listing: Listing
     rotation: Rotation
+    unlogged: Unlogged
 
 
 def open_keys(
@@ -43,11 +45,13 @@ def open_keys(
     Raises `KeyBookNotOpened`.
     """
     book = KeyBook(folder, keyring.state_key)
+    unlogged = Unlogged(book, decisions)
     access = Access(book, policy, decisions, currency)
     return KeyService(
         book=book,
         releases=Releases(keyring, access, decisions),
         public=PublicKeys(keyring, ca, access, decisions),
         listing=Listing(book, policy, currency),
-        rotation=Rotation(kms, book, access, policy, decisions, currency),
+        rotation=Rotation(kms, book, access, policy, unlogged, currency),
+        unlogged=unlogged,
     )

@@ -8,7 +8,8 @@ was put back, which is said aloud.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import NoReturn, Protocol
 
 import grpc.aio
@@ -26,7 +27,9 @@ from libs.transparency.leaf import Kind
 from services.kms.book import KeyBook
 from services.kms.changes import Change, logged_change
 from services.kms.currency import Currency
-from services.kms.decisions import Decisions
+from services.kms.justification import verify_logged
+from services.kms.pages import Place
+from services.kms.unlogged import Unlogged
 
 _KINDS = (Kind.KEY_DECISION, Kind.POLICY, Kind.REVOCATION)
 _BATCH = 256
@@ -55,7 +58,7 @@ class LogReading:
         ledger: LedgerPeer,
         book: KeyBook,
         policy: PolicyKeeper,
-        decisions: Decisions,
+        unlogged: Unlogged,
         currency: Currency,
     ) -> None:
         """`kms` is this instance's SPIFFE ID."""
@@ -63,9 +66,11 @@ class LogReading:
         self._ledger = ledger
         self._book = book
         self._policy = policy
-        self._decisions = decisions
+        self._unlogged = unlogged
         self._currency = currency
-        self._unlogged = book.pages.unlogged
+        if self._has_gone_back():
+            log.error("policy or revocations on disk had gone back: the log is read from its start")
+            book.forget_place()
 
     async def keep(self) -> NoReturn:
         """Follow the log for ever."""
@@ -73,29 +78,34 @@ class LogReading:
             try:
                 await self._read(follow=False)
                 self._book.keep_place()
-                await self._say_again()
+                await self._unlogged.say_again()
                 self._currency.heard()
                 await self._read(follow=True)
             except MeshError as error:
                 log.warning("the log is not read", reason=error.reason, detail=str(error))
-            except TimeoutError:
+            except TimeoutError:  # Which is an OSError too.
                 log.warning("the log fell silent")
+            except OSError as error:
+                # The boot class goes on without the disk.
+                log.error("what the log says cannot be kept", detail=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read(self, *, follow: bool) -> None:
         heard = 0
-        async for message in self._stream(follow=follow):
-            self._take(message)
-            if follow:
-                self._currency.heard()
-            heard += 1
-            if heard % _KEEP_PLACE_EVERY == 0:
-                self._book.keep_place()
+        async with aclosing(self._stream(follow=follow)) as messages:
+            async for message in messages:
+                self._take(message)
+                if follow:
+                    await self._unlogged.say_again()
+                    self._currency.heard()
+                heard += 1
+                if heard % _KEEP_PLACE_EVERY == 0:
+                    self._book.keep_place()
 
-    async def _stream(self, *, follow: bool) -> AsyncIterator[ledger_pb2.TailResponse]:
+    async def _stream(self, *, follow: bool) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
         stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CONNECT_SECONDS))
         request = ledger_pb2.TailRequest(follow=follow, max_batch=_BATCH, kinds=[int(kind) for kind in _KINDS])
-        if token := self._book.pages.token:
+        if token := self._book.pages.place.token:
             request.token = token
         else:
             request.from_index = 0
@@ -111,19 +121,35 @@ class LogReading:
         finally:
             call.cancel()
 
+    def _has_gone_back(self) -> bool:
+        """Whether what was taken from the log up to the place in it is not here any more."""
+        place = self._book.pages.place
+        if not place.token:
+            return False
+        lacks_policy = self._policy.current.version < place.policy_version
+        return lacks_policy or self._policy.revocations.digest != place.revocations
+
     def _take(self, message: ledger_pb2.TailResponse) -> None:
         changes: list[Change] = []
         for logged in message.entries:
-            entry = parse_entry(logged.body[SALT_SIZE:])
-            match leaf.parse(logged.leaf_data).kind:
-                case Kind.POLICY:
-                    self._take_policy(jcs.dumps(entry.body))
-                case Kind.REVOCATION:
-                    self._policy.accept_revocations([jcs.dumps(entry.body)])
-                case Kind.KEY_DECISION if (change := logged_change(entry.body)) is not None:
-                    changes.append(change)
-        new = self._book.hear(changes, message.token)
-        self._report(new)
+            try:
+                self._take_entry(logged, changes)
+            except MeshError as error:
+                # The log forgets nothing: an entry that does not count must not keep the later ones from counting.
+                log.error("a logged entry does not count", index=logged.index, reason=error.reason, detail=str(error))
+        place = Place(message.token, self._policy.current.version, self._policy.revocations.digest)
+        self._report(self._book.hear(changes, place))
+
+    def _take_entry(self, logged: ledger_pb2.LoggedEntry, changes: list[Change]) -> None:
+        entry = parse_entry(logged.body[SALT_SIZE:])
+        match leaf.parse(logged.leaf_data).kind:
+            case Kind.POLICY:
+                self._take_policy(jcs.dumps(entry.body))
+            case Kind.REVOCATION:
+                self._policy.accept_revocations([jcs.dumps(entry.body)])
+            case Kind.KEY_DECISION if (change := logged_change(entry.body)) is not None:
+                verify_logged(change, self._book.pages.after(changes), self._policy)
+                changes.append(change)
 
     def _take_policy(self, signed: bytes) -> None:
         """Go forward to a policy that this KMS lacks; the keeper verifies it, whoever logged it."""
@@ -142,10 +168,3 @@ class LogReading:
                 )
             else:
                 log.info("key changed by another KMS", name=change.name, epoch=change.epoch, kms=change.kms)
-
-    async def _say_again(self) -> None:
-        """Record what an earlier start changed and the log does not have."""
-        unlogged, self._unlogged = self._unlogged, ()
-        for change in unlogged:
-            if change in self._book.pages.unlogged:
-                await self._decisions.record_later(change.to_body())

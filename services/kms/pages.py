@@ -29,14 +29,24 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """How far the log was read, and what had been taken from it by then."""
+
+    token: bytes = b""
+    """The ledger's; empty before the reading began."""
+    policy_version: int = 0
+    revocations: bytes = b""
+    """Digest of the set of revocations."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pages:
     """Everything that the book says."""
 
     keys: Mapping[str, Page] = field(default_factory=dict)
     unlogged: tuple[Change, ...] = ()
     """Changes that were not seen in the log yet, oldest first."""
-    token: bytes = b""
-    """Where the reading of the log stopped; empty before it began."""
+    place: Place = Place()
 
     def has(self, change: Change) -> bool:
         """Say whether a change makes no difference any more."""
@@ -62,7 +72,12 @@ class Pages:
             for name, page in self.keys.items()
         }
         unlogged = [change.to_body() for change in self.unlogged]
-        return jcs.dumps({"v": 1, "keys": keys, "unlogged": unlogged, "token": self.token.hex()})
+        place = {
+            "token": self.place.token.hex(),
+            "policy_version": self.place.policy_version,
+            "revocations": self.place.revocations.hex(),
+        }
+        return jcs.dumps({"v": 1, "keys": keys, "unlogged": unlogged, "place": place})
 
 
 def parse(data: bytes) -> Pages:
@@ -77,7 +92,7 @@ def parse(data: bytes) -> Pages:
     pages = Pages(
         keys={name: _page(keys.object(name)) for name in keys.names(KEY_NAME)},
         unlogged=tuple(read_change(entry) for entry in members.objects("unlogged")),
-        token=bytes.fromhex(members.text("token", _HEX)),
+        place=_place(members.object("place")),
     )
     members.end()
     return pages
@@ -87,3 +102,13 @@ def _page(members: Members) -> Page:
     page = Page(members.integer("epoch", 1, MAX_EPOCH), members.integer("since_ms", 0), members.flag("retired"))
     members.end()
     return page
+
+
+def _place(members: Members) -> Place:
+    place = Place(
+        token=bytes.fromhex(members.text("token", _HEX)),
+        policy_version=members.integer("policy_version", 0),
+        revocations=bytes.fromhex(members.text("revocations", _HEX)),
+    )
+    members.end()
+    return place

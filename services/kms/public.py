@@ -94,7 +94,7 @@ class PublicKeys:
     async def sign(self, name: str, message: bytes, caller: Lease) -> Signed:
         """Sign with the newest epoch, once the ledger holds that it was asked for.
 
-        Raises what `Access.require` does, `KeySignsNot`, `MessageTooLarge`, `LedgerUnavailable`.
+        Raises what `Access.require` does, `KeySignsNot`, `MessageTooLarge`, `KeyBookFull`, `LedgerUnavailable`.
         """
         if len(message) > MAX_MESSAGE_BYTES:
             raise MessageTooLarge(f"a message has at most {MAX_MESSAGE_BYTES} bytes: sign a digest of it")
@@ -103,6 +103,7 @@ class PublicKeys:
             refusal = KeySignsNot(f"by policy {name} is for {grant.rule.algorithm}")
             await self._access.record_refusal(name, grant.epoch, caller, refusal)
             raise refusal
+        self._access.note_use(grant)
         signature = self._keyring.sign(name, grant.epoch, grant.rule.algorithm, message)
         use = KeyUse(
             trust_domain=self._ca.trust_domain,
@@ -120,6 +121,7 @@ class PublicKeys:
         )
         said = decision("signed", name, grant.epoch, caller, grant.policy)
         await self._decisions.record({**said, "message_sha256": use.message_sha256.hex()})
+        self._access.require_still(grant, caller)
         return Signed(signature, Stated(use.document, sign_key_use(use, self._ca.key)))
 
     def _public_key(self, grant: Grant) -> bytes:

@@ -13,28 +13,22 @@ from typing import NoReturn
 
 import structlog
 
-from libs.errors import Code, MeshError
+from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.orders import RETIRE_KEY, verify_order
+from libs.policy.orders import RETIRE_KEY, parse_order, verify_order
 from libs.policy.releases import is_boot_class
 from services.kms.access import Access
 from services.kms.book import KeyBook, KeyEpochsFixed
 from services.kms.changes import Change
 from services.kms.currency import Currency
-from services.kms.decisions import Decisions
+from services.kms.justification import require_retirable
+from services.kms.unlogged import Unlogged
 
 _BY_AGE = "age"
 _LOOK_SECONDS = 60.0
 _DAY_MS = 86_400_000
 
 log = structlog.get_logger()
-
-
-class KeyNotRetirable(MeshError):
-    """Without this key there would be no log any more."""
-
-    code = Code.PERMISSION_DENIED
-    reason = "KEY_NOT_RETIRABLE"
 
 
 class Rotation:
@@ -46,7 +40,7 @@ class Rotation:
         book: KeyBook,
         access: Access,
         policy: PolicyKeeper,
-        decisions: Decisions,
+        unlogged: Unlogged,
         currency: Currency,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -55,7 +49,7 @@ class Rotation:
         self._book = book
         self._access = access
         self._policy = policy
-        self._decisions = decisions
+        self._unlogged = unlogged
         self._currency = currency
         self._clock = clock
 
@@ -68,6 +62,7 @@ class Rotation:
         if is_boot_class(name):
             raise KeyEpochsFixed(f"{name} is of the boot class: its epochs are fixed")
         if epoch == grant.newest_epoch:
+            await self._unlogged.say_again()
             return
         await self._make(Change(name, epoch, self._now_ms(), self._kms, by, grant.policy.version))
 
@@ -81,11 +76,14 @@ class Rotation:
         policy = self._policy.current
         order = verify_order(signed_order, RETIRE_KEY, policy, self._clock())
         name = order.subject
-        if is_boot_class(name) and "/" not in name:
-            raise KeyNotRetirable(f"without {name} there is no log")
+        require_retirable(name)
         if (page := self._book.pages.keys.get(name)) is not None and page.retired:
+            await self._unlogged.say_again()
             return
-        await self._make(Change(name, None, self._now_ms(), self._kms, f"order:{order.digest.hex()}", policy.version))
+        cause = f"order:{order.digest.hex()}"
+        await self._make(
+            Change(name, None, self._now_ms(), self._kms, cause, policy.version, parse_order(signed_order).document)
+        )
 
     async def keep(self) -> NoReturn:
         """Look for keys that policy holds to be too old, for ever."""
@@ -111,7 +109,7 @@ class Rotation:
     async def _make(self, change: Change) -> None:
         self._book.change(change)
         log.info("key changed", name=change.name, epoch=change.epoch, cause=change.cause)
-        await self._decisions.record(change.to_body())
+        await self._unlogged.say(change)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

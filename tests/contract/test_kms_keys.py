@@ -17,9 +17,12 @@ from libs.identity.sealed import ReceiverKey, SealedKeyRefused, release_info
 from libs.policy.custody import KeyStatementSignatureInvalid, verify_key_statement, verify_key_use
 from libs.policy.orders import RETIRE_KEY, Order, SignedOrder
 from libs.policy.releases import KeyAlgorithm
+from libs.transparency.leaf import Kind
+from services.kms.changes import Change
+from services.kms.pages import Place
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.kms_callers import calling, operator, refusal
-from tests.fakes.running_kms import RunningKms, running_kms
+from tests.fakes.running_kms import DecisionLog, RunningKms, running_kms
 
 HELD = "agents/claims"
 SIGNED_FOR = "agents/letters"
@@ -291,3 +294,36 @@ async def test_a_kms_that_has_not_read_the_log_serves_boot_class_keys_alone(
             assert await refusal(use()) == "KEY_STATE_BEHIND"
         running.currency.heard()
         assert (await have_signed(stub, HELD)).signature
+
+
+async def test_refused_requests_use_no_room_and_one_rule_has_only_so_much(
+    mesh: JoinedMesh, running: RunningKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.kms.access._MAX_UNDER_ONE_RULE", 2)
+    claims = {"hpke_key": ReceiverKey().public.hex(), "models": []}
+    async with calling(mesh, running, "node", claims) as (stub, _), calling(mesh, running, "agent") as (agent, _):
+        for number in range(3):
+            assert await refusal(release(stub, f"models/{number}", KeyAlgorithm.X25519)) == "KEY_ALGORITHM_MISMATCH"
+        assert running.keys.book.pages.keys == {}
+        for number in range(2):
+            await release(stub, f"models/{number}", KeyAlgorithm.AES_256)
+        assert await refusal(release(stub, "models/2", KeyAlgorithm.AES_256)) == "KEY_BOOK_FULL"
+        await release(stub, "models/1", KeyAlgorithm.AES_256)
+        assert (await have_signed(agent, HELD)).signature  # The room of others is theirs.
+
+
+async def test_a_key_that_ended_while_the_ledger_was_waited_for_goes_to_nobody(
+    mesh: JoinedMesh, running: RunningKms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = DecisionLog.commit
+
+    async def slow(log: DecisionLog, kind: Kind, body: Any, **named: Any) -> None:
+        await commit(log, kind, body, **named)
+        if body["decision"] in ("released", "signed"):
+            running.keys.book.hear([Change(body["name"], None, 1, "kms", "order", 1, b"{}")], Place())
+
+    monkeypatch.setattr(DecisionLog, "commit", slow)
+    claims = {"hpke_key": ReceiverKey().public.hex()}
+    async with calling(mesh, running, "agent", claims) as (stub, _):
+        assert await refusal(release(stub, HELD, KeyAlgorithm.ED25519)) == "KEY_RETIRED"
+        assert await refusal(have_signed(stub, SIGNED_FOR)) == "KEY_RETIRED"

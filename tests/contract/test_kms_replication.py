@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -195,9 +196,21 @@ async def test_a_join_goes_on_over_a_connection_that_outlives_its_certificates(
     """What counts is the key that this connection shows, not the one that has followed it on either side."""
     async with newcomer(mesh, running) as second:
         given = order(mesh, own_subject(second.member))
-        await second.member.peer("kms", running.target).link(10)
+        link = await second.member.peer("kms", running.target).link(10)
+        shown = second.member.identity.current.certificate
+        await asyncio.sleep(1.1)  # Certificates end at whole seconds, and a lease goes to what ends later.
         await running.member.identity.obtain()
         await second.member.identity.obtain()
+        following = second.member.identity.current
+        await link.hand_over(following)
+        assert running.member.leases.of(shown.spki_sha256).certificate == following.certificate
+        stub = pb_grpc.KmsReplicationServiceStub(link.channel)
+        own = Challenge.unsigned(issuer=SECOND, purpose=PURPOSE, now=int(time.time()))
+        asked = pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=link.lease.certificate.spki_sha256)
+        challenge = Challenge.decode((await stub.BeginJoin(asked, timeout=10)).challenge)
+        document = await second.evidence(challenge)
+        request = pb.FinishJoinRequest(document=document, signed_order=given.document)
+        assert await refusal(stub.FinishJoin(request, timeout=10)) == "SPKI_MISMATCH"
         assert await second.receive(given) == mesh.root
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,18 +19,19 @@ from services.kms.book import (
     KeyNameMalformed,
     KeyRetired,
 )
-from services.kms.changes import Change, ChangeMalformed, logged_change
-from services.kms.pages import Page
+from services.kms.changes import MAX_EPOCH, Change, ChangeMalformed, logged_change
+from services.kms.pages import Page, Place
 from tests.fakes.joined_mesh import Clock
 
 KEY = bytes(range(32))
 KMS = "spiffe://mesh.test/kms/1"
 OCTOBER_2026 = calendar.timegm((2026, 10, 31, 23, 59, 59))
-TOKEN = b"token"
+PLACE = Place(b"token", 1, bytes(32))
+ORDER = b'{"order":{}}'
 
 
 def change(epoch: int | None, name: str = "data/a", at_ms: int = 5, kms: str = KMS) -> Change:
-    return Change(name, epoch, at_ms, kms, "age", 1)
+    return Change(name, epoch, at_ms, kms, "age", 1, ORDER if epoch is None else b"")
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_epochs_begin_one_after_the_other(book: KeyBook) -> None:
 def test_a_retired_key_is_refused_for_ever(book: KeyBook, tmp_path: Path) -> None:
     book.change(change(None))
     again = KeyBook(tmp_path, KEY)
-    again.hear([change(7)], TOKEN)
+    again.hear([change(7)], PLACE)
     for use in (
         lambda: again.resolve("data/a", 0),
         lambda: again.resolve("data/a", 1),
@@ -93,29 +95,36 @@ def test_changes_make_the_same_book_in_whatever_order_they_are_heard(tmp_path: P
         folder.mkdir()
         book = KeyBook(folder, KEY)
         for one in order:
-            book.hear([one], TOKEN)
+            book.hear([one], PLACE)
         books.add(tuple(sorted((name, page.epoch, page.retired) for name, page in book.pages.keys.items())))
     assert books == {(("data/a", 3, False), ("data/b", 2, True))}
 
 
 def test_what_the_log_confirms_is_no_longer_unlogged(book: KeyBook, tmp_path: Path) -> None:
     book.change(change(2))
-    assert book.hear([change(2, kms="spiffe://mesh.test/kms/2")], TOKEN) == []
+    assert book.hear([change(2, kms="spiffe://mesh.test/kms/2")], PLACE) == []
     assert book.pages.unlogged == (change(2),)  # Another KMS began the same epoch: ours is still to be said.
-    assert book.hear([change(2)], TOKEN) == []
+    assert book.hear([change(2)], PLACE) == []
     assert KeyBook(tmp_path, KEY).pages.unlogged == ()
 
 
 def test_what_the_log_has_and_the_book_lacked_is_taken_over_and_told(book: KeyBook, tmp_path: Path) -> None:
-    assert book.hear([change(2), change(3), change(3)], TOKEN) == [change(2), change(3), change(3)]
+    assert book.hear([change(2), change(3), change(3)], PLACE) == [change(2), change(3), change(3)]
     assert KeyBook(tmp_path, KEY).newest("data/a") == 3
 
 
 def test_the_place_in_the_log_survives_once_it_is_kept(book: KeyBook, tmp_path: Path) -> None:
-    book.hear([], TOKEN)
-    assert KeyBook(tmp_path, KEY).pages.token == b""
+    book.hear([], PLACE)
+    later = replace(PLACE, token=b"later")
+    book.hear([], later)  # Only the place moved: a start would read a little again.
+    assert KeyBook(tmp_path, KEY).pages.place == PLACE
     book.keep_place()
-    assert KeyBook(tmp_path, KEY).pages.token == TOKEN
+    assert KeyBook(tmp_path, KEY).pages.place == later
+    for taken in (replace(later, policy_version=2), replace(later, policy_version=2, revocations=b"more")):
+        book.hear([], taken)
+        assert KeyBook(tmp_path, KEY).pages.place == taken
+    book.forget_place()
+    assert book.pages.place == Place()
 
 
 def test_the_age_of_a_key_counts_from_its_first_use(tmp_path: Path) -> None:
@@ -188,8 +197,16 @@ def test_a_logged_change_is_read_strictly() -> None:
     for said in (change(2), change(None)):
         assert logged_change(said.to_body()) == said
     assert logged_change({"decision": "released", "name": "data/a", "epoch": 1}) is None
-    for changes in ({"epoch": 1}, {"epoch": True}, {"name": "A"}, {"kms": ""}, {"more": 1}, {"at_ms": -1}):
+    for changes in ({"epoch": 1}, {"epoch": True}, {"name": "A"}, {"kms": ""}, {"at_ms": -1}):
         with pytest.raises(ChangeMalformed):
             logged_change({**change(2).to_body(), **changes})
     with pytest.raises(ChangeMalformed):
-        logged_change({**change(None).to_body(), "epoch": 2})
+        logged_change({**change(None).to_body(), "order": "text"})
+    # A later version may say more: what it began or ended counts all the same.
+    assert logged_change({**change(None).to_body(), "more": 1}) == change(None)
+
+
+def test_epochs_have_an_end(book: KeyBook) -> None:
+    book.hear([change(MAX_EPOCH)], PLACE)
+    with pytest.raises(KeyEpochNotNext):
+        book.change(change(MAX_EPOCH + 1))

@@ -10,6 +10,7 @@ from services.kms.changes import Change
 from services.kms.currency import Currency
 from services.kms.decisions import Decisions
 from services.kms.rotation import Rotation
+from services.kms.unlogged import Unlogged
 from tests.fakes.joined_mesh import Clock, JoinedMesh, KmsCore
 from tests.fakes.running_kms import DecisionLog
 
@@ -33,7 +34,7 @@ def bench(mesh: JoinedMesh, kms: KmsCore) -> Bench:
     book = KeyBook(mesh.folder, kms.keyring.state_key, clock)
     decisions = Decisions(log)
     access = Access(book, kms.policy, decisions, currency)
-    return Bench(clock, book, log, Rotation(KMS, book, access, kms.policy, decisions, currency, clock))
+    return Bench(clock, book, log, Rotation(KMS, book, access, kms.policy, Unlogged(book, decisions), currency, clock))
 
 
 async def test_a_key_is_rotated_when_policy_holds_it_to_be_too_old(bench: Bench) -> None:
@@ -57,7 +58,7 @@ async def test_a_key_is_rotated_when_policy_holds_it_to_be_too_old(bench: Bench)
 
 async def test_a_key_that_cannot_be_rotated_holds_up_no_other(bench: Bench) -> None:
     bench.book.note_use(AGING)
-    bench.book.change(Change("environment/a", None, 0, KMS, "order:1", 1))
+    bench.book.change(Change("environment/a", None, 0, KMS, "order:1", 1, b"{}"))
     bench.clock.now += 30 * DAY
     bench.log.away = True
     await bench.rotation.rotate_old()

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.publish import EventSettings, Publisher, open_publisher
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.certificate import Subject, key_pem, pem_of
+from libs.identity.freshness import PolicyKeeper
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.renewal import Prover
@@ -154,12 +155,15 @@ class LiveMesh:
             finally:
                 await self.kill()
 
-    def key_service(self) -> tuple[KeyService, LogReading]:
+    def key_service(
+        self, *, policy: PolicyKeeper | None = None, currency: Currency | None = None
+    ) -> tuple[KeyService, LogReading]:
         """The KMS's keys as they are on disk, and what reads the log for them."""
-        member, kms, currency = self.member, self.kms, Currency()
-        keys = open_keys(self.mesh.folder, member.spiffe_id, kms.keyring, kms.ca, kms.policy, self.decisions, currency)
+        member, kms = self.member, self.kms
+        policy, currency = policy or kms.policy, currency or Currency()
+        keys = open_keys(self.mesh.folder, member.spiffe_id, kms.keyring, kms.ca, policy, self.decisions, currency)
         ledger = member.peer("ledger", self.target)
-        return keys, LogReading(member.spiffe_id, ledger, keys.book, kms.policy, self.decisions, currency)
+        return keys, LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, currency)
 
     @asynccontextmanager
     async def router(self) -> AsyncIterator[Router]:

@@ -8,16 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from libs.errors import MeshError
-from services.kms.changes import Change
-from services.kms.currency import KeyStateBehind
+from libs import jcs
+from libs.identity.freshness import PolicyKeeper
+from libs.policy.orders import RETIRE_KEY, Order, SignedOrder
+from libs.policy.revocation import RevocationKind
+from services.kms.changes import MAX_EPOCH, Change
+from services.kms.currency import Currency, KeyStateBehind
 from services.kms.keys import KeyService
 from services.kms.log_reading import LogReading
-from tests.fakes.joined_mesh import JoinedMesh
+from services.kms.publication import Publication
+from services.kms.revocation import Revocations
+from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh
 
 from .live import LiveMesh
 
@@ -30,6 +36,14 @@ PATIENCE_SECONDS = 30.0
 async def live(mesh: JoinedMesh) -> AsyncIterator[LiveMesh]:
     async with LiveMesh(mesh).running() as running:
         yield running
+
+
+def order(live: LiveMesh, name: str) -> bytes:
+    """What two operators signed to retire a key."""
+    signed = SignedOrder(Order(TRUST_DOMAIN, RETIRE_KEY, name, 2**33))
+    for operator in live.mesh.operators[:2]:
+        signed = signed.signed_by(operator)
+    return signed.document
 
 
 @asynccontextmanager
@@ -84,16 +98,99 @@ async def test_a_kms_whose_disk_was_put_back_takes_over_what_the_log_has(live: L
 async def test_an_empty_disk_is_no_way_to_use_a_retired_key(live: LiveMesh) -> None:
     await live.start()
     await until_current(live.keys)
-    change = Change(MODEL, None, 1, live.member.spiffe_id, "order:00", 1)
-    live.keys.book.change(change)
-    await live.decisions.record(change.to_body())
+    await live.keys.rotation.retire(order(live, MODEL))
     (live.mesh.folder / "keys.sealed").unlink()
     keys, log_reading = live.key_service()
     async with reading(log_reading):
         await until_current(keys)
-        with pytest.raises(MeshError) as refusal:
-            keys.book.newest(MODEL)
-    assert refusal.value.reason == "KEY_RETIRED"
+        assert keys.book.pages.keys[MODEL].retired
+
+
+async def test_policy_and_revocations_that_were_put_back_alone_are_taken_again(live: LiveMesh, tmp_path: Path) -> None:
+    """They are not sealed; the place in the log is, and remembers what had been taken by then."""
+    await live.start()
+    await until_current(live.keys)
+    kms = live.kms.policy
+    rules = [rule for rule in live.mesh.draft["key_releases"] if rule["name"] != "models/*"]
+    await Publication(kms, live.decisions).publish(live.mesh.successor(kms.current, key_releases=rules))
+    await Revocations(kms, live.decisions).revoke(live.mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32))
+    await until(lambda: live.keys.book.pages.place.revocations == kms.revocations.digest)
+    older = PolicyKeeper(tmp_path / "older", live.mesh.seed, live.mesh.anchors("kms"))
+    with capture_logs() as captured:
+        keys, log_reading = live.key_service(policy=older)
+    assert any("policy or revocations on disk had gone back" in str(entry["event"]) for entry in captured)
+    async with reading(log_reading):
+        await until_current(keys)
+        assert (older.current.version, older.revocations.digest) == (2, kms.revocations.digest)
+    # What is here already is no reason to read everything again.
+    again, _ = live.key_service(policy=older)
+    assert again.book.pages.place.token
+
+
+async def test_entries_that_do_not_count_keep_no_others_from_counting(live: LiveMesh, tmp_path: Path) -> None:
+    await live.start()
+    await until_current(live.keys)
+    stranger = "spiffe://mesh.test/kms/stranger"
+    unsigned = jcs.dumps({"order": jcs.loads_object(order(live, MODEL))["order"], "signatures": []})
+    for body in (
+        {"decision": "rotated", "name": MODEL},
+        Change("ledger-keyring", None, 1, stranger, "order", 1, order(live, "ledger-keyring")).to_body(),
+        Change(MODEL, None, 1, stranger, "order", 1, unsigned).to_body(),
+        Change(MODEL, None, 1, stranger, "order", 1, order(live, "models/b")).to_body(),
+        Change("agents/claims", MAX_EPOCH, 1, stranger, "age", 1).to_body(),
+        Change("agents/claims", 3, 1, stranger, "age", 1).to_body(),
+    ):
+        await live.decisions.record(body)
+    forged = jcs.loads_object(live.mesh.revocation(RevocationKind.MEASUREMENT, "cd" * 32))
+    forged["signature"]["signature"] = "00" * 64
+    await live.decisions.revocation(jcs.dumps(forged))
+    await live.decisions.record(Change("models/c", 2, 1, stranger, "age", 1).to_body())
+    (live.mesh.folder / "keys.sealed").unlink()
+    keys, log_reading = live.key_service()
+    with capture_logs() as captured:
+        async with reading(log_reading):
+            await until_current(keys)
+            assert {name: page.epoch for name, page in keys.book.pages.keys.items()} == {"models/c": 2}
+            assert not any(page.retired for page in keys.book.pages.keys.values())
+    reasons = [entry["reason"] for entry in captured if entry["event"] == "a logged entry does not count"]
+    assert reasons[:7] == [
+        "KEY_CHANGE_MALFORMED",
+        "KEY_NOT_RETIRABLE",
+        "ORDER_SIGNATURES_INSUFFICIENT",
+        "KEY_CHANGE_NOT_JUSTIFIED",
+        "KEY_CHANGE_NOT_JUSTIFIED",
+        "KEY_CHANGE_NOT_JUSTIFIED",
+        "REVOCATION_SIGNATURE_INVALID",
+    ]
+
+
+async def test_a_kms_that_hears_no_more_of_the_log_is_not_current_and_is_again_when_it_does(live: LiveMesh) -> None:
+    await live.start()
+    clock = Clock(0.0)
+    keys, log_reading = live.key_service(currency=Currency(clock))
+    async with reading(log_reading):
+        await until_current(keys)
+        clock.now += 61
+        assert not is_current(keys)
+        await live.decisions.record({"decision": "released", "name": MODEL})
+        await until_current(keys)
+
+
+async def test_a_ledger_that_falls_silent_is_asked_anew(live: LiveMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.kms.log_reading._SILENCE_SECONDS", 1.0)
+    await live.start()
+    _, log_reading = live.key_service()
+    with capture_logs() as captured:
+        async with reading(log_reading):
+            await until(lambda: any(entry["event"] == "the log fell silent" for entry in captured))
+
+
+async def test_a_change_that_found_the_outbox_full_is_said_as_soon_as_it_can_be(live: LiveMesh) -> None:
+    await live.start()
+    await until_current(live.keys)
+    live.keys.book.change(Change(MODEL, 2, 1, live.member.spiffe_id, ADA, 1))  # No outbox has taken it.
+    await live.keys.rotation.rotate(MODEL, 2, ADA)
+    await until(lambda: not live.keys.book.pages.unlogged)
 
 
 async def test_what_the_log_did_not_hear_of_is_said_again_after_a_start(live: LiveMesh) -> None:
@@ -119,7 +216,6 @@ async def test_without_a_ledger_nobody_is_current(live: LiveMesh) -> None:
 async def test_a_start_goes_on_where_the_last_one_stopped(live: LiveMesh) -> None:
     await live.start()
     await until_current(live.keys)
-    token = live.keys.book.pages.token
-    assert token
+    assert live.keys.book.pages.place.token
     keys, _ = live.key_service()
-    assert keys.book.pages.token
+    assert keys.book.pages.place.token

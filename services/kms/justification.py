@@ -1,0 +1,51 @@
+"""It is responsible for which logged changes count: a KMS that errs, or is not honest any more, ends no key alone.
+
+A new epoch is the one after the newest, so nobody uses epochs up. A retirement carries the operators' order, which is
+verified again by everyone who reads it, under the policy of its time.
+"""
+
+from __future__ import annotations
+
+from libs.errors import Code, MeshError
+from libs.identity.freshness import PolicyKeeper
+from libs.policy.orders import RETIRE_KEY, verify_order
+from libs.policy.releases import is_boot_class
+from libs.policy.signatures import parse_signed
+from services.kms.changes import Change
+from services.kms.pages import Pages
+
+
+class KeyNotRetirable(MeshError):
+    """Without this key there would be no log any more."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "KEY_NOT_RETIRABLE"
+
+
+class ChangeNotJustified(MeshError):
+    """A logged change is not what a KMS may log."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "KEY_CHANGE_NOT_JUSTIFIED"
+
+
+def require_retirable(name: str) -> None:
+    """Raise `KeyNotRetirable` for the ledger's own keys; vaults' keys may end."""
+    if is_boot_class(name) and "/" not in name:
+        raise KeyNotRetirable(f"without {name} there is no log")
+
+
+def verify_logged(change: Change, pages: Pages, policies: PolicyKeeper) -> None:
+    """Raise unless a logged change counts: `ChangeNotJustified`, `KeyNotRetirable`, what `verify_order` raises."""
+    if change.epoch is not None:
+        newest = pages.keys[change.name].epoch if change.name in pages.keys else 1
+        if change.epoch > newest + 1:
+            raise ChangeNotJustified(f"epoch {change.epoch} of {change.name} does not follow {newest}")
+        return
+    require_retirable(change.name)
+    # Of a time before this chain: by its oldest version.
+    version = max(change.policy_version, policies.oldest)
+    policy = parse_signed(policies.signed(version)).policy
+    order = verify_order(change.order, RETIRE_KEY, policy, change.at_ms / 1000)
+    if order.subject != change.name:
+        raise ChangeNotJustified(f"the order is to retire {order.subject}, not {change.name}")

@@ -19,6 +19,7 @@ from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.members import Members
+from libs.policy.releases import is_boot_class
 from libs.policy.vocabulary import KEY_BYTES, SIGNATURE_BYTES, TRUST_DOMAIN
 
 RETIRE_KEY = "retire-key"
@@ -60,6 +61,13 @@ class OrderOfAnotherKind(MeshError):
 
     code = Code.PERMISSION_DENIED
     reason = "ORDER_OF_ANOTHER_KIND"
+
+
+class KeyNotRetirable(MeshError):
+    """Without this key there would be no log any more."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "KEY_NOT_RETIRABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,30 @@ def join_subject(spiffe_id: str, compose_hash: str, device_id: str) -> str:
     return f"{spiffe_id},{compose_hash},{device_id}"
 
 
+def require_retirable(name: str) -> None:
+    """Raise `KeyNotRetirable` for a key that no order may retire."""
+    if is_boot_class(name) and "/" not in name:
+        raise KeyNotRetirable(f"without {name} there is no log")
+
+
+def valid_signers(signed: SignedOrder) -> tuple[bytes, ...]:
+    """Return the keys that signed this very order; whether they are operators', only a policy says."""
+    return tuple(key for key, made in signed.signatures if _is_by(key, made, signed.order))
+
+
+def _is_by(key: bytes, made: bytes, order: Order) -> bool:
+    try:
+        _verify_signature(order, key, made)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _verify_signature(order: Order, key: bytes, made: bytes) -> None:
+    """Raises `InvalidSignature`, and `ValueError` for what is no key."""
+    Ed25519PublicKey.from_public_bytes(key).verify(made, _CONTEXT + order.digest)
+
+
 def parse_order(signed: bytes) -> SignedOrder:
     """Read a signed order without verifying it. Raises `OrderMalformed`."""
     if len(signed) > MAX_ORDER_BYTES:
@@ -164,7 +196,7 @@ def verify_order(signed: bytes, action: str, policy: Policy, now: float) -> Orde
         if key not in policy.operator_keys:
             raise OrderSignaturesInsufficient(f"a signature is by {key.hex()}, which is no operator's key")
         try:
-            Ed25519PublicKey.from_public_bytes(key).verify(made, _CONTEXT + order.digest)
+            _verify_signature(order, key, made)
         except (InvalidSignature, ValueError) as error:
             raise OrderSignaturesInsufficient(f"the signature by {key.hex()} is not valid") from error
     if (present := len(parsed.signatures)) < policy.operator_threshold:

@@ -8,7 +8,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs import jcs
 from libs.errors import MeshError
 from libs.policy.document import Policy, parse
-from libs.policy.orders import RETIRE_KEY, Order, SignedOrder, parse_order, verify_order
+from libs.policy.orders import (
+    RETIRE_KEY,
+    Order,
+    SignedOrder,
+    parse_order,
+    require_retirable,
+    valid_signers,
+    verify_order,
+)
 
 NOW = 1000
 ORDER = Order("mesh.local", RETIRE_KEY, "models/a", NOW + 60)
@@ -96,3 +104,25 @@ def test_what_is_no_order_is_refused(document: bytes) -> None:
 def test_a_signed_order_is_read_as_it_was_written(operators: list[Ed25519PrivateKey]) -> None:
     document = signed(*operators[:2])
     assert parse_order(document.document) == document
+
+
+def test_only_signatures_over_this_order_count(operators: list[Ed25519PrivateKey]) -> None:
+    order = signed(*operators[:2])
+    keys = tuple(key for key, _ in order.signatures)
+    assert valid_signers(order) == keys
+    (_, made), second = order.signatures
+    elsewhere = signed(operators[0], order=Order("mesh.local", RETIRE_KEY, "models/b", NOW + 60)).signatures[0]
+    for other in (elsewhere, (bytes(32), made), (b"no key", made), (keys[0], second[1])):
+        assert valid_signers(SignedOrder(ORDER, (other, second))) == (keys[1],)
+
+
+@pytest.mark.parametrize("name", ["ledger-keyring", "ledger-resume", "ledger-vault"])
+def test_without_some_keys_there_is_no_log(name: str) -> None:
+    with pytest.raises(MeshError) as refusal:
+        require_retirable(name)
+    assert refusal.value.reason == "KEY_NOT_RETIRABLE"
+
+
+@pytest.mark.parametrize("name", ["models/a", "ledger-vault/2026-11", "ledger-keyrings"])
+def test_others_can_be_retired(name: str) -> None:
+    require_retirable(name)

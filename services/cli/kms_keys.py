@@ -7,7 +7,6 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -22,8 +21,13 @@ from libs.policy.custody import KeyStatement, verify_key_statement
 from libs.policy.releases import KeyAlgorithm
 from libs.rpc.errors import remote_errors
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
-from services.cli.kms_access import TIMEOUT_SECONDS, KmsAccess, read_kms_access
+from services.cli.kms_access import TIMEOUT_SECONDS, kms_stub, read_kms_access
 from services.cli.layout import add_state_option
+from services.cli.numbers import number_within
+from services.cli.service_access import ServiceAccess
+
+_LAST_EPOCH = 2**32 - 1
+"""Epochs are 32-bit numbers on the wire."""
 
 
 class StatementOfAnother(MeshError):
@@ -41,11 +45,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     keys.set_defaults(run=_run_keys)
     public = commands.add_parser("public-key", help="print a key's public half, PEM")
     _add_key(public)
-    public.add_argument("--epoch", type=int, default=0, help="default: the newest")
+    public.add_argument("--epoch", type=number_within(1, _LAST_EPOCH), default=0, help="default: the newest")
     public.set_defaults(run=_run_public_key)
     rotate = commands.add_parser("rotate", help="begin a key's next epoch")
     _add_key(rotate)
-    rotate.add_argument("--epoch", type=int, help="the epoch to begin; default: the one after the newest")
+    epoch = "the epoch to begin; default: the one after the newest"
+    rotate.add_argument("--epoch", type=number_within(1, _LAST_EPOCH), help=epoch)
     rotate.set_defaults(run=_run_rotate)
     seal = commands.add_parser("seal", help="seal environment secrets to a workload's key, in dstack's form")
     _add_key(seal)
@@ -111,10 +116,12 @@ def read_variables(path: Path) -> dict[str, str]:
     """Read lines NAME=VALUE; empty ones and those that begin with # are passed over. Raises `InputUnreadable`."""
     variables: dict[str, str] = {}
     try:
-        lines: Sequence[str] = read_input(path).decode().splitlines()
+        # `splitlines` would also break a value at characters that only Unicode takes for the end of a line.
+        lines = read_input(path).decode().split("\n")
     except UnicodeDecodeError as error:
         raise InputUnreadable(f"{path} is not UTF-8") from error
-    for number, line in enumerate(lines, 1):
+    for number, ended in enumerate(lines, 1):
+        line = ended.removesuffix("\r")
         if not line.strip() or line.startswith("#"):
             continue
         name, separator, value = line.partition("=")
@@ -124,9 +131,9 @@ def read_variables(path: Path) -> dict[str, str]:
     return variables
 
 
-async def _list(access: KmsAccess) -> list[pb.KeyDescription]:
+async def _list(access: ServiceAccess) -> list[pb.KeyDescription]:
     keys: list[pb.KeyDescription] = []
-    async with access.stub() as stub:
+    async with kms_stub(access) as stub:
         after = ""
         while True:
             with remote_errors():
@@ -137,8 +144,8 @@ async def _list(access: KmsAccess) -> list[pb.KeyDescription]:
                 return keys
 
 
-async def _state(access: KmsAccess, name: str, epoch: int) -> KeyStatement:
-    async with access.stub() as stub:
+async def _state(access: ServiceAccess, name: str, epoch: int) -> KeyStatement:
+    async with kms_stub(access) as stub:
         with remote_errors():
             stated = await stub.GetPublicKey(pb.GetPublicKeyRequest(name=name, epoch=epoch), timeout=TIMEOUT_SECONDS)
     statement = verify_key_statement(stated.statement, stated.statement_signature, access.ca_spki)
@@ -147,11 +154,11 @@ async def _state(access: KmsAccess, name: str, epoch: int) -> KeyStatement:
     return statement
 
 
-async def _rotate(access: KmsAccess, name: str, epoch: int | None) -> int:
+async def _rotate(access: ServiceAccess, name: str, epoch: int | None) -> int:
     if epoch is None:
         newest = next((key.newest_epoch for key in await _list(access) if key.name == name), 1)
         epoch = newest + 1
-    async with access.stub() as stub:
+    async with kms_stub(access) as stub:
         with remote_errors():
             await stub.RotateKey(pb.RotateKeyRequest(name=name, epoch=epoch), timeout=TIMEOUT_SECONDS)
     return epoch

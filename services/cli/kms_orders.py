@@ -11,16 +11,28 @@ from pathlib import Path
 from teemesh.kms.v1 import kms_pb2 as pb
 
 from libs.policy.compose import compose_hash, read_anchors
-from libs.policy.orders import JOIN_KMS, RETIRE_KEY, Order, SignedOrder, join_subject, parse_order
+from libs.policy.orders import (
+    JOIN_KMS,
+    RETIRE_KEY,
+    Order,
+    SignedOrder,
+    join_subject,
+    parse_order,
+    require_retirable,
+    valid_signers,
+)
 from libs.policy.releases import KEY_NAME
 from libs.policy.vocabulary import INSTANCE
 from libs.rpc.errors import remote_errors
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
-from services.cli.kms_access import TIMEOUT_SECONDS, KmsAccess, read_kms_access
+from services.cli.kms_access import TIMEOUT_SECONDS, kms_stub, read_kms_access
 from services.cli.layout import add_state_option
+from services.cli.numbers import number_within
 from services.cli.operators import load_key
+from services.cli.service_access import ServiceAccess
 
 _DAY = 86400
+_MOST_DAYS = 365
 _DEVICE = re.compile("[0-9a-f]{64}")
 
 
@@ -49,7 +61,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_order(parser: argparse.ArgumentParser, *, valid_days: int) -> None:
-    parser.add_argument("--valid-days", type=int, default=valid_days, help="default: %(default)s")
+    days = number_within(1, _MOST_DAYS)
+    parser.add_argument("--valid-days", type=days, default=valid_days, help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="the order; must not exist")
 
 
@@ -57,6 +70,7 @@ def _run_retire(args: argparse.Namespace) -> int:
     refuse_existing(args.out)
     if not KEY_NAME.fullmatch(args.name):
         raise InputUnreadable(f"{args.name!r} is no key name")
+    require_retirable(args.name)
     access = read_kms_access(args.state)
     order = Order(access.trust_domain, RETIRE_KEY, args.name, int(time.time()) + args.valid_days * _DAY)
     write_output(args.out, SignedOrder(order).document)
@@ -81,11 +95,23 @@ def _run_join(args: argparse.Namespace) -> int:
 
 def _run_approve(args: argparse.Namespace) -> int:
     document = parse_order(read_input(args.order))
-    order = document.order
+    # Before the key is read: who signs MUST have seen what.
+    _show(document.order)
     signed = document.signed_by(load_key(args.key))
     write_output(args.order, signed.document)
-    print(f"{args.order}: {order.action} {order.subject} in {order.trust_domain}, signed by {len(signed.signatures)}")
+    valid = len(valid_signers(signed))
+    print(f"{args.order}: signed by {valid}")
+    if doubtful := len(signed.signatures) - valid:
+        print(f"{doubtful} of its signatures are not valid, so it will be refused: draft and sign it anew")
     return 0
+
+
+def _show(order: Order) -> None:
+    until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(order.not_after))
+    print(f"action        {order.action}")
+    print(f"subject       {order.subject}")
+    print(f"trust domain  {order.trust_domain}")
+    print(f"until         {until}", flush=True)
 
 
 def _run_submit(args: argparse.Namespace) -> int:
@@ -98,7 +124,7 @@ def _run_submit(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _submit(access: KmsAccess, signed: bytes) -> None:
-    async with access.stub() as stub:
+async def _submit(access: ServiceAccess, signed: bytes) -> None:
+    async with kms_stub(access) as stub:
         with remote_errors():
             await stub.RetireKey(pb.RetireKeyRequest(signed_order=signed), timeout=TIMEOUT_SECONDS)

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -54,7 +54,7 @@ class LedgerAccess:
     trust_domain: str
     mesh_ca_pem: bytes
     certificate_pem: bytes
-    key_pem: bytes
+    key_pem: bytes = field(repr=False)
     state_file: Path
 
     @property

@@ -9,13 +9,11 @@ import argparse
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+from teemesh.kms.v1 import kms_pb2
 
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
@@ -28,11 +26,11 @@ from libs.policy.revocation import (
     verify_revocation,
 )
 from libs.policy.signatures import parse_signed
-from libs.rpc.channel import open_channel
 from libs.rpc.errors import remote_errors
+from services.cli.kms_access import kms_stub
 from services.cli.mesh_reading import MeshReader
 from services.cli.operators import load_key
-from services.cli.policy_publish import read_access
+from services.cli.service_access import read_service_access
 
 
 class RevocationNotConfirmed(MeshError):
@@ -95,7 +93,7 @@ async def revoke(signed: SignedRevocation, mesh: Path, timeout_seconds: float) -
 
     Raises whatever the KMS refuses with, `InputUnreadable` and `RevocationNotConfirmed`.
     """
-    async with _kms(mesh) as stub:
+    async with kms_stub(read_service_access(MeshReader(mesh), "kms")) as stub:
         request = kms_pb2.RevokeRequest(signed_revocation=signed.document, request_id=uuid.uuid4().hex)
         with remote_errors():
             response = await stub.Revoke(request, timeout=timeout_seconds)
@@ -106,7 +104,7 @@ async def revoke(signed: SignedRevocation, mesh: Path, timeout_seconds: float) -
 
 async def read_revocations(mesh: Path, timeout_seconds: float) -> Known:
     """Ask the KMS for all revocations and the policy in force. Raises what it refuses with and `InputUnreadable`."""
-    async with _kms(mesh) as stub:
+    async with kms_stub(read_service_access(MeshReader(mesh), "kms")) as stub:
         found: list[SignedRevocation] = []
         token = b""
         with remote_errors():
@@ -144,16 +142,3 @@ def _doubt(signed: SignedRevocation, policy: Policy) -> str:
     except MeshError as error:
         return f" ({error.reason} under policy version {policy.version})"
     return ""
-
-
-@asynccontextmanager
-async def _kms(mesh: Path) -> AsyncIterator[kms_pb2_grpc.KmsServiceStub]:
-    access, trust_domain = read_access(mesh), MeshReader(mesh).text("trust_domain")
-    async with open_channel(
-        access.kms_target,
-        root_pem=access.mesh_ca_pem,
-        server_name=f"kms.{trust_domain}",
-        key_pem=access.key_pem,
-        certificate_pem=access.certificate_pem,
-    ) as channel:
-        yield kms_pb2_grpc.KmsServiceStub(channel)

@@ -14,10 +14,11 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.events.records import SALT_SIZE, commit_to, parse_entry
-from libs.rpc.channel import open_channel
 from libs.transparency import leaf
 from libs.transparency.leaf import Kind
-from services.cli.ledger import read_ledger_access, responses
+from services.cli.ledger import responses
+from services.cli.mesh_reading import MeshReader
+from services.cli.service_access import read_service_access
 
 _BATCH = 256
 _SHOWN = ("epoch", "spiffe_id", "cause", "reason", "policy_version")
@@ -33,16 +34,10 @@ class DecisionDamaged(MeshError):
 
 async def print_release_log(state: Path, console: Console, *, follow: bool, as_json: bool) -> None:
     """Print to the log's present end or, following, for ever. Raises `DecisionDamaged` and the ledger's refusals."""
-    access = read_ledger_access(state)
+    access = read_service_access(MeshReader(state / "mesh.json"), "ledger")
     request = ledger_pb2.TailRequest(from_index=0, follow=follow, max_batch=_BATCH, kinds=[int(Kind.KEY_DECISION)])
     async with (
-        open_channel(
-            access.target,
-            root_pem=access.mesh_ca_pem,
-            server_name=f"ledger.{access.trust_domain}",
-            key_pem=access.key_pem,
-            certificate_pem=access.certificate_pem,
-        ) as channel,
+        access.channel() as channel,
         aclosing(responses(ledger_pb2_grpc.LedgerServiceStub(channel), request)) as answers,
     ):
         async for answer in answers:

@@ -40,8 +40,7 @@ METHODS = {
     f"/{_SERVICE}/GetStatement": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
     f"/{_SERVICE}/WatchStatements": MethodRule(roles=_SERVICES | {"operator", "auditor"}, long_lived=True),
     f"/{_SERVICE}/GetPolicy": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
-    # A second KMS joins what it knows to what the first does.
-    f"/{_SERVICE}/GetRevocations": MethodRule(roles=_SERVICES | {"kms", "operator", "auditor"}),
+    f"/{_SERVICE}/GetRevocations": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
     # People have no lease, and a rule that asks for one would refuse the very policy that follows an expired one.
     f"/{_SERVICE}/PublishPolicy": MethodRule(roles=frozenset({"operator"}), lease=False),
     f"/{_SERVICE}/Revoke": MethodRule(roles=frozenset({"operator"}), lease=False),

@@ -296,6 +296,13 @@ async def test_revocations_beyond_the_limit_are_refused_and_known_ones_still_suc
     assert error.value.reason == "REVOCATIONS_FULL"
 
 
+async def test_another_kms_is_given_no_revocations(mesh: JoinedMesh, running: RunningKms) -> None:
+    """It has them from the log."""
+    async with calling(mesh, running, "kms") as (stub, _):
+        asked = stub.GetRevocations(pb.GetRevocationsRequest(), timeout=10)
+        assert await refusal(asked) == "ROLE_NOT_ALLOWED"
+
+
 async def test_many_revocations_come_in_pages_that_miss_none(mesh: JoinedMesh, running: RunningKms) -> None:
     made = [mesh.revocation(RevocationKind.TENANT, f"{number:032x}") for number in range(501)]
     running.core.policy.accept_revocations(made)

@@ -137,7 +137,7 @@ def verify_signed_message(signed: SignedMessage, message: bytes, policy: Policy)
     """
     ca_spki = _spki_of(signed.ca_certificate)
     use = verify_key_use(signed.statement, signed.statement_signature, ca_spki)
-    _verify_signature(signed.signature, message, use)
+    verify_signature(signed.signature, message, use)
     if (use.trust_domain, use.policy_version, use.policy_digest) != (
         policy.trust_domain,
         policy.version,
@@ -175,7 +175,8 @@ def _appraise(document: bytes, role: str, policy: Policy, ca_spki: bytes, now: i
     return appraise(evidence, policy.rules(role), context)
 
 
-def _verify_signature(signature: bytes, message: bytes, use: KeyUse) -> None:
+def verify_signature(signature: bytes, message: bytes, use: KeyUse) -> None:
+    """Hold a signature and a message against what was stated of them. Raises `MessageSignatureInvalid`."""
     if sha256(message).digest() != use.message_sha256 or sha256(signature).digest() != use.signature_sha256:
         raise MessageSignatureInvalid("the statement is about another message, or another signature")
     try:

@@ -5,17 +5,15 @@ What the KMS signs comes with everything that anyone needs to walk from the sign
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import grpc.aio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
-from libs.audit.agent_signature import SignedMessage
+from libs.audit.agent_signature import SignedMessage, verify_signature
 from libs.errors import Code, MeshError
+from libs.identity.any_peer import Channels
 from libs.identity.certificate import spki_of_certificate
 from libs.identity.renewal import Identity
 from libs.identity.sealed import ReceiverKey, release_info
@@ -34,12 +32,6 @@ class SignedForAnother(MeshError):
     reason = "SIGNED_FOR_ANOTHER"
 
 
-class Channels(Protocol):
-    """The KMS, or any instance of it, as an appraised peer."""
-
-    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
-
-
 class AgentKey:
     """One named key. Policy must give it to this workload's role, and to its measurement where the rule names any."""
 
@@ -51,7 +43,8 @@ class AgentKey:
     async def sign(self, message: bytes) -> SignedMessage:
         """Have the KMS sign with the newest epoch; the ledger holds that it was asked before the signature comes.
 
-        Raises the KMS's refusals, `SignedForAnother`, and what verifying its statement raises.
+        Raises the KMS's refusals, `SignedForAnother`, `MessageSignatureInvalid`, and what verifying its statement
+        raises.
         """
         channel = await self._kms.channel(outgoing_timeout(_CALL_SECONDS))
         with remote_errors():
@@ -66,6 +59,7 @@ class AgentKey:
         asked = next((held for held in self._identity.held if held.evidence.digest == use.evidence_sha256), None)
         if asked is None or (use.name, use.spiffe_id) != (self._name, asked.certificate.spiffe_id):
             raise SignedForAnother(f"the KMS says that {use.spiffe_id} had {use.name} sign")
+        verify_signature(answer.signature, message, use)
         return SignedMessage(
             signature=answer.signature,
             statement=answer.statement,

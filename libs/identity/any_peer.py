@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 import grpc.aio
 import structlog
@@ -17,6 +18,12 @@ from libs.identity.lease import Lease
 from libs.identity.peers import Peer, PeerUnavailable
 
 log = structlog.get_logger()
+
+
+class Channels(Protocol):
+    """A role of the mesh, one instance or any, as an appraised peer."""
+
+    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
 
 
 class AnyPeer:

@@ -5,7 +5,8 @@
 The form is confidential and not authentic: it names no sender and no time. Whoever knows the public key, the host
 first, can seal values of their own or bring back an older text. So no value that arrives this way may decide whom to
 trust, nor which policy, root or address is the right one; that belongs into the measured app-compose. Nor does it say
-whose the public key is: see `libs.tee.dstack_environment_key`.
+whose the public key is: of a key of this mesh the mesh CA does (`libs.policy.custody`), of dstack's own a dstack KMS,
+which `libs.tee.dstack_environment_key` checks for whoever calls it.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class MemberSettings:
     """host:port of their bootstrap listeners."""
     attestation_bootstrap: str
     """host:port of the attestation service's bootstrap listener."""
-    statement_poll_seconds: float = 10.0
-    """How soon the KMS's policy statements are watched again after the watch broke off, seconds; a second at most."""
+    statement_poll_seconds: float = 1.0
+    """How soon the KMS's policy statements are watched again after the watch broke off, seconds."""
     drain_seconds: float = 5.0
     """How long running calls may go on after SIGTERM, seconds."""
 

@@ -69,7 +69,9 @@ def seal(plaintext: bytes, hpke_key: object, info: bytes) -> bytes:
 def release_info(
     name: str, epoch: int, receiver_spiffe_id: str, algorithm: KeyAlgorithm = KeyAlgorithm.AES_256
 ) -> bytes:
-    """What a sealed key is bound to. The receiver builds it from what it asked for, never from the answer."""
+    """What a sealed key is bound to. The receiver builds it from what it asked for; only who asked for the newest
+    epoch takes its number from the answer, and so the KMS's word for which is the newest.
+    """
     text = name.encode()
     head = struct.pack(">IBH", epoch, algorithm.number, len(text))
     return b"teemesh/release/v2\0" + head + text + receiver_spiffe_id.encode()

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
-import grpc.aio
 import structlog
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import Code, MeshError
+from libs.identity.any_peer import Channels
 from libs.identity.certificate import spki_of_certificate
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.renewal import Identity
@@ -45,12 +45,6 @@ class Statements(Protocol):
     async def policy(self, version: int) -> bytes: ...
 
     async def revocations(self) -> Sequence[bytes]: ...
-
-
-class Channels(Protocol):
-    """The KMS, or any instance of it, as an appraised peer."""
-
-    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
 
 
 class KmsStatements:
@@ -109,7 +103,7 @@ async def follow_statements(statements: Statements, policy: PolicyKeeper, retry_
             await watch_statements(statements, policy)
         except MeshError as error:
             log.warning("no policy statement", reason=error.reason, detail=str(error))
-        await asyncio.sleep(min(retry_seconds, 1.0))
+        await asyncio.sleep(retry_seconds)
 
 
 async def watch_statements(statements: Statements, policy: PolicyKeeper) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from libs.policy.releases import KeyAlgorithm
 from services.cli.__main__ import main
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.kms_callers import operator
+from tests.fakes.lying_kms import Bend, LyingKms, saying, with_signature
 from tests.fakes.running_kms import running_kms
 
 HELD = "agents/claims"
@@ -158,6 +160,10 @@ LIES: dict[str, tuple[str, Lie]] = {
             d.saying(replace(d.use, signature_sha256=sha256(d.other.signature).digest())), signature=d.other.signature
         ),
     ),
+    "a statement about another signature": (
+        "MESSAGE_SIGNATURE_INVALID",
+        lambda d: d.saying(replace(d.use, signature_sha256=bytes(32))),
+    ),
     "a statement about another message": (
         "MESSAGE_SIGNATURE_INVALID",
         lambda d: d.saying(replace(d.use, message_sha256=bytes(32))),
@@ -269,3 +275,27 @@ async def test_what_is_no_signed_message_is_refused(desk: Desk, changes: dict[st
     for data in (b"", b"[]", b"{}", b" " * (2 * 1024 * 1024 + 1)):
         with pytest.raises(MeshError):
             parse_signed_message(data)
+
+
+BENT: dict[str, tuple[str, Bend]] = {
+    "by another key": ("SIGNED_FOR_ANOTHER", saying(name=HELD)),
+    "for another workload": ("SIGNED_FOR_ANOTHER", saying(spiffe_id=f"spiffe://{TRUST_DOMAIN}/agent/2")),
+    "on other evidence": ("SIGNED_FOR_ANOTHER", saying(evidence_sha256=bytes(32))),
+    "of another message": ("MESSAGE_SIGNATURE_INVALID", saying(message_sha256=bytes(32))),
+    "another signature": ("MESSAGE_SIGNATURE_INVALID", saying(signature_sha256=bytes(32))),
+    "that is none by the key": ("MESSAGE_SIGNATURE_INVALID", with_signature(b"signature")),
+}
+
+
+@pytest.mark.parametrize("lie", BENT)
+async def test_a_workload_takes_no_signature_of_which_the_kms_says_something_else(
+    mesh: JoinedMesh, kms: KmsCore, lie: str
+) -> None:
+    reason, bend = BENT[lie]
+    async with (
+        running_kms(mesh, kms, partial(LyingKms, kms=kms, bend=bend)) as running,
+        mesh.member("agent", kms) as agent,
+    ):
+        with pytest.raises(MeshError) as error:
+            await AgentKey(SIGNED_FOR, agent.peer("kms", running.target), agent.identity).sign(MESSAGE)
+    assert error.value.reason == reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,7 +108,10 @@ async def bootstrap_listener(
 
 
 @asynccontextmanager
-async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKms]:
+async def running_kms(
+    mesh: JoinedMesh, kms: KmsCore, make_servicer: Callable[..., KmsServicer] = KmsServicer
+) -> AsyncIterator[RunningKms]:
+    """Another servicer is a KMS that lies to those who have appraised it."""
     log = DecisionLog()
     decisions = Decisions(log)
     statements = StatementSource(kms.ca, kms.policy)
@@ -119,7 +122,7 @@ async def running_kms(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKm
     spiffe_id = f"spiffe://{TRUST_DOMAIN}/kms/1"
     keys = open_keys(mesh.folder, spiffe_id, kms.keyring, kms.ca, kms.policy, decisions, currency)
     revocations = Revocations(kms.policy, decisions)
-    servicer = KmsServicer(kms.ca, kms.policy, statements, publication, revocations, keys, decisions)
+    servicer = make_servicer(kms.ca, kms.policy, statements, publication, revocations, keys, decisions)
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
         bootstrap_listener(mesh, kms, log=log) as bootstrap,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +19,8 @@ from libs.policy.releases import KeyAlgorithm
 from libs.policy.statement import Statement, sign_statement
 from libs.rpc.errors import remote_errors
 from tests.fakes.joined_mesh import TRUST_DOMAIN
+from tests.fakes.lying_kms import LyingKms, saying
+from tests.fakes.running_kms import running_kms
 from tests.unit.libs.identity.relays.connection_rows import ANOTHER_KIND
 from tests.unit.libs.identity.relays.ground import Ground
 from tests.unit.libs.identity.relays.row import Attack, Row
@@ -77,6 +80,18 @@ async def signed_for_another(ground: Ground) -> None:
     running = await ground.running()
     asking, waiting = await ground.member("agent"), await ground.member("agent", instance="2")
     await AgentKey("agents/letters", asking.peer("kms", running.target), waiting.identity).sign(b"the claim is granted")
+
+
+def signed_with_a_statement(**changes: Any) -> Attack:
+    """The KMS signs, and says something else of the signature than is so."""
+
+    async def attack(ground: Ground) -> None:
+        lying = partial(LyingKms, kms=ground.kms, bend=saying(**changes))
+        running = await ground.enter(running_kms(ground.mesh, ground.kms, lying))
+        member = await ground.member("agent")
+        await AgentKey("agents/letters", member.peer("kms", running.target), member.identity).sign(b"granted")
+
+    return attack
 
 
 def stated(sign: Callable[[Ground, KeyStatement], tuple[bytes, bytes]]) -> Attack:
@@ -165,6 +180,12 @@ ROWS = [
     ),
     Row("a key of a KMS that may have gone back", "KEY_STATE_BEHIND", from_a_kms_that_may_have_gone_back),
     Row("a signature that another workload asked for", "SIGNED_FOR_ANOTHER", signed_for_another),
+    Row("a signature by another key", "SIGNED_FOR_ANOTHER", signed_with_a_statement(name="agents/claims")),
+    Row(
+        "a signature over another message",
+        "MESSAGE_SIGNATURE_INVALID",
+        signed_with_a_statement(message_sha256=bytes(32)),
+    ),
     Row("a key statement of another CA", "KEY_STATEMENT_SIGNATURE_INVALID", stated(by_another_ca)),
     Row("a key statement with another key in it", "KEY_STATEMENT_SIGNATURE_INVALID", stated(about_another_key)),
     Row("a policy statement in the place of a key's", "KEY_STATEMENT_SIGNATURE_INVALID", stated(on_the_policy)),

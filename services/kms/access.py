@@ -62,14 +62,10 @@ class Access:
     async def require(self, name: str, epoch: int, caller: Lease) -> Grant:
         """Return what a caller may use. Raises what `look_up` does and `KeyNotAllowed`."""
         try:
-            grant = self.look_up(name, epoch)
-            role = caller.certificate.role
-            if not grant.rule.admits(role, caller.appraisal.measurement.compose_hash):
-                raise KeyNotAllowed(f"policy {grant.policy.version} does not give {name} to this {role}")
+            return self._granted(name, epoch, caller)
         except MeshError as refusal:
             await self.record_refusal(name, epoch, caller, refusal)
             raise
-        return grant
 
     def note_use(self, grant: Grant) -> None:
         """Remember, durably, that a key is used; one rule lets in so many names. Raises `KeyBookFull`."""
@@ -79,10 +75,15 @@ class Access:
         self._book.note_use(grant.name)
 
     def require_still(self, grant: Grant, caller: Lease) -> None:
-        """Judge again what was granted before the ledger was waited for. Raises what `look_up` does."""
-        again = self.look_up(grant.name, grant.epoch)
-        if not again.rule.admits(caller.certificate.role, caller.appraisal.measurement.compose_hash):
-            raise KeyNotAllowed(f"policy {again.policy.version} does not give {grant.name} to this workload any more")
+        """Judge again what was granted before the ledger was waited for. Raises what `require` does."""
+        self._granted(grant.name, grant.epoch, caller)
+
+    def _granted(self, name: str, epoch: int, caller: Lease) -> Grant:
+        grant = self.look_up(name, epoch)
+        role = caller.certificate.role
+        if not grant.rule.admits(role, caller.appraisal.measurement.compose_hash):
+            raise KeyNotAllowed(f"policy {grant.policy.version} does not give {name} to this {role}")
+        return grant
 
     async def record_refusal(self, name: str, epoch: int, caller: Lease, refusal: MeshError) -> None:
         """Record that a key was not given. What is no name, and what is no answer yet, decide nothing."""

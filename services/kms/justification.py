@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from libs.errors import Code, MeshError
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.orders import RETIRE_KEY, verify_order
-from libs.policy.releases import is_boot_class
+from libs.policy.orders import RETIRE_KEY, require_retirable, verify_order
 from libs.policy.signatures import parse_signed
 from services.kms.changes import Change
 from services.kms.pages import Pages
-
-
-class KeyNotRetirable(MeshError):
-    """Without this key there would be no log any more."""
-
-    code = Code.PERMISSION_DENIED
-    reason = "KEY_NOT_RETIRABLE"
 
 
 class ChangeNotJustified(MeshError):
@@ -27,12 +19,6 @@ class ChangeNotJustified(MeshError):
 
     code = Code.PERMISSION_DENIED
     reason = "KEY_CHANGE_NOT_JUSTIFIED"
-
-
-def require_retirable(name: str) -> None:
-    """Raise `KeyNotRetirable` for the ledger's own keys; vaults' keys may end."""
-    if is_boot_class(name) and "/" not in name:
-        raise KeyNotRetirable(f"without {name} there is no log")
 
 
 def verify_logged(change: Change, pages: Pages, policies: PolicyKeeper) -> None:

@@ -15,13 +15,12 @@ import structlog
 
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.orders import RETIRE_KEY, parse_order, verify_order
+from libs.policy.orders import RETIRE_KEY, parse_order, require_retirable, verify_order
 from libs.policy.releases import is_boot_class
 from services.kms.access import Access
 from services.kms.book import KeyBook, KeyEpochsFixed
 from services.kms.changes import Change
 from services.kms.currency import Currency
-from services.kms.justification import require_retirable
 from services.kms.unlogged import Unlogged
 
 _BY_AGE = "age"

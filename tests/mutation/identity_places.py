@@ -48,6 +48,7 @@ OUTSIDE = {
     "libs.identity.environment": "opens environment secrets, which name no sender; its own tests attack each check",
     "libs.identity.gpu": "asks for GPU evidence, which is judged with the evidence",
     "libs.identity.instances": "says who is asked first; judges nothing",
+    "libs.identity.listener": "hands the newest credential to gRPC; judges nobody",
     "libs.identity.member": "wires the others; its own tests attack its one check",
     "libs.identity.revocations": "keeps what operators signed; its own tests attack each check",
     "libs.identity.strangers": "names in the log who was refused; judges nothing",
@@ -104,6 +105,13 @@ EXEMPT = {
     ),
     "libs.identity.sealed.seal: ValueError('not 1216 bytes')": (
         "the library takes keys of no other length, for the same reason"
+    ),
+    "services.kms.access.Access.note_use: "
+    "KeyBookFull(f'{_MAX_UNDER_ONE_RULE} keys are in use under {grant.rule.pattern}')": (
+        "who is admitted comes too often; `test_kms_keys.py` does"
+    ),
+    "services.kms.release.Releases.release: self._access.require_still(grant, caller)": (
+        "what was granted ends meanwhile; `test_kms_keys.py` ends it"
     ),
 }
 """Checks that no relay can rest on, each with why."""

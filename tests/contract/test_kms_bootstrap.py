@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from teemesh.kms.v1 import bootstrap_pb2 as pb
 from teemesh.kms.v1 import bootstrap_pb2_grpc as pb_grpc
 
-from libs.errors import MeshError
 from libs.identity.authority import proven_kms
 from libs.identity.certificate import make_csr, parse
 from libs.policy.operator_request import OperatorRequest, sign_operator_request
-from libs.rpc.errors import remote_errors
 from libs.tee.challenge import Challenge
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.refusals import refusal
 from tests.fakes.running_kms import bootstrap_listener
 
 
@@ -27,12 +25,6 @@ async def stub(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[pb_grpc.KmsBoots
         proven_kms(address, TRUST_DOMAIN, kms.policy.current) as proven,
     ):
         yield pb_grpc.KmsBootstrapServiceStub(proven.channel)
-
-
-async def refusal(call: Any) -> str:
-    with pytest.raises(MeshError) as error, remote_errors():
-        await call
-    return error.value.reason
 
 
 async def challenge(stub: pb_grpc.KmsBootstrapServiceStub) -> Challenge:

@@ -21,7 +21,8 @@ from libs.transparency.leaf import Kind
 from services.kms.changes import Change
 from services.kms.pages import Place
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
-from tests.fakes.kms_callers import calling, operator, refusal
+from tests.fakes.kms_callers import calling, operator
+from tests.fakes.refusals import refusal
 from tests.fakes.running_kms import DecisionLog, RunningKms, running_kms
 
 HELD = "agents/claims"

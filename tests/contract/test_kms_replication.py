@@ -27,7 +27,8 @@ from services.kms.joining import own_subject, receive_root
 from services.kms.replication import PURPOSE, Replication, ReplicationServicer, join_info, replication_binding
 from services.kms.root import Root
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
-from tests.fakes.kms_callers import calling, refusal
+from tests.fakes.kms_callers import calling
+from tests.fakes.refusals import refusal
 from tests.fakes.running_kms import RunningKms, running_kms
 
 SECOND = f"spiffe://{TRUST_DOMAIN}/kms/2"

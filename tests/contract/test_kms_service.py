@@ -27,7 +27,8 @@ from services.kms.decisions import Decisions
 from services.kms.issuance import ISSUANCE
 from services.kms.revocation import Revocations
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
-from tests.fakes.kms_callers import calling, operator, refusal
+from tests.fakes.kms_callers import calling, operator
+from tests.fakes.refusals import refusal
 from tests.fakes.revocations import REASONS, value_of
 from tests.fakes.running_kms import DecisionLog, RunningKms, running_kms
 

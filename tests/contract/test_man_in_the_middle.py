@@ -42,7 +42,7 @@ from services.kms.joining import own_subject, receive_root
 from services.kms.replication import PURPOSE, replication_binding
 from tests.contract.test_kms_replication import SECOND, Newcomer, newcomer, order
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
-from tests.fakes.kms_callers import refusal
+from tests.fakes.refusals import refusal
 from tests.fakes.running_kms import RunningKms, bootstrap_listener, running_kms
 from tests.fakes.small_mesh import RoleGate
 from tests.unit.libs.identity.test_authority import Request

@@ -7,15 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
-from libs.errors import MeshError
 from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.identity.member import Member
 from libs.rpc.channel import open_channel
-from libs.rpc.errors import remote_errors
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.running_kms import RunningKms
 
@@ -45,10 +42,3 @@ async def operator(
         certificate_pem=pem_of(der),
     ) as channel:
         yield pb_grpc.KmsServiceStub(channel)
-
-
-async def refusal(call: Any) -> str:
-    """The reason with which a call fails; a call that does not fail is the test's failure."""
-    with pytest.raises(MeshError) as error, remote_errors():
-        await call
-    return error.value.reason

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import grpc.aio
 import pytest
@@ -22,6 +21,7 @@ from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.refusals import refusal
 from tests.fakes.small_mesh import KMS, LEDGER, kms_servicer, ledger_servicer
 
 
@@ -87,12 +87,6 @@ async def present(channel: grpc.aio.Channel, document: bytes) -> None:
 
 async def ask(channel: grpc.aio.Channel) -> kms_pb2.GetStatementResponse:
     return await kms_pb2_grpc.KmsServiceStub(channel).GetStatement(kms_pb2.GetStatementRequest(), timeout=10)
-
-
-async def refusal(call: Any) -> str | None:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    return reason_of(error.value)
 
 
 async def test_without_a_lease_the_caller_is_asked_for_its_evidence_and_then_known(

@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from libs.audit.repetition import repeat
-from libs.errors import MeshError
 from libs.tee.archived import Bundle
 from services.cli import evidence
 from services.cli.evidence_fetch import fetch_appraisal
@@ -20,6 +19,7 @@ from services.cli.inputs import InputUnreadable
 from services.cli.status import Access
 from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
+from tests.fakes.refusals import refusal
 from tests.unit.services.cli.attesting import FIRST, access, attesting
 from tests.unit.services.cli.test_evidence_fetch import served, shelf
 
@@ -32,12 +32,6 @@ async def told(access: Access, **options: Any) -> list[str]:
     text = io.StringIO()
     await show_appraisals(access, Console(file=text, width=80), **options)
     return text.getvalue().splitlines()
-
-
-async def refusal(call: Any) -> str:
-    with pytest.raises(MeshError) as error:
-        await call
-    return error.value.reason
 
 
 async def test_each_appraisal_is_one_line_that_names_its_record(mesh: JoinedMesh, kms: KmsCore) -> None:

@@ -145,6 +145,7 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
             return {
                 "registry": addresses.of("registry"),
                 "endpoint": addresses.of("node"),
+                "region": "local",
                 "engine": {"model": MODEL, "weights": None, "context_tokens": 2048, "parallel": 2},
             }
         case "router":

@@ -34,6 +34,7 @@ async def serve(config: Config) -> None:
         "engine_args_sha256": launch.arguments_sha256.hex(),
         "models": [{"id": model.model_id, "weights_sha256": model.weights_sha256.hex()} for model in models],
         "receipt_key": receipts.public_key.hex(),
+        **({"region": config.region} if config.region else {}),
     }
     async with (
         join(config.member, "node", claims) as member,

@@ -135,18 +135,22 @@ class Directory:
     def _apply(self, key: str, value: bytes | None, operation: str | None, revision: int) -> str | None:
         """Take one entry; return the SPIFFE ID that it is about when it is a live one."""
         if operation is not None or not value:
-            gone = next((name for name in self._listed if key_of(name) == key), None)
-            if gone is not None:
-                self._end(gone)
+            self._end_key(key)
             return None
         try:
             provider = decode(value)
         except ProviderRecordMalformed as error:
             log.error("a stored provider is passed over", key=key, detail=str(error))
+            self._end_key(key)
             return None
         self._listed[provider.spiffe_id] = _Listed(provider, revision)
         self._tell(provider.spiffe_id, provider)
         return provider.spiffe_id
+
+    def _end_key(self, key: str) -> None:
+        gone = next((name for name in self._listed if key_of(name) == key), None)
+        if gone is not None:
+            self._end(gone)
 
     def _forget_except(self, seen: set[str]) -> None:
         for spiffe_id in set(self._listed) - seen:

@@ -13,8 +13,9 @@ import structlog
 from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from services.registry.admissions import Admissions
+from services.registry.claims import claimed_engine, claimed_models, claimed_region
 from services.registry.directory import key_of
-from services.registry.providers import Load, Provider, decode
+from services.registry.providers import Load, Provider, ProviderRecordMalformed, decode
 from services.registry.sessions import Sessions, draft_session
 from services.registry.store import Bucket, StoreConflict
 
@@ -74,12 +75,14 @@ class NodeLeases:
         self._clock = clock
 
     async def register(self, node: Lease, offer: Offer) -> Provider:
-        """List a node. Raises `EndpointMalformed`, `ModelNotClaimed` and the store's refusals."""
+        """List a node. Raises `EndpointMalformed`, `ModelNotClaimed`, `ClaimMalformed` and the store's refusals."""
         endpoint = _ENDPOINT.fullmatch(offer.endpoint)
         if endpoint is None or int(endpoint[2]) > _MAX_PORT or not _is_host(endpoint[1]):
             raise EndpointMalformed("the endpoint must be host:port")
-        if sorted(offer.models) != _claimed_models(node):
+        models = claimed_models(node)
+        if tuple(sorted(offer.models)) != models:
             raise ModelNotClaimed("the models offered must be those in the evidence claims")
+        engine, region = claimed_engine(node), claimed_region(node)
         session = await self._sessions.of(node)
         if session is None:
             session = draft_session(node, offer.endpoint)
@@ -89,12 +92,14 @@ class NodeLeases:
         provider = Provider(
             spiffe_id=node.certificate.spiffe_id,
             endpoint=offer.endpoint,
-            models=tuple(sorted(offer.models)),
+            models=models,
             evidence_digest=node.evidence.digest.hex(),
             spki_sha256=node.certificate.spki_sha256.hex(),
             session_id=session.session_id,
             lease_until_ms=self._lease_until_ms(node),
             load=offer.load,
+            engine=engine,
+            region=region,
         )
         key = key_of(provider.spiffe_id)
         for _ in range(_ATTEMPTS):
@@ -115,8 +120,8 @@ class NodeLeases:
         stored = await self._bucket.get(key)
         if stored is None:
             raise LeaseUnknown("no lease under this name: register")
-        provider = decode(stored.value)
-        if provider.spki_sha256 != node.certificate.spki_sha256.hex():
+        provider = _read(stored.value)
+        if provider is None or not _is_of(provider, node):
             raise LeaseUnknown("the lease under this name is another key's: register")
         renewed = replace(provider, lease_until_ms=self._lease_until_ms(node), load=load, draining=draining)
         await self._bucket.put(key, renewed.encode(), stored.revision)
@@ -126,7 +131,8 @@ class NodeLeases:
         """End a node's lease, if this very key has one."""
         key = key_of(node.certificate.spiffe_id)
         stored = await self._bucket.get(key)
-        if stored is not None and decode(stored.value).spki_sha256 == node.certificate.spki_sha256.hex():
+        provider = None if stored is None else _read(stored.value)
+        if stored is not None and provider is not None and _is_of(provider, node):
             await self._bucket.delete(key, stored.revision)
 
     def _lease_until_ms(self, node: Lease) -> int:
@@ -145,7 +151,14 @@ def _is_host(host: str) -> bool:
     return host.startswith("[") or all(_LABEL.fullmatch(label) for label in host.split("."))
 
 
-def _claimed_models(node: Lease) -> list[tuple[str, str]]:
-    """The models in the evidence claims; the appraisal has checked their shape and that policy allows them."""
-    models = node.appraisal.workload_claims.get("models", [])
-    return sorted((model["id"], model["weights_sha256"]) for model in models)
+def _read(record: bytes) -> Provider | None:
+    """What no registry of this version wrote is no lease: the node registers, which replaces it."""
+    try:
+        return decode(record)
+    except ProviderRecordMalformed as error:
+        log.error("a stored provider is passed over", detail=str(error))
+        return None
+
+
+def _is_of(provider: Provider, node: Lease) -> bool:
+    return provider.spki_sha256 == node.certificate.spki_sha256.hex()

@@ -15,7 +15,7 @@ from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding
 from services.registry.directory import Change, Directory
 from services.registry.leases import NodeLeases, Offer
-from services.registry.providers import Load, Provider
+from services.registry.providers import MAX_PERMILLE, Load, Provider
 from services.registry.sessions import Sessions
 from services.registry.tenants import Tenants
 from services.registry.watch import Alive, Snapshot, watch
@@ -169,7 +169,14 @@ def tenants_binding(servicer: TenantServicer) -> ServiceBinding:
 
 
 def _load(load: pb.Load) -> Load:
-    return Load(running=load.running_requests, waiting=load.waiting_requests, capacity=load.capacity)
+    """What an engine says of its cache beyond the whole of it is not known, rather than refused."""
+    says = load.HasField("kv_cache_permille") and load.kv_cache_permille <= MAX_PERMILLE
+    return Load(
+        running=load.running_requests,
+        waiting=load.waiting_requests,
+        capacity=load.capacity,
+        kv_cache_permille=load.kv_cache_permille if says else None,
+    )
 
 
 def _wire(provider: Provider) -> pb.Provider:
@@ -185,6 +192,9 @@ def _wire(provider: Provider) -> pb.Provider:
             running_requests=provider.load.running,
             waiting_requests=provider.load.waiting,
             capacity=provider.load.capacity,
+            kv_cache_permille=provider.load.kv_cache_permille,
         ),
         draining=provider.draining,
+        engine=pb.Engine(name=provider.engine.name, arguments_sha256=bytes.fromhex(provider.engine.arguments_sha256)),
+        region=provider.region,
     )

@@ -118,11 +118,14 @@ async def test_a_router_sees_a_node_come_change_and_go(line: Line) -> None:
         assert changed.session_id == registered.session_id
         assert changed.lease_until_ms == registered.lease_until_ms
         await node.Renew(
-            registry_pb2.RenewRequest(load=registry_pb2.Load(running_requests=3, capacity=4), draining=True),
+            registry_pb2.RenewRequest(
+                load=registry_pb2.Load(running_requests=3, capacity=4, kv_cache_permille=250), draining=True
+            ),
             timeout=PATIENCE_SECONDS,
         )
         changed = (await event_of(watch)).changed
-        assert (changed.load.running_requests, changed.draining) == (3, True)
+        assert (changed.load.running_requests, changed.load.kv_cache_permille, changed.draining) == (3, 250, True)
+        assert (changed.engine.name, changed.engine.arguments_sha256, changed.region) == ("llama", b"", "")
         session = await reader.GetSession(
             registry_pb2.GetSessionRequest(session_id=registered.session_id), timeout=PATIENCE_SECONDS
         )

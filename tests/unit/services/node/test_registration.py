@@ -143,6 +143,17 @@ async def test_a_node_registers_and_then_renews_with_its_load() -> None:
         assert not second.draining
 
 
+async def test_a_cache_is_reported_when_the_engine_speaks_of_it() -> None:
+    async with meeting() as node, keeping(node):
+        first = await node.registry.called()
+        assert not first.load.HasField("kv_cache_permille")
+        node.engine.load = EngineLoad(running=0, waiting=0, capacity=4, kv_cache_permille=0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (load := (await node.registry.called()).load).HasField("kv_cache_permille"):
+                pass
+        assert load.kv_cache_permille == 0
+
+
 async def test_a_node_whose_engine_is_away_takes_no_work() -> None:
     async with meeting() as node, keeping(node):
         await node.registry.called()

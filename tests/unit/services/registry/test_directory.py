@@ -121,6 +121,19 @@ async def test_a_record_that_no_registry_wrote_is_passed_over(mesh: Mesh, regist
         assert (await watcher.next(Change)).provider == listed
 
 
+async def test_a_lease_overwritten_by_what_no_registry_wrote_ends(mesh: Mesh, registry: Registry) -> None:
+    node = living(mesh)
+    async with watching(registry.directory) as watcher:
+        await watcher.next(Snapshot)
+        await registry.leases.register(node, OFFER)
+        await watcher.next(Change)
+        stored = await registry.store.providers.get(key_of(node.certificate.spiffe_id))
+        assert stored is not None
+        await registry.store.providers.put(key_of(node.certificate.spiffe_id), b'{"v":9}', stored.revision)
+        assert (await watcher.next(Change)).provider is None
+    assert registry.directory.all() == []
+
+
 async def test_after_the_store_is_lost_a_node_registers_again(mesh: Mesh, registry: Registry) -> None:
     node = living(mesh)
     async with watching(registry.directory) as watcher:

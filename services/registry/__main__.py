@@ -16,6 +16,7 @@ from libs.process import notify_ready, until_terminated
 from services.registry.admissions import Admissions
 from services.registry.config import Config
 from services.registry.directory import Directory
+from services.registry.drains import Drains
 from services.registry.leases import NodeLeases
 from services.registry.servicer import RegistryServicer, TenantServicer, registry_binding, tenants_binding
 from services.registry.sessions import Sessions
@@ -41,14 +42,16 @@ async def serve(config: Config) -> None:
     ):
         store = make_store(link, config.store_timeout_seconds)
         sessions = Sessions(store.sessions)
-        directory = Directory(store.providers)
+        directory = Directory(store.providers, member.trust_domain)
         leases = NodeLeases(store.providers, sessions, Admissions(publisher), config.lease_seconds)
+        drains = Drains(store.providers, member.trust_domain)
         bindings = [
-            registry_binding(RegistryServicer(directory, leases, sessions)),
+            registry_binding(RegistryServicer(directory, leases, drains, sessions)),
             tenants_binding(TenantServicer(Tenants(store.tenants, member.policy))),
         ]
         async with member.serve(bindings) as serving, asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(directory.follow()), tasks.create_task(directory.end_expired())]
+            upkeep = (directory.follow(), directory.tidy(), directory.beat())
+            background = [tasks.create_task(work) for work in upkeep]
             await directory.synchronised.wait()
             serving.ready()
             notify_ready()

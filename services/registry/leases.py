@@ -6,6 +6,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -14,10 +15,10 @@ from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from services.registry.admissions import Admissions
 from services.registry.claims import claimed_engine, claimed_models, claimed_region
-from services.registry.directory import key_of
 from services.registry.providers import Load, Provider, ProviderRecordMalformed, decode
 from services.registry.sessions import Sessions, draft_session
 from services.registry.store import Bucket, StoreConflict
+from services.registry.view import lease_key
 
 _ENDPOINT = re.compile(r"([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -101,7 +102,7 @@ class NodeLeases:
             engine=engine,
             region=region,
         )
-        key = key_of(provider.spiffe_id)
+        key = lease_key(provider.spiffe_id)
         for _ in range(_ATTEMPTS):
             stored = await self._bucket.get(key)
             try:
@@ -116,24 +117,31 @@ class NodeLeases:
 
     async def renew(self, node: Lease, load: Load, draining: bool) -> Provider:
         """Extend a node's lease. Raises `LeaseUnknown` when this very key has none, and the store's refusals."""
-        key = key_of(node.certificate.spiffe_id)
-        stored = await self._bucket.get(key)
+        provider, revision = await self._of(node)
+        renewed = replace(provider, lease_until_ms=self._lease_until_ms(node), load=load, draining=draining)
+        await self._bucket.put(lease_key(provider.spiffe_id), renewed.encode(), revision)
+        return renewed
+
+    async def drain(self, node: Lease) -> None:
+        """List a node as draining, until it says otherwise when it renews. Raises what `renew` raises."""
+        provider, revision = await self._of(node)
+        if not provider.draining:
+            await self._bucket.put(lease_key(provider.spiffe_id), replace(provider, draining=True).encode(), revision)
+
+    async def end(self, node: Lease) -> None:
+        """End a node's lease, if this very key has one."""
+        with suppress(LeaseUnknown):
+            provider, revision = await self._of(node)
+            await self._bucket.delete(lease_key(provider.spiffe_id), revision)
+
+    async def _of(self, node: Lease) -> tuple[Provider, int]:
+        stored = await self._bucket.get(lease_key(node.certificate.spiffe_id))
         if stored is None:
             raise LeaseUnknown("no lease under this name: register")
         provider = _read(stored.value)
         if provider is None or not _is_of(provider, node):
             raise LeaseUnknown("the lease under this name is another key's: register")
-        renewed = replace(provider, lease_until_ms=self._lease_until_ms(node), load=load, draining=draining)
-        await self._bucket.put(key, renewed.encode(), stored.revision)
-        return renewed
-
-    async def end(self, node: Lease) -> None:
-        """End a node's lease, if this very key has one."""
-        key = key_of(node.certificate.spiffe_id)
-        stored = await self._bucket.get(key)
-        provider = None if stored is None else _read(stored.value)
-        if stored is not None and provider is not None and _is_of(provider, node):
-            await self._bucket.delete(key, stored.revision)
+        return provider, stored.revision
 
     def _lease_until_ms(self, node: Lease) -> int:
         return int(min(self._clock() + self._lease_seconds, node.until) * 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from libs import jcs
 from libs.errors import Code, MeshError
@@ -12,7 +13,10 @@ from libs.policy.members import Members
 RECORD_VERSION = 1
 REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 ENGINE_NAME = re.compile(r"[!-~][ -~]{0,127}")
-_SPIFFE_ID = re.compile(r"spiffe://[a-z0-9][a-z0-9.-]{0,200}/node/[a-z0-9][a-z0-9-]{0,39}")
+NODE_INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_SPIFFE_ID = re.compile(f"spiffe://[a-z0-9][a-z0-9.-]{{0,200}}/node/{NODE_INSTANCE.pattern}")
+_OPERATOR = re.compile(r"spiffe://[a-z0-9][a-z0-9.-]{0,200}/operator/[a-z0-9][a-z0-9-]{0,39}")
+REASON = re.compile(r"[ -~]{0,200}")
 _TEXT = re.compile(r"[!-~]{1,300}")
 _MODEL = re.compile(r"\S.{0,255}")
 _DIGEST_BYTES = 32
@@ -47,6 +51,28 @@ class Engine:
     """Hex; empty when the evidence does not claim it, and so is the name."""
 
 
+class State(Enum):
+    """Whether a node takes new work."""
+
+    ACTIVE = auto()
+    DRAINING = auto()
+    DRAINED = auto()
+    """Nothing runs or waits on it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """An operator's word that a node shall take no new work."""
+
+    by: str
+    """SPIFFE ID of the operator."""
+    reason: str
+    at_ms: int
+
+    def encode(self) -> bytes:
+        return jcs.dumps({"v": RECORD_VERSION, "by": self.by, "reason": self.reason, "at_ms": self.at_ms})
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """One node."""
@@ -65,6 +91,14 @@ class Provider:
     engine: Engine = Engine()
     region: str = ""
     """Empty when the evidence claims none."""
+    drain: Drain | None = None
+    """An operator's. It is kept beside this record and not in it, so that nothing that a node does can undo it."""
+
+    @property
+    def state(self) -> State:
+        if not self.draining and self.drain is None:
+            return State.ACTIVE
+        return State.DRAINING if self.load.running or self.load.waiting else State.DRAINED
 
     def serves(self, model: str) -> bool:
         return any(served == model for served, _ in self.models)
@@ -93,13 +127,7 @@ class Provider:
 
 def decode(data: bytes) -> Provider:
     """Raises `ProviderRecordMalformed`."""
-    try:
-        value = jcs.loads_object(data)
-    except jcs.JsonMalformed as error:
-        raise ProviderRecordMalformed(f"a provider record cannot be read: {error}") from error
-    members = Members(value, "", ProviderRecordMalformed)
-    # Before anything else: what a later version says under the same names may mean something else.
-    members.integer("v", RECORD_VERSION, RECORD_VERSION)
+    members = _members(data)
     provider = Provider(
         spiffe_id=members.text("spiffe_id", _SPIFFE_ID),
         endpoint=members.text("endpoint", _TEXT),
@@ -115,6 +143,27 @@ def decode(data: bytes) -> Provider:
     )
     members.end()
     return provider
+
+
+def decode_drain(data: bytes) -> Drain:
+    """Raises `ProviderRecordMalformed`."""
+    members = _members(data)
+    drain = Drain(
+        by=members.text("by", _OPERATOR), reason=members.text("reason", REASON), at_ms=members.integer("at_ms", 0)
+    )
+    members.end()
+    return drain
+
+
+def _members(data: bytes) -> Members:
+    try:
+        value = jcs.loads_object(data)
+    except jcs.JsonMalformed as error:
+        raise ProviderRecordMalformed(f"a record cannot be read: {error}") from error
+    members = Members(value, "", ProviderRecordMalformed)
+    # Before anything else: what a later version says under the same names may mean something else.
+    members.integer("v", RECORD_VERSION, RECORD_VERSION)
+    return members
 
 
 def _model(members: Members) -> tuple[str, str]:

@@ -12,18 +12,26 @@ from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.identity.lease import caller_lease
 from libs.rpc.calls import Context
-from libs.rpc.policies import MethodRule, ServiceBinding
-from services.registry.directory import Change, Directory
+from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
+from services.registry.directory import Alive, Directory, Event, Snapshot
+from services.registry.drains import Drains
 from services.registry.leases import NodeLeases, Offer
-from services.registry.providers import MAX_PERMILLE, Load, Provider
+from services.registry.providers import MAX_PERMILLE, Load, Provider, State
 from services.registry.sessions import Sessions
 from services.registry.tenants import Tenants
-from services.registry.watch import Alive, Snapshot, watch
+from services.registry.view import Change, Position
+from services.registry.watch import watch
 
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
 _NODES = frozenset({"node"})
 _READERS = frozenset({"router", "operator", "auditor", "attestation"})
+_OPERATOR = "operator"
+_STATES = {
+    State.ACTIVE: pb.PROVIDER_STATE_ACTIVE,
+    State.DRAINING: pb.PROVIDER_STATE_DRAINING,
+    State.DRAINED: pb.PROVIDER_STATE_DRAINED,
+}
 
 
 class SessionUnknown(MeshError):
@@ -40,12 +48,20 @@ class PageTokenMalformed(MeshError):
     reason = "PAGE_TOKEN_MALFORMED"
 
 
+class NotYourNode(MeshError):
+    """A node may drain itself only."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "NOT_YOUR_NODE"
+
+
 class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
     """See `registry.proto`."""
 
-    def __init__(self, directory: Directory, leases: NodeLeases, sessions: Sessions) -> None:
+    def __init__(self, directory: Directory, leases: NodeLeases, drains: Drains, sessions: Sessions) -> None:
         self._directory = directory
         self._leases = leases
+        self._drains = drains
         self._sessions = sessions
 
     async def Register(  # noqa: N802
@@ -71,6 +87,24 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         await self._leases.end(caller_lease())
         return pb.DeregisterResponse()
 
+    async def Drain(  # noqa: N802
+        self, request: pb.DrainRequest, context: Context
+    ) -> pb.DrainResponse:
+        caller = current_caller()
+        if caller.role == _OPERATOR:
+            await self._drains.begin(request.spiffe_id, caller.spiffe_id, request.reason)
+        elif request.spiffe_id in ("", caller.spiffe_id):
+            await self._leases.drain(caller_lease())
+        else:
+            raise NotYourNode("a node may drain itself only")
+        return pb.DrainResponse()
+
+    async def Resume(  # noqa: N802
+        self, request: pb.ResumeRequest, context: Context
+    ) -> pb.ResumeResponse:
+        await self._drains.end(request.spiffe_id, current_caller().spiffe_id)
+        return pb.ResumeResponse()
+
     async def ListProviders(  # noqa: N802
         self,
         request: pb.ListProvidersRequest,
@@ -83,7 +117,9 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
             provider
             for provider in self._directory.all()
             if provider.spiffe_id > request.page_token
-            and (not request.model or any(model == request.model for model, _ in provider.models))
+            and (not request.model or provider.serves(request.model))
+            and (not request.state or _STATES[provider.state] == request.state)
+            and (not request.region or provider.region == request.region)
         ]
         page = found[:size]
         return pb.ListProvidersResponse(
@@ -94,18 +130,10 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
     async def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: Context
     ) -> AsyncIterator[pb.WatchResponse]:
-        async with aclosing(watch(self._directory)) as events:
+        known = Position(request.epoch, request.sequence) if request.epoch else None
+        async with aclosing(watch(self._directory, known)) as events:
             async for event in events:
-                match event:
-                    case Snapshot(providers, sequence):
-                        snapshot = pb.Snapshot(providers=[_wire(provider) for provider in providers])
-                        yield pb.WatchResponse(snapshot=snapshot, sequence=sequence)
-                    case Change(spiffe_id, None, sequence):
-                        yield pb.WatchResponse(ended=spiffe_id, sequence=sequence)
-                    case Change(_, Provider() as provider, sequence):
-                        yield pb.WatchResponse(changed=_wire(provider), sequence=sequence)
-                    case Alive(sequence):
-                        yield pb.WatchResponse(heartbeat=pb.Heartbeat(), sequence=sequence)
+                yield _told(event)
 
     async def GetSession(  # noqa: N802
         self,
@@ -149,6 +177,8 @@ def registry_binding(servicer: RegistryServicer) -> ServiceBinding:
             f"/{name}/Register": MethodRule(roles=_NODES),
             f"/{name}/Renew": MethodRule(roles=_NODES),
             f"/{name}/Deregister": MethodRule(roles=_NODES),
+            f"/{name}/Drain": MethodRule(roles=_NODES | {_OPERATOR}),
+            f"/{name}/Resume": MethodRule(roles=frozenset({_OPERATOR})),
             f"/{name}/ListProviders": MethodRule(roles=_READERS),
             f"/{name}/Watch": MethodRule(roles=_READERS, long_lived=True),
             f"/{name}/GetSession": MethodRule(roles=_READERS),
@@ -179,7 +209,23 @@ def _load(load: pb.Load) -> Load:
     )
 
 
+def _told(event: Event) -> pb.WatchResponse:
+    told = pb.WatchResponse(sequence=event.position.sequence, epoch=event.position.epoch)
+    match event:
+        case Snapshot(providers, _, digest):
+            told.snapshot.providers.extend(_wire(provider) for provider in providers)
+            told.snapshot.state_digest = digest
+        case Change(spiffe_id, None, _):
+            told.ended = spiffe_id
+        case Change(_, Provider() as provider, _):
+            told.changed.CopyFrom(_wire(provider))
+        case Alive(_, digest):
+            told.heartbeat.state_digest = digest
+    return told
+
+
 def _wire(provider: Provider) -> pb.Provider:
+    drain = provider.drain
     return pb.Provider(
         spiffe_id=provider.spiffe_id,
         endpoint=provider.endpoint,
@@ -194,7 +240,10 @@ def _wire(provider: Provider) -> pb.Provider:
             capacity=provider.load.capacity,
             kv_cache_permille=provider.load.kv_cache_permille,
         ),
-        draining=provider.draining,
+        draining=provider.state is not State.ACTIVE,
+        state=_STATES[provider.state],
+        drained_by="" if drain is None else drain.by,
+        drain_reason="" if drain is None else drain.reason,
         engine=pb.Engine(name=provider.engine.name, arguments_sha256=bytes.fromhex(provider.engine.arguments_sha256)),
         region=provider.region,
     )

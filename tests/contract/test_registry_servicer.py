@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
+from libs import jcs
 from libs.aci.session import verify_session
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease
@@ -27,6 +29,7 @@ from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.registries import PATIENCE_SECONDS, Mesh, Registry, registry_mesh
 from tests.fakes.small_mesh import RoleGate, SmallMesh
 
+NODE = "spiffe://mesh.test/node/1"
 ADMIN = Ed25519PrivateKey.generate()
 RECORD = TenantRecord("ab" * 16, 1, "Acme", (api_key_digest("sk-one"),))
 
@@ -80,10 +83,10 @@ async def line(tmp_path: Path) -> AsyncIterator[Line]:
 async def _serve(mesh: Mesh, registry: Registry) -> AsyncIterator[Line]:
     tls = SmallMesh()
     bindings = [
-        registry_binding(RegistryServicer(registry.directory, registry.leases, registry.sessions)),
+        registry_binding(RegistryServicer(registry.directory, registry.leases, registry.drains, registry.sessions)),
         tenants_binding(TenantServicer(Tenants(registry.store.tenants, cast(PolicyKeeper, Keeper())))),
     ]
-    gate = LeaseGate({"node": replace(node_lease("1"), until=mesh.now + 600)})
+    gate = LeaseGate({"node": replace(node_lease("1", more_claims={"region": "eu-north"}), until=mesh.now + 600)})
     middleware = standard_middleware(gate, merge_methods(bindings))
     async with serving("127.0.0.1:0", tls.credentials(), bindings, middleware, drain_seconds=1.0) as server:
         server.ready()
@@ -125,7 +128,7 @@ async def test_a_router_sees_a_node_come_change_and_go(line: Line) -> None:
         )
         changed = (await event_of(watch)).changed
         assert (changed.load.running_requests, changed.load.kv_cache_permille, changed.draining) == (3, 250, True)
-        assert (changed.engine.name, changed.engine.arguments_sha256, changed.region) == ("llama", b"", "")
+        assert (changed.engine.name, changed.engine.arguments_sha256, changed.region) == ("llama", b"", "eu-north")
         session = await reader.GetSession(
             registry_pb2.GetSessionRequest(session_id=registered.session_id), timeout=PATIENCE_SECONDS
         )
@@ -161,6 +164,125 @@ async def test_an_unknown_session_is_named_so(line: Line, session_id: bytes) -> 
             grpc.StatusCode.NOT_FOUND,
             "SESSION_UNKNOWN",
         )
+
+
+async def drained(line: Line, reason: str = "disk") -> None:
+    async with line.providers("operator") as operator:
+        request = registry_pb2.DrainRequest(spiffe_id=NODE, reason=reason)
+        await operator.Drain(request, timeout=PATIENCE_SECONDS)
+
+
+async def test_routers_see_who_drains_a_node_and_that_it_is_resumed(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        (listed,) = (await event_of(watch)).snapshot.providers
+        assert (listed.draining, listed.state, listed.drained_by) == (False, registry_pb2.PROVIDER_STATE_ACTIVE, "")
+        await drained(line)
+        changed = (await event_of(watch)).changed
+        assert (changed.draining, changed.state) == (True, registry_pb2.PROVIDER_STATE_DRAINED)
+        assert (changed.drained_by, changed.drain_reason) == ("spiffe://mesh.test/operator/1", "disk")
+        async with line.providers("operator") as operator:
+            await operator.Resume(registry_pb2.ResumeRequest(spiffe_id=NODE), timeout=PATIENCE_SECONDS)
+        assert not (await event_of(watch)).changed.draining
+        watch.cancel()
+
+
+async def test_a_node_drains_itself_only(line: Line) -> None:
+    async with line.providers("node") as node, line.providers("router") as router:
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        other = registry_pb2.DrainRequest(spiffe_id="spiffe://mesh.test/node/2")
+        assert await refused(node.Drain(other, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "NOT_YOUR_NODE",
+        )
+        await node.Drain(registry_pb2.DrainRequest(), timeout=PATIENCE_SECONDS)
+        watch = router.Watch(registry_pb2.WatchRequest())
+        (listed,) = (await event_of(watch)).snapshot.providers
+        assert (listed.draining, listed.drained_by) == (True, "")
+        watch.cancel()
+
+
+async def test_drains_are_refused_with_their_reasons(line: Line) -> None:
+    async with line.providers("operator") as operator, line.providers("node") as node:
+        unknown = registry_pb2.DrainRequest(spiffe_id=NODE)
+        assert await refused(operator.Drain(unknown, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.NOT_FOUND,
+            "PROVIDER_UNKNOWN",
+        )
+        assert (await refused(node.Drain(unknown, timeout=PATIENCE_SECONDS)))[1] == "LEASE_UNKNOWN"
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        unreadable = registry_pb2.DrainRequest(spiffe_id=NODE, reason="a\nb")
+        assert (await refused(operator.Drain(unreadable, timeout=PATIENCE_SECONDS)))[1] == "DRAIN_REASON_MALFORMED"
+        resume = registry_pb2.ResumeRequest(spiffe_id=NODE)
+        assert (await refused(node.Resume(resume, timeout=PATIENCE_SECONDS)))[1] == "ROLE_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, 1),
+        ({"model": MODEL}, 1),
+        ({"model": "other"}, 0),
+        ({"state": registry_pb2.PROVIDER_STATE_DRAINED}, 1),
+        ({"state": registry_pb2.PROVIDER_STATE_ACTIVE}, 0),
+        ({"region": "eu-north"}, 1),
+        ({"region": "eu"}, 0),
+        ({"state": registry_pb2.PROVIDER_STATE_DRAINED, "region": "eu-north", "model": MODEL}, 1),
+    ],
+)
+async def test_providers_are_found_by_model_state_and_region(line: Line, filters: dict[str, Any], found: int) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        await event_of(watch)
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        await event_of(watch)
+        await drained(line)
+        await event_of(watch)
+        watch.cancel()
+        request = registry_pb2.ListProvidersRequest(**filters)
+        assert len((await reader.ListProviders(request, timeout=PATIENCE_SECONDS)).providers) == found
+
+
+async def test_a_watch_is_resumed_by_epoch_and_sequence(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        first = await event_of(watch)
+        watch.cancel()
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        await drained(line)
+        watch = reader.Watch(registry_pb2.WatchRequest(epoch=first.epoch, sequence=first.sequence))
+        held: dict[str, registry_pb2.Provider] = {}
+        while not any(provider.drained_by for provider in held.values()):
+            event = await event_of(watch)
+            assert event.epoch == first.epoch
+            assert event.sequence > first.sequence or event.WhichOneof("event") == "heartbeat"
+            if event.WhichOneof("event") == "changed":
+                held[event.changed.spiffe_id] = event.changed
+        watch.cancel()
+        again = reader.Watch(registry_pb2.WatchRequest(epoch="00" * 16, sequence=first.sequence))
+        snapshot = (await event_of(again)).snapshot
+        assert snapshot.state_digest == digest_of(held.values())
+        again.cancel()
+
+
+def digest_of(providers: Iterable[registry_pb2.Provider]) -> bytes:
+    """As a watcher computes it, from what registry.proto says alone."""
+    state = [
+        {
+            "draining": provider.draining,
+            "drained_by": provider.drained_by,
+            "endpoint": provider.endpoint,
+            "lease_until_ms": provider.lease_until_ms,
+            "running": provider.load.running_requests,
+            "session_id": provider.session_id.hex(),
+            "spiffe_id": provider.spiffe_id,
+            "spki_sha256": provider.spki_sha256.hex(),
+            "waiting": provider.load.waiting_requests,
+        }
+        for provider in sorted(providers, key=lambda provider: provider.spiffe_id)
+    ]
+    return hashlib.sha256(jcs.dumps(state)).digest()
 
 
 async def test_a_page_that_this_service_did_not_give_is_refused(line: Line) -> None:

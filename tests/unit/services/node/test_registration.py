@@ -58,6 +58,12 @@ class Registry(registry_pb2_grpc.ProviderRegistryServiceServicer):
         self.calls.put_nowait(request)
         return registry_pb2.DeregisterResponse()
 
+    async def Drain(self, request: Any, context: Any) -> registry_pb2.DrainResponse:  # noqa: N802
+        return registry_pb2.DrainResponse()
+
+    async def Resume(self, request: Any, context: Any) -> registry_pb2.ResumeResponse:  # noqa: N802
+        return registry_pb2.ResumeResponse()
+
     async def ListProviders(self, request: Any, context: Any) -> registry_pb2.ListProvidersResponse:  # noqa: N802
         return registry_pb2.ListProvidersResponse()
 

@@ -10,11 +10,11 @@ from libs.events.outbox import OutboxFull
 from libs.identity.lease import Lease
 from libs.transparency.leaf import Kind
 from services.registry.claims import ClaimMalformed
-from services.registry.directory import Change, key_of
+from services.registry.directory import Snapshot
 from services.registry.leases import EndpointMalformed, LeaseUnknown, ModelNotClaimed, Offer
 from services.registry.providers import Engine, Load
 from services.registry.store import StoreConflict
-from services.registry.watch import Snapshot
+from services.registry.view import Change, lease_key
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.registries import LEASE_SECONDS, Mesh, Registry, watching
 
@@ -63,7 +63,7 @@ async def test_another_key_has_no_lease_and_cannot_end_one(mesh: Mesh, registry:
     with pytest.raises(LeaseUnknown):
         await registry.leases.renew(impostor, Load(), draining=False)
     await registry.leases.end(impostor)
-    assert await registry.store.providers.get(key_of(node.certificate.spiffe_id)) is not None
+    assert await registry.store.providers.get(lease_key(node.certificate.spiffe_id)) is not None
 
 
 async def test_a_restarted_node_takes_over_its_name(mesh: Mesh, registry: Registry) -> None:
@@ -133,7 +133,7 @@ async def test_a_record_of_another_version_is_no_lease_and_makes_room_for_one(
     mesh: Mesh, registry: Registry, record: bytes
 ) -> None:
     node = living(mesh, node_lease())
-    key = key_of(node.certificate.spiffe_id)
+    key = lease_key(node.certificate.spiffe_id)
     await registry.store.providers.put(key, record, 0)
     with pytest.raises(LeaseUnknown):
         await registry.leases.renew(node, Load(), draining=False)
@@ -158,7 +158,7 @@ async def test_a_node_whose_admission_cannot_be_recorded_is_not_listed_until_it_
     for _ in range(2):
         with pytest.raises(OutboxFull):
             await registry.leases.register(node, OFFER)
-    assert await registry.store.providers.get(key_of(node.certificate.spiffe_id)) is None
+    assert await registry.store.providers.get(lease_key(node.certificate.spiffe_id)) is None
     registry.log.full = False
     await registry.leases.register(node, OFFER)
     assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION]
@@ -167,7 +167,7 @@ async def test_a_node_whose_admission_cannot_be_recorded_is_not_listed_until_it_
 async def test_a_change_of_an_older_revision_is_a_conflict(mesh: Mesh, registry: Registry) -> None:
     node = living(mesh, node_lease())
     await registry.leases.register(node, OFFER)
-    bucket, key = registry.store.providers, key_of(node.certificate.spiffe_id)
+    bucket, key = registry.store.providers, lease_key(node.certificate.spiffe_id)
     stored = await bucket.get(key)
     assert stored is not None
     await registry.leases.renew(node, Load(), draining=False)

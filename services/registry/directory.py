@@ -10,14 +10,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
-import nats.errors
 import structlog
 
 from libs.errors import Code, MeshError
+from services.registry.following import POLL_SECONDS, Entry, Quiet, Whole, entries, for_ever
 from services.registry.providers import Provider
 from services.registry.store import Bucket, StoreConflict, StoreUnavailable
 from services.registry.view import (
@@ -34,7 +33,6 @@ from services.registry.view import (
     state_digest,
 )
 
-_POLL_SECONDS = 1.0
 _BEAT_SECONDS = 10.0
 _MAX_BACKLOG = 1024
 _MAX_ENDED = 1000
@@ -112,16 +110,7 @@ class Directory:
 
     async def follow(self) -> None:
         """Follow the store for ever; a broken watch or a reconnected broker starts from a whole reading."""
-        while True:
-            try:
-                await self._follow_once()
-            except (nats.errors.Error, OSError) as error:
-                log.warning("the store's watch broke", detail=str(error))
-            except MeshError as error:
-                log.warning("the store's watch broke", reason=error.reason, detail=str(error))
-            else:
-                continue
-            await asyncio.sleep(_POLL_SECONDS)
+        await for_ever(self._follow_once)
 
     async def beat(self) -> None:
         """Tell all watchers where they should stand, for ever, whether or not anything changes."""
@@ -132,7 +121,7 @@ class Directory:
     async def tidy(self) -> None:
         """Delete leases that ran out, and marks of deletion when they are too many, for ever."""
         while True:
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             await self.delete_expired()
             try:
                 await self.forget_ended()
@@ -168,24 +157,23 @@ class Directory:
     async def _follow_once(self) -> None:
         """Follow one watch until it is of no use any more."""
         await self._begin_history()
-        connections, incarnation = self._bucket.connections, await self._bucket.incarnation()
-        watcher = await self._bucket.watch()
-        try:
-            await self._read_all(watcher, connections)
-            behind = None
-            while self._bucket.connections == connections:
-                if (entry := await _next_entry(watcher)) is not None:
-                    self._take(entry)
-                    continue
-                now = await self._bucket.incarnation()
-                if now.created != incarnation.created or (now.last, self.position) == behind:
-                    log.warning("the store's watch is of a bucket that is gone, or fell silent")
-                    return
-                behind = (now.last, self.position) if now.last != self.position.sequence else None
-        finally:
-            # On a connection that is gone there is nothing to stop, and no reason to forget why this ends.
-            with suppress(nats.errors.Error):
-                await watcher.stop()  # type: ignore[no-untyped-call]
+        fresh: View | None = View(self._trust_domain)
+        behind: Position | None = None
+        async with aclosing(entries(self._bucket)) as stored:
+            async for entry in stored:
+                match entry:
+                    case Entry() if fresh is not None:
+                        fresh.take(entry)
+                    case Entry():
+                        if (change := self._view.take(entry)) is not None:
+                            self._tell(change)
+                    case Whole() if fresh is not None:
+                        await self._adopt(fresh)
+                        fresh = None
+                    case Quiet(last):
+                        if behind == self.position:
+                            raise StoreUnavailable("the store's watch fell silent")
+                        behind = self.position if last != self.position.sequence else None
 
     async def _begin_history(self) -> None:
         """Name this life of the store, unless another registry did."""
@@ -202,13 +190,8 @@ class Directory:
         with suppress(StoreConflict):  # Then another registry has just done it.
             await self._bucket.put(HISTORY_KEY, History(secrets.token_hex(16)).encode(), revision)
 
-    async def _read_all(self, watcher: Any, connections: int) -> None:
-        """Read all that is stored, and tell watchers what is new in it."""
-        fresh = View(self._trust_domain)
-        while (entry := await _first_entries(watcher)) is not None:
-            if self._bucket.connections != connections:
-                raise StoreUnavailable("the connection to the broker changed while the store was read")
-            fresh.take(entry.key, _value(entry), entry.revision or 0)
+    async def _adopt(self, fresh: View) -> None:
+        """Take a whole reading for the view, and tell watchers what is new in it."""
         if not fresh.position.epoch:
             raise HistoryMalformed("the store names no life of its own")
         before = self._view.position
@@ -223,11 +206,6 @@ class Directory:
         self.synchronised.set()
         for event in [self._snapshot()] if missed is None else missed:
             self._tell(event)
-
-    def _take(self, entry: Any) -> None:
-        change = self._view.take(entry.key, _value(entry), entry.revision or 0)
-        if change is not None:
-            self._tell(change)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(tuple(self._view.providers()), self.position, self._digest())
@@ -248,27 +226,3 @@ class Directory:
                 news.put_nowait(None)
             else:
                 news.put_nowait(event)
-
-
-async def _first_entries(watcher: Any) -> Any:
-    """The next of the entries that were stored when the watch began, None after the last."""
-    try:
-        async with asyncio.timeout(5 * _POLL_SECONDS):
-            return await anext(watcher)
-    except TimeoutError as error:
-        raise StoreUnavailable("the store's watch gives nothing") from error
-
-
-async def _next_entry(watcher: Any) -> Any:
-    """The next entry, or None when there is none for a while."""
-    try:
-        # Not `updates`, whose `wait_for` may lose a cancellation that comes together with an entry.
-        async with asyncio.timeout(_POLL_SECONDS):
-            return await anext(watcher)
-    except TimeoutError:
-        return None
-
-
-def _value(entry: Any) -> bytes | None:
-    """The value of an entry, None for a mark of deletion."""
-    return None if entry.operation is not None or not entry.value else entry.value

@@ -20,6 +20,7 @@ import structlog
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.members import Members
+from services.registry.following import Entry
 from services.registry.providers import RECORD_VERSION, Drain, Provider, ProviderRecordMalformed, decode, decode_drain
 
 HISTORY_KEY = "history"
@@ -133,11 +134,12 @@ class View:
         gone = [(name.revision, instance) for instance, name in self._names.items() if _is_empty(name)]
         return [(instance, revision) for revision, instance in sorted(gone)]
 
-    def take(self, key: str, value: bytes | None, revision: int) -> Change | None:
-        """Take the next entry, None for a mark of deletion; return what it changes for watchers.
+    def take(self, entry: Entry) -> Change | None:
+        """Take the next entry; return what it changes for watchers.
 
         Raises `EpochEnded` or `HistoryMalformed` when nothing that came before counts any more.
         """
+        key, value, revision = entry.key, entry.value, entry.revision
         self._revision = max(self._revision, revision)
         if key == HISTORY_KEY:
             self._take_history(value)

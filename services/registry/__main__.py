@@ -14,6 +14,7 @@ from libs.events.subjects import inbox_prefix
 from libs.identity.member import join
 from libs.process import notify_ready, until_terminated
 from services.registry.admissions import Admissions
+from services.registry.catalogue import Catalogue, Retention
 from services.registry.config import Config
 from services.registry.directory import Directory
 from services.registry.drains import Drains
@@ -22,6 +23,8 @@ from services.registry.servicer import RegistryServicer, TenantServicer, registr
 from services.registry.sessions import Sessions
 from services.registry.store import make_store
 from services.registry.tenants import Tenants
+
+_DAY_SECONDS = 86_400
 
 
 async def serve(config: Config) -> None:
@@ -43,16 +46,19 @@ async def serve(config: Config) -> None:
         store = make_store(link, config.store_timeout_seconds)
         sessions = Sessions(store.sessions)
         directory = Directory(store.providers, member.trust_domain)
-        leases = NodeLeases(store.providers, sessions, Admissions(publisher), config.lease_seconds)
+        retention = Retention(config.session_days * _DAY_SECONDS, config.session_bytes)
+        catalogue = Catalogue(store.sessions, sessions, directory.sessions, retention)
+        leases = NodeLeases(store.providers, sessions, catalogue, Admissions(publisher), config.lease_seconds)
         drains = Drains(store.providers, member.trust_domain)
         bindings = [
-            registry_binding(RegistryServicer(directory, leases, drains, sessions)),
+            registry_binding(RegistryServicer(directory, leases, drains, sessions, catalogue)),
             tenants_binding(TenantServicer(Tenants(store.tenants, member.policy))),
         ]
         async with member.serve(bindings) as serving, asyncio.TaskGroup() as tasks:
-            upkeep = (directory.follow(), directory.tidy(), directory.beat())
+            upkeep = (directory.follow(), directory.tidy(), directory.beat(), catalogue.follow(), catalogue.tidy())
             background = [tasks.create_task(work) for work in upkeep]
             await directory.synchronised.wait()
+            await catalogue.synchronised.wait()
             serving.ready()
             notify_ready()
             await until_terminated()

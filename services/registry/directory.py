@@ -87,6 +87,10 @@ class Directory:
         now = self._clock() * 1000
         return [provider for provider in self._view.providers() if provider.lease_until_ms > now]
 
+    def sessions(self) -> set[str]:
+        """The sessions of all providers, of those whose lease has just run out too."""
+        return {provider.session_id for provider in self._view.providers()}
+
     @property
     def position(self) -> Position:
         return self._view.position

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -65,12 +65,15 @@ class NodeLeases:
         self,
         bucket: Bucket,
         sessions: Sessions,
+        kept: Container[str],
         admissions: Admissions,
         lease_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`kept` knows most of the ids of sessions that are kept, and no other."""
         self._bucket = bucket
         self._sessions = sessions
+        self._kept = kept
         self._admissions = admissions
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -118,6 +121,8 @@ class NodeLeases:
     async def renew(self, node: Lease, load: Load, draining: bool) -> Provider:
         """Extend a node's lease. Raises `LeaseUnknown` when this very key has none, and the store's refusals."""
         provider, revision = await self._of(node)
+        if provider.session_id not in self._kept and not await self._sessions.has(provider.session_id):
+            raise LeaseUnknown("the session of this lease is lost: register")
         renewed = replace(provider, lease_until_ms=self._lease_until_ms(node), load=load, draining=draining)
         await self._bucket.put(lease_key(provider.spiffe_id), renewed.encode(), revision)
         return renewed

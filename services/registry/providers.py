@@ -18,7 +18,7 @@ _SPIFFE_ID = re.compile(f"spiffe://[a-z0-9][a-z0-9.-]{{0,200}}/node/{NODE_INSTAN
 _OPERATOR = re.compile(r"spiffe://[a-z0-9][a-z0-9.-]{0,200}/operator/[a-z0-9][a-z0-9-]{0,39}")
 REASON = re.compile(r"[ -~]{0,200}")
 _TEXT = re.compile(r"[!-~]{1,300}")
-_MODEL = re.compile(r"\S.{0,255}")
+MODEL_ID = re.compile(r"\S.{0,255}")
 _DIGEST_BYTES = 32
 MAX_PERMILLE = 1000
 _MAX_COUNT = 0xFFFFFFFF
@@ -167,7 +167,7 @@ def _members(data: bytes) -> Members:
 
 
 def _model(members: Members) -> tuple[str, str]:
-    model = (members.text("id", _MODEL), members.hexadecimal("weights_sha256", _DIGEST_BYTES))
+    model = (members.text("id", MODEL_ID), members.hexadecimal("weights_sha256", _DIGEST_BYTES))
     members.end()
     return model
 

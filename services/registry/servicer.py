@@ -13,17 +13,18 @@ from libs.errors import Code, MeshError
 from libs.identity.lease import caller_lease
 from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
+from services.registry.catalogue import Catalogue
 from services.registry.directory import Alive, Directory, Event, Snapshot
 from services.registry.drains import Drains
 from services.registry.leases import NodeLeases, Offer
+from services.registry.listing import page_of_providers, page_of_sessions
 from services.registry.providers import MAX_PERMILLE, Load, Provider, State
 from services.registry.sessions import Sessions
+from services.registry.summaries import Summary
 from services.registry.tenants import Tenants
 from services.registry.view import Change, Position
 from services.registry.watch import watch
 
-_DEFAULT_PAGE = 100
-_MAX_PAGE = 1000
 _NODES = frozenset({"node"})
 _READERS = frozenset({"router", "operator", "auditor", "attestation"})
 _OPERATOR = "operator"
@@ -41,13 +42,6 @@ class SessionUnknown(MeshError):
     reason = "SESSION_UNKNOWN"
 
 
-class PageTokenMalformed(MeshError):
-    """Not a page token of this service."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "PAGE_TOKEN_MALFORMED"
-
-
 class NotYourNode(MeshError):
     """A node may drain itself only."""
 
@@ -58,11 +52,14 @@ class NotYourNode(MeshError):
 class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
     """See `registry.proto`."""
 
-    def __init__(self, directory: Directory, leases: NodeLeases, drains: Drains, sessions: Sessions) -> None:
+    def __init__(
+        self, directory: Directory, leases: NodeLeases, drains: Drains, sessions: Sessions, catalogue: Catalogue
+    ) -> None:
         self._directory = directory
         self._leases = leases
         self._drains = drains
         self._sessions = sessions
+        self._catalogue = catalogue
 
     async def Register(  # noqa: N802
         self, request: pb.RegisterRequest, context: Context
@@ -110,22 +107,15 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         request: pb.ListProvidersRequest,
         context: Context,
     ) -> pb.ListProvidersResponse:
-        size = request.page_size or _DEFAULT_PAGE
-        if size > _MAX_PAGE or (request.page_token and not request.page_token.startswith("spiffe://")):
-            raise PageTokenMalformed(f"pages hold at most {_MAX_PAGE} providers; tokens come from earlier pages")
-        found = [
+        found = (
             provider
             for provider in self._directory.all()
-            if provider.spiffe_id > request.page_token
-            and (not request.model or provider.serves(request.model))
+            if (not request.model or provider.serves(request.model))
             and (not request.state or _STATES[provider.state] == request.state)
             and (not request.region or provider.region == request.region)
-        ]
-        page = found[:size]
-        return pb.ListProvidersResponse(
-            providers=[_wire(provider) for provider in page],
-            next_page_token=page[-1].spiffe_id if len(found) > size else "",
         )
+        page, following = page_of_providers(found, request.page_token, request.page_size)
+        return pb.ListProvidersResponse(providers=[_wire(provider) for provider in page], next_page_token=following)
 
     async def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: Context
@@ -144,6 +134,25 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         if document is None:
             raise SessionUnknown("no session of that id")
         return pb.GetSessionResponse(document=document)
+
+    async def ListSessions(  # noqa: N802
+        self,
+        request: pb.ListSessionsRequest,
+        context: Context,
+    ) -> pb.ListSessionsResponse:
+        current = {provider.session_id for provider in self._directory.all()}
+        found = (
+            summary
+            for summary in self._catalogue.all()
+            if request.spiffe_id in ("", summary.spiffe_id)
+            and (not request.model or request.model in summary.models)
+            and (not request.current or summary.session_id in current)
+        )
+        page, following = page_of_sessions(found, request.page_token, request.page_size)
+        return pb.ListSessionsResponse(
+            sessions=[_wire_summary(summary, summary.session_id in current) for summary in page],
+            next_page_token=following,
+        )
 
 
 class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
@@ -182,6 +191,7 @@ def registry_binding(servicer: RegistryServicer) -> ServiceBinding:
             f"/{name}/ListProviders": MethodRule(roles=_READERS),
             f"/{name}/Watch": MethodRule(roles=_READERS, long_lived=True),
             f"/{name}/GetSession": MethodRule(roles=_READERS),
+            f"/{name}/ListSessions": MethodRule(roles=_READERS),
         },
     )
 
@@ -246,4 +256,16 @@ def _wire(provider: Provider) -> pb.Provider:
         drain_reason="" if drain is None else drain.reason,
         engine=pb.Engine(name=provider.engine.name, arguments_sha256=bytes.fromhex(provider.engine.arguments_sha256)),
         region=provider.region,
+    )
+
+
+def _wire_summary(summary: Summary, current: bool) -> pb.SessionSummary:
+    return pb.SessionSummary(
+        session_id=bytes.fromhex(summary.session_id),
+        spiffe_id=summary.spiffe_id,
+        spki_sha256=bytes.fromhex(summary.spki_sha256),
+        models=summary.models,
+        established_ms=summary.established_at * 1000,
+        expires_ms=summary.expires_at * 1000,
+        current=current,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -83,7 +84,11 @@ async def line(tmp_path: Path) -> AsyncIterator[Line]:
 async def _serve(mesh: Mesh, registry: Registry) -> AsyncIterator[Line]:
     tls = SmallMesh()
     bindings = [
-        registry_binding(RegistryServicer(registry.directory, registry.leases, registry.drains, registry.sessions)),
+        registry_binding(
+            RegistryServicer(
+                registry.directory, registry.leases, registry.drains, registry.sessions, registry.catalogue
+            )
+        ),
         tenants_binding(TenantServicer(Tenants(registry.store.tenants, cast(PolicyKeeper, Keeper())))),
     ]
     gate = LeaseGate({"node": replace(node_lease("1", more_claims={"region": "eu-north"}), until=mesh.now + 600)})
@@ -285,6 +290,47 @@ def digest_of(providers: Iterable[registry_pb2.Provider]) -> bytes:
     return hashlib.sha256(jcs.dumps(state)).digest()
 
 
+async def test_sessions_are_listed_by_node_model_and_whether_they_are_current(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        await event_of(watch)
+        registered = await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        await event_of(watch)
+
+        async def listed(**filters: Any) -> list[registry_pb2.SessionSummary]:
+            request = registry_pb2.ListSessionsRequest(**filters)
+            return [*(await reader.ListSessions(request, timeout=PATIENCE_SECONDS)).sessions]
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (all_of_them := await listed()):
+                pass
+        (summary,) = all_of_them
+        assert (summary.session_id, summary.spiffe_id, [*summary.models]) == (registered.session_id, NODE, [MODEL])
+        assert summary.current
+        assert summary.expires_ms > summary.established_ms
+        assert await listed(spiffe_id=NODE, model=MODEL, current=True) == all_of_them
+        assert await listed(spiffe_id=NODE + "x") == await listed(model="other") == []
+        await node.Deregister(registry_pb2.DeregisterRequest(), timeout=PATIENCE_SECONDS)
+        await event_of(watch)
+        watch.cancel()
+        assert await listed(current=True) == []
+        assert [session.current for session in await listed()] == [False]
+
+
+async def test_a_session_edited_in_the_store_is_refused(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        registered = await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        bucket, key = line.registry.store.sessions, f"session.{registered.session_id.hex()}"
+        stored = await bucket.get(key)
+        assert stored is not None
+        await bucket.put(key, stored.value.replace(b"asserted", b"unknown!"), stored.revision)
+        request = registry_pb2.GetSessionRequest(session_id=registered.session_id)
+        assert await refused(reader.GetSession(request, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.DATA_LOSS,
+            "SESSION_DAMAGED",
+        )
+
+
 async def test_a_page_that_this_service_did_not_give_is_refused(line: Line) -> None:
     async with line.providers("router") as reader:
         for request in (
@@ -292,6 +338,8 @@ async def test_a_page_that_this_service_did_not_give_is_refused(line: Line) -> N
             registry_pb2.ListProvidersRequest(page_token="next"),
         ):
             assert (await refused(reader.ListProviders(request, timeout=PATIENCE_SECONDS)))[1] == "PAGE_TOKEN_MALFORMED"
+        sessions = registry_pb2.ListSessionsRequest(page_token="next")
+        assert (await refused(reader.ListSessions(sessions, timeout=PATIENCE_SECONDS)))[1] == "PAGE_TOKEN_MALFORMED"
 
 
 async def test_only_nodes_register_and_only_readers_read(line: Line) -> None:

@@ -17,6 +17,7 @@ from libs.events.outbox import OutboxFull
 from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
 from services.registry.admissions import Admissions
+from services.registry.catalogue import Catalogue, Retention
 from services.registry.directory import Alive, Directory, Event, Snapshot
 from services.registry.drains import Drains
 from services.registry.leases import NodeLeases
@@ -29,6 +30,7 @@ from tests.fakes.nats_broker import NatsBroker, nats_broker
 from tests.fakes.throwaway_ca import ThrowawayCa
 
 LEASE_SECONDS = 15.0
+RETENTION = Retention(seconds=86_400.0, octets=1_000_000)
 PATIENCE_SECONDS = 20.0
 
 T = TypeVar("T", Snapshot, Change, Alive)
@@ -59,6 +61,7 @@ class Registry:
     leases: NodeLeases
     drains: Drains
     sessions: Sessions
+    catalogue: Catalogue
     log: Log
     link: NatsLink
 
@@ -89,22 +92,32 @@ class Mesh:
             store, log = make_store(link, 10.0), Log()
             sessions = Sessions(store.sessions)
             directory = Directory(store.providers, TRUST_DOMAIN, clock=lambda: self.now)
+            catalogue = Catalogue(store.sessions, sessions, directory.sessions, RETENTION, clock=lambda: self.now)
             leases = NodeLeases(
                 store.providers,
                 sessions,
+                catalogue,
                 Admissions(cast(Publisher, log)),
                 lease_seconds,
                 clock=lambda: self.now,
             )
-            following = asyncio.create_task(directory.follow())
+            following = asyncio.gather(directory.follow(), catalogue.follow())
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await directory.synchronised.wait()
+                    await catalogue.synchronised.wait()
                 drains = Drains(store.providers, TRUST_DOMAIN, clock=lambda: self.now)
-                yield Registry(store, directory, leases, drains, sessions, log, link)
+                yield Registry(store, directory, leases, drains, sessions, catalogue, log, link)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the store will have told a registry."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - not all of it is announced
+            await asyncio.sleep(0.01)
 
 
 class Watching:

@@ -70,6 +70,9 @@ class Registry(registry_pb2_grpc.ProviderRegistryServiceServicer):
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[registry_pb2.WatchResponse]:  # noqa: N802
         yield registry_pb2.WatchResponse()
 
+    async def ListSessions(self, request: Any, context: Any) -> registry_pb2.ListSessionsResponse:  # noqa: N802
+        return registry_pb2.ListSessionsResponse()
+
     async def GetSession(self, request: Any, context: Any) -> registry_pb2.GetSessionResponse:  # noqa: N802
         return registry_pb2.GetSessionResponse()
 

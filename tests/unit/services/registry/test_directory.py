@@ -17,7 +17,7 @@ from services.registry.store import StoreUnavailable
 from services.registry.view import Change, Position, lease_key
 from services.registry.watch import watch
 from tests.fakes.leases import MODEL, TRUST_DOMAIN, WEIGHTS, node_lease
-from tests.fakes.registries import LEASE_SECONDS, PATIENCE_SECONDS, Mesh, Registry, watching
+from tests.fakes.registries import LEASE_SECONDS, PATIENCE_SECONDS, Mesh, Registry, until, watching
 
 OPERATOR = "spiffe://mesh.test/operator/ann"
 OFFER = Offer("127.0.0.1:4000", ((MODEL, WEIGHTS),), Load(0, 0, 4))
@@ -210,10 +210,8 @@ async def test_a_watcher_resumes_where_it_was_at_another_registry(mesh: Mesh) ->
 
 async def reached(registry: Registry, names: int) -> None:
     """Wait until a registry knows of so many names, ended ones included, and of nothing that is still to come."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        last = (await registry.store.providers.incarnation()).last
-        while registry.directory.position.sequence < last:  # noqa: ASYNC110 - a floor is announced to nobody
-            await asyncio.sleep(0.01)
+    last = (await registry.store.providers.incarnation()).last
+    await until(lambda: registry.directory.position.sequence >= last)
     view = registry.directory._view
     assert len(view.ended()) + len(view.providers()) == names
 

@@ -31,6 +31,7 @@ from libs.identity.peers import Peer
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, follow_statements
 from libs.policy.compose import Anchors, read_anchors
+from libs.rpc.calls import Middleware
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import ServiceBinding
 from libs.rpc.server import Serving, serving
@@ -99,7 +100,7 @@ class Member:
         self.guest = guest
         self.policy = policy
         self.identity = identity
-        self.leases = Leases(policy, self._ca_spki)
+        self.leases = Leases(policy, self.ca_spki)
         self._peers: dict[tuple[str, str], Peer] = {}
         self._kms: AnyPeer | None = None
 
@@ -123,7 +124,7 @@ class Member:
         """Return the one `Peer` for this role and address; it connects when first used."""
         key = (role, target)
         if key not in self._peers:
-            self._peers[key] = Peer(role, target, self.identity, self.policy, self._ca_spki)
+            self._peers[key] = Peer(role, target, self.identity, self.policy, self.ca_spki)
         return self._peers[key]
 
     @property
@@ -145,7 +146,9 @@ class Member:
         current = self.identity.current
         return load_client_context(ca_pem=self.ca_pem, key_pem=current.key_pem, certificate_pem=current.certificate.pem)
 
-    def serve(self, bindings: Sequence[ServiceBinding]) -> AbstractAsyncContextManager[Serving]:
+    def serve(
+        self, bindings: Sequence[ServiceBinding], observers: Sequence[Middleware] = ()
+    ) -> AbstractAsyncContextManager[Serving]:
         """Serve on the mesh listener: mutual TLS, the standard middleware, and the exchange of evidence."""
         gate = MeshGate(self.trust_domain, self.identity, self.policy, self.leases)
         everything = [*bindings, evidence_binding(EvidenceServicer(self.identity, self.leases))]
@@ -154,7 +157,7 @@ class Member:
             self.settings.listen,
             listener_credentials(self.identity),
             everything,
-            standard_middleware(gate, methods),
+            standard_middleware(gate, methods, observers),
             drain_seconds=self.settings.drain_seconds,
         )
 
@@ -174,7 +177,7 @@ class Member:
         for peer in self._peers.values():
             await peer.close()
 
-    def _ca_spki(self) -> bytes:
+    def ca_spki(self) -> bytes:
         return spki_of_certificate(self.identity.ca_certificate)
 
 

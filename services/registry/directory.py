@@ -87,6 +87,10 @@ class Directory:
         now = self._clock() * 1000
         return [provider for provider in self._view.providers() if provider.lease_until_ms > now]
 
+    def providers(self) -> list[Provider]:
+        """All that the store holds, those whose lease has just run out too."""
+        return self._view.providers()
+
     def sessions(self) -> set[str]:
         """The sessions of all providers, of those whose lease has just run out too."""
         return {provider.session_id for provider in self._view.providers()}

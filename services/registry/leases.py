@@ -139,6 +139,22 @@ class NodeLeases:
             provider, revision = await self._of(node)
             await self._bucket.delete(lease_key(provider.spiffe_id), revision)
 
+    async def withdraw(self, provider: Provider) -> bool:
+        """Delete what is stored under a name, if it is still about this key; say whether it was.
+
+        Raises the store's refusals.
+        """
+        key = lease_key(provider.spiffe_id)
+        for _ in range(_ATTEMPTS):
+            stored = await self._bucket.get(key)
+            listed = None if stored is None else _read(stored.value)
+            if stored is None or listed is None or listed.spki_sha256 != provider.spki_sha256:
+                return False
+            with suppress(StoreConflict):  # Then it has renewed meanwhile.
+                await self._bucket.delete(key, stored.revision)
+                return True
+        raise StoreConflict(f"{key} keeps changing")
+
     async def _of(self, node: Lease) -> tuple[Provider, int]:
         stored = await self._bucket.get(lease_key(node.certificate.spiffe_id))
         if stored is None:

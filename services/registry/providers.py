@@ -14,7 +14,7 @@ RECORD_VERSION = 1
 REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 ENGINE_NAME = re.compile(r"[!-~][ -~]{0,127}")
 NODE_INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_SPIFFE_ID = re.compile(f"spiffe://[a-z0-9][a-z0-9.-]{{0,200}}/node/{NODE_INSTANCE.pattern}")
+SPIFFE_ID = re.compile(f"spiffe://[a-z0-9][a-z0-9.-]{{0,200}}/node/{NODE_INSTANCE.pattern}")
 _OPERATOR = re.compile(r"spiffe://[a-z0-9][a-z0-9.-]{0,200}/operator/[a-z0-9][a-z0-9-]{0,39}")
 REASON = re.compile(r"[ -~]{0,200}")
 _TEXT = re.compile(r"[!-~]{1,300}")
@@ -129,7 +129,7 @@ def decode(data: bytes) -> Provider:
     """Raises `ProviderRecordMalformed`."""
     members = _members(data)
     provider = Provider(
-        spiffe_id=members.text("spiffe_id", _SPIFFE_ID),
+        spiffe_id=members.text("spiffe_id", SPIFFE_ID),
         endpoint=members.text("endpoint", _TEXT),
         models=tuple(_model(model) for model in members.objects("models")),
         evidence_digest=members.hexadecimal("evidence_digest", _DIGEST_BYTES),

@@ -19,11 +19,13 @@ from libs import jcs
 from libs.aci.session import verify_session
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease
+from libs.identity.revoked import NodeRevoked
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
 from libs.rpc.errors import reason_of
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import Caller, MethodRule, merge_methods
 from libs.rpc.server import serving
+from services.registry.refusals import Refusals
 from services.registry.servicer import RegistryServicer, TenantServicer, registry_binding, tenants_binding
 from services.registry.tenants import Tenants
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
@@ -49,19 +51,23 @@ class LeaseGate(RoleGate):
     def __init__(self, leases: Mapping[str, Lease]) -> None:
         super().__init__()
         self._leases = leases
+        self.revoked = False
 
     def admit(self, certificate_pem: bytes, rule: MethodRule) -> Caller:
         caller = super().admit(certificate_pem, rule)
+        if self.revoked:
+            raise NodeRevoked(f"{caller.spiffe_id} is revoked")
         return replace(caller, lease=self._leases.get(caller.role))
 
 
 class Line:
     """Calls to one registry, from any role."""
 
-    def __init__(self, tls: SmallMesh, port: int, registry: Registry) -> None:
+    def __init__(self, tls: SmallMesh, port: int, registry: Registry, gate: LeaseGate) -> None:
         self._tls = tls
         self._port = port
         self.registry = registry
+        self.gate = gate
 
     @asynccontextmanager
     async def providers(self, role: str) -> AsyncIterator[registry_pb2_grpc.ProviderRegistryServiceStub]:
@@ -92,10 +98,11 @@ async def _serve(mesh: Mesh, registry: Registry) -> AsyncIterator[Line]:
         tenants_binding(TenantServicer(Tenants(registry.store.tenants, cast(PolicyKeeper, Keeper())))),
     ]
     gate = LeaseGate({"node": replace(node_lease("1", more_claims={"region": "eu-north"}), until=mesh.now + 600)})
-    middleware = standard_middleware(gate, merge_methods(bindings))
+    refusals = Refusals(registry.admissions)
+    middleware = standard_middleware(gate, merge_methods(bindings), [refusals.middleware])
     async with serving("127.0.0.1:0", tls.credentials(), bindings, middleware, drain_seconds=1.0) as server:
         server.ready()
-        yield Line(tls, server.port, registry)
+        yield Line(tls, server.port, registry, gate)
 
 
 def registration(endpoint: str = "127.0.0.1:4000", model: str = MODEL) -> registry_pb2.RegisterRequest:
@@ -159,6 +166,25 @@ async def test_a_registration_that_is_not_what_was_attested_is_refused(line: Lin
             grpc.StatusCode.NOT_FOUND,
             "LEASE_UNKNOWN",
         )
+
+
+async def test_a_refused_registration_is_on_record_once_and_nothing_else_is(line: Line) -> None:
+    async with line.providers("node") as node, line.providers("router") as router:
+        for _ in range(3):
+            await refused(node.Register(registration(model="other"), timeout=PATIENCE_SECONDS))
+        # A lease that is unknown, and a caller that is no node, are no admission refused.
+        await refused(node.Renew(registry_pb2.RenewRequest(), timeout=PATIENCE_SECONDS))
+        await refused(router.Register(registration(), timeout=PATIENCE_SECONDS))
+    (only,) = [body for _, body in line.registry.log.entries]
+    assert (only["decision"], only["spiffe_id"], only["reason"]) == ("refused", NODE, "MODEL_NOT_ALLOWED")
+
+
+async def test_a_node_that_the_gate_turns_away_is_on_record(line: Line) -> None:
+    line.gate.revoked = True
+    async with line.providers("node") as node:
+        assert (await refused(node.Register(registration(), timeout=PATIENCE_SECONDS)))[1] == "NODE_REVOKED"
+    (only,) = [body for _, body in line.registry.log.entries]
+    assert only["reason"] == "NODE_REVOKED"
 
 
 @pytest.mark.parametrize("session_id", [b"", b"short", bytes(32)])

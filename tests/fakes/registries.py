@@ -62,6 +62,7 @@ class Registry:
     drains: Drains
     sessions: Sessions
     catalogue: Catalogue
+    admissions: Admissions
     log: Log
     link: NatsLink
 
@@ -91,13 +92,14 @@ class Mesh:
         ) as link:
             store, log = make_store(link, 10.0), Log()
             sessions = Sessions(store.sessions)
+            admissions = Admissions(cast(Publisher, log), lambda: 1)
             directory = Directory(store.providers, TRUST_DOMAIN, clock=lambda: self.now)
             catalogue = Catalogue(store.sessions, sessions, directory.sessions, RETENTION, clock=lambda: self.now)
             leases = NodeLeases(
                 store.providers,
                 sessions,
                 catalogue,
-                Admissions(cast(Publisher, log)),
+                admissions,
                 lease_seconds,
                 clock=lambda: self.now,
             )
@@ -107,7 +109,7 @@ class Mesh:
                     await directory.synchronised.wait()
                     await catalogue.synchronised.wait()
                 drains = Drains(store.providers, TRUST_DOMAIN, clock=lambda: self.now)
-                yield Registry(store, directory, leases, drains, sessions, catalogue, log, link)
+                yield Registry(store, directory, leases, drains, sessions, catalogue, admissions, log, link)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)

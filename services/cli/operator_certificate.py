@@ -64,8 +64,8 @@ async def obtain_certificate(
     async with proven_kms(bootstrap, TRUST_DOMAIN, policy) as kms:
         stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(kms.channel)
         try:
-            offered = await stub.CreateIssuanceChallenge(
-                bootstrap_pb2.CreateIssuanceChallengeRequest(), timeout=_TIMEOUT_SECONDS
+            offered = await stub.CreateOperatorChallenge(
+                bootstrap_pb2.CreateOperatorChallengeRequest(), timeout=_TIMEOUT_SECONDS
             )
             request = OperatorRequest(ROLE, NAME, csr, Challenge.decode(offered.challenge).nonce)
             response = await stub.IssueOperatorCertificate(

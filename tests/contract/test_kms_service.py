@@ -24,7 +24,7 @@ from libs.policy.revocation import RevocationKind, parse_revocation
 from libs.policy.statement import Statement, verify_statement
 from libs.transparency.leaf import Kind
 from services.kms.decisions import Decisions
-from services.kms.issuance import ISSUANCE
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE
 from services.kms.revocation import Revocations
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.kms_callers import calling, operator
@@ -383,7 +383,7 @@ async def test_a_person_with_a_revoked_key_gets_no_certificate(mesh: JoinedMesh,
     key = ec.generate_private_key(ec.SECP256R1())
     revoked = sha256(spki_of(key.public_key())).hexdigest()
     kms.policy.accept_revocations([mesh.revocation(RevocationKind.KEY, revoked)])
-    nonce = kms.challenges.issue(ISSUANCE).nonce
+    nonce = kms.challenges.issue(OPERATOR_ISSUANCE).nonce
     request = OperatorRequest(role="operator", name="ada", csr=make_csr(key), nonce=nonce)
     signature = sign_operator_request(request, mesh.operators[0])
     with pytest.raises(MeshError) as error:

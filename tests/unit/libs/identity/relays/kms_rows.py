@@ -26,7 +26,7 @@ from libs.rpc.errors import remote_errors
 from libs.tee.challenge import Challenge
 from services.devtee.machine import Machine
 from services.kms.ca import public_key_of
-from services.kms.issuance import ISSUANCE, require_other_key
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE, require_other_key
 from services.kms.replication import PURPOSE
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh
 from tests.fakes.running_kms import bootstrap_listener
@@ -173,7 +173,7 @@ async def unproven_csr(ground: Ground, stub: pb_grpc.KmsBootstrapServiceStub, ke
 def person(
     sign: Callable[[Ground, OperatorRequest], bytes],
     number: int | None = 0,
-    nonce: Callable[[Ground], Challenge] = lambda ground: ground.kms.challenges.issue(ISSUANCE),
+    nonce: Callable[[Ground], Challenge] = lambda ground: ground.kms.challenges.issue(OPERATOR_ISSUANCE),
     role: str = "operator",
     name: str = "ada",
     revoke: bool = False,
@@ -286,6 +286,11 @@ ROWS = [
         applying(proving(lambda g, key: g.proof("router", key, challenge=g.kms.challenges.issue(PURPOSE)))),
     ),
     Row(
+        "evidence for a person's challenge",
+        "CHALLENGE_NOT_OPEN",
+        applying(proving(lambda g, key: g.proof("router", key, challenge=g.kms.challenges.issue(OPERATOR_ISSUANCE)))),
+    ),
+    Row(
         "evidence that claims to be a person",
         "ROLE_NOT_CERTIFIED",
         applying(proving(lambda g, key: g.proof("router", key, claims={"role": "operator"}))),
@@ -320,7 +325,17 @@ ROWS = [
     Row(
         "an operator's signature under a challenge that is not open",
         "CHALLENGE_NOT_OPEN",
-        person(signed, nonce=lambda g: Challenge.unsigned("self", ISSUANCE, int(time.time()))),
+        person(signed, nonce=lambda g: Challenge.unsigned("self", OPERATOR_ISSUANCE, int(time.time()))),
+    ),
+    Row(
+        "an operator's signature under a service's challenge",
+        "CHALLENGE_NOT_OPEN",
+        person(signed, nonce=lambda g: g.kms.challenges.issue(ISSUANCE)),
+    ),
+    Row(
+        "an operator's signature under a newcomer's challenge",
+        "CHALLENGE_NOT_OPEN",
+        person(signed, nonce=lambda g: g.kms.challenges.issue(PURPOSE)),
     ),
     Row("a person of a service's role", "OPERATOR_REQUEST_MALFORMED", person(lambda g, w: b"", role="kms")),
     Row("a person whose name leads elsewhere", "INSTANCE_NAME_MALFORMED", person(lambda g, w: b"", name="ada/kms")),

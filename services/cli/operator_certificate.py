@@ -22,7 +22,16 @@ from teemesh.kms.v1 import bootstrap_pb2, bootstrap_pb2_grpc
 from libs.errors import MeshError
 from libs.files import write_durably
 from libs.identity.authority import proven_kms
-from libs.identity.certificate import CertificateNotAccepted, MeshCertificate, key_pem, make_csr, pem_of, verify_issued
+from libs.identity.certificate import (
+    MeshCertificate,
+    Subject,
+    key_pem,
+    make_csr,
+    pem_of,
+    spki_of,
+    verify_asked_for,
+    verify_issued,
+)
 from libs.policy.document import Policy
 from libs.policy.operator_request import OperatorRequest, sign_operator_request
 from libs.rpc.errors import to_mesh_error
@@ -31,7 +40,6 @@ from services.cli.inputs import InputUnreadable, read_input
 from services.cli.layout import Layout
 from services.cli.operators import public_key
 from services.cli.patience import patiently
-from services.cli.roster import TRUST_DOMAIN
 
 ROLE = "operator"
 NAME = "local"
@@ -61,7 +69,7 @@ async def obtain_certificate(
     """
     key = _ensure_key(layout)
     csr = make_csr(key)
-    async with proven_kms(bootstrap, TRUST_DOMAIN, policy) as kms:
+    async with proven_kms(bootstrap, policy.trust_domain, policy) as kms:
         stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(kms.channel)
         try:
             offered = await stub.CreateOperatorChallenge(
@@ -82,8 +90,7 @@ async def obtain_certificate(
         except grpc.aio.AioRpcError as error:
             raise to_mesh_error(error) from error
         certificate = verify_issued(response.certificate, kms.ca_certificate, time.time())
-        if certificate.role != ROLE:
-            raise CertificateNotAccepted(f"the KMS issued a certificate for role {certificate.role}")
+        verify_asked_for(certificate, Subject(policy.trust_domain, ROLE, NAME, None), spki_of(key.public_key()))
         credential = OperatorCredential(key_pem(key), certificate, kms.ca_certificate)
     write_durably(layout.mesh_ca, credential.ca_pem, mode=0o644)
     write_durably(layout.operator_certificate, certificate.pem, mode=0o644)

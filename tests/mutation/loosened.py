@@ -46,6 +46,15 @@ LOOSENED: list[tuple[Weakening, tuple[str, ...]]] = [
         ("evidence that answers a challenge a minute late",),
     ),
     (
+        Weakening(
+            "libs.identity.certificate",
+            "verify_asked_for",
+            "certificate.spiffe_id != subject.spiffe_id",
+            "certificate.instance != subject.instance",
+        ),
+        ("a certificate for another role than asked", "a certificate in another mesh than asked"),
+    ),
+    (
         Weakening("services.kms.issuance", "Issuance.certify", "spki_of(key)", "evidence.spki"),
         ("somebody else's evidence with a request of one's own",),
     ),

@@ -210,17 +210,27 @@ def signed(ground: Ground, wanted: OperatorRequest) -> bytes:
 
 
 class LyingKms:
-    """An authority that certifies something else than was asked for."""
+    """An authority that certifies something else than was asked for, or another key."""
 
-    def __init__(self, ground: Ground, **lie: Any) -> None:
+    def __init__(self, ground: Ground, key: ec.EllipticCurvePublicKey | None = None, **lie: Any) -> None:
         self._ground = ground
+        self._key = key
         self._lie = lie
 
     async def issue(self, request: CertificateRequest, policy: Policy) -> Issued:
         kms = self._ground.kms
         document = await request.prove(kms.challenges.issue(ISSUANCE))
         asked = Subject(TRUST_DOMAIN, "router", request.instance, sha256(document).digest())
-        subject = replace(asked, **self._lie)
+        key = self._key or public_key_of(request.csr)
+        return Issued(kms.ca.issue_svid(replace(asked, **self._lie), key, time.time()), kms.ca.certificate)
+
+
+class HastyKms(LyingKms):
+    """An authority that asks for no evidence."""
+
+    async def issue(self, request: CertificateRequest, policy: Policy) -> Issued:
+        kms = self._ground.kms
+        subject = Subject(TRUST_DOMAIN, "router", request.instance, bytes(32))
         return Issued(kms.ca.issue_svid(subject, public_key_of(request.csr), time.time()), kms.ca.certificate)
 
 
@@ -229,6 +239,10 @@ def certified_otherwise(**lie: Any) -> Attack:
         await _identity(ground, await _prover(ground), LyingKms(ground, **lie)).obtain()
 
     return attack
+
+
+async def certified_without_evidence(ground: Ground) -> None:
+    await _identity(ground, await _prover(ground), HastyKms(ground)).obtain()
 
 
 async def of_another_ca(ground: Ground) -> None:
@@ -345,7 +359,19 @@ ROWS = [
         "CERTIFICATE_NOT_ACCEPTED",
         certified_otherwise(evidence_digest=bytes(32)),
     ),
+    Row("a certificate for which no evidence was asked", "CERTIFICATE_NOT_ACCEPTED", certified_without_evidence),
+    Row(
+        "a certificate for another key than was asked for",
+        "CERTIFICATE_NOT_ACCEPTED",
+        certified_otherwise(key=ec.generate_private_key(ec.SECP256R1()).public_key()),
+    ),
     Row("a certificate for another instance than asked", "CERTIFICATE_NOT_ACCEPTED", certified_otherwise(instance="3")),
+    Row("a certificate for another role than asked", "CERTIFICATE_NOT_ACCEPTED", certified_otherwise(role="node")),
+    Row(
+        "a certificate in another mesh than asked",
+        "CERTIFICATE_NOT_ACCEPTED",
+        certified_otherwise(trust_domain="mesh.other"),
+    ),
     Row("a certificate of another CA than the first", "CA_CHANGED", of_another_ca),
     Row("a mesh key that is to be an outward key too", "ROLE_NOT_CERTIFIED", outward_as_inward),
 ]

@@ -361,6 +361,16 @@ async def test_an_operator_whose_key_is_revoked_is_cut_off(mesh: JoinedMesh, run
         assert await refusal(publish(ada, mesh.seed)) == "KEY_REVOKED"
 
 
+async def test_a_revoked_name_cuts_off_all_who_bear_it(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with operator(running) as ada, operator(running) as ada_with_another_key, asyncio.timeout(20):
+        call = ada.WatchStatements(pb.WatchStatementsRequest())
+        await stated(call, running)
+        name = f"spiffe://{TRUST_DOMAIN}/operator/ada"
+        running.core.policy.accept_revocations([mesh.revocation(RevocationKind.NODE, name)])
+        assert await refusal(call.read()) == "NODE_REVOKED"
+        assert await refusal(publish(ada_with_another_key, mesh.seed)) == "NODE_REVOKED"
+
+
 @pytest.mark.parametrize("kind", REASONS)
 async def test_whoever_is_revoked_gets_neither_key_nor_certificate(
     mesh: JoinedMesh, running: RunningKms, kind: RevocationKind

@@ -176,7 +176,7 @@ def person(
     nonce: Callable[[Ground], Challenge] = lambda ground: ground.kms.challenges.issue(OPERATOR_ISSUANCE),
     role: str = "operator",
     name: str = "ada",
-    revoke: bool = False,
+    revoke: RevocationKind | None = None,
 ) -> Attack:
     """Somebody asks for a person's certificate, with what an operator signed."""
 
@@ -188,8 +188,9 @@ def person(
         stranger = JoinedMesh(ground.mesh.folder, ground.mesh.machine).operators[0]
         operator = stranger if number is None else ground.mesh.operators[number]
         if revoke:
-            value = sha256(spki_of(key.public_key())).hexdigest()
-            ground.kms.policy.accept_revocations([ground.mesh.revocation(RevocationKind.KEY, value)])
+            spki_sha256 = sha256(spki_of(key.public_key())).hexdigest()
+            value = spki_sha256 if revoke is RevocationKind.KEY else f"spiffe://{TRUST_DOMAIN}/{role}/{name}"
+            ground.kms.policy.accept_revocations([ground.mesh.revocation(revoke, value)])
         request = pb.IssueOperatorCertificateRequest(
             role=role,
             name=name,
@@ -353,7 +354,8 @@ ROWS = [
     ),
     Row("a person of a service's role", "OPERATOR_REQUEST_MALFORMED", person(lambda g, w: b"", role="kms")),
     Row("a person whose name leads elsewhere", "INSTANCE_NAME_MALFORMED", person(lambda g, w: b"", name="ada/kms")),
-    Row("a person whose key was revoked", "KEY_REVOKED", person(signed, revoke=True)),
+    Row("a person whose key was revoked", "KEY_REVOKED", person(signed, revoke=RevocationKind.KEY)),
+    Row("a person whose name was revoked", "NODE_REVOKED", person(signed, revoke=RevocationKind.NODE)),
     Row(
         "a certificate over other evidence than was sent",
         "CERTIFICATE_NOT_ACCEPTED",

@@ -54,7 +54,7 @@ class LyingIssuance(Issuance):
 
 async def obtain(mesh: JoinedMesh, kms: KmsCore, layout: Layout) -> None:
     async with bootstrap_listener(mesh, kms) as address:
-        await obtain_certificate(layout, address, kms.policy.current, mesh.operators[0])
+        await obtain_certificate(layout, [address], kms.policy.current, mesh.operators[0])
 
 
 @pytest.fixture

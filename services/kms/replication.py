@@ -18,7 +18,7 @@ from teemesh.kms.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import MeshCertificate, parse
-from libs.identity.challenges import ChallengeNotOpen, Challenges
+from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease, caller_lease
 from libs.identity.renewal import Identity, Prover
@@ -109,9 +109,7 @@ class Replication:
     def _appraise(self, document: bytes, shown: MeshCertificate) -> tuple[Appraisal, bytes]:
         evidence = evidences.parse(document)
         challenge = evidence.challenge
-        self._challenges.spend(challenge.nonce)
-        if challenge.purpose != PURPOSE:
-            raise ChallengeNotOpen("the challenge was for something else")
+        self._challenges.spend(challenge.nonce, PURPOSE)
         policy = self._policy.require_fresh()
         appraisal = appraise(
             evidence,

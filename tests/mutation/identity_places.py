@@ -22,6 +22,7 @@ MODULES: Mapping[str, frozenset[str]] = {
             "libs.identity.renewal",
             "libs.identity.revoked",
             "libs.identity.sealed",
+            "libs.policy.ca_signature",
             "libs.policy.custody",
             "services.kms.access",
             "services.kms.issuance",

@@ -16,7 +16,7 @@ from libs.identity.renewal import Prover
 from libs.policy.orders import RETIRE_KEY, SignedOrder
 from libs.rpc.errors import remote_errors
 from libs.tee.challenge import Challenge
-from services.kms.issuance import ISSUANCE
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE
 from services.kms.joining import own_subject, receive_root
 from services.kms.replication import PURPOSE, Replication
 from services.kms.root import Root
@@ -97,8 +97,11 @@ async def of_its_own_challenge(ground: Ground, second: Newcomer) -> bytes:
     return await second.evidence(Challenge.unsigned(SECOND, PURPOSE, int(time.time())))
 
 
-async def of_a_certificate(ground: Ground, second: Newcomer) -> bytes:
-    return await second.evidence(ground.kms.challenges.issue(ISSUANCE))
+def of_another_purpose(purpose: str) -> Callable[[Ground, Newcomer], Awaitable[bytes]]:
+    async def make(ground: Ground, second: Newcomer) -> bytes:
+        return await second.evidence(ground.kms.challenges.issue(purpose))
+
+    return make
 
 
 def of_code(role: str, td: str) -> Callable[[Ground, Newcomer], Awaitable[bytes]]:
@@ -194,7 +197,12 @@ ROWS = [
     Row("a newcomer's evidence over another connection", "SPKI_MISMATCH", finishing(of_another_connection)),
     Row("a newcomer's evidence for the second time", "CHALLENGE_NOT_OPEN", finishing(spent)),
     Row("a newcomer's evidence for its own challenge", "CHALLENGE_NOT_OPEN", finishing(of_its_own_challenge)),
-    Row("a newcomer's evidence for a certificate", "CHALLENGE_NOT_OPEN", finishing(of_a_certificate)),
+    Row("a newcomer's evidence for a certificate", "CHALLENGE_NOT_OPEN", finishing(of_another_purpose(ISSUANCE))),
+    Row(
+        "a newcomer's evidence for a person's challenge",
+        "CHALLENGE_NOT_OPEN",
+        finishing(of_another_purpose(OPERATOR_ISSUANCE)),
+    ),
     Row("a newcomer of a router's code", "MEASUREMENT_NOT_ALLOWED", finishing(of_code("kms", "router"))),
     Row("a newcomer that claims a router's role", "ROLE_MISMATCH", finishing(of_code("router", "kms"))),
     Row("a router that asks for the root", "ROLE_NOT_ALLOWED", asked_by_a_router),

@@ -22,6 +22,7 @@ from libs.errors import MeshError
 from libs.identity.instances import preferred_first, telling_most
 from libs.identity.lease import Lease
 from libs.identity.peers import Peer, PeerUnavailable
+from libs.identity.renewal import Credential
 from libs.rpc.watched import WatchedChannel
 
 log = structlog.get_logger()
@@ -44,6 +45,11 @@ class AnyPeer:
     def lease(self) -> Lease:
         """The instance that was chosen last, as appraised last. Raises `PeerUnavailable` before any connection."""
         return self._chosen.lease
+
+    @property
+    def credential(self) -> Credential:
+        """What this service shows the instance that was chosen last."""
+        return self._chosen.credential
 
     async def channel(self, timeout: float) -> WatchedChannel:
         """Return a channel to an appraised instance, the silent ones last; each has a share of the time that is left.

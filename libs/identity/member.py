@@ -28,6 +28,7 @@ from libs.identity.gpu import GuestGpus
 from libs.identity.lease import Leases
 from libs.identity.listener import listener_credentials
 from libs.identity.peers import Peer
+from libs.identity.policy_sources import RegistryPolicies
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, follow_statements
 from libs.policy.compose import Anchors, read_anchors
@@ -127,11 +128,15 @@ class Member:
             self._peers[key] = Peer(role, target, self.identity, self.policy, self.ca_spki)
         return self._peers[key]
 
+    def any_peer(self, role: str, targets: Sequence[str]) -> AnyPeer:
+        """Return whichever instance of a role is there, of those at these addresses. There MUST be one."""
+        return AnyPeer([self.peer(role, target) for target in targets])
+
     @property
     def kms(self) -> AnyPeer:
         """Whichever instance of the KMS is there."""
         if self._kms is None:
-            self._kms = AnyPeer([self.peer("kms", target) for target in self.settings.kms])
+            self._kms = self.any_peer("kms", self.settings.kms)
         return self._kms
 
     def known_evidence(self) -> Iterator[Evidence]:
@@ -188,9 +193,11 @@ async def join(
     claims: Mapping[str, Any],
     *,
     collateral: CollateralSource | None = None,
+    registry: Sequence[str] = (),
 ) -> AsyncIterator[Member]:
     """Join the mesh under a role, with these claims in the evidence (the role is added), until the body ends.
 
+    Policy versions that the KMS states are taken from an instance of the registry, where addresses of it are known.
     Raises whatever refuses this service, or the KMS, under the policy. A KMS or attestation service that is away is
     waited for.
     """
@@ -206,7 +213,14 @@ async def join(
         async with membership(settings, role, anchors, prover, policy, authority) as member:
             statements = KmsStatements(member.kms, member.identity)
             async with asyncio.TaskGroup() as tasks:
-                following = tasks.create_task(follow_statements(statements, policy, settings.statement_poll_seconds))
+                following = tasks.create_task(
+                    follow_statements(
+                        statements,
+                        policy,
+                        settings.statement_poll_seconds,
+                        RegistryPolicies(member.any_peer("registry", registry)) if registry else None,
+                    )
+                )
                 yield member
                 following.cancel()
 

@@ -37,7 +37,7 @@ async def serve(config: Config) -> None:
         **({"region": config.region} if config.region else {}),
     }
     async with (
-        join(config.member, "node", claims) as member,
+        join(config.member, "node", claims, registry=config.registry) as member,
         open_engine(config.engine, launch, config.member.state_dir) as engine,
     ):
         served = frozenset(model.model_id for model in models)
@@ -46,7 +46,7 @@ async def serve(config: Config) -> None:
         async with member.serve([binding(servicer)]) as serving:
             await engine.until_ready()
             serving.ready()
-            registry = member.peer("registry", config.registry)
+            registry = member.any_peer("registry", config.registry)
             registration = Registration(
                 peer=registry,
                 endpoint=config.endpoint or config.member.listen,

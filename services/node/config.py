@@ -16,8 +16,8 @@ class Config:
     """The whole file."""
 
     member: MemberSettings
-    registry: str
-    """host:port of the registry."""
+    registry: tuple[str, ...]
+    """host:port of the mesh listener of each instance of the registry, in order of preference."""
     engine: EngineSettings
     endpoint: str = ""
     """host:port under which routers reach this node; empty means member.listen."""
@@ -25,5 +25,7 @@ class Config:
     """Where this node runs, as policies name regions; stands in the evidence claims. Empty: nothing is claimed."""
 
     def __post_init__(self) -> None:
+        if not self.registry:
+            raise ValueError("registry must name at least one instance")
         if self.region and not _REGION.fullmatch(self.region):
             raise ValueError("region must be lower-case letters, digits and inner hyphens, at most 63")

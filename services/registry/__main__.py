@@ -55,7 +55,7 @@ async def serve(config: Config) -> None:
         leases = NodeLeases(store.providers, sessions, catalogue, admissions, config.lease_seconds)
         drains = Drains(store.providers, member.trust_domain)
         bindings = [
-            registry_binding(RegistryServicer(directory, leases, drains, sessions, catalogue)),
+            registry_binding(RegistryServicer(directory, leases, drains, sessions, catalogue, member.policy)),
             tenants_binding(TenantServicer(Tenants(store.tenants, member.policy))),
         ]
         withdrawals = Withdrawals(directory, sessions, leases, admissions, member.policy, member.ca_spki)

@@ -10,9 +10,10 @@ from teemesh.registry.v1 import registry_pb2_grpc as pb_grpc
 from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
 from libs.errors import Code, MeshError
+from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import caller_lease
 from libs.rpc.calls import Context
-from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
+from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding, current_caller
 from services.registry.catalogue import Catalogue
 from services.registry.directory import Alive, Directory, Event, Snapshot
 from services.registry.drains import Drains
@@ -53,13 +54,20 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
     """See `registry.proto`."""
 
     def __init__(
-        self, directory: Directory, leases: NodeLeases, drains: Drains, sessions: Sessions, catalogue: Catalogue
+        self,
+        directory: Directory,
+        leases: NodeLeases,
+        drains: Drains,
+        sessions: Sessions,
+        catalogue: Catalogue,
+        policy: PolicyKeeper,
     ) -> None:
         self._directory = directory
         self._leases = leases
         self._drains = drains
         self._sessions = sessions
         self._catalogue = catalogue
+        self._policy = policy
 
     async def Register(  # noqa: N802
         self, request: pb.RegisterRequest, context: Context
@@ -154,6 +162,13 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
             next_page_token=following,
         )
 
+    async def GetPolicy(  # noqa: N802
+        self,
+        request: pb.GetPolicyRequest,
+        context: Context,
+    ) -> pb.GetPolicyResponse:
+        return pb.GetPolicyResponse(signed_policy=self._policy.signed(request.version))
+
 
 class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     """See `tenants.proto`."""
@@ -192,6 +207,7 @@ def registry_binding(servicer: RegistryServicer) -> ServiceBinding:
             f"/{name}/Watch": MethodRule(roles=_READERS, long_lived=True),
             f"/{name}/GetSession": MethodRule(roles=_READERS),
             f"/{name}/ListSessions": MethodRule(roles=_READERS),
+            f"/{name}/GetPolicy": MethodRule(roles=ANY_ROLE),
         },
     )
 

@@ -17,7 +17,7 @@ from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, te
 
 from libs import jcs
 from libs.aci.session import verify_session
-from libs.identity.freshness import PolicyKeeper
+from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.identity.lease import Lease
 from libs.identity.revoked import NodeRevoked
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
@@ -43,6 +43,11 @@ class Policy:
 
 class Keeper:
     current = Policy()
+
+    def signed(self, version: int) -> bytes:
+        if version not in (0, 3):
+            raise PolicyUnknown("not here")
+        return b"version 3"
 
 
 class LeaseGate(RoleGate):
@@ -92,7 +97,12 @@ async def _serve(mesh: Mesh, registry: Registry) -> AsyncIterator[Line]:
     bindings = [
         registry_binding(
             RegistryServicer(
-                registry.directory, registry.leases, registry.drains, registry.sessions, registry.catalogue
+                registry.directory,
+                registry.leases,
+                registry.drains,
+                registry.sessions,
+                registry.catalogue,
+                cast(PolicyKeeper, Keeper()),
             )
         ),
         tenants_binding(TenantServicer(Tenants(registry.store.tenants, cast(PolicyKeeper, Keeper())))),
@@ -355,6 +365,19 @@ async def test_a_session_edited_in_the_store_is_refused(line: Line) -> None:
             grpc.StatusCode.DATA_LOSS,
             "SESSION_DAMAGED",
         )
+
+
+async def test_any_member_may_have_a_signed_policy(line: Line) -> None:
+    for role in ("router", "node", "attestation"):
+        async with line.providers(role) as reader:
+            for version in (0, 3):
+                answer = await reader.GetPolicy(
+                    registry_pb2.GetPolicyRequest(version=version), timeout=PATIENCE_SECONDS
+                )
+                assert answer.signed_policy == b"version 3"
+            assert await refused(
+                reader.GetPolicy(registry_pb2.GetPolicyRequest(version=4), timeout=PATIENCE_SECONDS)
+            ) == (grpc.StatusCode.NOT_FOUND, "POLICY_UNKNOWN")
 
 
 async def test_a_page_that_this_service_did_not_give_is_refused(line: Line) -> None:

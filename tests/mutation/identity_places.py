@@ -51,6 +51,7 @@ OUTSIDE = {
     "libs.identity.instances": "says who is asked first; judges nothing",
     "libs.identity.listener": "hands the newest credential to gRPC; judges nobody",
     "libs.identity.member": "wires the others; its own tests attack its one check",
+    "libs.identity.policy_sources": "asks for policy versions; its own tests attack its one check",
     "libs.identity.revocations": "keeps what operators signed; its own tests attack each check",
     "libs.identity.strangers": "names in the log who was refused; judges nothing",
     "libs.identity.statements": "asks for statements; what is in them is judged by `freshness`",

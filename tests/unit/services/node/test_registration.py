@@ -73,6 +73,9 @@ class Registry(registry_pb2_grpc.ProviderRegistryServiceServicer):
     async def ListSessions(self, request: Any, context: Any) -> registry_pb2.ListSessionsResponse:  # noqa: N802
         return registry_pb2.ListSessionsResponse()
 
+    async def GetPolicy(self, request: Any, context: Any) -> registry_pb2.GetPolicyResponse:  # noqa: N802
+        return registry_pb2.GetPolicyResponse()
+
     async def GetSession(self, request: Any, context: Any) -> registry_pb2.GetSessionResponse:  # noqa: N802
         return registry_pb2.GetSessionResponse()
 

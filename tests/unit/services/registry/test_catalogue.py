@@ -16,7 +16,7 @@ from services.registry.following import Entry, entries
 from services.registry.leases import LeaseUnknown, Offer
 from services.registry.providers import Load, Provider
 from services.registry.sessions import SUMMARY_PREFIX
-from services.registry.store import Bucket
+from services.registry.store import Bucket, make_store
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.registries import PATIENCE_SECONDS, RETENTION, Mesh, Registry, until
 
@@ -152,6 +152,13 @@ async def test_a_lease_whose_session_was_lost_is_renewed_by_registering(mesh: Me
             await first.leases.renew(node, OFFER.load, draining=False)
         assert (await second.leases.register(node, OFFER)).session_id == listed.session_id
         await first.leases.renew(node, OFFER.load, draining=False)
+
+
+async def test_a_bucket_that_is_another_before_anybody_looked_is_read_anew(mesh: Mesh, registry: Registry) -> None:
+    await registered(registry, living(mesh))
+    await registry.delete_buckets()
+    await make_store(registry.link, PATIENCE_SECONDS).sessions.put("key.new", b"", 0)
+    await until(lambda: not registry.catalogue.all())
 
 
 @pytest.mark.parametrize("key", ["about.nonsense", "about." + "aa" * 32])

@@ -60,7 +60,12 @@ class RegistryPolicies:
 
 
 async def stated_chain(
-    kms: PolicySource, registry: PolicySource | None, current: Policy, statement: Statement
+    kms: PolicySource,
+    registry: PolicySource | None,
+    current: Policy,
+    statement: Statement,
+    *,
+    registry_seconds: float = _TIMEOUT_SECONDS,
 ) -> Sequence[bytes]:
     """Return the signed versions after `current` up to the stated one, each verified to follow the one before.
 
@@ -71,12 +76,12 @@ async def stated_chain(
     if registry is not None:
         try:
             # All of it in the time of one call: a registry that is slow on purpose delays nothing further.
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with asyncio.timeout(registry_seconds):
                 return await _chain(registry, current, statement)
         except MeshError as error:
             _tell(error)
         except TimeoutError:
-            _tell(PolicySourceSilent(f"the registry did not give all versions within {_TIMEOUT_SECONDS:g} s"))
+            _tell(PolicySourceSilent(f"the registry did not give all versions within {registry_seconds:g} s"))
     return await _chain(kms, current, statement)
 
 

@@ -14,7 +14,7 @@ from teemesh.kms.v1.kms_pb2 import GetPolicyRequest, GetPolicyResponse
 
 from libs.identity.member import Member
 from libs.identity.peers import PeerUnavailable
-from libs.identity.policy_sources import RegistryPolicies
+from libs.identity.policy_sources import RegistryPolicies, stated_chain
 from libs.identity.statements import KmsStatements, follow_statements, take_statement
 from libs.policy.document import read
 from libs.policy.signatures import SignedPolicy, parse_signed, sign
@@ -234,22 +234,36 @@ async def test_an_honest_registry_spares_the_kms(mesh: JoinedMesh, kms: KmsCore)
         assert (registry.asked, CountingKms.asked) == ([2, 3], 0)
 
 
-async def test_a_registry_that_never_answers_delays_for_the_time_of_one_call(mesh: JoinedMesh, kms: KmsCore) -> None:
+class Dripping:
+    """Gives one version and then never another."""
+
+    def __init__(self, kms: KmsCore) -> None:
+        self._kms = kms
+
+    async def policy(self, version: int) -> bytes:
+        if version == LAST:
+            await asyncio.Event().wait()
+        return self._kms.policy.signed(version)
+
+
+class Handing:
+    """A KMS that hands out what it has."""
+
+    def __init__(self, kms: KmsCore) -> None:
+        self._kms = kms
+
+    async def policy(self, version: int) -> bytes:
+        return self._kms.policy.signed(version)
+
+
+async def test_all_versions_together_have_the_time_of_one_call(mesh: JoinedMesh, kms: KmsCore) -> None:
+    current = kms.policy.current
     publish(mesh, kms)
-
-    async def hand_out(version: int) -> bytes:
-        if version == 2:
-            return kms.policy.signed(version)
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async with (
-        running_kms(mesh, kms) as running,
-        policy_registry(mesh, kms, hand_out) as (_, target),
-        mesh.member("router", kms) as member,
-    ):
-        await brought_up_to_date(member, running.target, target)
-        assert member.policy.current.digest == kms.policy.current.digest
+    with capture_logs() as lines:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            chain = await stated_chain(Handing(kms), Dripping(kms), current, statement_of(kms), registry_seconds=0.05)
+    assert chain == [kms.policy.signed(2), kms.policy.signed(LAST)]
+    assert [line["reason"] for line in lines] == ["POLICY_SOURCE_SILENT"]
 
 
 async def test_a_registry_that_is_away_is_no_reason_to_be_behind(mesh: JoinedMesh, kms: KmsCore) -> None:

@@ -24,13 +24,14 @@ from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
 from services.kms.ca import CertificateAuthority
 from services.kms.config import Config
 from services.kms.currency import Currency
-from services.kms.decisions import Decisions
+from services.kms.decisions import RESERVED_FRACTION, Decisions
 from services.kms.issuance import Issuance, OwnAuthority
 from services.kms.joining import join_kms
 from services.kms.keyring import Keyring
 from services.kms.keys import open_keys
 from services.kms.log_reading import LogReading
 from services.kms.publication import Publication
+from services.kms.refusals import keeping
 from services.kms.replication import Replication, ReplicationServicer, replication_binding
 from services.kms.revocation import Revocations
 from services.kms.root import Root, make_root, open_root
@@ -76,7 +77,13 @@ async def serve(config: Config) -> None:
         authority = OwnAuthority(issuance, challenges, ca)
         async with (
             membership(settings, "kms", anchors, prover, policy, authority) as member,
-            open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
+            open_publisher(
+                member,
+                config.events,
+                member.peer("ledger", config.ledger),
+                log_key=log_key,
+                reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
+            ) as publisher,
         ):
             decisions = Decisions(publisher)
             publication = Publication(policy, decisions)
@@ -93,6 +100,7 @@ async def serve(config: Config) -> None:
             bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance, decisions))
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
             async with (
+                keeping(decisions.refusals),
                 serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer,
                 member.serve(bindings) as inner,
                 asyncio.TaskGroup() as tasks,

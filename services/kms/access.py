@@ -89,7 +89,7 @@ class Access:
         """Record that a key was not given. What is no name, and what is no answer yet, decide nothing."""
         if refusal.code not in (Code.INVALID_ARGUMENT, Code.UNAVAILABLE):
             said = decision("refused", name, epoch, caller, self._policy.current)
-            await self._decisions.record_later({**said, "reason": refusal.reason})
+            await self._decisions.refusals.record({**said, "reason": refusal.reason})
 
 
 def decision(what: str, name: str, epoch: int, caller: Lease, policy: Policy) -> Mapping[str, Any]:

@@ -96,7 +96,7 @@ class Replication:
                 leaf_sha256=sha256(shown.der).hexdigest(),
                 reason=refusal.reason,
             )
-            await self._decisions.record_later(self._said("refused", caller, {"reason": refusal.reason}))
+            await self._decisions.refusals.record(self._said("refused", caller, {"reason": refusal.reason}))
             raise
         sealed = seal(
             self._root.secret, appraisal.workload_claims.get("hpke_key"), join_info(nonce, caller.certificate.spiffe_id)

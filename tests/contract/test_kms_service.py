@@ -130,8 +130,8 @@ async def test_a_policy_that_the_log_told_of_first_is_in_force_and_no_error(
     second = mesh.successor(running.core.policy.current)
     keep = DecisionLog.enqueue
 
-    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any) -> None:
-        await keep(log, kind, body, vault=vault)
+    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any, essential: bool) -> None:
+        await keep(log, kind, body, vault=vault, essential=essential)
         running.core.policy.accept(second)
 
     monkeypatch.setattr(DecisionLog, "enqueue", tell)

@@ -2,7 +2,8 @@
 
 What operators ordered, what puts a policy or a revocation in force, and certificates, without which the mesh ends
 within the hour, are essential: a part of the outbox is theirs alone, so that whoever makes the KMS say much else while
-the ledger is away cannot keep anything from being revoked.
+the ledger is away cannot keep anything from being revoked. So are the keys that the ledger starts with: nothing but the
+ledger empties the outbox.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class Decisions:
     async def record_later(self, decision: Mapping[str, Any]) -> None:
         """Record a decision durably here; the ledger gets it as soon as it can."""
         await self._publisher.enqueue(Kind.KEY_DECISION, decision, vault=None)
+
+    async def released_for_boot(self, decision: Mapping[str, Any]) -> None:
+        """Record durably here that a key of the boot class is about to go out."""
+        await self._publisher.enqueue(Kind.KEY_DECISION, decision, vault=None, essential=True)
 
     async def changed(self, change: Mapping[str, Any]) -> None:
         """Record a change of keys and wait until the ledger holds it. Raises `LedgerUnavailable`."""

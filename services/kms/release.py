@@ -66,7 +66,7 @@ class Releases:
         self._access.note_use(grant)
         released = decision("released", name, grant.epoch, caller, grant.policy)
         if is_boot_class(name):
-            await self._decisions.record_later(released)
+            await self._decisions.released_for_boot(released)
         else:
             await self._decisions.record(released)
             self._access.require_still(grant, caller)

@@ -11,6 +11,7 @@ from teemesh.kms.v1 import kms_pb2 as pb
 from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
 from libs.identity.certificate import make_csr
+from libs.identity.sealed import ReceiverKey
 from libs.policy.revocation import RevocationKind
 from libs.transparency.leaf import Kind
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
@@ -38,6 +39,15 @@ async def test_a_peer_that_asks_in_a_loop_is_on_record_once(mesh: JoinedMesh, ru
             assert await refusal(wants(stub, KEYRING)) == "KEY_NOT_ALLOWED"
     ((_, said),) = running.log.outbox
     assert (said["decision"], said["spiffe_id"], said["reason"]) == ("refused", router.spiffe_id, "KEY_NOT_ALLOWED")
+
+
+async def test_while_the_outbox_is_crowded_the_ledger_that_would_empty_it_can_start(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    running.log.crowded = True
+    async with calling(mesh, running, "ledger", {"hpke_key": ReceiverKey().public.hex()}) as (stub, _):
+        assert (await wants(stub, KEYRING)).sealed_key
+    assert running.log.decisions == [f"released {KEYRING}"]
 
 
 async def test_while_the_outbox_is_crowded_operators_are_heard_and_refusals_stay_refusals(

@@ -47,7 +47,8 @@ class KnownRevocations:
                 refusal = refusal or error
         for revocation in new:
             self._keep(revocation)
-        self.all = self.all.union(new)
+        if new:
+            self.all = self.all.union(new)
         if refusal is not None:
             raise refusal
 

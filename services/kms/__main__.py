@@ -30,6 +30,7 @@ from services.kms.joining import join_kms
 from services.kms.keyring import Keyring
 from services.kms.keys import open_keys
 from services.kms.log_reading import LogReading
+from services.kms.logged import Logged
 from services.kms.publication import Publication
 from services.kms.refusals import keeping
 from services.kms.replication import Replication, ReplicationServicer, replication_binding
@@ -86,14 +87,15 @@ async def serve(config: Config) -> None:
             ) as publisher,
         ):
             decisions = Decisions(publisher)
-            publication = Publication(policy, decisions)
-            await publication.record_all()
-            revocations = Revocations(policy, decisions)
-            await revocations.record_all()
             currency = Currency()
             keys = open_keys(settings.state_dir, member.spiffe_id, keyring, ca, policy, decisions, currency)
+            logged = Logged(policy, decisions, keys.book.pages.place)
+            # Before anything is waited for: the ledger may have to judge the first batch by a policy in it.
+            await logged.introduce()
+            publication = Publication(policy, decisions)
+            revocations = Revocations(policy, decisions)
             ledger = member.peer("ledger", config.ledger)
-            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, currency)
+            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, logged, currency)
             servicer = KmsServicer(ca, policy, statements, publication, revocations, keys, decisions)
             replication = Replication(root, prover, member.identity, challenges, policy, decisions, currency)
             bindings = [kms_binding(servicer), replication_binding(ReplicationServicer(replication))]

@@ -139,8 +139,8 @@ class KeyBook:
         return new
 
     def forget_place(self) -> None:
-        """Have the log read from its start."""
-        self._pages = replace(self._pages, place=Place())
+        """Have the log read from its start. Which policy it has it had before."""
+        self._pages = replace(self._pages, place=Place(policy_version=self._pages.place.policy_version))
 
     def keep_place(self) -> None:
         """Make the place in the log durable. Without it a start would read a stretch again, and learn nothing."""

@@ -30,13 +30,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the log was read, and what had been taken from it by then."""
+    """How far the log was read, and what it was heard to have by then of what is held here."""
 
     token: bytes = b""
     """The ledger's; empty before the reading began."""
     policy_version: int = 0
+    """The newest."""
     revocations: bytes = b""
-    """Digest of the set of revocations."""
+    """Digest of the set of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,3 @@ class Revocations:
         found = [identifier for identifier in sorted(signed) if identifier > token]
         page = found[:_PAGE]
         return Page(tuple(signed[identifier] for identifier in page), page[-1] if len(found) > _PAGE else b"")
-
-    async def record_all(self) -> None:
-        """Record every revocation that this KMS holds, so that a log which lacks one gets it."""
-        for signed in self._policy.revocations.signed.values():
-            await self._decisions.revocation(signed.document)

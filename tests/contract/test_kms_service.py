@@ -317,14 +317,6 @@ async def test_many_revocations_come_in_pages_that_miss_none(mesh: JoinedMesh, r
         assert sorted(await statements.revocations()) == sorted(made)
 
 
-async def test_a_kms_that_starts_again_records_what_it_knows(mesh: JoinedMesh, kms: KmsCore) -> None:
-    signed = mesh.revocation(RevocationKind.TENANT, "12" * 16)
-    kms.policy.accept_revocations([signed])
-    log = DecisionLog()
-    await Revocations(mesh.kms().policy, Decisions(log)).record_all()
-    assert log.outbox == [(Kind.REVOCATION, jcs.loads_object(signed))]
-
-
 async def stated(call: Any, running: RunningKms) -> Statement:
     response = await call.read()
     assert response.HasField("stated")

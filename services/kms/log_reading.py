@@ -77,7 +77,7 @@ class LogReading:
         while True:
             try:
                 await self._read(follow=False)
-                self._book.keep_place()
+                await self._book.keep_place()
                 await self._unlogged.say_again()
                 self._currency.heard()
                 await self._read(follow=True)
@@ -94,13 +94,13 @@ class LogReading:
         heard = 0
         async with aclosing(self._stream(follow=follow)) as messages:
             async for message in messages:
-                self._take(message)
+                await self._take(message)
                 if follow:
                     await self._unlogged.say_again()
                     self._currency.heard()
                 heard += 1
                 if heard % _KEEP_PLACE_EVERY == 0:
-                    self._book.keep_place()
+                    await self._book.keep_place()
 
     async def _stream(self, *, follow: bool) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
         stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CONNECT_SECONDS))
@@ -129,7 +129,7 @@ class LogReading:
         lacks_policy = self._policy.current.version < place.policy_version
         return lacks_policy or self._policy.revocations.digest != place.revocations
 
-    def _take(self, message: ledger_pb2.TailResponse) -> None:
+    async def _take(self, message: ledger_pb2.TailResponse) -> None:
         changes: list[Change] = []
         for logged in message.entries:
             try:
@@ -138,7 +138,7 @@ class LogReading:
                 # The log forgets nothing: an entry that does not count must not keep the later ones from counting.
                 log.error("a logged entry does not count", index=logged.index, reason=error.reason, detail=str(error))
         place = Place(message.token, self._policy.current.version, self._policy.revocations.digest)
-        self._report(self._book.hear(changes, place))
+        self._report(await self._book.hear(changes, place))
 
     def _take_entry(self, logged: ledger_pb2.LoggedEntry, changes: list[Change]) -> None:
         entry = parse_entry(logged.body[SALT_SIZE:])

@@ -22,8 +22,8 @@ from services.kms.changes import MAX_EPOCH, Change, ChangeMalformed
 from services.kms.pages import Page, Pages, Place, parse
 from services.kms.sealed_file import SealDamaged, SealedFile
 
+BOOK_FILE = "keys.sealed"
 _MAGIC = b"TMKBOOK1"
-_FILE = "keys.sealed"
 _MAX_KEYS = 10_000
 _MAX_UNDER_ONE_RULE = 1000
 """So many names below one wildcard: whoever may use one may otherwise use the whole book up."""
@@ -81,7 +81,7 @@ class KeyBook:
 
     def __init__(self, folder: Path, key: bytes, clock: Callable[[], float] = time.time) -> None:
         """Open the book; an absent one is empty. Raises `KeyBookNotOpened`."""
-        self._file = SealedFile(folder / _FILE, _MAGIC, key)
+        self._file = SealedFile(folder / BOOK_FILE, _MAGIC, key)
         self._clock = clock
         self._changing = asyncio.Lock()
         try:

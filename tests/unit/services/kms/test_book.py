@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from libs import jcs
 from libs.policy.releases import KeyRelease
 from services.kms.book import (
     KeyBook,
@@ -22,7 +23,7 @@ from services.kms.book import (
     KeyRetired,
 )
 from services.kms.changes import MAX_EPOCH, Change, ChangeMalformed, logged_change
-from services.kms.pages import Page, Place
+from services.kms.pages import Page, Pages, Place, parse
 from tests.fakes.joined_mesh import Clock
 
 KEY = bytes(range(32))
@@ -275,6 +276,14 @@ def test_a_logged_change_is_read_strictly() -> None:
         logged_change({**change(None).to_body(), "order": "text"})
     # A later version may say more: what it began or ended counts all the same.
     assert logged_change({**change(None).to_body(), "more": 1}) == change(None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 249, 250, 251, 1000])
+def test_a_book_of_any_size_is_written_in_its_canonical_form_and_read_back(size: int) -> None:
+    keys = {f"data/{number * 7919 % size}": Page(number + 1, number, number % 3 == 0) for number in range(size)}
+    pages = Pages(keys, (change(2), change(None)), PLACE)
+    assert parse(pages.encode()) == pages
+    assert pages.encode() == jcs.dumps(jcs.loads(pages.encode()))
 
 
 async def test_epochs_have_an_end(book: KeyBook) -> None:

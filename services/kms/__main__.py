@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.entry import run
 from libs.events.publish import open_publisher
+from libs.files import remove_drafts
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.challenges import Challenges
 from libs.identity.collateral import AttestationCollateral
@@ -20,8 +22,9 @@ from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.tee.dstack import Guest
+from services.kms.book import BOOK_FILE
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
-from services.kms.ca import CertificateAuthority
+from services.kms.ca import CERTIFICATE_FILE, CertificateAuthority
 from services.kms.config import Config
 from services.kms.currency import Currency
 from services.kms.decisions import RESERVED_FRACTION, Decisions
@@ -35,9 +38,11 @@ from services.kms.publication import Publication
 from services.kms.refusals import keeping
 from services.kms.replication import Replication, ReplicationServicer, replication_binding
 from services.kms.revocation import Revocations
-from services.kms.root import Root, make_root, open_root
+from services.kms.root import ROOT_FILE, Root, make_root, open_root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
+
+_WRITTEN = re.compile("|".join(map(re.escape, (ROOT_FILE, BOOK_FILE, CERTIFICATE_FILE))))
 
 
 async def _root(config: Config, guest: Guest, anchors: Anchors, policy: PolicyKeeper) -> Root:
@@ -86,6 +91,8 @@ async def serve(config: Config) -> None:
                 reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
             ) as publisher,
         ):
+            # The outbox is locked by now: no other KMS writes to this folder.
+            remove_drafts(settings.state_dir, _WRITTEN)
             decisions = Decisions(publisher)
             currency = Currency()
             keys = open_keys(settings.state_dir, member.spiffe_id, keyring, ca, policy, decisions, currency)

@@ -80,7 +80,7 @@ class LogReading:
         while True:
             try:
                 await self._read(follow=False)
-                self._book.keep_place()
+                await self._book.keep_place()
                 await self._unlogged.say_again()
                 await self._logged.record()
                 self._currency.heard()
@@ -98,13 +98,13 @@ class LogReading:
         heard = 0
         async with aclosing(self._stream(follow=follow)) as messages:
             async for message in messages:
-                self._take(message)
+                await self._take(message)
                 if follow:
                     await self._unlogged.say_again()
                     self._currency.heard()
                 heard += 1
                 if heard % _KEEP_PLACE_EVERY == 0:
-                    self._book.keep_place()
+                    await self._book.keep_place()
 
     async def _stream(self, *, follow: bool) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
         stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CONNECT_SECONDS))
@@ -125,7 +125,7 @@ class LogReading:
         finally:
             call.cancel()
 
-    def _take(self, message: ledger_pb2.TailResponse) -> None:
+    async def _take(self, message: ledger_pb2.TailResponse) -> None:
         changes: list[Change] = []
         revocations: dict[int, SignedRevocation] = {}
         for logged in message.entries:
@@ -135,7 +135,7 @@ class LogReading:
                 _report_uncounted(logged.index, error)
         # After the policies among them: whom those name may have signed them.
         self._take_revocations(revocations)
-        self._report(self._book.hear(changes, self._logged.place(message.token)))
+        self._report(await self._book.hear(changes, self._logged.place(message.token)))
 
     def _take_entry(
         self, logged: ledger_pb2.LoggedEntry, changes: list[Change], revocations: dict[int, SignedRevocation]

@@ -24,7 +24,7 @@ from libs.policy.revocation import RevocationKind, parse_revocation
 from libs.policy.statement import Statement, verify_statement
 from libs.transparency.leaf import Kind
 from services.kms.decisions import Decisions
-from services.kms.issuance import ISSUANCE
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE
 from services.kms.revocation import Revocations
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.kms_callers import calling, operator
@@ -353,6 +353,16 @@ async def test_an_operator_whose_key_is_revoked_is_cut_off(mesh: JoinedMesh, run
         assert await refusal(publish(ada, mesh.seed)) == "KEY_REVOKED"
 
 
+async def test_a_revoked_name_cuts_off_all_who_bear_it(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with operator(running) as ada, operator(running) as ada_with_another_key, asyncio.timeout(20):
+        call = ada.WatchStatements(pb.WatchStatementsRequest())
+        await stated(call, running)
+        name = f"spiffe://{TRUST_DOMAIN}/operator/ada"
+        running.core.policy.accept_revocations([mesh.revocation(RevocationKind.NODE, name)])
+        assert await refusal(call.read()) == "NODE_REVOKED"
+        assert await refusal(publish(ada_with_another_key, mesh.seed)) == "NODE_REVOKED"
+
+
 @pytest.mark.parametrize("kind", REASONS)
 async def test_whoever_is_revoked_gets_neither_key_nor_certificate(
     mesh: JoinedMesh, running: RunningKms, kind: RevocationKind
@@ -375,7 +385,7 @@ async def test_a_person_with_a_revoked_key_gets_no_certificate(mesh: JoinedMesh,
     key = ec.generate_private_key(ec.SECP256R1())
     revoked = sha256(spki_of(key.public_key())).hexdigest()
     kms.policy.accept_revocations([mesh.revocation(RevocationKind.KEY, revoked)])
-    nonce = kms.challenges.issue(ISSUANCE).nonce
+    nonce = kms.challenges.issue(OPERATOR_ISSUANCE).nonce
     request = OperatorRequest(role="operator", name="ada", csr=make_csr(key), nonce=nonce)
     signature = sign_operator_request(request, mesh.operators[0])
     with pytest.raises(MeshError) as error:

@@ -144,6 +144,11 @@ class Peer:
             elif retired.channel.running:
                 self._start(_hand_over(retired, self._identity.current))
 
+    def disconnect(self) -> None:
+        """End the connection and what runs on it: the next call makes another."""
+        if self._link is not None:
+            self._drop(self._link)
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()

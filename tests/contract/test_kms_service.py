@@ -130,8 +130,8 @@ async def test_a_policy_that_the_log_told_of_first_is_in_force_and_no_error(
     second = mesh.successor(running.core.policy.current)
     keep = DecisionLog.enqueue
 
-    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any) -> None:
-        await keep(log, kind, body, vault=vault)
+    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any, essential: bool) -> None:
+        await keep(log, kind, body, vault=vault, essential=essential)
         running.core.policy.accept(second)
 
     monkeypatch.setattr(DecisionLog, "enqueue", tell)
@@ -315,14 +315,6 @@ async def test_many_revocations_come_in_pages_that_miss_none(mesh: JoinedMesh, r
     async with calling(mesh, running, "router") as (_, router):
         statements = KmsStatements(router.peer("kms", running.target), router.identity)
         assert sorted(await statements.revocations()) == sorted(made)
-
-
-async def test_a_kms_that_starts_again_records_what_it_knows(mesh: JoinedMesh, kms: KmsCore) -> None:
-    signed = mesh.revocation(RevocationKind.TENANT, "12" * 16)
-    kms.policy.accept_revocations([signed])
-    log = DecisionLog()
-    await Revocations(mesh.kms().policy, Decisions(log)).record_all()
-    assert log.outbox == [(Kind.REVOCATION, jcs.loads_object(signed))]
 
 
 async def stated(call: Any, running: RunningKms) -> Statement:

@@ -108,10 +108,6 @@ EXEMPT = {
     "libs.identity.sealed.seal: ValueError('not 1216 bytes')": (
         "the library takes keys of no other length, for the same reason"
     ),
-    "services.kms.access.Access.note_use: "
-    "KeyBookFull(f'{_MAX_UNDER_ONE_RULE} keys are in use under {grant.rule.pattern}')": (
-        "who is admitted comes too often; `test_kms_keys.py` does"
-    ),
     "services.kms.release.Releases.release: self._access.require_still(grant, caller)": (
         "what was granted ends meanwhile; `test_kms_keys.py` ends it"
     ),

@@ -128,6 +128,19 @@ async def about_a_key_that_was_not_shown(ground: Ground) -> None:
         await stub.BeginJoin(pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=bytes(32)), timeout=10)
 
 
+def questioning(make: Callable[[Ground], Challenge]) -> Attack:
+    """A KMS of the mesh that would have the giver's evidence for more than a join."""
+
+    async def attack(ground: Ground) -> None:
+        second = await _newcomer(ground)
+        shown = second.running.member.identity.current.certificate.spki_sha256
+        request = pb.BeginJoinRequest(challenge=make(ground).encode(), spki_sha256=shown)
+        with remote_errors():
+            await (await second.stub()).BeginJoin(request, timeout=10)
+
+    return attack
+
+
 def giving(bend: Callable[[Ground, Replication], None]) -> Attack:
     """A KMS with a real certificate and one thing bent about how it gives the root."""
 
@@ -164,7 +177,7 @@ def another_nonce(ground: Ground, bent: Replication) -> None:
     honest = bent.begin
 
     async def begin(challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
-        return await honest(ground.kms.challenges.issue(PURPOSE), shown_sha256)
+        return await honest(Challenge.unsigned(SECOND, PURPOSE, int(time.time())), shown_sha256)
 
     bent.begin = begin  # type: ignore[method-assign]
 
@@ -207,6 +220,16 @@ ROWS = [
     Row("a newcomer that claims a router's role", "ROLE_MISMATCH", finishing(of_code("router", "kms"))),
     Row("a router that asks for the root", "ROLE_NOT_ALLOWED", asked_by_a_router),
     Row("a join about a key that the KMS did not show", "KEY_NOT_HELD", about_a_key_that_was_not_shown),
+    Row(
+        "a newcomer's challenge that is for a bootstrap",
+        "JOIN_CHALLENGE_REFUSED",
+        questioning(lambda ground: Challenge.unsigned(SECOND, "kms-bootstrap", int(time.time()))),
+    ),
+    Row(
+        "a newcomer's challenge that the KMS itself signed",
+        "JOIN_CHALLENGE_REFUSED",
+        questioning(lambda ground: ground.kms.challenges.issue(PURPOSE)),
+    ),
     Row("a giver of another root", "ROOT_OF_ANOTHER_MESH", giving(another_root)),
     Row("a giver that names another CA", "CA_NOT_PROVEN", giving(claiming(role="kms", ca_spki_sha256="ab" * 32))),
     Row("a giver of another role", "ROLE_MISMATCH", giving(claiming(role="router"))),

@@ -4,6 +4,7 @@ compose      render a service's app-compose, the measured file to deploy
 init         draft a policy from composes, reference values, keys and models; nobody has signed it yet
 sign         add one operator's signature
 show         say in words what a policy allows, who signed it, and whether it holds now
+explain      say whether evidence would be admitted to a role, and which rule decides
 publish      send it to the KMS, which puts it in force
 revoke       withdraw something at once, as one operator alone
 revocations  list what was revoked
@@ -37,6 +38,7 @@ from services.cli.policy_draft import (
     sign_policy,
     unsigned,
 )
+from services.cli.policy_explain import add_explain
 from services.cli.policy_publish import publish_policy
 from services.cli.policy_report import assess, print_report
 from services.cli.policy_revoke import add_revocations, add_revoke
@@ -53,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_init(commands.add_parser("init", help="draft a policy for the operators to sign"))
     _add_sign(commands.add_parser("sign", help="add one operator's signature"))
     _add_show(commands.add_parser("show", help="say what a policy allows and who signed it"))
+    add_explain(commands.add_parser("explain", help="say whether evidence would be admitted, and by which rule"))
     _add_publish(commands.add_parser("publish", help="put a signed policy in force"))
     add_revoke(commands.add_parser("revoke", help="withdraw something at once, as one operator alone"))
     add_revocations(commands.add_parser("revocations", help="list what was revoked"))

@@ -30,6 +30,12 @@ def verify_successor(current: Policy, signed: bytes) -> Policy:
     Does not look at the time. Raises `PolicyMalformed`, `PolicySignaturesInsufficient`, `PolicyVersionNotNext`.
     """
     policy = verify(signed, current.operator_keys, current.operator_threshold)
+    verify_place(current, policy)
+    return policy
+
+
+def verify_place(current: Policy, policy: Policy) -> None:
+    """Raise `PolicyVersionNotNext` unless a policy, signed or not, says that it follows `current`."""
     if policy.version != current.version + 1:
         raise PolicyVersionNotNext(
             f"version {policy.version} cannot follow version {current.version}: publish version {current.version + 1}"
@@ -38,7 +44,6 @@ def verify_successor(current: Policy, signed: bytes) -> Policy:
         raise PolicyVersionNotNext(f"version {policy.version} follows another version {current.version} than this one")
     if policy.trust_domain != current.trust_domain:
         raise PolicyVersionNotNext(f"a policy for {policy.trust_domain} cannot follow one for {current.trust_domain}")
-    return policy
 
 
 def verify_valid_at(policy: Policy, now: float) -> None:

@@ -7,12 +7,13 @@ are chosen here is still compared, and told by its name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from libs import jcs
+from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
 
 _Path = tuple[str, ...]
@@ -97,6 +98,13 @@ _MEANINGS: tuple[tuple[str, Effect, str], ...] = (
     ("snp id_keys", Effect.ALLOWS, "guests whose ID block is signed by"),
     ("snp author_keys", Effect.ALLOWS, "guests whose ID key is certified by"),
     ("models *", Effect.ALLOWS, "weights"),
+    ("constraints *", Effect.CHANGES, "stands among the tenants"),
+    ("constraints * verified_only", Effect.WITHDRAWS, "verified nodes alone"),
+    ("constraints * regions", Effect.ALLOWS, "nodes in regions:"),
+    ("constraints * tee_types", Effect.ALLOWS, "nodes of technologies:"),
+    ("constraints * gpu_required", Effect.WITHDRAWS, "nodes with a proven GPU alone"),
+    ("constraints * models", Effect.ALLOWS, "models:"),
+    ("constraints * max_evidence_age_seconds", Effect.ALLOWS, "evidence as old as, s:"),
     ("key_releases *", Effect.ALLOWS, "use of the key"),
     ("key_releases * roles", Effect.ALLOWS, "use of the key by role"),
     ("key_releases * compose_hashes", Effect.ALLOWS, "use of the key by composes:"),
@@ -109,16 +117,24 @@ _WHOLE = ("roles * tcb", "snp minimum_tcb *", "key_releases *")
 _PRESENT = (*_WHOLE, "roles *", "gpu", "snp")
 """Objects whose being there says something."""
 
-_ABSENT_IS_ANY = ("devices allowed", "gpu allowed_ueids", "gpu allowed_models", "key_releases * compose_hashes")
-"""Lists that limit something only where they are stated."""
+_EMPTY_IS_ANY = ("devices allowed", "gpu allowed_ueids", "gpu allowed_models")
+"""Lists that limit something only when they list something."""
 
-_QUOTED = frozenset({"models", "key_releases"})
+_ABSENT_IS_ANY = (
+    *_EMPTY_IS_ANY,
+    "key_releases * compose_hashes",
+    *(f"constraints * {name}" for name in ("regions", "tee_types", "models", "max_evidence_age_seconds")),
+)
+"""Members that limit something only where they are stated."""
+
+_QUOTED = frozenset({"models", "key_releases", "constraints"})
 """Objects whose members' names are data."""
 
 
 def compare(before: Policy, after: Policy) -> tuple[Difference, ...]:
     """Return every difference of the second policy from the first but those that number and chain it."""
-    old, new = _facts(before), _facts(after)
+    tenants = before.constraints.by_tenant.keys() | after.constraints.by_tenant.keys()
+    old, new = _facts(before, tenants), _facts(after, tenants)
     only = {path for path in old.keys() ^ new.keys() if _matches(path, _WHOLE)}
     found: list[Difference] = []
     for path in sorted(old.keys() | new.keys()):
@@ -129,14 +145,30 @@ def compare(before: Policy, after: Policy) -> tuple[Difference, ...]:
     return tuple(found)
 
 
-def _facts(policy: Policy) -> Mapping[_Path, _Fact]:
+def _facts(policy: Policy, tenants: Collection[str]) -> Mapping[_Path, _Fact]:
     document = jcs.loads_object(policy.document)
+    # A tenant without an entry is not without constraints, so what holds for each is compared, stated or not.
+    document.pop("constraints", None)
     facts = {path: fact for name in document.keys() - _UNCHAINED for path, fact in _lay_out((name,), document[name])}
     devices = document["devices"]
     # Either list admits a machine, and where both are empty any machine is: only together do they mean something.
     facts.pop(("devices", "allowed_families"), None)
     facts["devices", "allowed"] = frozenset((*devices["allowed"], *devices.get("allowed_families", ())))
-    return {path: fact for path, fact in facts.items() if fact or not _matches(path, _ABSENT_IS_ANY)}
+    facts.update(_constraints("default", policy.constraints.default))
+    for tenant_id in tenants:
+        facts["constraints", tenant_id] = tenant_id in policy.constraints.by_tenant
+        facts.update(_constraints(tenant_id, policy.constraints.of(tenant_id)))
+    return {path: fact for path, fact in facts.items() if fact or not _matches(path, _EMPTY_IS_ANY)}
+
+
+def _constraints(entry: str, tenant: TenantConstraints) -> Iterator[tuple[_Path, _Fact]]:
+    models = None
+    if tenant.models is not None:
+        models = frozenset(
+            f"{model} {' '.join(sorted(weights)) or 'with no weights'}" for model, weights in tenant.models.items()
+        )
+    for name in tenant.__slots__:
+        yield ("constraints", entry, name), models if name == "models" else getattr(tenant, name)
 
 
 def _lay_out(path: _Path, value: Any) -> Iterator[tuple[_Path, _Fact]]:

@@ -72,5 +72,16 @@ def full(draft: dict[str, Any]) -> dict[str, Any]:
             "compose_hashes": ["c1" * 32],
         }
     )
+    whole["constraints"] = {
+        "default": {"verified_only": True, "regions": ["eu-1", "eu-2"]},
+        "ab" * 16: {
+            "verified_only": False,
+            "regions": ["eu-1"],
+            "hardware": {"tee_types": ["tdx", "sev-snp"], "gpu_required": True},
+            "models": {"smollm2-135m": list(whole["models"]["smollm2-135m"])},
+            "max_evidence_age_seconds": 1800,
+        },
+        "cd" * 16: {"models": {}, "regions": []},
+    }
     whole["lifted_revocations"] = ["d1" * 32]
     return whole

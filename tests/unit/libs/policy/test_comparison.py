@@ -63,7 +63,12 @@ CASES: dict[str, tuple[Change, str, Effect, str]] = {
         ALLOWS,
         "weights " + "ee" * 32,
     ),
-    "a model": (lambda d: d["models"].clear(), 'models."smollm2-135m"', WITHDRAWS, "weights "),
+    "a model": (
+        lambda d: (d["models"].clear(), d["constraints"].clear()),
+        'models."smollm2-135m"',
+        WITHDRAWS,
+        "weights ",
+    ),
     "a key": (
         lambda d: d["key_releases"].append({"name": "new/key", "roles": ["node"], "use": "hold"}),
         'key_releases."new/key"',
@@ -145,6 +150,36 @@ CASES: dict[str, tuple[Change, str, Effect, str]] = {
         "what is revoked by ",
     ),
     "any GPU": (lambda d: d["gpu"].update(allowed_ueids=[]), "gpu.allowed_ueids", ALLOWS, "GPUs: any, were 12"),
+    "another region": (
+        lambda d: d["constraints"]["default"]["regions"].append("us-1"),
+        'constraints."default".regions',
+        ALLOWS,
+        "nodes in regions: us-1",
+    ),
+    "any region": (
+        lambda d: d["constraints"]["default"].pop("regions"),
+        'constraints."default".regions',
+        ALLOWS,
+        "nodes in regions: any, were eu-1, eu-2",
+    ),
+    "no region": (
+        lambda d: d["constraints"]["ab" * 16].update(regions=[]),
+        f'constraints."{"ab" * 16}".regions',
+        WITHDRAWS,
+        "nodes in regions: eu-1",
+    ),
+    "a tenant under the default": (
+        lambda d: d["constraints"].pop("cd" * 16),
+        f'constraints."{"cd" * 16}".models',
+        ALLOWS,
+        "models: any, were nothing",
+    ),
+    "best effort": (
+        lambda d: d["constraints"]["default"].update(verified_only=False),
+        'constraints."default".verified_only',
+        ALLOWS,
+        "verified nodes alone: no, was yes",
+    ),
     "a least patch level": (
         lambda d: d["snp"]["minimum_tcb"]["Milan"].update(snp=99),
         "snp.minimum_tcb.Milan.snp",

@@ -86,6 +86,20 @@ def test_an_expired_policy_is_shown_as_expired(desk: Desk, teemesh: Run, capsys:
     assert "has expired" in capsys.readouterr().out
 
 
+def test_what_is_demanded_for_tenants_is_shown(desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desk.folder / "policy.json"
+    assert teemesh(*desk.init()) == 0
+    document = json.loads(path.read_bytes())
+    document["policy"]["constraints"] = {
+        "ab" * 16: {"regions": ["eu-2", "eu-1"], "hardware": {"tee_types": [], "gpu_required": True}}
+    }
+    path.write_text(json.dumps(document))
+    teemesh("policy", "show", str(path))
+    shown = capsys.readouterr().out
+    assert "tenant       default: verified nodes\n" in shown
+    assert f"tenant       {'ab' * 16}: verified nodes, in eu-1 or eu-2, on nothing, with a GPU\n" in shown
+
+
 def test_the_next_version_changes_operators_with_both_sets(desk: Desk, teemesh: Run) -> None:
     previous = _signed(desk, teemesh, 1, 2)
     newcomer = make_key(desk.folder / "operator-4.pem")

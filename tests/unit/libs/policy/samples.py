@@ -31,7 +31,7 @@ def full(draft: dict[str, Any]) -> dict[str, Any]:
         gpu_required=True,
         tcb={**whole["tcb"], "grace_seconds": 60},
         snp_measurements=[
-            {"compose_hash": "a1" * 32, "launch_digest": "a2" * 48, "family_id": "00" * 16, "image_id": "00" * 16}
+            {"compose_hash": "0a" * 32, "launch_digest": "0b" * 48, "family_id": "00" * 16, "image_id": "00" * 16}
         ],
     )
     whole["devices"].update(allowed_families=[], revoked_families=["00906ed50000", "genoa-19-11"])

@@ -48,26 +48,26 @@ def test_an_empty_list_is_not_an_absent_one(draft: dict[str, Any]) -> None:
     assert TenantConstraints().allows_model("smollm2-135m")
 
 
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        ({"Default": {}}, "is not a name"),
-        ({"AB" * 16: {}}, "is not a name"),
-        ({"ab" * 15: {}}, "is not a name"),
-        ({"default": []}, "constraints.default must be an object"),
-        ({"default": {"region": ["eu-1"]}}, "constraints.default.region is not a known member"),
-        ({"default": {"verified_only": 1}}, "verified_only must be true or false"),
-        ({"default": {"regions": "eu-1"}}, "regions must be a list"),
-        ({"default": {"regions": ["EU"]}}, "regions"),
-        ({"default": {"regions": ["eu-1", "eu-1"]}}, "names the same thing twice"),
-        ({"default": {"hardware": {"tee_types": ["nvidia-gpu"]}}}, "tee_types"),
-        ({"default": {"hardware": {"gpu": True}}}, "hardware.gpu is not a known member"),
-        ({"default": {"models": {"unheard-of": []}}}, "is no model that the policy lists"),
-        ({"default": {"models": {"smollm2-135m": ["ee" * 32]}}}, "which the policy does not list for it"),
-        ({"default": {"max_evidence_age_seconds": 0}}, "max_evidence_age_seconds"),
-        ({"default": {"max_evidence_age_seconds": 3901}}, "an integer from 1 to 3900"),
-    ],
-)
+DAMAGES: list[tuple[dict[str, Any], str]] = [
+    ({"Default": {}}, "is not a name"),
+    ({"AB" * 16: {}}, "is not a name"),
+    ({"ab" * 15: {}}, "is not a name"),
+    ({"default": []}, "constraints.default must be an object"),
+    ({"default": {"region": ["eu-1"]}}, "constraints.default.region is not a known member"),
+    ({"default": {"verified_only": 1}}, "verified_only must be true or false"),
+    ({"default": {"regions": "eu-1"}}, "regions must be a list"),
+    ({"default": {"regions": ["EU"]}}, "regions"),
+    ({"default": {"regions": ["eu-1", "eu-1"]}}, "names the same thing twice"),
+    ({"default": {"hardware": {"tee_types": ["nvidia-gpu"]}}}, "tee_types"),
+    ({"default": {"hardware": {"gpu": True}}}, "hardware.gpu is not a known member"),
+    ({"default": {"models": {"unheard-of": []}}}, "is no model that the policy lists"),
+    ({"default": {"models": {"smollm2-135m": ["ee" * 32]}}}, "which the policy does not list for it"),
+    ({"default": {"max_evidence_age_seconds": 0}}, "max_evidence_age_seconds"),
+    ({"default": {"max_evidence_age_seconds": 3901}}, "an integer from 1 to 3900"),
+]
+
+
+@pytest.mark.parametrize(("entries", "message"), DAMAGES)
 def test_what_could_be_misread_or_widens_the_policy_is_refused(
     draft: dict[str, Any], entries: dict[str, Any], message: str
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from libs.errors import MeshError
 from libs.policy.document import Policy
-from libs.policy.signatures import verify
+from libs.policy.signatures import parse_signed, verify
 
 
 class PolicyVersionNotNext(MeshError):
@@ -44,6 +44,16 @@ def verify_place(current: Policy, policy: Policy) -> None:
         raise PolicyVersionNotNext(f"version {policy.version} follows another version {current.version} than this one")
     if policy.trust_domain != current.trust_domain:
         raise PolicyVersionNotNext(f"a policy for {policy.trust_domain} cannot follow one for {current.trust_domain}")
+
+
+def verify_predecessor(current: Policy, signed: bytes) -> Policy:
+    """Return the policy that `current` follows. Its signatures are not judged: whoever approved `current` approved the
+    digest that it names. Raises `PolicyMalformed`, `PolicyVersionNotNext`.
+    """
+    policy = parse_signed(signed).policy
+    if policy.digest != current.previous:
+        raise PolicyVersionNotNext(f"version {current.version} follows another version than this one")
+    return policy
 
 
 def verify_valid_at(policy: Policy, now: float) -> None:

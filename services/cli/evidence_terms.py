@@ -11,7 +11,7 @@ from pathlib import Path
 
 from libs.errors import MeshError
 from libs.policy.document import Policy
-from libs.policy.signatures import SignedPolicy, verify, verify_seed
+from libs.policy.signatures import SignedPolicy, verify_own, verify_seed
 from libs.policy.succession import verify_valid_at
 from libs.tee.appraisal import OwnNonce, SignedBy
 from libs.tee.ratls.verification import IssuedBy
@@ -91,7 +91,7 @@ def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[
         words = f"signatures: enough of the operators that {compose} is measured with"
     try:
         if anchors is None:
-            verify(signed.document, policy.operator_keys, policy.operator_threshold)
+            verify_own(signed)
         else:
             verify_seed(signed.document, anchors)
         verify_valid_at(policy, now)

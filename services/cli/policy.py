@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from libs.policy.compose import Anchors, compose_hash, read_anchors
-from libs.policy.signatures import parse_signed, verify
+from libs.policy.signatures import parse_signed, verify_own
 from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee.tcb import TcbRule
 from services.cli.composes import render_compose
@@ -227,7 +227,7 @@ def _run_show(args: argparse.Namespace) -> int:
 def _run_publish(args: argparse.Namespace) -> int:
     document = read_signed(args.policy)
     # What its own operators have not signed is refused by every service: say so before any of them is asked.
-    policy = verify(document.document, document.policy.operator_keys, document.policy.operator_threshold)
+    policy = verify_own(document)
     asyncio.run(publish_policy(document, args.mesh, args.timeout_seconds))
     print(f"policy version {policy.version} is in force, digest {policy.digest.hex()}")
     return 0

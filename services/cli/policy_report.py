@@ -13,7 +13,7 @@ from libs.policy.compose import Anchors
 from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
 from libs.policy.releases import KeyRelease
-from libs.policy.signatures import parse_signed, verify, verify_each, verify_seed
+from libs.policy.signatures import known_signatures, parse_signed, verify_each, verify_own, verify_seed
 from libs.policy.succession import verify_valid_at
 
 
@@ -46,14 +46,14 @@ def assess(signed: bytes, now: int, anchors: Anchors | None = None) -> Assessmen
     """Judge a signed policy by its own operators and, when given, by those of a measured app-compose. Raises
     `PolicyMalformed`; whatever else is wrong is in the assessment.
     """
-    document = parse_signed(signed)
+    document = known_signatures(parse_signed(signed), anchors.operator_keys if anchors else ())
     policy = document.policy
     signers: frozenset[bytes] = frozenset()
     signatures_problem = validity_problem = None
     try:
         signers = verify_each(document, {*policy.operator_keys, *(anchors.operator_keys if anchors else ())})
         if anchors is None:
-            verify(signed, policy.operator_keys, policy.operator_threshold)
+            verify_own(document)
         else:
             verify_seed(signed, anchors)
     except MeshError as error:

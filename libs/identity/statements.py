@@ -56,7 +56,8 @@ class KmsStatements:
         self._silence_seconds = silence_seconds
 
     async def watch(self) -> AsyncGenerator[Statement, None]:
-        call = (await self._stub()).WatchStatements(kms_pb2.WatchStatementsRequest())
+        channel = await self._kms.channel(_TIMEOUT_SECONDS)
+        call = kms_pb2_grpc.KmsServiceStub(channel).WatchStatements(kms_pb2.WatchStatementsRequest())
         try:
             while True:
                 with remote_errors():
@@ -67,6 +68,8 @@ class KmsStatements:
                 if response.HasField("stated"):
                     yield self._verified(response.stated)
         except TimeoutError as error:
+            # The next watch is to be another instance's, where there is one.
+            channel.is_silent = True
             raise StatementsEnded(f"the KMS gave no sign of life for {self._silence_seconds:g} s") from error
         finally:
             call.cancel()

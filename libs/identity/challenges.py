@@ -26,7 +26,7 @@ class ChallengeNotOpen(MeshError):
 @dataclass(frozen=True, slots=True)
 class _Open:
     purpose: str
-    until: float
+    issued_at: float
     """Unix seconds."""
 
 
@@ -38,11 +38,17 @@ class Challenges:
         issuer: str,
         signer: Callable[[], tuple[ec.EllipticCurvePrivateKey, bytes]],
         clock: Callable[[], float] = time.time,
+        *,
+        maximum_age: Callable[[], int] = lambda: LIFETIME_SECONDS,
     ) -> None:
-        """`signer` returns the key that signs now and its certificate, DER."""
+        """`signer` returns the key that signs now and its certificate, DER; `maximum_age` what policy allows, seconds.
+
+        Policy can only make the lifetime shorter, and what it says when a challenge is spent counts.
+        """
         self._issuer = issuer
         self._signer = signer
         self._clock = clock
+        self._maximum_age = maximum_age
         self._open: OrderedDict[bytes, _Open] = OrderedDict()
 
     def issue(self, purpose: str) -> Challenge:
@@ -56,7 +62,7 @@ class Challenges:
             issuer=self._issuer, purpose=purpose, now=int(now), private_key=key, certificate_der=certificate
         )
         Challenge.parse(challenge.to_json())
-        self._open[challenge.nonce] = _Open(purpose, now + LIFETIME_SECONDS)
+        self._open[challenge.nonce] = _Open(purpose, now)
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)
         return challenge
@@ -68,5 +74,6 @@ class Challenges:
         replayer nothing. A refused one is spent too.
         """
         found = self._open.pop(nonce, None)
-        if found is None or found.purpose != purpose or found.until <= self._clock():
+        lifetime = min(LIFETIME_SECONDS, self._maximum_age())
+        if found is None or found.purpose != purpose or found.issued_at + lifetime <= self._clock():
             raise ChallengeNotOpen("take a new challenge and answer it within a minute")

@@ -34,7 +34,7 @@ class Logged:
         self._digest = self._revocations.digest
         # What is taken from now on goes to the log, or comes from it, by itself.
         self._last_version = policy.current.version
-        self._told_version = policy.oldest - 1
+        self._told_version = policy.seed_version - 1
         self._unheard = set() if self.matches else set(held.signed)
 
     def place(self, token: bytes) -> Place:

@@ -154,7 +154,7 @@ class Exchanges:
         """Forward, and answer with what the node says. Raises `RouterError` while nothing has gone out."""
         course.forwarded = digest(prompt.forwarded)
         tried: frozenset[str] = frozenset()
-        upstream = self._choose(prompt, tried)
+        upstream = self._choose(course, prompt, tried)
         while True:
             try:
                 with self._upstreams.using(upstream):
@@ -168,7 +168,7 @@ class Exchanges:
                 if len(tried) >= _ATTEMPTS or self._left(course) <= 0:
                     raise
                 try:
-                    upstream = self._choose(prompt, tried)
+                    upstream = self._choose(course, prompt, tried)
                 except RouterError:
                     raise error from None  # There was a node; that it failed is what the client should know.
 
@@ -177,9 +177,10 @@ class Exchanges:
         if tenant.tenant_id in self._policy.current.revoked.tenants:
             raise TenantRevoked("the tenant was revoked")
 
-    def _choose(self, prompt: Prompt, tried: frozenset[str]) -> Upstream:
+    def _choose(self, course: _Course, prompt: Prompt, tried: frozenset[str]) -> Upstream:
+        tenant_id = course.request.tenant.tenant_id
         try:
-            return self._upstreams.choose(prompt.model, prompt.constraints, tried)
+            return self._upstreams.choose(prompt.model, prompt.constraints, tenant_id, tried)
         except RouterError:
             raise
         except MeshError as error:

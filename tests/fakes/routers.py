@@ -25,6 +25,7 @@ from libs.errors import Code, MeshError
 from libs.identity.freshness import PolicyStale
 from libs.identity.lease import Lease
 from libs.identity.peers import PeerUnavailable
+from libs.policy.constraints import VERIFIED_ONLY, Constraints
 from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
@@ -188,6 +189,7 @@ class PolicyTwin:
     models: Mapping[str, frozenset[str]] = field(default_factory=lambda: {MODEL: frozenset({WEIGHTS})})
     fresh: bool = True
     revoked: Revoked = NOTHING_REVOKED
+    constraints: Constraints = VERIFIED_ONLY
 
     @property
     def current(self) -> PolicyTwin:

@@ -284,7 +284,7 @@ async def test_a_released_receipt_is_not_amended(mesh: Mesh) -> None:
 
 async def test_a_log_key_that_the_evidence_does_not_name_is_refused(mesh: Mesh, tmp_path: Path) -> None:
     member = member_with(mesh.ca, mesh.router_files, Ed25519PrivateKey.generate())
-    settings = EventSettings(mesh.broker.url, tmp_path / "outbox")
+    settings = EventSettings(mesh.broker.url, "127.0.0.1:9", tmp_path / "outbox")
     with pytest.raises(MeshError) as refusal:
         async with open_publisher(member, settings, mesh.peer, log_key=Ed25519PrivateKey.generate()):
             pass

@@ -129,6 +129,10 @@ async def open_control(address: Address, tls: ssl.SSLContext) -> AsyncIterator[C
         raise ServerNotControlled(str(error) or type(error).__name__) from error
     finally:
         await client.close()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # nats-py takes the cancellation of whoever closes it for that of its own tasks.
+            raise asyncio.CancelledError
 
 
 async def greeting(host: str, port: int, server_name: str, tls: ssl.SSLContext) -> str | None:

@@ -33,6 +33,7 @@ from services.broker.credentials import Credentials, Shown
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _POLL_SECONDS = 0.05
 _CHECK_SECONDS = 5.0
+_CONTROL_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -188,25 +189,27 @@ class Broker:
                 self._stale.set()
                 self._ready.set()
                 log.info("nats-server answers", host=address.host, port=address.port, child=self.pid)
-                await self._keep_loaded(address, shown)
+                async with asyncio.TaskGroup() as tasks:
+                    keeping = tasks.create_task(self._keep_loaded(address, shown))
+                    await self._ended.wait()
+                    keeping.cancel()
             await self._ended.wait()
 
     async def _keep_loaded(self, address: Address, shown: Shown) -> None:
-        """Until the server ends, have it read every change, and see that nobody is connected whom it must not let in.
+        """Have the server read every change, and see that nobody is connected whom it must not let in.
 
         `shown` is what it lets this process in with.
         """
-        while not self._ended.is_set():
+        while True:
             try:
-                async with open_control(address, shown.client_context()) as control:
+                async with asyncio.timeout(_CONTROL_SECONDS), open_control(address, shown.client_context()) as control:
                     if self._stale.is_set():
                         shown = await self._load(control)
                     self.cut += await control.cut_all_but(self._admitted | self._own_keys)
-            except ServerNotControlled as error:
-                if not self._ended.is_set():
-                    # It may be letting in whom it must not. The next one begins with the files.
-                    log.error("nats-server is not controlled and is killed", detail=str(error))
-                    self._signal(signal.SIGKILL)
+            except (ServerNotControlled, TimeoutError) as error:
+                # It may be letting in whom it must not. The next one begins with the files.
+                log.error("nats-server is not controlled and is killed", detail=str(error))
+                self._signal(signal.SIGKILL)
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_SECONDS):
@@ -237,7 +240,6 @@ class Broker:
         self._ready.clear()
         self._admitted = frozenset()
         self._ended.set()
-        self._stale.set()
 
     def _argv(self) -> list[str]:
         return [str(self._executable), "--config", str(self._configuration), "--ports_file_dir", str(self._runtime)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from libs.identity.certificate import Subject, issue, key_pem, pem_of
+from services.broker.configuration import ServerSettings
 from services.broker.credentials import Shown
 from services.broker.supervision import Broker, NatsSettings, open_broker
 
@@ -70,10 +73,11 @@ class Credentials:
 class Mesh:
     """A CA, a broker, and what it takes to reach it."""
 
-    def __init__(self, ca: ThrowawayCa, credentials: Credentials, broker: Broker) -> None:
+    def __init__(self, ca: ThrowawayCa, credentials: Credentials, broker: Broker, state: Path) -> None:
         self.ca = ca
         self.credentials = credentials
         self.broker = broker
+        self.state = state
         self.admitted: frozenset[bytes] = frozenset()
 
     @property
@@ -85,6 +89,11 @@ class Mesh:
         shown = self.ca.credential(role)
         await self.let_in(shown)
         return shown.client_context()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal nats-server."""
+        assert self.broker.pid is not None
+        os.kill(self.broker.pid, number)
 
     async def let_in(self, shown: Shown) -> None:
         self.admitted |= {shown.spki_sha256}
@@ -106,4 +115,9 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     credentials = Credentials(ca)
     async with open_broker("broker-test", NatsSettings(port=-1), credentials, tmp_path / "state") as broker:
         await broker.until_ready()
-        yield Mesh(ca, credentials, broker)
+        yield Mesh(ca, credentials, broker, tmp_path / "state")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> ServerSettings:
+    return ServerSettings("broker", "127.0.0.1", -1, TRUST_DOMAIN, tmp_path, 1 << 20, tmp_path / "a", tmp_path / "b")

@@ -102,6 +102,7 @@ class Control:
     async def _ask(self, what: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         subject = f"$SYS.REQ.SERVER.{self._server_id}.{what}"
         message = await self._client.request(subject, json.dumps(request).encode(), timeout=_REQUEST_SECONDS)
+        _heed_cancellation()
         answer = json.loads(message.data)
         if not isinstance(answer, dict):
             raise ServerNotControlled(f"nats-server did not answer {what}")
@@ -124,15 +125,13 @@ async def open_control(address: Address, tls: ssl.SSLContext) -> AsyncIterator[C
             inbox_prefix=inbox_prefix("broker"),
             error_cb=_note,
         )
+        _heed_cancellation()
         yield Control(client, address.id)
     except (OSError, ValueError, TimeoutError, nats.errors.Error) as error:
         raise ServerNotControlled(str(error) or type(error).__name__) from error
     finally:
         await client.close()
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            # nats-py takes the cancellation of whoever closes it for that of its own tasks.
-            raise asyncio.CancelledError
+        _heed_cancellation()
 
 
 async def greeting(host: str, port: int, server_name: str, tls: ssl.SSLContext) -> str | None:
@@ -154,6 +153,13 @@ def _connection(said: Mapping[str, Any]) -> Connection:
     certificates = said.get("tls_peer_certs") or [{"spki_sha256": ""}]
     # The leaf comes first.
     return Connection(int(said["cid"]), str(said["authorized_user"]), bytes.fromhex(certificates[0]["spki_sha256"]))
+
+
+def _heed_cancellation() -> None:
+    """Raise the cancellation that nats-py may have taken for that of a task of its own."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _note(error: Exception) -> None:

@@ -32,7 +32,7 @@ from services.broker.credentials import Credentials, Shown
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _POLL_SECONDS = 0.05
-_CHECK_SECONDS = 5.0
+_CHECK_SECONDS = 30.0
 _CONTROL_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 

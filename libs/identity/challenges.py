@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -22,6 +23,13 @@ class ChallengeNotOpen(MeshError):
     reason = "CHALLENGE_NOT_OPEN"
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    purpose: str
+    until: float
+    """Unix seconds."""
+
+
 class Challenges:
     """The challenges that this process has issued and nobody has spent. They die with it."""
 
@@ -35,7 +43,7 @@ class Challenges:
         self._issuer = issuer
         self._signer = signer
         self._clock = clock
-        self._open: OrderedDict[bytes, float] = OrderedDict()
+        self._open: OrderedDict[bytes, _Open] = OrderedDict()
 
     def issue(self, purpose: str) -> Challenge:
         """Make one. The oldest open one gives way when there are too many, so memory is bounded.
@@ -48,15 +56,17 @@ class Challenges:
             issuer=self._issuer, purpose=purpose, now=int(now), private_key=key, certificate_der=certificate
         )
         Challenge.parse(challenge.to_json())
-        self._open[challenge.nonce] = now + LIFETIME_SECONDS
+        self._open[challenge.nonce] = _Open(purpose, now + LIFETIME_SECONDS)
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)
         return challenge
 
-    def spend(self, nonce: bytes) -> None:
-        """Use up a challenge that this process issued. Raises `ChallengeNotOpen`.
+    def spend(self, nonce: bytes, purpose: str) -> None:
+        """Use up a challenge that this process issued for this purpose. Raises `ChallengeNotOpen`.
 
-        Unknown, spent and expired ones are refused alike, so the answer teaches a replayer nothing.
+        Unknown, spent and expired ones, and those for another purpose, are refused alike, so the answer teaches a
+        replayer nothing. A refused one is spent too.
         """
-        if self._open.pop(nonce, 0.0) <= self._clock():
+        found = self._open.pop(nonce, None)
+        if found is None or found.purpose != purpose or found.until <= self._clock():
             raise ChallengeNotOpen("take a new challenge and answer it within a minute")

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,12 +25,13 @@ from urllib.parse import urlsplit
 import structlog
 
 from libs.errors import Code, MeshError
-from libs.files import write_durably
+from libs.files import remove_drafts, write_durably
 from libs.process import Exit, Program, Supervisor, supervised
 from services.broker.configuration import ServerSettings, render
 from services.broker.control import Address, Control, ServerNotControlled, greeting, open_control
 from services.broker.credentials import Credentials, Shown
 
+_WRITTEN = re.compile(r"nats-server\.conf|ca\.pem|credential\.pem")
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _POLL_SECONDS = 0.05
 _CHECK_SECONDS = 30.0
@@ -111,6 +113,7 @@ class Broker:
         """How many connections were ended here that nats-server itself had let in or kept."""
         for stale in runtime.glob("*.ports"):
             stale.unlink()
+        remove_drafts(runtime, _WRITTEN)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write_files()
         self._program = Program(
@@ -320,8 +323,8 @@ def verify_port_free(settings: NatsSettings) -> None:
 def private_folder(state: Path, memory: Path = _MEMORY) -> Path:
     """Make the folder for the private key: in memory if the machine has such a file system, else below `state`.
 
-    It is the same one after every start, so a key that a killed broker left behind is overwritten by the next. Raises
-    `RuntimeFolderRefused`.
+    It is the same one after every start, so a key that a killed broker left behind is overwritten by the next, and half
+    of one removed. Raises `RuntimeFolderRefused`.
     """
     name = hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]
     folder = memory / f"teemesh-broker-{name}" if memory.is_dir() else state / "runtime"

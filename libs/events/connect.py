@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from libs.errors import Code, MeshError
+from libs.events.admission import Admission, stay_admitted, until_admitted
 
 _CONNECT_SECONDS = 3
 _RETRY_SECONDS = 1
@@ -32,8 +33,6 @@ _LINGER_SECONDS = _REQUEST_SECONDS
 log = structlog.get_logger()
 
 TlsContext = Callable[[], ssl.SSLContext]
-Renewed = Callable[[], Awaitable[object]]
-"""Waits for the next certificate."""
 
 
 class BrokerUnavailable(MeshError):
@@ -117,16 +116,12 @@ class NatsLink:
             self._connected.clear()
 
 
-async def _never() -> None:
-    await asyncio.Event().wait()
-
-
 @dataclass(frozen=True, slots=True)
 class _Broker:
     """The broker to connect to, and as whom."""
 
     url: str
-    tls_context: TlsContext
+    admission: Admission
     server_name: str
     name: str
     inbox_prefix: str
@@ -135,38 +130,38 @@ class _Broker:
 @asynccontextmanager
 async def connect_nats(
     url: str,
-    tls_context: TlsContext,
+    admission: Admission,
     *,
     server_name: str,
     name: str,
     inbox_prefix: str,
-    renewed: Renewed = _never,
 ) -> AsyncIterator[NatsLink]:
     """Keep a connection until the body ends. It is entered at once, whether or not a broker is there.
 
     `server_name` is what the broker's certificate must be for; `inbox_prefix` is the one this role may subscribe under.
-    Without `renewed` a new certificate is first shown when the connection breaks.
     """
     if urlsplit(url).scheme != "tls":
         raise ValueError("the broker's url must begin with tls://")
     link = NatsLink()
-    broker = _Broker(url, tls_context, server_name, name, inbox_prefix)
+    broker = _Broker(url, admission, server_name, name, inbox_prefix)
     async with asyncio.TaskGroup() as tasks:
-        keeping = tasks.create_task(_keep(link, broker, renewed))
+        upkeep = [tasks.create_task(_keep(link, broker)), tasks.create_task(stay_admitted(link, admission))]
         try:
             yield link
         finally:
-            keeping.cancel()
+            for task in upkeep:
+                task.cancel()
 
 
-async def _keep(link: NatsLink, broker: _Broker, renewed: Renewed) -> None:
+async def _keep(link: NatsLink, broker: _Broker) -> None:
     """Have one connection after another: a new certificate, or the end of the last connection, brings the next."""
     opened: list[_Connection] = []
     async with asyncio.TaskGroup() as tasks:
         try:
             while True:
+                await until_admitted(broker.admission)
                 # Begun before the handshake: a renewal during it must not be missed.
-                renewal = asyncio.ensure_future(renewed())
+                renewal = asyncio.ensure_future(broker.admission.renewed())
                 current = _Connection(link, broker)
                 opened.append(current)
                 try:
@@ -196,7 +191,7 @@ class _Connection:
     def __init__(self, link: NatsLink, broker: _Broker) -> None:
         self._link = link
         self._broker = broker
-        self._client = _MeshClient(broker.tls_context)
+        self._client = _MeshClient(broker.admission.tls_context)
         self.closed = asyncio.Event()
 
     async def open(self) -> None:
@@ -204,7 +199,7 @@ class _Connection:
         broker = self._broker
         await self._client.connect(
             broker.url,
-            tls=broker.tls_context(),
+            tls=broker.admission.tls_context(),
             tls_hostname=broker.server_name,
             tls_handshake_first=True,
             name=broker.name,

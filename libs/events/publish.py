@@ -66,7 +66,9 @@ class EventSettings:
     """The TOML table [events]."""
 
     nats_url: str
-    """tls://host:port of the broker."""
+    """tls://host:port of the broker's nats-server."""
+    broker: str
+    """host:port of the broker's mesh listener, which lets this service's key into nats-server."""
     outbox: Path
     """Folder of the outbox. One process at a time may use it, and it must survive a restart."""
     log_number: int = 1
@@ -302,11 +304,10 @@ async def open_publisher(
         ) as outbox,
         connect_nats(
             settings.nats_url,
-            member.tls_context,
+            member.broker(settings.broker),
             server_name=f"broker.{member.trust_domain}",
             name=f"{member.role}/{member.instance}",
             inbox_prefix=inbox_prefix(member.role),
-            renewed=member.identity.renewed,
         ) as link,
         asyncio.TaskGroup() as tasks,
     ):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from typing import Any, Protocol
+
+from libs.events.admission import Admission
 
 
 class _Certificate(Protocol):
@@ -29,7 +30,6 @@ class _Credential(Protocol):
 class _Identity(Protocol):
     @property
     def current(self) -> _Credential: ...
-    async def renewed(self) -> object: ...
 
 
 class PublishingMember(Protocol):
@@ -43,4 +43,4 @@ class PublishingMember(Protocol):
     def trust_domain(self) -> str: ...
     @property
     def identity(self) -> _Identity: ...
-    def tls_context(self) -> ssl.SSLContext: ...
+    def broker(self, target: str) -> Admission: ...

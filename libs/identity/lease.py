@@ -133,6 +133,11 @@ class Leases:
         """Return the live lease of a key. Raises `EvidenceRequired`."""
         return self._live(spki_sha256).lease
 
+    def live(self) -> Iterator[tuple[bytes, Lease]]:
+        """The keys that are believed now, each with its lease or its successor's."""
+        now = self._clock()
+        return ((key, held.lease) for key, held in self._held.items() if held.lease.until > now)
+
     def ends_at(self, spki_sha256: bytes) -> float:
         """When the lease of a key ends, Unix seconds; 0 for a key that has none."""
         held = self._held.get(spki_sha256)

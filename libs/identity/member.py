@@ -7,7 +7,6 @@ collateral come from, and pass those in.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import structlog
 
 from libs.errors import MeshError
+from libs.identity.admission import BrokerAdmission
 from libs.identity.any_peer import AnyPeer
 from libs.identity.authority import Authority, KmsAuthority
 from libs.identity.certificate import pem_of, spki_of_certificate
@@ -36,7 +36,6 @@ from libs.rpc.calls import Middleware
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import ServiceBinding
 from libs.rpc.server import Serving, serving
-from libs.rpc.tls import load_client_context
 from libs.tee.dstack import Guest
 from libs.tee.evidence import Evidence
 
@@ -139,17 +138,16 @@ class Member:
             self._kms = self.any_peer("kms", self.settings.kms)
         return self._kms
 
+    def broker(self, target: str) -> BrokerAdmission:
+        """One NATS client's way into the broker whose mesh listener is at this address."""
+        return BrokerAdmission(self.peer("broker", target), self.identity)
+
     def known_evidence(self) -> Iterator[Evidence]:
         """This service's own evidence and that of every peer it has a connection to."""
         yield self.identity.current.evidence
         for peer in self._peers.values():
             if (lease := peer.live_lease()) is not None:
                 yield lease.evidence
-
-    def tls_context(self) -> ssl.SSLContext:
-        """A TLS 1.3 client context with the current certificate, for NATS and HTTPS inside the mesh."""
-        current = self.identity.current
-        return load_client_context(ca_pem=self.ca_pem, key_pem=current.key_pem, certificate_pem=current.certificate.pem)
 
     def serve(
         self, bindings: Sequence[ServiceBinding], observers: Sequence[Middleware] = ()

@@ -6,11 +6,12 @@ The names of streams and subjects are those of `libs/events`; whatever is not gr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from libs.events.subjects import all_issuers, inbox_prefix, stream_name
+from services.broker.control import CONTROLS
 
 _LOG_NUMBER = 1
 REGISTRY_BUCKETS = ("registry_providers", "registry_sessions", "registry_tenants")
@@ -66,16 +67,14 @@ def permissions() -> Mapping[str, Permissions]:
     }
 
 
-def render(settings: ServerSettings) -> str:
-    """Return the configuration file."""
-    users = [
-        # The DNS name in the certificate, which is the role's and so the same for every instance of it.
-        {
-            "user": f"{role}.{settings.trust_domain}",
-            "permissions": {"publish": {"allow": [*allowed.publish]}, "subscribe": {"allow": [*allowed.subscribe]}},
-        }
-        for role, allowed in permissions().items()
-    ]
+def render(settings: ServerSettings, keys: Collection[bytes]) -> str:
+    """Return the configuration file. Only who shows one of these keys (SHA-256 of its SPKI) gets through TLS."""
+    if not keys:
+        raise ValueError("nats-server takes no keys at all for any key")
+    users = [_user(role, allowed, settings.trust_domain) for role, allowed in permissions().items()]
+    control = Permissions(
+        publish=tuple(f"$SYS.REQ.SERVER.*.{what}" for what in CONTROLS), subscribe=(f"{inbox_prefix('broker')}.>",)
+    )
     configuration = {
         "server_name": settings.name,
         "host": settings.host,
@@ -96,12 +95,24 @@ def render(settings: ServerSettings) -> str:
             "min_version": "1.3",
             # Without it the server greets in plaintext, and a client can be talked out of TLS.
             "handshake_first": True,
+            "pinned_certs": sorted(key.hex() for key in keys),
         },
-        "accounts": {"MESH": {"jetstream": "enabled", "users": users}, "SYS": {"users": []}},
+        "accounts": {
+            "MESH": {"jetstream": "enabled", "users": users},
+            "SYS": {"users": [_user("broker", control, settings.trust_domain)]},
+        },
         "system_account": "SYS",
     }
     # JSON is a subset of NATS's configuration language, and escapes what a path may hold.
     return json.dumps(configuration, indent=2) + "\n"
+
+
+def _user(role: str, allowed: Permissions, trust_domain: str) -> dict[str, object]:
+    return {
+        # The DNS name in the certificate, which is the role's and so the same for every instance of it.
+        "user": f"{role}.{trust_domain}",
+        "permissions": {"publish": {"allow": [*allowed.publish]}, "subscribe": {"allow": [*allowed.subscribe]}},
+    }
 
 
 def _stream_subjects(stream: str) -> list[str]:

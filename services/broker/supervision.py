@@ -1,4 +1,4 @@
-"""It is responsible for nats-server's life: its files, its start, its readiness, its restarts, and new certificates.
+"""It is responsible for nats-server's life: its files, its start, its readiness, its restarts, and whom it lets in.
 
 The server's private key is on a memory file system where there is one, in a folder that only this user can enter; every
 start overwrites it.
@@ -14,27 +14,28 @@ import re
 import shutil
 import signal
 import socket
-import ssl
 import stat
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import structlog
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.files import remove_drafts, write_durably
 from libs.process import Exit, Program, Supervisor, supervised
 from services.broker.configuration import ServerSettings, render
+from services.broker.control import Address, Control, ServerNotControlled, greeting, open_control
+from services.broker.credentials import Credentials, Shown
 
 _WRITTEN = re.compile(r"nats-server\.conf|ca\.pem|credential\.pem")
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _POLL_SECONDS = 0.05
-_HANDSHAKE_SECONDS = 5.0
+_CHECK_SECONDS = 30.0
+_CONTROL_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -50,6 +51,13 @@ class RuntimeFolderRefused(MeshError):
     """The folder for the private key belongs to someone else, or lets others in."""
 
     reason = "RUNTIME_FOLDER_REFUSED"
+
+
+class KeyNotAdmitted(MeshError):
+    """The key has no lease at the broker, or no longer: present the evidence behind it again."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "KEY_NOT_ADMITTED"
 
 
 class ServerNotInstalled(MeshError):
@@ -72,23 +80,6 @@ class NatsSettings:
     """How long nats-server may take to its first handshake, seconds. Recovering a large store takes time."""
 
 
-class Credentials(Protocol):
-    """The identity that nats-server shows."""
-
-    @property
-    def credential_pem(self) -> bytes:
-        """Certificate and private key."""
-
-    @property
-    def ca_pem(self) -> bytes: ...
-
-    @property
-    def trust_domain(self) -> str: ...
-
-    async def renewed(self) -> None:
-        """Wait until the certificate is another one."""
-
-
 class Broker:
     """A running nats-server."""
 
@@ -109,8 +100,21 @@ class Broker:
         )
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
-        self._shown = b""
+        self._stale = asyncio.Event()
+        """The files may be newer than what the server has read."""
+        self._moved = asyncio.Event()
+        self._shown = self._earlier = credentials.current
+        """What the files say, and what they said before: the server lets both in."""
+        self._wanted: frozenset[bytes] = frozenset()
+        self._admitted: frozenset[bytes] = frozenset()
+        """What the server that answers has read."""
         self._port = 0
+        self.cut = 0
+        """How many connections were ended here that nats-server itself had let in or kept."""
+        for stale in runtime.glob("*.ports"):
+            stale.unlink()
+        remove_drafts(runtime, _WRITTEN)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write_files()
         self._program = Program(
             name="nats-server", argv=tuple(self._argv()), environment={}, grace_seconds=_STOP_SECONDS
@@ -136,9 +140,29 @@ class Broker:
         """Wait until the server that answers now does so no more."""
         await self._ended.wait()
 
+    def admit(self, keys: frozenset[bytes]) -> None:
+        """Have the server let in these keys (SHA-256 of their SPKI) alone, and end what others have open.
+
+        It is on its way when this returns; `until_admitted` waits for it.
+        """
+        if keys != self._wanted:
+            self._wanted = keys
+            self._write_configuration()
+            self._stale.set()
+            self._move()
+
+    async def until_admitted(self, key: bytes) -> None:
+        """Wait until the server that answers lets in this key. Raises `KeyNotAdmitted` when it is not to any more."""
+        while True:
+            if key not in self._wanted:
+                raise KeyNotAdmitted("no lease of this key allows a connection to the broker")
+            if key in self._admitted:
+                return
+            await self._moved.wait()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep a server running, know whether it answers, and have it show every new certificate."""
+        """Keep a server running, know whether it answers, and have it show and let in what the files say."""
         async with (
             supervised(self._program, on_exit=self._on_exit) as self._supervisor,
             asyncio.TaskGroup() as tasks,
@@ -153,35 +177,71 @@ class Broker:
     async def _follow_renewals(self) -> None:
         while True:
             await self._credentials.renewed()
-            self._write_credentials()
-            # Before the server answers, the signal could end it; `_watch` makes up for it.
-            if self.ready:
-                self._reload()
-
-    def _reload(self) -> None:
-        """Have the server read its files again. Open connections go on."""
-        self._signal(signal.SIGHUP)
-        log.info("nats-server shows a new certificate")
+            self._earlier, self._shown = self._shown, self._credentials.current
+            self._write_files()
+            self._stale.set()
 
     async def _watch(self) -> None:
         while True:
             self._ended.clear()
-            started_with = self._shown
-            port = await self._until_answering()
-            if port is not None and not self._ended.is_set():
-                self._port = port
+            shown = self._shown
+            address = await self._until_answering(shown)
+            if address is not None and not self._ended.is_set():
+                self._port = address.port
+                # What it read at its start may have been replaced since.
+                self._stale.set()
                 self._ready.set()
-                log.info("nats-server answers", host=self._settings.host, port=port, child=self.pid)
-                if self._shown != started_with:
-                    self._reload()
+                log.info("nats-server answers", host=address.host, port=address.port, child=self.pid)
+                async with asyncio.TaskGroup() as tasks:
+                    keeping = tasks.create_task(self._keep_loaded(address, shown))
+                    await self._ended.wait()
+                    keeping.cancel()
             await self._ended.wait()
+
+    async def _keep_loaded(self, address: Address, shown: Shown) -> None:
+        """Have the server read every change, and see that nobody is connected whom it must not let in.
+
+        `shown` is what it lets this process in with.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(_CONTROL_SECONDS), open_control(address, shown.client_context()) as control:
+                    if self._stale.is_set():
+                        shown = await self._load(control)
+                    self.cut += await control.cut_all_but(self._admitted | self._own_keys)
+            except (ServerNotControlled, TimeoutError) as error:
+                # It may be letting in whom it must not. The next one begins with the files.
+                log.error("nats-server is not controlled and is killed", detail=str(error))
+                self._signal(signal.SIGKILL)
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await self._stale.wait()
+
+    async def _load(self, control: Control) -> Shown:
+        """Have the server read its files again, and return what it shows now.
+
+        Open connections go on, but for those whose keys it lets in no more.
+        """
+        self._stale.clear()
+        shown, wanted = self._shown, self._wanted
+        await control.reload()
+        self._admitted = wanted
+        self._move()
+        return shown
+
+    def _move(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def _on_exit(self, ended: Exit) -> None:
         self._ready.clear()
+        self._admitted = frozenset()
         self._ended.set()
 
     def _argv(self) -> list[str]:
@@ -191,57 +251,34 @@ class Broker:
     def _configuration(self) -> Path:
         return self._runtime / "nats-server.conf"
 
+    @property
+    def _own_keys(self) -> frozenset[bytes]:
+        return frozenset((self._shown.spki_sha256, self._earlier.spki_sha256))
+
     def _write_files(self) -> None:
-        for stale in self._runtime.glob("*.ports"):
-            stale.unlink()
-        remove_drafts(self._runtime, _WRITTEN)
-        self._server.store.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(self._configuration, render(self._server).encode())
-        self._write_credentials()
+        self._write_configuration()
+        write_durably(self._server.ca, self._shown.ca_pem)
+        write_durably(self._server.credential, self._shown.certificate_pem + self._shown.key_pem)
 
-    def _write_credentials(self) -> None:
-        self._shown = self._credentials.credential_pem
-        write_durably(self._server.ca, self._credentials.ca_pem)
-        write_durably(self._server.credential, self._shown)
+    def _write_configuration(self) -> None:
+        write_durably(self._configuration, render(self._server, self._wanted | self._own_keys).encode())
 
-    async def _until_answering(self) -> int | None:
-        """Return the port once our own server has shaken hands on it; None if it ended, or was killed as too slow."""
+    async def _until_answering(self, shown: Shown) -> Address | None:
+        """Return where our own server has shaken hands with us; None if it ended, or was killed as too slow."""
+        host, server_name = self._settings.host, f"broker.{self._credentials.trust_domain}"
         try:
             async with asyncio.timeout(self._settings.start_seconds):
                 while not self._ended.is_set():
                     # The server writes this file, named for its process id, when it listens: so that another process
                     # on the port is never taken for ours.
                     port = _read_port(self._runtime / f"nats-server_{self.pid}.ports")
-                    if port is not None and await self._shakes_hands(port):
-                        return port
+                    if port is not None and (id_ := await greeting(host, port, server_name, shown.client_context())):
+                        return Address(host, port, server_name, id_)
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             log.warning("nats-server did not answer", seconds=self._settings.start_seconds)
             self._signal(signal.SIGKILL)
         return None
-
-    async def _shakes_hands(self, port: int) -> bool:
-        try:
-            async with asyncio.timeout(_HANDSHAKE_SECONDS):
-                reader, writer = await asyncio.open_connection(
-                    self._settings.host,
-                    port,
-                    ssl=self._client_context(),
-                    server_hostname=f"broker.{self._credentials.trust_domain}",
-                )
-                try:
-                    return (await reader.readline()).startswith(b"INFO ")
-                finally:
-                    # Without the goodbye that TLS has: the server would not wait for it, and it says nothing here.
-                    writer.transport.abort()
-        except OSError:
-            return False
-
-    def _client_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self._server.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(str(self._server.credential))
-        return context
 
 
 @asynccontextmanager

@@ -102,7 +102,11 @@ def write_service_configs(
 
 def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
     """What is a service's own, beside the table that all of them have."""
-    events = {"nats_url": addresses.nats_url, "outbox": str(layout.state(service) / "outbox")}
+    events = {
+        "nats_url": addresses.nats_url,
+        "broker": addresses.of("broker"),
+        "outbox": str(layout.state(service) / "outbox"),
+    }
     match service:
         case "attestation":
             return {

@@ -91,11 +91,10 @@ async def running(
             ) as publisher,
             connect_nats(
                 config.events.nats_url,
-                member.tls_context,
+                member.broker(config.events.broker),
                 server_name=f"broker.{member.trust_domain}",
                 name=f"{member.role}/{member.instance}/intake",
                 inbox_prefix=inbox_prefix(member.role),
-                renewed=member.identity.renewed,
             ) as link,
             asyncio.TaskGroup() as tasks,
         ):

@@ -37,11 +37,10 @@ async def serve(config: Config) -> None:
         join(config.member, "registry", claims) as member,
         connect_nats(
             config.events.nats_url,
-            member.tls_context,
+            member.broker(config.events.broker),
             server_name=f"broker.{member.trust_domain}",
             name=f"registry-store/{member.instance}",
             inbox_prefix=inbox_prefix("registry"),
-            renewed=member.identity.renewed,
         ) as link,
         open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
     ):

@@ -49,7 +49,7 @@ async def _running(folder: Path) -> AsyncIterator[tuple[KmsMesh, KmsCore]]:
         if not await kms.kms.ready():
             raise RuntimeError(f"the KMS does not start: {kms.kms.log.read_text()}")
         core = mesh.kms("core", root=await kms.root_of(kms.kms))
-        async with kms.logging(core, time.time()):
+        async with kms.logging(core):
             yield kms, core
 
 

@@ -46,7 +46,7 @@ from services.kms.keyring import Keyring
 from tests.fakes.policy_draft import gpu_member, gpu_root, policy_draft
 
 TRUST_DOMAIN = "mesh.test"
-ROLES = ("agent", "attestation", "kms", "ledger", "node", "registry", "router")
+ROLES = ("agent", "attestation", "broker", "kms", "ledger", "node", "registry", "router")
 
 
 def _now() -> int:

@@ -26,6 +26,7 @@ from services.registry.store import Store, make_store
 from services.registry.view import Change, Position
 from services.registry.watch import watch
 from tests.fakes.leases import TRUST_DOMAIN
+from tests.fakes.let_in import LetIn
 from tests.fakes.nats_broker import NatsBroker, nats_broker
 from tests.fakes.throwaway_ca import ThrowawayCa
 
@@ -85,7 +86,7 @@ class Mesh:
         """A registry whose directory follows the store."""
         async with connect_nats(
             self.broker.url,
-            self.tls,
+            LetIn(self.tls),
             server_name="broker.mesh.test",
             name="registry/one",
             inbox_prefix="_INBOX_registry",

@@ -109,7 +109,7 @@ class Killing:
         await self._be_born()
         self._core = self._kms.mesh.kms("core", root=self._root)
         self._kms.order.write_bytes(self._signed_order())
-        async with self._kms.logging(self._core, time.time()):
+        async with self._kms.logging(self._core):
             async with using(self._kms, self._core, self._outcome.promised):
                 kinds = list(_KINDS)
                 while self._outcome.killed < kills and not self._outcome.wrong:

@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import tomli_w
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
-from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.process import tethered
 from libs.process.readiness import Readiness, listening
 from libs.rpc.middleware import public_middleware
@@ -32,9 +30,9 @@ from libs.tee.dstack import Guest
 from services.attestation.collateral import CollateralCache, Held
 from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.servicer import CollateralServicer, collateral_binding
-from services.broker.supervision import NatsSettings, open_broker
 from services.kms.root import Root, open_root
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.running_broker import running_broker
 
 ROOT = Path(__file__).parents[2]
 _READY_SECONDS = 60.0
@@ -137,21 +135,6 @@ class Service:
         return await self.ended()
 
 
-class _Broker:
-    """The broker's identity, certified by the root's own CA."""
-
-    trust_domain = TRUST_DOMAIN
-
-    def __init__(self, core: KmsCore, now: float) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = core.ca.issue_svid(Subject(TRUST_DOMAIN, "broker", "1", bytes(32)), key.public_key(), now)
-        self.credential_pem = pem_of(certificate) + key_pem(key)
-        self.ca_pem = pem_of(core.ca.certificate)
-
-    async def renewed(self) -> None:
-        await asyncio.Event().wait()
-
-
 class _Collateral:
     """The machine's own vendor statements, behind the attestation service's listener."""
 
@@ -169,7 +152,7 @@ class KmsMesh:
         mesh.draft["key_releases"].append({"name": "ledger-resume", "roles": ["ledger"]})
         mesh.seed = mesh.sign(mesh.draft)
         self.mesh = mesh
-        names = ("kms", "kms_bootstrap", "second", "second_bootstrap", "ledger", "https", "nats")
+        names = ("kms", "kms_bootstrap", "second", "second_bootstrap", "ledger", "https", "broker", "nats")
         self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
         self.kms = Service("kms", "1", mesh.folder)
         self.newcomer = Service("kms", "2", mesh.folder)
@@ -212,11 +195,9 @@ class KmsMesh:
             yield self
 
     @asynccontextmanager
-    async def logging(self, core: KmsCore, now: float) -> AsyncIterator[None]:
+    async def logging(self, core: KmsCore) -> AsyncIterator[None]:
         """The broker and the ledger. A KMS must serve."""
-        settings = NatsSettings(port=self.ports["nats"])
-        async with open_broker("broker-1", settings, _Broker(core, now), self.mesh.folder / "broker") as broker:
-            await broker.until_ready()
+        async with running_broker(self.mesh, core, listen=self.address("broker"), nats_port=self.ports["nats"]):
             await self.ledger.start()
             assert await self.ledger.ready(), self.ledger.log.read_text()
             yield
@@ -253,7 +234,11 @@ class KmsMesh:
 
     def _events(self, service: str, instance: str) -> dict[str, str]:
         outbox = self.mesh.folder / f"{service}-{instance}" / "outbox"
-        return {"nats_url": f"tls://{self.address('nats')}", "outbox": str(outbox)}
+        return {
+            "nats_url": f"tls://{self.address('nats')}",
+            "broker": self.address("broker"),
+            "outbox": str(outbox),
+        }
 
     def _kms(self, instance: str, guest_socket: Path, listener: str) -> dict[str, Any]:
         return {

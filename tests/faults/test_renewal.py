@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.cli.layout import Layout
 from tests.faults.renewal import LIFE_SECONDS, renew_all
 from tests.mesh.running import running_mesh, short_folder
 
@@ -14,6 +15,9 @@ pytestmark = pytest.mark.mesh
 async def test_no_call_fails_and_no_stream_is_cut_while_every_service_renews() -> None:
     with short_folder() as folder, running_mesh(folder, "--certificate-seconds", str(LIFE_SECONDS)) as mesh:
         outcome = await renew_all(mesh, folder / "load", renewals=2, per_second=90)
+        broker = Layout(mesh.state).log("broker").read_text()
+    assert "nats-server answers" in broker
+    assert "connection without a lease cut" not in broker
     assert outcome.holds, outcome.report()
     assert outcome.fewest_renewals >= 2
 

@@ -42,6 +42,7 @@ MODULES: Mapping[str, frozenset[str]] = {
 """Where checks are taken away; in all functions, or in those named."""
 
 OUTSIDE = {
+    "libs.identity.admission": "asks the broker, an appraised peer, to let this service in; judges nobody",
     "libs.identity.any_peer": "asks peers, each of which is appraised by itself; passes refusals on",
     "libs.identity.bootstrap_leaf": "makes a leaf; judges nothing",
     "libs.identity.collateral": "asks for collateral, which is judged with the evidence",

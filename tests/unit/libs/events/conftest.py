@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -21,6 +20,7 @@ from libs.events.publish import EventSettings, Publisher, open_publisher
 from libs.events.sending import Timing
 from libs.events.vault import VaultKey
 from tests.fakes.ledger_answers import FakeLedger, FakePeer, reading, serve_ledger
+from tests.fakes.let_in import LetIn
 from tests.fakes.nats_broker import NatsBroker, nats_broker
 from tests.fakes.throwaway_ca import Files, ThrowawayCa
 
@@ -50,11 +50,6 @@ class FakeCredential:
 class FakeIdentity:
     current: FakeCredential
 
-    async def renewed(self) -> FakeCredential:
-        """It never is."""
-        await asyncio.Event().wait()
-        return self.current
-
 
 @dataclass(frozen=True, slots=True)
 class FakeMember:
@@ -67,8 +62,8 @@ class FakeMember:
     instance: str = "one"
     trust_domain: str = "mesh.test"
 
-    def tls_context(self) -> ssl.SSLContext:
-        return self.ca.client_context(self.files)
+    def broker(self, target: str) -> LetIn:
+        return LetIn(lambda: self.ca.client_context(self.files))
 
 
 def member_with(ca: ThrowawayCa, files: Files, log_key: Ed25519PrivateKey) -> FakeMember:
@@ -102,7 +97,7 @@ class Mesh:
         self.log_key = Ed25519PrivateKey.generate()
         return open_publisher(
             member_with(self.ca, self.router_files, self.log_key),
-            EventSettings(self.broker.url, self.folder / outbox),
+            EventSettings(self.broker.url, "127.0.0.1:9", self.folder / outbox),
             peer or self.peer,
             log_key=self.log_key,
             open_vault=vault_of,
@@ -134,7 +129,7 @@ def ledger_tls(ca: ThrowawayCa) -> Callable[[], ssl.SSLContext]:
 async def link(broker: NatsBroker, ledger_tls: Callable[[], ssl.SSLContext]) -> AsyncIterator[NatsLink]:
     """The ledger's connection, with its stream made."""
     async with connect_nats(
-        broker.url, ledger_tls, server_name="broker.mesh.test", name="ledger/one", inbox_prefix="_INBOX_ledger"
+        broker.url, LetIn(ledger_tls), server_name="broker.mesh.test", name="ledger/one", inbox_prefix="_INBOX_ledger"
     ) as connected:
         await ensure_stream(connected, 1, max_bytes=64 * 1024 * 1024, replicas=1, timeout=10.0)
         yield connected

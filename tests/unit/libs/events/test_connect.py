@@ -13,6 +13,7 @@ import pytest
 from libs.events.connect import NatsLink, connect_nats
 from libs.events.consume import StreamInterrupted, StreamMessage, ensure_stream, read_stream
 from libs.events.subjects import issuer_subject, stream_name
+from tests.fakes.let_in import LetIn
 from tests.fakes.nats_broker import NatsBroker
 from tests.fakes.throwaway_ca import Files, ThrowawayCa
 
@@ -48,11 +49,10 @@ async def renewing(broker: NatsBroker, ca: ThrowawayCa, role: str) -> AsyncItera
         asyncio.timeout(60),
         connect_nats(
             broker.url,
-            renewals.context,
+            LetIn(renewals.context, renewals.renewed),
             server_name="broker.mesh.test",
             name=f"{role}/one",
             inbox_prefix=f"_INBOX_{role}",
-            renewed=renewals.renewed,
         ) as link,
     ):
         await link.client(10)

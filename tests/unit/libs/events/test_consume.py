@@ -20,6 +20,7 @@ from libs.events.consume import (
     read_stream,
 )
 from libs.events.subjects import issuer_subject, message_id, stream_name
+from tests.fakes.let_in import LetIn
 from tests.fakes.nats_broker import NatsBroker
 from tests.fakes.throwaway_ca import ThrowawayCa
 
@@ -124,7 +125,7 @@ async def test_a_broker_under_another_name_is_not_spoken_to(
     broker: NatsBroker, ledger_tls: Callable[[], ssl.SSLContext]
 ) -> None:
     async with connect_nats(
-        broker.url, ledger_tls, server_name="other.mesh.test", name="ledger/one", inbox_prefix="_INBOX_ledger"
+        broker.url, LetIn(ledger_tls), server_name="other.mesh.test", name="ledger/one", inbox_prefix="_INBOX_ledger"
     ) as link:
         with pytest.raises(MeshError) as refusal:
             await link.client(0.5)
@@ -140,7 +141,7 @@ async def test_a_client_that_would_speak_less_than_tls_1_3_is_refused(
         return context
 
     async with connect_nats(
-        broker.url, weaker, server_name="broker.mesh.test", name="ledger/one", inbox_prefix="_INBOX_ledger"
+        broker.url, LetIn(weaker), server_name="broker.mesh.test", name="ledger/one", inbox_prefix="_INBOX_ledger"
     ) as link:
         with pytest.raises(MeshError) as refusal:
             await link.client(0.5)
@@ -151,7 +152,7 @@ async def test_a_caller_that_the_broker_does_not_know_is_not_let_in(broker: Nats
     files = ca.issue("stranger.mesh.test", "stranger")
     async with connect_nats(
         broker.url,
-        lambda: ca.client_context(files),
+        LetIn(lambda: ca.client_context(files)),
         server_name="broker.mesh.test",
         name="stranger/one",
         inbox_prefix="_INBOX_stranger",
@@ -164,6 +165,6 @@ async def test_a_caller_that_the_broker_does_not_know_is_not_let_in(broker: Nats
 async def test_a_url_without_tls_is_refused() -> None:
     with pytest.raises(ValueError, match="tls://"):
         async with connect_nats(
-            "nats://127.0.0.1:1", ssl.create_default_context, server_name="x", name="x", inbox_prefix="_INBOX_x"
+            "nats://127.0.0.1:1", LetIn(ssl.create_default_context), server_name="x", name="x", inbox_prefix="_INBOX_x"
         ):
             pass

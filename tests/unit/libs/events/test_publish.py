@@ -139,7 +139,9 @@ async def fill(publisher: Publisher) -> NoReturn:
 
 async def test_whoever_fills_the_outbox_cannot_keep_essential_entries_out_of_the_log(mesh: Mesh) -> None:
     mesh.ledger.silent = True
-    settings = EventSettings(mesh.broker.url, mesh.folder / "outbox", outbox_max_bytes=4 * MAX_BODY_BYTES)
+    settings = EventSettings(
+        mesh.broker.url, "127.0.0.1:9", mesh.folder / "outbox", outbox_max_bytes=4 * MAX_BODY_BYTES
+    )
     member = member_with(mesh.ca, mesh.router_files, mesh.log_key)
     async with (
         mesh.reading(),
@@ -315,7 +317,7 @@ async def test_a_released_receipt_is_not_amended(mesh: Mesh) -> None:
 
 async def test_a_log_key_that_the_evidence_does_not_name_is_refused(mesh: Mesh, tmp_path: Path) -> None:
     member = member_with(mesh.ca, mesh.router_files, Ed25519PrivateKey.generate())
-    settings = EventSettings(mesh.broker.url, tmp_path / "outbox")
+    settings = EventSettings(mesh.broker.url, "127.0.0.1:9", tmp_path / "outbox")
     with pytest.raises(MeshError) as refusal:
         async with open_publisher(member, settings, mesh.peer, log_key=Ed25519PrivateKey.generate()):
             pass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from libs.identity.certificate import Subject, issue, key_pem, pem_of
+from services.broker.configuration import ServerSettings
+from services.broker.credentials import Shown
 from services.broker.supervision import Broker, NatsSettings, open_broker
 
 TRUST_DOMAIN = "mesh.test"
@@ -40,12 +44,11 @@ class ThrowawayCa:
         )
         self.der = certificate.public_bytes(Encoding.DER)
 
-    def credential(self, role: str, instance: str = "1") -> bytes:
-        """Certificate and key, PEM."""
+    def credential(self, role: str, instance: str = "1") -> Shown:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = Subject(TRUST_DOMAIN, role, instance, evidence_digest=bytes(32))
         certificate = issue(subject, key.public_key(), self.key, self.der, now=self.now.timestamp())
-        return pem_of(certificate) + key_pem(key)
+        return Shown(pem_of(certificate), key_pem(key), pem_of(self.der))
 
 
 class Credentials:
@@ -56,11 +59,10 @@ class Credentials:
     def __init__(self, ca: ThrowawayCa) -> None:
         self._ca = ca
         self._renewed = asyncio.Event()
-        self.credential_pem = ca.credential("broker")
-        self.ca_pem = pem_of(ca.der)
+        self.current = ca.credential("broker")
 
     def renew(self) -> None:
-        self.credential_pem = self._ca.credential("broker")
+        self.current = self._ca.credential("broker")
         self._renewed.set()
 
     async def renewed(self) -> None:
@@ -71,25 +73,40 @@ class Credentials:
 class Mesh:
     """A CA, a broker, and what it takes to reach it."""
 
-    def __init__(self, ca: ThrowawayCa, credentials: Credentials, broker: Broker, folder: Path) -> None:
+    def __init__(self, ca: ThrowawayCa, credentials: Credentials, broker: Broker, state: Path) -> None:
         self.ca = ca
         self.credentials = credentials
         self.broker = broker
-        self._folder = folder
+        self.state = state
+        self.admitted: frozenset[bytes] = frozenset()
 
     @property
     def url(self) -> str:
         return f"tls://127.0.0.1:{self.broker.port}"
 
-    def context(self, role: str | None, issuer: ThrowawayCa | None = None) -> ssl.SSLContext:
-        """A client's TLS context; without a certificate if there is no role."""
-        context = ssl.create_default_context(cadata=self.credentials.ca_pem.decode())
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        if role is not None:
-            path = self._folder / f"{role}.pem"
-            path.write_bytes((issuer or self.ca).credential(role))
-            context.load_cert_chain(path)
-        return context
+    async def context(self, role: str) -> ssl.SSLContext:
+        """The TLS context of a client whose key is let in."""
+        shown = self.ca.credential(role)
+        await self.let_in(shown)
+        return shown.client_context()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal nats-server."""
+        assert self.broker.pid is not None
+        os.kill(self.broker.pid, number)
+
+    async def let_in(self, shown: Shown) -> None:
+        self.admitted |= {shown.spki_sha256}
+        self.broker.admit(self.admitted)
+        async with asyncio.timeout(20):
+            await self.broker.until_admitted(shown.spki_sha256)
+
+    async def turn_away(self, shown: Shown) -> None:
+        """Let a key in no more, and wait until nats-server knows."""
+        self.admitted -= {shown.spki_sha256}
+        self.broker.admit(self.admitted)
+        # Another key is let in only once nats-server has read all of it.
+        await self.context("ledger")
 
 
 @pytest.fixture
@@ -98,4 +115,9 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     credentials = Credentials(ca)
     async with open_broker("broker-test", NatsSettings(port=-1), credentials, tmp_path / "state") as broker:
         await broker.until_ready()
-        yield Mesh(ca, credentials, broker, tmp_path)
+        yield Mesh(ca, credentials, broker, tmp_path / "state")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> ServerSettings:
+    return ServerSettings("broker", "127.0.0.1", -1, TRUST_DOMAIN, tmp_path, 1 << 20, tmp_path / "a", tmp_path / "b")

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import nats
@@ -18,6 +19,7 @@ from nats.aio.client import Client
 from libs.events.connect import connect_nats
 from libs.events.consume import StreamMessage, ensure_stream, read_message, read_stream
 from libs.events.subjects import inbox_prefix, issuer_subject, stream_name
+from libs.rpc.tls import load_client_context
 from services.broker.configuration import REGISTRY_BUCKETS
 from services.broker.supervision import (
     NatsSettings,
@@ -27,6 +29,7 @@ from services.broker.supervision import (
     private_folder,
     verify_port_free,
 )
+from tests.fakes.let_in import LetIn
 from tests.unit.services.broker.conftest import TRUST_DOMAIN, Credentials, Mesh, ThrowawayCa
 
 SUBJECT = issuer_subject(1, bytes(32))
@@ -46,7 +49,7 @@ class Connection:
 
         await self.client.connect(
             mesh.url,
-            tls=context or mesh.context(role),
+            tls=context or await mesh.context(role),
             tls_hostname=f"broker.{TRUST_DOMAIN}",
             tls_handshake_first=True,
             allow_reconnect=False,
@@ -74,9 +77,11 @@ async def test_a_router_publishes_what_the_ledger_consumes(mesh: Mesh) -> None:
 
 
 async def test_the_ledger_sets_up_and_reads_its_stream_as_it_will(mesh: Mesh) -> None:
+    shown = mesh.ca.credential("ledger")
+    await mesh.let_in(shown)
     async with connect_nats(
         mesh.url,
-        lambda: mesh.context("ledger"),
+        LetIn(shown.client_context),
         server_name=f"broker.{TRUST_DOMAIN}",
         name="ledger",
         inbox_prefix=inbox_prefix("ledger"),
@@ -150,16 +155,18 @@ async def test_a_role_without_a_user_is_refused(mesh: Mesh) -> None:
 
 async def test_no_certificate_is_refused(mesh: Mesh) -> None:
     with pytest.raises((nats.errors.Error, OSError)):
-        await Connection().open(mesh, "router", mesh.context(None))
+        await Connection().open(mesh, "router", load_client_context(ca_pem=mesh.credentials.current.ca_pem))
 
 
 async def test_a_certificate_of_another_ca_is_refused(mesh: Mesh) -> None:
+    foreign = replace(ThrowawayCa().credential("router"), ca_pem=mesh.credentials.current.ca_pem)
+    await mesh.let_in(foreign)
     with pytest.raises((nats.errors.Error, OSError)):
-        await Connection().open(mesh, "router", mesh.context("router", ThrowawayCa()))
+        await Connection().open(mesh, "router", foreign.client_context())
 
 
 async def test_tls_1_2_is_refused(mesh: Mesh) -> None:
-    context = mesh.context("router")
+    context = await mesh.context("router")
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):
         await asyncio.open_connection(
@@ -248,7 +255,10 @@ async def test_a_key_that_a_killed_broker_left_half_written_is_removed_by_the_ne
 
 async def _shown(mesh: Mesh) -> bytes:
     reader, writer = await asyncio.open_connection(
-        "127.0.0.1", mesh.broker.port, ssl=mesh.context("router"), server_hostname=f"broker.{TRUST_DOMAIN}"
+        "127.0.0.1",
+        mesh.broker.port,
+        ssl=mesh.credentials.current.client_context(),
+        server_hostname=f"broker.{TRUST_DOMAIN}",
     )
     certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     await reader.readline()

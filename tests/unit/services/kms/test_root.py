@@ -156,7 +156,7 @@ async def test_a_service_that_is_measured_with_a_pin_ends_before_it_takes_anothe
     td.keys = of_another_kms(mesh.machine, td.keys)
     async with mesh.guest(td) as socket:
         member = mesh.settings("kms", "1", socket)
-        events = EventSettings(nats_url="tls://127.0.0.1:9", outbox=mesh.folder / "outbox")
+        events = EventSettings(nats_url="tls://127.0.0.1:9", broker="127.0.0.1:9", outbox=mesh.folder / "outbox")
         with pytest.raises(CustodyNotProven):
             await serve(Config(member, events, ledger="127.0.0.1:9", bootstrap_listen="127.0.0.1:0"))
     assert not (member.state_dir / "root.sealed").exists()

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import cast
 
 import tomli_w
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.events.publish import EventSettings, Publisher, open_publisher
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
-from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.member import Member
 from libs.identity.peers import Peer
@@ -32,7 +30,6 @@ from libs.rpc.server import serving
 from services.attestation.collateral import CollateralCache, Held
 from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.servicer import CollateralServicer, collateral_binding
-from services.broker.supervision import NatsSettings, open_broker
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
 from services.kms.currency import Currency
 from services.kms.decisions import Decisions
@@ -43,25 +40,10 @@ from services.kms.publication import Publication
 from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
-from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
+from tests.fakes.running_broker import RunningBroker, running_broker
 
 _ROOT = Path(__file__).parents[4]
-
-
-class _Broker:
-    """The broker's identity."""
-
-    trust_domain = TRUST_DOMAIN
-
-    def __init__(self, kms: KmsCore) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = Subject(TRUST_DOMAIN, "broker", "1", bytes(32))
-        certificate = kms.ca.issue_svid(subject, key.public_key(), _now())
-        self.credential_pem = pem_of(certificate) + key_pem(key)
-        self.ca_pem = pem_of(kms.ca.certificate)
-
-    async def renewed(self) -> None:
-        await asyncio.Event().wait()
 
 
 class _Collateral:
@@ -94,11 +76,11 @@ class LiveMesh:
         self.data_dir = mesh.folder / "ledger-data"
         self.target = f"127.0.0.1:{free_port()}"
         self.https = f"127.0.0.1:{free_port()}"
-        self.nats_url = ""
         self._config = mesh.folder / "ledger.toml"
         self._notify = mesh.folder / "ledger.ready"
         self._log = mesh.folder / "ledger.log"
         self._process: asyncio.subprocess.Process | None = None
+        self.broker: RunningBroker
         self.member: Member
         """The KMS's."""
         self.decisions: Decisions
@@ -111,11 +93,7 @@ class LiveMesh:
         """Run what the ledger needs; the ledger itself is the test's to start."""
         async with AsyncExitStack() as stack:
             mesh, kms = self.mesh, self.kms
-            broker = await stack.enter_async_context(
-                open_broker("broker-1", NatsSettings(port=-1), _Broker(kms), mesh.folder / "broker")
-            )
-            await broker.until_ready()
-            self.nats_url = f"tls://127.0.0.1:{broker.port}"
+            self.broker = await stack.enter_async_context(running_broker(mesh, kms))
             collateral = collateral_binding(
                 CollateralServicer(cast(CollateralCache, _Collateral(mesh)), GpuTokens(None, 1))
             )
@@ -182,7 +160,7 @@ class LiveMesh:
 
     @asynccontextmanager
     async def publisher(self, member: Member, log_key: Ed25519PrivateKey) -> AsyncIterator[Publisher]:
-        settings = EventSettings(self.nats_url, self.mesh.folder / f"{member.role}-outbox")
+        settings = EventSettings(self.broker.url, self.broker.target, self.mesh.folder / f"{member.role}-outbox")
         async with open_publisher(member, settings, member.peer("ledger", self.target), log_key=log_key) as publisher:
             yield publisher
 
@@ -234,7 +212,7 @@ class LiveMesh:
                 "attestation_bootstrap": f"127.0.0.1:{attestation}",
                 "drain_seconds": 0.5,
             },
-            "events": {"nats_url": self.nats_url, "outbox": str(self.mesh.folder / "ledger-outbox")},
+            "events": {**self.broker.settings, "outbox": str(self.mesh.folder / "ledger-outbox")},
             "data_dir": str(self.data_dir),
             "https_listen": self.https,
             "ip_addresses": ["127.0.0.1"],

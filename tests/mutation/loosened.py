@@ -42,7 +42,9 @@ LOOSENED: list[tuple[Weakening, tuple[str, ...]]] = [
         ),
     ),
     (
-        Weakening("libs.identity.challenges", "Challenges.spend", "found.issued_at + lifetime <= self._clock()", "False"),
+        Weakening(
+            "libs.identity.challenges", "Challenges.spend", "found.issued_at + lifetime <= self._clock()", "False"
+        ),
         ("evidence that answers a challenge a minute late",),
     ),
     (

@@ -15,7 +15,9 @@ from typing import Any
 
 from libs import jcs
 from libs.errors import Code, MeshError
+from libs.policy.foreign import ForeignProvider, foreign_rules, read_foreign_providers
 from libs.policy.hardware import SNP, TDX, Hardware, read_hardware, read_tcb
+from libs.policy.measurement import read_measurement
 from libs.policy.members import Members
 from libs.policy.releases import KeyRelease, read_key_releases
 from libs.policy.revocation import RevocationSet
@@ -88,6 +90,8 @@ class Policy:
     """Ed25519 public key under which tenant records count."""
     challenge_max_age_seconds: int
     evidence_max_age_seconds: int
+    foreign_providers: tuple[ForeignProvider, ...] = ()
+    """Services outside the mesh that routers may send prompts to; names are distinct."""
     lifted_revocations: frozenset[bytes] = frozenset()
     """Ids of revocations that no longer count under this version."""
     revoked: Revoked = NOTHING_REVOKED
@@ -135,6 +139,10 @@ class Policy:
             gpu_required=grant.gpu_required,
             models=self.models if role == "node" else MappingProxyType({}),
         )
+
+    def foreign_rules(self, provider: ForeignProvider) -> RoleRules:
+        """Return what the evidence of a foreign provider must satisfy."""
+        return foreign_rules(provider, self.hardware, self.revoked)
 
     def key_release(self, name: str) -> KeyRelease | None:
         """Return the rule about the key of this exact name; None where there is none, so nobody may use it."""
@@ -184,6 +192,7 @@ def read(value: Any) -> Policy:
         tenant_admin_key=members.octets("tenant_admin_key", KEY_BYTES),
         challenge_max_age_seconds=members.integer("challenge_max_age_seconds", 1, _MAX_AGE_SECONDS),
         evidence_max_age_seconds=members.integer("evidence_max_age_seconds", 1, _MAX_AGE_SECONDS),
+        foreign_providers=read_foreign_providers(members),
         lifted_revocations=_read_lifted(members),
     )
     for revocation in members.objects("revocations"):
@@ -212,7 +221,7 @@ def _read_roles(members: Members) -> Mapping[str, RoleGrant]:
     for role in roles.names(ROLE):
         grant = roles.object(role)
         # An empty list is an operator's way to take every measurement off a role: it allows nothing.
-        measurements = grant.distinct([_read_measurement(m) for m in grant.objects("measurements")], "measurements")
+        measurements = grant.distinct([read_measurement(m) for m in grant.objects("measurements")], "measurements")
         tcb = read_tcb(grant.object("tcb")) if grant.has("tcb") else None
         snp_entries = grant.objects("snp_measurements") if grant.has("snp_measurements") else ()
         snp = [read_snp_measurement(entry) for entry in snp_entries]
@@ -226,21 +235,6 @@ def _read_roles(members: Members) -> Mapping[str, RoleGrant]:
     if not grants:
         raise members.refuse("roles", "must not be empty")
     return MappingProxyType(grants)
-
-
-def _read_measurement(members: Members) -> Measurement:
-    measurement = Measurement(
-        compose_hash=members.hexadecimal("compose_hash", 32),
-        app_id=members.hexadecimal("app_id", 20),
-        os_image_hash=members.hexadecimal("os_image_hash", 32),
-        key_provider=members.hexadecimal("key_provider", 32),
-        mrtd=members.hexadecimal("mrtd", 48),
-        rtmr0=members.hexadecimal("rtmr0", 48),
-        rtmr1=members.hexadecimal("rtmr1", 48),
-        rtmr2=members.hexadecimal("rtmr2", 48),
-    )
-    members.end()
-    return measurement
 
 
 def _read_models(members: Members) -> Mapping[str, frozenset[str]]:

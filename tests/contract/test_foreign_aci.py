@@ -420,3 +420,44 @@ async def test_a_provider_that_policy_no_longer_lists_is_not_used_before_anybody
     answer = await router.run(asked())
     assert (answer.started.status, error_type(answer)) == (404, "not_found_error")
     assert other.bodies == []
+
+
+async def test_a_provider_whose_entry_changed_is_not_used_before_it_is_verified_by_the_new_one(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    policy: Policy = router.member.policy.current
+    (provider,) = policy.foreign_providers
+    stricter = replace(provider, session_claims=frozenset({"gpu_attested"}))
+    router.member.policy.enact(replace(policy, foreign_providers=(stricter,)))
+    assert router.foreign.choose(HERE, Constraints(), TENANT.tenant_id, frozenset()) is None
+    await router.foreign.verify()
+    assert_refused(router, await router.run(asked()), "SESSION_CLAIMS_INSUFFICIENT")
+    assert other.bodies == []
+
+
+async def test_an_answer_under_way_is_cut_when_its_providers_code_is_revoked(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    """The provider is silent by then, and would be for ever."""
+    node = other.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    answering = asyncio.create_task(router.run(asked(stream=True)))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await node.waiting.wait()
+        measured = other.mesh.workloads["router"].measurement.compose_hash
+        policy: Policy = router.member.policy.current
+        router.member.policy.enact(replace(policy, revoked=Revoked(compose_hashes=frozenset({measured}))))
+        await router.foreign.verify()
+        answer = await answering
+        await node.left.wait()
+    assert b"MEASUREMENT_REVOKED" in answer.body
+    assert Aborted("upstream_failed") in last_receipt(router).events
+
+
+async def test_nothing_of_an_answer_under_another_keyset_goes_out(router: RouterBench, other: OtherRouter) -> None:
+    other.bench.nodes[0].stream()
+    other.bench.workload.keyset_digest = digest(b"another keyset")
+    answer = await router.run(asked(stream=True))
+    assert (answer.started.status, error_type(answer)) == (502, "upstream_error")
+    assert other.reports == 3

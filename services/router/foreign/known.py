@@ -41,13 +41,11 @@ class Known:
         self.adapter = adapter
         self.standing: Standing | None = None
         self.refusal = _NOT_VERIFIED
-        self.withdrawn: str | None = None
-        """Why policy took it away; then nothing more may come of it."""
+        self.withdrawn = asyncio.Event()
+        """Set when policy took it away: nothing more may come of it, `refusal` says why."""
         self._policy = policy
         self._record = record
         self._verifying = asyncio.Lock()
-        self._attempts = 0
-        """How many verifications came to an end: one whose caller left did not."""
         self._failures = 0
         self._renewal_failed_at: float | None = None
         self._due = 0.0
@@ -87,7 +85,8 @@ class Known:
     def withdraw(self, why: str) -> None:
         """End what stands, and what is under way by it."""
         log.warning("foreign provider withdrawn", provider=self.provider.name, reason=why)
-        self.withdrawn, self.standing, self.refusal = why, None, why
+        self.standing, self.refusal = None, why
+        self.withdrawn.set()
 
     async def refresh(self) -> None:
         """Verify if it is still due when nobody else does."""
@@ -101,11 +100,10 @@ class Known:
         Whoever waits while another does it takes what that one got. What is outdated for new connections may go on
         serving those that it fits.
         """
-        loop, seen = asyncio.get_running_loop(), self._attempts
         async with self._verifying:
-            if self.standing is outdated and self._attempts == seen and not self._has_just_failed():
+            if self.standing is outdated and not self._has_just_failed():
                 await self._verify()
-                self._renewal_failed_at = loop.time() if self.standing is outdated else None
+                self._renewal_failed_at = asyncio.get_running_loop().time() if self.standing is outdated else None
         if self.standing is None or self.standing is outdated:
             raise ForeignNotVerified(self.name, self.refusal)
         return self.standing
@@ -131,7 +129,6 @@ class Known:
             async with asyncio.timeout(_VERIFY_SECONDS):
                 standing = await self._verified()
         except (MeshError, TimeoutError) as error:
-            self._attempts += 1
             self.refusal = error.reason if isinstance(error, MeshError) else TIMED_OUT
             self._due = loop.time() + min(_FIRST_RETRY_SECONDS * 2**self._failures, _LONGEST_RETRY_SECONDS)
             self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
@@ -142,8 +139,7 @@ class Known:
                 detail=str(error),
             )
             return
-        self._attempts += 1
-        if self.withdrawn is None:
+        if not self.withdrawn.is_set():
             self.standing = standing
         self._failures = 0
         self._due = loop.time() + max((standing.until - time.time()) / 2, _FIRST_RETRY_SECONDS)

@@ -43,9 +43,8 @@ class ForeignRoute:
         try:
             while True:
                 try:
-                    async with aclosing(standing.forward(errand)) as steps:
+                    async with aclosing(self._while_allowed(standing.forward(errand))) as steps:
                         async for step in steps:
-                            self._require_allowed()
                             yield step
                     return
                 except ProofOutdated as error:
@@ -65,6 +64,24 @@ class ForeignRoute:
         except TimeoutError as error:
             raise ForeignNotVerified(self.name, TIMED_OUT) from error
 
-    def _require_allowed(self) -> None:
-        if self.known.withdrawn is not None:
-            raise UpstreamFailed(f"{self.name} may no longer serve: {self.known.withdrawn}")
+    async def _while_allowed(self, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
+        """Pass on the steps until policy takes the provider away, however long it is silent then."""
+        withdrawn = asyncio.create_task(self.known.withdrawn.wait())
+        try:
+            async with aclosing(steps):
+                while True:
+                    following = asyncio.create_task(anext(steps, None))
+                    try:
+                        await asyncio.wait({following, withdrawn}, return_when=asyncio.FIRST_COMPLETED)
+                        if withdrawn.done():
+                            raise UpstreamFailed(f"{self.name} may no longer serve: {self.known.refusal}")
+                        step = following.result()
+                    finally:
+                        if not following.done():
+                            following.cancel()
+                            await asyncio.wait({following})
+                    if step is None:
+                        return
+                    yield step
+        finally:
+            withdrawn.cancel()

@@ -25,7 +25,11 @@ from libs.policy.foreign import ForeignProvider
 from libs.policy.revoked import Revoked
 from libs.tee.collateral import Collateral
 
-FORMAT = "teemesh/foreign-aci/v1"
+ACI_FORMAT = "teemesh/foreign-aci/v1"
+VLLM_PROXY_FORMAT = "teemesh/foreign-vllm-proxy/v1"
+"""Which service a router's evidence is about; also the id of what verified it."""
+
+_FORMATS = (ACI_FORMAT, VLLM_PROXY_FORMAT)
 
 
 class ForeignEvidenceMalformed(MeshError):
@@ -66,13 +70,14 @@ class ForeignEvidence:
     report: str = field(repr=False)
     collateral: Collateral | None
     """Where the report brought none: what the router fetched in its stead."""
-    session_ids: tuple[str, ...]
+    session_ids: tuple[str, ...] = ()
     """The service's own sessions that passed, and that requests are pinned to."""
+    format: str = ACI_FORMAT
 
     def document(self) -> bytes:
         """Return the canonical form."""
         members: dict[str, Any] = {
-            "format": FORMAT,
+            "format": self.format,
             "origin": self.origin,
             "nonce": self.nonce,
             "report": self.report,
@@ -87,14 +92,15 @@ def parse_evidence(document: bytes) -> ForeignEvidence:
     """Read the evidence of a session about a foreign service. Raises `ForeignEvidenceMalformed` or `JsonMalformed`."""
     members = Members(jcs.loads(document), "evidence", ForeignEvidenceMalformed)
     members.only("format", "origin", "nonce", "report", "session_ids", "collateral")
-    if members.text("format") != FORMAT:
-        raise members.refuse("format", f"must be {FORMAT}")
+    if members.text("format") not in _FORMATS:
+        raise members.refuse("format", f"must be {' or '.join(_FORMATS)}")
     return ForeignEvidence(
         origin=members.text("origin"),
         nonce=members.hex("nonce", 32),
         report=members.text("report"),
         collateral=Collateral.parse(members.mapping("collateral")) if members.has("collateral") else None,
         session_ids=members.texts("session_ids"),
+        format=members.text("format"),
     )
 
 
@@ -103,8 +109,7 @@ def verify_service(evidence: ForeignEvidence, provider: ForeignProvider, policy:
 
     The nonce MUST be the verifier's own, or that of a router whose session is believed. Raises the first refusal.
     """
-    if evidence.origin != provider.origin:
-        raise ForeignEvidenceMalformed("the evidence is about another origin than the provider's")
+    verify_about(evidence, provider, ACI_FORMAT)
     established = establish(
         evidence.report.encode(),
         evidence.nonce,
@@ -117,6 +122,12 @@ def verify_service(evidence: ForeignEvidence, provider: ForeignProvider, policy:
         raise ForeignSubjectNotAccepted("the keyset's subject is not the one that policy names")
     pins_of(established, provider, policy.revoked)
     return established
+
+
+def verify_about(evidence: ForeignEvidence, provider: ForeignProvider, form: str) -> None:
+    """Accept evidence about this provider, in the form of its kind. Raises `ForeignEvidenceMalformed`."""
+    if (evidence.origin, evidence.format) != (provider.origin, form):
+        raise ForeignEvidenceMalformed("the evidence is about another origin, or another kind of service")
 
 
 def pins_of(established: Established, provider: ForeignProvider, revoked: Revoked) -> frozenset[str]:

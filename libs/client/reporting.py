@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from libs.client.http import Origin, open_http
 from libs.errors import Code, MeshError
 
+ACI_PATH = "/v1/aci/attestation"
 _NONCE_BYTES = 32
 
 
@@ -28,8 +30,17 @@ class FetchedReport:
     """SHA-256 (hex) of the TLS key that the connection ended in."""
 
 
-async def fetch_report(origin: Origin, ca_pem: bytes | None) -> FetchedReport:
-    """Fetch a report, sending no secret. Raises `ConnectionsDisagree` and what HTTP fails with."""
+async def fetch_report(
+    origin: Origin,
+    ca_pem: bytes | None,
+    *,
+    path: str = ACI_PATH,
+    query: Mapping[str, str] | None = None,
+    api_key: str | None = None,
+) -> FetchedReport:
+    """Fetch a report, sending no secret but an API key if one is given. Raises `ConnectionsDisagree`, and what HTTP
+    fails with.
+    """
     observed: set[str] = set()
     nonce = secrets.token_hex(_NONCE_BYTES)
 
@@ -38,7 +49,7 @@ async def fetch_report(origin: Origin, ca_pem: bytes | None) -> FetchedReport:
         return True
 
     async with open_http(origin, ca_pem, take_note) as unverified:
-        report = await unverified.get("/v1/aci/attestation", query={"nonce": nonce})
+        report = await unverified.get(path, query={**(query or {}), "nonce": nonce}, api_key=api_key)
     if len(observed) != 1:
         raise ConnectionsDisagree("the report did not come over exactly one TLS key")
     return FetchedReport(report, nonce, next(iter(observed)))

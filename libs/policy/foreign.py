@@ -27,6 +27,7 @@ class ForeignKind(StrEnum):
     """Which adapter speaks to a provider, and so what can be verified of it."""
 
     ACI = "aci"
+    VLLM_PROXY = "dstack-vllm-proxy"
     OPENAI = "openai"
 
 

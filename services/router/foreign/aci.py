@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -18,8 +18,8 @@ from libs.aci.encoding import Members
 from libs.aci.report import DIRECT
 from libs.aci.session import TlsBinding, session_document, session_id
 from libs.client.attestation import Established, TlsKeyNotAttested, quote_without_collateral
-from libs.client.foreign import FORMAT, ForeignEvidence, pins_of, verify_service, verify_upstream_session
-from libs.client.http import RouterHttp, open_http_over, parse_origin
+from libs.client.foreign import ACI_FORMAT, ForeignEvidence, pins_of, verify_service, verify_upstream_session
+from libs.client.http import RouterHttp, open_http_over
 from libs.client.pinning import client_context
 from libs.client.reporting import fetch_report
 from libs.errors import Code, MeshError
@@ -28,8 +28,9 @@ from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from libs.tee.workload import workload_claims
 from services.router.foreign.access import Credentials
-from services.router.foreign.aci_standing import AciStanding, Place
+from services.router.foreign.aci_standing import AciStanding
 from services.router.foreign.adapter import Declaration
+from services.router.foreign.place import Place
 
 _MAX_SESSIONS = 16
 
@@ -60,8 +61,10 @@ class AciAdapter:
         receipts=True,
     )
 
-    def __init__(self, provider: ForeignProvider, credentials: Credentials, collateral: CollateralSource) -> None:
-        self._place = Place(provider, parse_origin(provider.origin), credentials)
+    def __init__(
+        self, provider: ForeignProvider, credentials: Credentials, collateral: Callable[[], CollateralSource]
+    ) -> None:
+        self._place = Place.of(provider, credentials)
         self._collateral = collateral
 
     async def verify(self, policy: Policy) -> AciStanding:
@@ -73,8 +76,7 @@ class AciAdapter:
             origin=provider.origin,
             nonce=fetched.nonce,
             report=fetched.report.decode(),
-            collateral=None if quote is None else await self._collateral.collateral(quote),
-            session_ids=(),
+            collateral=None if quote is None else await self._collateral().collateral(quote),
         )
         now = int(time.time())
         # An appraisal takes longer than the loop should wait.
@@ -128,7 +130,7 @@ def _stand(
     document = session_document(
         upstream_name=f"foreign/{provider.name}",
         endpoint=provider.origin,
-        verifier_id=FORMAT,
+        verifier_id=ACI_FORMAT,
         established_at=now,
         expires_at=min(ends),
         identity={"keyset_digest": established.keyset.digest},

@@ -11,12 +11,13 @@ from services.router.foreign.access import Credentials
 from services.router.foreign.aci import AciAdapter
 from services.router.foreign.adapter import Adapter
 from services.router.foreign.openai import OpenAiAdapter
+from services.router.foreign.vllm_proxy import VllmProxyAdapter
 
 _NONE = Credentials()
 
 
 class Adapters:
-    """Makes adapters. Each gets a source of collateral of its own, since a source holds what is one machine's."""
+    """Makes adapters. Each verification asks a new source of collateral: one that holds some holds one machine's."""
 
     def __init__(self, credentials: Mapping[str, Credentials], collateral: Callable[[], CollateralSource]) -> None:
         self._credentials = credentials
@@ -26,7 +27,9 @@ class Adapters:
         credentials = self._credentials.get(provider.name, _NONE)
         match provider.kind:
             case ForeignKind.ACI:
-                return AciAdapter(provider, credentials, self._collateral())
+                return AciAdapter(provider, credentials, self._collateral)
+            case ForeignKind.VLLM_PROXY:
+                return VllmProxyAdapter(provider, credentials, self._collateral)
             case ForeignKind.OPENAI:
                 return OpenAiAdapter(provider, credentials)
         assert_never(provider.kind)

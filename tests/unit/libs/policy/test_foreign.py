@@ -41,6 +41,14 @@ def foreign(draft: dict[str, Any]) -> dict[str, Any]:
             "best_effort": True,
             "tenants": [TENANT],
         },
+        {
+            "name": "worker",
+            "kind": "dstack-vllm-proxy",
+            "origin": "https://worker.example",
+            "models": {"here": "there"},
+            "measurements": [measurement],
+            "best_effort": False,
+        },
     ]
     return draft
 
@@ -51,13 +59,16 @@ def test_a_policy_without_the_member_lists_nobody(draft: dict[str, Any]) -> None
 
 def test_providers_carry_what_the_policy_says(foreign: dict[str, Any]) -> None:
     policy = parse(jcs.dumps(foreign))
-    other, commercial = policy.foreign_providers
+    other, commercial, worker = policy.foreign_providers
     assert (other.name, other.kind, other.origin) == ("other-mesh", ForeignKind.ACI, "https://router.example:8443")
     assert (dict(other.models), other.subject) == ({"here": "there/model"}, "spiffe://other.example/router/a")
     assert other.session_claims == frozenset({"gpu_attested"})
     assert other.measurements == policy.roles["node"].measurements
     assert not other.best_effort
     assert commercial.best_effort
+    assert not worker.best_effort
+    assert worker.tenants == frozenset()
+    assert worker.measurements == other.measurements
     assert commercial.tenants == frozenset({TENANT})
     assert commercial.measurements == frozenset()
 
@@ -127,6 +138,12 @@ def _without(number: int, name: str) -> Damage:
         (_without(1, "tenants"), "foreign_providers[1].tenants is missing"),
         (_member(1, "tenants", ["everybody"]), "foreign_providers[1].tenants"),
         (_member(1, "measurements", []), "foreign_providers[1].measurements is not a known member"),
+        (_without(2, "best_effort"), "foreign_providers[2].best_effort is missing"),
+        (_without(2, "measurements"), "foreign_providers[2].measurements is missing"),
+        (_member(2, "best_effort", True), "foreign_providers[2].tenants is missing"),
+        (_member(2, "tenants", [TENANT]), "foreign_providers[2].tenants is not a known member"),
+        (_member(2, "subject", "a"), "foreign_providers[2].subject is not a known member"),
+        (_member(2, "session_claims", []), "foreign_providers[2].session_claims is not a known member"),
         (_member(0, "note", "x"), "foreign_providers[0].note is not a known member"),
     ],
 )

@@ -20,6 +20,7 @@ from libs.aci.receipt_events import UpstreamVerified
 from libs.client import commitment as commitments
 from libs.client.answer import Answer
 from libs.client.attestation import LONGEST_KEYSET_SECONDS, Attested, verify_channel, verify_report
+from libs.client.chain import cited_by, foreign_link
 from libs.client.checks import Check, Materials, run_checks
 from libs.client.exchange import Exchange, receipt_segment
 from libs.client.http import (
@@ -143,6 +144,7 @@ class RouterSession:
             exchange=exchange,
             receipt=receipt,
             session=session,
+            foreign_session=await self._foreign_session(receipt),
             commitment=commitment,
             issuer_evidence=evidence.issuer,
             acknowledger_evidence=evidence.acknowledger,
@@ -170,6 +172,15 @@ class RouterSession:
         if not isinstance(outcome, UpstreamVerified):
             raise NothingCited("the receipt cites no session")
         return await self._http.get(f"/v1/aci/sessions/{outcome.session_id}")
+
+    async def _foreign_session(self, receipt: bytes | MeshError) -> bytes | MeshError | None:
+        """The session of a foreign provider's own, which this router keeps beside its session about the provider."""
+        try:
+            link = foreign_link(receipts.parse(_had(receipt)))
+        except MeshError as error:
+            return error
+        cited = None if link is None else cited_by(link)
+        return None if cited is None else await _attempt(self._http.get(f"/v1/aci/sessions/{cited}"))
 
     async def _evidence(self, commitment: bytes | MeshError) -> _Evidence:
         """The unverified commitment only says what to fetch."""

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from libs import jcs
-from libs.aci.encoding import Members
+from libs.aci.encoding import Members, digest
 from libs.client.foreign import VLLM_PROXY_FORMAT, ForeignEvidence, ForeignKeyRevoked, verify_about
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
@@ -90,15 +90,25 @@ def verify_signature(document: bytes, worker: Worker, request_body: bytes, respo
 
     Raises `WorkerSignatureInvalid`, `WorkerReportMalformed` or `JsonMalformed`.
     """
+    if verify_request_signed(document, worker, digest(request_body)) not in response_hashes:
+        raise WorkerSignatureInvalid("the worker signed another response")
+
+
+def verify_request_signed(document: bytes, worker: Worker, request_hash: str) -> str:
+    """Accept the worker's signature over this request, by its digest; return the hash of the response that it names.
+
+    Raises as `verify_signature` does.
+    """
     members = Members(jcs.loads(document), "signature", WorkerReportMalformed)
-    request_hash, _, response_hash = members.text("text").partition(":")
-    if request_hash != hashlib.sha256(request_body).hexdigest() or response_hash not in response_hashes:
-        raise WorkerSignatureInvalid("the worker signed another request or another response")
+    signed_request, _, response_hash = members.text("text").partition(":")
+    if f"sha256:{signed_request}" != request_hash:
+        raise WorkerSignatureInvalid("the worker signed another request")
     try:
         signature = shape.binary(members.text("signature"), "signature", 64)
         Ed25519PublicKey.from_public_bytes(worker.key).verify(signature, members.text("text").encode())
     except (InvalidSignature, ValueError) as error:
         raise WorkerSignatureInvalid("the signature is not the attested key's") from error
+    return response_hash
 
 
 def buffered_forms(body: bytes) -> frozenset[str]:

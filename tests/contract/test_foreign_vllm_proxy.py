@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from libs import jcs
 from libs.aci.receipt import Receipt, verify_receipt, verify_serving
 from libs.aci.receipt_events import ServedByForeign, UpstreamFailed, UpstreamVerified
 from libs.aci.session import TlsBinding, verify_session
+from libs.client.chain import verify_chain
 from libs.client.foreign import parse_evidence
-from libs.client.vllm_proxy import verify_signature, verify_worker
+from libs.client.vllm_proxy import WorkerSignatureInvalid, verify_signature, verify_worker
 from libs.policy.document import Policy
 from libs.transparency.leaf import Kind
 from services.router.foreign.access import Credentials
@@ -104,6 +106,11 @@ async def test_a_worker_whose_report_binds_the_channel_serves_and_proves_its_ans
     (link,) = [event for event in receipt.events if isinstance(event, ServedByForeign)]
     signed = json.loads(link.receipt)["text"].partition(":")[2]
     verify_signature(link.receipt.encode(), proven, body, {signed})
+    assert "foreign/worker, compose" in verify_chain(document, receipt, receipt.upstream, link, None, policy)
+    other = replace(link, receipt=json.dumps({**json.loads(link.receipt), "signature": "00" * 64}))
+    other = replace(other, receipt_sha256=hashlib.sha256(other.receipt.encode()).hexdigest())
+    with pytest.raises(WorkerSignatureInvalid):
+        verify_chain(document, receipt, receipt.upstream, other, None, policy)
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,19 @@ class Challenges:
         issuer: str,
         signer: Callable[[], tuple[ec.EllipticCurvePrivateKey, bytes]],
         clock: Callable[[], float] = time.time,
+        *,
+        maximum_age: Callable[[], int] = lambda: LIFETIME_SECONDS,
     ) -> None:
-        """`signer` returns the key that signs now and its certificate, DER."""
+        """`signer` returns the key that signs now and its certificate, DER; `maximum_age` what policy allows, seconds.
+
+        Policy can only make the lifetime shorter, and what it says when a challenge is spent counts.
+        """
         self._issuer = issuer
         self._signer = signer
         self._clock = clock
+        self._maximum_age = maximum_age
         self._open: OrderedDict[bytes, float] = OrderedDict()
+        """When each was issued."""
 
     def issue(self, purpose: str) -> Challenge:
         """Make one. The oldest open one gives way when there are too many, so memory is bounded.
@@ -48,7 +55,7 @@ class Challenges:
             issuer=self._issuer, purpose=purpose, now=int(now), private_key=key, certificate_der=certificate
         )
         Challenge.parse(challenge.to_json())
-        self._open[challenge.nonce] = now + LIFETIME_SECONDS
+        self._open[challenge.nonce] = now
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)
         return challenge
@@ -58,5 +65,7 @@ class Challenges:
 
         Unknown, spent and expired ones are refused alike, so the answer teaches a replayer nothing.
         """
-        if self._open.pop(nonce, 0.0) <= self._clock():
+        issued_at = self._open.pop(nonce, None)
+        lifetime = min(LIFETIME_SECONDS, self._maximum_age())
+        if issued_at is None or issued_at + lifetime <= self._clock():
             raise ChallengeNotOpen("take a new challenge and answer it within a minute")

@@ -17,11 +17,12 @@ import structlog
 
 from libs.errors import Code, MeshError
 from libs.files import write_durably
+from libs.identity.earlier_policies import EarlierPolicies
 from libs.identity.revocations import KnownRevocations
 from libs.policy.compose import Anchors
 from libs.policy.document import Policy
-from libs.policy.revocation import RevocationSet
-from libs.policy.signatures import verify_seed
+from libs.policy.revocation import RevocationSet, parse_revocation
+from libs.policy.signatures import parse_signed, verify_seed
 from libs.policy.statement import Statement
 from libs.policy.succession import verify_successor, verify_valid_at
 
@@ -64,8 +65,8 @@ class PolicyKeeper:
     """The policy in force here, with what was revoked since; moved forward only."""
 
     def __init__(self, folder: Path, seed: bytes, anchors: Anchors, clock: Callable[[], float] = time.time) -> None:
-        """Verify the seed, then every successor and every revocation on disk. Raises the policy's own errors and
-        `RevocationsUnreadable`.
+        """Verify the seed, then what came before it and after it and every revocation, all from disk. Raises the
+        policy's own errors and `RevocationsUnreadable`.
         """
         self._folder = folder
         self._clock = clock
@@ -74,8 +75,12 @@ class PolicyKeeper:
         self._advanced = asyncio.Event()
         policy = verify_seed(seed, anchors)
         self._seed = (policy.version, seed)
-        self._operators = {*anchors.operator_keys, *policy.operator_keys}
         folder.mkdir(parents=True, exist_ok=True)
+        self._earlier = EarlierPolicies(folder, policy)
+        self._operators = {*anchors.operator_keys, *policy.operator_keys, *self._earlier.operator_keys}
+        if not self._path(policy.version).exists():
+            # For a later start with a later seed, which then follows this one.
+            write_durably(self._path(policy.version), seed)
         while (path := self._path(policy.version + 1)).exists():
             policy = verify_successor(policy, path.read_bytes())
             self._operators.update(policy.operator_keys)
@@ -90,6 +95,18 @@ class PolicyKeeper:
         log.info("policy accepted", version=policy.version, digest=policy.digest.hex())
         self._enact(policy)
         return self.current
+
+    def accept_earlier(self, signed: bytes) -> None:
+        """Learn the version before the oldest that is known here, durably: its operators may have revoked something.
+
+        Raises `PolicyMalformed`, `PolicyVersionNotNext`.
+        """
+        self._earlier.add(signed)
+        self._operators |= self._earlier.operator_keys
+
+    def knows_signers(self, revocations: Iterable[bytes]) -> bool:
+        """Say whether an operator of a version that is known here signed each. Raises `RevocationMalformed`."""
+        return all(parse_revocation(signed).key in self._operators for signed in revocations)
 
     @property
     def revocations(self) -> RevocationSet:
@@ -147,14 +164,28 @@ class PolicyKeeper:
 
     @property
     def oldest(self) -> int:
-        """The version that this keeper's chain begins with."""
+        """The first version that is known here."""
+        return self._earlier.oldest
+
+    @property
+    def seed_version(self) -> int:
+        """The version that this keeper began with; what is older it has from others."""
         return self._seed[0]
 
+    def find(self, digest: bytes) -> Policy:
+        """Return the version with this digest, of those that are known here. Raises `PolicyUnknown`."""
+        for version in range(self.oldest, self.current.version + 1):
+            if (policy := parse_signed(self.signed(version)).policy).digest == digest:
+                return policy
+        raise PolicyUnknown(f"no policy with digest {digest.hex()} here")
+
     def signed(self, version: int) -> bytes:
-        """Return a signed version that this keeper has walked through, 0 being the newest. Raises `PolicyUnknown`."""
+        """Return a signed version that is known here, 0 being the newest. Raises `PolicyUnknown`."""
         version = version or self.current.version
         if version == self._seed[0]:
             return self._seed[1]
+        if (earlier := self._earlier.signed(version)) is not None:
+            return earlier
         if not self._seed[0] < version <= self.current.version:
             raise PolicyUnknown(f"no policy version {version} here")
         return self._path(version).read_bytes()

@@ -121,5 +121,20 @@ async def take_statement(statement: Statement, statements: Statements, policy: P
     while policy.current.version < statement.version:
         policy.accept(await statements.policy(policy.current.version + 1))
     if statement.revocations_digest != policy.revocations.digest:
-        policy.accept_revocations(await statements.revocations())
+        revocations = await statements.revocations()
+        await _learn_signers(revocations, statements, policy)
+        policy.accept_revocations(revocations)
     policy.note(statement)
+
+
+async def _learn_signers(revocations: Sequence[bytes], statements: Statements, policy: PolicyKeeper) -> None:
+    """Ask for the versions before the seed, as far down as it takes to know who signed these revocations.
+
+    Whoever is in none of them is refused when the revocations are accepted, and so is everyone where the KMS cannot
+    tell: what can be verified counts in any case.
+    """
+    try:
+        while policy.oldest > 1 and not policy.knows_signers(revocations):
+            policy.accept_earlier(await statements.policy(policy.oldest - 1))
+    except MeshError as error:
+        log.warning("no earlier policy", version=policy.oldest - 1, reason=error.reason, detail=str(error))

@@ -15,6 +15,7 @@ from typing import Any
 
 from libs import jcs
 from libs.errors import Code, MeshError
+from libs.policy.constraints import VERIFIED_ONLY, Constraints, read_constraints
 from libs.policy.foreign import ForeignProvider, foreign_rules, read_foreign_providers
 from libs.policy.hardware import SNP, TDX, Hardware, read_hardware, read_tcb
 from libs.policy.measurement import read_measurement
@@ -90,6 +91,8 @@ class Policy:
     """Ed25519 public key under which tenant records count."""
     challenge_max_age_seconds: int
     evidence_max_age_seconds: int
+    constraints: Constraints = VERIFIED_ONLY
+    """What nodes must be to serve a tenant."""
     foreign_providers: tuple[ForeignProvider, ...] = ()
     """Services outside the mesh that routers may send prompts to; names are distinct."""
     lifted_revocations: frozenset[bytes] = frozenset()
@@ -176,6 +179,8 @@ def read(value: Any) -> Policy:
     operator_keys = tuple(bytes.fromhex(key) for key in operators.hexadecimals("keys", KEY_BYTES))
     operator_threshold = operators.integer("threshold", 1, len(operator_keys))
     operators.end()
+    models = _read_models(members.object("models"))
+    evidence_max_age_seconds = members.integer("evidence_max_age_seconds", 1, _MAX_AGE_SECONDS)
     policy = Policy(
         document=_canonical(value),
         version=version,
@@ -187,11 +192,14 @@ def read(value: Any) -> Policy:
         operator_threshold=operator_threshold,
         hardware=read_hardware(members),
         roles=_read_roles(members),
-        models=_read_models(members.object("models")),
+        models=models,
         key_releases=read_key_releases(members),
         tenant_admin_key=members.octets("tenant_admin_key", KEY_BYTES),
         challenge_max_age_seconds=members.integer("challenge_max_age_seconds", 1, _MAX_AGE_SECONDS),
-        evidence_max_age_seconds=members.integer("evidence_max_age_seconds", 1, _MAX_AGE_SECONDS),
+        evidence_max_age_seconds=evidence_max_age_seconds,
+        constraints=read_constraints(members.object("constraints"), models, evidence_max_age_seconds)
+        if members.has("constraints")
+        else VERIFIED_ONLY,
         foreign_providers=read_foreign_providers(members),
         lifted_revocations=_read_lifted(members),
     )

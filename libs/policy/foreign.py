@@ -33,12 +33,12 @@ class ForeignKind(StrEnum):
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _KIND = re.compile("|".join(ForeignKind))
-_ORIGIN = re.compile(r"https://([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?")
+_PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_ORIGIN = re.compile(rf"https://(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?|\[[0-9a-f:.]{{2,45}}\])(?::(?:{_PORT}))?")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _SUBJECT = re.compile(r"[!-~]{1,256}")
 _TENANT = re.compile(r"[0-9a-f]{32}")
 _CLAIM = re.compile("|".join(CLAIM_NAMES))
-_MAX_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def foreign_rules(provider: ForeignProvider, hardware: Hardware, revoked: Revoke
 def _read_provider(entry: Members) -> ForeignProvider:
     name = entry.text("name", _NAME)
     kind = ForeignKind(entry.text("kind", _KIND))
-    origin = _read_origin(entry)
+    origin = entry.text("origin", _ORIGIN)
     models = _read_models(entry)
     attested = kind is not ForeignKind.OPENAI
     has_sessions = kind is ForeignKind.ACI
@@ -119,14 +119,6 @@ def _read_provider(entry: Members) -> ForeignProvider:
     )
     entry.end()
     return provider
-
-
-def _read_origin(entry: Members) -> str:
-    origin = entry.text("origin", _ORIGIN)
-    _, _, port = origin.removeprefix("https://").rpartition(":")
-    if port.isdecimal() and int(port) > _MAX_PORT:
-        raise entry.refuse("origin", f"must have a port of at most {_MAX_PORT}")
-    return origin
 
 
 def _read_models(entry: Members) -> Mapping[str, str]:

@@ -122,14 +122,32 @@ def verify_seed(signed: bytes, anchors: Anchors) -> Policy:
     """Return the policy when the operators of a measured configuration signed it for that configuration's mesh.
 
     The host supplies the seed, so without the trust domain's check it could start a service of one mesh under the
-    policy that the same operators signed for another. Raises what `verify` does, and `PolicyOfAnotherMesh`.
+    policy that the same operators signed for another. Where the version changed the operators, a service that was
+    measured with the new ones finds signatures of outgoing ones, whom it has no way to know: they are passed over.
+    Raises what `verify` does, and `PolicyOfAnotherMesh`.
     """
-    policy = verify(signed, anchors.operator_keys, anchors.operator_threshold)
+    document = known_signatures(parse_signed(signed), anchors.operator_keys).document
+    policy = verify(document, anchors.operator_keys, anchors.operator_threshold)
     if policy.trust_domain != anchors.trust_domain:
         raise PolicyOfAnotherMesh(
             f"the policy is for {policy.trust_domain}, this service was measured for {anchors.trust_domain}"
         )
     return policy
+
+
+def verify_own(document: SignedPolicy) -> Policy:
+    """Return the policy when enough of its own operators signed it: what a policy says of itself, and nobody else does.
+
+    Signatures of others, as those of outgoing operators, are passed over. Raises `PolicySignaturesInsufficient`.
+    """
+    policy = document.policy
+    return verify(known_signatures(document, ()).document, policy.operator_keys, policy.operator_threshold)
+
+
+def known_signatures(document: SignedPolicy, operator_keys: Collection[bytes]) -> SignedPolicy:
+    """Return the policy with those signatures whose keys are among these or named by the policy itself."""
+    known = {*operator_keys, *document.policy.operator_keys}
+    return SignedPolicy(document.policy, tuple(entry for entry in document.signatures if entry.key in known))
 
 
 def verify_each(document: SignedPolicy, known: Collection[bytes]) -> frozenset[bytes]:

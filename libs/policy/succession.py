@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from libs.errors import MeshError
 from libs.policy.document import Policy
-from libs.policy.signatures import verify
+from libs.policy.signatures import parse_signed, verify
 
 
 class PolicyVersionNotNext(MeshError):
@@ -30,6 +30,12 @@ def verify_successor(current: Policy, signed: bytes) -> Policy:
     Does not look at the time. Raises `PolicyMalformed`, `PolicySignaturesInsufficient`, `PolicyVersionNotNext`.
     """
     policy = verify(signed, current.operator_keys, current.operator_threshold)
+    verify_place(current, policy)
+    return policy
+
+
+def verify_place(current: Policy, policy: Policy) -> None:
+    """Raise `PolicyVersionNotNext` unless a policy, signed or not, says that it follows `current`."""
     if policy.version != current.version + 1:
         raise PolicyVersionNotNext(
             f"version {policy.version} cannot follow version {current.version}: publish version {current.version + 1}"
@@ -38,6 +44,15 @@ def verify_successor(current: Policy, signed: bytes) -> Policy:
         raise PolicyVersionNotNext(f"version {policy.version} follows another version {current.version} than this one")
     if policy.trust_domain != current.trust_domain:
         raise PolicyVersionNotNext(f"a policy for {policy.trust_domain} cannot follow one for {current.trust_domain}")
+
+
+def verify_predecessor(current: Policy, signed: bytes) -> Policy:
+    """Return the policy that `current` follows. Its signatures are not judged: whoever approved `current` approved the
+    digest that it names. Raises `PolicyMalformed`, `PolicyVersionNotNext`.
+    """
+    policy = parse_signed(signed).policy
+    if policy.digest != current.previous:
+        raise PolicyVersionNotNext(f"version {current.version} follows another version than this one")
     return policy
 
 

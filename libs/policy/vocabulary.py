@@ -22,6 +22,9 @@ TRUST_DOMAIN = re.compile(r"(?=.{1,200}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-
 
 INSTANCE = re.compile(r"[a-z0-9-]{1,40}")
 
+REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+"""Where a node runs, as its operator names it."""
+
 KEY_BYTES = 32
 """Length of an Ed25519 public key, and of a SHA-256 digest."""
 

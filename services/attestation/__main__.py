@@ -103,7 +103,11 @@ async def build(config: Config, spiffe_id: str, policy: PolicyKeeper, current: C
     await archive.open()
     feed = Feed(int(time.time() * 1000))
     appraisals = Appraisals(archive, feed)
-    challenges = Challenges(spiffe_id, lambda: (current().key, current().certificate_der))
+    challenges = Challenges(
+        spiffe_id,
+        lambda: (current().key, current().certificate_der),
+        maximum_age=lambda: policy.current.challenge_max_age_seconds,
+    )
     return Judging(challenges, archive, feed, appraisals, Appraiser(challenges, policy, appraisals, current))
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,16 +39,16 @@ from services.cli.evidence_terms import (
     is_unpinned,
     judge_policy,
     policy_file,
+    refuse_certificate_flags,
 )
 from services.cli.evidence_watch import show_appraisals
-from services.cli.evidence_words import plain
 from services.cli.inputs import InputUnreadable, refuse_existing, write_output
 from services.cli.layout import add_state_option, layout_of
 from services.cli.ports import HOST, read_ports
 from services.cli.roster import SERVICES
 from services.cli.status import Access, read_mesh
+from services.cli.verdicts import ACCEPTED, REFUSED, say_unusable, usable
 
-ACCEPTED, REFUSED, UNUSABLE = 0, 1, 2
 _BINDING = 5
 _MAX_SEQUENCE = 2**64 - 1
 
@@ -72,7 +71,7 @@ def _add_file(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace
 
 def _add_json(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
-    parser.set_defaults(run=lambda args: _usable(run, args))
+    parser.set_defaults(run=lambda args: usable(run, args))
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +113,7 @@ def _run_show(args: argparse.Namespace) -> int:
     except MeshError as refusal:
         if (remedy := advice(file, refusal)) is None:
             raise
-        return _say_unusable(refusal, remedy)
+        return say_unusable(refusal, remedy)
     if args.json:
         print(json.dumps({"verified": False, **{section.key: section.to_json() for section in sections}}, indent=2))
     else:
@@ -158,6 +157,7 @@ def _examine(
         examination = examine_certificate(file.der, policy, terms)
         unpinned = False
     else:
+        refuse_certificate_flags(args)
         document, binding = document_terms(args, policy, now)
         examination = examine_document(file.data, policy, document)
         unpinned = is_unpinned(document)
@@ -219,16 +219,3 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_SEQUENCE):
         raise argparse.ArgumentTypeError("give a positive number")
     return int(text)
-
-
-def _usable(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run; what cannot be used is another exit status than evidence that is refused."""
-    try:
-        return run(args)
-    except MeshError as error:
-        return _say_unusable(error)
-
-
-def _say_unusable(error: MeshError, remedy: str = "") -> int:
-    sys.stderr.write(f"teemesh: {error.reason}: {plain(f'{error}; {remedy}' if remedy else str(error))}\n")
-    return UNUSABLE

@@ -6,6 +6,7 @@ The steps are `libs.tee`'s, the same that every service takes. What is added her
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from libs.errors import MeshError
@@ -54,6 +55,7 @@ class Accepted:
     vendor_root: VendorRoot
     spki_sha256: bytes
     """Of the key that the evidence speaks for."""
+    measurement: Mapping[str, str]
     findings: Json
     """The whole result."""
 
@@ -94,7 +96,14 @@ def examine_document(data: bytes, policy: Policy, terms: DocumentTerms) -> Exami
 
 def accepted(appraisal: Appraisal, policy: Policy) -> Accepted:
     root = _named(policy, appraisal.vendor_root_sha256)
-    return Accepted(appraisal.role, appraisal.valid_until, root, appraisal.spki_sha256, appraisal.to_json())
+    return Accepted(
+        appraisal.role,
+        appraisal.valid_until,
+        root,
+        appraisal.spki_sha256,
+        appraisal.measurement.to_json(),
+        appraisal.to_json(),
+    )
 
 
 def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> Examination:
@@ -123,7 +132,10 @@ def examine_certificate(der: bytes, policy: Policy, terms: CertificateTerms) -> 
         "advisories": list(platform.tcb.advisories),
         "vendor_root_sha256": platform.vendor_root_sha256.hex(),
     }
-    return Examination(tuple(steps.steps), Accepted(terms.role, verdict.valid_until, root, spki_sha256, findings))
+    measurement = verdict.measurement.to_json()
+    return Examination(
+        tuple(steps.steps), Accepted(terms.role, verdict.valid_until, root, spki_sha256, measurement, findings)
+    )
 
 
 def _claimed_role(evidence: Evidence) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from libs.errors import MeshError
 from libs.policy.document import Policy
-from libs.policy.signatures import SignedPolicy, verify, verify_seed
+from libs.policy.signatures import SignedPolicy, verify_own, verify_seed
 from libs.policy.succession import verify_valid_at
 from libs.tee.appraisal import OwnNonce, SignedBy
 from libs.tee.ratls.verification import IssuedBy
@@ -35,7 +35,20 @@ PIN_ADVICE = (
 
 
 def add_terms(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what evidence is held against."""
+    """Add the flags that say what evidence is held against: a document or a certificate."""
+    add_document_terms(parser)
+    parser.add_argument("--collateral", type=Path, metavar="FILE", help="for a certificate, which carries none")
+    parser.add_argument(
+        "--app-id", type=_app_id, metavar="HEX", help="for a certificate: the application that is meant"
+    )
+    parser.add_argument(
+        "--issuer", type=Path, metavar="FILE", help="for a certificate: the authority whose word on its dates counts"
+    )
+    parser.add_argument("--max-age-seconds", type=int, metavar="N", help="with --issuer; default: as for evidence")
+
+
+def add_document_terms(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what an evidence document is held against."""
     parser.add_argument(
         "--policy", type=Path, metavar="FILE", help="the signed policy; default: the one that the mesh.json names"
     )
@@ -51,14 +64,6 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
         "--mesh", type=Path, help=f"a mesh.json, which names CA and policy; default: {_DEFAULT_MESH}, if it is"
     )
     parser.add_argument("--spki", metavar="FILE|HEX", help="the key that the evidence must speak for")
-    parser.add_argument("--collateral", type=Path, metavar="FILE", help="for a certificate, which carries none")
-    parser.add_argument(
-        "--app-id", type=_app_id, metavar="HEX", help="for a certificate: the application that is meant"
-    )
-    parser.add_argument(
-        "--issuer", type=Path, metavar="FILE", help="for a certificate: the authority whose word on its dates counts"
-    )
-    parser.add_argument("--max-age-seconds", type=int, metavar="N", help="with --issuer; default: as for evidence")
 
 
 def policy_file(args: argparse.Namespace) -> Path:
@@ -86,7 +91,7 @@ def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[
         words = f"signatures: enough of the operators that {compose} is measured with"
     try:
         if anchors is None:
-            verify(signed.document, policy.operator_keys, policy.operator_threshold)
+            verify_own(signed)
         else:
             verify_seed(signed.document, anchors)
         verify_valid_at(policy, now)
@@ -95,9 +100,13 @@ def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[
     return words, None
 
 
+def refuse_certificate_flags(args: argparse.Namespace) -> None:
+    """Raises `InputUnreadable` where a document is given with what only a certificate needs."""
+    _refuse(args, _CERTIFICATE_FLAGS, "is for certificates: a document carries its own")
+
+
 def document_terms(args: argparse.Namespace, policy: Policy, now: int) -> tuple[DocumentTerms, str]:
     """Return what a document is judged by, and in words what step 5 holds it against. Raises `InputUnreadable`."""
-    _refuse(args, _CERTIFICATE_FLAGS, "is for certificates: a document carries its own")
     challenge, words = _challenge(args, policy)
     spki = None if args.spki is None else read_spki(args.spki)
     words += "; its key is not compared: give --spki" if spki is None else "; its key is compared"

@@ -4,6 +4,8 @@ compose      render a service's app-compose, the measured file to deploy
 init         draft a policy from composes, reference values, keys and models; nobody has signed it yet
 sign         add one operator's signature
 show         say in words what a policy allows, who signed it, and whether it holds now
+diff         say what a version allows that another did not, and whether it may follow it
+explain      say whether evidence would be admitted to a role, and which rule decides
 publish      send it to the KMS, which puts it in force
 revoke       withdraw something at once, as one operator alone
 revocations  list what was revoked
@@ -22,12 +24,13 @@ from typing import Any
 from rich.console import Console
 
 from libs.policy.compose import Anchors, compose_hash, read_anchors
-from libs.policy.signatures import verify
+from libs.policy.signatures import parse_signed, verify_own
 from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee.tcb import TcbRule
 from services.cli.composes import render_compose
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
 from services.cli.operators import load_key, read_public_key, read_public_keys
+from services.cli.policy_diff import add_diff, compare_signed, print_comparison
 from services.cli.policy_draft import (
     EVIDENCE_SECONDS,
     LIFETIME_SECONDS,
@@ -37,6 +40,7 @@ from services.cli.policy_draft import (
     sign_policy,
     unsigned,
 )
+from services.cli.policy_explain import add_explain
 from services.cli.policy_publish import publish_policy
 from services.cli.policy_report import assess, print_report
 from services.cli.policy_revoke import add_revocations, add_revoke
@@ -53,6 +57,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_init(commands.add_parser("init", help="draft a policy for the operators to sign"))
     _add_sign(commands.add_parser("sign", help="add one operator's signature"))
     _add_show(commands.add_parser("show", help="say what a policy allows and who signed it"))
+    add_diff(commands.add_parser("diff", help="say what a version allows that another did not"))
+    add_explain(commands.add_parser("explain", help="say whether evidence would be admitted, and by which rule"))
     _add_publish(commands.add_parser("publish", help="put a signed policy in force"))
     add_revoke(commands.add_parser("revoke", help="withdraw something at once, as one operator alone"))
     add_revocations(commands.add_parser("revocations", help="list what was revoked"))
@@ -131,7 +137,7 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
 def _add_sign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", type=Path, help="the draft, or what others signed already; it is replaced")
     parser.add_argument("--key", type=Path, required=True, help="the operator's key file")
-    parser.add_argument("--previous", type=Path, help="the policy before, for its operators when they change")
+    parser.add_argument("--previous", type=Path, help="the policy before: its operators may sign; shows what changes")
     parser.set_defaults(run=_run_sign)
 
 
@@ -202,6 +208,8 @@ def _run_init(args: argparse.Namespace) -> int:
 def _run_sign(args: argparse.Namespace) -> int:
     previous = read_signed(args.previous).policy if args.previous else None
     signed = sign_policy(read_input(args.policy), load_key(args.key), previous)
+    if previous is not None:
+        print_comparison(compare_signed(previous, parse_signed(signed)), Console())
     write_output(args.policy, signed)
     assessment = assess(signed, int(time.time()))
     print(f"{args.policy}: signed by {assessment.own_signers} of its operators, {assessment.threshold} are needed")
@@ -219,7 +227,7 @@ def _run_show(args: argparse.Namespace) -> int:
 def _run_publish(args: argparse.Namespace) -> int:
     document = read_signed(args.policy)
     # What its own operators have not signed is refused by every service: say so before any of them is asked.
-    policy = verify(document.document, document.policy.operator_keys, document.policy.operator_threshold)
+    policy = verify_own(document)
     asyncio.run(publish_policy(document, args.mesh, args.timeout_seconds))
     print(f"policy version {policy.version} is in force, digest {policy.digest.hex()}")
     return 0

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
 from libs.errors import Code, MeshError
-from libs.policy.compose import read_anchors
+from libs.policy.compose import compose_hash, read_anchors
 from libs.policy.document import NO_PREVIOUS, Policy, read
 from libs.policy.signatures import SignedPolicy, parse_signed, sign, with_signature
 from libs.tee.tcb import TcbRule
@@ -84,12 +84,12 @@ def draft_policy(
 
     Each compose is allowed, for the role it was measured with, on the platform of each reference. `models` maps a model
     id to the SHA-256 digests of its weights, hexadecimal. `key_releases` are rules beside those for the ledger's keys.
-    What `previous` lifts stays lifted. Raises `DraftInconsistent` when a compose belongs to another mesh or obeys other
-    operators, and what reading the draft raises.
+    What `previous` lifts stays lifted. Raises `DraftInconsistent` when a compose belongs to another mesh, or obeys
+    other operators and is none that `previous` allows already, and what reading the draft raises.
     """
     measurements: dict[str, list[dict[str, str]]] = {}
     for compose in composes:
-        role = _role_in_this_mesh(compose, trust_domain, operator_keys, threshold)
+        role = _role_in_this_mesh(compose, trust_domain, operator_keys, threshold, previous)
         allowed = measurements.setdefault(role, [])
         for reference in references:
             allowed.extend(measurement.to_json() for measurement in reference.measurements(compose))
@@ -197,11 +197,22 @@ def _gpu(references: Sequence[Reference]) -> dict[str, Any]:
 
 
 def _role_in_this_mesh(
-    compose: DeployedCompose, trust_domain: str, operator_keys: Sequence[bytes], threshold: int
+    compose: DeployedCompose,
+    trust_domain: str,
+    operator_keys: Sequence[bytes],
+    threshold: int,
+    previous: Policy | None,
 ) -> str:
     anchors = read_anchors(compose.text.decode("utf-8", errors="surrogateescape"))
     if anchors.trust_domain != trust_domain:
         raise DraftInconsistent(f"the compose of {anchors.role} is measured for the mesh {anchors.trust_domain}")
-    if set(anchors.operator_keys) != set(operator_keys) or anchors.operator_threshold != threshold:
+    measured = (set(anchors.operator_keys), anchors.operator_threshold)
+    if measured != (set(operator_keys), threshold) and not _allows(previous, anchors.role, compose):
         raise DraftInconsistent(f"the compose of {anchors.role} is measured with other operators than this policy's")
     return anchors.role
+
+
+def _allows(previous: Policy | None, role: str, compose: DeployedCompose) -> bool:
+    """Say whether the version before allows the compose already: what runs follows the chain to new operators."""
+    grant = None if previous is None else previous.roles.get(role)
+    return grant is not None and compose_hash(compose.text) in {each.compose_hash for each in grant.measurements}

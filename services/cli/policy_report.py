@@ -10,9 +10,10 @@ from rich.table import Table
 
 from libs.errors import MeshError
 from libs.policy.compose import Anchors
+from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
 from libs.policy.releases import KeyRelease
-from libs.policy.signatures import parse_signed, verify, verify_each, verify_seed
+from libs.policy.signatures import known_signatures, parse_signed, verify_each, verify_own, verify_seed
 from libs.policy.succession import verify_valid_at
 
 
@@ -45,14 +46,14 @@ def assess(signed: bytes, now: int, anchors: Anchors | None = None) -> Assessmen
     """Judge a signed policy by its own operators and, when given, by those of a measured app-compose. Raises
     `PolicyMalformed`; whatever else is wrong is in the assessment.
     """
-    document = parse_signed(signed)
+    document = known_signatures(parse_signed(signed), anchors.operator_keys if anchors else ())
     policy = document.policy
     signers: frozenset[bytes] = frozenset()
     signatures_problem = validity_problem = None
     try:
         signers = verify_each(document, {*policy.operator_keys, *(anchors.operator_keys if anchors else ())})
         if anchors is None:
-            verify(signed, policy.operator_keys, policy.operator_threshold)
+            verify_own(document)
         else:
             verify_seed(signed, anchors)
     except MeshError as error:
@@ -142,6 +143,9 @@ def _print_allowances(policy: Policy, console: Console) -> None:
         console.print(f"  model        {model}: {', '.join(digest[:16] for digest in sorted(digests))}", soft_wrap=True)
     for release in policy.key_releases:
         console.print(f"  key          {_key_rule(release)}")
+    constraints = policy.constraints
+    for name, tenant in (("default", constraints.default), *sorted(constraints.by_tenant.items())):
+        console.print(f"  tenant       {name}: {_demands(tenant)}", soft_wrap=True)
 
 
 def _key_rule(release: KeyRelease) -> str:
@@ -150,6 +154,24 @@ def _key_rule(release: KeyRelease) -> str:
     use = "" if release.held else ", by signing in the KMS only"
     age = "" if release.rotate_after_days is None else f", a new epoch every {release.rotate_after_days} days"
     return f"{release.pattern} ({release.algorithm}) to {users}{narrowed}{use}{age}"
+
+
+def _demands(tenant: TenantConstraints) -> str:
+    """What nodes must be to serve a tenant; an empty list, which no node satisfies, is told as nothing."""
+    lists = {
+        "in": tenant.regions,
+        "on": tenant.tee_types,
+        "models": tenant.models if tenant.models is None else tenant.models.keys(),
+    }
+    demands = ["verified nodes" if tenant.verified_only else "any provider"]
+    demands += [
+        f"{word} {' or '.join(sorted(items)) or 'nothing'}" for word, items in lists.items() if items is not None
+    ]
+    if tenant.gpu_required:
+        demands.append("with a GPU")
+    if tenant.max_evidence_age_seconds is not None:
+        demands.append(f"evidence of at most {tenant.max_evidence_age_seconds} s")
+    return ", ".join(demands)
 
 
 def _moment(seconds: int) -> str:

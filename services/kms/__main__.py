@@ -68,7 +68,9 @@ async def serve(config: Config) -> None:
             },
         )
         challenges = Challenges(
-            f"spiffe://{settings.trust_domain}/kms/{settings.instance}", lambda: (ca.key, ca.certificate)
+            f"spiffe://{settings.trust_domain}/kms/{settings.instance}",
+            lambda: (ca.key, ca.certificate),
+            maximum_age=lambda: policy.current.challenge_max_age_seconds,
         )
         issuance = Issuance(ca, challenges, policy, service_seconds=config.certificate_seconds)
         statements = StatementSource(ca, policy)

@@ -35,5 +35,5 @@ class Publication:
 
     async def record_all(self) -> None:
         """Record every version that this KMS holds, so that a log which lacks one gets it."""
-        for version in range(self._policy.oldest, self._policy.current.version + 1):
+        for version in range(self._policy.seed_version, self._policy.current.version + 1):
             await self._decisions.policy(self._policy.signed(version))

@@ -12,7 +12,7 @@ import structlog
 from libs.errors import MeshError
 from libs.events.subjects import stream_name
 from libs.events.vault import PUBLIC_VAULT_ID
-from libs.identity.freshness import PolicyKeeper
+from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
 from services.ledger import description, keyring, watermark
@@ -48,16 +48,18 @@ def ensure_log(directory: Path, origin: str, log_number: int, anchors: Anchors, 
     """
     if not (directory / description.NAME).exists():
         _require_empty(directory)
-        seed = parse_signed(policy.signed(policy.oldest)).policy
+        seed = parse_signed(policy.signed(policy.seed_version)).policy
         made = LogDescription(
             origin, stream_name(log_number), seed.digest, anchors.operator_keys, anchors.operator_threshold
         )
         LogStore.create(directory, made)
         log.info("log made", origin=origin, directory=str(directory), seed_policy=seed.digest.hex())
     found = description.read(directory)
-    measured = (origin, frozenset(anchors.operator_keys), anchors.operator_threshold)
-    if (found.origin, frozenset(found.operator_keys), found.operator_threshold) != measured:
-        raise LogOfAnotherMesh(f"{directory} holds the log {found.origin} of other operators than were measured")
+    if found.origin != origin or not _began_rightly(found, anchors, policy):
+        raise LogOfAnotherMesh(
+            f"{directory} holds the log {found.origin}, begun by other operators than were measured, and no policy "
+            "known here leads from them to those"
+        )
 
 
 @asynccontextmanager
@@ -78,6 +80,20 @@ async def open_log(
                 saved=str(report.saved_tail),
             )
         yield store
+
+
+def _began_rightly(found: LogDescription, anchors: Anchors, policy: PolicyKeeper) -> bool:
+    """Say whether the log began under the measured operators; or, where operators have changed since, under those of a
+    version from which the measured ones' own policy descends.
+    """
+    began = (frozenset(found.operator_keys), found.operator_threshold)
+    if began == (frozenset(anchors.operator_keys), anchors.operator_threshold):
+        return True
+    try:
+        first = policy.find(found.seed_policy_digest)
+    except PolicyUnknown:
+        return False
+    return began == (frozenset(first.operator_keys), first.operator_threshold)
 
 
 def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolicies:

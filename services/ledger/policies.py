@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.revocation import RevocationSet, parse_revocation, verify_revocation
-from libs.policy.signatures import parse_signed, verify
+from libs.policy.signatures import known_signatures, parse_signed, verify
 from libs.policy.succession import verify_successor
 from services.ledger.description import LogDescription
 
@@ -75,7 +75,7 @@ class LoggedPolicies:
         known = self._logged.get(parse_signed(signed).policy.version)
         if known is None:
             self._advance(verify_successor(current, signed), current.operator_keys, current.operator_threshold)
-        elif verify(signed, known.operator_keys, known.operator_threshold).digest != known.digest:
+        elif _verify(signed, known.operator_keys, known.operator_threshold).digest != known.digest:
             raise PolicyNotInChain("the log holds another policy of that version")
 
     def revoke(self, signed: bytes) -> None:
@@ -101,7 +101,13 @@ class LoggedPolicies:
 
     def _verify_seed(self, signed: bytes) -> Policy:
         description = self._description
-        policy = verify(signed, description.operator_keys, description.operator_threshold)
+        policy = _verify(signed, description.operator_keys, description.operator_threshold)
         if policy.digest != description.seed_policy_digest:
             raise PolicyNotInChain("the first policy of this log is another one")
         return policy
+
+
+def _verify(signed: bytes, operator_keys: tuple[bytes, ...], threshold: int) -> Policy:
+    """Verify a version as a seed is: the log may have begun with one that outgoing operators signed too."""
+    document = known_signatures(parse_signed(signed), operator_keys)
+    return verify(document.document, operator_keys, threshold)

@@ -129,10 +129,10 @@ class Edge:
         return web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        await self.tenants.authenticate(request.headers.get("Authorization"))
+        tenant = await self.tenants.authenticate(request.headers.get("Authorization"))
         models = [
             {"id": model, "object": "model", "created": 0, "owned_by": "teemesh"}
-            for model in sorted({*self.upstreams.weights(), *self.foreign.models()})
+            for model in sorted({*self.upstreams.weights(tenant.tenant_id), *self.foreign.models(tenant.tenant_id)})
         ]
         return web.json_response({"object": "list", "data": models})
 

@@ -5,6 +5,7 @@ One value serves both faces: HTTP clients see `status` and the OpenAI-shaped bod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from libs.aci.openai_errors import error_body
@@ -144,6 +145,20 @@ class UpstreamVerificationFailed(RouterError):
     def __init__(self, message: str, why: str | None = None) -> None:
         super().__init__(message if why is None else f"{message}: {why}")
         self.why = why
+
+
+class TenantConstraintsUnmet(RouterError):
+    """No node that could serve is what policy demands for this tenant. The prompt went nowhere."""
+
+    status = 503
+    type = "tenant_constraints_unmet"
+    code = Code.UNAVAILABLE
+    reason = "TENANT_CONSTRAINTS_UNMET"
+
+    def __init__(self, unmet: Sequence[str]) -> None:
+        names = ", ".join(unmet)
+        super().__init__(f"no node is what the mesh's policy demands for this tenant: {names}")
+        self.why = f"{self.reason.lower()}: {names}"
 
 
 class LedgerUnavailable(RouterError):

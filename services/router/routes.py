@@ -56,10 +56,13 @@ class Routes:
     def choose(self, prompt: Prompt, tenant_id: str, tried: frozenset[str]) -> Route:
         """Return a node that may serve this prompt, or where there is none a foreign provider.
 
-        Raises what refuses: `ModelNotFound`, `SessionNotAccepted`, `UpstreamVerificationFailed`, `PolicyStale`.
+        Raises what refuses: `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
+        `UpstreamVerificationFailed`, `PolicyStale`.
         """
         try:
-            return NodeRoute(self._upstreams.choose(prompt.model, prompt.constraints, tried), self._upstreams)
+            return NodeRoute(
+                self._upstreams.choose(prompt.model, prompt.constraints, tenant_id, tried), self._upstreams
+            )
         except RouterError as refusal:
             foreign = self._foreign.choose(prompt.model, prompt.constraints, tenant_id, tried)
             if foreign is not None:

@@ -11,8 +11,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from libs.policy.constraints import TenantConstraints
 from services.router.constraints import Constraints
-from services.router.errors import ModelNotFound, SessionNotAccepted, UpstreamVerificationFailed
+from services.router.errors import (
+    ModelNotFound,
+    SessionNotAccepted,
+    TenantConstraintsUnmet,
+    UpstreamVerificationFailed,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,15 @@ class Candidate:
     lease_until_ms: int
     load: Load
     draining: bool = False
+    verified: bool = True
+    """False for a provider whose evidence nobody can appraise."""
+    tee_type: str | None = None
+    has_gpu: bool = False
+    """Whether its GPUs answered the same challenge as its CPU."""
+    region: str | None = None
+    """As its measured code claims it; None: it claims none, and is in none."""
+    evidence_time_ms: int = 0
+    """When the challenge was issued that its evidence answers."""
 
 
 def select(
@@ -44,6 +59,7 @@ def select(
     *,
     model: str,
     constraints: Constraints,
+    tenant: TenantConstraints,
     allowed_models: Mapping[str, Collection[str]],
     now_ms: int,
     choice: random.Random,
@@ -52,12 +68,13 @@ def select(
 ) -> Candidate:
     """Return the least loaded node that may serve the model; ties fall to `choice`.
 
-    `allowed_models` is the policy's: id to allowed weights. `in_flight` counts this router's own requests by SPIFFE ID,
-    which the node's last report may lack. `excluded` are nodes already tried. Raises `ModelNotFound`,
-    `SessionNotAccepted` or `UpstreamVerificationFailed`.
+    `constraints` are the request's, `tenant` the policy's for who makes it. `allowed_models` is the policy's: id to
+    allowed weights. `in_flight` counts this router's own requests by SPIFFE ID, which the node's last report may lack.
+    `excluded` are nodes already tried. Raises `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet` or
+    `UpstreamVerificationFailed`.
     """
     weights = allowed_models.get(model)
-    if weights is None:
+    if weights is None or not tenant.allows_model(model):
         raise ModelNotFound("no such model; GET /v1/models lists those served")
     eligible = [
         candidate
@@ -67,7 +84,10 @@ def select(
         and not candidate.draining
         and candidate.load.capacity > 0
         and candidate.spiffe_id not in excluded
+        and (candidate.verified or not (constraints.verified or tenant.verified_only))
     ]
+    if eligible:
+        eligible = _meeting(eligible, model, tenant, now_ms)
     if constraints.session_ids is not None:
         eligible = [candidate for candidate in eligible if candidate.session_id in constraints.session_ids]
         if not eligible:
@@ -77,6 +97,33 @@ def select(
     loads = [_relative_load(candidate, in_flight or {}) for candidate in eligible]
     least = min(loads)
     return choice.choice([candidate for candidate, load in zip(eligible, loads, strict=True) if load == least])
+
+
+def _meeting(candidates: list[Candidate], model: str, tenant: TenantConstraints, now_ms: int) -> list[Candidate]:
+    """Return those that are what policy demands for the tenant. Raises `TenantConstraintsUnmet` if none is."""
+    unmet: set[str] = set()
+    meeting: list[Candidate] = []
+    for candidate in candidates:
+        lacking = _lacking(candidate, model, tenant, now_ms)
+        unmet |= lacking
+        if not lacking:
+            meeting.append(candidate)
+    if not meeting:
+        raise TenantConstraintsUnmet(sorted(unmet))
+    return meeting
+
+
+def _lacking(candidate: Candidate, model: str, tenant: TenantConstraints, now_ms: int) -> set[str]:
+    """Return the members of the tenant's entry that the candidate does not satisfy."""
+    age = tenant.max_evidence_age_seconds
+    met = {
+        "models": tenant.allows_weights(model, candidate.models.get(model)),
+        "regions": tenant.regions is None or candidate.region in tenant.regions,
+        "hardware.tee_types": tenant.tee_types is None or candidate.tee_type in tenant.tee_types,
+        "hardware.gpu_required": candidate.has_gpu or not tenant.gpu_required,
+        "max_evidence_age_seconds": age is None or now_ms - candidate.evidence_time_ms <= age * 1000,
+    }
+    return {name for name, is_met in met.items() if not is_met}
 
 
 def _relative_load(candidate: Candidate, in_flight: Mapping[str, int]) -> Fraction:

@@ -84,11 +84,11 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        await self._tenants.authenticate(_authorization(context))
+        tenant = await self._tenants.authenticate(_authorization(context))
         return pb.ListModelsResponse(
             models=[
                 pb.ServedModel(id=model, weights_sha256=bytes.fromhex(weights))
-                for model, weights in sorted(self._upstreams.weights().items())
+                for model, weights in sorted(self._upstreams.weights(tenant.tenant_id).items())
             ]
         )
 

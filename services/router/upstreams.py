@@ -98,15 +98,19 @@ class Upstreams:
         self._choice = random.SystemRandom()
         self._changed = asyncio.Event()
 
-    def choose(self, model: str, constraints: Constraints, tried: frozenset[str]) -> Upstream:
-        """Return the node to use. Raises `ModelNotFound`, `SessionNotAccepted`, `UpstreamVerificationFailed`."""
+    def choose(self, model: str, constraints: Constraints, tenant_id: str, tried: frozenset[str]) -> Upstream:
+        """Return the node to use. Raises `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
+        `UpstreamVerificationFailed`.
+        """
+        policy = self._member.policy.require_fresh()
         live = {upstream.candidate.spiffe_id: upstream for upstream in self._live()}
         try:
             chosen = select(
                 [upstream.candidate for upstream in live.values()],
                 model=model,
                 constraints=constraints,
-                allowed_models=self._member.policy.require_fresh().models,
+                tenant=policy.constraints.of(tenant_id),
+                allowed_models=policy.models,
                 now_ms=int(time.time() * 1000),
                 choice=self._choice,
                 in_flight=self._in_flight,
@@ -147,9 +151,15 @@ class Upstreams:
             self._sessions[session_id] = document
         return self._sessions[session_id]
 
-    def weights(self) -> dict[str, str]:
-        """The models that a verified node serves now: id to SHA-256 of the weights, hex."""
-        return {model: weights for upstream in self._live() for model, weights in upstream.candidate.models.items()}
+    def weights(self, tenant_id: str) -> dict[str, str]:
+        """The models that a verified node serves now, of those for this tenant: id to SHA-256 of the weights, hex."""
+        tenant = self._member.policy.current.constraints.of(tenant_id)
+        return {
+            model: weights
+            for upstream in self._live()
+            for model, weights in upstream.candidate.models.items()
+            if tenant.allows_weights(model, weights)
+        }
 
     async def follow(self) -> None:
         """Follow the registry for ever. When it is away the last list stands, and its leases run out by themselves."""
@@ -297,7 +307,9 @@ def _verified_part(provider: registry_pb2.Provider) -> tuple[bytes, str, bytes]:
 
 def _candidate(provider: registry_pb2.Provider, lease: Lease, session: Session) -> Candidate:
     """What the registry says about load and drain, and the lease's own word about everything that matters."""
-    claimed = lease.appraisal.workload_claims.get("models", [])
+    appraisal = lease.appraisal
+    claimed = appraisal.workload_claims.get("models", [])
+    region = appraisal.workload_claims.get("region")
     return Candidate(
         spiffe_id=lease.certificate.spiffe_id,
         target=provider.endpoint,
@@ -307,4 +319,8 @@ def _candidate(provider: registry_pb2.Provider, lease: Lease, session: Session) 
         lease_until_ms=min(provider.lease_until_ms, int(lease.until * 1000), session.expires_at * 1000),
         load=Load(provider.load.running_requests, provider.load.waiting_requests, provider.load.capacity),
         draining=provider.draining,
+        tee_type=appraisal.tee_type,
+        has_gpu=appraisal.gpu is not None,
+        region=region if isinstance(region, str) else None,
+        evidence_time_ms=lease.evidence.challenge.issued_at * 1000,
     )

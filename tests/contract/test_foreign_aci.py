@@ -32,6 +32,8 @@ from libs.aci.session import TlsBinding, session_id, verify_session
 from libs.client.chain import cited_by, foreign_link, verify_chain
 from libs.client.foreign import parse_evidence, verify_answer, verify_service
 from libs.errors import MeshError
+from libs.policy.constraints import Constraints as TenantsConstraints
+from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
@@ -150,7 +152,7 @@ async def test_the_session_is_listed_and_says_what_was_verified(router: RouterBe
     assert session.claims.model_weights_provenance.status == "unknown"
     assert session.identity == {"keyset_digest": other.bench.workload.keyset_digest}
     assert router.foreign.current_sessions(None, "another-model") == []
-    assert router.foreign.models() == frozenset({HERE})
+    assert router.foreign.models(TENANT.tenant_id) == frozenset({HERE})
 
 
 async def test_a_client_may_pin_the_session_and_nothing_else_serves_it(router: RouterBench, other: OtherRouter) -> None:
@@ -267,7 +269,7 @@ async def test_what_is_tampered_with_is_refused_by_its_reason_and_gets_no_prompt
     other.lies[route] = lie(other.mesh)
     async with first_router(tmp_path / "first", other.mesh, listing(other.mesh, other.origin)) as router:
         assert_refused(router, await router.run(asked()), reason)
-        assert router.foreign.models() == frozenset()
+        assert router.foreign.models(TENANT.tenant_id) == frozenset()
     assert other.bodies == []
 
 
@@ -575,3 +577,16 @@ async def test_a_chain_with_one_link_changed_is_refused(
     with pytest.raises(MeshError) as refusal:
         break_it(chain).verify()
     assert refusal.value.reason == reason
+
+
+async def test_a_tenant_for_whom_policy_demands_what_no_provider_shows_is_refused(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    policy: Policy = router.member.policy.current
+    here = TenantConstraints(regions=frozenset({"here"}))
+    demanding = replace(policy, constraints=TenantsConstraints(by_tenant={TENANT.tenant_id: here}))
+    router.member.policy.enact(demanding)
+    answer = await router.run(asked())
+    assert (answer.started.status, error_type(answer)) == (503, "tenant_constraints_unmet")
+    assert router.foreign.models(TENANT.tenant_id) == frozenset()
+    assert other.bodies == []

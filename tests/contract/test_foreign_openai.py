@@ -32,7 +32,7 @@ async def service() -> AsyncIterator[OpenAiTwin]:
         yield running
 
 
-def listed(service: OpenAiTwin, tenants: list[str]) -> KeeperTwin:
+def listed(service: OpenAiTwin, tenants: list[str], *, verified_only: bool = False) -> KeeperTwin:
     provider = {
         "name": "commercial",
         "kind": "openai",
@@ -41,19 +41,26 @@ def listed(service: OpenAiTwin, tenants: list[str]) -> KeeperTwin:
         "best_effort": True,
         "tenants": tenants,
     }
-    return KeeperTwin(policy_listing(AttestedMesh.create(int(time.time())), [provider]))
+    mesh = AttestedMesh.create(int(time.time()))
+    return KeeperTwin(policy_listing(mesh, [provider], constraints={"default": {"verified_only": verified_only}}))
 
 
 async def ask(
-    folder: Path, service: OpenAiTwin, *, tenants: list[str], ca_pem: bytes | None = None, **members: Any
+    folder: Path,
+    service: OpenAiTwin,
+    *,
+    tenants: list[str],
+    ca_pem: bytes | None = None,
+    verified_only: bool = False,
+    **members: Any,
 ) -> tuple[Answer, Receipt]:
     credentials = {"commercial": Credentials("sk-ours", ca_pem or service.ca.pem)}
-    policy = listed(service, tenants)
+    policy = listed(service, tenants, verified_only=verified_only)
     async with router_bench(folder, nodes=0, policy=policy, credentials=credentials) as router:
         await router.foreign.verify()
         answer = await router.run(prompt(model=HERE, **members))
         assert router.foreign.current_sessions(None, None) == []
-        assert router.foreign.models() == frozenset()
+        assert router.foreign.models(TENANT.tenant_id) == frozenset()
         return answer, _receipt(router)
 
 
@@ -92,6 +99,14 @@ async def test_a_tenant_whom_policy_does_not_name_is_not_sent_there(
     answer, receipt = await ask(tmp_path, service, tenants=tenants)
     assert (answer.started.status, error_type(answer)) == (404, "not_found_error")
     assert receipt.forwarded is None
+    assert service.bodies == []
+
+
+async def test_a_tenant_whose_constraints_say_verified_only_is_not_sent_there(
+    tmp_path: Path, service: OpenAiTwin
+) -> None:
+    answer, _ = await ask(tmp_path, service, tenants=[TENANT.tenant_id], verified_only=True)
+    assert answer.started.status == 404
     assert service.bodies == []
 
 

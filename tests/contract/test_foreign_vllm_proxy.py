@@ -57,7 +57,7 @@ def listing(mesh: AttestedMesh, origin: str, **changes: Any) -> Policy:
         "best_effort": False,
         **changes,
     }
-    return policy_listing(mesh, [provider])
+    return policy_listing(mesh, [provider], constraints={"default": {"verified_only": False}})
 
 
 async def ask(

@@ -196,7 +196,7 @@ def listing(mesh: AttestedMesh, origin: str, **changes: Any) -> Policy:
     return policy_listing(mesh, [provider])
 
 
-def policy_listing(mesh: AttestedMesh, providers: list[Mapping[str, Any]]) -> Policy:
+def policy_listing(mesh: AttestedMesh, providers: list[Mapping[str, Any]], **members: Any) -> Policy:
     now = int(time.time())
     return read(
         policy_draft(
@@ -207,6 +207,7 @@ def policy_listing(mesh: AttestedMesh, providers: list[Mapping[str, Any]]) -> Po
             not_before=now - 60,
             not_after=now + 86400,
             foreign_providers=providers,
+            **members,
         )
     )
 

@@ -56,7 +56,7 @@ def node_lease(
         app_compose="{}",
         spki=spki,
         claims=workload,
-        challenge=cast(Challenge, None),
+        challenge=Challenge.unsigned("kms/1", "evidence", now),
         gpu_evidence=None,
         gpu_evidence_digest=None,
         collateral=cast(Collateral, None),

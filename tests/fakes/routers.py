@@ -26,6 +26,7 @@ from libs.identity.collateral import CollateralSource
 from libs.identity.freshness import PolicyStale
 from libs.identity.lease import Lease
 from libs.identity.peers import PeerUnavailable
+from libs.policy.constraints import VERIFIED_ONLY, Constraints
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from libs.policy.revoked import NOTHING_REVOKED, Revoked
@@ -197,6 +198,7 @@ class PolicyTwin:
     fresh: bool = True
     revoked: Revoked = NOTHING_REVOKED
     foreign_providers: tuple[ForeignProvider, ...] = ()
+    constraints: Constraints = VERIFIED_ONLY
 
     @property
     def current(self) -> PolicyTwin:

@@ -154,5 +154,6 @@ def _stand(
         session=document,
         session_id=session_id(document),
         supporting=tuple(accepted.values()),
+        verified_at=float(now),
         until=float(min(ends)),
     )

@@ -49,6 +49,7 @@ class AciStanding:
     session: bytes = field(repr=False)
     session_id: str
     supporting: tuple[bytes, ...] = field(repr=False)
+    verified_at: float
     until: float
 
     def uphold(self, policy: Policy, now: int) -> None:

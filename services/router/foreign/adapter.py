@@ -55,6 +55,11 @@ class Standing(Protocol):
         ...
 
     @property
+    def verified_at(self) -> float:
+        """When the evidence was made, Unix seconds; 0 where there is none."""
+        ...
+
+    @property
     def until(self) -> float:
         """Unix seconds."""
         ...

@@ -15,6 +15,7 @@ from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
+from libs.policy.hardware import TDX
 from services.router.foreign.adapter import Adapter, ForeignNotVerified, Standing
 from services.router.foreign.record import SessionRecord
 from services.router.foreign.selection import ForeignCandidate
@@ -72,6 +73,8 @@ class Known:
             session_id=None if session is None else session_id(session),
             until=0.0 if self.standing is None else self.standing.until,
             tenants=self.provider.tenants,
+            verified_at=0.0 if self.standing is None else self.standing.verified_at,
+            tee_type=None if session is None else TDX,
         )
 
     def is_due(self) -> bool:

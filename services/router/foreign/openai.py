@@ -54,6 +54,7 @@ class OpenAiStanding:
     until: float
     session: None = None
     supporting: tuple[bytes, ...] = ()
+    verified_at: float = 0.0
 
     def uphold(self, policy: Policy, now: int) -> None:
         """Nothing was judged, so nothing is to be judged again."""

@@ -19,7 +19,7 @@ from services.router.foreign.adapter import Adapter
 from services.router.foreign.known import Known
 from services.router.foreign.record import SessionRecord
 from services.router.foreign.route import ForeignRoute
-from services.router.foreign.selection import select_foreign
+from services.router.foreign.selection import lacking, select_foreign
 
 _LOOK_SECONDS = 1.0
 _NOT_LISTED = "NOT_LISTED"
@@ -42,13 +42,17 @@ class ForeignProviders:
     def choose(
         self, model: str, constraints: Constraints, tenant_id: str, tried: frozenset[str]
     ) -> ForeignRoute | None:
-        """Return the way to the provider to use, None where none may serve. Raises what `require_fresh` does."""
-        listed = {known.name: known for known in self._listed(self._policy.require_fresh())}
+        """Return the way to the provider to use, None where none may serve. Raises
+        `TenantConstraintsUnmet`, `PolicyStale`, `PolicyNotValidNow`.
+        """
+        policy = self._policy.require_fresh()
+        listed = {known.name: known for known in self._listed(policy)}
         name = select_foreign(
             [known.candidate() for known in listed.values()],
             model=model,
             constraints=constraints,
             tenant_id=tenant_id,
+            tenant=policy.constraints.of(tenant_id),
             now=time.time(),
             choice=self._choice,
             in_flight=self._in_flight,
@@ -61,10 +65,12 @@ class ForeignProviders:
         """Return the reasons for which providers of this model are not verified."""
         return sorted({known.refusal for known in self._of(model) if not known.is_live})
 
-    def models(self) -> frozenset[str]:
-        """The models that a verified provider serves now. What only some tenants may be sent to is not listed."""
+    def models(self, tenant_id: str) -> frozenset[str]:
+        """The models that a verified provider serves this tenant now. What is served unverified is not listed."""
+        tenant, now = self._policy.current.constraints.of(tenant_id), time.time()
         verified = [known for known in self._of(None) if known.session is not None]
-        return frozenset(model for known in verified for model in known.provider.models)
+        serving = [known for known in verified if not lacking(known.candidate(), tenant, now)]
+        return frozenset(model for known in serving for model in known.provider.models)
 
     def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
         """The session documents that could be cited now (ACI §8.1)."""

@@ -80,7 +80,7 @@ class VllmProxyAdapter:
         context = await asyncio.to_thread(client_context, place.credentials.ca_pem, admit)
         until = min(now + policy.evidence_max_age_seconds, worker.verdict.valid_until)
         session = None if bound is None else _session(provider, evidence, worker, bound, policy, now, until)
-        return VllmProxyStanding(place, context, evidence, worker, session, float(until))
+        return VllmProxyStanding(place, context, evidence, worker, session, float(now), float(until))
 
     async def _report(self) -> FetchedReport:
         """Fetch a report that binds the channel or, where policy does not insist, one that binds none."""

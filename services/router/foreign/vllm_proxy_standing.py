@@ -45,6 +45,7 @@ class VllmProxyStanding:
     evidence: ForeignEvidence
     worker: Worker
     session: bytes | None = field(repr=False)
+    verified_at: float
     until: float
     supporting: tuple[bytes, ...] = ()
 

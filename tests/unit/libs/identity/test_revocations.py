@@ -81,7 +81,7 @@ def test_an_unsigned_a_foreign_and_a_strangers_revocation_are_refused_and_the_va
     ):
         assert refusal(lambda bad=bad: keeper.accept_revocations([bad])) == reason  # type: ignore[misc]
         assert keeper.revocations.number == 0
-    assert not list((mesh.folder / "k" / "policy").iterdir())
+    assert [path.name for path in (mesh.folder / "k" / "policy").iterdir()] == ["1.json"]
     assert refusal(lambda: keeper.accept_revocations([b"{}", good])) == "REVOCATION_MALFORMED"
     assert keeper.current.revoked.compose_hashes == {COMPOSE}
 

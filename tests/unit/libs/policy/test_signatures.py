@@ -17,6 +17,7 @@ from libs.policy.signatures import (
     parse_signed,
     sign,
     verify,
+    verify_own,
     verify_seed,
     with_signature,
 )
@@ -128,6 +129,28 @@ def test_a_seed_for_another_mesh_is_refused(draft: dict[str, Any], operators: Ke
     with pytest.raises(PolicyOfAnotherMesh) as refusal:
         verify_seed(signed, Anchors("kms", "mesh.example.org", keys, 2))
     assert refusal.value.reason == "POLICY_OF_ANOTHER_MESH"
+
+
+def test_a_seed_may_carry_signatures_of_outgoing_operators_and_they_count_for_nothing(
+    draft: dict[str, Any], operators: Keys
+) -> None:
+    draft["operators"]["keys"] = [key.hex() for key in _public(operators[2:5])]
+    anchors = Anchors("kms", "mesh.local", tuple(_public(operators[2:5])), 2)
+    rotation = _signed(draft, [operators[0], operators[1], operators[3], operators[4]])
+    assert verify_seed(rotation, anchors).version == 1
+    assert verify_own(parse_signed(rotation)).version == 1
+    lacking = _signed(draft, [operators[0], operators[1], operators[4]])
+    with pytest.raises(PolicySignaturesInsufficient, match="signed by 1"):
+        verify_seed(lacking, anchors)
+    with pytest.raises(PolicySignaturesInsufficient, match="signed by 1"):
+        verify_own(parse_signed(lacking))
+
+
+def test_a_seeds_signature_by_a_measured_operator_must_be_valid(draft: dict[str, Any], operators: Keys) -> None:
+    value = jcs.loads(_signed(draft, operators[:3]))
+    value["signatures"][2]["signature"] = value["signatures"][1]["signature"]
+    with pytest.raises(PolicySignaturesInsufficient, match="is not valid"):
+        verify_seed(jcs.dumps(value), Anchors("kms", "mesh.local", tuple(_public(operators[:3])), 2))
 
 
 @pytest.mark.parametrize(

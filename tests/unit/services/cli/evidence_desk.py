@@ -20,7 +20,7 @@ from libs.policy.signatures import SignedPolicy, sign
 from libs.tee.steps import TITLES
 from services.cli import evidence as command
 from services.cli.composes import render_compose
-from services.cli.evidence import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from services.devtee.tls import TlsRequest, issue_tls_key
 from tests.fakes.policy_draft import policy_draft
 from tests.unit.libs.tee.bench import DAY, NOW, Bench

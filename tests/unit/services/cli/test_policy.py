@@ -86,6 +86,65 @@ def test_an_expired_policy_is_shown_as_expired(desk: Desk, teemesh: Run, capsys:
     assert "has expired" in capsys.readouterr().out
 
 
+def test_what_runs_stays_allowed_while_operators_change_and_what_is_new_is_measured_with_them(
+    desk: Desk, teemesh: Run
+) -> None:
+    previous = _signed(desk, teemesh, 1, 2)
+    newcomer = public_key(make_key(desk.folder / "operator-4.pem"))
+    keys = ("--operator-key", desk.keys[1].hex(), "--operator-key", newcomer.hex())
+    operators = ("--trust-domain", "mesh.local", "--threshold", "2", *keys)
+    admin = ("--tenant-admin-key", str(desk.folder / "tenant-admin.pem"))
+    shared = (*operators, *admin, "--reference", str(desk.folder / "reference.json"), "--previous", previous)
+    running = [argument for role in ("kms", "node") for argument in ("--compose", str(desk.folder / f"{role}.json"))]
+    out = str(desk.folder / "policy-2.json")
+    assert teemesh("policy", "init", *shared, *running, "--out", out) == 0
+    roles = read_signed(Path(out)).policy.roles
+    assert roles == read_signed(Path(previous)).policy.roles
+    old = [argument for key in desk.keys for argument in ("--operator-key", key.hex())]
+    made = str(desk.folder / "node-2.json")
+    arguments = ("--trust-domain", "mesh.local", "--threshold", "2", "--image-digest", "cd" * 32, "--out", made)
+    teemesh("policy", "compose", "--role", "node", *arguments, *old)
+    with pytest.raises(DraftInconsistent, match="other operators"):
+        teemesh("policy", "init", *shared, "--compose", made, "--out", str(desk.folder / "policy-3.json"))
+
+
+def test_a_version_that_changed_the_operators_is_shown_under_composes_of_either(desk: Desk, teemesh: Run) -> None:
+    previous = _signed(desk, teemesh, 1, 2)
+    newcomer = public_key(make_key(desk.folder / "operator-4.pem"))
+    document = json.loads((desk.folder / "policy.json").read_bytes())["policy"]
+    document |= {"version": 2, "previous": read_signed(Path(previous)).policy.digest.hex()}
+    document["operators"] = {"keys": [desk.keys[1].hex(), newcomer.hex()], "threshold": 2}
+    rotation = str(desk.folder / "policy-2.json")
+    Path(rotation).write_text(json.dumps({"policy": document, "signatures": []}))
+    for number in (1, 2, 4):
+        key = str(desk.folder / f"operator-{number}.pem")
+        teemesh("policy", "sign", rotation, "--key", key, "--previous", previous)
+    compose = str(desk.folder / "kms-2.json")
+    keys = ("--operator-key", desk.keys[1].hex(), "--operator-key", newcomer.hex())
+    arguments = ("--trust-domain", "mesh.local", "--threshold", "2", "--image-digest", "cd" * 32, "--out", compose)
+    teemesh("policy", "compose", "--role", "kms", *arguments, *keys)
+    for measured in (compose, str(desk.folder / "kms.json")):
+        assert teemesh("policy", "show", rotation, "--compose", measured) == 0
+    assert teemesh("policy", "show", previous, "--compose", compose) == 1
+    assert teemesh("policy", "show", rotation) == 0
+    with pytest.raises(InputUnreadable, match="cannot read"):
+        teemesh("policy", "publish", rotation, "--mesh", str(desk.folder / "nowhere.json"))
+
+
+def test_what_is_demanded_for_tenants_is_shown(desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desk.folder / "policy.json"
+    assert teemesh(*desk.init()) == 0
+    document = json.loads(path.read_bytes())
+    document["policy"]["constraints"] = {
+        "ab" * 16: {"regions": ["eu-2", "eu-1"], "hardware": {"tee_types": [], "gpu_required": True}}
+    }
+    path.write_text(json.dumps(document))
+    teemesh("policy", "show", str(path))
+    shown = capsys.readouterr().out
+    assert "tenant       default: verified nodes\n" in shown
+    assert f"tenant       {'ab' * 16}: verified nodes, in eu-1 or eu-2, on nothing, with a GPU\n" in shown
+
+
 def test_the_next_version_changes_operators_with_both_sets(desk: Desk, teemesh: Run) -> None:
     previous = _signed(desk, teemesh, 1, 2)
     newcomer = make_key(desk.folder / "operator-4.pem")

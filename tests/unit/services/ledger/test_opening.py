@@ -6,7 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs.identity.freshness import PolicyKeeper
+from libs.policy.compose import Anchors
+from libs.policy.document import read
+from libs.policy.signatures import SignedPolicy, sign
 from libs.transparency.leaf import Kind
 from services.ledger import description
 from services.ledger.admission import Admission, LogView
@@ -42,16 +47,52 @@ def test_a_log_is_made_under_the_measured_operators_and_seed(mesh: JoinedMesh, d
     assert (directory / description.NAME).read_bytes() == before
 
 
-def test_a_log_of_other_operators_is_refused(mesh: JoinedMesh, directory: Path) -> None:
-    anchors = mesh.anchors("ledger")
-    for other in (
-        replace(anchors, operator_keys=(b"\x09" * 32, *anchors.operator_keys[1:])),
-        replace(anchors, operator_threshold=1),
-    ):
-        with pytest.raises(LogOfAnotherMesh):
-            ensure_log(directory, LOG_ORIGIN, 1, other, mesh.keeper("other"))
+def test_a_log_of_other_operators_or_of_another_name_is_refused(mesh: JoinedMesh, directory: Path) -> None:
+    other = JoinedMesh(mesh.folder / "other", mesh.machine)
     with pytest.raises(LogOfAnotherMesh):
-        ensure_log(directory, "mesh.test/ledger/2", 2, anchors, mesh.keeper("other"))
+        ensure_log(directory, LOG_ORIGIN, 1, other.anchors("ledger"), other.keeper("ledger"))
+    with pytest.raises(LogOfAnotherMesh):
+        ensure_log(directory, "mesh.test/ledger/2", 2, mesh.anchors("ledger"), mesh.keeper("again"))
+
+
+def _rotated(mesh: JoinedMesh, name: str) -> tuple[Anchors, PolicyKeeper]:
+    """A ledger that is measured with the operators of version 2, and starts with that as its seed."""
+    newcomers = tuple(Ed25519PrivateKey.generate() for _ in range(2))
+    keys = tuple(key.public_key().public_bytes_raw() for key in newcomers)
+    operators = {"keys": [key.hex() for key in keys], "threshold": 2}
+    first = read(mesh.draft)
+    policy = read({**mesh.draft, "version": 2, "previous": first.digest.hex(), "operators": operators})
+    signers = (*mesh.operators[:2], *newcomers)
+    seed = SignedPolicy(policy, tuple(sign(policy.document, key) for key in signers)).document
+    anchors = replace(mesh.anchors("ledger"), operator_keys=keys)
+    return anchors, PolicyKeeper(mesh.folder / name / "policy", seed, anchors)
+
+
+def test_a_ledger_measured_with_later_operators_goes_on_with_the_log_where_it_knows_the_versions_between(
+    mesh: JoinedMesh, directory: Path
+) -> None:
+    before = (directory / description.NAME).read_bytes()
+    mesh.keeper("kept")  # It ran here before, and its first policy lies in its folder.
+    anchors, keeper = _rotated(mesh, "kept")
+    ensure_log(directory, LOG_ORIGIN, 1, anchors, keeper)
+    assert (directory / description.NAME).read_bytes() == before
+    assert logged_policies(description.read(directory), keeper).newest.version == 1
+    anchors, ignorant = _rotated(mesh, "fresh")
+    with pytest.raises(LogOfAnotherMesh, match="no policy known here leads"):
+        ensure_log(directory, LOG_ORIGIN, 1, anchors, ignorant)
+
+
+@pytest.mark.parametrize("threshold", [1, 2])
+def test_operators_that_a_host_wrote_into_the_description_are_refused(
+    mesh: JoinedMesh, directory: Path, threshold: int
+) -> None:
+    mesh.keeper("kept")
+    anchors, keeper = _rotated(mesh, "kept")
+    found = description.read(directory)
+    stranger = (b"\x09" * 32, *found.operator_keys[1:]) if threshold == 2 else found.operator_keys
+    description.write(directory, replace(found, operator_keys=stranger, operator_threshold=threshold))
+    with pytest.raises(LogOfAnotherMesh):
+        ensure_log(directory, LOG_ORIGIN, 1, anchors, keeper)
 
 
 @pytest.mark.parametrize("kept", ["keyring", "wm", "checkpoints.log", "seg/00000000000000000000.seg"])

@@ -17,10 +17,11 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, PolicyInForce, ServedByNode, UpstreamFailed, UpstreamVerified
 from libs.identity.freshness import PolicyStale
+from libs.policy.constraints import Constraints, TenantConstraints
 from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
-from services.router.constraints import Constraints
+from services.router.constraints import Constraints as Demands
 from services.router.errors import LedgerUnavailable, NotFound
 from services.router.exchange import Part, Started
 from services.router.issuance import Issuance
@@ -240,6 +241,29 @@ async def test_without_a_verified_node_the_refusal_names_the_reason(bench: Route
     assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "SESSION_UNKNOWN")
 
 
+async def test_a_tenant_whose_constraints_no_node_meets_is_refused_with_a_receipt_that_names_them(
+    bench: RouterBench,
+) -> None:
+    abroad = TenantConstraints(regions=frozenset({"eu-1"}), gpu_required=True)
+    bench.member.policy.constraints = Constraints(by_tenant={TENANT.tenant_id: abroad})
+    answer = await bench.run(prompt())
+    assert (answer.started.status, error_type(answer.body)) == (503, "tenant_constraints_unmet")
+    reason = "tenant_constraints_unmet: hardware.gpu_required, regions"
+    assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, reason)
+    assert bench.nodes[0].requests == []
+
+
+async def test_another_tenants_constraints_are_not_this_ones(bench: RouterBench) -> None:
+    nothing = TenantConstraints(regions=frozenset())
+    bench.member.policy.constraints = Constraints(by_tenant={"ee" * 16: nothing})
+    assert (await bench.run(prompt())).started.status == 200
+
+
+async def test_a_tenant_without_an_entry_is_under_the_default(bench: RouterBench) -> None:
+    bench.member.policy.constraints = Constraints(default=TenantConstraints(regions=frozenset()))
+    assert (await bench.run(prompt())).started.status == 503
+
+
 async def test_the_pinned_session_serves_when_it_is_current(bench: RouterBench) -> None:
     pinned = draft_session(bench.nodes[0].lease, bench.nodes[0].target).session_id
     assert (await bench.run(prompt(provider={"aci_session_ids": [pinned]}))).started.status == 200
@@ -254,7 +278,7 @@ async def test_another_node_is_tried_before_the_first_byte(two_nodes: RouterBenc
         if fails == "another key":
             bench.peer_of(node).renewed = node_lease("n0", key="second")
     bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(draining=True)))
-    first = bench.upstreams.choose(MODEL, Constraints(), frozenset())
+    first = bench.upstreams.choose(MODEL, Demands(), TENANT.tenant_id, frozenset())
     assert first.candidate.spiffe_id == bench.nodes[0].lease.certificate.spiffe_id
     bench.upstreams.take(
         bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(load=registry_pb2.Load(running_requests=1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +15,8 @@ from libs import jcs
 from libs.aci.session import Session, session_id, verify_session
 from libs.identity.member import Member
 from libs.identity.peers import Peer
+from libs.policy.constraints import Constraints as Demanded
+from libs.policy.constraints import TenantConstraints
 from services.registry.sessions import draft_session
 from services.router.confirmation import SessionNotOurs, confirm
 from services.router.constraints import Constraints
@@ -22,13 +24,14 @@ from services.router.errors import UpstreamVerificationFailed
 from services.router.upstreams import Upstream, Upstreams
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.leases import CLAIMS, MODEL, UNKNOWN, WEIGHTS, node_lease
+from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt
 
 ENDPOINT = "127.0.0.1:4000"
 
 
 def choose(bench: RouterBench) -> Upstream:
-    return bench.upstreams.choose(MODEL, Constraints(), frozenset())
+    return bench.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
 
 
 def why_none(bench: RouterBench) -> str | None:
@@ -149,7 +152,7 @@ async def test_a_node_that_moves_is_verified_where_it_is_now(bench: RouterBench)
 async def test_a_node_that_lost_its_connection_is_not_used(bench: RouterBench) -> None:
     bench.peer_of(bench.nodes[0]).known = None
     assert why_none(bench) is not None
-    assert bench.upstreams.weights() == {}
+    assert bench.upstreams.weights(TENANT.tenant_id) == {}
 
 
 async def test_a_node_that_the_registry_ended_is_not_used(bench: RouterBench) -> None:
@@ -172,7 +175,7 @@ async def test_a_lease_that_ran_out_is_not_used_though_the_registry_is_away(benc
     with pytest.raises(UpstreamVerificationFailed):
         choose(bench)
     assert bench.upstreams.current_sessions(None, None) == []
-    assert bench.upstreams.weights() == {}
+    assert bench.upstreams.weights(TENANT.tenant_id) == {}
 
 
 async def test_sessions_are_listed_by_upstream_and_by_model(two_nodes: RouterBench) -> None:
@@ -205,7 +208,7 @@ async def test_the_registrys_watch_is_followed(bench: RouterBench) -> None:
         await upstreams.verify()
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    assert upstreams.weights() == {MODEL: WEIGHTS}
+    assert upstreams.weights(TENANT.tenant_id) == {MODEL: WEIGHTS}
 
 
 async def test_a_node_that_renews_is_used_all_along(bench: RouterBench) -> None:
@@ -233,3 +236,31 @@ async def test_a_session_that_is_replaced_under_the_same_key_is_not_used_on(benc
     bench.peer_of(bench.nodes[0]).keeps_old_links = True
     bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(session_id=b"\x01" * 32)))
     assert why_none(bench) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Gpus:
+    """A verdict on GPUs, of which a candidate says only that there is one."""
+
+
+async def test_a_candidate_is_what_its_lease_says_and_not_what_the_registry_does(bench: RouterBench) -> None:
+    node = bench.nodes[0]
+    assert not choose(bench).candidate.has_gpu
+    assert choose(bench).candidate.region is None
+    lease = node_lease("n0", key="second", more_claims={"region": "eu-1"})
+    node.lease = replace(lease, appraisal=replace(lease.appraisal, gpu=cast(Any, _Gpus()), tee_type="sev-snp"))
+    bench.peer_of(node).known = node.lease
+    bench.publish_session(node.lease, node.target)
+    bench.upstreams.take(bench.snapshot(node.provider()))
+    await bench.upstreams.verify()
+    candidate = choose(bench).candidate
+    assert (candidate.region, candidate.tee_type, candidate.has_gpu) == ("eu-1", "sev-snp", True)
+    assert candidate.evidence_time_ms == lease.evidence.challenge.issued_at * 1000
+
+
+async def test_models_are_listed_as_far_as_the_tenant_may_use_them(bench: RouterBench) -> None:
+    assert bench.upstreams.weights(TENANT.tenant_id) == {MODEL: WEIGHTS}
+    none: Mapping[str, frozenset[str]] = {}
+    bench.member.policy.constraints = Demanded(by_tenant={TENANT.tenant_id: TenantConstraints(models=none)})
+    assert bench.upstreams.weights(TENANT.tenant_id) == {}
+    assert bench.upstreams.weights("ee" * 16) == {MODEL: WEIGHTS}

@@ -30,6 +30,7 @@ class StandingTwin:
 
     session: bytes | None = None
     supporting: tuple[bytes, ...] = ()
+    verified_at: float = 0.0
     until: float = field(default_factory=lambda: time.time() + 600)
 
     def uphold(self, policy: object, now: int) -> None:

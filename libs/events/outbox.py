@@ -72,11 +72,12 @@ class _Waiting:
 class Outbox:
     """An open outbox: what earlier starts left, and this start's own file."""
 
-    def __init__(self, folder: Path, issuer: bytes, max_bytes: int, part_bytes: int) -> None:
+    def __init__(self, folder: Path, issuer: bytes, max_bytes: int, part_bytes: int, reserve_bytes: int) -> None:
         self._folder = folder
         self._issuer = issuer
         self._max_bytes = max_bytes
         self._part_bytes = part_bytes
+        self._reserve_bytes = reserve_bytes
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._closing = False
@@ -94,9 +95,12 @@ class Outbox:
         self._wake.set()
         return durable
 
-    def require_room(self, size: int) -> None:
-        """Raise `OutboxFull` unless `size` more bytes fit. Answers and cuts, which make room, are always taken."""
-        if self._size + size > self._max_bytes:
+    def require_room(self, size: int, *, essential: bool = False) -> None:
+        """Raise `OutboxFull` unless `size` more bytes fit. Answers and cuts, which make room, are always taken.
+
+        The reserve is for what is essential: nothing else, however much of it, takes the room of that.
+        """
+        if self._size + size > self._max_bytes - (0 if essential else self._reserve_bytes):
             raise OutboxFull("the ledger has not answered for too long")
 
     @property
@@ -198,6 +202,7 @@ async def open_outbox(
     *,
     max_bytes: int = DEFAULT_MAX_BYTES,
     part_bytes: int = DEFAULT_PART_BYTES,
+    reserve_bytes: int = 0,
 ) -> AsyncIterator[Outbox]:
     """Read what earlier starts left and begin this start's file; on exit everything asked for is durable.
 
@@ -207,7 +212,7 @@ async def open_outbox(
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="outbox") as thread:
             loop = asyncio.get_running_loop()
-            outbox = await loop.run_in_executor(thread, Outbox, folder, issuer, max_bytes, part_bytes)
+            outbox = await loop.run_in_executor(thread, Outbox, folder, issuer, max_bytes, part_bytes, reserve_bytes)
             await loop.run_in_executor(thread, outbox.begin)
             try:
                 async with asyncio.TaskGroup() as tasks:

@@ -119,9 +119,12 @@ class Publisher:
         """Whether a broker is there now."""
         return self._sender.is_connected
 
-    def require_room(self) -> None:
-        """Raise `OutboxFull` when the outbox takes no more entries: then the service must not be serving."""
-        self._outbox.require_room(self._sender.queued_bytes + MAX_BODY_BYTES)
+    def require_room(self, *, essential: bool = False) -> None:
+        """Raise `OutboxFull` when the outbox takes no more entries: then the service must not be serving.
+
+        What is essential has the reserve besides.
+        """
+        self._outbox.require_room(self._sender.queued_bytes + MAX_BODY_BYTES, essential=essential)
 
     async def commit(
         self,
@@ -133,6 +136,7 @@ class Publisher:
         amendment: Mapping[str, Any] | None = None,
         abandoned: Mapping[str, Any] | None = None,
         withheld: bool = True,
+        essential: bool = False,
     ) -> Committed:
         """Log an entry and return once the ledger's acknowledgement is verified and durable here.
 
@@ -140,10 +144,10 @@ class Publisher:
         response may go out only after this returned, and the caller MUST then call `released`. When it does not return,
         an amendment that says `not_released` follows by itself, with the members of `amendment` when the ledger was
         too late, of `abandoned` when this was cancelled: what is emitted instead. `withheld=False` is for a receipt
-        that no response waits for: nothing of it is amended.
+        that no response waits for: nothing of it is amended. `essential` entries may use the outbox's reserve.
         """
         withheld = withheld and kind is Kind.RECEIPT
-        outgoing = self._submit(kind, body, vault, withheld=withheld)
+        outgoing = self._submit(kind, body, vault, withheld=withheld, essential=essential)
         sealed = outgoing.sealed
         awaiting = Awaiting(sealed.issuer_seq)
         self._answers.expect(awaiting)
@@ -162,12 +166,14 @@ class Publisher:
             sealed.entry_id, self._issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, acknowledgement
         )
 
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> Enqueued:
+    async def enqueue(
+        self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, essential: bool = False
+    ) -> Enqueued:
         """Make an entry durable here and return; it is sent until the ledger has it. Nothing is withheld for it.
 
-        Raises `OutboxFull`, `EntryTooLarge` or `JsonMalformed`.
+        `essential` entries may use the outbox's reserve. Raises `OutboxFull`, `EntryTooLarge` or `JsonMalformed`.
         """
-        outgoing = self._submit(kind, body, vault, withheld=False)
+        outgoing = self._submit(kind, body, vault, withheld=False, essential=essential)
         await asyncio.shield(outgoing.durable)
         return Enqueued(outgoing.sealed.entry_id, self._issuer.id, outgoing.sealed.issuer_seq)
 
@@ -245,9 +251,10 @@ class Publisher:
         vault: VaultKey | None,
         *,
         withheld: bool,
+        essential: bool = False,
         cuts: tuple[Cut, ...] = (),
     ) -> Outgoing:
-        self.require_room()
+        self.require_room(essential=essential)
         return self._hand_over(kind, body, vault, withheld=withheld, cuts=cuts)
 
     def _hand_over(
@@ -274,11 +281,13 @@ async def open_publisher(
     report: Mapping[str, Any] | None = None,
     acknowledgements: AckSource | None = None,
     timing: Timing | None = None,
+    reserve_bytes: int = 0,
 ) -> AsyncIterator[Publisher]:
     """Open at once, as a new issuer; broker and ledger are sought in the background until the body ends.
 
     `log_key` MUST be fresh for this process start, and the evidence's claims must name it as `log_key` (hex of its 32
-    bytes). Raises `LogKeyNotAttested`, `OutboxDamaged`, `OutboxInUse`; inside a group `OutboxFailed`, which ends it.
+    bytes). `reserve_bytes` of the outbox are for entries that are `essential`. Raises `LogKeyNotAttested`,
+    `OutboxDamaged`, `OutboxInUse`; inside a group `OutboxFailed`, which ends it.
     """
     issuer = Issuer(log_key)
     credential = member.identity.current
@@ -288,7 +297,9 @@ async def open_publisher(
         ledger_peer, f"{member.trust_domain}/ledger/{settings.log_number}"
     )
     async with (
-        open_outbox(settings.outbox, issuer.id, max_bytes=settings.outbox_max_bytes) as outbox,
+        open_outbox(
+            settings.outbox, issuer.id, max_bytes=settings.outbox_max_bytes, reserve_bytes=reserve_bytes
+        ) as outbox,
         connect_nats(
             settings.nats_url,
             member.tls_context,

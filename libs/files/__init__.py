@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from pathlib import Path
+
+_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}", re.DOTALL)
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -27,6 +30,25 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
             draft.unlink()
         raise
     fsync_dir(path.parent)
+
+
+def draft_of(name: str) -> str | None:
+    """Return the name of the file that a file of this name would be a draft of; None for what is no draft."""
+    draft = _DRAFT.fullmatch(name)
+    return None if draft is None else draft[1]
+
+
+def remove_drafts(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove what a killed process left of files that it was writing durably: those whose whole name matches `names`.
+
+    The caller MUST be the one process that writes them, and not be writing yet: what it removes may be a draft that
+    somebody is about to put in its place. The folder need not exist; nobody else's files are touched.
+    """
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            written = draft_of(entry.name)
+            if written is not None and names.fullmatch(written) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
 
 
 def fsync_dir(path: Path) -> None:

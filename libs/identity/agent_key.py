@@ -43,6 +43,8 @@ class AgentKey:
     async def sign(self, message: bytes) -> SignedMessage:
         """Have the KMS sign with the newest epoch; the ledger holds that it was asked before the signature comes.
 
+        It is asked once: what was not answered may have been signed, and is in the log then.
+
         Raises the KMS's refusals, `SignedForAnother`, `MessageSignatureInvalid`, and what verifying its statement
         raises.
         """

@@ -1,6 +1,13 @@
-"""It is responsible for reaching a role that has several instances: whichever is there, the same one while it is.
+"""It is responsible for reaching a role that has several instances: whichever is there, the same one while it answers.
 
-Each is a `Peer` of its own, appraised like any other, so it makes no difference to trust which one answers.
+Each is a `Peer` of its own, appraised like any other, so it makes no difference to trust which one answers. One that
+cannot be reached is passed over, and so is one whose connection is there but silent, until something on that connection
+is answered or it is made anew: the others are tried first.
+
+Nothing is sent twice from here. A call that got no answer may have been carried out, so it fails, and the next channel
+is another instance's. Whoever called decides whether to ask again: for statements, policies, revocations, certificates
+and keys by epoch one may, for what comes is the same or as good, and the log has one entry more. A signature by a named
+key is not asked for again, because each entry is to be one that the workload wanted.
 """
 
 from __future__ import annotations
@@ -9,13 +16,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-import grpc.aio
 import structlog
 
 from libs.errors import MeshError
 from libs.identity.instances import preferred_first, telling_most
 from libs.identity.lease import Lease
 from libs.identity.peers import Peer, PeerUnavailable
+from libs.identity.renewal import Credential
+from libs.rpc.watched import WatchedChannel
 
 log = structlog.get_logger()
 
@@ -23,7 +31,7 @@ log = structlog.get_logger()
 class Channels(Protocol):
     """A role of the mesh, one instance or any, as an appraised peer."""
 
-    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
+    async def channel(self, timeout: float) -> WatchedChannel: ...
 
 
 class AnyPeer:
@@ -35,17 +43,24 @@ class AnyPeer:
 
     @property
     def lease(self) -> Lease:
-        """The instance that answered last, as last appraised. Raises `PeerUnavailable` before the first connection."""
+        """The instance that was chosen last, as appraised last. Raises `PeerUnavailable` before any connection."""
         return self._chosen.lease
 
-    async def channel(self, timeout: float) -> grpc.aio.Channel:
-        """Return a channel to an appraised instance.
+    @property
+    def credential(self) -> Credential:
+        """What this service shows the instance that was chosen last."""
+        return self._chosen.credential
+
+    async def channel(self, timeout: float) -> WatchedChannel:
+        """Return a channel to an appraised instance, the silent ones last; each has a share of the time that is left.
 
         Raises what says most about why there is none: a refusal of either side before an absence.
         """
+        ends_at = asyncio.get_running_loop().time() + timeout
         errors: list[MeshError] = []
-        for peer in preferred_first(self._peers, self._chosen):
-            share = timeout / len(self._peers)
+        order = sorted(preferred_first(self._peers, self._chosen), key=lambda peer: peer.is_silent)
+        for asked, peer in enumerate(order):
+            share = max(ends_at - asyncio.get_running_loop().time(), 0.0) / (len(order) - asked)
             try:
                 async with asyncio.timeout(share):
                     channel = await peer.channel(share)

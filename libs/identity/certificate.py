@@ -151,6 +151,18 @@ class Subject:
         return f"spiffe://{self.trust_domain}/{self.role}/{self.instance}"
 
 
+def verify_asked_for(certificate: MeshCertificate, subject: Subject, spki: bytes) -> None:
+    """Raise `CertificateNotAccepted` unless a certificate that was issued is the one for this subject and key."""
+    if certificate.spki != spki:
+        raise CertificateNotAccepted("the KMS issued a certificate for another key than was asked for")
+    if certificate.spiffe_id != subject.spiffe_id:
+        raise CertificateNotAccepted(
+            f"the KMS issued a certificate for {certificate.spiffe_id}: asked {subject.spiffe_id}"
+        )
+    if certificate.evidence_digest != subject.evidence_digest:
+        raise CertificateNotAccepted("the KMS issued a certificate over other evidence")
+
+
 def issue(
     subject: Subject,
     public_key: ec.EllipticCurvePublicKey,

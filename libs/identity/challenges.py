@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -20,6 +21,13 @@ class ChallengeNotOpen(MeshError):
 
     code = Code.FAILED_PRECONDITION
     reason = "CHALLENGE_NOT_OPEN"
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    purpose: str
+    issued_at: float
+    """Unix seconds."""
 
 
 class Challenges:
@@ -41,8 +49,7 @@ class Challenges:
         self._signer = signer
         self._clock = clock
         self._maximum_age = maximum_age
-        self._open: OrderedDict[bytes, float] = OrderedDict()
-        """When each was issued."""
+        self._open: OrderedDict[bytes, _Open] = OrderedDict()
 
     def issue(self, purpose: str) -> Challenge:
         """Make one. The oldest open one gives way when there are too many, so memory is bounded.
@@ -55,17 +62,18 @@ class Challenges:
             issuer=self._issuer, purpose=purpose, now=int(now), private_key=key, certificate_der=certificate
         )
         Challenge.parse(challenge.to_json())
-        self._open[challenge.nonce] = now
+        self._open[challenge.nonce] = _Open(purpose, now)
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)
         return challenge
 
-    def spend(self, nonce: bytes) -> None:
-        """Use up a challenge that this process issued. Raises `ChallengeNotOpen`.
+    def spend(self, nonce: bytes, purpose: str) -> None:
+        """Use up a challenge that this process issued for this purpose. Raises `ChallengeNotOpen`.
 
-        Unknown, spent and expired ones are refused alike, so the answer teaches a replayer nothing.
+        Unknown, spent and expired ones, and those for another purpose, are refused alike, so the answer teaches a
+        replayer nothing. A refused one is spent too.
         """
-        issued_at = self._open.pop(nonce, None)
+        found = self._open.pop(nonce, None)
         lifetime = min(LIFETIME_SECONDS, self._maximum_age())
-        if issued_at is None or issued_at + lifetime <= self._clock():
+        if found is None or found.purpose != purpose or found.issued_at + lifetime <= self._clock():
             raise ChallengeNotOpen("take a new challenge and answer it within a minute")

@@ -5,8 +5,7 @@
 The form is confidential and not authentic: it names no sender and no time. Whoever knows the public key, the host
 first, can seal values of their own or bring back an older text. So no value that arrives this way may decide whom to
 trust, nor which policy, root or address is the right one; that belongs into the measured app-compose. Nor does it say
-whose the public key is: of a key of this mesh the mesh CA does (`libs.policy.custody`), of dstack's own a dstack KMS,
-which `libs.tee.dstack_environment_key` checks for whoever calls it.
+whose the public key is: the mesh CA does (`libs.policy.custody`). dstack's own keys for environments are not used.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ work.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,9 +17,9 @@ from pathlib import Path
 import structlog
 
 from libs.errors import Code, MeshError
-from libs.files import write_durably
+from libs.files import remove_drafts, write_durably
 from libs.identity.earlier_policies import EarlierPolicies
-from libs.identity.revocations import KnownRevocations
+from libs.identity.revocations import REVOCATION_FILE, KnownRevocations
 from libs.policy.compose import Anchors
 from libs.policy.document import Policy
 from libs.policy.revocation import RevocationSet, parse_revocation
@@ -30,6 +31,9 @@ MAX_SILENCE_SECONDS = 300
 """How long a service works without a newer statement (architecture section 7)."""
 
 _CLOCK_SKEW_SECONDS = 60
+_FOLDER = "policy"
+_VERSION_FILE = re.compile(r"[0-9]+\.json")
+_REVOCATIONS = "revocations"
 
 log = structlog.get_logger()
 
@@ -84,7 +88,7 @@ class PolicyKeeper:
         while (path := self._path(policy.version + 1)).exists():
             policy = verify_successor(policy, path.read_bytes())
             self._operators.update(policy.operator_keys)
-        self._known = KnownRevocations(folder / "revocations", policy.trust_domain, self._operators)
+        self._known = KnownRevocations(folder / _REVOCATIONS, policy.trust_domain, self._operators)
         self.current: Policy = policy.under(self.revocations)
 
     def accept(self, signed: bytes) -> Policy:
@@ -200,9 +204,15 @@ class PolicyKeeper:
 
 
 def load_keeper(state_dir: Path, seed_path: Path, anchors: Anchors) -> PolicyKeeper:
-    """Open the keeper of a service. Raises `PolicyUnreadable` and the policy's own errors."""
+    """Open the keeper of a service, which no other process has open.
+
+    Raises `PolicyUnreadable` and the policy's own errors.
+    """
     try:
         seed = seed_path.read_bytes()
     except OSError as error:
         raise PolicyUnreadable(f"cannot read the seed policy {seed_path}: {error.strerror}") from error
-    return PolicyKeeper(state_dir / "policy", seed, anchors)
+    folder = state_dir / _FOLDER
+    remove_drafts(folder, _VERSION_FILE)
+    remove_drafts(folder / _REVOCATIONS, REVOCATION_FILE)
+    return PolicyKeeper(folder, seed, anchors)

@@ -12,6 +12,11 @@ _AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAU
 T = TypeVar("T")
 
 
+def is_away(error: MeshError) -> bool:
+    """Say whether an error leaves open what another instance would answer."""
+    return error.code in _AWAY
+
+
 def preferred_first(all_of_them: Sequence[T], preferred: T) -> Sequence[T]:
     """Return them with one at the front, the others in their order."""
     return (preferred, *(each for each in all_of_them if each is not preferred))
@@ -19,4 +24,4 @@ def preferred_first(all_of_them: Sequence[T], preferred: T) -> Sequence[T]:
 
 def telling_most(errors: Sequence[MeshError]) -> MeshError:
     """Return the first refusal among errors, or the first error where all say that somebody is away."""
-    return next((error for error in errors if error.code not in _AWAY), errors[0])
+    return next((error for error in errors if not is_away(error)), errors[0])

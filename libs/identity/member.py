@@ -28,9 +28,11 @@ from libs.identity.gpu import GuestGpus
 from libs.identity.lease import Leases
 from libs.identity.listener import listener_credentials
 from libs.identity.peers import Peer
+from libs.identity.policy_sources import RegistryPolicies
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, follow_statements
 from libs.policy.compose import Anchors, read_anchors
+from libs.rpc.calls import Middleware
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import ServiceBinding
 from libs.rpc.server import Serving, serving
@@ -99,7 +101,7 @@ class Member:
         self.guest = guest
         self.policy = policy
         self.identity = identity
-        self.leases = Leases(policy, self._ca_spki)
+        self.leases = Leases(policy, self.ca_spki)
         self._peers: dict[tuple[str, str], Peer] = {}
         self._kms: AnyPeer | None = None
 
@@ -123,14 +125,18 @@ class Member:
         """Return the one `Peer` for this role and address; it connects when first used."""
         key = (role, target)
         if key not in self._peers:
-            self._peers[key] = Peer(role, target, self.identity, self.policy, self._ca_spki)
+            self._peers[key] = Peer(role, target, self.identity, self.policy, self.ca_spki)
         return self._peers[key]
+
+    def any_peer(self, role: str, targets: Sequence[str]) -> AnyPeer:
+        """Return whichever instance of a role is there, of those at these addresses. There MUST be one."""
+        return AnyPeer([self.peer(role, target) for target in targets])
 
     @property
     def kms(self) -> AnyPeer:
         """Whichever instance of the KMS is there."""
         if self._kms is None:
-            self._kms = AnyPeer([self.peer("kms", target) for target in self.settings.kms])
+            self._kms = self.any_peer("kms", self.settings.kms)
         return self._kms
 
     def known_evidence(self) -> Iterator[Evidence]:
@@ -145,7 +151,9 @@ class Member:
         current = self.identity.current
         return load_client_context(ca_pem=self.ca_pem, key_pem=current.key_pem, certificate_pem=current.certificate.pem)
 
-    def serve(self, bindings: Sequence[ServiceBinding]) -> AbstractAsyncContextManager[Serving]:
+    def serve(
+        self, bindings: Sequence[ServiceBinding], observers: Sequence[Middleware] = ()
+    ) -> AbstractAsyncContextManager[Serving]:
         """Serve on the mesh listener: mutual TLS, the standard middleware, and the exchange of evidence."""
         gate = MeshGate(self.trust_domain, self.identity, self.policy, self.leases)
         everything = [*bindings, evidence_binding(EvidenceServicer(self.identity, self.leases))]
@@ -154,7 +162,7 @@ class Member:
             self.settings.listen,
             listener_credentials(self.identity),
             everything,
-            standard_middleware(gate, methods),
+            standard_middleware(gate, methods, observers),
             drain_seconds=self.settings.drain_seconds,
         )
 
@@ -174,7 +182,7 @@ class Member:
         for peer in self._peers.values():
             await peer.close()
 
-    def _ca_spki(self) -> bytes:
+    def ca_spki(self) -> bytes:
         return spki_of_certificate(self.identity.ca_certificate)
 
 
@@ -185,9 +193,11 @@ async def join(
     claims: Mapping[str, Any],
     *,
     collateral: CollateralSource | None = None,
+    registry: Sequence[str] = (),
 ) -> AsyncIterator[Member]:
     """Join the mesh under a role, with these claims in the evidence (the role is added), until the body ends.
 
+    Policy versions that the KMS states are taken from an instance of the registry, where addresses of it are known.
     Raises whatever refuses this service, or the KMS, under the policy. A KMS or attestation service that is away is
     waited for.
     """
@@ -203,7 +213,14 @@ async def join(
         async with membership(settings, role, anchors, prover, policy, authority) as member:
             statements = KmsStatements(member.kms, member.identity)
             async with asyncio.TaskGroup() as tasks:
-                following = tasks.create_task(follow_statements(statements, policy, settings.statement_poll_seconds))
+                following = tasks.create_task(
+                    follow_statements(
+                        statements,
+                        policy,
+                        settings.statement_poll_seconds,
+                        RegistryPolicies(member.any_peer("registry", registry)) if registry else None,
+                    )
+                )
                 yield member
                 following.cancel()
 

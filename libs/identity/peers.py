@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import grpc.aio
 import structlog
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 
@@ -27,6 +26,7 @@ from libs.identity.renewal import Credential, Identity
 from libs.identity.strangers import name_stranger, named_if_refused
 from libs.rpc.channel import CertificateRefused, fetch_leaf, open_channel
 from libs.rpc.errors import RemoteRefused, remote_errors
+from libs.rpc.watched import WatchedChannel
 
 _REPLACE_SECONDS = 10.0
 _LAST_SECONDS = 1.0
@@ -85,11 +85,16 @@ class Peer:
         link = self._live()
         return None if link is None else link.lease
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last that is known of its connection is that nothing was answered there."""
+        return self._link is not None and self._link.channel.is_silent
+
     def is_live(self, link: Link) -> bool:
         """Whether a call may start on this very link, which need not be the one that new calls get."""
         return link.is_ready and self._clock() < link.takes_calls_until - _LAST_SECONDS
 
-    async def channel(self, timeout: float) -> grpc.aio.Channel:
+    async def channel(self, timeout: float) -> WatchedChannel:
         """Return a channel to the appraised peer. Raises `PeerUnavailable` or the refusal of either side."""
         link = self._live() or await self.link(timeout)
         return link.channel
@@ -138,6 +143,11 @@ class Peer:
                 self._drop(retired)
             elif retired.channel.running:
                 self._start(_hand_over(retired, self._identity.current))
+
+    def disconnect(self) -> None:
+        """End the connection and what runs on it: the next call makes another."""
+        if self._link is not None:
+            self._drop(self._link)
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.errors import Code, MeshError
 from libs.identity import certificate as certificates
 from libs.identity.authority import Authority
-from libs.identity.certificate import MeshCertificate
+from libs.identity.certificate import MeshCertificate, Subject
 from libs.identity.collateral import CollateralSource
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.gpu import GpuSource
@@ -101,12 +101,12 @@ class _Request:
         self._prover = prover
         self._gpu_required = gpu_required
         self.instance = instance
+        self.spki = certificates.spki_of(self.key.public_key())
         self.csr = certificates.make_csr(self.key)
         self.evidence: Evidence | None = None
 
     async def prove(self, challenge: Challenge) -> bytes:
-        spki = certificates.spki_of(self.key.public_key())
-        self.evidence = await self._prover.prove(challenge, spki, gpu_required=self._gpu_required)
+        self.evidence = await self._prover.prove(challenge, self.spki, gpu_required=self._gpu_required)
         return self.evidence.document
 
 
@@ -191,10 +191,10 @@ class Identity:
         request = _Request(self._prover, self._instance, policy.rules(self._role).gpu_required)
         issued = await self._authority.issue(request, policy)
         certificate = certificates.verify_issued(issued.certificate, issued.ca_certificate, time.time())
-        if request.evidence is None or certificate.evidence_digest != request.evidence.digest:
-            raise certificates.CertificateNotAccepted("the KMS issued a certificate over other evidence")
-        if (certificate.role, certificate.instance) != (self._role, self._instance):
-            raise certificates.CertificateNotAccepted("the KMS issued a certificate for another name")
+        if request.evidence is None:
+            raise certificates.CertificateNotAccepted("the KMS issued a certificate without asking for evidence")
+        asked = Subject(policy.trust_domain, self._role, self._instance, request.evidence.digest)
+        certificates.verify_asked_for(certificate, asked, request.spki)
         ca_spki = certificates.spki_of_certificate(issued.ca_certificate)
         if self._ca and certificates.spki_of_certificate(self._ca) != ca_spki:
             raise CaChanged("the KMS speaks for another CA than when this service started")

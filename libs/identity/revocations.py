@@ -6,6 +6,7 @@ verified again at start, and what was removed from it is missed at the next stat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import structlog
 from libs.errors import MeshError
 from libs.files import write_durably
 from libs.policy.revocation import RevocationSet, SignedRevocation, parse_revocation, verify_revocation
+
+REVOCATION_FILE = re.compile(r"[0-9a-f]{64}\.json")
 
 log = structlog.get_logger()
 
@@ -47,7 +50,8 @@ class KnownRevocations:
                 refusal = refusal or error
         for revocation in new:
             self._keep(revocation)
-        self.all = self.all.union(new)
+        if new:
+            self.all = self.all.union(new)
         if refusal is not None:
             raise refusal
 

@@ -1,4 +1,4 @@
-"""It is responsible for refusing keys and instances that operators revoked, whatever their evidence proves."""
+"""It is responsible for refusing keys and names that operators revoked, whatever their evidence proves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class KeyRevoked(MeshError):
 
 
 class NodeRevoked(MeshError):
-    """Operators revoked the instance, by its SPIFFE ID."""
+    """Operators revoked the instance or person, by SPIFFE ID."""
 
     code = Code.PERMISSION_DENIED
     reason = "NODE_REVOKED"

@@ -14,6 +14,7 @@ from libs.errors import Code, MeshError
 from libs.identity.any_peer import Channels
 from libs.identity.certificate import spki_of_certificate
 from libs.identity.freshness import PolicyKeeper
+from libs.identity.policy_sources import PolicySource, stated_chain
 from libs.identity.renewal import Identity
 from libs.policy.statement import Statement, verify_statement
 from libs.rpc.errors import remote_errors
@@ -56,7 +57,8 @@ class KmsStatements:
         self._silence_seconds = silence_seconds
 
     async def watch(self) -> AsyncGenerator[Statement, None]:
-        call = (await self._stub()).WatchStatements(kms_pb2.WatchStatementsRequest())
+        channel = await self._kms.channel(_TIMEOUT_SECONDS)
+        call = kms_pb2_grpc.KmsServiceStub(channel).WatchStatements(kms_pb2.WatchStatementsRequest())
         try:
             while True:
                 with remote_errors():
@@ -67,6 +69,8 @@ class KmsStatements:
                 if response.HasField("stated"):
                     yield self._verified(response.stated)
         except TimeoutError as error:
+            # The next watch is to be another instance's, where there is one.
+            channel.is_silent = True
             raise StatementsEnded(f"the KMS gave no sign of life for {self._silence_seconds:g} s") from error
         finally:
             call.cancel()
@@ -96,30 +100,35 @@ class KmsStatements:
         return verify_statement(stated.statement, stated.signature, spki_of_certificate(self._identity.ca_certificate))
 
 
-async def follow_statements(statements: Statements, policy: PolicyKeeper, retry_seconds: float) -> None:
+async def follow_statements(
+    statements: Statements, policy: PolicyKeeper, retry_seconds: float, registry: PolicySource | None = None
+) -> None:
     """Watch for ever. What fails is logged and watched again; silence is what `require_fresh` acts on."""
     while True:
         try:
-            await watch_statements(statements, policy)
+            await watch_statements(statements, policy, registry)
         except MeshError as error:
             log.warning("no policy statement", reason=error.reason, detail=str(error))
         await asyncio.sleep(retry_seconds)
 
 
-async def watch_statements(statements: Statements, policy: PolicyKeeper) -> None:
+async def watch_statements(statements: Statements, policy: PolicyKeeper, registry: PolicySource | None = None) -> None:
     """Take statements as they come, until one cannot be taken or no more come. Raises `MeshError`."""
     async with aclosing(statements.watch()) as stated:
         async for statement in stated:
-            await take_statement(statement, statements, policy)
+            await take_statement(statement, statements, policy, registry)
 
 
-async def take_statement(statement: Statement, statements: Statements, policy: PolicyKeeper) -> None:
+async def take_statement(
+    statement: Statement, statements: Statements, policy: PolicyKeeper, registry: PolicySource | None = None
+) -> None:
     """Take one statement, and first every policy version up to the one it names, and the revocations that it names.
 
-    What the KMS then still names otherwise than this service is refused by `note`. Raises `MeshError`.
+    Versions may come from the registry, nothing else does. What the KMS then still names otherwise than this service is
+    refused by `note`. Raises `MeshError`.
     """
-    while policy.current.version < statement.version:
-        policy.accept(await statements.policy(policy.current.version + 1))
+    for signed in await stated_chain(statements, registry, policy.current, statement):
+        policy.accept(signed)
     if statement.revocations_digest != policy.revocations.digest:
         revocations = await statements.revocations()
         await _learn_signers(revocations, statements, policy)

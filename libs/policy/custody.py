@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
 from libs.errors import Code, MeshError
+from libs.policy.ca_signature import sign_by_ca, verify_by_ca
 from libs.policy.members import Members
 from libs.policy.releases import KEY_NAME, KeyAlgorithm
 from libs.policy.vocabulary import KEY_BYTES, ROLE, TRUST_DOMAIN
@@ -117,13 +116,13 @@ class KeyUse:
 
 
 def sign_key_statement(statement: KeyStatement, ca_key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the CA's signature: ECDSA with SHA-256, DER."""
-    return ca_key.sign(_KEY + statement.document, ec.ECDSA(hashes.SHA256()))
+    """Return the CA's signature."""
+    return sign_by_ca(_KEY + statement.document, ca_key)
 
 
 def sign_key_use(use: KeyUse, ca_key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the CA's signature: ECDSA with SHA-256, DER."""
-    return ca_key.sign(_USE + use.document, ec.ECDSA(hashes.SHA256()))
+    """Return the CA's signature."""
+    return sign_by_ca(_USE + use.document, ca_key)
 
 
 def verify_key_statement(document: bytes, signature: bytes, ca_spki: bytes) -> KeyStatement:
@@ -167,16 +166,7 @@ def verify_key_use(document: bytes, signature: bytes, ca_spki: bytes) -> KeyUse:
 
 
 def _verified(context: bytes, document: bytes, signature: bytes, ca_spki: bytes) -> Members:
-    try:
-        key = serialization.load_der_public_key(ca_spki)
-    except ValueError as error:
-        raise KeyStatementSignatureInvalid("the CA key is not readable") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise KeyStatementSignatureInvalid("the CA key must be P-256")
-    try:
-        key.verify(signature, context + document, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature as error:
-        raise KeyStatementSignatureInvalid("the statement is not signed by the mesh CA") from error
+    verify_by_ca(context + document, signature, ca_spki, KeyStatementSignatureInvalid)
     try:
         value = jcs.loads_object(document)
     except jcs.JsonMalformed as error:

@@ -21,7 +21,7 @@ from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.hardware import CPU_FAMILY, UEID
 from libs.policy.members import Members
-from libs.policy.vocabulary import INSTANCE, KEY_BYTES, ROLE, SIGNATURE_BYTES, TRUST_DOMAIN
+from libs.policy.vocabulary import EVIDENCE_ROLES, INSTANCE, KEY_BYTES, PEOPLE_ROLES, SIGNATURE_BYTES, TRUST_DOMAIN
 
 MAX_REVOCATION_BYTES = 4096
 _CONTEXT = b"teemesh/revocation/v1\0"
@@ -63,12 +63,13 @@ class RevocationKind(StrEnum):
     KEY = "key"
     """A mesh key, by SHA-256 of its SubjectPublicKeyInfo."""
     NODE = "node"
-    """An instance of a service, by SPIFFE ID."""
+    """An instance of a service, or a person or tool, by SPIFFE ID."""
     TENANT = "tenant"
     """By its random id."""
 
 
-_SPIFFE_ID = re.compile(rf"spiffe://[a-z0-9.-]{{1,200}}/({ROLE.pattern})/{INSTANCE.pattern}")
+_BEARER = "|".join(sorted(EVIDENCE_ROLES | PEOPLE_ROLES))
+_SPIFFE_ID = re.compile(rf"spiffe://[a-z0-9.-]{{1,200}}/({_BEARER})/{INSTANCE.pattern}")
 _VALUES: Mapping[RevocationKind, re.Pattern[str]] = MappingProxyType(
     {
         RevocationKind.MEASUREMENT: _DIGEST,

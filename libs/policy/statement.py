@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
 from libs.errors import Code, MeshError
+from libs.policy.ca_signature import sign_by_ca, verify_by_ca
 from libs.policy.members import Members
 from libs.policy.revocation import NO_REVOCATIONS_DIGEST
 from libs.policy.vocabulary import KEY_BYTES
@@ -65,24 +64,15 @@ class Statement:
 
 
 def sign_statement(statement: Statement, ca_key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the signature over a statement's document: ECDSA with SHA-256, DER."""
-    return ca_key.sign(_CONTEXT + statement.document, ec.ECDSA(hashes.SHA256()))
+    """Return the signature over a statement's document."""
+    return sign_by_ca(_CONTEXT + statement.document, ca_key)
 
 
 def verify_statement(statement: bytes, signature: bytes, ca_spki_der: bytes) -> Statement:
     """Return what the mesh CA stated. Does not judge its age. Raises `StatementSignatureInvalid` and, for signed bytes
     that are no canonical statement, `StatementMalformed`.
     """
-    try:
-        key = serialization.load_der_public_key(ca_spki_der)
-    except ValueError as error:
-        raise StatementSignatureInvalid("the CA key is not readable") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise StatementSignatureInvalid("the CA key must be P-256")
-    try:
-        key.verify(signature, _CONTEXT + statement, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature as error:
-        raise StatementSignatureInvalid("the statement is not signed by the mesh CA") from error
+    verify_by_ca(_CONTEXT + statement, signature, ca_spki_der, StatementSignatureInvalid)
     return _parse(statement)
 
 

@@ -28,10 +28,15 @@ class CertificateRequired(MeshError):
     reason = "CERTIFICATE_REQUIRED"
 
 
-def standard_middleware(gate: Gate, methods: Mapping[str, MethodRule]) -> Sequence[Middleware]:
-    """The middleware of a mesh listener: mutual TLS, one table for everything it serves, health and reflection too."""
+def standard_middleware(
+    gate: Gate, methods: Mapping[str, MethodRule], observers: Sequence[Middleware] = ()
+) -> Sequence[Middleware]:
+    """The middleware of a mesh listener: mutual TLS, one table for everything it serves, health and reflection too.
+
+    `observers` see every call and how it ends, refusals of the gate included; they MUST pass both on.
+    """
     table = {**methods, **OPERATIONS}
-    return (bind_log_context, map_errors, allow_peers(gate, table), adopt_deadline(table))
+    return (bind_log_context, map_errors, *observers, allow_peers(gate, table), adopt_deadline(table))
 
 
 def public_middleware(

@@ -1,7 +1,8 @@
-"""It is responsible for knowing of a channel how many calls run on it, and that the server no longer knows the caller.
+"""It is responsible for knowing of a channel how many calls run on it, whether its server answers, and whom it forgot.
 
-A server may forget a caller before the caller's own reckoning ends, for example when a policy refused it for a while.
-Nobody but the one call that fails then hears of it.
+The connection to a process that was stopped, or to a host that vanished, is there for a while: only what gets no answer
+shows it. And a server may forget a caller before the caller's own reckoning ends, for example when a policy refused it
+for a while; nobody but the one call that fails then hears of it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+
+_NO_ANSWERS = frozenset({None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+"""How calls end that the caller gave up or the connection lost, so that nothing is known of the server."""
 
 
 class WatchedChannel(grpc.aio.Channel):
@@ -22,6 +26,10 @@ class WatchedChannel(grpc.aio.Channel):
         self._known: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self.running = 0
         """How many calls are not over yet."""
+        self.is_silent = False
+        """The last that is known of the server is that it did not answer: a call ran into its deadline, or a stream
+        with signs of life gave none, of which whoever reads it MUST tell here.
+        """
 
     async def __aenter__(self) -> WatchedChannel:
         await self._channel.__aenter__()
@@ -75,7 +83,10 @@ class WatchedChannel(grpc.aio.Channel):
 
     def _over(self, call: grpc.aio.Call) -> None:
         self.running -= 1
-        if _code_of(call) is grpc.StatusCode.UNAUTHENTICATED:
+        code = _code_of(call)
+        if code not in _NO_ANSWERS:
+            self.is_silent = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        if code is grpc.StatusCode.UNAUTHENTICATED:
             self._unauthenticated()
 
 

@@ -10,16 +10,14 @@ The chain says nothing of time, and the claim of version 0 nothing of the path: 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from libs.errors import Code, MeshError
 from libs.tee.keccak import keccak256
 from libs.tee.secp256k1 import recover_signer
 
-APP_ID_BYTES = 20
+_APP_ID_BYTES = 20
 _ISSUED = b"dstack-kms-issued:"
-_CLAIM_V1 = b"dstack-guest-v1-key-claim"
 
 
 class CustodyLinkMissing(MeshError):
@@ -37,14 +35,11 @@ class CustodyNotProven(MeshError):
 
 
 def claim_v0(purpose: str, public_key: bytes) -> bytes:
-    """Return what an application's root signs for `GetKey` of dstack 0.5. `public_key`: compressed, or Ed25519's 32."""
+    """Return what an application's root signs for `GetKey` of dstack 0.5. `public_key`: compressed, or Ed25519's 32.
+
+    The claim of dstack 0.6's own `/v1/GetKey` has another form, and nobody here takes keys from there.
+    """
     return f"{purpose}:{public_key.hex()}".encode()
-
-
-def claim_v1(algorithm: str, domain: str, public_key: bytes) -> bytes:
-    """Return what an application's root signs for `/v1/GetKey` of dstack 0.6. It names algorithm and domain."""
-    parts = (_CLAIM_V1, algorithm.encode(), domain.encode(), public_key)
-    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 
 def verify_chain(claim: bytes, chain: Sequence[bytes], *, app_id: bytes, kms_root: bytes) -> bytes:
@@ -55,9 +50,9 @@ def verify_chain(claim: bytes, chain: Sequence[bytes], *, app_id: bytes, kms_roo
     """
     if len(chain) != 2 or not all(chain):
         raise CustodyLinkMissing("a key's signature chain has two links: the guest has no key of a dstack KMS")
-    if len(app_id) != APP_ID_BYTES:
+    if len(app_id) != _APP_ID_BYTES:
         # The message has no lengths in it: only with this one is it unambiguous.
-        raise CustodyNotProven(f"an application id has {APP_ID_BYTES} bytes, not {len(app_id)}")
+        raise CustodyNotProven(f"an application id has {_APP_ID_BYTES} bytes, not {len(app_id)}")
     app_root = recover_signer(keccak256(claim), chain[0])
     found = recover_signer(keccak256(_ISSUED + app_id + app_root), chain[1])
     if found != kms_root:

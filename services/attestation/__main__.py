@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from libs.entry import run
@@ -61,11 +61,9 @@ async def serve(config: Config) -> None:
     ):
         background = [tasks.create_task(cache.keep())]
         outer.ready()
-        async with join(settings, "attestation", {}, collateral=cache) as member:
+        async with join(settings, "attestation", {}, collateral=cache, registry=config.registry) as member:
             judging = await build(config, member.spiffe_id, member.policy, lambda: signer(member))
-            watching = (
-                None if config.registry is None else watch(member, config.registry, judging.archive, judging.appraisals)
-            )
+            watching = watch(member, config.registry, judging.archive, judging.appraisals) if config.registry else None
             if watching is not None:
                 background.append(tasks.create_task(watching.leases.follow()))
                 background.append(tasks.create_task(watching.sweep.run(config.sweep_seconds)))
@@ -111,7 +109,7 @@ async def build(config: Config, spiffe_id: str, policy: PolicyKeeper, current: C
     return Judging(challenges, archive, feed, appraisals, Appraiser(challenges, policy, appraisals, current))
 
 
-def watch(member: Member, registry: str, archive: Archive, appraisals: Appraisals) -> Watching:
+def watch(member: Member, registry: Sequence[str], archive: Archive, appraisals: Appraisals) -> Watching:
     """Wire what appraises the registry's nodes."""
 
     async def fetch(listed: Listed) -> Shown:
@@ -120,7 +118,7 @@ def watch(member: Member, registry: str, archive: Archive, appraisals: Appraisal
     def ca_spki() -> bytes:
         return spki_of_certificate(member.identity.ca_certificate)
 
-    leases = LiveLeases(member.peer("registry", registry))
+    leases = LiveLeases(member.any_peer("registry", registry))
     return Watching(leases, Sweep(leases, fetch, member.policy, ca_spki, archive, appraisals))
 
 

@@ -33,8 +33,6 @@ from services.attestation.feed import Feed, Made
 PURPOSE = "appraisal"
 """What a challenge must have been created for."""
 
-_NO_NONCE = b""
-
 log = structlog.get_logger()
 
 
@@ -143,8 +141,7 @@ class Appraiser:
             raise RoleUnknown("ask for the role of a service")
         challenge = (await asyncio.to_thread(evidences.parse, document)).challenge
         policy = self._policy.require_fresh()
-        # A nonce speaks for its challenge's purpose. One for another purpose is refused exactly as an unknown one is.
-        self._challenges.spend(challenge.nonce if challenge.purpose == PURPOSE else _NO_NONCE)
+        self._challenges.spend(challenge.nonce, PURPOSE)
         question = Question(role, int(self._clock()), None, OwnNonce(challenge.nonce))
         examination, recorded = await self._appraisals.make(document, policy, question)
         verdict = examination.verdict

@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from libs.errors import Code, MeshError
-from libs.files import write_durably
+from libs.files import draft_of, write_durably
 from libs.identity.exchange import EvidenceUnknown
 from libs.policy.document import MAX_POLICY_BYTES
 from libs.tee.archived import MAX_RECORD_BYTES, AppraisalRecord, ArchiveMalformed, Bundle
@@ -37,7 +37,6 @@ _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _LIMITS = {_EVIDENCE: MAX_DOCUMENT_BYTES, _POLICIES: MAX_POLICY_BYTES, _RECORDS: MAX_RECORD_BYTES}
 _OBJECT = re.compile(r"[0-9a-f]{64}")
 _RECORD = re.compile(r"([0-9]{12})\.([0-9a-f]{64})\.([0-9a-f]{64})\.([0-9a-f]{64})")
-_DRAFT = re.compile(r"\..*\.[0-9a-f]{16}")
 MAX_RECORDS = 100_000
 """However small they are: the index of them is in memory."""
 
@@ -273,7 +272,7 @@ class _Files:
             status = item.stat(follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode):
                 log.warning("a foreign file in the archive is passed over", kind=kind, name=item.name)
-            elif _DRAFT.fullmatch(item.name):
+            elif draft_of(item.name) is not None:
                 self._remove(kind, item.name)
             elif status.st_size <= _LIMITS[kind]:
                 yield item.name, status.st_size

@@ -28,8 +28,9 @@ class Config:
     """How long one verdict from it may take, seconds."""
     bootstrap_calls_per_second: float = 50.0
     """How many calls the bootstrap listener takes from one address."""
-    registry: str | None = None
-    """host:port of the registry's mesh listener, whose nodes are appraised again and again; absent: none are."""
+    registry: tuple[str, ...] = ()
+    """host:port of the mesh listener of each instance of the registry, whose nodes are appraised again and again, in
+    order of preference; absent: none are."""
     sweep_seconds: float = 60.0
     """How often every node with a live lease is appraised, seconds."""
     archive_bytes: int = 1024 * 1024 * 1024

@@ -15,7 +15,7 @@ import structlog
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs.errors import MeshError
-from libs.identity.peers import Peer
+from libs.identity.any_peer import Channels
 from libs.rpc.errors import remote_errors
 from services.attestation.nodes import Listed
 
@@ -51,7 +51,7 @@ class _Unsound:
 class LiveLeases:
     """The registry's nodes, by SPIFFE ID."""
 
-    def __init__(self, registry: Peer, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, registry: Channels, clock: Callable[[], float] = time.time) -> None:
         self._registry = registry
         self._clock = clock
         self._leases: dict[str, _Lease] = {}

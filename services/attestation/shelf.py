@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from libs.errors import MeshError
-from libs.files import write_durably
+from libs.files import remove_drafts, write_durably
 from libs.tee.collateral import Collateral
 from libs.tee.evidence import MAX_DOCUMENT_BYTES
 from services.attestation.pccs import Ages, Platform, goes_back, verify_consistent
@@ -45,6 +45,7 @@ class Shelf:
     def _load(self, now: int) -> dict[Platform, Collateral]:
         found: dict[Platform, Collateral] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
+        remove_drafts(self._folder, _FILE)
         for path in sorted(self._folder.iterdir()):
             name = _FILE.fullmatch(path.name)
             if name is None:

@@ -58,6 +58,8 @@ def permissions() -> Mapping[str, Permissions]:
     granted["ledger"].append(f"$JS.API.STREAM.PURGE.{stream_name(_LOG_NUMBER)}")
     for bucket in REGISTRY_BUCKETS:
         granted["registry"] += [f"$KV.{bucket}.>", *_stream_subjects(f"KV_{bucket}")]
+        # Old sessions, and marks of what was deleted long ago, would fill the store otherwise.
+        granted["registry"].append(f"$JS.API.STREAM.PURGE.KV_{bucket}")
     return {
         role: Permissions(publish=tuple(subjects), subscribe=(f"{inbox_prefix(role)}.>",))
         for role, subjects in granted.items()

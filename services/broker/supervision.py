@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,10 +27,11 @@ from urllib.parse import urlsplit
 import structlog
 
 from libs.errors import MeshError
-from libs.files import write_durably
+from libs.files import remove_drafts, write_durably
 from libs.process import Exit, Program, Supervisor, supervised
 from services.broker.configuration import ServerSettings, render
 
+_WRITTEN = re.compile(r"nats-server\.conf|ca\.pem|credential\.pem")
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _POLL_SECONDS = 0.05
 _HANDSHAKE_SECONDS = 5.0
@@ -192,6 +194,7 @@ class Broker:
     def _write_files(self) -> None:
         for stale in self._runtime.glob("*.ports"):
             stale.unlink()
+        remove_drafts(self._runtime, _WRITTEN)
         self._server.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(self._configuration, render(self._server).encode())
         self._write_credentials()
@@ -283,8 +286,8 @@ def verify_port_free(settings: NatsSettings) -> None:
 def private_folder(state: Path, memory: Path = _MEMORY) -> Path:
     """Make the folder for the private key: in memory if the machine has such a file system, else below `state`.
 
-    It is the same one after every start, so a key that a killed broker left behind is overwritten by the next. Raises
-    `RuntimeFolderRefused`.
+    It is the same one after every start, so a key that a killed broker left behind is overwritten by the next, and half
+    of one removed. Raises `RuntimeFolderRefused`.
     """
     name = hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]
     folder = memory / f"teemesh-broker-{name}" if memory.is_dir() else state / "runtime"

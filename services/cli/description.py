@@ -13,7 +13,7 @@ from services.cli.local_config import MODEL, Addresses
 from services.cli.local_policy import LocalOperators
 from services.cli.mesh_file import MeshDescription
 from services.cli.reference import read_reference
-from services.cli.roster import TRUST_DOMAIN
+from services.cli.roster import TRUST_DOMAIN, role_of
 
 
 def describe(
@@ -37,7 +37,7 @@ def describe(
         ledger_vkey=ledger_vkey,
         registry_grpc=addresses.of("registry"),
         attestation_grpc=addresses.of("attestation"),
-        kms_grpc=addresses.of("kms"),
+        kms_grpc=tuple(addresses.of(name) for name in pids if role_of(name) == "kms"),
         mesh_ca=layout.mesh_ca,
         operator_cert=layout.operator_certificate,
         operator_key=layout.operator_key,

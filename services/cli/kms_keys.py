@@ -14,17 +14,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from rich.console import Console
 from rich.table import Table
 from teemesh.kms.v1 import kms_pb2 as pb
+from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.environment import seal_environment
 from libs.policy.custody import KeyStatement, verify_key_statement
 from libs.policy.releases import KeyAlgorithm
-from libs.rpc.errors import remote_errors
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
-from services.cli.kms_access import TIMEOUT_SECONDS, kms_stub, read_kms_access
-from services.cli.layout import add_state_option
+from services.cli.kms_access import KmsAccess, read_kms_access
+from services.cli.layout import add_state_option, layout_of
 from services.cli.numbers import number_within
-from services.cli.service_access import ServiceAccess
 
 _LAST_EPOCH = 2**32 - 1
 """Epochs are 32-bit numbers on the wire."""
@@ -65,7 +64,7 @@ def _add_key(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_keys(args: argparse.Namespace) -> int:
-    keys = asyncio.run(_list(read_kms_access(args.state)))
+    keys = asyncio.run(_read_access(args).ask(_list))
     console = Console()
     if args.json:
         for key in keys:
@@ -81,8 +80,7 @@ def _run_keys(args: argparse.Namespace) -> int:
 
 
 def _run_public_key(args: argparse.Namespace) -> int:
-    access = read_kms_access(args.state)
-    statement = asyncio.run(_state(access, args.name, args.epoch))
+    statement = asyncio.run(_state(_read_access(args), args.name, args.epoch))
     console = Console()
     encoded = base64.encodebytes(statement.public_key).decode().strip()
     console.out(f"-----BEGIN PUBLIC KEY-----\n{encoded}\n-----END PUBLIC KEY-----", highlight=False)
@@ -95,7 +93,7 @@ def _run_public_key(args: argparse.Namespace) -> int:
 
 
 def _run_rotate(args: argparse.Namespace) -> int:
-    epoch = asyncio.run(_rotate(read_kms_access(args.state), args.name, args.epoch))
+    epoch = asyncio.run(_rotate(_read_access(args), args.name, args.epoch))
     print(f"{args.name}: epoch {epoch} is the newest")
     return 0
 
@@ -103,7 +101,7 @@ def _run_rotate(args: argparse.Namespace) -> int:
 def _run_seal(args: argparse.Namespace) -> int:
     refuse_existing(args.out)
     variables = read_variables(args.env)
-    statement = asyncio.run(_state(read_kms_access(args.state), args.name, 0))
+    statement = asyncio.run(_state(_read_access(args), args.name, 0))
     key = serialization.load_der_public_key(statement.public_key)
     if not isinstance(key, X25519PublicKey):
         raise InputUnreadable(f"{args.name} is for {statement.algorithm}: an environment is sealed to an x25519 key")
@@ -131,36 +129,45 @@ def read_variables(path: Path) -> dict[str, str]:
     return variables
 
 
-async def _list(access: ServiceAccess) -> list[pb.KeyDescription]:
+def _read_access(args: argparse.Namespace) -> KmsAccess:
+    return read_kms_access(layout_of(args).mesh_file)
+
+
+async def _list(stub: pb_grpc.KmsServiceStub, timeout: float) -> list[pb.KeyDescription]:
     keys: list[pb.KeyDescription] = []
-    async with kms_stub(access) as stub:
-        after = ""
-        while True:
-            with remote_errors():
-                page = await stub.ListKeys(pb.ListKeysRequest(after=after), timeout=TIMEOUT_SECONDS)
-            keys.extend(page.keys)
-            after = page.next_after
-            if not after:
-                return keys
+    after = ""
+    while True:
+        page = await stub.ListKeys(pb.ListKeysRequest(after=after), timeout=timeout)
+        keys.extend(page.keys)
+        after = page.next_after
+        if not after:
+            return keys
 
 
-async def _state(access: ServiceAccess, name: str, epoch: int) -> KeyStatement:
-    async with kms_stub(access) as stub:
-        with remote_errors():
-            stated = await stub.GetPublicKey(pb.GetPublicKeyRequest(name=name, epoch=epoch), timeout=TIMEOUT_SECONDS)
+async def _state(access: KmsAccess, name: str, epoch: int) -> KeyStatement:
+    request = pb.GetPublicKeyRequest(name=name, epoch=epoch)
+
+    async def ask(stub: pb_grpc.KmsServiceStub, timeout: float) -> pb.GetPublicKeyResponse:
+        return await stub.GetPublicKey(request, timeout=timeout)
+
+    stated = await access.ask(ask)
     statement = verify_key_statement(stated.statement, stated.statement_signature, access.ca_spki)
     if (statement.trust_domain, statement.name) != (access.trust_domain, name) or epoch not in (0, statement.epoch):
         raise StatementOfAnother(f"the KMS stated {statement.name}, epoch {statement.epoch}")
     return statement
 
 
-async def _rotate(access: ServiceAccess, name: str, epoch: int | None) -> int:
+async def _rotate(access: KmsAccess, name: str, epoch: int | None) -> int:
+    # Before any instance is asked to rotate: each MUST be asked for the same epoch.
     if epoch is None:
-        newest = next((key.newest_epoch for key in await _list(access) if key.name == name), 1)
+        newest = next((key.newest_epoch for key in await access.ask(_list) if key.name == name), 1)
         epoch = newest + 1
-    async with kms_stub(access) as stub:
-        with remote_errors():
-            await stub.RotateKey(pb.RotateKeyRequest(name=name, epoch=epoch), timeout=TIMEOUT_SECONDS)
+    request = pb.RotateKeyRequest(name=name, epoch=epoch)
+
+    async def ask(stub: pb_grpc.KmsServiceStub, timeout: float) -> pb.RotateKeyResponse:
+        return await stub.RotateKey(request, timeout=timeout)
+
+    await access.ask(ask)
     return epoch
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from teemesh.kms.v1 import kms_pb2 as pb
+from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
 from libs.policy.compose import compose_hash, read_anchors
 from libs.policy.orders import (
@@ -23,13 +24,11 @@ from libs.policy.orders import (
 )
 from libs.policy.releases import KEY_NAME
 from libs.policy.vocabulary import INSTANCE
-from libs.rpc.errors import remote_errors
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
-from services.cli.kms_access import TIMEOUT_SECONDS, kms_stub, read_kms_access
-from services.cli.layout import add_state_option
+from services.cli.kms_access import KmsAccess, read_kms_access
+from services.cli.layout import add_state_option, layout_of
 from services.cli.numbers import number_within
 from services.cli.operators import load_key
-from services.cli.service_access import ServiceAccess
 
 _DAY = 86400
 _MOST_DAYS = 365
@@ -71,8 +70,8 @@ def _run_retire(args: argparse.Namespace) -> int:
     if not KEY_NAME.fullmatch(args.name):
         raise InputUnreadable(f"{args.name!r} is no key name")
     require_retirable(args.name)
-    access = read_kms_access(args.state)
-    order = Order(access.trust_domain, RETIRE_KEY, args.name, int(time.time()) + args.valid_days * _DAY)
+    trust_domain = read_kms_access(layout_of(args).mesh_file).trust_domain
+    order = Order(trust_domain, RETIRE_KEY, args.name, int(time.time()) + args.valid_days * _DAY)
     write_output(args.out, SignedOrder(order).document)
     print(f"{args.out}: to retire {args.name}, which cannot be undone; operators sign it with teemesh kms approve")
     return 0
@@ -82,7 +81,7 @@ def _run_join(args: argparse.Namespace) -> int:
     refuse_existing(args.out)
     if not INSTANCE.fullmatch(args.instance) or not _DEVICE.fullmatch(args.device):
         raise InputUnreadable("an instance is lower-case letters, digits and hyphens, a device 64 hexadecimal digits")
-    trust_domain = read_kms_access(args.state).trust_domain
+    trust_domain = read_kms_access(layout_of(args).mesh_file).trust_domain
     compose = read_input(args.compose)
     if (anchors := read_anchors(compose.decode(errors="surrogateescape"))).role != "kms":
         raise InputUnreadable(f"{args.compose} is a {anchors.role}'s app-compose, not a KMS's")
@@ -119,12 +118,13 @@ def _run_submit(args: argparse.Namespace) -> int:
     order = parse_order(signed).order
     if order.action != RETIRE_KEY:
         raise InputUnreadable(f"an order to {order.action} is for the instance that joins: its configuration names it")
-    asyncio.run(_submit(read_kms_access(args.state), signed))
+    asyncio.run(_submit(read_kms_access(layout_of(args).mesh_file), signed))
     print(f"{order.subject}: retired")
     return 0
 
 
-async def _submit(access: ServiceAccess, signed: bytes) -> None:
-    async with kms_stub(access) as stub:
-        with remote_errors():
-            await stub.RetireKey(pb.RetireKeyRequest(signed_order=signed), timeout=TIMEOUT_SECONDS)
+async def _submit(access: KmsAccess, signed: bytes) -> None:
+    async def ask(stub: pb_grpc.KmsServiceStub, timeout: float) -> pb.RetireKeyResponse:
+        return await stub.RetireKey(pb.RetireKeyRequest(signed_order=signed), timeout=timeout)
+
+    await access.ask(ask)

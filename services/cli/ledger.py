@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -19,12 +19,12 @@ from rich.console import Console
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import Code, MeshError
-from libs.rpc.channel import open_channel
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
 from services.cli.layout import add_state_option
 from services.cli.ledger_lines import describe_entry
 from services.cli.mesh_reading import MeshReader
+from services.cli.service_access import ServiceAccess, read_service_access
 from services.cli.tail_state import ChainReader, TailState, keep_tail_state, load_tail_state
 
 DIVERGED = 6
@@ -49,17 +49,12 @@ class LedgerSilent(MeshError):
 class LedgerAccess:
     """How an operator reaches the ledger, and where the reading is remembered."""
 
-    target: str
-    """host:port."""
-    trust_domain: str
-    mesh_ca_pem: bytes
-    certificate_pem: bytes
-    key_pem: bytes = field(repr=False)
+    service: ServiceAccess
     state_file: Path
 
     @property
     def origin(self) -> str:
-        return f"{self.trust_domain}/ledger/1"
+        return f"{self.service.trust_domain}/ledger/1"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,15 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def read_ledger_access(state: Path) -> LedgerAccess:
     """Read mesh.json. Raises `InputUnreadable`."""
-    mesh = MeshReader(state / "mesh.json")
-    return LedgerAccess(
-        target=mesh.text("ledger_grpc"),
-        trust_domain=mesh.text("trust_domain"),
-        mesh_ca_pem=mesh.file("mesh_ca"),
-        certificate_pem=mesh.file("operator_cert"),
-        key_pem=mesh.file("operator_key"),
-        state_file=state / _STATE_FILE,
-    )
+    return LedgerAccess(read_service_access(MeshReader(state / "mesh.json"), "ledger"), state / _STATE_FILE)
 
 
 class Tail:
@@ -132,15 +119,8 @@ class Tail:
             await asyncio.sleep(delay)
 
     async def _read_once(self, *, follow: bool) -> None:
-        access = self._access
         async with (
-            open_channel(
-                access.target,
-                root_pem=access.mesh_ca_pem,
-                server_name=f"ledger.{access.trust_domain}",
-                key_pem=access.key_pem,
-                certificate_pem=access.certificate_pem,
-            ) as channel,
+            self._access.service.channel() as channel,
             aclosing(responses(ledger_pb2_grpc.LedgerServiceStub(channel), self._request(follow))) as answers,
         ):
             async for response in answers:

@@ -110,7 +110,7 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
                 "pccs_url": addresses.pccs_url,
                 # The software TEE answers for its GPUs' vendor at the same address.
                 "nras_url": addresses.pccs_url,
-                "registry": addresses.of("registry"),
+                "registry": [addresses.of("registry")],
             }
         case "kms":
             return {
@@ -143,13 +143,14 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
             return {"ledger": addresses.of("ledger"), "events": events}
         case "node":
             return {
-                "registry": addresses.of("registry"),
+                "registry": [addresses.of("registry")],
                 "endpoint": addresses.of("node"),
+                "region": "local",
                 "engine": {"model": MODEL, "weights": None, "context_tokens": 2048, "parallel": 2},
             }
         case "router":
             return {
-                "registry": addresses.of("registry"),
+                "registry": [addresses.of("registry")],
                 "ledger": addresses.of("ledger"),
                 "https_listen": addresses.router,
                 "grpc_listen": addresses.of("router_grpc"),

@@ -32,7 +32,8 @@ class MeshDescription:
     """Verifier key of the ledger's checkpoints, in C2SP's text form."""
     registry_grpc: str
     attestation_grpc: str
-    kms_grpc: str
+    kms_grpc: tuple[str, ...]
+    """Of each instance, the preferred one first."""
     mesh_ca: Path
     """PEM of the mesh CA."""
     operator_cert: Path

@@ -21,6 +21,14 @@ class MeshReader:
             raise self._lacks(name)
         return value
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return a list of texts; one that stands alone, as older files have it, is a list of one."""
+        value = self._members.get(name)
+        texts = value if isinstance(value, list) else [value]
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise self._lacks(name)
+        return tuple(texts)
+
     def number(self, name: str) -> int:
         value = self._members.get(name)
         if not isinstance(value, int) or isinstance(value, bool):

@@ -29,7 +29,7 @@ from services.cli.next_steps import next_steps
 from services.cli.operator_certificate import OperatorCertificate
 from services.cli.patience import patiently
 from services.cli.platform import dstack_kms_root
-from services.cli.roster import DEVTEE, processes
+from services.cli.roster import DEVTEE, processes, role_of
 from services.cli.served import until_served
 from services.cli.tenant import ensure_tenant, store_tenant
 
@@ -124,9 +124,9 @@ class MeshRun:
 
     async def _serve(self, addresses: Addresses, operators: LocalOperators) -> int:
         """Do the operator's part until cancelled, or until there is nothing more to do."""
-        certificate = OperatorCertificate(
-            self._layout, addresses.of("kms_bootstrap"), lambda: self._policy(operators), operators.keys[0]
-        )
+        names = processes(kms_replica=self._options.kms_replica)
+        bootstraps = [addresses.of(f"{name}_bootstrap") for name in names if role_of(name) == "kms"]
+        certificate = OperatorCertificate(self._layout, bootstraps, lambda: self._policy(operators), operators.keys[0])
         try:
             async with asyncio.timeout(_START_SECONDS if self._options.exit else None):
                 mesh = await self._join(addresses, operators, certificate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc.aio
@@ -22,7 +22,17 @@ from teemesh.kms.v1 import bootstrap_pb2, bootstrap_pb2_grpc
 from libs.errors import MeshError
 from libs.files import write_durably
 from libs.identity.authority import proven_kms
-from libs.identity.certificate import CertificateNotAccepted, MeshCertificate, key_pem, make_csr, pem_of, verify_issued
+from libs.identity.certificate import (
+    MeshCertificate,
+    Subject,
+    key_pem,
+    make_csr,
+    pem_of,
+    spki_of,
+    verify_asked_for,
+    verify_issued,
+)
+from libs.identity.instances import telling_most
 from libs.policy.document import Policy
 from libs.policy.operator_request import OperatorRequest, sign_operator_request
 from libs.rpc.errors import to_mesh_error
@@ -31,7 +41,6 @@ from services.cli.inputs import InputUnreadable, read_input
 from services.cli.layout import Layout
 from services.cli.operators import public_key
 from services.cli.patience import patiently
-from services.cli.roster import TRUST_DOMAIN
 
 ROLE = "operator"
 NAME = "local"
@@ -53,19 +62,36 @@ class OperatorCredential:
 
 
 async def obtain_certificate(
-    layout: Layout, bootstrap: str, policy: Policy, operator: Ed25519PrivateKey
+    layout: Layout, bootstraps: Sequence[str], policy: Policy, operator: Ed25519PrivateKey
 ) -> OperatorCredential:
-    """Get a certificate from the KMS and write it, with the CA, to its files.
+    """Get a certificate from one of the KMS's instances, at least one, and write it, with the CA, to its files.
 
-    Raises every refusal: of the KMS by its appraisal under the policy, or by the KMS of the operator.
+    They are asked in order until one issues. Raises every refusal: of the KMS by its appraisal under the policy, or by
+    the KMS of the operator; and an absence only where nobody refused.
     """
     key = _ensure_key(layout)
+    errors: list[MeshError] = []
+    for bootstrap in bootstraps:
+        try:
+            credential = await _ask(bootstrap, key, policy, operator)
+        except MeshError as error:
+            errors.append(error)
+        else:
+            write_durably(layout.mesh_ca, credential.ca_pem, mode=0o644)
+            write_durably(layout.operator_certificate, credential.certificate.pem, mode=0o644)
+            return credential
+    raise telling_most(errors)
+
+
+async def _ask(
+    bootstrap: str, key: ec.EllipticCurvePrivateKey, policy: Policy, operator: Ed25519PrivateKey
+) -> OperatorCredential:
     csr = make_csr(key)
-    async with proven_kms(bootstrap, TRUST_DOMAIN, policy) as kms:
+    async with proven_kms(bootstrap, policy.trust_domain, policy) as kms:
         stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(kms.channel)
         try:
-            offered = await stub.CreateIssuanceChallenge(
-                bootstrap_pb2.CreateIssuanceChallengeRequest(), timeout=_TIMEOUT_SECONDS
+            offered = await stub.CreateOperatorChallenge(
+                bootstrap_pb2.CreateOperatorChallengeRequest(), timeout=_TIMEOUT_SECONDS
             )
             request = OperatorRequest(ROLE, NAME, csr, Challenge.decode(offered.challenge).nonce)
             response = await stub.IssueOperatorCertificate(
@@ -82,22 +108,19 @@ async def obtain_certificate(
         except grpc.aio.AioRpcError as error:
             raise to_mesh_error(error) from error
         certificate = verify_issued(response.certificate, kms.ca_certificate, time.time())
-        if certificate.role != ROLE:
-            raise CertificateNotAccepted(f"the KMS issued a certificate for role {certificate.role}")
-        credential = OperatorCredential(key_pem(key), certificate, kms.ca_certificate)
-    write_durably(layout.mesh_ca, credential.ca_pem, mode=0o644)
-    write_durably(layout.operator_certificate, certificate.pem, mode=0o644)
-    return credential
+        verify_asked_for(certificate, Subject(policy.trust_domain, ROLE, NAME, None), spki_of(key.public_key()))
+        return OperatorCredential(key_pem(key), certificate, kms.ca_certificate)
 
 
 class OperatorCertificate:
     """The current credential and its renewal."""
 
     def __init__(
-        self, layout: Layout, bootstrap: str, policy: Callable[[], Policy], operator: Ed25519PrivateKey
+        self, layout: Layout, bootstraps: Sequence[str], policy: Callable[[], Policy], operator: Ed25519PrivateKey
     ) -> None:
+        """`bootstraps` is host:port of each instance's bootstrap listener, at least one, the preferred one first."""
         self._layout = layout
-        self._bootstrap = bootstrap
+        self._bootstraps = bootstraps
         self._policy = policy
         self._operator = operator
         self._current: OperatorCredential | None = None
@@ -125,7 +148,7 @@ class OperatorCertificate:
                 await asyncio.sleep(_TIMEOUT_SECONDS)
 
     async def _obtain(self) -> OperatorCredential:
-        return await obtain_certificate(self._layout, self._bootstrap, self._policy(), self._operator)
+        return await obtain_certificate(self._layout, self._bootstraps, self._policy(), self._operator)
 
 
 def _ensure_key(layout: Layout) -> ec.EllipticCurvePrivateKey:

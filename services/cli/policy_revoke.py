@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from teemesh.kms.v1 import kms_pb2
+from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
@@ -26,11 +26,9 @@ from libs.policy.revocation import (
     verify_revocation,
 )
 from libs.policy.signatures import parse_signed
-from libs.rpc.errors import remote_errors
-from services.cli.kms_access import kms_stub
+from services.cli.kms_access import read_kms_access
 from services.cli.mesh_reading import MeshReader
 from services.cli.operators import load_key
-from services.cli.service_access import read_service_access
 
 
 class RevocationNotConfirmed(MeshError):
@@ -93,10 +91,12 @@ async def revoke(signed: SignedRevocation, mesh: Path, timeout_seconds: float) -
 
     Raises whatever the KMS refuses with, `InputUnreadable` and `RevocationNotConfirmed`.
     """
-    async with kms_stub(read_service_access(MeshReader(mesh), "kms")) as stub:
-        request = kms_pb2.RevokeRequest(signed_revocation=signed.document, request_id=uuid.uuid4().hex)
-        with remote_errors():
-            response = await stub.Revoke(request, timeout=timeout_seconds)
+    request = kms_pb2.RevokeRequest(signed_revocation=signed.document, request_id=uuid.uuid4().hex)
+
+    async def ask(stub: kms_pb2_grpc.KmsServiceStub, timeout: float) -> kms_pb2.RevokeResponse:
+        return await stub.Revoke(request, timeout=timeout)
+
+    response = await read_kms_access(mesh).ask(ask, timeout_seconds)
     if response.id != signed.revocation.id:
         raise RevocationNotConfirmed("the KMS confirmed another revocation than this one")
     return response.number
@@ -104,19 +104,19 @@ async def revoke(signed: SignedRevocation, mesh: Path, timeout_seconds: float) -
 
 async def read_revocations(mesh: Path, timeout_seconds: float) -> Known:
     """Ask the KMS for all revocations and the policy in force. Raises what it refuses with and `InputUnreadable`."""
-    async with kms_stub(read_service_access(MeshReader(mesh), "kms")) as stub:
-        found: list[SignedRevocation] = []
-        token = b""
-        with remote_errors():
-            policy = await stub.GetPolicy(kms_pb2.GetPolicyRequest(), timeout=timeout_seconds)
-            while True:
-                request = kms_pb2.GetRevocationsRequest(page_token=token)
-                page = await stub.GetRevocations(request, timeout=timeout_seconds)
-                found.extend(map(parse_revocation, page.signed_revocations))
-                if page.next_page_token <= token:
-                    break
-                token = page.next_page_token
-    return Known(parse_signed(policy.signed_policy).policy, tuple(found))
+    return await read_kms_access(mesh).ask(_read_all, timeout_seconds)
+
+
+async def _read_all(stub: kms_pb2_grpc.KmsServiceStub, timeout: float) -> Known:
+    found: list[SignedRevocation] = []
+    token = b""
+    policy = await stub.GetPolicy(kms_pb2.GetPolicyRequest(), timeout=timeout)
+    while True:
+        page = await stub.GetRevocations(kms_pb2.GetRevocationsRequest(page_token=token), timeout=timeout)
+        found.extend(map(parse_revocation, page.signed_revocations))
+        if page.next_page_token <= token:
+            return Known(parse_signed(policy.signed_policy).policy, tuple(found))
+        token = page.next_page_token
 
 
 def print_revocations(known: Known, console: Console) -> None:

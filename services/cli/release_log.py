@@ -21,7 +21,7 @@ from services.cli.mesh_reading import MeshReader
 from services.cli.service_access import read_service_access
 
 _BATCH = 256
-_SHOWN = ("epoch", "spiffe_id", "cause", "reason", "policy_version")
+_SHOWN = ("epoch", "spiffe_id", "cause", "reason", "passed_over", "policy_version")
 """In this order, of a decision that has them; the rest is in the JSON form."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -29,25 +27,28 @@ class ServiceAccess:
     def ca_spki(self) -> bytes:
         return spki_of_certificate(der_of(self.mesh_ca_pem))
 
-    @asynccontextmanager
-    async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
-        """A connection for as long as the body runs."""
-        async with open_channel(
+    def channel(self) -> grpc.aio.Channel:
+        """Return a new connection; the caller closes it."""
+        return open_channel(
             self.target,
             root_pem=self.mesh_ca_pem,
             server_name=f"{self.role}.{self.trust_domain}",
             key_pem=self.key_pem,
             certificate_pem=self.certificate_pem,
-        ) as channel:
-            yield channel
+        )
 
 
 def read_service_access(mesh: MeshReader, role: str) -> ServiceAccess:
-    """Read what mesh.json says of a service. Raises `InputUnreadable`."""
+    """Read what mesh.json says of a service that has one instance. Raises `InputUnreadable`."""
+    return access_at(mesh, role, mesh.text(f"{role}_grpc"), mesh.text("trust_domain"))
+
+
+def access_at(mesh: MeshReader, role: str, target: str, trust_domain: str) -> ServiceAccess:
+    """Return the way to an instance of a role at "host:port". Raises `InputUnreadable`."""
     return ServiceAccess(
         role=role,
-        target=mesh.text(f"{role}_grpc"),
-        trust_domain=mesh.text("trust_domain"),
+        target=target,
+        trust_domain=trust_domain,
         mesh_ca_pem=mesh.file("mesh_ca"),
         certificate_pem=mesh.file("operator_cert"),
         key_pem=mesh.file("operator_key"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,16 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs.errors import MeshError
 from libs.identity.certificate import der_of, spki_of
 from libs.policy.statement import Statement, verify_statement
-from libs.rpc.channel import open_channel
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.checkpoint import Checkpoint, verify
 from libs.transparency.note import VerifierKey
 from services.cli.inputs import InputUnreadable, read_json
+from services.cli.kms_access import KmsAccess
 from services.cli.layout import add_state_option, layout_of
 from services.cli.mesh_reading import MeshReader
 from services.cli.ports import HOST, read_ports
-from services.cli.roster import SERVICES
+from services.cli.roster import KMS_REPLICA, processes, role_of
+from services.cli.service_access import ServiceAccess
 
 _TIMEOUT_SECONDS = 5.0
 YOUNG_SECONDS = 3600
@@ -52,16 +53,30 @@ class Access:
     pids: Mapping[str, int]
     addresses: Mapping[str, str]
 
+    @property
+    def processes(self) -> Sequence[str]:
+        """The services' names, the second KMS's where it runs."""
+        return processes(kms_replica=KMS_REPLICA in self.pids)
+
+    @property
+    def kms(self) -> KmsAccess:
+        """Whichever instance of the KMS runs. Raises `InputUnreadable`."""
+        return KmsAccess(tuple(self._service(name) for name in self.processes if role_of(name) == "kms"))
+
     def channel(self, role: str) -> grpc.aio.Channel:
         """Raises `InputUnreadable` when the state folder keeps no address of the role."""
-        if role not in self.addresses:
-            raise InputUnreadable(f"no address of {role} is kept: restart the mesh with teemesh up")
-        return open_channel(
-            self.addresses[role],
-            root_pem=self.ca_pem,
-            server_name=f"{role}.{self.trust_domain}",
-            key_pem=self.key_pem,
+        return self._service(role).channel()
+
+    def _service(self, name: str) -> ServiceAccess:
+        if name not in self.addresses:
+            raise InputUnreadable(f"no address of {name} is kept: restart the mesh with teemesh up")
+        return ServiceAccess(
+            role=role_of(name),
+            target=self.addresses[name],
+            trust_domain=self.trust_domain,
+            mesh_ca_pem=self.ca_pem,
             certificate_pem=self.certificate_pem,
+            key_pem=self.key_pem,
         )
 
 
@@ -126,7 +141,7 @@ def _age(text: str) -> int:
 
 async def show(access: Access, console: Console, evidence_age_seconds: int = YOUNG_SECONDS) -> int:
     """Ask everyone at once and print the answers; return 0 when all serve."""
-    answers = await asyncio.gather(*(ask_health(access, role) for role in SERVICES))
+    answers = await asyncio.gather(*(ask_health(access, name) for name in access.processes))
     facts = await asyncio.gather(
         _fact(ask_policy(access)), _fact(ask_log(access)), _fact(ask_coverage(access, evidence_age_seconds))
     )
@@ -159,13 +174,11 @@ async def ask_health(access: Access, role: str) -> ServiceStatus:
 
 async def ask_policy(access: Access) -> str:
     """Return which policy the KMS states to be in force, its signature verified. Raises `MeshError`."""
-    async with access.channel("kms") as channel:
-        try:
-            response = await kms_pb2_grpc.KmsServiceStub(channel).GetStatement(
-                kms_pb2.GetStatementRequest(), timeout=_TIMEOUT_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
+
+    async def ask(stub: kms_pb2_grpc.KmsServiceStub, timeout: float) -> kms_pb2.GetStatementResponse:
+        return await stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=timeout)
+
+    response = await access.kms.ask(ask, _TIMEOUT_SECONDS)
     statement: Statement = verify_statement(response.statement, response.signature, _ca_spki(access))
     age = time.time() - statement.time_ms / 1000
     revoked = f"{statement.revocation} revocations"

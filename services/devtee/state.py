@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
 from libs.errors import Code, MeshError
-from libs.files import write_durably
+from libs.files import remove_drafts, write_durably
 from services.devtee.gpus import Gpus
 from services.devtee.keys import MockKms
 from services.devtee.machine import InstanceIdentity, Machine
@@ -30,6 +30,8 @@ from services.devtee.platform import Platform
 
 _VERSION = 1
 _GPUS = "gpus.json"
+_WHOLE = re.compile(r"(machine|gpus)\.json")
+_INSTANCE = re.compile(r"[a-z0-9-]+\.json")
 _INSTANCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -112,6 +114,8 @@ def holding(root: Path) -> Iterator[StateDirectory]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StateInUse(f"another process holds {root}; stop it or choose another state_dir") from error
+        remove_drafts(root, _WHOLE)
+        remove_drafts(root / "instances", _INSTANCE)
         yield StateDirectory(root)
     finally:
         os.close(lock)

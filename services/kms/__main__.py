@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.entry import run
 from libs.events.publish import open_publisher
+from libs.files import remove_drafts
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.challenges import Challenges
 from libs.identity.collateral import AttestationCollateral
@@ -20,22 +22,27 @@ from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.tee.dstack import Guest
+from services.kms.book import BOOK_FILE
 from services.kms.bootstrap import KmsBootstrapServicer, bootstrap_binding
-from services.kms.ca import CertificateAuthority
+from services.kms.ca import CERTIFICATE_FILE, CertificateAuthority
 from services.kms.config import Config
 from services.kms.currency import Currency
-from services.kms.decisions import Decisions
+from services.kms.decisions import RESERVED_FRACTION, Decisions
 from services.kms.issuance import Issuance, OwnAuthority
 from services.kms.joining import join_kms
 from services.kms.keyring import Keyring
 from services.kms.keys import open_keys
 from services.kms.log_reading import LogReading
+from services.kms.logged import Logged
 from services.kms.publication import Publication
+from services.kms.refusals import keeping
 from services.kms.replication import Replication, ReplicationServicer, replication_binding
 from services.kms.revocation import Revocations
-from services.kms.root import Root, make_root, open_root
+from services.kms.root import ROOT_FILE, Root, make_root, open_root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
+
+_WRITTEN = re.compile("|".join(map(re.escape, (ROOT_FILE, BOOK_FILE, CERTIFICATE_FILE))))
 
 
 async def _root(config: Config, guest: Guest, anchors: Anchors, policy: PolicyKeeper) -> Root:
@@ -78,23 +85,33 @@ async def serve(config: Config) -> None:
         authority = OwnAuthority(issuance, challenges, ca)
         async with (
             membership(settings, "kms", anchors, prover, policy, authority) as member,
-            open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
+            open_publisher(
+                member,
+                config.events,
+                member.peer("ledger", config.ledger),
+                log_key=log_key,
+                reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
+            ) as publisher,
         ):
+            # The outbox is locked by now: no other KMS writes to this folder.
+            remove_drafts(settings.state_dir, _WRITTEN)
             decisions = Decisions(publisher)
-            publication = Publication(policy, decisions)
-            await publication.record_all()
-            revocations = Revocations(policy, decisions)
-            await revocations.record_all()
             currency = Currency()
             keys = open_keys(settings.state_dir, member.spiffe_id, keyring, ca, policy, decisions, currency)
+            logged = Logged(policy, decisions, keys.book.pages.place)
+            # Before anything is waited for: the ledger may have to judge the first batch by a policy in it.
+            await logged.introduce()
+            publication = Publication(policy, decisions)
+            revocations = Revocations(policy, decisions)
             ledger = member.peer("ledger", config.ledger)
-            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, currency)
+            reading = LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, logged, currency)
             servicer = KmsServicer(ca, policy, statements, publication, revocations, keys, decisions)
             replication = Replication(root, prover, member.identity, challenges, policy, decisions, currency)
             bindings = [kms_binding(servicer), replication_binding(ReplicationServicer(replication))]
             bootstrap = bootstrap_binding(KmsBootstrapServicer(prover, leaf.spki, ca, challenges, issuance, decisions))
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
             async with (
+                keeping(decisions.refusals),
                 serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer,
                 member.serve(bindings) as inner,
                 asyncio.TaskGroup() as tasks,

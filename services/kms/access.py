@@ -11,12 +11,9 @@ from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease
 from libs.policy.document import Policy
 from libs.policy.releases import KeyRelease, is_boot_class
-from services.kms.book import KeyBook, KeyBookFull
+from services.kms.book import KeyBook
 from services.kms.currency import Currency
 from services.kms.decisions import Decisions
-
-_MAX_UNDER_ONE_RULE = 1000
-"""So many names below one wildcard: whoever may use one may otherwise use the whole book up."""
 
 
 class KeyNotAllowed(MeshError):
@@ -67,15 +64,12 @@ class Access:
             await self.record_refusal(name, epoch, caller, refusal)
             raise
 
-    def note_use(self, grant: Grant) -> None:
-        """Remember, durably, that a key is used; one rule lets in so many names. Raises `KeyBookFull`."""
-        keys = self._book.pages.keys
-        if grant.name not in keys and sum(map(grant.rule.covers, keys)) >= _MAX_UNDER_ONE_RULE:
-            raise KeyBookFull(f"{_MAX_UNDER_ONE_RULE} keys are in use under {grant.rule.pattern}")
-        self._book.note_use(grant.name)
+    async def note_use(self, grant: Grant) -> None:
+        """Remember, durably, that a key is used. Raises `KeyBookFull`."""
+        await self._book.note_use(grant.name, grant.rule)
 
     def require_still(self, grant: Grant, caller: Lease) -> None:
-        """Judge again what was granted before the ledger was waited for. Raises what `require` does."""
+        """Judge again what was granted before disk and ledger were waited for. Raises what `require` does."""
         self._granted(grant.name, grant.epoch, caller)
 
     def _granted(self, name: str, epoch: int, caller: Lease) -> Grant:
@@ -89,7 +83,7 @@ class Access:
         """Record that a key was not given. What is no name, and what is no answer yet, decide nothing."""
         if refusal.code not in (Code.INVALID_ARGUMENT, Code.UNAVAILABLE):
             said = decision("refused", name, epoch, caller, self._policy.current)
-            await self._decisions.record_later({**said, "reason": refusal.reason})
+            await self._decisions.refusals.record({**said, "reason": refusal.reason})
 
 
 def decision(what: str, name: str, epoch: int, caller: Lease, policy: Policy) -> Mapping[str, Any]:

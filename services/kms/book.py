@@ -3,24 +3,30 @@
 The book is one sealed file, rewritten whole before any change takes effect. It holds besides what the log may not have
 heard yet, and how far the log was read, so that a start goes on where the last one stopped. Names of vaults have an
 epoch each calendar month and no page of their own until they are retired.
+
+A full book takes a tenth of a second to write, so a thread does. Changes are made one after the other; meanwhile the
+book says what it said before, and whoever makes a change waits for the disk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from libs.errors import Code, MeshError
-from libs.policy.releases import KEY_NAME
+from libs.policy.releases import KEY_NAME, KeyRelease
 from services.kms.changes import MAX_EPOCH, Change, ChangeMalformed
 from services.kms.pages import Page, Pages, Place, parse
 from services.kms.sealed_file import SealDamaged, SealedFile
 
+BOOK_FILE = "keys.sealed"
 _MAGIC = b"TMKBOOK1"
-_FILE = "keys.sealed"
 _MAX_KEYS = 10_000
+_MAX_UNDER_ONE_RULE = 1000
+"""So many names below one wildcard: whoever may use one may otherwise use the whole book up."""
 _VAULT_PREFIX = "ledger-vault/"
 
 
@@ -32,7 +38,7 @@ class KeyBookNotOpened(MeshError):
 
 
 class KeyBookFull(MeshError):
-    """So many names have an epoch already that no other gets one."""
+    """So many names have an epoch already, in all or under one rule, that no other gets one."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "KEY_BOOK_FULL"
@@ -75,8 +81,9 @@ class KeyBook:
 
     def __init__(self, folder: Path, key: bytes, clock: Callable[[], float] = time.time) -> None:
         """Open the book; an absent one is empty. Raises `KeyBookNotOpened`."""
-        self._file = SealedFile(folder / _FILE, _MAGIC, key)
+        self._file = SealedFile(folder / BOOK_FILE, _MAGIC, key)
         self._clock = clock
+        self._changing = asyncio.Lock()
         try:
             sealed = self._file.read()
             self._pages = Pages() if sealed is None else parse(sealed)
@@ -105,54 +112,96 @@ class KeyBook:
             raise KeyEpochUnknown(f"{name} has no epoch {epoch} yet")
         return epoch or newest
 
-    def note_use(self, name: str) -> None:
-        """Remember, durably, that a key is in use: its age counts from the first time. Raises `KeyBookFull`."""
-        if name in self._pages.keys or name.startswith(_VAULT_PREFIX):
-            return
-        self._require_room(name)
-        self._write(replace(self._pages, keys={**self._pages.keys, name: Page(1, int(self._clock() * 1000))}))
-
-    def change(self, change: Change) -> None:
-        """Make a change of this KMS's own, durably. It is unlogged until `hear` is told of it.
-
-        Raises `KeyNameMalformed`, `KeyRetired`, `KeyEpochNotNext`, `KeyEpochsFixed`, `KeyBookFull`.
+    async def note_use(self, name: str, rule: KeyRelease) -> None:
+        """Remember, durably, that a key is in use under a rule: its age counts from the first time. Raises
+        `KeyBookFull`.
         """
-        newest = self.newest(change.name)
-        if change.epoch is not None:
-            if change.name.startswith(_VAULT_PREFIX):
-                raise KeyEpochsFixed(f"{change.name} has a new epoch each month, by the calendar")
-            if change.epoch != newest + 1 or change.epoch > MAX_EPOCH:
-                raise KeyEpochNotNext(f"the newest epoch of {change.name} is {newest}: only {newest + 1} can begin")
-        self._require_room(change.name)
-        pages = self._pages.after([change])
-        self._write(replace(pages, unlogged=(*pages.unlogged, change)))
+        if self._is_noted(name):
+            return
+        async with self._changing:
+            if self._is_noted(name):
+                return
+            self._require_room(name)
+            if sum(map(rule.covers, self._pages.keys)) >= _MAX_UNDER_ONE_RULE:
+                raise KeyBookFull(f"{_MAX_UNDER_ONE_RULE} keys are in use under {rule.pattern}")
+            page = Page(1, int(self._clock() * 1000))
+            await self._write(replace(self._pages, keys={**self._pages.keys, name: page}))
 
-    def hear(self, changes: Sequence[Change], place: Place) -> list[Change]:
+    async def change(self, change: Change) -> bool:
+        """Make a change of this KMS's own, durably; return False for one that was made already, by whomever.
+
+        It is unlogged until `hear` is told of it. Raises `KeyNameMalformed`, `KeyRetired`, `KeyEpochNotNext`,
+        `KeyEpochsFixed`, `KeyBookFull`.
+        """
+        async with self._changing:
+            if self._is_made(change):
+                return False
+            newest = self.newest(change.name)
+            if change.epoch is not None:
+                if change.name.startswith(_VAULT_PREFIX):
+                    raise KeyEpochsFixed(f"{change.name} has a new epoch each month, by the calendar")
+                if change.epoch != newest + 1 or change.epoch > MAX_EPOCH:
+                    raise KeyEpochNotNext(f"the newest epoch of {change.name} is {newest}: only {newest + 1} can begin")
+            self._require_room(change.name)
+            pages = self._pages.after([change])
+            await self._write(replace(pages, unlogged=(*pages.unlogged, change)))
+            return True
+
+    async def hear(self, changes: Sequence[Change], place: Place) -> list[Change]:
         """Take what the log says up to a place; return what this book did not have. Durable before it returns."""
-        new = [change for change in changes if not self._pages.has(change)]
-        unlogged = tuple(change for change in self._pages.unlogged if change not in changes)
-        pages = replace(self._pages.after(changes), unlogged=unlogged, place=place)
-        if replace(pages, place=_untold(place)) != replace(self._pages, place=_untold(self._pages.place)):
-            self._write(pages)
-        else:
-            self._pages = pages
-        return new
+        async with self._changing:
+            new = [change for change in changes if not self._pages.has(change)]
+            unlogged = tuple(change for change in self._pages.unlogged if change not in changes)
+            pages = replace(self._pages.after(changes), unlogged=unlogged, place=place)
+            if replace(pages, place=_untold(place)) != replace(self._pages, place=_untold(self._pages.place)):
+                await self._write(pages)
+            else:
+                self._pages = pages
+            return new
 
     def forget_place(self) -> None:
-        """Have the log read from its start."""
-        self._pages = replace(self._pages, place=Place())
+        """Have the log read from its start; which policy it has stays known.
 
-    def keep_place(self) -> None:
+        Call it before anything changes the book.
+        """
+        self._pages = replace(self._pages, place=Place(policy_version=self._pages.place.policy_version))
+
+    async def keep_place(self) -> None:
         """Make the place in the log durable. Without it a start would read a stretch again, and learn nothing."""
-        self._write(self._pages)
+        async with self._changing:
+            await self._write(self._pages)
+
+    def _is_noted(self, name: str) -> bool:
+        return name in self._pages.keys or name.startswith(_VAULT_PREFIX)
+
+    def _is_made(self, change: Change) -> bool:
+        page = self._pages.keys.get(change.name)
+        if page is None:
+            return False
+        return page.retired if change.epoch is None else not page.retired and page.epoch == change.epoch
 
     def _require_room(self, name: str) -> None:
         if name not in self._pages.keys and len(self._pages.keys) >= _MAX_KEYS:
             raise KeyBookFull(f"{_MAX_KEYS} keys are in use: {name} would be one more")
 
-    def _write(self, pages: Pages) -> None:
-        self._file.write(pages.encode())
-        self._pages = pages
+    async def _write(self, pages: Pages) -> None:
+        """Make these pages durable and then what the book says. The caller MUST hold `_changing`.
+
+        A caller that is cancelled meanwhile waits for the disk all the same, still holding it: the next change must
+        begin with what became durable.
+        """
+        writing = asyncio.get_running_loop().run_in_executor(None, lambda: self._file.write(pages.encode()))
+        cancelled: asyncio.CancelledError | None = None
+        while not writing.done():
+            try:
+                await asyncio.wait({writing})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if writing.exception() is None:
+            self._pages = pages
+        if cancelled is not None:
+            raise cancelled
+        writing.result()
 
     def _month(self) -> int:
         """Months since January 1970, from 1."""

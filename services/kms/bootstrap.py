@@ -17,7 +17,7 @@ from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from libs.tee.challenge import Challenge
 from services.kms.ca import CertificateAuthority
 from services.kms.decisions import Decisions
-from services.kms.issuance import ISSUANCE, Issuance
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE, Issuance
 
 
 class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
@@ -55,6 +55,14 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
     ) -> pb.CreateIssuanceChallengeResponse:
         challenge = self._challenges.issue(ISSUANCE)
         return pb.CreateIssuanceChallengeResponse(challenge=challenge.encode())
+
+    async def CreateOperatorChallenge(  # noqa: N802
+        self,
+        request: pb.CreateOperatorChallengeRequest,
+        context: Context,
+    ) -> pb.CreateOperatorChallengeResponse:
+        challenge = self._challenges.issue(OPERATOR_ISSUANCE)
+        return pb.CreateOperatorChallengeResponse(challenge=challenge.encode())
 
     async def IssueCertificate(  # noqa: N802
         self,
@@ -101,7 +109,13 @@ def bootstrap_binding(servicer: KmsBootstrapServicer) -> ServiceBinding:
     """The only service of the bootstrap listener; it asks nobody for a certificate."""
     name = "teemesh.kms.v1.KmsBootstrapService"
     anyone = MethodRule(roles=ANY_ROLE, lease=False)
-    calls = ("GetKmsEvidence", "CreateIssuanceChallenge", "IssueCertificate", "IssueOperatorCertificate")
+    calls = (
+        "GetKmsEvidence",
+        "CreateIssuanceChallenge",
+        "CreateOperatorChallenge",
+        "IssueCertificate",
+        "IssueOperatorCertificate",
+    )
     return ServiceBinding(
         name=name,
         add=lambda server: pb_grpc.add_KmsBootstrapServiceServicer_to_server(servicer, server),

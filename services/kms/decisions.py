@@ -1,4 +1,10 @@
-"""It is responsible for the KMS's own entries in the ledger: key decisions, certificates, policies and revocations."""
+"""It is responsible for the KMS's own entries in the ledger: key decisions, certificates, policies and revocations.
+
+What operators ordered, what puts a policy or a revocation in force, and certificates, without which the mesh ends
+within the hour, are essential: a part of the outbox is theirs alone, so that whoever makes the KMS say much else while
+the ledger is away cannot keep anything from being revoked. So are the keys that the ledger starts with: nothing but the
+ledger empties the outbox.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,10 @@ from typing import Any, Protocol
 from libs import jcs
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
+from services.kms.refusals import Refusals
+
+RESERVED_FRACTION = 4
+"""One in so many bytes of the outbox is for what is essential: more than the ledger's answers to all the rest take."""
 
 _ACKNOWLEDGEMENT_SECONDS = 5.0
 
@@ -15,12 +25,16 @@ _ACKNOWLEDGEMENT_SECONDS = 5.0
 class Log(Protocol):
     """What decisions are written to: the mesh's publisher."""
 
-    async def commit(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float) -> object:
-        """Return when the ledger holds the entry. Raises `LedgerUnavailable`."""
+    async def commit(
+        self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float, essential: bool = False
+    ) -> object:
+        """Return when the ledger holds the entry. Raises `LedgerUnavailable`, `OutboxFull`."""
         ...
 
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> object:
-        """Return when the entry is durable here."""
+    async def enqueue(
+        self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, essential: bool = False
+    ) -> object:
+        """Return when the entry is durable here. Raises `OutboxFull`."""
         ...
 
 
@@ -29,6 +43,7 @@ class Decisions:
 
     def __init__(self, publisher: Log) -> None:
         self._publisher = publisher
+        self.refusals = Refusals(self.record_later)
 
     async def record(self, decision: Mapping[str, Any]) -> None:
         """Record a decision and wait until the ledger holds it. Raises `LedgerUnavailable`."""
@@ -38,14 +53,28 @@ class Decisions:
         """Record a decision durably here; the ledger gets it as soon as it can."""
         await self._publisher.enqueue(Kind.KEY_DECISION, decision, vault=None)
 
+    async def released_for_boot(self, decision: Mapping[str, Any]) -> None:
+        """Record durably here that a key of the boot class is about to go out."""
+        await self._publisher.enqueue(Kind.KEY_DECISION, decision, vault=None, essential=True)
+
+    async def changed(self, change: Mapping[str, Any]) -> None:
+        """Record a change of keys and wait until the ledger holds it. Raises `LedgerUnavailable`."""
+        await self._publisher.commit(
+            Kind.KEY_DECISION, change, vault=None, timeout=_ACKNOWLEDGEMENT_SECONDS, essential=True
+        )
+
+    async def changed_earlier(self, change: Mapping[str, Any]) -> None:
+        """Record durably here a change of keys that was made before; the ledger gets it as soon as it can."""
+        await self._publisher.enqueue(Kind.KEY_DECISION, change, vault=None, essential=True)
+
     async def admitted(self, decision: Mapping[str, Any]) -> None:
         """Record durably here that a certificate is about to go out."""
-        await self._publisher.enqueue(Kind.ADMISSION, decision, vault=None)
+        await self._publisher.enqueue(Kind.ADMISSION, decision, vault=None, essential=True)
 
     async def policy(self, signed: bytes) -> None:
         """Record a signed policy version."""
-        await self._publisher.enqueue(Kind.POLICY, jcs.loads_object(signed), vault=None)
+        await self._publisher.enqueue(Kind.POLICY, jcs.loads_object(signed), vault=None, essential=True)
 
     async def revocation(self, signed: bytes) -> None:
         """Record a signed revocation durably here, before anybody acts on it."""
-        await self._publisher.enqueue(Kind.REVOCATION, jcs.loads_object(signed), vault=None)
+        await self._publisher.enqueue(Kind.REVOCATION, jcs.loads_object(signed), vault=None, essential=True)

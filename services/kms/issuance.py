@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.errors import Code, MeshError
 from libs.identity.authority import CertificateRequest, Issued
 from libs.identity.certificate import MAX_LIFETIME_SECONDS, PEOPLE, Subject, spki_of
-from libs.identity.challenges import ChallengeNotOpen, Challenges
+from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.revoked import verify_not_revoked
 from libs.policy.document import Policy
@@ -23,6 +23,10 @@ from libs.tee.appraisal import Appraisal, AppraisalContext, OwnNonce, appraise
 from services.kms.ca import CertificateAuthority, public_key_of
 
 ISSUANCE = "certificate"
+"""What a service's challenge is for."""
+OPERATOR_ISSUANCE = "operator-certificate"
+"""What the challenge of a person or tool is for."""
+
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 log = structlog.get_logger()
@@ -80,9 +84,7 @@ class Issuance:
         role = evidence.claims.get("role")
         if not isinstance(role, str) or role in PEOPLE:
             raise RoleNotCertified("the evidence must claim a service's role")
-        self._challenges.spend(evidence.challenge.nonce)
-        if evidence.challenge.purpose != ISSUANCE:
-            raise ChallengeNotOpen("the challenge was for something else")
+        self._challenges.spend(evidence.challenge.nonce, ISSUANCE)
         now = self._clock()
         appraisal = appraise(
             evidence,
@@ -105,7 +107,7 @@ class Issuance:
         _require_name(request.name)
         key = public_key_of(request.csr)
         verify_operator_request(request, operator_key, signature, self._policy.current)
-        self._challenges.spend(request.nonce)
+        self._challenges.spend(request.nonce, OPERATOR_ISSUANCE)
         subject = Subject(self._ca.trust_domain, request.role, request.name, None)
         verify_not_revoked(hashlib.sha256(spki_of(key)).digest(), subject.spiffe_id, self._policy.current)
         log.info("certificate issued to a person", role=request.role, name=request.name, by=operator_key.hex())

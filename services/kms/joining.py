@@ -3,6 +3,9 @@
 The newcomer is certified as any service is, on evidence, by a KMS that it has appraised. Then, over one connection,
 both appraise each other once more with nonces of their own. A root that gives another CA than the one that the mesh
 believes is thrown away.
+
+What another try can mend is tried again, over a new connection and with a new challenge where the old ones are not
+good any more. A refusal of what this instance is, or of what the operators ordered, ends the start.
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ from teemesh.kms.v1 import replication_pb2_grpc as pb_grpc
 from libs.errors import Code, MeshError
 from libs.identity.authority import CaNotProven, KmsAuthority
 from libs.identity.certificate import spki_of, spki_of_certificate
+from libs.identity.challenges import ChallengeNotOpen
 from libs.identity.collateral import AttestationCollateral, CollateralSource
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.lease import appraise_peer
+from libs.identity.lease import EvidenceRequired, appraise_peer
 from libs.identity.member import Member, MemberSettings, membership
-from libs.identity.renewal import Prover
+from libs.identity.renewal import KeyNotHeld, Prover
 from libs.identity.sealed import ReceiverKey
 from libs.identity.strangers import named_if_refused
 from libs.policy.compose import Anchors
-from libs.policy.orders import join_subject
+from libs.policy.orders import OrderMalformed, join_subject, parse_order
 from libs.rpc.errors import remote_errors
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import AppraisalContext, OwnNonce, appraise
@@ -40,7 +44,11 @@ from services.kms.root import Root
 
 _TIMEOUT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
-_WAITING = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+_FIRST_PAUSE_SECONDS = 1.0
+_LAST_PAUSE_SECONDS = 8.0
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+_OUTDATED = frozenset({ChallengeNotOpen.reason, EvidenceRequired.reason, KeyNotHeld.reason})
+"""What a giver says that was restarted, or has renewed, since it was asked first: it is to be asked anew."""
 
 log = structlog.get_logger()
 
@@ -67,10 +75,7 @@ class JoinSettings:
 async def join_kms(
     settings: MemberSettings, join: JoinSettings, guest: Guest, anchors: Anchors, policy: PolicyKeeper
 ) -> Root:
-    """Return the root from a KMS that exists, waiting for the operators' order and for a KMS that is away.
-
-    Raises the first refusal of either side.
-    """
+    """Return the root from a KMS that exists. Raises what `await_root` does."""
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
     receiver = ReceiverKey()
     prover = newcomer_prover(guest, collateral, receiver)
@@ -78,16 +83,48 @@ async def join_kms(
     async with membership(settings, "kms", anchors, prover, policy, authority) as member:
         subject = own_subject(member)
         log.warning("this KMS has no root: it waits for the operators' order", subject=subject, order=str(join.order))
-        while not join.order.exists():  # noqa: ASYNC110 - a person puts it there
-            await asyncio.sleep(_LOOK_SECONDS)
-        while True:
-            try:
-                return await receive_root(member, prover, receiver, join.kms, join.order.read_bytes())
-            except MeshError as error:
-                if error.code not in _WAITING:
-                    raise
-                log.warning("waiting for the KMS that gives the root", reason=error.reason, detail=str(error))
-            await asyncio.sleep(_LOOK_SECONDS)
+        return await await_root(member, prover, receiver, join)
+
+
+async def await_root(member: Member, prover: Prover, receiver: ReceiverKey, join: JoinSettings) -> Root:
+    """Ask for the root until it is given, waiting for the operators' order and for a KMS that is away.
+
+    Raises the first refusal of either side that another try does not mend.
+    """
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        order = await whole_order(join.order)
+        try:
+            return await receive_root(member, prover, receiver, join.kms, order)
+        except MeshError as error:
+            if error.reason in _OUTDATED:
+                member.peer("kms", join.kms).disconnect()
+            elif error.code not in _AWAY:
+                raise
+            log.warning("no root yet: it is asked for again", reason=error.reason, detail=str(error), seconds=pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+
+async def whole_order(path: Path) -> bytes:
+    """Return the operators' order once it lies there whole: whoever writes it may not have finished yet."""
+    said = ""
+    while True:
+        try:
+            return _read_order(path)
+        except FileNotFoundError:
+            said = ""
+        except (OSError, OrderMalformed) as error:
+            if str(error) != said:
+                log.warning("the order cannot be used yet", order=str(path), detail=str(error))
+            said = str(error)
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _read_order(path: Path) -> bytes:
+    order = path.read_bytes()
+    parse_order(order)
+    return order
 
 
 def newcomer_prover(guest: Guest, collateral: CollateralSource, receiver: ReceiverKey) -> Prover:

@@ -31,7 +31,7 @@ class ListedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyPage:
+class ListedKeys:
     """A stretch of the list."""
 
     keys: tuple[ListedKey, ...]
@@ -47,7 +47,7 @@ class Listing:
         self._policy = policy
         self._currency = currency
 
-    def page(self, after: str, size: int) -> KeyPage:
+    def page(self, after: str, size: int) -> ListedKeys:
         """Return at most `size` keys whose names follow `after`, 0 meaning 1,000. Raises `KeyStateBehind`,
         `PageTooLarge`.
         """
@@ -58,4 +58,4 @@ class Listing:
         shown = names[: size or _MAX_PAGE]
         policy = self._policy.current
         keys = tuple(ListedKey(name, self._book.pages.keys[name], policy.key_release(name)) for name in shown)
-        return KeyPage(keys, shown[-1] if len(shown) < len(names) else "")
+        return ListedKeys(keys, shown[-1] if len(shown) < len(names) else "")

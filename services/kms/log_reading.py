@@ -8,7 +8,7 @@ was put back, which is said aloud.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import NoReturn, Protocol
 
@@ -20,6 +20,7 @@ from libs import jcs
 from libs.errors import MeshError
 from libs.events.records import SALT_SIZE, parse_entry
 from libs.identity.freshness import PolicyKeeper
+from libs.policy.revocation import SignedRevocation, parse_revocation
 from libs.policy.signatures import parse_signed
 from libs.rpc.errors import remote_errors
 from libs.transparency import leaf
@@ -28,7 +29,7 @@ from services.kms.book import KeyBook
 from services.kms.changes import Change, logged_change
 from services.kms.currency import Currency
 from services.kms.justification import verify_logged
-from services.kms.pages import Place
+from services.kms.logged import Logged
 from services.kms.unlogged import Unlogged
 
 _KINDS = (Kind.KEY_DECISION, Kind.POLICY, Kind.REVOCATION)
@@ -59,6 +60,7 @@ class LogReading:
         book: KeyBook,
         policy: PolicyKeeper,
         unlogged: Unlogged,
+        logged: Logged,
         currency: Currency,
     ) -> None:
         """`kms` is this instance's SPIFFE ID."""
@@ -67,9 +69,10 @@ class LogReading:
         self._book = book
         self._policy = policy
         self._unlogged = unlogged
+        self._logged = logged
         self._currency = currency
-        if self._has_gone_back():
-            log.error("policy or revocations on disk had gone back: the log is read from its start")
+        if book.pages.place.token and not logged.matches:
+            log.error("policy or revocations on disk are not those of the log: it is read from its start")
             book.forget_place()
 
     async def keep(self) -> NoReturn:
@@ -77,8 +80,9 @@ class LogReading:
         while True:
             try:
                 await self._read(follow=False)
-                self._book.keep_place()
+                await self._book.keep_place()
                 await self._unlogged.say_again()
+                await self._logged.record()
                 self._currency.heard()
                 await self._read(follow=True)
             except MeshError as error:
@@ -94,13 +98,13 @@ class LogReading:
         heard = 0
         async with aclosing(self._stream(follow=follow)) as messages:
             async for message in messages:
-                self._take(message)
+                await self._take(message)
                 if follow:
                     await self._unlogged.say_again()
                     self._currency.heard()
                 heard += 1
                 if heard % _KEEP_PLACE_EVERY == 0:
-                    self._book.keep_place()
+                    await self._book.keep_place()
 
     async def _stream(self, *, follow: bool) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
         stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CONNECT_SECONDS))
@@ -121,42 +125,51 @@ class LogReading:
         finally:
             call.cancel()
 
-    def _has_gone_back(self) -> bool:
-        """Whether what was taken from the log up to the place in it is not here any more."""
-        place = self._book.pages.place
-        if not place.token:
-            return False
-        lacks_policy = self._policy.current.version < place.policy_version
-        return lacks_policy or self._policy.revocations.digest != place.revocations
-
-    def _take(self, message: ledger_pb2.TailResponse) -> None:
+    async def _take(self, message: ledger_pb2.TailResponse) -> None:
         changes: list[Change] = []
+        revocations: dict[int, SignedRevocation] = {}
         for logged in message.entries:
             try:
-                self._take_entry(logged, changes)
+                self._take_entry(logged, changes, revocations)
             except MeshError as error:
-                # The log forgets nothing: an entry that does not count must not keep the later ones from counting.
-                log.error("a logged entry does not count", index=logged.index, reason=error.reason, detail=str(error))
-        place = Place(message.token, self._policy.current.version, self._policy.revocations.digest)
-        self._report(self._book.hear(changes, place))
+                _report_uncounted(logged.index, error)
+        # After the policies among them: whom those name may have signed them.
+        self._take_revocations(revocations)
+        self._report(await self._book.hear(changes, self._logged.place(message.token)))
 
-    def _take_entry(self, logged: ledger_pb2.LoggedEntry, changes: list[Change]) -> None:
+    def _take_entry(
+        self, logged: ledger_pb2.LoggedEntry, changes: list[Change], revocations: dict[int, SignedRevocation]
+    ) -> None:
         entry = parse_entry(logged.body[SALT_SIZE:])
         match leaf.parse(logged.leaf_data).kind:
             case Kind.POLICY:
                 self._take_policy(jcs.dumps(entry.body))
             case Kind.REVOCATION:
-                self._policy.accept_revocations([jcs.dumps(entry.body)])
+                revocations[logged.index] = parse_revocation(jcs.dumps(entry.body))
             case Kind.KEY_DECISION if (change := logged_change(entry.body)) is not None:
                 verify_logged(change, self._book.pages.after(changes), self._policy)
                 changes.append(change)
 
     def _take_policy(self, signed: bytes) -> None:
         """Go forward to a policy that this KMS lacks; the keeper verifies it, whoever logged it."""
-        version = parse_signed(signed).policy.version
-        if version == self._policy.current.version + 1:
-            log.warning("the log has a newer policy than this KMS", version=version)
+        policy = parse_signed(signed).policy
+        if policy.version == self._policy.current.version + 1:
+            log.warning("the log has a newer policy than this KMS", version=policy.version)
             self._policy.accept(signed)
+        if self._policy.oldest <= policy.version <= self._policy.current.version:
+            self._logged.hear_policy(policy.version, policy.digest)
+
+    def _take_revocations(self, found: Mapping[int, SignedRevocation]) -> None:
+        """Learn all of a message at once: each time that one is learned, everything is judged again."""
+        try:
+            self._policy.accept_revocations([signed.document for signed in found.values()])
+        except MeshError:
+            for index, signed in found.items():  # What is valid is known by now; the others are named one by one.
+                try:
+                    self._policy.accept_revocations([signed.document])
+                except MeshError as error:
+                    _report_uncounted(index, error)
+        self._logged.hear_revocations(signed.revocation.id for signed in found.values())
 
     def _report(self, new: Sequence[Change]) -> None:
         for change in new:
@@ -168,3 +181,8 @@ class LogReading:
                 )
             else:
                 log.info("key changed by another KMS", name=change.name, epoch=change.epoch, kms=change.kms)
+
+
+def _report_uncounted(index: int, error: MeshError) -> None:
+    """The log forgets nothing: an entry that does not count must not keep the later ones from counting."""
+    log.error("a logged entry does not count", index=index, reason=error.reason, detail=str(error))

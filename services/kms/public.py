@@ -103,7 +103,7 @@ class PublicKeys:
             refusal = KeySignsNot(f"by policy {name} is for {grant.rule.algorithm}")
             await self._access.record_refusal(name, grant.epoch, caller, refusal)
             raise refusal
-        self._access.note_use(grant)
+        await self._access.note_use(grant)
         signature = self._keyring.sign(name, grant.epoch, grant.rule.algorithm, message)
         use = KeyUse(
             trust_domain=self._ca.trust_domain,

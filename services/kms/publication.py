@@ -32,8 +32,3 @@ class Publication:
             await self._decisions.policy(signed)
             # The log may have told of it meanwhile.
             return self._policy.current if signed == self._policy.signed(0) else self._policy.accept(signed)
-
-    async def record_all(self) -> None:
-        """Record every version that this KMS holds, so that a log which lacks one gets it."""
-        for version in range(self._policy.seed_version, self._policy.current.version + 1):
-            await self._decisions.policy(self._policy.signed(version))

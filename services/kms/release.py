@@ -63,13 +63,13 @@ class Releases:
             caller.appraisal.workload_claims.get("hpke_key"),
             release_info(name, grant.epoch, caller.certificate.spiffe_id, algorithm),
         )
-        self._access.note_use(grant)
+        await self._access.note_use(grant)
         released = decision("released", name, grant.epoch, caller, grant.policy)
         if is_boot_class(name):
-            await self._decisions.record_later(released)
+            await self._decisions.released_for_boot(released)
         else:
             await self._decisions.record(released)
-            self._access.require_still(grant, caller)
+        self._access.require_still(grant, caller)
         log.info("key released", name=name, epoch=grant.epoch, to=caller.certificate.spiffe_id)
         return SealedKey(sealed, grant.epoch, grant.newest_epoch)
 

@@ -18,7 +18,7 @@ from teemesh.kms.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import MeshCertificate, parse
-from libs.identity.challenges import ChallengeNotOpen, Challenges
+from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease, caller_lease
 from libs.identity.renewal import Identity, Prover
@@ -47,6 +47,13 @@ class OrderForAnother(MeshError):
     reason = "ORDER_FOR_ANOTHER"
 
 
+class JoinChallengeRefused(MeshError):
+    """The challenge is signed, or for something else than a join: evidence for it would count elsewhere too."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "JOIN_CHALLENGE_REFUSED"
+
+
 class Replication:
     """The giving side."""
 
@@ -73,8 +80,12 @@ class Replication:
     async def begin(self, challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
         """Return evidence that answers the newcomer, over the key that it was shown, and a challenge for it.
 
-        Raises `KeyNotHeld`.
+        Raises `JoinChallengeRefused`, `KeyNotHeld`.
         """
+        if challenge.purpose != PURPOSE:
+            raise JoinChallengeRefused(f"a join needs a challenge for {PURPOSE}")
+        if challenge.signature is not None:
+            raise JoinChallengeRefused("a join needs a challenge that is not signed")
         evidence = await self._prover.prove(challenge, self._identity.holder_of(shown_sha256).certificate.spki)
         return evidence.document, self._challenges.issue(PURPOSE)
 
@@ -96,7 +107,7 @@ class Replication:
                 leaf_sha256=sha256(shown.der).hexdigest(),
                 reason=refusal.reason,
             )
-            await self._decisions.record_later(self._said("refused", caller, {"reason": refusal.reason}))
+            await self._decisions.refusals.record(self._said("refused", caller, {"reason": refusal.reason}))
             raise
         sealed = seal(
             self._root.secret, appraisal.workload_claims.get("hpke_key"), join_info(nonce, caller.certificate.spiffe_id)
@@ -109,9 +120,7 @@ class Replication:
     def _appraise(self, document: bytes, shown: MeshCertificate) -> tuple[Appraisal, bytes]:
         evidence = evidences.parse(document)
         challenge = evidence.challenge
-        self._challenges.spend(challenge.nonce)
-        if challenge.purpose != PURPOSE:
-            raise ChallengeNotOpen("the challenge was for something else")
+        self._challenges.spend(challenge.nonce, PURPOSE)
         policy = self._policy.require_fresh()
         appraisal = appraise(
             evidence,

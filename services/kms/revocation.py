@@ -33,7 +33,7 @@ class PageTokenMalformed(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListedRevocations:
     """Some of the revocations, ordered by id."""
 
     signed: tuple[SignedRevocation, ...]
@@ -68,16 +68,12 @@ class Revocations:
                 self._policy.accept_revocations([signed.document])
             return signed
 
-    def page(self, token: bytes) -> Page:
+    def page(self, token: bytes) -> ListedRevocations:
         """Return what follows a token, the empty one first. Raises `PageTokenMalformed`."""
         if len(token) not in (0, KEY_BYTES):
             raise PageTokenMalformed("page tokens come from earlier pages")
         signed = self._policy.revocations.signed
         found = [identifier for identifier in sorted(signed) if identifier > token]
-        page = found[:_PAGE]
-        return Page(tuple(signed[identifier] for identifier in page), page[-1] if len(found) > _PAGE else b"")
-
-    async def record_all(self) -> None:
-        """Record every revocation that this KMS holds, so that a log which lacks one gets it."""
-        for signed in self._policy.revocations.signed.values():
-            await self._decisions.revocation(signed.document)
+        listed = found[:_PAGE]
+        next_token = listed[-1] if len(found) > _PAGE else b""
+        return ListedRevocations(tuple(signed[identifier] for identifier in listed), next_token)

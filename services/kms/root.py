@@ -22,6 +22,7 @@ from libs.tee.dstack_custody import verify_chain
 from services.kms.ca import CERTIFICATE_FILE
 from services.kms.sealed_file import SealDamaged, SealedFile
 
+ROOT_FILE = "root.sealed"
 _MAGIC = b"TMKROOT1"
 _SEAL_PATH = "teemesh/kms/root-seal/aes-256-gcm/v1"
 ROOT_BYTES = 32
@@ -54,7 +55,7 @@ async def open_root(
     `dstack_kms_root` is the measured pin; without one, any guest agent's key is taken. Raises `RootNotOpened`, what
     `obtain` raises and, before anything is sealed or opened, what `verify_chain` raises.
     """
-    path = state_dir / "root.sealed"
+    path = state_dir / ROOT_FILE
     file = SealedFile(path, _MAGIC, await _sealing_key(guest, dstack_kms_root))
     try:
         sealed = file.read()

@@ -106,7 +106,9 @@ class Rotation:
                 log.warning("a key is old and was not rotated", name=name, reason=error.reason, detail=str(error))
 
     async def _make(self, change: Change) -> None:
-        self._book.change(change)
+        if not await self._book.change(change):
+            await self._unlogged.say_again()
+            return
         log.info("key changed", name=change.name, epoch=change.epoch, cause=change.cause)
         await self._unlogged.say(change)
 

@@ -20,7 +20,7 @@ class Unlogged:
         """Record a change and wait until the ledger holds it. Raises `LedgerUnavailable` and what the outbox raises."""
         self._taken.add(change)
         try:
-            await self._decisions.record(change.to_body())
+            await self._decisions.changed(change.to_body())
         except LedgerUnavailable:
             raise  # The outbox has it.
         except BaseException:
@@ -34,5 +34,5 @@ class Unlogged:
         """
         for change in self._book.pages.unlogged:
             if change not in self._taken:
-                await self._decisions.record_later(change.to_body())
+                await self._decisions.changed_earlier(change.to_body())
                 self._taken.add(change)

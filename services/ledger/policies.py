@@ -8,6 +8,7 @@ revocation counts by the signature of an operator of that chain.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
@@ -35,6 +36,8 @@ class _Logged:
     """A version that the log holds, and who had to approve it."""
 
     digest: bytes
+    signed: bytes
+    """SHA-256 of the form that was verified: a copy of it needs no second look."""
     operator_keys: tuple[bytes, ...]
     operator_threshold: int
 
@@ -56,25 +59,23 @@ class LoggedPolicies:
     @property
     def newest(self) -> Policy:
         """The policy that writers are judged under. Raises `SeedPolicyMissing`."""
-        policy = self._newest or self._seed
-        if policy is None:
-            raise SeedPolicyMissing("configure the seed policy that this log was made with")
-        return policy.under(self._revocations)
+        return self._judging.under(self._revocations)
 
     def take(self, signed: bytes) -> None:
         """Take a policy record: the next version, or one that is logged already, which changes nothing.
 
         Raises `PolicyMalformed`, `PolicySignaturesInsufficient`, `PolicyVersionNotNext` or `PolicyNotInChain`.
         """
-        current = self._newest
+        current, form = self._newest, sha256(signed).digest()
         if current is None:
-            self._advance(
-                self._verify_seed(signed), self._description.operator_keys, self._description.operator_threshold
-            )
+            description = self._description
+            self._advance(self._verify_seed(signed), form, description.operator_keys, description.operator_threshold)
+            return
+        if any(logged.signed == form for logged in self._logged.values()):
             return
         known = self._logged.get(parse_signed(signed).policy.version)
         if known is None:
-            self._advance(verify_successor(current, signed), current.operator_keys, current.operator_threshold)
+            self._advance(verify_successor(current, signed), form, current.operator_keys, current.operator_threshold)
         elif _verify(signed, known.operator_keys, known.operator_threshold).digest != known.digest:
             raise PolicyNotInChain("the log holds another policy of that version")
 
@@ -83,7 +84,10 @@ class LoggedPolicies:
 
         Raises `RevocationMalformed`, `RevocationSignatureInvalid` or `RevocationOfAnotherMesh`.
         """
-        revocation, policy = parse_revocation(signed), self.newest
+        revocation, policy = parse_revocation(signed), self._judging
+        # A known one with another signature is verified: what nobody signed is told as such, each time.
+        if self._revocations.signed.get(revocation.revocation.id) == revocation:
+            return
         earlier = (each.operator_keys for each in self._logged.values())
         operators = {*self._description.operator_keys, *policy.operator_keys}.union(*earlier)
         verify_revocation(revocation, operators, policy.trust_domain)
@@ -95,8 +99,16 @@ class LoggedPolicies:
         copy._revocations = self._revocations
         return copy
 
-    def _advance(self, policy: Policy, operator_keys: tuple[bytes, ...], threshold: int) -> None:
-        self._logged[policy.version] = _Logged(policy.digest, operator_keys, threshold)
+    @property
+    def _judging(self) -> Policy:
+        """The newest version, without what was revoked since."""
+        policy = self._newest or self._seed
+        if policy is None:
+            raise SeedPolicyMissing("configure the seed policy that this log was made with")
+        return policy
+
+    def _advance(self, policy: Policy, form: bytes, operator_keys: tuple[bytes, ...], threshold: int) -> None:
+        self._logged[policy.version] = _Logged(policy.digest, form, operator_keys, threshold)
         self._newest = policy
 
     def _verify_seed(self, signed: bytes) -> Policy:

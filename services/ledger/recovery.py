@@ -7,20 +7,23 @@ tells them apart, so a log below it is never cut.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from libs.files import fsync_dir, write_durably
+from libs.files import fsync_dir, remove_drafts, write_durably
 from libs.transparency import checkpoint, note
-from services.ledger import records_log, segments, watermark
+from services.ledger import description, keyring, records_log, segments, watermark
 from services.ledger.damage import LogDamaged, LogRolledBack
 from services.ledger.scan import SEGMENTS, Scanned, TornTail, is_temporary, scan
 
 CHECKPOINT = "checkpoint"
 CHECKPOINTS_LOG = "checkpoints.log"
 LOST_AND_FOUND = "lost+found"
+_WRITTEN_WHOLE = re.compile("|".join(map(re.escape, (description.NAME, keyring.NAME, CHECKPOINT))))
+_SAVED_TAIL = re.compile(r"[^.]+\.[0-9]+\.[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ def recover(directory: Path, examined: Examined) -> Report:
     scanned, folder = examined.scanned, directory / SEGMENTS
     for unfinished in [entry.path for entry in os.scandir(folder) if is_temporary(entry.name)]:
         os.unlink(unfinished)
+    remove_drafts(directory, _WRITTEN_WHOLE)
+    remove_drafts(directory / LOST_AND_FOUND, _SAVED_TAIL)
     saved = None
     if scanned.number:
         path = folder / segments.file_name(scanned.last_segment)

@@ -34,9 +34,10 @@ async def serve(config: Config) -> None:
         "engine_args_sha256": launch.arguments_sha256.hex(),
         "models": [{"id": model.model_id, "weights_sha256": model.weights_sha256.hex()} for model in models],
         "receipt_key": receipts.public_key.hex(),
+        **({"region": config.region} if config.region else {}),
     }
     async with (
-        join(config.member, "node", claims) as member,
+        join(config.member, "node", claims, registry=config.registry) as member,
         open_engine(config.engine, launch, config.member.state_dir) as engine,
     ):
         served = frozenset(model.model_id for model in models)
@@ -45,7 +46,7 @@ async def serve(config: Config) -> None:
         async with member.serve([binding(servicer)]) as serving:
             await engine.until_ready()
             serving.ready()
-            registry = member.peer("registry", config.registry)
+            registry = member.any_peer("registry", config.registry)
             registration = Registration(
                 peer=registry,
                 endpoint=config.endpoint or config.member.listen,

@@ -15,9 +15,12 @@ from typing import Self
 import aiohttp
 
 from libs.errors import Code, MeshError
+from services.node.metrics import permille_of
 
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 60.0
+_METRICS_SECONDS = 5.0
+_MAX_METRICS_BYTES = 1024 * 1024
 
 
 class EngineUnavailable(MeshError):
@@ -72,6 +75,21 @@ class EngineChannel:
             response = await self._session.post(f"http://engine{path}", data=body, headers=headers, timeout=timeout)
         async with response:
             yield Answer(response.status, response.content_type, _chunks(response))
+
+    async def permille(self, gauge: str) -> int | None:
+        """Return a gauge of the engine's that runs from 0 to 1, in thousandths; None when it does not tell.
+
+        Raises `EngineUnavailable` or `EngineTooSlow`.
+        """
+        timeout = aiohttp.ClientTimeout(total=_METRICS_SECONDS, sock_connect=_CONNECT_SECONDS)
+        with _engine_errors():
+            async with self._session.get("http://engine/metrics", timeout=timeout) as response:
+                if response.status != 200:
+                    return None
+                text = await response.content.read(_MAX_METRICS_BYTES)
+                while len(text) < _MAX_METRICS_BYTES and (more := await response.content.read(_MAX_METRICS_BYTES)):
+                    text += more
+        return permille_of(text[:_MAX_METRICS_BYTES].decode(errors="replace"), gauge)
 
     async def probe(self, model: str) -> None:
         """Have one token generated. Raises `EngineUnavailable` or `EngineTooSlow` unless one was.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from libs.identity.member import MemberSettings
 from services.node.launch import EngineSettings
+
+_REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +16,16 @@ class Config:
     """The whole file."""
 
     member: MemberSettings
-    registry: str
-    """host:port of the registry."""
+    registry: tuple[str, ...]
+    """host:port of the mesh listener of each instance of the registry, in order of preference."""
     engine: EngineSettings
     endpoint: str = ""
     """host:port under which routers reach this node; empty means member.listen."""
+    region: str = ""
+    """Where this node runs, as policies name regions; stands in the evidence claims. Empty: nothing is claimed."""
+
+    def __post_init__(self) -> None:
+        if not self.registry:
+            raise ValueError("registry must name at least one instance")
+        if self.region and not _REGION.fullmatch(self.region):
+            raise ValueError("region must be lower-case letters, digits and inner hyphens, at most 63")

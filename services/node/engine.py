@@ -26,6 +26,7 @@ from services.node.launch import EngineSettings, Launch
 
 _PROBE_PAUSE_SECONDS = 0.1
 _STOP_SECONDS = 5.0
+_GAUGE_SECONDS = 2.0
 _LONGEST_SOCKET_PATH = 100
 """Bytes; the kernel's limit is 107."""
 
@@ -34,11 +35,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """Counted by the node, through which every request comes, so it is the same for every engine."""
+    """Requests are counted by the node, through which every one comes, so they are the same for every engine."""
 
     running: int
     waiting: int
     capacity: int
+    kv_cache_permille: int | None = None
+    """How much of its key-value cache the engine says is in use; None when it does not say."""
 
 
 class Engine(Protocol):
@@ -80,6 +83,7 @@ class SupervisedEngine:
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
         self._requests = 0
+        self._kv_cache_permille: int | None = None
 
     @property
     def ready(self) -> bool:
@@ -93,7 +97,7 @@ class SupervisedEngine:
     def load(self) -> EngineLoad:
         capacity = self._settings.parallel
         running = min(self._requests, capacity)
-        return EngineLoad(running=running, waiting=self._requests - running, capacity=capacity)
+        return EngineLoad(running, self._requests - running, capacity, self._kv_cache_permille)
 
     @property
     def pid(self) -> int | None:
@@ -125,11 +129,12 @@ class SupervisedEngine:
             supervised(self._program, on_exit=self._on_exit) as self._supervisor,
             asyncio.TaskGroup() as tasks,
         ):
-            watching = tasks.create_task(self._watch())
+            watching = [tasks.create_task(self._watch()), tasks.create_task(self._gauge())]
             try:
                 yield
             finally:
-                watching.cancel()
+                for task in watching:
+                    task.cancel()
 
     async def _watch(self) -> None:
         while True:
@@ -139,6 +144,18 @@ class SupervisedEngine:
                 self._ready.set()
                 log.info("engine answers", engine=self._launch.name, model=self._settings.model, child=self.pid)
             await self._ended.wait()
+
+    async def _gauge(self) -> None:
+        """Read what the engine says of its cache, for ever, where it says it."""
+        if (gauge := self._launch.kv_cache_gauge) is None:
+            return
+        while True:
+            await self._ready.wait()
+            try:
+                self._kv_cache_permille = await self._channel.permille(gauge)
+            except (EngineUnavailable, EngineTooSlow):
+                self._kv_cache_permille = None
+            await asyncio.sleep(_GAUGE_SECONDS)
 
     async def _until_answering(self) -> None:
         """Return once the engine has answered or ended. One that stays silent for too long is killed."""
@@ -157,6 +174,7 @@ class SupervisedEngine:
 
     def _on_exit(self, ended: Exit) -> None:
         self._ready.clear()
+        self._kv_cache_permille = None
         # vLLM binds without removing what a killed one left.
         self._socket.unlink(missing_ok=True)
         self._ended.set()

@@ -74,6 +74,8 @@ class Launch:
     key_variable: str
     salted: bool
     """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
+    kv_cache_gauge: str | None = None
+    """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
     @property
     def arguments_sha256(self) -> bytes:
@@ -136,4 +138,5 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
         environment=_VLLM_ENVIRONMENT,
         key_variable=_VLLM_KEY_VARIABLE,
         salted=True,
+        kv_cache_gauge="vllm:kv_cache_usage_perc",
     )

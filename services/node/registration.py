@@ -145,4 +145,9 @@ async def _stub(registration: Registration) -> registry_pb2_grpc.ProviderRegistr
 
 def _load(busyness: Busyness) -> registry_pb2.Load:
     load = busyness.load
-    return registry_pb2.Load(running_requests=load.running, waiting_requests=load.waiting, capacity=load.capacity)
+    return registry_pb2.Load(
+        running_requests=load.running,
+        waiting_requests=load.waiting,
+        capacity=load.capacity,
+        kv_cache_permille=load.kv_cache_permille,
+    )

@@ -14,13 +14,19 @@ from libs.events.subjects import inbox_prefix
 from libs.identity.member import join
 from libs.process import notify_ready, until_terminated
 from services.registry.admissions import Admissions
+from services.registry.catalogue import Catalogue, Retention
 from services.registry.config import Config
 from services.registry.directory import Directory
+from services.registry.drains import Drains
 from services.registry.leases import NodeLeases
+from services.registry.refusals import Refusals
 from services.registry.servicer import RegistryServicer, TenantServicer, registry_binding, tenants_binding
 from services.registry.sessions import Sessions
 from services.registry.store import make_store
 from services.registry.tenants import Tenants
+from services.registry.withdrawals import Withdrawals
+
+_DAY_SECONDS = 86_400
 
 
 async def serve(config: Config) -> None:
@@ -39,17 +45,33 @@ async def serve(config: Config) -> None:
         ) as link,
         open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
     ):
+        admissions = Admissions(publisher, lambda: member.policy.current.version)
+        refusals = Refusals(admissions)
         store = make_store(link, config.store_timeout_seconds)
         sessions = Sessions(store.sessions)
-        directory = Directory(store.providers)
-        leases = NodeLeases(store.providers, sessions, Admissions(publisher), config.lease_seconds)
+        directory = Directory(store.providers, member.trust_domain)
+        retention = Retention(config.session_days * _DAY_SECONDS, config.session_bytes)
+        catalogue = Catalogue(store.sessions, sessions, directory.sessions, retention)
+        leases = NodeLeases(store.providers, sessions, catalogue, admissions, config.lease_seconds)
+        drains = Drains(store.providers, member.trust_domain)
         bindings = [
-            registry_binding(RegistryServicer(directory, leases, sessions)),
+            registry_binding(RegistryServicer(directory, leases, drains, sessions, catalogue, member.policy)),
             tenants_binding(TenantServicer(Tenants(store.tenants, member.policy))),
         ]
-        async with member.serve(bindings) as serving, asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(directory.follow()), tasks.create_task(directory.end_expired())]
+        withdrawals = Withdrawals(directory, sessions, leases, admissions, member.policy, member.ca_spki)
+        async with (
+            refusals.kept(),
+            member.serve(bindings, [refusals.middleware]) as serving,
+            asyncio.TaskGroup() as tasks,
+        ):
+            upkeep = (
+                *(directory.follow(), directory.tidy(), directory.beat()),
+                *(catalogue.follow(), catalogue.tidy()),
+                withdrawals.keep(),
+            )
+            background = [tasks.create_task(work) for work in upkeep]
             await directory.synchronised.wait()
+            await catalogue.synchronised.wait()
             serving.ready()
             notify_ready()
             await until_terminated()

@@ -20,5 +20,9 @@ class Config:
     """How long a node is listed after its last heartbeat, seconds."""
     store_timeout_seconds: float = 3.0
     """How long one read or write of the key-value store may take, seconds."""
+    session_days: float = 30.0
+    """How long a session is kept after it ended, days. The ledger has it for ever."""
+    session_bytes: int = 1_073_741_824
+    """How many bytes of sessions are kept; beyond, the oldest that ended go first."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""

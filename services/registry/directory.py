@@ -1,26 +1,42 @@
 """It is responsible for the registry's view of all nodes: what the store holds now, and every change to it, in order.
 
-The view is fed by the store alone, never by this process's own writes, so any number of registries show the same.
+The view is fed by the store alone, never by this process's own writes, so any number of registries show the same, under
+the same numbers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
-import nats.errors
 import structlog
 
 from libs.errors import Code, MeshError
-from services.registry.providers import Provider, ProviderRecordMalformed, decode
+from services.registry.following import POLL_SECONDS, Entry, Quiet, Whole, entries, for_ever
+from services.registry.providers import Provider
 from services.registry.store import Bucket, StoreConflict, StoreUnavailable
+from services.registry.view import (
+    HISTORY_KEY,
+    Change,
+    EpochEnded,
+    History,
+    HistoryMalformed,
+    Position,
+    View,
+    decode_history,
+    drain_key,
+    lease_key,
+    state_digest,
+)
 
-_POLL_SECONDS = 1.0
+_BEAT_SECONDS = 10.0
 _MAX_BACKLOG = 1024
+_MAX_ENDED = 1000
+"""So many names of nodes that are gone are remembered, for watchers that resume; then the older half is swept away."""
 
 log = structlog.get_logger()
 
@@ -33,141 +49,188 @@ class WatcherTooSlow(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A provider that is new or changed, or (None) one that is gone, by its SPIFFE ID."""
+class Snapshot:
+    """All providers as of a position."""
 
-    spiffe_id: str
-    provider: Provider | None
-    sequence: int
+    providers: tuple[Provider, ...]
+    position: Position
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Listed:
-    """A provider, and the revision of the record that says so."""
+class Alive:
+    """The watch lives, and this is where it stands."""
 
-    provider: Provider
-    revision: int
+    position: Position
+    digest: bytes
+
+
+Event = Snapshot | Change | Alive
+News = asyncio.Queue[Event | None]
+"""What a watcher has not read yet; None ends it, because it reads too slowly."""
 
 
 class Directory:
     """All providers with a live lease."""
 
-    def __init__(self, bucket: Bucket, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, bucket: Bucket, trust_domain: str, clock: Callable[[], float] = time.time) -> None:
         self._bucket = bucket
+        self._trust_domain = trust_domain
         self._clock = clock
-        self._listed: dict[str, _Listed] = {}
-        self._sequence = 0
-        self._watchers: set[asyncio.Queue[Change | None]] = set()
+        self._view = View(trust_domain)
+        self._digested: tuple[Position, bytes] = (Position("", 0), b"")
+        self._watchers: set[News] = set()
         self.synchronised = asyncio.Event()
 
     def all(self) -> list[Provider]:
         """Providers with a live lease, in order of their SPIFFE ID."""
         now = self._clock() * 1000
-        live = (listed.provider for listed in self._listed.values() if listed.provider.lease_until_ms > now)
-        return sorted(live, key=lambda provider: provider.spiffe_id)
+        return [provider for provider in self._view.providers() if provider.lease_until_ms > now]
+
+    def providers(self) -> list[Provider]:
+        """All that the store holds, those whose lease has just run out too."""
+        return self._view.providers()
+
+    def sessions(self) -> set[str]:
+        """The sessions of all providers, of those whose lease has just run out too."""
+        return {provider.session_id for provider in self._view.providers()}
 
     @property
-    def sequence(self) -> int:
-        """Grows with every change, also when the store was lost and numbers its revisions from the start."""
-        return self._sequence
+    def position(self) -> Position:
+        return self._view.position
 
-    async def changes(self) -> AsyncGenerator[Change, None]:
-        """Yield every change from now on. Raises `WatcherTooSlow`."""
-        queue: asyncio.Queue[Change | None] = asyncio.Queue(_MAX_BACKLOG)
-        self._watchers.add(queue)
+    @contextmanager
+    def enlisted(self) -> Iterator[News]:
+        """Hear every event from now on, while the body runs."""
+        news: News = asyncio.Queue(_MAX_BACKLOG)
+        self._watchers.add(news)
         try:
-            while (change := await queue.get()) is not None:
-                yield change
-            raise WatcherTooSlow("watch again: this watcher fell too far behind")
+            yield news
         finally:
-            self._watchers.discard(queue)
+            self._watchers.discard(news)
+
+    def since(self, position: Position | None) -> list[Event]:
+        """Return what brings a watcher from a position to now: the changes since, or else the whole state."""
+        changes = None if position is None else self._view.since(position)
+        if changes is None:
+            return [self._snapshot()]
+        return [*changes] if changes else [self._alive()]
 
     async def follow(self) -> None:
         """Follow the store for ever; a broken watch or a reconnected broker starts from a whole reading."""
-        while True:
-            try:
-                await self._follow_once()
-            except (nats.errors.Error, StoreUnavailable, OSError) as error:
-                log.warning("the store's watch broke", detail=str(error))
-                await asyncio.sleep(_POLL_SECONDS)
+        await for_ever(self._follow_once)
 
-    async def end_expired(self) -> None:
-        """Delete leases that ran out, for ever."""
+    async def beat(self) -> None:
+        """Tell all watchers where they should stand, for ever, whether or not anything changes."""
         while True:
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(_BEAT_SECONDS)
+            self._tell(self._alive())
+
+    async def tidy(self) -> None:
+        """Delete leases that ran out, and marks of deletion when they are too many, for ever."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
             await self.delete_expired()
+            try:
+                await self.forget_ended()
+            except (StoreConflict, StoreUnavailable) as error:
+                log.warning("marks of deletion stay", reason=error.reason)
 
     async def delete_expired(self) -> None:
         """Delete the leases that have run out by now, unless one was renewed and this view does not know it yet."""
-        now = self._clock() * 1000
-        for spiffe_id, listed in list(self._listed.items()):
-            if listed.provider.lease_until_ms <= now:
-                try:
-                    await self._bucket.delete(key_of(spiffe_id), listed.revision)
-                except (StoreConflict, StoreUnavailable) as error:
-                    log.warning("a lease that ran out is still stored", node=spiffe_id, reason=error.reason)
+        for key, revision in self._view.expired(self._clock() * 1000):
+            try:
+                await self._bucket.delete(key, revision)
+            except (StoreConflict, StoreUnavailable) as error:
+                log.warning("a lease that ran out is still stored", key=key, reason=error.reason)
+
+    async def forget_ended(self, most: int = _MAX_ENDED) -> None:
+        """Sweep away the older half of the marks of deletion once there are more than `most`.
+
+        The floor is written first: from then on no registry resumes a watch that would need them.
+        """
+        ended = self._view.ended()
+        if len(ended) <= most:
+            return
+        swept = ended[: len(ended) - most // 2]
+        history = await self._bucket.get(HISTORY_KEY)
+        if history is None:
+            return
+        floor = History(self._view.position.epoch, swept[-1][1])
+        await self._bucket.put(HISTORY_KEY, floor.encode(), history.revision)
+        for instance, revision in swept:
+            for key in (lease_key(instance), drain_key(instance)):
+                await self._bucket.erase(key, revision)
 
     async def _follow_once(self) -> None:
-        connections = self._bucket.connections
-        watcher = await self._bucket.watch()
+        """Follow one watch until it is of no use any more."""
+        await self._begin_history()
+        fresh: View | None = View(self._trust_domain)
+        behind: Position | None = None
+        async with aclosing(entries(self._bucket)) as stored:
+            async for entry in stored:
+                match entry:
+                    case Entry() if fresh is not None:
+                        fresh.take(entry)
+                    case Entry():
+                        if (change := self._view.take(entry)) is not None:
+                            self._tell(change)
+                    case Whole() if fresh is not None:
+                        await self._adopt(fresh)
+                        fresh = None
+                    case Quiet(last):
+                        if behind == self.position:
+                            raise StoreUnavailable("the store's watch fell silent")
+                        behind = self.position if last != self.position.sequence else None
+
+    async def _begin_history(self) -> None:
+        """Name this life of the store, unless another registry did."""
+        stored = await self._bucket.get(HISTORY_KEY)
         try:
-            seen: set[str] = set()
-            while True:
-                if self._bucket.connections != connections:
-                    return
-                try:
-                    # Not `updates`, whose `wait_for` may lose a cancellation that comes together with an entry.
-                    async with asyncio.timeout(_POLL_SECONDS):
-                        entry: Any = await anext(watcher)
-                except TimeoutError:
-                    continue
-                if entry is None:  # The end of what was stored when the watch began.
-                    self._forget_except(seen)
-                    self.synchronised.set()
-                    continue
-                if (spiffe_id := self._apply(entry.key, entry.value, entry.operation, entry.revision or 0)) is not None:
-                    seen.add(spiffe_id)
-        finally:
-            # On a connection that is gone there is nothing to stop, and no reason to forget why this ends.
-            with suppress(nats.errors.Error):
-                await watcher.stop()  # type: ignore[no-untyped-call]
+            if stored is not None:
+                decode_history(stored.value)
+                return
+        except HistoryMalformed as error:
+            log.error("the store's history is begun anew", detail=str(error))
+        await self._write_history(0 if stored is None else stored.revision)
 
-    def _apply(self, key: str, value: bytes | None, operation: str | None, revision: int) -> str | None:
-        """Take one entry; return the SPIFFE ID that it is about when it is a live one."""
-        if operation is not None or not value:
-            gone = next((name for name in self._listed if key_of(name) == key), None)
-            if gone is not None:
-                self._end(gone)
-            return None
-        try:
-            provider = decode(value)
-        except ProviderRecordMalformed as error:
-            log.error("a stored provider is passed over", key=key, detail=str(error))
-            return None
-        self._listed[provider.spiffe_id] = _Listed(provider, revision)
-        self._tell(provider.spiffe_id, provider)
-        return provider.spiffe_id
+    async def _write_history(self, revision: int) -> None:
+        with suppress(StoreConflict):  # Then another registry has just done it.
+            await self._bucket.put(HISTORY_KEY, History(secrets.token_hex(16)).encode(), revision)
 
-    def _forget_except(self, seen: set[str]) -> None:
-        for spiffe_id in set(self._listed) - seen:
-            self._end(spiffe_id)
+    async def _adopt(self, fresh: View) -> None:
+        """Take a whole reading for the view, and tell watchers what is new in it."""
+        if not fresh.position.epoch:
+            raise HistoryMalformed("the store names no life of its own")
+        before = self._view.position
+        if fresh.position.epoch == before.epoch and fresh.position.sequence < before.sequence:
+            # Revisions are about to be given out a second time: nobody may take them for those that he knows.
+            log.error("the store went back", revision=fresh.position.sequence, known=before.sequence)
+            stored = await self._bucket.get(HISTORY_KEY)
+            await self._write_history(0 if stored is None else stored.revision)
+            raise EpochEnded("the store went back to an earlier state")
+        missed = fresh.since(before)
+        self._view = fresh
+        self.synchronised.set()
+        for event in [self._snapshot()] if missed is None else missed:
+            self._tell(event)
 
-    def _end(self, spiffe_id: str) -> None:
-        del self._listed[spiffe_id]
-        self._tell(spiffe_id, None)
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(tuple(self._view.providers()), self.position, self._digest())
 
-    def _tell(self, spiffe_id: str, provider: Provider | None) -> None:
-        self._sequence += 1
-        change = Change(spiffe_id, provider, self._sequence)
-        for queue in list(self._watchers):
-            if queue.full():
-                self._watchers.discard(queue)
-                queue.get_nowait()
-                queue.put_nowait(None)
+    def _alive(self) -> Alive:
+        return Alive(self.position, self._digest())
+
+    def _digest(self) -> bytes:
+        if self._digested[0] != self.position:
+            self._digested = (self.position, state_digest(self._view.providers()))
+        return self._digested[1]
+
+    def _tell(self, event: Event) -> None:
+        for news in list(self._watchers):
+            if news.full():
+                self._watchers.discard(news)
+                news.get_nowait()
+                news.put_nowait(None)
             else:
-                queue.put_nowait(change)
-
-
-def key_of(spiffe_id: str) -> str:
-    """The store's key for a node: its instance name, which is unique within the role."""
-    return "node." + spiffe_id.rpartition("/")[2]
+                news.put_nowait(event)

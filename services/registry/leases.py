@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -13,10 +14,11 @@ import structlog
 from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from services.registry.admissions import Admissions
-from services.registry.directory import key_of
-from services.registry.providers import Load, Provider, decode
+from services.registry.claims import claimed_engine, claimed_models, claimed_region
+from services.registry.providers import Load, Provider, ProviderRecordMalformed, decode
 from services.registry.sessions import Sessions, draft_session
 from services.registry.store import Bucket, StoreConflict
+from services.registry.view import lease_key
 
 _ENDPOINT = re.compile(r"([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -63,23 +65,28 @@ class NodeLeases:
         self,
         bucket: Bucket,
         sessions: Sessions,
+        kept: Container[str],
         admissions: Admissions,
         lease_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`kept` knows most of the ids of sessions that are kept, and no other."""
         self._bucket = bucket
         self._sessions = sessions
+        self._kept = kept
         self._admissions = admissions
         self._lease_seconds = lease_seconds
         self._clock = clock
 
     async def register(self, node: Lease, offer: Offer) -> Provider:
-        """List a node. Raises `EndpointMalformed`, `ModelNotClaimed` and the store's refusals."""
+        """List a node. Raises `EndpointMalformed`, `ModelNotClaimed`, `ClaimMalformed` and the store's refusals."""
         endpoint = _ENDPOINT.fullmatch(offer.endpoint)
         if endpoint is None or int(endpoint[2]) > _MAX_PORT or not _is_host(endpoint[1]):
             raise EndpointMalformed("the endpoint must be host:port")
-        if sorted(offer.models) != _claimed_models(node):
+        models = claimed_models(node)
+        if tuple(sorted(offer.models)) != models:
             raise ModelNotClaimed("the models offered must be those in the evidence claims")
+        engine, region = claimed_engine(node), claimed_region(node)
         session = await self._sessions.of(node)
         if session is None:
             session = draft_session(node, offer.endpoint)
@@ -89,14 +96,16 @@ class NodeLeases:
         provider = Provider(
             spiffe_id=node.certificate.spiffe_id,
             endpoint=offer.endpoint,
-            models=tuple(sorted(offer.models)),
+            models=models,
             evidence_digest=node.evidence.digest.hex(),
             spki_sha256=node.certificate.spki_sha256.hex(),
             session_id=session.session_id,
             lease_until_ms=self._lease_until_ms(node),
             load=offer.load,
+            engine=engine,
+            region=region,
         )
-        key = key_of(provider.spiffe_id)
+        key = lease_key(provider.spiffe_id)
         for _ in range(_ATTEMPTS):
             stored = await self._bucket.get(key)
             try:
@@ -111,23 +120,49 @@ class NodeLeases:
 
     async def renew(self, node: Lease, load: Load, draining: bool) -> Provider:
         """Extend a node's lease. Raises `LeaseUnknown` when this very key has none, and the store's refusals."""
-        key = key_of(node.certificate.spiffe_id)
-        stored = await self._bucket.get(key)
-        if stored is None:
-            raise LeaseUnknown("no lease under this name: register")
-        provider = decode(stored.value)
-        if provider.spki_sha256 != node.certificate.spki_sha256.hex():
-            raise LeaseUnknown("the lease under this name is another key's: register")
+        provider, revision = await self._of(node)
+        if provider.session_id not in self._kept and not await self._sessions.has(provider.session_id):
+            raise LeaseUnknown("the session of this lease is lost: register")
         renewed = replace(provider, lease_until_ms=self._lease_until_ms(node), load=load, draining=draining)
-        await self._bucket.put(key, renewed.encode(), stored.revision)
+        await self._bucket.put(lease_key(provider.spiffe_id), renewed.encode(), revision)
         return renewed
+
+    async def drain(self, node: Lease) -> None:
+        """List a node as draining, until it says otherwise when it renews. Raises what `renew` raises."""
+        provider, revision = await self._of(node)
+        if not provider.draining:
+            await self._bucket.put(lease_key(provider.spiffe_id), replace(provider, draining=True).encode(), revision)
 
     async def end(self, node: Lease) -> None:
         """End a node's lease, if this very key has one."""
-        key = key_of(node.certificate.spiffe_id)
-        stored = await self._bucket.get(key)
-        if stored is not None and decode(stored.value).spki_sha256 == node.certificate.spki_sha256.hex():
-            await self._bucket.delete(key, stored.revision)
+        with suppress(LeaseUnknown):
+            provider, revision = await self._of(node)
+            await self._bucket.delete(lease_key(provider.spiffe_id), revision)
+
+    async def withdraw(self, provider: Provider) -> bool:
+        """Delete what is stored under a name, if it is still about this key; say whether it was.
+
+        Raises the store's refusals.
+        """
+        key = lease_key(provider.spiffe_id)
+        for _ in range(_ATTEMPTS):
+            stored = await self._bucket.get(key)
+            listed = None if stored is None else _read(stored.value)
+            if stored is None or listed is None or listed.spki_sha256 != provider.spki_sha256:
+                return False
+            with suppress(StoreConflict):  # Then it has renewed meanwhile.
+                await self._bucket.delete(key, stored.revision)
+                return True
+        raise StoreConflict(f"{key} keeps changing")
+
+    async def _of(self, node: Lease) -> tuple[Provider, int]:
+        stored = await self._bucket.get(lease_key(node.certificate.spiffe_id))
+        if stored is None:
+            raise LeaseUnknown("no lease under this name: register")
+        provider = _read(stored.value)
+        if provider is None or not _is_of(provider, node):
+            raise LeaseUnknown("the lease under this name is another key's: register")
+        return provider, stored.revision
 
     def _lease_until_ms(self, node: Lease) -> int:
         return int(min(self._clock() + self._lease_seconds, node.until) * 1000)
@@ -145,7 +180,14 @@ def _is_host(host: str) -> bool:
     return host.startswith("[") or all(_LABEL.fullmatch(label) for label in host.split("."))
 
 
-def _claimed_models(node: Lease) -> list[tuple[str, str]]:
-    """The models in the evidence claims; the appraisal has checked their shape and that policy allows them."""
-    models = node.appraisal.workload_claims.get("models", [])
-    return sorted((model["id"], model["weights_sha256"]) for model in models)
+def _read(record: bytes) -> Provider | None:
+    """What no registry of this version wrote is no lease: the node registers, which replaces it."""
+    try:
+        return decode(record)
+    except ProviderRecordMalformed as error:
+        log.error("a stored provider is passed over", detail=str(error))
+        return None
+
+
+def _is_of(provider: Provider, node: Lease) -> bool:
+    return provider.spki_sha256 == node.certificate.spki_sha256.hex()

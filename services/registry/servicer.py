@@ -10,20 +10,30 @@ from teemesh.registry.v1 import registry_pb2_grpc as pb_grpc
 from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
 from libs.errors import Code, MeshError
+from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import caller_lease
 from libs.rpc.calls import Context
-from libs.rpc.policies import MethodRule, ServiceBinding
-from services.registry.directory import Change, Directory
+from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding, current_caller
+from services.registry.catalogue import Catalogue
+from services.registry.directory import Alive, Directory, Event, Snapshot
+from services.registry.drains import Drains
 from services.registry.leases import NodeLeases, Offer
-from services.registry.providers import Load, Provider
+from services.registry.listing import page_of_providers, page_of_sessions
+from services.registry.providers import MAX_PERMILLE, Load, Provider, State
 from services.registry.sessions import Sessions
+from services.registry.summaries import Summary
 from services.registry.tenants import Tenants
-from services.registry.watch import Alive, Snapshot, watch
+from services.registry.view import Change, Position
+from services.registry.watch import watch
 
-_DEFAULT_PAGE = 100
-_MAX_PAGE = 1000
 _NODES = frozenset({"node"})
 _READERS = frozenset({"router", "operator", "auditor", "attestation"})
+_OPERATOR = "operator"
+_STATES = {
+    State.ACTIVE: pb.PROVIDER_STATE_ACTIVE,
+    State.DRAINING: pb.PROVIDER_STATE_DRAINING,
+    State.DRAINED: pb.PROVIDER_STATE_DRAINED,
+}
 
 
 class SessionUnknown(MeshError):
@@ -33,20 +43,31 @@ class SessionUnknown(MeshError):
     reason = "SESSION_UNKNOWN"
 
 
-class PageTokenMalformed(MeshError):
-    """Not a page token of this service."""
+class NotYourNode(MeshError):
+    """A node may drain itself only."""
 
-    code = Code.INVALID_ARGUMENT
-    reason = "PAGE_TOKEN_MALFORMED"
+    code = Code.PERMISSION_DENIED
+    reason = "NOT_YOUR_NODE"
 
 
 class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
     """See `registry.proto`."""
 
-    def __init__(self, directory: Directory, leases: NodeLeases, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        leases: NodeLeases,
+        drains: Drains,
+        sessions: Sessions,
+        catalogue: Catalogue,
+        policy: PolicyKeeper,
+    ) -> None:
         self._directory = directory
         self._leases = leases
+        self._drains = drains
         self._sessions = sessions
+        self._catalogue = catalogue
+        self._policy = policy
 
     async def Register(  # noqa: N802
         self, request: pb.RegisterRequest, context: Context
@@ -71,41 +92,46 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         await self._leases.end(caller_lease())
         return pb.DeregisterResponse()
 
+    async def Drain(  # noqa: N802
+        self, request: pb.DrainRequest, context: Context
+    ) -> pb.DrainResponse:
+        caller = current_caller()
+        if caller.role == _OPERATOR:
+            await self._drains.begin(request.spiffe_id, caller.spiffe_id, request.reason)
+        elif request.spiffe_id in ("", caller.spiffe_id):
+            await self._leases.drain(caller_lease())
+        else:
+            raise NotYourNode("a node may drain itself only")
+        return pb.DrainResponse()
+
+    async def Resume(  # noqa: N802
+        self, request: pb.ResumeRequest, context: Context
+    ) -> pb.ResumeResponse:
+        await self._drains.end(request.spiffe_id, current_caller().spiffe_id)
+        return pb.ResumeResponse()
+
     async def ListProviders(  # noqa: N802
         self,
         request: pb.ListProvidersRequest,
         context: Context,
     ) -> pb.ListProvidersResponse:
-        size = request.page_size or _DEFAULT_PAGE
-        if size > _MAX_PAGE or (request.page_token and not request.page_token.startswith("spiffe://")):
-            raise PageTokenMalformed(f"pages hold at most {_MAX_PAGE} providers; tokens come from earlier pages")
-        found = [
+        found = (
             provider
             for provider in self._directory.all()
-            if provider.spiffe_id > request.page_token
-            and (not request.model or any(model == request.model for model, _ in provider.models))
-        ]
-        page = found[:size]
-        return pb.ListProvidersResponse(
-            providers=[_wire(provider) for provider in page],
-            next_page_token=page[-1].spiffe_id if len(found) > size else "",
+            if (not request.model or provider.serves(request.model))
+            and (not request.state or _STATES[provider.state] == request.state)
+            and (not request.region or provider.region == request.region)
         )
+        page, following = page_of_providers(found, request.page_token, request.page_size)
+        return pb.ListProvidersResponse(providers=[_wire(provider) for provider in page], next_page_token=following)
 
     async def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: Context
     ) -> AsyncIterator[pb.WatchResponse]:
-        async with aclosing(watch(self._directory)) as events:
+        known = Position(request.epoch, request.sequence) if request.epoch else None
+        async with aclosing(watch(self._directory, known)) as events:
             async for event in events:
-                match event:
-                    case Snapshot(providers, sequence):
-                        snapshot = pb.Snapshot(providers=[_wire(provider) for provider in providers])
-                        yield pb.WatchResponse(snapshot=snapshot, sequence=sequence)
-                    case Change(spiffe_id, None, sequence):
-                        yield pb.WatchResponse(ended=spiffe_id, sequence=sequence)
-                    case Change(_, Provider() as provider, sequence):
-                        yield pb.WatchResponse(changed=_wire(provider), sequence=sequence)
-                    case Alive(sequence):
-                        yield pb.WatchResponse(heartbeat=pb.Heartbeat(), sequence=sequence)
+                yield _told(event)
 
     async def GetSession(  # noqa: N802
         self,
@@ -116,6 +142,32 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         if document is None:
             raise SessionUnknown("no session of that id")
         return pb.GetSessionResponse(document=document)
+
+    async def ListSessions(  # noqa: N802
+        self,
+        request: pb.ListSessionsRequest,
+        context: Context,
+    ) -> pb.ListSessionsResponse:
+        current = {provider.session_id for provider in self._directory.all()}
+        found = (
+            summary
+            for summary in self._catalogue.all()
+            if request.spiffe_id in ("", summary.spiffe_id)
+            and (not request.model or request.model in summary.models)
+            and (not request.current or summary.session_id in current)
+        )
+        page, following = page_of_sessions(found, request.page_token, request.page_size)
+        return pb.ListSessionsResponse(
+            sessions=[_wire_summary(summary, summary.session_id in current) for summary in page],
+            next_page_token=following,
+        )
+
+    async def GetPolicy(  # noqa: N802
+        self,
+        request: pb.GetPolicyRequest,
+        context: Context,
+    ) -> pb.GetPolicyResponse:
+        return pb.GetPolicyResponse(signed_policy=self._policy.signed(request.version))
 
 
 class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
@@ -149,9 +201,13 @@ def registry_binding(servicer: RegistryServicer) -> ServiceBinding:
             f"/{name}/Register": MethodRule(roles=_NODES),
             f"/{name}/Renew": MethodRule(roles=_NODES),
             f"/{name}/Deregister": MethodRule(roles=_NODES),
+            f"/{name}/Drain": MethodRule(roles=_NODES | {_OPERATOR}),
+            f"/{name}/Resume": MethodRule(roles=frozenset({_OPERATOR})),
             f"/{name}/ListProviders": MethodRule(roles=_READERS),
             f"/{name}/Watch": MethodRule(roles=_READERS, long_lived=True),
             f"/{name}/GetSession": MethodRule(roles=_READERS),
+            f"/{name}/ListSessions": MethodRule(roles=_READERS),
+            f"/{name}/GetPolicy": MethodRule(roles=ANY_ROLE),
         },
     )
 
@@ -169,10 +225,33 @@ def tenants_binding(servicer: TenantServicer) -> ServiceBinding:
 
 
 def _load(load: pb.Load) -> Load:
-    return Load(running=load.running_requests, waiting=load.waiting_requests, capacity=load.capacity)
+    """What an engine says of its cache beyond the whole of it is not known, rather than refused."""
+    says = load.HasField("kv_cache_permille") and load.kv_cache_permille <= MAX_PERMILLE
+    return Load(
+        running=load.running_requests,
+        waiting=load.waiting_requests,
+        capacity=load.capacity,
+        kv_cache_permille=load.kv_cache_permille if says else None,
+    )
+
+
+def _told(event: Event) -> pb.WatchResponse:
+    told = pb.WatchResponse(sequence=event.position.sequence, epoch=event.position.epoch)
+    match event:
+        case Snapshot(providers, _, digest):
+            told.snapshot.providers.extend(_wire(provider) for provider in providers)
+            told.snapshot.state_digest = digest
+        case Change(spiffe_id, None, _):
+            told.ended = spiffe_id
+        case Change(_, Provider() as provider, _):
+            told.changed.CopyFrom(_wire(provider))
+        case Alive(_, digest):
+            told.heartbeat.state_digest = digest
+    return told
 
 
 def _wire(provider: Provider) -> pb.Provider:
+    drain = provider.drain
     return pb.Provider(
         spiffe_id=provider.spiffe_id,
         endpoint=provider.endpoint,
@@ -185,6 +264,24 @@ def _wire(provider: Provider) -> pb.Provider:
             running_requests=provider.load.running,
             waiting_requests=provider.load.waiting,
             capacity=provider.load.capacity,
+            kv_cache_permille=provider.load.kv_cache_permille,
         ),
-        draining=provider.draining,
+        draining=provider.state is not State.ACTIVE,
+        state=_STATES[provider.state],
+        drained_by="" if drain is None else drain.by,
+        drain_reason="" if drain is None else drain.reason,
+        engine=pb.Engine(name=provider.engine.name, arguments_sha256=bytes.fromhex(provider.engine.arguments_sha256)),
+        region=provider.region,
+    )
+
+
+def _wire_summary(summary: Summary, current: bool) -> pb.SessionSummary:
+    return pb.SessionSummary(
+        session_id=bytes.fromhex(summary.session_id),
+        spiffe_id=summary.spiffe_id,
+        spki_sha256=bytes.fromhex(summary.spki_sha256),
+        models=summary.models,
+        established_ms=summary.established_at * 1000,
+        expires_ms=summary.expires_at * 1000,
+        current=current,
     )

@@ -1,20 +1,36 @@
 """It is responsible for attested sessions: one immutable document per node key, the same for every router.
 
 The document is a function of the node's evidence and its appraisal, so each router that appraised the node itself can
-compare what it says, and anyone with the document can repeat the appraisal.
+compare what it says, and anyone with the document can repeat the appraisal. Its digest is its name, and is computed
+again whenever it is read: what somebody changed in the store is not given out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 
+import structlog
+
 from libs.aci.session import TlsBinding, session_document, session_id
+from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from services.registry.store import Bucket, StoreConflict, Versioned
+from services.registry.summaries import Summary, summarise
 
+SUMMARY_PREFIX = "about."
+log = structlog.get_logger()
 VERIFIER_ID = "teemesh/appraisal/v1"
-_ID_CHARACTERS = 64
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class SessionDamaged(MeshError):
+    """What the store holds under a session's id is another document: somebody changed it."""
+
+    code = Code.DATA_LOSS
+    reason = "SESSION_DAMAGED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +57,7 @@ class Sessions:
         The first registry to seal one for a key decides its bytes; all others return the same. Raises
         `StoreUnavailable`.
         """
-        with suppress(StoreConflict):  # The id is the content's digest: what is there already is this very document.
-            await self._bucket.put(f"session.{session.session_id}", session.document, 0)
+        await self._keep(session, summarise(session.session_id, session.document, node))
         key, value = _key_of(node), session.session_id.encode("ascii")
         while True:
             index = await self._bucket.get(key)
@@ -55,21 +70,60 @@ class Sessions:
         if index is None:
             return None
         identifier = index.value.decode("ascii", errors="replace")
-        document = await self.get(identifier)
+        try:
+            document = await self.get(identifier)
+        except SessionDamaged as error:
+            log.error("a session is sealed anew", session=identifier, reason=error.reason)
+            return None
         return None if document is None else SealedSession(identifier, document)
 
+    async def _keep(self, session: SealedSession, summary: Summary) -> None:
+        """Store a document, after what lets it be listed and let go: what stays of a crash in between is small."""
+        with suppress(StoreConflict):  # Both are functions of what the id names: they are there already.
+            await self._bucket.put(SUMMARY_PREFIX + session.session_id, summary.encode(), 0)
+        key = _document_key(session.session_id)
+        stored = await self._bucket.get(key)
+        if stored is None or stored.value != session.document:
+            with suppress(StoreConflict):
+                await self._bucket.put(key, session.document, 0 if stored is None else stored.revision)
+
     async def get(self, identifier: str) -> bytes | None:
-        """Return a session's document. Raises `StoreUnavailable`."""
-        if len(identifier) != _ID_CHARACTERS:
+        """Return a session's document, or None if there is none. Raises `SessionDamaged`, `StoreUnavailable`."""
+        if not _ID.fullmatch(identifier):
             return None
-        stored = await self._bucket.get(f"session.{identifier}")
-        return None if stored is None else stored.value
+        stored = await self._bucket.get(_document_key(identifier))
+        if stored is None:
+            return None
+        if hashlib.sha256(stored.value).hexdigest() != identifier:
+            raise SessionDamaged("the stored session is not the document that its id names")
+        return stored.value
+
+    async def has(self, identifier: str) -> bool:
+        """Say whether a session is kept, undamaged or not. Raises `StoreUnavailable`."""
+        return await self._bucket.get(_document_key(identifier)) is not None
+
+    async def forget(self, summary: Summary) -> None:
+        """Remove a session, its summary last: what is left of a crash in between is removed the next time.
+
+        Raises `StoreUnavailable`.
+        """
+        key = f"key.{summary.spki_sha256}"
+        index = await self._bucket.get(key)
+        if index is not None and index.value == summary.session_id.encode():
+            await self._bucket.erase(key, index.revision)
+        for key in (_document_key(summary.session_id), SUMMARY_PREFIX + summary.session_id):
+            if (stored := await self._bucket.get(key)) is not None:
+                await self._bucket.erase(key, stored.revision)
 
 
 def draft_session(node: Lease, endpoint: str) -> SealedSession:
     """Say of a node's key, at an endpoint, what its appraisal found."""
     document = _document(node, endpoint)
     return SealedSession(session_id(document), document)
+
+
+def _document_key(identifier: str) -> str:
+    return f"session.{identifier}"
 
 
 def _key_of(node: Lease) -> str:

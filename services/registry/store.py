@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import nats.errors
 import nats.js.errors
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, StorageType
+from nats.js.errors import NoStreamResponseError, NotFoundError
 from nats.js.kv import KeyValue
 
 from libs.errors import Code, MeshError
@@ -46,6 +48,14 @@ class Versioned:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """Which bucket of this name it is, and the last revision in it."""
+
+    created: datetime | None
+    last: int
+
+
 class Bucket:
     """One bucket, opened anew on each connection to the broker and made when it is missing."""
 
@@ -60,14 +70,20 @@ class Bucket:
         """How often a connection was made: a watch begun on an earlier one is dead."""
         return self._link.connections
 
-    async def watch(self) -> KeyValue.KeyWatcher:
-        """Watch every key: what is stored, then None, then changes. Raises `StoreUnavailable`."""
-        with _mapped():
-            return await (await self._kv()).watchall()
+    async def watch(self, keys: str = ">") -> KeyValue.KeyWatcher:
+        """Watch keys, all unless told: what is stored, then None, then changes. Raises `StoreUnavailable`."""
+        with self._mapped():
+            return await (await self._kv()).watch(keys)
+
+    async def incarnation(self) -> Incarnation:
+        """Say which bucket this is now. Raises `StoreUnavailable`."""
+        with self._mapped():
+            info = (await (await self._kv()).status()).stream_info
+            return Incarnation(info.created, info.state.last_seq)
 
     async def get(self, key: str) -> Versioned | None:
         """Raises `StoreUnavailable`."""
-        with _mapped():
+        with self._mapped():
             try:
                 entry = await (await self._kv()).get(key)
             except nats.js.errors.KeyNotFoundError:
@@ -76,7 +92,7 @@ class Bucket:
 
     async def put(self, key: str, value: bytes, revision: int) -> None:
         """Replace revision `revision`; 0 means that there must be none. Raises `StoreConflict`, `StoreUnavailable`."""
-        with _mapped():
+        with self._mapped():
             kv = await self._kv()
             try:
                 await (kv.create(key, value) if revision == 0 else kv.update(key, value, last=revision))
@@ -85,7 +101,7 @@ class Bucket:
 
     async def delete(self, key: str, revision: int) -> None:
         """Delete revision `revision`, not a later one. Raises `StoreConflict`, `StoreUnavailable`."""
-        with _mapped():
+        with self._mapped():
             kv = await self._kv()
             try:
                 await kv.delete(key, last=revision)
@@ -93,6 +109,24 @@ class Bucket:
                 if error.err_code not in _WRONG_LAST_SEQUENCE:
                     raise
                 raise StoreConflict(f"{key} was changed meanwhile") from error
+
+    async def erase(self, key: str, revision: int) -> None:
+        """Remove what a key had up to a revision, without a mark: no watcher hears of it. Raises `StoreUnavailable`."""
+        with self._mapped():
+            jetstream = await self._link.jetstream(self._timeout_seconds)
+            await jetstream.purge_stream(f"KV_{self._name}", seq=revision + 1, subject=f"$KV.{self._name}.{key}")
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Raise `StoreUnavailable` for whatever fails below; a bucket that is gone is made again by the next use."""
+        try:
+            yield
+        except (nats.errors.Error, OSError, BrokerUnavailable) as error:
+            if isinstance(error, nats.errors.NoRespondersError | NoStreamResponseError | NotFoundError):
+                self._opened = None
+            raise StoreUnavailable(
+                f"the key-value store does not answer: {str(error) or type(error).__name__}"
+            ) from error
 
     async def _kv(self) -> KeyValue:
         connections = self._link.connections
@@ -127,11 +161,3 @@ async def _open(jetstream: JetStreamContext, name: str) -> KeyValue:
         return await jetstream.create_key_value(
             KeyValueConfig(bucket=name, history=1, max_value_size=_MAX_VALUE_BYTES, storage=StorageType.FILE)
         )
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except (nats.errors.Error, OSError, BrokerUnavailable) as error:
-        raise StoreUnavailable(f"the key-value store does not answer: {str(error) or type(error).__name__}") from error

@@ -1,49 +1,23 @@
-"""It is responsible for a watch: a snapshot, then every change after it, and a sign of life when nothing changes."""
+"""It is responsible for a watch: the whole state or what was missed of it, and then every change, without a gap."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 
-from services.registry.directory import Change, Directory
-from services.registry.providers import Provider
-
-HEARTBEAT_SECONDS = 10.0
+from services.registry.directory import Directory, Event, WatcherTooSlow
+from services.registry.view import Position
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All providers as of a sequence number."""
+async def watch(directory: Directory, known: Position | None = None) -> AsyncGenerator[Event, None]:
+    """Yield what brings a watcher from what it knows to now, and then what follows. Raises `WatcherTooSlow`.
 
-    providers: tuple[Provider, ...]
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Alive:
-    """Nothing has changed since this sequence number."""
-
-    sequence: int
-
-
-async def watch(directory: Directory) -> AsyncGenerator[Snapshot | Change | Alive, None]:
-    """Yield a snapshot and then what follows it. Raises `WatcherTooSlow`."""
+    A position that this registry has not reached yet, or the store does not remember, is answered by a snapshot.
+    """
     await directory.synchronised.wait()
-    changes = directory.changes()
-    following = asyncio.ensure_future(anext(changes))
-    # The watcher is enlisted on the first step of `changes`; only then may the snapshot be taken.
-    await asyncio.sleep(0)
-    try:
-        yield Snapshot(tuple(directory.all()), directory.sequence)
-        while True:
-            done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS)
-            if done:
-                yield following.result()
-                following = asyncio.ensure_future(anext(changes))
-            else:
-                yield Alive(directory.sequence)
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        await changes.aclose()
+    with directory.enlisted() as news:
+        # Nothing is awaited between the two: what happens from here on is in the news.
+        for event in directory.since(known):
+            yield event
+        while (event_or_end := await news.get()) is not None:
+            yield event_or_end
+    raise WatcherTooSlow("watch again: this watcher fell too far behind")

@@ -49,9 +49,9 @@ async def serve(config: Config) -> None:
         "receipt_key": workload.receipt_key.public_key().public_bytes_raw().hex(),
     }
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
-    async with join(settings, "router", claims, collateral=collateral) as member:
+    async with join(settings, "router", claims, collateral=collateral, registry=config.registry) as member:
         ledger = member.peer("ledger", config.ledger)
-        registry = member.peer("registry", config.registry)
+        registry = member.any_peer("registry", config.registry)
         vaults = Vaults(member, ledger, receiver)
         async with (
             open_publisher(member, config.events, ledger, log_key=log_key, open_vault=vaults.key) as publisher,

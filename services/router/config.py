@@ -16,8 +16,8 @@ class Config:
 
     member: MemberSettings
     events: EventSettings
-    registry: str
-    """host:port of the registry's mesh listener."""
+    registry: tuple[str, ...]
+    """host:port of the mesh listener of each instance of the registry, in order of preference."""
     ledger: str
     """host:port of the ledger's mesh listener."""
     https_listen: str
@@ -42,3 +42,7 @@ class Config:
     """Keys and authorities for foreign providers, by their names in policy."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""
+
+    def __post_init__(self) -> None:
+        if not self.registry:
+            raise ValueError("registry must name at least one instance")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
-from libs.identity.peers import Peer
+from libs.identity.any_peer import Channels
 from libs.rpc.errors import remote_errors
 
 _CALL_SECONDS = 3.0
@@ -13,7 +13,7 @@ _CALL_SECONDS = 3.0
 class TenantDirectory:
     """The registry's TenantService."""
 
-    def __init__(self, registry: Peer) -> None:
+    def __init__(self, registry: Channels) -> None:
         self._registry = registry
 
     async def find(self, api_key_sha256: bytes) -> bytes:

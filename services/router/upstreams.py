@@ -20,6 +20,7 @@ from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs.aci.session import Session, verify_session
 from libs.errors import Code, MeshError
+from libs.identity.any_peer import Channels
 from libs.identity.lease import Lease
 from libs.identity.link import Link
 from libs.identity.member import Member
@@ -87,7 +88,7 @@ class _Known:
 class Upstreams:
     """All nodes that the registry lists, and which of them this router has verified."""
 
-    def __init__(self, member: Member, registry: Peer) -> None:
+    def __init__(self, member: Member, registry: Channels) -> None:
         self._member = member
         self._registry = registry
         self._known: dict[str, _Known] = {}

@@ -79,7 +79,7 @@ async def _one_more_router(mesh: RunningMesh, folder: Path) -> AsyncIterator[Pee
 async def _operator(mesh: RunningMesh) -> AsyncIterator[kms_pb2_grpc.KmsServiceStub]:
     described = mesh.mesh
     async with open_channel(
-        described["kms_grpc"],
+        described["kms_grpc"][0],
         root_pem=mesh.file("mesh_ca"),
         server_name=f"kms.{described['trust_domain']}",
         key_pem=mesh.file("operator_key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
 import time
@@ -533,9 +534,35 @@ def _edit_link(chain: Chain) -> Chain:
     return chain.relinked(receipt=link.receipt.replace('"model":"', '"model":"not-'))
 
 
+def _resealed(chain: Chain, change: Callable[[dict[str, Any]], object]) -> Chain:
+    """The same with another session of the router's, which the receipt cites."""
+    value = json.loads(chain.session)
+    change(value)
+    session = jcs.dumps(value)
+    return replace(
+        chain.with_events({UpstreamVerified: UpstreamVerified(True, THERE, session_id(session))}), session=session
+    )
+
+
+def _accepting_none(session: dict[str, Any]) -> None:
+    evidence = json.loads(base64.b64decode(session["evidence"]["data"].partition(",")[2]))
+    data = jcs.dumps({**evidence, "session_ids": []})
+    encoded = base64.b64encode(data).decode()
+    session["evidence"] = {"digest": digest(data), "data": f"data:application/json;base64,{encoded}"}
+
+
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
+        (
+            lambda chain: _resealed(chain, lambda session: session["channel_binding"][0].update(spki_sha256="00" * 32)),
+            "CHANNEL_NOT_EVIDENCED",
+        ),
+        (lambda chain: _resealed(chain, _accepting_none), "SESSION_NOT_CITED"),
+        (
+            lambda chain: _resealed(chain, lambda session: session["claims"].pop("tee_attested")),
+            "SESSION_CLAIMS_INSUFFICIENT",
+        ),
         (lambda chain: replace(chain, policy=replace(chain.policy, foreign_providers=())), "FOREIGN_NOT_LISTED"),
         (lambda chain: _stricter(chain, origin="https://elsewhere"), "FOREIGN_NOT_LISTED"),
         (lambda chain: _stricter(chain, measurements=frozenset()), "MEASUREMENT_NOT_ALLOWED"),
@@ -558,6 +585,9 @@ def _edit_link(chain: Chain) -> Chain:
         ),
     ],
     ids=[
+        "other channel",
+        "other sessions accepted",
+        "no TEE",
         "not listed",
         "elsewhere",
         "code",

@@ -45,7 +45,8 @@ async def test_a_certificate_for_an_operators_signature(
     mesh: JoinedMesh, kms: KmsCore, stub: pb_grpc.KmsBootstrapServiceStub
 ) -> None:
     key, operator = ec.generate_private_key(ec.SECP256R1()), mesh.operators[0]
-    open_challenge = await challenge(stub)
+    answer = await stub.CreateOperatorChallenge(pb.CreateOperatorChallengeRequest(), timeout=10)
+    open_challenge = Challenge.decode(answer.challenge)
     wanted = OperatorRequest("operator", "ada", make_csr(key), open_challenge.nonce)
     request = pb.IssueOperatorCertificateRequest(
         role=wanted.role,
@@ -55,9 +56,9 @@ async def test_a_certificate_for_an_operators_signature(
         operator_key=operator.public_key().public_bytes_raw(),
         signature=sign_operator_request(wanted, operator),
     )
-    answer = await stub.IssueOperatorCertificate(request, timeout=10)
-    assert parse(answer.certificate).role == "operator"
-    assert answer.ca_certificate == kms.ca.certificate
+    issued = await stub.IssueOperatorCertificate(request, timeout=10)
+    assert parse(issued.certificate).role == "operator"
+    assert issued.ca_certificate == kms.ca.certificate
     assert await refusal(stub.IssueOperatorCertificate(request, timeout=10)) == "CHALLENGE_NOT_OPEN"
     request.role = "auditor"
     assert await refusal(stub.IssueOperatorCertificate(request, timeout=10)) == "OPERATOR_SIGNATURE_INVALID"

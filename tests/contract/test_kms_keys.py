@@ -300,7 +300,7 @@ async def test_a_kms_that_has_not_read_the_log_serves_boot_class_keys_alone(
 async def test_refused_requests_use_no_room_and_one_rule_has_only_so_much(
     mesh: JoinedMesh, running: RunningKms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kms.access._MAX_UNDER_ONE_RULE", 2)
+    monkeypatch.setattr("services.kms.book._MAX_UNDER_ONE_RULE", 2)
     claims = {"hpke_key": ReceiverKey().public.hex(), "models": []}
     async with calling(mesh, running, "node", claims) as (stub, _), calling(mesh, running, "agent") as (agent, _):
         for number in range(3):
@@ -321,7 +321,7 @@ async def test_a_key_that_ended_while_the_ledger_was_waited_for_goes_to_nobody(
     async def slow(log: DecisionLog, kind: Kind, body: Any, **named: Any) -> None:
         await commit(log, kind, body, **named)
         if body["decision"] in ("released", "signed"):
-            running.keys.book.hear([Change(body["name"], None, 1, "kms", "order", 1, b"{}")], Place())
+            await running.keys.book.hear([Change(body["name"], None, 1, "kms", "order", 1, b"{}")], Place())
 
     monkeypatch.setattr(DecisionLog, "commit", slow)
     claims = {"hpke_key": ReceiverKey().public.hex()}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 from teemesh.kms.v1 import replication_pb2 as pb
 from teemesh.kms.v1 import replication_pb2_grpc as pb_grpc
 
@@ -23,7 +26,7 @@ from libs.policy.orders import JOIN_KMS, RETIRE_KEY, Order, SignedOrder, join_su
 from libs.tee.challenge import Challenge
 from services.kms.decisions import Decisions
 from services.kms.issuance import ISSUANCE
-from services.kms.joining import own_subject, receive_root
+from services.kms.joining import JoinSettings, await_root, own_subject, receive_root
 from services.kms.replication import PURPOSE, Replication, ReplicationServicer, join_info, replication_binding
 from services.kms.root import Root
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
@@ -52,6 +55,10 @@ class Newcomer:
     async def receive(self, order: SignedOrder) -> bytes:
         root = await receive_root(self.member, self.prover, self.receiver, self.running.target, order.document)
         return root.secret
+
+    def joins(self, target: str, order: Path) -> Awaitable[Root]:
+        """Ask a KMS until it gives the root, or refuses it for good."""
+        return await_root(self.member, self.prover, self.receiver, JoinSettings(target, self.running.bootstrap, order))
 
     async def stub(self) -> pb_grpc.KmsReplicationServiceStub:
         return pb_grpc.KmsReplicationServiceStub(await self.member.peer("kms", self.running.target).channel(10))
@@ -191,6 +198,20 @@ async def test_a_kms_proves_keys_that_it_showed_alone(mesh: JoinedMesh, running:
         assert await refusal((await second.stub()).BeginJoin(request, timeout=10)) == "KEY_NOT_HELD"
 
 
+async def test_a_kms_answers_no_challenge_whose_answer_would_count_elsewhere(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    shown = running.member.identity.current.certificate.spki_sha256
+    async with newcomer(mesh, running) as second:
+        for challenge in (
+            Challenge.unsigned(issuer=SECOND, purpose="kms-bootstrap", now=int(time.time())),
+            Challenge.unsigned(issuer=SECOND, purpose=ISSUANCE, now=int(time.time())),
+            running.core.challenges.issue(PURPOSE),
+        ):
+            request = pb.BeginJoinRequest(challenge=challenge.encode(), spki_sha256=shown)
+            assert await refusal((await second.stub()).BeginJoin(request, timeout=10)) == "JOIN_CHALLENGE_REFUSED"
+
+
 async def test_a_join_goes_on_over_a_connection_that_outlives_its_certificates(
     mesh: JoinedMesh, running: RunningKms
 ) -> None:
@@ -299,3 +320,135 @@ async def test_a_newcomer_takes_a_root_from_a_proven_kms_of_its_own_mesh_alone(
                 with pytest.raises(MeshError) as error:
                     await receive_root(second.member, second.prover, second.receiver, target, given.document)
             assert error.value.reason == reason
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("_LOOK_SECONDS", "_FIRST_PAUSE_SECONDS"):
+        monkeypatch.setattr(f"services.kms.joining.{pause}", 0.01)
+
+
+Meanwhile = Callable[[RunningKms, Newcomer], Awaitable[None]]
+
+
+async def the_giver_forgets_its_challenges(running: RunningKms, second: Newcomer) -> None:
+    running.core.challenges._open.clear()
+
+
+async def the_giver_forgets_its_leases(running: RunningKms, second: Newcomer) -> None:
+    running.member.leases._held.clear()
+
+
+async def nothing(running: RunningKms, second: Newcomer) -> None:
+    pass
+
+
+async def the_giver_renews_twice(running: RunningKms, second: Newcomer) -> None:
+    for _ in range(2):
+        await running.member.identity.obtain()
+
+
+def interrupted(running: RunningKms, second: Newcomer, before: Meanwhile, after: Meanwhile) -> Callable[..., None]:
+    """Something happens to the giver before or after it answers the first challenge of a join."""
+
+    def bend(bent: Replication) -> None:
+        honest = bent.begin
+
+        async def begin(challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
+            bent.begin = honest  # type: ignore[method-assign]
+            await before(running, second)
+            answer = await honest(challenge, shown_sha256)
+            await after(running, second)
+            return answer
+
+        bent.begin = begin  # type: ignore[method-assign]
+
+    return bend
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (nothing, the_giver_forgets_its_challenges, "CHALLENGE_NOT_OPEN"),
+        (nothing, the_giver_forgets_its_leases, "EVIDENCE_REQUIRED"),
+        (the_giver_renews_twice, nothing, "KEY_NOT_HELD"),
+    ],
+)
+async def test_a_newcomer_asks_anew_when_the_giver_has_changed_meanwhile(
+    mesh: JoinedMesh, running: RunningKms, tmp_path: Path, before: Meanwhile, after: Meanwhile, reason: str
+) -> None:
+    async with newcomer(mesh, running) as second:
+        path = tmp_path / "order.json"
+        path.write_bytes(order(mesh, own_subject(second.member)).document)
+        async with hostile(running, mesh, interrupted(running, second, before, after)) as target:
+            with capture_logs() as captured:
+                assert (await second.joins(target, path)).secret == mesh.root
+    again = [entry for entry in captured if entry["event"] == "no root yet: it is asked for again"]
+    assert [entry["reason"] for entry in again] == [reason]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_newcomer_waits_for_a_giver_that_does_not_know_the_log_s_end_yet(
+    mesh: JoinedMesh, running: RunningKms, tmp_path: Path
+) -> None:
+    async with newcomer(mesh, running) as second:
+        path = tmp_path / "order.json"
+        path.write_bytes(order(mesh, own_subject(second.member)).document)
+        running.currency_clock.now += 61
+        with capture_logs() as captured:
+            joining = asyncio.ensure_future(second.joins(running.target, path))
+            await until_logged(captured, "no root yet: it is asked for again")
+            running.currency.heard()
+            assert (await joining).secret == mesh.root
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_another_try_does_not_mend_ends_the_join_at_the_first(
+    mesh: JoinedMesh, running: RunningKms, tmp_path: Path
+) -> None:
+    path = tmp_path / "order.json"
+    async with newcomer(mesh, running) as second:
+        subject = own_subject(second.member)
+        for given, reason in (
+            (order(mesh, subject.replace("/kms/2", "/kms/3")), "ORDER_FOR_ANOTHER"),
+            (order(mesh, subject, not_after=1), "ORDER_EXPIRED"),
+            (order(mesh, subject, signers=(0,)), "ORDER_SIGNATURES_INSUFFICIENT"),
+        ):
+            path.write_bytes(given.document)
+            with capture_logs() as captured, pytest.raises(MeshError) as error:
+                await second.joins(running.target, path)
+            assert error.value.reason == reason
+            assert "no root yet: it is asked for again" not in [entry["event"] for entry in captured]
+
+        def other_role(bent: Replication) -> None:
+            bent._prover = Prover(running.member.guest, mesh.collateral, {"role": "router"})
+
+        path.write_bytes(order(mesh, subject).document)
+        async with hostile(running, mesh, other_role) as target:
+            with pytest.raises(MeshError) as error:
+                await second.joins(target, path)
+        assert error.value.reason == "ROLE_MISMATCH"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_order_counts_once_it_is_there_whole(mesh: JoinedMesh, running: RunningKms, tmp_path: Path) -> None:
+    path = tmp_path / "order.json"
+    async with newcomer(mesh, running) as second:
+        document = order(mesh, own_subject(second.member)).document
+        with capture_logs() as captured:
+            joining = asyncio.ensure_future(second.joins(running.target, path))
+            for half in (b"", document[: len(document) // 2], document[:-1]):
+                said = len(captured)
+                path.write_bytes(half)
+                await until_logged(captured, "the order cannot be used yet", after=said)
+            assert not joining.done()
+            path.write_bytes(document)
+            assert (await joining).secret == mesh.root
+    assert [body["decision"] for _, body in running.log.outbox if body.get("decision") == "refused"] == []
+
+
+async def until_logged(captured: list[EventDict], event: str, after: int = 0) -> None:
+    async with asyncio.timeout(10):
+        while event not in [entry["event"] for entry in captured[after:]]:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ from libs.policy.revocation import RevocationKind, parse_revocation
 from libs.policy.statement import Statement, verify_statement
 from libs.transparency.leaf import Kind
 from services.kms.decisions import Decisions
-from services.kms.issuance import ISSUANCE
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE
 from services.kms.revocation import Revocations
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.kms_callers import calling, operator
@@ -130,8 +130,8 @@ async def test_a_policy_that_the_log_told_of_first_is_in_force_and_no_error(
     second = mesh.successor(running.core.policy.current)
     keep = DecisionLog.enqueue
 
-    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any) -> None:
-        await keep(log, kind, body, vault=vault)
+    async def tell(log: DecisionLog, kind: Kind, body: Any, *, vault: Any, essential: bool) -> None:
+        await keep(log, kind, body, vault=vault, essential=essential)
         running.core.policy.accept(second)
 
     monkeypatch.setattr(DecisionLog, "enqueue", tell)
@@ -317,14 +317,6 @@ async def test_many_revocations_come_in_pages_that_miss_none(mesh: JoinedMesh, r
         assert sorted(await statements.revocations()) == sorted(made)
 
 
-async def test_a_kms_that_starts_again_records_what_it_knows(mesh: JoinedMesh, kms: KmsCore) -> None:
-    signed = mesh.revocation(RevocationKind.TENANT, "12" * 16)
-    kms.policy.accept_revocations([signed])
-    log = DecisionLog()
-    await Revocations(mesh.kms().policy, Decisions(log)).record_all()
-    assert log.outbox == [(Kind.REVOCATION, jcs.loads_object(signed))]
-
-
 async def stated(call: Any, running: RunningKms) -> Statement:
     response = await call.read()
     assert response.HasField("stated")
@@ -361,6 +353,16 @@ async def test_an_operator_whose_key_is_revoked_is_cut_off(mesh: JoinedMesh, run
         assert await refusal(publish(ada, mesh.seed)) == "KEY_REVOKED"
 
 
+async def test_a_revoked_name_cuts_off_all_who_bear_it(mesh: JoinedMesh, running: RunningKms) -> None:
+    async with operator(running) as ada, operator(running) as ada_with_another_key, asyncio.timeout(20):
+        call = ada.WatchStatements(pb.WatchStatementsRequest())
+        await stated(call, running)
+        name = f"spiffe://{TRUST_DOMAIN}/operator/ada"
+        running.core.policy.accept_revocations([mesh.revocation(RevocationKind.NODE, name)])
+        assert await refusal(call.read()) == "NODE_REVOKED"
+        assert await refusal(publish(ada_with_another_key, mesh.seed)) == "NODE_REVOKED"
+
+
 @pytest.mark.parametrize("kind", REASONS)
 async def test_whoever_is_revoked_gets_neither_key_nor_certificate(
     mesh: JoinedMesh, running: RunningKms, kind: RevocationKind
@@ -383,7 +385,7 @@ async def test_a_person_with_a_revoked_key_gets_no_certificate(mesh: JoinedMesh,
     key = ec.generate_private_key(ec.SECP256R1())
     revoked = sha256(spki_of(key.public_key())).hexdigest()
     kms.policy.accept_revocations([mesh.revocation(RevocationKind.KEY, revoked)])
-    nonce = kms.challenges.issue(ISSUANCE).nonce
+    nonce = kms.challenges.issue(OPERATOR_ISSUANCE).nonce
     request = OperatorRequest(role="operator", name="ada", csr=make_csr(key), nonce=nonce)
     signature = sign_operator_request(request, mesh.operators[0])
     with pytest.raises(MeshError) as error:

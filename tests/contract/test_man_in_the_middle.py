@@ -99,6 +99,10 @@ class BootstrapMan(bootstrap_pb2_grpc.KmsBootstrapServiceServicer):
         self._loot.calls.append("CreateIssuanceChallenge")
         return await self._kms.CreateIssuanceChallenge(request, timeout=10)
 
+    async def CreateOperatorChallenge(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._loot.calls.append("CreateOperatorChallenge")
+        return await self._kms.CreateOperatorChallenge(request, timeout=10)
+
     async def IssueCertificate(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._loot.calls.append("IssueCertificate")
         return await self._kms.IssueCertificate(request, timeout=10)

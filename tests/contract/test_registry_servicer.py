@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +15,24 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
+from libs import jcs
 from libs.aci.session import verify_session
-from libs.identity.freshness import PolicyKeeper
+from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.identity.lease import Lease
+from libs.identity.revoked import NodeRevoked
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
 from libs.rpc.errors import reason_of
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import Caller, MethodRule, merge_methods
 from libs.rpc.server import serving
+from services.registry.refusals import Refusals
 from services.registry.servicer import RegistryServicer, TenantServicer, registry_binding, tenants_binding
 from services.registry.tenants import Tenants
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.registries import PATIENCE_SECONDS, Mesh, Registry, registry_mesh
 from tests.fakes.small_mesh import RoleGate, SmallMesh
 
+NODE = "spiffe://mesh.test/node/1"
 ADMIN = Ed25519PrivateKey.generate()
 RECORD = TenantRecord("ab" * 16, 1, "Acme", (api_key_digest("sk-one"),))
 
@@ -38,6 +44,11 @@ class Policy:
 class Keeper:
     current = Policy()
 
+    def signed(self, version: int) -> bytes:
+        if version not in (0, 3):
+            raise PolicyUnknown("not here")
+        return b"version 3"
+
 
 class LeaseGate(RoleGate):
     """Believes what TLS let through, and hands each instance the lease that the test wrote for it."""
@@ -45,19 +56,23 @@ class LeaseGate(RoleGate):
     def __init__(self, leases: Mapping[str, Lease]) -> None:
         super().__init__()
         self._leases = leases
+        self.revoked = False
 
     def admit(self, certificate_pem: bytes, rule: MethodRule) -> Caller:
         caller = super().admit(certificate_pem, rule)
+        if self.revoked:
+            raise NodeRevoked(f"{caller.spiffe_id} is revoked")
         return replace(caller, lease=self._leases.get(caller.role))
 
 
 class Line:
     """Calls to one registry, from any role."""
 
-    def __init__(self, tls: SmallMesh, port: int, registry: Registry) -> None:
+    def __init__(self, tls: SmallMesh, port: int, registry: Registry, gate: LeaseGate) -> None:
         self._tls = tls
         self._port = port
         self.registry = registry
+        self.gate = gate
 
     @asynccontextmanager
     async def providers(self, role: str) -> AsyncIterator[registry_pb2_grpc.ProviderRegistryServiceStub]:
@@ -80,14 +95,24 @@ async def line(tmp_path: Path) -> AsyncIterator[Line]:
 async def _serve(mesh: Mesh, registry: Registry) -> AsyncIterator[Line]:
     tls = SmallMesh()
     bindings = [
-        registry_binding(RegistryServicer(registry.directory, registry.leases, registry.sessions)),
+        registry_binding(
+            RegistryServicer(
+                registry.directory,
+                registry.leases,
+                registry.drains,
+                registry.sessions,
+                registry.catalogue,
+                cast(PolicyKeeper, Keeper()),
+            )
+        ),
         tenants_binding(TenantServicer(Tenants(registry.store.tenants, cast(PolicyKeeper, Keeper())))),
     ]
-    gate = LeaseGate({"node": replace(node_lease("1"), until=mesh.now + 600)})
-    middleware = standard_middleware(gate, merge_methods(bindings))
+    gate = LeaseGate({"node": replace(node_lease("1", more_claims={"region": "eu-north"}), until=mesh.now + 600)})
+    refusals = Refusals(registry.admissions)
+    middleware = standard_middleware(gate, merge_methods(bindings), [refusals.middleware])
     async with serving("127.0.0.1:0", tls.credentials(), bindings, middleware, drain_seconds=1.0) as server:
         server.ready()
-        yield Line(tls, server.port, registry)
+        yield Line(tls, server.port, registry, gate)
 
 
 def registration(endpoint: str = "127.0.0.1:4000", model: str = MODEL) -> registry_pb2.RegisterRequest:
@@ -118,11 +143,14 @@ async def test_a_router_sees_a_node_come_change_and_go(line: Line) -> None:
         assert changed.session_id == registered.session_id
         assert changed.lease_until_ms == registered.lease_until_ms
         await node.Renew(
-            registry_pb2.RenewRequest(load=registry_pb2.Load(running_requests=3, capacity=4), draining=True),
+            registry_pb2.RenewRequest(
+                load=registry_pb2.Load(running_requests=3, capacity=4, kv_cache_permille=250), draining=True
+            ),
             timeout=PATIENCE_SECONDS,
         )
         changed = (await event_of(watch)).changed
-        assert (changed.load.running_requests, changed.draining) == (3, True)
+        assert (changed.load.running_requests, changed.load.kv_cache_permille, changed.draining) == (3, 250, True)
+        assert (changed.engine.name, changed.engine.arguments_sha256, changed.region) == ("llama", b"", "eu-north")
         session = await reader.GetSession(
             registry_pb2.GetSessionRequest(session_id=registered.session_id), timeout=PATIENCE_SECONDS
         )
@@ -150,6 +178,25 @@ async def test_a_registration_that_is_not_what_was_attested_is_refused(line: Lin
         )
 
 
+async def test_a_refused_registration_is_on_record_once_and_nothing_else_is(line: Line) -> None:
+    async with line.providers("node") as node, line.providers("router") as router:
+        for _ in range(3):
+            await refused(node.Register(registration(model="other"), timeout=PATIENCE_SECONDS))
+        # A lease that is unknown, and a caller that is no node, are no admission refused.
+        await refused(node.Renew(registry_pb2.RenewRequest(), timeout=PATIENCE_SECONDS))
+        await refused(router.Register(registration(), timeout=PATIENCE_SECONDS))
+    (only,) = [body for _, body in line.registry.log.entries]
+    assert (only["decision"], only["spiffe_id"], only["reason"]) == ("refused", NODE, "MODEL_NOT_ALLOWED")
+
+
+async def test_a_node_that_the_gate_turns_away_is_on_record(line: Line) -> None:
+    line.gate.revoked = True
+    async with line.providers("node") as node:
+        assert (await refused(node.Register(registration(), timeout=PATIENCE_SECONDS)))[1] == "NODE_REVOKED"
+    (only,) = [body for _, body in line.registry.log.entries]
+    assert only["reason"] == "NODE_REVOKED"
+
+
 @pytest.mark.parametrize("session_id", [b"", b"short", bytes(32)])
 async def test_an_unknown_session_is_named_so(line: Line, session_id: bytes) -> None:
     async with line.providers("router") as reader:
@@ -160,6 +207,179 @@ async def test_an_unknown_session_is_named_so(line: Line, session_id: bytes) -> 
         )
 
 
+async def drained(line: Line, reason: str = "disk") -> None:
+    async with line.providers("operator") as operator:
+        request = registry_pb2.DrainRequest(spiffe_id=NODE, reason=reason)
+        await operator.Drain(request, timeout=PATIENCE_SECONDS)
+
+
+async def test_routers_see_who_drains_a_node_and_that_it_is_resumed(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        (listed,) = (await event_of(watch)).snapshot.providers
+        assert (listed.draining, listed.state, listed.drained_by) == (False, registry_pb2.PROVIDER_STATE_ACTIVE, "")
+        await drained(line)
+        changed = (await event_of(watch)).changed
+        assert (changed.draining, changed.state) == (True, registry_pb2.PROVIDER_STATE_DRAINED)
+        assert (changed.drained_by, changed.drain_reason) == ("spiffe://mesh.test/operator/1", "disk")
+        async with line.providers("operator") as operator:
+            await operator.Resume(registry_pb2.ResumeRequest(spiffe_id=NODE), timeout=PATIENCE_SECONDS)
+        assert not (await event_of(watch)).changed.draining
+        watch.cancel()
+
+
+async def test_a_node_drains_itself_only(line: Line) -> None:
+    async with line.providers("node") as node, line.providers("router") as router:
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        other = registry_pb2.DrainRequest(spiffe_id="spiffe://mesh.test/node/2")
+        assert await refused(node.Drain(other, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "NOT_YOUR_NODE",
+        )
+        await node.Drain(registry_pb2.DrainRequest(), timeout=PATIENCE_SECONDS)
+        watch = router.Watch(registry_pb2.WatchRequest())
+        (listed,) = (await event_of(watch)).snapshot.providers
+        assert (listed.draining, listed.drained_by) == (True, "")
+        watch.cancel()
+
+
+async def test_drains_are_refused_with_their_reasons(line: Line) -> None:
+    async with line.providers("operator") as operator, line.providers("node") as node:
+        unknown = registry_pb2.DrainRequest(spiffe_id=NODE)
+        assert await refused(operator.Drain(unknown, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.NOT_FOUND,
+            "PROVIDER_UNKNOWN",
+        )
+        assert (await refused(node.Drain(unknown, timeout=PATIENCE_SECONDS)))[1] == "LEASE_UNKNOWN"
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        unreadable = registry_pb2.DrainRequest(spiffe_id=NODE, reason="a\nb")
+        assert (await refused(operator.Drain(unreadable, timeout=PATIENCE_SECONDS)))[1] == "DRAIN_REASON_MALFORMED"
+        resume = registry_pb2.ResumeRequest(spiffe_id=NODE)
+        assert (await refused(node.Resume(resume, timeout=PATIENCE_SECONDS)))[1] == "ROLE_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, 1),
+        ({"model": MODEL}, 1),
+        ({"model": "other"}, 0),
+        ({"state": registry_pb2.PROVIDER_STATE_DRAINED}, 1),
+        ({"state": registry_pb2.PROVIDER_STATE_ACTIVE}, 0),
+        ({"region": "eu-north"}, 1),
+        ({"region": "eu"}, 0),
+        ({"state": registry_pb2.PROVIDER_STATE_DRAINED, "region": "eu-north", "model": MODEL}, 1),
+    ],
+)
+async def test_providers_are_found_by_model_state_and_region(line: Line, filters: dict[str, Any], found: int) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        await event_of(watch)
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        await event_of(watch)
+        await drained(line)
+        await event_of(watch)
+        watch.cancel()
+        request = registry_pb2.ListProvidersRequest(**filters)
+        assert len((await reader.ListProviders(request, timeout=PATIENCE_SECONDS)).providers) == found
+
+
+async def test_a_watch_is_resumed_by_epoch_and_sequence(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        first = await event_of(watch)
+        watch.cancel()
+        await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        await drained(line)
+        watch = reader.Watch(registry_pb2.WatchRequest(epoch=first.epoch, sequence=first.sequence))
+        held: dict[str, registry_pb2.Provider] = {}
+        while not any(provider.drained_by for provider in held.values()):
+            event = await event_of(watch)
+            assert event.epoch == first.epoch
+            assert event.sequence > first.sequence or event.WhichOneof("event") == "heartbeat"
+            if event.WhichOneof("event") == "changed":
+                held[event.changed.spiffe_id] = event.changed
+        watch.cancel()
+        again = reader.Watch(registry_pb2.WatchRequest(epoch="00" * 16, sequence=first.sequence))
+        snapshot = (await event_of(again)).snapshot
+        assert snapshot.state_digest == digest_of(held.values())
+        again.cancel()
+
+
+def digest_of(providers: Iterable[registry_pb2.Provider]) -> bytes:
+    """As a watcher computes it, from what registry.proto says alone."""
+    state = [
+        {
+            "draining": provider.draining,
+            "drained_by": provider.drained_by,
+            "endpoint": provider.endpoint,
+            "lease_until_ms": provider.lease_until_ms,
+            "running": provider.load.running_requests,
+            "session_id": provider.session_id.hex(),
+            "spiffe_id": provider.spiffe_id,
+            "spki_sha256": provider.spki_sha256.hex(),
+            "waiting": provider.load.waiting_requests,
+        }
+        for provider in sorted(providers, key=lambda provider: provider.spiffe_id)
+    ]
+    return hashlib.sha256(jcs.dumps(state)).digest()
+
+
+async def test_sessions_are_listed_by_node_model_and_whether_they_are_current(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        watch = reader.Watch(registry_pb2.WatchRequest())
+        await event_of(watch)
+        registered = await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        await event_of(watch)
+
+        async def listed(**filters: Any) -> list[registry_pb2.SessionSummary]:
+            request = registry_pb2.ListSessionsRequest(**filters)
+            return [*(await reader.ListSessions(request, timeout=PATIENCE_SECONDS)).sessions]
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (all_of_them := await listed()):
+                pass
+        (summary,) = all_of_them
+        assert (summary.session_id, summary.spiffe_id, [*summary.models]) == (registered.session_id, NODE, [MODEL])
+        assert summary.current
+        assert summary.expires_ms > summary.established_ms
+        assert await listed(spiffe_id=NODE, model=MODEL, current=True) == all_of_them
+        assert await listed(spiffe_id=NODE + "x") == await listed(model="other") == []
+        await node.Deregister(registry_pb2.DeregisterRequest(), timeout=PATIENCE_SECONDS)
+        await event_of(watch)
+        watch.cancel()
+        assert await listed(current=True) == []
+        assert [session.current for session in await listed()] == [False]
+
+
+async def test_a_session_edited_in_the_store_is_refused(line: Line) -> None:
+    async with line.providers("router") as reader, line.providers("node") as node:
+        registered = await node.Register(registration(), timeout=PATIENCE_SECONDS)
+        bucket, key = line.registry.store.sessions, f"session.{registered.session_id.hex()}"
+        stored = await bucket.get(key)
+        assert stored is not None
+        await bucket.put(key, stored.value.replace(b"asserted", b"unknown!"), stored.revision)
+        request = registry_pb2.GetSessionRequest(session_id=registered.session_id)
+        assert await refused(reader.GetSession(request, timeout=PATIENCE_SECONDS)) == (
+            grpc.StatusCode.DATA_LOSS,
+            "SESSION_DAMAGED",
+        )
+
+
+async def test_any_member_may_have_a_signed_policy(line: Line) -> None:
+    for role in ("router", "node", "attestation"):
+        async with line.providers(role) as reader:
+            for version in (0, 3):
+                answer = await reader.GetPolicy(
+                    registry_pb2.GetPolicyRequest(version=version), timeout=PATIENCE_SECONDS
+                )
+                assert answer.signed_policy == b"version 3"
+            assert await refused(
+                reader.GetPolicy(registry_pb2.GetPolicyRequest(version=4), timeout=PATIENCE_SECONDS)
+            ) == (grpc.StatusCode.NOT_FOUND, "POLICY_UNKNOWN")
+
+
 async def test_a_page_that_this_service_did_not_give_is_refused(line: Line) -> None:
     async with line.providers("router") as reader:
         for request in (
@@ -167,6 +387,8 @@ async def test_a_page_that_this_service_did_not_give_is_refused(line: Line) -> N
             registry_pb2.ListProvidersRequest(page_token="next"),
         ):
             assert (await refused(reader.ListProviders(request, timeout=PATIENCE_SECONDS)))[1] == "PAGE_TOKEN_MALFORMED"
+        sessions = registry_pb2.ListSessionsRequest(page_token="next")
+        assert (await refused(reader.ListSessions(sessions, timeout=PATIENCE_SECONDS)))[1] == "PAGE_TOKEN_MALFORMED"
 
 
 async def test_only_nodes_register_and_only_readers_read(line: Line) -> None:

@@ -77,6 +77,15 @@ class NatsBroker:
         """Lose the store, while the broker is down."""
         shutil.rmtree(self._folder / "js")
 
+    def keep_copy(self) -> None:
+        """Copy the store, while the broker is down."""
+        shutil.copytree(self._folder / "js", self._folder / "js-copy")
+
+    def put_copy_back(self) -> None:
+        """Put the older copy under the broker, while it is down."""
+        self.forget()
+        shutil.copytree(self._folder / "js-copy", self._folder / "js")
+
     async def kill(self) -> None:
         if self._process is None:
             return

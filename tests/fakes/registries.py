@@ -5,28 +5,35 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from libs.events.connect import connect_nats
+from nats.js.errors import NotFoundError
+
+from libs.events.connect import NatsLink, connect_nats
 from libs.events.outbox import OutboxFull
 from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
 from services.registry.admissions import Admissions
-from services.registry.directory import Change, Directory
+from services.registry.catalogue import Catalogue, Retention
+from services.registry.directory import Alive, Directory, Event, Snapshot
+from services.registry.drains import Drains
 from services.registry.leases import NodeLeases
 from services.registry.sessions import Sessions
 from services.registry.store import Store, make_store
-from services.registry.watch import Alive, Snapshot, watch
+from services.registry.view import Change, Position
+from services.registry.watch import watch
+from tests.fakes.leases import TRUST_DOMAIN
 from tests.fakes.nats_broker import NatsBroker, nats_broker
 from tests.fakes.throwaway_ca import ThrowawayCa
 
 LEASE_SECONDS = 15.0
+RETENTION = Retention(seconds=86_400.0, octets=1_000_000)
 PATIENCE_SECONDS = 20.0
 
-T = TypeVar("T", Snapshot, Change)
+T = TypeVar("T", Snapshot, Change, Alive)
 
 
 class Log:
@@ -52,8 +59,19 @@ class Registry:
     store: Store
     directory: Directory
     leases: NodeLeases
+    drains: Drains
     sessions: Sessions
+    catalogue: Catalogue
+    admissions: Admissions
     log: Log
+    link: NatsLink
+
+    async def delete_buckets(self) -> None:
+        """Lose all that is stored, while everything runs."""
+        jetstream = await self.link.jetstream(PATIENCE_SECONDS)
+        for bucket in ("registry_providers", "registry_sessions", "registry_tenants"):
+            with suppress(NotFoundError):
+                await jetstream.delete_key_value(bucket)
 
 
 @dataclass(slots=True)
@@ -74,42 +92,54 @@ class Mesh:
         ) as link:
             store, log = make_store(link, 10.0), Log()
             sessions = Sessions(store.sessions)
-            directory = Directory(store.providers, clock=lambda: self.now)
+            admissions = Admissions(cast(Publisher, log), lambda: 1)
+            directory = Directory(store.providers, TRUST_DOMAIN, clock=lambda: self.now)
+            catalogue = Catalogue(store.sessions, sessions, directory.sessions, RETENTION, clock=lambda: self.now)
             leases = NodeLeases(
                 store.providers,
                 sessions,
-                Admissions(cast(Publisher, log)),
+                catalogue,
+                admissions,
                 lease_seconds,
                 clock=lambda: self.now,
             )
-            following = asyncio.create_task(directory.follow())
+            following = asyncio.gather(directory.follow(), catalogue.follow())
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await directory.synchronised.wait()
-                yield Registry(store, directory, leases, sessions, log)
+                    await catalogue.synchronised.wait()
+                drains = Drains(store.providers, TRUST_DOMAIN, clock=lambda: self.now)
+                yield Registry(store, directory, leases, drains, sessions, catalogue, admissions, log, link)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the store will have told a registry."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - not all of it is announced
+            await asyncio.sleep(0.01)
+
+
 class Watching:
     """Reads a watch."""
 
-    def __init__(self, events: AsyncGenerator[Snapshot | Change | Alive, None]) -> None:
+    def __init__(self, events: AsyncGenerator[Event, None]) -> None:
         self._events = events
 
     async def next(self, kind: type[T]) -> T:
-        """The next event, signs of life left out; it must be of this kind."""
+        """The next event, signs of life left out unless one is asked for; it must be of this kind."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while isinstance(event := await anext(self._events), Alive):
+            while isinstance(event := await anext(self._events), Alive) and kind is not Alive:
                 pass
         assert isinstance(event, kind)
         return event
 
 
 @asynccontextmanager
-async def watching(directory: Directory) -> AsyncIterator[Watching]:
-    async with aclosing(watch(directory)) as events:
+async def watching(directory: Directory, known: Position | None = None) -> AsyncIterator[Watching]:
+    async with aclosing(watch(directory, known)) as events:
         yield Watching(events)
 
 

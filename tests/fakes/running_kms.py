@@ -41,6 +41,8 @@ class DecisionLog:
     away: bool = False
     full: bool = False
     """Whether nothing more can be made durable here."""
+    crowded: bool = False
+    """Whether only what is essential can."""
     broken: Exception | None = None
     """The bug that whoever waits for the ledger runs into."""
     entries: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
@@ -48,16 +50,20 @@ class DecisionLog:
     outbox: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
     """What is durable here and waits for it."""
 
-    async def commit(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float) -> None:
+    async def commit(
+        self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, timeout: float, essential: bool = False
+    ) -> None:
         if self.broken is not None:
             raise self.broken
+        self._require_room(essential=essential)
         if self.away:
             raise LedgerUnavailable("the ledger did not acknowledge in time", bytes(32))
         self.entries.append((kind, body))
 
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> None:
-        if self.full:
-            raise OutboxFull("the outbox is full")
+    async def enqueue(
+        self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, essential: bool = False
+    ) -> None:
+        self._require_room(essential=essential)
         self.outbox.append((kind, body))
 
     @property
@@ -65,6 +71,10 @@ class DecisionLog:
         """Every key decision: "released ledger-keyring"."""
         everything = [*self.entries, *self.outbox]
         return [f"{body['decision']} {body['name']}" for kind, body in everything if kind is Kind.KEY_DECISION]
+
+    def _require_room(self, *, essential: bool) -> None:
+        if self.full or (self.crowded and not essential):
+            raise OutboxFull("the outbox is full")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ ssl_hardening()
 import structlog  # noqa: E402 - gRPC comes after the hardening
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 
+from libs.files import draft_of  # noqa: E402
 from libs.identity.certificate import make_csr  # noqa: E402
 from libs.policy.orders import JOIN_KMS, Order, SignedOrder, join_subject  # noqa: E402
 from services.devtee.machine import Machine  # noqa: E402
@@ -60,6 +61,8 @@ class Outcome:
     half_joined: int = 0
     """Newcomers that died with the root, and those that died without it."""
     not_joined: int = 0
+    drafts: int = 0
+    """Half-written files that a death left and the next start removed."""
     promised: Promised = field(default_factory=Promised)
     wrong: list[str] = field(default_factory=list)
     entries: Counter[str] = field(default_factory=Counter)
@@ -85,6 +88,7 @@ class Outcome:
             f"releases      {promised.released.total()} of {len(promised.released)} epochs",
             f"certificates  {len(promised.certified)}",
             f"newcomers     {self.joined} joined; killed with the root {self.half_joined}, without {self.not_joined}",
+            f"drafts        {self.drafts} left by the dead, all removed by the next life",
             "told meantime " + (", ".join(f"{n} x {kind}" for kind, n in promised.refused.most_common()) or "nothing"),
             "log           " + ", ".join(f"{count} {kind}" for kind, count in sorted(self.entries.items())),
         ]
@@ -170,9 +174,18 @@ class Killing:
         await self._die(newcomer, "newcomer served", 0)
 
     async def _serve(self, dying: Dying | None = None) -> None:
+        left = self._drafts()
         await self._kms.kms.start(dying)
         if not await self._kms.kms.ready():
             self._outcome.wrong.append(f"the KMS does not start: {_last_words(self._kms.kms)}")
+        elif stayed := left & self._drafts():
+            self._outcome.wrong.append(f"drafts stay after a start: {stayed}")
+        else:
+            self._outcome.drafts += len(left)
+
+    def _drafts(self) -> set[Path]:
+        """What lives that ended left half-written of the KMS's own files."""
+        return {path for path in self._kms.kms.state.rglob(".*") if draft_of(path.name) is not None}
 
     async def _settle_rotation(self) -> None:
         """Wait until this life has acknowledged a rotation: from then on everything is under way."""

@@ -31,6 +31,30 @@ LOOSENED: list[tuple[Weakening, tuple[str, ...]]] = [
         ("the real KMS's evidence for an earlier question",),
     ),
     (
+        Weakening("libs.identity.challenges", "Challenges.spend", "found.purpose != purpose", "False"),
+        (
+            "evidence for a challenge of another purpose",
+            "evidence for a person's challenge",
+            "an operator's signature under a service's challenge",
+            "an operator's signature under a newcomer's challenge",
+            "a newcomer's evidence for a certificate",
+            "a newcomer's evidence for a person's challenge",
+        ),
+    ),
+    (
+        Weakening("libs.identity.challenges", "Challenges.spend", "found.until <= self._clock()", "False"),
+        ("evidence that answers a challenge a minute late",),
+    ),
+    (
+        Weakening(
+            "libs.identity.certificate",
+            "verify_asked_for",
+            "certificate.spiffe_id != subject.spiffe_id",
+            "certificate.instance != subject.instance",
+        ),
+        ("a certificate for another role than asked", "a certificate in another mesh than asked"),
+    ),
+    (
         Weakening("services.kms.issuance", "Issuance.certify", "spki_of(key)", "evidence.spki"),
         ("somebody else's evidence with a request of one's own",),
     ),

@@ -45,7 +45,7 @@ async def attestation(mesh: JoinedMesh, kms: KmsCore, registry: RegistryTwin) ->
         current = member.identity.current
         challenges = Challenges(member.spiffe_id, lambda: (current.key, current.certificate.der), clock)
         appraiser = Appraiser(challenges, member.policy, appraisals, lambda: signer(member), clock)
-        watching = watch(member, f"127.0.0.1:{listening.port}", archive, appraisals)
+        watching = watch(member, [f"127.0.0.1:{listening.port}"], archive, appraisals)
         servicer = AttestationServicer(challenges, appraiser, archive, feed, watching)
         collateral = mesh_collateral_binding(CollateralServicer(CollateralCache(vendors, 10), GpuTokens(vendors, 10)))
         async with member.serve([attestation_binding(servicer), collateral]) as running:

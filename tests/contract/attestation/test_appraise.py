@@ -57,9 +57,9 @@ async def test_a_truncated_nonce_is_refused_like_any_other_that_is_not_open(atte
     asked = attestation.challenges.issue("appraisal")
     for nonce in (asked.nonce[:31], asked.nonce[:16], b"", asked.nonce + b"\0"):
         with pytest.raises(MeshError) as error:
-            attestation.challenges.spend(nonce)
+            attestation.challenges.spend(nonce, "appraisal")
         assert error.value.reason == "CHALLENGE_NOT_OPEN"
-    attestation.challenges.spend(asked.nonce)
+    attestation.challenges.spend(asked.nonce, "appraisal")
 
 
 async def test_a_challenge_whose_random_part_was_cut_is_no_challenge(

@@ -127,6 +127,21 @@ async def test_a_full_outbox_says_so_and_still_takes_answers(tmp_path: Path) -> 
         await outbox.append(acknowledged(issuer, 1))
 
 
+async def test_the_reserve_is_left_to_what_is_essential(tmp_path: Path) -> None:
+    issuer = new_issuer()
+    async with open_outbox(tmp_path, issuer.id, max_bytes=3000, reserve_bytes=1500) as outbox:
+        outbox.require_room(1000)
+        await outbox.append(batch_of(issuer, padding=800))
+        with pytest.raises(MeshError) as refusal:
+            outbox.require_room(1000)
+        assert refusal.value.reason == "OUTBOX_FULL"
+        outbox.require_room(1000, essential=True)
+        await outbox.append(batch_of(issuer, padding=800))
+        with pytest.raises(MeshError) as refusal:
+            outbox.require_room(1000, essential=True)
+        assert refusal.value.reason == "OUTBOX_FULL"
+
+
 async def test_two_processes_cannot_share_an_outbox(tmp_path: Path) -> None:
     async with open_outbox(tmp_path, FIRST):
         with pytest.raises(MeshError) as refusal:

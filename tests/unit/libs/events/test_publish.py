@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc.aio
 import pytest
@@ -18,12 +18,12 @@ from libs.events.batches import parse_batch, verify_batch
 from libs.events.consume import ensure_stream
 from libs.events.keyset import parse_keyset
 from libs.events.kinds import Kind
-from libs.events.publish import EventSettings, LedgerUnavailable, open_publisher
-from libs.events.records import Entry, open_record, verify_entry
+from libs.events.publish import EventSettings, LedgerUnavailable, Publisher, open_publisher
+from libs.events.records import MAX_BODY_BYTES, Entry, open_record, verify_entry
 from libs.transparency.acknowledgement import verify_acknowledgement
 from libs.transparency.chain import entry_id, log_id
 from tests.fakes.ledger_answers import FakeLease, FakePeer
-from tests.unit.libs.events.conftest import TENANT, VAULT, Mesh, member_with
+from tests.unit.libs.events.conftest import FAST, TENANT, VAULT, Mesh, member_with
 
 
 def entries_of(message: bytes) -> list[Entry]:
@@ -130,6 +130,37 @@ async def test_a_start_that_the_ledger_does_not_admit_ends_itself(mesh: Mesh) ->
         async with mesh.reading(), mesh.publisher():
             await asyncio.Event().wait()
     assert ended.value.subgroup(KeysetRefused) is not None
+
+
+async def fill(publisher: Publisher) -> NoReturn:
+    while True:
+        await publisher.enqueue(Kind.KEY_DECISION, {"padding": "x" * 100_000}, vault=None)
+
+
+async def test_whoever_fills_the_outbox_cannot_keep_essential_entries_out_of_the_log(mesh: Mesh) -> None:
+    mesh.ledger.silent = True
+    settings = EventSettings(mesh.broker.url, mesh.folder / "outbox", outbox_max_bytes=4 * MAX_BODY_BYTES)
+    member = member_with(mesh.ca, mesh.router_files, mesh.log_key)
+    async with (
+        mesh.reading(),
+        open_publisher(
+            member, settings, mesh.peer, log_key=mesh.log_key, timing=FAST, reserve_bytes=MAX_BODY_BYTES
+        ) as publisher,
+    ):
+        with pytest.raises(MeshError) as refusal:
+            await fill(publisher)
+        assert refusal.value.reason == "OUTBOX_FULL"
+        with pytest.raises(MeshError) as refusal:
+            await publisher.commit(Kind.KEY_DECISION, {}, vault=None, timeout=10)
+        assert refusal.value.reason == "OUTBOX_FULL"
+        await publisher.enqueue(Kind.REVOCATION, {"n": 1}, vault=None, essential=True)
+        change = asyncio.create_task(
+            publisher.commit(Kind.KEY_DECISION, {"n": 2}, vault=None, timeout=30, essential=True)
+        )
+        assert (await until_logged(mesh, Kind.REVOCATION)).body == {"n": 1}
+        mesh.ledger.silent = False
+        mesh.ledger.wake()
+        await change
 
 
 async def refused_commit(mesh: Mesh) -> str:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
-from libs.files import write_durably
+from libs.files import draft_of, remove_drafts, write_durably
 
 
 def test_a_file_is_replaced_whole_with_its_mode_whatever_the_umask(tmp_path: Path) -> None:
@@ -40,3 +41,50 @@ def test_a_failed_write_leaves_the_old_content_and_no_draft(tmp_path: Path) -> N
     with pytest.raises(IsADirectoryError):
         write_durably(tmp_path / "state", b"new")
     assert [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
+LEFT = ".state.0123456789abcdef"
+"""A draft of the file `state`."""
+
+
+def test_a_draft_has_the_name_that_a_killed_writer_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    replace = os.replace
+
+    def seen(source: Path, target: Path) -> None:
+        names.append(source.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", seen)
+    write_durably(tmp_path / "state", b"new")
+    assert [draft_of(name) for name in names] == ["state"]
+
+
+def test_drafts_of_the_owner_s_files_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    others = [
+        "state",
+        ".state",
+        ".state.0123456789abcde",
+        ".state.0123456789abcdef0",
+        ".state.0123456789ABCDEF",
+        "state.0123456789abcdef",
+        ".other.0123456789abcdef",
+        ".other.state.0123456789abcdef",
+        ".state.old.0123456789abcdef",
+    ]
+    for name in (LEFT, *others):
+        (tmp_path / name).write_bytes(b"half")
+    remove_drafts(tmp_path, re.compile("state"))
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(others)
+
+
+def test_what_is_no_plain_file_is_no_draft(tmp_path: Path) -> None:
+    (tmp_path / "aim").write_bytes(b"kept")
+    (tmp_path / LEFT).symlink_to(tmp_path / "aim")
+    (tmp_path / ".state.fedcba9876543210").mkdir()
+    remove_drafts(tmp_path, re.compile("state"))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_that_is_not_there_yet_has_no_drafts(tmp_path: Path) -> None:
+    remove_drafts(tmp_path / "absent", re.compile("state"))

@@ -93,7 +93,7 @@ class Relay(pb_grpc.KmsBootstrapServiceServicer):
     async def CreateIssuanceChallenge(self, request: Any, context: Any) -> Any:  # noqa: N802
         raise AssertionError("nobody may get this far")
 
-    IssueCertificate = IssueOperatorCertificate = CreateIssuanceChallenge
+    CreateOperatorChallenge = IssueCertificate = IssueOperatorCertificate = CreateIssuanceChallenge
 
 
 @asynccontextmanager

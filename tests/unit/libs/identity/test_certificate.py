@@ -20,6 +20,7 @@ from libs.identity.certificate import (
     issue,
     parse,
     spki_of,
+    verify_asked_for,
     verify_issued,
 )
 
@@ -126,6 +127,22 @@ def test_a_certificate_of_another_form_is_refused(leaf: Leaf, why: str) -> None:
 def test_a_person_needs_no_evidence() -> None:
     leaf = Leaf(uris=("spiffe://mesh.test/auditor/eve",), dns=("auditor.mesh.test",), evidence=None)
     assert verify_issued(leaf.sign(), ca(), NOW).role == "auditor"
+
+
+def test_a_certificate_is_for_the_key_the_name_and_the_evidence_that_were_asked_for() -> None:
+    certificate = verify_issued(Leaf().sign(), ca(), NOW)
+    asked, spki = Subject("mesh.test", "router", "1", DIGEST), spki_of(LEAF_KEY.public_key())
+    verify_asked_for(certificate, asked, spki)
+    for other, key, why in (
+        (asked, spki_of(CA_KEY.public_key()), "another key"),
+        (replace(asked, trust_domain="mesh.other"), spki, "asked spiffe://mesh.other/router/1"),
+        (replace(asked, role="node"), spki, "asked spiffe://mesh.test/node/1"),
+        (replace(asked, instance="2"), spki, "asked spiffe://mesh.test/router/2"),
+        (replace(asked, evidence_digest=bytes(32)), spki, "other evidence"),
+        (replace(asked, evidence_digest=None), spki, "other evidence"),
+    ):
+        with pytest.raises(CertificateNotAccepted, match=why):
+            verify_asked_for(certificate, other, key)
 
 
 def test_another_ca_of_the_same_name_is_refused() -> None:

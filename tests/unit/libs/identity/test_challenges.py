@@ -22,10 +22,10 @@ def test_a_challenge_is_open_as_long_as_policy_says_and_never_longer_than_a_minu
     issuing = challenges(clock, maximum_age)
     nonces = [issuing.issue("evidence").nonce for _ in range(2)]
     clock.now += lifetime - 1
-    issuing.spend(nonces[0])
+    issuing.spend(nonces[0], "evidence")
     clock.now += 1
     with pytest.raises(ChallengeNotOpen):
-        issuing.spend(nonces[1])
+        issuing.spend(nonces[1], "evidence")
 
 
 def test_a_challenge_is_spent_once_and_by_its_issuer_alone() -> None:
@@ -33,7 +33,7 @@ def test_a_challenge_is_spent_once_and_by_its_issuer_alone() -> None:
     issuing, other = challenges(clock, 60), challenges(clock, 60)
     nonce = issuing.issue("evidence").nonce
     with pytest.raises(ChallengeNotOpen):
-        other.spend(nonce)
-    issuing.spend(nonce)
+        other.spend(nonce, "evidence")
+    issuing.spend(nonce, "evidence")
     with pytest.raises(ChallengeNotOpen):
-        issuing.spend(nonce)
+        issuing.spend(nonce, "evidence")

@@ -153,3 +153,20 @@ def test_a_seed_of_operators_that_were_not_measured_is_refused(mesh: JoinedMesh,
 def test_a_missing_seed_says_which_file(mesh: JoinedMesh, tmp_path: Path) -> None:
     with pytest.raises(PolicyUnreadable, match=r"seed\.json"):
         load_keeper(tmp_path, tmp_path / "seed.json", mesh.anchors("router"))
+
+
+def test_drafts_that_a_killed_service_left_are_removed_at_its_next_start(mesh: JoinedMesh, tmp_path: Path) -> None:
+    seed = tmp_path / "seed.json"
+    seed.write_bytes(mesh.seed)
+    revocations = tmp_path / "policy" / "revocations"
+    revocations.mkdir(parents=True)
+    others = revocations / ".mine.json.0123456789abcdef"
+    drafts = [
+        tmp_path / "policy" / ".2.json.0123456789abcdef",
+        revocations / f".{'ab' * 32}.json.0123456789abcdef",
+    ]
+    for path in (*drafts, others):
+        path.write_bytes(b"half")
+    load_keeper(tmp_path, seed, mesh.anchors("router"))
+    assert not any(path.exists() for path in drafts)
+    assert others.exists()

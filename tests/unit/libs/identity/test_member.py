@@ -240,12 +240,21 @@ async def test_a_kms_that_speaks_for_another_ca_than_before_is_refused(
     assert mine.current is held
 
 
+def test_a_challenge_for_another_purpose_is_refused_and_spent(kms: KmsCore) -> None:
+    challenges = Challenges("kms/1", lambda: (kms.ca.key, kms.ca.certificate))
+    nonce = challenges.issue("x").nonce
+    for purpose in ("y", "x"):
+        with pytest.raises(MeshError) as error:
+            challenges.spend(nonce, purpose)
+        assert error.value.reason == "CHALLENGE_NOT_OPEN"
+
+
 def test_too_many_open_challenges_forget_the_oldest(kms: KmsCore) -> None:
     challenges = Challenges("kms/1", lambda: (kms.ca.key, kms.ca.certificate))
     first = challenges.issue("x")
     for _ in range(10_000):
         last = challenges.issue("x")
     with pytest.raises(MeshError) as error:
-        challenges.spend(first.nonce)
+        challenges.spend(first.nonce, "x")
     assert error.value.reason == "CHALLENGE_NOT_OPEN"
-    challenges.spend(last.nonce)
+    challenges.spend(last.nonce, "x")

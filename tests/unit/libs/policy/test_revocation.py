@@ -117,7 +117,8 @@ def test_what_is_not_exactly_a_revocation_is_refused(change: dict[str, Any]) -> 
     ("kind", "value"),
     [
         (RevocationKind.NODE, "spiffe://other.local/node/one"),
-        (RevocationKind.NODE, f"spiffe://{MESH}/operator/ada"),
+        (RevocationKind.NODE, f"spiffe://{MESH}/tenant/ada"),
+        (RevocationKind.NODE, f"spiffe://{MESH}/operator/ada/node"),
         (RevocationKind.NODE, f"spiffe://{MESH}/node/"),
         (RevocationKind.TENANT, "12" * 32),
         (RevocationKind.CPU_FAMILY, "rome"),
@@ -128,6 +129,13 @@ def test_what_is_not_exactly_a_revocation_is_refused(change: dict[str, Any]) -> 
 def test_a_value_of_another_form_than_its_kinds_is_not_even_signed(kind: RevocationKind, value: str) -> None:
     with pytest.raises(RevocationMalformed, match="value"):
         sign_revocation(revocation(kind, value=value), KEY)
+
+
+@pytest.mark.parametrize("role", ["agent", "auditor", "broker", "kms", "operator", "router"])
+def test_whoever_has_a_name_can_be_revoked_by_it(role: str) -> None:
+    value = f"spiffe://{MESH}/{role}/ada"
+    signed = parse_revocation(sign_revocation(revocation(RevocationKind.NODE, value=value), KEY).document)
+    assert revoked_by([signed.revocation]).spiffe_ids == {value}
 
 
 def test_a_gpu_is_named_by_its_ueid() -> None:

@@ -58,6 +58,7 @@ def test_a_signature_made_for_something_else_is_refused() -> None:
 def test_a_ca_key_of_another_kind_is_refused() -> None:
     for spki in (
         b"",
+        SPKI.replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0205")),
         _spki(ec.derive_private_key(11, ec.SECP384R1()).public_key()),
         Ed25519PrivateKey.from_private_bytes(b"k" * 32)
         .public_key()

@@ -54,6 +54,39 @@ async def test_only_a_call_that_the_server_did_not_know_the_caller_of_is_told_of
         assert told == [None]
 
 
+async def test_a_server_is_silent_from_a_missed_deadline_to_the_next_answer() -> None:
+    answering = asyncio.Event()
+
+    async def answer() -> kms_pb2.GetStatementResponse:
+        await answering.wait()
+        return kms_pb2.GetStatementResponse()
+
+    mesh = SmallMesh()
+    async with mesh.serve(statement=answer) as server, mesh.channel(server.port) as bare:
+        channel = WatchedChannel(bare, lambda: None)
+        stub = kms_pb2_grpc.KmsServiceStub(channel)
+
+        def is_silent() -> bool:
+            return channel.is_silent
+
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=0.5)
+        assert is_silent()
+        given_up = stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=20)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert is_silent(), "the caller gave up, which is no answer"
+        answering.set()
+        await statement(channel)
+        assert not is_silent()
+        channel.is_silent = True
+        mesh.gate.end()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await statement(channel)
+        assert not is_silent(), "a refusal is an answer"
+
+
 async def test_a_stub_made_again_is_made_of_what_there_is() -> None:
     mesh = SmallMesh()
     async with mesh.serve() as server, mesh.channel(server.port) as bare:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from libs.tee.dstack_custody import CustodyLinkMissing, CustodyNotProven, claim_v0, claim_v1, verify_chain
+from libs.tee.dstack_custody import CustodyLinkMissing, CustodyNotProven, claim_v0, verify_chain
 from libs.tee.keccak import keccak256
 from libs.tee.secp256k1 import (
     HighSignatureRefused,
@@ -48,18 +48,12 @@ def test_link_0_of_dstacks_version_0_vector_is_its_roots() -> None:
     assert recover_signer(keccak256(claim_v0("signing", public_key_of(key))), link) == public_key_of(UPSTREAM_ROOT)
 
 
+# Its domain is storage-encryption.
 VERSION_1_KEY = bytes.fromhex("5510330f86902ddae38c6d89c93a8408019332c17a429e1abd01c4a28d1544a6")
 VERSION_1_LINK = bytes.fromhex(
     "5b6193729ce7976ec67863f21692d4b98c69832698aae8e001a7d33a6f818b6e"
     "46ca950725b6e90e8ca9bcf394abd03ce264bf9b7eec1e91693247f9dd53c26901"
 )
-
-
-def test_link_0_of_dstacks_version_1_vector_is_its_roots() -> None:
-    public_key = public_key_of(VERSION_1_KEY)
-    assert public_key.hex() == "03d962450a41748021c8b02787ac36ce642ff0ae25f4c55019eb527e1112cfd764"
-    claim = claim_v1("secp256k1", "storage-encryption", public_key)
-    assert recover_signer(keccak256(claim), VERSION_1_LINK) == public_key_of(UPSTREAM_ROOT)
 
 
 def upstream_link_1(kms: MockKms) -> bytes:
@@ -68,27 +62,10 @@ def upstream_link_1(kms: MockKms) -> bytes:
     return secp256k1.sign_recoverable(kms.root, keccak256(message))
 
 
-def test_a_chain_of_version_1_leads_to_the_pinned_root() -> None:
-    claim = claim_v1("secp256k1", "storage-encryption", public_key_of(VERSION_1_KEY))
-    assert verify(claim, (VERSION_1_LINK, upstream_link_1(KMS))) == public_key_of(UPSTREAM_ROOT)
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "domain"), [("ed25519", "storage-encryption"), ("secp256k1", "storage"), ("secp256k1storage", "")]
-)
-def test_a_claim_of_version_1_names_algorithm_and_domain(algorithm: str, domain: str) -> None:
+def test_a_claim_of_dstacks_version_1_is_not_taken_for_this_one() -> None:
+    claim = claim_v0("storage-encryption", public_key_of(VERSION_1_KEY))
     with pytest.raises(CustodyNotProven):
-        verify(claim_v1(algorithm, domain, public_key_of(VERSION_1_KEY)), (VERSION_1_LINK, upstream_link_1(KMS)))
-
-
-def test_a_version_is_not_taken_for_the_other() -> None:
-    with pytest.raises(CustodyNotProven):
-        verify(claim_v1("secp256k1", "disk", DERIVED.public_key))
-    with pytest.raises(CustodyNotProven):
-        verify(
-            claim_v0("storage-encryption", public_key_of(VERSION_1_KEY)),
-            (VERSION_1_LINK, upstream_link_1(KMS)),
-        )
+        verify(claim, (VERSION_1_LINK, upstream_link_1(KMS)))
 
 
 @pytest.mark.parametrize("algorithm", ["secp256k1", "ed25519"])

@@ -32,7 +32,7 @@ def read(folder: Path, more: str = "") -> Config:
 
 def test_a_file_from_before_the_sweep_still_starts(tmp_path: Path) -> None:
     config = read(tmp_path)
-    assert (config.registry, config.sweep_seconds, config.root_crl_url) == (None, 60.0, "")
+    assert (config.registry, config.sweep_seconds, config.root_crl_url) == ((), 60.0, "")
 
 
 @pytest.mark.parametrize("line", ["sweep_seconds = 0.5", "archive_bytes = 1000", 'sweep = "often"'])

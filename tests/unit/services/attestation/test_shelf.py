@@ -87,10 +87,13 @@ async def test_kept_collateral_that_is_damaged_or_foreign_is_passed_over(
     (kept,) = files(tmp_path)
     kept.write_bytes(damage)
     (tmp_path / "README").write_bytes(b"mine")
+    draft = tmp_path / f".{kept.name}.0123456789abcdef"
+    draft.write_bytes(b"half")
     pccs.broken = True
     with pytest.raises(CollateralUnavailable):
         await (await restarted(pccs, clock, tmp_path)).held(quote)
     assert (tmp_path / "README").read_bytes() == b"mine"
+    assert not draft.exists()
 
 
 async def test_kept_collateral_that_was_exchanged_is_passed_over(

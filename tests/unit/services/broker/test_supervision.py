@@ -237,6 +237,15 @@ def test_without_a_memory_file_system_the_key_lies_below_the_state(tmp_path: Pat
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+async def test_a_key_that_a_killed_broker_left_half_written_is_removed_by_the_next(tmp_path: Path) -> None:
+    draft = private_folder(tmp_path / "state") / ".credential.pem.0123456789abcdef"
+    draft.write_bytes(b"half of a key")
+    credentials = Credentials(ThrowawayCa())
+    async with open_broker("b", NatsSettings(port=-1), credentials, tmp_path / "state") as broker:
+        await broker.until_ready()
+        assert not draft.exists()
+
+
 async def _shown(mesh: Mesh) -> bytes:
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", mesh.broker.port, ssl=mesh.context("router"), server_hostname=f"broker.{TRUST_DOMAIN}"

@@ -19,7 +19,7 @@ def description(folder: Path) -> MeshDescription:
         ledger_vkey="mesh.local/ledger/1+00000000+AA==",
         registry_grpc="127.0.0.1:4",
         attestation_grpc="127.0.0.1:5",
-        kms_grpc="127.0.0.1:6",
+        kms_grpc=("127.0.0.1:6", "127.0.0.1:8"),
         mesh_ca=folder / "ca.pem",
         operator_cert=folder / "operator.pem",
         operator_key=folder / "operator.key",
@@ -41,6 +41,7 @@ def test_the_file_says_everything_to_its_owner_alone(tmp_path: Path) -> None:
     mesh = json.loads(path.read_bytes())
     assert mesh["services"] == {"kms": {"pid": 12}, "node": {"pid": None}}
     assert mesh["operator_public_keys"] == ["ab" * 32]
+    assert mesh["kms_grpc"] == ["127.0.0.1:6", "127.0.0.1:8"]
     assert Path(mesh["router_ca"]).is_absolute()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     remove_mesh_file(path)

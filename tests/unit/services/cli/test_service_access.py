@@ -2,15 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from services.cli.kms_access import KmsAccess
 from services.cli.ledger import LedgerAccess
-from services.cli.policy_publish import OperatorAccess
 from services.cli.service_access import ServiceAccess
 
 
 def test_what_an_operator_reaches_a_service_with_does_not_show_the_key() -> None:
     access = ServiceAccess("kms", "127.0.0.1:1", "mesh.test", b"ca", b"certificate", key_pem=b"secret")
-    publishing = OperatorAccess("127.0.0.1:1", b"ca", b"certificate", key_pem=b"secret")
-    tailing = LedgerAccess("127.0.0.1:1", "mesh.test", b"ca", b"certificate", b"secret", Path("tail.json"))
-    for text in (repr(access), repr(publishing), repr(tailing)):
+    for text in (repr(access), repr(KmsAccess((access,))), repr(LedgerAccess(access, Path("tail.json")))):
         assert "certificate" in text
         assert "secret" not in text

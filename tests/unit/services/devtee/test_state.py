@@ -13,7 +13,12 @@ def test_a_restart_keeps_the_machine_and_its_instances(tmp_path: Path, now: int)
     with holding(tmp_path / "state") as state:
         machine, identity = state.machine(now), state.identity("node-1")
         assert state.identity("node-2") != identity
+    drafts = [tmp_path / "state" / f".{name}.0123456789abcdef" for name in ("machine.json", "gpus.json")]
+    drafts.append(tmp_path / "state" / "instances" / ".node-1.json.0123456789abcdef")
+    for draft in drafts:
+        draft.write_bytes(b"half")
     with holding(tmp_path / "state") as state:
+        assert not any(draft.exists() for draft in drafts)
         again = state.machine(now + 1)
         assert again.vendor_root == machine.vendor_root
         assert again.pki.pck_chain == machine.pki.pck_chain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import calendar
 import itertools
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from libs import jcs
+from libs.policy.releases import KeyRelease
 from services.kms.book import (
     KeyBook,
     KeyBookFull,
@@ -20,7 +23,7 @@ from services.kms.book import (
     KeyRetired,
 )
 from services.kms.changes import MAX_EPOCH, Change, ChangeMalformed, logged_change
-from services.kms.pages import Page, Place
+from services.kms.pages import Page, Pages, Place, parse
 from tests.fakes.joined_mesh import Clock
 
 KEY = bytes(range(32))
@@ -28,6 +31,7 @@ KMS = "spiffe://mesh.test/kms/1"
 OCTOBER_2026 = calendar.timegm((2026, 10, 31, 23, 59, 59))
 PLACE = Place(b"token", 1, bytes(32))
 ORDER = b'{"order":{}}'
+RULE = KeyRelease("data/*", frozenset({"node"}))
 
 
 def change(epoch: int | None, name: str = "data/a", at_ms: int = 5, kms: str = KMS) -> Change:
@@ -39,55 +43,111 @@ def book(tmp_path: Path) -> KeyBook:
     return KeyBook(tmp_path, KEY)
 
 
-def test_a_key_has_its_first_epoch_and_the_next_when_it_begins(book: KeyBook) -> None:
+async def test_a_key_has_its_first_epoch_and_the_next_when_it_begins(book: KeyBook) -> None:
     assert book.resolve("data/a", 0) == book.resolve("data/a", 1) == 1
     with pytest.raises(KeyEpochUnknown):
         book.resolve("data/a", 2)
-    book.change(change(2))
+    await book.change(change(2))
     assert (book.resolve("data/a", 0), book.resolve("data/a", 1), book.resolve("data/a", 2)) == (2, 1, 2)
     assert book.resolve("data/b", 0) == 1
 
 
-def test_epochs_begin_one_after_the_other(book: KeyBook) -> None:
+async def test_epochs_begin_one_after_the_other(book: KeyBook) -> None:
     for epoch in (3, 9):
         with pytest.raises(KeyEpochNotNext):
-            book.change(change(epoch))
-    book.change(change(2))
+            await book.change(change(epoch))
+    await book.change(change(2))
+    await book.change(change(3))
     with pytest.raises(KeyEpochNotNext):
-        book.change(change(2))
+        await book.change(change(2))
 
 
-def test_a_retired_key_is_refused_for_ever(book: KeyBook, tmp_path: Path) -> None:
-    book.change(change(None))
+async def test_a_retired_key_is_refused_for_ever(book: KeyBook, tmp_path: Path) -> None:
+    await book.change(change(None))
     again = KeyBook(tmp_path, KEY)
-    again.hear([change(7)], PLACE)
-    for use in (
-        lambda: again.resolve("data/a", 0),
-        lambda: again.resolve("data/a", 1),
-        lambda: again.change(change(8)),
-        lambda: KeyBook(tmp_path, KEY).newest("data/a"),
-    ):
-        with pytest.raises(KeyRetired):
-            use()
+    await again.hear([change(7)], PLACE)
+    for opened in (again, KeyBook(tmp_path, KEY)):
+        for epoch in (0, 1):
+            with pytest.raises(KeyRetired):
+                opened.resolve("data/a", epoch)
+        for epoch in (1, 8):
+            with pytest.raises(KeyRetired):
+                await opened.change(change(epoch))
 
 
-def test_a_change_is_durable_before_it_counts(book: KeyBook, tmp_path: Path) -> None:
-    book.note_use("data/b")
-    book.change(change(2))
+async def test_a_change_is_durable_before_it_counts(book: KeyBook, tmp_path: Path) -> None:
+    await book.note_use("data/b", RULE)
+    await book.change(change(2))
     again = KeyBook(tmp_path, KEY)
     assert again.pages == book.pages
     assert again.pages.unlogged == (change(2),)
 
 
-def test_what_is_not_durable_does_not_count(book: KeyBook, tmp_path: Path) -> None:
+async def test_what_is_not_durable_does_not_count(book: KeyBook, tmp_path: Path) -> None:
     (tmp_path / "keys.sealed").mkdir()  # What no file replaces.
     with pytest.raises(OSError):  # noqa: PT011  # Whichever the file system says.
-        book.change(change(2))
+        await book.change(change(2))
     assert book.newest("data/a") == 1
     assert book.pages.unlogged == ()
 
 
-def test_changes_make_the_same_book_in_whatever_order_they_are_heard(tmp_path: Path) -> None:
+async def test_a_change_that_waits_for_the_disk_does_not_count_yet_and_holds_nobody_up(book: KeyBook) -> None:
+    changing = asyncio.create_task(book.change(change(2)))
+    await asyncio.sleep(0)
+    assert not changing.done()
+    assert book.resolve("data/a", 0) == 1
+    await changing
+    assert book.resolve("data/a", 0) == 2
+
+
+async def test_of_changes_at_once_none_is_lost_and_none_is_made_twice(book: KeyBook, tmp_path: Path) -> None:
+    made = await asyncio.gather(
+        book.note_use("data/b", RULE),
+        book.change(change(2)),
+        book.change(change(2, kms="spiffe://mesh.test/kms/2")),
+        book.change(change(2, "data/c")),
+        book.change(change(3)),
+        book.hear([change(2, "data/d")], PLACE),
+        book.change(change(None, "data/d")),
+        book.change(change(None, "data/d")),
+    )
+    assert made == [None, True, False, True, True, [change(2, "data/d")], True, False]
+    pages = KeyBook(tmp_path, KEY).pages
+    assert pages == book.pages
+    assert {name: (page.epoch, page.retired) for name, page in pages.keys.items()} == {
+        "data/a": (3, False),
+        "data/b": (1, False),
+        "data/c": (2, False),
+        "data/d": (2, True),
+    }
+    assert pages.unlogged == (change(2), change(2, "data/c"), change(3), change(None, "data/d"))
+
+
+async def test_a_caller_who_goes_away_parts_not_what_is_durable_from_what_counts(book: KeyBook, tmp_path: Path) -> None:
+    leaving = asyncio.create_task(book.change(change(2)))
+    following = asyncio.create_task(book.change(change(3)))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await following
+    assert book.newest("data/a") == 3
+    assert KeyBook(tmp_path, KEY).pages == book.pages
+
+
+async def test_a_caller_who_goes_away_before_its_turn_changes_nothing(book: KeyBook) -> None:
+    first = asyncio.create_task(book.change(change(2)))
+    leaving = asyncio.create_task(book.change(change(3)))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await first
+    assert book.newest("data/a") == 2
+
+
+async def test_changes_make_the_same_book_in_whatever_order_they_are_heard(tmp_path: Path) -> None:
     heard = [change(2, at_ms=20), change(3, at_ms=30), change(None, "data/b"), change(2, "data/b"), change(2, at_ms=20)]
     books = set()
     for number, order in enumerate(itertools.permutations(heard)):
@@ -95,50 +155,50 @@ def test_changes_make_the_same_book_in_whatever_order_they_are_heard(tmp_path: P
         folder.mkdir()
         book = KeyBook(folder, KEY)
         for one in order:
-            book.hear([one], PLACE)
+            await book.hear([one], PLACE)
         books.add(tuple(sorted((name, page.epoch, page.retired) for name, page in book.pages.keys.items())))
     assert books == {(("data/a", 3, False), ("data/b", 2, True))}
 
 
-def test_what_the_log_confirms_is_no_longer_unlogged(book: KeyBook, tmp_path: Path) -> None:
-    book.change(change(2))
-    assert book.hear([change(2, kms="spiffe://mesh.test/kms/2")], PLACE) == []
+async def test_what_the_log_confirms_is_no_longer_unlogged(book: KeyBook, tmp_path: Path) -> None:
+    await book.change(change(2))
+    assert await book.hear([change(2, kms="spiffe://mesh.test/kms/2")], PLACE) == []
     assert book.pages.unlogged == (change(2),)  # Another KMS began the same epoch: ours is still to be said.
-    assert book.hear([change(2)], PLACE) == []
+    assert await book.hear([change(2)], PLACE) == []
     assert KeyBook(tmp_path, KEY).pages.unlogged == ()
 
 
-def test_what_the_log_has_and_the_book_lacked_is_taken_over_and_told(book: KeyBook, tmp_path: Path) -> None:
-    assert book.hear([change(2), change(3), change(3)], PLACE) == [change(2), change(3), change(3)]
+async def test_what_the_log_has_and_the_book_lacked_is_taken_over_and_told(book: KeyBook, tmp_path: Path) -> None:
+    assert await book.hear([change(2), change(3), change(3)], PLACE) == [change(2), change(3), change(3)]
     assert KeyBook(tmp_path, KEY).newest("data/a") == 3
 
 
-def test_the_place_in_the_log_survives_once_it_is_kept(book: KeyBook, tmp_path: Path) -> None:
-    book.hear([], PLACE)
+async def test_the_place_in_the_log_survives_once_it_is_kept(book: KeyBook, tmp_path: Path) -> None:
+    await book.hear([], PLACE)
     later = replace(PLACE, token=b"later")
-    book.hear([], later)  # Only the place moved: a start would read a little again.
+    await book.hear([], later)  # Only the place moved: a start would read a little again.
     assert KeyBook(tmp_path, KEY).pages.place == PLACE
-    book.keep_place()
+    await book.keep_place()
     assert KeyBook(tmp_path, KEY).pages.place == later
     for taken in (replace(later, policy_version=2), replace(later, policy_version=2, revocations=b"more")):
-        book.hear([], taken)
+        await book.hear([], taken)
         assert KeyBook(tmp_path, KEY).pages.place == taken
     book.forget_place()
-    assert book.pages.place == Place()
+    assert book.pages.place == Place(policy_version=2)  # Which policy the log has stays known.
 
 
-def test_the_age_of_a_key_counts_from_its_first_use(tmp_path: Path) -> None:
+async def test_the_age_of_a_key_counts_from_its_first_use(tmp_path: Path) -> None:
     clock = Clock(100.0)
     book = KeyBook(tmp_path, KEY, clock)
-    book.note_use("data/a")
+    await book.note_use("data/a", RULE)
     clock.now = 200.0
-    book.note_use("data/a")
+    await book.note_use("data/a", RULE)
     assert book.pages.keys["data/a"] == Page(1, 100_000)
-    book.change(change(2, at_ms=200_000))
+    await book.change(change(2, at_ms=200_000))
     assert book.pages.keys["data/a"] == Page(2, 200_000)
 
 
-def test_vault_keys_have_an_epoch_each_month(tmp_path: Path) -> None:
+async def test_vault_keys_have_an_epoch_each_month(tmp_path: Path) -> None:
     clock = Clock(OCTOBER_2026)
     book = KeyBook(tmp_path, KEY, clock)
     october = (2026 - 1970) * 12 + 10
@@ -147,12 +207,12 @@ def test_vault_keys_have_an_epoch_each_month(tmp_path: Path) -> None:
     with pytest.raises(KeyEpochUnknown):
         book.resolve("ledger-vault/acme", october + 1)
     with pytest.raises(KeyEpochsFixed):
-        book.change(change(october + 1, "ledger-vault/acme"))
+        await book.change(change(october + 1, "ledger-vault/acme"))
     clock.now += 1
     assert book.resolve("ledger-vault/acme", 0) == october + 1
-    book.note_use("ledger-vault/acme")
+    await book.note_use("ledger-vault/acme", RULE)
     assert book.pages.keys == {}
-    book.change(change(None, "ledger-vault/acme"))
+    await book.change(change(None, "ledger-vault/acme"))
     with pytest.raises(KeyRetired):
         book.resolve("ledger-vault/acme", october)
 
@@ -163,19 +223,31 @@ def test_what_is_no_key_name_is_refused(book: KeyBook, name: str) -> None:
         book.resolve(name, 1)
 
 
-def test_names_without_end_are_refused(book: KeyBook, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_without_end_are_refused(book: KeyBook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.kms.book._MAX_KEYS", 2)
-    book.note_use("data/a")
-    book.note_use("data/b")
+    await book.note_use("data/a", RULE)
+    await book.note_use("data/b", RULE)
+    await book.note_use("data/b", RULE)
     with pytest.raises(KeyBookFull):
-        book.note_use("data/c")
+        await book.note_use("data/c", RULE)
     with pytest.raises(KeyBookFull):
-        book.change(change(2, "data/c"))
-    book.change(change(2, "data/b"))
+        await book.change(change(2, "data/c"))
+    await book.change(change(2, "data/b"))
 
 
-def test_nothing_in_the_file_can_be_read_or_changed_without_the_key(book: KeyBook, tmp_path: Path) -> None:
-    book.change(change(2))
+async def test_callers_at_once_get_no_more_names_under_one_rule_than_there_are(
+    book: KeyBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.kms.book._MAX_UNDER_ONE_RULE", 2)
+    names = [f"data/{number}" for number in range(5)]
+    noted = await asyncio.gather(*(book.note_use(name, RULE) for name in names), return_exceptions=True)
+    assert [type(each) for each in noted] == [type(None)] * 2 + [KeyBookFull] * 3
+    assert list(book.pages.keys) == names[:2]
+    await book.note_use("other", replace(RULE, pattern="other"))
+
+
+async def test_nothing_in_the_file_can_be_read_or_changed_without_the_key(book: KeyBook, tmp_path: Path) -> None:
+    await book.change(change(2))
     path = tmp_path / "keys.sealed"
     sealed = path.read_bytes()
     assert sealed.startswith(b"TMKBOOK1")
@@ -206,7 +278,15 @@ def test_a_logged_change_is_read_strictly() -> None:
     assert logged_change({**change(None).to_body(), "more": 1}) == change(None)
 
 
-def test_epochs_have_an_end(book: KeyBook) -> None:
-    book.hear([change(MAX_EPOCH)], PLACE)
+@pytest.mark.parametrize("size", [0, 1, 249, 250, 251, 1000])
+def test_a_book_of_any_size_is_written_in_its_canonical_form_and_read_back(size: int) -> None:
+    keys = {f"data/{number * 7919 % size}": Page(number + 1, number, number % 3 == 0) for number in range(size)}
+    pages = Pages(keys, (change(2), change(None)), PLACE)
+    assert parse(pages.encode()) == pages
+    assert pages.encode() == jcs.dumps(jcs.loads(pages.encode()))
+
+
+async def test_epochs_have_an_end(book: KeyBook) -> None:
+    await book.hear([change(MAX_EPOCH)], PLACE)
     with pytest.raises(KeyEpochNotNext):
-        book.change(change(MAX_EPOCH + 1))
+        await book.change(change(MAX_EPOCH + 1))

@@ -22,7 +22,7 @@ from services.cli.local_config import TEMPLATES
 from services.devtee.machine import VirtualTd
 from services.kms.ca import public_key_of
 from services.kms.config import Config
-from services.kms.issuance import ISSUANCE
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 
 
@@ -125,9 +125,10 @@ def test_a_challenge_of_somebody_else_is_refused(applicant: Applicant, mesh: Joi
         assert refused(error) == "CHALLENGE_NOT_OPEN"
 
 
-def test_a_challenge_for_something_else_is_refused(applicant: Applicant, kms: KmsCore) -> None:
+@pytest.mark.parametrize("purpose", ["kms-join", OPERATOR_ISSUANCE])
+def test_a_challenge_for_something_else_certifies_no_service(applicant: Applicant, kms: KmsCore, purpose: str) -> None:
     with pytest.raises(MeshError) as error:
-        applicant.certify(challenge=kms.challenges.issue("kms-join"))
+        applicant.certify(challenge=kms.challenges.issue(purpose))
     assert refused(error) == "CHALLENGE_NOT_OPEN"
 
 
@@ -201,8 +202,8 @@ class Person:
         self.kms, self.operator = kms, operator
         self.key = new_key()
 
-    def request(self, role: str = "operator", name: str = "ada") -> OperatorRequest:
-        return OperatorRequest(role, name, make_csr(self.key), self.kms.challenges.issue(ISSUANCE).nonce)
+    def request(self, role: str = "operator", name: str = "ada", purpose: str = OPERATOR_ISSUANCE) -> OperatorRequest:
+        return OperatorRequest(role, name, make_csr(self.key), self.kms.challenges.issue(purpose).nonce)
 
     def certify(self, request: OperatorRequest, signature: bytes) -> bytes:
         return self.kms.issuance.certify_person(request, self.operator.public_key().public_bytes_raw(), signature)
@@ -248,6 +249,14 @@ def test_an_operators_signature_counts_once(person: Person) -> None:
     person.certify(request, signature)
     with pytest.raises(MeshError) as error:
         person.certify(request, signature)
+    assert refused(error) == "CHALLENGE_NOT_OPEN"
+
+
+@pytest.mark.parametrize("purpose", ["kms-join", ISSUANCE])
+def test_a_challenge_for_something_else_certifies_no_person(person: Person, purpose: str) -> None:
+    request = person.request(purpose=purpose)
+    with pytest.raises(MeshError) as error:
+        person.certify(request, sign_operator_request(request, person.operator))
     assert refused(error) == "CHALLENGE_NOT_OPEN"
 
 

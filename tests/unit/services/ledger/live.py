@@ -38,6 +38,7 @@ from services.kms.currency import Currency
 from services.kms.decisions import Decisions
 from services.kms.keys import KeyService, open_keys
 from services.kms.log_reading import LogReading
+from services.kms.logged import Logged
 from services.kms.publication import Publication
 from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
@@ -102,6 +103,8 @@ class LiveMesh:
         """The KMS's."""
         self.decisions: Decisions
         self.keys: KeyService
+        self.logged: Logged
+        """Of the keys that were opened last."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[LiveMesh]:
@@ -130,9 +133,9 @@ class LiveMesh:
             publisher = await stack.enter_async_context(self.publisher(member, log_key))
             decisions = Decisions(publisher)
             publication = Publication(kms.policy, decisions)
-            await publication.record_all()
             self.member, self.decisions = member, decisions
             self.keys, reading_log = self.key_service()
+            await self.logged.introduce()
             statements = StatementSource(kms.ca, kms.policy)
             revocations = Revocations(kms.policy, decisions)
             servicer = KmsServicer(kms.ca, kms.policy, statements, publication, revocations, self.keys, decisions)
@@ -163,7 +166,8 @@ class LiveMesh:
         policy, currency = policy or kms.policy, currency or Currency()
         keys = open_keys(self.mesh.folder, member.spiffe_id, kms.keyring, kms.ca, policy, self.decisions, currency)
         ledger = member.peer("ledger", self.target)
-        return keys, LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, currency)
+        self.logged = Logged(policy, self.decisions, keys.book.pages.place)
+        return keys, LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, self.logged, currency)
 
     @asynccontextmanager
     async def router(self) -> AsyncIterator[Router]:

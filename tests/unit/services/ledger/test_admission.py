@@ -12,7 +12,7 @@ from libs import jcs
 from libs.events.keyset import PreviousIssuer
 from libs.events.records import Record
 from libs.events.vault import VaultKey
-from libs.policy.revocation import RevocationKind, parse_revocation
+from libs.policy.revocation import RevocationKind, RevocationSignatureInvalid, parse_revocation
 from libs.policy.signatures import parse_signed
 from libs.transparency.leaf import Kind, Leaf
 from services.ledger.admission import Judged
@@ -126,6 +126,18 @@ def test_a_logged_revocation_that_no_operator_signed_withdraws_nothing(
     revoking(mesh, kms, gate, stranger.revocation(RevocationKind.MEASUREMENT, compose), other_mesh, b"{}")
     late = LogWriter(mesh, kms, "router")
     assert not gate.reasons(late.batch(late.introduce()))
+
+
+def test_a_logged_revocation_changes_nothing_again_and_vouches_for_no_other_signature(mesh: JoinedMesh) -> None:
+    policies = LoggedPolicies(describe_log(mesh))
+    policies.offer_seed(mesh.seed)
+    signed = mesh.revocation(RevocationKind.TENANT, "12" * 16)
+    for _ in range(2):
+        policies.revoke(signed)
+        assert policies.newest.revoked.tenants == {"12" * 16}
+    forged = signed.replace(parse_revocation(signed).signature.hex().encode(), b"00" * 64)
+    with pytest.raises(RevocationSignatureInvalid):
+        policies.revoke(forged)
 
 
 def test_a_logged_policy_lifts_a_logged_revocation(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
@@ -273,7 +285,7 @@ def test_policies_are_admitted_in_the_chain_that_the_log_began(
     assert gate.reasons(policy_message(writer, second)) == ["POLICY_REFUSED"]  # The seed must come first.
     assert not gate.reasons(policy_message(writer, mesh.seed))
     assert not gate.reasons(policy_message(writer, second))
-    assert not gate.reasons(policy_message(writer, mesh.seed))  # A restarted KMS records them all again.
+    assert not gate.reasons(policy_message(writer, mesh.seed))  # A KMS without its book records them all again.
 
 
 @pytest.mark.parametrize("signers", [(0,), ()])
@@ -286,6 +298,15 @@ def test_a_policy_without_enough_signatures_is_refused(
     draft = {**mesh.draft, "version": 2, "previous": policy.digest.hex()}
     judged = gate.judge(policy_message(writer, mesh.sign(draft, signers)))
     assert [refusal.reason.name for refusal in judged.refusals] == ["POLICY_REFUSED"]
+    assert "POLICY_SIGNATURES_INSUFFICIENT" in details(judged)
+
+
+def test_a_logged_policy_with_too_few_of_its_signatures_is_refused(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper
+) -> None:
+    writer = LogWriter(mesh, kms, "kms")
+    gate.judge(writer.batch(writer.introduce(), writer.seal(Kind.POLICY, jcs.loads_object(mesh.seed))))
+    judged = gate.judge(policy_message(writer, mesh.sign(mesh.draft, (0,))))
     assert "POLICY_SIGNATURES_INSUFFICIENT" in details(judged)
 
 

@@ -69,10 +69,21 @@ async def until_current(keys: KeyService) -> None:
     await until(lambda: is_current(keys))
 
 
+async def until_nothing_is_unlogged(keys: KeyService) -> None:
+    await until(lambda: not keys.book.pages.unlogged)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.05)
+
+
+async def until_logged(live: LiveMesh, keys: KeyService | None = None) -> None:
+    """Wait until a KMS has heard from the log all that it holds, in whichever order it came there."""
+    held, book = live.kms.policy, (keys or live.keys).book
+    expected = (held.current.version, held.revocations.digest)
+    await until(lambda: (book.pages.place.policy_version, book.pages.place.revocations) == expected)
 
 
 async def test_a_kms_whose_disk_was_put_back_takes_over_what_the_log_has(live: LiveMesh) -> None:
@@ -82,6 +93,7 @@ async def test_a_kms_whose_disk_was_put_back_takes_over_what_the_log_has(live: L
     image = book.read_bytes()
     await live.keys.rotation.rotate(MODEL, 2, ADA)
     await live.keys.rotation.rotate(MODEL, 3, ADA)
+    await until_nothing_is_unlogged(live.keys)  # From then on the first book is not written any more.
     book.write_bytes(image)
     with capture_logs() as captured:
         keys, log_reading = live.key_service()
@@ -99,6 +111,7 @@ async def test_an_empty_disk_is_no_way_to_use_a_retired_key(live: LiveMesh) -> N
     await live.start()
     await until_current(live.keys)
     await live.keys.rotation.retire(order(live, MODEL))
+    await until_nothing_is_unlogged(live.keys)
     (live.mesh.folder / "keys.sealed").unlink()
     keys, log_reading = live.key_service()
     async with reading(log_reading):
@@ -114,11 +127,11 @@ async def test_policy_and_revocations_that_were_put_back_alone_are_taken_again(l
     rules = [rule for rule in live.mesh.draft["key_releases"] if rule["name"] != "models/*"]
     await Publication(kms, live.decisions).publish(live.mesh.successor(kms.current, key_releases=rules))
     await Revocations(kms, live.decisions).revoke(live.mesh.revocation(RevocationKind.MEASUREMENT, "ab" * 32))
-    await until(lambda: live.keys.book.pages.place.revocations == kms.revocations.digest)
+    await until_logged(live)
     older = PolicyKeeper(tmp_path / "older", live.mesh.seed, live.mesh.anchors("kms"))
     with capture_logs() as captured:
         keys, log_reading = live.key_service(policy=older)
-    assert any("policy or revocations on disk had gone back" in str(entry["event"]) for entry in captured)
+    assert any("policy or revocations on disk are not those of the log" in str(entry["event"]) for entry in captured)
     async with reading(log_reading):
         await until_current(keys)
         assert (older.current.version, older.revocations.digest) == (2, kms.revocations.digest)
@@ -145,6 +158,7 @@ async def test_entries_that_do_not_count_keep_no_others_from_counting(live: Live
     forged["signature"]["signature"] = "00" * 64
     await live.decisions.revocation(jcs.dumps(forged))
     await live.decisions.record(Change("models/c", 2, 1, stranger, "age", 1).to_body())
+    await until(lambda: "models/c" in live.keys.book.pages.keys)
     (live.mesh.folder / "keys.sealed").unlink()
     keys, log_reading = live.key_service()
     with capture_logs() as captured:
@@ -188,20 +202,20 @@ async def test_a_ledger_that_falls_silent_is_asked_anew(live: LiveMesh, monkeypa
 async def test_a_change_that_found_the_outbox_full_is_said_as_soon_as_it_can_be(live: LiveMesh) -> None:
     await live.start()
     await until_current(live.keys)
-    live.keys.book.change(Change(MODEL, 2, 1, live.member.spiffe_id, ADA, 1))  # No outbox has taken it.
+    await live.keys.book.change(Change(MODEL, 2, 1, live.member.spiffe_id, ADA, 1))  # No outbox has taken it.
     await live.keys.rotation.rotate(MODEL, 2, ADA)
-    await until(lambda: not live.keys.book.pages.unlogged)
+    await until_nothing_is_unlogged(live.keys)
 
 
 async def test_what_the_log_did_not_hear_of_is_said_again_after_a_start(live: LiveMesh) -> None:
     await live.start()
     await until_current(live.keys)
     # As if the process had died between its disk and its outbox.
-    live.keys.book.change(Change(MODEL, 2, 1, live.member.spiffe_id, ADA, 1))
+    await live.keys.book.change(Change(MODEL, 2, 1, live.member.spiffe_id, ADA, 1))
     keys, log_reading = live.key_service()
     assert [change.epoch for change in keys.book.pages.unlogged] == [2]
     async with reading(log_reading):
-        await until(lambda: not keys.book.pages.unlogged)
+        await until_nothing_is_unlogged(keys)
     assert keys.book.newest(MODEL) == 2
 
 

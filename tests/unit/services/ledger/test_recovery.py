@@ -14,7 +14,7 @@ from libs.transparency.checkpoint import Checkpoint
 from services.ledger import recovery, segments, watermark
 from services.ledger.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
 from services.ledger.records_log import CHECKPOINTS, RecordsLog, read
-from services.ledger.recovery import Floor, examine
+from services.ledger.recovery import LOST_AND_FOUND, Floor, examine
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
 
@@ -166,6 +166,20 @@ def test_unfinished_segment_is_deleted(two_segments: Path) -> None:
     unfinished.write_bytes(b"TMSEG")
     open_store(two_segments).__exit__(None, None, None)
     assert not unfinished.exists()
+
+
+def test_drafts_that_a_killed_ledger_left_are_deleted(two_segments: Path) -> None:
+    (two_segments / LOST_AND_FOUND).mkdir()
+    names = ("log.json", "keyring", "checkpoint", f"{LOST_AND_FOUND}/00000000000000000004.123.0123456789abcdef")
+    drafts = [two_segments / name for name in names]
+    drafts = [path.with_name(f".{path.name}.0123456789abcdef") for path in drafts]
+    others = two_segments / ".notes.0123456789abcdef"
+    for path in (*drafts, others):
+        path.write_bytes(b"half")
+    with open_store(two_segments):
+        pass
+    assert not any(path.exists() for path in drafts)
+    assert others.exists()
 
 
 def test_consistent_older_image_is_below_the_signed_size(empty_log: Path, tmp_path: Path) -> None:

@@ -58,11 +58,23 @@ class Registry(registry_pb2_grpc.ProviderRegistryServiceServicer):
         self.calls.put_nowait(request)
         return registry_pb2.DeregisterResponse()
 
+    async def Drain(self, request: Any, context: Any) -> registry_pb2.DrainResponse:  # noqa: N802
+        return registry_pb2.DrainResponse()
+
+    async def Resume(self, request: Any, context: Any) -> registry_pb2.ResumeResponse:  # noqa: N802
+        return registry_pb2.ResumeResponse()
+
     async def ListProviders(self, request: Any, context: Any) -> registry_pb2.ListProvidersResponse:  # noqa: N802
         return registry_pb2.ListProvidersResponse()
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[registry_pb2.WatchResponse]:  # noqa: N802
         yield registry_pb2.WatchResponse()
+
+    async def ListSessions(self, request: Any, context: Any) -> registry_pb2.ListSessionsResponse:  # noqa: N802
+        return registry_pb2.ListSessionsResponse()
+
+    async def GetPolicy(self, request: Any, context: Any) -> registry_pb2.GetPolicyResponse:  # noqa: N802
+        return registry_pb2.GetPolicyResponse()
 
     async def GetSession(self, request: Any, context: Any) -> registry_pb2.GetSessionResponse:  # noqa: N802
         return registry_pb2.GetSessionResponse()
@@ -141,6 +153,17 @@ async def test_a_node_registers_and_then_renews_with_its_load() -> None:
         assert isinstance(second, registry_pb2.RenewRequest)
         assert (second.load.running_requests, second.load.waiting_requests, second.load.capacity) == (1, 2, 4)
         assert not second.draining
+
+
+async def test_a_cache_is_reported_when_the_engine_speaks_of_it() -> None:
+    async with meeting() as node, keeping(node):
+        first = await node.registry.called()
+        assert not first.load.HasField("kv_cache_permille")
+        node.engine.load = EngineLoad(running=0, waiting=0, capacity=4, kv_cache_permille=0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (load := (await node.registry.called()).load).HasField("kv_cache_permille"):
+                pass
+        assert load.kv_cache_permille == 0
 
 
 async def test_a_node_whose_engine_is_away_takes_no_work() -> None:

@@ -10,14 +10,16 @@ from dataclasses import replace
 import pytest
 
 from libs.identity.lease import Lease
-from services.registry.directory import Change, Directory, WatcherTooSlow, key_of
+from services.registry.directory import Alive, Directory, Snapshot, WatcherTooSlow
 from services.registry.leases import LeaseUnknown, Offer
-from services.registry.providers import Load, Provider
+from services.registry.providers import Load, Provider, State
 from services.registry.store import StoreUnavailable
-from services.registry.watch import Snapshot, watch
-from tests.fakes.leases import MODEL, WEIGHTS, node_lease
-from tests.fakes.registries import LEASE_SECONDS, PATIENCE_SECONDS, Mesh, Registry, watching
+from services.registry.view import Change, Position, lease_key
+from services.registry.watch import watch
+from tests.fakes.leases import MODEL, TRUST_DOMAIN, WEIGHTS, node_lease
+from tests.fakes.registries import LEASE_SECONDS, PATIENCE_SECONDS, Mesh, Registry, until, watching
 
+OPERATOR = "spiffe://mesh.test/operator/ann"
 OFFER = Offer("127.0.0.1:4000", ((MODEL, WEIGHTS),), Load(0, 0, 4))
 
 
@@ -41,13 +43,13 @@ async def test_a_lease_that_runs_out_is_deleted_and_watchers_hear_it(mesh: Mesh,
         await registry.directory.delete_expired()
         ended = await watcher.next(Change)
     assert (ended.spiffe_id, ended.provider) == (listed.spiffe_id, None)
-    assert await registry.store.providers.get(key_of(listed.spiffe_id)) is None
+    assert await registry.store.providers.get(lease_key(listed.spiffe_id)) is None
 
 
 async def test_a_lease_renewed_behind_this_view_is_not_deleted(mesh: Mesh, registry: Registry) -> None:
     """Another registry renews while this one lags: what it believes to have run out lives."""
     node = living(mesh)
-    behind = Directory(registry.store.providers, clock=lambda: mesh.now + LEASE_SECONDS + 1)
+    behind = Directory(registry.store.providers, TRUST_DOMAIN, clock=lambda: mesh.now + LEASE_SECONDS + 1)
     following = asyncio.create_task(behind.follow())
     async with asyncio.timeout(PATIENCE_SECONDS):
         await behind.synchronised.wait()
@@ -59,7 +61,7 @@ async def test_a_lease_renewed_behind_this_view_is_not_deleted(mesh: Mesh, regis
         await asyncio.gather(following, return_exceptions=True)
         await registry.leases.renew(node, Load(), draining=False)
         await behind.delete_expired()
-    assert await registry.store.providers.get(key_of(node.certificate.spiffe_id)) is not None
+    assert await registry.store.providers.get(lease_key(node.certificate.spiffe_id)) is not None
 
 
 async def test_two_registries_on_one_store_show_the_same(mesh: Mesh) -> None:
@@ -83,18 +85,18 @@ async def test_a_registry_that_starts_later_shows_what_is_stored(mesh: Mesh) -> 
 
 async def test_a_watch_is_a_snapshot_and_then_every_change_in_order(mesh: Mesh, registry: Registry) -> None:
     async with watching(registry.directory) as early:
-        sequences = [(await early.next(Snapshot)).sequence]
+        sequences = [(await early.next(Snapshot)).position.sequence]
         first = await registry.leases.register(living(mesh, "a"), OFFER)
-        sequences.append((await early.next(Change)).sequence)
+        sequences.append((await early.next(Change)).position.sequence)
         async with watching(registry.directory) as late:
             snapshot = await late.next(Snapshot)
             assert snapshot.providers == (first,)
-            assert snapshot.sequence == sequences[-1]
+            assert snapshot.position.sequence == sequences[-1]
             second = await registry.leases.register(living(mesh, "b"), OFFER)
             for watcher in (early, late):
                 change = await watcher.next(Change)
                 assert change.provider == second
-                sequences.append(change.sequence)
+                sequences.append(change.position.sequence)
     assert sequences[0] < sequences[1] < sequences[2] == sequences[3]
 
 
@@ -105,7 +107,7 @@ async def test_a_watcher_that_does_not_read_is_dropped_and_holds_nobody_up(mesh:
         assert isinstance(await anext(slow), Snapshot)
         await quick.next(Snapshot)
         for number in range(1030):
-            directory._tell(node.spiffe_id, node)
+            directory._tell(Change(node.spiffe_id, node, directory.position))
             if number % 100 == 0:
                 await quick.next(Change)
         with pytest.raises(WatcherTooSlow, match="watch again"):
@@ -121,6 +123,19 @@ async def test_a_record_that_no_registry_wrote_is_passed_over(mesh: Mesh, regist
         assert (await watcher.next(Change)).provider == listed
 
 
+async def test_a_lease_overwritten_by_what_no_registry_wrote_ends(mesh: Mesh, registry: Registry) -> None:
+    node = living(mesh)
+    async with watching(registry.directory) as watcher:
+        await watcher.next(Snapshot)
+        await registry.leases.register(node, OFFER)
+        await watcher.next(Change)
+        stored = await registry.store.providers.get(lease_key(node.certificate.spiffe_id))
+        assert stored is not None
+        await registry.store.providers.put(lease_key(node.certificate.spiffe_id), b'{"v":9}', stored.revision)
+        assert (await watcher.next(Change)).provider is None
+    assert registry.directory.all() == []
+
+
 async def test_after_the_store_is_lost_a_node_registers_again(mesh: Mesh, registry: Registry) -> None:
     node = living(mesh)
     async with watching(registry.directory) as watcher:
@@ -130,14 +145,172 @@ async def test_after_the_store_is_lost_a_node_registers_again(mesh: Mesh, regist
         await mesh.broker.kill()
         mesh.broker.forget()
         await mesh.broker.start()
-        gone = await watcher.next(Change)
-        assert gone.provider is None
+        emptied = await watcher.next(Snapshot)
+        assert emptied.providers == ()
         with pytest.raises(LeaseUnknown):
             await registry.leases.renew(node, Load(), draining=False)
         again = await registry.leases.register(node, OFFER)
         back = await watcher.next(Change)
     assert back.provider == again
-    assert listed.sequence < gone.sequence < back.sequence
+    assert listed.position.epoch != emptied.position.epoch == back.position.epoch
+
+
+async def test_after_its_bucket_is_deleted_under_it_a_registry_is_rebuilt_by_heartbeats(mesh: Mesh) -> None:
+    """Two registries, and nodes that do what a node does when it is told that its lease is unknown."""
+    nodes = [living(mesh, name) for name in ("a", "b")]
+    async with mesh.registry() as first, mesh.registry() as second, watching(second.directory) as watcher:
+        await watcher.next(Snapshot)
+        listed = [await first.leases.register(node, OFFER) for node in nodes]
+        assert [(await watcher.next(Change)).provider for _ in nodes] == listed
+        await first.delete_buckets()
+        emptied = await watcher.next(Snapshot)
+        assert emptied.providers == ()
+        for node in nodes:
+            await beaten(first, node)
+        again = [(await watcher.next(Change)).provider for _ in nodes]
+        assert again == listed
+        for provider in listed:
+            assert await second.sessions.get(provider.session_id) is not None
+        assert second.directory.all() == listed
+
+
+async def beaten(registry: Registry, node: Lease) -> None:
+    """A heartbeat: renew, or register where the lease is unknown; the registry may still be finding its bucket."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                try:
+                    await registry.leases.renew(node, OFFER.load, draining=False)
+                except LeaseUnknown:
+                    await registry.leases.register(node, OFFER)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_watcher_resumes_where_it_was_at_another_registry(mesh: Mesh) -> None:
+    nodes = {name: living(mesh, name) for name in ("a", "b", "c")}
+    async with mesh.registry() as first, mesh.registry() as second:
+        async with watching(first.directory) as watcher:
+            await watcher.next(Snapshot)
+            listed = {name: await first.leases.register(nodes[name], OFFER) for name in ("a", "b")}
+            left = [(await watcher.next(Change)).position for _ in listed][-1]
+        await first.leases.end(nodes["a"])
+        renewed = [await first.leases.renew(nodes["b"], Load(busy, 0, 4), draining=False) for busy in (1, 2)]
+        new = await first.leases.register(nodes["c"], OFFER)
+        await reached(second, 3)
+        async with watching(second.directory, left) as watcher:
+            missed = [await watcher.next(Change) for _ in range(3)]
+            assert [change.provider for change in missed] == [None, renewed[-1], new]
+            assert missed[0].spiffe_id == listed["a"].spiffe_id
+            assert left.sequence < missed[0].position.sequence < missed[1].position.sequence
+            await first.leases.end(nodes["c"])
+            assert (await watcher.next(Change)).provider is None
+
+
+async def reached(registry: Registry, names: int) -> None:
+    """Wait until a registry knows of so many names, ended ones included, and of nothing that is still to come."""
+    last = (await registry.store.providers.incarnation()).last
+    await until(lambda: registry.directory.position.sequence >= last)
+    view = registry.directory._view
+    assert len(view.ended()) + len(view.providers()) == names
+
+
+async def test_a_watcher_that_missed_nothing_is_told_so_at_once(mesh: Mesh, registry: Registry) -> None:
+    async with watching(registry.directory) as watcher:
+        snapshot = await watcher.next(Snapshot)
+    async with watching(registry.directory, snapshot.position) as watcher:
+        assert (await watcher.next(Alive)).position == snapshot.position
+
+
+@pytest.mark.parametrize("known", [Position("00" * 16, 1), Position("", 0), None], ids=["another life", "none", "new"])
+async def test_a_watcher_from_where_nobody_remembers_gets_the_whole_state(
+    mesh: Mesh, registry: Registry, known: Position | None
+) -> None:
+    async with watching(registry.directory, known) as watcher:
+        assert (await watcher.next(Snapshot)).position == registry.directory.position
+
+
+async def test_a_position_that_this_registry_has_not_reached_gets_the_whole_state(registry: Registry) -> None:
+    here = registry.directory.position
+    async with watching(registry.directory, replace(here, sequence=here.sequence + 1)) as watcher:
+        assert (await watcher.next(Snapshot)).position == here
+
+
+async def test_marks_of_deletion_are_swept_and_a_watch_that_needs_them_begins_anew(mesh: Mesh) -> None:
+    nodes = [living(mesh, f"n{number}") for number in range(6)]
+    async with mesh.registry() as first, mesh.registry() as second:
+        before = first.directory.position
+        for node in nodes:
+            await first.leases.register(node, OFFER)
+            await first.leases.end(node)
+        await reached(first, 6)
+        late = first.directory.position
+        await first.directory.forget_ended(most=4)
+        for registry in (first, second):
+            await reached(registry, 2)
+            assert isinstance(registry.directory.since(before)[0], Snapshot)
+            assert isinstance(registry.directory.since(late)[0], Alive)
+        async with mesh.registry() as third:
+            await reached(third, 2)
+            assert isinstance(third.directory.since(before)[0], Snapshot)
+            assert isinstance(third.directory.since(late)[0], Alive)
+
+
+async def test_a_store_that_went_back_begins_another_life(mesh: Mesh, registry: Registry) -> None:
+    """An older copy of the disk is put under the broker: its revisions are given out a second time."""
+    async with watching(registry.directory) as watcher:
+        first = await watcher.next(Snapshot)
+        await mesh.broker.kill()
+        mesh.broker.keep_copy()
+        await mesh.broker.start()
+        await beaten(registry, living(mesh, "lost"))
+        lost = await watcher.next(Change)
+        assert lost.position.epoch == first.position.epoch
+        await mesh.broker.kill()
+        mesh.broker.put_copy_back()
+        await mesh.broker.start()
+        back = await watcher.next(Snapshot)
+        assert back.providers == ()
+        assert back.position.epoch != first.position.epoch
+    async with watching(registry.directory, lost.position) as watcher:
+        await watcher.next(Snapshot)
+
+
+async def test_every_watcher_and_every_registry_comes_to_the_same_digest(mesh: Mesh) -> None:
+    async with mesh.registry() as first, mesh.registry() as second:
+        for name in ("a", "b"):
+            await first.leases.register(living(mesh, name), OFFER)
+        await second.drains.begin(living(mesh, "b").certificate.spiffe_id, OPERATOR, "disk")
+        for registry in (first, second):
+            await reached(registry, 2)
+        async with watching(first.directory) as one, watching(second.directory, first.directory.position) as other:
+            assert (await one.next(Snapshot)).digest == (await other.next(Alive)).digest
+        before = first.directory.since(None)[0]
+        await second.leases.renew(living(mesh, "a"), Load(1, 0, 4), draining=False)
+        await reached(first, 2)
+        after = first.directory.since(None)[0]
+        assert isinstance(before, Snapshot)
+        assert isinstance(after, Snapshot)
+        assert before.digest != after.digest
+
+
+async def test_register_at_one_renew_at_another_drain_at_a_third(mesh: Mesh) -> None:
+    node = living(mesh)
+    async with mesh.registry() as first, mesh.registry() as second, mesh.registry() as third:
+        listed = await first.leases.register(node, OFFER)
+        renewed = await second.leases.renew(node, Load(1, 0, 4), draining=False)
+        await third.drains.begin(listed.spiffe_id, OPERATOR, "disk")
+        for registry in (first, second, third):
+            await reached(registry, 1)
+            (seen,) = registry.directory.all()
+            assert replace(seen, drain=None) == renewed
+            assert seen.drain is not None
+            assert seen.state is State.DRAINING
+        await first.drains.end(listed.spiffe_id, OPERATOR)
+        for registry in (first, second, third):
+            await reached(registry, 1)
+            assert registry.directory.all() == [renewed]
 
 
 async def test_while_the_broker_is_away_calls_are_refused_and_the_last_view_stands(mesh: Mesh) -> None:
@@ -153,7 +326,7 @@ async def test_while_the_broker_is_away_calls_are_refused_and_the_last_view_stan
 
 
 async def test_following_ends_when_it_is_told_to_though_the_broker_is_gone(mesh: Mesh, registry: Registry) -> None:
-    directory = Directory(registry.store.providers)
+    directory = Directory(registry.store.providers, TRUST_DOMAIN)
     following = asyncio.create_task(directory.follow())
     async with asyncio.timeout(PATIENCE_SECONDS):
         await directory.synchronised.wait()

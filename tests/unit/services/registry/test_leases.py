@@ -9,11 +9,12 @@ import pytest
 from libs.events.outbox import OutboxFull
 from libs.identity.lease import Lease
 from libs.transparency.leaf import Kind
-from services.registry.directory import Change, key_of
+from services.registry.claims import ClaimMalformed
+from services.registry.directory import Snapshot
 from services.registry.leases import EndpointMalformed, LeaseUnknown, ModelNotClaimed, Offer
-from services.registry.providers import Load
+from services.registry.providers import Engine, Load
 from services.registry.store import StoreConflict
-from services.registry.watch import Snapshot
+from services.registry.view import Change, lease_key
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.registries import LEASE_SECONDS, Mesh, Registry, watching
 
@@ -62,7 +63,7 @@ async def test_another_key_has_no_lease_and_cannot_end_one(mesh: Mesh, registry:
     with pytest.raises(LeaseUnknown):
         await registry.leases.renew(impostor, Load(), draining=False)
     await registry.leases.end(impostor)
-    assert await registry.store.providers.get(key_of(node.certificate.spiffe_id)) is not None
+    assert await registry.store.providers.get(lease_key(node.certificate.spiffe_id)) is not None
 
 
 async def test_a_restarted_node_takes_over_its_name(mesh: Mesh, registry: Registry) -> None:
@@ -107,6 +108,40 @@ async def test_a_name_or_an_address_is_an_endpoint(mesh: Mesh, registry: Registr
     assert listed.endpoint == endpoint
 
 
+async def test_engine_and_region_are_those_in_the_evidence(mesh: Mesh, registry: Registry) -> None:
+    claims = {"engine": "vllm", "engine_args_sha256": "99" * 32, "region": "eu-north"}
+    listed = await registry.leases.register(living(mesh, node_lease(more_claims=claims)), OFFER)
+    assert (listed.engine, listed.region) == (Engine("vllm", "99" * 32), "eu-north")
+
+
+async def test_what_the_evidence_does_not_claim_is_not_stated(mesh: Mesh, registry: Registry) -> None:
+    listed = await registry.leases.register(living(mesh, node_lease()), OFFER)
+    assert (listed.engine, listed.region) == (Engine("llama", ""), "")
+
+
+@pytest.mark.parametrize(
+    "claims", [{"region": "Europe"}, {"region": 7}, {"engine": ""}, {"engine": "a\n"}, {"engine_args_sha256": "99"}]
+)
+async def test_claims_that_nobody_would_understand_are_refused(registry: Registry, claims: dict[str, object]) -> None:
+    with pytest.raises(ClaimMalformed):
+        await registry.leases.register(node_lease(more_claims=claims), OFFER)
+    assert registry.log.entries == []
+
+
+@pytest.mark.parametrize("record", [b"", b"garbage", b'{"v":2}'])
+async def test_a_record_of_another_version_is_no_lease_and_makes_room_for_one(
+    mesh: Mesh, registry: Registry, record: bytes
+) -> None:
+    node = living(mesh, node_lease())
+    key = lease_key(node.certificate.spiffe_id)
+    await registry.store.providers.put(key, record, 0)
+    with pytest.raises(LeaseUnknown):
+        await registry.leases.renew(node, Load(), draining=False)
+    await registry.leases.end(node)
+    listed = await registry.leases.register(node, OFFER)
+    assert await registry.leases.renew(node, OFFER.load, draining=False) == listed
+
+
 async def test_an_admission_is_recorded_once_per_key(mesh: Mesh, registry: Registry) -> None:
     for _ in range(2):
         await registry.leases.register(living(mesh, node_lease()), OFFER)
@@ -123,7 +158,7 @@ async def test_a_node_whose_admission_cannot_be_recorded_is_not_listed_until_it_
     for _ in range(2):
         with pytest.raises(OutboxFull):
             await registry.leases.register(node, OFFER)
-    assert await registry.store.providers.get(key_of(node.certificate.spiffe_id)) is None
+    assert await registry.store.providers.get(lease_key(node.certificate.spiffe_id)) is None
     registry.log.full = False
     await registry.leases.register(node, OFFER)
     assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION]
@@ -132,7 +167,7 @@ async def test_a_node_whose_admission_cannot_be_recorded_is_not_listed_until_it_
 async def test_a_change_of_an_older_revision_is_a_conflict(mesh: Mesh, registry: Registry) -> None:
     node = living(mesh, node_lease())
     await registry.leases.register(node, OFFER)
-    bucket, key = registry.store.providers, key_of(node.certificate.spiffe_id)
+    bucket, key = registry.store.providers, lease_key(node.certificate.spiffe_id)
     stored = await bucket.get(key)
     assert stored is not None
     await registry.leases.renew(node, Load(), draining=False)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from libs.aci.session import TlsBinding, verify_session
-from services.registry.sessions import draft_session
+from services.registry.sessions import SessionDamaged, draft_session
 from tests.fakes.leases import node_lease
 from tests.fakes.registries import Mesh, Registry
 
@@ -59,3 +61,30 @@ async def test_what_is_no_id_names_no_session(registry: Registry) -> None:
     assert await registry.sessions.get("") is None
     assert await registry.sessions.get("00" * 32) is None
     assert await registry.sessions.get("00" * 31) is None
+
+
+async def test_a_session_that_somebody_edited_is_not_given_out(registry: Registry) -> None:
+    node = node_lease()
+    sealed = await registry.sessions.seal(node, draft_session(node, "127.0.0.1:4000"))
+    await edited(registry, sealed.session_id, sealed.document.replace(b"asserted", b"unknown!"))
+    with pytest.raises(SessionDamaged) as refused:
+        await registry.sessions.get(sealed.session_id)
+    assert refused.value.reason == "SESSION_DAMAGED"
+
+
+@pytest.mark.parametrize("change", [b"", b" ", b"x"])
+async def test_a_damaged_session_is_sealed_anew(registry: Registry, change: bytes) -> None:
+    node = node_lease()
+    draft = draft_session(node, "127.0.0.1:4000")
+    await registry.sessions.seal(node, draft)
+    await edited(registry, draft.session_id, draft.document + change if change else b"")
+    if change:
+        assert await registry.sessions.of(node) is None
+    assert await registry.sessions.seal(node, draft) == draft
+    assert await registry.sessions.get(draft.session_id) == draft.document
+
+
+async def edited(registry: Registry, session_id: str, document: bytes) -> None:
+    stored = await registry.store.sessions.get(f"session.{session_id}")
+    assert stored is not None
+    await registry.store.sessions.put(f"session.{session_id}", document, stored.revision)

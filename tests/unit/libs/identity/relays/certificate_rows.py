@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from libs.identity.certificate import pem_of
+from libs.identity.certificate import parse, pem_of
 from libs.policy.revocation import RevocationKind
 from libs.rpc.policies import ANY_ROLE, MethodRule
 from tests.fakes.joined_mesh import TRUST_DOMAIN
@@ -71,6 +71,14 @@ async def revoked(ground: Ground) -> None:
     policy.accept_revocations([ground.mesh.revocation(RevocationKind.KEY, value)])
     async with ground.connected(genuine.key, genuine.certificate.der) as channel:
         await fetch_evidence(channel)
+
+
+async def of_a_person_whose_name_was_revoked(ground: Ground) -> None:
+    key, der = ground.person()
+    policy = (await ground.listening()).member.policy
+    policy.accept_revocations([ground.mesh.revocation(RevocationKind.NODE, parse(der).spiffe_id)])
+    async with ground.connected(key, der) as channel:
+        await ask(channel)
 
 
 ROWS = [
@@ -148,4 +156,5 @@ ROWS = [
     Row("a certificate and evidence of another role", "ROLE_NOT_ALLOWED", of_another_role),
     Row("a person's certificate of another role", "ROLE_NOT_ALLOWED", of_a_person_of_another_role),
     Row("a certificate whose key was revoked, for what needs no lease", "KEY_REVOKED", revoked),
+    Row("a certificate of a person whose name was revoked", "NODE_REVOKED", of_a_person_whose_name_was_revoked),
 ]

@@ -73,17 +73,21 @@ async def watching_another_key(ground: Ground) -> None:
         await _watch(channel, bytes(32))
 
 
-async def watching_as_a_revoked_person(ground: Ground) -> None:
+def watching_as_a_revoked_person(kind: RevocationKind) -> Attack:
     """Nothing but the certificate holds the stream: people have no lease."""
-    key, der = ground.person()
-    member = (await ground.listening()).member
-    async with ground.connected(key, der) as channel:
-        call = _watching(channel, member.identity.current.certificate.spki_sha256)
-        with remote_errors():
-            await call.read()
-            revoked = parse(der).spki_sha256.hex()
-            member.policy.accept_revocations([ground.mesh.revocation(RevocationKind.KEY, revoked)])
-            await call.read()
+
+    async def attack(ground: Ground) -> None:
+        key, der = ground.person()
+        person, member = parse(der), (await ground.listening()).member
+        async with ground.connected(key, der) as channel:
+            call = _watching(channel, member.identity.current.certificate.spki_sha256)
+            with remote_errors():
+                await call.read()
+                value = person.spki_sha256.hex() if kind is RevocationKind.KEY else person.spiffe_id
+                member.policy.accept_revocations([ground.mesh.revocation(kind, value)])
+                await call.read()
+
+    return attack
 
 
 async def watching_what_needs_no_lease(ground: Ground) -> None:
@@ -279,7 +283,10 @@ ROWS = [
     Row("a next certificate moved to another connection", "SUCCESSOR_NOT_SIGNED", moved),
     Row("a next certificate on a connection without a lease", "EVIDENCE_REQUIRED", without_a_lease),
     Row("a question for the successors of a key that was not shown", "KEY_NOT_HELD", watching_another_key),
-    Row("a stream of a person whose key was revoked", "KEY_REVOKED", watching_as_a_revoked_person),
+    Row("a stream of a person whose key was revoked", "KEY_REVOKED", watching_as_a_revoked_person(RevocationKind.KEY)),
+    Row(
+        "a stream of a person whose name was revoked", "NODE_REVOKED", watching_as_a_revoked_person(RevocationKind.NODE)
+    ),
     Row("a stream on a lease that policy ended", "EVIDENCE_REQUIRED", watching_what_needs_no_lease),
     Row("a lease on the successor of a revoked key", "EVIDENCE_REQUIRED", a_revoked_key_that_had_a_successor),
     Row("a server whose revoked key has a successor", "KEY_REVOKED", a_revoked_server_key_that_had_a_successor),

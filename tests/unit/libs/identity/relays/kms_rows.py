@@ -26,7 +26,7 @@ from libs.rpc.errors import remote_errors
 from libs.tee.challenge import Challenge
 from services.devtee.machine import Machine
 from services.kms.ca import public_key_of
-from services.kms.issuance import ISSUANCE, require_other_key
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE, require_other_key
 from services.kms.replication import PURPOSE
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh
 from tests.fakes.running_kms import bootstrap_listener
@@ -173,10 +173,10 @@ async def unproven_csr(ground: Ground, stub: pb_grpc.KmsBootstrapServiceStub, ke
 def person(
     sign: Callable[[Ground, OperatorRequest], bytes],
     number: int | None = 0,
-    nonce: Callable[[Ground], Challenge] = lambda ground: ground.kms.challenges.issue(ISSUANCE),
+    nonce: Callable[[Ground], Challenge] = lambda ground: ground.kms.challenges.issue(OPERATOR_ISSUANCE),
     role: str = "operator",
     name: str = "ada",
-    revoke: bool = False,
+    revoke: RevocationKind | None = None,
 ) -> Attack:
     """Somebody asks for a person's certificate, with what an operator signed."""
 
@@ -188,8 +188,9 @@ def person(
         stranger = JoinedMesh(ground.mesh.folder, ground.mesh.machine).operators[0]
         operator = stranger if number is None else ground.mesh.operators[number]
         if revoke:
-            value = sha256(spki_of(key.public_key())).hexdigest()
-            ground.kms.policy.accept_revocations([ground.mesh.revocation(RevocationKind.KEY, value)])
+            spki_sha256 = sha256(spki_of(key.public_key())).hexdigest()
+            value = spki_sha256 if revoke is RevocationKind.KEY else f"spiffe://{TRUST_DOMAIN}/{role}/{name}"
+            ground.kms.policy.accept_revocations([ground.mesh.revocation(revoke, value)])
         request = pb.IssueOperatorCertificateRequest(
             role=role,
             name=name,
@@ -210,17 +211,27 @@ def signed(ground: Ground, wanted: OperatorRequest) -> bytes:
 
 
 class LyingKms:
-    """An authority that certifies something else than was asked for."""
+    """An authority that certifies something else than was asked for, or another key."""
 
-    def __init__(self, ground: Ground, **lie: Any) -> None:
+    def __init__(self, ground: Ground, key: ec.EllipticCurvePublicKey | None = None, **lie: Any) -> None:
         self._ground = ground
+        self._key = key
         self._lie = lie
 
     async def issue(self, request: CertificateRequest, policy: Policy) -> Issued:
         kms = self._ground.kms
         document = await request.prove(kms.challenges.issue(ISSUANCE))
         asked = Subject(TRUST_DOMAIN, "router", request.instance, sha256(document).digest())
-        subject = replace(asked, **self._lie)
+        key = self._key or public_key_of(request.csr)
+        return Issued(kms.ca.issue_svid(replace(asked, **self._lie), key, time.time()), kms.ca.certificate)
+
+
+class HastyKms(LyingKms):
+    """An authority that asks for no evidence."""
+
+    async def issue(self, request: CertificateRequest, policy: Policy) -> Issued:
+        kms = self._ground.kms
+        subject = Subject(TRUST_DOMAIN, "router", request.instance, bytes(32))
         return Issued(kms.ca.issue_svid(subject, public_key_of(request.csr), time.time()), kms.ca.certificate)
 
 
@@ -229,6 +240,10 @@ def certified_otherwise(**lie: Any) -> Attack:
         await _identity(ground, await _prover(ground), LyingKms(ground, **lie)).obtain()
 
     return attack
+
+
+async def certified_without_evidence(ground: Ground) -> None:
+    await _identity(ground, await _prover(ground), HastyKms(ground)).obtain()
 
 
 async def of_another_ca(ground: Ground) -> None:
@@ -286,6 +301,11 @@ ROWS = [
         applying(proving(lambda g, key: g.proof("router", key, challenge=g.kms.challenges.issue(PURPOSE)))),
     ),
     Row(
+        "evidence for a person's challenge",
+        "CHALLENGE_NOT_OPEN",
+        applying(proving(lambda g, key: g.proof("router", key, challenge=g.kms.challenges.issue(OPERATOR_ISSUANCE)))),
+    ),
+    Row(
         "evidence that claims to be a person",
         "ROLE_NOT_CERTIFIED",
         applying(proving(lambda g, key: g.proof("router", key, claims={"role": "operator"}))),
@@ -320,17 +340,40 @@ ROWS = [
     Row(
         "an operator's signature under a challenge that is not open",
         "CHALLENGE_NOT_OPEN",
-        person(signed, nonce=lambda g: Challenge.unsigned("self", ISSUANCE, int(time.time()))),
+        person(signed, nonce=lambda g: Challenge.unsigned("self", OPERATOR_ISSUANCE, int(time.time()))),
+    ),
+    Row(
+        "an operator's signature under a service's challenge",
+        "CHALLENGE_NOT_OPEN",
+        person(signed, nonce=lambda g: g.kms.challenges.issue(ISSUANCE)),
+    ),
+    Row(
+        "an operator's signature under a newcomer's challenge",
+        "CHALLENGE_NOT_OPEN",
+        person(signed, nonce=lambda g: g.kms.challenges.issue(PURPOSE)),
     ),
     Row("a person of a service's role", "OPERATOR_REQUEST_MALFORMED", person(lambda g, w: b"", role="kms")),
     Row("a person whose name leads elsewhere", "INSTANCE_NAME_MALFORMED", person(lambda g, w: b"", name="ada/kms")),
-    Row("a person whose key was revoked", "KEY_REVOKED", person(signed, revoke=True)),
+    Row("a person whose key was revoked", "KEY_REVOKED", person(signed, revoke=RevocationKind.KEY)),
+    Row("a person whose name was revoked", "NODE_REVOKED", person(signed, revoke=RevocationKind.NODE)),
     Row(
         "a certificate over other evidence than was sent",
         "CERTIFICATE_NOT_ACCEPTED",
         certified_otherwise(evidence_digest=bytes(32)),
     ),
+    Row("a certificate for which no evidence was asked", "CERTIFICATE_NOT_ACCEPTED", certified_without_evidence),
+    Row(
+        "a certificate for another key than was asked for",
+        "CERTIFICATE_NOT_ACCEPTED",
+        certified_otherwise(key=ec.generate_private_key(ec.SECP256R1()).public_key()),
+    ),
     Row("a certificate for another instance than asked", "CERTIFICATE_NOT_ACCEPTED", certified_otherwise(instance="3")),
+    Row("a certificate for another role than asked", "CERTIFICATE_NOT_ACCEPTED", certified_otherwise(role="node")),
+    Row(
+        "a certificate in another mesh than asked",
+        "CERTIFICATE_NOT_ACCEPTED",
+        certified_otherwise(trust_domain="mesh.other"),
+    ),
     Row("a certificate of another CA than the first", "CA_CHANGED", of_another_ca),
     Row("a mesh key that is to be an outward key too", "ROLE_NOT_CERTIFIED", outward_as_inward),
 ]

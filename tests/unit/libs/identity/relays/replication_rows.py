@@ -16,7 +16,7 @@ from libs.identity.renewal import Prover
 from libs.policy.orders import RETIRE_KEY, SignedOrder
 from libs.rpc.errors import remote_errors
 from libs.tee.challenge import Challenge
-from services.kms.issuance import ISSUANCE
+from services.kms.issuance import ISSUANCE, OPERATOR_ISSUANCE
 from services.kms.joining import own_subject, receive_root
 from services.kms.replication import PURPOSE, Replication
 from services.kms.root import Root
@@ -97,8 +97,11 @@ async def of_its_own_challenge(ground: Ground, second: Newcomer) -> bytes:
     return await second.evidence(Challenge.unsigned(SECOND, PURPOSE, int(time.time())))
 
 
-async def of_a_certificate(ground: Ground, second: Newcomer) -> bytes:
-    return await second.evidence(ground.kms.challenges.issue(ISSUANCE))
+def of_another_purpose(purpose: str) -> Callable[[Ground, Newcomer], Awaitable[bytes]]:
+    async def make(ground: Ground, second: Newcomer) -> bytes:
+        return await second.evidence(ground.kms.challenges.issue(purpose))
+
+    return make
 
 
 def of_code(role: str, td: str) -> Callable[[Ground, Newcomer], Awaitable[bytes]]:
@@ -123,6 +126,19 @@ async def about_a_key_that_was_not_shown(ground: Ground) -> None:
     stub = await (await _newcomer(ground)).stub()
     with remote_errors():
         await stub.BeginJoin(pb.BeginJoinRequest(challenge=own.encode(), spki_sha256=bytes(32)), timeout=10)
+
+
+def questioning(make: Callable[[Ground], Challenge]) -> Attack:
+    """A KMS of the mesh that would have the giver's evidence for more than a join."""
+
+    async def attack(ground: Ground) -> None:
+        second = await _newcomer(ground)
+        shown = second.running.member.identity.current.certificate.spki_sha256
+        request = pb.BeginJoinRequest(challenge=make(ground).encode(), spki_sha256=shown)
+        with remote_errors():
+            await (await second.stub()).BeginJoin(request, timeout=10)
+
+    return attack
 
 
 def giving(bend: Callable[[Ground, Replication], None]) -> Attack:
@@ -161,7 +177,7 @@ def another_nonce(ground: Ground, bent: Replication) -> None:
     honest = bent.begin
 
     async def begin(challenge: Challenge, shown_sha256: bytes) -> tuple[bytes, Challenge]:
-        return await honest(ground.kms.challenges.issue(PURPOSE), shown_sha256)
+        return await honest(Challenge.unsigned(SECOND, PURPOSE, int(time.time())), shown_sha256)
 
     bent.begin = begin  # type: ignore[method-assign]
 
@@ -194,11 +210,26 @@ ROWS = [
     Row("a newcomer's evidence over another connection", "SPKI_MISMATCH", finishing(of_another_connection)),
     Row("a newcomer's evidence for the second time", "CHALLENGE_NOT_OPEN", finishing(spent)),
     Row("a newcomer's evidence for its own challenge", "CHALLENGE_NOT_OPEN", finishing(of_its_own_challenge)),
-    Row("a newcomer's evidence for a certificate", "CHALLENGE_NOT_OPEN", finishing(of_a_certificate)),
+    Row("a newcomer's evidence for a certificate", "CHALLENGE_NOT_OPEN", finishing(of_another_purpose(ISSUANCE))),
+    Row(
+        "a newcomer's evidence for a person's challenge",
+        "CHALLENGE_NOT_OPEN",
+        finishing(of_another_purpose(OPERATOR_ISSUANCE)),
+    ),
     Row("a newcomer of a router's code", "MEASUREMENT_NOT_ALLOWED", finishing(of_code("kms", "router"))),
     Row("a newcomer that claims a router's role", "ROLE_MISMATCH", finishing(of_code("router", "kms"))),
     Row("a router that asks for the root", "ROLE_NOT_ALLOWED", asked_by_a_router),
     Row("a join about a key that the KMS did not show", "KEY_NOT_HELD", about_a_key_that_was_not_shown),
+    Row(
+        "a newcomer's challenge that is for a bootstrap",
+        "JOIN_CHALLENGE_REFUSED",
+        questioning(lambda ground: Challenge.unsigned(SECOND, "kms-bootstrap", int(time.time()))),
+    ),
+    Row(
+        "a newcomer's challenge that the KMS itself signed",
+        "JOIN_CHALLENGE_REFUSED",
+        questioning(lambda ground: ground.kms.challenges.issue(PURPOSE)),
+    ),
     Row("a giver of another root", "ROOT_OF_ANOTHER_MESH", giving(another_root)),
     Row("a giver that names another CA", "CA_NOT_PROVEN", giving(claiming(role="kms", ca_spki_sha256="ab" * 32))),
     Row("a giver of another role", "ROLE_MISMATCH", giving(claiming(role="router"))),

@@ -89,6 +89,16 @@ class ServedByNode:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedByForeign:
+    """The provider outside the mesh that served: its own receipt, as it came, so that the two chain by themselves."""
+
+    TYPE: ClassVar[str] = "teemesh.foreign"
+    provider: str
+    receipt_sha256: str
+    receipt: str
+
+
+@dataclass(frozen=True, slots=True)
 class Aborted:
     """The exchange ended before its time; `response.returned` covers what went out until then."""
 
@@ -112,6 +122,7 @@ KnownEvent = (
     | UpstreamFailed
     | PolicyInForce
     | ServedByNode
+    | ServedByForeign
     | Aborted
 )
 Event = KnownEvent | UnknownEvent
@@ -147,6 +158,8 @@ def read(members: Members) -> Event:
                 weights_sha256=members.hex("weights_sha256", 32),
                 engine=members.text("engine"),
             )
+        case ServedByForeign.TYPE:
+            return ServedByForeign(members.text("provider"), members.hex("receipt_sha256", 32), members.text("receipt"))
         case Aborted.TYPE:
             return Aborted(members.text("reason"))
         case _:

@@ -61,6 +61,17 @@ class TlsKeyNotAttested(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
+class Established:
+    """A service of whichever mesh that passed: its keys, the machine and code behind them, and whether it says that it
+    serves by itself.
+    """
+
+    keyset: Keyset
+    verdict: Verdict
+    serving: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attested:
     """A router that passed: its keys, and the machine and code behind them."""
 
@@ -83,14 +94,36 @@ def verify_report(document: bytes, nonce: str, policy: Policy, now: int) -> Atte
 
     Raises the reason of the first step that refuses. Says nothing about any connection: see `verify_channel`.
     """
+    established = establish(document, nonce, policy.rules(ROUTER_ROLE), now)
+    subject = established.keyset.subject
+    if subject is not None and not subject.startswith(f"spiffe://{policy.trust_domain}/{ROUTER_ROLE}/"):
+        raise SubjectNotAccepted(f"the keyset's subject is not a router of {policy.trust_domain}")
+    return Attested(established.keyset, established.verdict, policy)
+
+
+def establish(
+    document: bytes, nonce: str, rules: RoleRules, now: int, *, collateral: Collateral | None = None
+) -> Established:
+    """Return what a report proves about any ACI service. `nonce` MUST be the caller's own and fresh.
+
+    `collateral` serves where the report brings none. Says nothing about the keyset's subject, nor any connection.
+    """
     report = reports.parse(document)
     reports.verify_report_binding(report, nonce)
     verify_usable(report.keyset, now=now, longest_seconds=LONGEST_KEYSET_SECONDS)
-    subject = report.keyset.subject
-    if subject is not None and not subject.startswith(f"spiffe://{policy.trust_domain}/{ROUTER_ROLE}/"):
-        raise SubjectNotAccepted(f"the keyset's subject is not a router of {policy.trust_domain}")
-    verdict = judge(_Presented(report), policy.rules(ROUTER_ROLE), now)
-    return Attested(report.keyset, verdict, policy)
+    verdict = judge(_Presented(report, collateral), rules, now)
+    return Established(report.keyset, verdict, report.serving)
+
+
+def quote_without_collateral(document: bytes) -> bytes | None:
+    """Return the quote, not verified, whose collateral has to be fetched; None where the report brings it."""
+    members = Members(reports.parse(document).evidence, "evidence", ReportEvidenceMalformed)
+    if members.has("collateral"):
+        return None
+    try:
+        return tdx.cut(shape.binary(members.text("quote"), "quote"))
+    except ValueError as error:
+        raise ReportEvidenceMalformed(str(error)) from error
 
 
 def verify_channel(attested: Attested, host: str, spki_sha256: str) -> None:
@@ -102,7 +135,7 @@ def verify_channel(attested: Attested, host: str, spki_sha256: str) -> None:
 class _Presented:
     """A report on its way through the steps of an appraisal; see `libs.tee.judgement.Presented`."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, collateral: Collateral | None) -> None:
         if report.tee_type != "tdx":
             raise ReportEvidenceMalformed("only tdx evidence is understood")
         self._report = report
@@ -115,7 +148,9 @@ class _Presented:
         except ValueError as error:
             raise ReportEvidenceMalformed(str(error)) from error
         self.event_log = eventlog.parse(jcs.loads(event_log.encode()))
-        self._collateral = Collateral.parse(members.mapping("collateral"))
+        if collateral is None or members.has("collateral"):
+            collateral = Collateral.parse(members.mapping("collateral"))
+        self._collateral = collateral
 
     def verify_quote(self, rules: RoleRules, now: int, note: Note) -> VerifiedPlatform:
         return rules.verify_quote(self._quote, self._collateral, now, note)

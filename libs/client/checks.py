@@ -15,6 +15,7 @@ from libs.aci.receipt_events import UpstreamVerified
 from libs.client import commitment as commitments
 from libs.client import ledger
 from libs.client.attestation import Attested, verify_channel, verify_report
+from libs.client.chain import foreign_link, verify_chain
 from libs.client.commitment import Commitment, LedgerName
 from libs.client.exchange import Exchange
 from libs.client.ledger import LedgerKeys
@@ -70,6 +71,8 @@ class Materials:
     ledger_evidence: bytes | MeshError = field(repr=False)
     """Of the ledger that signed the checkpoint."""
     now: int
+    foreign_session: bytes | MeshError | None = field(default=None, repr=False)
+    """The session of a foreign provider's own that its receipt cites, where one served."""
 
 
 def run_checks(materials: Materials) -> list[Check]:
@@ -146,6 +149,10 @@ class _Proof:
 
     def node_is_attested(self) -> str:
         receipt, outcome = _proven(self._receipt, 3), _proven(self._outcome, 6)
+        if (link := foreign_link(receipt)) is not None:
+            upstream = None if self._given.foreign_session is None else _had(self._given.foreign_session)
+            session = _had(self._given.session)
+            return verify_chain(session, receipt, outcome, link, upstream, self._policy) + self._development
         appraisal = verify_node(_had(self._given.session), receipt, outcome, self._policy, self._ca_spki())
         measured = appraisal.measurement.compose_hash[:16]
         return f"TCB {appraisal.tcb_status}, compose {measured}..." + self._development

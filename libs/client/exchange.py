@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from libs.aci.sse import Event
+from libs.errors import Code, MeshError
+
+
+class ReceiptNotNamed(MeshError):
+    """The response names no receipt, so nothing about it can be proven."""
+
+    code = Code.NOT_FOUND
+    reason = "RECEIPT_NOT_NAMED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +29,15 @@ class Exchange:
     """As the response named it; unauthenticated."""
     sent_at: float
     received_at: float
+
+
+def receipt_segment(receipt_id: str | None) -> str:
+    """Return a receipt's id as one segment of a path, whatever a header said. Raises `ReceiptNotNamed`."""
+    if receipt_id is None:
+        raise ReceiptNotNamed("the response names no receipt")
+    if not receipt_id.isascii() or not all(letter.isalnum() or letter in "-_" for letter in receipt_id):
+        raise ReceiptNotNamed("the response names its receipt by something that is no id")
+    return receipt_id
 
 
 def chat_body(

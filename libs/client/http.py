@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ MAX_DOCUMENT_BYTES = 4 << 20
 _CONNECT_SECONDS = 10.0
 _DOCUMENT_SECONDS = 30.0
 _MAX_MESSAGE = 500
+_NOT_FOUND = 404
 
 
 class RouterUrlInvalid(MeshError):
@@ -111,13 +114,35 @@ class RouterHttp:
             raise refusal(response, body)
         return body
 
+    async def get_once_there(self, path: str, *, api_key: str | None, settle: float, between: float) -> bytes:
+        """Return what may need `settle` seconds to be there, asked for every `between`. Raises the last refusal."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + settle
+        while True:
+            try:
+                return await self.get(path, api_key=api_key)
+            except RouterRefused as error:
+                if error.status != _NOT_FOUND or loop.time() + between > deadline:
+                    raise
+            await asyncio.sleep(between)
+
     @asynccontextmanager
     async def post(
-        self, path: str, body: bytes, *, api_key: str, silence_seconds: float, total_seconds: float
+        self,
+        path: str,
+        body: bytes | AsyncIterator[bytes],
+        *,
+        api_key: str | None,
+        silence_seconds: float,
+        total_seconds: float,
+        size: int | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a JSON body and yield the response as it comes, its body not read and never decoded."""
+        """Send a JSON body and yield the response as it comes, its body not read and never decoded.
+
+        A body that is iterated over is asked for only once the connection stands; `size` is how many bytes it has.
+        """
         timeout = aiohttp.ClientTimeout(total=total_seconds, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
-        async with self._request("POST", path, timeout, api_key=api_key, body=body) as response:
+        async with self._request("POST", path, timeout, api_key=api_key, body=body, size=size) as response:
             yield response
 
     @asynccontextmanager
@@ -129,7 +154,8 @@ class RouterHttp:
         *,
         api_key: str | None,
         query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: bytes | AsyncIterator[bytes] | None = None,
+        size: int | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         # What is hashed is what came off the wire, so nothing may be compressed on the way.
         headers = {"Accept-Encoding": "identity"}
@@ -137,6 +163,8 @@ class RouterHttp:
             headers["Authorization"] = f"Bearer {api_key}"
         if body is not None:
             headers["Content-Type"] = "application/json"
+        if size is not None:
+            headers["Content-Length"] = str(size)
         try:
             async with self._http.request(
                 method,
@@ -164,8 +192,15 @@ class RouterHttp:
 @asynccontextmanager
 async def open_http(origin: Origin, ca_pem: bytes | None, admit: Admit) -> AsyncIterator[RouterHttp]:
     """Open connections whose server's key `admit` judges before anything is sent."""
+    async with open_http_over(origin, client_context(ca_pem, admit)) as http:
+        yield http
+
+
+@asynccontextmanager
+async def open_http_over(origin: Origin, context: ssl.SSLContext) -> AsyncIterator[RouterHttp]:
+    """The same over a context that was made before: making one reads certificate authorities, which takes a while."""
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=client_context(ca_pem, admit)),
+        connector=aiohttp.TCPConnector(ssl=context),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
     ) as http:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from libs.aci import receipt as receipts
@@ -28,7 +28,7 @@ class ServedAtImplausible(MeshError):
 
 
 class SessionClaimsInsufficient(MeshError):
-    """The session does not claim a TEE that hardware proves."""
+    """The session does not claim a TEE that hardware proves, or not what else is required of it."""
 
     code = Code.PERMISSION_DENIED
     reason = "SESSION_CLAIMS_INSUFFICIENT"
@@ -56,10 +56,27 @@ def verify_outcome(receipt: Receipt, exchange: Exchange) -> UpstreamVerified:
     outcome = receipt.upstream
     if not isinstance(outcome, UpstreamVerified) or not outcome.required:
         raise receipts.ServingNotVerified("the receipt does not show that verified serving was required and happened")
-    earliest, latest = exchange.sent_at - _CLOCK_SKEW_SECONDS, exchange.received_at + _CLOCK_SKEW_SECONDS
-    if not earliest <= receipt.served_at <= latest:
-        raise ServedAtImplausible("the receipt is dated outside the time of this exchange: check both clocks")
+    verify_dated(receipt, exchange.sent_at, exchange.received_at)
     return outcome
+
+
+def verify_dated(receipt: Receipt, sent_at: float, received_at: float) -> None:
+    """Accept a receipt of this time, Unix seconds. Raises `ServedAtImplausible`."""
+    if not sent_at - _CLOCK_SKEW_SECONDS <= receipt.served_at <= received_at + _CLOCK_SKEW_SECONDS:
+        raise ServedAtImplausible("the receipt is dated outside the time of this exchange: check both clocks")
+
+
+def verify_claimed(session: Session, also: Collection[str] = ()) -> None:
+    """Accept a session that claims a TEE that hardware proves, and asserts `also`: names of typed claims.
+
+    Raises `SessionClaimsInsufficient`.
+    """
+    tee = session.claims.tee_attested
+    if (tee.status, tee.source) != ("asserted", "hardware_proven"):
+        raise SessionClaimsInsufficient("the session does not claim a TEE that hardware proves")
+    for name in sorted(also):
+        if getattr(session.claims, name).status != "asserted":
+            raise SessionClaimsInsufficient(f"the session does not assert {name}")
 
 
 def verify_node(document: bytes, receipt: Receipt, outcome: UpstreamVerified, policy: Policy, ca: bytes) -> Appraisal:
@@ -70,9 +87,7 @@ def verify_node(document: bytes, receipt: Receipt, outcome: UpstreamVerified, po
     """
     session = verify_session(document, outcome.session_id)
     receipts.verify_serving(receipt, session)
-    claim = session.claims.tee_attested
-    if (claim.status, claim.source) != ("asserted", "hardware_proven"):
-        raise SessionClaimsInsufficient("the session does not claim a TEE that hardware proves")
+    verify_claimed(session)
     evidence = evidences.parse(session.evidence)
     appraisal = appraise(
         evidence,

@@ -9,7 +9,6 @@ key and prompts.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -21,45 +20,31 @@ from libs.aci.receipt_events import UpstreamVerified
 from libs.client import commitment as commitments
 from libs.client.answer import Answer
 from libs.client.attestation import LONGEST_KEYSET_SECONDS, Attested, verify_channel, verify_report
+from libs.client.chain import cited_by, foreign_link
 from libs.client.checks import Check, Materials, run_checks
-from libs.client.exchange import Exchange
+from libs.client.exchange import Exchange, receipt_segment
 from libs.client.http import (
     MAX_DOCUMENT_BYTES,
     Origin,
     RouterHttp,
-    RouterRefused,
     open_http,
     parse_origin,
     read_bounded,
     refusal,
 )
+from libs.client.reporting import fetch_report
 from libs.client.trust import Trust
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.succession import verify_valid_at
 
 CHAT_PATH = "/v1/chat/completions"
-_NOT_FOUND = 404
-
-
-class ConnectionsDisagree(MeshError):
-    """The report did not come over exactly one TLS key."""
-
-    code = Code.PERMISSION_DENIED
-    reason = "CONNECTIONS_DISAGREE"
 
 
 class KeysetChanged(MeshError):
     """The router serves under another keyset than the one verified: open a new session before sending more."""
 
     reason = "KEYSET_CHANGED"
-
-
-class ReceiptNotNamed(MeshError):
-    """The response names no receipt, so nothing about it can be proven."""
-
-    code = Code.NOT_FOUND
-    reason = "RECEIPT_NOT_NAMED"
 
 
 class NothingCited(MeshError):
@@ -159,6 +144,7 @@ class RouterSession:
             exchange=exchange,
             receipt=receipt,
             session=session,
+            foreign_session=await self._foreign_session(receipt),
             commitment=commitment,
             issuer_evidence=evidence.issuer,
             acknowledger_evidence=evidence.acknowledger,
@@ -175,10 +161,10 @@ class RouterSession:
         verify_valid_at(self.policy, now)
 
     async def _receipt(self, exchange: Exchange) -> bytes:
-        return await self._once_there(f"/v1/aci/receipts/{_named(exchange)}")
+        return await self._once_there(f"/v1/aci/receipts/{receipt_segment(exchange.receipt_id)}")
 
     async def _commitment(self, exchange: Exchange) -> bytes:
-        return await self._once_there(f"/v1/teemesh/receipts/{_named(exchange)}/commitment")
+        return await self._once_there(f"/v1/teemesh/receipts/{receipt_segment(exchange.receipt_id)}/commitment")
 
     async def _session(self, receipt: bytes | MeshError) -> bytes:
         """The unverified receipt only says what to fetch; the checks say whether it may be believed."""
@@ -186,6 +172,15 @@ class RouterSession:
         if not isinstance(outcome, UpstreamVerified):
             raise NothingCited("the receipt cites no session")
         return await self._http.get(f"/v1/aci/sessions/{outcome.session_id}")
+
+    async def _foreign_session(self, receipt: bytes | MeshError) -> bytes | MeshError | None:
+        """The session of a foreign provider's own, which this router keeps beside its session about the provider."""
+        try:
+            link = foreign_link(receipts.parse(_had(receipt)))
+        except MeshError as error:
+            return error
+        cited = None if link is None else cited_by(link)
+        return None if cited is None else await _attempt(self._http.get(f"/v1/aci/sessions/{cited}"))
 
     async def _evidence(self, commitment: bytes | MeshError) -> _Evidence:
         """The unverified commitment only says what to fetch."""
@@ -202,16 +197,10 @@ class RouterSession:
         return _Evidence(*(fetched[digest] for digest in digests))
 
     async def _once_there(self, path: str) -> bytes:
-        """Return what may need a moment to be there. Raises the last refusal."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience.settle
-        while True:
-            try:
-                return await self._http.get(path, api_key=self._api_key)
-            except RouterRefused as error:
-                if error.status != _NOT_FOUND or loop.time() + self._patience.between > deadline:
-                    raise
-            await asyncio.sleep(self._patience.between)
+        patience = self._patience
+        return await self._http.get_once_there(
+            path, api_key=self._api_key, settle=patience.settle, between=patience.between
+        )
 
 
 @asynccontextmanager
@@ -226,19 +215,10 @@ async def open_session(
     origin = parse_origin(base_url)
     now = time.time()
     policy = trust.policy(now)
-    observed: set[str] = set()
-    nonce = secrets.token_hex(32)
-
-    def take_note(spki_sha256: str) -> bool:
-        observed.add(spki_sha256)
-        return True
-
-    async with open_http(origin, trust.ca_pem, take_note) as unverified:
-        report = await unverified.get("/v1/aci/attestation", query={"nonce": nonce})
-    attested = await asyncio.to_thread(verify_report, report, nonce, policy, int(now))
-    if len(observed) != 1:
-        raise ConnectionsDisagree("the report did not come over exactly one TLS key")
-    verify_channel(attested, origin.host, next(iter(observed)))
+    fetched = await fetch_report(origin, trust.ca_pem)
+    attested = await asyncio.to_thread(verify_report, fetched.report, fetched.nonce, policy, int(now))
+    verify_channel(attested, origin.host, fetched.spki_sha256)
+    observed = {fetched.spki_sha256}
     pins = attested.pins(origin.host)
 
     def is_pinned(spki_sha256: str) -> bool:
@@ -254,8 +234,8 @@ async def open_session(
             api_key=api_key,
             trust=trust,
             attested=attested,
-            report=report,
-            nonce=nonce,
+            report=fetched.report,
+            nonce=fetched.nonce,
             observed=observed,
             patience=patience or Patience(),
         )
@@ -272,13 +252,3 @@ def _had(value: bytes | MeshError) -> bytes:
     if isinstance(value, MeshError):
         raise value
     return value
-
-
-def _named(exchange: Exchange) -> str:
-    """Return the receipt's id as one segment of a path, whatever the server put into its header."""
-    identifier = exchange.receipt_id
-    if identifier is None:
-        raise ReceiptNotNamed("the response names no receipt")
-    if not identifier.isascii() or not all(letter.isalnum() or letter in "-_" for letter in identifier):
-        raise ReceiptNotNamed("the response names its receipt by something that is no id")
-    return identifier

@@ -105,13 +105,18 @@ _MEANINGS: tuple[tuple[str, Effect, str], ...] = (
     ("constraints * gpu_required", Effect.WITHDRAWS, "nodes with a proven GPU alone"),
     ("constraints * models", Effect.ALLOWS, "models:"),
     ("constraints * max_evidence_age_seconds", Effect.ALLOWS, "evidence as old as, s:"),
+    ("foreign_providers *", Effect.ALLOWS, "prompts to the foreign provider"),
+    ("foreign_providers * measurements", Effect.ALLOWS, "its code:"),
+    ("foreign_providers * session_claims", Effect.WITHDRAWS, "its sessions without"),
+    ("foreign_providers * best_effort", Effect.ALLOWS, "serves unverified"),
+    ("foreign_providers * tenants", Effect.ALLOWS, "unverified prompts of tenant"),
     ("key_releases *", Effect.ALLOWS, "use of the key"),
     ("key_releases * roles", Effect.ALLOWS, "use of the key by role"),
     ("key_releases * compose_hashes", Effect.ALLOWS, "use of the key by composes:"),
     ("key_releases * rotate_after_days", Effect.CHANGES, "days to a new epoch"),
 )
 
-_WHOLE = ("roles * tcb", "snp minimum_tcb *", "key_releases *")
+_WHOLE = ("roles * tcb", "snp minimum_tcb *", "key_releases *", "foreign_providers *")
 """Objects that are told as one when they appear or go: their members had no meaning without them."""
 
 _PRESENT = (*_WHOLE, "roles *", "gpu", "snp")
@@ -127,7 +132,7 @@ _ABSENT_IS_ANY = (
 )
 """Members that limit something only where they are stated."""
 
-_QUOTED = frozenset({"models", "key_releases", "constraints"})
+_QUOTED = frozenset({"models", "key_releases", "constraints", "foreign_providers"})
 """Objects whose members' names are data."""
 
 
@@ -178,7 +183,7 @@ def _lay_out(path: _Path, value: Any) -> Iterator[tuple[_Path, _Fact]]:
                 yield path, True
             for name, each in value.items():
                 yield from _lay_out((*path, name), each)
-        case list() if path == ("key_releases",):
+        case list() if path in (("key_releases",), ("foreign_providers",)):
             for rule in value:
                 yield from _lay_out((*path, rule["name"]), rule)
         case list():

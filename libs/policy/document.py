@@ -16,7 +16,9 @@ from typing import Any
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.constraints import VERIFIED_ONLY, Constraints, read_constraints
+from libs.policy.foreign import ForeignProvider, foreign_rules, read_foreign_providers
 from libs.policy.hardware import SNP, TDX, Hardware, read_hardware, read_tcb
+from libs.policy.measurement import read_measurement
 from libs.policy.members import Members
 from libs.policy.releases import KeyRelease, read_key_releases
 from libs.policy.revocation import RevocationSet
@@ -91,6 +93,8 @@ class Policy:
     evidence_max_age_seconds: int
     constraints: Constraints = VERIFIED_ONLY
     """What nodes must be to serve a tenant."""
+    foreign_providers: tuple[ForeignProvider, ...] = ()
+    """Services outside the mesh that routers may send prompts to; names are distinct."""
     lifted_revocations: frozenset[bytes] = frozenset()
     """Ids of revocations that no longer count under this version."""
     revoked: Revoked = NOTHING_REVOKED
@@ -138,6 +142,10 @@ class Policy:
             gpu_required=grant.gpu_required,
             models=self.models if role == "node" else MappingProxyType({}),
         )
+
+    def foreign_rules(self, provider: ForeignProvider) -> RoleRules:
+        """Return what the evidence of a foreign provider must satisfy."""
+        return foreign_rules(provider, self.hardware, self.revoked)
 
     def key_release(self, name: str) -> KeyRelease | None:
         """Return the rule about the key of this exact name; None where there is none, so nobody may use it."""
@@ -192,6 +200,7 @@ def read(value: Any) -> Policy:
         constraints=read_constraints(members.object("constraints"), models, evidence_max_age_seconds)
         if members.has("constraints")
         else VERIFIED_ONLY,
+        foreign_providers=read_foreign_providers(members),
         lifted_revocations=_read_lifted(members),
     )
     for revocation in members.objects("revocations"):
@@ -220,7 +229,7 @@ def _read_roles(members: Members) -> Mapping[str, RoleGrant]:
     for role in roles.names(ROLE):
         grant = roles.object(role)
         # An empty list is an operator's way to take every measurement off a role: it allows nothing.
-        measurements = grant.distinct([_read_measurement(m) for m in grant.objects("measurements")], "measurements")
+        measurements = grant.distinct([read_measurement(m) for m in grant.objects("measurements")], "measurements")
         tcb = read_tcb(grant.object("tcb")) if grant.has("tcb") else None
         snp_entries = grant.objects("snp_measurements") if grant.has("snp_measurements") else ()
         snp = [read_snp_measurement(entry) for entry in snp_entries]
@@ -234,21 +243,6 @@ def _read_roles(members: Members) -> Mapping[str, RoleGrant]:
     if not grants:
         raise members.refuse("roles", "must not be empty")
     return MappingProxyType(grants)
-
-
-def _read_measurement(members: Members) -> Measurement:
-    measurement = Measurement(
-        compose_hash=members.hexadecimal("compose_hash", 32),
-        app_id=members.hexadecimal("app_id", 20),
-        os_image_hash=members.hexadecimal("os_image_hash", 32),
-        key_provider=members.hexadecimal("key_provider", 32),
-        mrtd=members.hexadecimal("mrtd", 48),
-        rtmr0=members.hexadecimal("rtmr0", 48),
-        rtmr1=members.hexadecimal("rtmr1", 48),
-        rtmr2=members.hexadecimal("rtmr2", 48),
-    )
-    members.end()
-    return measurement
 
 
 def _read_models(members: Members) -> Mapping[str, frozenset[str]]:

@@ -21,9 +21,14 @@ from services.router.config import Config
 from services.router.directory import TenantDirectory
 from services.router.edge import Edge
 from services.router.exchange import Exchanges
+from services.router.foreign.access import read_credentials
+from services.router.foreign.adapters import Adapters
+from services.router.foreign.providers import ForeignProviders
+from services.router.foreign.record import SessionRecord
 from services.router.issuance import Issuance
 from services.router.listener import https
 from services.router.receipts import open_receipt_store
+from services.router.routes import Routes
 from services.router.servicer import RouterServicer, router_binding
 from services.router.tenants import Tenants
 from services.router.upstreams import Upstreams
@@ -34,6 +39,7 @@ from services.router.workload import OutwardCertificate, Reports, Workload
 async def serve(config: Config) -> None:
     """Wire the router and serve until terminated."""
     settings = config.member
+    credentials = read_credentials(config.foreign)
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
     workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset_days)
@@ -53,7 +59,11 @@ async def serve(config: Config) -> None:
         ):
             upstreams = Upstreams(member, registry)
             issuance = Issuance(workload, publisher, vaults, store, Attested(member, ledger, store, publisher.boot))
-            exchanges = Exchanges(member.policy, upstreams, issuance, config.ledger_seconds)
+            adapters = Adapters(
+                credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
+            )
+            foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
+            exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, config.ledger_seconds)
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
@@ -65,6 +75,7 @@ async def serve(config: Config) -> None:
                 policy=member.policy,
                 tenants=tenants,
                 upstreams=upstreams,
+                foreign=foreign,
                 exchanges=exchanges,
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
@@ -89,6 +100,7 @@ async def serve(config: Config) -> None:
                 background = [
                     tasks.create_task(upstreams.follow()),
                     tasks.create_task(upstreams.reconcile()),
+                    tasks.create_task(foreign.maintain()),
                 ]
                 outer.ready()
                 inner.ready()

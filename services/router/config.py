@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from libs.events.publish import EventSettings
 from libs.identity.member import MemberSettings
+from services.router.foreign.access import ForeignAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Config:
     """How long one request may take from first to last byte, seconds."""
     ledger_seconds: float = 5.0
     """How long the ledger may take to acknowledge a receipt before the response errors, seconds."""
+    foreign: Mapping[str, ForeignAccess] = field(default_factory=dict)
+    """Keys and authorities for foreign providers, by their names in policy."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeGuard
 
@@ -60,6 +61,21 @@ def strip(body: bytes) -> bytes:
     return _strip(body, _load(body))
 
 
+def readdress(body: bytes, model: str, demands: Mapping[str, Any] | None = None) -> bytes:
+    """Return the body for a provider that knows the model as `model`, with `demands` put into its `provider` member.
+
+    All else stays as it was written, number texts included; a body that already says all this is returned untouched.
+    """
+    members = _load(body)
+    if members["model"] == model and demands is None:
+        return body
+    rewritten = {**members, "model": model}
+    if demands is not None:
+        # A body that is forwarded has passed `parse`: its `provider` is an object, null or absent.
+        rewritten["provider"] = {**(members.get("provider") or {}), **demands}
+    return _written(rewritten)
+
+
 def _strip(body: bytes, members: dict[str, Any]) -> bytes:
     provider = members.get("provider")
     if not isinstance(provider, dict) or not any(name in provider for name in _ACI_MEMBERS):
@@ -68,9 +84,13 @@ def _strip(body: bytes, members: dict[str, Any]) -> bytes:
     rewritten = {name: kept if name == "provider" else value for name, value in members.items()}
     if not kept:
         del rewritten["provider"]
+    return _written(rewritten)
+
+
+def _written(members: Mapping[str, Any]) -> bytes:
     parts: list[str] = []
     try:
-        _write(rewritten, parts)
+        _write(dict(members), parts)
     except RecursionError as error:
         raise InvalidRequest("invalid json: the body is nested too deeply") from error
     return "".join(parts).encode("ascii")

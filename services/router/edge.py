@@ -30,6 +30,7 @@ from services.router.errors import (
     ServiceUnavailable,
 )
 from services.router.exchange import Exchanges, Request, Started
+from services.router.foreign.providers import ForeignProviders
 from services.router.receipts import ReceiptStore
 from services.router.tenants import Tenants
 from services.router.upstreams import Upstreams
@@ -55,6 +56,7 @@ class Edge:
     policy: PolicyKeeper
     tenants: Tenants
     upstreams: Upstreams
+    foreign: ForeignProviders
     exchanges: Exchanges
     receipts: ReceiptStore
     commitments: Commitments
@@ -130,7 +132,7 @@ class Edge:
         tenant = await self.tenants.authenticate(request.headers.get("Authorization"))
         models = [
             {"id": model, "object": "model", "created": 0, "owned_by": "teemesh"}
-            for model in sorted(self.upstreams.weights(tenant.tenant_id))
+            for model in sorted({*self.upstreams.weights(tenant.tenant_id), *self.foreign.models(tenant.tenant_id)})
         ]
         return web.json_response({"object": "list", "data": models})
 
@@ -193,7 +195,8 @@ class Edge:
         return web.json_response(await self.commitments.of(stored))
 
     async def _sessions(self, request: web.Request) -> web.StreamResponse:
-        documents = self.upstreams.current_sessions(request.query.get("upstream_name"), request.query.get("model"))
+        filters = request.query.get("upstream_name"), request.query.get("model")
+        documents = self.upstreams.current_sessions(*filters) + self.foreign.current_sessions(*filters)
         return web.json_response(
             {"api_version": "aci/1", "sessions": [abbreviated(document) for document in documents]}
         )
@@ -203,11 +206,18 @@ class Edge:
         try:
             if not is_hex(session_id, 32):
                 raise NotFound("session ids are 64 lower-case hex digits")
-            return _json(await self.upstreams.session(session_id))
+            return _json(await self._session_document(session_id))
         except MeshError as error:
             if error.reason == "SESSION_UNKNOWN":
                 raise NotFound("no such session") from error
             raise
+
+    async def _session_document(self, session_id: str) -> bytes:
+        """Sessions of foreign providers are this router's own; those of nodes are the registry's."""
+        try:
+            return await self.foreign.session(session_id)
+        except NotFound:
+            return await self.upstreams.session(session_id)
 
     async def _evidence(self, request: web.Request) -> web.StreamResponse:
         return _json(await self.evidence.find(request.match_info["digest"]))

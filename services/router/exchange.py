@@ -22,8 +22,6 @@ from libs.aci.receipt_events import (
     RequestForwarded,
     RequestReceived,
     ResponseReturned,
-    ServedByNode,
-    UpstreamVerified,
 )
 from libs.aci.receipt_events import UpstreamFailed as NoUpstream
 from libs.errors import MeshError
@@ -31,10 +29,10 @@ from libs.identity.freshness import PolicyKeeper
 from services.router import constraints
 from services.router.constraints import Prompt
 from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
-from services.router.forwarding import Begun, Ended, NodeUnavailable, Reached, forward
+from services.router.forwarding import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.issuance import Draft, Issuance
+from services.router.routes import Route, Routes
 from services.router.tenants import Tenant
-from services.router.upstreams import Upstream, Upstreams
 from services.router.withholding import Withholding, withhold
 
 _ATTEMPTS = 3
@@ -75,11 +73,10 @@ class _Course:
     policy: PolicyInForce
     receipt_id: str = field(default_factory=fresh_receipt_id)
     model: str | None = None
-    forwarded: str | None = None
-    reached: list[Upstream] = field(default_factory=list)
-    """The nodes that were handed the prompt, in order: an answer is the last one's."""
+    reached: list[Reached] = field(default_factory=list)
+    """Who was handed the prompt, in order: an answer is the last one's."""
     held: Withholding | None = None
-    node_receipt: str | None = None
+    served: KnownEvent | None = None
     refusal: str | None = None
     aborts: list[str] = field(default_factory=list)
     recorded: bool = False
@@ -89,13 +86,14 @@ class _Course:
         """The receipt's content, in the order of ACI section 7.4."""
         events: list[KnownEvent] = [RequestReceived(digest(self.request.body)), self.policy]
         model = self.model or _NO_MODEL
-        if self.reached and self.forwarded is not None:
-            events.append(RequestForwarded(self.forwarded))
-            events.extend(UpstreamVerified(True, model, upstream.candidate.session_id) for upstream in self.reached)
+        if self.reached:
+            # A receipt has room for one: what the last was handed, whose answer it is.
+            events.append(RequestForwarded(self.reached[-1].forwarded))
+            events.extend(reached.outcome for reached in self.reached)
         else:
             events.append(NoUpstream(required=True, model_id=model, reason=self.refusal or "not_forwarded"))
-        if self.reached and self.node_receipt is not None:
-            events.append(_served_by(self.reached[-1], self.node_receipt, model))
+        if self.served is not None:
+            events.append(self.served)
         events.extend(Aborted(reason) for reason in self.aborts)
         events.append(ResponseReturned(returned))
         return Draft(
@@ -111,9 +109,9 @@ class _Course:
 class Exchanges:
     """Runs exchanges."""
 
-    def __init__(self, policy: PolicyKeeper, upstreams: Upstreams, issuance: Issuance, ledger_seconds: float) -> None:
+    def __init__(self, policy: PolicyKeeper, routes: Routes, issuance: Issuance, ledger_seconds: float) -> None:
         self._policy = policy
-        self._upstreams = upstreams
+        self._routes = routes
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
 
@@ -151,59 +149,56 @@ class Exchanges:
                     yield part
 
     async def _answer(self, course: _Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """Forward, and answer with what the node says. Raises `RouterError` while nothing has gone out."""
-        course.forwarded = digest(prompt.forwarded)
+        """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out."""
         tried: frozenset[str] = frozenset()
-        upstream = self._choose(course, prompt, tried)
+        route = self._choose(course, prompt, tried)
         while True:
             try:
-                with self._upstreams.using(upstream):
-                    async with aclosing(self._relay(course, prompt, upstream)) as forwarded:
-                        async for part in forwarded:
-                            yield part
-                    return
+                async with aclosing(self._relay(course, prompt, route)) as forwarded:
+                    async for part in forwarded:
+                        yield part
+                return
             except NodeUnavailable as error:
-                tried |= {upstream.candidate.spiffe_id}
-                log.warning("node unavailable", node=upstream.candidate.spiffe_id, detail=str(error))
+                tried |= {route.name}
+                log.warning("route unavailable", route=route.name, detail=str(error))
                 if len(tried) >= _ATTEMPTS or self._left(course) <= 0:
                     raise
                 try:
-                    upstream = self._choose(course, prompt, tried)
+                    route = self._choose(course, prompt, tried)
                 except RouterError:
-                    raise error from None  # There was a node; that it failed is what the client should know.
+                    raise error from None  # There was one; that it failed is what the client should know.
 
     def _require_tenant(self, tenant: Tenant) -> None:
         """Operators may revoke a tenant whose answer is on its way. Raises `TenantRevoked`."""
         if tenant.tenant_id in self._policy.current.revoked.tenants:
             raise TenantRevoked("the tenant was revoked")
 
-    def _choose(self, course: _Course, prompt: Prompt, tried: frozenset[str]) -> Upstream:
-        tenant_id = course.request.tenant.tenant_id
+    def _choose(self, course: _Course, prompt: Prompt, tried: frozenset[str]) -> Route:
         try:
-            return self._upstreams.choose(prompt.model, prompt.constraints, tenant_id, tried)
+            return self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
         except RouterError:
             raise
         except MeshError as error:
             raise ServiceUnavailable(f"not now: {error.reason}") from error
 
-    async def _relay(self, course: _Course, prompt: Prompt, upstream: Upstream) -> AsyncGenerator[Part, None]:
-        """One attempt at one node. Raises `NodeUnavailable` before the first byte."""
+    async def _relay(self, course: _Course, prompt: Prompt, route: Route) -> AsyncGenerator[Part, None]:
+        """One attempt at one route. Raises `NodeUnavailable` before the first byte."""
         request = course.request
-        parts = forward(
-            upstream,
-            endpoint=request.endpoint,
-            body=prompt.forwarded,
-            request_id=request.request_id,
-            tenant_id=request.tenant.tenant_id,
-            timeout=max(self._left(course) - self._ledger_seconds - _ANSWER_MARGIN_SECONDS, 0.1),
+        parts = route.forward(
+            Errand(
+                prompt=prompt,
+                endpoint=request.endpoint,
+                request_id=request.request_id,
+                tenant_id=request.tenant.tenant_id,
+                timeout=max(self._left(course) - self._ledger_seconds - _ANSWER_MARGIN_SECONDS, 0.1),
+            )
         )
         async with aclosing(parts):
-            if not isinstance(await anext(parts), Reached):
-                raise UpstreamFailed("the node was not reached")
-            course.reached.append(upstream)
-            begun = await anext(parts)
-            if not isinstance(begun, Begun):
-                raise UpstreamFailed("the node's answer is out of order")
+            # One that found its proof outdated verifies anew and is handed the prompt a second time.
+            while isinstance(begun := await anext(parts), Reached):
+                course.reached.append(begun)
+            if not isinstance(begun, Begun) or not course.reached:
+                raise UpstreamFailed("the answer is out of order")
             held = course.held = withhold(
                 request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
             )
@@ -215,7 +210,7 @@ class Exchanges:
                 async for part in parts:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
-                        course.node_receipt = part.receipt_sha256
+                        course.served = part.served
                         held.complete()
                     elif isinstance(part, bytes) and (out := held.feed(part)):
                         yield out
@@ -296,14 +291,3 @@ class Exchanges:
     def _patience(self, course: _Course) -> float:
         """How long to wait for the ledger: its share, or what is left less the time to answer."""
         return max(min(self._ledger_seconds, self._left(course) - _ANSWER_MARGIN_SECONDS), 0.1)
-
-
-def _served_by(upstream: Upstream, node_receipt: str, model: str) -> ServedByNode:
-    claims = upstream.lease.appraisal.workload_claims
-    return ServedByNode(
-        spiffe_id=upstream.candidate.spiffe_id,
-        evidence_digest="sha256:" + upstream.candidate.evidence_digest,
-        receipt_sha256=node_receipt,
-        weights_sha256=upstream.candidate.models[model],
-        engine=str(claims.get("engine", "unknown")),
-    )

@@ -1,4 +1,7 @@
-"""It is responsible for one hop: a prompt to a verified node, its bytes back, and the node's own receipt over them."""
+"""It is responsible for one hop to a node: a prompt over its verified channel, its bytes and its own receipt back.
+
+What a hop tells on its way is the same for every route that a prompt may take.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from dataclasses import dataclass
 
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 
+from libs.aci.encoding import digest
 from libs.aci.receipt import verify_signed_by
+from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
+from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.errors import MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
+from services.router.constraints import Prompt
 from services.router.errors import UpstreamFailed
 from services.router.upstreams import Upstream
 
@@ -22,13 +29,29 @@ class NodeUnavailable(UpstreamFailed):
 
 
 @dataclass(frozen=True, slots=True)
+class Errand:
+    """A prompt to be forwarded. `timeout` is for the whole hop, in seconds."""
+
+    prompt: Prompt
+    endpoint: str
+    request_id: str
+    tenant_id: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reached:
-    """The node is there under the key that was verified; the next step hands it the prompt."""
+    """The other side is there under the key that was verified; the next step hands it the prompt."""
+
+    forwarded: str
+    """Digest of the exact bytes that it is handed."""
+    outcome: UpstreamVerified | Unverified
+    """What the receipt says about whoever it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The node's answer begins."""
+    """The answer begins."""
 
     status: int
     content_type: str
@@ -36,19 +59,21 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The node's answer is whole, and its own receipt is over exactly these bytes."""
+    """The answer is whole; what is known of it goes into the receipt."""
 
-    receipt_sha256: str
+    served: KnownEvent | None
 
 
-async def forward(
-    upstream: Upstream, *, endpoint: str, body: bytes, request_id: str, tenant_id: str, timeout: float
-) -> AsyncGenerator[Reached | Begun | bytes | Ended, None]:
-    """Yield `Reached`, then `Begun`, then bytes, then `Ended`.
+Step = Reached | Begun | bytes | Ended
+
+
+async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, None]:
+    """Yield `Reached`, then `Begun`, then bytes, then `Ended`: the node's own receipt is over exactly these bytes.
 
     Raises `NodeUnavailable` before `Begun` when the node cannot be reached, and `UpstreamFailed` when it breaks off or
     its receipt does not cover what it sent.
     """
+    prompt = errand.prompt
     try:
         link = await upstream.peer.link(_CONNECT_SECONDS, preferred=upstream.link)
     except MeshError as error:
@@ -56,10 +81,16 @@ async def forward(
     if link.lease.certificate != upstream.lease.certificate:
         # Genuine, perhaps, but the session that the receipt would cite is bound to the key before.
         raise NodeUnavailable("the node has another key than the one verified")
-    yield Reached()
+    session_id = upstream.candidate.session_id
+    yield Reached(digest(prompt.forwarded), UpstreamVerified(True, prompt.model, session_id))
     call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(
-        inference_pb2.InferRequest(endpoint=endpoint, body=body, request_id=request_id, tenant_id=tenant_id),
-        timeout=timeout,
+        inference_pb2.InferRequest(
+            endpoint=errand.endpoint,
+            body=prompt.forwarded,
+            request_id=errand.request_id,
+            tenant_id=errand.tenant_id,
+        ),
+        timeout=errand.timeout,
     )
     begun = False
     seen = hashlib.sha256()
@@ -83,7 +114,8 @@ async def forward(
                     seen.update(response.chunk)
                     yield response.chunk
                 case "conclusion" if begun:
-                    yield Ended(_verified(response.conclusion.receipt, upstream, "sha256:" + seen.hexdigest()))
+                    receipt = _verified(response.conclusion.receipt, upstream, "sha256:" + seen.hexdigest())
+                    yield Ended(_served_by(upstream, receipt, prompt.model))
                     return
                 case _:
                     raise UpstreamFailed("the node's answer is out of order")
@@ -103,3 +135,14 @@ def _verified(receipt: bytes, upstream: Upstream, response_hash: str) -> str:
     if parsed.returned.body_hash != response_hash:
         raise UpstreamFailed("the node's receipt is over other bytes than it sent")
     return hashlib.sha256(receipt).hexdigest()
+
+
+def _served_by(upstream: Upstream, receipt_sha256: str, model: str) -> ServedByNode:
+    claims = upstream.lease.appraisal.workload_claims
+    return ServedByNode(
+        spiffe_id=upstream.candidate.spiffe_id,
+        evidence_digest="sha256:" + upstream.candidate.evidence_digest,
+        receipt_sha256=receipt_sha256,
+        weights_sha256=upstream.candidate.models[model],
+        engine=str(claims.get("engine", "unknown")),
+    )

@@ -90,10 +90,14 @@ class Ca:
 
     def outward(self, key: ec.EllipticCurvePrivateKey, now: int) -> bytes:
         """Return a certificate (PEM) for 127.0.0.1 and localhost."""
+        return self.outward_of(key.public_key(), now)
+
+    def outward_of(self, key: ec.EllipticCurvePublicKey, now: int) -> bytes:
+        """The same for a key of which only the public half is known."""
         issuer = x509.load_der_x509_certificate(self.der).subject
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         builder = (
-            _builder(x509.Name([]), issuer, key.public_key(), now)
+            _builder(x509.Name([]), issuer, key, now)
             .add_extension(x509.SubjectAlternativeName(names), critical=True)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)

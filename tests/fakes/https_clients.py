@@ -132,6 +132,7 @@ async def https_site(folder: Path) -> AsyncIterator[Site]:
             policy=cast(Any, bench.member.policy),
             tenants=tenants_of(directory),
             upstreams=bench.upstreams,
+            foreign=bench.foreign,
             exchanges=bench.exchanges,
             receipts=bench.store,
             commitments=cast(Any, CommitmentsTwin()),

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.events.issuer import Issuer
-from libs.events.publish import Committed, LedgerUnavailable
+from libs.events.publish import Committed, Enqueued, LedgerUnavailable
 from libs.events.vault import VaultKey
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
@@ -88,6 +88,13 @@ class LedgerTwin:
         return Committed(
             sealed.entry_id, self.issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, ACKNOWLEDGEMENT
         )
+
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> Enqueued:
+        if self.full:
+            raise LedgerUnavailable("full", b"")
+        sealed = self.issuer.seal(kind, body, vault)
+        self._log(kind, body, sealed.tenant)
+        return Enqueued(sealed.entry_id, self.issuer.id, sealed.issuer_seq)
 
     def released(self, committed: Committed) -> None:
         self.cut.append(committed.issuer_seq)

@@ -53,6 +53,21 @@ async def inside_tls(target: str, server: Credential, client: Credential, ca_pem
         yield recording
 
 
+@asynccontextmanager
+async def impersonating(
+    target: str, towards_client: ssl.SSLContext, ca_pem: bytes, *, port: int = 0
+) -> AsyncIterator[Recording]:
+    """Relay HTTPS under a certificate of the relay's own, as one could who has an authority issue it for that name."""
+    towards_server = load_client_context(ca_pem=ca_pem)
+    host, _, theirs = target.rpartition(":")
+    async with _relaying(
+        lambda: asyncio.open_connection(host, int(theirs), ssl=towards_server, server_hostname=host),
+        towards_client,
+        port,
+    ) as recording:
+        yield recording
+
+
 def _connecting(target: str, secured: tuple[ssl.SSLContext, MeshCertificate] | None) -> Connect:
     host, _, port = target.rpartition(":")
     if secured is None:
@@ -62,7 +77,7 @@ def _connecting(target: str, secured: tuple[ssl.SSLContext, MeshCertificate] | N
 
 
 @asynccontextmanager
-async def _relaying(connect: Connect, context: ssl.SSLContext | None) -> AsyncIterator[Recording]:
+async def _relaying(connect: Connect, context: ssl.SSLContext | None, port: int = 0) -> AsyncIterator[Recording]:
     recording = Recording()
     running: set[asyncio.Task[None]] = set()
 
@@ -80,7 +95,7 @@ async def _relaying(connect: Connect, context: ssl.SSLContext | None) -> AsyncIt
         finally:
             running.discard(task)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(accept, "127.0.0.1", port, ssl=context)
     recording.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield recording

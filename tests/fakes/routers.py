@@ -22,17 +22,25 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import RequestReceived, ResponseReturned
 from libs.errors import Code, MeshError
+from libs.identity.collateral import CollateralSource
 from libs.identity.freshness import PolicyStale
 from libs.identity.lease import Lease
 from libs.identity.peers import PeerUnavailable
 from libs.policy.constraints import VERIFIED_ONLY, Constraints
+from libs.policy.document import Policy
+from libs.policy.foreign import ForeignProvider
 from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.exchange import Exchanges, Request, Started
+from services.router.foreign.access import Credentials
+from services.router.foreign.adapters import Adapters
+from services.router.foreign.providers import ForeignProviders
+from services.router.foreign.record import SessionRecord
 from services.router.issuance import Issuance
 from services.router.receipts import ReceiptStore, open_receipt_store
+from services.router.routes import Routes
 from services.router.upstreams import Upstreams
 from services.router.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
@@ -189,6 +197,7 @@ class PolicyTwin:
     models: Mapping[str, frozenset[str]] = field(default_factory=lambda: {MODEL: frozenset({WEIGHTS})})
     fresh: bool = True
     revoked: Revoked = NOTHING_REVOKED
+    foreign_providers: tuple[ForeignProvider, ...] = ()
     constraints: Constraints = VERIFIED_ONLY
 
     @property
@@ -201,11 +210,31 @@ class PolicyTwin:
         return self
 
 
+class KeeperTwin:
+    """A policy that was read, in force until another is."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.current = policy
+        self._advanced = asyncio.Event()
+
+    def require_fresh(self) -> Policy:
+        return self.current
+
+    def enact(self, policy: Policy) -> None:
+        self.current = policy
+        advanced, self._advanced = self._advanced, asyncio.Event()
+        advanced.set()
+
+    async def advanced(self) -> Policy:
+        await self._advanced.wait()
+        return self.current
+
+
 class MemberTwin:
     """A router that has joined: its policy, and a peer for each address."""
 
-    def __init__(self) -> None:
-        self.policy = PolicyTwin()
+    def __init__(self, policy: KeeperTwin | None = None) -> None:
+        self.policy: Any = PolicyTwin() if policy is None else policy
         self.peers: dict[str, PeerTwin] = {}
 
     def peer(self, role: str, target: str) -> PeerTwin:
@@ -259,6 +288,7 @@ class RouterBench:
     registry_peer: PeerTwin
     nodes: list[NodeTwin]
     upstreams: Upstreams
+    foreign: ForeignProviders
     ledger: LedgerTwin
     store: ReceiptStore
     workload: Workload
@@ -306,10 +336,18 @@ class RouterBench:
 
 
 @asynccontextmanager
-async def router_bench(folder: Path, *, nodes: int = 1) -> AsyncIterator[RouterBench]:
-    """A router that has verified this many nodes."""
-    member, registry, ledger = MemberTwin(), _registry(), LedgerTwin()
-    workload = Workload("spiffe://mesh.test/router/one", 7)
+async def router_bench(
+    folder: Path,
+    *,
+    nodes: int = 1,
+    policy: KeeperTwin | None = None,
+    credentials: Mapping[str, Credentials] | None = None,
+    collateral: CollateralSource | None = None,
+    keyset_days: int = 7,
+) -> AsyncIterator[RouterBench]:
+    """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
+    member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
+    workload = Workload("spiffe://mesh.test/router/one", keyset_days)
     twins = [NodeTwin(f"n{number}") for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
@@ -334,9 +372,11 @@ async def router_bench(folder: Path, *, nodes: int = 1) -> AsyncIterator[RouterB
     upstreams = Upstreams(cast(Any, member), cast(Any, registry_peer))
     async with open_receipt_store(folder / "receipts.sqlite") as store:
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
-        exchanges = Exchanges(cast(Any, member.policy), upstreams, issuance, 5.0)
+        adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
+        foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
+        exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, 5.0)
         bench = RouterBench(
-            member, registry, registry_peer, twins, upstreams, ledger, store, workload, issuance, exchanges
+            member, registry, registry_peer, twins, upstreams, foreign, ledger, store, workload, issuance, exchanges
         )
         for twin in twins:
             bench.publish_session(twin.lease, twin.target)

@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
 from libs.aci.encoding import digest
+from libs.aci.receipt import parse as parse_receipt
+from libs.aci.receipt import sign as sign_receipt
+from libs.aci.receipt_events import ServedByForeign, ServedByNode
 from libs.client.checks import Materials, run_checks
 from libs.client.exchange import Exchange
 from libs.client.http import RouterUnreachable
@@ -391,3 +394,15 @@ def test_a_commitment_that_lacks_something_is_malformed(honest: Materials, membe
     failures = _failures(_commitment(honest, lambda document: document.pop(member)))
 
     assert failures[8] == failures[10] == "COMMITMENT_MALFORMED"
+
+
+def test_a_provider_outside_the_mesh_that_policy_does_not_list_fails_the_seventh(
+    mesh: AttestedMesh, honest: Materials
+) -> None:
+    assert isinstance(honest.receipt, bytes)
+    receipt = parse_receipt(honest.receipt)
+    link = ServedByForeign("other", digest(b"{}").removeprefix("sha256:"), "{}")
+    events = tuple(link if isinstance(event, ServedByNode) else event for event in receipt.events)
+    signed = sign_receipt(replace(receipt, events=events), mesh.receipt_key)
+    served = replace(honest, receipt=signed, commitment=jcs.dumps(mesh.commit(signed)))
+    assert _failures(served) == {7: "FOREIGN_NOT_LISTED"}

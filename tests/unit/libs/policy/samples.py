@@ -83,5 +83,34 @@ def full(draft: dict[str, Any]) -> dict[str, Any]:
         },
         "cd" * 16: {"models": {}, "regions": []},
     }
+    measurement = whole["roles"]["node"]["measurements"][0]
+    whole["foreign_providers"] = [
+        {
+            "name": "other-mesh",
+            "kind": "aci",
+            "origin": "https://router.example:8443",
+            "models": {"here": "there"},
+            "measurements": [measurement],
+            "subject": "spiffe://other.example/router/a",
+            "session_claims": ["gpu_attested"],
+        },
+        {
+            "name": "worker",
+            "kind": "dstack-vllm-proxy",
+            "origin": "https://worker.example",
+            "models": {"here": "there"},
+            "measurements": [measurement],
+            "best_effort": True,
+            "tenants": ["ab" * 16],
+        },
+        {
+            "name": "commercial",
+            "kind": "openai",
+            "origin": "https://api.example",
+            "models": {"here": "there"},
+            "best_effort": True,
+            "tenants": ["ab" * 16],
+        },
+    ]
     whole["lifted_revocations"] = ["d1" * 32]
     return whole

@@ -44,6 +44,36 @@ CASES: dict[str, tuple[Change, str, Effect, str]] = {
         WITHDRAWS,
         "code: compose ",
     ),
+    "a foreign provider": (
+        lambda d: d["foreign_providers"].pop(0),
+        'foreign_providers."other-mesh"',
+        WITHDRAWS,
+        "prompts to the foreign provider (",
+    ),
+    "other code of one": (
+        lambda d: d["foreign_providers"][0].update(measurements=[]),
+        'foreign_providers."other-mesh".measurements',
+        WITHDRAWS,
+        "its code: compose ",
+    ),
+    "less of its sessions": (
+        lambda d: d["foreign_providers"][0].update(session_claims=[]),
+        'foreign_providers."other-mesh".session_claims',
+        ALLOWS,
+        "its sessions without gpu_attested",
+    ),
+    "a tenant of one": (
+        lambda d: d["foreign_providers"][2].update(tenants=[]),
+        'foreign_providers."commercial".tenants',
+        WITHDRAWS,
+        "unverified prompts of tenant " + "ab" * 16,
+    ),
+    "another model of one": (
+        lambda d: d["foreign_providers"][2].update(models={"here": "elsewhere"}),
+        'foreign_providers."commercial".models.here',
+        CHANGES,
+        "here: elsewhere, was there",
+    ),
     "a GPU": (
         lambda d: d["roles"]["kms"].update(gpu_required=True),
         "roles.kms.gpu_required",

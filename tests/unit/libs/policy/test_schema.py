@@ -32,7 +32,7 @@ CANNOT_SAY = {
     "that development and hardware are not mixed": "must not mix development",
     "that two entries are not about the same": (
         "vendor_roots names the same thing twice|issuer is named twice|is about the same keys as"
-        "|signatures names the same thing twice"
+        "|signatures names the same thing twice|foreign_providers names the same thing twice"
     ),
     "that nothing is both allowed and revoked": "which is also allowed",
     "that reports need a root": "reports_required needs a vendor root",

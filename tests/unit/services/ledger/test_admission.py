@@ -189,6 +189,7 @@ def test_later_batches_of_a_refused_issuer_are_refused_and_told(
     [
         ("router", Kind.POLICY),
         ("router", Kind.START),
+        ("router", Kind.ADMISSION),
         ("kms", Kind.SESSION),
         ("registry", Kind.POLICY),
         ("registry", Kind.QUARANTINE),

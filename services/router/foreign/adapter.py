@@ -1,0 +1,84 @@
+"""It is responsible for what every adapter is: what it declares, how it verifies, what a verification is good for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from libs.policy.document import Policy
+from services.router.errors import UpstreamVerificationFailed
+from services.router.forwarding import Errand, NodeUnavailable, Step
+
+
+class ForeignNotVerified(NodeUnavailable):
+    """The provider could not be verified when it had to be, so it was handed nothing more."""
+
+    status = UpstreamVerificationFailed.status
+    type = UpstreamVerificationFailed.type
+    reason = UpstreamVerificationFailed.reason
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name} is not verified: {why}")
+        self.why = why
+
+
+class ProofOutdated(NodeUnavailable):
+    """The provider is no longer what was verified: it shows another key, or has other sessions. Verify it anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What an adapter does and does not verify."""
+
+    scope: str
+    """`service`: one verification stands for all models of the provider."""
+    claims: frozenset[str]
+    """The typed claims of ACI §8.3 that it can assert or refute; every other one is unknown."""
+    channel_bound: bool
+    """Whether the TLS key of each connection is one that the evidence binds."""
+    receipts: bool
+    """Whether the provider's own receipt is verified over each answer."""
+
+
+class Standing(Protocol):
+    """A provider as one verification left it. It is immutable: a new verification makes a new one."""
+
+    @property
+    def session(self) -> bytes | None:
+        """The attested session that receipts cite, canonical; None where nothing is verified."""
+        ...
+
+    @property
+    def supporting(self) -> tuple[bytes, ...]:
+        """Session documents, canonical, that the session rests on: the provider's own ones that were accepted."""
+        ...
+
+    @property
+    def verified_at(self) -> float:
+        """When the evidence was made, Unix seconds; 0 where there is none."""
+        ...
+
+    @property
+    def until(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def uphold(self, policy: Policy, now: int) -> None:
+        """Judge the same evidence again, without asking anybody. Raises why it no longer passes."""
+        ...
+
+    def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+        """See `services.router.routes.Route`. Raises `ProofOutdated` before anything that the client sees."""
+        ...
+
+
+class Adapter(Protocol):
+    """Speaks to one provider."""
+
+    @property
+    def declaration(self) -> Declaration: ...
+
+    async def verify(self, policy: Policy) -> Standing:
+        """Verify the provider now. Raises the first refusal, or what keeps it from answering."""
+        ...

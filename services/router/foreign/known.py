@@ -1,0 +1,159 @@
+"""It is responsible for one provider as policy lists it: verified by one caller at a time, for all of them.
+
+A verification that fails takes nothing away from one that holds: only time, policy and revocations end that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from libs.aci.session import session_id
+from libs.errors import MeshError
+from libs.identity.freshness import PolicyKeeper
+from libs.policy.document import Policy
+from libs.policy.foreign import ForeignProvider
+from libs.policy.hardware import TDX
+from services.router.foreign.adapter import Adapter, ForeignNotVerified, Standing
+from services.router.foreign.record import SessionRecord
+from services.router.foreign.selection import ForeignCandidate
+
+TIMED_OUT = "VERIFICATION_TIMED_OUT"
+_NOT_VERIFIED = "NOT_VERIFIED_YET"
+_VERIFY_SECONDS = 20.0
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 60.0
+_MOST_DOUBLINGS = 6
+_AT_MOST_EVERY_SECONDS = 1.0
+"""How often requests may have a provider verified anew while that fails."""
+
+log = structlog.get_logger()
+
+
+class Known:
+    """One provider and its standing. Another entry in policy makes another of these."""
+
+    def __init__(
+        self, provider: ForeignProvider, adapter: Adapter, policy: PolicyKeeper, record: SessionRecord
+    ) -> None:
+        self.provider = provider
+        self.adapter = adapter
+        self.standing: Standing | None = None
+        self.refusal = _NOT_VERIFIED
+        self.withdrawn = asyncio.Event()
+        """Set when policy took it away: nothing more may come of it, `refusal` says why."""
+        self._policy = policy
+        self._record = record
+        self._verifying = asyncio.Lock()
+        self._failures = 0
+        self._renewal_failed_at: float | None = None
+        self._due = 0.0
+
+    @property
+    def name(self) -> str:
+        """As sessions and receipts call it; no SPIFFE ID looks like it."""
+        return f"foreign/{self.provider.name}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.standing is not None and self.standing.until > time.time()
+
+    @property
+    def session(self) -> bytes | None:
+        """The session that could be cited now."""
+        return self.standing.session if self.standing is not None and self.is_live else None
+
+    def candidate(self) -> ForeignCandidate:
+        session = self.session
+        return ForeignCandidate(
+            name=self.name,
+            models=self.provider.models,
+            session_id=None if session is None else session_id(session),
+            until=0.0 if self.standing is None else self.standing.until,
+            tenants=self.provider.tenants,
+            verified_at=0.0 if self.standing is None else self.standing.verified_at,
+            tee_type=None if session is None else TDX,
+        )
+
+    def is_due(self) -> bool:
+        """Say whether a verification should begin now."""
+        return self._due <= asyncio.get_running_loop().time() and not self._verifying.locked()
+
+    def hasten(self) -> None:
+        """Make a verification due."""
+        self._due = 0.0
+
+    def withdraw(self, why: str) -> None:
+        """End what stands, and what is under way by it."""
+        log.warning("foreign provider withdrawn", provider=self.provider.name, reason=why)
+        self.standing, self.refusal = None, why
+        self.withdrawn.set()
+
+    async def refresh(self) -> None:
+        """Verify if it is still due when nobody else does."""
+        async with self._verifying:
+            if self._due <= asyncio.get_running_loop().time():
+                await self._verify()
+
+    async def renew(self, outdated: Standing) -> Standing:
+        """Verify anew what is no longer what was verified. Raises `ForeignNotVerified`.
+
+        Whoever waits while another does it takes what that one got. What is outdated for new connections may go on
+        serving those that it fits.
+        """
+        async with self._verifying:
+            if self.standing is outdated and not self._has_just_failed():
+                await self._verify()
+                self._renewal_failed_at = asyncio.get_running_loop().time() if self.standing is outdated else None
+        if self.standing is None or self.standing is outdated:
+            raise ForeignNotVerified(self.name, self.refusal)
+        return self.standing
+
+    async def refused_by(self, policy: Policy) -> str | None:
+        """Return the reason for which what stands does not pass under this policy; None where it does."""
+        if self.standing is None:
+            return None
+        try:
+            await asyncio.to_thread(self.standing.uphold, policy, int(time.time()))
+        except MeshError as error:
+            return error.reason
+        return None
+
+    def _has_just_failed(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._renewal_failed_at is not None and now - self._renewal_failed_at < _AT_MOST_EVERY_SECONDS
+
+    async def _verify(self) -> None:
+        """One verification, under the lock."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_VERIFY_SECONDS):
+                standing = await self._verified()
+        except (MeshError, TimeoutError) as error:
+            self.refusal = error.reason if isinstance(error, MeshError) else TIMED_OUT
+            self._due = loop.time() + min(_FIRST_RETRY_SECONDS * 2**self._failures, _LONGEST_RETRY_SECONDS)
+            self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
+            log.warning(
+                "foreign provider not verified",
+                provider=self.provider.name,
+                reason=self.refusal,
+                detail=str(error),
+            )
+            return
+        if not self.withdrawn.is_set():
+            self.standing = standing
+        self._failures = 0
+        self._due = loop.time() + max((standing.until - time.time()) / 2, _FIRST_RETRY_SECONDS)
+        log.info("foreign provider verified", provider=self.provider.name, until=int(standing.until))
+
+    async def _verified(self) -> Standing:
+        policy = self._policy.require_fresh()
+        standing = await self.adapter.verify(policy)
+        await self._record.keep(standing)
+        while policy is not self._policy.current:
+            # It must hold under the policy that is in force when it is taken up.
+            policy = self._policy.require_fresh()
+            await asyncio.to_thread(standing.uphold, policy, int(time.time()))
+        return standing

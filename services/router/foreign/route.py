@@ -1,0 +1,87 @@
+"""It is responsible for the way of one prompt to a foreign provider, also to one that has changed since."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+import structlog
+
+from services.router.errors import UpstreamFailed
+from services.router.foreign.adapter import ForeignNotVerified, ProofOutdated, Standing
+from services.router.foreign.known import TIMED_OUT, Known
+from services.router.forwarding import Errand, Step
+
+_RENEWALS = 2
+"""How often one request has its provider verified anew: once for another key, once for other sessions."""
+_LEAST_SECONDS = 0.1
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRoute:
+    """The way to a foreign provider; see `services.router.routes.Route`."""
+
+    known: Known
+    standing: Standing
+    in_flight: Counter[str]
+
+    @property
+    def name(self) -> str:
+        return self.known.name
+
+    async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+        """Forward by the standing that was chosen, or by a newer one where the provider has changed since."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + errand.timeout
+        standing, renewals = self.standing, 0
+        self.in_flight[self.name] += 1
+        try:
+            while True:
+                try:
+                    async with aclosing(self._while_allowed(standing.forward(errand))) as steps:
+                        async for step in steps:
+                            yield step
+                    return
+                except ProofOutdated as error:
+                    log.info("foreign provider has changed", provider=self.name, detail=str(error))
+                    renewals += 1
+                    if renewals > _RENEWALS:
+                        raise
+                    standing = await self._renewed(standing, deadline - loop.time())
+                    errand = replace(errand, timeout=max(deadline - loop.time(), _LEAST_SECONDS))
+        finally:
+            self.in_flight[self.name] -= 1
+
+    async def _renewed(self, outdated: Standing, seconds: float) -> Standing:
+        try:
+            async with asyncio.timeout(max(seconds, _LEAST_SECONDS)):
+                return await self.known.renew(outdated)
+        except TimeoutError as error:
+            raise ForeignNotVerified(self.name, TIMED_OUT) from error
+
+    async def _while_allowed(self, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
+        """Pass on the steps until policy takes the provider away, however long it is silent then."""
+        withdrawn = asyncio.create_task(self.known.withdrawn.wait())
+        try:
+            async with aclosing(steps):
+                while True:
+                    following = asyncio.create_task(anext(steps, None))
+                    try:
+                        await asyncio.wait({following, withdrawn}, return_when=asyncio.FIRST_COMPLETED)
+                        if withdrawn.done():
+                            raise UpstreamFailed(f"{self.name} may no longer serve: {self.known.refusal}")
+                        step = following.result()
+                    finally:
+                        if not following.done():
+                            following.cancel()
+                            await asyncio.wait({following})
+                    if step is None:
+                        return
+                    yield step
+        finally:
+            withdrawn.cancel()

@@ -1,0 +1,224 @@
+"""A second router, of another mesh on another machine, as the foreign ACI service of a first: real HTTPS and evidence.
+
+What lies behind it is a twin node and a twin ledger. It may be made to lie about one route at a time, from behind its
+attested key, as nobody on the way could.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import grpc.aio
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+
+from libs.policy.document import Policy, read
+from libs.tee.collateral import Collateral
+from libs.tee.dstack import GuestInfo, GuestQuote
+from services.router.edge import Edge
+from services.router.foreign.access import Credentials
+from services.router.listener import https
+from services.router.workload import Reports
+from tests.fakes.attested_mesh import AttestedMesh
+from tests.fakes.https_clients import (
+    KEY,
+    CommitmentsTwin,
+    DirectoryTwin,
+    EvidenceTwin,
+    tenants_of,
+)
+from tests.fakes.leases import MODEL
+from tests.fakes.policy_draft import policy_draft
+from tests.fakes.routers import KeeperTwin, PeerTwin, RouterBench, router_bench
+
+NAME = "other-mesh"
+THERE = MODEL
+HERE = "their-model"
+Lie = Callable[[bytes], bytes]
+
+
+class TdGuest:
+    """The guest agent of a running TD."""
+
+    def __init__(self, mesh: AttestedMesh) -> None:
+        self._workload = mesh.workloads["router"]
+
+    async def info(self) -> GuestInfo:
+        measured = self._workload.measurement
+        return GuestInfo(
+            measured.app_id, "00", "00", measured.compose_hash, measured.os_image_hash, self._workload.td.app_compose
+        )
+
+    async def quote(self, report_data: bytes) -> GuestQuote:
+        return GuestQuote(self._workload.td.quote(report_data), self._workload.event_log)
+
+
+class MachineCollateral:
+    """The vendor's statements about a mesh's machine."""
+
+    def __init__(self, mesh: AttestedMesh) -> None:
+        self._mesh = mesh
+
+    async def collateral(self, quote: bytes) -> Collateral:
+        return self._mesh.collateral
+
+
+class OutwardAuthority(kms_pb2_grpc.KmsServiceServicer):
+    """Signs outward keys as the mesh CA does."""
+
+    def __init__(self, mesh: AttestedMesh) -> None:
+        self._mesh = mesh
+
+    async def IssueServerCertificate(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> kms_pb2.IssueServerCertificateResponse:
+        key = cast(ec.EllipticCurvePublicKey, x509.load_der_x509_csr(request.csr).public_key())
+        pem = self._mesh.ca.outward_of(key, self._mesh.now)
+        der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+        return kms_pb2.IssueServerCertificateResponse(certificate=der)
+
+
+def _authority(mesh: AttestedMesh) -> OutwardAuthority:
+    return OutwardAuthority(mesh)  # type: ignore[abstract]  # The other methods stay unimplemented.
+
+
+@dataclass(slots=True)
+class JoinedTwin:
+    """What of a member the router's own identity needs."""
+
+    guest: TdGuest
+    kms: PeerTwin
+    ca_pem: bytes
+
+
+@dataclass(slots=True)
+class OtherRouter:
+    """The second router, as it runs now."""
+
+    mesh: AttestedMesh
+    bench: RouterBench
+    port: int
+    lies: dict[str, Lie] = field(default_factory=dict)
+    """By the last fixed part of a route: attestation, sessions, session, receipts."""
+    reports: int = 0
+    bodies: list[bytes] = field(default_factory=list)
+    """Every prompt that came, to whatever end."""
+
+    @property
+    def origin(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    @web.middleware
+    async def lying(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        route = _route(request.path)
+        self.reports += route == "attestation"
+        if request.method == "POST":
+            self.bodies.append(await request.read())
+        response = await handler(request)
+        lie = self.lies.get(route)
+        if lie is None or not isinstance(response, web.Response):
+            return response
+        return web.Response(body=lie(cast(bytes, response.body)), content_type="application/json")
+
+
+def _route(path: str) -> str:
+    parts = path.strip("/").split("/")
+    return "session" if parts[-2:-1] == ["sessions"] else parts[-2] if "receipts" in parts else parts[-1]
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@asynccontextmanager
+async def other_router(
+    folder: Path, mesh: AttestedMesh, *, port: int = 0, keyset_days: int = 7, nodes: int = 1
+) -> AsyncIterator[OtherRouter]:
+    """Start it; started again on the same port it is the same service with other keys."""
+    server = grpc.aio.server()
+    kms_pb2_grpc.add_KmsServiceServicer_to_server(_authority(mesh), server)
+    kms = PeerTwin(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", None)
+    await server.start()
+    member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
+    try:
+        async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
+            edge = Edge(
+                workload=bench.workload,
+                reports=Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), None),
+                policy=bench.member.policy,
+                tenants=tenants_of(DirectoryTwin()),
+                upstreams=bench.upstreams,
+                foreign=bench.foreign,
+                exchanges=bench.exchanges,
+                receipts=bench.store,
+                commitments=cast(Any, CommitmentsTwin()),
+                evidence=cast(Any, EvidenceTwin()),
+                max_body_bytes=1 << 20,
+                request_seconds=60.0,
+            )
+            outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
+            router = OtherRouter(mesh, bench, port)
+            application = edge.application()
+            application.middlewares.append(router.lying)
+            async with (
+                bench.issuance.recording(),
+                https(f"127.0.0.1:{port}", application, edge.headers, outward) as router.port,
+            ):
+                yield router
+    finally:
+        await kms.close()
+        await server.stop(None)
+
+
+def listing(mesh: AttestedMesh, origin: str, **changes: Any) -> Policy:
+    """The first mesh's policy, which lists the second's router and nothing else."""
+    provider = {
+        "name": NAME,
+        "kind": "aci",
+        "origin": origin,
+        "models": {HERE: THERE},
+        "measurements": [mesh.workloads["router"].measurement.to_json()],
+        "session_claims": ["gpu_attested"] if changes.pop("gpu", False) else [],
+        **changes,
+    }
+    return policy_listing(mesh, [provider])
+
+
+def policy_listing(mesh: AttestedMesh, providers: list[Mapping[str, Any]], **members: Any) -> Policy:
+    now = int(time.time())
+    return read(
+        policy_draft(
+            "here.test",
+            [Ed25519PrivateKey.generate() for _ in range(2)],
+            mesh.machine.vendor_root,
+            {"router": mesh.workloads["ledger"].measurement},
+            not_before=now - 60,
+            not_after=now + 86400,
+            foreign_providers=providers,
+            **members,
+        )
+    )
+
+
+@asynccontextmanager
+async def first_router(folder: Path, mesh: AttestedMesh, policy: Policy) -> AsyncIterator[RouterBench]:
+    """The first router, without a node of its own, when it has verified once what its policy lists."""
+    keeper = KeeperTwin(policy)
+    credentials = {name: Credentials(KEY, mesh.ca.pem) for name in (p.name for p in policy.foreign_providers)}
+    async with router_bench(
+        made(folder), nodes=0, policy=keeper, credentials=credentials, collateral=MachineCollateral(mesh)
+    ) as bench:
+        await bench.foreign.verify()
+        yield bench

@@ -215,6 +215,7 @@ class _Connection:
             reconnected_cb=self._reconnected,
             closed_cb=self._closed,
         )
+        heed_cancellation()
         self._link._up(self._client)
         log.info("broker connected", url=broker.url)
 
@@ -243,3 +244,10 @@ class _Connection:
     async def _closed(self) -> None:
         self._link._down(self._client)
         self.closed.set()
+
+
+def heed_cancellation() -> None:
+    """Raise the cancellation that nats-py may have taken for that of a task of its own, or lost in a `wait_for`."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

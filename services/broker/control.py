@@ -18,6 +18,7 @@ import structlog
 from nats.aio.client import Client
 
 from libs.errors import Code, MeshError
+from libs.events.connect import heed_cancellation
 from libs.events.subjects import inbox_prefix
 
 _HANDSHAKE_SECONDS = 5.0
@@ -102,7 +103,7 @@ class Control:
     async def _ask(self, what: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         subject = f"$SYS.REQ.SERVER.{self._server_id}.{what}"
         message = await self._client.request(subject, json.dumps(request).encode(), timeout=_REQUEST_SECONDS)
-        _heed_cancellation()
+        heed_cancellation()
         answer = json.loads(message.data)
         if not isinstance(answer, dict):
             raise ServerNotControlled(f"nats-server did not answer {what}")
@@ -125,13 +126,13 @@ async def open_control(address: Address, tls: ssl.SSLContext) -> AsyncIterator[C
             inbox_prefix=inbox_prefix("broker"),
             error_cb=_note,
         )
-        _heed_cancellation()
+        heed_cancellation()
         yield Control(client, address.id)
     except (OSError, ValueError, TimeoutError, nats.errors.Error) as error:
         raise ServerNotControlled(str(error) or type(error).__name__) from error
     finally:
         await client.close()
-        _heed_cancellation()
+        heed_cancellation()
 
 
 async def greeting(host: str, port: int, server_name: str, tls: ssl.SSLContext) -> str | None:
@@ -153,13 +154,6 @@ def _connection(said: Mapping[str, Any]) -> Connection:
     certificates = said.get("tls_peer_certs") or [{"spki_sha256": ""}]
     # The leaf comes first.
     return Connection(int(said["cid"]), str(said["authorized_user"]), bytes.fromhex(certificates[0]["spki_sha256"]))
-
-
-def _heed_cancellation() -> None:
-    """Raise the cancellation that nats-py may have taken for that of a task of its own."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def _note(error: Exception) -> None:

@@ -94,7 +94,7 @@ async def _ground(folder: Path) -> AsyncIterator[Ground]:
         core = mesh.kms("core", root=await kms.root_of(kms.kms))
         registry = Service("registry", "1", folder)
         with registry.heard():
-            async with kms.logging(core, time.time()):
+            async with kms.logging(core):
                 registry.configure(_configuration(kms, guest))
                 await registry.start()
                 if not await registry.ready():

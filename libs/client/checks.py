@@ -92,7 +92,19 @@ def run_checks(materials: Materials) -> list[Check]:
         ("ledger acknowledged the entry", proof.entry_is_acknowledged),
         ("entry is in the signed log", proof.entry_is_included),
     )
+    return evaluate(steps)
+
+
+def evaluate(steps: Sequence[tuple[str, Callable[[], str]]]) -> list[Check]:
+    """Number the steps and take each, whatever the earlier ones gave. A step returns its detail or raises."""
     return [_judge(number, name, step) for number, (name, step) in enumerate(steps, 1)]
+
+
+def proven(value: T | None, number: int) -> T:
+    """Return what an earlier check proved. Raises `RestsOnFailedCheck`."""
+    if value is None:
+        raise RestsOnFailedCheck(f"rests on check {number}, which failed")
+    return value
 
 
 def _judge(number: int, name: str, step: Callable[[], str]) -> Check:
@@ -120,7 +132,7 @@ class _Proof:
         return self._attested.summary + self._development
 
     def connection_is_pinned(self) -> str:
-        attested = _proven(self._attested, 1)
+        attested = proven(self._attested, 1)
         if not self._given.observed_spkis:
             raise ConnectionUnknown("no TLS key was seen")
         for spki_sha256 in self._given.observed_spkis:
@@ -128,27 +140,27 @@ class _Proof:
         return "TLS key " + ", ".join(f"{spki[:16]}..." for spki in sorted(self._given.observed_spkis))
 
     def receipt_is_signed(self) -> str:
-        self._receipt = verify_receipt(_had(self._given.receipt), _proven(self._attested, 1).keyset)
+        self._receipt = verify_receipt(_had(self._given.receipt), proven(self._attested, 1).keyset)
         return f"{self._receipt.receipt_id}, key {self._receipt.key_id}"
 
     def request_matches(self) -> str:
-        receipt, exchange = _proven(self._receipt, 3), self._given.exchange
+        receipt, exchange = proven(self._receipt, 3), self._given.exchange
         # The response is the next check's business.
         verify_exchange(receipt, request_body=exchange.request, response_hash=receipt.returned.body_hash)
         return f"{len(exchange.request)} bytes, {receipt.received.body_hash[:23]}..."
 
     def response_matches(self) -> str:
-        receipt = _proven(self._receipt, 3)
+        receipt = proven(self._receipt, 3)
         if receipt.returned.body_hash != self._given.exchange.response_hash:
             raise ResponseNotReceipted("the receipt is for another response body than the one that came")
         return f"{receipt.returned.body_hash[:23]}..."
 
     def serving_was_verified(self) -> str:
-        self._outcome = verify_outcome(_proven(self._receipt, 3), self._given.exchange)
+        self._outcome = verify_outcome(proven(self._receipt, 3), self._given.exchange)
         return f"model {self._outcome.model_id}, session {self._outcome.session_id[:16]}..."
 
     def node_is_attested(self) -> str:
-        receipt, outcome = _proven(self._receipt, 3), _proven(self._outcome, 6)
+        receipt, outcome = proven(self._receipt, 3), proven(self._outcome, 6)
         if (link := foreign_link(receipt)) is not None:
             upstream = None if self._given.foreign_session is None else _had(self._given.foreign_session)
             session = _had(self._given.session)
@@ -158,12 +170,12 @@ class _Proof:
         return f"TCB {appraisal.tcb_status}, compose {measured}..." + self._development
 
     def entry_is_the_receipt(self) -> str:
-        _proven(self._receipt, 3)
+        proven(self._receipt, 3)
         entry = ledger.verify_entry(self._commitment(), _had(self._given.receipt))
         return f"number {entry.issuer_seq} of issuer {entry.issuer.hex()[:16]}..."
 
     def issuer_is_the_router(self) -> str:
-        attested, receipt = _proven(self._attested, 1), _proven(self._receipt, 3)
+        attested, receipt = proven(self._attested, 1), proven(self._receipt, 3)
         appraisal = ledger.verify_issuer(
             self._commitment(),
             _had(self._given.issuer_evidence),
@@ -184,11 +196,11 @@ class _Proof:
         return f"{commitment.ledger.origin}, evidence {commitment.ledger.evidence_sha256[:16]}..."
 
     def entry_is_acknowledged(self) -> str:
-        statement = ledger.verify_durable(self._commitment(), _proven(self._acknowledger_keys, 10))
+        statement = ledger.verify_durable(self._commitment(), proven(self._acknowledger_keys, 10))
         return f"leaf {statement.index}"
 
     def entry_is_included(self) -> str:
-        checkpoint = ledger.verify_included(self._commitment(), _proven(self._log_keys, 10))
+        checkpoint = ledger.verify_included(self._commitment(), proven(self._log_keys, 10))
         return f"tree of {checkpoint.size} leaves, root {checkpoint.root.hex()[:16]}..."
 
     def _commitment(self) -> Commitment:
@@ -216,10 +228,4 @@ class _Proof:
 def _had(value: bytes | MeshError) -> bytes:
     if isinstance(value, MeshError):
         raise value
-    return value
-
-
-def _proven(value: T | None, number: int) -> T:
-    if value is None:
-        raise RestsOnFailedCheck(f"rests on check {number}, which failed")
     return value

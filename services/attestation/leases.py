@@ -99,15 +99,26 @@ class LiveLeases:
                 for provider in event.snapshot.providers:
                     new |= self._list(provider, before)
             case "changed":
-                if self._may_lack_room(_name(event.changed.spiffe_id)):
-                    self._forget_past()
-                new = self._list(event.changed, self._leases)
+                new = self._take_changed(event.changed)
             case "ended":
-                self._leases.pop(_name(event.ended), None)
-                self._unsound.pop(_name(event.ended), None)
+                self._take_ended(event.ended)
+            case "changes":
+                for provider in event.changes.changed:
+                    new |= self._take_changed(provider)
+                for spiffe_id in event.changes.ended:
+                    self._take_ended(spiffe_id)
         if new:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
+
+    def _take_changed(self, provider: registry_pb2.Provider) -> bool:
+        if self._may_lack_room(_name(provider.spiffe_id)):
+            self._forget_past()
+        return self._list(provider, self._leases)
+
+    def _take_ended(self, spiffe_id: str) -> None:
+        self._leases.pop(_name(spiffe_id), None)
+        self._unsound.pop(_name(spiffe_id), None)
 
     async def _watch(self) -> None:
         stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))

@@ -9,7 +9,21 @@ from collections.abc import Sequence
 
 from libs.errors import MeshError
 
-_COMMANDS = ("up", "down", "status", "doctor", "reset", "chat", "ledger", "kms", "policy", "evidence", "operators")
+_COMMANDS = (
+    "up",
+    "down",
+    "status",
+    "doctor",
+    "reset",
+    "chat",
+    "ledger",
+    "kms",
+    "policy",
+    "evidence",
+    "providers",
+    "sessions",
+    "operators",
+)
 """Modules of this package, in the order in which help lists them."""
 
 _INTERRUPTED = 130

@@ -49,21 +49,23 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
 
 def add_document_terms(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what an evidence document is held against."""
-    parser.add_argument(
-        "--policy", type=Path, metavar="FILE", help="the signed policy; default: the one that the mesh.json names"
-    )
-    parser.add_argument(
-        "--compose", type=Path, help="judge the policy by the operators that this app-compose is measured with"
-    )
+    _add_policy(parser)
     parser.add_argument("--role", help="default: the role that the claims name")
     parser.add_argument("--now", type=_moment, metavar="T", help="unix seconds or RFC 3339; default: the clock")
     pins = parser.add_mutually_exclusive_group()
-    pins.add_argument("--ca", type=Path, metavar="FILE", help="the mesh CA's certificate, which signs challenges")
+    _add_ca(pins)
     pins.add_argument("--nonce", type=digest, metavar="HEX", help="the nonce of your own challenge")
-    pins.add_argument(
-        "--mesh", type=Path, help=f"a mesh.json, which names CA and policy; default: {_DEFAULT_MESH}, if it is"
-    )
+    _add_mesh(pins)
     parser.add_argument("--spki", metavar="FILE|HEX", help="the key that the evidence must speak for")
+
+
+def add_policy_terms(parser: argparse.ArgumentParser, now_help: str) -> None:
+    """Add the flags that say by which policy, under which CA and as of when."""
+    _add_policy(parser)
+    parser.add_argument("--now", type=_moment, metavar="T", help=now_help)
+    pins = parser.add_mutually_exclusive_group()
+    _add_ca(pins)
+    _add_mesh(pins)
 
 
 def policy_file(args: argparse.Namespace) -> Path:
@@ -74,6 +76,19 @@ def policy_file(args: argparse.Namespace) -> Path:
     if mesh is None:
         raise InputUnreadable("nothing says which policy: give --policy FILE, or --mesh PATH (a mesh.json)")
     return mesh.parent / MeshReader(mesh).text("policy")
+
+
+def ca_of(args: argparse.Namespace) -> bytes:
+    """Return the SubjectPublicKeyInfo of the mesh CA that was named, by itself or by a mesh.json.
+
+    Raises `InputUnreadable`, `CertificateNotAccepted`.
+    """
+    if args.ca is not None:
+        return read_ca(args.ca)
+    mesh = _mesh_file(args)
+    if mesh is None:
+        raise InputUnreadable("nothing says which CA: give --ca FILE, or --mesh PATH (a mesh.json)")
+    return read_ca(mesh.parent / MeshReader(mesh).text("mesh_ca"))
 
 
 def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[str, MeshError | None]:
@@ -153,6 +168,25 @@ def _challenge(args: argparse.Namespace, policy: Policy) -> tuple[OwnNonce | Sig
         return SignedBy(_NOBODY, maximum), "nothing: no CA and no nonce was given"
     ca = mesh.parent / MeshReader(mesh).text("mesh_ca")
     return SignedBy(read_ca(ca), maximum), _signed_words(mesh, maximum)
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="the signed policy; default: the one that the mesh.json names"
+    )
+    parser.add_argument(
+        "--compose", type=Path, help="judge the policy by the operators that this app-compose is measured with"
+    )
+
+
+def _add_ca(pins: argparse._MutuallyExclusiveGroup) -> None:
+    pins.add_argument("--ca", type=Path, metavar="FILE", help="the mesh CA's certificate, which signs challenges")
+
+
+def _add_mesh(pins: argparse._MutuallyExclusiveGroup) -> None:
+    pins.add_argument(
+        "--mesh", type=Path, help=f"a mesh.json, which names CA and policy; default: {_DEFAULT_MESH}, if it is"
+    )
 
 
 def _mesh_file(args: argparse.Namespace) -> Path | None:

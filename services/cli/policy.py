@@ -6,6 +6,7 @@ sign         add one operator's signature
 show         say in words what a policy allows, who signed it, and whether it holds now
 diff         say what a version allows that another did not, and whether it may follow it
 explain      say whether evidence would be admitted to a role, and which rule decides
+replay       decide every admission in the log again, as of when it was made
 publish      send it to the KMS, which puts it in force
 revoke       withdraw something at once, as one operator alone
 revocations  list what was revoked
@@ -42,6 +43,7 @@ from services.cli.policy_draft import (
 )
 from services.cli.policy_explain import add_explain
 from services.cli.policy_publish import publish_policy
+from services.cli.policy_replay import add_replay
 from services.cli.policy_report import assess, print_report
 from services.cli.policy_revoke import add_revocations, add_revoke
 from services.cli.reference import DeployedCompose, read_reference
@@ -59,6 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_show(commands.add_parser("show", help="say what a policy allows and who signed it"))
     add_diff(commands.add_parser("diff", help="say what a version allows that another did not"))
     add_explain(commands.add_parser("explain", help="say whether evidence would be admitted, and by which rule"))
+    add_replay(commands.add_parser("replay", help="decide every admission in the log again, as of when it was made"))
     _add_publish(commands.add_parser("publish", help="put a signed policy in force"))
     add_revoke(commands.add_parser("revoke", help="withdraw something at once, as one operator alone"))
     add_revocations(commands.add_parser("revocations", help="list what was revoked"))

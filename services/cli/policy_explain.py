@@ -6,7 +6,6 @@ Exit status: 0 admitted (and released the key, where one is asked about), 1 refu
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -14,18 +13,17 @@ from pathlib import Path
 from rich.console import Console
 
 from libs.errors import MeshError
-from libs.policy.revocation import RevocationSet, SignedRevocation, parse_revocation, verify_revocation
+from libs.policy.revocation import RevocationSet
 from libs.policy.signatures import SignedPolicy
 from libs.policy.succession import verify_valid_at
 from services.cli.evidence_file import DocumentFile
-from services.cli.evidence_inputs import named, read_evidence, read_policy
+from services.cli.evidence_inputs import read_evidence, read_policy
 from services.cli.evidence_terms import add_document_terms, document_terms, judge_policy, policy_file
-from services.cli.inputs import InputUnreadable, read_input
-from services.cli.layout import DEFAULT_STATE
+from services.cli.inputs import InputUnreadable
 from services.cli.policy_explanation import Question, decide
 from services.cli.policy_key_decision import decide_key
-from services.cli.policy_revoke import read_revocations
 from services.cli.policy_verdict import Explained, print_explained
+from services.cli.revocation_inputs import add_revocation_options, counted_revocations
 from services.cli.verdicts import ACCEPTED, REFUSED, usable
 
 
@@ -36,18 +34,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draft", action="store_true", help="judge the policy as if its operators had signed it, before they do"
     )
-    parser.add_argument(
-        "--revocation",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a signed revocation that counts, or a folder of them; once per file",
-    )
-    parser.add_argument(
-        "--known-revocations", action="store_true", help="count those too that the KMS of --mesh knows now"
-    )
-    parser.add_argument("--timeout-seconds", type=float, default=30.0, help="with --known-revocations")
+    add_revocation_options(parser)
     parser.add_argument("--spiffe-id", metavar="ID", help="the instance that shows it; default: none is revoked")
     parser.add_argument("--key", metavar="NAME", help="say too whether it would get this key, and by which rule")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
@@ -64,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
     now = int(time.time()) if args.now is None else args.now
     signatures, policy_refusal = _judge_policy(signed, args, now)
     terms, binding = document_terms(args, policy, now)
-    revocations = RevocationSet().union(_revocations(args, policy.trust_domain))
+    revocations = RevocationSet().union(counted_revocations(args, policy.trust_domain))
     decision = decide(Question(file.data, policy, policy_refusal, revocations, args.spiffe_id, terms))
     key = None if args.key is None else decide_key(policy, args.key, decision)
     explained = Explained(file.data, now, policy, str(source), signatures, binding, revocations, decision, key)
@@ -86,27 +73,3 @@ def _judge_policy(signed: SignedPolicy, args: argparse.Namespace, now: int) -> t
     except MeshError as refusal:
         return words, refusal
     return words, None
-
-
-def _revocations(args: argparse.Namespace, trust_domain: str) -> list[SignedRevocation]:
-    """Whoever signed one is shown, and whether they were an operator then is for the reader: no policy says who was."""
-    found = [_read_revocation(path, trust_domain) for given in args.revocation for path in _files(given)]
-    if args.known_revocations:
-        mesh = args.mesh or DEFAULT_STATE / "mesh.json"
-        known = asyncio.run(read_revocations(mesh, args.timeout_seconds)).revocations
-        for signed in known:
-            verify_revocation(signed, (signed.key,), trust_domain)
-        found.extend(known)
-    return found
-
-
-def _files(given: Path) -> list[Path]:
-    return sorted(given.glob("*.json")) if given.is_dir() else [given]
-
-
-def _read_revocation(path: Path, trust_domain: str) -> SignedRevocation:
-    data = read_input(path)
-    with named(path):
-        signed = parse_revocation(data)
-        verify_revocation(signed, (signed.key,), trust_domain)
-    return signed

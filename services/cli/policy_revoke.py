@@ -25,7 +25,7 @@ from libs.policy.revocation import (
     sign_revocation,
     verify_revocation,
 )
-from libs.policy.signatures import parse_signed
+from libs.policy.signatures import SignedPolicy, parse_signed
 from services.cli.kms_access import read_kms_access
 from services.cli.mesh_reading import MeshReader
 from services.cli.operators import load_key
@@ -42,8 +42,13 @@ class RevocationNotConfirmed(MeshError):
 class Known:
     """What the KMS says is revoked, and the policy in force, which may lift some of it."""
 
-    policy: Policy
+    signed_policy: SignedPolicy
+    """As the KMS gives it: nobody's signatures were verified."""
     revocations: tuple[SignedRevocation, ...]
+
+    @property
+    def policy(self) -> Policy:
+        return self.signed_policy.policy
 
 
 def add_revoke(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +120,7 @@ async def _read_all(stub: kms_pb2_grpc.KmsServiceStub, timeout: float) -> Known:
         page = await stub.GetRevocations(kms_pb2.GetRevocationsRequest(page_token=token), timeout=timeout)
         found.extend(map(parse_revocation, page.signed_revocations))
         if page.next_page_token <= token:
-            return Known(parse_signed(policy.signed_policy).policy, tuple(found))
+            return Known(parse_signed(policy.signed_policy), tuple(found))
         token = page.next_page_token
 
 

@@ -51,7 +51,9 @@ async def serve(config: Config) -> None:
         directory = Directory(store.providers, member.trust_domain)
         retention = Retention(config.session_days * _DAY_SECONDS, config.session_bytes)
         catalogue = Catalogue(store.sessions, sessions, directory.sessions, retention)
-        leases = NodeLeases(store.providers, sessions, catalogue, admissions, config.lease_seconds)
+        leases = NodeLeases(
+            store.providers, sessions, catalogue, admissions, config.lease_seconds, known=directory.stored
+        )
         drains = Drains(store.providers, member.trust_domain)
         bindings = [
             registry_binding(RegistryServicer(directory, leases, drains, sessions, catalogue, member.policy)),

@@ -34,6 +34,8 @@ from services.registry.view import (
 )
 
 _BEAT_SECONDS = 10.0
+_GATHER_SECONDS = 0.05
+"""Every renewal is a change, and every message to every watcher costs: what comes within this time goes as one."""
 _MAX_BACKLOG = 1024
 _MAX_ENDED = 1000
 """So many names of nodes that are gone are remembered, for watchers that resume; then the older half is swept away."""
@@ -65,7 +67,15 @@ class Alive:
     digest: bytes
 
 
-Event = Snapshot | Change | Alive
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What came of several providers within a moment: the last of each."""
+
+    changes: tuple[Change, ...]
+    position: Position
+
+
+Event = Snapshot | Change | Changes | Alive
 News = asyncio.Queue[Event | None]
 """What a watcher has not read yet; None ends it, because it reads too slowly."""
 
@@ -80,6 +90,8 @@ class Directory:
         self._view = View(trust_domain)
         self._digested: tuple[Position, bytes] = (Position("", 0), b"")
         self._watchers: set[News] = set()
+        self._gathered: dict[str, Change] = {}
+        self._telling: asyncio.TimerHandle | None = None
         self.synchronised = asyncio.Event()
 
     def all(self) -> list[Provider]:
@@ -90,6 +102,10 @@ class Directory:
     def providers(self) -> list[Provider]:
         """All that the store holds, those whose lease has just run out too."""
         return self._view.providers()
+
+    def stored(self, spiffe_id: str) -> tuple[Provider, int] | None:
+        """What the store was last seen to hold of a node, and its revision."""
+        return self._view.stored(spiffe_id)
 
     def sessions(self) -> set[str]:
         """The sessions of all providers, of those whose lease has just run out too."""
@@ -102,6 +118,8 @@ class Directory:
     @contextmanager
     def enlisted(self) -> Iterator[News]:
         """Hear every event from now on, while the body runs."""
+        # What was gathered until now is in the state that the new watcher begins with.
+        self._tell_gathered()
         news: News = asyncio.Queue(_MAX_BACKLOG)
         self._watchers.add(news)
         try:
@@ -227,6 +245,28 @@ class Directory:
         return self._digested[1]
 
     def _tell(self, event: Event) -> None:
+        """Tell all watchers: of a change within a moment, together with others; of everything else now, and after."""
+        if not isinstance(event, Change):
+            self._tell_gathered()
+            self._give(event)
+            return
+        # The last of each counts, and takes its place: positions grow along the batch.
+        self._gathered.pop(event.spiffe_id, None)
+        self._gathered[event.spiffe_id] = event
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_GATHER_SECONDS, self._tell_gathered)
+
+    def _tell_gathered(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        gathered, self._gathered = tuple(self._gathered.values()), {}
+        if len(gathered) == 1:
+            self._give(gathered[0])
+        elif gathered:
+            self._give(Changes(gathered, gathered[-1].position))
+
+    def _give(self, event: Event) -> None:
         for news in list(self._watchers):
             if news.full():
                 self._watchers.discard(news)

@@ -69,14 +69,18 @@ class NodeLeases:
         admissions: Admissions,
         lease_seconds: float,
         clock: Callable[[], float] = time.time,
+        known: Callable[[str], tuple[Provider, int] | None] = lambda _: None,
     ) -> None:
-        """`kept` knows most of the ids of sessions that are kept, and no other."""
+        """`kept` knows most of the ids of sessions that are kept, and no other. `known` returns what was last seen
+        stored under a SPIFFE ID, and its revision; it need not be the newest.
+        """
         self._bucket = bucket
         self._sessions = sessions
         self._kept = kept
         self._admissions = admissions
         self._lease_seconds = lease_seconds
         self._clock = clock
+        self._known = known
 
     async def register(self, node: Lease, offer: Offer) -> Provider:
         """List a node. Raises `EndpointMalformed`, `ModelNotClaimed`, `ClaimMalformed` and the store's refusals."""
@@ -120,7 +124,14 @@ class NodeLeases:
 
     async def renew(self, node: Lease, load: Load, draining: bool) -> Provider:
         """Extend a node's lease. Raises `LeaseUnknown` when this very key has none, and the store's refusals."""
-        provider, revision = await self._of(node)
+        known = self._known(node.certificate.spiffe_id)
+        if known is not None and _is_of(known[0], node):
+            # Reading it first would cost as much again, and what is not the newest is not replaced.
+            with suppress(StoreConflict):
+                return await self._extend(node, *known, load, draining)
+        return await self._extend(node, *await self._of(node), load, draining)
+
+    async def _extend(self, node: Lease, provider: Provider, revision: int, load: Load, draining: bool) -> Provider:
         if provider.session_id not in self._kept and not await self._sessions.has(provider.session_id):
             raise LeaseUnknown("the session of this lease is lost: register")
         renewed = replace(provider, lease_until_ms=self._lease_until_ms(node), load=load, draining=draining)

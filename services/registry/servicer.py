@@ -15,7 +15,7 @@ from libs.identity.lease import caller_lease
 from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding, current_caller
 from services.registry.catalogue import Catalogue
-from services.registry.directory import Alive, Directory, Event, Snapshot
+from services.registry.directory import Alive, Changes, Directory, Event, Snapshot
 from services.registry.drains import Drains
 from services.registry.leases import NodeLeases, Offer
 from services.registry.listing import page_of_providers, page_of_sessions
@@ -68,6 +68,7 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         self._sessions = sessions
         self._catalogue = catalogue
         self._policy = policy
+        self._last: tuple[Event, pb.WatchResponse] | None = None
 
     async def Register(  # noqa: N802
         self, request: pb.RegisterRequest, context: Context
@@ -131,7 +132,13 @@ class RegistryServicer(pb_grpc.ProviderRegistryServiceServicer):
         known = Position(request.epoch, request.sequence) if request.epoch else None
         async with aclosing(watch(self._directory, known)) as events:
             async for event in events:
-                yield _told(event)
+                yield self._told(event)
+
+    def _told(self, event: Event) -> pb.WatchResponse:
+        """The message about an event, which all watchers get: it is made for the first of them."""
+        if self._last is None or self._last[0] is not event:
+            self._last = (event, _told(event))
+        return self._last[1]
 
     async def GetSession(  # noqa: N802
         self,
@@ -245,6 +252,12 @@ def _told(event: Event) -> pb.WatchResponse:
             told.ended = spiffe_id
         case Change(_, Provider() as provider, _):
             told.changed.CopyFrom(_wire(provider))
+        case Changes(changes, _):
+            for change in changes:
+                if change.provider is None:
+                    told.changes.ended.append(change.spiffe_id)
+                else:
+                    told.changes.changed.append(_wire(change.provider))
         case Alive(_, digest):
             told.heartbeat.state_digest = digest
     return told

@@ -121,6 +121,11 @@ class View:
         listed = (name.listed for _, name in sorted(self._names.items()))
         return [provider for provider in listed if provider is not None]
 
+    def stored(self, spiffe_id: str) -> tuple[Provider, int] | None:
+        """Return a node's lease without its drain, as it is stored, and its revision."""
+        name = self._names.get(spiffe_id.removeprefix(self._prefix))
+        return None if name is None or name.provider is None else (name.provider, name.lease_revision)
+
     def expired(self, now_ms: float) -> list[tuple[str, int]]:
         """Return the keys of leases that have run out, and their revisions."""
         return [

@@ -79,12 +79,7 @@ def select(
     eligible = [
         candidate
         for candidate in candidates
-        if candidate.models.get(model) in weights
-        and candidate.lease_until_ms > now_ms
-        and not candidate.draining
-        and candidate.load.capacity > 0
-        and candidate.spiffe_id not in excluded
-        and (candidate.verified or not (constraints.verified or tenant.verified_only))
+        if candidate.spiffe_id not in excluded and _serves(candidate, model, weights, constraints, tenant, now_ms)
     ]
     if eligible:
         eligible = _meeting(eligible, model, tenant, now_ms)
@@ -97,6 +92,47 @@ def select(
     loads = [_relative_load(candidate, in_flight or {}) for candidate in eligible]
     least = min(loads)
     return choice.choice([candidate for candidate, load in zip(eligible, loads, strict=True) if load == least])
+
+
+def suits(
+    candidate: Candidate,
+    *,
+    model: str,
+    constraints: Constraints,
+    tenant: TenantConstraints,
+    allowed_models: Mapping[str, Collection[str]],
+    now_ms: int,
+) -> bool:
+    """Say whether `select` would return this candidate if there were no other."""
+    return (
+        tenant.allows_model(model)
+        and _serves(candidate, model, allowed_models.get(model, ()), constraints, tenant, now_ms)
+        and (constraints.session_ids is None or candidate.session_id in constraints.session_ids)
+        and not _lacking(candidate, model, tenant, now_ms)
+    )
+
+
+def busy(load: Load, in_flight: int) -> int:
+    """The larger of what a node reported and what this router gave it: their sum would count requests twice."""
+    return max(load.running + load.waiting, in_flight)
+
+
+def _serves(
+    candidate: Candidate,
+    model: str,
+    weights: Collection[str],
+    constraints: Constraints,
+    tenant: TenantConstraints,
+    now_ms: int,
+) -> bool:
+    """Say whether it can serve the model now, and is verified where that is asked for."""
+    return (
+        candidate.models.get(model) in weights
+        and candidate.lease_until_ms > now_ms
+        and not candidate.draining
+        and candidate.load.capacity > 0
+        and (candidate.verified or not (constraints.verified or tenant.verified_only))
+    )
 
 
 def _meeting(candidates: list[Candidate], model: str, tenant: TenantConstraints, now_ms: int) -> list[Candidate]:
@@ -127,6 +163,4 @@ def _lacking(candidate: Candidate, model: str, tenant: TenantConstraints, now_ms
 
 
 def _relative_load(candidate: Candidate, in_flight: Mapping[str, int]) -> Fraction:
-    """The larger of what it reported and what this router gave it: their sum would count requests twice."""
-    reported = candidate.load.running + candidate.load.waiting
-    return Fraction(max(reported, in_flight.get(candidate.spiffe_id, 0)), candidate.load.capacity)
+    return Fraction(busy(candidate.load, in_flight.get(candidate.spiffe_id, 0)), candidate.load.capacity)

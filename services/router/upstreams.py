@@ -29,7 +29,8 @@ from libs.rpc.errors import remote_errors
 from services.router.confirmation import confirm
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
-from services.router.selection import Candidate, Load, select
+from services.router.ranking import Ranking
+from services.router.selection import Candidate, Load, busy, select, suits
 
 _RECONCILE_SECONDS = 1.0
 _CALL_SECONDS = 5.0
@@ -97,6 +98,7 @@ class Upstreams:
         self._in_flight: Counter[str] = Counter()
         self._sessions: dict[str, bytes] = {}
         self._choice = random.SystemRandom()
+        self._ranking = Ranking(self._choice)
         self._changed = asyncio.Event()
 
     def choose(self, model: str, constraints: Constraints, tenant_id: str, tried: frozenset[str]) -> Upstream:
@@ -104,15 +106,33 @@ class Upstreams:
         `UpstreamVerificationFailed`.
         """
         policy = self._member.policy.require_fresh()
+        tenant, now_ms = policy.constraints.of(tenant_id), int(time.time() * 1000)
+        for name in self._ranking.of(model):
+            upstream = self._known[name].admitted
+            if (
+                upstream is not None
+                and name not in tried
+                and suits(
+                    upstream.candidate,
+                    model=model,
+                    constraints=constraints,
+                    tenant=tenant,
+                    allowed_models=policy.models,
+                    now_ms=now_ms,
+                )
+                and self._is_live(self._known[name])
+            ):
+                return upstream
+        # Nobody may serve it. The selection itself says why.
         live = {upstream.candidate.spiffe_id: upstream for upstream in self._live()}
         try:
             chosen = select(
                 [upstream.candidate for upstream in live.values()],
                 model=model,
                 constraints=constraints,
-                tenant=policy.constraints.of(tenant_id),
+                tenant=tenant,
                 allowed_models=policy.models,
-                now_ms=int(time.time() * 1000),
+                now_ms=now_ms,
                 choice=self._choice,
                 in_flight=self._in_flight,
                 excluded=tried,
@@ -126,10 +146,12 @@ class Upstreams:
         """Count a request as this node's while it runs."""
         name = upstream.candidate.spiffe_id
         self._in_flight[name] += 1
+        self._rank(name)
         try:
             yield
         finally:
             self._in_flight[name] -= 1
+            self._rank(name)
 
     def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
         """The session documents that could be cited now, newest first (ACI section 8.1)."""
@@ -151,6 +173,10 @@ class Upstreams:
                 self._sessions.pop(next(iter(self._sessions)))
             self._sessions[session_id] = document
         return self._sessions[session_id]
+
+    def candidates(self) -> list[Candidate]:
+        """The nodes that are verified and live now."""
+        return [upstream.candidate for upstream in self._live()]
 
     def weights(self, tenant_id: str) -> dict[str, str]:
         """The models that a verified node serves now, of those for this tenant: id to SHA-256 of the weights, hex."""
@@ -202,6 +228,11 @@ class Upstreams:
                 self._list(event.changed)
             case "ended":
                 self._drop(event.ended)
+            case "changes":
+                for provider in event.changes.changed:
+                    self._list(provider)
+                for gone in event.changes.ended:
+                    self._drop(gone)
 
     def _live(self) -> list[Upstream]:
         now_ms = time.time() * 1000
@@ -243,10 +274,12 @@ class Upstreams:
             # A node that renews has a new key before the registry has a session for it: the old link serves meanwhile.
             if not self._is_live(known):
                 known.admitted = None
+                self._rank(provider.spiffe_id)
             return
         # Its load may have changed meanwhile; a change of anything that was verified makes another `_Known`.
         candidate = _candidate(known.provider, link.lease, session)
         known.admitted = Upstream(candidate, known.peer, link, session, document)
+        self._rank(provider.spiffe_id)
         log.info("node admitted", node=provider.spiffe_id, session=session.session_id)
 
     async def _watch(self) -> None:
@@ -278,9 +311,21 @@ class Upstreams:
         if (admitted := known.admitted) is not None:
             candidate = _candidate(provider, admitted.lease, admitted.session)
             known.admitted = replace(admitted, candidate=candidate)
+        self._rank(provider.spiffe_id)
+
+    def _rank(self, name: str) -> None:
+        """Give a node the place that its load earns it now, if it is admitted and still listed."""
+        known = self._known.get(name)
+        if known is None or known.admitted is None:
+            self._ranking.remove(name)
+            return
+        candidate = known.admitted.candidate
+        load = candidate.load
+        self._ranking.put(name, candidate.models, busy(load, self._in_flight[name]), load.capacity)
 
     def _drop(self, spiffe_id: str) -> None:
         if (known := self._known.pop(spiffe_id, None)) is not None:
+            self._ranking.remove(spiffe_id)
             self._dropped[spiffe_id] = known
             if len(self._dropped) > _MAX_DROPPED:
                 self._dropped.pop(next(iter(self._dropped)))

@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench`. Some three minutes; run them on an otherwise idle machine."""
+"""Runs the benchmarks: `python -m tests.bench`. Some six minutes; run them on an otherwise idle machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import structlog
 from rich.console import Console
 
-from tests.bench import appraisal, calls, chat, client, kms, ledger, machine, revocation
+from tests.bench import appraisal, calls, chat, client, kms, ledger, machine, registry, revocation
 from tests.bench.report import Section, show
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
-_SECTIONS = ("chat", "ledger", "calls", "appraisal", "client", "kms", "revocation")
+_SECTIONS = ("chat", "ledger", "calls", "appraisal", "client", "kms", "registry", "revocation")
 
 
 def main() -> None:
@@ -55,6 +55,8 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -
             return await client.measure(mesh, seconds=seconds * 2)
         case "kms":
             return await kms.measure(folder)
+        case "registry":
+            return await registry.measure(folder)
         case _:
             return await revocation.measure(mesh, folder)
 

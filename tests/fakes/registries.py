@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
 from services.registry.admissions import Admissions
 from services.registry.catalogue import Catalogue, Retention
-from services.registry.directory import Alive, Directory, Event, Snapshot
+from services.registry.directory import Alive, Changes, Directory, Event, Snapshot
 from services.registry.drains import Drains
 from services.registry.leases import NodeLeases
 from services.registry.sessions import Sessions
@@ -103,6 +104,7 @@ class Mesh:
                 admissions,
                 lease_seconds,
                 clock=lambda: self.now,
+                known=directory.stored,
             )
             following = asyncio.gather(directory.follow(), catalogue.follow())
             try:
@@ -128,12 +130,20 @@ class Watching:
 
     def __init__(self, events: AsyncGenerator[Event, None]) -> None:
         self._events = events
+        self._together: deque[Change] = deque()
 
     async def next(self, kind: type[T]) -> T:
-        """The next event, signs of life left out unless one is asked for; it must be of this kind."""
+        """The next event, signs of life left out unless one is asked for; it must be of this kind.
+
+        Changes that came together are taken one by one.
+        """
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while isinstance(event := await anext(self._events), Alive) and kind is not Alive:
-                pass
+            event: Event = self._together.popleft() if self._together else await anext(self._events)
+            while isinstance(event, Alive) and kind is not Alive:
+                event = await anext(self._events)
+        if isinstance(event, Changes):
+            self._together.extend(event.changes)
+            event = self._together.popleft()
         assert isinstance(event, kind)
         return event
 

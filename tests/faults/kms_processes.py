@@ -115,6 +115,11 @@ class Service:
         # In order: the last one counts.
         return {change["name"]: change["epoch"] for change in changes}
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def tell(self) -> None:
         """Have it count its steps from now on."""
         if self._process is not None and self._process.returncode is None:
@@ -232,7 +237,8 @@ class KmsMesh:
             "drain_seconds": 0.0,
         }
 
-    def _events(self, service: str, instance: str) -> dict[str, str]:
+    def events(self, service: str, instance: str) -> dict[str, str]:
+        """The table [events] of a service."""
         outbox = self.mesh.folder / f"{service}-{instance}" / "outbox"
         return {
             "nats_url": f"tls://{self.address('nats')}",
@@ -243,7 +249,7 @@ class KmsMesh:
     def _kms(self, instance: str, guest_socket: Path, listener: str) -> dict[str, Any]:
         return {
             "member": {**self.member("kms", instance, guest_socket), "listen": self.address(listener)},
-            "events": self._events("kms", instance),
+            "events": self.events("kms", instance),
             "ledger": self.address("ledger"),
             "bootstrap_listen": self.address(f"{listener}_bootstrap"),
             "bootstrap_calls_per_second": 1000.0,
@@ -252,7 +258,7 @@ class KmsMesh:
     def _ledger(self, guest_socket: Path) -> dict[str, Any]:
         return {
             "member": {**self.member("ledger", "1", guest_socket), "listen": self.address("ledger")},
-            "events": self._events("ledger", "1"),
+            "events": self.events("ledger", "1"),
             "data_dir": str(self.mesh.folder / "log"),
             "https_listen": self.address("https"),
             "ip_addresses": ["127.0.0.1"],

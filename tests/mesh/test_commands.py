@@ -100,6 +100,40 @@ def test_an_appraisal_that_the_mesh_makes_is_seen_fetched_and_repeated(mesh: Run
     assert done.stdout.splitlines()[-1] == f"SAME record to the byte: {made['record']}"
 
 
+def test_the_node_and_its_session_are_verified_and_drained(mesh: RunningMesh, tmp_path: Path) -> None:
+    described = ("--mesh", str(mesh.state / "mesh.json"))
+
+    def listed() -> dict[str, str]:
+        done = teemesh("providers", "list", "--json", *described)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (line,) = done.stdout.splitlines()
+        said: dict[str, str] = json.loads(line)
+        return said
+
+    def becomes(state: str) -> dict[str, str]:
+        """The registry's view follows its store."""
+        for _ in range(20):
+            if (said := listed())["state"] == state:
+                return said
+        raise AssertionError(said)
+
+    shown = teemesh("providers", "show", "local", *described)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "VERIFIED: 7 of 7 checks passed" in shown.stdout
+    session, policy = tmp_path / "session.json", mesh.mesh["policy"]
+    identifier = listed()["session_id"]
+    kept = teemesh("sessions", "list", "--json", "--current", *described).stdout
+    assert [json.loads(line)["session_id"] for line in kept.splitlines()] == [identifier]
+    assert teemesh("sessions", "show", identifier, "--out", str(session), *described).returncode == 0
+    pins = ("--id", identifier, "--policy", policy, "--ca", mesh.mesh["mesh_ca"])
+    done = teemesh("sessions", "verify", str(session), *pins)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert teemesh("providers", "drain", "local", "--reason", "a test", *described).returncode == 0
+    assert becomes("drained")["drain_reason"] == "a test"
+    assert teemesh("providers", "resume", "local", *described).returncode == 0
+    becomes("active")
+
+
 def test_doctor_finds_nothing_wrong(mesh: RunningMesh) -> None:
     done = mesh.run("doctor")
     assert done.returncode == 0, done.stdout

@@ -17,7 +17,7 @@ def teemesh(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command() -> None:
     shown = teemesh("--help")
     assert shown.returncode == 0
-    for command in ("up", "down", "status", "doctor", "reset", "chat", "ledger", "policy"):
+    for command in ("up", "down", "status", "doctor", "reset", "chat", "ledger", "policy", "providers", "sessions"):
         assert f"    {command} " in shown.stdout
 
 

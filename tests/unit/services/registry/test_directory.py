@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from libs.identity.lease import Lease
-from services.registry.directory import Alive, Directory, Snapshot, WatcherTooSlow
+from services.registry.directory import Alive, Changes, Directory, Snapshot, WatcherTooSlow
 from services.registry.leases import LeaseUnknown, Offer
 from services.registry.providers import Load, Provider, State
 from services.registry.store import StoreUnavailable
@@ -107,7 +107,7 @@ async def test_a_watcher_that_does_not_read_is_dropped_and_holds_nobody_up(mesh:
         assert isinstance(await anext(slow), Snapshot)
         await quick.next(Snapshot)
         for number in range(1030):
-            directory._tell(Change(node.spiffe_id, node, directory.position))
+            directory._give(Change(node.spiffe_id, node, directory.position))
             if number % 100 == 0:
                 await quick.next(Change)
         with pytest.raises(WatcherTooSlow, match="watch again"):
@@ -334,3 +334,47 @@ async def test_following_ends_when_it_is_told_to_though_the_broker_is_gone(mesh:
         following.cancel()
         with pytest.raises(asyncio.CancelledError):
             await following
+
+
+async def test_changes_within_a_moment_come_together_each_node_once_and_in_order(
+    mesh: Mesh, registry: Registry
+) -> None:
+    directory, nodes = registry.directory, [living(mesh, f"n{number}") for number in range(3)]
+    listed = [await registry.leases.register(node, OFFER) for node in nodes]
+    await until(lambda: len(directory.all()) == 3)
+    async with aclosing(watch(directory)) as watcher:
+        begun = await anext(watcher)
+        assert isinstance(begun, Snapshot)
+        epoch, first = begun.position.epoch, begun.position.sequence
+        told = [
+            Change(listed[0].spiffe_id, listed[0], Position(epoch, first + 1)),
+            Change(listed[1].spiffe_id, None, Position(epoch, first + 2)),
+            Change(listed[0].spiffe_id, replace(listed[0], draining=True), Position(epoch, first + 3)),
+        ]
+        for change in told:
+            directory._tell(change)
+        together = await anext(watcher)
+        assert together == Changes((told[1], told[2]), Position(epoch, first + 3))
+
+
+async def test_what_is_told_at_once_comes_after_what_was_gathered_before(mesh: Mesh, registry: Registry) -> None:
+    directory = registry.directory
+    listed = await registry.leases.register(living(mesh), OFFER)
+    await until(lambda: len(directory.all()) == 1)
+    async with aclosing(watch(directory)) as watcher:
+        await anext(watcher)
+        change = Change(listed.spiffe_id, listed, directory.position)
+        directory._tell(change)
+        directory._tell(directory._alive())
+        assert [await anext(watcher), type(await anext(watcher))] == [change, Alive]
+
+
+async def test_a_new_watcher_is_not_told_of_what_it_begins_with(mesh: Mesh, registry: Registry) -> None:
+    directory = registry.directory
+    listed = await registry.leases.register(living(mesh), OFFER)
+    await until(lambda: len(directory.all()) == 1)
+    directory._tell(Change(listed.spiffe_id, listed, directory.position))
+    async with aclosing(watch(directory)) as watcher:
+        assert isinstance(await anext(watcher), Snapshot)
+        directory._tell(directory._alive())
+        assert isinstance(await anext(watcher), Alive)

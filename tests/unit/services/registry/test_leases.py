@@ -11,7 +11,7 @@ from libs.identity.lease import Lease
 from libs.transparency.leaf import Kind
 from services.registry.claims import ClaimMalformed
 from services.registry.directory import Snapshot
-from services.registry.leases import EndpointMalformed, LeaseUnknown, ModelNotClaimed, Offer
+from services.registry.leases import EndpointMalformed, LeaseUnknown, ModelNotClaimed, NodeLeases, Offer
 from services.registry.providers import Engine, Load
 from services.registry.store import StoreConflict
 from services.registry.view import Change, lease_key
@@ -177,3 +177,25 @@ async def test_a_change_of_an_older_revision_is_a_conflict(mesh: Mesh, registry:
         await bucket.delete(key, stored.revision)
     with pytest.raises(StoreConflict):
         await bucket.put(key, b"{}", 0)
+
+
+async def test_a_renewal_that_is_not_based_on_the_newest_record_reads_it_first(mesh: Mesh, registry: Registry) -> None:
+    """What this registry last saw may be behind what another one wrote."""
+    node = living(mesh, node_lease())
+    first = await registry.leases.register(node, OFFER)
+    stored = await registry.store.providers.get(lease_key(first.spiffe_id))
+    assert stored is not None
+    await registry.leases.renew(node, Load(running=1), draining=False)
+    behind = NodeLeases(
+        registry.store.providers,
+        registry.sessions,
+        registry.catalogue,
+        registry.admissions,
+        15.0,
+        clock=lambda: mesh.now,
+        known=lambda _: (first, stored.revision),
+    )
+    assert (await behind.renew(node, Load(running=2), draining=False)).load.running == 2
+    await registry.leases.end(node)
+    with pytest.raises(LeaseUnknown):
+        await behind.renew(node, Load(running=3), draining=False)

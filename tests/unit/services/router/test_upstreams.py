@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -264,3 +265,25 @@ async def test_models_are_listed_as_far_as_the_tenant_may_use_them(bench: Router
     bench.member.policy.constraints = Demanded(by_tenant={TENANT.tenant_id: TenantConstraints(models=none)})
     assert bench.upstreams.weights(TENANT.tenant_id) == {}
     assert bench.upstreams.weights("ee" * 16) == {MODEL: WEIGHTS}
+
+
+async def test_what_is_chosen_is_what_the_selection_would_return(two_nodes: RouterBench) -> None:
+    """Whichever is less loaded, drained, tried or in use; and refused with the selection's own words."""
+    bench, (one, two) = two_nodes, two_nodes.nodes
+    names = {twin: twin.lease.certificate.spiffe_id for twin in (one, two)}
+    busy = registry_pb2.Load(running_requests=3, capacity=4)
+    bench.upstreams.take(bench.snapshot(one.provider(load=busy), two.provider()))
+    idle = choose(bench)
+    assert idle.candidate.spiffe_id == names[two]
+    with ExitStack() as requests:
+        for _ in range(4):
+            requests.enter_context(bench.upstreams.using(idle))
+        assert choose(bench).candidate.spiffe_id == names[one]
+    assert choose(bench).candidate.spiffe_id == names[two]
+    chosen = bench.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset({names[two]}))
+    assert chosen.candidate.spiffe_id == names[one]
+    bench.upstreams.take(registry_pb2.WatchResponse(ended=names[two]))
+    assert choose(bench).candidate.spiffe_id == names[one]
+    bench.peer_of(one).known = None
+    with pytest.raises(UpstreamVerificationFailed):
+        choose(bench)

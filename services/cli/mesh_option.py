@@ -1,0 +1,34 @@
+"""It is responsible for the options by which a command finds a running mesh, and for how long it waits for it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from services.cli.layout import DEFAULT_STATE
+
+_TIMEOUT_SECONDS = 15.0
+_MAX_TIMEOUT_SECONDS = 3600.0
+
+
+def add_mesh_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--mesh` and `--timeout-seconds`."""
+    parser.add_argument("--mesh", type=Path, default=DEFAULT_STATE / "mesh.json", help="default: %(default)s")
+    add_timeout_option(parser)
+
+
+def add_timeout_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--timeout-seconds`."""
+    parser.add_argument(
+        "--timeout-seconds", type=_seconds, default=_TIMEOUT_SECONDS, metavar="N", help="default: %(default)s, a call"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("give seconds") from error
+    if not 0 < seconds <= _MAX_TIMEOUT_SECONDS:
+        raise argparse.ArgumentTypeError(f"give seconds, more than 0 and at most {_MAX_TIMEOUT_SECONDS:g}")
+    return seconds

@@ -23,6 +23,13 @@ class KeyNotAllowed(MeshError):
     reason = "KEY_NOT_ALLOWED"
 
 
+class KeyChangedMeanwhile(MeshError):
+    """While the ledger was waited for, policy's rule about the key changed or a new epoch began: ask again."""
+
+    code = Code.ABORTED
+    reason = "KEY_CHANGED_MEANWHILE"
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What was granted, and under what."""
@@ -69,8 +76,13 @@ class Access:
         await self._book.note_use(grant.name, grant.rule)
 
     def require_still(self, grant: Grant, caller: Lease) -> None:
-        """Judge again what was granted before disk and ledger were waited for. Raises what `require` does."""
-        self._granted(grant.name, grant.epoch, caller)
+        """Judge again what was granted before disk and ledger were waited for.
+
+        Raises what `require` does, and `KeyChangedMeanwhile` for what was judged by a rule or epoch of before.
+        """
+        now = self._granted(grant.name, grant.epoch, caller)
+        if (now.rule, now.newest_epoch) != (grant.rule, grant.newest_epoch):
+            raise KeyChangedMeanwhile(f"{grant.name} is under another rule or epoch by now: ask again")
 
     def _granted(self, name: str, epoch: int, caller: Lease) -> Grant:
         grant = self.look_up(name, epoch)

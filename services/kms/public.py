@@ -94,7 +94,8 @@ class PublicKeys:
     async def sign(self, name: str, message: bytes, caller: Lease) -> Signed:
         """Sign with the newest epoch, once the ledger holds that it was asked for.
 
-        Raises what `Access.require` does, `KeySignsNot`, `MessageTooLarge`, `KeyBookFull`, `LedgerUnavailable`.
+        Raises what `Access.require` does, `KeySignsNot`, `MessageTooLarge`, `KeyBookFull`, `LedgerUnavailable`,
+        `KeyChangedMeanwhile`.
         """
         if len(message) > MAX_MESSAGE_BYTES:
             raise MessageTooLarge(f"a message has at most {MAX_MESSAGE_BYTES} bytes: sign a digest of it")

@@ -52,7 +52,7 @@ class Releases:
 
         A boot-class decision is durable in the outbox before the key leaves; any other waits for the ledger. Raises
         what `Access.require` does, `KeyAlgorithmMismatch`, `KeyNotReleased`, `HpkeKeyMissing`, `KeyBookFull`,
-        `LedgerUnavailable`.
+        `LedgerUnavailable`, `KeyChangedMeanwhile`.
         """
         grant = await self._access.require(name, epoch, caller)
         if (refusal := _unfit(grant.rule, algorithm)) is not None:

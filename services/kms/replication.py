@@ -114,6 +114,9 @@ class Replication:
         )
         detail = {"joined_with_sha256": appraisal.evidence_digest.hex(), "order_sha256": order.digest.hex()}
         await self._decisions.record(self._said("joined", caller, detail))
+        # A root cannot be taken back, and operators may have changed while the ledger was waited for.
+        self._currency.require()
+        self._require_order(signed_order, appraisal, caller)
         log.warning("the root was given to another KMS", to=caller.certificate.spiffe_id, device=appraisal.device_id)
         return sealed
 
@@ -135,7 +138,7 @@ class Replication:
         return appraisal, challenge.nonce
 
     def _require_order(self, signed_order: bytes, appraisal: Appraisal, caller: Lease) -> Order:
-        order = verify_order(signed_order, JOIN_KMS, self._policy.current, self._clock())
+        order = verify_order(signed_order, JOIN_KMS, self._policy.require_fresh(), self._clock())
         wanted = join_subject(caller.certificate.spiffe_id, appraisal.measurement.compose_hash, appraisal.device_id)
         if order.subject != wanted:
             raise OrderForAnother(f"the order is for {order.subject}, not for {wanted}")

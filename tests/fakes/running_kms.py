@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +45,8 @@ class DecisionLog:
     """Whether only what is essential can."""
     broken: Exception | None = None
     """The bug that whoever waits for the ledger runs into."""
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What happens while somebody waits for the ledger."""
     entries: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
     """What the ledger has."""
     outbox: list[tuple[Kind, Mapping[str, Any]]] = field(default_factory=list)
@@ -59,6 +61,9 @@ class DecisionLog:
         if self.away:
             raise LedgerUnavailable("the ledger did not acknowledge in time", bytes(32))
         self.entries.append((kind, body))
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            await meanwhile()
 
     async def enqueue(
         self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, essential: bool = False

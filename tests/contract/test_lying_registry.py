@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from teemesh.registry.v1 import registry_pb2
 
+from libs.aci.session import SessionIdMismatch
 from libs.policy.revocation import RevocationKind
 from services.devtee.machine import VirtualTd
 from tests.fakes.joined_mesh import JoinedMesh, hear
@@ -214,6 +215,8 @@ async def test_a_session_that_was_edited_under_its_old_id_is_not_cited(line: Lyi
     line.registry.sessions[listed.session_id] = line.registry.sessions[edited]
     await line.say(listed)
     assert line.why_none() == "SESSION_ID_MISMATCH"
+    with pytest.raises(SessionIdMismatch):  # Nor is it given to clients who ask for that id.
+        await line.upstreams.session(listed.session_id.hex())
 
 
 @pytest.mark.parametrize(

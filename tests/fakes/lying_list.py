@@ -200,7 +200,7 @@ async def lying_list(mesh: JoinedMesh) -> AsyncIterator[LyingList]:
         asyncio.TaskGroup() as tasks,
     ):
         target = f"127.0.0.1:{serving.port}"
-        upstreams = NoticingUpstreams(router, router.peer("registry", target), MAX_LISTED)
+        upstreams = NoticingUpstreams(router, router.any_peer("registry", [target]), MAX_LISTED)
         following = tasks.create_task(upstreams.follow())
         yield LyingList(mesh, kms, registry, registry_member, target, router, upstreams, running)
         following.cancel()

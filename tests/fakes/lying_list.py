@@ -31,7 +31,7 @@ from services.registry.sessions import draft_session
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
 from services.router.upstreams import Upstream, Upstreams
-from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.registries import until
 from tests.fakes.routers import PATIENCE_SECONDS, RegistryTwin
@@ -187,15 +187,18 @@ class LyingList:
 
 
 @asynccontextmanager
-async def lying_list(mesh: JoinedMesh) -> AsyncIterator[LyingList]:
-    """A mesh with one model, a registry that lies, a router that follows it, and no node yet."""
+async def lying_list(mesh: JoinedMesh, clock: Clock | None = None) -> AsyncIterator[LyingList]:
+    """A mesh with one model, a registry that lies, a router that follows it, and no node yet.
+
+    `clock` is the one by which the router measures how old its policy's last statement is.
+    """
     mesh.allow_models({MODEL: [WEIGHTS]})
     kms = mesh.kms()
     registry = RegistryTwin()  # type: ignore[abstract]  # The other methods stay unimplemented.
     async with (
         mesh.member("registry", kms) as registry_member,
         registry_member.serve([registry_binding(registry)]) as serving,
-        mesh.member("router", kms) as router,
+        mesh.member("router", kms, keeper=mesh.keeper("router", clock=clock)) as router,
         AsyncExitStack() as running,
         asyncio.TaskGroup() as tasks,
     ):

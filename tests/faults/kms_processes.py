@@ -150,6 +150,16 @@ class _Collateral:
         return Held(self._mesh.collateral.current(), 2.0**33)
 
 
+@asynccontextmanager
+async def serving_collateral(mesh: JoinedMesh) -> AsyncIterator[str]:
+    """The attestation service's bootstrap listener; gives its address."""
+    binding = collateral_binding(CollateralServicer(cast(CollateralCache, _Collateral(mesh)), GpuTokens(None, 1)))
+    leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
+    limits = public_middleware(binding.methods, calls_per_second=1000.0)
+    async with serving("127.0.0.1:0", leaf.credentials, [binding], limits, drain_seconds=0) as running:
+        yield f"127.0.0.1:{running.port}"
+
+
 class KmsMesh:
     """Two instances of the KMS, of which the second joins the first, and one ledger."""
 
@@ -158,7 +168,7 @@ class KmsMesh:
         mesh.seed = mesh.sign(mesh.draft)
         self.mesh = mesh
         names = ("kms", "kms_bootstrap", "second", "second_bootstrap", "ledger", "https", "broker", "nats")
-        self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.kms = Service("kms", "1", mesh.folder)
         self.newcomer = Service("kms", "2", mesh.folder)
         self.ledger = Service("ledger", "1", mesh.folder)
@@ -177,15 +187,7 @@ class KmsMesh:
             socket_path = await stack.enter_async_context(mesh.guest(mesh.tds["kms"]))
             ledger_socket = await stack.enter_async_context(mesh.guest(mesh.tds["ledger"]))
             self.guest = await stack.enter_async_context(Guest(socket_path))
-            binding = collateral_binding(
-                CollateralServicer(cast(CollateralCache, _Collateral(mesh)), GpuTokens(None, 1))
-            )
-            leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
-            limits = public_middleware(binding.methods, calls_per_second=1000.0)
-            attestation = await stack.enter_async_context(
-                serving("127.0.0.1:0", leaf.credentials, [binding], limits, drain_seconds=0)
-            )
-            self.attestation = f"127.0.0.1:{attestation.port}"
+            self.attestation = await stack.enter_async_context(serving_collateral(mesh))
             for service in (self.kms, self.newcomer, self.ledger):
                 stack.enter_context(service.heard())
                 stack.push_async_callback(service.kill)
@@ -266,7 +268,7 @@ class KmsMesh:
         }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """So many ports that were free a moment ago, all different."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(probe.getsockname()[1]) for probe in probes]

@@ -1,7 +1,7 @@
 """A policy that is frozen: whoever hides newer ones or falls silent ends each service's work within five minutes.
 
 The clock by which a service measures silence is the test's; gRPC, TLS, leases and each service's own table of methods
-are real. The KMS is not among them: it is who states.
+are real. The KMS is not among them, being who states; NATS, which the broker closes then, is in `test_broker_leases`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from libs.policy.revocation import RevocationKind
 from services.devtee.machine import VirtualTd
 from tests.fakes.joined_mesh import JoinedMesh, hear
 from tests.fakes.leases import MODEL, WEIGHTS
+from tests.fakes.ledgers import TENANT
 from tests.fakes.lying_list import CLAIMS, MAX_LISTED, DebugTd, LyingList, lying_list
 from tests.fakes.relay import wire
 from tests.fakes.throwaway_ca import ThrowawayCa
@@ -85,7 +86,7 @@ async def test_a_node_that_serves_no_model_serves_none_whatever_is_listed(line: 
     node = await line.node(claims={**CLAIMS, "models": []})
     await line.say(await line.honestly(node))
     assert line.why_none() is None
-    assert line.upstreams.weights() == {}
+    assert line.upstreams.weights(TENANT.tenant_id) == {}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from services.router.errors import UpstreamVerificationFailed
 from services.router.upstreams import Upstream, Upstreams
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 from tests.fakes.leases import MODEL, WEIGHTS
+from tests.fakes.ledgers import TENANT
 from tests.fakes.registries import until
 from tests.fakes.routers import PATIENCE_SECONDS, RegistryTwin
 from tests.fakes.running_attestation import registry_binding
@@ -177,7 +178,7 @@ class LyingList:
         await until(lambda: self.upstreams.taken >= until_taken)
 
     def choose(self) -> Upstream:
-        return self.upstreams.choose(MODEL, Constraints(), frozenset())
+        return self.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
 
     def why_none(self) -> str | None:
         """Why no node may be used; one that may is the test's failure."""

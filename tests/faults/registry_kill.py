@@ -35,6 +35,7 @@ from services.router.constraints import Constraints  # noqa: E402
 from services.router.upstreams import Upstreams  # noqa: E402
 from tests.fakes.joined_mesh import JoinedMesh, measurement_of  # noqa: E402
 from tests.fakes.leases import MODEL, WEIGHTS  # noqa: E402
+from tests.fakes.ledgers import TENANT  # noqa: E402
 from tests.faults.kms_processes import Service  # noqa: E402
 from tests.faults.patience import until  # noqa: E402
 from tests.faults.registry_processes import RegistryMesh  # noqa: E402
@@ -148,14 +149,14 @@ class Killing:
             case "both registries":
                 await self._kill_registries(*self._registry.registries)
             case "nats-server":
-                await self._registry.kill_broker()
+                await self._registry.kill_nats()
             case _:
-                await self._registry.kill_broker()
+                await self._registry.kill_nats()
                 await self._kill_registries(one)
         await self._until("nats-server answers again", self._store_answers)
 
     async def _store_answers(self) -> bool:
-        return self._registry.broker.ready
+        return self._registry.nats.ready
 
     async def _kill_registries(self, *services: Service, starting_for: float | None = None) -> None:
         """Kill them at once, and again as they start where a time is given; return when they serve."""
@@ -206,7 +207,7 @@ class Killing:
             await asyncio.sleep(_SAMPLE_SECONDS)
             passed, last = clock() - last, clock()
             self._choose()
-            if not self._serving or not self._registry.broker.ready:
+            if not self._serving or not self._registry.nats.ready:
                 self.outcome.away_seconds += passed
                 continue
             for name in self._revoked_for:
@@ -235,7 +236,7 @@ class Killing:
         elif not self._known_since:
             self._known_since = clock
         with suppress(MeshError):
-            chosen = self._upstreams.choose(MODEL, Constraints(), frozenset()).candidate.spiffe_id
+            chosen = self._upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset()).candidate.spiffe_id
             self.outcome.chosen[chosen] += 1
             if chosen in self._revoked_for and self._known_since and clock - self._known_since > _HEARD_SECONDS:
                 self.outcome.wrong.append(f"the router chose {chosen}, which is revoked")
@@ -279,7 +280,7 @@ async def kill_registries(
     mesh.draft["roles"]["node"]["measurements"] = measurements
     mesh.allow_models({MODEL: [WEIGHTS]})
     registry = RegistryMesh(mesh, lease_seconds)
-    async with registry.running(time.time()), AsyncExitStack() as stack:
+    async with registry.running(), AsyncExitStack() as stack:
         listed = [
             await stack.enter_async_context(
                 listed_node(registry, f"n{number}", other if number == nodes - 1 else mesh.tds["node"])

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from libs.identity.member import Member, join
-from services.broker.supervision import Broker, NatsSettings, open_broker
+from services.broker.supervision import Broker
 from services.devtee.machine import VirtualTd
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.running_broker import RunningBroker, running_broker
 from tests.fakes.running_kms import RunningKms, running_kms
-from tests.faults.kms_processes import BrokerIdentity, Service, free_ports, serving_collateral
+from tests.faults.kms_processes import Service, free_ports, serving_collateral
 
 
 class RegistryMesh:
@@ -28,29 +29,21 @@ class RegistryMesh:
         self.lease_seconds = lease_seconds
         self.core: KmsCore = mesh.kms()
         self.registries = (Service("registry", "1", mesh.folder), Service("registry", "2", mesh.folder))
-        *ports, self._nats = free_ports(len(self.registries) + 1)
+        *ports, self._nats_port = free_ports(len(self.registries) + 1)
         self.addresses = tuple(f"127.0.0.1:{port}" for port in ports)
-        self.broker: Broker
+        self._broker: RunningBroker
         self._kms: RunningKms
         self._attestation = ""
 
     @asynccontextmanager
-    async def running(self, now: float) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Everything; the registries serve once this begins, and none of it is left when it ends."""
         mesh = self.mesh
         async with AsyncExitStack() as stack:
             self._kms = await stack.enter_async_context(running_kms(mesh, self.core))
             self._attestation = await stack.enter_async_context(serving_collateral(mesh))
             socket = await stack.enter_async_context(mesh.guest(mesh.tds["registry"]))
-            self.broker = await stack.enter_async_context(
-                open_broker(
-                    "broker-1",
-                    NatsSettings(port=self._nats),
-                    BrokerIdentity(self.core, now),
-                    mesh.folder / "broker",
-                )
-            )
-            await self.broker.until_ready()
+            self._broker = await stack.enter_async_context(running_broker(mesh, self.core, nats_port=self._nats_port))
             for service, address in zip(self.registries, self.addresses, strict=True):
                 stack.enter_context(service.heard())
                 stack.push_async_callback(service.kill)
@@ -71,12 +64,16 @@ class RegistryMesh:
             async with join(settings, role, claims, collateral=mesh.collateral, registry=self.addresses) as member:
                 yield member
 
-    async def kill_broker(self) -> None:
+    @property
+    def nats(self) -> Broker:
+        return self._broker.nats
+
+    async def kill_nats(self) -> None:
         """Kill the nats-server that answers now; return when it is dead. Its supervisor starts another."""
-        await self.broker.until_ready()
-        assert self.broker.pid is not None
-        os.kill(self.broker.pid, signal.SIGKILL)
-        await self.broker.until_ended()
+        await self.nats.until_ready()
+        assert self.nats.pid is not None
+        os.kill(self.nats.pid, signal.SIGKILL)
+        await self.nats.until_ended()
 
     def _kms_addresses(self) -> dict[str, Any]:
         return {"kms": (self._kms.target,), "kms_bootstrap": (self._kms.bootstrap,)}
@@ -99,7 +96,7 @@ class RegistryMesh:
                 "statement_poll_seconds": 0.2,
                 "drain_seconds": 0.0,
             },
-            "events": {"nats_url": f"tls://127.0.0.1:{self._nats}", "outbox": str(service.state / "outbox")},
+            "events": {**self._broker.settings, "outbox": str(service.state / "outbox")},
             # Nobody answers there: what the registry has to say to the log waits in its outbox.
             "ledger": "127.0.0.1:9",
             "lease_seconds": self.lease_seconds,

@@ -86,8 +86,10 @@ class Watcher:
     registry: AnyPeer
     state: dict[str, pb.Provider] = field(default_factory=dict)
     position: Position = ("", 0)
+    is_level: bool = False
+    """Whether this watch has caught up: the registry has named the digest of the state since it began."""
     digests: dict[Position, str] = field(default_factory=dict)
-    """What it held at each position, the oldest forgotten."""
+    """What it held at each position while it was level, the oldest forgotten."""
     counted: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     heard: Callable[[pb.Provider], None] = lambda provider: None
@@ -108,7 +110,7 @@ class Watcher:
         stub = pb_grpc.ProviderRegistryServiceStub(await self.registry.channel(_CALL_SECONDS))
         epoch, sequence = self.position
         call = stub.Watch(pb.WatchRequest(epoch=epoch, sequence=sequence))
-        begun = False
+        begun = self.is_level = False
         try:
             while True:
                 with remote_errors():
@@ -150,6 +152,9 @@ class Watcher:
             self.counted["compared"] += 1
             if told.hex() != digest:
                 self.wrong.append(f"at {position} a watcher holds {digest}, the registry {told.hex()}")
+            self.is_level = True
+        if not self.is_level:
+            return
         self.digests[position] = digest
         if len(self.digests) > _REMEMBERED:
             self.digests.pop(next(iter(self.digests)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,13 +135,21 @@ class Watcher:
                 for provider in event.snapshot.providers:
                     self.heard(provider)
             case "changed":
-                self.state[event.changed.spiffe_id] = event.changed
-                self.heard(event.changed)
+                self._change([event.changed], [])
             case "ended":
-                self.state.pop(event.ended, None)
+                self._change([], [event.ended])
+            case "changes":
+                self._change(event.changes.changed, event.changes.ended)
             case "heartbeat":
                 told = event.heartbeat.state_digest
         self._settle((event.epoch, event.sequence), told)
+
+    def _change(self, changed: Iterable[pb.Provider], ended: Iterable[str]) -> None:
+        for provider in changed:
+            self.state[provider.spiffe_id] = provider
+            self.heard(provider)
+        for gone in ended:
+            self.state.pop(gone, None)
 
     def _settle(self, position: Position, told: bytes | None) -> None:
         if position[0] == self.position[0] and position[1] < self.position[1]:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import tomli_w
 
@@ -46,6 +46,7 @@ class NoRootYet(Exception):
 class Dying:
     """At which of its own writes a process dies; `serving`: counted from the time that it is told to."""
 
+    module: ClassVar = "tests.faults.dying"
     step: int
     torn: bool
     serving: bool
@@ -57,6 +58,17 @@ class Dying:
     @classmethod
     def draw(cls, chance: random.Random, steps: int, *, serving: bool) -> Dying:
         return cls(chance.randint(1, steps), chance.random() < 0.5, serving)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """How far a process's clock jumps when it is told to."""
+
+    module: ClassVar = "tests.faults.later"
+    seconds: float
+
+    def options(self) -> list[str]:
+        return ["--seconds", str(self.seconds)]
 
 
 class Service:
@@ -82,9 +94,9 @@ class Service:
         with listening(self._notify) as self._readiness:
             yield self
 
-    async def start(self, dying: Dying | None = None) -> None:
-        module = ["tests.faults.dying", self.name] if dying else [f"services.{self.name}"]
-        options = dying.options() if dying else []
+    async def start(self, bent: Dying | Later | None = None) -> None:
+        module = [bent.module, self.name] if bent else [f"services.{self.name}"]
+        options = bent.options() if bent else []
         self._readiness.forget()
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -121,7 +133,7 @@ class Service:
         return self._process.pid
 
     def tell(self) -> None:
-        """Have it count its steps from now on."""
+        """Have it count its steps from now on, or its clock jump."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGUSR1)
 

@@ -49,11 +49,11 @@ async def test_a_node_that_is_hidden_is_not_used_and_nothing_takes_its_place(lin
     assert line.why_none() is None
 
 
-# Nodes whose evidence does not pass. Their certificates are genuine, which a careless KMS is to blame for.
-
-
 async def refused_node(line: LyingList, reason: str, **node: Any) -> None:
-    """A node that the registry says the best of, beside an honest one: the honest one alone is used."""
+    """A node that the registry says the best of, beside an honest one: the honest one alone is used.
+
+    Its certificate is genuine, which a careless KMS is to blame for.
+    """
     honest, other = await line.node(), await line.node(careless=True, **node)
     best = other.posing_as(await line.appraised(honest))
     await line.say(line.listed(best, other.endpoint))
@@ -119,9 +119,6 @@ async def test_a_revoked_node_that_stays_listed_is_used_no_more(
     assert line.why_none() == reason
 
 
-# Other endpoints for a node whose evidence passes.
-
-
 async def test_another_nodes_endpoint_is_not_taken_for_a_nodes_own(line: LyingList) -> None:
     node, other = await line.node(), await line.node()
     await line.say(line.listed(await line.appraised(node), other.endpoint))
@@ -181,9 +178,6 @@ async def test_nobody_at_the_endpoint_is_nobody_used(line: LyingList) -> None:
     assert line.why_none() == "PEER_UNREACHABLE"
 
 
-# Sessions that are not the node's.
-
-
 async def test_the_session_of_another_node_is_not_cited(line: LyingList) -> None:
     node, other = await line.node(), await line.node()
     session = line.seal(await line.appraised(other), node.endpoint)
@@ -233,9 +227,6 @@ async def test_what_is_no_session_is_not_cited(line: LyingList, document: bytes 
     assert line.why_none() == reason
 
 
-# Times, and nodes that are gone.
-
-
 async def test_a_lease_that_ran_out_is_not_used(line: LyingList) -> None:
     node = await line.node()
     listed = await line.honestly(node)
@@ -262,9 +253,6 @@ async def test_a_node_that_is_gone_is_not_used_though_it_is_listed_again(line: L
     await line.stop_nodes()
     await line.say(listed)
     assert line.why_none() in ("PEER_UNREACHABLE", "PEER_UNAVAILABLE")
-
-
-# Garbage.
 
 
 async def test_endless_nodes_that_are_none_take_no_more_than_so_much_and_harm_nobody(line: LyingList) -> None:

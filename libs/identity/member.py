@@ -131,6 +131,17 @@ class Member:
         """Return whichever instance of a role is there, of those at these addresses. There MUST be one."""
         return AnyPeer([self.peer(role, target) for target in targets])
 
+    def forget(self, role: str, target: str) -> bool:
+        """Forget an address that nobody in this service uses any more, unless there is a connection; say whether.
+
+        Nobody MUST hold its `Peer` to use it later: that one is not judged again when policy changes.
+        """
+        peer = self._peers.get((role, target))
+        if peer is not None and not peer.is_idle:
+            return False
+        self._peers.pop((role, target), None)
+        return True
+
     @property
     def kms(self) -> AnyPeer:
         """Whichever instance of the KMS is there."""

@@ -86,13 +86,22 @@ class Peer:
         return None if link is None else link.lease
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is no connection, and none is being made or closed."""
+        return not self._links() and not self._connecting.locked() and not self._tasks
+
+    @property
     def is_silent(self) -> bool:
         """Whether the last that is known of its connection is that nothing was answered there."""
         return self._link is not None and self._link.channel.is_silent
 
     def is_live(self, link: Link) -> bool:
-        """Whether a call may start on this very link, which need not be the one that new calls get."""
-        return link.is_ready and self._clock() < link.takes_calls_until - _LAST_SECONDS
+        """Whether a call may start on this very link, which need not be the one that new calls get.
+
+        One that was given up is not live from then on, though its connection takes a moment to end.
+        """
+        is_kept = link is self._link or link in self._retired
+        return is_kept and link.is_ready and self._clock() < link.takes_calls_until - _LAST_SECONDS
 
     async def channel(self, timeout: float) -> WatchedChannel:
         """Return a channel to the appraised peer. Raises `PeerUnavailable` or the refusal of either side."""

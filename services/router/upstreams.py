@@ -35,7 +35,8 @@ from services.router.selection import Candidate, Load, busy, select, suits
 _RECONCILE_SECONDS = 1.0
 _CALL_SECONDS = 5.0
 _WATCH_SILENCE_SECONDS = 30.0
-_MAX_DROPPED = 1024
+_MAX_LISTED = 10_000
+_MAX_VERIFYING = 64
 _MAX_SESSIONS = 10_000
 _ENDPOINT = re.compile(r"([^:/@\s]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
 _MAX_PORT = 65535
@@ -50,6 +51,13 @@ class EndpointMalformed(MeshError):
 
     code = Code.INVALID_ARGUMENT
     reason = "ENDPOINT_MALFORMED"
+
+
+class NodeNameMismatch(MeshError):
+    """The registry lists a node under another name than its certificate's."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "NODE_NAME_MISMATCH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +97,17 @@ class _Known:
 class Upstreams:
     """All nodes that the registry lists, and which of them this router has verified."""
 
-    def __init__(self, member: Member, registry: Channels) -> None:
+    def __init__(self, member: Member, registry: Channels, max_listed: int = _MAX_LISTED) -> None:
+        """So many listed nodes are considered at most: a registry can name any number that there are not."""
         self._member = member
         self._registry = registry
+        self._max_listed = max_listed
         self._known: dict[str, _Known] = {}
         self._dropped: dict[str, _Known] = {}
         """Nodes that the registry listed once, for what may still be said of them."""
+        self._endpoints: set[str] = set()
+        """Wherever a node was ever said to be, until that is forgotten."""
+        self._verifying = asyncio.Semaphore(_MAX_VERIFYING)
         self._in_flight: Counter[str] = Counter()
         self._sessions: dict[str, bytes] = {}
         self._choice = random.SystemRandom()
@@ -213,7 +226,7 @@ class Upstreams:
         async with asyncio.TaskGroup() as tasks:
             for known in list(self._known.values()):
                 if not self._is_current(known):
-                    tasks.create_task(self._verify(known))
+                    tasks.create_task(self._verify_in_turn(known))
 
     def take(self, event: registry_pb2.WatchResponse) -> None:
         """Take the registry's word on which nodes there are."""
@@ -259,11 +272,19 @@ class Upstreams:
         dropped = [known.peer.refusal for known in self._dropped.values() if known.serves(model)]
         return ", ".join(sorted({why for why in (*listed, *dropped) if why is not None})) or None
 
+    async def _verify_in_turn(self, known: _Known) -> None:
+        async with self._verifying:
+            # The registry may have said something else of it meanwhile.
+            if self._known.get(known.provider.spiffe_id) is known:
+                await self._verify(known)
+
     async def _verify(self, known: _Known) -> None:
         provider = known.provider
         try:
             _check_endpoint(provider.endpoint)
             link = await known.peer.link(_CALL_SECONDS)
+            if (certified := link.lease.certificate.spiffe_id) != provider.spiffe_id:
+                raise NodeNameMismatch(f"{certified} answers where the registry lists {provider.spiffe_id[:100]}")
             document = await self.session(provider.session_id.hex())
             session = verify_session(document, provider.session_id.hex())
             confirm(session, provider.endpoint, link.lease, time.time())
@@ -301,8 +322,11 @@ class Upstreams:
     def _list(self, provider: registry_pb2.Provider) -> None:
         self._dropped.pop(provider.spiffe_id, None)
         known = self._known.get(provider.spiffe_id)
+        if known is None and len(self._known) >= self._max_listed:
+            log.warning("a node too many is passed over", node=provider.spiffe_id[:100])
+            return
         if known is None or _verified_part(known.provider) != _verified_part(provider):
-            peer = self._member.peer("node", provider.endpoint)
+            peer = self._peer(provider.endpoint)
             renewed = known is not None and known.peer is peer and known.provider.spki_sha256 != provider.spki_sha256
             known = _Known(provider, peer, known.admitted if known is not None and renewed else None)
             self._known[provider.spiffe_id] = known
@@ -323,11 +347,19 @@ class Upstreams:
         load = candidate.load
         self._ranking.put(name, candidate.models, busy(load, self._in_flight[name]), load.capacity)
 
+    def _peer(self, endpoint: str) -> Peer:
+        """Return the peer there. Those of endpoints that nothing uses any more are forgotten, many at a time."""
+        if len(self._endpoints) >= 4 * self._max_listed:
+            used = {known.provider.endpoint for known in (*self._known.values(), *self._dropped.values())}
+            self._endpoints -= {unused for unused in self._endpoints - used if self._member.forget("node", unused)}
+        self._endpoints.add(endpoint)
+        return self._member.peer("node", endpoint)
+
     def _drop(self, spiffe_id: str) -> None:
         if (known := self._known.pop(spiffe_id, None)) is not None:
             self._ranking.remove(spiffe_id)
             self._dropped[spiffe_id] = known
-            if len(self._dropped) > _MAX_DROPPED:
+            if len(self._dropped) > self._max_listed:
                 self._dropped.pop(next(iter(self._dropped)))
 
     async def _fetch_session(self, session_id: bytes) -> bytes:

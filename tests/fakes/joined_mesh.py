@@ -6,7 +6,7 @@ The CA and issuance are the KMS's own; what a test needs of the rest of the KMS 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
 from libs.identity import certificate as certificates
+from libs.identity.authority import Authority
 from libs.identity.certificate import MAX_LIFETIME_SECONDS
 from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
@@ -160,6 +161,11 @@ class JoinedMesh:
             collateral=self.collateral.current(),
         )
 
+    def allow_models(self, models: Mapping[str, Sequence[str]]) -> None:
+        """Begin with a policy that allows these: id to digests of weights."""
+        self.draft = {**self.draft, "models": {model: list(weights) for model, weights in models.items()}}
+        self.seed = self.sign(self.draft)
+
     def require_gpu(self, role: str) -> None:
         """Begin with a policy that requires a GPU of a role, and accepts the machine's own."""
         gpus = self.machine.gpus
@@ -227,9 +233,10 @@ class JoinedMesh:
         listen: str = "127.0.0.1:0",
         claims: Mapping[str, Any] | None = None,
         keeper: PolicyKeeper | None = None,
+        td: VirtualTd | None = None,
     ) -> AsyncIterator[Member]:
         """A member certified by `kms` in this process; it has just heard a statement, and hears no more."""
-        async with self.guest(self.tds[role]) as socket:
+        async with self.guest(td or self.tds[role]) as socket:
             settings = self.settings(role, instance, socket, listen=listen)
             async with open_guest(settings, role) as (guest, anchors):
                 prover = Prover(guest, self.collateral, {"role": role, **(claims or {})})
@@ -270,7 +277,7 @@ class KmsCore:
     issuance: Issuance
 
     @property
-    def authority(self) -> OwnAuthority:
+    def authority(self) -> Authority:
         return OwnAuthority(self.issuance, self.challenges, self.ca)
 
 

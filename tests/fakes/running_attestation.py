@@ -62,7 +62,10 @@ def registry_binding(registry: RegistryTwin) -> ServiceBinding:
     return ServiceBinding(
         name=name,
         add=lambda server: registry_pb2_grpc.add_ProviderRegistryServiceServicer_to_server(registry, server),
-        methods={f"/{name}/Watch": MethodRule(roles=frozenset({"attestation"}), long_lived=True)},
+        methods={
+            f"/{name}/Watch": MethodRule(roles=frozenset({"attestation", "router"}), long_lived=True),
+            f"/{name}/GetSession": MethodRule(roles=frozenset({"router"})),
+        },
     )
 
 

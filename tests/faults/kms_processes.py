@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import tomli_w
 
@@ -46,6 +46,7 @@ class NoRootYet(Exception):
 class Dying:
     """At which of its own writes a process dies; `serving`: counted from the time that it is told to."""
 
+    module: ClassVar = "tests.faults.dying"
     step: int
     torn: bool
     serving: bool
@@ -57,6 +58,17 @@ class Dying:
     @classmethod
     def draw(cls, chance: random.Random, steps: int, *, serving: bool) -> Dying:
         return cls(chance.randint(1, steps), chance.random() < 0.5, serving)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """How far a process's clock jumps when it is told to."""
+
+    module: ClassVar = "tests.faults.later"
+    seconds: float
+
+    def options(self) -> list[str]:
+        return ["--seconds", str(self.seconds)]
 
 
 class Service:
@@ -82,9 +94,9 @@ class Service:
         with listening(self._notify) as self._readiness:
             yield self
 
-    async def start(self, dying: Dying | None = None) -> None:
-        module = ["tests.faults.dying", self.name] if dying else [f"services.{self.name}"]
-        options = dying.options() if dying else []
+    async def start(self, bent: Dying | Later | None = None) -> None:
+        module = [bent.module, self.name] if bent else [f"services.{self.name}"]
+        options = bent.options() if bent else []
         self._readiness.forget()
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -121,7 +133,7 @@ class Service:
         return self._process.pid
 
     def tell(self) -> None:
-        """Have it count its steps from now on."""
+        """Have it count its steps from now on, or its clock jump."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGUSR1)
 
@@ -150,6 +162,16 @@ class _Collateral:
         return Held(self._mesh.collateral.current(), 2.0**33)
 
 
+@asynccontextmanager
+async def serving_collateral(mesh: JoinedMesh) -> AsyncIterator[str]:
+    """The attestation service's bootstrap listener; gives its address."""
+    binding = collateral_binding(CollateralServicer(cast(CollateralCache, _Collateral(mesh)), GpuTokens(None, 1)))
+    leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
+    limits = public_middleware(binding.methods, calls_per_second=1000.0)
+    async with serving("127.0.0.1:0", leaf.credentials, [binding], limits, drain_seconds=0) as running:
+        yield f"127.0.0.1:{running.port}"
+
+
 class KmsMesh:
     """Two instances of the KMS, of which the second joins the first, and one ledger."""
 
@@ -158,7 +180,7 @@ class KmsMesh:
         mesh.seed = mesh.sign(mesh.draft)
         self.mesh = mesh
         names = ("kms", "kms_bootstrap", "second", "second_bootstrap", "ledger", "https", "broker", "nats")
-        self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.kms = Service("kms", "1", mesh.folder)
         self.newcomer = Service("kms", "2", mesh.folder)
         self.ledger = Service("ledger", "1", mesh.folder)
@@ -177,15 +199,7 @@ class KmsMesh:
             socket_path = await stack.enter_async_context(mesh.guest(mesh.tds["kms"]))
             ledger_socket = await stack.enter_async_context(mesh.guest(mesh.tds["ledger"]))
             self.guest = await stack.enter_async_context(Guest(socket_path))
-            binding = collateral_binding(
-                CollateralServicer(cast(CollateralCache, _Collateral(mesh)), GpuTokens(None, 1))
-            )
-            leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
-            limits = public_middleware(binding.methods, calls_per_second=1000.0)
-            attestation = await stack.enter_async_context(
-                serving("127.0.0.1:0", leaf.credentials, [binding], limits, drain_seconds=0)
-            )
-            self.attestation = f"127.0.0.1:{attestation.port}"
+            self.attestation = await stack.enter_async_context(serving_collateral(mesh))
             for service in (self.kms, self.newcomer, self.ledger):
                 stack.enter_context(service.heard())
                 stack.push_async_callback(service.kill)
@@ -266,7 +280,7 @@ class KmsMesh:
         }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """So many ports that were free a moment ago, all different."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(probe.getsockname()[1]) for probe in probes]

@@ -188,6 +188,30 @@ async def test_a_refused_peer_loses_its_channel_and_everything_on_it(
         assert await refusal(peer) == "MEASUREMENT_NOT_ALLOWED"
 
 
+async def test_a_link_that_was_given_up_takes_no_call_while_its_connection_is_still_there(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (_, target):
+        peer = router.peer("ledger", target)
+        link = await peer.link(10)
+        assert peer.is_live(link)
+        peer.disconnect()
+        # Nothing has run since: the connection is closed when something does.
+        assert (link.is_ready, peer.is_live(link)) == (True, False)
+
+
+async def test_an_address_is_forgotten_unless_there_is_a_connection_to_it(
+    mesh: JoinedMesh, kms: KmsCore, router: Member
+) -> None:
+    async with ledger_at(mesh, kms, Ticker()) as (_, target):
+        connected, idle = router.peer("ledger", target), router.peer("ledger", "127.0.0.1:9")
+        await connected.channel(10)
+        assert not router.forget("ledger", target)
+        assert router.forget("ledger", "127.0.0.1:9")
+        assert router.peer("ledger", target) is connected
+        assert router.peer("ledger", "127.0.0.1:9") is not idle
+
+
 async def test_a_stream_outlives_a_renewal_but_not_its_peers_refusal(
     mesh: JoinedMesh, kms: KmsCore, router: Member
 ) -> None:

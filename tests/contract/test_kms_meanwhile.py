@@ -1,4 +1,4 @@
-"""What changes while the KMS waits for the ledger counts: nothing goes out on a judgement that would not be made now."""
+"""What changes while the KMS waits for the ledger counts: nothing goes out on a judgement that is overtaken by then."""
 
 from __future__ import annotations
 

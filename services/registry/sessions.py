@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 from libs.aci.session import TlsBinding, session_document, session_id, verify_session
+from libs.audit.session import VERIFIER_ID
 from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from services.registry.store import Bucket, StoreConflict, Versioned
@@ -25,7 +26,6 @@ from services.registry.summaries import Summary, summarise
 
 SUMMARY_PREFIX = "about."
 log = structlog.get_logger()
-VERIFIER_ID = "teemesh/appraisal/v1"
 _POLICY_VERSION = "policy_version"
 _ID = re.compile(r"[0-9a-f]{64}")
 

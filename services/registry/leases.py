@@ -83,7 +83,10 @@ class NodeLeases:
         self._known = known
 
     async def register(self, node: Lease, offer: Offer) -> Provider:
-        """List a node. Raises `EndpointMalformed`, `ModelNotClaimed`, `ClaimMalformed` and the store's refusals."""
+        """List a node, once its admission is on record.
+
+        Raises `EndpointMalformed`, `ModelNotClaimed`, `ClaimMalformed`, `OutboxFull` and the store's refusals.
+        """
         endpoint = _ENDPOINT.fullmatch(offer.endpoint)
         if endpoint is None or int(endpoint[2]) > _MAX_PORT or not _is_host(endpoint[1]):
             raise EndpointMalformed("the endpoint must be host:port")
@@ -153,7 +156,7 @@ class NodeLeases:
     async def withdraw(self, provider: Provider) -> bool:
         """Delete what is stored under a name, if it is still about this key; say whether it was.
 
-        Raises the store's refusals.
+        Whoever admits the key again has to record that again. Raises the store's refusals.
         """
         key = lease_key(provider.spiffe_id)
         for _ in range(_ATTEMPTS):
@@ -161,6 +164,8 @@ class NodeLeases:
             listed = None if stored is None else _read(stored.value)
             if stored is None or listed is None or listed.spki_sha256 != provider.spki_sha256:
                 return False
+            # Before the record goes: if it stays, it is judged again, and from then on nothing names its session.
+            await self._sessions.end_admission(listed.spki_sha256, listed.session_id)
             with suppress(StoreConflict):  # Then it has renewed meanwhile.
                 await self._bucket.delete(key, stored.revision)
                 return True

@@ -150,6 +150,37 @@ async def test_an_admission_is_recorded_once_per_key(mesh: Mesh, registry: Regis
     assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION] * 2
 
 
+async def test_an_admission_under_a_later_policy_version_is_recorded_with_a_session_of_its_own(
+    mesh: Mesh, registry: Registry
+) -> None:
+    before = living(mesh, node_lease())
+    after = replace(before, appraisal=replace(before.appraisal, policy_version=2))
+    listed = [await registry.leases.register(node, OFFER) for node in (before, after, after)]
+    assert listed[0].session_id != listed[1].session_id == listed[2].session_id
+    admitted = [body for kind, body in registry.log.entries if kind is Kind.ADMISSION]
+    assert [(body["session_id"], body["policy_version"]) for body in admitted] == [
+        (listed[0].session_id, 1),
+        (listed[1].session_id, 2),
+    ]
+    assert await registry.sessions.get(listed[0].session_id) is not None
+
+
+async def test_a_registry_that_is_behind_takes_a_later_admission_for_what_it_is(mesh: Mesh, registry: Registry) -> None:
+    behind = living(mesh, node_lease())
+    ahead = replace(behind, appraisal=replace(behind.appraisal, policy_version=2))
+    listed = [await registry.leases.register(node, OFFER) for node in (ahead, behind)]
+    assert listed[0].session_id == listed[1].session_id
+    assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION]
+
+
+async def test_a_node_that_was_away_comes_back_under_the_admission_that_it_had(mesh: Mesh, registry: Registry) -> None:
+    node = living(mesh, node_lease())
+    listed = await registry.leases.register(node, OFFER)
+    await registry.leases.end(node)
+    assert (await registry.leases.register(node, OFFER)).session_id == listed.session_id
+    assert registry.log.kinds() == [Kind.SESSION, Kind.ADMISSION]
+
+
 async def test_a_node_whose_admission_cannot_be_recorded_is_not_listed_until_it_can(
     mesh: Mesh, registry: Registry
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from libs.aci.session import verify_session
 from libs.identity.certificate import Subject, parse
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import Lease, appraise_peer
@@ -134,6 +135,44 @@ async def test_a_version_without_its_measurement_takes_a_node_off_the_list(
     first.keeper.accept(joined.successor(first.keeper.current, roles=joined.without("node")))
     await first.withdrawals.judge()
     await first.listing()
+
+
+async def test_a_key_that_is_allowed_again_after_it_was_withdrawn_is_admitted_on_record(
+    joined: JoinedMesh, kms: KmsCore, two: tuple[Judging, Judging]
+) -> None:
+    """Each admission stands on a session that says the version of its time, so that it can be repeated."""
+    first, _ = two
+    keeper, lease = first.keeper, node(joined, kms)
+    listed = await first.registry.leases.register(lease, OFFER)
+    await first.listing(listed)
+    keeper.accept(joined.successor(keeper.current, roles=joined.without("node")))
+    await first.withdrawals.judge()
+    await first.listing()
+    keeper.accept(joined.successor(keeper.current, roles=joined.draft["roles"]))
+    now = appraise_peer(lease.certificate, lease.evidence.document, keeper.current, kms.ca.spki, time.time())
+    again = await first.registry.leases.register(now, OFFER)
+    await first.listing(again)
+    await first.withdrawals.judge()
+    await first.listing(again)
+    assert first.decisions() == [("admitted", None), ("withdrawn", "MEASUREMENT_NOT_ALLOWED"), ("admitted", None)]
+    sealed = await first.registry.sessions.get(again.session_id)
+    assert sealed is not None
+    assert verify_session(sealed, again.session_id).extra["policy_version"] == keeper.current.version
+
+
+async def test_a_key_that_is_withdrawn_and_admitted_again_under_one_version_is_admitted_on_record(
+    joined: JoinedMesh, kms: KmsCore, two: tuple[Judging, Judging]
+) -> None:
+    """A registry that is behind admits what another one has withdrawn: the log shows that."""
+    behind, ahead = two
+    lease = node(joined, kms)
+    ahead.keeper.accept_revocations([joined.revocation(RevocationKind.NODE, lease.certificate.spiffe_id)])
+    for _ in range(2):
+        await ahead.listing(await behind.registry.leases.register(lease, OFFER))
+        await ahead.withdrawals.judge()
+        await behind.listing()
+    assert behind.decisions() == [("admitted", None)] * 2
+    assert ahead.decisions() == [("withdrawn", "NODE_REVOKED")] * 2
 
 
 async def test_a_registry_that_is_behind_does_not_withdraw_what_a_later_version_admits(

@@ -35,8 +35,10 @@ NAMES = ("models/a", "models/b", "models/c")
 _CALL_SECONDS = 3.0
 _PAUSE_SECONDS = 0.02
 _AGAIN_SECONDS = 0.1
-_PASSES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
-"""What a caller may be told of a KMS that is away. Whatever else it is told is wrong."""
+_PASSES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED})
+"""What a caller may be told of a KMS that is away, or of a key whose next epoch began while it was asked for. Whatever
+else it is told is wrong.
+"""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ class BrokerUnavailable(MeshError):
     reason = "BROKER_UNAVAILABLE"
 
 
-class _MeshClient(Client):
+class MeshClient(Client):
     """A client that asks for its TLS context at every handshake, as mesh certificates live for an hour."""
 
     def __init__(self, tls: TlsContext) -> None:
@@ -67,7 +67,7 @@ class NatsLink:
     """A connection that is always being kept. The client behind it changes when the broker turned it away."""
 
     def __init__(self) -> None:
-        self._client: _MeshClient | None = None
+        self._client: MeshClient | None = None
         self._connected = asyncio.Event()
         self._next = asyncio.Event()
         self.connections = 0
@@ -97,7 +97,7 @@ class NatsLink:
             await self._next.wait()
         return self.connections
 
-    def _up(self, client: _MeshClient) -> None:
+    def _up(self, client: MeshClient) -> None:
         """Use a client that has just connected for the first time."""
         self._client = client
         self.connections += 1
@@ -105,12 +105,12 @@ class NatsLink:
         self._next.set()
         self._next = asyncio.Event()
 
-    def _up_again(self, client: _MeshClient) -> None:
+    def _up_again(self, client: MeshClient) -> None:
         """The same after the broker was away, unless another client has taken over since."""
         if client is self._client:
             self._up(client)
 
-    def _down(self, client: _MeshClient) -> None:
+    def _down(self, client: MeshClient) -> None:
         """Another client may have taken over before this one ended: then nothing is lost."""
         if client is self._client:
             self._connected.clear()
@@ -191,7 +191,7 @@ class _Connection:
     def __init__(self, link: NatsLink, broker: _Broker) -> None:
         self._link = link
         self._broker = broker
-        self._client = _MeshClient(broker.admission.tls_context)
+        self._client = MeshClient(broker.admission.tls_context)
         self.closed = asyncio.Event()
 
     async def open(self) -> None:

@@ -17,6 +17,9 @@ _LOG_NUMBER = 1
 REGISTRY_BUCKETS = ("registry_providers", "registry_sessions", "registry_tenants")
 """NATS has no wildcard for the beginning of a name, so every bucket is named."""
 
+_TLS_SECONDS = 2.0
+"""How long a client may take to shake hands. Whoever stalls delays the end of others: no change is read meanwhile."""
+
 _MAX_PAYLOAD_BYTES = 1024 * 1024
 _MAX_MEMORY_BYTES = 64 * 1024 * 1024
 
@@ -95,6 +98,7 @@ def render(settings: ServerSettings, keys: Collection[bytes]) -> str:
             "min_version": "1.3",
             # Without it the server greets in plaintext, and a client can be talked out of TLS.
             "handshake_first": True,
+            "timeout": _TLS_SECONDS,
             "pinned_certs": sorted(key.hex() for key in keys),
         },
         "accounts": {

@@ -1,4 +1,4 @@
-"""It is responsible for what the broker asks of its own nats-server, over the system account.
+"""It is responsible for what the broker asks of its own nats-server: who it is, and over the system account the rest.
 
 Every use makes a connection of its own: there is none to keep, and none that could be to the server before a restart.
 """
@@ -18,14 +18,14 @@ import structlog
 from nats.aio.client import Client
 
 from libs.errors import Code, MeshError
-from libs.events.connect import heed_cancellation
+from libs.events.connect import MeshClient, heed_cancellation
 from libs.events.subjects import inbox_prefix
 
 _HANDSHAKE_SECONDS = 5.0
 _REQUEST_SECONDS = 5.0
 _PAGE = 256
 _ROUNDS = 3
-"""A connection that was under way while the keys changed shows only in the next round."""
+"""How often it is looked whether those that were cut are gone."""
 
 CONTROLS = ("RELOAD", "CONNZ", "KICK")
 """What is asked, and so what the broker's own user is granted."""
@@ -73,7 +73,10 @@ class Control:
             raise ServerNotControlled(f"nats-server refused its files: {answer['error']}")
 
     async def cut_all_but(self, keys: Collection[bytes]) -> int:
-        """End every connection that shows another key; return how many. Raises `ServerNotControlled`."""
+        """End every connection that shows another key; return how many. Raises `ServerNotControlled`.
+
+        One that is still on its way in is not found: it takes another call, later.
+        """
         cut = 0
         for _ in range(_ROUNDS):
             strangers = [found async for found in self._connections() if found.spki_sha256 not in keys]
@@ -113,26 +116,26 @@ class Control:
 @asynccontextmanager
 async def open_control(address: Address, tls: ssl.SSLContext) -> AsyncIterator[Control]:
     """Connect to the system account. Whatever goes wrong, also in the body, is raised as `ServerNotControlled`."""
-    client = Client()
+    client = MeshClient(lambda: tls)
     try:
-        await client.connect(
-            f"tls://{address.host}:{address.port}",
-            tls=tls,
-            tls_hostname=address.server_name,
-            tls_handshake_first=True,
-            allow_reconnect=False,
-            connect_timeout=int(_HANDSHAKE_SECONDS),
-            name="broker",
-            inbox_prefix=inbox_prefix("broker"),
-            error_cb=_note,
-        )
-        heed_cancellation()
-        yield Control(client, address.id)
-    except (OSError, ValueError, TimeoutError, nats.errors.Error) as error:
+        try:
+            await client.connect(
+                f"tls://{address.host}:{address.port}",
+                tls=tls,
+                tls_hostname=address.server_name,
+                tls_handshake_first=True,
+                allow_reconnect=False,
+                connect_timeout=int(_HANDSHAKE_SECONDS),
+                name="broker",
+                inbox_prefix=inbox_prefix("broker"),
+                error_cb=_note,
+            )
+            heed_cancellation()
+            yield Control(client, address.id)
+        finally:
+            await _close(client)
+    except (OSError, ValueError, nats.errors.Error) as error:
         raise ServerNotControlled(str(error) or type(error).__name__) from error
-    finally:
-        await client.close()
-        heed_cancellation()
 
 
 async def greeting(host: str, port: int, server_name: str, tls: ssl.SSLContext) -> str | None:
@@ -154,6 +157,13 @@ def _connection(said: Mapping[str, Any]) -> Connection:
     certificates = said.get("tls_peer_certs") or [{"spki_sha256": ""}]
     # The leaf comes first.
     return Connection(int(said["cid"]), str(said["authorized_user"]), bytes.fromhex(certificates[0]["spki_sha256"]))
+
+
+async def _close(client: Client) -> None:
+    try:
+        await client.close()
+    finally:
+        heed_cancellation()
 
 
 async def _note(error: Exception) -> None:

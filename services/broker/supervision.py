@@ -1,4 +1,4 @@
-"""It is responsible for nats-server's life: its files, its start, its readiness, its restarts, and whom it lets in.
+"""It is responsible for nats-server's life: its files, its start, its readiness and its restarts.
 
 The server's private key is on a memory file system where there is one, in a folder that only this user can enter; every
 start overwrites it.
@@ -24,17 +24,19 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from libs.errors import Code, MeshError
+from libs.errors import MeshError
 from libs.files import remove_drafts, write_durably
 from libs.process import Exit, Program, Supervisor, supervised
 from services.broker.configuration import ServerSettings, render
 from services.broker.control import Address, Control, ServerNotControlled, greeting, open_control
 from services.broker.credentials import Credentials, Shown
+from services.broker.listing import Listing
 
 _WRITTEN = re.compile(r"nats-server\.conf|ca\.pem|credential\.pem")
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made there
 _POLL_SECONDS = 0.05
 _CHECK_SECONDS = 30.0
+"""How often it is looked who is connected, changes or not. So long may one stay that overtook a change."""
 _CONTROL_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 
@@ -51,13 +53,6 @@ class RuntimeFolderRefused(MeshError):
     """The folder for the private key belongs to someone else, or lets others in."""
 
     reason = "RUNTIME_FOLDER_REFUSED"
-
-
-class KeyNotAdmitted(MeshError):
-    """The key has no lease at the broker, or no longer: present the evidence behind it again."""
-
-    code = Code.UNAUTHENTICATED
-    reason = "KEY_NOT_ADMITTED"
 
 
 class ServerNotInstalled(MeshError):
@@ -83,8 +78,18 @@ class NatsSettings:
 class Broker:
     """A running nats-server."""
 
-    def __init__(self, name: str, settings: NatsSettings, credentials: Credentials, state: Path, runtime: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: NatsSettings,
+        credentials: Credentials,
+        state: Path,
+        runtime: Path,
+        *,
+        check_seconds: float,
+    ) -> None:
         self._settings = settings
+        self._check_seconds = check_seconds
         self._credentials = credentials
         self._runtime = runtime
         self._executable = installed_server()
@@ -100,14 +105,9 @@ class Broker:
         )
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
-        self._stale = asyncio.Event()
-        """The files may be newer than what the server has read."""
-        self._moved = asyncio.Event()
         self._shown = self._earlier = credentials.current
         """What the files say, and what they said before: the server lets both in."""
-        self._wanted: frozenset[bytes] = frozenset()
-        self._admitted: frozenset[bytes] = frozenset()
-        """What the server that answers has read."""
+        self._listing = Listing(self._write_configuration)
         self._port = 0
         self.cut = 0
         """How many connections were ended here that nats-server itself had let in or kept."""
@@ -120,10 +120,6 @@ class Broker:
             name="nats-server", argv=tuple(self._argv()), environment={}, grace_seconds=_STOP_SECONDS
         )
         self._supervisor: Supervisor | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self._ready.is_set()
 
     @property
     def port(self) -> int:
@@ -143,22 +139,14 @@ class Broker:
     def admit(self, keys: frozenset[bytes]) -> None:
         """Have the server let in these keys (SHA-256 of their SPKI) alone, and end what others have open.
 
-        It is on its way when this returns; `until_admitted` waits for it.
+        It is on its way when this returns; `until_admitted` waits for it. Raises `OSError` when the list cannot be
+        written: whoever cannot wait for the next try MUST end this server, which lets in whom it did before.
         """
-        if keys != self._wanted:
-            self._wanted = keys
-            self._write_configuration()
-            self._stale.set()
-            self._move()
+        self._listing.want(keys)
 
     async def until_admitted(self, key: bytes) -> None:
         """Wait until the server that answers lets in this key. Raises `KeyNotAdmitted` when it is not to any more."""
-        while True:
-            if key not in self._wanted:
-                raise KeyNotAdmitted("no lease of this key allows a connection to the broker")
-            if key in self._admitted:
-                return
-            await self._moved.wait()
+        await self._listing.until_read(key)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -179,7 +167,6 @@ class Broker:
             await self._credentials.renewed()
             self._earlier, self._shown = self._shown, self._credentials.current
             self._write_files()
-            self._stale.set()
 
     async def _watch(self) -> None:
         while True:
@@ -188,14 +175,13 @@ class Broker:
             address = await self._until_answering(shown)
             if address is not None and not self._ended.is_set():
                 self._port = address.port
-                # What it read at its start may have been replaced since.
-                self._stale.set()
                 self._ready.set()
                 log.info("nats-server answers", host=address.host, port=address.port, child=self.pid)
                 async with asyncio.TaskGroup() as tasks:
                     keeping = tasks.create_task(self._keep_loaded(address, shown))
                     await self._ended.wait()
                     keeping.cancel()
+                self._listing.forget()
             await self._ended.wait()
 
     async def _keep_loaded(self, address: Address, shown: Shown) -> None:
@@ -206,33 +192,27 @@ class Broker:
         while True:
             try:
                 async with asyncio.timeout(_CONTROL_SECONDS), open_control(address, shown.client_context()) as control:
-                    if self._stale.is_set():
+                    if self._listing.stale.is_set():
                         shown = await self._load(control)
-                    self.cut += await control.cut_all_but(self._admitted | self._own_keys)
-            except (ServerNotControlled, TimeoutError) as error:
+                    self.cut += await control.cut_all_but(self._listing.tolerated | self._own_keys)
+            except (ServerNotControlled, OSError) as error:
                 # It may be letting in whom it must not. The next one begins with the files.
                 log.error("nats-server is not controlled and is killed", detail=str(error))
                 self._signal(signal.SIGKILL)
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(_CHECK_SECONDS):
-                    await self._stale.wait()
+                async with asyncio.timeout(self._check_seconds):
+                    await self._listing.stale.wait()
 
     async def _load(self, control: Control) -> Shown:
         """Have the server read its files again, and return what it shows now.
 
         Open connections go on, but for those whose keys it lets in no more.
         """
-        self._stale.clear()
-        shown, wanted = self._shown, self._wanted
+        shown, listed = self._shown, self._listing.begin_reading()
         await control.reload()
-        self._admitted = wanted
-        self._move()
+        self._listing.confirm(listed)
         return shown
-
-    def _move(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
@@ -241,7 +221,6 @@ class Broker:
 
     def _on_exit(self, ended: Exit) -> None:
         self._ready.clear()
-        self._admitted = frozenset()
         self._ended.set()
 
     def _argv(self) -> list[str]:
@@ -256,12 +235,12 @@ class Broker:
         return frozenset((self._shown.spki_sha256, self._earlier.spki_sha256))
 
     def _write_files(self) -> None:
-        self._write_configuration()
         write_durably(self._server.ca, self._shown.ca_pem)
         write_durably(self._server.credential, self._shown.certificate_pem + self._shown.key_pem)
+        self._listing.rewrite()
 
-    def _write_configuration(self) -> None:
-        write_durably(self._configuration, render(self._server, self._wanted | self._own_keys).encode())
+    def _write_configuration(self, keys: frozenset[bytes]) -> None:
+        write_durably(self._configuration, render(self._server, keys | self._own_keys).encode())
 
     async def _until_answering(self, shown: Shown) -> Address | None:
         """Return where our own server has shaken hands with us; None if it ended, or was killed as too slow."""
@@ -275,21 +254,28 @@ class Broker:
                     if port is not None and (id_ := await greeting(host, port, server_name, shown.client_context())):
                         return Address(host, port, server_name, id_)
                     await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError:
-            log.warning("nats-server did not answer", seconds=self._settings.start_seconds)
+        except OSError as error:
+            log.warning("nats-server did not answer", seconds=self._settings.start_seconds, detail=str(error))
             self._signal(signal.SIGKILL)
         return None
 
 
 @asynccontextmanager
 async def open_broker(
-    name: str, settings: NatsSettings, credentials: Credentials, state: Path
+    name: str,
+    settings: NatsSettings,
+    credentials: Credentials,
+    state: Path,
+    *,
+    check_seconds: float = _CHECK_SECONDS,
 ) -> AsyncIterator[Broker]:
-    """Run nats-server while the body runs. Raises `PortTaken`, `ServerNotInstalled` or `RuntimeFolderRefused`."""
+    """Run nats-server while the body runs, and look who is connected every `check_seconds`.
+
+    Raises `PortTaken`, `ServerNotInstalled` or `RuntimeFolderRefused`."""
     verify_port_free(settings)
     runtime = private_folder(state)
     try:
-        broker = Broker(name, settings, credentials, state, runtime)
+        broker = Broker(name, settings, credentials, state, runtime, check_seconds=check_seconds)
         async with broker.running():
             yield broker
     finally:

@@ -24,6 +24,7 @@ from libs.identity.member import Member
 from libs.policy.revocation import RevocationKind
 from libs.rpc.channel import open_channel
 from libs.rpc.tls import load_client_context
+from services.broker.supervision import private_folder
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore, hear
 from tests.fakes.refusals import refusal
 from tests.fakes.revocations import value_of
@@ -290,3 +291,19 @@ async def test_without_evidence_there_is_no_answer(broker: RunningBroker, mesh: 
         ) as channel:
             stub = broker_pb2_grpc.BrokerServiceStub(channel)
             assert await refusal(stub.Admit(broker_pb2.AdmitRequest(), timeout=10)) == "EVIDENCE_REQUIRED"
+
+
+async def test_a_list_that_cannot_be_written_ends_the_broker(mesh: JoinedMesh, kms: KmsCore) -> None:
+    """It would let in whom it let in before, for as long as its disk says so."""
+
+    async def run() -> None:
+        async with running_broker(mesh, kms) as broker:
+            file = private_folder(broker.member.settings.state_dir) / "nats-server.conf"
+            file.unlink()
+            file.mkdir()
+            async with mesh.member("router", kms) as router, using(broker, router):
+                await asyncio.wait_for(asyncio.Event().wait(), PATIENCE_SECONDS)
+
+    with pytest.raises(BaseExceptionGroup) as ended:
+        await run()
+    assert ended.value.subgroup(IsADirectoryError) is not None

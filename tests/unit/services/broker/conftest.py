@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -109,13 +110,21 @@ class Mesh:
         await self.context("ledger")
 
 
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
+@asynccontextmanager
+async def running_mesh(state: Path, *, check_seconds: float) -> AsyncIterator[Mesh]:
     ca = ThrowawayCa()
     credentials = Credentials(ca)
-    async with open_broker("broker-test", NatsSettings(port=-1), credentials, tmp_path / "state") as broker:
+    async with open_broker(
+        "broker-test", NatsSettings(port=-1), credentials, state, check_seconds=check_seconds
+    ) as broker:
         await broker.until_ready()
-        yield Mesh(ca, credentials, broker, tmp_path / "state")
+        yield Mesh(ca, credentials, broker, state)
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
+    async with running_mesh(tmp_path / "state", check_seconds=3600) as mesh:
+        yield mesh
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 A lease ties a peer's key to the appraisal of its evidence. It ends with the certificate, with the evidence's age, with
 the collateral behind it, or at once when a newer policy no longer allows what was measured or an operator revokes it;
 whatever runs on it is then cancelled. A key that names its successor lets what runs on it rest on the successor's lease
-instead.
+instead. One name on one machine has a few keys: what it may have kept here has a bound.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from libs.rpc.policies import current_caller
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, AppraisalContext, SignedBy, appraise
 from libs.tee.evidence import Evidence
+
+KEYS_OF_A_NAME = 16
+"""Under which one name may hold leases on one machine: renewed every five seconds, streams of over a minute go on."""
 
 log = structlog.get_logger()
 
@@ -90,6 +93,10 @@ class _Held:
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
 
 
+def _bearer(lease: Lease) -> tuple[str, str]:
+    return lease.certificate.spiffe_id, lease.appraisal.device_id
+
+
 def caller_lease() -> Lease:
     """Return the lease of whoever makes the running call. Raises `EvidenceRequired` for people, who have none."""
     lease = current_caller().lease
@@ -110,11 +117,16 @@ class Leases:
         """Tasks that run for a certificate alone."""
 
     def open(self, certificate: MeshCertificate, document: bytes) -> Lease:
-        """Appraise a peer and believe it. Raises what `appraise_peer` raises."""
+        """Appraise a peer and believe it. Raises what `appraise_peer` raises.
+
+        Beyond `KEYS_OF_A_NAME` keys, the oldest lease on which nothing runs ends; where something runs on all of the
+        others, the oldest of them with what runs on it: a call that is kept open is no way around the bound.
+        """
         lease = appraise_peer(certificate, document, self._policy.current, self._ca_spki(), self._clock())
         held = self._held.setdefault(certificate.spki_sha256, _Held(lease))
         held.lease = longer(held.lease, lease)
         log.info("lease opened", peer=certificate.spiffe_id, until=int(lease.until))
+        self._make_room(certificate.spki_sha256)
         return held.lease
 
     def extend(self, spki_sha256: bytes, following: MeshCertificate, document: bytes) -> Lease:
@@ -200,6 +212,18 @@ class Leases:
         if held is None or held.lease.until <= self._clock():
             raise EvidenceRequired("present the evidence that your certificate names, then call again")
         return held
+
+    def _make_room(self, newest: bytes) -> None:
+        """End leases of a key's name on its machine that are one too many, this key's excepted.
+
+        Of its machine only: whoever takes a name elsewhere ends nothing of its bearer's.
+        """
+        of = _bearer(self._held[newest].lease)
+        others = [key for key, held in self._held.items() if key != newest and _bearer(held.lease) == of]
+        # Stable: within each kind the oldest stays first.
+        others.sort(key=lambda key: bool(self._held[key].tasks))
+        for key in others[: max(0, len(others) + 1 - KEYS_OF_A_NAME)]:
+            self._end(key, "newer keys took its place")
 
     def _end(self, key: bytes, why: str) -> None:
         held = self._held.pop(key)

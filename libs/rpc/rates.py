@@ -1,4 +1,4 @@
-"""It is responsible for how often one address may call a listener that asks nobody who they are."""
+"""It is responsible for how often somebody may do something: an allowance each, which time refills."""
 
 from __future__ import annotations
 
@@ -20,24 +20,35 @@ class RateLimited(MeshError):
     reason = "RATE_LIMITED"
 
 
-class Rates:
-    """A token bucket per address; the addresses heard least recently are forgotten first."""
+class Allowances:
+    """A token bucket per name; the names heard least recently are forgotten first."""
 
-    def __init__(self, calls_per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second = calls_per_second
-        self._most = max(1.0, calls_per_second * _BURST_SECONDS)
+    def __init__(self, per_second: float, most: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`most` may come at once."""
+        self._per_second = per_second
+        self._most = most
         self._clock = clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def spend(self, peer: str) -> None:
-        """Count one call of `peer` (as gRPC writes it, "ipv4:127.0.0.1:5000"). Raises `RateLimited`."""
-        address = peer.rpartition(":")[0]
+    def take(self, name: str) -> bool:
+        """Count one of `name`, if its allowance has one left; say whether it had."""
         now = self._clock()
-        left, since = self._left.pop(address, (self._most, now))
+        left, since = self._left.pop(name, (self._most, now))
         left = min(self._most, left + (now - since) * self._per_second)
         allowed = left >= 1
-        self._left[address] = (left - 1 if allowed else left, now)
+        self._left[name] = (left - 1 if allowed else left, now)
         if len(self._left) > _REMEMBERED:
             self._left.popitem(last=False)
-        if not allowed:
+        return allowed
+
+
+class Rates:
+    """How often one address may call a listener that asks nobody who they are."""
+
+    def __init__(self, calls_per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._allowances = Allowances(calls_per_second, max(1.0, calls_per_second * _BURST_SECONDS), clock)
+
+    def spend(self, peer: str) -> None:
+        """Count one call of `peer` (as gRPC writes it, "ipv4:127.0.0.1:5000"). Raises `RateLimited`."""
+        if not self._allowances.take(peer.rpartition(":")[0]):
             raise RateLimited("too many calls from this address; try again later")

@@ -70,14 +70,10 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
         context: Context,
     ) -> pb.IssueCertificateResponse:
         certificate, appraisal = self._issuance.certify_service(request.csr, request.document, request.instance)
-        await self._decisions.admitted(
-            {
-                "decision": "certified",
-                "spiffe_id": parse(certificate).spiffe_id,
-                "spki_sha256": appraisal.spki_sha256.hex(),
-                "evidence_sha256": appraisal.evidence_digest.hex(),
-                "policy_version": appraisal.policy_version,
-            }
+        await self._decisions.certified.record(
+            parse(certificate),
+            appraisal.device_id,
+            {"evidence_sha256": appraisal.evidence_digest.hex(), "policy_version": appraisal.policy_version},
         )
         return pb.IssueCertificateResponse(certificate=certificate)
 
@@ -93,15 +89,7 @@ class KmsBootstrapServicer(pb_grpc.KmsBootstrapServiceServicer):
             nonce=Challenge.decode(request.challenge).nonce,
         )
         certificate = self._issuance.certify_person(wanted, request.operator_key, request.signature)
-        person = parse(certificate)
-        await self._decisions.admitted(
-            {
-                "decision": "certified",
-                "spiffe_id": person.spiffe_id,
-                "spki_sha256": person.spki_sha256.hex(),
-                "operator_key": request.operator_key.hex(),
-            }
-        )
+        await self._decisions.certified.record(parse(certificate), "", {"operator_key": request.operator_key.hex()})
         return pb.IssueOperatorCertificateResponse(certificate=certificate, ca_certificate=self._ca.certificate)
 
 

@@ -33,6 +33,8 @@ from libs.identity.certificate import (
 CERTIFICATE_FILE = "ca.der"
 _CA_YEARS = 10
 _SERVER_DAYS = 30
+MAX_SERVER_NAMES = 16
+"""DNS names and IP addresses together."""
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
@@ -48,6 +50,13 @@ class ServerNameNotAllowed(MeshError):
 
     code = Code.INVALID_ARGUMENT
     reason = "SERVER_NAME_NOT_ALLOWED"
+
+
+class ServerNamesTooMany(MeshError):
+    """More names than one server certificate carries: all of them are logged."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "SERVER_NAMES_TOO_MANY"
 
 
 class CaNotOfThisRoot(MeshError):
@@ -86,10 +95,12 @@ class CertificateAuthority:
     def issue_server_certificate(
         self, public_key: ec.EllipticCurvePublicKey, dns_names: list[str], ip_addresses: list[str], now: float
     ) -> bytes:
-        """Sign a service's outward TLS key for these names. Raises `ServerNameNotAllowed`.
+        """Sign a service's outward TLS key for these names. Raises `ServerNamesTooMany`, `ServerNameNotAllowed`.
 
         No name below the trust domain is given: with one, a router could answer for another service.
         """
+        if len(dns_names) + len(ip_addresses) > MAX_SERVER_NAMES:
+            raise ServerNamesTooMany(f"a server certificate has at most {MAX_SERVER_NAMES} names and addresses")
         names: list[x509.GeneralName] = []
         for name in dns_names:
             inside = name == self.trust_domain or name.endswith(f".{self.trust_domain}")
@@ -97,6 +108,9 @@ class CertificateAuthority:
                 raise ServerNameNotAllowed(f"{name[:80]!r} cannot be in a server certificate")
             names.append(x509.DNSName(name))
         for address in ip_addresses:
+            # Python takes a zone of any length, which no certificate has room for: the log alone would get it.
+            if "%" in address:
+                raise ServerNameNotAllowed(f"{address[:80]!r} names a zone of one host")
             try:
                 names.append(x509.IPAddress(ipaddress.ip_address(address)))
             except ValueError as error:

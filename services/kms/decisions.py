@@ -1,19 +1,21 @@
 """It is responsible for the KMS's own entries in the ledger: key decisions, certificates, policies and revocations.
 
-What operators ordered, what puts a policy or a revocation in force, and certificates, without which the mesh ends
-within the hour, are essential: a part of the outbox is theirs alone, so that whoever makes the KMS say much else while
-the ledger is away cannot keep anything from being revoked. So are the keys that the ledger starts with: nothing but the
-ledger empties the outbox.
+What operators ordered and what puts a policy or a revocation in force are essential: a part of the outbox is theirs
+alone, so that whoever makes the KMS say much else while the ledger is away cannot keep anything from being revoked. So
+are the keys that the ledger starts with, and the certificates that `certified` says: without them nothing empties the
+outbox.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from libs import jcs
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
+from services.kms.certified import Certified
 from services.kms.refusals import Refusals
 
 RESERVED_FRACTION = 4
@@ -41,9 +43,11 @@ class Log(Protocol):
 class Decisions:
     """Writes decisions through the outbox, so that none is lost while the ledger is away."""
 
-    def __init__(self, publisher: Log) -> None:
+    def __init__(self, publisher: Log, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is what certificates a minute are counted by."""
         self._publisher = publisher
         self.refusals = Refusals(self.record_later)
+        self.certified = Certified(self._admitted, self.refusals, clock)
 
     async def record(self, decision: Mapping[str, Any]) -> None:
         """Record a decision and wait until the ledger holds it. Raises `LedgerUnavailable`."""
@@ -67,10 +71,6 @@ class Decisions:
         """Record durably here a change of keys that was made before; the ledger gets it as soon as it can."""
         await self._publisher.enqueue(Kind.KEY_DECISION, change, vault=None, essential=True)
 
-    async def admitted(self, decision: Mapping[str, Any]) -> None:
-        """Record durably here that a certificate is about to go out."""
-        await self._publisher.enqueue(Kind.ADMISSION, decision, vault=None, essential=True)
-
     async def policy(self, signed: bytes) -> None:
         """Record a signed policy version."""
         await self._publisher.enqueue(Kind.POLICY, jcs.loads_object(signed), vault=None, essential=True)
@@ -78,3 +78,6 @@ class Decisions:
     async def revocation(self, signed: bytes) -> None:
         """Record a signed revocation durably here, before anybody acts on it."""
         await self._publisher.enqueue(Kind.REVOCATION, jcs.loads_object(signed), vault=None, essential=True)
+
+    async def _admitted(self, admission: Mapping[str, Any], *, essential: bool) -> None:
+        await self._publisher.enqueue(Kind.ADMISSION, admission, vault=None, essential=essential)

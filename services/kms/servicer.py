@@ -192,14 +192,10 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         certificate = self._ca.issue_server_certificate(
             key, list(request.dns_names), list(request.ip_addresses), time.time()
         )
-        await self._decisions.admitted(
-            {
-                "decision": "certified",
-                "spiffe_id": current_caller().spiffe_id,
-                "spki_sha256": sha256(spki_of(key)).hexdigest(),
-                "dns_names": list(request.dns_names),
-                "ip_addresses": list(request.ip_addresses),
-            }
+        await self._decisions.certified.record_outward(
+            caller_lease(),
+            sha256(spki_of(key)).digest(),
+            {"dns_names": list(request.dns_names), "ip_addresses": list(request.ip_addresses)},
         )
         return pb.IssueServerCertificateResponse(certificate=certificate)
 

@@ -57,14 +57,14 @@ async def serve(config: Config) -> None:
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
             opened = Opened(store, auditor, ack_key, log_key, build)
             itself = member.peer("ledger", settings.listen)
-            async with (
-                running(member, itself, config, opened, trust, keys) as ledger,
-                serving_checkpoints(config.https_listen, outward, ledger.checkpoints),
-            ):
+            async with running(member, itself, config, opened, trust, keys) as ledger:
+                # Before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what is
+                # acknowledged here leaves that.
                 servicer.begin(ledger)
-                serving.ready()
-                notify_ready()
-                await until_terminated()
+                async with serving_checkpoints(config.https_listen, outward, ledger.checkpoints):
+                    serving.ready()
+                    notify_ready()
+                    await until_terminated()
 
 
 if __name__ == "__main__":

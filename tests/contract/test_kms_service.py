@@ -193,6 +193,19 @@ async def test_no_outward_certificate_names_a_member(mesh: JoinedMesh, running: 
         assert await refusal(server_certificate(stub, csr, [])) == "SERVER_NAME_NOT_ALLOWED"
 
 
+async def test_an_outward_certificate_makes_the_log_no_longer_than_sixteen_names_do(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    csr = make_csr(ec.generate_private_key(ec.SECP256R1()))
+    names = [f"{number}.api.example" for number in range(15)]
+    async with calling(mesh, running, "router") as (stub, _):
+        assert (await server_certificate(stub, csr, names, ["::1"])).certificate
+        assert await refusal(server_certificate(stub, csr, names, ["::1", "::2"])) == "SERVER_NAMES_TOO_MANY"
+        zone = "fe80::1%" + "a" * 100_000
+        assert await refusal(server_certificate(stub, csr, [], [zone])) == "SERVER_NAME_NOT_ALLOWED"
+    assert [body["dns_names"] for kind, body in running.log.outbox if kind is Kind.ADMISSION] == [names]
+
+
 async def test_the_mesh_key_is_no_outward_key(mesh: JoinedMesh, running: RunningKms) -> None:
     async with calling(mesh, running, "router") as (stub, router):
         csr = make_csr(router.identity.current.key)

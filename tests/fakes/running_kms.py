@@ -1,4 +1,7 @@
-"""A KMS wired as in production, but for its log, which is in memory and can be away."""
+"""A KMS wired as in production, but for its log, which is in memory and can be away.
+
+The minutes by which certificates are counted do not pass.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,7 @@ async def bootstrap_listener(
         said = {"role": "kms", "ca_spki_sha256": kms.ca.spki_sha256.hex(), **(claims or {})}
         leaf = make_bootstrap_leaf("kms", TRUST_DOMAIN)
         prover = Prover(guest, mesh.collateral, said)
-        decisions = Decisions(log or DecisionLog())
+        decisions = Decisions(log or DecisionLog(), Clock(0.0))
         servicer = KmsBootstrapServicer(prover, leaf_spki or leaf.spki, kms.ca, kms.challenges, kms.issuance, decisions)
         binding = bootstrap_binding(servicer)
         async with serving(
@@ -128,7 +131,7 @@ async def running_kms(
 ) -> AsyncIterator[RunningKms]:
     """Another servicer is a KMS that lies to those who have appraised it."""
     log = DecisionLog()
-    decisions = Decisions(log)
+    decisions = Decisions(log, Clock(0.0))
     statements = StatementSource(kms.ca, kms.policy)
     publication = Publication(kms.policy, decisions)
     currency_clock = Clock(0.0)

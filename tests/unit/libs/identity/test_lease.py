@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -10,9 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.errors import MeshError
 from libs.identity.certificate import Subject, parse
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.lease import EvidenceRequired, Leases, appraise_peer
+from libs.identity.lease import KEYS_OF_A_NAME, EvidenceRequired, Leases, appraise_peer
+from services.devtee.pki import VendorPki
+from services.devtee.platform import Platform
 from tests.fakes.certified_router import CertifiedRouter as Router
-from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
+from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore, MachineCollateral
 
 
 @pytest.fixture
@@ -162,6 +165,61 @@ async def test_a_revoked_machine_ends_the_lease(
     keeper.accept(mesh.successor(keeper.current, devices=devices))
     leases.reappraise()
     assert refusal(leases, router) == "DEVICE_REVOKED"
+
+
+def opened(leases: Leases, router: Router) -> bytes:
+    leases.open(router.certificate, router.evidence.document)
+    return router.certificate.spki_sha256
+
+
+def held(leases: Leases) -> list[bytes]:
+    return [key for key, _ in leases.live()]
+
+
+def test_a_name_holds_its_newest_keys_and_no_more(mesh: JoinedMesh, kms: KmsCore, leases: Leases, clock: Clock) -> None:
+    other = opened(leases, Router(mesh, kms, clock, "2"))
+    routers = [Router(mesh, kms, clock) for _ in range(KEYS_OF_A_NAME + 3)]
+    keys = [opened(leases, router) for router in routers]
+    assert held(leases) == [other, *keys[3:]]
+    with pytest.raises(EvidenceRequired):
+        leases.of(keys[0])
+    assert opened(leases, routers[-1]) == keys[-1]
+    assert held(leases) == [other, *keys[3:]]
+
+
+def test_who_takes_a_name_on_another_machine_ends_no_lease_of_its_bearer(
+    mesh: JoinedMesh, kms: KmsCore, leases: Leases, keeper: PolicyKeeper, clock: Clock
+) -> None:
+    bearer = opened(leases, Router(mesh, kms, clock))
+    now, td = int(clock.now), mesh.tds["router"]
+    elsewhere = replace(mesh.machine, pki=VendorPki.create(Platform.random(), now))
+    (root,) = mesh.draft["vendor_roots"]
+    roots = [root, {**root, "name": "elsewhere", "certificate": elsewhere.vendor_root.hex()}]
+    keeper.accept(mesh.successor(keeper.current, vendor_roots=roots))
+    mesh.tds["router"] = elsewhere.boot(td.app_compose.encode(), td.identity, now)
+    mesh.collateral = MachineCollateral(elsewhere)
+    keys = [opened(leases, Router(mesh, kms, clock)) for _ in range(KEYS_OF_A_NAME + 1)]
+    assert held(leases) == [bearer, *keys[1:]]
+
+
+async def test_keys_on_which_something_runs_stay_longest_but_not_without_bound(
+    mesh: JoinedMesh, kms: KmsCore, leases: Leases, clock: Clock
+) -> None:
+    busy = [Router(mesh, kms, clock) for _ in range(KEYS_OF_A_NAME - 1)]
+    keys = [opened(leases, router) for router in busy]
+    tasks = [await running_on(leases, router) for router in busy]
+    idle = opened(leases, Router(mesh, kms, clock))
+    newest = Router(mesh, kms, clock)
+    keys.append(opened(leases, newest))
+    assert idle not in held(leases)
+    assert held(leases) == keys
+    assert not any(task.cancelling() for task in tasks)
+    tasks.append(await running_on(leases, newest))
+    keys.append(opened(leases, Router(mesh, kms, clock)))
+    assert held(leases) == keys[1:]
+    assert [bool(task.cancelling()) for task in tasks] == [True] + [False] * (len(tasks) - 1)
+    for task in tasks:
+        task.cancel()
 
 
 async def test_nothing_runs_without_a_lease(leases: Leases, router: Router) -> None:

@@ -68,11 +68,13 @@ def free_port() -> int:
 class LiveMesh:
     """Everything around one ledger process, which may be killed and started again."""
 
-    def __init__(self, mesh: JoinedMesh) -> None:
+    def __init__(self, mesh: JoinedMesh, kms_reserve_bytes: int = 0) -> None:
+        """`kms_reserve_bytes` of the KMS's outbox are for what is essential."""
         mesh.draft["key_releases"].append({"name": "ledger-resume", "roles": ["ledger"]})
         mesh.seed = mesh.sign(mesh.draft)
         self.mesh = mesh
         self.kms = mesh.kms()
+        self._kms_reserve_bytes = kms_reserve_bytes
         self.data_dir = mesh.folder / "ledger-data"
         self.target = f"127.0.0.1:{free_port()}"
         self.https = f"127.0.0.1:{free_port()}"
@@ -108,7 +110,9 @@ class LiveMesh:
                 "log_key": log_key.public_key().public_bytes_raw().hex(),
             }
             member = await stack.enter_async_context(mesh.member("kms", kms, claims=claims))
-            publisher = await stack.enter_async_context(self.publisher(member, log_key))
+            publisher = await stack.enter_async_context(
+                self.publisher(member, log_key, reserve_bytes=self._kms_reserve_bytes)
+            )
             decisions = Decisions(publisher)
             publication = Publication(kms.policy, decisions)
             self.member, self.decisions = member, decisions
@@ -159,9 +163,12 @@ class LiveMesh:
             yield Router(member, member.peer("ledger", self.target), publisher, receiver)
 
     @asynccontextmanager
-    async def publisher(self, member: Member, log_key: Ed25519PrivateKey) -> AsyncIterator[Publisher]:
+    async def publisher(
+        self, member: Member, log_key: Ed25519PrivateKey, *, reserve_bytes: int = 0
+    ) -> AsyncIterator[Publisher]:
         settings = EventSettings(self.broker.url, self.broker.target, self.mesh.folder / f"{member.role}-outbox")
-        async with open_publisher(member, settings, member.peer("ledger", self.target), log_key=log_key) as publisher:
+        ledger = member.peer("ledger", self.target)
+        async with open_publisher(member, settings, ledger, log_key=log_key, reserve_bytes=reserve_bytes) as publisher:
             yield publisher
 
     async def start(self, *, ready: bool = True) -> None:

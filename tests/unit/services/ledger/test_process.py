@@ -15,8 +15,9 @@ import pytest
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import MeshError
+from libs.events.outbox import DEFAULT_MAX_BYTES, DEFAULT_PART_BYTES
 from libs.events.publish import Committed
-from libs.events.records import Record, RecordHeader, open_record, parse_entry
+from libs.events.records import MAX_ENTRY_BYTES, Record, RecordHeader, open_record, parse_entry
 from libs.events.vault import VaultKey
 from libs.identity.sealed import release_info
 from libs.rpc.errors import reason_of
@@ -25,6 +26,7 @@ from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import leaf_hash, verify_consistency, verify_inclusion
 from libs.transparency.note import VerifierKey
+from services.kms.decisions import Decisions
 from services.ledger import segments
 from services.ledger.scan import SEGMENTS
 from tests.fakes.joined_mesh import JoinedMesh
@@ -222,3 +224,23 @@ async def test_a_request_that_is_refused_is_told_with_its_reason(live: LiveMesh)
         # The number that is refused is named in the log, so that nobody looks for it.
         body = parse_entry((await client.first_of(Kind.QUARANTINE)).body[32:]).body
         assert (body["reason"], body["issuer"]) == ("KIND_NOT_ALLOWED", router.publisher.issuer.hex())
+
+
+async def until_crowded(decisions: Decisions) -> str:
+    """Record until there is no room for what is not essential; return the refusal."""
+    while True:
+        try:
+            await decisions.record_later({"decision": "refused", "reason": "x" * (MAX_ENTRY_BYTES // 2)})
+        except MeshError as error:
+            return error.reason
+
+
+async def test_a_crowded_outbox_of_the_kms_does_not_keep_the_ledger_that_empties_it_from_starting(
+    mesh: JoinedMesh,
+) -> None:
+    """The KMS gives no outward certificate then, and nothing leaves its outbox before this ledger acknowledges it."""
+    # A part of the outbox leaves it whole: what is not reserved holds more than one.
+    reserve = DEFAULT_MAX_BYTES - 3 * DEFAULT_PART_BYTES // 2
+    async with LiveMesh(mesh, kms_reserve_bytes=reserve).running() as live:
+        assert await until_crowded(live.decisions) == "OUTBOX_FULL"
+        await live.start()

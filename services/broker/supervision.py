@@ -122,6 +122,11 @@ class Broker:
         self._supervisor: Supervisor | None = None
 
     @property
+    def ready(self) -> bool:
+        """Whether a server answers now."""
+        return self._ready.is_set()
+
+    @property
     def port(self) -> int:
         return self._port
 

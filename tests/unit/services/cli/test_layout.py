@@ -32,6 +32,6 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
 
 
 def test_a_place_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "f").write_text("")
     with pytest.raises(StateUnusable, match="cannot make"):
-        Layout(tmp_path / "file" / "state").prepare()
+        Layout(tmp_path / "f" / "s").prepare()

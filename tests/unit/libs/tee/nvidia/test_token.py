@@ -180,7 +180,9 @@ def test_key_of_one_issuer_does_not_sign_for_another(gpu_bench: GpuBench) -> Non
 
 
 @pytest.mark.parametrize(
-    "pin", [b"", b"not a key", _spki(OTHER_KEY)[:-1], _spki(ec.generate_private_key(ec.SECP256R1()))]
+    "pin",
+    [b"", b"not a key", _spki(OTHER_KEY)[:-1], _spki(ec.generate_private_key(ec.SECP256R1()))],
+    ids=["nothing", "text", "a cut key", "a P-256 key"],
 )
 def test_pin_that_is_no_p384_key_is_refused(gpu_bench: GpuBench, pin: bytes) -> None:
     issuers = {ISSUER: Issuer({gpu_bench.nras.key_id: pin}, ())}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -90,14 +91,16 @@ async def _releasing(kms: KmsMesh, role: str, name: str) -> AsyncIterator[tuple[
 
 
 def _issuing(mesh: JoinedMesh, proven: ProvenKms) -> Prepare:
-    """A service that has its evidence and wants its certificate."""
+    """Services, each of which has its evidence and wants its certificate: one gets no more than so many a minute."""
     stub = bootstrap_pb2_grpc.KmsBootstrapServiceStub(proven.channel)
+    numbers = count()
 
     async def prepare() -> Action:
         offered = await stub.CreateIssuanceChallenge(bootstrap_pb2.CreateIssuanceChallengeRequest(), timeout=_SECONDS)
         key = ec.generate_private_key(ec.SECP256R1())
         document = mesh.evidence("router", Challenge.decode(offered.challenge), key).document
-        request = bootstrap_pb2.IssueCertificateRequest(csr=make_csr(key), document=document, instance="bench")
+        instance = f"bench-{next(numbers)}"
+        request = bootstrap_pb2.IssueCertificateRequest(csr=make_csr(key), document=document, instance=instance)
 
         async def act() -> None:
             await stub.IssueCertificate(request, timeout=_SECONDS)

@@ -6,6 +6,7 @@ attested key, as nobody on the way could.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -21,9 +22,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
+from libs import jcs
+from libs.aci.receipt import Receipt, verify_receipt
+from libs.aci.receipt_events import UpstreamFailed
 from libs.policy.document import Policy, read
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestInfo, GuestQuote
+from libs.transparency.leaf import Kind
 from services.router.edge import Edge
 from services.router.foreign.access import Credentials
 from services.router.listener import https
@@ -38,11 +43,12 @@ from tests.fakes.https_clients import (
 )
 from tests.fakes.leases import MODEL
 from tests.fakes.policy_draft import policy_draft
-from tests.fakes.routers import KeeperTwin, PeerTwin, RouterBench, router_bench
+from tests.fakes.routers import Answer, KeeperTwin, PeerTwin, RouterBench, prompt, router_bench
 
 NAME = "other-mesh"
 THERE = MODEL
 HERE = "their-model"
+WORDS = "which nobody on the way may read"
 Lie = Callable[[bytes], bytes]
 
 
@@ -222,3 +228,25 @@ async def first_router(folder: Path, mesh: AttestedMesh, policy: Policy) -> Asyn
     ) as bench:
         await bench.foreign.verify()
         yield bench
+
+
+def asked(**members: Any) -> bytes:
+    return prompt(model=HERE, messages=[{"role": "user", "content": WORDS}], **members)
+
+
+def last_receipt(router: RouterBench) -> Receipt:
+    return verify_receipt(jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1])), router.workload.keyset)
+
+
+def error_type(answer: Answer) -> str:
+    value: str = json.loads(answer.body)["error"]["type"]
+    return value
+
+
+def assert_refused(router: RouterBench, answer: Answer, reason: str) -> None:
+    """Nobody was handed the prompt, and client and receipt say for which reason."""
+    assert (answer.started.status, error_type(answer)) == (503, "upstream_verification_failed")
+    assert reason in answer.body.decode()
+    receipt = last_receipt(router)
+    assert receipt.upstream == UpstreamFailed(True, HERE, reason)
+    assert receipt.forwarded is None

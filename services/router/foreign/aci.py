@@ -29,7 +29,7 @@ from libs.policy.foreign import ForeignProvider
 from libs.tee.workload import workload_claims
 from services.router.foreign.access import Credentials
 from services.router.foreign.aci_standing import AciStanding
-from services.router.foreign.adapter import Declaration
+from services.router.foreign.adapter import APPRAISED, Declaration
 from services.router.foreign.place import Place
 
 _MAX_SESSIONS = 16
@@ -56,7 +56,7 @@ class AciAdapter:
 
     declaration = Declaration(
         scope="service",
-        claims=frozenset({"tee_attested", "tcb_up_to_date", "os_known_good", "serving_software_known_good"}),
+        claims=APPRAISED,
         channel_bound=True,
         receipts=True,
     )

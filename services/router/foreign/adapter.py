@@ -10,6 +10,9 @@ from libs.policy.document import Policy
 from services.router.errors import UpstreamVerificationFailed
 from services.router.forwarding import Errand, NodeUnavailable, Step
 
+APPRAISED = frozenset({"tee_attested", "tcb_up_to_date", "os_known_good", "serving_software_known_good"})
+"""The claims that an appraisal of the provider's own machine can assert or refute."""
+
 
 class ForeignNotVerified(NodeUnavailable):
     """The provider could not be verified when it had to be, so it was handed nothing more."""

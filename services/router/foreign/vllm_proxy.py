@@ -25,7 +25,7 @@ from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from libs.tee.workload import workload_claims
 from services.router.foreign.access import Credentials
-from services.router.foreign.adapter import Declaration
+from services.router.foreign.adapter import APPRAISED, Declaration
 from services.router.foreign.place import Place
 from services.router.foreign.vllm_proxy_standing import VllmProxyStanding
 
@@ -46,7 +46,7 @@ class VllmProxyAdapter:
 
     declaration = Declaration(
         scope="service",
-        claims=frozenset({"tee_attested", "tcb_up_to_date", "os_known_good", "serving_software_known_good"}),
+        claims=APPRAISED,
         channel_bound=True,
         receipts=True,
     )

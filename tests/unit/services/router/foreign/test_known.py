@@ -37,7 +37,7 @@ class StandingTwin:
         pass
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
-        raise NotImplementedError
+        raise AssertionError("whether a provider is verified is decided before anything is forwarded")
 
 
 class AdapterTwin:

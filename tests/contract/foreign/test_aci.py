@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,13 @@ from structlog.testing import capture_logs
 from libs import jcs
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
-from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import (
     Aborted,
-    RequestForwarded,
-    ResponseReturned,
     ServedByForeign,
-    UpstreamFailed,
     UpstreamVerified,
 )
 from libs.aci.session import TlsBinding, session_id, verify_session
-from libs.client.chain import cited_by, foreign_link, verify_chain
 from libs.client.foreign import parse_evidence, verify_answer, verify_service
-from libs.errors import MeshError
 from libs.policy.constraints import Constraints as TenantsConstraints
 from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
@@ -41,52 +34,24 @@ from libs.transparency.leaf import Kind
 from services.router.constraints import Constraints, parse
 from services.router.forwarding import Errand, Reached
 from tests.fakes.attested_mesh import AttestedMesh
-from tests.fakes.foreign_routers import HERE, NAME, THERE, OtherRouter, first_router, listing, other_router
+from tests.fakes.foreign_routers import (
+    HERE,
+    NAME,
+    THERE,
+    WORDS,
+    OtherRouter,
+    asked,
+    assert_refused,
+    error_type,
+    first_router,
+    last_receipt,
+    listing,
+    other_router,
+)
 from tests.fakes.https_router import server_context
 from tests.fakes.ledgers import TENANT
 from tests.fakes.relay import impersonating
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, Answer, RouterBench, prompt
-
-WORDS = "which nobody on the way may read"
-
-
-@pytest.fixture
-def other_mesh() -> AttestedMesh:
-    return AttestedMesh.create(int(time.time()))
-
-
-@pytest.fixture
-async def other(tmp_path: Path, other_mesh: AttestedMesh) -> AsyncIterator[OtherRouter]:
-    async with other_router(tmp_path / "other", other_mesh) as running:
-        yield running
-
-
-@pytest.fixture
-async def router(tmp_path: Path, other: OtherRouter) -> AsyncIterator[RouterBench]:
-    async with first_router(tmp_path / "first", other.mesh, listing(other.mesh, other.origin)) as running:
-        yield running
-
-
-def asked(**members: Any) -> bytes:
-    return prompt(model=HERE, messages=[{"role": "user", "content": WORDS}], **members)
-
-
-def last_receipt(router: RouterBench) -> Receipt:
-    return verify_receipt(jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1])), router.workload.keyset)
-
-
-def error_type(answer: Answer) -> str:
-    value: str = json.loads(answer.body)["error"]["type"]
-    return value
-
-
-def assert_refused(router: RouterBench, answer: Answer, reason: str) -> None:
-    """Nobody was handed the prompt, and client and receipt say for which reason."""
-    assert (answer.started.status, error_type(answer)) == (503, "upstream_verification_failed")
-    assert reason in answer.body.decode()
-    receipt = last_receipt(router)
-    assert receipt.upstream == UpstreamFailed(True, HERE, reason)
-    assert receipt.forwarded is None
+from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, RouterBench
 
 
 async def test_a_prompt_goes_to_the_verified_service_and_its_answer_comes_back(
@@ -473,140 +438,6 @@ async def test_nothing_of_an_answer_under_another_keyset_goes_out(router: Router
     answer = await router.run(asked(stream=True))
     assert (answer.started.status, error_type(answer)) == (502, "upstream_error")
     assert other.reports == 3
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """What a client has of an answer from outside the mesh."""
-
-    policy: Policy
-    receipt: Receipt
-    session: bytes
-    upstream: bytes | None
-
-    def verify(self) -> str:
-        link = foreign_link(self.receipt)
-        assert isinstance(self.receipt.upstream, UpstreamVerified)
-        assert link is not None
-        return verify_chain(self.session, self.receipt, self.receipt.upstream, link, self.upstream, self.policy)
-
-    def relinked(self, **changes: str) -> Chain:
-        """The same with another link, its digest made to fit."""
-        (link,) = [event for event in self.receipt.events if isinstance(event, ServedByForeign)]
-        other = replace(link, **changes)
-        other = replace(other, receipt_sha256=digest(other.receipt.encode()).removeprefix("sha256:"))
-        return self.with_events({ServedByForeign: other})
-
-    def with_events(self, others: Mapping[type[Any], Any]) -> Chain:
-        events = tuple(others.get(type(event), event) for event in self.receipt.events)
-        return replace(self, receipt=replace(self.receipt, events=events))
-
-
-@pytest.fixture
-async def chain(router: RouterBench, other: OtherRouter) -> Chain:
-    await router.run(asked())
-    receipt = last_receipt(router)
-    link = foreign_link(receipt)
-    assert isinstance(receipt.upstream, UpstreamVerified)
-    assert link is not None
-    cited = cited_by(link)
-    assert cited is not None
-    return Chain(
-        router.member.policy.current,
-        receipt,
-        await router.foreign.session(receipt.upstream.session_id),
-        await router.foreign.session(cited),
-    )
-
-
-async def test_a_client_follows_the_chain_through_both_hops(chain: Chain) -> None:
-    assert f"foreign/{NAME}, compose" in chain.verify()
-
-
-def _stricter(chain: Chain, **changes: Any) -> Chain:
-    (provider,) = chain.policy.foreign_providers
-    return replace(chain, policy=replace(chain.policy, foreign_providers=(replace(provider, **changes),)))
-
-
-def _edit_link(chain: Chain) -> Chain:
-    link = foreign_link(chain.receipt)
-    assert link is not None
-    return chain.relinked(receipt=link.receipt.replace('"model":"', '"model":"not-'))
-
-
-def _resealed(chain: Chain, change: Callable[[dict[str, Any]], object]) -> Chain:
-    """The same with another session of the router's, which the receipt cites."""
-    value = json.loads(chain.session)
-    change(value)
-    session = jcs.dumps(value)
-    return replace(
-        chain.with_events({UpstreamVerified: UpstreamVerified(True, THERE, session_id(session))}), session=session
-    )
-
-
-def _accepting_none(session: dict[str, Any]) -> None:
-    evidence = json.loads(base64.b64decode(session["evidence"]["data"].partition(",")[2]))
-    data = jcs.dumps({**evidence, "session_ids": []})
-    encoded = base64.b64encode(data).decode()
-    session["evidence"] = {"digest": digest(data), "data": f"data:application/json;base64,{encoded}"}
-
-
-@pytest.mark.parametrize(
-    ("break_it", "reason"),
-    [
-        (
-            lambda chain: _resealed(chain, lambda session: session["channel_binding"][0].update(spki_sha256="00" * 32)),
-            "CHANNEL_NOT_EVIDENCED",
-        ),
-        (lambda chain: _resealed(chain, _accepting_none), "SESSION_NOT_CITED"),
-        (
-            lambda chain: _resealed(chain, lambda session: session["claims"].pop("tee_attested")),
-            "SESSION_CLAIMS_INSUFFICIENT",
-        ),
-        (lambda chain: replace(chain, policy=replace(chain.policy, foreign_providers=())), "FOREIGN_NOT_LISTED"),
-        (lambda chain: _stricter(chain, origin="https://elsewhere"), "FOREIGN_NOT_LISTED"),
-        (lambda chain: _stricter(chain, measurements=frozenset()), "MEASUREMENT_NOT_ALLOWED"),
-        (lambda chain: _stricter(chain, session_claims=frozenset({"gpu_attested"})), "SESSION_CLAIMS_INSUFFICIENT"),
-        (lambda chain: replace(chain, session=chain.upstream or b""), "SESSION_ID_MISMATCH"),
-        (lambda chain: replace(chain, upstream=None), "SESSION_NOT_CITED"),
-        (lambda chain: replace(chain, upstream=chain.session), "SESSION_ID_MISMATCH"),
-        (_edit_link, "RECEIPT_SIGNATURE_INVALID"),
-        (
-            lambda chain: chain.with_events({RequestForwarded: RequestForwarded(digest(b"other"))}),
-            "FOREIGN_CHAIN_BROKEN",
-        ),
-        (
-            lambda chain: chain.with_events({ResponseReturned: ResponseReturned(digest(b"other"))}),
-            "FOREIGN_CHAIN_BROKEN",
-        ),
-        (
-            lambda chain: chain.with_events({ServedByForeign: ServedByForeign(NAME, "00" * 32, "{}")}),
-            "FOREIGN_CHAIN_BROKEN",
-        ),
-    ],
-    ids=[
-        "other channel",
-        "other sessions accepted",
-        "no TEE",
-        "not listed",
-        "elsewhere",
-        "code",
-        "claims",
-        "other session",
-        "no upstream session",
-        "other upstream session",
-        "edited receipt",
-        "other request",
-        "other response",
-        "other link",
-    ],
-)
-async def test_a_chain_with_one_link_changed_is_refused(
-    chain: Chain, break_it: Callable[[Chain], Chain], reason: str
-) -> None:
-    with pytest.raises(MeshError) as refusal:
-        break_it(chain).verify()
-    assert refusal.value.reason == reason
 
 
 async def test_a_tenant_for_whom_policy_demands_what_no_provider_shows_is_refused(

@@ -83,6 +83,7 @@ async def test_what_never_reached_the_log_is_said_at_the_next_start_and_never_ag
     await live.start()
     await until_current(live.keys)
     kms = live.kms.policy
+    await until_logged(live)  # Else the next start does not know yet that the log has what this one said.
     # As if the outbox had been lost.
     kms.accept(live.mesh.successor(kms.current))
     kms.accept_revocations([live.mesh.revocation(RevocationKind.TENANT, "12" * 16)])

@@ -1,6 +1,7 @@
 """Runs the ledger: `python -m services.ledger <config.toml>`.
 
-Exit status 3: the log is damaged; 4: it is shorter than what was promised; 70: a write failed.
+Exit status 3: the log is damaged; 4: it is shorter than what was promised, or contradicts the writer's; 70: a write
+failed; 75: a member of a group is to be started again, as it writes no more or has taken back what nobody else had.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,7 +25,8 @@ from services.ledger.config import Config
 from services.ledger.https import OutwardAuthority, serving_checkpoints
 from services.ledger.keys import ReleasedKeys
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
-from services.ledger.running import Opened, Trust, running
+from services.ledger.replication.group import Group
+from services.ledger.running import Opened, Trust, running_alone
 from services.ledger.servicer import LedgerServicer, ledger_binding
 
 
@@ -38,6 +42,7 @@ async def serve(config: Config) -> None:
     async with (
         open_log(config.data_dir, ack_key.sign, time.time_ns) as store,
         open_auditor(config.data_dir, origin) as auditor,
+        AsyncExitStack() as stack,
     ):
         claims = {
             "origin": origin,
@@ -47,24 +52,28 @@ async def serve(config: Config) -> None:
             "hpke_key": receiver.public.hex(),
         }
         servicer = LedgerServicer()
+        opened = Opened(store, auditor, ack_key, log_key, build)
+        thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="commit"))
+        group = Group(config, opened, thread) if config.replication.is_group else None
         async with (
             join(settings, "ledger", claims) as member,
-            member.serve([ledger_binding(servicer)]) as serving,
+            member.serve([ledger_binding(servicer), *([] if group is None else [group.binding])]) as serving,
         ):
             kms = member.kms
             keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
             trust = Trust(logged_policies(store.description, member.policy), member.identity.ca_certificate)
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
-            opened = Opened(store, auditor, ack_key, log_key, build)
-            itself = member.peer("ledger", settings.listen)
-            async with running(member, itself, config, opened, trust, keys) as ledger:
-                # Before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what is
-                # acknowledged here leaves that.
-                servicer.begin(ledger)
-                async with serving_checkpoints(config.https_listen, outward, ledger.checkpoints):
-                    serving.ready()
-                    notify_ready()
-                    await until_terminated()
+            if group is None:
+                itself = member.peer("ledger", settings.listen)
+                log = running_alone(member, servicer, itself, config, opened, trust, keys, thread)
+            else:
+                log = group.running(member, servicer, trust, keys)
+            # The log runs before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what
+            # is acknowledged here leaves that.
+            async with log as reading, serving_checkpoints(config.https_listen, outward, reading.checkpoints):
+                serving.ready()
+                notify_ready()
+                await until_terminated()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from libs.events.publish import EventSettings
 from libs.identity.member import MemberSettings
+from services.ledger.replication.settings import Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Config:
     """How many nats-servers keep the stream."""
     checkpoint_seconds: float = 1.0
     """How often a log that has grown is signed, seconds; at once after every 10,000 entries."""
+    replication: Replication = Replication()  # noqa: RUF009 - a frozen value
+    """The members that keep the log together; absent: this one alone."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""
 
@@ -38,3 +41,6 @@ class Config:
             raise ValueError("dns_names or ip_addresses must name the HTTPS listener")
         if self.checkpoint_seconds <= 0:
             raise ValueError("checkpoint_seconds must be above 0")
+        members = {each.instance for each in self.replication.members}
+        if members and self.member.instance not in members:
+            raise ValueError(f"replication.members must name this instance, {self.member.instance}")

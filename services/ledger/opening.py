@@ -106,12 +106,20 @@ def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolici
     return policies
 
 
-def restore(store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults) -> None:
+def restore(
+    store: LogStore,
+    admission: Admission,
+    policies: LoggedPolicies,
+    vaults: Vaults,
+    recall: Callable[[StoredEntry], None],
+) -> None:
     """Take in what the log says of policies and writers, and check that all of it can still be opened.
+
+    `recall` is shown every entry: what another writer refused is known from the log alone.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
-    admission.replay(_openable(store.reader.entries(0, store.head.size), vaults))
+    admission.replay(_shown(_openable(store.reader.entries(0, store.head.size), vaults), recall))
     log.info("log understood", policy_version=policies.newest.version)
 
 
@@ -120,6 +128,12 @@ def _openable(entries: Iterator[StoredEntry], vaults: Vaults) -> Iterator[Stored
         row = stored.row
         if row.vault_id != PUBLIC_VAULT_ID and not vaults.holds(row.vault_id, row.vault_epoch):
             raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {stored.index} is missing")
+        yield stored
+
+
+def _shown(entries: Iterator[StoredEntry], recall: Callable[[StoredEntry], None]) -> Iterator[StoredEntry]:
+    for stored in entries:
+        recall(stored)
         yield stored
 
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from libs.events.records import SALT_SIZE, parse_entry
+from libs.transparency.leaf import Kind
 from services.ledger import records_log
+from services.ledger.reading import StoredEntry
 
 NAME = "quarantine.log"
 MAX_UNPROVEN_BYTES = 256 * 1024 * 1024
@@ -107,6 +110,16 @@ class Rejections:
     def has(self, issuer: bytes, issuer_seq: int) -> bool:
         with self._lock:
             return (issuer, issuer_seq) in self._known
+
+    def recall(self, stored: StoredEntry) -> None:
+        """Take in what the log says of a refused number: another member may have refused it, as the writer then."""
+        kind = stored.leaf.kind
+        if kind not in (Kind.QUARANTINE, Kind.CONFLICT):
+            return
+        body = parse_entry(stored.row.body[SALT_SIZE:]).body
+        reason = Reason.CONFLICT if kind is Kind.CONFLICT else Reason.__members__.get(str(body["reason"]))
+        if reason is not None and not self.has(bytes.fromhex(body["issuer"]), body["issuer_seq"]):
+            self._remember(bytes.fromhex(body["issuer"]), body["issuer_seq"], reason)
 
     def close(self) -> None:
         self._file.close()

@@ -23,6 +23,7 @@ from services.ledger.breaking import ending_when_broken
 from services.ledger.committing import Committing
 from services.ledger.config import Config
 from services.ledger.growth import Growth
+from services.ledger.holding import Alone, Holding, Term
 from services.ledger.intake import Intake
 from services.ledger.keyring import KEY_NAME as KEYRING_KEY
 from services.ledger.keyring import KeyringFile
@@ -34,7 +35,7 @@ from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
 from services.ledger.sequencer import Sequencer
-from services.ledger.servicer import Ledger
+from services.ledger.servicer import Ledger, LedgerServicer, Reading
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
 from services.ledger.tail import Tail
@@ -61,26 +62,70 @@ class Trust:
     ca_certificate: bytes
 
 
+async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: Growth) -> Reading:
+    """Return what can be read of a log, as far as `growth` says that it counts. Waits for its key."""
+    store = opened.store
+    checkpoints = Checkpoints(opened.auditor, growth, _watermark_syncer(store), config.checkpoint_seconds)
+    tail = Tail(store, growth, checkpoints, keys, await _wait(keys, RESUME_KEY))
+    return Reading(growth, checkpoints, Proofs(store, growth, checkpoints), store.reader, tail)
+
+
+async def keep_signed(reading: Reading, auditor: AuditorProcess) -> None:
+    """Have the log signed as it grows, for ever. Raises `AuditorRefused` or `AuditorGone`."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(reading.checkpoints.keep())
+        tasks.create_task(auditor.watch())
+
+
+@asynccontextmanager
+async def running_alone(
+    member: PublishingMember,
+    servicer: LedgerServicer,
+    peer: LedgerPeer,
+    config: Config,
+    opened: Opened,
+    trust: Trust,
+    keys: KeySource,
+    thread: ThreadPoolExecutor,
+) -> AsyncIterator[Reading]:
+    """Run a log that is on this machine alone while the body runs. Raises what the log's own state refuses."""
+    store = opened.store
+    reading = await open_reading(config, opened, keys, Growth(store.head.size, store.head.root()))
+    term = Term(store.last_epoch + 1, Alone())
+    async with (
+        running(member, peer, config, opened, trust, keys, reading, term, thread) as ledger,
+        asyncio.TaskGroup() as tasks,
+    ):
+        servicer.begin(ledger)
+        signing = tasks.create_task(keep_signed(reading, opened.auditor))
+        yield reading
+        signing.cancel()
+
+
 @asynccontextmanager
 async def running(
-    member: PublishingMember, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
+    member: PublishingMember,
+    peer: LedgerPeer,
+    config: Config,
+    opened: Opened,
+    trust: Trust,
+    keys: KeySource,
+    reading: Reading,
+    term: Term,
+    thread: ThreadPoolExecutor,
 ) -> AsyncIterator[Ledger]:
-    """Run the log while the body runs: it waits for its keys, restores what the log says, then reads its stream.
+    """Write the log while the body runs: wait for the keys, restore what the log says, then read the stream.
 
-    `peer` stands for this ledger itself and is never called. Raises what the log's own state refuses.
+    `peer` stands for this ledger itself and is never called; `thread` is the one that writes the log. Raises what the
+    log's own state refuses.
     """
-    store = opened.store
-    vaults = await _open_vaults(config, store, keys)
-    resume_key = await _wait(keys, RESUME_KEY)
-    epoch = store.last_epoch + 1
+    store, growth = opened.store, reading.growth
+    vaults = await _open_vaults(config, store, keys, term.holding)
     with ExitStack() as closings:
-        thread = closings.enter_context(ThreadPoolExecutor(1, thread_name_prefix="commit"))
         rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
         admission = Admission(trust.policies, _view_of(store), trust.ca_certificate)
-        await asyncio.to_thread(restore, store, admission, trust.policies, vaults)
-        growth = Growth(store.head.size, store.head.root())
-        acknowledgements = Acknowledgements(store, rejections, opened.ack_key, epoch)
-        checkpoints = Checkpoints(opened.auditor, growth, _watermark_syncer(store), config.checkpoint_seconds)
+        await asyncio.to_thread(restore, store, admission, trust.policies, vaults, rejections.recall)
+        acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
         async with (
             open_publisher(
                 member,
@@ -101,41 +146,30 @@ async def running(
             own = OwnEntries(publisher)
             committing = Committing(
                 admission=admission,
-                sequencer=Sequencer(store, epoch=epoch, tag=vaults.tag, clock=time.time_ns),
+                sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
                 vaults=vaults,
                 rejections=rejections,
                 acknowledgements=acknowledgements,
                 own=own,
                 growth=growth,
+                holding=term.holding,
                 thread=thread,
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
-            await own.start(epoch, opened.build, store.report.size)
-            background = [
-                tasks.create_task(_feed(intake, config)),
-                tasks.create_task(checkpoints.keep()),
-                tasks.create_task(opened.auditor.watch()),
-            ]
-            yield Ledger(
-                vaults=vaults,
-                acknowledgements=acknowledgements,
-                checkpoints=checkpoints,
-                proofs=Proofs(store, growth, checkpoints),
-                reader=store.reader,
-                tail=Tail(store, growth, checkpoints, keys, resume_key),
-            )
-            for task in background:
-                task.cancel()
+            await own.start(term.epoch, opened.build, store.head.size)
+            feeding = tasks.create_task(_feed(intake, config))
+            yield Ledger(vaults, acknowledgements, reading)
+            feeding.cancel()
 
 
-async def _open_vaults(config: Config, store: LogStore, keys: KeySource) -> Vaults:
+async def _open_vaults(config: Config, store: LogStore, keys: KeySource, holding: Holding) -> Vaults:
     """Open the keyring under the key that it is under; what is written from now on is under the newest."""
     newest = await _wait(keys, KEYRING_KEY)
     file = KeyringFile(config.data_dir, store.log_id)
     stored_epoch = await asyncio.to_thread(file.key_epoch)
     opening = newest if stored_epoch in (None, newest.epoch) else await _wait(keys, KEYRING_KEY, stored_epoch or 0)
-    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys)
+    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys, holding=holding)
 
 
 async def _wait(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:

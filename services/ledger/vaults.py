@@ -29,6 +29,7 @@ from libs.events.vault import (
 )
 from libs.identity.sealed import release_info, seal
 from services.ledger.breaking import ending_when_broken
+from services.ledger.holding import Alone, Holding
 from services.ledger.keyring import Keyring, KeyringFile, VaultShares
 from services.ledger.keys import KeySource, ReleasedKey
 
@@ -77,8 +78,11 @@ class Vaults:
         keyring_key: ReleasedKey,
         keys: KeySource,
         clock: Callable[[], float] = time.time,
+        holding: Holding | None = None,
     ) -> None:
+        """`holding` says when a stored keyring counts: without one, at once."""
         self._file = file
+        self._holding = holding or Alone()
         self._keyring_key = keyring_key
         self._keys = keys
         self._clock = clock
@@ -148,6 +152,7 @@ class Vaults:
             vaults = {**self._by_id, grown.vault_id: grown}
             keyring = Keyring(self._generation + 1, tuple(vaults.values()))
             await asyncio.to_thread(self._store, keyring)
+            await self._holding.share(keyring.generation)
             self._generation = keyring.generation
             self._by_id = vaults
             self._by_tenant[tenant] = grown.vault_id

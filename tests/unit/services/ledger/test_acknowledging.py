@@ -29,7 +29,10 @@ class Hub:
         self.store = store
         self.writer: Sequencer = sequencer(store)
         self.rejections = rejections
-        self.acknowledgements = Acknowledgements(store, rejections, key, self.writer.epoch)
+        self.uncommitted = 0
+        self.acknowledgements = Acknowledgements(
+            store, rejections, key, self.writer.epoch, lambda: store.head.size - self.uncommitted
+        )
 
     def commit(self, *numbers: int) -> None:
         position = self.store.head.source_high + 1

@@ -24,6 +24,7 @@ from services.ledger.admission import Admission, LogView
 from services.ledger.committing import Committing
 from services.ledger.description import LogDescription
 from services.ledger.growth import Growth
+from services.ledger.holding import Alone, Holding
 from services.ledger.opening import logged_policies
 from services.ledger.position import Start
 from services.ledger.rejections import NAME, Refusal, Rejections
@@ -80,13 +81,20 @@ class Spoken:
 class Ledger:
     """A ledger without its stream."""
 
-    def __init__(self, store: LogStore, mesh: JoinedMesh, kms: KmsCore, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        mesh: JoinedMesh,
+        kms: KmsCore,
+        thread: ThreadPoolExecutor,
+        holding: Holding | None = None,
+    ) -> None:
         self.store = store
         self.vaults = OneVault()
         self.own = Spoken()
+        self.holding = holding or Alone()
         self.rejections = Rejections(store.directory)
         epoch = store.last_epoch + 1
-        self.acknowledgements = Acknowledgements(store, self.rejections, KEY, epoch)
         policies = logged_policies(store.description, mesh.keeper("ledger"))
         progress = store.index.progress
         view = LogView(
@@ -94,6 +102,7 @@ class Ledger:
             highest=lambda issuer: 0 if (known := progress(issuer)) is None else known.highest,
         )
         self.growth = Growth(store.head.size, store.head.root())
+        self.acknowledgements = Acknowledgements(store, self.rejections, KEY, epoch, lambda: self.growth.size)
         self.committing = Committing(
             admission=Admission(policies, view, kms.ca.certificate),
             sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
@@ -102,6 +111,7 @@ class Ledger:
             acknowledgements=self.acknowledgements,
             own=self.own,
             growth=self.growth,
+            holding=self.holding,
             thread=thread,
         )
         self.committing.begin(Start(SOURCE, 0))

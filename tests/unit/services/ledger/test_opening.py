@@ -20,6 +20,7 @@ from services.ledger.keyring import KeyringFile
 from services.ledger.keys import ReleasedKey
 from services.ledger.opening import LogOfAnotherMesh, ensure_log, logged_policies, open_log, restore
 from services.ledger.policies import SeedPolicyMissing
+from services.ledger.reading import StoredEntry
 from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
@@ -108,6 +109,7 @@ def test_a_description_that_is_gone_is_not_made_again_beside_a_log(
 async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: KmsCore, directory: Path) -> None:
     vault = await vaults_of(directory).open("ab" * 16)
     writer = LogWriter(mesh, kms, "router")
+    seen: list[StoredEntry] = []
     async with open_log(directory, KEY.sign, lambda: 1) as store:
         record = writer.seal(Kind.RECEIPT, vault=vault).record
         header = record.header
@@ -117,18 +119,19 @@ async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: Kms
         Sequencer(store, epoch=1, tag=lambda vault_id, seq: bytes(16), clock=lambda: 1).append([entry], SOURCE, 1, 1)
         policies = logged_policies(store.description, mesh.keeper("ledger"))
         admission = Admission(policies, LogView(lambda entry_id: False, lambda issuer: 0), kms.ca.certificate)
-        restore(store, admission, policies, vaults_of(directory))
+        restore(store, admission, policies, vaults_of(directory), seen.append)
         (directory / "keyring").unlink()
         with pytest.raises(LogDamaged) as damage:
-            restore(store, admission, policies, vaults_of(directory))
-    assert damage.value.exit_status == 3
+            restore(store, admission, policies, vaults_of(directory), seen.append)
+    assert (damage.value.exit_status, [stored.index for stored in seen]) == (3, [0])
 
 
 async def test_an_empty_log_without_its_seed_serves_nobody(mesh: JoinedMesh, kms: KmsCore, directory: Path) -> None:
     other = JoinedMesh(mesh.folder / "other", mesh.machine)
     other.folder.mkdir()
+    seen: list[StoredEntry] = []
     async with open_log(directory, KEY.sign, lambda: 1) as store:
         policies = logged_policies(store.description, other.keeper("ledger"))
         admission = Admission(policies, LogView(lambda entry_id: False, lambda issuer: 0), kms.ca.certificate)
         with pytest.raises(SeedPolicyMissing):
-            restore(store, admission, policies, vaults_of(directory))
+            restore(store, admission, policies, vaults_of(directory), seen.append)

@@ -104,6 +104,7 @@ class Group:
             await leading.until_begun()
             head = self._opened.store.head
             self._growth.reach(head.size, head.root())
+            self._growth.lags = False
             async with running(
                 member, itself, self._config, self._opened, trust, keys, reading, term, self._thread
             ) as ledger:
@@ -150,4 +151,4 @@ def _signed(directory: Path) -> Growth:
     """Return the largest size that was signed here: a majority held it then."""
     notes = (checkpoint.parse(note) for note in read_notes(directory))
     newest = max(notes, key=lambda each: each.size, default=None)
-    return Growth(0, EMPTY_ROOT) if newest is None else Growth(newest.size, newest.root)
+    return Growth(0, EMPTY_ROOT, lags=True) if newest is None else Growth(newest.size, newest.root, lags=True)

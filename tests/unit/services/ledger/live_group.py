@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
+from itertools import permutations
 
 import grpc.aio
 from teemesh.ledger.v1 import replication_pb2, replication_pb2_grpc
@@ -15,6 +16,7 @@ from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.rpc.errors import remote_errors
 from services.ledger.replication.cutting import START_ANEW
+from tests.fakes.cuttable import Way, way_to
 from tests.fakes.joined_mesh import JoinedMesh
 
 from .live import LedgerProcess, LiveMesh, Place, Surroundings, free_port
@@ -32,8 +34,12 @@ class LiveGroup(LiveMesh):
         self.targets = {name: f"127.0.0.1:{free_port()}" for name in self.names}
         self.processes: dict[str, LedgerProcess] = {}
         self.places: dict[str, Place] = {}
+        self.ways: dict[tuple[str, str], Way] = {}
+        """From one member to another."""
 
     async def _configure(self, stack: AsyncExitStack, surroundings: Surroundings) -> None:
+        for one, other in permutations(self.names, 2):
+            self.ways[one, other] = await stack.enter_async_context(way_to(self.targets[other]))
         for name, target in self.targets.items():
             folder = self.mesh.folder / name
             folder.mkdir()
@@ -42,11 +48,25 @@ class LiveGroup(LiveMesh):
             self.places[name] = place = Place(name, target, https, folder, guest, folder / "log")
             self.processes[name] = LedgerProcess(folder)
             replication = {
-                "members": [{"instance": each, "address": address} for each, address in self.targets.items()],
+                "members": [{"instance": each, "address": self._address(name, each)} for each in self.names],
                 "heartbeat_seconds": 0.2,
                 "election_seconds": 1.5,
             }
             self.processes[name].configure({**self.config(place, surroundings), "replication": replication})
+
+    def _address(self, name: str, other: str) -> str:
+        """Where a member reaches another; its own address is its own."""
+        return self.targets[name] if name == other else self.ways[name, other].address
+
+    def isolate(self, name: str) -> None:
+        """Cut a member off from the other members, not from anyone else."""
+        for pair, way in self.ways.items():
+            if name in pair:
+                way.cut()
+
+    def mend(self) -> None:
+        for way in self.ways.values():
+            way.mend()
 
     async def stop(self) -> None:
         for process in self.processes.values():

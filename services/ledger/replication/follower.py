@@ -196,6 +196,10 @@ class Follower:
 
         return await self._in_turn(answer())
 
+    async def settle(self) -> None:
+        """Take in that a majority has what this member, its writer, holds: so that is all that it ever answered for."""
+        await self._in_turn(self._settle())
+
     async def take(self, writer: str, heading: Heading, data: bytes) -> Taken:
         """Add a writer's frames. What the answer says to be held IS durable.
 
@@ -279,7 +283,11 @@ class Follower:
         if committed > self._growth.size:
             root = await self._in_thread(lambda: self._replica.root(committed))
             self._growth.reach(committed, root)
-        if heading.begun and held.size >= heading.committed and not self.settled:
+        if heading.begun and held.size >= heading.committed:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        if not self.settled:
             await self._store_promise(replace(self._promise, settled=True))
 
     async def _promise_to(self, epoch: int, instance: str) -> None:

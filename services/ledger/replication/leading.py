@@ -89,6 +89,7 @@ class Leading:
         """Wait until a majority has this epoch's first frame and, with it, everything before; and the keyring."""
         await self._share(self._keyring)
         await self.held()
+        await self._follower.settle()
 
     async def held(self) -> None:
         """Return once a majority holds what is written so far. The caller MUST not write meanwhile."""

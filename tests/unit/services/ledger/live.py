@@ -95,6 +95,7 @@ class LedgerProcess:
         self._config = folder / "ledger.toml"
         self._notify = folder / "ledger.ready"
         self._log = folder / "ledger.log"
+        """What it says, of its newest start: a pipe that nobody reads would stop it."""
         self._process: asyncio.subprocess.Process | None = None
 
     def configure(self, config: Mapping[str, Any]) -> None:
@@ -104,16 +105,22 @@ class LedgerProcess:
     def runs(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def start(self, *, ready: bool = True, command: Sequence[str] = ("-m", "services.ledger")) -> None:
+    async def start(
+        self,
+        *,
+        ready: bool = True,
+        command: Sequence[str] = ("-m", "services.ledger"),
+        options: Sequence[str] = (),
+    ) -> None:
         """Start it; with `ready`, wait until it says that it serves."""
         environment = {**os.environ, "NOTIFY_SOCKET": str(self._notify)}
-        with listening(self._notify) as readiness, self._log.open("ab") as log:
+        with listening(self._notify) as readiness, self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *tethered([sys.executable, *command, str(self._config)]),
+                *tethered([sys.executable, *command, str(self._config), *options]),
                 cwd=_ROOT,
                 env=environment,
                 stdout=log,
-                stderr=asyncio.subprocess.PIPE,
+                stderr=log,
             )
             if ready:
                 async with asyncio.timeout(60):
@@ -136,12 +143,9 @@ class LedgerProcess:
         """Wait until it has ended; return its exit status and its last words."""
         assert self._process is not None
         async with asyncio.timeout(60):
-            _, said = await self._process.communicate()
-        code, self._process = self._process.returncode, None
-        assert code is not None
-        with self._log.open("ab") as log:
-            log.write(said)
-        return code, said.decode()
+            code = await self._process.wait()
+        self._process = None
+        return code, self._log.read_text()
 
 
 class LiveMesh:

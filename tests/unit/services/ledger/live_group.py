@@ -115,8 +115,8 @@ class LiveGroup(LiveMesh):
     async def kill_member(self, name: str) -> None:
         assert await self.processes[name].kill() == -signal.SIGKILL
 
-    async def start_anew(self, name: str) -> None:
+    async def start_anew(self, name: str, *, ready: bool = True) -> None:
         """Wait until a member ends by itself, to be started again, and start it."""
         code, said = await self.processes[name].ended()
         assert code == START_ANEW, said
-        await self.processes[name].start()
+        await self.processes[name].start(ready=ready)

@@ -70,7 +70,7 @@ class KmsStatements:
                     yield self._verified(response.stated)
         except TimeoutError as error:
             # The next watch is to be another instance's, where there is one.
-            channel.is_silent = True
+            channel.is_away = True
             raise StatementsEnded(f"the KMS gave no sign of life for {self._silence_seconds:g} s") from error
         finally:
             call.cancel()

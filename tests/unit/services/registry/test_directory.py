@@ -14,7 +14,7 @@ from services.registry.directory import Alive, Changes, Directory, Snapshot, Wat
 from services.registry.leases import LeaseUnknown, Offer
 from services.registry.providers import Load, Provider, State
 from services.registry.store import StoreUnavailable
-from services.registry.view import Change, Position, lease_key
+from services.registry.view import HISTORY_KEY, Change, History, HistoryMalformed, Position, lease_key
 from services.registry.watch import watch
 from tests.fakes.leases import MODEL, TRUST_DOMAIN, WEIGHTS, node_lease
 from tests.fakes.registries import LEASE_SECONDS, PATIENCE_SECONDS, Mesh, Registry, until, watching
@@ -255,6 +255,60 @@ async def test_marks_of_deletion_are_swept_and_a_watch_that_needs_them_begins_an
             await reached(third, 2)
             assert isinstance(third.directory.since(before)[0], Snapshot)
             assert isinstance(third.directory.since(late)[0], Alive)
+
+
+async def come_and_go(mesh: Mesh, registry: Registry, names: range) -> None:
+    for number in names:
+        await registry.leases.register(living(mesh, f"n{number}"), OFFER)
+        await registry.leases.end(living(mesh, f"n{number}"))
+
+
+async def left_behind(registry: Registry) -> Directory:
+    """What another registry knows that read all of the store by now and nothing after."""
+    behind = Directory(registry.store.providers, TRUST_DOMAIN)
+    following = asyncio.create_task(behind.follow())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await behind.synchronised.wait()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    return behind
+
+
+async def test_a_registry_that_is_behind_brings_back_no_watch_that_needs_swept_marks(
+    mesh: Mesh, registry: Registry
+) -> None:
+    await come_and_go(mesh, registry, range(6))
+    behind = await left_behind(registry)
+    await come_and_go(mesh, registry, range(6, 12))
+    ahead = (await left_behind(registry)).position
+    await until(lambda: registry.directory.position == ahead)
+    await registry.directory.forget_ended(most=2)
+    swept = Position(ahead.epoch, ahead.sequence - 4)
+    await until(lambda: isinstance(registry.directory.since(swept)[0], Snapshot))
+    await behind.forget_ended(most=2)
+    assert isinstance((await left_behind(registry)).since(swept)[0], Snapshot)
+
+
+async def test_a_registry_that_is_behind_brings_no_earlier_life_of_the_store_back(
+    mesh: Mesh, registry: Registry
+) -> None:
+    await come_and_go(mesh, registry, range(6))
+    behind = await left_behind(registry)
+    stored = await registry.store.providers.get(HISTORY_KEY)
+    assert stored is not None
+    await registry.store.providers.put(HISTORY_KEY, History("ab" * 16).encode(), stored.revision)
+    await behind.forget_ended(most=2)
+    assert (await left_behind(registry)).position.epoch == "ab" * 16
+
+
+async def test_a_history_that_cannot_be_read_has_nothing_swept(mesh: Mesh, registry: Registry) -> None:
+    await come_and_go(mesh, registry, range(6))
+    behind = await left_behind(registry)
+    stored = await registry.store.providers.get(HISTORY_KEY)
+    assert stored is not None
+    await registry.store.providers.put(HISTORY_KEY, b"no history", stored.revision)
+    with pytest.raises(HistoryMalformed):
+        await behind.forget_ended(most=2)
 
 
 async def test_a_store_that_went_back_begins_another_life(mesh: Mesh, registry: Registry) -> None:

@@ -57,6 +57,7 @@ class Peer:
         self._role = role
         self._target = target
         self._identity = identity
+        self._policy = policy
         self._judge = Judge(identity, policy, ca_spki, clock)
         self._clock = clock
         self._link: Link | None = None
@@ -91,9 +92,9 @@ class Peer:
         return not self._links() and not self._connecting.locked() and not self._tasks
 
     @property
-    def is_silent(self) -> bool:
-        """Whether the last that is known of its connection is that nothing was answered there."""
-        return self._link is not None and self._link.channel.is_silent
+    def is_away(self) -> bool:
+        """Whether the last that is known of its connection is that nobody served there."""
+        return self._link is not None and self._link.channel.is_away
 
     def is_live(self, link: Link) -> bool:
         """Whether a call may start on this very link, which need not be the one that new calls get.
@@ -231,6 +232,7 @@ class Peer:
             certificate_pem=credential.certificate.pem,
         )
         stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
+        policy = self._policy.current
         try:
             with remote_errors():
                 theirs = await stub.GetEvidence(
@@ -241,6 +243,9 @@ class Peer:
                 accepted = await stub.PresentEvidence(
                     evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
                 )
+            if self._policy.current is not policy:
+                # Whoever is not connected yet is not judged again, and the peer chooses how long its answers take.
+                lease = self._judge.lease(certificate, theirs.document)
         except BaseException:
             await channel.close(None)
             raise

@@ -31,13 +31,13 @@ from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
 from services.router.ranking import Ranking
 from services.router.selection import Candidate, Load, busy, select, suits
+from services.router.session_documents import SessionDocuments
 
 _RECONCILE_SECONDS = 1.0
 _CALL_SECONDS = 5.0
 _WATCH_SILENCE_SECONDS = 30.0
 _MAX_LISTED = 10_000
 _MAX_VERIFYING = 64
-_MAX_SESSIONS = 10_000
 _ENDPOINT = re.compile(r"([^:/@\s]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
 _MAX_PORT = 65535
 _NOT_VERIFIED = "NOT_VERIFIED_YET"
@@ -109,7 +109,7 @@ class Upstreams:
         """Wherever a node was ever said to be, until that is forgotten."""
         self._verifying = asyncio.Semaphore(_MAX_VERIFYING)
         self._in_flight: Counter[str] = Counter()
-        self._sessions: dict[str, bytes] = {}
+        self._sessions = SessionDocuments(registry)
         self._choice = random.SystemRandom()
         self._ranking = Ranking(self._choice)
         self._changed = asyncio.Event()
@@ -179,13 +179,7 @@ class Upstreams:
 
     async def session(self, session_id: str) -> bytes:
         """Return a session document, current or past. Raises the registry's `SESSION_UNKNOWN`."""
-        if session_id not in self._sessions:
-            document = await self._fetch_session(bytes.fromhex(session_id))
-            verify_session(document, session_id)
-            if len(self._sessions) >= _MAX_SESSIONS:
-                self._sessions.pop(next(iter(self._sessions)))
-            self._sessions[session_id] = document
-        return self._sessions[session_id]
+        return await self._sessions.get(session_id)
 
     def candidates(self) -> list[Candidate]:
         """The nodes that are verified and live now."""
@@ -304,8 +298,8 @@ class Upstreams:
         log.info("node admitted", node=provider.spiffe_id, session=session.session_id)
 
     async def _watch(self) -> None:
-        stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
-        call = stub.Watch(registry_pb2.WatchRequest())
+        channel = await self._registry.channel(_CALL_SECONDS)
+        call = registry_pb2_grpc.ProviderRegistryServiceStub(channel).Watch(registry_pb2.WatchRequest())
         try:
             while True:
                 with remote_errors():
@@ -316,6 +310,8 @@ class Upstreams:
                 self.take(event)
         except TimeoutError:
             log.warning("the registry's watch fell silent")
+            # The next watch is to be another instance's, where there is one.
+            channel.is_away = True
         finally:
             call.cancel()
 
@@ -361,14 +357,6 @@ class Upstreams:
             self._dropped[spiffe_id] = known
             if len(self._dropped) > self._max_listed:
                 self._dropped.pop(next(iter(self._dropped)))
-
-    async def _fetch_session(self, session_id: bytes) -> bytes:
-        stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
-        with remote_errors():
-            response = await stub.GetSession(
-                registry_pb2.GetSessionRequest(session_id=session_id), timeout=_CALL_SECONDS
-            )
-        return response.document
 
 
 def _check_endpoint(endpoint: str) -> None:

@@ -126,3 +126,16 @@ async def test_what_was_verified_anew_while_it_was_connected_to_is_connected_to_
     bench = Bench(before, after)
     assert await bench.forward() == [Reached("sha256:00", UNVERIFIED)]
     assert (before.handed, after.handed) == (0, 1)
+
+
+async def test_what_does_not_hold_under_the_policy_that_came_meanwhile_is_not_taken_up() -> None:
+    bench = Bench()
+
+    class Verifying(AdapterTwin):
+        async def verify(self, policy: object) -> StandingTwin:
+            bench.enact(4)
+            return StandingTwin(nothing)
+
+    bench.known.adapter = Verifying()
+    await bench.known.refresh()
+    assert (bench.known.standing, bench.known.refusal) == (None, "REVOKED_FOR_A_TEST")

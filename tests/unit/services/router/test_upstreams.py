@@ -22,7 +22,8 @@ from services.registry.sessions import draft_session
 from services.router.confirmation import SessionNotOurs, confirm
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
-from services.router.upstreams import Upstream, Upstreams
+from services.router.listed import Upstream
+from services.router.upstreams import Upstreams
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.leases import CLAIMS, MODEL, UNKNOWN, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT

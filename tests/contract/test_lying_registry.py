@@ -112,7 +112,7 @@ async def test_a_revoked_node_that_stays_listed_is_used_no_more(
     }[kind]
     line.router.policy.accept_revocations([line.mesh.revocation(kind, value)])
     hear(line.router.policy, time.time())
-    line.router.reappraise()
+    await line.router.reappraise()
     assert line.why_none() == reason
     await line.say()
     await line.say(listed)

@@ -17,6 +17,7 @@ from libs.errors import MeshError
 from libs.identity.certificate import MeshCertificate, Subject, parse
 from libs.identity.freshness import MAX_SILENCE_SECONDS, PolicyKeeper
 from libs.identity.lease import EvidenceRequired, Leases
+from libs.identity.reappraisal import reappraise
 from libs.identity.revocations import RevocationsUnreadable
 from libs.identity.statements import StatementsEnded, follow_statements, watch_statements
 from libs.policy.revocation import RevocationKind, RevocationSet, parse_revocation
@@ -318,7 +319,7 @@ async def test_whoever_is_revoked_loses_lease_and_calls_at_once(
     lease = leases.open(router.certificate, router.evidence.document)
     task = await held(lambda stack: stack.enter_context(leases.hold(router.certificate.spki_sha256)))
     keeper.accept_revocations([mesh.revocation(kind, value_of(kind, lease))])
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 10)
     with pytest.raises(EvidenceRequired):
@@ -341,7 +342,7 @@ async def test_a_revocation_of_another_leaves_a_lease_alone(
         RevocationKind.TENANT: "12" * 16,
     }
     keeper.accept_revocations([mesh.revocation(kind, value) for kind, value in others.items()])
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     assert leases.of(router.certificate.spki_sha256).certificate == router.certificate
 
 
@@ -358,7 +359,7 @@ async def test_a_call_without_a_lease_ends_with_the_callers_key(mesh: JoinedMesh
     ending = await held(lambda stack: stack.enter_context(leases.hold_certified(revoked)))
     going_on = await held(lambda stack: stack.enter_context(leases.hold_certified(other)))
     keeper.accept_revocations([mesh.revocation(RevocationKind.KEY, hashlib.sha256(revoked.spki).hexdigest())])
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(ending, 10)
     assert not going_on.cancelling()

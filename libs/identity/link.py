@@ -144,7 +144,7 @@ class Link:
             try:
                 await self._take_successors()
             except TimeoutError:
-                self.channel.is_silent = True
+                self.channel.is_away = True
                 log.warning("the peer's renewals fell silent", peer=self.lease.certificate.spiffe_id)
             except MeshError as error:
                 log.info("the peer's renewals are not heard", reason=error.reason, detail=str(error))
@@ -161,7 +161,7 @@ class Link:
                         message = await call.read()
                 if not isinstance(message, evidence_pb2.WatchRenewalsResponse):
                     return
-                self.channel.is_silent = False
+                self.channel.is_away = False
                 if message.HasField("successor"):
                     said = message.successor
                     self._take(Successor(said.certificate, said.document, said.signature))

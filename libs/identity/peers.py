@@ -90,9 +90,9 @@ class Peer:
         return not self._links() and not self._connecting.locked() and not self._tasks
 
     @property
-    def is_silent(self) -> bool:
-        """Whether the last that is known of its connection is that nothing was answered there."""
-        return self._link is not None and self._link.channel.is_silent
+    def is_away(self) -> bool:
+        """Whether the last that is known of its connection is that nobody served there."""
+        return self._link is not None and self._link.channel.is_away
 
     def is_live(self, link: Link) -> bool:
         """Whether a call may start on this very link, which need not be the one that new calls get.
@@ -266,6 +266,7 @@ class Peer:
                     evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
                 )
             if lease.policy is not self._judge.policy:
+                # Whoever is not connected yet is not judged again, and the peer chooses how long its answers take.
                 lease = self._judge.lease(certificate, theirs.document)
         except BaseException:
             await channel.close(None)

@@ -30,6 +30,7 @@ from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee.tcb import TcbRule
 from services.cli.composes import render_compose
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
+from services.cli.mesh_option import PUBLISHING_SECONDS, add_mesh_options
 from services.cli.operators import load_key, read_public_key, read_public_keys
 from services.cli.policy_diff import add_diff, compare_signed, print_comparison
 from services.cli.policy_draft import (
@@ -154,8 +155,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 def _add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", type=Path)
-    parser.add_argument("--mesh", type=Path, default=Path(".teemesh/mesh.json"), help="default: %(default)s")
-    parser.add_argument("--timeout-seconds", type=float, default=30.0)
+    add_mesh_options(parser, PUBLISHING_SECONDS)
     parser.set_defaults(run=_run_publish)
 
 

@@ -244,6 +244,14 @@ async def test_a_lease_is_no_longer_than_the_routers_own_appraisal_gives(line: L
     assert chosen.candidate.lease_until_ms <= chosen.lease.until * 1000
 
 
+async def test_a_lease_is_no_longer_than_the_session_that_receipts_would_cite(line: LyingList) -> None:
+    node = await line.node()
+    lease = await line.appraised(node)
+    ends = int(time.time()) + 60
+    await line.say(line.listed(lease, node.endpoint, line.seal(lease, node.endpoint, expires_at=ends)))
+    assert line.choose().candidate.lease_until_ms == ends * 1000 < lease.until * 1000
+
+
 async def test_a_node_that_is_gone_is_not_used_though_it_is_listed_again(line: LyingList) -> None:
     node = await line.node()
     listed = await line.honestly(node)

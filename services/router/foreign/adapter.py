@@ -67,8 +67,10 @@ class Standing(Protocol):
         """Unix seconds."""
         ...
 
-    def uphold(self, policy: Policy, now: int) -> None:
-        """Judge the same evidence again, without asking anybody. Raises why it no longer passes."""
+    def uphold(self, policy: Policy, now: int) -> float:
+        """Judge the same evidence again, without asking anybody, and return until when it holds under this policy, Unix
+        seconds. Raises why it no longer passes.
+        """
         ...
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:

@@ -56,8 +56,9 @@ class OpenAiStanding:
     supporting: tuple[bytes, ...] = ()
     verified_at: float = 0.0
 
-    def uphold(self, policy: Policy, now: int) -> None:
+    def uphold(self, policy: Policy, now: int) -> float:
         """Nothing was judged, so nothing is to be judged again."""
+        return self.until
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `services.router.foreign.adapter.Standing`."""

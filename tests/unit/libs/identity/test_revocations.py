@@ -242,6 +242,23 @@ async def test_a_kms_that_names_what_it_hides_refreshes_nobody(mesh: JoinedMesh)
     assert refusal(keeper.require_fresh) == "POLICY_STALE"
 
 
+class VersionsUnread(Kms):
+    """Gives out versions in a form that this service does not read."""
+
+    async def policy(self, version: int) -> bytes:
+        return b"{}"
+
+
+async def test_a_version_that_cannot_be_read_keeps_no_revocation_from_counting(mesh: JoinedMesh) -> None:
+    kms, keeper = VersionsUnread(mesh.keeper("kms")), mesh.keeper("k", fresh=False)
+    kms.keeper.accept(mesh.successor(kms.keeper.current))
+    kms.revoke(mesh.revocation(RevocationKind.MEASUREMENT, COMPOSE))
+    assert await taken(kms, keeper) == "POLICY_MALFORMED"
+    assert keeper.current.version == 1
+    assert keeper.current.revoked.compose_hashes == {COMPOSE}
+    assert refusal(keeper.require_fresh) == "POLICY_STALE"
+
+
 async def test_a_kms_that_goes_back_refreshes_nobody(mesh: JoinedMesh) -> None:
     keeper = mesh.keeper("k", fresh=False)
     signed = mesh.revocation(RevocationKind.MEASUREMENT, COMPOSE)

@@ -17,7 +17,6 @@ from libs.identity.member import Member
 from libs.identity.reappraisal import reappraise
 from libs.identity.revoked import verify_findings_not_revoked
 from libs.policy.revocation import RevocationKind
-from libs.rpc.calls import Call, Proceed
 from libs.tee.nvidia.claims import GpuDevice, SwitchDevice
 from libs.tee.nvidia.evidence import GpuVerdict
 from tests.fakes.certified_router import CertifiedRouter
@@ -152,20 +151,6 @@ async def test_a_link_that_is_preferred_is_judged_first_too(mesh: JoinedMesh, km
         with pytest.raises(MeshError) as error:
             await peer.link(10, preferred=link)
         assert error.value.reason == "MEASUREMENT_NOT_ALLOWED"
-
-
-async def test_a_peer_that_policy_overtakes_while_it_is_connected_to_is_refused(mesh: JoinedMesh, kms: KmsCore) -> None:
-    async with mesh.member("router", kms) as router, mesh.member("ledger", kms) as ledger:
-
-        async def overtaking(call: Call, proceed: Proceed) -> Any:
-            """The peer is appraised by now, and kept nowhere yet."""
-            if call.method.endswith("/PresentEvidence"):
-                router.policy.accept(mesh.successor(router.policy.current, roles=mesh.without("ledger")))
-            return await proceed()
-
-        async with ledger.serve([Ticker().binding], [overtaking]) as running:
-            peer = router.peer("ledger", f"127.0.0.1:{running.port}")
-            assert await refusal(peer) == "MEASUREMENT_NOT_ALLOWED"
 
 
 @pytest.mark.parametrize("kind", REASONS)

@@ -182,6 +182,7 @@ def _run_init(args: argparse.Namespace) -> int:
     models: dict[str, list[str]] = {}
     for model, digest in _pairs(args.model, "--model"):
         models.setdefault(model, []).append(digest)
+    previous = read_signed(args.previous).policy if args.previous else None
     draft = draft_policy(
         trust_domain=args.trust_domain,
         operator_keys=read_public_keys(args.operator_key),
@@ -200,10 +201,12 @@ def _run_init(args: argparse.Namespace) -> int:
         challenge_max_age_seconds=args.challenge_max_age_seconds,
         evidence_max_age_seconds=args.evidence_max_age_seconds,
         key_releases=[_key_release(*pair) for pair in _pairs(args.key_release, "--key-release")],
-        previous=read_signed(args.previous).policy if args.previous else None,
+        previous=previous,
     )
     # Indented, because people read and edit a draft; signatures are over the canonical form anyway.
     write_output(args.out, json.dumps(json.loads(unsigned(draft)), indent=2).encode() + b"\n")
+    if previous is not None:
+        print_comparison(compare_signed(previous, parse_signed(unsigned(draft))), Console())
     print(f"{args.out}: version {draft['version']}, not signed yet: {args.threshold} operators must sign it")
     return 0
 

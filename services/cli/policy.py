@@ -48,6 +48,7 @@ from services.cli.policy_replay import add_replay
 from services.cli.policy_report import assess, print_report
 from services.cli.policy_revoke import add_revocations, add_revoke
 from services.cli.reference import DeployedCompose, read_reference
+from services.cli.verdicts import ACCEPTED, REFUSED, usable
 
 _DAY = 86400
 
@@ -150,7 +151,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compose", type=Path, help="judge the signatures by the operators that this app-compose is measured with"
     )
-    parser.set_defaults(run=_run_show)
+    parser.set_defaults(run=lambda args: usable(_run_show, args))
 
 
 def _add_publish(parser: argparse.ArgumentParser) -> None:
@@ -227,7 +228,7 @@ def _run_show(args: argparse.Namespace) -> int:
     anchors = read_anchors(read_input(args.compose).decode("utf-8", errors="surrogateescape")) if args.compose else None
     assessment = assess(signed, int(time.time()), anchors)
     print_report(assessment, Console())
-    return 0 if assessment.holds else 1
+    return ACCEPTED if assessment.holds else REFUSED
 
 
 def _run_publish(args: argparse.Namespace) -> int:

@@ -80,6 +80,13 @@ def test_a_policy_that_too_few_signed_is_shown_as_not_in_force(
     assert "NOT IN FORCE" in capsys.readouterr().out
 
 
+def test_what_is_no_policy_is_not_shown_as_one_that_does_not_hold(
+    desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert teemesh("policy", "show", str(desk.folder / "kms.json")) == 2
+    assert "POLICY_MALFORMED" in capsys.readouterr().err
+
+
 def test_an_expired_policy_is_shown_as_expired(desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]) -> None:
     teemesh(*desk.init("--lifetime-days", "0"))
     assert teemesh("policy", "show", str(desk.folder / "policy.json")) == 1

@@ -195,6 +195,8 @@ class Known:
                 detail=str(error),
             )
             return
+        if self.session is not None and verified.standing.session is None:
+            log.warning("foreign provider shows less than before", provider=self.provider.name)
         if not self.withdrawn.is_set():
             self._judged = verified
         self._failures = 0

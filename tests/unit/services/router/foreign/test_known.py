@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from libs.aci.claims import Claim, Claims
 from libs.aci.session import TlsBinding, session_document
@@ -227,3 +228,22 @@ async def test_a_session_that_says_more_than_its_adapter_declares_is_not_used(
     await one.refresh()
     assert one.refusal == refusal
     assert one.session == (SEALED if refusal == "NOT_VERIFIED_YET" else None)
+
+
+async def test_a_provider_that_shows_less_than_before_is_not_taken_up_silently() -> None:
+    class Sealing(AdapterTwin):
+        declaration = Declaration("service", frozenset({"tee_attested"}), receipts=False)
+
+        async def verify(self, policy: object) -> Standing:
+            self.asked += 1
+            return StandingTwin(session=SEALED if self.asked == 1 else None)
+
+    one = known(Sealing())
+    await one.refresh()
+    one.hasten()
+    with capture_logs() as logs:
+        await one.refresh()
+    assert [entry["event"] for entry in logs] == [
+        "foreign provider shows less than before",
+        "foreign provider taken up",
+    ]

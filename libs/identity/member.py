@@ -29,6 +29,7 @@ from libs.identity.lease import Leases
 from libs.identity.listener import listener_credentials
 from libs.identity.peers import Peer
 from libs.identity.policy_sources import RegistryPolicies
+from libs.identity.reappraisal import reappraise
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, follow_statements
 from libs.policy.compose import Anchors, read_anchors
@@ -175,11 +176,9 @@ class Member:
             drain_seconds=self.settings.drain_seconds,
         )
 
-    def reappraise(self) -> None:
+    async def reappraise(self) -> None:
         """Judge everyone again, on both sides of every connection."""
-        self.leases.reappraise()
-        for peer in self._peers.values():
-            peer.reappraise()
+        await reappraise(self.policy, lambda: (self.leases, *self._peers.values()))
 
     def sweep(self) -> None:
         """End what has run out, on both sides of every connection."""
@@ -276,7 +275,7 @@ async def open_guest(settings: MemberSettings, role: str) -> AsyncIterator[tuple
 async def _follow_policy(member: Member) -> None:
     while True:
         await member.policy.advanced()
-        member.reappraise()
+        await member.reappraise()
 
 
 async def _sweep(member: Member) -> None:

@@ -26,6 +26,7 @@ from services.router.listed import Listed, Upstream
 from services.router.ranking import Ranking
 from services.router.registry import Registry
 from services.router.selection import Candidate, busy, select, suits
+from services.router.session_documents import SessionDocuments
 
 _RECONCILE_SECONDS = 1.0
 _MAX_LISTED = 10_000
@@ -41,6 +42,7 @@ class Upstreams:
         """So many listed nodes are considered at most: a registry can name any number that there are not."""
         self._member = member
         self._registry = Registry(registry)
+        self._sessions = SessionDocuments(registry)
         self._max_listed = max_listed
         self._known: dict[str, Listed] = {}
         self._dropped: dict[str, Listed] = {}
@@ -118,7 +120,7 @@ class Upstreams:
 
     async def session(self, session_id: str) -> bytes:
         """Return a session document, current or past. Raises the registry's `SESSION_UNKNOWN`."""
-        return await self._registry.session(session_id)
+        return await self._sessions.get(session_id)
 
     def candidates(self) -> list[Candidate]:
         """The nodes that are verified and live now."""

@@ -57,7 +57,6 @@ class AciAdapter:
     declaration = Declaration(
         scope="service",
         claims=APPRAISED,
-        channel_bound=True,
         receipts=True,
     )
 

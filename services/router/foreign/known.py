@@ -195,15 +195,26 @@ class Known:
                 detail=str(error),
             )
             return
+        if self.session is not None and verified.standing.session is None:
+            log.warning("foreign provider shows less than before", provider=self.provider.name)
         if not self.withdrawn.is_set():
             self._judged = verified
         self._failures = 0
         self._due = loop.time() + max((verified.until - time.time()) / 2, _FIRST_RETRY_SECONDS)
-        log.info("foreign provider verified", provider=self.provider.name, until=int(verified.until))
+        declared = self.adapter.declaration
+        log.info(
+            "foreign provider taken up",
+            provider=self.provider.name,
+            until=int(verified.until),
+            scope=declared.scope,
+            session=None if verified.standing.session is None else session_id(verified.standing.session),
+            receipts=declared.receipts,
+        )
 
     async def _verified(self) -> _Judged:
         policy = self._policy.require_fresh()
         standing = await self.adapter.verify(policy)
+        self.adapter.declaration.require_kept(standing.session)
         await self._record.keep(standing)
         verified = _Judged(standing, policy, standing.until)
         while verified.policy is not self._policy.current:

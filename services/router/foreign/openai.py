@@ -33,7 +33,7 @@ _LIFE_SECONDS = 3600
 class OpenAiAdapter:
     """Speaks to one service as any client would."""
 
-    declaration = Declaration(scope="service", claims=frozenset(), channel_bound=False, receipts=False)
+    declaration = Declaration(scope="service", claims=frozenset(), receipts=False)
 
     def __init__(self, provider: ForeignProvider, credentials: Credentials) -> None:
         self._place = Place.of(provider, credentials)

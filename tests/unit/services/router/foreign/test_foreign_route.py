@@ -62,7 +62,7 @@ class StandingTwin:
 class AdapterTwin:
     """Verifies to what it is given, one after the other."""
 
-    declaration = Declaration("service", frozenset(), channel_bound=False, receipts=False)
+    declaration = Declaration("service", frozenset(), receipts=False)
 
     def __init__(self, *standings: StandingTwin) -> None:
         self._standings = iter(standings)

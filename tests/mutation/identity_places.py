@@ -56,6 +56,7 @@ OUTSIDE = {
     "libs.identity.earlier_policies": "says who was an operator; `test_operator_rotation.py` attacks each check",
     "libs.identity.revocations": "keeps what operators signed; its own tests attack each check",
     "libs.identity.strangers": "names in the log who was refused; judges nothing",
+    "libs.identity.streams": "ends what runs under a stale policy; `test_streams.py` attacks it",
     "libs.identity.statements": "asks for statements; what is in them is judged by `freshness`",
 }
 """Modules of `libs.identity` in which nothing is to be taken away, and why."""

@@ -57,6 +57,7 @@ OUTSIDE = {
     "libs.identity.reappraisal": "says whose turn it is to be judged again; its own tests attack the order",
     "libs.identity.revocations": "keeps what operators signed; its own tests attack each check",
     "libs.identity.strangers": "names in the log who was refused; judges nothing",
+    "libs.identity.streams": "ends what runs under a stale policy; `test_streams.py` attacks it",
     "libs.identity.statements": "asks for statements; what is in them is judged by `freshness`",
 }
 """Modules of `libs.identity` in which nothing is to be taken away, and why."""

@@ -277,7 +277,7 @@ async def without_a_statement(ground: Ground) -> None:
     """A router calls who has never heard from the KMS."""
     member = (await ground.listening()).member
     deaf = ground.mesh.keeper("deaf", fresh=False)
-    gate = MeshGate(member.trust_domain, member.identity, deaf, member.leases)
+    gate = MeshGate(member.trust_domain, member.identity, deaf, member.leases, member.streams)
     genuine = ground.genuine()
     member.leases.open(genuine.certificate, genuine.evidence.document)
     gate.admit(genuine.certificate.pem, MethodRule(roles=frozenset({"router"})))

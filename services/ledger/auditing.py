@@ -145,6 +145,11 @@ class Checkpoints:
         signed = self._signed.get(size)
         return b"" if signed is None else signed.note
 
+    def root_of(self, size: int) -> bytes | None:
+        """Return the root that was signed for this size, None where none of the last few thousand has it."""
+        signed = self._signed.get(size)
+        return None if signed is None else signed.root
+
     async def keep(self) -> None:
         """Have the log signed whenever it has grown, for ever. Raises `AuditorRefused` or `AuditorGone`."""
         size, at = 0, -self._interval

@@ -85,6 +85,10 @@ class Head:
         after._move(header, chain_after, range_after, digest)
         return data, hashes, after
 
+    def move_to(self, last: FrameHeader, chain_after: bytes, peaks: Sequence[bytes], digest: bytes) -> None:
+        """Move to the end of a frame that was verified elsewhere, whose hash this is."""
+        self._move(last, chain_after, CompactRange(last.first + last.count, peaks), digest)
+
     def _after(self, hashes: Sequence[bytes]) -> tuple[bytes, CompactRange]:
         head, grown = self.chain, self.range.copy()
         for index, hashed in enumerate(hashes, self.size):

@@ -187,19 +187,20 @@ async def test_a_log_that_grew_is_signed_after_its_floor_is_durable(large_blocks
             return await synced.get()
 
     growth = Growth(3, production_root(large_blocks))
-    async with open_auditor(large_blocks, ORIGIN) as auditor, asyncio.TaskGroup() as tasks:
-        checkpoints = Checkpoints(auditor, growth, sync, 0.01)
-        with pytest.raises(NoCheckpoint):
-            _ = checkpoints.newest
-        keeping = tasks.create_task(checkpoints.keep())
-        for size in (4, 5):
-            # The floor of the next tree is made durable only once the tree before it is signed.
-            assert await synced_size() == size - 1
-            with open_store(large_blocks, Geometry(zeros_ahead=300)) as store:
-                commit = sequencer(store).append([candidate(size)], SOURCE, size, size)[-1]
-            growth.reach(commit.size, commit.root)
-        assert await synced_size() == 5
-        keeping.cancel()
+    with open_store(large_blocks, Geometry(zeros_ahead=300)) as store:
+        writer = sequencer(store)
+        async with open_auditor(large_blocks, ORIGIN) as auditor, asyncio.TaskGroup() as tasks:
+            checkpoints = Checkpoints(auditor, growth, sync, 0.01)
+            with pytest.raises(NoCheckpoint):
+                _ = checkpoints.newest
+            keeping = tasks.create_task(checkpoints.keep())
+            for size in (4, 5):
+                # The floor of the next tree is made durable only once the tree before it is signed.
+                assert await synced_size() == size - 1
+                commit = writer.append([candidate(size)], SOURCE, size, size)[-1]
+                growth.reach(commit.size, commit.root)
+            assert await synced_size() == 5
+            keeping.cancel()
     assert checkpoint.parse(checkpoints.note()).size == checkpoints.newest.size == 4
     assert checkpoint.parse(checkpoints.of_size(3)).size == 3
     assert checkpoints.of_size(2) == b""

@@ -41,10 +41,10 @@ def log(empty_log: Path) -> Path:
     return empty_log
 
 
-def write(store: LogStore) -> None:
+def write(store: LogStore, made: Callable[[int], Candidate] = entry) -> None:
     writer = sequencer(store)
     for position, numbers in enumerate(FRAMES, 1):
-        writer.append([entry(number) for number in numbers], SOURCE, position, position)
+        writer.append([made(number) for number in numbers], SOURCE, position, position)
 
 
 def answers(store: LogStore) -> list[Any]:
@@ -114,12 +114,16 @@ def _under_another_key(path: Path) -> None:
     path.write_bytes(derived.build(recent, b"", b"", bytes(32), b"\x09" * 32))
 
 
-def _of_another_footer(path: Path) -> None:
-    """As the same ledger made it of another history, which the disk then lost."""
-    path.write_bytes(derived.build(Recent(4), b"", b"", bytes(32), INDEX_KEY))
+def _of_another_history(path: Path) -> None:
+    """As the same ledger made it of other entries in the same places, which the disk then lost."""
+    other = path.parents[2] / "other"
+    LogStore.create(other, DESCRIPTION)
+    with open_store(other) as store:
+        write(store, lambda number: replace(entry(number), issuer=b"\x12" * 32))
+    shutil.copyfile(other / derived.FOLDER / path.name, path)
 
 
-@pytest.mark.parametrize("forge", [Path.unlink, _of_another_segment, _under_another_key, _of_another_footer])
+@pytest.mark.parametrize("forge", [Path.unlink, _of_another_segment, _under_another_key, _of_another_history])
 def test_missing_or_foreign_file_is_made_anew(log: Path, forge: Callable[[Path], None]) -> None:
     path = log / derived.FOLDER / SECOND
     true = path.read_bytes()

@@ -101,6 +101,20 @@ def test_flipped_bit_in_what_a_start_goes_by_is_damage_at_once(empty_log: Path) 
         flip(path, at)
 
 
+def test_segment_of_another_history_with_its_derived_file_is_damage(empty_log: Path) -> None:
+    other = empty_log.with_name("other")
+    shutil.copytree(empty_log, other)
+    append(empty_log, 1, 2)
+    append(empty_log, 3)
+    append(other, 5, 6)
+    name = derived.file_name(0)
+    shutil.copyfile(other / SEGMENTS / FIRST, empty_log / SEGMENTS / FIRST)
+    shutil.copyfile(other / derived.FOLDER / name, empty_log / derived.FOLDER / name)
+    second = segments.file_name(2)
+    with pytest.raises(LogDamaged, match=f"{second} is damaged at byte 8: the segment's header does not continue"):
+        open_store(empty_log, STOPS)
+
+
 def test_body_that_changed_in_a_sealed_segment_is_refused_when_it_is_read(empty_log: Path) -> None:
     append(empty_log, 1, 2)
     path = empty_log / SEGMENTS / FIRST

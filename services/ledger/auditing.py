@@ -27,7 +27,7 @@ from services.ledger.growth import Growth
 
 MAX_UNSIGNED_LEAVES = 10_000
 _ANSWER_SECONDS = 600.0
-"""The first request of a process reads the whole log."""
+"""The first request of a process reads at least a segment, at worst the whole log."""
 _STOP_SECONDS = 5.0
 _REMEMBERED = 4096
 _SOURCE_ROOT = Path(__file__).parents[2]

@@ -70,12 +70,19 @@ class CompactRange:
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf hash."""
-        carry, merged = self._size, leaf
-        while carry & 1:
-            merged = sha256(b"\x01" + self._peaks.pop() + merged).digest()
-            carry >>= 1
-        self._peaks.append(merged)
-        self._size += 1
+        self.extend((leaf,))
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add leaf hashes."""
+        peaks, size = self._peaks, self._size
+        for merged in leaves:
+            carry = size
+            while carry & 1:
+                merged = sha256(b"\x01" + peaks.pop() + merged).digest()
+                carry >>= 1
+            peaks.append(merged)
+            size += 1
+        self._size = size
 
     def root(self) -> bytes:
         return _fold(self._peaks)

@@ -49,10 +49,15 @@ class Tree:
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf hash."""
-        self._recent.hashes += leaf
-        size = self.size
-        if not size % SUBTREE:
-            self._keep(_subtree(self.leaves(size - SUBTREE, size)))
+        self.extend(leaf)
+
+    def extend(self, leaves: bytes) -> None:
+        """Add leaf hashes, end to end."""
+        start, end = self.size, self.size + len(leaves) // HASH_SIZE
+        grown = self._recent.hashes
+        grown += leaves
+        for complete in range(start // SUBTREE, end // SUBTREE):
+            self._keep(_subtree(self.leaves(complete * SUBTREE, (complete + 1) * SUBTREE)))
 
     def restore(self, nodes: Iterable[bytes], size: int) -> None:
         """Go on to `size` with stored leaves; `nodes` are the subtrees of 256 leaves that become complete by them.

@@ -97,7 +97,7 @@ class Head:
         head, grown = self.chain, self.range.copy()
         for index, hashed in enumerate(hashes, self.size):
             head = chain.chain_next(head, index, hashed)
-            grown.append(hashed)
+        grown.extend(hashes)
         return head, grown
 
     def _move(self, header: FrameHeader, chain_after: bytes, range_after: CompactRange, digest: bytes) -> None:

@@ -20,7 +20,7 @@ from services.ledger.frames import Row
 from services.ledger.pages import PageDamaged
 from services.ledger.pieces import FramePlace, Piece, SealedUnder
 from services.ledger.progress import Progress
-from services.ledger.recent import Recent
+from services.ledger.recent import Recent, runs_of
 from services.ledger.records_log import write_all
 from services.ledger.segment_index import SegmentIndex
 
@@ -74,13 +74,14 @@ class Index:
     def add(self, first: int, rows: Sequence[Row], offset: int, hashes: Sequence[bytes]) -> None:
         """Add the frame at `offset` of the growing segment."""
         keys = [leaf.key_of(row.leaf_data) for row in rows]
-        self._recent.add(first, rows, keys, offset)
-        for row, (_, issuer, number) in zip(rows, keys, strict=True):
+        runs = list(runs_of(keys))
+        self._recent.add(first, rows, keys, runs, offset)
+        for row in rows:
             self._vaults[row.vault_id] = self._vaults.get(row.vault_id, 0) + 1
-            self._issuers.setdefault(issuer, Progress()).add(number)
-        for hashed in hashes:
-            # Last, because `size` is what readers go by.
-            self.tree.append(hashed)
+        for issuer, low, high in runs:
+            self._issuers.setdefault(issuer, Progress()).add_run(low, high)
+        # Last, because `size` is what readers go by.
+        self.tree.extend(b"".join(hashes))
 
     def seal(self, footer_hash: bytes) -> None:
         """Put what is in memory of the growing segment, which IS sealed, into its file. Raises `OSError`."""

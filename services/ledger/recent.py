@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from libs.errors import MeshError
 from libs.events.keyset import parse_keyset
@@ -17,6 +18,9 @@ from services.ledger.pieces import ID_SIZE, FramePlace, SealedUnder
 
 LeafKey = tuple[int, bytes, int]
 """Kind, issuer and number."""
+Run = tuple[bytes, int, int]
+"""An issuer, and the first and last of numbers without a hole."""
+Key = TypeVar("Key", int, bytes)
 
 _NONE: array[int] = array("Q")
 
@@ -39,20 +43,24 @@ class Recent:
         self.closers: list[tuple[bytes, int]] = []
         self._epochs: dict[tuple[bytes, int], int] = {}
 
-    def add(self, first: int, rows: Sequence[Row], keys: Sequence[LeafKey], offset: int) -> None:
+    def add(self, first: int, rows: Sequence[Row], keys: Sequence[LeafKey], runs: Sequence[Run], offset: int) -> None:
         """Add the frame at `offset`."""
         self.last_frame = offset
         if not rows:
             return
         for index, (row, (kind, issuer, number)) in enumerate(zip(rows, keys, strict=True), first):
             self.ids[entry_id(issuer, number)[:ID_SIZE]] = index
-            self.kinds.setdefault(kind, array("Q")).append(index)
-            self.vaults.setdefault(row.vault_id, array("Q")).append(index)
-            self.issuers.setdefault(issuer, array("Q")).append(index)
+            _add(self.kinds, kind, index)
+            _add(self.vaults, row.vault_id, index)
+            _add(self.issuers, issuer, index)
             self._epochs.setdefault((row.vault_id, row.vault_epoch), index)
-            self._count(issuer, number)
             if kind == Kind.KEYSET and (closed := _closed_by(row)) is not None:
                 self.closers.append((closed, index))
+        for issuer, low, high in runs:
+            known = self.runs.setdefault(issuer, [])
+            if known and known[-1][1] + 1 == low:
+                low = known.pop()[0]
+            known.append((low, high))
         firsts, offsets = self.frames
         offsets.append(offset)
         firsts.append(first)
@@ -81,12 +89,27 @@ class Recent:
     def sealed_under(self) -> Iterator[SealedUnder]:
         return (SealedUnder(vault_id, epoch, index) for (vault_id, epoch), index in list(self._epochs.items()))
 
-    def _count(self, issuer: bytes, number: int) -> None:
-        runs = self.runs.setdefault(issuer, [])
-        if runs and runs[-1][1] + 1 == number:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
+
+def runs_of(keys: Sequence[LeafKey]) -> Iterator[Run]:
+    """Yield the runs of numbers of one issuer that follow each other."""
+    current, low, high = b"", 0, -1
+    for _, issuer, number in keys:
+        if number == high + 1 and issuer == current:
+            high = number
+            continue
+        if current:
+            yield current, low, high
+        current, low, high = issuer, number, number
+    if current:
+        yield current, low, high
+
+
+def _add(places: dict[Key, array[int]], key: Key, index: int) -> None:
+    found = places.get(key)
+    if found is None:
+        places[key] = array("Q", (index,))
+    else:
+        found.append(index)
 
 
 def _closed_by(row: Row) -> bytes | None:

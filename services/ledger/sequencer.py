@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from libs.transparency import leaf
 from libs.transparency.acknowledgement import Statement
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind, Leaf
 from services.ledger import frames
-from services.ledger.reading import StoredEntry, statement_of
 from services.ledger.store import LogStore
 
 
@@ -103,7 +103,8 @@ class Sequencer:
         position alone moves. Raises `ValueError` for candidates that `judge` does not call new, `SourceOutOfOrder`,
         or `LogBroken`, after which the process MUST exit.
         """
-        if any(verdict.outcome is not Outcome.NEW for verdict in self.judge(candidates)):
+        named = {(candidate.issuer, candidate.issuer_seq) for candidate in candidates}
+        if len(named) < len(candidates) or any(self._store.index.has(*each) for each in named):
             raise ValueError("only new entries can be appended")
         groups = list(self._groups(candidates)) or [()]
         commits = [self._commit(group, source, low, low - 1) for group in groups[:-1]]
@@ -143,10 +144,12 @@ class Sequencer:
         )
         offset = store.append(data, after)
         store.index.add(first, rows, offset, hashes)
-        stored = (StoredEntry(at, row, self._epoch, after.wall_ns) for at, row in enumerate(rows, first))
+        time_ms = after.wall_ns // 1_000_000
         entries = tuple(
-            (statement_of(entry, number, hashed), entry.row.leaf_data)
-            for entry, number, hashed in zip(stored, numbers, hashes, strict=True)
+            (Statement(index, time_ms, number, each.issuer_seq, self._epoch, each.issuer, hashed), row.leaf_data)
+            for index, (each, number, row, hashed) in enumerate(
+                zip(candidates, numbers, rows, hashes, strict=True), first
+            )
         )
         return Commit(first, after.size, after.wall_ns, after.root(), after.chain, entries)
 
@@ -161,8 +164,8 @@ class Sequencer:
 
     def _row(self, candidate: Candidate, vault_seq: int) -> frames.Row:
         tag = self._tag(candidate.vault_id, vault_seq)
-        public = Leaf(candidate.kind, candidate.issuer_seq, candidate.issuer, tag, candidate.commitment)
-        return frames.Row(public.data(), candidate.vault_epoch, candidate.vault_id, candidate.body)
+        data = leaf.pack(candidate.kind, candidate.issuer_seq, candidate.issuer, tag, candidate.commitment)
+        return frames.Row(data, candidate.vault_epoch, candidate.vault_id, candidate.body)
 
 
 def _identity(entry: Candidate | Leaf) -> tuple[Kind, bytes, int, bytes]:

@@ -22,6 +22,7 @@ from libs.events.records import SALT_SIZE, Entry, Record, open_record, parse_ent
 from libs.events.vault import VaultKey
 from libs.identity.certificate import parse
 from libs.transparency.leaf import Kind
+from services.ledger.erasures import Erasures
 from services.ledger.issuers import KINDS_OF_ROLE, Writer, Writers, logged_writer, read_keyset, verify_keyset
 from services.ledger.policies import LoggedPolicies
 from services.ledger.reading import StoredEntry
@@ -64,26 +65,29 @@ class LogView:
 class Admission:
     """Judges messages in stream order. One caller at a time."""
 
-    def __init__(self, policies: LoggedPolicies, view: LogView, ca_certificate: bytes) -> None:
+    def __init__(self, policies: LoggedPolicies, view: LogView, ca_certificate: bytes, erasures: Erasures) -> None:
         self._policies = policies
         self._view = view
         self._ca = ca_certificate
+        self._erasures = erasures
         self._writers = Writers()
         self._refused: OrderedDict[bytes, Ed25519PublicKey] = OrderedDict()
 
     def replay(self, entries: Iterable[StoredEntry]) -> None:
-        """Take in what the log says about policies, revocations and writers. Raises what its own records cannot be read
-        as.
+        """Take in what the log says about policies, revocations, writers and vaults. Raises what its own records cannot
+        be read as.
         """
         for stored in entries:
             kind = stored.leaf.kind
-            if kind not in (Kind.POLICY, Kind.REVOCATION, Kind.KEYSET):
+            if kind not in (Kind.POLICY, Kind.REVOCATION, Kind.KEYSET, Kind.ERASURE):
                 continue
             entry = parse_entry(stored.row.body[SALT_SIZE:])
             if kind is Kind.POLICY:
                 self._policies.take(jcs.dumps(dict(entry.body)))
             elif kind is Kind.REVOCATION:
                 self._revoke(entry)
+            elif kind is Kind.ERASURE:
+                self._erasures.take(entry)
             else:
                 keyset, key = read_keyset(entry.body, entry.issuer)
                 self._writers.admit(keyset, logged_writer(keyset, key))
@@ -177,6 +181,8 @@ class Admission:
             raise _Refused(Reason.KIND_NOT_ALLOWED, f"role {writer.role} writes no entries of kind {header.kind.name}")
         vault = None
         if not header.is_public:
+            if self._erasures.closing(header.vault_id, header.vault_epoch) is not None:
+                raise _Refused(Reason.VAULT_ERASED, "the vault, or that month of it, is closed for ever")
             vault = vaults.get((header.vault_id, header.vault_epoch))
             if vault is None:
                 raise _Refused(Reason.VAULT_UNKNOWN, "the vault was never opened for that month")
@@ -190,6 +196,11 @@ class Admission:
                 raise _Refused(Reason.POLICY_REFUSED, f"{error.reason}: {error}") from error
         if header.kind is Kind.REVOCATION:
             self._revoke(entry)
+        if header.kind is Kind.ERASURE:
+            try:
+                self._erasures.take(entry)
+            except MeshError as error:
+                raise _Refused(Reason.ENTRY_MALFORMED, f"{error.reason}: {error}") from error
 
     def _revoke(self, entry: Entry) -> None:
         """What no operator of the log's policies signed is an entry like any other, and withdraws nothing."""

@@ -19,6 +19,7 @@ from services.ledger import description, keyring, watermark
 from services.ledger.admission import Admission
 from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
 from services.ledger.policies import LoggedPolicies
 from services.ledger.reading import StoredEntry
 from services.ledger.recovery import CHECKPOINTS_LOG
@@ -106,20 +107,31 @@ def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolici
     return policies
 
 
-def restore(store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults) -> None:
-    """Take in what the log says of policies and writers, and check that all of it can still be opened.
+def restore(
+    store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults, erasures: Erasures
+) -> None:
+    """Take in what the log says of policies, writers and vaults, and check that all of it can still be opened but for
+    what was erased.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
-    admission.replay(_openable(store.reader.entries(0, store.head.size), vaults))
+    closed: dict[tuple[bytes, int], int] = {}
+    admission.replay(_noting_closed(store.reader.entries(0, store.head.size), vaults, closed))
+    for (vault_id, epoch), index in closed.items():
+        # An erasure stands in the log behind the entries that it closes.
+        if erasures.closing(vault_id, epoch) is None:
+            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {index} is missing")
     log.info("log understood", policy_version=policies.newest.version)
 
 
-def _openable(entries: Iterator[StoredEntry], vaults: Vaults) -> Iterator[StoredEntry]:
+def _noting_closed(
+    entries: Iterator[StoredEntry], vaults: Vaults, closed: dict[tuple[bytes, int], int]
+) -> Iterator[StoredEntry]:
+    """Yield the entries; `closed` gets the vaults and months that do not open, with the first entry of each."""
     for stored in entries:
         row = stored.row
         if row.vault_id != PUBLIC_VAULT_ID and not vaults.holds(row.vault_id, row.vault_epoch):
-            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {stored.index} is missing")
+            closed.setdefault((row.vault_id, row.vault_epoch), stored.index)
         yield stored
 
 

@@ -75,6 +75,7 @@ def draft_policy(
     allowed_devices: Sequence[str] = (),
     revoked_devices: Sequence[str] = (),
     lifted_revocations: Sequence[str] = (),
+    retention_months: int | None = None,
     challenge_max_age_seconds: int = EVIDENCE_SECONDS,
     evidence_max_age_seconds: int = EVIDENCE_SECONDS,
     key_releases: Sequence[Mapping[str, Any]] = (),
@@ -84,8 +85,9 @@ def draft_policy(
 
     Each compose is allowed, for the role it was measured with, on the platform of each reference. `models` maps a model
     id to the SHA-256 digests of its weights, hexadecimal. `key_releases` are rules beside those for the ledger's keys.
-    What `previous` lifts stays lifted. Raises `DraftInconsistent` when a compose belongs to another mesh, or obeys
-    other operators and is none that `previous` allows already, and what reading the draft raises.
+    What `previous` lifts stays lifted, and what it says of retention stays unless `retention_months` says otherwise.
+    Raises `DraftInconsistent` when a compose belongs to another mesh, or obeys other operators and is none that
+    `previous` allows already, and what reading the draft raises.
     """
     measurements: dict[str, list[dict[str, str]]] = {}
     for compose in composes:
@@ -126,6 +128,10 @@ def draft_policy(
     }
     if lifted := {*lifted_revocations, *_lifted_by(previous)}:
         draft["lifted_revocations"] = sorted(lifted)
+    if retention_months is None and previous is not None:
+        retention_months = previous.retention_months
+    if retention_months is not None:
+        draft["retention_months"] = retention_months
     if gpus := [reference for reference in references if reference.gpu is not None]:
         draft["gpu"] = _gpu(gpus)
     elif gpu_roles:

@@ -36,6 +36,7 @@ from services.ledger.policies import LoggedPolicies
 from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
+from services.ledger.retention import Retention
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger
 from services.ledger.store import LogStore
@@ -118,13 +119,16 @@ async def running(
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
+            in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, checkpoints, own)
+            vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
             await own.start(epoch, opened.build, store.report.size)
             background = [
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(checkpoints.keep()),
                 tasks.create_task(opened.auditor.watch()),
                 tasks.create_task(erasing.keep()),
+                tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
             ]
             yield Ledger(
                 vaults=vaults,
@@ -135,7 +139,7 @@ async def running(
                 tail=Tail(store, growth, checkpoints, keys, resume_key),
                 erasures=erasures,
                 erasing=erasing,
-                vault_orders=VaultOrders(trust.in_force, store, vaults, erasures, erasing, own),
+                vault_orders=vault_orders,
             )
             for task in background:
                 task.cancel()

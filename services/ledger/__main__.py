@@ -54,7 +54,11 @@ async def serve(config: Config) -> None:
         ):
             kms = member.kms
             keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
-            trust = Trust(logged_policies(store.description, member.policy), member.identity.ca_certificate)
+            trust = Trust(
+                logged_policies(store.description, member.policy),
+                member.identity.ca_certificate,
+                member.policy.require_fresh,
+            )
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
             opened = Opened(store, auditor, ack_key, log_key, build)
             itself = member.peer("ledger", settings.listen)

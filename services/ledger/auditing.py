@@ -128,6 +128,7 @@ class Checkpoints:
         self._sync_watermark = sync_watermark
         self._interval = interval_seconds
         self._signed: OrderedDict[int, SignedTree] = OrderedDict()
+        self._covered = Growth(0, b"")
 
     @property
     def newest(self) -> SignedTree:
@@ -135,6 +136,11 @@ class Checkpoints:
         if not self._signed:
             raise NoCheckpoint("nothing was signed yet: ask again")
         return next(reversed(self._signed.values()))
+
+    async def covering(self, size: int) -> SignedTree:
+        """Wait for a signed tree of at least this many leaves, and return the newest."""
+        await self._covered.beyond(size - 1)
+        return self.newest
 
     def note(self) -> bytes:
         """Return the newest note, empty where there is none."""
@@ -169,6 +175,7 @@ class Checkpoints:
         self._signed[size] = signed
         if len(self._signed) > _REMEMBERED:
             self._signed.popitem(last=False)
+        self._covered.reach(size, root)
         return size
 
 

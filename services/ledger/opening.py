@@ -19,6 +19,7 @@ from services.ledger import description, keyring, watermark
 from services.ledger.admission import REPLAYED, Admission
 from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
 from services.ledger.policies import LoggedPolicies
 from services.ledger.recovery import CHECKPOINTS_LOG
 from services.ledger.scan import SEGMENTS
@@ -107,15 +108,19 @@ def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolici
     return policies
 
 
-def restore(store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults) -> None:
-    """Take in what the log says of policies, and check that all of it can still be opened.
+def restore(
+    store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults, erasures: Erasures
+) -> None:
+    """Take in what the log says of policies and vaults, and check that all of it can still be opened but for what was
+    erased.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
-    for sealed in store.index.sealed_under():
-        if sealed.vault_id != PUBLIC_VAULT_ID and not vaults.holds(sealed.vault_id, sealed.epoch):
-            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
     admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
+    for sealed in store.index.sealed_under():
+        is_open = sealed.vault_id == PUBLIC_VAULT_ID or vaults.holds(sealed.vault_id, sealed.epoch)
+        if not is_open and erasures.closing(sealed.vault_id, sealed.epoch) is None:
+            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
     log.info("log understood", policy_version=policies.newest.version)
 
 

@@ -70,7 +70,7 @@ class LedgerWriter:
         """Ask each member once; each has a share of the time that is left."""
         ends_at = asyncio.get_running_loop().time() + timeout
         errors: list[MeshError] = []
-        order = sorted(preferred_first(self._peers, self._chosen), key=lambda peer: peer.is_silent)
+        order = sorted(preferred_first(self._peers, self._chosen), key=lambda peer: peer.is_away)
         for asked, peer in enumerate(order):
             share = min(max(ends_at - asyncio.get_running_loop().time(), 0.0) / (len(order) - asked), _ASK_SECONDS)
             try:

@@ -27,7 +27,7 @@ from services.ledger.growth import Growth
 
 MAX_UNSIGNED_LEAVES = 10_000
 _ANSWER_SECONDS = 600.0
-"""The first request of a process reads the whole log."""
+"""The first request of a process reads at least a segment, at worst the whole log."""
 _STOP_SECONDS = 5.0
 _REMEMBERED = 4096
 _SOURCE_ROOT = Path(__file__).parents[2]
@@ -128,6 +128,7 @@ class Checkpoints:
         self._sync_watermark = sync_watermark
         self._interval = interval_seconds
         self._signed: OrderedDict[int, SignedTree] = OrderedDict()
+        self._covered = Growth(0, b"")
 
     @property
     def newest(self) -> SignedTree:
@@ -135,6 +136,11 @@ class Checkpoints:
         if not self._signed:
             raise NoCheckpoint("nothing was signed yet: ask again")
         return next(reversed(self._signed.values()))
+
+    async def covering(self, size: int) -> SignedTree:
+        """Wait for a signed tree of at least this many leaves, and return the newest."""
+        await self._covered.beyond(size - 1)
+        return self.newest
 
     def note(self) -> bytes:
         """Return the newest note, empty where there is none."""
@@ -144,6 +150,11 @@ class Checkpoints:
         """Return the note of a tree of this size, empty where none of the last few thousand has it."""
         signed = self._signed.get(size)
         return b"" if signed is None else signed.note
+
+    def root_of(self, size: int) -> bytes | None:
+        """Return the root that was signed for this size, None where none of the last few thousand has it."""
+        signed = self._signed.get(size)
+        return None if signed is None else signed.root
 
     async def keep(self) -> None:
         """Have the log signed whenever it has grown, for ever. Raises `AuditorRefused` or `AuditorGone`."""
@@ -164,6 +175,7 @@ class Checkpoints:
         self._signed[size] = signed
         if len(self._signed) > _REMEMBERED:
             self._signed.popitem(last=False)
+        self._covered.reach(size, root)
         return size
 
 

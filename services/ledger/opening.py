@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
 from services.ledger import description, keyring, watermark
-from services.ledger.admission import Admission
+from services.ledger.admission import REPLAYED, Admission
 from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
 from services.ledger.policies import LoggedPolicies
-from services.ledger.reading import StoredEntry
 from services.ledger.recovery import CHECKPOINTS_LOG
+from services.ledger.rejections import RECALLED, Rejections
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
 from services.ledger.vaults import Vaults
@@ -64,13 +65,15 @@ def ensure_log(directory: Path, origin: str, log_number: int, anchors: Anchors, 
 
 @asynccontextmanager
 async def open_log(
-    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int]
+    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int], index_key: bytes
 ) -> AsyncIterator[LogStore]:
     """Open the log while the body runs. Raises what `LogStore` does, `LogDamaged` and `LogRolledBack` among it."""
-    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock)
+    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock, index_key=index_key)
     with store:
         report = store.report
-        log.info("log opened", size=report.size, floor=report.floor)
+        log.info(
+            "log opened", size=report.size, floor=report.floor, segments=report.segments, read=report.segments_read
+        )
         if report.torn is not None:
             log.warning(
                 "a torn tail was cut",
@@ -111,30 +114,22 @@ def restore(
     admission: Admission,
     policies: LoggedPolicies,
     vaults: Vaults,
-    recall: Callable[[StoredEntry], None],
+    erasures: Erasures,
+    rejections: Rejections,
 ) -> None:
-    """Take in what the log says of policies and writers, and check that all of it can still be opened.
-
-    `recall` is shown every entry: what another writer refused is known from the log alone.
+    """Take in what the log says of policies, vaults and refused numbers, and check that all of it can still be opened
+    but for what was erased.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
-    admission.replay(_shown(_openable(store.reader.entries(0, store.head.size), vaults), recall))
+    admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
+    for index in store.index.of_kinds(RECALLED):
+        rejections.recall(store.reader.entry(index))
+    for sealed in store.index.sealed_under():
+        is_open = sealed.vault_id == PUBLIC_VAULT_ID or vaults.holds(sealed.vault_id, sealed.epoch)
+        if not is_open and erasures.closing(sealed.vault_id, sealed.epoch) is None:
+            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
     log.info("log understood", policy_version=policies.newest.version)
-
-
-def _openable(entries: Iterator[StoredEntry], vaults: Vaults) -> Iterator[StoredEntry]:
-    for stored in entries:
-        row = stored.row
-        if row.vault_id != PUBLIC_VAULT_ID and not vaults.holds(row.vault_id, row.vault_epoch):
-            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {stored.index} is missing")
-        yield stored
-
-
-def _shown(entries: Iterator[StoredEntry], recall: Callable[[StoredEntry], None]) -> Iterator[StoredEntry]:
-    for stored in entries:
-        recall(stored)
-        yield stored
 
 
 def _require_empty(directory: Path) -> None:

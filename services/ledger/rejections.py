@@ -21,6 +21,8 @@ NAME = "quarantine.log"
 MAX_UNPROVEN_BYTES = 256 * 1024 * 1024
 """Beyond this size the file takes only what its issuer has signed: a flood must not fill the disk."""
 
+RECALLED = (Kind.QUARANTINE, Kind.CONFLICT)
+"""Kinds of the entries that say which numbers were refused."""
 _REMEMBERED = 65_536
 _REASON_AT = 8
 _ISSUER_AT = 10
@@ -44,6 +46,7 @@ class Reason(IntEnum):
     ENTRY_MALFORMED = 11
     POLICY_REFUSED = 12
     CONFLICT = 13
+    VAULT_ERASED = 14
 
     @property
     def is_proven(self) -> bool:
@@ -112,12 +115,9 @@ class Rejections:
             return (issuer, issuer_seq) in self._known
 
     def recall(self, stored: StoredEntry) -> None:
-        """Take in what the log says of a refused number: another member may have refused it, as the writer then."""
-        kind = stored.leaf.kind
-        if kind not in (Kind.QUARANTINE, Kind.CONFLICT):
-            return
+        """Take in what an entry says of a refused number: another member may have refused it, as the writer then."""
         body = parse_entry(stored.row.body[SALT_SIZE:]).body
-        reason = Reason.CONFLICT if kind is Kind.CONFLICT else Reason.__members__.get(str(body["reason"]))
+        reason = Reason.CONFLICT if stored.leaf.kind is Kind.CONFLICT else Reason.__members__.get(str(body["reason"]))
         if reason is not None and not self.has(bytes.fromhex(body["issuer"]), body["issuer_seq"]):
             self._remember(bytes.fromhex(body["issuer"]), body["issuer_seq"], reason)
 

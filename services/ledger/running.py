@@ -16,29 +16,36 @@ from libs.events.connect import connect_nats
 from libs.events.publish import open_publisher
 from libs.events.publishing_member import PublishingMember
 from libs.events.subjects import inbox_prefix
+from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
+from services.ledger.closed import ClosedVaults
 from services.ledger.committing import Committing
 from services.ledger.config import Config
+from services.ledger.erasing import Erasing
+from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone, Holding, Term
 from services.ledger.intake import Intake
 from services.ledger.keyring import KEY_NAME as KEYRING_KEY
 from services.ledger.keyring import KeyringFile
 from services.ledger.keys import KeySource, ReleasedKey, while_away
+from services.ledger.logged_writers import LoggedWriters
 from services.ledger.opening import restore
 from services.ledger.own import OwnEntries
 from services.ledger.policies import LoggedPolicies
 from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
+from services.ledger.retention import Retention
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger, LedgerServicer, Reading
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
 from services.ledger.tail import Tail
+from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults
 
 
@@ -60,6 +67,8 @@ class Trust:
 
     policies: LoggedPolicies
     ca_certificate: bytes
+    in_force: Callable[[], Policy]
+    """Returns the policy under which operators order; raises where it may be stale."""
 
 
 async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: Growth) -> Reading:
@@ -67,7 +76,8 @@ async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: 
     store = opened.store
     checkpoints = Checkpoints(opened.auditor, growth, _watermark_syncer(store), config.checkpoint_seconds)
     tail = Tail(store, growth, checkpoints, keys, await _wait(keys, RESUME_KEY))
-    return Reading(growth, checkpoints, Proofs(store, growth, checkpoints), store.reader, tail)
+    proofs, closed = Proofs(store, growth, checkpoints), ClosedVaults(store, growth)
+    return Reading(growth, checkpoints, proofs, store.reader, tail, closed)
 
 
 async def keep_signed(reading: Reading, auditor: AuditorProcess) -> None:
@@ -120,11 +130,12 @@ async def running(
     log's own state refuses.
     """
     store, growth = opened.store, reading.growth
-    vaults = await _open_vaults(config, store, keys, term.holding)
+    erasures = Erasures()
+    vaults = await _open_vaults(config, store, keys, erasures, term.holding)
     with ExitStack() as closings:
         rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
-        admission = Admission(trust.policies, _view_of(store), trust.ca_certificate)
-        await asyncio.to_thread(restore, store, admission, trust.policies, vaults, rejections.recall)
+        admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
+        await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
         async with (
             open_publisher(
@@ -157,19 +168,29 @@ async def running(
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
+            in_force = trust.in_force
+            erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
+            vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
             await own.start(term.epoch, opened.build, store.head.size)
-            feeding = tasks.create_task(_feed(intake, config))
-            yield Ledger(vaults, acknowledgements, reading)
-            feeding.cancel()
+            background = [
+                tasks.create_task(_feed(intake, config)),
+                tasks.create_task(erasing.keep()),
+                tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
+            ]
+            yield Ledger(vaults, acknowledgements, erasures, vault_orders, reading)
+            for task in background:
+                task.cancel()
 
 
-async def _open_vaults(config: Config, store: LogStore, keys: KeySource, holding: Holding) -> Vaults:
+async def _open_vaults(
+    config: Config, store: LogStore, keys: KeySource, erasures: Erasures, holding: Holding
+) -> Vaults:
     """Open the keyring under the key that it is under; what is written from now on is under the newest."""
     newest = await _wait(keys, KEYRING_KEY)
     file = KeyringFile(config.data_dir, store.log_id)
     stored_epoch = await asyncio.to_thread(file.key_epoch)
     opening = newest if stored_epoch in (None, newest.epoch) else await _wait(keys, KEYRING_KEY, stored_epoch or 0)
-    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys, holding=holding)
+    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys, erasures, holding=holding)
 
 
 async def _wait(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:
@@ -189,7 +210,7 @@ def _view_of(store: LogStore) -> LogView:
         progress = store.index.progress(issuer)
         return 0 if progress is None else progress.highest
 
-    return LogView(is_logged=lambda entry_id: store.index.find(entry_id) is not None, highest=highest)
+    return LogView(store.index.has, highest, LoggedWriters(store.index, store.reader).of)
 
 
 def _watermark_syncer(store: LogStore) -> Callable[[], Awaitable[None]]:

@@ -26,6 +26,7 @@ from services.ledger.https import OutwardAuthority, serving_checkpoints
 from services.ledger.keys import ReleasedKeys, index_key_of
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
 from services.ledger.replication.group import Group
+from services.ledger.replication.promise import require_no_promise
 from services.ledger.running import Opened, Trust, running_alone
 from services.ledger.servicer import LedgerServicer, ledger_binding
 
@@ -40,6 +41,8 @@ async def serve(config: Config) -> None:
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         index_key = await index_key_of(guest)
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
+    if not config.replication.is_group:
+        require_no_promise(config.data_dir)
     async with (
         open_log(config.data_dir, ack_key.sign, time.time_ns, index_key) as store,
         open_auditor(config.data_dir, origin) as auditor,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from libs import jcs
+from libs.errors import MeshError
 from libs.files import fsync_dir, remove_drafts, write_durably
 from services.ledger.damage import LogBroken, LogDamaged
 
@@ -36,6 +37,18 @@ class Promise:
         members: dict[str, Any] = {"format": _FORMAT, "epoch": self.epoch, "to": self.to, "settled": self.settled}
         members["sha256"] = sha256(jcs.dumps(members)).hexdigest()
         return jcs.dumps(members) + b"\n"
+
+
+class MembersMissing(MeshError):
+    """The log was kept with other members: configure them, or it would go on without what they hold."""
+
+    reason = "MEMBERS_MISSING"
+
+
+def require_no_promise(directory: Path) -> None:
+    """Raise `MembersMissing` where a log that is to be kept alone was kept with others."""
+    if (directory / FOLDER / NAME).exists():
+        raise MembersMissing(f"{directory} holds a log with other members: name them in [replication]")
 
 
 class PromiseFile:

@@ -69,6 +69,20 @@ async def test_entries_are_acknowledged_as_they_become_durable(hub: Hub) -> None
     assert [(statement.index, statement.issuer_seq) for statement in statements] == [(0, 1), (1, 2), (2, 3)]
 
 
+async def test_what_no_majority_holds_yet_is_not_issued_again(hub: Hub) -> None:
+    hub.commit(1, 2)
+    hub.commit(3)
+    hub.uncommitted = 1
+    async with aclosing(hub.acknowledgements.answers(ISSUER, 1)) as answers:
+        assert [hub.verify(answer).issuer_seq for answer in await take(answers, 2)] == [1, 2]
+        third = asyncio.ensure_future(take(answers, 1))
+        await asyncio.sleep(0.05)
+        assert not third.done()
+        hub.uncommitted = 0
+        hub.acknowledgements.deliver([hub.acknowledgements.issue_again(2)])
+        assert hub.verify((await third)[0]).issuer_seq == 3
+
+
 async def test_what_was_missed_is_issued_again_with_the_same_statement(hub: Hub, empty_log: Path) -> None:
     async with aclosing(hub.acknowledgements.answers(ISSUER, 1)) as answers:
         taking = asyncio.ensure_future(take(answers, 4))

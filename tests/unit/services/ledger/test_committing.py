@@ -131,6 +131,21 @@ class Ledger:
         await self.committing.commit([gap])
 
 
+class Members:
+    """The other members of the log, who hold what is written when a test lets them."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.answering = asyncio.Event()
+
+    async def held(self) -> None:
+        self.asked.set()
+        await self.answering.wait()
+
+    async def share(self, generation: int) -> None:
+        raise AssertionError("nobody opens a vault here")
+
+
 @pytest.fixture
 def ledger(mesh: JoinedMesh, kms: KmsCore, tmp_path: Path) -> Iterator[Ledger]:
     described: LogDescription = describe_log(mesh)
@@ -158,6 +173,26 @@ async def test_a_commit_is_in_the_log_before_it_is_acknowledged(ledger: Ledger, 
             statement = verify_acknowledgement(answer, KEY.public_key().public_bytes_raw(), ledger.store.log_id)
             stored = ledger.store.reader.entry(statement.index)
             assert (statement.issuer_seq, stored.row.body) == (number, each.record.body)
+
+
+async def test_nothing_is_told_of_a_commit_before_a_majority_holds_it(
+    mesh: JoinedMesh, kms: KmsCore, tmp_path: Path
+) -> None:
+    LogStore.create(tmp_path / "log", describe_log(mesh))
+    members, writer = Members(), LogWriter(mesh, kms, "router")
+    with open_store(tmp_path / "log", Geometry(zeros_ahead=4096)) as store, ThreadPoolExecutor(1) as thread:
+        ledger = Ledger(store, mesh, kms, thread, members)
+        async with aclosing(ledger.acknowledgements.answers(writer.issuer.id, 1)) as answers:
+            answer = asyncio.ensure_future(anext(answers))
+            taking = asyncio.create_task(ledger.take(writer.batch(writer.introduce())))
+            await members.asked.wait()
+            assert (store.head.size, ledger.growth.size) == (1, 0)
+            assert not answer.done()
+            assert not taking.done()
+            members.answering.set()
+            await taking
+            assert ledger.growth.size == 1
+            assert isinstance(await answer, Acknowledgement)
 
 
 async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router: LogWriter) -> None:

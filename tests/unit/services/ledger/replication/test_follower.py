@@ -14,7 +14,7 @@ from services.ledger.replication.cutting import LogDiverged
 from services.ledger.replication.follower import WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
-from services.ledger.replication.promise import FOLDER, NAME
+from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, require_no_promise
 from services.ledger.replication.replica import AppendMalformed
 
 from .members import Member, Writer, ballot, heading, member_at, writer_at
@@ -80,6 +80,15 @@ async def test_a_promise_that_cannot_be_read_keeps_the_member_down(tmp_path: Pat
     path.write_bytes(data)
     with pytest.raises(LogDamaged), member_at(tmp_path / "one"):
         pass
+
+
+async def test_a_log_that_had_other_members_is_not_kept_alone(tmp_path: Path) -> None:
+    with member_at(tmp_path / "one") as first:
+        require_no_promise(tmp_path / "one")
+        first.wait()
+        await first.follower.vote("two", ballot(1), trial=False)
+    with pytest.raises(MembersMissing):
+        require_no_promise(tmp_path / "one")
 
 
 async def test_a_candidate_whose_log_is_behind_is_refused(member: Member, writer: Writer) -> None:

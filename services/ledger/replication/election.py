@@ -43,7 +43,7 @@ class Elections:
         """Return once this member is to write: it takes no other writer's frames any more."""
         while True:
             await self._until_silence()
-            elected = await self._campaign()
+            elected = await self.campaign()
             if elected is not None:
                 return elected
             self._tried_at = self._clock()
@@ -57,7 +57,8 @@ class Elections:
                 return
             await asyncio.sleep(left)
 
-    async def _campaign(self) -> Elected | None:
+    async def campaign(self) -> Elected | None:
+        """Stand once; return None where that led to nothing."""
         ballot = self._follower.ballot()
         if await self._votes(ballot, trial=True) is None or not await self._follower.stand(ballot):
             return None

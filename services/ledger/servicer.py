@@ -20,6 +20,7 @@ from services.ledger.acknowledging import Acknowledgements, Alive, Answer
 from services.ledger.auditing import Checkpoints
 from services.ledger.proofs import EntryUnknown, Proofs
 from services.ledger.reading import LogReader, StoredEntry
+from services.ledger.selection import Selection
 from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
 from services.ledger.vaults import Vaults, seal_for
 
@@ -127,7 +128,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         self, request: pb.GetEntryRequest, context: Context
     ) -> pb.GetEntryResponse:
         index = self._index(request.WhichOneof("entry"), request)
-        return pb.GetEntryResponse(entry=_wire_entry(self._served.reader.entry(index)))
+        return pb.GetEntryResponse(entry=wire_entry(self._served.reader.entry(index)))
 
     async def Tail(  # noqa: N802
         self, request: pb.TailRequest, context: Context
@@ -135,6 +136,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         tail = self._served.tail
         if request.max_batch > MAX_BATCH:
             raise BatchTooLarge(f"a batch has at most {MAX_BATCH} entries")
+        selection = Selection(frozenset(request.kinds), request.vault_id, request.issuer)
         if request.WhichOneof("start") == "token":
             position = await tail.from_token(request.token)
         else:
@@ -143,12 +145,12 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             position,
             follow=request.follow,
             max_batch=request.max_batch or DEFAULT_BATCH,
-            kinds=frozenset(request.kinds),
+            selection=selection,
         )
         async with aclosing(reading) as batches:
             async for batch in batches:
                 yield pb.TailResponse(
-                    entries=[_wire_entry(stored) for stored in batch.entries],
+                    entries=[wire_entry(stored) for stored in batch.entries],
                     chain_after=batch.chain_after,
                     checkpoint=batch.checkpoint,
                     token=batch.token,
@@ -191,7 +193,7 @@ def _wire_answer(answer: Answer) -> pb.StreamAcknowledgementsResponse:
             return pb.StreamAcknowledgementsResponse(heartbeat=pb.Heartbeat())
 
 
-def _wire_entry(stored: StoredEntry) -> pb.LoggedEntry:
+def wire_entry(stored: StoredEntry) -> pb.LoggedEntry:
     row = stored.row
     return pb.LoggedEntry(
         index=stored.index, leaf_data=row.leaf_data, vault_id=row.vault_id, body=row.body, vault_epoch=row.vault_epoch

@@ -34,6 +34,7 @@ from services.ledger.policies import LoggedPolicies
 from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
+from services.ledger.scrubbing import Scrubber
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger
 from services.ledger.store import LogStore
@@ -117,6 +118,7 @@ async def running(
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(checkpoints.keep()),
                 tasks.create_task(opened.auditor.watch()),
+                tasks.create_task(Scrubber(store, config.scrub_megabytes_per_second).keep()),
             ]
             yield Ledger(
                 vaults=vaults,

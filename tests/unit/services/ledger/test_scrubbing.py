@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from services.ledger.scan import SEGMENTS
 from services.ledger.scrubbing import Scrubber
 from services.ledger.store import LogStore
 
-from .conftest import SOURCE, candidate, open_store, sequencer
+from .conftest import DESCRIPTION, SOURCE, candidate, open_store, sequencer
 
 SECOND = segments.file_name(4)
 
@@ -68,6 +69,17 @@ async def test_flipped_bit_anywhere_in_a_sealed_segment_is_found_and_the_next_st
         with pytest.raises(LogDamaged, match=SECOND):
             open_store(log)
         flip(path, at)
+
+
+async def test_segment_of_another_history_in_its_place_is_found(log: Path) -> None:
+    other = log.with_name("other")
+    LogStore.create(other, DESCRIPTION)
+    with open_store(other) as store:
+        sequencer(store).append([candidate(number) for number in range(21, 31)], SOURCE, 1, 1)
+    with open_store(log) as store:
+        shutil.copyfile(other / SEGMENTS / SECOND, log / SEGMENTS / SECOND)
+        with pytest.raises(LogDamaged, match=SECOND):
+            await scrubber(store, Pauses()).scrub()
 
 
 @pytest.mark.parametrize("cut", [0, 100, segments.HEADER_SIZE + 50])

@@ -23,6 +23,7 @@ from services.ledger.progress import Progress
 from services.ledger.recent import Recent, runs_of
 from services.ledger.records_log import write_all
 from services.ledger.segment_index import SegmentIndex
+from services.ledger.selection import Selection, select
 
 
 class Index:
@@ -160,6 +161,12 @@ class Index:
         """Yield the indices of the entries of some kinds, in order."""
         for piece in self._pieces():
             yield from merge(*(piece.of_kind(kind) for kind in kinds))
+
+    def selected(self, selection: Selection, low: int, high: int) -> Iterator[int]:
+        """Yield the selected indices from `low` up to, not including, `high`, in order."""
+        for piece in self._pieces():
+            if piece.first < high and low < piece.end:
+                yield from select(piece, selection, low, high)
 
     def closings(self, issuer: bytes) -> list[int]:
         """Return the indices of the keysets that say they close an issuer's sequence, in order."""

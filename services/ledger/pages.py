@@ -17,7 +17,7 @@ _CACHED = 16
 
 
 class PageDamaged(MeshError):
-    """A page is not what was written. The file is removed: the next start, or the next scrub, makes it anew."""
+    """A page is not what was written. The file is removed: the next start makes it anew."""
 
     code = Code.DATA_LOSS
     reason = "PAGE_DAMAGED"

@@ -47,6 +47,8 @@ class LogReader:
         self._folder, self._index = directory / SEGMENTS, index
         self._start = chain.chain_start(origin)
         self._descriptors: dict[int, int] = {}
+        # A frame may be more than a reader takes at once, and is then asked for again at once.
+        self._last: tuple[FramePlace, frames.Frame] | None = None
 
     def entry(self, index: int) -> StoredEntry:
         """Return one entry without reading the rest of its frame. Raises `IndexError` or `LogDamaged`."""
@@ -81,6 +83,9 @@ class LogReader:
 
     def frame(self, place: FramePlace) -> frames.Frame:
         """Return a whole frame, its own hashes and its leaves verified. Raises `LogDamaged`."""
+        last = self._last
+        if last is not None and last[0] == place:
+            return last[1]
         header = self._header(place)
         name = segments.file_name(place.segment)
         try:
@@ -90,6 +95,7 @@ class LogReader:
         hashes = b"".join([leaf_hash(row.leaf_data) for row in frame.rows])
         if hashes != self._index.tree.leaves(place.first, place.first + header.count):
             raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
+        self._last = place, frame
         return frame
 
     def statement(self, index: int) -> tuple[Statement, bytes]:

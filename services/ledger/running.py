@@ -38,6 +38,7 @@ from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
 from services.ledger.retention import Retention
+from services.ledger.scrubbing import Scrubber
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger
 from services.ledger.store import LogStore
@@ -130,6 +131,7 @@ async def running(
                 tasks.create_task(opened.auditor.watch()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
+                tasks.create_task(Scrubber(store, config.scrub_megabytes_per_second).keep()),
             ]
             yield Ledger(
                 vaults=vaults,

@@ -23,10 +23,10 @@ _END = 4
 class SegmentIndex:
     """For any number of threads. Everything may raise `PageDamaged`. Implements `Piece`."""
 
-    def __init__(self, path: Path, descriptor: int, tail: Tail) -> None:
+    def __init__(self, path: Path, descriptor: int, tail: Tail, key: bytes) -> None:
         self.first, self.end = tail.first, tail.first + tail.count
-        self.last_frame, self.nodes = tail.last_frame, tail.nodes
-        self._path, self._descriptor, self._tail = path, descriptor, tail
+        self.last_frame, self.nodes, self.footer_hash = tail.last_frame, tail.nodes, tail.footer_hash
+        self._path, self._descriptor, self._tail, self._key = path, descriptor, tail, key
         self._pages = Pages(path, descriptor, tail.size, tail.digests)
         self._kinds = Table(tail.kinds, 1 + SPAN.size, 1)
         self._vaults = Table(tail.vaults, VAULT_ID_SIZE + SPAN.size, VAULT_ID_SIZE)
@@ -48,7 +48,7 @@ class SegmentIndex:
         if tail is None or (tail.first, tail.footer_hash) != (first, footer_hash):
             os.close(descriptor)
             return None
-        return cls(path, descriptor, tail)
+        return cls(path, descriptor, tail, key)
 
     def hashes(self, low: int, high: int) -> bytes:
         """Return the hashes of some leaves, end to end."""
@@ -103,8 +103,13 @@ class SegmentIndex:
     def verify(self) -> None:
         """Read the whole file. Raises `PageDamaged`."""
         self._pages.verify()
-        if os.fstat(self._descriptor).st_nlink == 0 or _size(self._path) != os.fstat(self._descriptor).st_size:
-            raise PageDamaged(f"{self._path.name} was removed or replaced")
+        if _read_tail(self._descriptor, self._key) != self._tail or not self._path.exists():
+            self.remove()
+            raise PageDamaged(f"{self._path.name} was changed, removed or replaced")
+
+    def remove(self) -> None:
+        """Have the next start make the file anew, for which it reads the segment."""
+        self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -162,10 +167,3 @@ def _read_tail(descriptor: int, key: bytes) -> Tail | None:
         return None
     tail = Tail.parse(os.pread(descriptor, length, start), key)
     return tail if tail is not None and tail.size == start else None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

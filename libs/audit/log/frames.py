@@ -1,0 +1,156 @@
+"""It is responsible for one frame's bytes: a commit's header, rows, bodies and trailer, and whether they agree.
+
+Rows are held as columns: checking a column at once is what lets a reading keep up with a disk.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import accumulate, pairwise
+
+from libs.audit.log.findings import BytesWrong
+
+HEADER_SIZE = 160
+MAGIC = b"TMF1"
+PUBLIC = bytes(16)
+TENANTS_KINDS = frozenset({1, 9, 10, 11})
+LEDGERS_KINDS = frozenset(range(16, 23))
+KINDS = frozenset(range(1, 13)) | LEDGERS_KINDS
+
+_ROW_SIZE = 152
+_LEAF_SIZE = 96
+_TRAILER_SIZE = 112
+_MAX_ROWS = 4096
+_MAX_SIZE = 16 << 20
+_MIN_BODY, _MAX_BODY = 33, 32 + 512 * 1024 + 16
+_HASHED = 152
+_HEADER = struct.Struct(">4sIQI4sQ16sQQQQ32s40s")
+_ROW = struct.Struct(">4sB3sQ32s16s32sII16s32s")
+_TRAILER = struct.Struct(">32s32s32sI4s8s")
+_KIND_AT, _VAULT_AT = 4, 96
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A frame's own word about its place."""
+
+    length: int
+    first: int
+    count: int
+    epoch: int
+    source: bytes
+    source_low: int
+    source_high: int
+    durable: int
+    wall_ns: int
+    previous: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A frame's rows by column."""
+
+    kinds: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
+    issuers: tuple[bytes, ...] = ()
+    tags: tuple[bytes, ...] = ()
+    commitments: tuple[bytes, ...] = ()
+    vault_epochs: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
+    vaults: tuple[bytes, ...] = ()
+    body_hashes: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame that agrees with itself."""
+
+    header: Header
+    data: bytes
+    rows: Rows
+    leaf_hashes: list[bytes]
+    chain_after: bytes
+    root_after: bytes
+    digest: bytes
+
+    def bodies(self) -> list[tuple[int, int]]:
+        """Return where each row's body begins and ends in `data`."""
+        start = HEADER_SIZE + _ROW_SIZE * self.header.count
+        return list(pairwise(accumulate(self.rows.lengths, initial=start)))
+
+    def verify_bodies(self, numbers: Iterable[int] | None = None) -> None:
+        """Check the bodies of all rows, or of some, against their rows. Raises `BytesWrong`."""
+        bounds, hashes, view = self.bodies(), self.rows.body_hashes, memoryview(self.data)
+        for number in range(len(bounds)) if numbers is None else numbers:
+            begin, end = bounds[number]
+            if sha256(view[begin:end]).digest() != hashes[number]:
+                raise BytesWrong(begin, f"the body of row {number} does not match its hash")
+
+    @property
+    def trailer_at(self) -> int:
+        return self.header.length - _TRAILER_SIZE
+
+
+def read_header(data: bytes) -> Header:
+    """Read a frame's first 160 bytes. Raises `BytesWrong`."""
+    if len(data) < HEADER_SIZE:
+        raise BytesWrong(len(data), "the file ends within a frame's header")
+    if sha256(data[:_HASHED]).digest()[: HEADER_SIZE - _HASHED] != data[_HASHED:HEADER_SIZE]:
+        raise BytesWrong(0, "a frame's header does not match its hash")
+    magic, length, first, count, reserved, *values, rest = _HEADER.unpack_from(data)
+    if magic != MAGIC or any(reserved) or any(rest):
+        raise BytesWrong(0, "not a frame of version 1, or reserved bytes that are not zero")
+    if count > _MAX_ROWS or not HEADER_SIZE + _ROW_SIZE * count + _TRAILER_SIZE <= length <= _MAX_SIZE:
+        raise BytesWrong(4, "a frame's length and count cannot both be right")
+    return Header(length, first, count, *values)
+
+
+def read_frame(header: Header, data: bytes) -> Frame:
+    """Read the whole frame. Bodies are not looked at: their hashes are in the rows. Raises `BytesWrong`."""
+    if len(data) < header.length:
+        raise BytesWrong(len(data), "the file ends within a frame")
+    rows_end, trailer_at = HEADER_SIZE + _ROW_SIZE * header.count, header.length - _TRAILER_SIZE
+    chain_after, root_after, digest, length, magic, reserved = _TRAILER.unpack_from(data, trailer_at)
+    if length != header.length or magic != b"TMFE" or any(reserved):
+        raise BytesWrong(trailer_at + 96, "a frame's end does not match its beginning")
+    if sha256(b"\x03" + data[:rows_end] + chain_after + root_after).digest() != digest:
+        raise BytesWrong(HEADER_SIZE, "a frame's rows and trailer do not match its hash")
+    rows = _read_rows(data[HEADER_SIZE:rows_end]) if header.count else Rows()
+    if rows_end + sum(rows.lengths) != trailer_at:
+        raise BytesWrong(HEADER_SIZE, "the bodies do not fill their frame")
+    leaves = [sha256(b"\x00" + data[at : at + _LEAF_SIZE]).digest() for at in range(HEADER_SIZE, rows_end, _ROW_SIZE)]
+    return Frame(header, data, rows, leaves, chain_after, root_after, digest)
+
+
+def find_header(data: bytes, start: int, first_at_least: int) -> int | None:
+    """Return where, from `start`, a frame begins that claims to come at or after a leaf; or None."""
+    at = data.find(MAGIC, start)
+    while at >= 0:
+        try:
+            if read_header(data[at : at + HEADER_SIZE]).first >= first_at_least:
+                return at
+        except BytesWrong:
+            pass  # Four bytes that happen to be a frame's first.
+        at = data.find(MAGIC, at + 1)
+    return None
+
+
+def _read_rows(table: bytes) -> Rows:
+    magics, kinds, reserved, numbers, issuers, tags, commitments, epochs, lengths, vaults, hashes = zip(
+        *_ROW.iter_unpack(table), strict=True
+    )
+    if set(magics) != {b"TML1"} or set(reserved) != {bytes(3)}:
+        at = next(i for i, pair in enumerate(zip(magics, reserved, strict=True)) if pair != (b"TML1", bytes(3)))
+        raise BytesWrong(HEADER_SIZE + _ROW_SIZE * at, f"row {at} has no leaf of version 1")
+    if not KINDS.issuperset(kinds):
+        at = next(i for i, kind in enumerate(kinds) if kind not in KINDS)
+        raise BytesWrong(HEADER_SIZE + _ROW_SIZE * at + _KIND_AT, f"row {at} is of the unknown kind {kinds[at]}")
+    if min(numbers) < 1 or min(lengths) < _MIN_BODY or max(lengths) > _MAX_BODY:
+        raise BytesWrong(HEADER_SIZE, "a row has the number 0, or a body that is too short or too long")
+    sealed = [vault != PUBLIC for vault in vaults]
+    if sealed != [kind in TENANTS_KINDS for kind in kinds] or sealed != [epoch != 0 for epoch in epochs]:
+        raise BytesWrong(HEADER_SIZE + _VAULT_AT, "a row's kind, vault and month do not belong together")
+    return Rows(kinds, numbers, issuers, tags, commitments, epochs, lengths, vaults, hashes)

@@ -1,4 +1,4 @@
-"""It is responsible for `teemesh ledger tail`: the log as it is, entry by entry, its hash chain checked on the way.
+"""It is responsible for `teemesh ledger`, and of it for `tail`: the log as it is, its hash chain checked on the way.
 
 Exit status 6 when the log is not a continuation of what was read before.
 """
@@ -23,6 +23,7 @@ from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
 from services.cli.layout import add_state_option
 from services.cli.ledger_lines import describe_entry
+from services.cli.ledger_verify import add_verify
 from services.cli.mesh_reading import MeshReader
 from services.cli.service_access import ServiceAccess, read_service_access
 from services.cli.tail_state import ChainReader, TailState, keep_tail_state, load_tail_state
@@ -67,6 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--follow", action="store_true", help="go on as the log grows, over reconnects")
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     tail.set_defaults(run=_run_tail)
+    add_verify(commands.add_parser("verify", help="hold a log against itself, its signed heads and what others hold"))
 
 
 def read_ledger_access(state: Path) -> LedgerAccess:

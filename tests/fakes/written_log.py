@@ -179,6 +179,15 @@ class WrittenLog:
         return _BEGAN + int(self.seconds * SECOND)
 
 
+def rewritten(log: WrittenLog, folder: Path, *frames: Sequence[str]) -> WrittenLog:
+    """Return another history by the same keys: receipts of these notes, one frame each, after the introductions."""
+    other = WrittenLog(folder, log.ledger, log.router, log.geometry).create()
+    for author in (log.ledger, log.router):
+        author.begin_again()
+    other.append([log.ledger.introduce()], [log.router.introduce()])
+    return other.append(*[[log.router.receipt(note) for note in notes] for notes in frames])
+
+
 def small_log(folder: Path) -> WrittenLog:
     """Nine entries in six frames and three segments, two of them sealed; three signed trees."""
     log = WrittenLog(folder).create()

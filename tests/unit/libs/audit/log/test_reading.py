@@ -16,7 +16,7 @@ from libs.audit.log.reading import Depth
 from libs.events.keyset import PreviousIssuer
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
-from tests.fakes.written_log import TAG_KEY, Author, WrittenLog, tag_of
+from tests.fakes.written_log import TAG_KEY, Author, WrittenLog, rewritten, tag_of
 
 from .conftest import read, said
 
@@ -209,17 +209,11 @@ def test_history_rewritten_with_the_logs_own_keys_is_found_by_an_old_head(begun:
     receipt = begun.router.receipt("what was said")
     begun.append([receipt, begun.router.receipt("more")])
     old = begun.sign()
-    introduced = [begun.ledger.keyset, begun.router.keyset]
-    rewritten = WrittenLog(tmp_path / "rewritten", begun.ledger, begun.router).create()
-    for author in (begun.ledger, begun.router):
-        author.begin_again()
-    rewritten.append([begun.ledger.introduce()], [begun.router.introduce()])
-    rewritten.append([begun.router.receipt("what is said now"), begun.router.receipt("more"), begun.router.receipt()])
-    rewritten.sign()
-    assert introduced == [begun.ledger.keyset, begun.router.keyset]
-    alone = read(rewritten.files())
+    other = rewritten(begun, tmp_path / "rewritten", ["what is said now", "more", "even more"])
+    other.sign()
+    alone = read(other.files())
     assert alone.findings.worst is Status.SOUND
-    reading = read(rewritten.files(), outside=[held(old)])
+    reading = read(other.files(), outside=[held(old)])
     assert reading.findings.worst is Status.DIVERGED
     ((contradicted, _),) = reading.contradictions
     assert (contradicted.size, contradicted.note) == (4, old)

@@ -9,17 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from libs.audit.log.contents import OnEntry
+from libs.audit.log.description import read_description
+from libs.audit.log.findings import BytesWrong
 from libs.audit.log.notes import Key, NoteUnreadable, read_checkpoint
 from libs.audit.log.promises import CHECKPOINT, Held
-from libs.audit.log.reading import BLOCK_LEAVES, Depth, Question, Reading, read_log
+from libs.audit.log.reading import BLOCK_LEAVES, DESCRIPTION, Depth, Question, Reading, read_log
 from libs.audit.log.served import ServedQuestion, newest_head, read_served
 from libs.audit.log.subtrees import roots_over
 from libs.audit.log.tiles import Fetch, TileTree, TileWrong
 from libs.audit.log.walk import LogSource
+from libs.errors import Code, MeshError
+from libs.policy.signatures import SignedPolicy
 from services.cli.inputs import InputUnreadable, read_input
 from services.cli.ledger_files import LogFolder, is_log
+from services.cli.ledger_policy import PolicyJudge
 from services.cli.ledger_served import fetching, is_url
+
+
+class PolicyNeedsEntries(MeshError):
+    """What a log serves to everybody holds no entries, so no writer can be judged by it."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "POLICY_NEEDS_ENTRIES"
+
+
+@dataclass(frozen=True, slots=True)
+class Auditor:
+    """What an auditor brings to judge a log's writers by."""
+
+    policy: SignedPolicy
+    mesh_ca: bytes
+    """The mesh CA's certificate, DER."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +53,7 @@ class Asked:
     outside: Sequence[Held] = ()
     sizes: frozenset[int] = frozenset()
     tag_key: bytes | None = None
-    on_entry: OnEntry | None = None
+    auditor: Auditor | None = None
 
 
 class Subject(Protocol):
@@ -57,7 +77,8 @@ class LogFiles:
         depth, sampled = asked.depth, frozenset[int]()
         if asked.sample is not None:
             depth, sampled = Depth.TREE, frozenset(_chosen(asked.sample, self._signed_size()))
-        return read_log(
+        judge = None if asked.auditor is None else self._judge(asked.auditor)
+        reading = read_log(
             self.source,
             Question(
                 depth=depth,
@@ -66,13 +87,26 @@ class LogFiles:
                 sizes=asked.sizes,
                 keys=asked.keys,
                 tag_key=asked.tag_key,
-                on_entry=asked.on_entry,
+                on_entry=None if judge is None else judge.take,
                 block_leaves=self.block_leaves,
             ),
         )
+        if judge is None:
+            reading.findings.remark("keys and writers are the log's own word: hold them against policy (--policy)")
+        else:
+            judge.finish(reading.findings)
+        return reading
 
     def roots_over(self, origin: str, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
         return roots_over(self.source, origin, self.block_leaves, ranges)
+
+    def _judge(self, auditor: Auditor) -> PolicyJudge:
+        """Raises `InputUnreadable`."""
+        try:
+            description = read_description(self.source.read(DESCRIPTION) or b"")
+        except BytesWrong as error:
+            raise InputUnreadable(f"{DESCRIPTION} does not say whose policy the log began with: {error}") from error
+        return PolicyJudge(description, auditor.policy, auditor.mesh_ca)
 
     def _signed_size(self) -> int:
         try:
@@ -88,6 +122,8 @@ class ServedLog:
     fetch: Fetch
 
     def read(self, asked: Asked) -> Reading:
+        if asked.auditor is not None:
+            raise PolicyNeedsEntries("give the log's files: what is served holds no entries")
         sampled = None
         if asked.sample is not None:
             try:

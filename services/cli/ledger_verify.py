@@ -19,10 +19,11 @@ from libs.audit.log.notes import Key
 from libs.audit.log.reading import Depth
 from libs.audit.log.split_view import SplitView, read_split_view
 from libs.audit.log.tenants import TAG_KEY_SIZE, TagKeyUnreadable
+from services.cli.evidence_inputs import read_certificate_file, read_policy
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
 from services.cli.ledger_comparison import Examined, compare, examine
 from services.cli.ledger_served import is_url
-from services.cli.ledger_subject import Asked, Opening, read_head
+from services.cli.ledger_subject import Asked, Auditor, Opening, read_head
 from services.cli.ledger_verdict import members, print_json, print_reading, print_split_view
 from services.cli.mesh_option import add_timeout_option
 
@@ -34,6 +35,8 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     depth.add_argument("--full", action="store_true", help="every byte; the default")
     depth.add_argument("--tiles", action="store_true", help="the tree alone, without tenants' bodies")
     depth.add_argument("--sample", type=_count, metavar="N", help="the tree, and N entries chosen at random")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="a signed policy: were the writers let in rightly?")
+    parser.add_argument("--mesh-ca", type=Path, metavar="FILE", help="the mesh CA's certificate; with --policy")
     parser.add_argument("--key", action="append", default=[], help="a checkpoint key (C2SP text)")
     parser.add_argument("--from", type=Path, dest="old", metavar="FILE", help="a signed head seen earlier")
     parser.add_argument("--against", metavar="OTHER", help="another copy, where it is served, or a signed head")
@@ -73,6 +76,7 @@ def _examine(args: argparse.Namespace, opening: Opening) -> Examined:
         sample=args.sample,
         keys=_keys(args),
         outside=outside,
+        auditor=_auditor(args),
         tag_key=None if args.tag_key is None else _read_tag_key(args.tag_key),
     )
     with ExitStack() as opened:
@@ -92,6 +96,12 @@ def _verify_evidence(args: argparse.Namespace, console: Console) -> int:
     signers = view.verify(known)
     print_split_view(view, signers, console, is_known=known is not None, as_json=args.json)
     return int(Status.DIVERGED)
+
+
+def _auditor(args: argparse.Namespace) -> Auditor | None:
+    if (args.policy is None) != (args.mesh_ca is None):
+        raise InputUnreadable("a policy judges certificates by the mesh CA: give --policy and --mesh-ca together")
+    return None if args.policy is None else Auditor(read_policy(args.policy), read_certificate_file(args.mesh_ca))
 
 
 def _keys(args: argparse.Namespace) -> tuple[Key, ...]:

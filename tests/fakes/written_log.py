@@ -40,20 +40,23 @@ VAULT = VaultKey(b"\x09" * 16, 671, b"\x02" * 32, "ef" * 16)
 TAG_KEY = derive_tag_key(b"\x22" * 32, VAULT.vault_id)
 SECOND = 10**9
 _BEGAN = 1_800_000_000 * SECOND
+_DESCRIPTION = LogDescription(ORIGIN, "LEDGER_1", b"\x01" * 32, (b"\x02" * 32,), 1)
 _CA_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 class Author(Issuer):
     """One start of a service that writes to the log."""
 
-    def __init__(self, role: str, *, instance: str = "1", previous: PreviousIssuer | None = None) -> None:
+    def __init__(
+        self, role: str, *, instance: str = "1", previous: PreviousIssuer | None = None, origin: str = ORIGIN
+    ) -> None:
         super().__init__(Ed25519PrivateKey.generate())
-        self.role = role
+        self.role, self.origin = role, origin
         self.ack_key, self.checkpoint_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
         claims = {"role": role, "log_key": self.log_key.hex()}
         if role == "ledger":
             claims |= {
-                "origin": ORIGIN,
+                "origin": origin,
                 "ack_key": self.ack_key.public_key().public_bytes_raw().hex(),
                 "checkpoint_key": self.checkpoint_key.public_key().public_bytes_raw().hex(),
             }
@@ -63,7 +66,7 @@ class Author(Issuer):
 
     @property
     def vkey(self) -> VerifierKey:
-        return VerifierKey(ORIGIN, self.checkpoint_key.public_key().public_bytes_raw())
+        return VerifierKey(self.origin, self.checkpoint_key.public_key().public_bytes_raw())
 
     def introduce(self) -> Candidate:
         return self.entry(Kind.KEYSET, self.keyset.body())
@@ -118,11 +121,12 @@ class WrittenLog:
     router: Author = field(default_factory=lambda: Author("router"))
     geometry: Geometry = SMALL
     seconds: float = 0.0
-    """On the log's clock."""
+    """On the log's clock, since `began_ns`."""
+    began_ns: int = _BEGAN
     tag: Callable[[bytes, int], bytes] = field(default_factory=lambda: tag_of)
 
-    def create(self) -> WrittenLog:
-        LogStore.create(self.folder, LogDescription(ORIGIN, "LEDGER_1", b"\x01" * 32, (b"\x02" * 32,), 1))
+    def create(self, description: LogDescription = _DESCRIPTION) -> WrittenLog:
+        LogStore.create(self.folder, description)
         return self
 
     def append(self, *frames: Sequence[Candidate]) -> WrittenLog:
@@ -152,7 +156,7 @@ class WrittenLog:
     def sign(self, key: Ed25519PrivateKey | None = None) -> bytes:
         """Sign the tree as the auditor does, and return the note."""
         with self._open() as store:
-            tree = Checkpoint(ORIGIN, store.head.size, store.head.root())
+            tree = Checkpoint(self.ledger.origin, store.head.size, store.head.root())
         return self.sign_tree(tree, key)
 
     def sign_tree(self, tree: Checkpoint, key: Ed25519PrivateKey | None = None) -> bytes:
@@ -176,7 +180,7 @@ class WrittenLog:
         return Sequencer(store, epoch=store.last_epoch + 1, tag=self.tag, clock=self._clock)
 
     def _clock(self) -> int:
-        return _BEGAN + int(self.seconds * SECOND)
+        return self.began_ns + int(self.seconds * SECOND)
 
 
 def rewritten(log: WrittenLog, folder: Path, *frames: Sequence[str]) -> WrittenLog:

@@ -17,7 +17,8 @@ from libs.audit.log.walk import Located
 
 _GAP, _CONFLICT, _QUARANTINE = 17, 18, 19
 
-OnEntry = Callable[[int, PublicEntry], None]
+OnEntry = Callable[[int, int, PublicEntry], None]
+"""Given an entry's index, and when it was committed."""
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ class Contents:
             self._report(Status.UNPROVEN, located, number, str(error))
         else:
             if self.on_entry is not None:
-                self.on_entry(located.frame.header.first + number, entry)
+                self.on_entry(located.frame.header.first + number, located.frame.header.wall_ns, entry)
 
     def _understand(self, located: Located, number: int, entry: PublicEntry) -> None:
         if entry.kind == KEYSET:

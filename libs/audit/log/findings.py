@@ -19,6 +19,12 @@ class BytesWrong(MeshError):
         self.at, self.why = at, why
 
 
+class BytesContradict(BytesWrong):
+    """Bytes agree with themselves, but not with the format or the log: no write that was cut short leaves such."""
+
+    reason = "LOG_BYTES_CONTRADICT"
+
+
 class Status(IntEnum):
     """What is wrong, by the exit status that says so."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate, pairwise
 
-from libs.audit.log.findings import BytesWrong
+from libs.audit.log.findings import BytesContradict, BytesWrong
 
 HEADER_SIZE = 160
 MAGIC = b"TMF1"
@@ -109,7 +109,10 @@ def read_header(data: bytes) -> Header:
 
 
 def read_frame(header: Header, data: bytes) -> Frame:
-    """Read the whole frame. Bodies are not looked at: their hashes are in the rows. Raises `BytesWrong`."""
+    """Read the whole frame. Bodies are not looked at: their hashes are in the rows. Raises `BytesWrong`.
+
+    What is wrong with rows that match their hash is a `BytesContradict`.
+    """
     if len(data) < header.length:
         raise BytesWrong(len(data), "the file ends within a frame")
     rows_end, trailer_at = HEADER_SIZE + _ROW_SIZE * header.count, header.length - _TRAILER_SIZE
@@ -120,7 +123,7 @@ def read_frame(header: Header, data: bytes) -> Frame:
         raise BytesWrong(HEADER_SIZE, "a frame's rows and trailer do not match its hash")
     rows = _read_rows(data[HEADER_SIZE:rows_end]) if header.count else Rows()
     if rows_end + sum(rows.lengths) != trailer_at:
-        raise BytesWrong(HEADER_SIZE, "the bodies do not fill their frame")
+        raise BytesContradict(HEADER_SIZE, "the bodies do not fill their frame")
     leaves = [sha256(b"\x00" + data[at : at + _LEAF_SIZE]).digest() for at in range(HEADER_SIZE, rows_end, _ROW_SIZE)]
     return Frame(header, data, rows, leaves, chain_after, root_after, digest)
 
@@ -144,13 +147,13 @@ def _read_rows(table: bytes) -> Rows:
     )
     if set(magics) != {b"TML1"} or set(reserved) != {bytes(3)}:
         at = next(i for i, pair in enumerate(zip(magics, reserved, strict=True)) if pair != (b"TML1", bytes(3)))
-        raise BytesWrong(HEADER_SIZE + _ROW_SIZE * at, f"row {at} has no leaf of version 1")
+        raise BytesContradict(HEADER_SIZE + _ROW_SIZE * at, f"row {at} has no leaf of version 1")
     if not KINDS.issuperset(kinds):
         at = next(i for i, kind in enumerate(kinds) if kind not in KINDS)
-        raise BytesWrong(HEADER_SIZE + _ROW_SIZE * at + _KIND_AT, f"row {at} is of the unknown kind {kinds[at]}")
+        raise BytesContradict(HEADER_SIZE + _ROW_SIZE * at + _KIND_AT, f"row {at} is of the unknown kind {kinds[at]}")
     if min(numbers) < 1 or min(lengths) < _MIN_BODY or max(lengths) > _MAX_BODY:
-        raise BytesWrong(HEADER_SIZE, "a row has the number 0, or a body that is too short or too long")
+        raise BytesContradict(HEADER_SIZE, "a row has the number 0, or a body that is too short or too long")
     sealed = [vault != PUBLIC for vault in vaults]
     if sealed != [kind in TENANTS_KINDS for kind in kinds] or sealed != [epoch != 0 for epoch in epochs]:
-        raise BytesWrong(HEADER_SIZE + _VAULT_AT, "a row's kind, vault and month do not belong together")
+        raise BytesContradict(HEADER_SIZE + _VAULT_AT, "a row's kind, vault and month do not belong together")
     return Rows(kinds, numbers, issuers, tags, commitments, epochs, lengths, vaults, hashes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from libs.audit.log.findings import BytesWrong
+from libs.audit.log.findings import BytesContradict
 from libs.audit.log.frames import HEADER_SIZE, Frame
 from libs.audit.log.segments import NO_FOOTER, Footer, Header
 from libs.audit.log.tree import Frontier
@@ -47,7 +47,7 @@ class Place:
         self.number, self.epoch = header.number, header.epoch
 
     def enter(self, header: Header) -> None:
-        """Move into the next segment. Raises `BytesWrong`."""
+        """Move into the next segment. Raises `BytesContradict`."""
         mine = (self.number, self.size, self.log_id, self.footer_hash, self.chain, self.frame_hash, self.frontier.peaks)
         said = (
             header.number,
@@ -59,35 +59,37 @@ class Place:
             header.peaks,
         )
         if said != mine or header.epoch < self.epoch:
-            raise BytesWrong(8, "the segment's header does not continue what comes before it")
+            raise BytesContradict(8, "the segment's header does not continue what comes before it")
         self.number += 1
 
     def follow(self, frame: Frame) -> None:
-        """Move to the end of a frame. Raises `BytesWrong`."""
+        """Move to the end of a frame. Raises `BytesContradict`."""
         header, last = frame.header, frame.header.first + max(frame.header.count, 1) - 1
         if header.first != self.size or header.previous != self.frame_hash:
-            raise BytesWrong(8, f"the frame does not continue the log at leaf {self.size}")
+            raise BytesContradict(8, f"the frame does not continue the log at leaf {self.size}")
         if header.first >> self._block_level != last >> self._block_level:
-            raise BytesWrong(16, "the frame crosses a block's end")
+            raise BytesContradict(16, "the frame crosses a block's end")
         if header.epoch < self.epoch or header.wall_ns < self.wall_ns or header.durable > header.first:
-            raise BytesWrong(24, "the frame's epoch or time goes back, or it states as durable what was not written")
+            raise BytesContradict(
+                24, "the frame's epoch or time goes back, or it states as durable what was not written"
+            )
         self._verify_source(header.source, header.source_low, header.source_high)
         chain = self.chain
         for index, leaf in enumerate(frame.leaf_hashes, header.first):
             chain = sha256(b"\x02" + chain + index.to_bytes(8, "big") + leaf).digest()
         if chain != frame.chain_after:
-            raise BytesWrong(HEADER_SIZE if frame.leaf_hashes else frame.trailer_at, "the hash chain is another")
+            raise BytesContradict(HEADER_SIZE if frame.leaf_hashes else frame.trailer_at, "the hash chain is another")
         grown = self.frontier.copy()
         blocks = grown.add(frame.leaf_hashes, keep=(self._block_level,))
         if grown.root() != frame.root_after:
-            raise BytesWrong(frame.trailer_at + 32, "the root is another")
+            raise BytesContradict(frame.trailer_at + 32, "the root is another")
         self._blocks += blocks.get(self._block_level, ())
         self.frontier, self.chain, self.frame_hash = grown, chain, frame.digest
         self.epoch, self.wall_ns = header.epoch, header.wall_ns
         self._source = (header.source, header.source_high)
 
     def leave(self, header: Header, footer: Footer, length: int, content: bytes) -> None:
-        """Move out of a sealed segment. Raises `BytesWrong`."""
+        """Move out of a sealed segment. Raises `BytesContradict`."""
         mine = (header.number, header.first, self.size - header.first, length, content, self.chain, self.frame_hash)
         said = (
             footer.number,
@@ -99,7 +101,7 @@ class Place:
             footer.frame_hash,
         )
         if said != mine or footer.root != self.frontier.root() or footer.blocks != self._blocks_since(header.first):
-            raise BytesWrong(8, "the segment's footer does not match its frames")
+            raise BytesContradict(8, "the segment's footer does not match its frames")
         self.footer_hash = footer.digest
 
     def _blocks_since(self, first: int) -> tuple[bytes, ...]:
@@ -109,6 +111,6 @@ class Place:
 
     def _verify_source(self, source: bytes, low: int, high: int) -> None:
         if low < 1 or high < low - 1:
-            raise BytesWrong(32, f"{low} to {high} is no range of stream sequences")
+            raise BytesContradict(32, f"{low} to {high} is no range of stream sequences")
         if self._source is not None and source == self._source[0] and low != self._source[1] + 1:
-            raise BytesWrong(32, f"stream position {low} does not follow {self._source[1]}")
+            raise BytesContradict(32, f"stream position {low} does not follow {self._source[1]}")

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import BinaryIO, Protocol
 
 from libs.audit.log import frames, segments
-from libs.audit.log.findings import BytesWrong, Findings, Status
+from libs.audit.log.findings import BytesContradict, BytesWrong, Findings, Status
 from libs.audit.log.frames import Frame
 from libs.audit.log.place import Place
 from libs.audit.log.segments import Footer, Header
@@ -90,7 +90,7 @@ class Walk:
             try:
                 segment.read_frames(self._which, self._take)
             except BytesWrong as error:
-                if not is_last or segment.is_followed():
+                if not is_last or isinstance(error, BytesContradict) or segment.is_followed():
                     return self._damaged(name, segment.end + error.at, error.why)
                 self._findings.add(Status.TORN, name, segment.end + error.at, f"{error.why}; no frame follows")
         self.end = segment.end
@@ -160,10 +160,8 @@ class _Segment:
     def _read_footer(self, rest: bytes) -> None:
         footer = segments.read_footer(rest[: segments.FOOTER_SIZE])
         self._place.leave(self._header, footer, self.end, self._content.digest())
-        if rest[segments.FOOTER_SIZE :].strip(b"\0"):
-            raise BytesWrong(segments.FOOTER_SIZE, "bytes follow the segment's footer")
         if len(rest) > segments.FOOTER_SIZE:
-            raise BytesWrong(segments.FOOTER_SIZE, "zeros follow the segment's footer: its file was not cut yet")
+            raise BytesWrong(segments.FOOTER_SIZE, "bytes follow the segment's footer: its file was not cut yet")
         self.seal = Seal(self._name, self.end, footer)
 
     def _verify_zeros(self, skipped: int) -> None:

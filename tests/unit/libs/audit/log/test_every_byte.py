@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -54,11 +53,6 @@ def test_one_wrong_bit_at_any_byte_of_a_sealed_segment_is_damage(tmp_path: Path)
     for at in range(len(content)):
         reading = read({**files, FIRST: flipped(content, at)})
         assert (reading.findings.worst, reading.findings.wrong[0].file) == (Status.DAMAGED, FIRST[4:]), at
-    forged = bytearray(content[-1024:])
-    forged[688] ^= 1
-    forged[992:] = sha256(forged[:992]).digest()
-    reading = read({**files, FIRST: content[:-1024] + bytes(forged)})
-    assert "no ledger that the log knows has sealed the segment" in said(reading)
 
 
 def test_damage_is_named_with_its_place(sound: dict[str, bytes]) -> None:

@@ -215,10 +215,10 @@ def _split(width: int) -> int:
 
 def range_root(nodes: NodeReader, low: int, high: int) -> bytes:
     """Return the root over some leaves; `low` is a multiple of the largest power of two not above their number."""
-    return _fold([nodes.node(level, low_leaf >> level) for low_leaf, level in _complete_subtrees(low, high)])
+    return _fold([nodes.node(level, low_leaf >> level) for low_leaf, level in complete_subtrees(low, high)])
 
 
-def _complete_subtrees(low: int, high: int) -> Iterator[tuple[int, int]]:
+def complete_subtrees(low: int, high: int) -> Iterator[tuple[int, int]]:
     """Yield (first leaf, level) of the largest complete subtrees that cover the range, left to right.
 
     `low` is a multiple of the first one's width, as in every range that RFC 6962 proofs name.

@@ -86,12 +86,12 @@ class Sequencer:
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Say which candidates are new, in order. Of two that name one entry the first is judged as if logged."""
-        pending: dict[bytes, Verdict] = {}
+        pending: dict[tuple[bytes, int], Verdict] = {}
         verdicts = []
         for candidate in candidates:
             verdict = self._judge(candidate, pending)
             if verdict.outcome is Outcome.NEW:
-                pending[candidate.entry_id] = verdict
+                pending[candidate.issuer, candidate.issuer_seq] = verdict
             verdicts.append(verdict)
         return verdicts
 
@@ -109,12 +109,12 @@ class Sequencer:
         commits = [self._commit(group, source, low, low - 1) for group in groups[:-1]]
         return [*commits, self._commit(groups[-1], source, low, high)]
 
-    def _judge(self, candidate: Candidate, pending: dict[bytes, Verdict]) -> Verdict:
-        earlier = pending.get(candidate.entry_id)
+    def _judge(self, candidate: Candidate, pending: dict[tuple[bytes, int], Verdict]) -> Verdict:
+        earlier = pending.get((candidate.issuer, candidate.issuer_seq))
         if earlier is not None:
             same = _identity(earlier.candidate) == _identity(candidate)
             return _known(candidate, same, earlier.index, earlier.candidate.commitment)
-        index = self._store.index.find(candidate.entry_id)
+        index = self._store.index.index_of(candidate.issuer, candidate.issuer_seq)
         if index is None:
             return Verdict(candidate, Outcome.NEW, self._store.head.size + len(pending), candidate.commitment)
         logged = self._store.reader.entry(index).leaf
@@ -142,7 +142,7 @@ class Sequencer:
             rows, epoch=self._epoch, source=source, source_low=low, source_high=high, wall_ns=self._clock()
         )
         offset = store.append(data, after)
-        store.index.add_rows(first, rows, offset, hashes)
+        store.index.add(first, rows, offset, hashes)
         stored = (StoredEntry(at, row, self._epoch, after.wall_ns) for at, row in enumerate(rows, first))
         entries = tuple(
             (statement_of(entry, number, hashed), entry.row.leaf_data)

@@ -174,7 +174,13 @@ class WrittenLog:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def _open(self) -> LogStore:
-        return LogStore(self.folder, sign=self.ledger.ack_key.sign, clock=self._clock, geometry=self.geometry)
+        return LogStore(
+            self.folder,
+            sign=self.ledger.ack_key.sign,
+            clock=self._clock,
+            index_key=b"\x08" * 32,
+            geometry=self.geometry,
+        )
 
     def _sequencer(self, store: LogStore) -> Sequencer:
         return Sequencer(store, epoch=store.last_epoch + 1, tag=self.tag, clock=self._clock)

@@ -122,6 +122,14 @@ def test_seal_by_another_key_is_not_proven(tmp_path: Path) -> None:
     assert "no ledger that the log knows has sealed the segment" in said(reading)
 
 
+def test_damage_in_the_last_frame_of_a_sealed_segment_is_no_torn_write(tmp_path: Path) -> None:
+    files = sealed_segment(tmp_path / "log").files()
+    data = bytearray(files[FIRST])
+    data[-1024 - 20] ^= 1
+    alone = {"log.json": files["log.json"], FIRST: bytes(data)}
+    assert read(alone).findings.worst is Status.DAMAGED
+
+
 def test_footer_whose_file_was_not_cut_yet_is_a_torn_write(tmp_path: Path) -> None:
     files = sealed_segment(tmp_path / "log").files()
     alone = {"log.json": files["log.json"], FIRST: files[FIRST] + bytes(100)}

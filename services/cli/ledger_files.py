@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.cli.inputs import InputUnreadable
+from services.cli.layout import add_state_option, layout_of
 
 SEGMENTS = "seg"
 DESCRIPTION = "log.json"
@@ -37,6 +39,20 @@ class LogFolder:
                 return path.read_bytes()
             except FileNotFoundError:
                 return None
+
+
+def add_log_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the log that a command is about: a folder, by default the local mesh's."""
+    parser.add_argument("log", type=Path, nargs="?", metavar="PATH", help="the log's folder; default: the local mesh's")
+    add_state_option(parser)
+
+
+def log_folder(args: argparse.Namespace) -> Path:
+    """Return the folder. Raises `InputUnreadable`."""
+    path: Path = args.log or layout_of(args).state("ledger") / "log"
+    if not is_log(path):
+        raise InputUnreadable(f"{path} holds no log")
+    return path
 
 
 def is_log(path: Path) -> bool:

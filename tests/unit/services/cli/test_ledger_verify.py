@@ -231,3 +231,14 @@ def _tag_key(folder: Path) -> Path:
     path = folder / "tenant.tag-key"
     path.write_text(TAG_KEY.hex() + "\n")
     return path
+
+
+def test_fsck_gives_the_ledgers_own_verdict(log: WrittenLog, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["ledger", "fsck", str(log.folder), "--repair-derived"]) == 0
+    assert "clean: 5 entries in 1 segments, at least 5 promised" in capfd.readouterr().out
+    flip(log, SEGMENT, (log.folder / SEGMENT).stat().st_size - 1)
+    assert main(["ledger", "fsck", str(log.folder), "--json"]) == 2
+    assert json.loads(capfd.readouterr().out)["verdict"] == "torn"
+    flip(log, SEGMENT, _HEADER + 170)
+    assert main(["ledger", "fsck", str(log.folder)]) == 3
+    assert main(["ledger", "fsck", "--state", str(log.folder.parent)]) == 1

@@ -50,10 +50,12 @@ class Contents:
         self.wall_ns = header.wall_ns
         if PUBLIC in rows.vaults:
             self._take_singly(located)
+        elif header.count and rows.issuers.count(rows.issuers[0]) == header.count:
+            self._add_run(located, rows.issuers[0], 0, header.count)
         else:
             start = 0
             for issuer, run in groupby(rows.issuers):
-                end = start + sum(1 for _ in run)
+                end = start + len(list(run))
                 self._add_run(located, issuer, start, end)
                 start = end
         if self.tenant is not None:

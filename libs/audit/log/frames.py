@@ -21,14 +21,16 @@ LEDGERS_KINDS = frozenset(range(16, 23))
 KINDS = frozenset(range(1, 13)) | LEDGERS_KINDS
 
 _ROW_SIZE = 152
-_LEAF_SIZE = 96
 _TRAILER_SIZE = 112
 _MAX_ROWS = 4096
 _MAX_SIZE = 16 << 20
 _MIN_BODY, _MAX_BODY = 33, 32 + 512 * 1024 + 16
 _HASHED = 152
 _HEADER = struct.Struct(">4sIQI4sQ16sQQQQ32s40s")
-_ROW = struct.Struct(">4sB3sQ32s16s32sII16s32s")
+_ROW = struct.Struct(">4xB3xQ32s16s32sII16s32s")
+_CONSTANTS = {at: bytes([value]) for at, value in enumerate(b"TML1\0\0\0\0") if at != 4}
+"""What every leaf has in common, by its place in the row."""
+_LEAF = struct.Struct(">96s56x")
 _TRAILER = struct.Struct(">32s32s32sI4s8s")
 _KIND_AT, _VAULT_AT = 4, 96
 
@@ -124,7 +126,7 @@ def read_frame(header: Header, data: bytes) -> Frame:
     rows = _read_rows(data[HEADER_SIZE:rows_end]) if header.count else Rows()
     if rows_end + sum(rows.lengths) != trailer_at:
         raise BytesContradict(HEADER_SIZE, "the bodies do not fill their frame")
-    leaves = [sha256(b"\x00" + data[at : at + _LEAF_SIZE]).digest() for at in range(HEADER_SIZE, rows_end, _ROW_SIZE)]
+    leaves = [sha256(b"\x00" + leaf).digest() for (leaf,) in _LEAF.iter_unpack(data[HEADER_SIZE:rows_end])]
     return Frame(header, data, rows, leaves, chain_after, root_after, digest)
 
 
@@ -142,18 +144,25 @@ def find_header(data: bytes, start: int, first_at_least: int) -> int | None:
 
 
 def _read_rows(table: bytes) -> Rows:
-    magics, kinds, reserved, numbers, issuers, tags, commitments, epochs, lengths, vaults, hashes = zip(
-        *_ROW.iter_unpack(table), strict=True
-    )
-    if set(magics) != {b"TML1"} or set(reserved) != {bytes(3)}:
-        at = next(i for i, pair in enumerate(zip(magics, reserved, strict=True)) if pair != (b"TML1", bytes(3)))
-        raise BytesContradict(HEADER_SIZE + _ROW_SIZE * at, f"row {at} has no leaf of version 1")
-    if not KINDS.issuperset(kinds):
-        at = next(i for i, kind in enumerate(kinds) if kind not in KINDS)
-        raise BytesContradict(HEADER_SIZE + _ROW_SIZE * at + _KIND_AT, f"row {at} is of the unknown kind {kinds[at]}")
-    if min(numbers) < 1 or min(lengths) < _MIN_BODY or max(lengths) > _MAX_BODY:
+    for at, constant in _CONSTANTS.items():
+        column = table[at::_ROW_SIZE]
+        if column.strip(constant):
+            row = len(column) - len(column.lstrip(constant))
+            raise BytesContradict(HEADER_SIZE + _ROW_SIZE * row + at, f"row {row} has no leaf of version 1")
+    rows = Rows(*zip(*_ROW.iter_unpack(table), strict=True))
+    if not KINDS.issuperset(rows.kinds):
+        row = next(row for row, kind in enumerate(rows.kinds) if kind not in KINDS)
+        raise BytesContradict(HEADER_SIZE + _ROW_SIZE * row + _KIND_AT, f"row {row} is of an unknown kind")
+    if min(rows.numbers) < 1 or min(rows.lengths) < _MIN_BODY or max(rows.lengths) > _MAX_BODY:
         raise BytesContradict(HEADER_SIZE, "a row has the number 0, or a body that is too short or too long")
-    sealed = [vault != PUBLIC for vault in vaults]
-    if sealed != [kind in TENANTS_KINDS for kind in kinds] or sealed != [epoch != 0 for epoch in epochs]:
+    if not _belong_together(rows):
         raise BytesContradict(HEADER_SIZE + _VAULT_AT, "a row's kind, vault and month do not belong together")
-    return Rows(kinds, numbers, issuers, tags, commitments, epochs, lengths, vaults, hashes)
+    return rows
+
+
+def _belong_together(rows: Rows) -> bool:
+    """Whether what is a tenant's lies in a vault and a month, and nothing else does."""
+    if PUBLIC not in rows.vaults and 0 not in rows.vault_epochs and TENANTS_KINDS.issuperset(rows.kinds):
+        return True
+    sealed = [vault != PUBLIC for vault in rows.vaults]
+    return sealed == [kind in TENANTS_KINDS for kind in rows.kinds] == [epoch != 0 for epoch in rows.vault_epochs]

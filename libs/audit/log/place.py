@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from hashlib import sha256
 
 from libs.audit.log.findings import BytesContradict
@@ -10,6 +11,7 @@ from libs.audit.log.segments import NO_FOOTER, Footer, Header
 from libs.audit.log.tree import Frontier
 
 _NO_FRAME = bytes(32)
+_LINK = struct.Struct(">B32sQ32s")
 
 
 class Place:
@@ -76,7 +78,7 @@ class Place:
         self._verify_source(header.source, header.source_low, header.source_high)
         chain = self.chain
         for index, leaf in enumerate(frame.leaf_hashes, header.first):
-            chain = sha256(b"\x02" + chain + index.to_bytes(8, "big") + leaf).digest()
+            chain = sha256(_LINK.pack(2, chain, index, leaf)).digest()
         if chain != frame.chain_after:
             raise BytesContradict(HEADER_SIZE if frame.leaf_hashes else frame.trailer_at, "the hash chain is another")
         grown = self.frontier.copy()

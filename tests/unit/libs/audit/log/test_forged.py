@@ -59,6 +59,10 @@ def row(**changes: object) -> Callable[[Frame], Frame]:
         (lambda frame: replace(frame, chain_after=bytes(32)), "the hash chain is another"),
         (lambda frame: replace(frame, root_after=bytes(32)), "the root is another"),
         (lambda frame: replace(frame, rows=_renamed(frame.rows)), "the hash chain is another"),
+        (lambda frame: replace(frame, rows=_renamed(frame.rows, kind=13)), "row 0 is of an unknown kind"),
+        (lambda frame: replace(frame, rows=_renamed(frame.rows, reserved=1)), "row 0 has no leaf of version 1"),
+        (lambda frame: replace(frame, rows=_renamed(frame.rows, magic=b"TML2")), "row 0 has no leaf of version 1"),
+        (lambda frame: replace(frame, rows=_renamed(frame.rows, number=0)), "a row has the number 0"),
         (row(vault_epoch=1), "kind, vault and month do not belong together"),
         (row(vault_id=b"\x01" * 16), "kind, vault and month do not belong together"),
     ],
@@ -137,7 +141,9 @@ def test_footer_whose_file_was_not_cut_yet_is_a_torn_write(tmp_path: Path) -> No
     assert read({**alone, "seg/00000000000000000004.seg": files[FIRST]}).findings.worst is Status.DAMAGED
 
 
-def _renamed(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+def _renamed(
+    rows: tuple[Row, ...], *, kind: int = Kind.GAP, reserved: int = 0, magic: bytes = b"TML1", number: int = 9
+) -> tuple[Row, ...]:
     leaf = bytearray(rows[0].leaf_data)
-    leaf[4] = Kind.GAP
+    leaf[:4], leaf[4], leaf[6], leaf[8:16] = magic, kind, reserved, number.to_bytes(8, "big")
     return (replace(rows[0], leaf_data=bytes(leaf)),)

@@ -22,6 +22,7 @@ from libs.errors import Code, MeshError
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
 from services.cli.layout import add_state_option
+from services.cli.ledger_export import add_export, add_restore
 from services.cli.ledger_fsck import add_fsck
 from services.cli.ledger_lines import describe_entry
 from services.cli.ledger_verify import add_verify
@@ -70,6 +71,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     tail.set_defaults(run=_run_tail)
     add_verify(commands.add_parser("verify", help="hold a log against itself, its signed heads and what others hold"))
+    add_export(commands.add_parser("export", help="verify a log, and write it, or some segments, as one bundle"))
+    add_restore(commands.add_parser("restore", help="make a log's folder of a bundle, every file as it was"))
     add_fsck(commands.add_parser("fsck", help="what a start would say of a log; reads, and cuts nothing"))
 
 

@@ -51,6 +51,10 @@ def compare(subject: Subject, other: Subject, name: str, asked: Asked) -> Examin
     except NoteUnproven as error:
         findings.add(Status.UNPROVEN, name, None, f"it has another history, but {error}")
         return Examined(reading, _evidence(subject, reading))
+    if mine is None:
+        what = f"the log signed another history up to {head.size} there, and none that holds here"
+        findings.add(Status.ROLLED_BACK, name, None, what)
+        return Examined(reading, None)
     findings.add(Status.DIVERGED, name, None, f"the log signed another history up to {head.size} there")
     return Examined(replace(reading, contradictions=((head, mine),)), view.split(keys))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from libs.audit.log.description import read_description
-from libs.audit.log.findings import BytesWrong
+from libs.audit.log.findings import BytesWrong, Status
 from libs.audit.log.notes import Key, NoteUnreadable, read_checkpoint
 from libs.audit.log.promises import CHECKPOINT, Held
-from libs.audit.log.reading import BLOCK_LEAVES, DESCRIPTION, Depth, Question, Reading, read_log
+from libs.audit.log.reading import BLOCK_LEAVES, DESCRIPTION, Depth, Part, Question, Reading, read_log
 from libs.audit.log.served import ServedQuestion, newest_head, read_served
 from libs.audit.log.subtrees import roots_over
 from libs.audit.log.tiles import Fetch, TileTree, TileWrong
@@ -21,6 +21,7 @@ from libs.audit.log.walk import LogSource
 from libs.errors import Code, MeshError
 from libs.policy.signatures import SignedPolicy
 from services.cli.inputs import InputUnreadable, read_input
+from services.cli.ledger_bundle import Bundle, is_bundle, open_bundle
 from services.cli.ledger_files import LogFolder, is_log
 from services.cli.ledger_policy import PolicyJudge
 from services.cli.ledger_served import fetching, is_url
@@ -31,6 +32,13 @@ class PolicyNeedsEntries(MeshError):
 
     code = Code.INVALID_ARGUMENT
     reason = "POLICY_NEEDS_ENTRIES"
+
+
+class PartOfLog(MeshError):
+    """The bundle does not begin with the log's first entry, so nothing about what came before can be proven by it."""
+
+    code = Code.OUT_OF_RANGE
+    reason = "PART_OF_LOG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class LogFiles:
 
     source: LogSource
     block_leaves: int = BLOCK_LEAVES
+    part: Part | None = None
 
     def read(self, asked: Asked) -> Reading:
         depth, sampled = asked.depth, frozenset[int]()
@@ -88,6 +97,7 @@ class LogFiles:
                 keys=asked.keys,
                 tag_key=asked.tag_key,
                 on_entry=None if judge is None else judge.take,
+                part=self.part,
                 block_leaves=self.block_leaves,
             ),
         )
@@ -113,6 +123,25 @@ class LogFiles:
             return read_checkpoint(self.source.read(CHECKPOINT) or b"").size
         except NoteUnreadable as error:
             raise InputUnreadable(f"there is no signed head to choose entries under: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class BundledLog:
+    """A log, or a part of one, by a bundle of its files."""
+
+    bundle: Bundle
+
+    def read(self, asked: Asked) -> Reading:
+        manifest = self.bundle.manifest
+        reading = LogFiles(self.bundle, part=Part(manifest.first, manifest.is_to_end)).read(asked)
+        for name in self.bundle.wrong():
+            reading.findings.add(Status.DAMAGED, name, None, "it is not what the bundle's manifest says")
+        return reading
+
+    def roots_over(self, origin: str, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
+        if self.bundle.manifest.first:
+            raise PartOfLog("the bundle begins in the middle of the log: what came before cannot be shown")
+        return LogFiles(self.bundle).roots_over(origin, ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +191,10 @@ class Opening:
                 yield ServedLog(fetch)
             return
         path = Path(name)
+        if is_bundle(path):
+            with open_bundle(path) as bundle:
+                yield BundledLog(bundle)
+            return
         if not path.is_dir() or not is_log(path):
             raise InputUnreadable(f"{path} holds no log")
         yield self.files(LogFolder(path))

@@ -21,6 +21,7 @@ from libs.audit.log.split_view import SplitView, read_split_view
 from libs.audit.log.tenants import TAG_KEY_SIZE, TagKeyUnreadable
 from services.cli.evidence_inputs import read_certificate_file, read_policy
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
+from services.cli.ledger_bundle import is_bundle
 from services.cli.ledger_comparison import Examined, compare, examine
 from services.cli.ledger_served import is_url
 from services.cli.ledger_subject import Asked, Auditor, Opening, read_head
@@ -68,7 +69,7 @@ def run_verify(args: argparse.Namespace, opening: Opening | None = None) -> int:
 
 def _examine(args: argparse.Namespace, opening: Opening) -> Examined:
     outside = [] if args.old is None else [read_head(args.old)]
-    is_head = args.against is not None and not is_url(args.against) and Path(args.against).is_file()
+    is_head = args.against is not None and _is_head(args.against)
     if is_head:
         outside.append(read_head(Path(args.against)))
     asked = Asked(
@@ -102,6 +103,10 @@ def _auditor(args: argparse.Namespace) -> Auditor | None:
     if (args.policy is None) != (args.mesh_ca is None):
         raise InputUnreadable("a policy judges certificates by the mesh CA: give --policy and --mesh-ca together")
     return None if args.policy is None else Auditor(read_policy(args.policy), read_certificate_file(args.mesh_ca))
+
+
+def _is_head(name: str) -> bool:
+    return not is_url(name) and Path(name).is_file() and not is_bundle(Path(name))
 
 
 def _keys(args: argparse.Namespace) -> tuple[Key, ...]:

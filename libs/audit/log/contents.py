@@ -28,6 +28,8 @@ class Contents:
     origin: str
     findings: Findings
     tenant: TenantVault | None = None
+    is_part: bool = False
+    """Whether the log was not read from its first leaf: then who writes, and which numbers came before, is unknown."""
     on_entry: OnEntry | None = None
     """Told of each public entry, in order: for who judges more of it than its form."""
     writers: dict[bytes, Writer] = field(default_factory=dict)
@@ -66,6 +68,9 @@ class Contents:
 
     def judge_holes(self) -> None:
         """Say which numbers are missing; for once the log was read to its end."""
+        if self.is_part:
+            self.findings.remark("only a part of the log: whose numbers are whole cannot be told")
+            return
         for issuer, number in self._sequences.contradicted():
             self.findings.add(
                 Status.GAP, "seg", None, f"{_name(issuer)}: entry {number} is not the one that the next one names"
@@ -106,14 +111,14 @@ class Contents:
     def _take_public(self, located: Located, number: int, body: bytes) -> None:
         rows = located.frame.rows
         kind, issuer, issuer_seq = rows.kinds[number], rows.issuers[number], rows.numbers[number]
-        if not self._public.add(rows.tags[number]):
+        if not self.is_part and not self._public.add(rows.tags[number]):
             self._report(Status.DAMAGED, located, number, "its tag is not that of the public vault's next number")
         if rows.commitments[number] != rows.body_hashes[number]:
             self._report(Status.DAMAGED, located, number, "the entry in clear is not the one that its leaf commits to")
             return
         try:
             entry = read_entry(body, kind, issuer, issuer_seq)
-            if not self._sequences.names_previous(issuer, issuer_seq, entry.previous):
+            if not self.is_part and not self._sequences.names_previous(issuer, issuer_seq, entry.previous):
                 self._report(Status.GAP, located, number, "the entry names another one before it than the log holds")
             self._understand(located, number, entry)
         except EntryWrong as error:
@@ -148,11 +153,13 @@ class Contents:
         rows = located.frame.rows
         writer = self.writers.get(issuer)
         if writer is None:
-            if issuer not in self._unknown:
+            if not self.is_part and issuer not in self._unknown:
                 self._unknown.add(issuer)
                 self._report(Status.UNPROVEN, located, start, f"{_name(issuer)} writes without a keyset")
         elif not writer.kinds.issuperset(rows.kinds[start:end]):
             self._report(Status.UNPROVEN, located, start, f"role {writer.role} writes no entries of such a kind")
+        if self.is_part:
+            return
         header = located.frame.header
         repeated = self._sequences.add_run(issuer, rows.numbers[start:end], rows.commitments[start:end], header.wall_ns)
         for number in repeated:

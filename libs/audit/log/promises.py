@@ -1,7 +1,7 @@
 """It is responsible for what was promised of a log: its signed tree heads, its watermark, and heads that others hold.
 
-Each is held against the tree that was read. A head that the log's key signed and the tree contradicts is proof of two
-histories; an unsigned one is proof of nothing but a wrong file.
+Each is held against the tree that was read. Two histories are proven by two signed heads that cannot both be true. One
+head that the tree contradicts shows that the files are not the log's; an unsigned one, that it is itself not.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Promises:
     _mark: Mark | None = None
     _signed: dict[int, bytes] = field(default_factory=dict)
     """Size and root of the log's own heads, whoever signed them."""
+    _proven: dict[int, Checkpoint] = field(default_factory=dict)
+    """By size: heads that are proven and, as far as the tree tells, true."""
 
     def read(self, checkpoint: bytes | None, checkpoints_log: bytes, watermark: bytes, quarantine: bytes) -> None:
         """Take in the folder's own."""
@@ -82,11 +84,9 @@ class Promises:
 
     def judge(self, tree: Tree, keys: Sequence[Key], end: tuple[str, int]) -> None:
         """Hold everything against the tree that was read, which ends at `end`."""
-        proven: dict[int, Checkpoint] = {}
-        for held in (*self._own(), *self.outside):
-            checkpoint = held.checkpoint
-            is_proven = self._is_proven(held, keys)
-            self._hold(held, tree.roots.get(checkpoint.size), proven if is_proven else None)
+        false = [held for held in (*self._own(), *self.outside) if not self._bears_out(held, tree, keys)]
+        for held in false:
+            self._accuse(held)
         self._judge_mark(tree)
         floors = [(held.checkpoint.size, held.file) for held in self.outside]
         floors += [(size, CHECKPOINTS_LOG) for size in self._signed]
@@ -129,23 +129,33 @@ class Promises:
             self.findings.add(Status.DAMAGED, CHECKPOINT, 0, f"{CHECKPOINTS_LOG} does not hold it, though it was first")
         return released
 
-    def _hold(self, held: Held, root: bytes | None, proven: dict[int, Checkpoint] | None) -> None:
-        """Hold a head against the tree's root of its size, and against what else was proven of it."""
-        checkpoint = held.checkpoint
-        if checkpoint.origin != self.origin:
-            return
-        if proven is None:
-            if root not in (None, checkpoint.root):
+    def _bears_out(self, held: Held, tree: Tree, keys: Sequence[Key]) -> bool:
+        """Returns False for a head that is proven and not true of the tree, or of what else was proven."""
+        checkpoint, root = held.checkpoint, tree.roots.get(held.checkpoint.size)
+        if not self._is_proven(held, keys):
+            if root not in (None, checkpoint.root) and checkpoint.origin == self.origin:
                 status = Status.UNPROVEN if held in self.outside else Status.DAMAGED
                 self.findings.add(status, held.file, held.offset, _another(checkpoint))
-            return
-        other = proven.setdefault(checkpoint.size, checkpoint)
-        if root not in (None, checkpoint.root) or other.root != checkpoint.root:
-            self.findings.add(Status.DIVERGED, held.file, held.offset, f"{_another(checkpoint)}, yet the log signed it")
-            if all(checkpoint.text != known.text for known, _ in self.contradictions):
-                self.contradictions.append((checkpoint, other if other.root != checkpoint.root else None))
-        elif root is not None and (self.newest is None or checkpoint.size >= self.newest.size):
+            return True
+        if root not in (None, checkpoint.root):
+            return False
+        if self._proven.setdefault(checkpoint.size, checkpoint).root != checkpoint.root:
+            return False
+        if root is not None and (self.newest is None or checkpoint.size >= self.newest.size):
             self.newest = checkpoint
+        return True
+
+    def _accuse(self, held: Held) -> None:
+        """It takes two signed heads to prove two histories: files that were exchanged under one prove none."""
+        head, newest = held.checkpoint, self.newest
+        other = self._proven.get(head.size)
+        if other is None and (newest is None or newest.size < head.size):
+            what = f"{_another(head)}; the log is not what it signed"
+            self.findings.add(Status.ROLLED_BACK, held.file, held.offset, what)
+            return
+        self.findings.add(Status.DIVERGED, held.file, held.offset, f"{_another(head)}, yet the log signed both")
+        if all(head.text != known.text for known, _ in self.contradictions):
+            self.contradictions.append((head, other))
 
     def _is_proven(self, held: Held, keys: Sequence[Key]) -> bool:
         if held.checkpoint.origin != self.origin:

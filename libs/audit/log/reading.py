@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from libs.audit.log import segments
 from libs.audit.log.contents import Contents, OnEntry
 from libs.audit.log.description import Description, read_description
 from libs.audit.log.findings import BytesWrong, Findings, Status
@@ -43,6 +44,16 @@ class Depth(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Which segments there are. What comes before them is a segment's word, until a signed root bears it out."""
+
+    first: int
+    """Leaf with which the first begins."""
+    is_to_end: bool
+    """Whether they reach to the end that the log had."""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What is asked of a log."""
 
@@ -57,6 +68,8 @@ class Question:
     """Checkpoint keys that are known without the log."""
     tag_key: bytes | None = None
     on_entry: OnEntry | None = None
+    part: Part | None = None
+    """Set where the files are only a part of the log."""
     block_leaves: int = BLOCK_LEAVES
     """Part of the format; only tests have another."""
 
@@ -81,6 +94,8 @@ class Reading:
     keys: tuple[Key, ...] = ()
     """Checkpoint keys, by the log's own keysets and as given."""
     tenant_entries: int | None = None
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """How many bytes of each segment's file are the log's."""
 
 
 def read_log(source: LogSource, question: Question) -> Reading:
@@ -104,7 +119,9 @@ class _Reader:
         self._source, self._question, self._findings = source, question, findings
         self._description = description
         self._tenant = None if question.tag_key is None else TenantVault(question.tag_key)
-        self._contents = Contents(description.origin, findings, self._tenant, question.on_entry)
+        self._part = part = question.part
+        is_part = part is not None and part.first > 0
+        self._contents = Contents(description.origin, findings, self._tenant, is_part, question.on_entry)
         self._place = Place(description.origin, question.block_leaves)
         self._promises = Promises(description.origin, findings, outside=question.outside)
         self._wanted: list[int] = []
@@ -117,14 +134,20 @@ class _Reader:
             read(CHECKPOINT), read(CHECKPOINTS_LOG) or b"", read(WATERMARK) or b"", read(QUARANTINE_LOG) or b""
         )
         self._wanted = sorted({*promises.sizes, *self._question.sizes})
+        if self._part is not None and not self._begin(self._part):
+            return Reading(self._findings, self._description)
         walk = Walk(self._source, place, self._findings, self._which, self._take)
         is_whole = walk.run()
         if is_whole:
             self._contents.judge_holes()
         self._judge_seals(walk.seals)
         keys = (*self._question.keys, *self._own_keys())
-        tree = Tree(place.size, is_whole, self._roots, self._chains)
+        is_to_end = is_whole and (self._part is None or self._part.is_to_end)
+        tree = Tree(place.size, is_to_end, self._roots, self._chains)
         promises.judge(tree, keys, (walk.file, walk.end))
+        if self._part is not None and (promises.newest is None or promises.newest.size <= self._part.first):
+            what = "no signed head that holds covers this part of the log: nothing bears out what came before it"
+            self._findings.add(Status.UNPROVEN, walk.file, None, what)
         return Reading(
             findings=self._findings,
             description=self._description,
@@ -138,7 +161,21 @@ class _Reader:
             contradictions=tuple(promises.contradictions),
             keys=keys,
             tenant_entries=None if self._tenant is None else self._tenant.last,
+            lengths=walk.lengths,
         )
+
+    def _begin(self, part: Part) -> bool:
+        """Take the first segment's word for what comes before it. Returns False where it has none."""
+        if part.first == 0:
+            return True
+        name = segments.file_name(part.first)
+        try:
+            with self._source.open_segment(name) as file:
+                self._place.begin_at(segments.read_header(file.read(segments.HEADER_SIZE)))
+        except BytesWrong as error:
+            self._findings.add(Status.DAMAGED, name, error.at, error.why)
+            return False
+        return True
 
     def _which(self, frame: Frame) -> Iterable[int] | None:
         if self._question.depth is Depth.FULL:
@@ -163,6 +200,9 @@ class _Reader:
         return (writer.checkpoint_key for writer in self._contents.writers.values() if writer.checkpoint_key)
 
     def _judge_seals(self, seals: Sequence[Seal]) -> None:
+        if self._contents.is_part:
+            self._findings.remark("only a part of the log: whose key sealed its segments cannot be told")
+            return
         keys = [writer.ack_key for writer in self._contents.writers.values() if writer.ack_key]
         for seal in seals:
             if not any(_signed(seal, key) for key in reversed(keys)):

@@ -69,6 +69,8 @@ class Walk:
         self.seals: list[Seal] = []
         self.file, self.end = "seg", 0
         """The last file that was read, and where its last frame ends."""
+        self.lengths: dict[str, int] = {}
+        """How much of each file is the log's: to its footer's end, or to its last frame's."""
 
     def run(self) -> bool:
         """Read to the end. Returns False where damage has kept the rest from being read."""
@@ -93,9 +95,10 @@ class Walk:
                 if not is_last or isinstance(error, BytesContradict) or segment.is_followed():
                     return self._damaged(name, segment.end + error.at, error.why)
                 self._findings.add(Status.TORN, name, segment.end + error.at, f"{error.why}; no frame follows")
-        self.end = segment.end
+        self.end = self.lengths[name] = segment.end
         if segment.seal is not None:
             self.seals.append(segment.seal)
+            self.lengths[name] += segments.FOOTER_SIZE
         elif not is_last:
             return self._damaged(name, segment.end, "a segment that is not the last one has no footer")
         return True

@@ -338,3 +338,16 @@ def _leaf_places(segment: bytes) -> list[int]:
         places += [at + 160 + 152 * row for row in range(count)]
         at += int.from_bytes(segment[at + 4 : at + 8], "big")
     return places
+
+
+def test_files_that_were_exchanged_under_a_signed_head_prove_no_second_history(
+    begun: WrittenLog, tmp_path: Path
+) -> None:
+    """Whoever has the disk can write any tree; only the log's key can sign one."""
+    begun.append([begun.router.receipt("what was said")])
+    begun.sign()
+    other = rewritten(begun, tmp_path / "rewritten", ["what was not"])
+    exchanged = {**other.files(), "checkpoints.log": begun.files()["checkpoints.log"]}
+    reading = read({**exchanged, "checkpoint": begun.files()["checkpoint"]})
+    assert (reading.findings.worst, reading.contradictions) == (Status.ROLLED_BACK, ())
+    assert "the log is not what it signed" in said(reading)

@@ -18,7 +18,7 @@ from rich.console import Console
 from libs import jcs
 from libs.audit.log.entries import PublicEntry
 from libs.audit.log.findings import Findings, Status
-from libs.audit.log.promises import CHECKPOINT, CHECKPOINTS_LOG
+from libs.audit.log.promises import CHECKPOINTS_LOG, RELEASED
 from libs.audit.log.reading import BLOCK_LEAVES, DESCRIPTION, Question, Reading, read_log
 from libs.audit.log.records import read_records
 from libs.audit.log.segments import first_leaf
@@ -29,7 +29,6 @@ from services.cli.ledger_bundle_writing import writing_archive, writing_folder
 from services.cli.ledger_files import LogFolder, add_log_argument, log_folder
 
 _POLICY = 4
-_WITNESSED = "checkpoint.witnessed"
 _RECORD_FRAMING = 40
 _ARCHIVE = ".tar"
 _EXPORTED = frozenset({Status.SOUND, Status.TORN, Status.GAP})
@@ -134,7 +133,7 @@ class _Snapshot:
 
     @classmethod
     def take(cls, source: LogFolder) -> _Snapshot:
-        heads = {name: source.read(name) for name in (DESCRIPTION, CHECKPOINT, _WITNESSED)}
+        heads = {name: source.read(name) for name in (DESCRIPTION, *RELEASED)}
         log = source.read(CHECKPOINTS_LOG) or b""
         ends = [at + len(record) + _RECORD_FRAMING for at, record in read_records(log, b"TMCK", "", Findings())]
         found = {name: data for name, data in heads.items() if data is not None}

@@ -14,7 +14,10 @@ from libs.audit.log.notes import Checkpoint, Key, NoteUnproven, NoteUnreadable, 
 from libs.audit.log.records import Mark, read_records, read_watermark
 
 CHECKPOINT = "checkpoint"
+CHECKPOINT_WITNESSED = "checkpoint.witnessed"
 CHECKPOINTS_LOG = "checkpoints.log"
+RELEASED = (CHECKPOINT, CHECKPOINT_WITNESSED)
+"""Files of the newest heads. Each head is in `checkpoints.log` before it is in one of these."""
 WATERMARK = "wm"
 QUARANTINE_LOG = "quarantine.log"
 
@@ -53,15 +56,15 @@ class Promises:
     contradictions: list[tuple[Checkpoint, Checkpoint | None]] = field(default_factory=list)
     """Heads that are proven and not true of this tree, each with one of the same size that is, where there is one."""
     _log: bytes = b""
-    _released: Checkpoint | None = None
+    _released: list[Held] = field(default_factory=list)
     _mark: Mark | None = None
     _signed: dict[int, bytes] = field(default_factory=dict)
     """Size and root of the log's own heads, whoever signed them."""
     _proven: dict[int, Checkpoint] = field(default_factory=dict)
     """By size: heads that are proven and, as far as the tree tells, true."""
 
-    def read(self, checkpoint: bytes | None, checkpoints_log: bytes, watermark: bytes, quarantine: bytes) -> None:
-        """Take in the folder's own."""
+    def read(self, released: Mapping[str, bytes], checkpoints_log: bytes, watermark: bytes, quarantine: bytes) -> None:
+        """Take in the folder's own. `released` are notes by their file's name, and MUST be older than the log."""
         self._mark = read_watermark(watermark, WATERMARK, self.findings)
         for _ in read_records(quarantine, b"TMQR", QUARANTINE_LOG, self.findings):
             pass  # Only that each is whole: what was refused is no part of the log.
@@ -69,16 +72,14 @@ class Promises:
         for offset, record in read_records(checkpoints_log, b"TMCK", CHECKPOINTS_LOG, self.findings):
             last = max(self._read_signed(offset, record, last), last)
         self._log = checkpoints_log
-        if checkpoint is not None:
-            self._released = self._read_released(checkpoint)
+        for name, note in released.items():
+            self._read_released(name, note)
 
     @property
     def sizes(self) -> Iterator[int]:
         """Where the tree's root is wanted."""
         yield from self._signed
-        yield from (held.checkpoint.size for held in self.outside)
-        if self._released is not None:
-            yield self._released.size
+        yield from (held.checkpoint.size for held in (*self.outside, *self._released))
         if self._mark is not None:
             yield self._mark.size
 
@@ -102,8 +103,7 @@ class Promises:
                 yield Held(CHECKPOINTS_LOG, offset, read_checkpoint(record))
             except NoteUnreadable:
                 continue  # It was found when it was read first.
-        if self._released is not None:
-            yield Held(CHECKPOINT, 0, self._released)
+        yield from self._released
 
     def _read_signed(self, offset: int, record: bytes, last: int) -> int:
         """Returns the record's size."""
@@ -119,15 +119,15 @@ class Promises:
         self._signed.setdefault(checkpoint.size, checkpoint.root)
         return checkpoint.size
 
-    def _read_released(self, note: bytes) -> Checkpoint | None:
+    def _read_released(self, name: str, note: bytes) -> None:
         try:
-            released = read_checkpoint(note)
+            head = read_checkpoint(note)
         except NoteUnreadable as error:
-            self.findings.add(Status.DAMAGED, CHECKPOINT, 0, str(error))
-            return None
-        if self._signed.get(released.size) != released.root:
-            self.findings.add(Status.DAMAGED, CHECKPOINT, 0, f"{CHECKPOINTS_LOG} does not hold it, though it was first")
-        return released
+            self.findings.add(Status.DAMAGED, name, 0, str(error))
+            return
+        if self._signed.get(head.size) != head.root:
+            self.findings.add(Status.DAMAGED, name, 0, f"{CHECKPOINTS_LOG} does not hold it, though it was first")
+        self._released.append(Held(name, 0, head))
 
     def _bears_out(self, held: Held, tree: Tree, keys: Sequence[Key]) -> bool:
         """Returns False for a head that is proven and not true of the tree, or of what else was proven."""

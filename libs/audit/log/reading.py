@@ -18,9 +18,9 @@ from libs.audit.log.frames import PUBLIC, Frame
 from libs.audit.log.notes import Checkpoint, Key
 from libs.audit.log.place import Place
 from libs.audit.log.promises import (
-    CHECKPOINT,
     CHECKPOINTS_LOG,
     QUARANTINE_LOG,
+    RELEASED,
     WATERMARK,
     Held,
     Promises,
@@ -130,9 +130,8 @@ class _Reader:
 
     def run(self) -> Reading:
         read, promises, place = self._source.read, self._promises, self._place
-        promises.read(
-            read(CHECKPOINT), read(CHECKPOINTS_LOG) or b"", read(WATERMARK) or b"", read(QUARANTINE_LOG) or b""
-        )
+        released = {name: note for name in RELEASED if (note := read(name)) is not None}
+        promises.read(released, read(CHECKPOINTS_LOG) or b"", read(WATERMARK) or b"", read(QUARANTINE_LOG) or b"")
         self._wanted = sorted({*promises.sizes, *self._question.sizes})
         if self._part is not None and not self._begin(self._part):
             return Reading(self._findings, self._description)

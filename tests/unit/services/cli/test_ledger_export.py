@@ -90,7 +90,8 @@ def test_keyring_is_in_no_bundle(log: WrittenLog, run: Run, tmp_path: Path, name
 
 def test_bundle_of_a_growing_log_holds_what_was_verified(log: WrittenLog, run: Run, tmp_path: Path) -> None:
     run("export", tmp_path / "one", log.folder)
-    (log.folder / "seg" / "00000000000000000006.seg").open("ab").write(b"half a frame")
+    with (log.folder / "seg" / "00000000000000000006.seg").open("ab") as growing:
+        growing.write(b"half a frame")
     assert run("export", tmp_path / "two", log.folder)[0] == 0
     assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()
 

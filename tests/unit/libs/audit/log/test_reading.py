@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from libs.audit.log.reading import Depth
 from libs.events.keyset import PreviousIssuer
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
+from services.ledger.records_log import CHECKPOINTS, RecordsLog
 from tests.fakes.written_log import TAG_KEY, Author, WrittenLog, rewritten, tag_of
 
 from .conftest import read, said
@@ -351,3 +353,18 @@ def test_files_that_were_exchanged_under_a_signed_head_prove_no_second_history(
     reading = read({**exchanged, "checkpoint": begun.files()["checkpoint"]})
     assert (reading.findings.worst, reading.contradictions) == (Status.ROLLED_BACK, ())
     assert "the log is not what it signed" in said(reading)
+
+
+def test_head_that_witnesses_signed_later_is_the_logs_own(begun: WrittenLog) -> None:
+    first = begun.sign()
+    line = "\N{EM DASH} witness.example " + base64.b64encode(b"\x01" * 76).decode() + "\n"
+    begun.append([begun.ledger.start()])
+    begun.sign()
+    log = RecordsLog(begun.folder / "checkpoints.log", CHECKPOINTS, (begun.folder / "checkpoints.log").stat().st_size)
+    log.append([first + line.encode()])
+    log.close()
+    files = begun.files()
+    witnessed = {**files, "checkpoint.witnessed": first + line.encode()}
+    assert read(witnessed).findings.worst is Status.SOUND
+    strange = {**witnessed, "checkpoint.witnessed": files["checkpoint"].replace(b"\n3\n", b"\n2\n")}
+    assert "checkpoints.log does not hold it" in said(read(strange))

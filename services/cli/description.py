@@ -35,7 +35,7 @@ def describe(
         ledger_grpc=addresses.of("ledger"),
         ledger_http=f"https://{addresses.of('ledger_http')}",
         ledger_vkey=ledger_vkey,
-        registry_grpc=addresses.of("registry"),
+        registry_grpc=(addresses.of("registry"),),
         attestation_grpc=addresses.of("attestation"),
         kms_grpc=tuple(addresses.of(name) for name in pids if role_of(name) == "kms"),
         mesh_ca=layout.mesh_ca,

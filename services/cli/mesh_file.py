@@ -30,7 +30,8 @@ class MeshDescription:
     """https://host:port."""
     ledger_vkey: str
     """Verifier key of the ledger's checkpoints, in C2SP's text form."""
-    registry_grpc: str
+    registry_grpc: tuple[str, ...]
+    """Of each instance, the preferred one first."""
     attestation_grpc: str
     kms_grpc: tuple[str, ...]
     """Of each instance, the preferred one first."""

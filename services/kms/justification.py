@@ -11,7 +11,6 @@ from libs.identity.freshness import PolicyKeeper
 from libs.policy.signatures import parse_signed
 from libs.policy.vault_orders import verify_retirement
 from services.kms.changes import Change
-from services.kms.pages import Pages
 
 
 class ChangeNotJustified(MeshError):
@@ -21,10 +20,12 @@ class ChangeNotJustified(MeshError):
     reason = "KEY_CHANGE_NOT_JUSTIFIED"
 
 
-def verify_logged(change: Change, pages: Pages, policies: PolicyKeeper) -> None:
-    """Raise unless a logged change counts: `ChangeNotJustified`, what `verify_retirement` raises."""
+def verify_logged(change: Change, newest: int, policies: PolicyKeeper) -> None:
+    """Raise unless a logged change counts: `ChangeNotJustified`, what `verify_retirement` raises.
+
+    `newest` is the key's newest epoch by all that was logged before it.
+    """
     if change.epoch is not None:
-        newest = pages.keys[change.name].epoch if change.name in pages.keys else 1
         if change.epoch > newest + 1:
             raise ChangeNotJustified(f"epoch {change.epoch} of {change.name} does not follow {newest}")
         return

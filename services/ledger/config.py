@@ -30,6 +30,8 @@ class Config:
     """How many nats-servers keep the stream."""
     checkpoint_seconds: float = 1.0
     """How often a log that has grown is signed, seconds; at once after every 10,000 entries."""
+    scrub_megabytes_per_second: float = 8.0
+    """How fast sealed segments are read again in the background, to find what a disk has lost, 10^6 bytes a second."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""
 
@@ -38,3 +40,5 @@ class Config:
             raise ValueError("dns_names or ip_addresses must name the HTTPS listener")
         if self.checkpoint_seconds <= 0:
             raise ValueError("checkpoint_seconds must be above 0")
+        if self.scrub_megabytes_per_second <= 0:
+            raise ValueError("scrub_megabytes_per_second must be above 0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,12 +16,11 @@ from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
 from services.ledger import description, keyring, watermark
-from services.ledger.admission import Admission
+from services.ledger.admission import REPLAYED, Admission
 from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
 from services.ledger.erasures import Erasures
 from services.ledger.policies import LoggedPolicies
-from services.ledger.reading import StoredEntry
 from services.ledger.recovery import CHECKPOINTS_LOG
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
@@ -65,13 +64,15 @@ def ensure_log(directory: Path, origin: str, log_number: int, anchors: Anchors, 
 
 @asynccontextmanager
 async def open_log(
-    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int]
+    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int], index_key: bytes
 ) -> AsyncIterator[LogStore]:
     """Open the log while the body runs. Raises what `LogStore` does, `LogDamaged` and `LogRolledBack` among it."""
-    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock)
+    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock, index_key=index_key)
     with store:
         report = store.report
-        log.info("log opened", size=report.size, floor=report.floor)
+        log.info(
+            "log opened", size=report.size, floor=report.floor, segments=report.segments, read=report.segments_read
+        )
         if report.torn is not None:
             log.warning(
                 "a torn tail was cut",
@@ -110,29 +111,17 @@ def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolici
 def restore(
     store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults, erasures: Erasures
 ) -> None:
-    """Take in what the log says of policies, writers and vaults, and check that all of it can still be opened but for
-    what was erased.
+    """Take in what the log says of policies and vaults, and check that all of it can still be opened but for what was
+    erased.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
-    closed: dict[tuple[bytes, int], int] = {}
-    admission.replay(_noting_closed(store.reader.entries(0, store.head.size), vaults, closed))
-    for (vault_id, epoch), index in closed.items():
-        # An erasure stands in the log behind the entries that it closes.
-        if erasures.closing(vault_id, epoch) is None:
-            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {index} is missing")
+    admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
+    for sealed in store.index.sealed_under():
+        is_open = sealed.vault_id == PUBLIC_VAULT_ID or vaults.holds(sealed.vault_id, sealed.epoch)
+        if not is_open and erasures.closing(sealed.vault_id, sealed.epoch) is None:
+            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
     log.info("log understood", policy_version=policies.newest.version)
-
-
-def _noting_closed(
-    entries: Iterator[StoredEntry], vaults: Vaults, closed: dict[tuple[bytes, int], int]
-) -> Iterator[StoredEntry]:
-    """Yield the entries; `closed` gets the vaults and months that do not open, with the first entry of each."""
-    for stored in entries:
-        row = stored.row
-        if row.vault_id != PUBLIC_VAULT_ID and not vaults.holds(row.vault_id, row.vault_epoch):
-            closed.setdefault((row.vault_id, row.vault_epoch), stored.index)
-        yield stored
 
 
 def _require_empty(directory: Path) -> None:

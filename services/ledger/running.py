@@ -30,6 +30,7 @@ from services.ledger.intake import Intake
 from services.ledger.keyring import KEY_NAME as KEYRING_KEY
 from services.ledger.keyring import KeyringFile
 from services.ledger.keys import KeySource, ReleasedKey, while_away
+from services.ledger.logged_writers import LoggedWriters
 from services.ledger.opening import restore
 from services.ledger.own import OwnEntries
 from services.ledger.policies import LoggedPolicies
@@ -37,6 +38,7 @@ from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
 from services.ledger.retention import Retention
+from services.ledger.scrubbing import Scrubber
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger
 from services.ledger.store import LogStore
@@ -129,6 +131,7 @@ async def running(
                 tasks.create_task(opened.auditor.watch()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
+                tasks.create_task(Scrubber(store, config.scrub_megabytes_per_second).keep()),
             ]
             yield Ledger(
                 vaults=vaults,
@@ -171,7 +174,7 @@ def _view_of(store: LogStore) -> LogView:
         progress = store.index.progress(issuer)
         return 0 if progress is None else progress.highest
 
-    return LogView(is_logged=lambda entry_id: store.index.find(entry_id) is not None, highest=highest)
+    return LogView(store.index.has, highest, LoggedWriters(store.index, store.reader).of)
 
 
 def _watermark_syncer(store: LogStore) -> Callable[[], Awaitable[None]]:

@@ -20,6 +20,7 @@ from services.ledger.erasing import Erasing
 from services.ledger.erasures import Erasures
 from services.ledger.proofs import EntryUnknown, Proofs
 from services.ledger.reading import LogReader
+from services.ledger.selection import Selection
 from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
 from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults, VaultUnknown, require_tenant_id, seal_for
@@ -145,6 +146,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         tail, erasing = self._served.tail, self._served.erasing
         if request.max_batch > MAX_BATCH:
             raise BatchTooLarge(f"a batch has at most {MAX_BATCH} entries")
+        selection = Selection(frozenset(request.kinds), request.vault_id, request.issuer)
         if request.WhichOneof("start") == "token":
             position = await tail.from_token(request.token)
         else:
@@ -153,7 +155,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             position,
             follow=request.follow,
             max_batch=request.max_batch or DEFAULT_BATCH,
-            kinds=frozenset(request.kinds),
+            selection=selection,
         )
         async with aclosing(reading) as batches:
             async for batch in batches:

@@ -16,6 +16,7 @@ from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 from services.router.errors import LedgerUnavailable as VaultUnavailable
 from services.router.tenants import Tenant
+from tests.fakes.entry_schema import require_documented
 
 TENANT = Tenant("ab" * 16, "Acme")
 VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT.tenant_id)
@@ -114,5 +115,6 @@ class LedgerTwin:
         self._log(Kind.AMENDMENT, {**members, "entry_id": entry_id.hex(), "effect": "not_released"}, None)
 
     def _log(self, kind: Kind, body: Mapping[str, Any], tenant: str | None) -> None:
+        require_documented(kind, body)
         self.entries.append((kind, body, tenant))
         self.logged.put_nowait(body)

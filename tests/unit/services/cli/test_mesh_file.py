@@ -17,7 +17,7 @@ def description(folder: Path) -> MeshDescription:
         ledger_grpc="127.0.0.1:2",
         ledger_http="https://127.0.0.1:3",
         ledger_vkey="mesh.local/ledger/1+00000000+AA==",
-        registry_grpc="127.0.0.1:4",
+        registry_grpc=("127.0.0.1:4",),
         attestation_grpc="127.0.0.1:5",
         kms_grpc=("127.0.0.1:6", "127.0.0.1:8"),
         mesh_ca=folder / "ca.pem",

@@ -25,7 +25,7 @@ from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
-from .conftest import KEY, SOURCE
+from .conftest import INDEX_KEY, KEY, SOURCE
 from .writers import LOG_ORIGIN, Keys, LogWriter, describe_log
 
 
@@ -42,7 +42,7 @@ def vaults_of(folder: Path) -> Vaults:
 
 
 def admission_of(policies: LoggedPolicies, kms: KmsCore) -> Admission:
-    return Admission(policies, LogView(lambda entry_id: False, lambda issuer: 0), kms.ca.certificate, Erasures())
+    return Admission(policies, LogView(lambda issuer, number: False, lambda issuer: 0), kms.ca.certificate, Erasures())
 
 
 def test_a_log_is_made_under_the_measured_operators_and_seed(mesh: JoinedMesh, directory: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_description_that_is_gone_is_not_made_again_beside_a_log(
 async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: KmsCore, directory: Path) -> None:
     vault = await vaults_of(directory).open("ab" * 16)
     writer = LogWriter(mesh, kms, "router")
-    async with open_log(directory, KEY.sign, lambda: 1) as store:
+    async with open_log(directory, KEY.sign, lambda: 1, INDEX_KEY) as store:
         record = writer.seal(Kind.RECEIPT, vault=vault).record
         header = record.header
         entry = Candidate(
@@ -132,7 +132,7 @@ async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: Kms
 async def test_an_empty_log_without_its_seed_serves_nobody(mesh: JoinedMesh, kms: KmsCore, directory: Path) -> None:
     other = JoinedMesh(mesh.folder / "other", mesh.machine)
     other.folder.mkdir()
-    async with open_log(directory, KEY.sign, lambda: 1) as store:
+    async with open_log(directory, KEY.sign, lambda: 1, INDEX_KEY) as store:
         policies = logged_policies(store.description, other.keeper("ledger"))
         admission = admission_of(policies, kms)
         with pytest.raises(SeedPolicyMissing):

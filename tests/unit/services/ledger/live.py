@@ -201,12 +201,19 @@ class LiveMesh:
         async with open_publisher(member, settings, ledger, log_key=log_key, reserve_bytes=reserve_bytes) as publisher:
             yield publisher
 
-    async def start(self, *, ready: bool = True) -> None:
-        """Start the ledger; with `ready`, wait until it says that it serves."""
+    async def start(self, *, ready: bool = True, dies_at: int = 0, torn: bool = False) -> None:
+        """Start the ledger; with `ready`, wait until it says that it serves.
+
+        With `dies_at` it kills itself at that write of its own, counted from `arm` on; see `tests.faults.dying`.
+        """
+        command = ["-m", "services.ledger", str(self._config)]
+        if dies_at:
+            command = ["-m", "tests.faults.dying", "ledger", str(self._config), "--step", str(dies_at), "--serving"]
+            command += ["--torn"] if torn else []
         environment = {**os.environ, "NOTIFY_SOCKET": str(self._notify)}
         with listening(self._notify) as readiness, self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *tethered([sys.executable, "-m", "services.ledger", str(self._config)]),
+                *tethered([sys.executable, *command]),
                 cwd=_ROOT,
                 env=environment,
                 stdout=log,
@@ -215,6 +222,11 @@ class LiveMesh:
             if ready:
                 async with asyncio.timeout(60):
                     await readiness.until_ready()
+
+    def arm(self) -> None:
+        """Have a ledger that dies by itself begin to count."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR1)
 
     async def kill(self, number: int = signal.SIGKILL) -> int:
         """End the ledger and return its exit status."""

@@ -65,7 +65,7 @@ def parse_path(path: str) -> Tile:
         raise TileMalformed("no such tile")
     level = None if found["level"] == "entries" else int(found["level"])
     tile = Tile(level, int(re.sub("[x/]", "", found["index"])), int(found["width"] or WIDTH))
-    if (level or 0) > _HIGHEST_LEVEL or tile.path() != path:
+    if (level or 0) > _HIGHEST_LEVEL or tile.width > WIDTH or tile.path() != path:
         raise TileMalformed("no such tile")
     return tile
 

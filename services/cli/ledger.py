@@ -21,6 +21,7 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
+from services.cli import ledger_prove
 from services.cli.layout import add_state_option
 from services.cli.ledger_lines import describe_entry
 from services.cli.mesh_reading import MeshReader
@@ -67,6 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--follow", action="store_true", help="go on as the log grows, over reconnects")
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     tail.set_defaults(run=_run_tail)
+    ledger_prove.add_parsers(commands)
 
 
 def read_ledger_access(state: Path) -> LedgerAccess:

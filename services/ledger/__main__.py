@@ -19,9 +19,10 @@ from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
 from services.ledger.auditing import open_auditor
 from services.ledger.config import Config
-from services.ledger.https import OutwardAuthority, serving_checkpoints
+from services.ledger.https import OutwardAuthority, serving_https
 from services.ledger.keys import ReleasedKeys
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
+from services.ledger.public import application
 from services.ledger.running import Opened, Trust, running
 from services.ledger.servicer import LedgerServicer, ledger_binding
 
@@ -61,7 +62,8 @@ async def serve(config: Config) -> None:
                 # Before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what is
                 # acknowledged here leaves that.
                 servicer.begin(ledger)
-                async with serving_checkpoints(config.https_listen, outward, ledger.checkpoints):
+                public = application(ledger.checkpoints, ledger.tiles)
+                async with serving_https(config.https_listen, outward, public):
                     serving.ready()
                     notify_ready()
                     await until_terminated()

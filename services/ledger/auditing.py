@@ -67,12 +67,13 @@ class SignedTree:
 
 
 class AuditorProcess:
-    """A running auditor. One request at a time."""
+    """A running auditor."""
 
     def __init__(self, process: asyncio.subprocess.Process, origin: str, checkpoint_key: bytes) -> None:
         self._process = process
         self.checkpoint_key = checkpoint_key
         self._verifier = VerifierKey(origin, checkpoint_key)
+        self._one_request = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -85,14 +86,22 @@ class AuditorProcess:
 
     async def sign(self, size: int, root: bytes) -> SignedTree:
         """Return the signed tree. Raises `AuditorRefused` or `AuditorGone`."""
-        answer = await _ask(self._process, {"size": size, "root": root.hex()})
-        if "note" not in answer:
-            raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
-        note = answer["note"].encode()
+        note = (await self._ask({"size": size, "root": root.hex()}, "note")).encode()
         signed = checkpoint.verify(note, self._verifier)
         if (signed.size, signed.root) != (size, root):
             raise AuditorRefused("it signed another tree than the one asked for")
         return SignedTree(size, root, note)
+
+    async def keep_witnessed(self, cosigned: bytes) -> None:
+        """Have a note kept with its witnesses' lines. Raises `AuditorRefused` or `AuditorGone`."""
+        await self._ask({"witnessed": cosigned.decode()}, "kept")
+
+    async def _ask(self, request: dict[str, Any], wanted: str) -> Any:
+        async with self._one_request:
+            answer = await _ask(self._process, request)
+        if wanted not in answer:
+            raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
+        return answer[wanted]
 
 
 @asynccontextmanager
@@ -128,6 +137,7 @@ class Checkpoints:
         self._sync_watermark = sync_watermark
         self._interval = interval_seconds
         self._signed: OrderedDict[int, SignedTree] = OrderedDict()
+        self._witnessed: SignedTree | None = None
 
     @property
     def newest(self) -> SignedTree:
@@ -135,6 +145,26 @@ class Checkpoints:
         if not self._signed:
             raise NoCheckpoint("nothing was signed yet: ask again")
         return next(reversed(self._signed.values()))
+
+    @property
+    def witnessed(self) -> SignedTree:
+        """The newest tree that a quorum of witnesses cosigned. Raises `NoCheckpoint`."""
+        if self._witnessed is None:
+            raise NoCheckpoint("no quorum of witnesses has cosigned a tree of this process yet")
+        return self._witnessed
+
+    async def witness(self, tree: SignedTree) -> None:
+        """Release a tree whose note a quorum of witnesses cosigned. Raises `AuditorRefused` or `AuditorGone`."""
+        await self._auditor.keep_witnessed(tree.note)
+        self._witnessed = tree
+
+    def provable(self, index: int) -> SignedTree:
+        """Return the tree to prove a leaf in: the newest witnessed one that has it, or else the newest.
+
+        Raises `NoCheckpoint`.
+        """
+        witnessed = self._witnessed
+        return self.newest if witnessed is None or witnessed.size <= index else witnessed
 
     def note(self) -> bytes:
         """Return the newest note, empty where there is none."""

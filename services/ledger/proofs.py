@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from libs.errors import Code, MeshError
 from libs.transparency.chain import entry_id
 from libs.transparency.merkle import SizeNotReached, consistency_path, inclusion_path
+from libs.transparency.proof_file import ProofFile
 from services.ledger.auditing import Checkpoints
 from services.ledger.growth import Growth
 from services.ledger.store import LogStore
@@ -73,6 +74,16 @@ class Proofs:
         """Prove growth; second 0 means the newest signed tree. Raises `SizeNotReached` or `NoCheckpoint`."""
         second = self._size(second)
         return Consistency(tuple(consistency_path(self._store.index.tree, first, second)), second)
+
+    def proof_file(self, index: int) -> bytes:
+        """Return a proof of a leaf that shows by itself: in the newest witnessed tree that has it, or else the newest.
+
+        Raises `SizeNotReached`, `NoCheckpoint` or `LogDamaged`.
+        """
+        tree = self._checkpoints.provable(index)
+        path = inclusion_path(self._store.index.tree, index, tree.size)
+        leaf_data = self._store.reader.entry(index).row.leaf_data
+        return ProofFile(leaf_data, index, tuple(path), tree.note).encode()
 
     def _size(self, size: int) -> int:
         if size > self._growth.size:

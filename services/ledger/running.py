@@ -38,6 +38,7 @@ from services.ledger.servicer import Ledger
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
 from services.ledger.tail import Tail
+from services.ledger.tiles import Tiles
 from services.ledger.vaults import Vaults
 
 
@@ -124,6 +125,7 @@ async def running(
                 proofs=Proofs(store, growth, checkpoints),
                 reader=store.reader,
                 tail=Tail(store, growth, checkpoints, keys, resume_key),
+                tiles=Tiles(store, checkpoints),
             )
             for task in background:
                 task.cancel()

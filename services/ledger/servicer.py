@@ -21,6 +21,7 @@ from services.ledger.auditing import Checkpoints
 from services.ledger.proofs import EntryUnknown, Proofs
 from services.ledger.reading import LogReader, StoredEntry
 from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
+from services.ledger.tiles import Tiles
 from services.ledger.vaults import Vaults, seal_for
 
 _SERVICE = "teemesh.ledger.v1.LedgerService"
@@ -35,6 +36,7 @@ METHODS = {
     f"/{_SERVICE}/GetConsistencyProof": MethodRule(roles=_READERS),
     f"/{_SERVICE}/GetEntry": MethodRule(roles=_READERS),
     f"/{_SERVICE}/Tail": MethodRule(roles=_READERS | {"kms"}, long_lived=True),
+    f"/{_SERVICE}/GetTlogProof": MethodRule(roles=_READERS),
 }
 
 
@@ -69,6 +71,7 @@ class Ledger:
     proofs: Proofs
     reader: LogReader
     tail: Tail
+    tiles: Tiles
 
 
 class LedgerServicer(pb_grpc.LedgerServiceServicer):
@@ -155,7 +158,15 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
                     log_size=batch.log_size,
                 )
 
-    def _index(self, named: str | None, request: pb.GetInclusionProofRequest | pb.GetEntryRequest) -> int:
+    async def GetTlogProof(  # noqa: N802
+        self, request: pb.GetTlogProofRequest, context: Context
+    ) -> pb.GetTlogProofResponse:
+        index = self._index(request.WhichOneof("entry"), request)
+        return pb.GetTlogProofResponse(proof=self._served.proofs.proof_file(index))
+
+    def _index(
+        self, named: str | None, request: pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest
+    ) -> int:
         proofs = self._served.proofs
         if named is None:
             raise EntryUnknown("name an entry by its index or its id")

@@ -45,6 +45,8 @@ def test_path_reads_back(tile: Tile, path: str) -> None:
         "tile/0/000.p/0",
         "tile/0/000.p/01",
         "tile/0/000.p/256",
+        "tile/0/000.p/257",
+        "tile/entries/000.p/999",
         "tile/leaves/000",
         "/tile/0/000",
         "tile/0/\N{ARABIC-INDIC DIGIT ONE}00",

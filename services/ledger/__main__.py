@@ -1,6 +1,7 @@
 """Runs the ledger: `python -m services.ledger <config.toml>`.
 
-Exit status 3: the log is damaged; 4: it is shorter than what was promised; 70: a write failed.
+Exit status 3: the log is damaged; 4: it is shorter than what was promised; 6: a witness has another history of it; 70:
+a write failed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from services.ledger.opening import ensure_log, logged_policies, open_log, origi
 from services.ledger.public import application
 from services.ledger.running import Opened, Trust, running
 from services.ledger.servicer import LedgerServicer, ledger_binding
+from services.ledger.witnessed_floor import witnessed_floors
+from services.ledger.witnesses import open_witnesses
+from services.ledger.witnessing import Asked
 
 
 async def serve(config: Config) -> None:
@@ -37,7 +41,13 @@ async def serve(config: Config) -> None:
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
     async with (
-        open_log(config.data_dir, ack_key.sign, time.time_ns) as store,
+        open_witnesses(config.witnesses) as witnesses,
+        open_log(
+            config.data_dir,
+            ack_key.sign,
+            time.time_ns,
+            await witnessed_floors(witnesses, config.witness_quorum, origin),
+        ) as store,
         open_auditor(config.data_dir, origin) as auditor,
     ):
         claims = {
@@ -56,7 +66,8 @@ async def serve(config: Config) -> None:
             keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
             trust = Trust(logged_policies(store.description, member.policy), member.identity.ca_certificate)
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
-            opened = Opened(store, auditor, ack_key, log_key, build)
+            asked = Asked(witnesses, config.witness_quorum, config.witness_seconds)
+            opened = Opened(store, auditor, ack_key, log_key, build, asked)
             itself = member.peer("ledger", settings.listen)
             async with running(member, itself, config, opened, trust, keys) as ledger:
                 # Before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what is

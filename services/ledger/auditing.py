@@ -138,6 +138,7 @@ class Checkpoints:
         self._interval = interval_seconds
         self._signed: OrderedDict[int, SignedTree] = OrderedDict()
         self._witnessed: SignedTree | None = None
+        self._newly_signed = asyncio.Event()
 
     @property
     def newest(self) -> SignedTree:
@@ -152,6 +153,12 @@ class Checkpoints:
         if self._witnessed is None:
             raise NoCheckpoint("no quorum of witnesses has cosigned a tree of this process yet")
         return self._witnessed
+
+    async def signed_beyond(self, size: int) -> SignedTree:
+        """Wait until a tree of more than `size` leaves is signed, and return the newest."""
+        while not self._signed or self.newest.size <= size:
+            await self._newly_signed.wait()
+        return self.newest
 
     async def witness(self, tree: SignedTree) -> None:
         """Release a tree whose note a quorum of witnesses cosigned. Raises `AuditorRefused` or `AuditorGone`."""
@@ -192,6 +199,8 @@ class Checkpoints:
         await self._sync_watermark()
         signed = await self._auditor.sign(size, root)
         self._signed[size] = signed
+        newly, self._newly_signed = self._newly_signed, asyncio.Event()
+        newly.set()
         if len(self._signed) > _REMEMBERED:
             self._signed.popitem(last=False)
         return size

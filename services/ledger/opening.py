@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
 from services.ledger.policies import LoggedPolicies
 from services.ledger.reading import StoredEntry
-from services.ledger.recovery import CHECKPOINTS_LOG
+from services.ledger.recovery import CHECKPOINTS_LOG, Floor
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
 from services.ledger.vaults import Vaults
@@ -64,10 +64,10 @@ def ensure_log(directory: Path, origin: str, log_number: int, anchors: Anchors, 
 
 @asynccontextmanager
 async def open_log(
-    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int]
+    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int], promised: Sequence[Floor] = ()
 ) -> AsyncIterator[LogStore]:
     """Open the log while the body runs. Raises what `LogStore` does, `LogDamaged` and `LogRolledBack` among it."""
-    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock)
+    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock, promised=promised)
     with store:
         report = store.report
         log.info("log opened", size=report.size, floor=report.floor)

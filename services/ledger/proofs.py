@@ -75,6 +75,15 @@ class Proofs:
         second = self._size(second)
         return Consistency(tuple(consistency_path(self._store.index.tree, first, second)), second)
 
+    @property
+    def size(self) -> int:
+        """How many leaves are durable."""
+        return self._growth.size
+
+    def root(self, size: int) -> bytes:
+        """Return the root of the first `size` leaves, which MUST be durable."""
+        return self._store.index.tree.root(size)
+
     def proof_file(self, index: int) -> bytes:
         """Return a proof of a leaf that shows by itself: in the newest witnessed tree that has it, or else the newest.
 

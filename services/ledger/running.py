@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.acknowledgements import LedgerPeer
 from libs.events.connect import connect_nats
 from libs.events.publish import open_publisher
-from libs.events.publishing_member import PublishingMember
 from libs.events.subjects import inbox_prefix
+from libs.identity.member import Member
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
 from services.ledger.committing import Committing
@@ -35,11 +36,13 @@ from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger
+from services.ledger.split_view import keep
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
 from services.ledger.tail import Tail
 from services.ledger.tiles import Tiles
 from services.ledger.vaults import Vaults
+from services.ledger.witnessing import Asked, Witnessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Opened:
     log_key: Ed25519PrivateKey
     build: bytes
     """SHA-256 of the measured app-compose: which code this is."""
+    asked: Asked
+    """Who witnesses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Trust:
 
 @asynccontextmanager
 async def running(
-    member: PublishingMember, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
+    member: Member, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
 ) -> AsyncIterator[Ledger]:
     """Run the log while the body runs: it waits for its keys, restores what the log says, then reads its stream.
 
@@ -112,17 +117,26 @@ async def running(
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
+            proofs = Proofs(store, growth, checkpoints)
+            witnessing = Witnessing(
+                opened.asked,
+                checkpoints,
+                proofs,
+                lambda request: submission_of(member, request),
+                lambda found: asyncio.to_thread(keep, config.data_dir, found),
+            )
             await own.start(epoch, opened.build, store.report.size)
             background = [
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(checkpoints.keep()),
                 tasks.create_task(opened.auditor.watch()),
+                tasks.create_task(witnessing.keep()),
             ]
             yield Ledger(
                 vaults=vaults,
                 acknowledgements=acknowledgements,
                 checkpoints=checkpoints,
-                proofs=Proofs(store, growth, checkpoints),
+                proofs=proofs,
                 reader=store.reader,
                 tail=Tail(store, growth, checkpoints, keys, resume_key),
                 tiles=Tiles(store, checkpoints),

@@ -1,6 +1,7 @@
-"""It is responsible for `teemesh ledger prove` and `check-proof`: an entry's proof in one file, and what it shows.
+"""It is responsible for `teemesh ledger prove` and `check-proof`: an entry's proof in a file, and what it shows.
 
-Checking needs no mesh: the file, the log's verifier key and, where witnesses are asked for, theirs.
+Checking needs no mesh: the file, the log's verifier key and, where witnesses are asked for, theirs. A COSE receipt
+names no leaf and no witness, so its leaf data lies beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.rpc.errors import remote_errors
-from libs.transparency import proof_file
+from libs.transparency import cose_receipt, proof_file
+from libs.transparency import leaf as leaves
+from libs.transparency.cose_receipt import CoseReceipt
 from libs.transparency.cosignature import CosignerKey
 from libs.transparency.note import VerifierKey
 from services.cli.inputs import read_input, refuse_existing, write_output
@@ -39,6 +42,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add_state_option(prove)
     prove.add_argument("entry", type=_entry, metavar="ENTRY_ID|INDEX", help="64 hexadecimal digits, or a leaf index")
     prove.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: INDEX.tlog-proof")
+    prove.add_argument("--cose", action="store_true", help="as a COSE receipt, and its leaf data in FILE.leaf")
     prove.set_defaults(run=_run_prove)
     check = commands.add_parser("check-proof", help="check a proof offline")
     check.add_argument("proof", type=Path, metavar="FILE")
@@ -47,6 +51,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--witness", action="append", default=[], metavar="VKEY", help="a witness's verifier key; may be repeated"
     )
     check.add_argument("--quorum", type=int, metavar="N", help="how many of them must have cosigned (default: all)")
+    check.add_argument("--leaf", type=Path, metavar="FILE", help="leaf data: the proof is a COSE receipt")
     check.set_defaults(run=_run_check)
 
 
@@ -60,6 +65,31 @@ async def fetch_proof(access: ServiceAccess, entry: int | bytes) -> bytes:
         with remote_errors():
             response = await ledger_pb2_grpc.LedgerServiceStub(channel).GetTlogProof(request, timeout=_CALL_SECONDS)
     return bytes(response.proof)
+
+
+async def fetch_receipt(access: ServiceAccess, entry: int | bytes) -> tuple[bytes, bytes]:
+    """Return the COSE receipt that the ledger gives, and the leaf data, unverified. Raises the ledger's refusals."""
+    if isinstance(entry, int):
+        request = ledger_pb2.GetCoseReceiptRequest(index=entry)
+    else:
+        request = ledger_pb2.GetCoseReceiptRequest(entry_id=entry)
+    async with access.channel() as channel:
+        with remote_errors():
+            response = await ledger_pb2_grpc.LedgerServiceStub(channel).GetCoseReceipt(request, timeout=_CALL_SECONDS)
+    return bytes(response.receipt), bytes(response.leaf_data)
+
+
+def check_receipt(data: bytes, leaf_data: bytes, vkey: str) -> list[str]:
+    """Return what a COSE receipt shows, line by line. Raises what refuses it."""
+    key = VerifierKey.parse(vkey)
+    root = cose_receipt.verify(data, leaf_data, key)
+    leaf = leaves.parse(leaf_data)
+    return [
+        f"an entry of {key.name}: {leaf.kind.name.lower()}, number {leaf.issuer_seq} of its issuer",
+        f"issuer {leaf.issuer.hex()}",
+        f"commitment {leaf.commitment.hex()}",
+        f"in a tree with root {root.hex()}, signed by the log",
+    ]
 
 
 def check_proof(data: bytes, vkey: str, witnesses: list[str], quorum: int | None) -> list[str]:
@@ -81,18 +111,34 @@ def check_proof(data: bytes, vkey: str, witnesses: list[str], quorum: int | None
 
 def _run_prove(args: argparse.Namespace) -> int:
     mesh = MeshReader(args.state / "mesh.json")
-    data = asyncio.run(fetch_proof(read_service_access(mesh, "ledger"), args.entry))
+    access, vkey = read_service_access(mesh, "ledger"), mesh.text("ledger_vkey")
     # What the ledger gives out is not kept before it shows what it says.
-    shown = check_proof(data, mesh.text("ledger_vkey"), [], None)
-    output: Path = args.output or Path(f"{proof_file.ProofFile.parse(data).index}.tlog-proof")
-    refuse_existing(output)
-    write_output(output, data)
-    _say([*shown[:1], f"written to {output}"])
+    if args.cose:
+        data, leaf_data = asyncio.run(fetch_receipt(access, args.entry))
+        shown = check_receipt(data, leaf_data, vkey)
+        output: Path = args.output or Path(f"{CoseReceipt.parse(data).index}.cose")
+        files = {output: data, output.with_name(f"{output.name}.leaf"): leaf_data}
+    else:
+        data = asyncio.run(fetch_proof(access, args.entry))
+        shown = check_proof(data, vkey, [], None)
+        output = args.output or Path(f"{proof_file.ProofFile.parse(data).index}.tlog-proof")
+        files = {output: data}
+    for path in files:
+        refuse_existing(path)
+    for path, content in files.items():
+        write_output(path, content)
+    _say([*shown[:1], *(f"written to {path}" for path in files)])
     return 0
 
 
 def _run_check(args: argparse.Namespace) -> int:
-    _say(check_proof(read_input(args.proof), args.vkey, args.witness, args.quorum))
+    data = read_input(args.proof)
+    if args.leaf is None:
+        _say(check_proof(data, args.vkey, args.witness, args.quorum))
+        return 0
+    if args.witness or args.quorum:
+        raise WitnessesTooFew("a COSE receipt carries no cosignatures: check a tlog-proof")
+    _say(check_receipt(data, read_input(args.leaf), args.vkey))
     return 0
 
 

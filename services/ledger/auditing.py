@@ -96,6 +96,10 @@ class AuditorProcess:
         """Have a note kept with its witnesses' lines. Raises `AuditorRefused` or `AuditorGone`."""
         await self._ask({"witnessed": cosigned.decode()}, "kept")
 
+    async def sign_receipts(self, size: int) -> bytes:
+        """Return the signature of COSE receipts in a tree that was signed. Raises `AuditorRefused` or `AuditorGone`."""
+        return bytes.fromhex(await self._ask({"receipts": size}, "signature"))
+
     async def _ask(self, request: dict[str, Any], wanted: str) -> Any:
         async with self._one_request:
             answer = await _ask(self._process, request)
@@ -164,6 +168,10 @@ class Checkpoints:
         """Release a tree whose note a quorum of witnesses cosigned. Raises `AuditorRefused` or `AuditorGone`."""
         await self._auditor.keep_witnessed(tree.note)
         self._witnessed = tree
+
+    async def sign_receipts(self, tree: SignedTree) -> bytes:
+        """Return the signature of COSE receipts in one of the newest trees. Raises `AuditorRefused`, `AuditorGone`."""
+        return await self._auditor.sign_receipts(tree.size)
 
     def provable(self, index: int) -> SignedTree:
         """Return the tree to prove a leaf in: the newest witnessed one that has it, or else the newest.

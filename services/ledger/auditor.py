@@ -22,7 +22,7 @@ from libs import jcs
 from libs.errors import MeshError
 from libs.files import write_durably
 from libs.process import protect_memory
-from libs.transparency import checkpoint
+from libs.transparency import checkpoint, cose_receipt
 from libs.transparency.chain import log_id
 from libs.transparency.checkpoint import Checkpoint
 from services.ledger import frames, records_log, segments
@@ -56,7 +56,7 @@ class SizeNotCommitted(MeshError):
 
 
 class NoteNotSigned(MeshError):
-    """The cosigned note is none of those that this process signed last."""
+    """The note that is asked about is none of those that this process signed last."""
 
     reason = "NOTE_NOT_SIGNED"
 
@@ -69,9 +69,11 @@ class Auditor:
         directory: Path,
         origin: str,
         sign: Callable[[Checkpoint], bytes],
+        sign_receipts: Callable[[Checkpoint], bytes],
         geometry: segments.Geometry = _DEFAULT,
     ) -> None:
-        self._directory, self._origin, self._sign, self._geometry = directory, origin, sign, geometry
+        self._directory, self._origin, self._geometry = directory, origin, geometry
+        self._sign, self._sign_receipts = sign, sign_receipts
         self._head = Head(origin)
         self._segment, self._offset = 0, 0
         self._signed: Checkpoint | None = None
@@ -113,6 +115,13 @@ class Auditor:
             raise NoteNotSigned("the cosigned note is none of those that were signed last")
         self._open().append([cosigned])
         self._release(CHECKPOINT_WITNESSED, cosigned)
+
+    def receipts(self, size: int) -> bytes:
+        """Return the signature of COSE receipts in a tree that was signed. Raises `NoteNotSigned`."""
+        note = self._notes.get(size)
+        if note is None:
+            raise NoteNotSigned(f"no tree of {size} leaves is among those that were signed last")
+        return self._sign_receipts(checkpoint.parse(note))
 
     def _remember(self, size: int, note: bytes) -> None:
         self._notes[size] = note
@@ -182,6 +191,8 @@ def answer(auditor: Auditor, request: bytes) -> bytes:
         if "witnessed" in members:
             auditor.witnessed(members["witnessed"].encode())
             return jcs.dumps({"kept": True})
+        if "receipts" in members:
+            return jcs.dumps({"signature": auditor.receipts(members["receipts"]).hex()})
         note = auditor.checkpoint(members["size"], bytes.fromhex(members["root"]))
     except LogBroken:
         raise
@@ -195,7 +206,9 @@ def main() -> int:
     directory, origin = Path(sys.argv[1]), sys.argv[2]
     protect_memory()
     key = Ed25519PrivateKey.generate()
-    auditor = Auditor(directory, origin, lambda tree: checkpoint.sign(tree, key))
+    auditor = Auditor(
+        directory, origin, lambda tree: checkpoint.sign(tree, key), lambda tree: cose_receipt.sign(tree, key)
+    )
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     output.write(jcs.dumps({"checkpoint_key": key.public_key().public_bytes_raw().hex()}) + b"\n")
     with ending_when_broken(), output:

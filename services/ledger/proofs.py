@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from libs.errors import Code, MeshError
 from libs.transparency.chain import entry_id
+from libs.transparency.checkpoint import parse
+from libs.transparency.cose_receipt import CoseReceipt
 from libs.transparency.merkle import SizeNotReached, consistency_path, inclusion_path
 from libs.transparency.proof_file import ProofFile
 from services.ledger.auditing import Checkpoints
@@ -93,6 +95,17 @@ class Proofs:
         path = inclusion_path(self._store.index.tree, index, tree.size)
         leaf_data = self._store.reader.entry(index).row.leaf_data
         return ProofFile(leaf_data, index, tuple(path), tree.note).encode()
+
+    async def cose_receipt(self, index: int) -> tuple[bytes, bytes]:
+        """Return a COSE receipt of a leaf in the newest signed tree, and the leaf data that it is of.
+
+        Raises `SizeNotReached`, `NoCheckpoint`, `LogDamaged`, `AuditorRefused` or `AuditorGone`.
+        """
+        tree = self._checkpoints.newest
+        path = inclusion_path(self._store.index.tree, index, tree.size)
+        signature = await self._checkpoints.sign_receipts(tree)
+        receipt = CoseReceipt(parse(tree.note).origin, tree.size, index, tuple(path), signature)
+        return receipt.encode(), self._store.reader.entry(index).row.leaf_data
 
     def _size(self, size: int) -> int:
         if size > self._growth.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from teemesh.ledger.v1 import acknowledgement_pb2 as ack_pb
 from teemesh.ledger.v1 import ledger_pb2 as pb
@@ -24,6 +25,9 @@ from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
 from services.ledger.tiles import Tiles
 from services.ledger.vaults import Vaults, seal_for
 
+_Naming: TypeAlias = (
+    pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest | pb.GetCoseReceiptRequest
+)
 _SERVICE = "teemesh.ledger.v1.LedgerService"
 _ISSUERS = frozenset({"router", "kms", "registry"})
 _READERS = frozenset({"router", "operator", "auditor"})
@@ -37,6 +41,7 @@ METHODS = {
     f"/{_SERVICE}/GetEntry": MethodRule(roles=_READERS),
     f"/{_SERVICE}/Tail": MethodRule(roles=_READERS | {"kms"}, long_lived=True),
     f"/{_SERVICE}/GetTlogProof": MethodRule(roles=_READERS),
+    f"/{_SERVICE}/GetCoseReceipt": MethodRule(roles=_READERS),
 }
 
 
@@ -164,9 +169,14 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         index = self._index(request.WhichOneof("entry"), request)
         return pb.GetTlogProofResponse(proof=self._served.proofs.proof_file(index))
 
-    def _index(
-        self, named: str | None, request: pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest
-    ) -> int:
+    async def GetCoseReceipt(  # noqa: N802
+        self, request: pb.GetCoseReceiptRequest, context: Context
+    ) -> pb.GetCoseReceiptResponse:
+        index = self._index(request.WhichOneof("entry"), request)
+        receipt, leaf_data = await self._served.proofs.cose_receipt(index)
+        return pb.GetCoseReceiptResponse(receipt=receipt, leaf_data=leaf_data)
+
+    def _index(self, named: str | None, request: _Naming) -> int:
         proofs = self._served.proofs
         if named is None:
             raise EntryUnknown("name an entry by its index or its id")

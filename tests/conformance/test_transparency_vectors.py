@@ -2,12 +2,13 @@
 
 The signed note is that of the reference implementation's own test (golang.org/x/mod/sumdb/note, note_test.go); the
 trees and paths are those of the certificate-transparency project's reference tests for RFC 6962. The cosigned
-checkpoint is a public staging log's of Certificate Transparency, cosigned by witnesses that run for anyone.
+checkpoints are of public staging logs of Certificate Transparency, cosigned by witnesses that run for anyone.
 """
 
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -65,6 +66,9 @@ PUBLIC_WITNESSES = [
     "witness.stagemole.eu+67f7aea0+BEqSG3yu9YrmcM3BHvQYTxwFj3uSWakQepafafpUqklv",
 ]
 
+VECTORS = Path(__file__).parent / "vectors"
+NAVIGLI = "witness.navigli.sunlight.geomys.org+a3e00fe2+BNy/co4C1Hn1p+INwJrfUlgz7W55dSZReusH/GhUhJ/G"
+
 
 def test_note_of_the_reference_implementation_verifies_and_is_reproduced() -> None:
     key = VerifierKey.parse(VKEY)
@@ -108,3 +112,12 @@ def test_cosignatures_of_public_witnesses_verify() -> None:
         assert cosignature.verify_cosignature(COSIGNED, key) == 0x6A122120
         with pytest.raises(CosignatureInvalid):
             cosignature.verify_cosignature(COSIGNED.replace(b"\n1432088532\n", b"\n1432088533\n"), key)
+
+
+def test_both_cosignatures_of_one_public_witness_verify() -> None:
+    """Ed25519 and ML-DSA-44 over one checkpoint. The file holds the key of the second, then the checkpoint."""
+    text, _, cosigned = VECTORS.joinpath("cosigned-ml-dsa-44.txt").read_bytes().partition(b"\n")
+    for key in (CosignerKey.parse(text.decode()), CosignerKey.parse(NAVIGLI)):
+        assert cosignature.verify_cosignature(cosigned, key) == 0x6A6FB0F3
+        with pytest.raises(CosignatureInvalid):
+            cosignature.verify_cosignature(cosigned.replace(b"\n185550722\n", b"\n185550723\n"), key)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from libs.transparency import checkpoint, cosignature, merkle
+from libs.transparency import checkpoint, cose_receipt, cosignature, merkle
 from libs.transparency.checkpoint import Checkpoint
+from libs.transparency.cose_receipt import CoseReceipt
 from libs.transparency.cosignature import QuorumNotReached
 from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.note import NoteSignatureInvalid, VerifierKey
@@ -56,3 +57,20 @@ def test_another_logs_key_is_refused() -> None:
     other = VerifierKey(ORIGIN, STRANGER.public_key().public_bytes_raw()).text()
     with pytest.raises(NoteSignatureInvalid):
         check_proof(proof(), other, [], None)
+
+
+def test_a_cose_receipt_is_checked_with_its_leaf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = Leaf(Kind.POLICY, 2, b"\x01" * 32, b"\x02" * 16, b"\x03" * 32)
+    left, right = (merkle.leaf_hash(leaf.data()) for leaf in (LEAF, other))
+    signature = cose_receipt.sign(Checkpoint(ORIGIN, 2, merkle.node_hash(left, right)), KEY)
+    receipt, leaf = tmp_path / "0.cose", tmp_path / "0.cose.leaf"
+    receipt.write_bytes(CoseReceipt(ORIGIN, 2, 0, (right,), signature).encode())
+    leaf.write_bytes(LEAF.data())
+    command = ["ledger", "check-proof", str(receipt), "--vkey", VKEY, "--leaf", str(leaf)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith(f"an entry of {ORIGIN}: policy, number 1 of its issuer\n")
+    assert main([*command, "--witness", WITNESS_KEY]) == 1
+    assert "WITNESSES_TOO_FEW" in capsys.readouterr().err
+    leaf.write_bytes(other.data())
+    assert main(command) == 1
+    assert "COSE_RECEIPT_INVALID" in capsys.readouterr().err

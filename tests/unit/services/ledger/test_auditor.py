@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from libs.transparency import checkpoint, cosignature, merkle
+from libs.transparency import checkpoint, cose_receipt, cosignature, merkle
 from libs.transparency.checkpoint import Checkpoint
+from libs.transparency.cose_receipt import CoseReceipt
 from libs.transparency.note import VerifierKey
 from services.ledger import records_log, segments
 from services.ledger.auditing import AuditorGone, AuditorRefused, Checkpoints, NoCheckpoint, open_auditor
@@ -21,11 +22,11 @@ from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOIN
 from services.ledger.scan import SEGMENTS
 from services.ledger.segments import Geometry
 
-from .conftest import KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer
+from .conftest import KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer, sign_receipts, sign_tree
 
 
 def auditor_of(directory: Path) -> Auditor:
-    return Auditor(directory, ORIGIN, lambda tree: checkpoint.sign(tree, KEY), SMALL)
+    return Auditor(directory, ORIGIN, sign_tree, sign_receipts, SMALL)
 
 
 def root_at(directory: Path, size: int) -> bytes:
@@ -63,6 +64,19 @@ def test_it_keeps_its_own_notes_with_their_witnesses_lines(two_segments: Path) -
     # What was cosigned is a floor like any note, and the newest of all still is the highest.
     with open_store(two_segments) as store:
         assert store.report.floor == 6
+
+
+def test_it_signs_receipts_in_its_own_trees_alone(two_segments: Path) -> None:
+    auditor = auditor_of(two_segments)
+    root = root_at(two_segments, 6)
+    auditor.checkpoint(6, root)
+    with open_store(two_segments) as store:
+        leaf_data = store.reader.entry(2).row.leaf_data
+        path = tuple(merkle.inclusion_path(store.index.tree, 2, 6))
+    receipt = CoseReceipt(ORIGIN, 6, 2, path, auditor.receipts(6)).encode()
+    assert cose_receipt.verify(receipt, leaf_data, VerifierKey(ORIGIN, KEY.public_key().public_bytes_raw())) == root
+    with pytest.raises(NoteNotSigned):
+        auditor.receipts(5)
 
 
 def test_it_keeps_no_note_that_it_did_not_sign(two_segments: Path) -> None:

@@ -36,7 +36,18 @@ from services.ledger.witnessing import Asked, Witnessing
 from services.witness.cosigning import NotConsistent
 from tests.fakes.served_witness import served_witness
 
-from .conftest import DESCRIPTION, KEY, ORIGIN, SMALL, SOURCE, candidate, open_store, sequencer
+from .conftest import (
+    DESCRIPTION,
+    KEY,
+    ORIGIN,
+    SMALL,
+    SOURCE,
+    candidate,
+    open_store,
+    sequencer,
+    sign_receipts,
+    sign_tree,
+)
 
 VKEY = VerifierKey(ORIGIN, KEY.public_key().public_bytes_raw())
 SIZE = 6
@@ -46,7 +57,7 @@ class StolenAuditor:
     """The auditor's code and key, in the hands of whoever wants another history signed."""
 
     def __init__(self, directory: Path) -> None:
-        self._auditor = Auditor(directory, ORIGIN, lambda tree: checkpoint.sign(tree, KEY), SMALL)
+        self._auditor = Auditor(directory, ORIGIN, sign_tree, sign_receipts, SMALL)
 
     async def sign(self, size: int, root: bytes) -> SignedTree:
         return SignedTree(size, root, self._auditor.checkpoint(size, root))

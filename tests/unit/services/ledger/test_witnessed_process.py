@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from teemesh.ledger.v1 import ledger_pb2
 
-from libs.transparency import checkpoint, proof_file
+from libs.transparency import checkpoint, cose_receipt, proof_file
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.cosignature import verify_quorum
 from libs.transparency.leaf import Kind
@@ -74,6 +74,11 @@ async def test_a_witness_follows_the_log_over_a_restart_and_not_back(both: tuple
         )
         proven = proof_file.verify(proof.proof, key, witness.keys, 1)
         assert (proven.leaf.kind, proven.index) == (Kind.RECEIPT, index_of(first))
+        cose = await (await client.stub()).GetCoseReceipt(
+            ledger_pb2.GetCoseReceiptRequest(index=index_of(first)), timeout=5
+        )
+        assert cose.leaf_data == first.acknowledgement.leaf_data
+        assert len(cose_receipt.verify(cose.receipt, cose.leaf_data, key)) == 32
 
         await live.kill()
         image = await asyncio.to_thread(shutil.copytree, live.data_dir, live.data_dir.with_name("image"))

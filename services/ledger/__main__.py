@@ -22,7 +22,7 @@ from services.ledger.auditing import open_auditor
 from services.ledger.config import Config
 from services.ledger.https import OutwardAuthority, serving_https
 from services.ledger.keys import ReleasedKeys
-from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
+from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of, verify_log
 from services.ledger.public import application
 from services.ledger.running import Opened, Trust, running
 from services.ledger.servicer import LedgerServicer, ledger_binding
@@ -32,7 +32,7 @@ from services.ledger.witnessing import Asked
 
 
 async def serve(config: Config) -> None:
-    """Wire the ledger and serve until terminated. Damage is found before anyone is asked for anything."""
+    """Wire the ledger and serve until terminated. Damage is found before anyone is waited for."""
     settings = config.member
     origin = origin_of(settings.trust_domain, config.events.log_number)
     ack_key, log_key, receiver = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), ReceiverKey()
@@ -40,13 +40,17 @@ async def serve(config: Config) -> None:
         build = sha256((await guest.measured_compose()).encode()).digest()
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
+
+    async def verify() -> None:
+        await asyncio.to_thread(verify_log, config.data_dir, origin)
+
     async with (
         open_witnesses(config.witnesses) as witnesses,
         open_log(
             config.data_dir,
             ack_key.sign,
             time.time_ns,
-            await witnessed_floors(witnesses, config.witness_quorum, origin),
+            await witnessed_floors(witnesses, config.witness_quorum, origin, verify),
         ) as store,
         open_auditor(config.data_dir, origin) as auditor,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from libs.events.vault import PUBLIC_VAULT_ID
 from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
-from services.ledger import description, keyring, watermark
+from services.ledger import description, keyring, recovery, segments, watermark
 from services.ledger.admission import Admission
 from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
@@ -23,7 +24,7 @@ from services.ledger.policies import LoggedPolicies
 from services.ledger.reading import StoredEntry
 from services.ledger.recovery import CHECKPOINTS_LOG, Floor
 from services.ledger.scan import SEGMENTS
-from services.ledger.store import LogStore
+from services.ledger.store import LogStore, lock_log
 from services.ledger.vaults import Vaults
 
 log = structlog.get_logger()
@@ -80,6 +81,15 @@ async def open_log(
                 saved=str(report.saved_tail),
             )
         yield store
+
+
+def verify_log(directory: Path, origin: str) -> None:
+    """Verify the log by itself, changing nothing. Raises `LogLocked`, `LogDamaged` or `LogRolledBack`."""
+    lock = lock_log(directory)
+    try:
+        recovery.examine(directory, origin, segments.Geometry())
+    finally:
+        os.close(lock)
 
 
 def _began_rightly(found: LogDescription, anchors: Anchors, policy: PolicyKeeper) -> bool:

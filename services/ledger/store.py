@@ -47,7 +47,7 @@ class LogStore:
         self._directory, self._sign, self._clock, self._geometry = directory, sign, clock, geometry
         self.description = described.read(directory)
         with ExitStack() as closing:
-            lock = _lock(directory)
+            lock = lock_log(directory)
             closing.callback(os.close, lock)
             examined = recovery.examine(directory, self.description.origin, geometry, promised)
             self.report = recovery.recover(directory, examined)
@@ -153,7 +153,8 @@ class LogStore:
         return segment
 
 
-def _lock(directory: Path) -> int:
+def lock_log(directory: Path) -> int:
+    """Return a descriptor that holds the log for this process until it is closed. Raises `LogLocked`."""
     descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -17,10 +17,13 @@ _LAST_RETRY_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-async def witnessed_floors(witnesses: Sequence[Witness], quorum: int, origin: str) -> list[Floor]:
+async def witnessed_floors(
+    witnesses: Sequence[Witness], quorum: int, origin: str, before_waiting: Callable[[], Awaitable[None]]
+) -> list[Floor]:
     """Return the newest tree that each witness cosigned.
 
     Waits until so many have answered that any quorum has one among them: whatever was witnessed, one of those knows it.
+    What is wrong with the log by itself is for `before_waiting` to raise, once, before anybody is waited for.
     """
     needed = len(witnesses) - quorum + 1 if witnesses else 0
     delay = _FIRST_RETRY_SECONDS
@@ -30,6 +33,8 @@ async def witnessed_floors(witnesses: Sequence[Witness], quorum: int, origin: st
         answers = [floors for each in asking if (floors := each.result()) is not None]
         if len(answers) >= needed:
             return [floor for floors in answers for floor in floors]
+        if delay == _FIRST_RETRY_SECONDS:
+            await before_waiting()
         log.warning("waiting for witnesses", answered=len(answers), needed=needed, retry_seconds=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, _LAST_RETRY_SECONDS)

@@ -112,6 +112,11 @@ async def signing(log: Served) -> AsyncIterator[SignedTree]:
         keeping.cancel()
 
 
+async def nothing() -> None:
+    """The witness is there: nobody is waited for."""
+    raise AssertionError
+
+
 def witnessing(log: Served, witnesses: list[Witness], directory: Path) -> Witnessing:
     def refuse(request: object) -> None:
         raise AssertionError("the witness knows the key")
@@ -155,7 +160,7 @@ async def test_a_witness_catches_it_and_both_notes_are_kept(honest: Path, rewrit
         assert ended.group_contains(LogForked)
         assert len(list((rewritten / FOLDER).iterdir())) == 1
         # Nor does it start where the witness is asked first.
-        floors = await witnessed_floors(witnesses, 1, ORIGIN)
+        floors = await witnessed_floors(witnesses, 1, ORIGIN, nothing)
         with pytest.raises(LogRolledBack, match="witness"):
             LogStore(rewritten, sign=KEY.sign, clock=lambda: 1, promised=floors, geometry=SMALL)
 
@@ -171,7 +176,7 @@ async def test_a_disk_that_was_put_back_does_not_start(honest: Path, tmp_path: P
                 assert await witnessing(log, list(witnesses), honest)._witness(tree)
         with open_store(image):
             pass
-        floors = await witnessed_floors(witnesses, 1, ORIGIN)
+        floors = await witnessed_floors(witnesses, 1, ORIGIN, nothing)
         with pytest.raises(LogRolledBack, match=r"6 leaves are left, but witness witness\.example/w1 promises 7"):
             LogStore(image, sign=KEY.sign, clock=lambda: 1, promised=floors, geometry=SMALL)
 

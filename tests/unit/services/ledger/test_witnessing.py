@@ -280,15 +280,23 @@ async def test_a_lag_is_told_once_a_minute(tmp_path: Path, capsys: pytest.Captur
 
 
 async def test_the_floor_is_what_any_quorum_must_have_seen(tmp_path: Path) -> None:
-    log = Log().grow(9)
+    log, verified = Log().grow(9), 0
+
+    async def verify() -> None:
+        nonlocal verified
+        verified += 1
+
     async with mesh_of(tmp_path, 2) as (served, witnesses), open_witnesses([absent(served[0])]) as away:
         await witnessed(log, witnessing(log, witnesses, 1))
         # Two of three must have cosigned what was witnessed: one of any two that answer knows it.
-        floors = await witnessed_floors([*witnesses, *away], 2, ORIGIN)
+        floors = await witnessed_floors([*witnesses, *away], 2, ORIGIN, verify)
         assert {(floor.size, floor.root) for floor in floors} == {(9, log.root(9))}
-        assert await witnessed_floors([], 0, ORIGIN) == []
-        assert await witnessed_floors(witnesses, 2, "other.example") == []
+        assert await witnessed_floors([], 0, ORIGIN, verify) == []
+        assert await witnessed_floors(witnesses, 2, "other.example", verify) == []
+        assert verified == 0
         # One of three would do for a quorum of one, and may be the one that is away: nothing is begun.
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
-                await witnessed_floors([*witnesses, *away], 1, ORIGIN)
+                await witnessed_floors([*witnesses, *away], 1, ORIGIN, verify)
+        # The log itself was looked at before anybody was waited for.
+        assert verified == 1

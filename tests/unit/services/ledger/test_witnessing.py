@@ -252,6 +252,16 @@ async def test_what_is_no_cosignature_of_this_tree_does_not_count(tmp_path: Path
         assert await running._witness(tree)
 
 
+async def test_a_wrong_line_is_in_no_note_that_others_made_witnessed(tmp_path: Path) -> None:
+    """Readers refuse a note with a wrong line by a key that they know, whoever else has signed it."""
+    log, liar = Log().grow(9), LyingWitness(tmp_path / "liar")
+    wrong = cosignature.cosign(Checkpoint(ORIGIN, 8, log.root(8)), "liar.example", liar.key, 1)
+    liar.answer = web.Response(body=wrong.line().encode())
+    async with liar.serving() as lying, mesh_of(tmp_path, 1) as (_, witnesses):
+        assert await witnessing(log, [*witnesses, *lying], 1)._witness(await log.signed_beyond(0))
+    assert b"liar.example" not in log.witnessed[0].note
+
+
 async def test_a_stale_size_is_tried_again_once(tmp_path: Path) -> None:
     log, liar = Log().grow(9), LyingWitness(tmp_path / "w")
     liar.answer = web.Response(status=409, body=b"3\n", headers={"Content-Type": "text/x.tlog.size"})

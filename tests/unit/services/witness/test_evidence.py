@@ -174,6 +174,19 @@ async def test_old_evidence_and_old_policies_bring_no_key(
                 aged.add_key(body)
 
 
+async def test_a_policy_that_has_ended_brings_no_key(
+    mesh: JoinedMesh, kms: KmsCore, tmp_path: Path, book: Book, witness_keys: WitnessKeys
+) -> None:
+    """Certificate and evidence still hold: it is the operators who have said nothing new."""
+    log, now = GrowingLog(ORIGIN).grow(5), time.time()
+    async with ledger(mesh, kms) as one:
+        mesh.seed = mesh.sign({**mesh.draft, "not_after": int(now) + 60})
+        body = one.submission(kms, log.request(0, 5, one.key))
+        with pytest.raises(LogKeyNotTrusted, match="POLICY_NOT_VALID_NOW"):
+            cosigner(tmp_path, mesh, book, witness_keys, now + 61).add_key(body)
+        cosigner(tmp_path, mesh, book, witness_keys, now + 1).add_key(body)
+
+
 async def test_a_newer_policy_that_comes_along_counts_from_then_on(
     mesh: JoinedMesh, kms: KmsCore, watching: Cosigning, tmp_path: Path, book: Book, witness_keys: WitnessKeys
 ) -> None:

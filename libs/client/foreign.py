@@ -18,7 +18,7 @@ from libs.aci.receipt import Receipt
 from libs.aci.report import DIRECT
 from libs.aci.session import Session, verify_session
 from libs.client.attestation import Established, TlsKeyNotAttested, establish
-from libs.client.serving import verify_claimed, verify_dated
+from libs.client.serving import CLOCK_SKEW_SECONDS, verify_claimed, verify_dated
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
@@ -150,7 +150,8 @@ def verify_upstream_session(document: bytes, session_id: str, provider: ForeignP
     `verify_session` raises, `SessionNotCurrent`, `SessionClaimsInsufficient`.
     """
     session = verify_session(document, session_id)
-    if not session.established_at <= now < session.expires_at:
+    # The service's clock wrote it, and perhaps while it was being verified.
+    if not session.established_at - CLOCK_SKEW_SECONDS <= now < session.expires_at:
         raise SessionNotCurrent("the session has ended or not begun")
     if not session.bindings:
         raise SessionNotCurrent("the session binds no channel")

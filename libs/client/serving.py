@@ -17,7 +17,8 @@ from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, AppraisalContext, SignedBy, appraise
 
 NODE_ROLE = "node"
-_CLOCK_SKEW_SECONDS = 60
+CLOCK_SKEW_SECONDS = 60
+"""What is tolerated between the clocks of two services."""
 
 
 class ServedAtImplausible(MeshError):
@@ -62,7 +63,7 @@ def verify_outcome(receipt: Receipt, exchange: Exchange) -> UpstreamVerified:
 
 def verify_dated(receipt: Receipt, sent_at: float, received_at: float) -> None:
     """Accept a receipt of this time, Unix seconds. Raises `ServedAtImplausible`."""
-    if not sent_at - _CLOCK_SKEW_SECONDS <= receipt.served_at <= received_at + _CLOCK_SKEW_SECONDS:
+    if not sent_at - CLOCK_SKEW_SECONDS <= receipt.served_at <= received_at + CLOCK_SKEW_SECONDS:
         raise ServedAtImplausible("the receipt is dated outside the time of this exchange: check both clocks")
 
 

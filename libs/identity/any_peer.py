@@ -1,8 +1,8 @@
 """It is responsible for reaching a role that has several instances: whichever is there, the same one while it answers.
 
 Each is a `Peer` of its own, appraised like any other, so it makes no difference to trust which one answers. One that
-cannot be reached is passed over, and so is one whose connection is there but silent, until something on that connection
-is answered or it is made anew: the others are tried first.
+cannot be reached is passed over, and so is one whose connection is there but silent, or that says that it cannot serve
+now, until something on that connection is served or it is made anew: the others are tried first.
 
 Nothing is sent twice from here. A call that got no answer may have been carried out, so it fails, and the next channel
 is another instance's. Whoever called decides whether to ask again: for statements, policies, revocations, certificates
@@ -52,13 +52,13 @@ class AnyPeer:
         return self._chosen.credential
 
     async def channel(self, timeout: float) -> WatchedChannel:
-        """Return a channel to an appraised instance, the silent ones last; each has a share of the time that is left.
+        """Return a channel to an appraised instance, those away last; each has a share of the time that is left.
 
         Raises what says most about why there is none: a refusal of either side before an absence.
         """
         ends_at = asyncio.get_running_loop().time() + timeout
         errors: list[MeshError] = []
-        order = sorted(preferred_first(self._peers, self._chosen), key=lambda peer: peer.is_silent)
+        order = sorted(preferred_first(self._peers, self._chosen), key=lambda peer: peer.is_away)
         for asked, peer in enumerate(order):
             share = max(ends_at - asyncio.get_running_loop().time(), 0.0) / (len(order) - asked)
             try:

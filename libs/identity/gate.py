@@ -13,6 +13,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import EvidenceRequired, Leases
 from libs.identity.renewal import Identity
 from libs.identity.revoked import verify_not_revoked
+from libs.identity.streams import Streams
 from libs.rpc.policies import Caller, MethodRule, RoleNotAllowed
 
 _CERTIFICATE_CACHE = 1024
@@ -29,11 +30,14 @@ class _Known:
 class MeshGate:
     """Admits callers by certificate, role and lease."""
 
-    def __init__(self, trust_domain: str, identity: Identity, policy: PolicyKeeper, leases: Leases) -> None:
+    def __init__(
+        self, trust_domain: str, identity: Identity, policy: PolicyKeeper, leases: Leases, streams: Streams
+    ) -> None:
         self._trust_domain = trust_domain
         self._identity = identity
         self._policy = policy
         self._leases = leases
+        self._streams = streams
         self._known: dict[bytes, _Known] = {}
         """By certificate, PEM as gRPC gives it."""
 
@@ -55,13 +59,24 @@ class MeshGate:
             caller = known.caller = replace(caller, lease=lease)
         return caller
 
-    def hold(self, caller: Caller) -> AbstractContextManager[None]:
-        """Cancel the call when the caller's lease ends or, without one, when its certificate does or is revoked."""
+    def hold(self, caller: Caller, rule: MethodRule) -> AbstractContextManager[None]:
+        """Cancel the call when the caller's lease ends or, without one, when its certificate does or is revoked; and a
+        stream that needs a fresh policy to begin, when that is stale.
+        """
+        held = self._on_its_bearer(caller)
+        return self._while_fresh(held) if rule.lease and rule.long_lived else held
+
+    def _on_its_bearer(self, caller: Caller) -> AbstractContextManager[None]:
         if caller.lease is not None:
             return self._leases.hold(caller.spki_sha256)
         if time.time() < self._leases.ends_at(caller.spki_sha256):
             return self._on_its_lease(caller)
         return self._until_certificate_ends(parse(caller.certificate_der))
+
+    @contextmanager
+    def _while_fresh(self, held: AbstractContextManager[None]) -> Iterator[None]:
+        with self._streams.hold(), held:
+            yield
 
     @contextmanager
     def _until_certificate_ends(self, certificate: MeshCertificate) -> Iterator[None]:

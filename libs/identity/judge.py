@@ -8,9 +8,10 @@ from collections.abc import Callable
 from libs.identity.certificate import MeshCertificate, verify_issued
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.handover import Successor, verify_successor
-from libs.identity.lease import Lease, appraise_peer
+from libs.identity.lease import Lease, appraise_peer, verify_not_named
 from libs.identity.renewal import Identity
 from libs.identity.revoked import verify_not_revoked
+from libs.policy.document import Policy
 
 
 class Judge:
@@ -28,6 +29,11 @@ class Judge:
         self._ca_spki = ca_spki
         self.clock = clock
 
+    @property
+    def policy(self) -> Policy:
+        """The one that judgements are made under now."""
+        return self._policy.current
+
     def certificate(self, der: bytes) -> MeshCertificate:
         """Raises `CertificateNotAccepted`."""
         return verify_issued(der, self._identity.ca_certificate, self.clock())
@@ -39,6 +45,10 @@ class Judge:
     def require_not_revoked(self, certificate: MeshCertificate) -> None:
         """Raises `KeyRevoked`, `NodeRevoked`."""
         verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, self._policy.current)
+
+    def require_not_named(self, lease: Lease, shown: MeshCertificate) -> None:
+        """Raises what `verify_not_named` raises."""
+        verify_not_named(lease, shown.spki_sha256, self._policy.current)
 
     def successor(self, successor: Successor, shown: MeshCertificate) -> Lease:
         """Return the lease that a next certificate earns. Raises what `verify_successor` and `appraise_peer` raise."""

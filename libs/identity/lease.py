@@ -1,9 +1,10 @@
 """It is responsible for whom this service believes, and until when.
 
 A lease ties a peer's key to the appraisal of its evidence. It ends with the certificate, with the evidence's age, with
-the collateral behind it, or at once when a newer policy no longer allows what was measured or an operator revokes it;
-whatever runs on it is then cancelled. A key that names its successor lets what runs on it rest on the successor's lease
-instead. One name on one machine has a few keys: what it may have kept here has a bound.
+the collateral behind it, or when a newer policy no longer allows what was measured or an operator revokes it; whatever
+runs on it is then cancelled. Nothing starts on a judgement that policy has overtaken: the lease is judged again first.
+A key that names its successor lets what runs on it rest on the successor's lease instead. One name on one machine has a
+few keys: what it may have kept here has a bound.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import structlog
 from libs.errors import Code, MeshError
 from libs.identity.certificate import MeshCertificate
 from libs.identity.freshness import PolicyKeeper
-from libs.identity.revoked import verify_not_revoked
+from libs.identity.revoked import verify_findings_not_revoked, verify_not_revoked
 from libs.policy.document import Policy
 from libs.rpc.policies import current_caller
 from libs.tee import evidence as evidences
@@ -54,6 +55,8 @@ class Lease:
     evidence: Evidence
     appraisal: Appraisal
     until: float
+    policy: Policy = field(repr=False)
+    """The one that it was judged under, with what was revoked then."""
 
 
 def appraise_peer(certificate: MeshCertificate, document: bytes, policy: Policy, ca_spki: bytes, now: float) -> Lease:
@@ -79,7 +82,18 @@ def appraise_peer(certificate: MeshCertificate, document: bytes, policy: Policy,
         appraisal.valid_until,
         evidence.challenge.issued_at + policy.evidence_max_age_seconds,
     )
-    return Lease(certificate, evidence, appraisal, until)
+    return Lease(certificate, evidence, appraisal, until, policy)
+
+
+def verify_not_named(lease: Lease, shown: bytes, policy: Policy) -> None:
+    """Raise if revocations name whoever holds a lease, by what was found of them before, or the key that they showed.
+
+    `shown` is its SHA-256. As quick as `verify_findings_not_revoked`, and as little in the place of a judgement.
+    """
+    certificate = lease.certificate
+    for key in (shown, certificate.spki_sha256):
+        verify_not_revoked(key, certificate.spiffe_id, policy)
+    verify_findings_not_revoked(lease.appraisal, policy)
 
 
 def longer(one: Lease, other: Lease) -> Lease:
@@ -123,7 +137,9 @@ class Leases:
         others, the oldest of them with what runs on it: a call that is kept open is no way around the bound.
         """
         lease = appraise_peer(certificate, document, self._policy.current, self._ca_spki(), self._clock())
-        held = self._held.setdefault(certificate.spki_sha256, _Held(lease))
+        held = self._judged(certificate.spki_sha256)
+        if held is None:
+            held = self._held[certificate.spki_sha256] = _Held(lease)
         held.lease = longer(held.lease, lease)
         log.info("lease opened", peer=certificate.spiffe_id, until=int(lease.until))
         self._make_room(certificate.spki_sha256)
@@ -146,19 +162,22 @@ class Leases:
         return self._live(spki_sha256).lease
 
     def live(self) -> Iterator[tuple[bytes, Lease]]:
-        """The keys that are believed now, each with its lease or its successor's."""
+        """The keys that are believed now, each with its lease or its successor's.
+
+        Nobody is judged here: one that policy has overtaken is among them until its turn comes, or it calls.
+        """
         now = self._clock()
         return ((key, held.lease) for key, held in self._held.items() if held.lease.until > now)
 
     def ends_at(self, spki_sha256: bytes) -> float:
         """When the lease of a key ends, Unix seconds; 0 for a key that has none."""
-        held = self._held.get(spki_sha256)
+        held = self._judged(spki_sha256)
         return 0.0 if held is None else held.lease.until
 
     @contextmanager
     def hold(self, spki_sha256: bytes) -> Iterator[None]:
         """Run the current task on a lease: it is cancelled when the lease ends. Raises `EvidenceRequired`."""
-        held = self._held.get(spki_sha256)
+        held = self._judged(spki_sha256)
         task = asyncio.current_task()
         if held is None or task is None:
             raise EvidenceRequired("the lease ended before the call began")
@@ -187,30 +206,52 @@ class Leases:
             if held.lease.until <= now:
                 self._end(key, "lease ran out")
 
-    def reappraise(self) -> None:
-        """Judge everyone again under the current policy and end what rests on those that it refuses."""
+    def end_named(self) -> None:
+        """End at once what rests on those whom the current policy's revocations name."""
+        policy = self._policy.current
         for key, held in list(self._held.items()):
-            lease = held.lease
-            policy = self._policy.current
             try:
-                # The key that the connection showed as well, where the lease is its successor's.
-                verify_not_revoked(key, lease.certificate.spiffe_id, policy)
-                held.lease = appraise_peer(
-                    lease.certificate, lease.evidence.document, policy, self._ca_spki(), self._clock()
-                )
+                verify_not_named(held.lease, key, policy)
             except MeshError as error:
                 self._end(key, error.reason)
         for task, certificate in self._certified.items():
             try:
-                verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, self._policy.current)
+                verify_not_revoked(certificate.spki_sha256, certificate.spiffe_id, policy)
             except MeshError as error:
                 log.info("call ended", peer=certificate.spiffe_id, why=error.reason)
                 task.cancel()
 
+    def judging(self) -> Iterator[None]:
+        """With each step, judge one of those whom policy has overtaken; what rests on a refused one ends."""
+        for key, held in list(self._held.items()):
+            if self._is_overtaken(held):
+                self._judged(key)
+                yield
+
     def _live(self, spki_sha256: bytes) -> _Held:
-        held = self._held.get(spki_sha256)
+        held = self._judged(spki_sha256)
         if held is None or held.lease.until <= self._clock():
             raise EvidenceRequired("present the evidence that your certificate names, then call again")
+        return held
+
+    def _is_overtaken(self, held: _Held) -> bool:
+        return held.lease.policy is not self._policy.current
+
+    def _judged(self, key: bytes) -> _Held | None:
+        """Return what is held for a key, judged under the policy of now; None once that has refused it."""
+        held = self._held.get(key)
+        if held is None or not self._is_overtaken(held):
+            return held
+        lease, policy = held.lease, self._policy.current
+        try:
+            # The key that the connection showed as well, where the lease is its successor's.
+            verify_not_revoked(key, lease.certificate.spiffe_id, policy)
+            held.lease = appraise_peer(
+                lease.certificate, lease.evidence.document, policy, self._ca_spki(), self._clock()
+            )
+        except MeshError as error:
+            self._end(key, error.reason)
+            return None
         return held
 
     def _make_room(self, newest: bytes) -> None:

@@ -54,6 +54,7 @@ class Link:
         self.is_superseded = False
         """The peer has announced another key: new calls belong on a connection to that one."""
         self._newest = lease
+        self._judged_under = lease.policy
         self._presented = credential
         self._accepted_until = accepted_until
         self._judge = judge
@@ -91,6 +92,15 @@ class Link:
         near = self.until - self._margin <= self._judge.clock()
         return near or self.is_superseded or self.credential is not credential
 
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether policy has changed since the peer was judged: nothing may start here before it is judged again."""
+        return self._judged_under is not self._judge.policy
+
+    def require_not_named(self) -> None:
+        """Raise if revocations name the peer, by what was found of it before."""
+        self._judge.require_not_named(self._newest, self.lease.certificate)
+
     def judge_again(self) -> None:
         """Judge the peer's newest key, and the one that the connection showed, under the policy of now.
 
@@ -101,6 +111,7 @@ class Link:
         if self._newest is self.lease:
             self.lease = judged
         self._newest = judged
+        self._judged_under = judged.policy
 
     async def hand_over(self, following: Credential) -> None:
         """Have the server let this connection rest on a later credential. Raises its refusal."""
@@ -133,7 +144,7 @@ class Link:
             try:
                 await self._take_successors()
             except TimeoutError:
-                self.channel.is_silent = True
+                self.channel.is_away = True
                 log.warning("the peer's renewals fell silent", peer=self.lease.certificate.spiffe_id)
             except MeshError as error:
                 log.info("the peer's renewals are not heard", reason=error.reason, detail=str(error))
@@ -150,7 +161,7 @@ class Link:
                         message = await call.read()
                 if not isinstance(message, evidence_pb2.WatchRenewalsResponse):
                     return
-                self.channel.is_silent = False
+                self.channel.is_away = False
                 if message.HasField("successor"):
                     said = message.successor
                     self._take(Successor(said.certificate, said.document, said.signature))

@@ -29,8 +29,10 @@ from libs.identity.lease import Leases
 from libs.identity.listener import listener_credentials
 from libs.identity.peers import Peer
 from libs.identity.policy_sources import RegistryPolicies
+from libs.identity.reappraisal import reappraise
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, follow_statements
+from libs.identity.streams import Streams
 from libs.policy.compose import Anchors, read_anchors
 from libs.rpc.calls import Middleware
 from libs.rpc.middleware import standard_middleware
@@ -101,6 +103,7 @@ class Member:
         self.policy = policy
         self.identity = identity
         self.leases = Leases(policy, self.ca_spki)
+        self.streams = Streams(policy)
         self._peers: dict[tuple[str, str], Peer] = {}
         self._kms: AnyPeer | None = None
 
@@ -164,7 +167,7 @@ class Member:
         self, bindings: Sequence[ServiceBinding], observers: Sequence[Middleware] = ()
     ) -> AbstractAsyncContextManager[Serving]:
         """Serve on the mesh listener: mutual TLS, the standard middleware, and the exchange of evidence."""
-        gate = MeshGate(self.trust_domain, self.identity, self.policy, self.leases)
+        gate = MeshGate(self.trust_domain, self.identity, self.policy, self.leases, self.streams)
         everything = [*bindings, evidence_binding(EvidenceServicer(self.identity, self.leases))]
         methods = {name: rule for binding in everything for name, rule in binding.methods.items()}
         return serving(
@@ -175,15 +178,14 @@ class Member:
             drain_seconds=self.settings.drain_seconds,
         )
 
-    def reappraise(self) -> None:
+    async def reappraise(self) -> None:
         """Judge everyone again, on both sides of every connection."""
-        self.leases.reappraise()
-        for peer in self._peers.values():
-            peer.reappraise()
+        await reappraise(self.policy, lambda: (self.leases, *self._peers.values()))
 
     def sweep(self) -> None:
         """End what has run out, on both sides of every connection."""
         self.leases.sweep()
+        self.streams.sweep()
         for peer in self._peers.values():
             peer.sweep()
 
@@ -276,7 +278,7 @@ async def open_guest(settings: MemberSettings, role: str) -> AsyncIterator[tuple
 async def _follow_policy(member: Member) -> None:
     while True:
         await member.policy.advanced()
-        member.reappraise()
+        await member.reappraise()
 
 
 async def _sweep(member: Member) -> None:

@@ -1,16 +1,16 @@
 """It is responsible for channels to other members: only to the very key whose evidence was appraised.
 
 The peer's leaf is taken by a handshake and appraised; the gRPC channel then has that leaf as its only root, so no other
-key can answer on it. Whoever holds a `Peer` asks it for the channel before each use: warm it costs nothing. When either
-side has a new key, or the end is near, another connection is made in the background first, and only then do new calls
-move; what runs stays where it is.
+key can answer on it. Whoever holds a `Peer` asks it for the channel before each use: warm it costs nothing, except that
+the peer is judged again where policy has changed since. When either side has a new key, or the end is near, another
+connection is made in the background first, and only then do new calls move; what runs stays where it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import structlog
@@ -81,9 +81,8 @@ class Peer:
         return self._identity.current if self._link is None else self._link.credential
 
     def live_lease(self) -> Lease | None:
-        """The lease that a call started now would rest on; None when the next `channel` has to connect first."""
-        link = self._live()
-        return None if link is None else link.lease
+        """The lease of the connection that new calls get, judged last; None when the next `channel` has to connect."""
+        return self._link.lease if self._link is not None and self.is_live(self._link) else None
 
     @property
     def is_idle(self) -> bool:
@@ -91,17 +90,17 @@ class Peer:
         return not self._links() and not self._connecting.locked() and not self._tasks
 
     @property
-    def is_silent(self) -> bool:
-        """Whether the last that is known of its connection is that nothing was answered there."""
-        return self._link is not None and self._link.channel.is_silent
+    def is_away(self) -> bool:
+        """Whether the last that is known of its connection is that nobody served there."""
+        return self._link is not None and self._link.channel.is_away
 
     def is_live(self, link: Link) -> bool:
         """Whether a call may start on this very link, which need not be the one that new calls get.
 
-        One that was given up is not live from then on, though its connection takes a moment to end.
+        One that was given up is not live from then on, though its connection takes a moment to end. Nobody is judged
+        here, so that many peers can be asked: where policy has overtaken the peer, `link` judges it before the call.
         """
-        is_kept = link is self._link or link in self._retired
-        return is_kept and link.is_ready and self._clock() < link.takes_calls_until - _LAST_SECONDS
+        return self._is_kept(link) and link.is_ready and self._clock() < link.takes_calls_until - _LAST_SECONDS
 
     async def channel(self, timeout: float) -> WatchedChannel:
         """Return a channel to the appraised peer. Raises `PeerUnavailable` or the refusal of either side."""
@@ -117,7 +116,7 @@ class Peer:
 
         Raises `PeerUnavailable` or the refusal of either side.
         """
-        if preferred is not None and self.is_live(preferred):
+        if preferred is not None and self._is_believed(preferred):
             return preferred
         if (link := self._live()) is not None:
             return link
@@ -130,15 +129,20 @@ class Peer:
         except TimeoutError as error:
             raise PeerUnavailable(f"{self._role} at {self._target} did not answer within {timeout:.1f} s") from error
 
-    def reappraise(self) -> None:
-        """Judge the peer again under the current policy; a refusal closes its channels and everything on them."""
+    def end_named(self) -> None:
+        """Close the channels to the peer, and end what runs on them, at once if the policy's revocations name it."""
         for link in self._links():
             try:
-                link.judge_again()
+                link.require_not_named()
             except MeshError as error:
-                log.warning("peer refused", peer=link.lease.certificate.spiffe_id, reason=error.reason)
-                self.refusal = error.reason
-                self._drop(link)
+                self._refuse(link, error)
+
+    def judging(self) -> Iterator[None]:
+        """With each step, judge a link that policy has overtaken; a refusal closes it and ends what runs on it."""
+        for link in self._links():
+            if self._is_kept(link) and link.is_overtaken:
+                self._judge_again(link)
+                yield
 
     def sweep(self) -> None:
         """Replace what nears its end, have what still runs rest on the newest keys, and end what is over."""
@@ -170,8 +174,28 @@ class Peer:
     def _links(self) -> list[Link]:
         return [*self._retired, *([] if self._link is None else [self._link])]
 
+    def _is_kept(self, link: Link) -> bool:
+        return link is self._link or link in self._retired
+
     def _live(self) -> Link | None:
-        return self._link if self._link is not None and self.is_live(self._link) else None
+        return self._link if self._link is not None and self._is_believed(self._link) else None
+
+    def _is_believed(self, link: Link) -> bool:
+        """Whether a call may start on this link, by the policy of now."""
+        if link.is_overtaken and self.is_live(link):
+            self._judge_again(link)
+        return self.is_live(link)
+
+    def _judge_again(self, link: Link) -> None:
+        try:
+            link.judge_again()
+        except MeshError as error:
+            self._refuse(link, error)
+
+    def _refuse(self, link: Link, error: MeshError) -> None:
+        log.warning("peer refused", peer=link.lease.certificate.spiffe_id, reason=error.reason)
+        self.refusal = error.reason
+        self._drop(link)
 
     def _replace_later(self, link: Link) -> None:
         if self._replacing is None or self._replacing.done():
@@ -241,6 +265,9 @@ class Peer:
                 accepted = await stub.PresentEvidence(
                     evidence_pb2.PresentEvidenceRequest(document=credential.evidence.document), timeout=timeout
                 )
+            if lease.policy is not self._judge.policy:
+                # Whoever is not connected yet is not judged again, and the peer chooses how long its answers take.
+                lease = self._judge.lease(certificate, theirs.document)
         except BaseException:
             await channel.close(None)
             raise

@@ -70,7 +70,7 @@ class KmsStatements:
                     yield self._verified(response.stated)
         except TimeoutError as error:
             # The next watch is to be another instance's, where there is one.
-            channel.is_silent = True
+            channel.is_away = True
             raise StatementsEnded(f"the KMS gave no sign of life for {self._silence_seconds:g} s") from error
         finally:
             call.cancel()
@@ -127,13 +127,23 @@ async def take_statement(
     Versions may come from the registry, nothing else does. What the KMS then still names otherwise than this service is
     refused by `note`. Raises `MeshError`.
     """
-    for signed in await stated_chain(statements, registry, policy.current, statement):
-        policy.accept(signed)
-    if statement.revocations_digest != policy.revocations.digest:
-        revocations = await statements.revocations()
-        await _learn_signers(revocations, statements, policy)
-        policy.accept_revocations(revocations)
+    try:
+        for signed in await stated_chain(statements, registry, policy.current, statement):
+            policy.accept(signed)
+    except MeshError:
+        # A version that cannot be had, or read, keeps no revocation from counting.
+        await _take_revocations(statement, statements, policy)
+        raise
+    await _take_revocations(statement, statements, policy)
     policy.note(statement)
+
+
+async def _take_revocations(statement: Statement, statements: Statements, policy: PolicyKeeper) -> None:
+    if statement.revocations_digest == policy.revocations.digest:
+        return
+    revocations = await statements.revocations()
+    await _learn_signers(revocations, statements, policy)
+    policy.accept_revocations(revocations)
 
 
 async def _learn_signers(revocations: Sequence[bytes], statements: Statements, policy: PolicyKeeper) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv6Address
 from types import MappingProxyType
 
 from libs.aci.claims import CLAIM_NAMES
@@ -34,7 +35,9 @@ class ForeignKind(StrEnum):
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _KIND = re.compile("|".join(ForeignKind))
 _PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
-_ORIGIN = re.compile(rf"https://(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?|\[[0-9a-f:.]{{2,45}}\])(?::(?:{_PORT}))?")
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_ORIGIN = re.compile(rf"https://(?:{_LABEL}(?:\.{_LABEL}){{0,7}}|\[[0-9a-f:.]{{2,45}}\])(?::(?:{_PORT}))?")
+"""What every router can connect to: a name that the resolver would choke on would end them all at once."""
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _SUBJECT = re.compile(r"[!-~]{1,256}")
 _TENANT = re.compile(r"[0-9a-f]{32}")
@@ -99,7 +102,7 @@ def foreign_rules(provider: ForeignProvider, hardware: Hardware, revoked: Revoke
 def _read_provider(entry: Members) -> ForeignProvider:
     name = entry.text("name", _NAME)
     kind = ForeignKind(entry.text("kind", _KIND))
-    origin = entry.text("origin", _ORIGIN)
+    origin = _read_origin(entry)
     models = _read_models(entry)
     attested = kind is not ForeignKind.OPENAI
     has_sessions = kind is ForeignKind.ACI
@@ -119,6 +122,17 @@ def _read_provider(entry: Members) -> ForeignProvider:
     )
     entry.end()
     return provider
+
+
+def _read_origin(entry: Members) -> str:
+    origin = entry.text("origin", _ORIGIN)
+    host, bracket, _ = origin.removeprefix("https://[").partition("]")
+    try:
+        if bracket:
+            IPv6Address(host)
+    except ValueError as error:
+        raise entry.refuse("origin", "has no IPv6 address between its brackets") from error
+    return origin
 
 
 def _read_models(entry: Members) -> Mapping[str, str]:

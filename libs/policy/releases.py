@@ -71,11 +71,9 @@ class KeyRelease:
 
     def covers(self, name: str) -> bool:
         """Say whether the rule is about this key. A wildcard covers what is below it, at any depth, not itself."""
-        if not KEY_NAME.fullmatch(name):
-            return False
-        if self.pattern.endswith("/*"):
-            return name.startswith(self.pattern[:-1])
-        return name == self.pattern
+        is_below = self.pattern.endswith("/*") and name.startswith(self.pattern[:-1])
+        # Last, because it takes longest: the KMS asks this of ten thousand names in a row.
+        return (is_below or name == self.pattern) and KEY_NAME.fullmatch(name) is not None
 
     def admits(self, role: str, compose_hash: str) -> bool:
         """Say whether a workload of this role and measured app-compose may use the key."""

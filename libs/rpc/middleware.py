@@ -87,7 +87,7 @@ def allow_peers(gate: Gate, methods: Mapping[str, MethodRule]) -> Middleware:
         adopt_caller(caller)
         structlog.contextvars.bind_contextvars(caller=caller.spiffe_id)
         try:
-            with gate.hold(caller):
+            with gate.hold(caller, rule):
                 return await proceed()
         except asyncio.CancelledError:
             # Who cancelled: the client, or the gate because the lease ended? The gate then has a reason to tell.

@@ -47,7 +47,7 @@ class MethodRule:
     """Who may call one method.
 
     `lease`: whether the caller must be appraised, not only certified. `long_lived`: a stream that may run without a
-    deadline; it ends with its caller's lease.
+    deadline; it ends with its caller's lease and, where it needs one, when the policy here is not fresh any more.
     """
 
     roles: frozenset[str]
@@ -90,11 +90,11 @@ class Gate(Protocol):
         """Return who calls. Raises `MeshError`. MUST be cheap for a caller that it knows."""
         ...
 
-    def hold(self, caller: Caller) -> AbstractContextManager[None]:
+    def hold(self, caller: Caller, rule: MethodRule) -> AbstractContextManager[None]:
         """Run the current task on the caller's lease.
 
-        MUST cancel the task when the lease ends, and MUST refuse the same caller in `admit` from then on: that refusal
-        is what the client is told.
+        MUST cancel the task when the lease ends, and MUST refuse the same caller in `admit` from then on, or raise in
+        the cancellation's place: that refusal is what the client is told.
         """
         ...
 

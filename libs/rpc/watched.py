@@ -1,8 +1,9 @@
-"""It is responsible for knowing of a channel how many calls run on it, whether its server answers, and whom it forgot.
+"""It is responsible for knowing of a channel how many calls run on it, whether its server serves, and whom it forgot.
 
 The connection to a process that was stopped, or to a host that vanished, is there for a while: only what gets no answer
-shows it. And a server may forget a caller before the caller's own reckoning ends, for example when a policy refused it
-for a while; nobody but the one call that fails then hears of it.
+shows it. A server may also be there and say that it cannot serve, as one does that is cut off from what it needs. And
+it may forget a caller before the caller's own reckoning ends, for example when a policy refused it for a while; nobody
+but the one call that fails then hears of it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-_NO_ANSWERS = frozenset({None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
-"""How calls end that the caller gave up or the connection lost, so that nothing is known of the server."""
+_GIVEN_UP = frozenset({None, grpc.StatusCode.CANCELLED})
+"""How calls end of which nobody awaits the answer any more, so that nothing is known of the server."""
+
+_AWAY = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE})
 
 
 class WatchedChannel(grpc.aio.Channel):
@@ -26,9 +29,10 @@ class WatchedChannel(grpc.aio.Channel):
         self._known: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self.running = 0
         """How many calls are not over yet."""
-        self.is_silent = False
-        """The last that is known of the server is that it did not answer: a call ran into its deadline, or a stream
-        with signs of life gave none, of which whoever reads it MUST tell here.
+        self.is_away = False
+        """The last that is known of the server is that it did not serve: a call ran into its deadline, or ended as one
+        does whose server cannot be had, or a stream with signs of life gave none, of which whoever reads it MUST tell
+        here.
         """
 
     async def __aenter__(self) -> WatchedChannel:
@@ -84,8 +88,8 @@ class WatchedChannel(grpc.aio.Channel):
     def _over(self, call: grpc.aio.Call) -> None:
         self.running -= 1
         code = _code_of(call)
-        if code not in _NO_ANSWERS:
-            self.is_silent = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        if code not in _GIVEN_UP:
+            self.is_away = code in _AWAY
         if code is grpc.StatusCode.UNAUTHENTICATED:
             self._unauthenticated()
 

@@ -121,8 +121,8 @@ class LiveLeases:
         self._unsound.pop(_name(spiffe_id), None)
 
     async def _watch(self) -> None:
-        stub = registry_pb2_grpc.ProviderRegistryServiceStub(await self._registry.channel(_CALL_SECONDS))
-        call = stub.Watch(registry_pb2.WatchRequest())
+        channel = await self._registry.channel(_CALL_SECONDS)
+        call = registry_pb2_grpc.ProviderRegistryServiceStub(channel).Watch(registry_pb2.WatchRequest())
         try:
             while True:
                 with remote_errors():
@@ -134,6 +134,8 @@ class LiveLeases:
                 self.watched = True
         except TimeoutError:
             log.warning("the registry's watch fell silent")
+            # The next watch is to be another instance's, where there is one.
+            channel.is_away = True
         finally:
             call.cancel()
 

@@ -19,6 +19,7 @@ import structlog
 from libs.errors import MeshError
 from libs.identity.exchange import EvidenceUnknown
 from libs.identity.freshness import PolicyKeeper
+from libs.policy.document import Policy
 from libs.tee.appraisal import SignedBy
 from libs.tee.archived import Question
 from services.attestation.appraisal import Appraisals, Recorded
@@ -117,7 +118,7 @@ class Sweep:
                     # A registry whose list never stands still must not keep this service busy.
                     await asyncio.sleep(_PAUSE_SECONDS)
                 else:
-                    await self._wait(left)
+                    await self._wait(policy, left)
 
     async def sweep(self, *, only_new: bool = False) -> None:
         """Judge once every node, or those whose lease is not judged yet."""
@@ -139,10 +140,14 @@ class Sweep:
     def _unjudged(self) -> bool:
         return any(self.judged(node).reason == NOT_APPRAISED for node in self._nodes.listed.values())
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait(self, policy: Policy, seconds: float) -> None:
+        """Wait until there may be something to judge before the timer says so."""
         async with asyncio.TaskGroup() as tasks:
             waiting = [tasks.create_task(self._nodes.changed()), tasks.create_task(self._moved())]
-            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            # Both have begun to listen after this; what came before they did is seen here.
+            await asyncio.sleep(0)
+            if self._policy.current is policy and not self._unjudged():
+                await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for task in waiting:
                 task.cancel()
 

@@ -1,6 +1,7 @@
 """It is responsible for which keys nats-server lets in: those that hold a lease here, for as long as they hold it.
 
-What cannot be judged is no lease: while the broker's policy may be stale, nobody is let in and nobody stays.
+What cannot be judged is no lease: while the broker's policy may be stale, nobody is let in and nobody stays. Who was
+judged under the policy before stays until judged again, which takes its turn; whom a revocation names does not.
 """
 
 from __future__ import annotations

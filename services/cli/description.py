@@ -39,7 +39,7 @@ def describe(
         witness_url=f"https://{addresses.of(WITNESS)}",
         witness_vkey=witness_vkey,
         witness_ca=layout.witness_certificate,
-        registry_grpc=addresses.of("registry"),
+        registry_grpc=(addresses.of("registry"),),
         attestation_grpc=addresses.of("attestation"),
         kms_grpc=tuple(addresses.of(name) for name in pids if role_of(name) == "kms"),
         mesh_ca=layout.mesh_ca,

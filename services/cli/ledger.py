@@ -1,4 +1,5 @@
-"""It is responsible for `teemesh ledger tail`: the log as it is, entry by entry, its hash chain checked on the way.
+"""It is responsible for `teemesh ledger`: the log as it is, entry by entry, its hash chain checked on the way (`tail`);
+what becomes of tenants' vaults is in `ledger_vaults`.
 
 Exit status 6 when the log is not a continuation of what was read before.
 """
@@ -21,7 +22,7 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
-from services.cli import ledger_prove
+from services.cli import ledger_prove, ledger_vaults
 from services.cli.layout import add_state_option
 from services.cli.ledger_lines import describe_entry
 from services.cli.mesh_reading import MeshReader
@@ -60,7 +61,7 @@ class LedgerAccess:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `teemesh ledger`."""
-    parser = subparsers.add_parser("ledger", help="read the transparency log")
+    parser = subparsers.add_parser("ledger", help="read the transparency log; erase and hold tenants' vaults")
     commands = parser.add_subparsers(dest="ledger_command", required=True)
     tail = commands.add_parser("tail", help="print the entries since the last time, checking the hash chain")
     add_state_option(tail)
@@ -69,6 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     tail.set_defaults(run=_run_tail)
     ledger_prove.add_parsers(commands)
+    ledger_vaults.add_commands(commands)
 
 
 def read_ledger_access(state: Path) -> LedgerAccess:

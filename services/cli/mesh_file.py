@@ -36,7 +36,8 @@ class MeshDescription:
     """Verifier key of its cosignatures, in C2SP's text form."""
     witness_ca: Path
     """PEM of the witness's own certificate."""
-    registry_grpc: str
+    registry_grpc: tuple[str, ...]
+    """Of each instance, the preferred one first."""
     attestation_grpc: str
     kms_grpc: tuple[str, ...]
     """Of each instance, the preferred one first."""

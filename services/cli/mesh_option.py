@@ -8,19 +8,26 @@ from pathlib import Path
 from services.cli.layout import DEFAULT_STATE
 
 _TIMEOUT_SECONDS = 15.0
+PUBLISHING_SECONDS = 30.0
+"""For what a KMS makes durable before it answers."""
+
 _MAX_TIMEOUT_SECONDS = 3600.0
 
 
-def add_mesh_options(parser: argparse.ArgumentParser) -> None:
+def add_mesh_options(parser: argparse.ArgumentParser, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
     """Add `--mesh` and `--timeout-seconds`."""
     parser.add_argument("--mesh", type=Path, default=DEFAULT_STATE / "mesh.json", help="default: %(default)s")
-    add_timeout_option(parser)
+    add_timeout_option(parser, timeout_seconds)
 
 
-def add_timeout_option(parser: argparse.ArgumentParser) -> None:
+def add_timeout_option(parser: argparse.ArgumentParser, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
     """Add `--timeout-seconds`."""
     parser.add_argument(
-        "--timeout-seconds", type=_seconds, default=_TIMEOUT_SECONDS, metavar="N", help="default: %(default)s, a call"
+        "--timeout-seconds",
+        type=_seconds,
+        default=timeout_seconds,
+        metavar="N",
+        help="for each service that is asked; default: %(default)s",
     )
 
 

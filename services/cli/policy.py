@@ -30,6 +30,7 @@ from libs.policy.vocabulary import EVIDENCE_ROLES
 from libs.tee.tcb import TcbRule
 from services.cli.composes import render_compose
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
+from services.cli.mesh_option import PUBLISHING_SECONDS, add_mesh_options
 from services.cli.operators import load_key, read_public_key, read_public_keys
 from services.cli.policy_diff import add_diff, compare_signed, print_comparison
 from services.cli.policy_draft import (
@@ -47,6 +48,7 @@ from services.cli.policy_replay import add_replay
 from services.cli.policy_report import assess, print_report
 from services.cli.policy_revoke import add_revocations, add_revoke
 from services.cli.reference import DeployedCompose, read_reference
+from services.cli.verdicts import ACCEPTED, REFUSED, usable
 
 _DAY = 86400
 
@@ -126,6 +128,12 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--collateral-max-age-days", type=int, default=STRICT_TCB.maximum_collateral_age_seconds // _DAY
     )
+    parser.add_argument(
+        "--retention-months",
+        type=int,
+        metavar="N",
+        help="keep tenants' entries for so long; default: as before",
+    )
     parser.add_argument("--challenge-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--evidence-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--lifetime-days", type=int, default=LIFETIME_SECONDS // _DAY)
@@ -149,13 +157,12 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compose", type=Path, help="judge the signatures by the operators that this app-compose is measured with"
     )
-    parser.set_defaults(run=_run_show)
+    parser.set_defaults(run=lambda args: usable(_run_show, args))
 
 
 def _add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", type=Path)
-    parser.add_argument("--mesh", type=Path, default=Path(".teemesh/mesh.json"), help="default: %(default)s")
-    parser.add_argument("--timeout-seconds", type=float, default=30.0)
+    add_mesh_options(parser, PUBLISHING_SECONDS)
     parser.set_defaults(run=_run_publish)
 
 
@@ -182,6 +189,7 @@ def _run_init(args: argparse.Namespace) -> int:
     models: dict[str, list[str]] = {}
     for model, digest in _pairs(args.model, "--model"):
         models.setdefault(model, []).append(digest)
+    previous = read_signed(args.previous).policy if args.previous else None
     draft = draft_policy(
         trust_domain=args.trust_domain,
         operator_keys=read_public_keys(args.operator_key),
@@ -197,13 +205,16 @@ def _run_init(args: argparse.Namespace) -> int:
         allowed_devices=args.allow_device,
         revoked_devices=args.revoke_device,
         lifted_revocations=args.lift_revocation,
+        retention_months=args.retention_months,
         challenge_max_age_seconds=args.challenge_max_age_seconds,
         evidence_max_age_seconds=args.evidence_max_age_seconds,
         key_releases=[_key_release(*pair) for pair in _pairs(args.key_release, "--key-release")],
-        previous=read_signed(args.previous).policy if args.previous else None,
+        previous=previous,
     )
     # Indented, because people read and edit a draft; signatures are over the canonical form anyway.
     write_output(args.out, json.dumps(json.loads(unsigned(draft)), indent=2).encode() + b"\n")
+    if previous is not None:
+        print_comparison(compare_signed(previous, parse_signed(unsigned(draft))), Console())
     print(f"{args.out}: version {draft['version']}, not signed yet: {args.threshold} operators must sign it")
     return 0
 
@@ -224,7 +235,7 @@ def _run_show(args: argparse.Namespace) -> int:
     anchors = read_anchors(read_input(args.compose).decode("utf-8", errors="surrogateescape")) if args.compose else None
     assessment = assess(signed, int(time.time()), anchors)
     print_report(assessment, Console())
-    return 0 if assessment.holds else 1
+    return ACCEPTED if assessment.holds else REFUSED
 
 
 def _run_publish(args: argparse.Namespace) -> int:

@@ -21,9 +21,11 @@ from services.cli.evidence_inputs import read_ca, read_compose
 from services.cli.evidence_words import Json, plain
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
 from services.cli.log_export import Copied, copy_log, read_copy, verify_copy
+from services.cli.log_state import Authorities, InLog
 from services.cli.mesh_option import add_mesh_options
 from services.cli.mesh_reading import MeshReader
-from services.cli.replay import Authorities, Replay, Replayed, Verdict
+from services.cli.replay import Replay
+from services.cli.replayed import Replayed, Verdict
 from services.cli.service_access import read_service_access
 from services.cli.verdicts import ACCEPTED, REFUSED, usable
 
@@ -60,12 +62,14 @@ def _run(args: argparse.Namespace) -> int:
     checkpoint, entries = verify_copy(copied, VerifierKey.parse(vkey))
     if args.out is not None:
         write_output(args.out, copied.encode())
-    replay = Replay(_authorities(args), _filed(args.evidence))
-    replayed = replay.run(entries)
+    log = InLog(_authorities(args))
+    for entry in entries:
+        log.take(entry)
+    replayed = Replay(log, _filed(args.evidence)).run()
     if args.json:
-        print(json.dumps(_report(checkpoint, replay, replayed), indent=2))
+        print(json.dumps(_report(checkpoint, log, replayed), indent=2))
     else:
-        print_replay(checkpoint, replay, replayed, Console())
+        print_replay(checkpoint, log, replayed, Console())
     return REFUSED if any(each.verdict is Verdict.DIFFERENT for each in replayed) else ACCEPTED
 
 
@@ -98,11 +102,11 @@ def _filed(folder: Path | None) -> Mapping[bytes, bytes]:
         raise InputUnreadable(f"{folder} has a file whose name is no digest: {error}") from error
 
 
-def print_replay(checkpoint: Checkpoint, replay: Replay, replayed: Sequence[Replayed], console: Console) -> None:
+def print_replay(checkpoint: Checkpoint, log: InLog, replayed: Sequence[Replayed], console: Console) -> None:
     """Print a line for each decision; the last line says how many came out the same."""
-    versions = ", ".join(map(str, sorted(replay.policies))) or "none"
+    versions = ", ".join(map(str, sorted(log.policies))) or "none"
     _print(console, f"log       {checkpoint.origin}, {checkpoint.size} entries, root {checkpoint.root.hex()}")
-    _print(console, f"policies  versions {versions}; {len(replay.revocations)} revocations")
+    _print(console, f"policies  versions {versions}; {len(log.revocations)} revocations")
     for each in replayed:
         words = f" {each.index:>6} {each.decision} {each.spiffe_id}: {each.recorded}"
         words += f" under version {each.policy_version}" if each.policy_version is not None else ""
@@ -116,13 +120,13 @@ def print_replay(checkpoint: Checkpoint, replay: Replay, replayed: Sequence[Repl
     _print(console, ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict))
 
 
-def _report(checkpoint: Checkpoint, replay: Replay, replayed: Sequence[Replayed]) -> dict[str, Json]:
+def _report(checkpoint: Checkpoint, log: InLog, replayed: Sequence[Replayed]) -> dict[str, Json]:
     return {
         "origin": checkpoint.origin,
         "size": checkpoint.size,
         "root": checkpoint.root.hex(),
-        "policy_versions": sorted(replay.policies),
-        "revocations": len(replay.revocations),
+        "policy_versions": sorted(log.policies),
+        "revocations": len(log.revocations),
         "untold": UNTOLD,
         "decisions": [
             {

@@ -12,6 +12,7 @@ from libs.errors import MeshError
 from libs.policy.compose import Anchors
 from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
+from libs.policy.foreign import ForeignKind, ForeignProvider
 from libs.policy.releases import KeyRelease
 from libs.policy.signatures import known_signatures, parse_signed, verify_each, verify_own, verify_seed
 from libs.policy.succession import verify_valid_at
@@ -135,6 +136,8 @@ def _print_allowances(policy: Policy, console: Console) -> None:
         console.print(f"  CPU families {', '.join(sorted(devices.revoked_families))} revoked")
     if policy.lifted_revocations:
         console.print(f"  lifts        {len(policy.lifted_revocations)} revocations")
+    if policy.retention_months is not None:
+        console.print(f"  keeps        tenants' entries for {policy.retention_months} months after their own")
     if policy.hardware.gpu is not None:
         console.print(f"  GPU tokens   of {', '.join(sorted(policy.hardware.gpu.issuers))}")
     if policy.hardware.snp is not None:
@@ -143,6 +146,13 @@ def _print_allowances(policy: Policy, console: Console) -> None:
         console.print(f"  model        {model}: {', '.join(digest[:16] for digest in sorted(digests))}", soft_wrap=True)
     for release in policy.key_releases:
         console.print(f"  key          {_key_rule(release)}")
+    console.print(f"  evidence     at most {policy.evidence_max_age_seconds} s after its challenge")
+    for role, grant in sorted(policy.roles.items()):
+        if grant.tcb is not None:
+            console.print(f"  tcb          of {role} besides: {', '.join(sorted(grant.tcb.statuses))}")
+    for provider in policy.foreign_providers:
+        # An address in brackets is no markup.
+        console.print(f"  foreign      {_foreign(provider)}", soft_wrap=True, markup=False)
     constraints = policy.constraints
     for name, tenant in (("default", constraints.default), *sorted(constraints.by_tenant.items())):
         console.print(f"  tenant       {name}: {_demands(tenant)}", soft_wrap=True)
@@ -154,6 +164,16 @@ def _key_rule(release: KeyRelease) -> str:
     use = "" if release.held else ", by signing in the KMS only"
     age = "" if release.rotate_after_days is None else f", a new epoch every {release.rotate_after_days} days"
     return f"{release.pattern} ({release.algorithm}) to {users}{narrowed}{use}{age}"
+
+
+def _foreign(provider: ForeignProvider) -> str:
+    """Who outside the mesh gets prompts, by what proof, and whose without any."""
+    models = ", ".join(f"{here} as {there}" for here, there in sorted(provider.models.items()))
+    proof = "nothing of it verified"
+    if provider.kind is not ForeignKind.OPENAI:
+        proof = f"{len(provider.measurements)} measurements"
+    whose = f", unverified for {len(provider.tenants)} tenants" if provider.best_effort else ""
+    return f"{provider.name}: {provider.kind} at {provider.origin}, {models}; {proof}{whose}"
 
 
 def _demands(tenant: TenantConstraints) -> str:

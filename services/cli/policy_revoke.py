@@ -27,6 +27,7 @@ from libs.policy.revocation import (
 )
 from libs.policy.signatures import SignedPolicy, parse_signed
 from services.cli.kms_access import read_kms_access
+from services.cli.mesh_option import PUBLISHING_SECONDS, add_mesh_options
 from services.cli.mesh_reading import MeshReader
 from services.cli.operators import load_key
 
@@ -60,19 +61,14 @@ def add_revoke(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reason", required=True, metavar="TEXT", help="for people; it goes into the log")
     parser.add_argument("--operator-key", type=Path, required=True, metavar="FILE", help="the operator's key file")
-    _add_mesh(parser)
+    add_mesh_options(parser, PUBLISHING_SECONDS)
     parser.set_defaults(run=_run_revoke)
 
 
 def add_revocations(parser: argparse.ArgumentParser) -> None:
     """Fill the parser of `teemesh policy revocations`."""
-    _add_mesh(parser)
+    add_mesh_options(parser, PUBLISHING_SECONDS)
     parser.set_defaults(run=_run_revocations)
-
-
-def _add_mesh(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mesh", type=Path, default=Path(".teemesh/mesh.json"), help="default: %(default)s")
-    parser.add_argument("--timeout-seconds", type=float, default=30.0)
 
 
 def _run_revoke(args: argparse.Namespace) -> int:

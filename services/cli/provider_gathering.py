@@ -10,7 +10,7 @@ from teemesh.registry.v1 import registry_pb2 as pb
 from libs.errors import MeshError
 from libs.identity.certificate import MeshCertificate, der_of, verify_issued
 from libs.rpc.channel import fetch_leaf
-from services.cli.registry_access import registry_client
+from services.cli.registry_access import RegistryAccess, RegistryClient
 from services.cli.service_access import ServiceAccess
 
 _ROLE = "node"
@@ -28,18 +28,20 @@ class Gathered:
     """What the node at the listed endpoint shows: the mesh CA issued it, and the node has its key."""
 
 
-async def gather(access: ServiceAccess, spiffe_id: str, timeout_seconds: float) -> Gathered:
+async def gather(access: RegistryAccess, spiffe_id: str, timeout_seconds: float) -> Gathered:
     """Ask the registry about a node, and the node itself. Raises `ProviderUnknown` and what the registry refuses
     the listing with.
     """
-    async with registry_client(access, timeout_seconds) as registry:
+
+    async def ask(registry: RegistryClient) -> tuple[pb.Provider, bytes | MeshError]:
         provider = await registry.provider(spiffe_id)
-        document: bytes | MeshError
         try:
-            document = await registry.session(provider.session_id)
+            return provider, await registry.session(provider.session_id)
         except MeshError as refusal:
-            document = refusal
-    return Gathered(provider, document, await _certificate(access, provider.endpoint, timeout_seconds))
+            return provider, refusal
+
+    provider, document = await access.ask(ask, timeout_seconds)
+    return Gathered(provider, document, await _certificate(access.operator, provider.endpoint, timeout_seconds))
 
 
 async def _certificate(access: ServiceAccess, endpoint: str, timeout_seconds: float) -> MeshCertificate | MeshError:

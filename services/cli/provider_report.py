@@ -63,7 +63,7 @@ def print_providers(providers: Sequence[pb.Provider], now: float, console: Conso
         load = provider.load
         cache = f"{load.kv_cache_permille / 10:g} %" if load.HasField("kv_cache_permille") else "-"
         cells = (
-            provider.spiffe_id,
+            provider.spiffe_id.rpartition("/")[2],
             _state(provider),
             ", ".join(model.id for model in provider.models) or "-",
             provider.region or "-",
@@ -74,7 +74,8 @@ def print_providers(providers: Sequence[pb.Provider], now: float, console: Conso
             f"{provider.lease_until_ms / 1000 - now:.0f} s",
             provider.endpoint,
         )
-        table.add_row(*(Text(plain(cell)) for cell in cells))
+        # Folded rather than cut: names and endpoints are there to be copied.
+        table.add_row(*(Text(plain(cell), overflow="fold") for cell in cells))
     console.print(table)
 
 
@@ -83,7 +84,7 @@ def print_provider(report: ProviderReport, console: Console) -> None:
     provider = report.provider
     print_development(report.in_force.document.development_roots, console)
     console.print(Text("the registry says, and nobody else", style="bold"))
-    for name, value in _said(provider):
+    for name, value in _said(provider, time.time()):
         console.print(Text(f"  {name:<10} {plain(value)}"), soft_wrap=True)
     console.print(Text(f"checked here, under policy {report.in_force.words}", style="bold"), soft_wrap=True)
     print_checks(report.checks, console)
@@ -118,13 +119,13 @@ def listed_json(provider: pb.Provider) -> dict[str, Json]:
     }
 
 
-def _said(provider: pb.Provider) -> tuple[tuple[str, str], ...]:
+def _said(provider: pb.Provider, now: float) -> tuple[tuple[str, str], ...]:
     load = provider.load
     busy = f"{load.running_requests} running, {load.waiting_requests} waiting, {load.capacity} at once"
     return (
         ("node", provider.spiffe_id),
         ("state", _state(provider)),
-        ("lease", f"until {Moment(provider.lease_until_ms // 1000)}, {time.time():.0f} being now"),
+        ("lease", f"until {Moment(provider.lease_until_ms // 1000)}, in {provider.lease_until_ms / 1000 - now:.0f} s"),
         ("load", busy),
         ("models", ", ".join(model.id for model in provider.models) or "none"),
         ("endpoint", provider.endpoint),

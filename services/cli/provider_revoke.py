@@ -23,8 +23,7 @@ from services.cli.policy_in_force import read_in_force
 from services.cli.policy_revoke import revoke
 from services.cli.provider_checks import ProviderProof, check_provider
 from services.cli.provider_gathering import gather
-from services.cli.registry_access import spiffe_id_of
-from services.cli.service_access import read_service_access
+from services.cli.registry_access import read_registry_access, spiffe_id_of
 
 
 class ProviderNotProven(MeshError):
@@ -67,7 +66,7 @@ async def prove(mesh: Path, spiffe_id: str, timeout_seconds: float) -> Appraisal
 
     Raises `ProviderNotProven`, and what keeps it from being judged.
     """
-    access = read_service_access(MeshReader(mesh), "registry")
+    access = read_registry_access(mesh)
     in_force = await read_in_force(mesh, timeout_seconds, time.time())
     gathered = await gather(access, spiffe_id, timeout_seconds)
     # Under the version alone: to what is revoked already, more of the same node may be added.

@@ -21,14 +21,12 @@ from teemesh.registry.v1 import registry_pb2 as pb
 from libs.audit.session import SessionTerms
 from services.cli.evidence_words import plain
 from services.cli.mesh_option import add_mesh_options
-from services.cli.mesh_reading import MeshReader
 from services.cli.policy_in_force import read_in_force
 from services.cli.provider_checks import ProviderProof, check_provider
 from services.cli.provider_gathering import gather
 from services.cli.provider_report import ProviderReport, listed_json, print_provider, print_providers
 from services.cli.provider_revoke import add_revoke
-from services.cli.registry_access import registry_client, spiffe_id_of
-from services.cli.service_access import ServiceAccess, read_service_access
+from services.cli.registry_access import RegistryAccess, RegistryClient, read_registry_access, spiffe_id_of
 from services.cli.verdicts import ACCEPTED, REFUSED, usable
 
 _STATES = {
@@ -78,7 +76,9 @@ def _add_common(parser: argparse.ArgumentParser, json_help: str) -> None:
 
 def _run_list(args: argparse.Namespace) -> int:
     state = _STATES[args.state] if args.state else pb.PROVIDER_STATE_UNSPECIFIED
-    providers = asyncio.run(_list(_access(args.mesh), args.timeout_seconds, args.model, state, args.region))
+    providers = asyncio.run(
+        _list(read_registry_access(args.mesh), args.timeout_seconds, args.model, state, args.region)
+    )
     console = Console()
     if args.json:
         for provider in providers:
@@ -98,7 +98,7 @@ def _run_show(args: argparse.Namespace) -> int:
 
 
 def _run_drain(args: argparse.Namespace) -> int:
-    node, provider = asyncio.run(_drain(_access(args.mesh), args.node, args.reason, args.timeout_seconds))
+    node, provider = asyncio.run(_drain(read_registry_access(args.mesh), args.node, args.reason, args.timeout_seconds))
     load = provider.load
     busy = f"{load.running_requests} running, {load.waiting_requests} waiting"
     print(plain(f"{node}: takes no new work until it is resumed; {busy} when it last said so"))
@@ -106,17 +106,14 @@ def _run_drain(args: argparse.Namespace) -> int:
 
 
 def _run_resume(args: argparse.Namespace) -> int:
-    print(f"{asyncio.run(_resume(_access(args.mesh), args.node, args.timeout_seconds))}: no operator drains it")
+    node = asyncio.run(_resume(read_registry_access(args.mesh), args.node, args.timeout_seconds))
+    print(f"{node}: no operator drains it")
     return 0
-
-
-def _access(mesh: Path) -> ServiceAccess:
-    return read_service_access(MeshReader(mesh), "registry")
 
 
 async def examine(mesh: Path, node: str, timeout_seconds: float) -> ProviderReport:
     """Gather what there is about a node, and judge it by what is in force. Raises what keeps it from being judged."""
-    access = _access(mesh)
+    access = read_registry_access(mesh)
     spiffe_id = spiffe_id_of(node, access.trust_domain)
     in_force = await read_in_force(mesh, timeout_seconds, time.time())
     gathered = await gather(access, spiffe_id, timeout_seconds)
@@ -125,21 +122,22 @@ async def examine(mesh: Path, node: str, timeout_seconds: float) -> ProviderRepo
 
 
 async def _list(
-    access: ServiceAccess, timeout_seconds: float, model: str, state: pb.ProviderState.ValueType, region: str
+    access: RegistryAccess, timeout_seconds: float, model: str, state: pb.ProviderState.ValueType, region: str
 ) -> list[pb.Provider]:
-    async with registry_client(access, timeout_seconds) as registry:
-        return await registry.providers(model, state, region)
+    return await access.ask(lambda registry: registry.providers(model, state, region), timeout_seconds)
 
 
-async def _drain(access: ServiceAccess, node: str, reason: str, timeout_seconds: float) -> tuple[str, pb.Provider]:
+async def _drain(access: RegistryAccess, node: str, reason: str, timeout_seconds: float) -> tuple[str, pb.Provider]:
     spiffe_id = spiffe_id_of(node, access.trust_domain)
-    async with registry_client(access, timeout_seconds) as registry:
+
+    async def ask(registry: RegistryClient) -> pb.Provider:
         await registry.drain(spiffe_id, reason)
-        return spiffe_id, await registry.provider(spiffe_id)
+        return await registry.provider(spiffe_id)
+
+    return spiffe_id, await access.ask(ask, timeout_seconds)
 
 
-async def _resume(access: ServiceAccess, node: str, timeout_seconds: float) -> str:
+async def _resume(access: RegistryAccess, node: str, timeout_seconds: float) -> str:
     spiffe_id = spiffe_id_of(node, access.trust_domain)
-    async with registry_client(access, timeout_seconds) as registry:
-        await registry.resume(spiffe_id)
+    await access.ask(lambda registry: registry.resume(spiffe_id), timeout_seconds)
     return spiffe_id

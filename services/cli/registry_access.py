@@ -1,13 +1,19 @@
-"""It is responsible for an operator's calls to the registry. What it answers is its word, and nothing more."""
+"""It is responsible for an operator's calls to the registry, whichever of its instances answers. What it answers is its
+word, and nothing more.
+
+Both changes that operators make there are harmless to ask for twice: a drain is or is not.
+"""
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
+import grpc.aio
 from teemesh.registry.v1 import registry_pb2 as pb
 from teemesh.registry.v1 import registry_pb2_grpc
 
@@ -15,13 +21,22 @@ from libs.errors import Code, MeshError
 from libs.policy.vocabulary import INSTANCE
 from libs.rpc.errors import remote_errors
 from services.cli.inputs import InputUnreadable
-from services.cli.service_access import ServiceAccess
+from services.cli.instances import Instances
+from services.cli.mesh_reading import MeshReader
+from services.cli.service_access import ServiceAccess, access_at
 
 _PAGE = 500
 _MAX_PAGES = 200
 _NODE_ID = re.compile(rf"spiffe://[a-z0-9.-]{{1,200}}/node/{INSTANCE.pattern}")
 
 T = TypeVar("T")
+
+
+class RegistrySilent(MeshError):
+    """An instance of the registry did not answer in its share of the time."""
+
+    code = Code.DEADLINE_EXCEEDED
+    reason = "REGISTRY_SILENT"
 
 
 class ListingEndless(MeshError):
@@ -97,11 +112,44 @@ class RegistryClient:
             await self._stub.Resume(request, timeout=self._timeout)
 
 
-@asynccontextmanager
-async def registry_client(access: ServiceAccess, timeout_seconds: float) -> AsyncIterator[RegistryClient]:
-    """A connection to the registry for as long as the body runs."""
-    async with access.channel() as channel:
-        yield RegistryClient(registry_pb2_grpc.ProviderRegistryServiceStub(channel), timeout_seconds)
+@dataclass(frozen=True, slots=True)
+class RegistryAccess:
+    """The instances, at least one, the preferred one first."""
+
+    instances: tuple[ServiceAccess, ...]
+
+    @property
+    def operator(self) -> ServiceAccess:
+        """As whom the operator calls, and whom they believe: the same for all instances."""
+        return self.instances[0]
+
+    @property
+    def trust_domain(self) -> str:
+        return self.operator.trust_domain
+
+    @property
+    def ca_spki(self) -> bytes:
+        return self.operator.ca_spki
+
+    async def ask(self, ask: Callable[[RegistryClient], Awaitable[T]], timeout_seconds: float) -> T:
+        """Return what `ask` gets from one instance.
+
+        All instances together take `timeout_seconds` at most. Raises what the registry refuses with, and
+        `RegistrySilent`.
+        """
+
+        async def over(channel: grpc.aio.Channel, seconds: float) -> T:
+            return await ask(RegistryClient(registry_pb2_grpc.ProviderRegistryServiceStub(channel), seconds))
+
+        return await Instances("the registry", RegistrySilent, self.instances).ask(over, timeout_seconds)
+
+
+def read_registry_access(mesh: Path) -> RegistryAccess:
+    """Read mesh.json. Raises `InputUnreadable`."""
+    described = MeshReader(mesh)
+    domain = described.text("trust_domain")
+    targets = described.texts("registry_grpc")
+    return RegistryAccess(tuple(access_at(described, "registry", target, domain) for target in targets))
 
 
 def spiffe_id_of(given: str, trust_domain: str) -> str:

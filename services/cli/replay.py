@@ -1,7 +1,7 @@
-"""It is responsible for what was allowed when each decision was made, from the log alone, and for deciding it again.
+"""It is responsible for deciding again what the log holds, as of when it was decided.
 
-Policies and revocations count in the log's order, each verified as the services did. What the log cannot tell is when
-something took effect at the service that decided: its own entries and the KMS's reach the ledger by themselves.
+What the log cannot tell is when something took effect at the service that decided: its own entries and the KMS's reach
+the ledger by themselves.
 """
 
 from __future__ import annotations
@@ -9,47 +9,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-from libs import jcs
 from libs.aci.session import verify_session
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
-from libs.policy.revocation import RevocationSet, SignedRevocation, parse_revocation, verify_revocation
-from libs.policy.signatures import verify
-from libs.policy.succession import verify_successor, verify_valid_at
+from libs.policy.revocation import RevocationSet, SignedRevocation
+from libs.policy.succession import verify_valid_at
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import SignedBy
-from libs.transparency.leaf import Kind
 from services.cli.evidence_appraisal import DocumentTerms
-from services.cli.log_export import Entry
+from services.cli.log_state import DecisionWithheld, InLog, PolicyWithheld
+from services.cli.logged_decision import ADMITTED, DecisionMalformed, LoggedDecision, read_decision
 from services.cli.policy_explanation import Decision, Question, decide
+from services.cli.replayed import Replayed, Verdict
 
-ADMITTED = "ADMITTED"
-_GIVEN = frozenset({"admitted", "certified"})
 LATER = "by what was logged after it: the log does not tell the time between taking effect and being logged"
-
-
-class PolicyWithheld(MeshError):
-    """The log has a policy version that was not given, or one that a decision names is nowhere in it."""
-
-    code = Code.DATA_LOSS
-    reason = "POLICY_WITHHELD"
-
-
-class RevocationWithheld(MeshError):
-    """The log has a revocation that was not given."""
-
-    code = Code.DATA_LOSS
-    reason = "REVOCATION_WITHHELD"
-
-
-class DecisionWithheld(MeshError):
-    """The log has a decision, or the session that it stands on, that was not given."""
-
-    code = Code.DATA_LOSS
-    reason = "DECISION_WITHHELD"
+AGED = "as of when its session ends: the log does not tell when it was withdrawn"
 
 
 class EvidenceSwapped(MeshError):
@@ -59,180 +35,117 @@ class EvidenceSwapped(MeshError):
     reason = "EVIDENCE_SWAPPED"
 
 
-_WITHHELD: Mapping[Kind, type[MeshError]] = {
-    Kind.POLICY: PolicyWithheld,
-    Kind.REVOCATION: RevocationWithheld,
-    Kind.SESSION: DecisionWithheld,
-    Kind.ADMISSION: DecisionWithheld,
-}
+class SessionOfAnother(MeshError):
+    """The session that a decision stands on is about another than the decision."""
 
-
-class Verdict(Enum):
-    """How a decision stands once it was made again."""
-
-    SAME = "SAME"
-    DIFFERENT = "DIFFERENT"
-    NOT_REPEATABLE = "NOT REPEATABLE"
+    code = Code.DATA_LOSS
+    reason = "SESSION_OF_ANOTHER"
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """One decision of the log, and the same one made again."""
+class _Basis:
+    """What a decision stands on, and between which times it was made, Unix seconds."""
 
-    index: int
-    decision: str
-    spiffe_id: str
-    policy_version: int | None
-    recorded: str
-    """ADMITTED, or the reason on record."""
-    verdict: Verdict
-    repeated: str | None = None
-    """What came out this time; None when it could not be made again."""
-    rule: str | None = None
-    """The member of the policy, or the revocation, that decides."""
-    note: str = ""
+    document: bytes
+    since: int
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
-class Authorities:
-    """Whom a replay believes from the start."""
-
-    operator_keys: tuple[bytes, ...]
-    operator_threshold: int
-    """Who may sign the first version in the log."""
-    ca_spki: bytes
-
-
-@dataclass(slots=True)
 class Replay:
-    """The state that the log describes, up to an entry."""
+    """Decides again what a log holds."""
 
-    authorities: Authorities
-    evidence: Mapping[bytes, bytes] = field(default_factory=dict)
-    """Documents from elsewhere, by the digest that they are filed under."""
-    policies: dict[int, Policy] = field(default_factory=dict)
-    revocations: list[tuple[int, SignedRevocation]] = field(default_factory=list)
-    """In the log's order, each with its index."""
-    sessions: dict[str, bytes] = field(default_factory=dict)
+    log: InLog
+    filed: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Evidence from elsewhere, by the digest that it is filed under."""
 
-    def run(self, entries: Iterable[Entry]) -> list[Replayed]:
-        """Read everything, then decide everything again.
-
-        Raises `PolicyWithheld`, `RevocationWithheld`, `DecisionWithheld` and what policies and revocations are refused
-        with.
-        """
-        decisions: list[Entry] = []
-        for entry in entries:
-            if entry.kind not in _WITHHELD:
-                continue
-            if entry.body is None:
-                raise _WITHHELD[entry.kind](
-                    f"entry {entry.index}, {entry.kind.name.lower()}, is there without its body"
-                )
-            match entry.kind:
-                case Kind.POLICY:
-                    self._take_policy(entry.body)
-                case Kind.REVOCATION:
-                    self._take_revocation(entry.index, entry.body)
-                case Kind.SESSION:
-                    document = jcs.dumps(dict(entry.body))
-                    self.sessions[hashlib.sha256(document).hexdigest()] = document
-                case _:
-                    decisions.append(entry)
-        return [self._decide(entry.index, entry.body or {}) for entry in decisions]
-
-    def _take_policy(self, body: Mapping[str, Any]) -> None:
-        signed = jcs.dumps(dict(body))
-        if not self.policies:
-            policy = verify(signed, self.authorities.operator_keys, self.authorities.operator_threshold)
-        else:
-            newest = self.policies[max(self.policies)]
-            known = self.policies.get(body["policy"]["version"])
-            if known is not None and known.document == jcs.dumps(body["policy"]):
-                return  # Each instance of the KMS logs what it puts in force.
-            policy = verify_successor(newest, signed)
-        self.policies[policy.version] = policy
-
-    def _take_revocation(self, index: int, body: Mapping[str, Any]) -> None:
-        signed = parse_revocation(jcs.dumps(dict(body)))
-        keys = {key for policy in self.policies.values() for key in policy.operator_keys}
-        verify_revocation(signed, keys, self._trust_domain)
-        self.revocations.append((index, signed))
-
-    @property
-    def _trust_domain(self) -> str:
-        if not self.policies:
-            raise PolicyWithheld("the log has a revocation before any policy: begin at its first entry")
-        return self.policies[max(self.policies)].trust_domain
+    def run(self) -> list[Replayed]:
+        """Decide everything again. Raises `PolicyWithheld`."""
+        return [self._decide(index, body) for index, body in self.log.decisions]
 
     def _decide(self, index: int, body: Mapping[str, Any]) -> Replayed:
-        decision, spiffe_id = str(body.get("decision")), str(body.get("spiffe_id"))
-        version = body.get("policy_version")
-        recorded = ADMITTED if decision in _GIVEN else str(body.get("reason"))
-
-        def result(verdict: Verdict, repeated: str | None, rule: str | None, note: str) -> Replayed:
-            return Replayed(index, decision, spiffe_id, version, recorded, verdict, repeated, rule, note)
-
         try:
-            found = self._evidence(body)
+            logged = read_decision(body)
+        except DecisionMalformed as error:
+            named = str(body.get("decision")), str(body.get("spiffe_id"))
+            return Replayed(index, *named, None, "?", Verdict.DIFFERENT, error.reason, None, str(error))
+        said = index, logged.decision, logged.spiffe_id, logged.policy_version, logged.recorded
+        try:
+            basis = self._basis(logged)
         except MeshError as error:
-            return result(Verdict.DIFFERENT, error.reason, None, str(error))
-        if found is None:
-            return result(Verdict.NOT_REPEATABLE, None, None, _why_not(body))
-        if version not in self.policies:
-            raise PolicyWithheld(f"entry {index} was decided under version {version}, which is nowhere in the log")
-        document, now = found
-        before = [
-            signed for place, signed in self.revocations if place < index and signed.revocation.time_ms <= now * 1000
-        ]
-        repeated = self._judge(body, document, now, before)
-        if _outcome(repeated) == recorded:
-            return result(Verdict.SAME, recorded, _rule(repeated), "")
-        # A decision may have been made after a revocation that reached the log after it; never the other way round.
-        every = [signed for _, signed in self.revocations]
-        if decision not in _GIVEN and _outcome(later := self._judge(body, document, now, every)) == recorded:
-            logged_before = {signed.revocation.id for place, signed in self.revocations if place < index}
-            is_later = any(signed.revocation.id not in logged_before for signed in later.revocations)
-            return result(Verdict.SAME, recorded, _rule(later), LATER if is_later else "")
-        return result(Verdict.DIFFERENT, _outcome(repeated), _rule(repeated), str(repeated.refusal or ""))
+            return Replayed(*said, Verdict.DIFFERENT, error.reason, None, str(error))
+        if basis is None:
+            return Replayed(*said, Verdict.NOT_REPEATABLE, note=_why_not(logged))
+        policy = self.log.policies.get(logged.policy_version or 0)
+        if policy is None:
+            raise PolicyWithheld(f"entry {index} was decided under version {said[3]}, which is nowhere in the log")
+        first, note = self._judge(logged, policy, basis, basis.since, self.log.revoked_before(index, basis.since)), ""
+        repeated = first
+        if not logged.is_given and _outcome(first) != logged.recorded:
+            repeated, note = self._judge_later(index, logged, policy, basis)
+        if _outcome(repeated) != logged.recorded:
+            return Replayed(*said, Verdict.DIFFERENT, _outcome(first), _rule(first), str(first.refusal or ""))
+        return Replayed(*said, Verdict.SAME, logged.recorded, _rule(repeated), note)
 
-    def _evidence(self, body: Mapping[str, Any]) -> tuple[bytes, int] | None:
-        """Return the evidence of a decision and as of when it was judged, or None when there is none to be had.
+    def _judge_later(self, index: int, logged: LoggedDecision, policy: Policy, basis: _Basis) -> tuple[Decision, str]:
+        """Judge what was taken away as of any time after it was given, and say what is to be known of the judgement.
 
-        Raises `EvidenceSwapped` and what a session is refused with.
+        It may have been taken away by a revocation that reached the log after it, never given against one; and what
+        grows too old does so some time before its session ends.
         """
-        digest, identifier = body.get("evidence_sha256"), body.get("session_id")
-        if not isinstance(digest, str):
+        every = [signed for _, signed in self.log.revocations]
+        revoked = self._judge(logged, policy, basis, basis.since, every)
+        if _outcome(revoked) == logged.recorded:
+            before = {signed.revocation.id for place, signed in self.log.revocations if place < index}
+            is_later = any(signed.revocation.id not in before for signed in revoked.revocations)
+            return revoked, LATER if is_later else ""
+        until = max(min(basis.until, policy.not_after - 1), basis.since)
+        return self._judge(logged, policy, basis, until, self.log.revoked_before(index, until)), AGED
+
+    def _basis(self, logged: LoggedDecision) -> _Basis | None:
+        """Return what a decision stands on, or None when it is not to be had.
+
+        Raises `DecisionWithheld`, `EvidenceSwapped`, `SessionOfAnother` and what a session or evidence is refused with.
+        """
+        if logged.evidence_sha256 is None:
             return None
-        if isinstance(identifier, str):
-            if (sealed := self.sessions.get(identifier)) is None:
-                raise DecisionWithheld("the session that it stands on is nowhere in the log")
-            session = verify_session(sealed, identifier)
-            return _of_digest(session.evidence, digest), session.established_at
-        filed = self.evidence.get(bytes.fromhex(digest))
-        if filed is None:
-            return None
-        document = _of_digest(filed, digest)
-        return document, evidences.parse(document).challenge.issued_at
+        digest = bytes.fromhex(logged.evidence_sha256)
+        if logged.session_id is None:
+            # A document that was given counts before the log's own, so that a wrong one is noticed.
+            document = self.filed.get(digest) or self.log.evidence.get(digest)
+            if document is None:
+                return None
+            issued_at = evidences.parse(_of_digest(document, digest)).challenge.issued_at
+            return _Basis(document, issued_at, issued_at)
+        if (sealed := self.log.sessions.get(logged.session_id)) is None:
+            raise DecisionWithheld("the session that it stands on is nowhere in the log")
+        session = verify_session(sealed, logged.session_id)
+        if session.upstream_name != logged.spiffe_id:
+            raise SessionOfAnother(f"the session that it stands on is about {session.upstream_name[:100]}")
+        return _Basis(_of_digest(session.evidence, digest), session.established_at, session.expires_at - 1)
 
     def _judge(
-        self, body: Mapping[str, Any], document: bytes, now: int, revocations: Iterable[SignedRevocation]
+        self,
+        logged: LoggedDecision,
+        policy: Policy,
+        basis: _Basis,
+        now: int,
+        revocations: Iterable[SignedRevocation],
     ) -> Decision:
-        policy, spiffe_id = self.policies[body["policy_version"]], str(body["spiffe_id"])
         refusal: MeshError | None = None
         try:
             verify_valid_at(policy, now)
         except MeshError as error:
             refusal = error
-        challenge = SignedBy(self.authorities.ca_spki, policy.evidence_max_age_seconds)
-        role = spiffe_id.split("/")[-2] if spiffe_id.count("/") >= 2 else None
-        terms = DocumentTerms(now, role, challenge, None)
-        return decide(Question(document, policy, refusal, RevocationSet().union(revocations), spiffe_id, terms))
+        challenge = SignedBy(self.log.authorities.ca_spki, policy.evidence_max_age_seconds)
+        terms = DocumentTerms(now, logged.role, challenge, None)
+        revoked = RevocationSet().union(revocations)
+        return decide(Question(basis.document, policy, refusal, revoked, logged.spiffe_id, terms))
 
 
-def _of_digest(document: bytes, digest: str) -> bytes:
-    if hashlib.sha256(document).hexdigest() != digest:
-        raise EvidenceSwapped(f"the evidence is another than {digest}, which the decision names")
+def _of_digest(document: bytes, digest: bytes) -> bytes:
+    if hashlib.sha256(document).digest() != digest:
+        raise EvidenceSwapped(f"the evidence is another than {digest.hex()}, which the decision names")
     return document
 
 
@@ -244,9 +157,9 @@ def _rule(decision: Decision) -> str | None:
     return None if decision.deciding is None else decision.deciding.member
 
 
-def _why_not(body: Mapping[str, Any]) -> str:
-    if "operator_key" in body:
+def _why_not(logged: LoggedDecision) -> str:
+    if logged.of_a_person:
         return "a person's certificate, issued on an operator's signature"
-    if "evidence_sha256" not in body:
+    if logged.evidence_sha256 is None:
         return "the log names no evidence of it"
-    return f"evidence {body['evidence_sha256']} was not given"
+    return f"evidence {logged.evidence_sha256} was not given"

@@ -26,10 +26,8 @@ from services.cli.evidence_terms import add_policy_terms, ca_of, judge_policy, p
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
 from services.cli.layout import DEFAULT_STATE
 from services.cli.mesh_option import add_mesh_options
-from services.cli.mesh_reading import MeshReader
-from services.cli.registry_access import registry_client, spiffe_id_of
+from services.cli.registry_access import RegistryAccess, read_registry_access, spiffe_id_of
 from services.cli.revocation_inputs import add_revocation_options, counted_revocations
-from services.cli.service_access import ServiceAccess, read_service_access
 from services.cli.session_checks import SessionProof, check_session
 from services.cli.session_report import SessionReport, print_session, print_sessions, print_statements, summary_json
 from services.cli.verdicts import ACCEPTED, REFUSED, usable
@@ -66,7 +64,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_list(args: argparse.Namespace) -> int:
-    access = read_service_access(MeshReader(args.mesh), "registry")
+    access = read_registry_access(args.mesh)
     spiffe_id = "" if args.node is None else spiffe_id_of(args.node, access.trust_domain)
     summaries = asyncio.run(_list(access, args.timeout_seconds, spiffe_id, args.model, args.current))
     console = Console()
@@ -112,7 +110,7 @@ def _document(given: str, expected: str | None, mesh: Path, timeout_seconds: flo
     if _ID.fullmatch(given) and not path.exists():
         if expected not in (None, given):
             raise InputUnreadable("--id names another session than the one that was asked for")
-        return asyncio.run(_fetch(read_service_access(MeshReader(mesh), "registry"), given, timeout_seconds)), given
+        return asyncio.run(_fetch(read_registry_access(mesh), given, timeout_seconds)), given
     data = read_input(path)
     if expected is not None:
         return data, expected
@@ -129,15 +127,13 @@ def _established(document: bytes) -> int:
 
 
 async def _list(
-    access: ServiceAccess, timeout_seconds: float, spiffe_id: str, model: str, current: bool
+    access: RegistryAccess, timeout_seconds: float, spiffe_id: str, model: str, current: bool
 ) -> list[pb.SessionSummary]:
-    async with registry_client(access, timeout_seconds) as registry:
-        return await registry.sessions(spiffe_id, model, current)
+    return await access.ask(lambda registry: registry.sessions(spiffe_id, model, current), timeout_seconds)
 
 
-async def _fetch(access: ServiceAccess, identifier: str, timeout_seconds: float) -> bytes:
-    async with registry_client(access, timeout_seconds) as registry:
-        return await registry.session(bytes.fromhex(identifier))
+async def _fetch(access: RegistryAccess, identifier: str, timeout_seconds: float) -> bytes:
+    return await access.ask(lambda registry: registry.session(bytes.fromhex(identifier)), timeout_seconds)
 
 
 def _id(text: str) -> str:

@@ -147,7 +147,7 @@ class LogReading:
             case Kind.REVOCATION:
                 revocations[logged.index] = parse_revocation(jcs.dumps(entry.body))
             case Kind.KEY_DECISION if (change := logged_change(entry.body)) is not None:
-                verify_logged(change, self._book.pages.after(changes), self._policy)
+                verify_logged(change, self._book.pages.newest(change.name, changes), self._policy)
                 changes.append(change)
 
     def _take_policy(self, signed: bytes) -> None:

@@ -57,6 +57,12 @@ class Pages:
             return False
         return page.retired if change.epoch is None else page.epoch >= change.epoch
 
+    def newest(self, name: str, changes: Iterable[Change]) -> int:
+        """Return the newest epoch of a key after these changes, without the pages of all the others after them."""
+        page = self.keys.get(name)
+        begun = (change.epoch for change in changes if change.name == name and change.epoch is not None)
+        return max((1 if page is None else page.epoch, *begun))
+
     def after(self, changes: Iterable[Change]) -> Pages:
         """Return what the book says after these changes."""
         keys = dict(self.keys)

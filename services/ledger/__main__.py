@@ -21,7 +21,7 @@ from libs.process import notify_ready, until_terminated
 from services.ledger.auditing import open_auditor
 from services.ledger.config import Config
 from services.ledger.https import OutwardAuthority, serving_https
-from services.ledger.keys import ReleasedKeys
+from services.ledger.keys import ReleasedKeys, index_key_of
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of, verify_log
 from services.ledger.public import application
 from services.ledger.running import Opened, Trust, running
@@ -39,10 +39,11 @@ async def serve(config: Config) -> None:
     async with open_guest(settings, "ledger") as (guest, anchors):
         build = sha256((await guest.measured_compose()).encode()).digest()
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
+        index_key = await index_key_of(guest)
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
 
     async def verify() -> None:
-        await asyncio.to_thread(verify_log, config.data_dir, origin)
+        await asyncio.to_thread(verify_log, config.data_dir, origin, index_key)
 
     async with (
         open_witnesses(config.witnesses) as witnesses,
@@ -50,6 +51,7 @@ async def serve(config: Config) -> None:
             config.data_dir,
             ack_key.sign,
             time.time_ns,
+            index_key,
             await witnessed_floors(witnesses, config.witness_quorum, origin, verify),
         ) as store,
         open_auditor(config.data_dir, origin) as auditor,
@@ -68,7 +70,11 @@ async def serve(config: Config) -> None:
         ):
             kms = member.kms
             keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
-            trust = Trust(logged_policies(store.description, member.policy), member.identity.ca_certificate)
+            trust = Trust(
+                logged_policies(store.description, member.policy),
+                member.identity.ca_certificate,
+                member.policy.require_fresh,
+            )
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
             asked = Asked(witnesses, config.witness_quorum, config.witness_seconds)
             opened = Opened(store, auditor, ack_key, log_key, build, asked)

@@ -27,7 +27,7 @@ from services.ledger.growth import Growth
 
 MAX_UNSIGNED_LEAVES = 10_000
 _ANSWER_SECONDS = 600.0
-"""The first request of a process reads the whole log."""
+"""The first request of a process reads at least a segment, at worst the whole log."""
 _STOP_SECONDS = 5.0
 _REMEMBERED = 4096
 _SOURCE_ROOT = Path(__file__).parents[2]
@@ -134,6 +134,8 @@ class Checkpoints:
         growth: Growth,
         sync_watermark: Callable[[], Awaitable[None]],
         interval_seconds: float,
+        *,
+        has_witnesses: bool = False,
     ) -> None:
         """`sync_watermark` makes the log's own floor durable: before a size is signed, never after."""
         self._auditor = auditor
@@ -142,7 +144,11 @@ class Checkpoints:
         self._interval = interval_seconds
         self._signed: OrderedDict[int, SignedTree] = OrderedDict()
         self._witnessed: SignedTree | None = None
-        self._newly_signed = asyncio.Event()
+        self._has_witnesses = has_witnesses
+        self._covered = Growth(0, b"")
+        """How far the log is signed."""
+        self._cosigned = Growth(0, b"")
+        """How far it is witnessed."""
 
     @property
     def newest(self) -> SignedTree:
@@ -160,14 +166,14 @@ class Checkpoints:
 
     async def signed_beyond(self, size: int) -> SignedTree:
         """Wait until a tree of more than `size` leaves is signed, and return the newest."""
-        while not self._signed or self.newest.size <= size:
-            await self._newly_signed.wait()
+        await self._covered.beyond(size)
         return self.newest
 
     async def witness(self, tree: SignedTree) -> None:
         """Release a tree whose note a quorum of witnesses cosigned. Raises `AuditorRefused` or `AuditorGone`."""
         await self._auditor.keep_witnessed(tree.note)
         self._witnessed = tree
+        self._cosigned.reach(tree.size, tree.root)
 
     async def sign_receipts(self, tree: SignedTree) -> bytes:
         """Return the signature of COSE receipts in one of the newest trees. Raises `AuditorRefused`, `AuditorGone`."""
@@ -181,6 +187,14 @@ class Checkpoints:
         witnessed = self._witnessed
         return self.newest if witnessed is None or witnessed.size <= index else witnessed
 
+    async def covering(self, size: int) -> SignedTree:
+        """Wait for a tree of at least this many leaves that is signed and, where the log has witnesses, witnessed.
+
+        Returns the newest.
+        """
+        await (self._cosigned if self._has_witnesses else self._covered).beyond(size - 1)
+        return self.witnessed if self._has_witnesses else self.newest
+
     def note(self) -> bytes:
         """Return the newest note, empty where there is none."""
         return self.newest.note if self._signed else b""
@@ -189,6 +203,11 @@ class Checkpoints:
         """Return the note of a tree of this size, empty where none of the last few thousand has it."""
         signed = self._signed.get(size)
         return b"" if signed is None else signed.note
+
+    def root_of(self, size: int) -> bytes | None:
+        """Return the root that was signed for this size, None where none of the last few thousand has it."""
+        signed = self._signed.get(size)
+        return None if signed is None else signed.root
 
     async def keep(self) -> None:
         """Have the log signed whenever it has grown, for ever. Raises `AuditorRefused` or `AuditorGone`."""
@@ -207,10 +226,9 @@ class Checkpoints:
         await self._sync_watermark()
         signed = await self._auditor.sign(size, root)
         self._signed[size] = signed
-        newly, self._newly_signed = self._newly_signed, asyncio.Event()
-        newly.set()
         if len(self._signed) > _REMEMBERED:
             self._signed.popitem(last=False)
+        self._covered.reach(size, root)
         return size
 
 

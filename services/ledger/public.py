@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -18,6 +19,8 @@ from services.ledger.tiles import TileNotSigned
 _MUTABLE = {"Cache-Control": "no-cache"}
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 _ABSENT = (NoCheckpoint, TileMalformed, TileNotSigned)
+
+log = structlog.get_logger()
 
 
 class Notes(Protocol):
@@ -62,12 +65,15 @@ async def _absent(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except _ABSENT as error:
-        return _refusal(error)
+        return _refusal(404, error)
+    except MeshError as error:
+        log.error("not served", path=request.path, reason=error.reason, detail=str(error))
+        return _refusal(503, error)
 
 
 def _note(signed: SignedTree) -> web.Response:
     return web.Response(body=signed.note, content_type="text/plain", charset="utf-8", headers=_MUTABLE)
 
 
-def _refusal(error: MeshError) -> web.Response:
-    return web.Response(status=404, text=f"{error.reason}\n", headers=_MUTABLE)
+def _refusal(status: int, error: MeshError) -> web.Response:
+    return web.Response(status=status, text=f"{error.reason}\n", headers=_MUTABLE)

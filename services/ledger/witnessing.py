@@ -128,10 +128,12 @@ class Witnessing:
         """Look at what the witness has instead of our tree. Raises `LogForked` for another history than ours."""
         try:
             shown = await witness.newest(checkpoints.parse(tree.note).origin)
+            ours = shown is None or self._is_ours(checkpoints.parse(shown))
         except MeshError as error:
+            # Nor is it one if it cannot be compared: what is derived of this log may be damaged.
             log.error("a witness claims another history and shows none", witness=witness.name, detail=str(error))
             return
-        if shown is None or self._is_ours(checkpoints.parse(shown)):
+        if shown is None or ours:
             log.error("a witness claims another history, but has ours", witness=witness.name, detail=str(claim))
             return
         kept = SplitView(tree.note, shown, witness.key.text())

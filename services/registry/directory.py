@@ -151,7 +151,7 @@ class Directory:
             await self.delete_expired()
             try:
                 await self.forget_ended()
-            except (StoreConflict, StoreUnavailable) as error:
+            except (HistoryMalformed, StoreConflict, StoreUnavailable) as error:
                 log.warning("marks of deletion stay", reason=error.reason)
 
     async def delete_expired(self) -> None:
@@ -165,17 +165,18 @@ class Directory:
     async def forget_ended(self, most: int = _MAX_ENDED) -> None:
         """Sweep away the older half of the marks of deletion once there are more than `most`.
 
-        The floor is written first: from then on no registry resumes a watch that would need them.
+        The floor is written first: from then on no registry resumes a watch that would need them. It never falls, and
+        a view that is behind the store ends none of its lives. Raises `HistoryMalformed` and the store's refusals.
         """
-        ended = self._view.ended()
+        ended, epoch = self._view.ended(), self._view.position.epoch
         if len(ended) <= most:
             return
         swept = ended[: len(ended) - most // 2]
-        history = await self._bucket.get(HISTORY_KEY)
-        if history is None:
+        stored = await self._bucket.get(HISTORY_KEY)
+        if stored is None or (history := decode_history(stored.value)).epoch != epoch:
             return
-        floor = History(self._view.position.epoch, swept[-1][1])
-        await self._bucket.put(HISTORY_KEY, floor.encode(), history.revision)
+        floor = max(history.floor, swept[-1][1])
+        await self._bucket.put(HISTORY_KEY, History(epoch, floor).encode(), stored.revision)
         for instance, revision in swept:
             for key in (lease_key(instance), drain_key(instance)):
                 await self._bucket.erase(key, revision)

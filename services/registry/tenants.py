@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from libs.errors import Code, MeshError
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.tenants import (
@@ -14,6 +16,7 @@ from libs.policy.tenants import (
 from services.registry.store import Bucket
 
 _DIGEST_BYTES = 32
+_TENANT = re.compile(rb"[0-9a-f]{32}")
 
 
 class ApiKeyUnknown(MeshError):
@@ -52,7 +55,7 @@ class Tenants:
         """Return the signed record that lists a key. Raises `ApiKeyUnknown`."""
         whole = len(api_key_sha256) == _DIGEST_BYTES
         index = await self._bucket.get(f"key.{api_key_sha256.hex()}") if whole else None
-        if index is not None:
+        if index is not None and _TENANT.fullmatch(index.value):
             stored = await self._bucket.get(f"tenant.{index.value.decode()}")
             if stored is not None:
                 record = verify_tenant(stored.value, self._policy.current.tenant_admin_key)

@@ -40,5 +40,8 @@ def confirm(session: Session, endpoint: str, lease: Lease, now: float) -> None:
         "vendor_root_sha256": appraisal.vendor_root_sha256.hex(),
         **appraisal.measurement.to_json(),
     }
+    version = session.extra.get(_POLICY_VERSION)
+    if type(version) is not int or version < 1:
+        raise SessionNotOurs("the session does not say under which policy it was sealed")
     if {name: value for name, value in session.extra.items() if name != _POLICY_VERSION} != found:
         raise SessionNotOurs("the session states other facts than this router's appraisal found")

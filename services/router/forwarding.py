@@ -19,7 +19,7 @@ from libs.errors import MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
 from services.router.constraints import Prompt
 from services.router.errors import UpstreamFailed
-from services.router.upstreams import Upstream
+from services.router.listed import Upstream
 
 _CONNECT_SECONDS = 5.0
 

@@ -11,7 +11,8 @@ from services.router.constraints import Prompt
 from services.router.errors import ModelNotFound, RouterError, UpstreamVerificationFailed
 from services.router.foreign.providers import ForeignProviders
 from services.router.forwarding import Errand, Step, forward
-from services.router.upstreams import Upstream, Upstreams
+from services.router.listed import Upstream
+from services.router.upstreams import Upstreams
 
 
 class Route(Protocol):

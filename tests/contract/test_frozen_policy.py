@@ -6,6 +6,7 @@ are real. The KMS is not among them, being who states; NATS, which the broker cl
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any, cast
 import grpc.aio
 import pytest
 from teemesh.attestation.v1 import attestation_pb2, attestation_pb2_grpc
+from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -103,6 +105,9 @@ class Working:
 
     policy: PolicyKeeper
     clock: Clock
+    channel: grpc.aio.Channel
+    shown: bytes
+    """SHA-256 of the key that it shows on the channel."""
     ask: Callable[[], Awaitable[object]]
 
     async def answers(self) -> str | None:
@@ -125,7 +130,8 @@ async def working(mesh: JoinedMesh, kms: KmsCore, role: str) -> AsyncIterator[Wo
         mesh.member(service.caller, kms, instance="caller", claims={"models": []}) as caller,
     ):
         channel = await caller.peer(role, f"127.0.0.1:{running.port}").channel(_CALL_SECONDS)
-        yield Working(policy, clock, lambda: service.ask(channel))
+        shown = member.identity.current.certificate.spki_sha256
+        yield Working(policy, clock, channel, shown, lambda: service.ask(channel))
 
 
 @pytest.mark.parametrize("role", SERVICES)
@@ -140,6 +146,22 @@ async def test_a_service_works_for_five_minutes_after_the_last_statement_and_no_
         assert await service.answers() == "POLICY_STALE"
         hear(service.policy, service.clock.now)
         assert await service.answers() == SERVICES[role].does
+
+
+@pytest.mark.parametrize("role", SERVICES)
+async def test_a_stream_that_a_service_let_in_ends_five_minutes_after_the_last_statement(
+    mesh: JoinedMesh, kms: KmsCore, role: str
+) -> None:
+    """What comes over it would be work too, acknowledgements of a ledger for example."""
+    async with working(mesh, kms, role) as service, asyncio.timeout(3 * _CALL_SECONDS):
+        stream = evidence_pb2_grpc.EvidenceServiceStub(service.channel).WatchRenewals(
+            evidence_pb2.WatchRenewalsRequest(spki_sha256=service.shown)
+        )
+        await stream.read()
+        service.clock.now += MAX_SILENCE_SECONDS + 1
+        with pytest.raises(MeshError) as refused, remote_errors():
+            await stream.read()
+        assert refused.value.reason == "POLICY_STALE"
 
 
 @pytest.mark.parametrize("role", SERVICES)

@@ -112,7 +112,7 @@ async def test_a_revoked_node_that_stays_listed_is_used_no_more(
     }[kind]
     line.router.policy.accept_revocations([line.mesh.revocation(kind, value)])
     hear(line.router.policy, time.time())
-    line.router.reappraise()
+    await line.router.reappraise()
     assert line.why_none() == reason
     await line.say()
     await line.say(listed)
@@ -242,6 +242,14 @@ async def test_a_lease_is_no_longer_than_the_routers_own_appraisal_gives(line: L
     await line.say(listed)
     chosen = line.choose()
     assert chosen.candidate.lease_until_ms <= chosen.lease.until * 1000
+
+
+async def test_a_lease_is_no_longer_than_the_session_that_receipts_would_cite(line: LyingList) -> None:
+    node = await line.node()
+    lease = await line.appraised(node)
+    ends = int(time.time()) + 60
+    await line.say(line.listed(lease, node.endpoint, line.seal(lease, node.endpoint, expires_at=ends)))
+    assert line.choose().candidate.lease_until_ms == ends * 1000 < lease.until * 1000
 
 
 async def test_a_node_that_is_gone_is_not_used_though_it_is_listed_again(line: LyingList) -> None:

@@ -249,8 +249,16 @@ async def test_a_table_names_who_drains(running: OperatorsMesh) -> None:
     console = Console(record=True, width=300)
     print_providers([drained], time.time(), console)
     shown = console.export_text()
-    for part in (ONE, "draining by ada: new disk", node.endpoint, "25 %", "eu-west"):
+    for part in ("one", "draining by ada: new disk", node.endpoint, "25 %", "eu-west"):
         assert part in shown
+
+
+async def test_a_narrow_table_cuts_no_name(running: OperatorsMesh) -> None:
+    name = f"{ONE}-of-many-in-the-second-hall"
+    console = Console(record=True, width=80)
+    print_providers([edited((await running.node("one")).provider, spiffe_id=name)], time.time(), console)
+    column = "".join(line.split(" ")[0] for line in console.export_text().splitlines()[1:])
+    assert column == "one-of-many-in-the-second-hall"
 
 
 async def test_drain_and_resume_name_the_node_and_are_the_operators(running: OperatorsMesh, teemesh: Teemesh) -> None:

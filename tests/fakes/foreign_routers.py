@@ -116,6 +116,8 @@ class OtherRouter:
     lies: dict[str, Lie] = field(default_factory=dict)
     """By the last fixed part of a route: attestation, sessions, session, receipts."""
     reports: int = 0
+    nonce: str = ""
+    """The one that was asked with last."""
     bodies: list[bytes] = field(default_factory=list)
     """Every prompt that came, to whatever end."""
 
@@ -128,7 +130,9 @@ class OtherRouter:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         route = _route(request.path)
-        self.reports += route == "attestation"
+        if route == "attestation":
+            self.reports += 1
+            self.nonce = request.query.get("nonce", "")
         if request.method == "POST":
             self.bodies.append(await request.read())
         response = await handler(request)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from libs import jcs
 from libs.identity.certificate import MeshCertificate
 from libs.identity.lease import Lease
+from libs.policy.document import Policy
 from libs.tee.appraisal import Appraisal
 from libs.tee.challenge import Challenge
 from libs.tee.collateral import Collateral
@@ -83,4 +84,4 @@ def node_lease(
         claims=claims,
         workload_claims=workload,
     )
-    return Lease(certificate, evidence, appraisal, now + life_seconds)
+    return Lease(certificate, evidence, appraisal, now + life_seconds, cast(Policy, None))

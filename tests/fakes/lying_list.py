@@ -30,7 +30,8 @@ from services.kms.issuance import ISSUANCE
 from services.registry.sessions import draft_session
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
-from services.router.upstreams import Upstream, Upstreams
+from services.router.listed import Upstream
+from services.router.upstreams import Upstreams
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import TENANT

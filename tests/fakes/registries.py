@@ -26,6 +26,7 @@ from services.registry.sessions import Sessions
 from services.registry.store import Store, make_store
 from services.registry.view import Change, Position
 from services.registry.watch import watch
+from tests.fakes.entry_schema import require_documented
 from tests.fakes.leases import TRUST_DOMAIN
 from tests.fakes.let_in import LetIn
 from tests.fakes.nats_broker import NatsBroker, nats_broker
@@ -46,6 +47,7 @@ class Log:
         self.full = False
 
     async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: None) -> None:
+        require_documented(kind, body)
         if self.full:
             raise OutboxFull("no room")
         self.entries.append((kind, body))

@@ -32,6 +32,7 @@ from services.kms.revocation import Revocations
 from services.kms.root import Root
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
+from tests.fakes.entry_schema import require_documented
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 
 ALONE = "127.0.0.1:0"
@@ -60,6 +61,7 @@ class DecisionLog:
     ) -> None:
         if self.broken is not None:
             raise self.broken
+        require_documented(kind, body)
         self._require_room(essential=essential)
         if self.away:
             raise LedgerUnavailable("the ledger did not acknowledge in time", bytes(32))
@@ -71,6 +73,7 @@ class DecisionLog:
     async def enqueue(
         self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, essential: bool = False
     ) -> None:
+        require_documented(kind, body)
         self._require_room(essential=essential)
         self.outbox.append((kind, body))
 

@@ -57,7 +57,7 @@ class RoleGate:
         return Caller(role, instance, spiffe_id, hashlib.sha256(spki).digest(), der, lease=None)
 
     @contextmanager
-    def hold(self, caller: Caller) -> Iterator[None]:
+    def hold(self, caller: Caller, rule: MethodRule) -> Iterator[None]:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)

@@ -116,7 +116,7 @@ async def _is_renewed(mesh: RunningMesh, before: int) -> bool:
 async def _lease_until(mesh: RunningMesh) -> int:
     """Until when the registry lists the node, in milliseconds; 0 when it does not."""
     async with open_channel(
-        mesh.mesh["registry_grpc"],
+        mesh.mesh["registry_grpc"][0],
         root_pem=mesh.file("mesh_ca"),
         server_name=f"registry.{mesh.mesh['trust_domain']}",
         key_pem=mesh.file("operator_key"),

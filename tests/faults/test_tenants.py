@@ -20,7 +20,7 @@ async def put_tenant(mesh: RunningMesh, api_key: str) -> None:
     record = TenantRecord(secrets.token_hex(16), version=1, name="second", api_key_sha256=(api_key_digest(api_key),))
     signed = sign_tenant(record, load_key(mesh.state / "operators" / "tenant-admin.pem"))
     async with open_channel(
-        mesh.mesh["registry_grpc"],
+        mesh.mesh["registry_grpc"][0],
         root_pem=mesh.file("mesh_ca"),
         server_name=f"registry.{mesh.mesh['trust_domain']}",
         key_pem=mesh.file("operator_key"),

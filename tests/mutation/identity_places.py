@@ -20,7 +20,6 @@ MODULES: Mapping[str, frozenset[str]] = {
             "libs.identity.link",
             "libs.identity.peers",
             "libs.identity.renewal",
-            "libs.identity.revoked",
             "libs.identity.sealed",
             "libs.policy.ca_signature",
             "libs.policy.custody",
@@ -32,6 +31,7 @@ MODULES: Mapping[str, frozenset[str]] = {
         ),
         frozenset(),
     ),
+    "libs.identity.revoked": frozenset({"verify_not_revoked"}),
     "libs.policy.operator_request": frozenset({"verify_operator_request"}),
     "libs.policy.orders": frozenset({"verify_order"}),
     "libs.policy.statement": frozenset({"verify_statement"}),
@@ -54,8 +54,10 @@ OUTSIDE = {
     "libs.identity.member": "wires the others; its own tests attack its one check",
     "libs.identity.policy_sources": "asks for policy versions; its own tests attack its one check",
     "libs.identity.earlier_policies": "says who was an operator; `test_operator_rotation.py` attacks each check",
+    "libs.identity.reappraisal": "says whose turn it is to be judged again; its own tests attack the order",
     "libs.identity.revocations": "keeps what operators signed; its own tests attack each check",
     "libs.identity.strangers": "names in the log who was refused; judges nothing",
+    "libs.identity.streams": "ends what runs under a stale policy; `test_streams.py` attacks it",
     "libs.identity.statements": "asks for statements; what is in them is judged by `freshness`",
 }
 """Modules of `libs.identity` in which nothing is to be taken away, and why."""
@@ -95,6 +97,19 @@ EXEMPT = {
     ),
     "libs.identity.lease.Leases.hold_certified: EvidenceRequired('the call ended before it began')": (
         "a mistake of the caller: calls run in tasks"
+    ),
+    **dict.fromkeys(
+        (
+            "libs.identity.judge.Judge.require_not_named: "
+            "verify_not_named(lease, shown.spki_sha256, self._policy.current)",
+            "libs.identity.lease.verify_not_named: verify_not_revoked(key, certificate.spiffe_id, policy)",
+            "libs.identity.lease.verify_not_named: verify_findings_not_revoked(lease.appraisal, policy)",
+            "libs.identity.lease.Leases.end_named: verify_not_named(held.lease, key, policy)",
+            "libs.identity.link.Link.require_not_named: "
+            "self._judge.require_not_named(self._newest, self.lease.certificate)",
+            "libs.identity.peers.Peer.end_named: link.require_not_named()",
+        ),
+        "only hastens what a judgement refuses as well; `test_reappraisal.py` has nobody judged",
     ),
     "libs.identity.peers.Peer.lease: PeerUnavailable(f'no connection to {self._role} at {self._target} yet')": (
         "nobody is there yet, who could be refused"

@@ -18,6 +18,16 @@ LOOSENED: list[tuple[Weakening, tuple[str, ...]]] = [
         ("evidence under another role", "a server with a router's code"),
     ),
     (
+        Weakening(
+            "libs.identity.lease", "Leases._is_overtaken", "held.lease.policy is not self._policy.current", "False"
+        ),
+        ("a lease that policy has overtaken", "a lease on the successor of a revoked key"),
+    ),
+    (
+        Weakening("libs.identity.link", "Link.is_overtaken", "self._judged_under is not self._judge.policy", "False"),
+        ("a server that policy has overtaken",),
+    ),
+    (
         Weakening("libs.identity.authority", "proven_kms", "leaf_spki", "None"),
         ("the real KMS's evidence from behind another leaf",),
     ),

@@ -16,7 +16,7 @@ import structlog
 from libs import jcs
 from libs.aci.encoding import Members
 from libs.aci.report import DIRECT
-from libs.aci.session import TlsBinding, session_document, session_id
+from libs.aci.session import Session, TlsBinding, session_document, session_id
 from libs.client.attestation import Established, TlsKeyNotAttested, quote_without_collateral
 from libs.client.foreign import ACI_FORMAT, ForeignEvidence, pins_of, verify_service, verify_upstream_session
 from libs.client.http import RouterHttp, open_http_over
@@ -57,7 +57,6 @@ class AciAdapter:
     declaration = Declaration(
         scope="service",
         claims=APPRAISED,
-        channel_bound=True,
         receipts=True,
     )
 
@@ -122,9 +121,7 @@ def _stand(
     """Seal what was verified into this router's own session."""
     provider, verdict = place.provider, established.verdict
     sessions = {name: verify_upstream_session(one, name, provider, now) for name, one in accepted.items()}
-    ends = [now + policy.evidence_max_age_seconds, established.keyset.not_after, verdict.valid_until]
-    if sessions:
-        ends.append(max(session.expires_at for session in sessions.values()))
+    until = _until(established, sessions, policy, now)
     proof = replace(evidence, session_ids=tuple(sorted(sessions)))
     pins = sorted(pins_of(established, provider, policy.revoked))
     document = session_document(
@@ -132,7 +129,7 @@ def _stand(
         endpoint=provider.origin,
         verifier_id=ACI_FORMAT,
         established_at=now,
-        expires_at=min(ends),
+        expires_at=until,
         identity={"keyset_digest": established.keyset.digest},
         bindings=tuple(TlsBinding(provider.origin, pin) for pin in pins),
         claims=workload_claims("tdx", verdict.platform.tcb, None, has_models=False),
@@ -155,5 +152,13 @@ def _stand(
         session_id=session_id(document),
         supporting=tuple(accepted.values()),
         verified_at=float(now),
-        until=float(min(ends)),
+        until=float(until),
     )
+
+
+def _until(established: Established, sessions: Mapping[str, Session], policy: Policy, now: int) -> int:
+    """Return when the first thing ends that the verification rests on, Unix seconds; of its sessions, the last."""
+    ends = [now + policy.evidence_max_age_seconds, established.keyset.not_after, established.verdict.valid_until]
+    if sessions:
+        ends.append(max(session.expires_at for session in sessions.values()))
+    return min(ends)

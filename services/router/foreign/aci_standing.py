@@ -52,9 +52,10 @@ class AciStanding:
     verified_at: float
     until: float
 
-    def uphold(self, policy: Policy, now: int) -> None:
+    def uphold(self, policy: Policy, now: int) -> float:
         """Raises what `verify_service` raises."""
-        verify_service(self.evidence, self.place.provider, policy, now)
+        established = verify_service(self.evidence, self.place.provider, policy, now)
+        return min(self.until, self.verified_at + policy.evidence_max_age_seconds, established.verdict.valid_until)
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `services.router.foreign.adapter.Standing`."""

@@ -6,6 +6,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from libs.aci.claims import CLAIM_NAMES
+from libs.aci.session import session_id, verify_session
+from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from services.router.errors import UpstreamVerificationFailed
 from services.router.forwarding import Errand, NodeUnavailable, Step
@@ -26,6 +29,13 @@ class ForeignNotVerified(NodeUnavailable):
         self.why = why
 
 
+class DeclarationExceeded(MeshError):
+    """A verification seals more into a session than its adapter declares that it verifies."""
+
+    code = Code.INTERNAL
+    reason = "DECLARATION_EXCEEDED"
+
+
 class ProofOutdated(NodeUnavailable):
     """The provider is no longer what was verified: it shows another key, or has other sessions. Verify it anew."""
 
@@ -37,11 +47,20 @@ class Declaration:
     scope: str
     """`service`: one verification stands for all models of the provider."""
     claims: frozenset[str]
-    """The typed claims of ACI §8.3 that it can assert or refute; every other one is unknown."""
-    channel_bound: bool
-    """Whether the TLS key of each connection is one that the evidence binds."""
+    """The typed claims of ACI §8.3 that it can assert or refute; every other one is unknown. None: there is no session
+    of what it verifies.
+    """
     receipts: bool
     """Whether the provider's own receipt is verified over each answer."""
+
+    def require_kept(self, document: bytes | None) -> None:
+        """Raise `DeclarationExceeded` where a session says what is not declared, or binds no channel."""
+        if document is None:
+            return
+        session = verify_session(document, session_id(document))
+        said = {name for name in CLAIM_NAMES if getattr(session.claims, name).status != "unknown"}
+        if not self.claims or not said <= self.claims or not session.bindings:
+            raise DeclarationExceeded(f"the session of {session.upstream_name} says more than its adapter verifies")
 
 
 class Standing(Protocol):
@@ -67,8 +86,10 @@ class Standing(Protocol):
         """Unix seconds."""
         ...
 
-    def uphold(self, policy: Policy, now: int) -> None:
-        """Judge the same evidence again, without asking anybody. Raises why it no longer passes."""
+    def uphold(self, policy: Policy, now: int) -> float:
+        """Judge the same evidence again, without asking anybody, and return until when it holds under this policy, Unix
+        seconds. Raises why it no longer passes.
+        """
         ...
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:

@@ -4,6 +4,7 @@ kind's own.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator
 from typing import Protocol
@@ -12,7 +13,7 @@ import aiohttp
 
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import KnownEvent, UpstreamFailed, UpstreamVerified
-from libs.client.http import RouterHttp, TlsKeyNotPinned, open_http_over, read_bounded, refusal
+from libs.client.http import AnswerTooLarge, RouterHttp, TlsKeyNotPinned, open_http_over, read_bounded, refusal
 from libs.errors import MeshError
 from services.router.foreign.adapter import ProofOutdated
 from services.router.foreign.place import Place
@@ -54,6 +55,7 @@ async def hop(
 
     Raises `ProofOutdated` where the provider is no longer what was verified.
     """
+    ends_at = asyncio.get_running_loop().time() + errand.timeout
     async with open_http_over(place.origin, context) as http, sending(http, body) as request:
         try:
             await request.reach(errand.endpoint, place.api_key, errand.timeout)
@@ -72,11 +74,17 @@ async def hop(
             async for chunk in response.content.iter_any():
                 proof.take(chunk)
                 yield chunk
-        yield Ended(await proof.conclude(http, response))
+            # What proves the answer is asked for by requests of its own, in what is left of the time for this one.
+            async with asyncio.timeout_at(ends_at):
+                served = await proof.conclude(http, response)
+        yield Ended(served)
 
 
 async def refused(place: Place, response: aiohttp.ClientResponse) -> NodeUnavailable:
     """Return what to raise for an answer that is not to be passed on. Its message is not: it may quote our key."""
-    with breaking_off():
-        why = refusal(response, await read_bounded(response, _MAX_ERROR_BYTES))
+    try:
+        with breaking_off():
+            why = refusal(response, await read_bounded(response, _MAX_ERROR_BYTES))
+    except AnswerTooLarge as error:
+        raise NodeUnavailable(f"{place.name} refused at too great a length: {response.status}") from error
     return NodeUnavailable(f"{place.name} refused: {why.status} {why.type}")

@@ -33,7 +33,7 @@ _LIFE_SECONDS = 3600
 class OpenAiAdapter:
     """Speaks to one service as any client would."""
 
-    declaration = Declaration(scope="service", claims=frozenset(), channel_bound=False, receipts=False)
+    declaration = Declaration(scope="service", claims=frozenset(), receipts=False)
 
     def __init__(self, provider: ForeignProvider, credentials: Credentials) -> None:
         self._place = Place.of(provider, credentials)
@@ -56,8 +56,9 @@ class OpenAiStanding:
     supporting: tuple[bytes, ...] = ()
     verified_at: float = 0.0
 
-    def uphold(self, policy: Policy, now: int) -> None:
+    def uphold(self, policy: Policy, now: int) -> float:
         """Nothing was judged, so nothing is to be judged again."""
+        return self.until
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `services.router.foreign.adapter.Standing`."""

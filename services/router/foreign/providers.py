@@ -16,13 +16,12 @@ from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from services.router.constraints import Constraints
 from services.router.foreign.adapter import Adapter
-from services.router.foreign.known import Known
+from services.router.foreign.known import NOT_LISTED, Known
 from services.router.foreign.record import SessionRecord
 from services.router.foreign.route import ForeignRoute
-from services.router.foreign.selection import lacking, select_foreign
+from services.router.foreign.selection import Wanted, lacking, select_foreign
 
 _LOOK_SECONDS = 1.0
-_NOT_LISTED = "NOT_LISTED"
 
 
 class ForeignProviders:
@@ -47,19 +46,16 @@ class ForeignProviders:
         """
         policy = self._policy.require_fresh()
         listed = {known.name: known for known in self._listed(policy)}
+        wanted = Wanted(model, constraints, tenant_id, policy.constraints.of(tenant_id))
         name = select_foreign(
             [known.candidate() for known in listed.values()],
-            model=model,
-            constraints=constraints,
-            tenant_id=tenant_id,
-            tenant=policy.constraints.of(tenant_id),
+            wanted,
             now=time.time(),
             choice=self._choice,
             in_flight=self._in_flight,
             excluded=tried,
         )
-        standing = None if name is None else listed[name].standing
-        return None if name is None or standing is None else ForeignRoute(listed[name], standing, self._in_flight)
+        return None if name is None else ForeignRoute(listed[name], wanted, self._in_flight)
 
     def why_none(self, model: str) -> list[str]:
         """Return the reasons for which providers of this model are not verified."""
@@ -108,7 +104,7 @@ class ForeignProviders:
         listed = {provider.name: provider for provider in policy.foreign_providers}
         for name, known in list(self._known.items()):
             if listed.get(name) != known.provider:
-                known.withdraw(_NOT_LISTED)
+                known.withdraw(NOT_LISTED)
                 del self._known[name]
         for name, provider in listed.items():
             known = self._known.get(name) or self._make(provider)

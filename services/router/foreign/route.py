@@ -13,7 +13,8 @@ import structlog
 from services.router.errors import UpstreamFailed
 from services.router.foreign.adapter import ForeignNotVerified, ProofOutdated, Standing
 from services.router.foreign.known import TIMED_OUT, Known
-from services.router.forwarding import Errand, Step
+from services.router.foreign.selection import Wanted
+from services.router.forwarding import Errand, Reached, Step
 
 _RENEWALS = 2
 """How often one request has its provider verified anew: once for another key, once for other sessions."""
@@ -27,7 +28,7 @@ class ForeignRoute:
     """The way to a foreign provider; see `services.router.routes.Route`."""
 
     known: Known
-    standing: Standing
+    wanted: Wanted
     in_flight: Counter[str]
 
     @property
@@ -35,16 +36,21 @@ class ForeignRoute:
         return self.known.name
 
     async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
-        """Forward by the standing that was chosen, or by a newer one where the provider has changed since."""
+        """Forward by what stands, or by what a new verification finds where the provider has changed since: if the
+        request may go there then.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + errand.timeout
-        standing, renewals = self.standing, 0
+        renewals = 0
         self.in_flight[self.name] += 1
         try:
             while True:
+                standing = await self.known.standing_for(self.wanted)
                 try:
                     async with aclosing(self._while_allowed(standing.forward(errand))) as steps:
                         async for step in steps:
+                            if isinstance(step, Reached):
+                                await self._require_standing(standing)
                             yield step
                     return
                 except ProofOutdated as error:
@@ -52,15 +58,20 @@ class ForeignRoute:
                     renewals += 1
                     if renewals > _RENEWALS:
                         raise
-                    standing = await self._renewed(standing, deadline - loop.time())
+                    await self._renew(standing, deadline - loop.time())
                     errand = replace(errand, timeout=max(deadline - loop.time(), _LEAST_SECONDS))
         finally:
             self.in_flight[self.name] -= 1
 
-    async def _renewed(self, outdated: Standing, seconds: float) -> Standing:
+    async def _require_standing(self, standing: Standing) -> None:
+        """Connecting may have taken a while: what was connected to must still be what a prompt may go to."""
+        if await self.known.standing_for(self.wanted) is not standing:
+            raise ProofOutdated(f"{self.name} was verified anew meanwhile")
+
+    async def _renew(self, outdated: Standing, seconds: float) -> None:
         try:
             async with asyncio.timeout(max(seconds, _LEAST_SECONDS)):
-                return await self.known.renew(outdated)
+                await self.known.renew(outdated)
         except TimeoutError as error:
             raise ForeignNotVerified(self.name, TIMED_OUT) from error
 

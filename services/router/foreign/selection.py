@@ -1,4 +1,4 @@
-"""Responsible for choosing the foreign provider that serves a request, where any may: a pure function.
+"""Responsible for which foreign provider may serve a request, and which of them does: pure functions.
 
 A provider that is verified may serve whoever may be served by a node, where it shows what policy demands for the
 tenant. One that is not serves only tenants whom policy names for it and does not limit otherwise, and never a request
@@ -34,13 +34,35 @@ class ForeignCandidate:
     tee_type: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one request asks of whoever serves it."""
+
+    model: str
+    constraints: Constraints
+    """The request's own."""
+    tenant_id: str
+    tenant: TenantConstraints
+    """What policy demands for the tenant."""
+
+    def may_go_to(self, candidate: ForeignCandidate, now: float) -> bool:
+        """Say whether the provider, as it stands, may be handed the request."""
+        return self.is_served_by(candidate, now) and not lacking(candidate, self.tenant, now)
+
+    def is_served_by(self, candidate: ForeignCandidate, now: float) -> bool:
+        """The same, but for what policy demands for the tenant of whoever is verified."""
+        if self.model not in candidate.models or candidate.until <= now:
+            return False
+        if candidate.session_id is None:
+            demanded = self.constraints.verified or self.tenant.verified_only
+            return not demanded and self.tenant_id in candidate.tenants
+        return self.constraints.session_ids is None or candidate.session_id in self.constraints.session_ids
+
+
 def select_foreign(
     candidates: Iterable[ForeignCandidate],
+    wanted: Wanted,
     *,
-    model: str,
-    constraints: Constraints,
-    tenant_id: str,
-    tenant: TenantConstraints,
     now: float,
     choice: random.Random,
     in_flight: Mapping[str, int],
@@ -48,20 +70,15 @@ def select_foreign(
 ) -> str | None:
     """Return the name of the provider to use, a verified one before any other; None where none may serve.
 
-    `constraints` are the request's, `tenant` the policy's for who makes it. Raises `TenantConstraintsUnmet`.
+    Raises `TenantConstraintsUnmet`.
     """
     eligible = [
-        candidate
-        for candidate in candidates
-        if model in candidate.models
-        and candidate.until > now
-        and candidate.name not in excluded
-        and _may_serve(candidate, constraints, tenant_id, tenant)
+        candidate for candidate in candidates if candidate.name not in excluded and wanted.is_served_by(candidate, now)
     ]
     if not eligible:
         return None
-    unmet = {name for candidate in eligible for name in lacking(candidate, tenant, now)}
-    eligible = [candidate for candidate in eligible if not lacking(candidate, tenant, now)]
+    unmet = {name for candidate in eligible for name in lacking(candidate, wanted.tenant, now)}
+    eligible = [candidate for candidate in eligible if wanted.may_go_to(candidate, now)]
     if not eligible:
         raise TenantConstraintsUnmet(sorted(unmet))
     order = {candidate.name: (candidate.session_id is None, in_flight.get(candidate.name, 0)) for candidate in eligible}
@@ -83,11 +100,3 @@ def lacking(candidate: ForeignCandidate, tenant: TenantConstraints, now: float) 
         "max_evidence_age_seconds": age is None or now - candidate.verified_at <= age,
     }
     return frozenset(name for name, is_met in met.items() if not is_met)
-
-
-def _may_serve(
-    candidate: ForeignCandidate, constraints: Constraints, tenant_id: str, tenant: TenantConstraints
-) -> bool:
-    if candidate.session_id is None:
-        return not (constraints.verified or tenant.verified_only) and tenant_id in candidate.tenants
-    return constraints.session_ids is None or candidate.session_id in constraints.session_ids

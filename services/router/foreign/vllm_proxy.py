@@ -47,7 +47,6 @@ class VllmProxyAdapter:
     declaration = Declaration(
         scope="service",
         claims=APPRAISED,
-        channel_bound=True,
         receipts=True,
     )
 

@@ -49,9 +49,10 @@ class VllmProxyStanding:
     until: float
     supporting: tuple[bytes, ...] = ()
 
-    def uphold(self, policy: Policy, now: int) -> None:
+    def uphold(self, policy: Policy, now: int) -> float:
         """Raises what `verify_worker` raises."""
-        verify_worker(self.evidence, self.place.provider, policy, now)
+        worker = verify_worker(self.evidence, self.place.provider, policy, now)
+        return min(self.until, self.verified_at + policy.evidence_max_age_seconds, worker.verdict.valid_until)
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `services.router.foreign.adapter.Standing`."""

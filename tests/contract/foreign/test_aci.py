@@ -24,6 +24,7 @@ from libs.aci.receipt_events import (
     ServedByForeign,
     UpstreamVerified,
 )
+from libs.aci.report import report_data
 from libs.aci.session import TlsBinding, session_id, verify_session
 from libs.client.foreign import parse_evidence, verify_answer, verify_service
 from libs.policy.constraints import Constraints as TenantsConstraints
@@ -236,6 +237,25 @@ async def test_what_is_tampered_with_is_refused_by_its_reason_and_gets_no_prompt
     async with first_router(tmp_path / "first", other.mesh, listing(other.mesh, other.origin)) as router:
         assert_refused(router, await router.run(asked()), reason)
         assert router.foreign.models(TENANT.tenant_id) == frozenset()
+    assert other.bodies == []
+
+
+async def test_a_keyset_that_fits_all_but_the_quote_is_refused_and_gets_no_prompt(
+    tmp_path: Path, other: OtherRouter
+) -> None:
+    """Every digest is made to fit, and the nonce is the one that was asked with."""
+
+    def exchange(document: bytes) -> bytes:
+        value = json.loads(document)
+        keyset = value["attestation"]["workload_keyset"]
+        keyset["receipt_signing_keys"][0]["public_key"] = "ab" * 32
+        value["workload_keyset_digest"] = digest(jcs.dumps(keyset))
+        value["attestation"]["report_data"] = report_data(value["workload_keyset_digest"], other.nonce).hex()
+        return jcs.dumps(value)
+
+    other.lies["attestation"] = exchange
+    async with first_router(tmp_path / "first", other.mesh, listing(other.mesh, other.origin)) as router:
+        assert_refused(router, await router.run(asked()), "REPORT_SLOT_MISMATCH")
     assert other.bodies == []
 
 

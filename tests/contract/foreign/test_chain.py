@@ -138,6 +138,10 @@ def _accepting_none(session: dict[str, Any]) -> None:
             "FOREIGN_CHAIN_BROKEN",
         ),
         (
+            lambda chain: replace(chain, receipt=replace(chain.receipt, served_at=chain.receipt.served_at + 61)),
+            "SERVED_AT_IMPLAUSIBLE",
+        ),
+        (
             lambda chain: chain.with_events({ServedByForeign: ServedByForeign(NAME, "00" * 32, "{}")}),
             "FOREIGN_CHAIN_BROKEN",
         ),
@@ -156,6 +160,7 @@ def _accepting_none(session: dict[str, Any]) -> None:
         "edited receipt",
         "other request",
         "other response",
+        "other time",
         "other link",
     ],
 )

@@ -140,6 +140,13 @@ async def test_what_the_service_holds_against_the_router_is_not_told_as_the_clie
     assert Aborted("upstream_failed") in receipt.events
 
 
+async def test_a_refusal_of_any_length_is_the_services_failure(tmp_path: Path, service: OpenAiTwin) -> None:
+    service.status, service.pieces = 500, (b"x" * (1 << 17),)
+    answer, receipt = await ask(tmp_path, service, tenants=[TENANT.tenant_id])
+    assert (answer.started.status, error_type(answer)) == (502, "upstream_error")
+    assert Aborted("upstream_failed") in receipt.events
+
+
 async def test_what_the_client_could_mend_is_passed_on(tmp_path: Path, service: OpenAiTwin) -> None:
     service.status, service.pieces = 400, (b'{"error":{"message":"too long"}}',)
     answer, _ = await ask(tmp_path, service, tenants=[TENANT.tenant_id])

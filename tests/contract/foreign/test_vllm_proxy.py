@@ -22,6 +22,7 @@ from libs.client.chain import verify_chain
 from libs.client.foreign import parse_evidence
 from libs.client.vllm_proxy import WorkerSignatureInvalid, verify_signature, verify_worker
 from libs.policy.document import Policy
+from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
 from services.router.foreign.access import Credentials
 from tests.fakes.attested_mesh import AttestedMesh
@@ -154,6 +155,14 @@ async def test_code_that_policy_does_not_list_is_refused(tmp_path: Path, worker:
     policy = listing(worker.mesh, worker.origin, measurements=[])
     answer, receipt, _ = await ask(tmp_path / "router", worker, policy)
     assert_refused(answer, receipt, "MEASUREMENT_NOT_ALLOWED")
+
+
+async def test_a_tls_key_that_operators_revoked_is_refused(tmp_path: Path, worker: WorkerTwin) -> None:
+    policy = listing(worker.mesh, worker.origin)
+    policy = replace(policy, revoked=Revoked(keys=frozenset({worker.fingerprint.hex()})))
+    answer, receipt, _ = await ask(tmp_path / "router", worker, policy)
+    assert_refused(answer, receipt, "FOREIGN_KEY_REVOKED")
+    assert worker.bodies == []
 
 
 async def test_a_relay_with_its_own_certificate_reads_no_prompt(tmp_path: Path, worker: WorkerTwin) -> None:

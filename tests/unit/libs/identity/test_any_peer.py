@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2
 
 from libs.errors import Code, MeshError
 from libs.identity.any_peer import AnyPeer
@@ -20,7 +21,7 @@ from libs.rpc.errors import remote_errors
 from tests.fakes.freezable import FreezableWay, freezable
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.running_kms import running_kms
-from tests.unit.libs.identity.test_peers import Ticker, ledger_at
+from tests.unit.libs.identity.test_peers import Ticker, ended, ledger_at, tail_on
 
 NOBODY = "127.0.0.1:9"
 
@@ -147,6 +148,22 @@ async def test_a_call_that_was_answered_by_a_refusal_makes_nobody_silent(mesh: J
         assert await two.asked() is two.peers[0]
 
 
+async def test_an_instance_that_says_that_it_cannot_serve_is_passed_over(mesh: JoinedMesh, kms: KmsCore) -> None:
+    """Its connection is as good as any: only what it answers shows that it is cut off, here from the KMS."""
+    async with (
+        mesh.member("router", kms) as router,
+        mesh.member("ledger", kms, instance="2", keeper=mesh.keeper("stale", fresh=False)) as stale,
+        stale.serve([Ticker().binding]) as cut_off,
+        ledger_at(mesh, kms, Ticker()) as (serving, target),
+    ):
+        everyone = AnyPeer([router.peer("ledger", at) for at in (f"127.0.0.1:{cut_off.port}", target)])
+        first = tail_on(await everyone.channel(30))
+        assert everyone.lease.certificate.spiffe_id == stale.spiffe_id
+        assert (await ended(first)).reason == "POLICY_STALE"
+        assert await tail_on(await everyone.channel(30)).read() == ledger_pb2.TailResponse()
+        assert everyone.lease.certificate.spiffe_id == serving.spiffe_id
+
+
 async def test_an_instance_that_cannot_be_connected_to_leaves_the_others_their_share(
     mesh: JoinedMesh, kms: KmsCore
 ) -> None:
@@ -172,10 +189,10 @@ async def test_an_instance_whose_renewals_fell_silent_is_passed_over_until_they_
         first, second = two.peers
         assert await two.asked() is first
         with two.frozen(0):
-            while not first.is_silent:  # noqa: ASYNC110 - nothing tells of it
+            while not first.is_away:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
             assert await two.asked() is second
-        while first.is_silent:  # noqa: ASYNC110 - nothing tells of it
+        while first.is_away:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
 
 
@@ -192,7 +209,7 @@ async def test_statements_come_from_another_instance_when_one_falls_silent(mesh:
         with two.frozen(0) as silent:
             with pytest.raises(StatementsEnded):
                 await anext(watch)
-            assert silent.is_silent
+            assert silent.is_away
             again = statements.watch()
             assert (await anext(again)).version == first.version
             assert await two.asked() is two.peers[1]

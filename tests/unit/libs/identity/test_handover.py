@@ -27,6 +27,7 @@ from libs.identity.judge import Judge
 from libs.identity.lease import Leases
 from libs.identity.link import Link
 from libs.identity.member import Member
+from libs.identity.reappraisal import reappraise
 from libs.identity.renewal import Credential
 from libs.policy.revocation import RevocationKind
 from libs.rpc.channel import open_channel
@@ -250,7 +251,7 @@ async def test_a_policy_that_refuses_the_successor_ends_the_whole_chain_at_once(
     leases.extend(keys[0], bench.following.certificate, bench.following.evidence.document)
     keys.append(opened(leases, bench.following))
     keeper.accept(bench.mesh.successor(keeper.current, roles=bench.mesh.without("router")))
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     assert [leases.ends_at(key) for key in keys] == [0, 0]
 
 
@@ -263,11 +264,11 @@ async def test_the_successors_evidence_is_what_a_new_policy_judges(
     leases.extend(key, later.certificate, later.evidence.document)
     # By now the first evidence is too old for the policy, and the successor's is not.
     keeper.accept(bench.mesh.successor(keeper.current, evidence_max_age_seconds=600))
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     assert leases.of(key).evidence.digest == later.evidence.digest
 
 
-def test_a_revoked_key_takes_along_what_rests_on_its_successor(
+async def test_a_revoked_key_takes_along_what_rests_on_its_successor(
     bench: Bench, leases: Leases, keeper: PolicyKeeper
 ) -> None:
     """Whoever stole the old key holds the connection that it opened, whatever key it named before."""
@@ -277,7 +278,7 @@ def test_a_revoked_key_takes_along_what_rests_on_its_successor(
     leases.extend(key, later.certificate, later.evidence.document)
     assert leases.of(key).certificate == later.certificate
     keeper.accept_revocations([bench.mesh.revocation(RevocationKind.KEY, key.hex())])
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     assert leases.ends_at(key) == 0
 
 

@@ -12,6 +12,7 @@ from libs.errors import MeshError
 from libs.identity.certificate import Subject, parse
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import KEYS_OF_A_NAME, EvidenceRequired, Leases, appraise_peer
+from libs.identity.reappraisal import reappraise
 from services.devtee.pki import VendorPki
 from services.devtee.platform import Platform
 from tests.fakes.certified_router import CertifiedRouter as Router
@@ -134,7 +135,7 @@ async def test_presenting_again_lets_what_runs_go_on(
     task = await running_on(leases, router)
     keeper.accept(mesh.successor(keeper.current, evidence_max_age_seconds=3900))
     leases.open(router.certificate, router.evidence.document)
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     leases.sweep()
     assert not task.cancelling()
     task.cancel()
@@ -146,10 +147,10 @@ async def test_a_policy_that_no_longer_allows_the_measurement_ends_the_lease_at_
     leases.open(router.certificate, router.evidence.document)
     task = await running_on(leases, router)
     keeper.accept(mesh.successor(keeper.current))
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     assert leases.of(router.certificate.spki_sha256).appraisal.policy_version == 2
     keeper.accept(mesh.successor(keeper.current, roles=mesh.without("router")))
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     with pytest.raises(asyncio.CancelledError):
         await task
     with pytest.raises(EvidenceRequired):
@@ -163,7 +164,7 @@ async def test_a_revoked_machine_ends_the_lease(
     lease = leases.open(router.certificate, router.evidence.document)
     devices = {"allowed": [], "revoked": [lease.appraisal.device_id]}
     keeper.accept(mesh.successor(keeper.current, devices=devices))
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     assert refusal(leases, router) == "DEVICE_REVOKED"
 
 

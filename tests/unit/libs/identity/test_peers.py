@@ -24,6 +24,7 @@ from libs.identity.peers import Peer, PeerUnavailable
 from libs.identity.renewal import Credential
 from libs.policy.revocation import RevocationKind
 from libs.rpc.address import parse_address
+from libs.rpc.calls import Call, Proceed
 from libs.rpc.errors import remote_errors
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
@@ -315,6 +316,26 @@ async def test_the_channel_to_a_revoked_peer_closes_and_its_stream_ends(
         with pytest.raises(MeshError) as error:
             await peer.channel(10)
         assert error.value.reason == REASONS[kind]
+
+
+@pytest.mark.parametrize("kind", [RevocationKind.NODE, RevocationKind.MEASUREMENT])
+async def test_who_is_revoked_while_it_is_being_connected_to_is_no_peer(
+    mesh: JoinedMesh, kms: KmsCore, router: Member, kind: RevocationKind
+) -> None:
+    """Nothing is there yet that the revocation could close, and the peer chooses how long its answers take."""
+    async with mesh.member("ledger", kms) as ledger:
+        value = ledger.spiffe_id if kind is RevocationKind.NODE else mesh.tds["ledger"].compose_hash.hex()
+
+        async def revoke_meanwhile(call: Call, proceed: Proceed) -> Any:
+            answer = await proceed()
+            if call.method == f"/{EVIDENCE}/PresentEvidence":
+                router.policy.accept_revocations([mesh.revocation(kind, value)])
+            return answer
+
+        async with ledger.serve([Ticker().binding], [revoke_meanwhile]) as running:
+            peer = router.peer("ledger", f"127.0.0.1:{running.port}")
+            assert await refusal(peer) == REASONS[kind]
+            assert peer.live_lease() is None
 
 
 @pytest.mark.parametrize(

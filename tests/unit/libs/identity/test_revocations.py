@@ -17,6 +17,7 @@ from libs.errors import MeshError
 from libs.identity.certificate import MeshCertificate, Subject, parse
 from libs.identity.freshness import MAX_SILENCE_SECONDS, PolicyKeeper
 from libs.identity.lease import EvidenceRequired, Leases
+from libs.identity.reappraisal import reappraise
 from libs.identity.revocations import RevocationsUnreadable
 from libs.identity.statements import StatementsEnded, follow_statements, watch_statements
 from libs.policy.revocation import RevocationKind, RevocationSet, parse_revocation
@@ -241,6 +242,23 @@ async def test_a_kms_that_names_what_it_hides_refreshes_nobody(mesh: JoinedMesh)
     assert refusal(keeper.require_fresh) == "POLICY_STALE"
 
 
+class VersionsUnread(Kms):
+    """Gives out versions in a form that this service does not read."""
+
+    async def policy(self, version: int) -> bytes:
+        return b"{}"
+
+
+async def test_a_version_that_cannot_be_read_keeps_no_revocation_from_counting(mesh: JoinedMesh) -> None:
+    kms, keeper = VersionsUnread(mesh.keeper("kms")), mesh.keeper("k", fresh=False)
+    kms.keeper.accept(mesh.successor(kms.keeper.current))
+    kms.revoke(mesh.revocation(RevocationKind.MEASUREMENT, COMPOSE))
+    assert await taken(kms, keeper) == "POLICY_MALFORMED"
+    assert keeper.current.version == 1
+    assert keeper.current.revoked.compose_hashes == {COMPOSE}
+    assert refusal(keeper.require_fresh) == "POLICY_STALE"
+
+
 async def test_a_kms_that_goes_back_refreshes_nobody(mesh: JoinedMesh) -> None:
     keeper = mesh.keeper("k", fresh=False)
     signed = mesh.revocation(RevocationKind.MEASUREMENT, COMPOSE)
@@ -301,7 +319,7 @@ async def test_whoever_is_revoked_loses_lease_and_calls_at_once(
     lease = leases.open(router.certificate, router.evidence.document)
     task = await held(lambda stack: stack.enter_context(leases.hold(router.certificate.spki_sha256)))
     keeper.accept_revocations([mesh.revocation(kind, value_of(kind, lease))])
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 10)
     with pytest.raises(EvidenceRequired):
@@ -324,7 +342,7 @@ async def test_a_revocation_of_another_leaves_a_lease_alone(
         RevocationKind.TENANT: "12" * 16,
     }
     keeper.accept_revocations([mesh.revocation(kind, value) for kind, value in others.items()])
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     assert leases.of(router.certificate.spki_sha256).certificate == router.certificate
 
 
@@ -341,7 +359,7 @@ async def test_a_call_without_a_lease_ends_with_the_callers_key(mesh: JoinedMesh
     ending = await held(lambda stack: stack.enter_context(leases.hold_certified(revoked)))
     going_on = await held(lambda stack: stack.enter_context(leases.hold_certified(other)))
     keeper.accept_revocations([mesh.revocation(RevocationKind.KEY, hashlib.sha256(revoked.spki).hexdigest())])
-    leases.reappraise()
+    await reappraise(keeper, lambda: (leases,))
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(ending, 10)
     assert not going_on.cancelling()

@@ -27,6 +27,7 @@ CANNOT_SAY = {
     "that it ends after it begins": "not_after must be later",
     "that a threshold is within its keys": "operators.threshold must be an integer from 1 to",
     "that bytes are a certificate": "must be a DER certificate|must be the DER certificate of an authority",
+    "that an address is one": "has no IPv6 address between its brackets",
     "that bytes are a key": "must be a SubjectPublicKeyInfo|must be a P-384 key",
     "which roots and authorities are a vendor's": "is no vendor's published root|is no authority that the vendor",
     "that development and hardware are not mixed": "must not mix development",
@@ -152,6 +153,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "an issuer that passes for the vendor's": lambda d: d["gpu"]["issuers"][0].update(development=False),
     "an issuer without keys": lambda d: d["gpu"]["issuers"][0].pop("keys"),
     "reports without a root": lambda d: d["vendor_roots"].pop(1),
+    "brackets around no IPv6 address": lambda d: d["foreign_providers"][0].update(origin="https://[192.0.2.1]"),
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
+from libs.errors import Code, MeshError
 from libs.rpc.policies import MethodRule
 from libs.rpc.watched import WatchedChannel
 from tests.fakes.small_mesh import SmallMesh
@@ -54,7 +55,33 @@ async def test_only_a_call_that_the_server_did_not_know_the_caller_of_is_told_of
         assert told == [None]
 
 
-async def test_a_server_is_silent_from_a_missed_deadline_to_the_next_answer() -> None:
+class Cut(MeshError):
+    """The server is cut off from what it needs."""
+
+    code = Code.UNAVAILABLE
+    reason = "CUT"
+
+
+async def test_a_server_that_says_that_it_cannot_serve_is_away_until_it_serves() -> None:
+    cut = True
+
+    async def answer() -> kms_pb2.GetStatementResponse:
+        if cut:
+            raise Cut("not now")
+        return kms_pb2.GetStatementResponse()
+
+    mesh = SmallMesh()
+    async with mesh.serve(statement=answer) as server, mesh.channel(server.port) as bare:
+        channel = WatchedChannel(bare, lambda: None)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await statement(channel)
+        was_away = channel.is_away
+        cut = False
+        await statement(channel)
+        assert (was_away, channel.is_away) == (True, False)
+
+
+async def test_a_server_is_away_from_a_missed_deadline_to_the_next_answer() -> None:
     answering = asyncio.Event()
 
     async def answer() -> kms_pb2.GetStatementResponse:
@@ -66,25 +93,25 @@ async def test_a_server_is_silent_from_a_missed_deadline_to_the_next_answer() ->
         channel = WatchedChannel(bare, lambda: None)
         stub = kms_pb2_grpc.KmsServiceStub(channel)
 
-        def is_silent() -> bool:
-            return channel.is_silent
+        def is_away() -> bool:
+            return channel.is_away
 
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=0.5)
-        assert is_silent()
+        assert is_away()
         given_up = stub.GetStatement(kms_pb2.GetStatementRequest(), timeout=20)
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await given_up
-        assert is_silent(), "the caller gave up, which is no answer"
+        assert is_away(), "the caller gave up, which is no answer"
         answering.set()
         await statement(channel)
-        assert not is_silent()
-        channel.is_silent = True
+        assert not is_away()
+        channel.is_away = True
         mesh.gate.end()
         with pytest.raises(grpc.aio.AioRpcError):
             await statement(channel)
-        assert not is_silent(), "a refusal is an answer"
+        assert not is_away(), "a refusal is an answer"
 
 
 async def test_a_stub_made_again_is_made_of_what_there_is() -> None:

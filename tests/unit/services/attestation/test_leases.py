@@ -64,6 +64,13 @@ def test_a_lease_that_names_nothing_is_live_and_cannot_be_judged(
     assert not leases.unsound
 
 
+def test_a_snapshot_is_all_that_there_is(leases: LiveLeases, clock: Clock) -> None:
+    until = clock.now + 15
+    leases.take(snapshot(provider("sound", until), provider("unsound", until, spki_sha256=b"")))
+    leases.take(snapshot(provider("new", until)))
+    assert (set(leases.listed), leases.unsound) == ({"new"}, {})
+
+
 def test_a_change_for_the_worse_takes_the_place_of_what_was_sound(leases: LiveLeases, clock: Clock) -> None:
     leases.take(snapshot(provider("one", clock.now + 15)))
     leases.take(pb.WatchResponse(changed=provider("one", clock.now + 30, evidence_digest=b"")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,12 @@ class Fleet:
         )
         self.listed[listed.spiffe_id] = listed
         self.shown[listed.endpoint] = Shown(spki, document)
-        self.changes.set()
+        changes, self.changes = self.changes, asyncio.Event()
+        changes.set()
         return listed
 
     async def changed(self) -> None:
         await self.changes.wait()
-        self.changes.clear()
 
     async def fetch(self, listed: Listed) -> Shown:
         self.fetches.append(listed.spiffe_id)
@@ -369,6 +370,42 @@ async def test_when_policy_moves_everything_is_judged_again_at_once(scene: Scene
             (listed.spiffe_id, "MEASUREMENT_NOT_ALLOWED"),
             (joined.spiffe_id, "MEASUREMENT_NOT_ALLOWED"),
         }
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class LastMoment:
+    """Nodes of which one joins when it was just seen that none is left to judge, and nobody waits for changes yet."""
+
+    fleet: Fleet
+    looks: int = 0
+
+    @property
+    def listed(self) -> Mapping[str, Listed]:
+        self.looks += 1
+        if self.looks == 2:
+            asyncio.get_running_loop().call_soon(self.fleet.join, "two")
+        return self.fleet.listed
+
+    @property
+    def unsound(self) -> Mapping[str, str]:
+        return self.fleet.unsound
+
+    async def changed(self) -> None:
+        await self.fleet.changed()
+
+
+async def test_a_node_that_joins_just_before_changes_are_waited_for_is_judged_at_once(scene: Scene) -> None:
+    scene.fleet.join("one")
+    appraisals = Appraisals(scene.archive, scene.feed)
+    nodes, ca = LastMoment(scene.fleet), scene.fleet.kms.ca
+    sweep = Sweep(nodes, scene.fleet.fetch, scene.policy, lambda: ca.spki, scene.archive, appraisals, scene.clock)
+    running = asyncio.create_task(sweep.run(3600))
+    try:
+        names = [event.made.spiffe_id for event in await told(scene, 2) if event.made is not None]
+        assert names == ["spiffe://mesh.test/node/one", "spiffe://mesh.test/node/two"]
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

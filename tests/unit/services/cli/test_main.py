@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[4]
 
 
@@ -39,3 +41,11 @@ def test_an_impossible_port_is_refused_by_the_command_line() -> None:
     refused = teemesh("up", "--router-port", "70000")
     assert refused.returncode == 2
     assert "from 1 to 65535" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [("publish", "policy.json"), ("revocations",)], ids=["publish", "revocations"])
+@pytest.mark.parametrize("seconds", ["nan", "0"])
+def test_a_time_limit_that_is_none_is_refused_by_the_command_line(command: tuple[str, ...], seconds: str) -> None:
+    refused = teemesh("policy", *command, "--timeout-seconds", seconds)
+    assert refused.returncode == 2
+    assert "more than 0 and at most" in refused.stderr

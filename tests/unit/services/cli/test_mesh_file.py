@@ -20,7 +20,7 @@ def description(folder: Path) -> MeshDescription:
         witness_url="https://127.0.0.1:9",
         witness_vkey="witness.mesh.local/w1+00000000+AA==",
         witness_ca=folder / "witness.pem",
-        registry_grpc="127.0.0.1:4",
+        registry_grpc=("127.0.0.1:4",),
         attestation_grpc="127.0.0.1:5",
         kms_grpc=("127.0.0.1:6", "127.0.0.1:8"),
         mesh_ca=folder / "ca.pem",

@@ -80,6 +80,13 @@ def test_a_policy_that_too_few_signed_is_shown_as_not_in_force(
     assert "NOT IN FORCE" in capsys.readouterr().out
 
 
+def test_what_is_no_policy_is_not_shown_as_one_that_does_not_hold(
+    desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert teemesh("policy", "show", str(desk.folder / "kms.json")) == 2
+    assert "POLICY_MALFORMED" in capsys.readouterr().err
+
+
 def test_an_expired_policy_is_shown_as_expired(desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]) -> None:
     teemesh(*desk.init("--lifetime-days", "0"))
     assert teemesh("policy", "show", str(desk.folder / "policy.json")) == 1
@@ -145,6 +152,61 @@ def test_what_is_demanded_for_tenants_is_shown(desk: Desk, teemesh: Run, capsys:
     assert f"tenant       {'ab' * 16}: verified nodes, in eu-1 or eu-2, on nothing, with a GPU\n" in shown
 
 
+FOREIGN = {
+    "name": "commercial",
+    "kind": "openai",
+    "origin": "https://[fe80::1]:8443",
+    "models": {"frontier": "frontier-2"},
+    "best_effort": True,
+    "tenants": ["ab" * 16],
+}
+
+
+def _with(path: Path, **members: Any) -> str:
+    """Write members into a draft, as its author would."""
+    document = json.loads(path.read_bytes())
+    document["policy"] |= members
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def test_who_outside_the_mesh_gets_prompts_is_shown(
+    desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teemesh(*desk.init())
+    node = json.loads((desk.folder / "policy.json").read_bytes())["policy"]["roles"]["node"]
+    other = {
+        "name": "other-mesh",
+        "kind": "aci",
+        "origin": "https://router.example",
+        "models": {"here": "there"},
+        "measurements": node["measurements"],
+        "session_claims": [],
+    }
+    teemesh("policy", "show", _with(desk.folder / "policy.json", foreign_providers=[other, FOREIGN]))
+    shown = capsys.readouterr().out
+    assert "other-mesh: aci at https://router.example, here as there; 1 measurements\n" in shown
+    assert (
+        "commercial: openai at https://[fe80::1]:8443, frontier as frontier-2; nothing of it verified, "
+        "unverified for 1 tenants\n"
+    ) in shown
+
+
+def test_the_next_version_keeps_what_no_flag_gives_and_says_what_it_allows(
+    desk: Desk, teemesh: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teemesh(*desk.init("--allow-device", "ab" * 32))
+    demands = {"default": {"verified_only": True, "regions": ["eu-1"]}}
+    first = _with(desk.folder / "policy.json", constraints=demands, foreign_providers=[FOREIGN])
+    capsys.readouterr()
+    assert teemesh(*desk.init("--previous", first, out="second.json")) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("+ allows")]
+    assert any("devices.allowed" in line for line in told), told
+    before, after = (read_signed(desk.folder / name).policy for name in ("policy.json", "second.json"))
+    assert after.constraints == before.constraints
+    assert after.foreign_providers == before.foreign_providers
+
+
 def test_the_next_version_changes_operators_with_both_sets(desk: Desk, teemesh: Run) -> None:
     previous = _signed(desk, teemesh, 1, 2)
     newcomer = make_key(desk.folder / "operator-4.pem")
@@ -172,6 +234,17 @@ def test_the_next_version_lifts_what_the_one_before_lifted(desk: Desk, teemesh: 
     assert teemesh(*desk.init("--previous", first, "--lift-revocation", "cd" * 32, out="second.json")) == 0
     lifted = read_signed(desk.folder / "second.json").policy.lifted_revocations
     assert lifted == {b"\xab" * 32, b"\xcd" * 32}
+
+
+def test_the_next_version_keeps_entries_as_long_as_the_one_before_unless_it_says_otherwise(
+    desk: Desk, teemesh: Run
+) -> None:
+    assert teemesh(*desk.init("--retention-months", "24")) == 0
+    first = str(desk.folder / "policy.json")
+    assert teemesh(*desk.init("--previous", first, out="second.json")) == 0
+    assert teemesh(*desk.init("--previous", first, "--retention-months", "36", out="third.json")) == 0
+    months = [read_signed(desk.folder / name).policy.retention_months for name in ("second.json", "third.json")]
+    assert months == [24, 36]
 
 
 def _drafted_issuers(desk: Desk, teemesh: Run, *more: str) -> list[dict[str, Any]]:

@@ -286,6 +286,16 @@ def test_a_book_of_any_size_is_written_in_its_canonical_form_and_read_back(size:
     assert pages.encode() == jcs.dumps(jcs.loads(pages.encode()))
 
 
+def test_the_newest_epoch_after_changes_is_the_one_of_the_pages_after_them() -> None:
+    pages = Pages({"data/a": Page(3, 1), "data/b": Page(7, 1, retired=True)})
+    heard = [change(4), change(9, "data/c"), change(2), change(None), change(8, "data/b"), change(None, "data/d")]
+    for number in range(len(heard) + 1):
+        after = pages.after(heard[:number])
+        for name in ("data/a", "data/b", "data/c", "data/d", "data/e"):
+            epoch = after.keys[name].epoch if name in after.keys else 1
+            assert pages.newest(name, heard[:number]) == epoch
+
+
 async def test_epochs_have_an_end(book: KeyBook) -> None:
     await book.hear([change(MAX_EPOCH)], PLACE)
     with pytest.raises(KeyEpochNotNext):

@@ -14,6 +14,7 @@ from tests.fakes.joined_mesh import Clock, KmsCore
 from tests.fakes.running_kms import DecisionLog
 
 MACHINE = "aa" * 16
+DETAIL = {"evidence_sha256": "ab" * 32, "policy_version": 1}
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
@@ -39,7 +40,7 @@ def certificate(ca: CertificateAuthority, role: str, instance: str = "1") -> Mes
 
 async def refusal(certified: Certified, wanted: MeshCertificate, device_id: str = MACHINE) -> str | None:
     try:
-        await certified.record(wanted, device_id, {})
+        await certified.record(wanted, device_id, DETAIL)
     except MeshError as error:
         return error.reason
     return None

@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from teemesh.ledger.v1 import ledger_pb2_grpc
 
 from libs.events.publish import EventSettings, Publisher, open_publisher
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
+from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.renewal import Prover
 from libs.identity.sealed import ReceiverKey
+from libs.policy.orders import Order, SignedOrder
 from libs.process import tethered
 from libs.process.readiness import listening
+from libs.rpc.channel import open_channel
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from services.attestation.collateral import CollateralCache, Held
@@ -84,6 +89,8 @@ class LiveMesh:
         self._notify = mesh.folder / "ledger.ready"
         self._log = mesh.folder / "ledger.log"
         self._process: asyncio.subprocess.Process | None = None
+        self.kms_target: str
+        """Of the KMS's mesh listener."""
         self.broker: RunningBroker
         self.member: Member
         """The KMS's."""
@@ -135,6 +142,7 @@ class LiveMesh:
             outer = await stack.enter_async_context(
                 serving("127.0.0.1:0", leaf.credentials, [bootstrap], public_middleware(bootstrap.methods))
             )
+            self.kms_target = f"127.0.0.1:{inner.port}"
             guest = await stack.enter_async_context(mesh.guest(mesh.tds["ledger"]))
             self._configure(guest, kms=inner.port, bootstrap=outer.port, attestation=attestation.port)
             try:
@@ -163,6 +171,28 @@ class LiveMesh:
             self.publisher(member, log_key) as publisher,
         ):
             yield Router(member, member.peer("ledger", self.target), publisher, receiver)
+
+    @asynccontextmanager
+    async def operator(self) -> AsyncIterator[ledger_pb2_grpc.LedgerServiceStub]:
+        """The ledger as an operator named ada calls it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        ca = self.kms.ca
+        der = ca.issue_svid(Subject(TRUST_DOMAIN, "operator", "ada", None), key.public_key(), time.time())
+        async with open_channel(
+            self.target,
+            root_pem=self.member.ca_pem,
+            server_name=f"ledger.{TRUST_DOMAIN}",
+            key_pem=key_pem(key),
+            certificate_pem=pem_of(der),
+        ) as channel:
+            yield ledger_pb2_grpc.LedgerServiceStub(channel)
+
+    def order(self, action: str, subject: str, *, signers: int = 2, not_after: int = 2**33) -> bytes:
+        """What so many operators signed."""
+        signed = SignedOrder(Order(TRUST_DOMAIN, action, subject, not_after, "a test"))
+        for key in self.mesh.operators[:signers]:
+            signed = signed.signed_by(key)
+        return signed.document
 
     @asynccontextmanager
     async def publisher(

@@ -23,6 +23,7 @@ from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, LogView
 from services.ledger.committing import Committing
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.opening import logged_policies
 from services.ledger.position import Start
@@ -90,12 +91,12 @@ class Ledger:
         policies = logged_policies(store.description, mesh.keeper("ledger"))
         progress = store.index.progress
         view = LogView(
-            is_logged=lambda entry_id: store.index.find(entry_id) is not None,
+            is_logged=store.index.has,
             highest=lambda issuer: 0 if (known := progress(issuer)) is None else known.highest,
         )
         self.growth = Growth(store.head.size, store.head.root())
         self.committing = Committing(
-            admission=Admission(policies, view, kms.ca.certificate),
+            admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
             vaults=self.vaults,
             rejections=self.rejections,

@@ -26,7 +26,7 @@ from services.ledger.auditor import Auditor
 from services.ledger.damage import LogForked, LogRolledBack
 from services.ledger.growth import Growth
 from services.ledger.keys import ReleasedKey
-from services.ledger.proofs import Proofs
+from services.ledger.proofs import Proofs, ProofWithheld
 from services.ledger.split_view import FOLDER, keep
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME, Tail
@@ -38,6 +38,7 @@ from tests.fakes.served_witness import served_witness
 
 from .conftest import (
     DESCRIPTION,
+    INDEX_KEY,
     KEY,
     ORIGIN,
     SMALL,
@@ -70,6 +71,12 @@ class ResumeKey:
     async def release(self, name: str, epoch: int = 0) -> ReleasedKey:
         assert name == KEY_NAME
         return ReleasedKey(1, b"\x0d" * 32)
+
+    def forget(self, name: str) -> None:
+        raise AssertionError(name)
+
+    async def retire(self, signed_order: bytes) -> None:
+        raise AssertionError
 
 
 def write(directory: Path, words: bytes, size: int) -> Path:
@@ -162,7 +169,7 @@ async def test_a_witness_catches_it_and_both_notes_are_kept(honest: Path, rewrit
         # Nor does it start where the witness is asked first.
         floors = await witnessed_floors(witnesses, 1, ORIGIN, nothing)
         with pytest.raises(LogRolledBack, match="witness"):
-            LogStore(rewritten, sign=KEY.sign, clock=lambda: 1, promised=floors, geometry=SMALL)
+            LogStore(rewritten, sign=KEY.sign, clock=lambda: 1, index_key=INDEX_KEY, promised=floors, geometry=SMALL)
 
 
 async def test_a_disk_that_was_put_back_does_not_start(honest: Path, tmp_path: Path) -> None:
@@ -178,7 +185,36 @@ async def test_a_disk_that_was_put_back_does_not_start(honest: Path, tmp_path: P
             pass
         floors = await witnessed_floors(witnesses, 1, ORIGIN, nothing)
         with pytest.raises(LogRolledBack, match=r"6 leaves are left, but witness witness\.example/w1 promises 7"):
-            LogStore(image, sign=KEY.sign, clock=lambda: 1, promised=floors, geometry=SMALL)
+            LogStore(image, sign=KEY.sign, clock=lambda: 1, index_key=INDEX_KEY, promised=floors, geometry=SMALL)
+
+
+async def test_what_is_to_be_covered_waits_for_the_witness_where_there_is_one(honest: Path) -> None:
+    """A share that is destroyed because an order is covered cannot be had back."""
+
+    async def synced() -> None:
+        return None
+
+    with open_store(honest) as store:
+        growth = Growth(store.head.size, store.head.root())
+        auditor = StolenAuditor(honest)
+        checkpoints = Checkpoints(auditor, growth, synced, 0.01, has_witnesses=True)  # type: ignore[arg-type]
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(checkpoints.keep())
+            waiting = tasks.create_task(checkpoints.covering(SIZE))
+            tree = await checkpoints.signed_beyond(SIZE - 1)
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            await checkpoints.witness(tree)
+            assert (await waiting).size == SIZE
+            keeping.cancel()
+
+
+def test_a_root_that_the_tree_contradicts_is_withheld(honest: Path) -> None:
+    with served(honest) as log:
+        assert log.proofs.root(4) == log.store.index.tree.root(4)
+        log.growth.reach(SIZE, bytes(32))
+        with pytest.raises(ProofWithheld):
+            log.proofs.root(4)
 
 
 async def test_a_readers_resume_token_catches_it(honest: Path, rewritten: Path) -> None:

@@ -22,7 +22,7 @@ from libs.transparency.tree import Tree
 from services.ledger.auditing import SignedTree
 from services.ledger.config import WitnessSettings
 from services.ledger.damage import LogForked
-from services.ledger.proofs import Consistency
+from services.ledger.proofs import Consistency, ProofWithheld
 from services.ledger.split_view import SplitView
 from services.ledger.witnessed_floor import witnessed_floors
 from services.ledger.witnesses import Witness, WitnessAway, open_witnesses
@@ -229,6 +229,21 @@ async def test_claims_without_a_signed_history_end_nothing(tmp_path: Path) -> No
         with pytest.raises(ExceptionGroup) as ended:
             await running._witness(tree)
         assert ended.group_contains(LogForked)
+
+
+async def test_what_cannot_be_compared_is_no_other_history(tmp_path: Path) -> None:
+    """A bit that flipped in what is derived of the log must not look as if a witness had caught it."""
+
+    class Damaged(Log):
+        def root(self, size: int) -> bytes:
+            raise ProofWithheld("the tree contradicts its root")
+
+    log, liar = Log().grow(9), LyingWitness(tmp_path / "w")
+    tree = await log.signed_beyond(0)
+    liar.answer = web.Response(status=422)
+    liar.shown = liar.cosigned(Checkpoint(ORIGIN, 4, log.root(4)), liar.key)
+    async with liar.serving() as witnesses:
+        assert not await witnessing(Damaged().grow(9), witnesses, 1)._witness(tree)
 
 
 async def test_what_is_no_cosignature_of_this_tree_does_not_count(tmp_path: Path) -> None:

@@ -20,10 +20,13 @@ from libs.identity.certificate import Subject
 from libs.policy.document import Policy
 from libs.policy.signatures import parse_signed
 from libs.tee.challenge import Challenge
+from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from services.devtee.machine import VirtualTd
 from services.ledger.admission import Admission, Judged, LogView
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
+from services.ledger.issuers import Writer, nobody
 from services.ledger.keys import ReleasedKey
 from services.ledger.policies import LoggedPolicies
 from services.ledger.sequencer import Candidate
@@ -99,13 +102,17 @@ def describe_log(mesh: JoinedMesh, seed: bytes | None = None) -> LogDescription:
     return LogDescription(LOG_ORIGIN, "LEDGER_1", policy.digest, anchors.operator_keys, anchors.operator_threshold)
 
 
-def gatekeeper(mesh: JoinedMesh, kms: KmsCore) -> Gatekeeper:
+def gatekeeper(mesh: JoinedMesh, kms: KmsCore, writer: Callable[[bytes], Writer | None] = nobody) -> Gatekeeper:
     policies = LoggedPolicies(describe_log(mesh))
     policies.offer_seed(mesh.seed)
     logged: dict[bytes, Candidate] = {}
     highest: dict[bytes, int] = {}
-    view = LogView(is_logged=logged.__contains__, highest=lambda issuer: highest.get(issuer, 0))
-    return Gatekeeper(Admission(policies, view, kms.ca.certificate), logged, highest)
+    view = LogView(
+        is_logged=lambda issuer, number: entry_id(issuer, number) in logged,
+        highest=lambda issuer: highest.get(issuer, 0),
+        writer=writer,
+    )
+    return Gatekeeper(Admission(policies, view, kms.ca.certificate, Erasures()), logged, highest)
 
 
 class Keys:
@@ -114,8 +121,16 @@ class Keys:
     def __init__(self, fail: Callable[[str], None] = lambda name: None) -> None:
         self.fail = fail
         self.asked: list[tuple[str, int]] = []
+        self.retired: list[bytes] = []
 
     async def release(self, name: str, epoch: int = 0) -> ReleasedKey:
         self.asked.append((name, epoch))
         self.fail(name)
         return ReleasedKey(epoch or 1, sha256(f"{name} {epoch or 1}".encode()).digest())
+
+    def forget(self, name: str) -> None:
+        """It holds none."""
+
+    async def retire(self, signed_order: bytes) -> None:
+        self.fail("retire")
+        self.retired.append(signed_order)

@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 import pytest
+from nats.js.kv import KeyValue
 
 from libs.identity.lease import Lease
 from services.registry.directory import Alive, Changes, Directory, Snapshot, WatcherTooSlow
 from services.registry.leases import LeaseUnknown, Offer
 from services.registry.providers import Load, Provider, State
-from services.registry.store import StoreUnavailable
-from services.registry.view import Change, Position, lease_key
+from services.registry.store import Bucket, StoreUnavailable
+from services.registry.view import HISTORY_KEY, Change, History, HistoryMalformed, Position, lease_key
 from services.registry.watch import watch
 from tests.fakes.leases import MODEL, TRUST_DOMAIN, WEIGHTS, node_lease
 from tests.fakes.registries import LEASE_SECONDS, PATIENCE_SECONDS, Mesh, Registry, until, watching
@@ -257,6 +259,100 @@ async def test_marks_of_deletion_are_swept_and_a_watch_that_needs_them_begins_an
             assert isinstance(third.directory.since(late)[0], Alive)
 
 
+async def come_and_go(mesh: Mesh, registry: Registry, names: range) -> None:
+    for number in names:
+        await registry.leases.register(living(mesh, f"n{number}"), OFFER)
+        await registry.leases.end(living(mesh, f"n{number}"))
+
+
+async def left_behind(registry: Registry) -> Directory:
+    """What another registry knows that read all of the store by now and nothing after."""
+    behind = Directory(registry.store.providers, TRUST_DOMAIN)
+    following = asyncio.create_task(behind.follow())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await behind.synchronised.wait()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    return behind
+
+
+async def test_a_registry_that_is_behind_brings_back_no_watch_that_needs_swept_marks(
+    mesh: Mesh, registry: Registry
+) -> None:
+    await come_and_go(mesh, registry, range(6))
+    behind = await left_behind(registry)
+    await come_and_go(mesh, registry, range(6, 12))
+    ahead = (await left_behind(registry)).position
+    await until(lambda: registry.directory.position == ahead)
+    await registry.directory.forget_ended(most=2)
+    swept = Position(ahead.epoch, ahead.sequence - 4)
+    await until(lambda: isinstance(registry.directory.since(swept)[0], Snapshot))
+    await behind.forget_ended(most=2)
+    assert isinstance((await left_behind(registry)).since(swept)[0], Snapshot)
+
+
+async def test_a_registry_that_is_behind_brings_no_earlier_life_of_the_store_back(
+    mesh: Mesh, registry: Registry
+) -> None:
+    await come_and_go(mesh, registry, range(6))
+    behind = await left_behind(registry)
+    stored = await registry.store.providers.get(HISTORY_KEY)
+    assert stored is not None
+    await registry.store.providers.put(HISTORY_KEY, History("ab" * 16).encode(), stored.revision)
+    await behind.forget_ended(most=2)
+    assert (await left_behind(registry)).position.epoch == "ab" * 16
+
+
+async def test_a_history_that_cannot_be_read_has_nothing_swept(mesh: Mesh, registry: Registry) -> None:
+    await come_and_go(mesh, registry, range(6))
+    behind = await left_behind(registry)
+    stored = await registry.store.providers.get(HISTORY_KEY)
+    assert stored is not None
+    await registry.store.providers.put(HISTORY_KEY, b"no history", stored.revision)
+    with pytest.raises(HistoryMalformed):
+        await behind.forget_ended(most=2)
+
+
+class Deaf:
+    """Gives what is stored, and of all that comes then nothing, as if the broker had lost it."""
+
+    def __init__(self, watcher: KeyValue.KeyWatcher) -> None:
+        self._watcher = watcher
+        self._whole = False
+
+    async def __anext__(self) -> KeyValue.Entry | None:
+        if self._whole:
+            await asyncio.Event().wait()
+        entry: KeyValue.Entry | None = await anext(self._watcher)
+        self._whole = entry is None
+        return entry
+
+    async def stop(self) -> None:
+        await self._watcher.stop()  # type: ignore[no-untyped-call]
+
+
+class DeafAtFirst(Bucket):
+    watches = 0
+
+    async def watch(self, keys: str = ">") -> KeyValue.KeyWatcher:
+        self.watches += 1
+        watcher = await super().watch(keys)
+        return cast(KeyValue.KeyWatcher, Deaf(watcher)) if self.watches == 1 else watcher
+
+
+async def test_a_watch_that_lost_what_came_is_begun_anew(mesh: Mesh, registry: Registry) -> None:
+    bucket = DeafAtFirst(registry.link, "registry_providers", 10.0)
+    directory = Directory(bucket, TRUST_DOMAIN, clock=lambda: mesh.now)
+    following = asyncio.create_task(directory.follow())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await directory.synchronised.wait()
+    listed = await registry.leases.register(living(mesh), OFFER)
+    await until(lambda: directory.all() == [listed])
+    assert bucket.watches > 1
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_a_store_that_went_back_begins_another_life(mesh: Mesh, registry: Registry) -> None:
     """An older copy of the disk is put under the broker: its revisions are given out a second time."""
     async with watching(registry.directory) as watcher:
@@ -275,6 +371,18 @@ async def test_a_store_that_went_back_begins_another_life(mesh: Mesh, registry: 
         assert back.position.epoch != first.position.epoch
     async with watching(registry.directory, lost.position) as watcher:
         await watcher.next(Snapshot)
+
+
+async def test_a_life_that_another_registry_began_is_read_from_its_beginning(mesh: Mesh, registry: Registry) -> None:
+    async with watching(registry.directory) as watcher:
+        await watcher.next(Snapshot)
+        listed = await registry.leases.register(living(mesh), OFFER)
+        await watcher.next(Change)
+        stored = await registry.store.providers.get(HISTORY_KEY)
+        assert stored is not None
+        await registry.store.providers.put(HISTORY_KEY, History("ab" * 16).encode(), stored.revision)
+        begun = await watcher.next(Snapshot)
+    assert (begun.providers, begun.position.epoch) == ((listed,), "ab" * 16)
 
 
 async def test_every_watcher_and_every_registry_comes_to_the_same_digest(mesh: Mesh) -> None:

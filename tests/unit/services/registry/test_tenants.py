@@ -103,6 +103,19 @@ async def test_a_record_planted_in_the_store_is_never_given_out(tenants: Tenants
         await tenants.find(digest("sk-one"))
 
 
+@pytest.mark.parametrize("planted", [b"\xff", b"", b"*", b"of nobody", b"ab" * 17], ids=repr)
+async def test_what_names_no_tenant_in_the_store_leads_to_nobody(
+    tenants: Tenants, registry: Registry, planted: bytes
+) -> None:
+    await tenants.put(sign_tenant(FIRST, ADMIN))
+    key = f"key.{digest('sk-one').hex()}"
+    index = await registry.store.tenants.get(key)
+    assert index is not None
+    await registry.store.tenants.put(key, planted, index.revision)
+    with pytest.raises(ApiKeyUnknown):
+        await tenants.find(digest("sk-one"))
+
+
 async def test_a_new_administrator_can_replace_what_the_one_before_signed(tenants: Tenants, keeper: Keeper) -> None:
     await tenants.put(sign_tenant(FIRST, ADMIN))
     keeper.current = CurrentPolicy(OTHER.public_key().public_bytes_raw())

@@ -22,7 +22,8 @@ from services.registry.sessions import draft_session
 from services.router.confirmation import SessionNotOurs, confirm
 from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
-from services.router.upstreams import Upstream, Upstreams
+from services.router.listed import Upstream
+from services.router.upstreams import Upstreams
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.leases import CLAIMS, MODEL, UNKNOWN, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT
@@ -71,6 +72,9 @@ def test_a_session_that_says_what_was_found_is_confirmed() -> None:
         {"claims.extra.tcb_status": "OutOfDate"},
         {"claims.extra.compose_hash": "ff" * 32},
         {"claims.extra.gpu": "yes"},
+        {"claims.extra.policy_version": "1"},
+        {"claims.extra.policy_version": 0},
+        {"claims.extra.policy_version": True},
         {"upstream_name": "spiffe://mesh.test/node/other"},
         {"endpoint": "https://127.0.0.1:4001"},
         {"identity": {"provider": "somebody"}},

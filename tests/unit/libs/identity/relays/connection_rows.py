@@ -125,8 +125,26 @@ async def a_revoked_key_that_had_a_successor(ground: Ground) -> None:
     later = Leases(keeper, lambda: ground.kms.ca.spki).open(following.certificate, following.evidence.document)
     leases._held[key].lease = replace(later, until=later.until + 1)
     keeper.accept_revocations([ground.mesh.revocation(RevocationKind.KEY, key.hex())])
-    leases.reappraise()
     leases.of(key)
+
+
+async def a_lease_that_policy_has_overtaken(ground: Ground) -> None:
+    """It calls before its turn to be judged again comes."""
+    keeper = ground.keeper()
+    leases = Leases(keeper, lambda: ground.kms.ca.spki)
+    shown = ground.genuine()
+    leases.open(shown.certificate, shown.evidence.document)
+    keeper.accept(ground.mesh.successor(keeper.current, roles=ground.mesh.without("router")))
+    leases.of(shown.certificate.spki_sha256)
+
+
+async def a_server_that_policy_has_overtaken(ground: Ground) -> None:
+    listening = await ground.listening()
+    router = await ground.member("router")
+    peer = router.peer("ledger", listening.target)
+    await peer.channel(10)
+    router.policy.accept(ground.mesh.successor(router.policy.current, roles=ground.mesh.without("ledger")))
+    await peer.channel(10)
 
 
 async def a_revoked_server_key_that_had_a_successor(ground: Ground) -> None:
@@ -259,7 +277,7 @@ async def without_a_statement(ground: Ground) -> None:
     """A router calls who has never heard from the KMS."""
     member = (await ground.listening()).member
     deaf = ground.mesh.keeper("deaf", fresh=False)
-    gate = MeshGate(member.trust_domain, member.identity, deaf, member.leases)
+    gate = MeshGate(member.trust_domain, member.identity, deaf, member.leases, member.streams)
     genuine = ground.genuine()
     member.leases.open(genuine.certificate, genuine.evidence.document)
     gate.admit(genuine.certificate.pem, MethodRule(roles=frozenset({"router"})))
@@ -290,6 +308,8 @@ ROWS = [
     Row("a stream on a lease that policy ended", "EVIDENCE_REQUIRED", watching_what_needs_no_lease),
     Row("a lease on the successor of a revoked key", "EVIDENCE_REQUIRED", a_revoked_key_that_had_a_successor),
     Row("a server whose revoked key has a successor", "KEY_REVOKED", a_revoked_server_key_that_had_a_successor),
+    Row("a lease that policy has overtaken", "EVIDENCE_REQUIRED", a_lease_that_policy_has_overtaken),
+    Row("a server that policy has overtaken", "MEASUREMENT_NOT_ALLOWED", a_server_that_policy_has_overtaken),
     Row("a server with the evidence of the real one's key", "SPKI_MISMATCH", answering(with_the_real_ones_evidence)),
     Row("a server with another server's document", "EVIDENCE_MISMATCH", answering(with_another_ledgers_document)),
     Row("a server with a router's code", "MEASUREMENT_NOT_ALLOWED", answering(with_a_routers_code)),

@@ -78,7 +78,7 @@ class Ground:
     async def gate(self) -> MeshGate:
         """The gate of the listener, for what TLS in front of it would not let through."""
         member = (await self.listening()).member
-        return MeshGate(TRUST_DOMAIN, member.identity, member.policy, member.leases)
+        return MeshGate(TRUST_DOMAIN, member.identity, member.policy, member.leases, member.streams)
 
     def keeper(self) -> PolicyKeeper:
         return self.mesh.keeper("judge")

@@ -11,7 +11,7 @@ import pytest
 from libs.policy.constraints import TenantConstraints
 from services.router.constraints import Constraints
 from services.router.errors import TenantConstraintsUnmet
-from services.router.foreign.selection import ForeignCandidate, select_foreign
+from services.router.foreign.selection import ForeignCandidate, Wanted, select_foreign
 
 NOW = 1000.0
 TENANT = "ab" * 16
@@ -30,7 +30,8 @@ def pick(*candidates: ForeignCandidate, constraints: Constraints | None = None, 
         "excluded": (),
         **changes,
     }
-    return select_foreign(candidates, constraints=constraints or Constraints(), **asked)
+    of_request = {name: asked.pop(name) for name in ("model", "tenant_id", "tenant")}
+    return select_foreign(candidates, Wanted(constraints=constraints or Constraints(), **of_request), **asked)
 
 
 def test_a_verified_provider_goes_before_one_that_is_not_however_busy() -> None:

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
+from libs.aci.claims import Claim, Claims
+from libs.aci.session import TlsBinding, session_document
 from libs.errors import MeshError
 from libs.policy.foreign import ForeignKind, ForeignProvider
 from services.router.foreign.adapter import Declaration, ForeignNotVerified, Standing
@@ -33,8 +36,8 @@ class StandingTwin:
     verified_at: float = 0.0
     until: float = field(default_factory=lambda: time.time() + 600)
 
-    def uphold(self, policy: object, now: int) -> None:
-        pass
+    def uphold(self, policy: object, now: int) -> float:
+        return self.until
 
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         raise AssertionError("whether a provider is verified is decided before anything is forwarded")
@@ -43,7 +46,7 @@ class StandingTwin:
 class AdapterTwin:
     """Verifies when it is let, and as often as it is asked."""
 
-    declaration = Declaration("service", frozenset(), channel_bound=False, receipts=False)
+    declaration = Declaration("service", frozenset(), receipts=False)
 
     def __init__(self) -> None:
         self.asked = 0
@@ -95,9 +98,8 @@ async def test_many_who_find_it_outdated_share_one_verification() -> None:
     waiting = [asyncio.create_task(one.renew(outdated)) for _ in range(5)]
     await until_set(adapter.begun)
     adapter.go_on.set()
-    renewed = await asyncio.gather(*waiting)
+    await asyncio.gather(*waiting)
     assert adapter.asked == 2
-    assert all(standing is one.standing for standing in renewed)
     assert one.standing is not outdated
 
 
@@ -139,7 +141,7 @@ async def test_one_who_leaves_does_not_fail_those_who_wait() -> None:
     await asyncio.wait({leaving})
     adapter.go_on.set()
     async with asyncio.timeout(PATIENCE_SECONDS):
-        assert await staying is one.standing
+        await staying
     assert one.standing is not outdated
 
 
@@ -176,3 +178,72 @@ async def test_what_policy_withdrew_meanwhile_is_not_taken_up() -> None:
     adapter.go_on.set()
     await refreshing
     assert one.standing is None
+
+
+async def test_a_renewal_that_everybody_left_is_still_due() -> None:
+    adapter = AdapterTwin()
+    one, outdated = await verified(adapter)
+    adapter.begun.clear()
+    adapter.go_on.clear()
+    leaving = asyncio.create_task(one.renew(outdated))
+    await until_set(adapter.begun)
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    assert one.is_due()
+
+
+SEALED = session_document(
+    upstream_name="foreign/a",
+    endpoint="https://a.example",
+    verifier_id="a-test/v1",
+    established_at=1,
+    expires_at=2**33,
+    identity={},
+    bindings=(TlsBinding("https://a.example", "00" * 32),),
+    claims=Claims(tee_attested=Claim("asserted", "hardware_proven", "a test says so")),
+    evidence=b"{}",
+    extra={},
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "refusal"),
+    [
+        (frozenset({"tee_attested"}), "NOT_VERIFIED_YET"),
+        (frozenset({"tcb_up_to_date"}), "DECLARATION_EXCEEDED"),
+        (frozenset(), "DECLARATION_EXCEEDED"),
+    ],
+    ids=["kept", "another claim", "nothing is ever verified"],
+)
+async def test_a_session_that_says_more_than_its_adapter_declares_is_not_used(
+    declared: frozenset[str], refusal: str
+) -> None:
+    class Sealing(AdapterTwin):
+        declaration = Declaration("service", declared, receipts=False)
+
+        async def verify(self, policy: object) -> Standing:
+            return StandingTwin(session=SEALED)
+
+    one = known(Sealing())
+    await one.refresh()
+    assert one.refusal == refusal
+    assert one.session == (SEALED if refusal == "NOT_VERIFIED_YET" else None)
+
+
+async def test_a_provider_that_shows_less_than_before_is_not_taken_up_silently() -> None:
+    class Sealing(AdapterTwin):
+        declaration = Declaration("service", frozenset({"tee_attested"}), receipts=False)
+
+        async def verify(self, policy: object) -> Standing:
+            self.asked += 1
+            return StandingTwin(session=SEALED if self.asked == 1 else None)
+
+    one = known(Sealing())
+    await one.refresh()
+    one.hasten()
+    with capture_logs() as logs:
+        await one.refresh()
+    assert [entry["event"] for entry in logs] == [
+        "foreign provider shows less than before",
+        "foreign provider taken up",
+    ]

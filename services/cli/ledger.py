@@ -21,7 +21,7 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
-from services.cli import ledger_vaults
+from services.cli import ledger_prove, ledger_vaults
 from services.cli.layout import add_state_option
 from services.cli.ledger_export import add_export, add_restore
 from services.cli.ledger_fsck import add_fsck
@@ -71,6 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--follow", action="store_true", help="go on as the log grows, over reconnects")
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     tail.set_defaults(run=_run_tail)
+    ledger_prove.add_parsers(commands)
     ledger_vaults.add_commands(commands)
     add_verify(commands.add_parser("verify", help="hold a log against itself, its signed heads and what others hold"))
     add_export(commands.add_parser("export", help="verify a log, and write it, or some segments, as one bundle"))

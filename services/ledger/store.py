@@ -56,7 +56,7 @@ class LogStore:
         self._index_key = index_key
         self.description = described.read(directory)
         with ExitStack() as closing:
-            lock = _lock(directory)
+            lock = lock_log(directory)
             closing.callback(os.close, lock)
             examined = self._examine(promised)
             closing.callback(examined.scanned.index.close)
@@ -189,7 +189,8 @@ class LogStore:
         return ActiveSegment.create(self._directory / SEGMENTS, header, self._geometry.zeros_ahead)
 
 
-def _lock(directory: Path) -> int:
+def lock_log(directory: Path) -> int:
+    """Return a descriptor that holds the log for this process until it is closed. Raises `LogLocked`."""
     descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs.transparency import checkpoint, cose_receipt
+from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
 from services.ledger import derived
 from services.ledger.description import LogDescription
@@ -26,6 +28,14 @@ SOURCE = b"\x51" * 16
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 INDEX_KEY = b"\x08" * 32
 DESCRIPTION = LogDescription(ORIGIN, "LEDGER_1", b"\x01" * 32, (b"\x02" * 32, b"\x03" * 32), 2)
+
+
+def sign_tree(tree: Checkpoint) -> bytes:
+    return checkpoint.sign(tree, KEY)
+
+
+def sign_receipts(tree: Checkpoint) -> bytes:
+    return cose_receipt.sign(tree, KEY)
 
 
 def candidate(

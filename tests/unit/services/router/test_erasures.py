@@ -52,24 +52,26 @@ class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
     def __init__(self) -> None:
         self.receiver = ReceiverKey()
         self.requests: list[ledger_pb2.TailRequest] = []
-        self.entries: asyncio.Queue[ledger_pb2.LoggedEntry] = asyncio.Queue()
+        self.entries: list[ledger_pb2.LoggedEntry] = []
+        self.grown = asyncio.Event()
         self.opening = asyncio.Event()
         self.answer_opening = asyncio.Event()
         self.answer_opening.set()
         self.another_log = False
-        self._said = 0
 
     def say(self, said: ErasureEntry) -> None:
-        self._said += 1
-        entry = Entry(Kind.ERASURE, bytes(32), self._said, bytes(32), None, said.body())
-        self.entries.put_nowait(ledger_pb2.LoggedEntry(index=self._said, body=bytes(32) + entry.canonical()))
+        number = len(self.entries) + 1
+        entry = Entry(Kind.ERASURE, bytes(32), number, bytes(32), None, said.body())
+        self.entries.append(ledger_pb2.LoggedEntry(index=number, body=bytes(32) + entry.canonical()))
+        grown, self.grown = self.grown, asyncio.Event()
+        grown.set()
 
     async def OpenVault(self, request: Any, context: Any) -> ledger_pb2.OpenVaultResponse:  # noqa: N802
         self.opening.set()
         await self.answer_opening.wait()
         epoch = this_month()
         info = release_info(f"ledger-vault/{VAULT.hex()}", epoch, ROUTER)
-        sealed = seal(bytes([self._said]) * 32, self.receiver.public.hex(), info)
+        sealed = seal(bytes([len(self.entries)]) * 32, self.receiver.public.hex(), info)
         return ledger_pb2.OpenVaultResponse(vault_id=VAULT, vault_epoch=epoch, sealed_key=sealed)
 
     async def Tail(self, request: Any, context: Any) -> AsyncIterator[ledger_pb2.TailResponse]:  # noqa: N802
@@ -77,9 +79,13 @@ class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
         if self.another_log:
             self.another_log = False
             await refuse(context)
+        at = int(request.token.split()[-1]) if request.token else request.from_index
         while True:
-            entry = await self.entries.get()
-            yield ledger_pb2.TailResponse(entries=[entry], token=b"after %d" % entry.index)
+            grown = self.grown
+            for entry in self.entries[at:]:
+                at = entry.index
+                yield ledger_pb2.TailResponse(entries=[entry], token=b"after %d" % at)
+            await grown.wait()
 
 
 async def refuse(context: Any) -> None:

@@ -28,7 +28,8 @@ class Progress:
         if low <= self.contiguous + 1:
             self.contiguous = max(self.contiguous, high)
         else:
-            self._ahead = (self._ahead or set()).union(range(low, high + 1))
+            self._ahead = self._ahead or set()
+            self._ahead.update(range(low, high + 1))
         if self._ahead:
             self._close_up(self._ahead)
 
@@ -47,4 +48,5 @@ class Progress:
         while self.contiguous + 1 in ahead:
             self.contiguous += 1
             ahead.remove(self.contiguous)
-        self._ahead = ahead or None
+        if not ahead:
+            self._ahead = None

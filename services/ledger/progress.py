@@ -18,7 +18,7 @@ class Progress:
         return max(self._ahead) if self._ahead else self.contiguous
 
     def has(self, issuer_seq: int) -> bool:
-        return issuer_seq <= self.contiguous or (self._ahead is not None and issuer_seq in self._ahead)
+        return 1 <= issuer_seq <= self.contiguous or (self._ahead is not None and issuer_seq in self._ahead)
 
     def add(self, issuer_seq: int) -> None:
         self.add_run(issuer_seq, issuer_seq)

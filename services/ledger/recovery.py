@@ -78,11 +78,7 @@ def examine(
     """
     if index is None:
         with tempfile.TemporaryDirectory() as elsewhere:
-            thrown_away = Index(Path(elsewhere), os.urandom(32))
-            try:
-                return examine(directory, origin, geometry, promised, thrown_away)
-            finally:
-                thrown_away.close()
+            return examine(directory, origin, geometry, promised, Index(Path(elsewhere), os.urandom(32)))
     scanned = scan(directory, origin, geometry, index)
     marks = watermark.read(directory / watermark.NAME)
     floors = [*_local_floors(directory, origin, marks), *promised]

@@ -55,11 +55,7 @@ def open_store(directory: Path, geometry: Geometry = SMALL) -> LogStore:
 
 def examined(directory: Path) -> Examined:
     """What a start makes of the log, sealed segments taken by their derived files."""
-    index = Index(directory / derived.FOLDER, INDEX_KEY)
-    try:
-        return examine(directory, ORIGIN, SMALL, index=index)
-    finally:
-        index.close()
+    return examine(directory, ORIGIN, SMALL, index=Index(directory / derived.FOLDER, INDEX_KEY))
 
 
 def sequencer(store: LogStore) -> Sequencer:

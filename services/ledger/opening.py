@@ -101,10 +101,8 @@ def verify_log(directory: Path, origin: str, index_key: bytes) -> None:
     with ExitStack() as closing:
         closing.callback(os.close, lock_log(directory))
         folder.mkdir(mode=0o700, exist_ok=True)
-        index = Index(folder, index_key)
-        closing.callback(index.close)
         with suppress(PageDamaged):
-            recovery.examine(directory, origin, segments.Geometry(), index=index)
+            recovery.examine(directory, origin, segments.Geometry(), index=Index(folder, index_key))
 
 
 def _began_rightly(found: LogDescription, anchors: Anchors, policy: PolicyKeeper) -> bool:

@@ -204,7 +204,8 @@ async def _serving(store: LogStore) -> AsyncIterator[Action]:
     """Serve the log by gRPC as a tail sends it, without TLS: both ends take turns in this process."""
 
     def read(start: int) -> ledger_pb2.TailResponse:
-        return ledger_pb2.TailResponse(entries=map(wire_entry, store.reader.entries(start, start + _FRAME)))
+        entries = store.reader.entries(start, start + _FRAME)
+        return ledger_pb2.TailResponse(entries=[wire_entry(stored, None) for stored in entries])
 
     async def tail(request: Any, context: Any) -> AsyncIterator[ledger_pb2.TailResponse]:
         for start in range(0, store.head.size, _FRAME):

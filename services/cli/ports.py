@@ -34,6 +34,7 @@ NAMES = (
     "ledger-2_http",
     "ledger-3",
     "ledger-3_http",
+    "witness",
     "registry",
     "node",
     "router",

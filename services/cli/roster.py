@@ -15,6 +15,9 @@ KMS_REPLICA = "kms-2"
 LEDGER_OTHERS = ("ledger-2", "ledger-3")
 """The other members of the log, where they are asked for."""
 
+WITNESS = "witness"
+"""Cosigns the log's checkpoints. It is no member of the mesh: no guest agent, no certificate of the mesh's CA."""
+
 TRUST_DOMAIN = "mesh.local"
 INSTANCE = "local"
 """The one instance that each service has here, the KMS's second one and the log's other members apart."""

@@ -1,7 +1,8 @@
 """Runs the ledger: `python -m services.ledger <config.toml>`.
 
-Exit status 3: the log is damaged; 4: it is shorter than what was promised, or contradicts the writer's; 70: a write
-failed; 75: a member of a group is to be started again, as it writes no more or has taken back what nobody else had.
+Exit status 3: the log is damaged; 4: it is shorter than what was promised, or contradicts the writer's; 6: a witness
+has another history of it; 70: a write failed; 75: a member of a group is to be started again, as it writes no more or
+has taken back what nobody else had.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from hashlib import sha256
@@ -22,17 +24,22 @@ from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
 from services.ledger.auditing import open_auditor
 from services.ledger.config import Config
-from services.ledger.https import OutwardAuthority, serving_checkpoints
+from services.ledger.https import OutwardAuthority, serving_https
 from services.ledger.keys import ReleasedKeys, index_key_of
-from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
+from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of, verify_log
+from services.ledger.public import application
+from services.ledger.recovery import Floor
 from services.ledger.replication.group import Group
 from services.ledger.replication.promise import require_no_promise
 from services.ledger.running import Opened, Trust, running_alone
 from services.ledger.servicer import LedgerServicer, ledger_binding
+from services.ledger.witnessed_floor import witnessed_floors
+from services.ledger.witnesses import Witness, open_witnesses
+from services.ledger.witnessing import Asked
 
 
 async def serve(config: Config) -> None:
-    """Wire the ledger and serve until terminated. Damage is found before anyone is asked for anything."""
+    """Wire the ledger and serve until terminated. Damage is found before anyone is waited for."""
     settings = config.member
     origin = origin_of(settings.trust_domain, config.events.log_number)
     ack_key, log_key, receiver = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), ReceiverKey()
@@ -43,8 +50,25 @@ async def serve(config: Config) -> None:
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
     if not config.replication.is_group:
         require_no_promise(config.data_dir)
+
+    async def verify() -> None:
+        await asyncio.to_thread(verify_log, config.data_dir, origin, index_key)
+
+    async def floors(witnesses: Sequence[Witness]) -> Sequence[Floor]:
+        # A member of a group may be behind what was witnessed; its writer may not.
+        if config.replication.is_group:
+            return ()
+        return await witnessed_floors(witnesses, config.witness_quorum, origin, verify)
+
     async with (
-        open_log(config.data_dir, ack_key.sign, time.time_ns, index_key) as store,
+        open_witnesses(config.witnesses) as witnesses,
+        open_log(
+            config.data_dir,
+            ack_key.sign,
+            time.time_ns,
+            index_key,
+            await floors(witnesses),
+        ) as store,
         open_auditor(config.data_dir, origin) as auditor,
         AsyncExitStack() as stack,
     ):
@@ -56,7 +80,8 @@ async def serve(config: Config) -> None:
             "hpke_key": receiver.public.hex(),
         }
         servicer = LedgerServicer()
-        opened = Opened(store, auditor, ack_key, log_key, build)
+        asked = Asked(witnesses, config.witness_quorum, config.witness_seconds)
+        opened = Opened(store, auditor, ack_key, log_key, build, asked)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="commit"))
         group = Group(config, opened, thread) if config.replication.is_group else None
         async with (
@@ -78,10 +103,12 @@ async def serve(config: Config) -> None:
                 log = group.running(member, servicer, trust, keys)
             # The log runs before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what
             # is acknowledged here leaves that.
-            async with log as reading, serving_checkpoints(config.https_listen, outward, reading.checkpoints):
-                serving.ready()
-                notify_ready()
-                await until_terminated()
+            async with log as reading:
+                public = application(reading.checkpoints, reading.tiles)
+                async with serving_https(config.https_listen, outward, public):
+                    serving.ready()
+                    notify_ready()
+                    await until_terminated()
 
 
 if __name__ == "__main__":

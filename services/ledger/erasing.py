@@ -14,8 +14,9 @@ from typing import NoReturn, Protocol
 import structlog
 
 from libs.errors import MeshError
-from libs.events.erasure import KEY_KEPT, KEY_RETIRED, ErasureDone, ErasureEntry
+from libs.events.erasure import KEY_KEPT, KEY_RETIRED, ErasureDone, ErasureEntry, parse_erasure
 from libs.events.outbox import OutboxFull
+from libs.events.records import SALT_SIZE, parse_entry
 from libs.policy.vault_orders import VaultPart
 from services.ledger.auditing import SignedTree
 from services.ledger.erasures import Erasure, Erasures
@@ -97,11 +98,17 @@ class Erasing:
         while True:
             size = self._growth.size
             erasure = self._erasures.of(part)
-            if erasure is not None and erasure.done is not None and erasure.outcome is not None:
+            if erasure is not None and erasure.done is not None:
                 ordered, done = (self._store.index.find(entry) for entry in (erasure.ordered, erasure.done))
                 if ordered is not None and done is not None:
-                    return Erased(erasure.part, ordered, done, erasure.outcome)
+                    return Erased(erasure.part, ordered, done, self._said_at(done))
             await self._growth.beyond(size)
+
+    def _said_at(self, index: int) -> ErasureDone:
+        said = parse_erasure(parse_entry(self._store.reader.entry(index).row.body[SALT_SIZE:]).body)
+        if not isinstance(said, ErasureDone):
+            raise ValueError("another entry has that id")
+        return said
 
     async def _carry_out(self, erasure: Erasure) -> None:
         part = erasure.part
@@ -124,7 +131,7 @@ class Erasing:
 
     async def _end_key(self, erasure: Erasure) -> str:
         """Have the KMS refuse its half for ever, and return what became of that. By itself it opens nothing."""
-        order = erasure.authority.order
+        order = erasure.order
         if erasure.part.epoch is not None or order is None:
             return KEY_KEPT
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from libs.events.erasure import Authority, ErasureDone, ErasureOrdered, HoldChanged, parse_erasure
+from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, parse_erasure
 from libs.events.records import Entry
-from libs.policy.orders import Order
+from libs.policy.orders import Order, SignedOrder
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.chain import entry_id
 
@@ -25,13 +25,12 @@ class Erasure:
     """A part of a vault that is closed: nothing more is logged in it, and nothing in it is opened."""
 
     part: VaultPart
-    authority: Authority
     ordered: bytes
     """Entry id of the order."""
+    order: SignedOrder | None
+    """What was signed; None where it was policy's own rule, and once it is done: the log has it."""
     done: bytes | None = None
     """Entry id of the entry that says that the shares are gone."""
-    outcome: ErasureDone | None = None
-    """What that entry says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +93,12 @@ class Erasures:
         if self.is_held(said.part.vault_id):
             log.error("an erasure does not count: the vault was held before it", vault=said.part.subject)
             return
-        self._by_part[said.part] = self._outstanding[said.part] = Erasure(said.part, said.authority, name)
+        self._by_part[said.part] = self._outstanding[said.part] = Erasure(said.part, name, said.authority.order)
 
     def _finish(self, said: ErasureDone, name: bytes) -> None:
         erasure = self._outstanding.get(said.part)
         if erasure is not None and erasure.ordered == said.ordered:
-            self._by_part[said.part] = replace(erasure, done=name, outcome=said)
+            self._by_part[said.part] = replace(erasure, order=None, done=name)
             del self._outstanding[said.part]
 
     def _hold(self, said: HoldChanged, name: bytes) -> None:

@@ -52,7 +52,9 @@ class Retention:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def age_out(self) -> None:
-        """Have every month that is too old now closed in the log. What cannot be now is tried the next time."""
+        """Have every month that is too old now closed in the log. What cannot be now, because its vault is held for
+        example, is tried the next time.
+        """
         try:
             policy = self._policy()
         except MeshError as error:
@@ -70,8 +72,6 @@ class Retention:
     def _too_old(self, months: int) -> Iterator[VaultPart]:
         now = vault_epoch(self._clock())
         for vault in self._vaults.all():
-            if self._erasures.is_held(vault.vault_id):
-                continue
             for epoch in sorted(vault.epochs):
                 if epoch + months < now and self._erasures.closing(vault.vault_id, epoch) is None:
                     yield VaultPart(vault.vault_id, epoch)

@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.acknowledgements import LedgerPeer
 from libs.events.connect import connect_nats
 from libs.events.publish import open_publisher
-from libs.events.publishing_member import PublishingMember
 from libs.events.subjects import inbox_prefix
+from libs.identity.member import Member
 from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
 from services.ledger.closed import ClosedVaults
@@ -40,13 +41,17 @@ from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
 from services.ledger.retention import Retention
+from services.ledger.scrubbing import Scrubber
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger, LedgerServicer, Reading
+from services.ledger.split_view import keep
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
 from services.ledger.tail import Tail
+from services.ledger.tiles import Tiles
 from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults
+from services.ledger.witnessing import Asked, Witnessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ class Opened:
     log_key: Ed25519PrivateKey
     build: bytes
     """SHA-256 of the measured app-compose: which code this is."""
+    asked: Asked
+    """Who witnesses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +81,32 @@ class Trust:
 async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: Growth) -> Reading:
     """Return what can be read of a log, as far as `growth` says that it counts. Waits for its key."""
     store = opened.store
-    checkpoints = Checkpoints(opened.auditor, growth, _watermark_syncer(store), config.checkpoint_seconds)
+    checkpoints = Checkpoints(
+        opened.auditor,
+        growth,
+        _watermark_syncer(store),
+        config.checkpoint_seconds,
+        has_witnesses=bool(opened.asked.witnesses),
+    )
     tail = Tail(store, growth, checkpoints, keys, await _wait(keys, RESUME_KEY))
     proofs, closed = Proofs(store, growth, checkpoints), ClosedVaults(store, growth)
-    return Reading(growth, checkpoints, proofs, store.reader, tail, closed)
+    return Reading(growth, checkpoints, proofs, store.reader, tail, closed, Tiles(store, checkpoints))
 
 
-async def keep_signed(reading: Reading, auditor: AuditorProcess) -> None:
-    """Have the log signed as it grows, for ever. Raises `AuditorRefused` or `AuditorGone`."""
+async def keep_sound(config: Config, opened: Opened, reading: Reading) -> None:
+    """Have the log signed as it grows, and read again by and by, for ever.
+
+    Raises `AuditorRefused`, `AuditorGone` or `LogDamaged`.
+    """
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(reading.checkpoints.keep())
-        tasks.create_task(auditor.watch())
+        tasks.create_task(opened.auditor.watch())
+        tasks.create_task(Scrubber(opened.store, config.scrub_megabytes_per_second).keep())
 
 
 @asynccontextmanager
 async def running_alone(
-    member: PublishingMember,
+    member: Member,
     servicer: LedgerServicer,
     peer: LedgerPeer,
     config: Config,
@@ -107,14 +124,14 @@ async def running_alone(
         asyncio.TaskGroup() as tasks,
     ):
         servicer.begin(ledger)
-        signing = tasks.create_task(keep_signed(reading, opened.auditor))
+        sound = tasks.create_task(keep_sound(config, opened, reading))
         yield reading
-        signing.cancel()
+        sound.cancel()
 
 
 @asynccontextmanager
 async def running(
-    member: PublishingMember,
+    member: Member,
     peer: LedgerPeer,
     config: Config,
     opened: Opened,
@@ -168,12 +185,20 @@ async def running(
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
+            witnessing = Witnessing(
+                opened.asked,
+                reading.checkpoints,
+                reading.proofs,
+                lambda request: submission_of(member, request),
+                lambda found: asyncio.to_thread(keep, config.data_dir, found),
+            )
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
             await own.start(term.epoch, opened.build, store.head.size)
             background = [
                 tasks.create_task(_feed(intake, config)),
+                tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
             ]

@@ -14,8 +14,10 @@ from libs.identity.member import Member
 from libs.rpc.policies import ServiceBinding
 from libs.transparency import checkpoint
 from libs.transparency.merkle import EMPTY_ROOT
+from services.ledger import segments
 from services.ledger.breaking import ending_when_broken
 from services.ledger.config import Config
+from services.ledger.damage import LogRolledBack
 from services.ledger.growth import Growth
 from services.ledger.holding import Term
 from services.ledger.keys import KeySource
@@ -29,9 +31,10 @@ from services.ledger.replication.others import OtherMember
 from services.ledger.replication.promise import PromiseFile
 from services.ledger.replication.replica import Replica
 from services.ledger.replication.servicer import ReplicationServicer, replication_binding
-from services.ledger.running import Opened, Trust, keep_signed, open_reading, running
+from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
 from services.ledger.servicer import LedgerServicer, Reading
 from services.ledger.store import LogStore
+from services.ledger.witnessed_floor import witnessed_floors
 
 
 class Group:
@@ -80,7 +83,7 @@ class Group:
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._follower.until_ended()),
-                tasks.create_task(keep_signed(reading, self._opened.auditor)),
+                tasks.create_task(keep_sound(self._config, self._opened, reading)),
                 tasks.create_task(self._write_when_elected(member, servicer, trust, keys, reading)),
             ]
             yield reading
@@ -101,6 +104,7 @@ class Group:
         term = Term(elected.epoch, leading)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leading.run())
+            await self._require_witnessed()
             await leading.until_begun()
             head = self._opened.store.head
             self._growth.reach(head.size, head.root())
@@ -111,6 +115,16 @@ class Group:
                 servicer.begin(ledger)
                 self._servicer.writes(leading)
                 await asyncio.Event().wait()
+
+    async def _require_witnessed(self) -> None:
+        """Wait for the witnesses, and raise `LogRolledBack` where one cosigned a tree that this log does not hold."""
+        store, asked = self._opened.store, self._opened.asked
+        floors = await witnessed_floors(asked.witnesses, asked.quorum, store.description.origin, _say_nothing)
+        for floor in floors:
+            if store.head.size < floor.size or store.index.tree.root(floor.size) != floor.root:
+                segment, offset = store.end
+                why = f"no majority holds the tree of {floor.size} leaves that {floor.source} cosigned"
+                raise LogRolledBack(segments.file_name(segment), offset, why)
 
     async def _lead(self, elected: Elected, others: list[OtherMember]) -> Leading:
         store, files = self._opened.store, FrameFiles(self._opened.store)
@@ -129,6 +143,10 @@ class Group:
             growth=self._growth,
             clock=self._clock,
         )
+
+
+async def _say_nothing() -> None:
+    """The log was verified when it was opened."""
 
 
 def _begin_epoch(store: LogStore, files: FrameFiles, epoch: int) -> FrameEnd:

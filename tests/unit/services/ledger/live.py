@@ -166,6 +166,8 @@ class LiveMesh:
         self.data_dir = mesh.folder / "ledger-data"
         self.target = f"127.0.0.1:{free_port()}"
         self.https = f"127.0.0.1:{free_port()}"
+        self.witnesses: list[dict[str, Any]] = []
+        """Tables of the ledger's configuration; all of them are the quorum."""
         self.process = LedgerProcess(mesh.folder)
         self.kms_target: str
         """Of the KMS's mesh listener."""
@@ -284,9 +286,21 @@ class LiveMesh:
         async with open_publisher(member, settings, ledger, log_key=log_key, reserve_bytes=reserve_bytes) as publisher:
             yield publisher
 
-    async def start(self, *, ready: bool = True) -> None:
-        """Start the ledger; with `ready`, wait until it says that it serves."""
-        await self.process.start(ready=ready)
+    async def start(self, *, ready: bool = True, dies_at: int = 0, torn: bool = False) -> None:
+        """Start the ledger; with `ready`, wait until it says that it serves.
+
+        With `dies_at` it kills itself at that write of its own, counted from `arm` on; see `tests.faults.dying`.
+        """
+        if not dies_at:
+            await self.process.start(ready=ready)
+            return
+        options = ["--step", str(dies_at), "--serving", *(["--torn"] if torn else [])]
+        command = ("-m", "tests.faults.dying", "ledger")
+        await self.process.start(ready=ready, command=command, options=options)
+
+    def arm(self) -> None:
+        """Have a ledger that dies by itself begin to count."""
+        self.process.send(signal.SIGUSR1)
 
     async def kill(self, number: int = signal.SIGKILL) -> int:
         """End the ledger and return its exit status."""
@@ -328,6 +342,9 @@ class LiveMesh:
             "https_listen": place.https,
             "ip_addresses": ["127.0.0.1"],
             "checkpoint_seconds": 0.1,
+            "witnesses": self.witnesses,
+            "witness_quorum": len(self.witnesses),
+            "witness_seconds": 0.1,
         }
 
 

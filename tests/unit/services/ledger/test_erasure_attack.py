@@ -6,6 +6,7 @@ The ledger is the real process; KMS, nats-server and what a router keeps of rece
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ from .vault_attack import Loot, files_below, released_by_the_kms, rows_in
 ERASED_TENANT, OTHER_TENANT = "ab" * 16, "cd" * 16
 PATIENCE_SECONDS = 60.0
 ENTRIES = 4
+STRIDE = 6
+"""An erasure has a dozen writes and syncs: with 1 the ledger dies before each of them, every other time half way."""
+LEAST_DEATHS = 3
 
 
 @pytest.fixture
@@ -271,6 +275,40 @@ async def test_a_ledger_that_is_killed_in_the_middle_finishes_and_keeps_the_rest
         answer = await (await router.stub()).GetEntry(ledger_pb2.GetEntryRequest(entry_id=other.entry_id), timeout=5)
         assert answer.entry.body
         await router.write(OTHER_TENANT, 2)
+
+
+async def test_a_ledger_that_dies_at_a_write_of_an_erasure_finishes_it_at_its_next_start(live: LiveMesh) -> None:
+    async with writer(live) as router:
+        unfinished: list[tuple[Committed, bytes]] = []
+        for number in itertools.count():
+            await live.start(dies_at=1 + number * STRIDE, torn=number % 2 == 1)
+            for entry, vault_id in unfinished:
+                assert (await erase(live, vault_id)).key == "retired"
+                assert await missing_reason(router, entry) == "ENTRY_ERASED"
+            assert await missing_reason(router, await router.write(OTHER_TENANT, number)) == ""
+            tenant = f"{number + 1:032x}"
+            entry, vault_id = await router.write(tenant, number), (await router.vaults.key(tenant)).vault_id
+            live.arm()
+            if await survives(live, vault_id):
+                break
+            await live.kill()
+            unfinished = [(entry, vault_id)]
+    assert number >= LEAST_DEATHS
+
+
+async def survives(live: LiveMesh, vault_id: bytes) -> bool:
+    """Whether the ledger gets to the end of an erasure."""
+    try:
+        await erase(live, vault_id)
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+async def missing_reason(router: Writer, entry: Committed) -> str:
+    request = ledger_pb2.GetEntryRequest(entry_id=entry.entry_id)
+    answer = await (await router.stub()).GetEntry(request, timeout=5)
+    return str(answer.entry.missing.reason)
 
 
 async def router_sees(router: Writer, step: type) -> None:

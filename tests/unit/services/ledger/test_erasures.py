@@ -77,7 +77,7 @@ def test_an_erasure_is_done_when_the_entry_about_that_very_order_says_so() -> No
     erasures = read(ordered(), done(1))
     assert not erasures.outstanding()
     (erasure,) = erasures.all()
-    assert (erasure.ordered, erasure.done, erasure.outcome) == (entry_id(ISSUER, 1), entry_id(ISSUER, 2), done(1))
+    assert (erasure.part, erasure.ordered, erasure.done) == (WHOLE, entry_id(ISSUER, 1), entry_id(ISSUER, 2))
 
 
 def test_of_two_orders_the_first_counts() -> None:

@@ -55,10 +55,8 @@ class Index:
                 # What `take` reads of it to find the tree's root.
                 found.hashes(max(first, found.end - found.end % SUBTREE), found.end)
             except PageDamaged:
-                found.close()
-            else:
-                return found
-        return None
+                return None
+        return found
 
     def take(self, found: SegmentIndex) -> None:
         """Take in the next sealed segment by its file."""
@@ -176,11 +174,6 @@ class Index:
         """Yield every month of every vault that has entries, in each segment that has some."""
         for piece in self._pieces():
             yield from piece.sealed_under()
-
-    def close(self) -> None:
-        for each in self._files:
-            each.close()
-        self._files = ()
 
     def _pieces(self) -> tuple[Piece, ...]:
         # Memory first: what moves to a file meanwhile is then met twice, not missed.

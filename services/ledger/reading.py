@@ -46,7 +46,6 @@ class LogReader:
     def __init__(self, directory: Path, origin: str, index: Index) -> None:
         self._folder, self._index = directory / SEGMENTS, index
         self._start = chain.chain_start(origin)
-        self._descriptors: dict[int, int] = {}
         # A frame may be more than a reader takes at once, and is then asked for again at once.
         self._last: tuple[FramePlace, frames.Frame] | None = None
 
@@ -114,10 +113,6 @@ class LogReader:
             head = chain.chain_next(head, index, self._index.tree.leaf(index))
         return head
 
-    def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
     def _chain_before(self, place: FramePlace) -> bytes:
         if place.first == place.segment:
             header = segments.Header.parse(self._read(place.segment, 0, segments.HEADER_SIZE))
@@ -135,13 +130,12 @@ class LogReader:
         return header
 
     def _read(self, segment: int, offset: int, length: int) -> bytes:
-        descriptor = self._descriptors.get(segment)
-        if descriptor is None:
-            opened = os.open(self._folder / segments.file_name(segment), os.O_RDONLY | os.O_CLOEXEC)
-            descriptor = self._descriptors.setdefault(segment, opened)
-            if descriptor != opened:
-                os.close(opened)
-        data = os.pread(descriptor, length, offset)
+        # Not kept open: a long log has more segments than a process may have files.
+        try:
+            with (self._folder / segments.file_name(segment)).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, offset)
+        except OSError as error:
+            raise LogDamaged(segments.file_name(segment), offset, f"it cannot be read: {error.strerror}") from error
         if len(data) != length:
             raise LogDamaged(segments.file_name(segment), offset + len(data), "the file ends within an entry")
         return data

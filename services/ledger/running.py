@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.acknowledgements import LedgerPeer
 from libs.events.connect import connect_nats
 from libs.events.publish import open_publisher
-from libs.events.publishing_member import PublishingMember
 from libs.events.subjects import inbox_prefix
+from libs.identity.member import Member
 from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
 from services.ledger.committing import Committing
@@ -41,11 +42,14 @@ from services.ledger.retention import Retention
 from services.ledger.scrubbing import Scrubber
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger
+from services.ledger.split_view import keep
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
 from services.ledger.tail import Tail
+from services.ledger.tiles import Tiles
 from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults
+from services.ledger.witnessing import Asked, Witnessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Opened:
     log_key: Ed25519PrivateKey
     build: bytes
     """SHA-256 of the measured app-compose: which code this is."""
+    asked: Asked
+    """Who witnesses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class Trust:
 
 @asynccontextmanager
 async def running(
-    member: PublishingMember, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
+    member: Member, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
 ) -> AsyncIterator[Ledger]:
     """Run the log while the body runs: it waits for its keys, restores what the log says, then reads its stream.
 
@@ -90,7 +96,13 @@ async def running(
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures)
         growth = Growth(store.head.size, store.head.root())
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, epoch)
-        checkpoints = Checkpoints(opened.auditor, growth, _watermark_syncer(store), config.checkpoint_seconds)
+        checkpoints = Checkpoints(
+            opened.auditor,
+            growth,
+            _watermark_syncer(store),
+            config.checkpoint_seconds,
+            has_witnesses=bool(opened.asked.witnesses),
+        )
         async with (
             open_publisher(
                 member,
@@ -121,6 +133,14 @@ async def running(
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
+            proofs = Proofs(store, growth, checkpoints)
+            witnessing = Witnessing(
+                opened.asked,
+                checkpoints,
+                proofs,
+                lambda request: submission_of(member, request),
+                lambda found: asyncio.to_thread(keep, config.data_dir, found),
+            )
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, checkpoints, own)
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
@@ -129,6 +149,7 @@ async def running(
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(checkpoints.keep()),
                 tasks.create_task(opened.auditor.watch()),
+                tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
                 tasks.create_task(Scrubber(store, config.scrub_megabytes_per_second).keep()),
@@ -137,9 +158,10 @@ async def running(
                 vaults=vaults,
                 acknowledgements=acknowledgements,
                 checkpoints=checkpoints,
-                proofs=Proofs(store, growth, checkpoints),
+                proofs=proofs,
                 reader=store.reader,
                 tail=Tail(store, growth, checkpoints, keys, resume_key),
+                tiles=Tiles(store, checkpoints),
                 erasures=erasures,
                 erasing=erasing,
                 vault_orders=vault_orders,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from teemesh.ledger.v1 import ledger_pb2 as pb
 from teemesh.ledger.v1 import ledger_pb2_grpc as pb_grpc
@@ -22,10 +23,14 @@ from services.ledger.proofs import EntryUnknown, Proofs
 from services.ledger.reading import LogReader
 from services.ledger.selection import Selection
 from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
+from services.ledger.tiles import Tiles
 from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults, VaultUnknown, require_tenant_id, seal_for
 from services.ledger.wire import wire_answer, wire_entry
 
+_Naming: TypeAlias = (
+    pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest | pb.GetCoseReceiptRequest
+)
 _SERVICE = "teemesh.ledger.v1.LedgerService"
 _ISSUERS = frozenset({"router", "kms", "registry"})
 _READERS = frozenset({"router", "operator", "auditor"})
@@ -42,6 +47,8 @@ METHODS = {
     f"/{_SERVICE}/GetVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/EraseVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/SetHold": MethodRule(roles=_OPERATORS),
+    f"/{_SERVICE}/GetTlogProof": MethodRule(roles=_READERS),
+    f"/{_SERVICE}/GetCoseReceipt": MethodRule(roles=_READERS),
 }
 
 
@@ -79,6 +86,7 @@ class Ledger:
     erasures: Erasures
     erasing: Erasing
     vault_orders: VaultOrders
+    tiles: Tiles
 
 
 class LedgerServicer(pb_grpc.LedgerServiceServicer):
@@ -200,7 +208,20 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         hold = await self._served.vault_orders.set_hold(request.signed_order)
         return pb.SetHoldResponse(vault_id=hold.vault_id, held=hold.held, index=hold.index)
 
-    def _index(self, named: str | None, request: pb.GetInclusionProofRequest | pb.GetEntryRequest) -> int:
+    async def GetTlogProof(  # noqa: N802
+        self, request: pb.GetTlogProofRequest, context: Context
+    ) -> pb.GetTlogProofResponse:
+        index = self._index(request.WhichOneof("entry"), request)
+        return pb.GetTlogProofResponse(proof=self._served.proofs.proof_file(index))
+
+    async def GetCoseReceipt(  # noqa: N802
+        self, request: pb.GetCoseReceiptRequest, context: Context
+    ) -> pb.GetCoseReceiptResponse:
+        index = self._index(request.WhichOneof("entry"), request)
+        receipt, leaf_data = await self._served.proofs.cose_receipt(index)
+        return pb.GetCoseReceiptResponse(receipt=receipt, leaf_data=leaf_data)
+
+    def _index(self, named: str | None, request: _Naming) -> int:
         proofs = self._served.proofs
         if named is None:
             raise EntryUnknown("name an entry by its index or its id")

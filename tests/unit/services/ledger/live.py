@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -83,6 +83,8 @@ class LiveMesh:
         self.data_dir = mesh.folder / "ledger-data"
         self.target = f"127.0.0.1:{free_port()}"
         self.https = f"127.0.0.1:{free_port()}"
+        self.witnesses: list[dict[str, Any]] = []
+        """Tables of the ledger's configuration; all of them are the quorum."""
         self._config = mesh.folder / "ledger.toml"
         self._notify = mesh.folder / "ledger.ready"
         self._log = mesh.folder / "ledger.log"
@@ -266,6 +268,9 @@ class LiveMesh:
             "https_listen": self.https,
             "ip_addresses": ["127.0.0.1"],
             "checkpoint_seconds": 0.1,
+            "witnesses": self.witnesses,
+            "witness_quorum": len(self.witnesses),
+            "witness_seconds": 0.1,
         }
         self._config.write_text(tomli_w.dumps(config))
 

@@ -110,5 +110,5 @@ async def test_flipped_bit_anywhere_in_a_derived_file_is_found_and_the_file_made
 async def test_derived_file_that_was_removed_is_found(log: Path) -> None:
     with open_store(log) as store:
         (log / derived.FOLDER / derived.file_name(0)).unlink()
-        with pytest.raises(PageDamaged, match="removed or replaced"):
+        with pytest.raises(PageDamaged):
             await scrubber(store, Pauses()).scrub()

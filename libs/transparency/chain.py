@@ -17,6 +17,9 @@ def domain(name: str) -> bytes:
     return b"teemesh/" + name.encode("ascii") + b"/v1\x00"
 
 
+_ENTRY = domain("entry")
+
+
 def log_id(origin: str) -> bytes:
     """Return the 32 bytes that stand for a log's origin in binary formats."""
     return sha256(origin.encode("utf-8")).digest()
@@ -34,7 +37,7 @@ def issuer_id(spki_der: bytes, boot: bytes) -> bytes:
 
 def entry_id(issuer: bytes, issuer_seq: int) -> bytes:
     """Return the id of an entry, which its issuer knows before the log does."""
-    return sha256(domain("entry") + issuer + issuer_seq.to_bytes(8, "big")).digest()
+    return sha256(_ENTRY + issuer + issuer_seq.to_bytes(8, "big")).digest()
 
 
 def chain_start(origin: str) -> bytes:

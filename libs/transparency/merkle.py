@@ -70,12 +70,19 @@ class CompactRange:
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf hash."""
-        carry, merged = self._size, leaf
-        while carry & 1:
-            merged = sha256(b"\x01" + self._peaks.pop() + merged).digest()
-            carry >>= 1
-        self._peaks.append(merged)
-        self._size += 1
+        self.extend((leaf,))
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add leaf hashes."""
+        peaks, size = self._peaks, self._size
+        for merged in leaves:
+            carry = size
+            while carry & 1:
+                merged = sha256(b"\x01" + peaks.pop() + merged).digest()
+                carry >>= 1
+            peaks.append(merged)
+            size += 1
+        self._size = size
 
     def root(self) -> bytes:
         return _fold(self._peaks)
@@ -215,10 +222,10 @@ def _split(width: int) -> int:
 
 def range_root(nodes: NodeReader, low: int, high: int) -> bytes:
     """Return the root over some leaves; `low` is a multiple of the largest power of two not above their number."""
-    return _fold([nodes.node(level, low_leaf >> level) for low_leaf, level in _complete_subtrees(low, high)])
+    return _fold([nodes.node(level, low_leaf >> level) for low_leaf, level in complete_subtrees(low, high)])
 
 
-def _complete_subtrees(low: int, high: int) -> Iterator[tuple[int, int]]:
+def complete_subtrees(low: int, high: int) -> Iterator[tuple[int, int]]:
     """Yield (first leaf, level) of the largest complete subtrees that cover the range, left to right.
 
     `low` is a multiple of the first one's width, as in every range that RFC 6962 proofs name.

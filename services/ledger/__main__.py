@@ -20,7 +20,7 @@ from libs.process import notify_ready, until_terminated
 from services.ledger.auditing import open_auditor
 from services.ledger.config import Config
 from services.ledger.https import OutwardAuthority, serving_checkpoints
-from services.ledger.keys import ReleasedKeys
+from services.ledger.keys import ReleasedKeys, index_key_of
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
 from services.ledger.running import Opened, Trust, running
 from services.ledger.servicer import LedgerServicer, ledger_binding
@@ -34,9 +34,10 @@ async def serve(config: Config) -> None:
     async with open_guest(settings, "ledger") as (guest, anchors):
         build = sha256((await guest.measured_compose()).encode()).digest()
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
+        index_key = await index_key_of(guest)
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
     async with (
-        open_log(config.data_dir, ack_key.sign, time.time_ns) as store,
+        open_log(config.data_dir, ack_key.sign, time.time_ns, index_key) as store,
         open_auditor(config.data_dir, origin) as auditor,
     ):
         claims = {

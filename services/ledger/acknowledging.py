@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.errors import Code, MeshError
 from libs.events.acknowledgements import Received, Refused
 from libs.transparency.acknowledgement import Acknowledgement, acknowledge
-from libs.transparency.chain import entry_id
 from libs.transparency.leaf import parse
 from services.ledger.rejections import Refusal, Rejections
 from services.ledger.sequencer import Commit
@@ -135,7 +134,7 @@ class Acknowledgements:
                 yield acknowledgement
 
     def _issue_known(self, issuer: bytes, numbers: range) -> list[Acknowledgement]:
-        found = (self._store.index.find(entry_id(issuer, number)) for number in numbers)
+        found = (self._store.index.index_of(issuer, number) for number in numbers)
         return [self.issue_again(index) for index in found if index is not None]
 
     def _tell(self, issuer: bytes, issuer_seq: int, answer: Acknowledgement | Refused) -> None:

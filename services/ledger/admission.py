@@ -22,7 +22,7 @@ from libs.events.records import SALT_SIZE, Entry, Record, open_record, parse_ent
 from libs.events.vault import VaultKey
 from libs.identity.certificate import parse
 from libs.transparency.leaf import Kind
-from services.ledger.issuers import KINDS_OF_ROLE, Writer, Writers, logged_writer, read_keyset, verify_keyset
+from services.ledger.issuers import KINDS_OF_ROLE, Writer, Writers, nobody, read_keyset, verify_keyset
 from services.ledger.policies import LoggedPolicies
 from services.ledger.reading import StoredEntry
 from services.ledger.rejections import Reason, Refusal
@@ -30,6 +30,9 @@ from services.ledger.sequencer import Candidate
 
 VaultKeys = Mapping[tuple[bytes, int], VaultKey]
 """Vault keys by vault and epoch."""
+
+REPLAYED = (Kind.POLICY, Kind.REVOCATION)
+"""What must be known of the log before anything is judged; writers are read when they write."""
 
 _WINDOW = 65_536
 _REFUSED_REMEMBERED = 1024
@@ -55,10 +58,12 @@ class _Refused(Exception):
 class LogView:
     """What admission must know of the log's entries."""
 
-    is_logged: Callable[[bytes], bool]
-    """Whether an entry id is in the log."""
+    is_logged: Callable[[bytes, int], bool]
+    """Whether an issuer's number is in the log."""
     highest: Callable[[bytes], int]
     """The highest logged number of an issuer; 0 for none."""
+    writer: Callable[[bytes], Writer | None] = nobody
+    """An issuer as the log shows it."""
 
 
 class Admission:
@@ -68,25 +73,20 @@ class Admission:
         self._policies = policies
         self._view = view
         self._ca = ca_certificate
-        self._writers = Writers()
+        self._writers = Writers(view.writer)
         self._refused: OrderedDict[bytes, Ed25519PublicKey] = OrderedDict()
 
     def replay(self, entries: Iterable[StoredEntry]) -> None:
-        """Take in what the log says about policies, revocations and writers. Raises what its own records cannot be read
-        as.
+        """Take in what the log says about policies and revocations: its entries of the kinds `REPLAYED`, in order.
+
+        Raises what its own records cannot be read as.
         """
         for stored in entries:
-            kind = stored.leaf.kind
-            if kind not in (Kind.POLICY, Kind.REVOCATION, Kind.KEYSET):
-                continue
             entry = parse_entry(stored.row.body[SALT_SIZE:])
-            if kind is Kind.POLICY:
+            if stored.leaf.kind is Kind.POLICY:
                 self._policies.take(jcs.dumps(dict(entry.body)))
-            elif kind is Kind.REVOCATION:
+            elif stored.leaf.kind is Kind.REVOCATION:
                 self._revoke(entry)
-            else:
-                keyset, key = read_keyset(entry.body, entry.issuer)
-                self._writers.admit(keyset, logged_writer(keyset, key))
 
     def writer(self, issuer: bytes) -> Writer | None:
         """Return an issuer that may write."""
@@ -159,7 +159,7 @@ class Admission:
                 header.kind, batch.issuer, number, header.commitment, header.vault_epoch, header.vault_id, record.body
             )
             try:
-                if not self._view.is_logged(candidate.entry_id):
+                if not self._view.is_logged(batch.issuer, number):
                     self._judge_record(record, batch.issuer, number, writer, vaults)
             except _Refused as error:
                 judged.refusals.append(_refusal(message, batch, number, record, error.reason, error.detail))

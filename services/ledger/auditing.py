@@ -27,7 +27,7 @@ from services.ledger.growth import Growth
 
 MAX_UNSIGNED_LEAVES = 10_000
 _ANSWER_SECONDS = 600.0
-"""The first request of a process reads the whole log."""
+"""The first request of a process reads at least a segment, at worst the whole log."""
 _STOP_SECONDS = 5.0
 _REMEMBERED = 4096
 _SOURCE_ROOT = Path(__file__).parents[2]
@@ -144,6 +144,11 @@ class Checkpoints:
         """Return the note of a tree of this size, empty where none of the last few thousand has it."""
         signed = self._signed.get(size)
         return b"" if signed is None else signed.note
+
+    def root_of(self, size: int) -> bytes | None:
+        """Return the root that was signed for this size, None where none of the last few thousand has it."""
+        signed = self._signed.get(size)
+        return None if signed is None else signed.root
 
     async def keep(self) -> None:
         """Have the log signed whenever it has grown, for ever. Raises `AuditorRefused` or `AuditorGone`."""

@@ -1,8 +1,9 @@
 """It is responsible for signing tree heads, in a process of its own: `python -m services.ledger.auditor DIR ORIGIN`.
 
 It alone holds the checkpoint key, born here and never shown. It takes nobody's word for the tree: it reads the
-segments' bytes itself, from the first on, and signs only what follows from them and from what was signed before. A
-writer whose memory went bad, or that was taken over, cannot have a tree head signed that the files do not hold.
+segments' bytes itself and signs only what follows from them and from what was signed before. It begins with the last
+segment whose header, with what follows, gives the root of a note: no other leaves before it do. A writer whose memory
+went bad, or that was taken over, cannot have a tree head signed that the files do not hold.
 
 Requests and answers are lines of JSON on standard input and output. The process ends with its parent.
 """
@@ -103,7 +104,36 @@ class Auditor:
             path = self._directory / CHECKPOINTS_LOG
             stored = records_log.read(path, records_log.CHECKPOINTS)
             self._log = records_log.RecordsLog(path, records_log.CHECKPOINTS, stored.end)
+            if self._signed is not None:
+                self._begin_near(self._signed)
         return self._log
+
+    def _begin_near(self, signed: Checkpoint) -> None:
+        """Go to a signed tree from its last segment's beginning; where that does not lead there, begin anew."""
+        try:
+            for name in sorted(os.listdir(self._directory / SEGMENTS), reverse=True):
+                header = self._header_of(name)
+                if header is not None and header.first <= signed.size:
+                    self._head.begin_at(header.first, header.peaks, header.chain, header.frame_hash)
+                    self._segment, self._offset = header.first, 0
+                    break
+            while self._head.size < signed.size:
+                self._read_frame()
+            if (self._head.size, self._head.root()) == (signed.size, signed.root):
+                return
+        except (LogDamaged, RootDiffers):
+            pass  # Where, and what, the reading from the first byte says.
+        self._head, self._segment, self._offset = Head(self._origin), 0, 0
+
+    def _header_of(self, name: str) -> segments.Header | None:
+        """Return the header of a segment of this log; None for what is not one."""
+        try:
+            with (self._directory / SEGMENTS / name).open("rb") as file:
+                header = segments.Header.parse(file.read(segments.HEADER_SIZE))
+        except (OSError, segments.SegmentMalformed):
+            return None
+        is_its = segments.file_name(header.first) == name and header.first.bit_count() == len(header.peaks)
+        return header if is_its and header.log_id == log_id(self._origin) else None
 
     def _read_frame(self) -> None:
         """Verify the next frame's bytes and move over it."""

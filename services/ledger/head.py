@@ -85,11 +85,19 @@ class Head:
         after._move(header, chain_after, range_after, digest)
         return data, hashes, after
 
+    def begin_at(self, size: int, peaks: Sequence[bytes], chain_before: bytes, frame_hash: bytes) -> None:
+        """Begin in the middle of a log. Epoch, time and source are those of the frame that comes next."""
+        self.range, self.chain, self.frame_hash = CompactRange(size, peaks), chain_before, frame_hash
+
+    def move_to(self, last: FrameHeader, chain_after: bytes, peaks: Sequence[bytes], digest: bytes) -> None:
+        """Move to the end of a frame that was verified elsewhere, whose hash this is."""
+        self._move(last, chain_after, CompactRange(last.first + last.count, peaks), digest)
+
     def _after(self, hashes: Sequence[bytes]) -> tuple[bytes, CompactRange]:
         head, grown = self.chain, self.range.copy()
         for index, hashed in enumerate(hashes, self.size):
             head = chain.chain_next(head, index, hashed)
-            grown.append(hashed)
+        grown.extend(hashes)
         return head, grown
 
     def _move(self, header: FrameHeader, chain_after: bytes, range_after: CompactRange, digest: bytes) -> None:

@@ -1,74 +1,40 @@
-"""What is derived from the segments and kept in memory: tree, frame positions, entry ids, vaults, issuers.
+"""It is responsible for what is derived from the segments: tree, frame places, entry ids, kinds, vaults, issuers.
 
-About 250 bytes an entry, rebuilt at every start, so a wrong index can never outlive the process.
+Of a sealed segment it lies in a file beside it, of the growing one in memory. A file that is missing, or not what was
+written, is made anew from its segment: it saves time, and is never believed over a segment.
 """
 
 from __future__ import annotations
 
-from array import array
+import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from heapq import merge
+from pathlib import Path
 
 from libs.transparency import leaf
 from libs.transparency.chain import entry_id
-from libs.transparency.tree import Tree
-from services.ledger.frames import Frame, Row
-
-_ID_SIZE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class FramePlace:
-    """Where a frame with entries lies."""
-
-    first: int
-    segment: int
-    """First leaf of the segment, which is its file's name."""
-    offset: int
-
-
-class Progress:
-    """Which numbers of one issuer are logged. Arrival order is free, so numbers may be ahead of a hole."""
-
-    __slots__ = ("_ahead", "contiguous")
-
-    def __init__(self) -> None:
-        self.contiguous = 0
-        self._ahead: set[int] = set()
-
-    @property
-    def highest(self) -> int:
-        return max(self._ahead, default=self.contiguous)
-
-    def add(self, issuer_seq: int) -> None:
-        self._ahead.add(issuer_seq)
-        while self.contiguous + 1 in self._ahead:
-            self.contiguous += 1
-            self._ahead.remove(self.contiguous)
-
-    def missing(self, limit: int) -> list[int]:
-        """Return the first numbers, at most `limit`, that are not logged though a later one is."""
-        found: list[int] = []
-        previous = self.contiguous
-        for number in sorted(self._ahead):
-            found.extend(range(previous + 1, min(number, previous + 1 + limit - len(found))))
-            if len(found) >= limit:
-                break
-            previous = number
-        return found
+from libs.transparency.tree import SUBTREE, Tree, completed_by
+from services.ledger import derived
+from services.ledger.frames import Row
+from services.ledger.pages import PageDamaged
+from services.ledger.pieces import FramePlace, Piece, SealedUnder
+from services.ledger.progress import Progress
+from services.ledger.recent import Recent, runs_of
+from services.ledger.records_log import write_all
+from services.ledger.segment_index import SegmentIndex
 
 
 class Index:
-    """Grows with each durable frame. Only the writer adds; others may read at any time."""
+    """Grows with each durable frame. Only the writer changes it; others may read at any time."""
 
-    def __init__(self) -> None:
-        self.tree = Tree()
-        self._firsts = array("Q")
-        self._offsets = array("Q")
-        self._segments: list[int] = []
-        self._entries: dict[bytes, int] = {}
-        self._vaults: dict[bytes, array[int]] = {}
+    def __init__(self, folder: Path, key: bytes) -> None:
+        """`folder` holds the derived files, made under `key`."""
+        self.tree = Tree(self._stored_hashes)
+        self._folder, self._key = folder, key
+        self._files: tuple[SegmentIndex, ...] = ()
+        self._recent = Recent(0)
+        self._vaults: dict[bytes, int] = {}
         self._issuers: dict[bytes, Progress] = {}
 
     @property
@@ -76,53 +42,107 @@ class Index:
         return self.tree.size
 
     @property
-    def segments(self) -> Sequence[int]:
-        return self._segments
+    def files(self) -> Sequence[SegmentIndex]:
+        return self._files
 
-    def add_segment(self, first: int) -> None:
-        self._segments.append(first)
+    def open(self, first: int, footer_hash: bytes) -> SegmentIndex | None:
+        """Return the file of a sealed segment; None where that is missing or wrong."""
+        path = self._folder / derived.file_name(first)
+        found = SegmentIndex.open(path, first, footer_hash, self._key)
+        if found is not None:
+            try:
+                # What `take` reads of it to find the tree's root.
+                found.hashes(max(first, found.end - found.end % SUBTREE), found.end)
+            except PageDamaged:
+                found.close()
+            else:
+                return found
+        return None
 
-    def add(self, frame: Frame, offset: int, hashes: Sequence[bytes]) -> None:
-        """Add a frame of the newest segment."""
-        self.add_rows(frame.header.first, frame.rows, offset, hashes)
+    def take(self, found: SegmentIndex) -> None:
+        """Take in the next sealed segment by its file."""
+        self.tree.restore(_hashes(found.nodes), found.end)
+        for vault_id, count in found.vault_counts():
+            self._vaults[vault_id] = self._vaults.get(vault_id, 0) + count
+        for issuer, runs in found.issuer_runs():
+            progress = self._issuers.setdefault(issuer, Progress())
+            for low, high in runs:
+                progress.add_run(low, high)
+        self._files = (*self._files, found)
+        self._recent = Recent(found.end)
 
-    def add_rows(self, first: int, rows: Sequence[Row], offset: int, hashes: Sequence[bytes]) -> None:
-        """Add the rows of the frame at `offset` of the newest segment."""
-        if not rows:
-            return
-        self._firsts.append(first)
-        self._offsets.append(offset)
-        for index, (row, hashed) in enumerate(zip(rows, hashes, strict=True), first):
-            public = leaf.parse(row.leaf_data)
-            self._entries[entry_id(public.issuer, public.issuer_seq)[:_ID_SIZE]] = index
-            self._vaults.setdefault(row.vault_id, array("Q")).append(index)
-            self._issuers.setdefault(public.issuer, Progress()).add(public.issuer_seq)
-            # Last, because `size` is what readers go by.
-            self.tree.append(hashed)
+    def add(self, first: int, rows: Sequence[Row], offset: int, hashes: Sequence[bytes]) -> None:
+        """Add the frame at `offset` of the growing segment."""
+        keys = [leaf.key_of(row.leaf_data) for row in rows]
+        runs = list(runs_of(keys))
+        self._recent.add(first, rows, keys, runs, offset)
+        for row in rows:
+            self._vaults[row.vault_id] = self._vaults.get(row.vault_id, 0) + 1
+        for issuer, low, high in runs:
+            self._issuers.setdefault(issuer, Progress()).add_run(low, high)
+        # Last, because `size` is what readers go by.
+        self.tree.extend(b"".join(hashes))
+
+    def seal(self, footer_hash: bytes) -> None:
+        """Put what is in memory of the growing segment, which IS sealed, into its file. Raises `OSError`."""
+        recent, tree = self._recent, self.tree
+        data = derived.build(
+            recent,
+            tree.leaves(recent.first, recent.end),
+            tree.kept(*completed_by(recent.first, recent.end)),
+            footer_hash,
+            self._key,
+        )
+        path = self._folder / derived.file_name(recent.first)
+        _write(path, data)
+        made = SegmentIndex.open(path, recent.first, footer_hash, self._key)
+        if made is None:
+            raise OSError(0, "what was written is not there", str(path))
+        # Readers that still ask memory for the sealed part find it there until they let go of it.
+        self._files = (*self._files, made)
+        self._recent = Recent(recent.end)
+        tree.release(recent.end)
 
     def find(self, entry: bytes) -> int | None:
         """Return the index of an entry by its id, or None. The caller compares the leaf: ids are cut to 128 bits."""
-        return self._entries.get(entry[:_ID_SIZE])
+        for piece in reversed(self._pieces()):
+            found = piece.find(entry)
+            if found is not None:
+                return found
+        return None
+
+    def index_of(self, issuer: bytes, issuer_seq: int) -> int | None:
+        """Return where an issuer's number is logged, or None where it is not."""
+        if not self.has(issuer, issuer_seq):
+            return None
+        found = self.find(entry_id(issuer, issuer_seq))
+        if found is None:
+            raise RuntimeError(f"number {issuer_seq} of an issuer is logged, and no piece of the index has it")
+        return found
 
     def place(self, index: int) -> FramePlace:
         """Return the frame that holds a leaf. Raises `IndexError` beyond the log."""
         if not 0 <= index < self.size:
             raise IndexError(f"no leaf {index}")
-        at = bisect_right(self._firsts, index) - 1
-        first = self._firsts[at]
-        return FramePlace(first, self._segments[bisect_right(self._segments, first) - 1], self._offsets[at])
+        return self._piece_of(index).place(index)
 
     def next_vault_seq(self, vault_id: bytes) -> int:
         """Return the number that the vault's next entry gets."""
-        return len(self._vaults.get(vault_id, ())) + 1
+        return self._vaults.get(vault_id, 0) + 1
 
     def vault_seq(self, vault_id: bytes, index: int) -> int:
         """Return the number that an entry got in its vault."""
-        return bisect_left(self._vaults[vault_id], index) + 1
+        number = 1
+        for piece in self._pieces():
+            if piece.end > index:
+                return number + bisect_left(piece.of_vault(vault_id), index)
+            number += len(piece.of_vault(vault_id))
+        raise IndexError(f"no leaf {index}")
 
-    def vault_entries(self, vault_id: bytes) -> Sequence[int]:
-        """Return the indices of a vault's entries, in order."""
-        return self._vaults.get(vault_id, array("Q"))
+    def vault_entries(self, vault_id: bytes) -> Iterator[int]:
+        """Yield the indices of a vault's entries, in order."""
+        for piece in self._pieces():
+            yield from piece.of_vault(vault_id)
 
     def issuers(self) -> Sequence[bytes]:
         return tuple(self._issuers)
@@ -130,3 +150,69 @@ class Index:
     def progress(self, issuer: bytes) -> Progress | None:
         """Return which of an issuer's numbers are logged, or None for an issuer without entries."""
         return self._issuers.get(issuer)
+
+    def has(self, issuer: bytes, issuer_seq: int) -> bool:
+        """Whether an issuer's number is logged."""
+        progress = self._issuers.get(issuer)
+        return progress is not None and progress.has(issuer_seq)
+
+    def of_kinds(self, kinds: Collection[int]) -> Iterator[int]:
+        """Yield the indices of the entries of some kinds, in order."""
+        for piece in self._pieces():
+            yield from merge(*(piece.of_kind(kind) for kind in kinds))
+
+    def closings(self, issuer: bytes) -> list[int]:
+        """Return the indices of the keysets that say they close an issuer's sequence, in order."""
+        return [index for piece in self._pieces() for index in piece.closings(issuer)]
+
+    def sealed_under(self) -> Iterator[SealedUnder]:
+        """Yield every month of every vault that has entries, in each segment that has some."""
+        for piece in self._pieces():
+            yield from piece.sealed_under()
+
+    def close(self) -> None:
+        for each in self._files:
+            each.close()
+        self._files = ()
+
+    def _pieces(self) -> tuple[Piece, ...]:
+        # Memory first: what moves to a file meanwhile is then met twice, not missed.
+        recent = self._recent
+        return *(each for each in self._files if each.end <= recent.first), recent
+
+    def _piece_of(self, index: int) -> Piece:
+        pieces = self._pieces()
+        return pieces[bisect_right(pieces, index, key=lambda piece: piece.first) - 1]
+
+    def _stored_hashes(self, low: int, high: int) -> bytes:
+        """Return the hashes of leaves of sealed segments, end to end."""
+        files, found = self._files, []
+        at = bisect_right(files, low, key=lambda each: each.first) - 1
+        while low < high:
+            end = min(high, files[at].end)
+            found.append(files[at].hashes(low, end))
+            low, at = end, at + 1
+        return b"".join(found)
+
+
+def remove_strays(folder: Path, files: Sequence[SegmentIndex]) -> None:
+    """Delete what is in the folder besides these files."""
+    kept = {derived.file_name(each.first) for each in files}
+    for entry in list(os.scandir(folder)):
+        if entry.name not in kept:
+            os.unlink(entry.path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replace a file, without a sync: what a power cut leaves of it is found out by its MAC, and made anew."""
+    draft = path.with_suffix(".tmp")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, data, 0)
+    finally:
+        os.close(descriptor)
+    os.replace(draft, path)
+
+
+def _hashes(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + 32] for at in range(0, len(data), 32))

@@ -6,7 +6,7 @@ stream again gives the same answer. A later refusal does not take back what an i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from libs.errors import Code, MeshError
-from libs.events.keyset import Keyset, KeysetMalformed, parse_keyset
+from libs.events.keyset import Keyset, KeysetMalformed, PreviousIssuer, parse_keyset
 from libs.identity.certificate import parse, spki_of, verify_issued
 from libs.identity.lease import appraise_peer
 from libs.policy.document import Policy
@@ -62,22 +62,38 @@ class Writer:
         return kind in KINDS_OF_ROLE[self.role]
 
 
-class Writers:
-    """All issuers that the log has admitted."""
+def nobody(issuer: bytes) -> Writer | None:
+    """A log that has admitted no one yet."""
+    return None
 
-    def __init__(self) -> None:
+
+class Writers:
+    """All issuers that the log has admitted: those that wrote since the start are in memory."""
+
+    def __init__(self, logged: Callable[[bytes], Writer | None] = nobody) -> None:
+        """`logged` gives an issuer as the log shows it."""
+        self._logged = logged
         self._writers: dict[bytes, Writer] = {}
 
     def of(self, issuer: bytes) -> Writer | None:
-        return self._writers.get(issuer)
+        writer = self._writers.get(issuer)
+        if writer is None and (writer := self._logged(issuer)) is not None:
+            self._writers[issuer] = writer
+        return writer
 
     def admit(self, keyset: Keyset, writer: Writer) -> None:
         """Let an issuer write from now on, and close the sequence before its restart where that is its own."""
         self._writers[keyset.issuer] = writer
         previous = keyset.previous
-        closed = None if previous is None else self._writers.get(previous.issuer)
-        if previous is not None and closed is not None and closed.spiffe_id == writer.spiffe_id:
-            self._writers[previous.issuer] = replace(closed, closed_after=previous.last_seq)
+        if previous is not None and (closed := self.of(previous.issuer)) is not None:
+            self._writers[previous.issuer] = closed_by(closed, writer, previous)
+
+
+def closed_by(writer: Writer, successor: Writer, previous: PreviousIssuer | None) -> Writer:
+    """Return a writer as the keyset of a later start leaves it, which only the same service's can end."""
+    if previous is None or successor.spiffe_id != writer.spiffe_id:
+        return writer
+    return replace(writer, closed_after=previous.last_seq)
 
 
 def read_keyset(body: Mapping[str, Any], issuer: bytes) -> tuple[Keyset, Ed25519PublicKey]:

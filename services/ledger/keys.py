@@ -9,17 +9,21 @@ from typing import Protocol, TypeVar
 
 import grpc.aio
 import structlog
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.sealed import ReceiverKey, release_info
 from libs.rpc.deadline import outgoing_timeout
 from libs.rpc.errors import remote_errors
+from libs.tee.dstack import GuestKey
 
 _CALL_SECONDS = 5.0
 _FIRST_RETRY_SECONDS = 0.2
 _LAST_RETRY_SECONDS = 5.0
 _KEY_SIZE = 32
+_INDEX_PATH = "teemesh/ledger/index/hmac-sha256/v1"
 _AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
 
 T = TypeVar("T")
@@ -85,6 +89,22 @@ class ReleasedKeys:
         released = ReleasedKey(response.epoch, key)
         self._held[name, response.epoch] = released
         return released
+
+
+class GuestKeys(Protocol):
+    """The guest agent, as far as it derives keys."""
+
+    async def key(self, path: str) -> GuestKey: ...
+
+
+async def index_key_of(guest: GuestKeys) -> bytes:
+    """Return the key under which what is derived from the log lies on disk.
+
+    It is the platform's for this app, not the KMS's: the log is opened before anyone else is asked for anything. It
+    keeps nothing secret, and with another one all is derived anew.
+    """
+    secret = (await guest.key(_INDEX_PATH)).secret
+    return HKDF(hashes.SHA256(), _KEY_SIZE, salt=None, info=_INDEX_PATH.encode()).derive(secret)
 
 
 async def while_away(ask: Callable[[], Awaitable[T]], what: str) -> T:

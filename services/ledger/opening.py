@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
 from services.ledger import description, keyring, watermark
-from services.ledger.admission import Admission
+from services.ledger.admission import REPLAYED, Admission
 from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
 from services.ledger.policies import LoggedPolicies
-from services.ledger.reading import StoredEntry
 from services.ledger.recovery import CHECKPOINTS_LOG
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
@@ -64,13 +63,15 @@ def ensure_log(directory: Path, origin: str, log_number: int, anchors: Anchors, 
 
 @asynccontextmanager
 async def open_log(
-    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int]
+    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int], index_key: bytes
 ) -> AsyncIterator[LogStore]:
     """Open the log while the body runs. Raises what `LogStore` does, `LogDamaged` and `LogRolledBack` among it."""
-    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock)
+    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock, index_key=index_key)
     with store:
         report = store.report
-        log.info("log opened", size=report.size, floor=report.floor)
+        log.info(
+            "log opened", size=report.size, floor=report.floor, segments=report.segments, read=report.segments_read
+        )
         if report.torn is not None:
             log.warning(
                 "a torn tail was cut",
@@ -107,20 +108,15 @@ def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolici
 
 
 def restore(store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults) -> None:
-    """Take in what the log says of policies and writers, and check that all of it can still be opened.
+    """Take in what the log says of policies, and check that all of it can still be opened.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
-    admission.replay(_openable(store.reader.entries(0, store.head.size), vaults))
+    for sealed in store.index.sealed_under():
+        if sealed.vault_id != PUBLIC_VAULT_ID and not vaults.holds(sealed.vault_id, sealed.epoch):
+            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
+    admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
     log.info("log understood", policy_version=policies.newest.version)
-
-
-def _openable(entries: Iterator[StoredEntry], vaults: Vaults) -> Iterator[StoredEntry]:
-    for stored in entries:
-        row = stored.row
-        if row.vault_id != PUBLIC_VAULT_ID and not vaults.holds(row.vault_id, row.vault_epoch):
-            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {stored.index} is missing")
-        yield stored
 
 
 def _require_empty(directory: Path) -> None:

@@ -16,7 +16,7 @@ import structlog
 from libs.errors import MeshError
 from libs.events.batches import parse_batch
 from libs.events.consume import StreamFacts, StreamMessage
-from libs.transparency.chain import domain, entry_id
+from libs.transparency.chain import domain
 from services.ledger.head import NO_SOURCE
 from services.ledger.rejections import Rejections
 from services.ledger.store import LogStore
@@ -82,7 +82,7 @@ class Position:
         if not self._is_writer(batch.issuer):
             return True
         for number, record in batch.numbered():
-            index = self._store.index.find(entry_id(batch.issuer, number))
+            index = self._store.index.index_of(batch.issuer, number)
             if index is None:
                 if not self._rejections.has(batch.issuer, number):
                     return False

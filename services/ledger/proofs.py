@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from libs.errors import Code, MeshError
 from libs.transparency.chain import entry_id
-from libs.transparency.merkle import SizeNotReached, consistency_path, inclusion_path
+from libs.transparency.merkle import (
+    ProofInvalid,
+    SizeNotReached,
+    consistency_path,
+    inclusion_path,
+    verify_consistency,
+    verify_inclusion,
+)
 from services.ledger.auditing import Checkpoints
 from services.ledger.growth import Growth
 from services.ledger.store import LogStore
@@ -17,6 +26,13 @@ class EntryUnknown(MeshError):
 
     code = Code.NOT_FOUND
     reason = "ENTRY_UNKNOWN"
+
+
+class ProofWithheld(MeshError):
+    """What was put together as a proof is none: the tree here is damaged, and nothing of it is given out."""
+
+    code = Code.DATA_LOSS
+    reason = "PROOF_WITHHELD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +80,45 @@ class Proofs:
         return index
 
     def inclusion(self, index: int, size: int) -> Inclusion:
-        """Prove a leaf; size 0 means the newest signed tree. Raises `SizeNotReached` or `NoCheckpoint`."""
+        """Prove a leaf; size 0 means the newest signed tree.
+
+        Raises `SizeNotReached`, `NoCheckpoint`, `ProofWithheld` or `PageDamaged`.
+        """
         size = self._size(size)
-        path = inclusion_path(self._store.index.tree, index, size)
-        return Inclusion(index, size, tuple(path), self._store.index.tree.leaf(index), self._checkpoints.of_size(size))
+        tree = self._store.index.tree
+        path = inclusion_path(tree, index, size)
+        leaf = tree.leaf(index)
+        with _verifying():
+            verify_inclusion(leaf, index, size, path, self._root(size))
+        return Inclusion(index, size, tuple(path), leaf, self._checkpoints.of_size(size))
 
     def consistency(self, first: int, second: int) -> Consistency:
-        """Prove growth; second 0 means the newest signed tree. Raises `SizeNotReached` or `NoCheckpoint`."""
+        """Prove growth; second 0 means the newest signed tree.
+
+        Raises `SizeNotReached`, `NoCheckpoint`, `ProofWithheld` or `PageDamaged`.
+        """
         second = self._size(second)
-        return Consistency(tuple(consistency_path(self._store.index.tree, first, second)), second)
+        path = consistency_path(self._store.index.tree, first, second)
+        with _verifying():
+            verify_consistency(first, second, path, self._root(first), self._root(second))
+        return Consistency(tuple(path), second)
+
+    def _root(self, size: int) -> bytes:
+        """Return what the tree was signed with, or written with, at a size; else what it is now."""
+        signed = self._checkpoints.root_of(size)
+        if signed is not None:
+            return signed
+        return self._growth.root if size == self._growth.size else self._store.index.tree.root(size)
 
     def _size(self, size: int) -> int:
         if size > self._growth.size:
             raise SizeNotReached(f"the log has {self._growth.size} leaves, not {size}")
         return size or self._checkpoints.newest.size
+
+
+@contextmanager
+def _verifying() -> Iterator[None]:
+    try:
+        yield
+    except ProofInvalid as error:
+        raise ProofWithheld("the ledger's own tree contradicts its root: ask again after its next start") from error

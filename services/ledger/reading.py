@@ -1,4 +1,4 @@
-"""Reads entries and frames back from the segments, and verifies them against the tree in memory.
+"""Reads entries and frames back from the segments, and verifies them against the tree.
 
 A disk that went bad after the start is thus found by whoever reads, not by whoever is handed the entry.
 """
@@ -17,7 +17,8 @@ from libs.transparency.acknowledgement import Statement
 from libs.transparency.merkle import leaf_hash
 from services.ledger import frames, segments
 from services.ledger.damage import LogDamaged
-from services.ledger.index import FramePlace, Index
+from services.ledger.index import Index
+from services.ledger.pieces import FramePlace
 from services.ledger.scan import SEGMENTS
 
 _LENGTH = struct.Struct(">I")
@@ -62,7 +63,11 @@ class LogReader:
         if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
             at = table_at + len(table) - frames.ROW_SIZE
             raise LogDamaged(segments.file_name(place.segment), at, f"the leaf of entry {index} has changed")
-        return StoredEntry(index, row, header.epoch, header.wall_ns)
+        stored = StoredEntry(index, row, header.epoch, header.wall_ns)
+        if not stored.leaf.kind.is_tenants and sha256(body).digest() != stored.leaf.commitment:
+            # The row is no part of the leaf, and what decides who may write must follow from the leaf.
+            raise LogDamaged(segments.file_name(place.segment), body_at, f"entry {index} says other than its leaf")
+        return stored
 
     def entries(self, start: int, end: int) -> Iterator[StoredEntry]:
         """Yield the entries from `start` up to, not including, `end`, or the log's end. Raises `LogDamaged`."""
@@ -82,9 +87,9 @@ class LogReader:
             frame = frames.parse(header, self._read(place.segment, place.offset, header.length))
         except frames.FrameDamaged as error:
             raise LogDamaged(name, place.offset + error.at, error.why) from error
-        for index, row in enumerate(frame.rows, place.first):
-            if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
-                raise LogDamaged(name, place.offset, f"the leaf of entry {index} has changed")
+        hashes = b"".join([leaf_hash(row.leaf_data) for row in frame.rows])
+        if hashes != self._index.tree.leaves(place.first, place.first + header.count):
+            raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
         return frame
 
     def statement(self, index: int) -> tuple[Statement, bytes]:

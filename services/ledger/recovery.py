@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +18,7 @@ from libs.files import fsync_dir, remove_drafts, write_durably
 from libs.transparency import checkpoint, note
 from services.ledger import description, keyring, records_log, segments, watermark
 from services.ledger.damage import LogDamaged, LogRolledBack
+from services.ledger.index import Index
 from services.ledger.scan import SEGMENTS, Scanned, TornTail, is_temporary, scan
 
 CHECKPOINT = "checkpoint"
@@ -45,6 +47,9 @@ class Report:
     saved_tail: Path | None
     """Where the bytes that were cut lie now."""
     watermark_damaged_slots: tuple[int, ...]
+    segments: int
+    segments_read: int
+    """How many segments were read whole, as one is that is not sealed, or has no derived file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,26 @@ class Examined:
     marks: watermark.Marks
 
 
-def examine(directory: Path, origin: str, geometry: segments.Geometry, promised: Sequence[Floor] = ()) -> Examined:
-    """Verify a log and hold it to its floors, changing nothing. Raises `LogDamaged` or `LogRolledBack`.
+def examine(
+    directory: Path,
+    origin: str,
+    geometry: segments.Geometry,
+    promised: Sequence[Floor] = (),
+    index: Index | None = None,
+) -> Examined:
+    """Verify a log and hold it to its floors, changing none of it. Raises `LogDamaged` or `LogRolledBack`.
 
-    `promised` adds floors that this folder cannot know: followers' durable sizes, witnesses' newest checkpoints.
+    `promised` adds floors that this folder cannot know: followers' durable sizes, witnesses' newest checkpoints. With
+    an index sealed segments are taken by their derived files, without one every byte is read.
     """
-    scanned = scan(directory, origin, geometry)
+    if index is None:
+        with tempfile.TemporaryDirectory() as elsewhere:
+            thrown_away = Index(Path(elsewhere), os.urandom(32))
+            try:
+                return examine(directory, origin, geometry, promised, thrown_away)
+            finally:
+                thrown_away.close()
+    scanned = scan(directory, origin, geometry, index)
     marks = watermark.read(directory / watermark.NAME)
     floors = [*_local_floors(directory, origin, marks), *promised]
     for floor in sorted(floors, key=lambda each: each.size, reverse=True):
@@ -83,7 +102,15 @@ def recover(directory: Path, examined: Examined) -> Report:
             saved = _save_tail(directory / LOST_AND_FOUND, path, scanned.torn.start)
         _settle(path, scanned.torn)
     fsync_dir(folder)
-    return Report(scanned.head.size, examined.floor, scanned.torn, saved, examined.marks.damaged_slots)
+    return Report(
+        size=scanned.head.size,
+        floor=examined.floor,
+        torn=scanned.torn,
+        saved_tail=saved,
+        watermark_damaged_slots=examined.marks.damaged_slots,
+        segments=scanned.number,
+        segments_read=scanned.read,
+    )
 
 
 def read_notes(directory: Path) -> list[bytes]:

@@ -27,6 +27,7 @@ from services.ledger.intake import Intake
 from services.ledger.keyring import KEY_NAME as KEYRING_KEY
 from services.ledger.keyring import KeyringFile
 from services.ledger.keys import KeySource, ReleasedKey, while_away
+from services.ledger.logged_writers import LoggedWriters
 from services.ledger.opening import restore
 from services.ledger.own import OwnEntries
 from services.ledger.policies import LoggedPolicies
@@ -155,7 +156,7 @@ def _view_of(store: LogStore) -> LogView:
         progress = store.index.progress(issuer)
         return 0 if progress is None else progress.highest
 
-    return LogView(is_logged=lambda entry_id: store.index.find(entry_id) is not None, highest=highest)
+    return LogView(store.index.has, highest, LoggedWriters(store.index, store.reader).of)
 
 
 def _watermark_syncer(store: LogStore) -> Callable[[], Awaitable[None]]:

@@ -1,4 +1,4 @@
-"""Reads a log from its first byte to its last and verifies everything. Changes nothing on disk."""
+"""Reads a log and verifies what it reads. Changes nothing on disk but derived files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from libs.transparency.chain import log_id
-from services.ledger import frames, segments
+from services.ledger import frames, sealed, segments
 from services.ledger.damage import LogDamaged
 from services.ledger.head import Head
 from services.ledger.index import Index
@@ -36,6 +36,8 @@ class Scanned:
     index: Index
     number: int = 0
     """How many segments there are."""
+    read: int = 0
+    """How many of them were read whole."""
     last_segment: int = 0
     last_end: int = 0
     """Where the last segment's frames end."""
@@ -46,28 +48,27 @@ class Scanned:
     torn: TornTail | None = None
 
 
-def scan(directory: Path, origin: str, geometry: segments.Geometry) -> Scanned:
-    """Verify every segment. Raises `LogDamaged` for anything but a torn tail."""
-    found = Scanned(Head(origin), Index())
-    extend(found, directory, origin, geometry)
-    return found
+def scan(directory: Path, origin: str, geometry: segments.Geometry, index: Index) -> Scanned:
+    """Verify a log and fill its index. Raises `LogDamaged` for anything but a torn tail, and `OSError`.
 
-
-def extend(found: Scanned, directory: Path, origin: str, geometry: segments.Geometry) -> None:
-    """Go on from where an earlier scan ended, reading from disk what was written since. Raises `LogDamaged`.
-
-    Safe beside the writer: a frame that is half written is a torn tail, and is read again the next time.
+    A sealed segment that has its derived file is passed over; all others are read from the first byte to the last.
     """
-    names, log = _segment_names(directory / SEGMENTS), log_id(origin)
-    if len(names) < found.number:
-        raise LogDamaged(segments.file_name(found.last_segment), 0, "a segment that was read before is gone")
-    found.torn = None
-    start = found.number - 1 if found.content else found.number
-    for number, name in enumerate(names[start:], start):
-        first = found.last_segment if number < found.number else found.head.size
-        if name != segments.file_name(first):
-            raise LogDamaged(segments.file_name(first), 0, f"the segment is missing; {name} comes next")
-        _SegmentScan(found, directory / SEGMENTS / name, number, log, geometry).run(number + 1 == len(names))
+    found, log = Scanned(Head(origin), index), log_id(origin)
+    names = _segment_names(directory / SEGMENTS)
+    for number, name in enumerate(names):
+        if name != segments.file_name(found.head.size):
+            raise LogDamaged(segments.file_name(found.head.size), 0, f"the segment is missing; {name} comes next")
+        path, first, is_last = directory / SEGMENTS / name, found.head.size, number + 1 == len(names)
+        if is_last:
+            _forget_cached(path)
+        passed = sealed.pass_over(path, number, log, found.footer_hash, found.head, index)
+        if passed is None:
+            _SegmentScan(found, path, number, log, geometry).run(is_last)
+            found.read += 1
+        else:
+            found.footer_hash, found.content, found.last_end = passed.footer_hash, None, passed.footer.length
+        found.number, found.last_segment = number + 1, first
+    return found
 
 
 def is_temporary(name: str) -> bool:
@@ -84,44 +85,42 @@ def _segment_names(folder: Path) -> list[str]:
     return names
 
 
+def _forget_cached(path: Path) -> None:
+    """Read from the disk: an earlier process may have left pages that never reached it but are marked clean."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 class _SegmentScan:
     """One segment's reading."""
 
     def __init__(self, found: Scanned, path: Path, number: int, log: bytes, geometry: segments.Geometry) -> None:
         self._found, self._path, self._number, self._log, self._geometry = found, path, number, log, geometry
-        self._resumed = found.content is not None and number < found.number
-        self._first = found.last_segment if self._resumed else found.head.size
-        self._end = found.last_end if self._resumed else segments.HEADER_SIZE
-        self._content = found.content if self._resumed and found.content else segments.ContentHash()
+        self._first, self._end = found.head.size, segments.HEADER_SIZE
+        self._content = segments.ContentHash()
 
     def run(self, is_last: bool) -> None:
         found = self._found
         with self._path.open("rb", buffering=_CHUNK) as file:
-            if is_last:
-                # An earlier process may have left pages that never reached the disk but are marked clean.
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            if self._resumed:
-                file.seek(self._end)
-            else:
-                self._read_header(file)
-                found.index.add_segment(self._first)
+            self._read_header(file)
             footer = self._read_frames(file, is_last)
-        found.number, found.last_segment, found.last_end = self._number + 1, self._first, self._end
-        found.content = None if footer else self._content
+        found.last_end, found.content = self._end, None if footer else self._content
         if footer:
             found.footer_hash = segments.footer_hash(footer)
+            found.index.seal(found.footer_hash)
         elif not is_last:
             raise LogDamaged(self._path.name, self._end, "a segment that is not the last one has no footer")
 
     def _read_header(self, file: BinaryIO) -> None:
-        data, head = file.read(segments.HEADER_SIZE), self._found.head
+        data = file.read(segments.HEADER_SIZE)
         try:
             header = segments.Header.parse(data)
         except segments.SegmentMalformed as error:
             raise LogDamaged(self._path.name, self._first_difference(data), str(error)) from error
-        expected = (self._number, self._first, self._log, self._found.footer_hash, head.chain, head.frame_hash)
-        actual = (header.number, header.first, header.log_id, header.previous_footer, header.chain, header.frame_hash)
-        if actual != expected or header.peaks != head.range.peaks or header.epoch < head.epoch:
+        if not sealed.continues(header, self._number, self._log, self._found.footer_hash, self._found.head):
             raise LogDamaged(self._path.name, 8, "the segment's header does not continue the segment before")
         self._content.update(data)
 
@@ -160,7 +159,7 @@ class _SegmentScan:
 
     def _accept(self, frame: frames.Frame, data: bytes) -> None:
         hashes = self._found.head.accept(frame, self._geometry.block_leaves)
-        self._found.index.add(frame, self._end, hashes)
+        self._found.index.add(frame.header.first, frame.rows, self._end, hashes)
         self._content.update(data)
         self._end += len(data)
 

@@ -51,10 +51,14 @@ class Geometry:
     """How a log is cut into files. The block is part of the format; only tests have another."""
 
     block_leaves: int = 65_536
-    segment_leaves: int = 1 << 20
+    segment_leaves: int = 1 << 18
+    """What the index of the growing segment costs in memory, and a start after a crash in time, goes by this."""
     segment_bytes: int = 1 << 30
     zeros_ahead: int = 4 << 20
     """How far a segment is written with zeros before frames come, in bytes. Syncing them is cheaper than growing."""
+    sealed_at_stop: int = 1 << 14
+    """From how many leaves on a clean stop seals the last segment, which the next start then need not read. Fewer are
+    read within a tenth of a second, and a log that is started often would become very many files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ class Footer:
     root: bytes
     frame_hash: bytes
     blocks: tuple[bytes, ...]
-    """Roots of the segment's complete blocks of 65,536 leaves."""
+    """Roots of the complete blocks of 65,536 leaves that lie wholly in the segment."""
     signature: bytes
 
     def pack(self) -> bytes:
@@ -211,6 +215,9 @@ def describe(
         chain=head.chain,
         root=head.root(),
         frame_hash=head.frame_hash,
-        blocks=tuple(range_root(tree, start, start + block) for start in range(first, head.size - block + 1, block)),
+        blocks=tuple(
+            range_root(tree, start, start + block)
+            for start in range(-(-first // block) * block, head.size - block + 1, block)
+        ),
         signature=bytes(64),
     )

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from libs.transparency import leaf
 from libs.transparency.acknowledgement import Statement
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind, Leaf
 from services.ledger import frames
-from services.ledger.reading import StoredEntry, statement_of
 from services.ledger.store import LogStore
 
 
@@ -86,12 +86,12 @@ class Sequencer:
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Say which candidates are new, in order. Of two that name one entry the first is judged as if logged."""
-        pending: dict[bytes, Verdict] = {}
+        pending: dict[tuple[bytes, int], Verdict] = {}
         verdicts = []
         for candidate in candidates:
             verdict = self._judge(candidate, pending)
             if verdict.outcome is Outcome.NEW:
-                pending[candidate.entry_id] = verdict
+                pending[candidate.issuer, candidate.issuer_seq] = verdict
             verdicts.append(verdict)
         return verdicts
 
@@ -103,18 +103,19 @@ class Sequencer:
         position alone moves. Raises `ValueError` for candidates that `judge` does not call new, `SourceOutOfOrder`,
         or `LogBroken`, after which the process MUST exit.
         """
-        if any(verdict.outcome is not Outcome.NEW for verdict in self.judge(candidates)):
+        named = {(candidate.issuer, candidate.issuer_seq) for candidate in candidates}
+        if len(named) < len(candidates) or any(self._store.index.has(*each) for each in named):
             raise ValueError("only new entries can be appended")
         groups = list(self._groups(candidates)) or [()]
         commits = [self._commit(group, source, low, low - 1) for group in groups[:-1]]
         return [*commits, self._commit(groups[-1], source, low, high)]
 
-    def _judge(self, candidate: Candidate, pending: dict[bytes, Verdict]) -> Verdict:
-        earlier = pending.get(candidate.entry_id)
+    def _judge(self, candidate: Candidate, pending: dict[tuple[bytes, int], Verdict]) -> Verdict:
+        earlier = pending.get((candidate.issuer, candidate.issuer_seq))
         if earlier is not None:
             same = _identity(earlier.candidate) == _identity(candidate)
             return _known(candidate, same, earlier.index, earlier.candidate.commitment)
-        index = self._store.index.find(candidate.entry_id)
+        index = self._store.index.index_of(candidate.issuer, candidate.issuer_seq)
         if index is None:
             return Verdict(candidate, Outcome.NEW, self._store.head.size + len(pending), candidate.commitment)
         logged = self._store.reader.entry(index).leaf
@@ -142,11 +143,13 @@ class Sequencer:
             rows, epoch=self._epoch, source=source, source_low=low, source_high=high, wall_ns=self._clock()
         )
         offset = store.append(data, after)
-        store.index.add_rows(first, rows, offset, hashes)
-        stored = (StoredEntry(at, row, self._epoch, after.wall_ns) for at, row in enumerate(rows, first))
+        store.index.add(first, rows, offset, hashes)
+        time_ms = after.wall_ns // 1_000_000
         entries = tuple(
-            (statement_of(entry, number, hashed), entry.row.leaf_data)
-            for entry, number, hashed in zip(stored, numbers, hashes, strict=True)
+            (Statement(index, time_ms, number, each.issuer_seq, self._epoch, each.issuer, hashed), row.leaf_data)
+            for index, (each, number, row, hashed) in enumerate(
+                zip(candidates, numbers, rows, hashes, strict=True), first
+            )
         )
         return Commit(first, after.size, after.wall_ns, after.root(), after.chain, entries)
 
@@ -161,8 +164,8 @@ class Sequencer:
 
     def _row(self, candidate: Candidate, vault_seq: int) -> frames.Row:
         tag = self._tag(candidate.vault_id, vault_seq)
-        public = Leaf(candidate.kind, candidate.issuer_seq, candidate.issuer, tag, candidate.commitment)
-        return frames.Row(public.data(), candidate.vault_epoch, candidate.vault_id, candidate.body)
+        data = leaf.pack(candidate.kind, candidate.issuer_seq, candidate.issuer, tag, candidate.commitment)
+        return frames.Row(data, candidate.vault_epoch, candidate.vault_id, candidate.body)
 
 
 def _identity(entry: Candidate | Leaf) -> tuple[Kind, bytes, int, bytes]:

@@ -1,4 +1,4 @@
-"""One log's folder: made once, opened by one process at a time, verified whole at every start."""
+"""One log's folder: made once, opened by one process at a time, verified at every start."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+import structlog
+
 from libs.files import fsync_dir
+from services.ledger import derived, recovery, segments, watermark
 from services.ledger import description as described
-from services.ledger import recovery, segments, watermark
-from services.ledger.damage import LogExists, LogLocked
+from services.ledger.damage import LogBroken, LogExists, LogLocked
 from services.ledger.description import LogDescription
 from services.ledger.head import Head
+from services.ledger.index import Index, remove_strays
+from services.ledger.pages import PageDamaged
 from services.ledger.reading import LogReader
 from services.ledger.recovery import Floor
 from services.ledger.scan import SEGMENTS
@@ -23,6 +27,8 @@ from services.ledger.writing import ActiveSegment
 
 _LOCK = "LOCK"
 _DEFAULT = segments.Geometry()
+
+log = structlog.get_logger()
 
 
 class LogStore:
@@ -37,19 +43,23 @@ class LogStore:
         *,
         sign: Callable[[bytes], bytes],
         clock: Callable[[], int],
+        index_key: bytes,
         promised: Sequence[Floor] = (),
         geometry: segments.Geometry = _DEFAULT,
     ) -> None:
-        """Open and verify the log. `sign` is the acknowledgement key's; `clock` gives nanoseconds since 1970.
+        """Open and verify the log. `sign` is the acknowledgement key's; `clock` gives nanoseconds since 1970;
+        `index_key` is what derived files are made under, and another one than before has them all made anew.
 
         Raises `LogMissing`, `LogLocked`, `LogDamaged` (exit 3), `LogRolledBack` (exit 4) or `LogBroken` (exit 70).
         """
         self._directory, self._sign, self._clock, self._geometry = directory, sign, clock, geometry
+        self._index_key = index_key
         self.description = described.read(directory)
         with ExitStack() as closing:
             lock = _lock(directory)
             closing.callback(os.close, lock)
-            examined = recovery.examine(directory, self.description.origin, geometry, promised)
+            examined = self._examine(promised)
+            closing.callback(examined.scanned.index.close)
             self.report = recovery.recover(directory, examined)
             scanned = examined.scanned
             self.head, self.index = scanned.head, scanned.index
@@ -90,7 +100,11 @@ class LogStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing.close()
+        try:
+            if kind is None and self.head.size - self._active.first >= self._geometry.sealed_at_stop:
+                self._seal()
+        finally:
+            self._closing.close()
 
     @property
     def directory(self) -> Path:
@@ -107,7 +121,7 @@ class LogStore:
     def append(self, frame: bytes, after: Head) -> int:
         """Make a frame durable and move to the head after it. Returns its offset. Raises `LogBroken`.
 
-        For the sequencer only, which MUST then add the frame's rows to `index`.
+        For the sequencer only, which MUST then add the frame to `index`.
         """
         if self._is_full():
             self._roll()
@@ -126,7 +140,28 @@ class LogStore:
             return False
         return grown >= self._geometry.segment_leaves or self._active.end >= self._geometry.segment_bytes
 
+    def _examine(self, promised: Sequence[Floor]) -> recovery.Examined:
+        folder = self._directory / derived.FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        while True:
+            index = Index(folder, self._index_key)
+            try:
+                examined = recovery.examine(self._directory, self.description.origin, self._geometry, promised, index)
+                remove_strays(folder, index.files)
+            except PageDamaged as error:
+                index.close()
+                log.warning("a derived file was damaged and is made anew", why=str(error))
+            except BaseException:
+                index.close()
+                raise
+            else:
+                return examined
+
     def _roll(self) -> None:
+        self._seal()
+        self._active = self._new_segment()
+
+    def _seal(self) -> None:
         active = self._active
         footer = segments.describe(
             active.number, active.first, self.head, self.index.tree, active.content, active.end, self._geometry
@@ -134,7 +169,10 @@ class LogStore:
         sealed = active.seal(footer, self._sign)
         self._footer_hash = segments.footer_hash(sealed)
         self._next_number = active.number + 1
-        self._active = self._new_segment()
+        try:
+            self.index.seal(self._footer_hash)
+        except OSError as error:
+            raise LogBroken(f"a derived file could not be written: {error.strerror}") from error
 
     def _new_segment(self) -> ActiveSegment:
         header = segments.Header(
@@ -148,9 +186,7 @@ class LogStore:
             created_ns=self._clock(),
             peaks=self.head.range.peaks,
         )
-        segment = ActiveSegment.create(self._directory / SEGMENTS, header, self._geometry.zeros_ahead)
-        self.index.add_segment(self.head.size)
-        return segment
+        return ActiveSegment.create(self._directory / SEGMENTS, header, self._geometry.zeros_ahead)
 
 
 def _lock(directory: Path) -> int:

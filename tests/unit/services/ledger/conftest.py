@@ -9,7 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.transparency.leaf import Kind
+from services.ledger import derived
 from services.ledger.description import LogDescription
+from services.ledger.index import Index
+from services.ledger.recovery import Examined, examine
 from services.ledger.segments import Geometry
 from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.store import LogStore
@@ -21,6 +24,7 @@ ORIGIN = "mesh.local/ledger/1"
 SMALL = Geometry(block_leaves=4, segment_leaves=4, segment_bytes=1 << 30, zeros_ahead=300)
 SOURCE = b"\x51" * 16
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
+INDEX_KEY = b"\x08" * 32
 DESCRIPTION = LogDescription(ORIGIN, "LEDGER_1", b"\x01" * 32, (b"\x02" * 32, b"\x03" * 32), 2)
 
 
@@ -36,7 +40,16 @@ def tag(vault_id: bytes, vault_seq: int) -> bytes:
 
 
 def open_store(directory: Path, geometry: Geometry = SMALL) -> LogStore:
-    return LogStore(directory, sign=KEY.sign, clock=lambda: 5_000_000_000, geometry=geometry)
+    return LogStore(directory, sign=KEY.sign, clock=lambda: 5_000_000_000, index_key=INDEX_KEY, geometry=geometry)
+
+
+def examined(directory: Path) -> Examined:
+    """What a start makes of the log, sealed segments taken by their derived files."""
+    index = Index(directory / derived.FOLDER, INDEX_KEY)
+    try:
+        return examine(directory, ORIGIN, SMALL, index=index)
+    finally:
+        index.close()
 
 
 def sequencer(store: LogStore) -> Sequencer:

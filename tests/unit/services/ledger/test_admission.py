@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,14 +14,14 @@ from libs.events.records import Record
 from libs.events.vault import VaultKey
 from libs.policy.revocation import RevocationKind, RevocationSignatureInvalid, parse_revocation
 from libs.policy.signatures import parse_signed
-from libs.transparency.leaf import Kind, Leaf
-from services.ledger.admission import Judged
-from services.ledger.frames import Row
+from libs.transparency.leaf import Kind
+from services.ledger.admission import REPLAYED, Judged
 from services.ledger.issuers import KINDS_OF_ROLE, MAX_DELAY_SECONDS
+from services.ledger.logged_writers import LoggedWriters
 from services.ledger.policies import LoggedPolicies, PolicyNotInChain, SeedPolicyMissing
-from services.ledger.reading import StoredEntry
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
+from .conftest import SOURCE, open_store, sequencer
 from .writers import VAULT, Gatekeeper, LogWriter, describe_log, gatekeeper
 
 
@@ -341,35 +341,29 @@ def test_a_router_cannot_bring_a_policy_that_admits_it(mesh: JoinedMesh, kms: Km
     assert gate.reasons(message) == ["KEYSET_REFUSED", "KEYSET_REFUSED"]
 
 
-def test_a_log_read_again_admits_the_same_writers(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+def test_a_log_read_again_admits_the_same_writers(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, empty_log: Path
+) -> None:
     writer = LogWriter(mesh, kms, "kms")
     gate.judge(writer.batch(writer.introduce(), writer.seal(Kind.POLICY, jcs.loads_object(mesh.seed))))
     old = LogWriter(mesh, kms, "router")
     gate.judge(old.batch(old.introduce()))
     new = LogWriter(mesh, kms, "router", previous=PreviousIssuer(old.issuer.id, 1))
     gate.judge(new.batch(new.introduce()))
+    stranger = LogWriter(mesh, kms, "registry", previous=PreviousIssuer(new.issuer.id, 1))
+    gate.judge(stranger.batch(stranger.introduce()))
     revoking(mesh, kms, gate, mesh.revocation(RevocationKind.MEASUREMENT, mesh.tds["registry"].compose_hash.hex()))
-    again = gatekeeper(mesh, kms)
-    again.admission.replay(
-        StoredEntry(
-            index,
-            Row(
-                Leaf(each.kind, each.issuer_seq, each.issuer, bytes(16), each.commitment).data(),
-                0,
-                bytes(16),
-                each.body,
-            ),
-            1,
-            time.time_ns(),
-        )
-        for index, each in enumerate(gate.logged.values())
-    )
-    assert not again.reasons(new.batch(new.seal(Kind.RECEIPT, vault=VAULT)))
-    assert again.reasons(old.batch(old.seal(Kind.RECEIPT, vault=VAULT))) == ["SEQUENCE_CLOSED"]
-    registry = LogWriter(mesh, kms, "registry")
-    assert "MEASUREMENT_REVOKED" in details(again.judge(registry.batch(registry.introduce())))
-    second = mesh.successor(parse_signed(mesh.seed).policy)
-    assert not again.reasons(policy_message(writer, second))
+    with open_store(empty_log) as store:
+        sequencer(store).append(list(gate.logged.values()), SOURCE, 1, 1)
+    with open_store(empty_log) as store:
+        again = gatekeeper(mesh, kms, LoggedWriters(store.index, store.reader).of)
+        again.admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
+        assert not again.reasons(new.batch(new.seal(Kind.RECEIPT, vault=VAULT)))
+        assert again.reasons(old.batch(old.seal(Kind.RECEIPT, vault=VAULT))) == ["SEQUENCE_CLOSED"]
+        registry = LogWriter(mesh, kms, "registry")
+        assert "MEASUREMENT_REVOKED" in details(again.judge(registry.batch(registry.introduce())))
+        second = mesh.successor(parse_signed(mesh.seed).policy)
+        assert not again.reasons(policy_message(writer, second))
 
 
 def test_a_seed_that_the_log_was_not_made_with_is_refused(mesh: JoinedMesh) -> None:

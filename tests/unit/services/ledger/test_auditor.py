@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from services.ledger.growth import Growth
 from services.ledger.recovery import CHECKPOINT, CHECKPOINTS_LOG
 from services.ledger.scan import SEGMENTS
 from services.ledger.segments import Geometry
+from services.ledger.store import LogStore
 
-from .conftest import KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer
+from .conftest import DESCRIPTION, KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer
 
 
 def auditor_of(directory: Path) -> Auditor:
@@ -100,6 +102,39 @@ def test_it_refuses_after_any_byte_of_a_commit_was_flipped(two_segments: Path) -
             auditor_of(two_segments).checkpoint(6, root)
         path.write_bytes(data)
     auditor_of(two_segments).checkpoint(6, root)
+
+
+@pytest.mark.parametrize("signed", [4, 5, 6])
+def test_it_begins_with_the_last_segment_that_leads_to_what_was_signed(two_segments: Path, signed: int) -> None:
+    """The first segment is not read again: damage there does not show. It is the scrub's to find."""
+    auditor_of(two_segments).checkpoint(signed, root_at(two_segments, signed))
+    root = root_at(two_segments, 6)
+    flip(two_segments / SEGMENTS / segments.file_name(0), segments.HEADER_SIZE + 200)
+    assert checkpoint.parse(auditor_of(two_segments).checkpoint(6, root)).size == 6
+
+
+def test_it_reads_all_where_nothing_was_signed_in_the_last_segment(two_segments: Path) -> None:
+    auditor_of(two_segments).checkpoint(1, root_at(two_segments, 1))
+    root = root_at(two_segments, 6)
+    flip(two_segments / SEGMENTS / segments.file_name(0), segments.HEADER_SIZE + 200)
+    with pytest.raises(LogDamaged):
+        auditor_of(two_segments).checkpoint(6, root)
+
+
+@pytest.mark.parametrize("signed", [4, 5])
+def test_it_believes_no_header_that_does_not_lead_to_what_was_signed(two_segments: Path, signed: int) -> None:
+    """Of another history: peaks and all that follows agree with each other, but not with the note."""
+    root = root_at(two_segments, 6)
+    auditor_of(two_segments).checkpoint(signed, root_at(two_segments, signed))
+    other = two_segments.with_name("other")
+    LogStore.create(other, DESCRIPTION)
+    fill(other, [[1], [2, 3, 8], [5], [6]])
+    name = segments.file_name(4)
+    shutil.copyfile(other / SEGMENTS / name, two_segments / SEGMENTS / name)
+    with pytest.raises(LogDamaged, match=name):
+        auditor_of(two_segments).checkpoint(6, root)
+    with pytest.raises(LogDamaged, match=name):
+        auditor_of(two_segments).checkpoint(6, root_at(other, 6))
 
 
 class open_store_unchecked:  # noqa: N801 - a context manager
@@ -187,19 +222,20 @@ async def test_a_log_that_grew_is_signed_after_its_floor_is_durable(large_blocks
             return await synced.get()
 
     growth = Growth(3, production_root(large_blocks))
-    async with open_auditor(large_blocks, ORIGIN) as auditor, asyncio.TaskGroup() as tasks:
-        checkpoints = Checkpoints(auditor, growth, sync, 0.01)
-        with pytest.raises(NoCheckpoint):
-            _ = checkpoints.newest
-        keeping = tasks.create_task(checkpoints.keep())
-        for size in (4, 5):
-            # The floor of the next tree is made durable only once the tree before it is signed.
-            assert await synced_size() == size - 1
-            with open_store(large_blocks, Geometry(zeros_ahead=300)) as store:
-                commit = sequencer(store).append([candidate(size)], SOURCE, size, size)[-1]
-            growth.reach(commit.size, commit.root)
-        assert await synced_size() == 5
-        keeping.cancel()
+    with open_store(large_blocks, Geometry(zeros_ahead=300)) as store:
+        writer = sequencer(store)
+        async with open_auditor(large_blocks, ORIGIN) as auditor, asyncio.TaskGroup() as tasks:
+            checkpoints = Checkpoints(auditor, growth, sync, 0.01)
+            with pytest.raises(NoCheckpoint):
+                _ = checkpoints.newest
+            keeping = tasks.create_task(checkpoints.keep())
+            for size in (4, 5):
+                # The floor of the next tree is made durable only once the tree before it is signed.
+                assert await synced_size() == size - 1
+                commit = writer.append([candidate(size)], SOURCE, size, size)[-1]
+                growth.reach(commit.size, commit.root)
+            assert await synced_size() == 5
+            keeping.cancel()
     assert checkpoint.parse(checkpoints.note()).size == checkpoints.newest.size == 4
     assert checkpoint.parse(checkpoints.of_size(3)).size == 3
     assert checkpoints.of_size(2) == b""

@@ -90,7 +90,7 @@ class Ledger:
         policies = logged_policies(store.description, mesh.keeper("ledger"))
         progress = store.index.progress
         view = LogView(
-            is_logged=lambda entry_id: store.index.find(entry_id) is not None,
+            is_logged=store.index.has,
             highest=lambda issuer: 0 if (known := progress(issuer)) is None else known.highest,
         )
         self.growth = Growth(store.head.size, store.head.root())

@@ -24,7 +24,7 @@ from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
-from .conftest import KEY, SOURCE
+from .conftest import INDEX_KEY, KEY, SOURCE
 from .writers import LOG_ORIGIN, Keys, LogWriter, describe_log
 
 
@@ -108,7 +108,7 @@ def test_a_description_that_is_gone_is_not_made_again_beside_a_log(
 async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: KmsCore, directory: Path) -> None:
     vault = await vaults_of(directory).open("ab" * 16)
     writer = LogWriter(mesh, kms, "router")
-    async with open_log(directory, KEY.sign, lambda: 1) as store:
+    async with open_log(directory, KEY.sign, lambda: 1, INDEX_KEY) as store:
         record = writer.seal(Kind.RECEIPT, vault=vault).record
         header = record.header
         entry = Candidate(
@@ -116,7 +116,7 @@ async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: Kms
         )
         Sequencer(store, epoch=1, tag=lambda vault_id, seq: bytes(16), clock=lambda: 1).append([entry], SOURCE, 1, 1)
         policies = logged_policies(store.description, mesh.keeper("ledger"))
-        admission = Admission(policies, LogView(lambda entry_id: False, lambda issuer: 0), kms.ca.certificate)
+        admission = Admission(policies, LogView(lambda issuer, number: False, lambda issuer: 0), kms.ca.certificate)
         restore(store, admission, policies, vaults_of(directory))
         (directory / "keyring").unlink()
         with pytest.raises(LogDamaged) as damage:
@@ -127,8 +127,8 @@ async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: Kms
 async def test_an_empty_log_without_its_seed_serves_nobody(mesh: JoinedMesh, kms: KmsCore, directory: Path) -> None:
     other = JoinedMesh(mesh.folder / "other", mesh.machine)
     other.folder.mkdir()
-    async with open_log(directory, KEY.sign, lambda: 1) as store:
+    async with open_log(directory, KEY.sign, lambda: 1, INDEX_KEY) as store:
         policies = logged_policies(store.description, other.keeper("ledger"))
-        admission = Admission(policies, LogView(lambda entry_id: False, lambda issuer: 0), kms.ca.certificate)
+        admission = Admission(policies, LogView(lambda issuer, number: False, lambda issuer: 0), kms.ca.certificate)
         with pytest.raises(SeedPolicyMissing):
             restore(store, admission, policies, vaults_of(directory))

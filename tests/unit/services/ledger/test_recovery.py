@@ -18,7 +18,7 @@ from services.ledger.recovery import LOST_AND_FOUND, Floor, examine
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
 
-from .conftest import KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer
+from .conftest import INDEX_KEY, KEY, ORIGIN, SMALL, SOURCE, candidate, examined, fill, open_store, sequencer
 
 FIRST, SECOND = segments.file_name(0), segments.file_name(4)
 
@@ -73,15 +73,15 @@ def test_flipped_bit_at_any_byte_of_the_active_segment_is_found(two_segments: Pa
         flip(path, at, 1 << at % 8)
         if at < fifth:
             with pytest.raises(LogDamaged) as damaged:
-                examine(two_segments, ORIGIN, SMALL)
+                examined(two_segments)
             assert (damaged.value.file, damaged.value.exit_status) == (SECOND, 3)
         elif at < sixth:
             with pytest.raises(LogRolledBack, match="5 leaves are left, but wm promises 6") as rolled_back:
-                examine(two_segments, ORIGIN, SMALL)
+                examined(two_segments)
             assert (rolled_back.value.file, rolled_back.value.exit_status) == (SECOND, 4)
             assert fifth <= rolled_back.value.offset < sixth
         else:
-            torn = examine(two_segments, ORIGIN, SMALL).scanned.torn
+            torn = examined(two_segments).scanned.torn
             assert torn is not None
             assert (torn.start, torn.damage) == (sixth, at)
         flip(path, at, 1 << at % 8)
@@ -92,7 +92,7 @@ def test_damage_is_named_by_file_and_byte(two_segments: Path) -> None:
     body = path.read_bytes().index(candidate(2).body)
     flip(path, body + 3)
     with pytest.raises(LogDamaged, match=re.escape(f"{FIRST} is damaged at byte {body}")):
-        open_store(two_segments)
+        examine(two_segments, ORIGIN, SMALL)
 
 
 def test_truncation_at_any_byte_is_below_the_floor_or_cuts_nothing(two_segments: Path) -> None:
@@ -101,10 +101,10 @@ def test_truncation_at_any_byte_is_below_the_floor_or_cuts_nothing(two_segments:
     for length in reversed(range(len(content))):
         os.truncate(path, length)
         if length >= ends[-1]:
-            assert examine(two_segments, ORIGIN, SMALL).scanned.head.size == 6
+            assert examined(two_segments).scanned.head.size == 6
         else:
             with pytest.raises((LogRolledBack, LogDamaged)) as caught:
-                examine(two_segments, ORIGIN, SMALL)
+                examined(two_segments)
             assert caught.value.exit_status == (3 if length < segments.HEADER_SIZE else 4)
 
 
@@ -114,7 +114,7 @@ def test_truncation_without_a_floor_leaves_exactly_the_whole_frames(two_segments
     ends = frame_ends(path)
     for length in reversed(range(segments.HEADER_SIZE, path.stat().st_size)):
         os.truncate(path, length)
-        scanned = examine(two_segments, ORIGIN, SMALL).scanned
+        scanned = examined(two_segments).scanned
         whole = [end for end in ends if end <= length]
         assert (scanned.head.size, scanned.last_end) == (3 + len(whole), whole[-1])
 
@@ -127,7 +127,7 @@ def test_kill_during_an_append_leaves_the_log_before_or_after_it(two_segments: P
     (two_segments / watermark.NAME).write_bytes(mark)
     for written in range(start, end + 1):
         path.write_bytes(after[:written] + bytes(len(after) - written))
-        scanned = examine(two_segments, ORIGIN, SMALL).scanned
+        scanned = examined(two_segments).scanned
         assert scanned.head.size == (8 if written == end or not any(after[written:end]) else 6)
 
 
@@ -275,7 +275,7 @@ def test_second_process_is_locked_out(two_segments: Path) -> None:
 
 def test_folder_without_a_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogMissing, match="create the log first"):
-        LogStore(tmp_path, sign=KEY.sign, clock=lambda: 0)
+        LogStore(tmp_path, sign=KEY.sign, clock=lambda: 0, index_key=INDEX_KEY)
 
 
 def test_kill_during_sealing_loses_nothing(empty_log: Path) -> None:

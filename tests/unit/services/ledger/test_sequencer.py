@@ -13,7 +13,7 @@ import pytest
 from libs.transparency import chain, merkle
 from libs.transparency.acknowledgement import acknowledge, verify_acknowledgement
 from libs.transparency.leaf import Kind
-from services.ledger import frames, scan, segments
+from services.ledger import frames, segments
 from services.ledger.damage import LogBroken, LogDamaged, LogExists
 from services.ledger.head import SourceOutOfOrder
 from services.ledger.scan import SEGMENTS
@@ -21,7 +21,7 @@ from services.ledger.sequencer import Outcome, Sequencer
 from services.ledger.store import LogStore
 from tests.fakes.unsynced_disk import writes_without_sync
 
-from .conftest import DESCRIPTION, KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer, tag
+from .conftest import DESCRIPTION, KEY, ORIGIN, SOURCE, candidate, fill, open_store, sequencer, tag
 
 VAULT = b"\x55" * 16
 
@@ -110,7 +110,7 @@ def test_frames_end_at_blocks_and_only_the_last_moves_the_position(empty_log: Pa
         commits = sequencer(store).append([candidate(n) for n in range(1, 11)], SOURCE, 1, 9)
         assert [(commit.first, len(commit.entries)) for commit in commits] == [(0, 4), (4, 4), (8, 2)]
         assert [store.reader.frame(store.index.place(at)).header.source_high for at in (0, 4, 8)] == [0, 0, 9]
-        assert tuple(store.index.segments) == (0, 4, 8)
+        assert [store.index.place(at).segment for at in (3, 4, 7, 8)] == [0, 4, 4, 8]
 
 
 def test_frame_holds_at_most_its_rows_and_bytes(empty_log: Path) -> None:
@@ -208,21 +208,6 @@ def test_reader_refuses_an_entry_that_changed_after_the_start(two_segments: Path
         with pytest.raises(LogDamaged, match="does not match its hash"):
             list(store.reader.entries(0, 4))
         assert store.reader.entry(1).row.body == candidate(2).body
-
-
-def test_scan_beside_the_writer_goes_on_where_it_stopped(empty_log: Path) -> None:
-    fill(empty_log, [[1], [2]])
-    found = scan.scan(empty_log, ORIGIN, SMALL)
-    with open_store(empty_log) as store:
-        writer = sequencer(store)
-        for number in range(3, 12):
-            writer.append([candidate(number)], SOURCE, number, number)
-            scan.extend(found, empty_log, ORIGIN, SMALL)
-            assert (found.head.size, found.head.root(), found.head.chain) == (
-                number,
-                store.head.root(),
-                store.head.chain,
-            )
 
 
 def test_log_is_not_made_twice(empty_log: Path) -> None:

@@ -20,10 +20,12 @@ from libs.identity.certificate import Subject
 from libs.policy.document import Policy
 from libs.policy.signatures import parse_signed
 from libs.tee.challenge import Challenge
+from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from services.devtee.machine import VirtualTd
 from services.ledger.admission import Admission, Judged, LogView
 from services.ledger.description import LogDescription
+from services.ledger.issuers import Writer, nobody
 from services.ledger.keys import ReleasedKey
 from services.ledger.policies import LoggedPolicies
 from services.ledger.sequencer import Candidate
@@ -99,12 +101,16 @@ def describe_log(mesh: JoinedMesh, seed: bytes | None = None) -> LogDescription:
     return LogDescription(LOG_ORIGIN, "LEDGER_1", policy.digest, anchors.operator_keys, anchors.operator_threshold)
 
 
-def gatekeeper(mesh: JoinedMesh, kms: KmsCore) -> Gatekeeper:
+def gatekeeper(mesh: JoinedMesh, kms: KmsCore, writer: Callable[[bytes], Writer | None] = nobody) -> Gatekeeper:
     policies = LoggedPolicies(describe_log(mesh))
     policies.offer_seed(mesh.seed)
     logged: dict[bytes, Candidate] = {}
     highest: dict[bytes, int] = {}
-    view = LogView(is_logged=logged.__contains__, highest=lambda issuer: highest.get(issuer, 0))
+    view = LogView(
+        is_logged=lambda issuer, number: entry_id(issuer, number) in logged,
+        highest=lambda issuer: highest.get(issuer, 0),
+        writer=writer,
+    )
     return Gatekeeper(Admission(policies, view, kms.ca.certificate), logged, highest)
 
 

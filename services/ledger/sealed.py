@@ -1,0 +1,88 @@
+"""It is responsible for passing over a sealed segment at start by its header, footer and last frame.
+
+Segments name each other by their footers, a footer names what its segment holds, and the derived file was made from
+those very bytes. Whoever reads an entry verifies it, and all of it is read again in the background. What does not fit
+here is not judged here: the segment is then read, and that says what is wrong and where.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from libs.transparency.chain import batch_hash
+from services.ledger import derived, frames, segments
+from services.ledger.damage import LogDamaged
+from services.ledger.head import Head
+from services.ledger.index import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A segment's two ends."""
+
+    header: segments.Header
+    footer: segments.Footer
+    footer_hash: bytes
+
+
+def read(path: Path) -> Sealed | None:
+    """Return the ends of a sealed segment; None for one that is not sealed, or not whole."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < segments.HEADER_SIZE + segments.FOOTER_SIZE:
+            return None
+        start = file.read(segments.HEADER_SIZE)
+        file.seek(size - segments.FOOTER_SIZE)
+        end = file.read(segments.FOOTER_SIZE)
+    try:
+        header, footer = segments.Header.parse(start), segments.Footer.parse(end)
+    except segments.SegmentMalformed:
+        return None
+    if footer.length + segments.FOOTER_SIZE != size:
+        return None
+    return Sealed(header, footer, segments.footer_hash(end))
+
+
+def continues(header: segments.Header, number: int, log: bytes, footer_hash: bytes, head: Head) -> bool:
+    """Whether a segment's header begins where the log before it ends."""
+    expected = (number, head.size, log, footer_hash, head.chain, head.frame_hash)
+    actual = (header.number, header.first, header.log_id, header.previous_footer, header.chain, header.frame_hash)
+    return actual == expected and header.peaks == head.range.peaks and header.epoch >= head.epoch
+
+
+def pass_over(path: Path, number: int, log: bytes, footer_hash: bytes, head: Head, index: Index) -> Sealed | None:
+    """Move head and index to a sealed segment's end; None, and nothing is changed, where it must be read instead."""
+    sealed = read(path)
+    if sealed is None or not continues(sealed.header, number, log, footer_hash, head):
+        return None
+    footer = sealed.footer
+    if (footer.number, footer.first) != (number, head.size):
+        return None
+    found = index.open(footer.first, sealed.footer_hash)
+    if found is None:
+        return None
+    last = _last_frame(path, found.last_frame, footer)
+    if last is None or found.end != footer.first + footer.count:
+        found.close()
+        return None
+    index.take(found)
+    head.move_to(last, footer.chain, index.tree.peaks(found.end), footer.frame_hash)
+    if head.root() != footer.root:
+        raise LogDamaged(derived.file_name(found.first), 0, "it has another tree than the segment that it is made from")
+    return sealed
+
+
+def _last_frame(path: Path, offset: int, footer: segments.Footer) -> frames.Header | None:
+    """Return the header of the frame that the footer ends with."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        start = file.read(frames.HEADER_SIZE)
+        try:
+            header = frames.parse_header(start)
+        except frames.FrameDamaged:
+            return None
+        rows = file.read(frames.ROW_SIZE * header.count)
+    same = batch_hash(start, rows, footer.chain, footer.root) == footer.frame_hash
+    return header if same and offset + header.length == footer.length else None

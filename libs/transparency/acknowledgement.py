@@ -100,14 +100,14 @@ def acknowledge(
             raise ValueError("the statements of one signature are consecutive")
         statements.append(statement.data())
     tree = merkle.CompleteTree([merkle.leaf_hash(data) for data in statements])
-    signature = key.sign(_signed(log_id, signer_epoch, first, count, merkle.root(tree, count)))
+    signature = key.sign(_signed(log_id, signer_epoch, first, count, tree.root))
     return [
         Acknowledgement(
             statement=statements[position],
             leaf_data=leaf_data,
             first=first,
             count=count,
-            path=tuple(merkle.inclusion_path(tree, position, count)),
+            path=tree.path(position),
             signer_epoch=signer_epoch,
             signature=signature,
         )

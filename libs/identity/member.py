@@ -26,6 +26,7 @@ from libs.identity.freshness import PolicyKeeper, load_keeper
 from libs.identity.gate import MeshGate
 from libs.identity.gpu import GuestGpus
 from libs.identity.lease import Leases
+from libs.identity.ledger_writer import LedgerWriter
 from libs.identity.listener import listener_credentials
 from libs.identity.peers import Peer
 from libs.identity.policy_sources import RegistryPolicies
@@ -133,6 +134,15 @@ class Member:
     def any_peer(self, role: str, targets: Sequence[str]) -> AnyPeer:
         """Return whichever instance of a role is there, of those at these addresses. There MUST be one."""
         return AnyPeer([self.peer(role, target) for target in targets])
+
+    def ledger(self, targets: Sequence[str]) -> Peer | LedgerWriter:
+        """Return the writer of the log whose members are at these addresses. There MUST be one.
+
+        Whoever reads the writer's `lease` beside what it said MUST ask for one of these of its own.
+        """
+        if len(targets) == 1:
+            return self.peer("ledger", targets[0])
+        return LedgerWriter([self.peer("ledger", target) for target in targets])
 
     def forget(self, role: str, target: str) -> bool:
         """Forget an address that nobody in this service uses any more, unless there is a connection; say whether.

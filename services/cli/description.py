@@ -13,7 +13,7 @@ from services.cli.local_config import MODEL, Addresses
 from services.cli.local_policy import LocalOperators
 from services.cli.mesh_file import MeshDescription
 from services.cli.reference import read_reference
-from services.cli.roster import TRUST_DOMAIN, WITNESS, role_of
+from services.cli.roster import LEDGER_OTHERS, TRUST_DOMAIN, WITNESS, role_of
 
 
 def describe(
@@ -34,6 +34,7 @@ def describe(
         router_ca=layout.mesh_ca,
         router_grpc=addresses.of("router_grpc"),
         ledger_grpc=addresses.of("ledger"),
+        ledger_others=tuple(addresses.of(name) for name in pids if name in LEDGER_OTHERS),
         ledger_http=f"https://{addresses.of('ledger_http')}",
         ledger_vkey=ledger_vkey,
         witness_url=f"https://{addresses.of(WITNESS)}",

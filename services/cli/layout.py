@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import Code, MeshError
-from services.cli.roster import KMS_REPLICA, SERVICES, WITNESS
+from services.cli.roster import KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS
 
 DEFAULT_STATE = Path(".teemesh")
 _MARKER = b"The state of a local teemesh. `teemesh reset` removes it.\n"
@@ -141,7 +141,7 @@ class Layout:
             self.operators,
             self.devtee,
             self.policies,
-            *(self.state(name) for name in (*SERVICES, KMS_REPLICA, WITNESS)),
+            *(self.state(name) for name in (*SERVICES, KMS_REPLICA, *LEDGER_OTHERS, WITNESS)),
         ]
         try:
             if self.root.is_dir() and not self.exists and any(self.root.iterdir()):

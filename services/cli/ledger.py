@@ -28,7 +28,7 @@ from services.cli.ledger_fsck import add_fsck
 from services.cli.ledger_lines import describe_entry
 from services.cli.ledger_verify import add_verify
 from services.cli.mesh_reading import MeshReader
-from services.cli.service_access import ServiceAccess, read_service_access
+from services.cli.service_access import ServiceAccess, access_at, read_service_access
 from services.cli.tail_state import ChainReader, TailState, keep_tail_state, load_tail_state
 
 DIVERGED = 6
@@ -55,6 +55,8 @@ class LedgerAccess:
 
     service: ServiceAccess
     state_file: Path
+    others: tuple[ServiceAccess, ...] = ()
+    """The log's other members, which serve the same."""
 
     @property
     def origin(self) -> str:
@@ -81,7 +83,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def read_ledger_access(state: Path) -> LedgerAccess:
     """Read mesh.json. Raises `InputUnreadable`."""
-    return LedgerAccess(read_service_access(MeshReader(state / "mesh.json"), "ledger"), state / _STATE_FILE)
+    mesh = MeshReader(state / "mesh.json")
+    domain = mesh.text("trust_domain")
+    others = tuple(access_at(mesh, "ledger", target, domain) for target in mesh.any_texts("ledger_others"))
+    return LedgerAccess(read_service_access(mesh, "ledger"), state / _STATE_FILE, others)
 
 
 class Tail:
@@ -101,6 +106,9 @@ class Tail:
         self._console = console
         self._as_json = as_json
         self._retry_seconds = retry_seconds
+        self._members = (access.service, *access.others)
+        self._asked = 0
+        """How many members in a row did not answer, or stopped to: the next one is asked then."""
         self._kept = kept = load_tail_state(access.state_file, access.origin)
         if kept is not None and from_index is None:
             self._token = kept.token
@@ -117,20 +125,35 @@ class Tail:
             before = self.chain.next_index
             try:
                 await self._read_once(follow=follow)
-                if not follow:
-                    self.chain.verify_reaches_kept()
+                if not follow and self._is_whole():
                     return
             except MeshError as error:
-                if not follow or error.code not in _PASSING:
+                if error.code not in _PASSING or not (follow or self._may_ask_another):
                     raise
+                self._asked += 1
                 self._say(f"no connection to the ledger: {error.reason}; trying again")
             # Whoever gave us entries since is well: begin with the short wait again.
             delay = self._retry_seconds if self.chain.next_index > before else min(delay * 2, _LAST_RETRY_SECONDS)
             await asyncio.sleep(delay)
 
+    @property
+    def _may_ask_another(self) -> bool:
+        return self._asked + 1 < len(self._members)
+
+    def _is_whole(self) -> bool:
+        """Whether the log reaches what was read before; one member may not know of all of it, none of them is wrong.
+
+        Raises `ChainBroken`.
+        """
+        if self.chain.is_short and self._may_ask_another:
+            self._asked += 1
+            return False
+        self.chain.verify_reaches_kept()
+        return True
+
     async def _read_once(self, *, follow: bool) -> None:
         async with (
-            self._access.service.channel() as channel,
+            self._members[self._asked % len(self._members)].channel() as channel,
             aclosing(responses(ledger_pb2_grpc.LedgerServiceStub(channel), self._request(follow))) as answers,
         ):
             async for response in answers:

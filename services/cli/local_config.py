@@ -84,6 +84,7 @@ def write_service_configs(
     the quorum.
     """
     kms = [name for name in names if role_of(name) == "kms"]
+    ledgers = [name for name in names if role_of(name) == "ledger"]
     for service in names:
         member = {
             "instance": instance_of(service),
@@ -96,12 +97,24 @@ def write_service_configs(
             "guest_socket": str(layout.guest_socket(service)),
             "seed_policy": str(policy),
         }
-        own = _own(service, layout, addresses)
+        own = {**_own(service, layout, addresses), **_members(service, addresses, ledgers)}
         if role_of(service) == "kms" and certificate_seconds is not None:
             own["certificate_seconds"] = certificate_seconds
         if service == "ledger":
             own |= {"witnesses": list(witnesses), "witness_quorum": len(witnesses)}
         write_config(layout, service, {"member": member, **own})
+
+
+def _members(service: str, addresses: Addresses, ledgers: Sequence[str]) -> dict[str, Any]:
+    """What the log's members, and those who write to it, must know where it has several."""
+    if len(ledgers) == 1:
+        return {}
+    if role_of(service) == "ledger":
+        members = [{"instance": instance_of(name), "address": addresses.of(name)} for name in ledgers]
+        return {"replication": {"members": members}}
+    if role_of(service) in ("kms", "registry", "router"):
+        return {"other_ledgers": [addresses.of(name) for name in ledgers[1:]]}
+    return {}
 
 
 def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
@@ -139,10 +152,10 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
             }
         case "broker":
             return {"nats": {"host": HOST, "port": addresses.ports["nats"]}}
-        case "ledger":
+        case "ledger" | "ledger-2" | "ledger-3":
             return {
                 "data_dir": str(layout.state(service) / "log"),
-                "https_listen": addresses.of("ledger_http"),
+                "https_listen": addresses.of(f"{service}_http"),
                 "dns_names": ["localhost"],
                 "ip_addresses": [HOST],
                 "events": events,

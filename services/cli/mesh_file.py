@@ -26,6 +26,8 @@ class MeshDescription:
     """PEM of the CA of the router's outward certificate."""
     router_grpc: str
     ledger_grpc: str
+    ledger_others: tuple[str, ...]
+    """Of the log's other members, where it has several."""
     ledger_http: str
     """https://host:port."""
     ledger_vkey: str

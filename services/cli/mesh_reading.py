@@ -29,6 +29,10 @@ class MeshReader:
             raise self._lacks(name)
         return tuple(texts)
 
+    def any_texts(self, name: str) -> tuple[str, ...]:
+        """Return a list of texts, which may be empty; older files lack it."""
+        return self.texts(name) if self._members.get(name) else ()
+
     def number(self, name: str) -> int:
         value = self._members.get(name)
         if not isinstance(value, int) or isinstance(value, bool):

@@ -55,6 +55,8 @@ class RunOptions:
     exit: bool = False
     kms_replica: bool = False
     """Whether a second instance of the KMS runs."""
+    ledger_members: int = 1
+    """How many members keep the log."""
     certificate_seconds: int | None = None
     """Life of the services' certificates; None: as in production."""
 
@@ -102,7 +104,7 @@ class MeshRun:
     async def _start(self, children: Children, addresses: Addresses, operators: LocalOperators) -> None:
         """Start everyone; the platform, whose reference values policy needs, is waited for, and a new witness."""
         layout = self._layout
-        names = processes(kms_replica=self._options.kms_replica)
+        names = self._names
         write_devtee_config(layout, addresses, names)
         composes = write_composes(layout, operators, await dstack_kms_root(layout))
         devtee = await children.start(DEVTEE)
@@ -137,7 +139,7 @@ class MeshRun:
 
     async def _serve(self, addresses: Addresses, operators: LocalOperators) -> int:
         """Do the operator's part until cancelled, or until there is nothing more to do."""
-        names = processes(kms_replica=self._options.kms_replica)
+        names = self._names
         bootstraps = [addresses.of(f"{name}_bootstrap") for name in names if role_of(name) == "kms"]
         certificate = OperatorCertificate(self._layout, bootstraps, lambda: self._policy(operators), operators.keys[0])
         try:
@@ -228,6 +230,10 @@ class MeshRun:
         while True:
             self._display.tick()
             await asyncio.sleep(_TICK_SECONDS)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return processes(kms_replica=self._options.kms_replica, ledger_members=self._options.ledger_members)
 
     def _policy(self, operators: LocalOperators) -> Policy:
         policy = newest_policy(self._layout, operators)

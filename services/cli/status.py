@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from teemesh.attestation.v1 import attestation_pb2, attestation_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
-from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc, replication_pb2, replication_pb2_grpc
 
 from libs.errors import MeshError
 from libs.identity.certificate import der_of, spki_of
@@ -31,7 +31,7 @@ from services.cli.kms_access import KmsAccess
 from services.cli.layout import add_state_option, layout_of
 from services.cli.mesh_reading import MeshReader
 from services.cli.ports import HOST, read_ports
-from services.cli.roster import KMS_REPLICA, processes, role_of
+from services.cli.roster import KMS_REPLICA, LEDGER_OTHERS, processes, role_of
 from services.cli.service_access import ServiceAccess
 from services.cli.witnessed import WitnessedAccess, ask_witnessed, read_witnessed_access
 
@@ -59,7 +59,8 @@ class Access:
     @property
     def processes(self) -> Sequence[str]:
         """The services' names, the second KMS's where it runs."""
-        return processes(kms_replica=KMS_REPLICA in self.pids)
+        members = 1 + sum(name in self.pids for name in LEDGER_OTHERS)
+        return processes(kms_replica=KMS_REPLICA in self.pids, ledger_members=members)
 
     @property
     def kms(self) -> KmsAccess:
@@ -146,9 +147,11 @@ def _age(text: str) -> int:
 async def show(access: Access, console: Console, evidence_age_seconds: int = YOUNG_SECONDS) -> int:
     """Ask everyone at once and print the answers; return 0 when all serve."""
     answers = await asyncio.gather(*(ask_health(access, name) for name in access.processes))
+    ledgers = [name for name in access.processes if role_of(name) == "ledger"]
     facts = await asyncio.gather(
         _fact(ask_policy(access)),
         _fact(ask_log(access)),
+        *(_fact(ask_member(access, name)) for name in ledgers if len(ledgers) > 1),
         *(() if access.witnessed is None else [_fact(ask_witnessed(access.witnessed))]),
         _fact(ask_coverage(access, evidence_age_seconds)),
     )
@@ -203,6 +206,25 @@ async def ask_log(access: Access) -> str:
             raise to_mesh_error(error) from error
     checkpoint: Checkpoint = verify(response.checkpoint, VerifierKey.parse(access.ledger_vkey))
     return f"log: {checkpoint.origin} has {checkpoint.size} entries, root {checkpoint.root.hex()}"
+
+
+async def ask_member(access: Access, name: str) -> str:
+    """Return which part a member of the log has now, and how much it holds. Raises `MeshError`."""
+    async with access.channel(name) as channel:
+        try:
+            standing = await replication_pb2_grpc.LedgerReplicationServiceStub(channel).GetStanding(
+                replication_pb2.GetStandingRequest(), timeout=_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise to_mesh_error(error) from error
+    held = f"holds {standing.size} entries, knows of {standing.committed} that a majority holds"
+    if standing.role != replication_pb2.MEMBER_ROLE_WRITER:
+        return f"{name}: follows {standing.writer or 'nobody'} in epoch {standing.epoch}, {held}"
+    others = "".join(
+        f"\n  {other.instance}: {max(standing.size - other.held, 0)} behind" + ("" if other.answers else ", silent")
+        for other in standing.others
+    )
+    return f"{name}: writes in epoch {standing.epoch}, {held}{others}"
 
 
 async def ask_coverage(access: Access, evidence_age_seconds: int) -> str:

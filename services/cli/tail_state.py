@@ -75,9 +75,14 @@ class ChainReader:
             raise ChainBroken(f"the hash chain does not lead to what the ledger states before entry {index}")
         self.next_index, self.head = index, chain_after
 
+    @property
+    def is_short(self) -> bool:
+        """Whether an earlier reading has seen more."""
+        return self._kept is not None and self.next_index < self._kept.next_index
+
     def verify_reaches_kept(self) -> None:
         """Raise `ChainBroken` when the log ends before what an earlier reading has seen."""
-        if self._kept is not None and self.next_index < self._kept.next_index:
+        if self._kept is not None and self.is_short:
             raise ChainBroken(
                 f"the log ends before entry {self.next_index}, but {self._kept.next_index} were read once"
             )

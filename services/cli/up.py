@@ -41,6 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--kms-replica", action="store_true", help="run a second instance of the KMS, which joins the first"
     )
     parser.add_argument(
+        "--ledger-members",
+        type=int,
+        choices=(1, 3),
+        default=1,
+        help="how many members keep the log; of three, one writes, and another takes over (default: %(default)s)",
+    )
+    parser.add_argument(
         "--certificate-seconds",
         type=_life,
         help="life of the services' certificates, 10 to 3600; short ones show renewal (default: an hour)",
@@ -54,6 +61,7 @@ def _run(args: argparse.Namespace) -> int:
         demo=args.demo,
         exit=args.exit,
         kms_replica=args.kms_replica,
+        ledger_members=args.ledger_members,
         certificate_seconds=args.certificate_seconds,
     )
     return asyncio.run(run_up(layout_of(args), options, Console()))

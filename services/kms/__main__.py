@@ -64,6 +64,7 @@ async def serve(config: Config) -> None:
         keyring = Keyring(root.secret)
         ca = CertificateAuthority(keyring.ca_key, settings.trust_domain, settings.state_dir)
         log_key = Ed25519PrivateKey.generate()
+        ledgers = (config.ledger, *config.other_ledgers)
         prover = Prover(
             guest,
             AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain),
@@ -88,7 +89,7 @@ async def serve(config: Config) -> None:
             open_publisher(
                 member,
                 config.events,
-                member.peer("ledger", config.ledger),
+                member.ledger(ledgers),
                 log_key=log_key,
                 reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
             ) as publisher,
@@ -103,7 +104,7 @@ async def serve(config: Config) -> None:
             await logged.introduce()
             publication = Publication(policy, decisions)
             revocations = Revocations(policy, decisions)
-            ledger = member.peer("ledger", config.ledger)
+            ledger = member.ledger(ledgers)
             reading = LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, logged, currency)
             servicer = KmsServicer(ca, policy, statements, publication, revocations, keys, decisions)
             replication = Replication(root, prover, member.identity, challenges, policy, decisions, currency)

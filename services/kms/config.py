@@ -29,6 +29,8 @@ class Config:
     """How long a service's certificate lives, seconds: 10 to 3600. Services renew when half of it is left."""
     bootstrap_calls_per_second: float = 50.0
     """How many calls the bootstrap listener takes from one address."""
+    other_ledgers: tuple[str, ...] = ()
+    """host:port of the mesh listeners of the log's other members, where it has several."""
     join: JoinSettings | None = None
     """Where a new instance of the KMS gets the root; absent: the first instance, which makes it."""
     log_json: bool | None = None

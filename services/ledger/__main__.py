@@ -1,7 +1,8 @@
 """Runs the ledger: `python -m services.ledger <config.toml>`.
 
-Exit status 3: the log is damaged; 4: it is shorter than what was promised; 6: a witness has another history of it; 70:
-a write failed.
+Exit status 3: the log is damaged; 4: it is shorter than what was promised, or contradicts the writer's; 6: a witness
+has another history of it; 70: a write failed; 75: a member of a group is to be started again, as it writes no more or
+has taken back what nobody else had.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,10 +28,13 @@ from services.ledger.https import OutwardAuthority, serving_https
 from services.ledger.keys import ReleasedKeys, index_key_of
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of, verify_log
 from services.ledger.public import application
-from services.ledger.running import Opened, Trust, running
+from services.ledger.recovery import Floor
+from services.ledger.replication.group import Group
+from services.ledger.replication.promise import require_no_promise
+from services.ledger.running import Opened, Trust, running_alone
 from services.ledger.servicer import LedgerServicer, ledger_binding
 from services.ledger.witnessed_floor import witnessed_floors
-from services.ledger.witnesses import open_witnesses
+from services.ledger.witnesses import Witness, open_witnesses
 from services.ledger.witnessing import Asked
 
 
@@ -41,9 +48,17 @@ async def serve(config: Config) -> None:
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         index_key = await index_key_of(guest)
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
+    if not config.replication.is_group:
+        require_no_promise(config.data_dir)
 
     async def verify() -> None:
         await asyncio.to_thread(verify_log, config.data_dir, origin, index_key)
+
+    async def floors(witnesses: Sequence[Witness]) -> Sequence[Floor]:
+        # A member of a group may be behind what was witnessed; its writer may not.
+        if config.replication.is_group:
+            return ()
+        return await witnessed_floors(witnesses, config.witness_quorum, origin, verify)
 
     async with (
         open_witnesses(config.witnesses) as witnesses,
@@ -52,9 +67,10 @@ async def serve(config: Config) -> None:
             ack_key.sign,
             time.time_ns,
             index_key,
-            await witnessed_floors(witnesses, config.witness_quorum, origin, verify),
+            await floors(witnesses),
         ) as store,
         open_auditor(config.data_dir, origin) as auditor,
+        AsyncExitStack() as stack,
     ):
         claims = {
             "origin": origin,
@@ -64,9 +80,13 @@ async def serve(config: Config) -> None:
             "hpke_key": receiver.public.hex(),
         }
         servicer = LedgerServicer()
+        asked = Asked(witnesses, config.witness_quorum, config.witness_seconds)
+        opened = Opened(store, auditor, ack_key, log_key, build, asked)
+        thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="commit"))
+        group = Group(config, opened, thread) if config.replication.is_group else None
         async with (
             join(settings, "ledger", claims) as member,
-            member.serve([ledger_binding(servicer)]) as serving,
+            member.serve([ledger_binding(servicer), *([] if group is None else [group.binding])]) as serving,
         ):
             kms = member.kms
             keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
@@ -76,14 +96,15 @@ async def serve(config: Config) -> None:
                 member.policy.require_fresh,
             )
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
-            asked = Asked(witnesses, config.witness_quorum, config.witness_seconds)
-            opened = Opened(store, auditor, ack_key, log_key, build, asked)
-            itself = member.peer("ledger", settings.listen)
-            async with running(member, itself, config, opened, trust, keys) as ledger:
-                # Before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what is
-                # acknowledged here leaves that.
-                servicer.begin(ledger)
-                public = application(ledger.checkpoints, ledger.tiles)
+            if group is None:
+                itself = member.peer("ledger", settings.listen)
+                log = running_alone(member, servicer, itself, config, opened, trust, keys, thread)
+            else:
+                log = group.running(member, servicer, trust, keys)
+            # The log runs before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what
+            # is acknowledged here leaves that.
+            async with log as reading:
+                public = application(reading.checkpoints, reading.tiles)
                 async with serving_https(config.https_listen, outward, public):
                     serving.ready()
                     notify_ready()

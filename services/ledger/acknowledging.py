@@ -58,8 +58,12 @@ class _Follower:
 class Acknowledgements:
     """What the ledger tells issuers. `sign` and `issue_again` may run in any thread, the rest on the event loop."""
 
-    def __init__(self, store: LogStore, rejections: Rejections, key: Ed25519PrivateKey, epoch: int) -> None:
+    def __init__(
+        self, store: LogStore, rejections: Rejections, key: Ed25519PrivateKey, epoch: int, committed: Callable[[], int]
+    ) -> None:
+        """`committed` says how many leaves count: no other entry is acknowledged again."""
         self._store = store
+        self._committed = committed
         self._rejections = rejections
         self._key = key
         self._epoch = epoch
@@ -135,7 +139,8 @@ class Acknowledgements:
 
     def _issue_known(self, issuer: bytes, numbers: range) -> list[Acknowledgement]:
         found = (self._store.index.index_of(issuer, number) for number in numbers)
-        return [self.issue_again(index) for index in found if index is not None]
+        committed = self._committed()
+        return [self.issue_again(index) for index in found if index is not None and index < committed]
 
     def _tell(self, issuer: bytes, issuer_seq: int, answer: Acknowledgement | Refused) -> None:
         for follower in list(self._followers.get(issuer, ())):

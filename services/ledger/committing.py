@@ -25,6 +25,7 @@ from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, Judged, VaultKeys
 from services.ledger.breaking import ending_when_broken
 from services.ledger.growth import Growth
+from services.ledger.holding import Holding
 from services.ledger.keys import while_away
 from services.ledger.position import Start
 from services.ledger.rejections import Reason, Refusal, Rejections
@@ -71,7 +72,7 @@ class _Decided:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What IS durable."""
+    """What IS durable here."""
 
     commits: Sequence[Commit]
     acknowledgements: Sequence[Acknowledgement]
@@ -90,6 +91,7 @@ class Committing:
         acknowledgements: Acknowledgements,
         own: OwnWords,
         growth: Growth,
+        holding: Holding,
         thread: ThreadPoolExecutor,
     ) -> None:
         """`thread` has exactly one worker: what judges and writes runs there, one thing at a time."""
@@ -100,6 +102,7 @@ class Committing:
         self._acknowledgements = acknowledgements
         self._own = own
         self._growth = growth
+        self._holding = holding
         self._thread = thread
         self._source = b""
         self._low = 0
@@ -110,7 +113,10 @@ class Committing:
         self._source, self._low = start.source, start.after + 1
 
     async def commit(self, events: Sequence[Event]) -> None:
-        """Take in what came, in stream order. When this returns, all of it is durable in the log or refused."""
+        """Take in what came, in stream order. When this returns, all of it is durable in the log or refused.
+
+        Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
+        """
         messages = [event for event in events if isinstance(event, StreamMessage)]
         read = [(message, _parse(message)) for message in messages]
         vaults = await self._vault_keys(batch for _, batch in read if isinstance(batch, Batch))
@@ -120,6 +126,7 @@ class Committing:
         high = last.last if isinstance(last, StreamGap) else last.sequence
         written = await self._in_thread(lambda: self._write(decided, high))
         if written.commits:
+            await self._holding.held()
             newest = written.commits[-1]
             self._growth.reach(newest.size, newest.root)
         self._acknowledgements.deliver(written.acknowledgements)

@@ -9,6 +9,7 @@ from libs.errors import MeshError
 from libs.events.publish import EventSettings
 from libs.identity.member import MemberSettings
 from libs.transparency.cosignature import CosignerKey
+from services.ledger.replication.settings import Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Config:
     """How many of them must have cosigned a checkpoint before it counts as witnessed."""
     witness_seconds: float = 1.0
     """How often a log that has grown is shown to them, seconds."""
+    replication: Replication = Replication()  # noqa: RUF009 - a frozen value
+    """The members that keep the log together; absent: this one alone."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""
 
@@ -79,3 +82,6 @@ class Config:
         keys = [witness.key for witness in self.witnesses]
         if len({key.name for key in keys}) < len(keys) or len({key.public_key for key in keys}) < len(keys):
             raise ValueError("each of witnesses has a name and a key of its own")
+        members = {each.instance for each in self.replication.members}
+        if members and self.member.instance not in members:
+            raise ValueError(f"replication.members must name this instance, {self.member.instance}")

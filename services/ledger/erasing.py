@@ -17,13 +17,11 @@ from libs.errors import MeshError
 from libs.events.erasure import KEY_KEPT, KEY_RETIRED, ErasureDone, ErasureEntry, parse_erasure
 from libs.events.outbox import OutboxFull
 from libs.events.records import SALT_SIZE, parse_entry
-from libs.events.vault import PUBLIC_VAULT_ID
 from libs.policy.vault_orders import VaultPart
 from services.ledger.auditing import SignedTree
 from services.ledger.erasures import Erasure, Erasures
 from services.ledger.growth import Growth
 from services.ledger.keys import KeySource, while_away
-from services.ledger.reading import StoredEntry
 from services.ledger.store import LogStore
 from services.ledger.vaults import Vaults
 
@@ -94,13 +92,6 @@ class Erasing:
                         begun.add(erasure.ordered)
                         tasks.create_task(self._carry_out(erasure))
                 await self._growth.beyond(size)
-
-    def closed_by(self, stored: StoredEntry) -> int | None:
-        """Return the index of the order that closed an entry's part of its vault, once the log has one."""
-        if stored.row.vault_id == PUBLIC_VAULT_ID:
-            return None
-        erasure = self._erasures.closing(stored.row.vault_id, stored.row.vault_epoch)
-        return None if erasure is None else self._store.index.find(erasure.ordered)
 
     async def until_done(self, part: VaultPart) -> Erased:
         """Wait until the log says that what was ordered of a part is done."""

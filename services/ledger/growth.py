@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import asyncio
 
+from libs.errors import Code, MeshError
+
+
+class LogBehind(MeshError):
+    """This member does not know of all that counts: ask the one that writes, or again."""
+
+    code = Code.UNAVAILABLE
+    reason = "LOG_BEHIND"
+
 
 class Growth:
     """The durable size and its root. For use on the event loop alone."""
 
-    def __init__(self, size: int, root: bytes) -> None:
+    def __init__(self, size: int, root: bytes, *, lags: bool = False) -> None:
+        """`lags` where other members may know of more: what is not known here may be in the log all the same."""
         self.size = size
         self.root = root
+        self.lags = lags
         self._grown = asyncio.Event()
 
     def reach(self, size: int, root: bytes) -> None:
         self.size, self.root = size, root
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
+
+    def require_all(self) -> None:
+        """Raise `LogBehind` unless what is not known here is in no log. Before anyone is told that something is not."""
+        if self.lags:
+            raise LogBehind(f"this member knows of {self.size} leaves, and others may know of more: ask again")
 
     async def beyond(self, size: int) -> None:
         """Wait until the log has more than `size` leaves."""

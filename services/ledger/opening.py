@@ -25,6 +25,7 @@ from services.ledger.index import Index
 from services.ledger.pages import PageDamaged
 from services.ledger.policies import LoggedPolicies
 from services.ledger.recovery import CHECKPOINTS_LOG, Floor
+from services.ledger.rejections import RECALLED, Rejections
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore, lock_log
 from services.ledger.vaults import Vaults
@@ -130,14 +131,21 @@ def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolici
 
 
 def restore(
-    store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults, erasures: Erasures
+    store: LogStore,
+    admission: Admission,
+    policies: LoggedPolicies,
+    vaults: Vaults,
+    erasures: Erasures,
+    rejections: Rejections,
 ) -> None:
-    """Take in what the log says of policies and vaults, and check that all of it can still be opened but for what was
-    erased.
+    """Take in what the log says of policies, vaults and refused numbers, and check that all of it can still be opened
+    but for what was erased.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
     admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
+    for index in store.index.of_kinds(RECALLED):
+        rejections.recall(store.reader.entry(index))
     for sealed in store.index.sealed_under():
         is_open = sealed.vault_id == PUBLIC_VAULT_ID or vaults.holds(sealed.vault_id, sealed.epoch)
         if not is_open and erasures.closing(sealed.vault_id, sealed.epoch) is None:

@@ -67,9 +67,10 @@ class Proofs:
         self._checkpoints = checkpoints
 
     def find(self, entry: bytes) -> int:
-        """Return the index of an entry by its id. Raises `EntryUnknown` or `LogDamaged`."""
+        """Return the index of an entry by its id. Raises `EntryUnknown`, `LogBehind` or `LogDamaged`."""
         index = self._store.index.find(entry)
         if index is None:
+            self._growth.require_all()
             raise EntryUnknown("no entry of that id in the log")
         public = self._store.reader.entry(self.require(index)).leaf
         if entry_id(public.issuer, public.issuer_seq) != entry:
@@ -78,8 +79,9 @@ class Proofs:
         return index
 
     def require(self, index: int) -> int:
-        """Return an index that the durable log has. Raises `EntryUnknown`."""
+        """Return an index that the durable log has. Raises `EntryUnknown` or `LogBehind`."""
         if index >= self._growth.size:
+            self._growth.require_all()
             raise EntryUnknown(f"the log has no leaf {index}")
         return index
 

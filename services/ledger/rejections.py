@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from libs.events.records import SALT_SIZE, parse_entry
+from libs.transparency.leaf import Kind
 from services.ledger import records_log
+from services.ledger.reading import StoredEntry
 
 NAME = "quarantine.log"
 MAX_UNPROVEN_BYTES = 256 * 1024 * 1024
 """Beyond this size the file takes only what its issuer has signed: a flood must not fill the disk."""
 
+RECALLED = (Kind.QUARANTINE, Kind.CONFLICT)
+"""Kinds of the entries that say which numbers were refused."""
 _REMEMBERED = 65_536
 _REASON_AT = 8
 _ISSUER_AT = 10
@@ -108,6 +113,13 @@ class Rejections:
     def has(self, issuer: bytes, issuer_seq: int) -> bool:
         with self._lock:
             return (issuer, issuer_seq) in self._known
+
+    def recall(self, stored: StoredEntry) -> None:
+        """Take in what an entry says of a refused number: another member may have refused it, as the writer then."""
+        body = parse_entry(stored.row.body[SALT_SIZE:]).body
+        reason = Reason.CONFLICT if stored.leaf.kind is Kind.CONFLICT else Reason.__members__.get(str(body["reason"]))
+        if reason is not None and not self.has(bytes.fromhex(body["issuer"]), body["issuer_seq"]):
+            self._remember(bytes.fromhex(body["issuer"]), body["issuer_seq"], reason)
 
     def close(self) -> None:
         self._file.close()

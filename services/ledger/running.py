@@ -22,11 +22,13 @@ from services.ledger.admission import Admission, LogView
 from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
+from services.ledger.closed import ClosedVaults
 from services.ledger.committing import Committing
 from services.ledger.config import Config
 from services.ledger.erasing import Erasing
 from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
+from services.ledger.holding import Alone, Holding, Term
 from services.ledger.intake import Intake
 from services.ledger.keyring import KEY_NAME as KEYRING_KEY
 from services.ledger.keyring import KeyringFile
@@ -41,7 +43,7 @@ from services.ledger.rejections import Rejections
 from services.ledger.retention import Retention
 from services.ledger.scrubbing import Scrubber
 from services.ledger.sequencer import Sequencer
-from services.ledger.servicer import Ledger
+from services.ledger.servicer import Ledger, LedgerServicer, Reading
 from services.ledger.split_view import keep
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
@@ -76,33 +78,82 @@ class Trust:
     """Returns the policy under which operators order; raises where it may be stale."""
 
 
+async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: Growth) -> Reading:
+    """Return what can be read of a log, as far as `growth` says that it counts. Waits for its key."""
+    store = opened.store
+    checkpoints = Checkpoints(
+        opened.auditor,
+        growth,
+        _watermark_syncer(store),
+        config.checkpoint_seconds,
+        has_witnesses=bool(opened.asked.witnesses),
+    )
+    tail = Tail(store, growth, checkpoints, keys, await _wait(keys, RESUME_KEY))
+    proofs, closed = Proofs(store, growth, checkpoints), ClosedVaults(store, growth)
+    return Reading(growth, checkpoints, proofs, store.reader, tail, closed, Tiles(store, checkpoints))
+
+
+async def keep_sound(config: Config, opened: Opened, reading: Reading) -> None:
+    """Have the log signed as it grows, and read again by and by, for ever.
+
+    Raises `AuditorRefused`, `AuditorGone` or `LogDamaged`.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(reading.checkpoints.keep())
+        tasks.create_task(opened.auditor.watch())
+        tasks.create_task(Scrubber(opened.store, config.scrub_megabytes_per_second).keep())
+
+
+@asynccontextmanager
+async def running_alone(
+    member: Member,
+    servicer: LedgerServicer,
+    peer: LedgerPeer,
+    config: Config,
+    opened: Opened,
+    trust: Trust,
+    keys: KeySource,
+    thread: ThreadPoolExecutor,
+) -> AsyncIterator[Reading]:
+    """Run a log that is on this machine alone while the body runs. Raises what the log's own state refuses."""
+    store = opened.store
+    reading = await open_reading(config, opened, keys, Growth(store.head.size, store.head.root()))
+    term = Term(store.last_epoch + 1, Alone())
+    async with (
+        running(member, peer, config, opened, trust, keys, reading, term, thread) as ledger,
+        asyncio.TaskGroup() as tasks,
+    ):
+        servicer.begin(ledger)
+        sound = tasks.create_task(keep_sound(config, opened, reading))
+        yield reading
+        sound.cancel()
+
+
 @asynccontextmanager
 async def running(
-    member: Member, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
+    member: Member,
+    peer: LedgerPeer,
+    config: Config,
+    opened: Opened,
+    trust: Trust,
+    keys: KeySource,
+    reading: Reading,
+    term: Term,
+    thread: ThreadPoolExecutor,
 ) -> AsyncIterator[Ledger]:
-    """Run the log while the body runs: it waits for its keys, restores what the log says, then reads its stream.
+    """Write the log while the body runs: wait for the keys, restore what the log says, then read the stream.
 
-    `peer` stands for this ledger itself and is never called. Raises what the log's own state refuses.
+    `peer` stands for this ledger itself and is never called; `thread` is the one that writes the log. Raises what the
+    log's own state refuses.
     """
-    store = opened.store
+    store, growth = opened.store, reading.growth
     erasures = Erasures()
-    vaults = await _open_vaults(config, store, keys, erasures)
-    resume_key = await _wait(keys, RESUME_KEY)
-    epoch = store.last_epoch + 1
+    vaults = await _open_vaults(config, store, keys, erasures, term.holding)
     with ExitStack() as closings:
-        thread = closings.enter_context(ThreadPoolExecutor(1, thread_name_prefix="commit"))
         rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
         admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
-        await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures)
-        growth = Growth(store.head.size, store.head.root())
-        acknowledgements = Acknowledgements(store, rejections, opened.ack_key, epoch)
-        checkpoints = Checkpoints(
-            opened.auditor,
-            growth,
-            _watermark_syncer(store),
-            config.checkpoint_seconds,
-            has_witnesses=bool(opened.asked.witnesses),
-        )
+        await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
+        acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
         async with (
             open_publisher(
                 member,
@@ -123,60 +174,48 @@ async def running(
             own = OwnEntries(publisher)
             committing = Committing(
                 admission=admission,
-                sequencer=Sequencer(store, epoch=epoch, tag=vaults.tag, clock=time.time_ns),
+                sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
                 vaults=vaults,
                 rejections=rejections,
                 acknowledgements=acknowledgements,
                 own=own,
                 growth=growth,
+                holding=term.holding,
                 thread=thread,
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
-            proofs = Proofs(store, growth, checkpoints)
             witnessing = Witnessing(
                 opened.asked,
-                checkpoints,
-                proofs,
+                reading.checkpoints,
+                reading.proofs,
                 lambda request: submission_of(member, request),
                 lambda found: asyncio.to_thread(keep, config.data_dir, found),
             )
             in_force = trust.in_force
-            erasing = Erasing(store, growth, erasures, vaults, keys, checkpoints, own)
+            erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
-            await own.start(epoch, opened.build, store.report.size)
+            await own.start(term.epoch, opened.build, store.head.size)
             background = [
                 tasks.create_task(_feed(intake, config)),
-                tasks.create_task(checkpoints.keep()),
-                tasks.create_task(opened.auditor.watch()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
-                tasks.create_task(Scrubber(store, config.scrub_megabytes_per_second).keep()),
             ]
-            yield Ledger(
-                vaults=vaults,
-                acknowledgements=acknowledgements,
-                checkpoints=checkpoints,
-                proofs=proofs,
-                reader=store.reader,
-                tail=Tail(store, growth, checkpoints, keys, resume_key),
-                tiles=Tiles(store, checkpoints),
-                erasures=erasures,
-                erasing=erasing,
-                vault_orders=vault_orders,
-            )
+            yield Ledger(vaults, acknowledgements, erasures, vault_orders, reading)
             for task in background:
                 task.cancel()
 
 
-async def _open_vaults(config: Config, store: LogStore, keys: KeySource, erasures: Erasures) -> Vaults:
+async def _open_vaults(
+    config: Config, store: LogStore, keys: KeySource, erasures: Erasures, holding: Holding
+) -> Vaults:
     """Open the keyring under the key that it is under; what is written from now on is under the newest."""
     newest = await _wait(keys, KEYRING_KEY)
     file = KeyringFile(config.data_dir, store.log_id)
     stored_epoch = await asyncio.to_thread(file.key_epoch)
     opening = newest if stored_epoch in (None, newest.epoch) else await _wait(keys, KEYRING_KEY, stored_epoch or 0)
-    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys, erasures)
+    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys, erasures, holding=holding)
 
 
 async def _wait(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:

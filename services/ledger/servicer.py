@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,8 +17,9 @@ from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding
 from services.ledger.acknowledging import Acknowledgements
 from services.ledger.auditing import Checkpoints
-from services.ledger.erasing import Erasing
+from services.ledger.closed import ClosedVaults
 from services.ledger.erasures import Erasures
+from services.ledger.growth import Growth
 from services.ledger.proofs import EntryUnknown, Proofs
 from services.ledger.reading import LogReader
 from services.ledger.selection import Selection
@@ -73,36 +74,66 @@ class LedgerNotReady(MeshError):
     reason = "LEDGER_NOT_READY"
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """What there is to serve."""
+class NotWriter(MeshError):
+    """This member of the log does not write: ask the one that does, or again when there is one."""
 
-    vaults: Vaults
-    acknowledgements: Acknowledgements
+    code = Code.UNAVAILABLE
+    reason = "NOT_WRITER"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What every member of a log serves: no more of it than counts."""
+
+    growth: Growth
     checkpoints: Checkpoints
     proofs: Proofs
     reader: LogReader
     tail: Tail
-    erasures: Erasures
-    erasing: Erasing
-    vault_orders: VaultOrders
+    closed: ClosedVaults
     tiles: Tiles
 
 
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a writer serves."""
+
+    vaults: Vaults
+    acknowledgements: Acknowledgements
+    erasures: Erasures
+    vault_orders: VaultOrders
+    reading: Reading
+
+
 class LedgerServicer(pb_grpc.LedgerServiceServicer):
-    """See `ledger.proto`. Until `begin`, every method fails with LEDGER_NOT_READY."""
+    """See `ledger.proto`. Until `begin`, or `follow`, every method fails with LEDGER_NOT_READY."""
 
     def __init__(self) -> None:
         self._ledger: Ledger | None = None
+        self._followed: Reading | None = None
+        self._writer: Callable[[], str] = str
 
     def begin(self, ledger: Ledger) -> None:
+        """Serve everything."""
         self._ledger = ledger
+
+    def follow(self, reading: Reading, writer: Callable[[], str]) -> None:
+        """Serve what can be read. `writer` names the instance to go to for the rest, where one is known."""
+        self._followed, self._writer = reading, writer
 
     @property
     def _served(self) -> Ledger:
-        if self._ledger is None:
-            raise LedgerNotReady("the ledger waits for its keys: try again")
-        return self._ledger
+        if self._ledger is not None:
+            return self._ledger
+        if self._followed is not None:
+            raise NotWriter(f"this is a follower, the writer is {self._writer() or 'not known yet'}")
+        raise LedgerNotReady("the ledger waits for its keys: try again")
+
+    @property
+    def _reading(self) -> Reading:
+        if self._ledger is None and self._followed is not None:
+            return self._followed
+        return self._served.reading
 
     async def OpenVault(  # noqa: N802
         self, request: pb.OpenVaultRequest, context: Context
@@ -124,13 +155,12 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def GetCheckpoint(  # noqa: N802
         self, request: pb.GetCheckpointRequest, context: Context
     ) -> pb.GetCheckpointResponse:
-        return pb.GetCheckpointResponse(checkpoint=self._served.checkpoints.newest.note)
+        return pb.GetCheckpointResponse(checkpoint=self._reading.checkpoints.newest.note)
 
     async def GetInclusionProof(  # noqa: N802
         self, request: pb.GetInclusionProofRequest, context: Context
     ) -> pb.GetInclusionProofResponse:
-        ledger = self._served
-        proof = ledger.proofs.inclusion(self._index(request.WhichOneof("leaf"), request), request.size)
+        proof = self._reading.proofs.inclusion(self._index(request.WhichOneof("leaf"), request), request.size)
         return pb.GetInclusionProofResponse(
             index=proof.index, size=proof.size, path=proof.path, leaf_hash=proof.leaf_hash, checkpoint=proof.checkpoint
         )
@@ -138,20 +168,20 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def GetConsistencyProof(  # noqa: N802
         self, request: pb.GetConsistencyProofRequest, context: Context
     ) -> pb.GetConsistencyProofResponse:
-        proof = self._served.proofs.consistency(request.first, request.second)
+        proof = self._reading.proofs.consistency(request.first, request.second)
         return pb.GetConsistencyProofResponse(path=proof.path, second=proof.second)
 
     async def GetEntry(  # noqa: N802
         self, request: pb.GetEntryRequest, context: Context
     ) -> pb.GetEntryResponse:
-        ledger = self._served
-        stored = ledger.reader.entry(self._index(request.WhichOneof("entry"), request))
-        return pb.GetEntryResponse(entry=wire_entry(stored, ledger.erasing.closed_by(stored)))
+        reading = self._reading
+        stored = reading.reader.entry(self._index(request.WhichOneof("entry"), request))
+        return pb.GetEntryResponse(entry=wire_entry(stored, reading.closed.closed_by(stored)))
 
     async def Tail(  # noqa: N802
         self, request: pb.TailRequest, context: Context
     ) -> AsyncIterator[pb.TailResponse]:
-        tail, erasing = self._served.tail, self._served.erasing
+        tail, closed = self._reading.tail, self._reading.closed
         if request.max_batch > MAX_BATCH:
             raise BatchTooLarge(f"a batch has at most {MAX_BATCH} entries")
         selection = Selection(frozenset(request.kinds), request.vault_id, request.issuer)
@@ -168,7 +198,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         async with aclosing(reading) as batches:
             async for batch in batches:
                 yield pb.TailResponse(
-                    entries=[wire_entry(stored, erasing.closed_by(stored)) for stored in batch.entries],
+                    entries=[wire_entry(stored, closed.closed_by(stored)) for stored in batch.entries],
                     chain_after=batch.chain_after,
                     checkpoint=batch.checkpoint,
                     token=batch.token,
@@ -212,17 +242,17 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         self, request: pb.GetTlogProofRequest, context: Context
     ) -> pb.GetTlogProofResponse:
         index = self._index(request.WhichOneof("entry"), request)
-        return pb.GetTlogProofResponse(proof=self._served.proofs.proof_file(index))
+        return pb.GetTlogProofResponse(proof=self._reading.proofs.proof_file(index))
 
     async def GetCoseReceipt(  # noqa: N802
         self, request: pb.GetCoseReceiptRequest, context: Context
     ) -> pb.GetCoseReceiptResponse:
         index = self._index(request.WhichOneof("entry"), request)
-        receipt, leaf_data = await self._served.proofs.cose_receipt(index)
+        receipt, leaf_data = await self._reading.proofs.cose_receipt(index)
         return pb.GetCoseReceiptResponse(receipt=receipt, leaf_data=leaf_data)
 
     def _index(self, named: str | None, request: _Naming) -> int:
-        proofs = self._served.proofs
+        proofs = self._reading.proofs
         if named is None:
             raise EntryUnknown("name an entry by its index or its id")
         return proofs.find(request.entry_id) if named == "entry_id" else proofs.require(request.index)

@@ -116,10 +116,15 @@ class LogStore:
     def geometry(self) -> segments.Geometry:
         return self._geometry
 
+    @property
+    def end(self) -> tuple[int, int]:
+        """Where the frames end: first leaf of the last segment, and the offset in its file."""
+        return self._active.first, self._active.end
+
     def append(self, frame: bytes, after: Head) -> int:
         """Make a frame durable and move to the head after it. Returns its offset. Raises `LogBroken`.
 
-        For the sequencer only, which MUST then add the frame to `index`.
+        For the sequencer, or the replica of another's log, which MUST then add the frame to `index`.
         """
         if self._is_full():
             self._roll()

@@ -57,19 +57,24 @@ class Tail:
         self._key = resume_key
 
     async def from_index(self, index: int) -> Position:
-        """Return the position at a leaf. Raises `LogDiverged` beyond the log."""
+        """Return the position at a leaf. Raises `LogDiverged` beyond the log, or `LogBehind`."""
         if index > self._growth.size:
+            self._growth.require_all()
             raise LogDiverged(f"the log has {self._growth.size} leaves, not {index}")
         return Position(index, await asyncio.to_thread(self._store.reader.chain_at, index))
 
     async def from_token(self, token: bytes) -> Position:
-        """Return the position in a token. Raises `ResumeTokenInvalid`, or `LogDiverged` where the log is another."""
+        """Return the position in a token. Raises `ResumeTokenInvalid`, `LogBehind`, or `LogDiverged` where the log is
+        another.
+        """
         key = await self._key_of(resume.key_epoch(token))
         position = resume.verify(token, log_id=self._store.log_id, key=key)
         size = self._growth.size
         chain = None
         if position.next_index <= size:
             chain = await asyncio.to_thread(self._store.reader.chain_at, position.next_index)
+        else:
+            self._growth.require_all()
         resume.verify_extends(position, size=size, chain=chain)
         return position
 

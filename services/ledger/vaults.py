@@ -31,6 +31,7 @@ from libs.identity.sealed import release_info, seal
 from libs.policy.vault_orders import VaultPart
 from services.ledger.breaking import ending_when_broken
 from services.ledger.erasures import Erasures
+from services.ledger.holding import Alone, Holding
 from services.ledger.keyring import Keyring, KeyringFile, VaultShares
 from services.ledger.keys import KeySource, ReleasedKey
 
@@ -86,9 +87,12 @@ class Vaults:
         keys: KeySource,
         erasures: Erasures,
         clock: Callable[[], float] = time.time,
+        holding: Holding | None = None,
     ) -> None:
+        """`holding` says when a stored keyring counts: without one, at once."""
         self._file = file
         self._erasures = erasures
+        self._holding = holding or Alone()
         self._keyring_key = keyring_key
         self._keys = keys
         self._clock = clock
@@ -208,6 +212,7 @@ class Vaults:
         """Make these the vaults, durably. The caller MUST hold `_changing`."""
         keyring = Keyring(self._generation + 1, tuple(vaults.values()))
         await asyncio.to_thread(self._store, keyring)
+        await self._holding.share(keyring.generation)
         self._generation = keyring.generation
         self._by_id = dict(vaults)
         self._by_tenant = {vault.tenant: vault.vault_id for vault in vaults.values()}

@@ -32,6 +32,7 @@ _DAY_SECONDS = 86_400
 async def serve(config: Config) -> None:
     """Wire the registry and serve until terminated."""
     log_key = Ed25519PrivateKey.generate()
+    ledgers = (config.ledger, *config.other_ledgers)
     claims = {"log_key": log_key.public_key().public_bytes_raw().hex()}
     async with (
         join(config.member, "registry", claims) as member,
@@ -42,7 +43,7 @@ async def serve(config: Config) -> None:
             name=f"registry-store/{member.instance}",
             inbox_prefix=inbox_prefix("registry"),
         ) as link,
-        open_publisher(member, config.events, member.peer("ledger", config.ledger), log_key=log_key) as publisher,
+        open_publisher(member, config.events, member.ledger(ledgers), log_key=log_key) as publisher,
     ):
         admissions = Admissions(publisher, lambda: member.policy.current.version)
         refusals = Refusals(admissions)

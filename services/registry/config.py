@@ -16,6 +16,8 @@ class Config:
     events: EventSettings
     ledger: str
     """host:port of the ledger's mesh listener."""
+    other_ledgers: tuple[str, ...] = ()
+    """host:port of the mesh listeners of the log's other members, where it has several."""
     lease_seconds: float = 15.0
     """How long a node is listed after its last heartbeat, seconds."""
     store_timeout_seconds: float = 3.0

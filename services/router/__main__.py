@@ -51,15 +51,18 @@ async def serve(config: Config) -> None:
     }
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
     async with join(settings, "router", claims, collateral=collateral, registry=config.registry) as member:
-        ledger = member.peer("ledger", config.ledger)
+        ledgers = (config.ledger, *config.other_ledgers)
+        ledger, acknowledging = member.ledger(ledgers), member.ledger(ledgers)
         registry = member.any_peer("registry", config.registry)
         vaults = Vaults(member, ledger, receiver)
         async with (
-            open_publisher(member, config.events, ledger, log_key=log_key, open_vault=vaults.key) as publisher,
+            open_publisher(member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
             upstreams = Upstreams(member, registry)
-            issuance = Issuance(workload, publisher, vaults, store, Attested(member, ledger, store, publisher.boot))
+            issuance = Issuance(
+                workload, publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot)
+            )
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )

@@ -14,6 +14,7 @@ from libs import jcs
 from libs.aci.encoding import is_hex
 from libs.errors import MeshError
 from libs.identity.lease import Lease
+from libs.identity.ledger_writer import LedgerWriter
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.rpc.errors import remote_errors
@@ -33,7 +34,7 @@ class Attested:
     runs now.
     """
 
-    def __init__(self, member: Member, ledger: Peer, store: ReceiptStore, issuer_boot: bytes) -> None:
+    def __init__(self, member: Member, ledger: Peer | LedgerWriter, store: ReceiptStore, issuer_boot: bytes) -> None:
         self._member = member
         self._ledger = ledger
         self._store = store
@@ -64,7 +65,7 @@ class Attested:
 class Commitments:
     """Assembles commitments from the router's own copy and the ledger's proofs."""
 
-    def __init__(self, member: Member, ledger: Peer, store: ReceiptStore) -> None:
+    def __init__(self, member: Member, ledger: Peer | LedgerWriter, store: ReceiptStore) -> None:
         self._member = member
         self._ledger = ledger
         self._store = store

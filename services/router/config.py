@@ -24,6 +24,8 @@ class Config:
     """host:port of the HTTPS listener for clients."""
     grpc_listen: str
     """host:port of the gRPC listener for clients: server TLS and an API key."""
+    other_ledgers: tuple[str, ...] = ()
+    """host:port of the mesh listeners of the log's other members, where it has several."""
     dns_names: tuple[str, ...] = ()
     """Names in the outward certificate, beside the IP addresses."""
     ip_addresses: tuple[str, ...] = ()

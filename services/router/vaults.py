@@ -8,6 +8,7 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import MeshError
 from libs.events.vault import VaultKey, vault_epoch
+from libs.identity.ledger_writer import LedgerWriter
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.sealed import ReceiverKey, release_info
@@ -22,7 +23,7 @@ _MAX_KEPT = 100_000
 class Vaults:
     """Vault keys by tenant."""
 
-    def __init__(self, member: Member, ledger: Peer, receiver: ReceiverKey) -> None:
+    def __init__(self, member: Member, ledger: Peer | LedgerWriter, receiver: ReceiverKey) -> None:
         self._member = member
         self._ledger = ledger
         self._receiver = receiver

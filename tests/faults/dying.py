@@ -54,7 +54,9 @@ def _tear(name: str, *arguments: Any) -> None:
         os.truncate(f"/proc/self/fd/{arguments[0]}", found.st_size // 2)
 
 
-def _counting(death: Death, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+def counting(death: Death, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a call that is a step."""
+
     def step(*arguments: Any, **options: Any) -> Any:
         death.before(name, *arguments)
         return real(*arguments, **options)
@@ -73,7 +75,7 @@ def main() -> None:
     death = Death(arguments.step, torn=arguments.torn, armed=not arguments.serving)
     signal.signal(signal.SIGUSR1, death.arm)
     for name in _COUNTED:
-        setattr(os, name, _counting(death, name, getattr(os, name)))
+        setattr(os, name, counting(death, name, getattr(os, name)))
     sys.argv = [arguments.service, arguments.config]
     runpy.run_module(f"services.{arguments.service}", run_name="__main__")
 

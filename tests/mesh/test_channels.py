@@ -18,7 +18,7 @@ from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, te
 
 from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.errors import reason_of
-from services.cli.roster import KMS_REPLICA
+from services.cli.roster import KMS_REPLICA, LEDGER_OTHERS
 from tests.mesh.listeners import demands_tls, listeners_of
 from tests.mesh.processes import descendants
 from tests.mesh.running import RunningMesh
@@ -47,7 +47,11 @@ def test_every_listener_demands_tls_but_the_pccs(mesh: RunningMesh) -> None:
     assert {entry["pid"] for entry in mesh.mesh["services"].values()} <= processes
     listening = listeners_of({mesh.up.pid, *processes})
     # The second KMS has its ports, and runs only where it is asked for.
-    expected = {port for name, port in mesh.ports.items() if name != "pccs" and not name.startswith(KMS_REPLICA)}
+    expected = {
+        port
+        for name, port in mesh.ports.items()
+        if name != "pccs" and not name.startswith((KMS_REPLICA, *LEDGER_OTHERS))
+    }
     assert expected <= listening
     in_clear = {port for port in listening if not demands_tls(port)}
     assert in_clear == {mesh.ports["pccs"]}

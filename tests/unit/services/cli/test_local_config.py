@@ -15,7 +15,7 @@ from libs.config import load
 from services.cli.layout import Layout
 from services.cli.local_config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
 from services.cli.ports import NAMES
-from services.cli.roster import DEVTEE, KMS_REPLICA, SERVICES, WITNESS, processes
+from services.cli.roster import DEVTEE, INSTANCE, KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS, processes
 
 
 def kind(service: str) -> type[Any]:
@@ -83,6 +83,22 @@ def test_a_second_kms_joins_the_first_and_everyone_knows_both(layout: Layout) ->
     tds = {instance.name: instance for instance in load(layout.config(DEVTEE), kind(DEVTEE)).instances}
     assert tds[KMS_REPLICA].app_compose == tds["kms"].app_compose
     assert tds[KMS_REPLICA].socket != tds["kms"].socket
+
+
+def test_the_members_of_a_log_know_each_other_and_whoever_writes_to_it_knows_them_all(layout: Layout) -> None:
+    addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
+    names = processes(kms_replica=False, ledger_members=3)
+    write_service_configs(layout, addresses, layout.policy(3), names=names)
+    expected = {INSTANCE: addresses.of("ledger"), **{name: addresses.of(name) for name in LEDGER_OTHERS}}
+    for name in ("ledger", *LEDGER_OTHERS):
+        config = load(layout.config(name), kind("ledger"))
+        assert {each.instance: each.address for each in config.replication.members} == expected
+        assert expected[config.member.instance] == config.member.listen
+    for name in ("kms", "registry", "router"):
+        config = load(layout.config(name), kind(name))
+        assert {config.ledger, *config.other_ledgers} == set(expected.values())
+    write_service_configs(layout, addresses, layout.policy(3))
+    assert not load(layout.config("ledger"), kind("ledger")).replication.is_group
 
 
 def test_what_a_change_does_not_name_stays() -> None:

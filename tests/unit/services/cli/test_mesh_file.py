@@ -15,6 +15,7 @@ def description(folder: Path) -> MeshDescription:
         router_ca=folder / "ca.pem",
         router_grpc="127.0.0.1:1",
         ledger_grpc="127.0.0.1:2",
+        ledger_others=(),
         ledger_http="https://127.0.0.1:3",
         ledger_vkey="mesh.local/ledger/1+00000000+AA==",
         witness_url="https://127.0.0.1:9",

@@ -8,8 +8,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from libs.events.publish import EventSettings, Publisher, open_publisher
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.identity.freshness import PolicyKeeper
+from libs.identity.ledger_writer import LedgerWriter
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.renewal import Prover
@@ -70,6 +72,87 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The ports of what a ledger needs."""
+
+    kms: int
+    bootstrap: int
+    attestation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one ledger process is, and what it has."""
+
+    instance: str
+    target: str
+    https: str
+    folder: Path
+    guest: Path
+    data_dir: Path
+
+
+class LedgerProcess:
+    """One ledger process, which may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._config = folder / "ledger.toml"
+        self._notify = folder / "ledger.ready"
+        self._log = folder / "ledger.log"
+        """What it says, of its newest start: a pipe that nobody reads would stop it."""
+        self._process: asyncio.subprocess.Process | None = None
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        self._config.write_text(tomli_w.dumps(config))
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(
+        self,
+        *,
+        ready: bool = True,
+        command: Sequence[str] = ("-m", "services.ledger"),
+        options: Sequence[str] = (),
+    ) -> None:
+        """Start it; with `ready`, wait until it says that it serves."""
+        environment = {**os.environ, "NOTIFY_SOCKET": str(self._notify)}
+        with listening(self._notify) as readiness, self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *tethered([sys.executable, *command, str(self._config), *options]),
+                cwd=_ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+            if ready:
+                async with asyncio.timeout(60):
+                    await readiness.until_ready()
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process as it runs."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def kill(self, number: int = signal.SIGKILL) -> int:
+        """End it and return its exit status."""
+        if self._process is None:
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        return (await self.ended())[0]
+
+    async def ended(self) -> tuple[int, str]:
+        """Wait until it has ended; return its exit status and its last words."""
+        assert self._process is not None
+        async with asyncio.timeout(60):
+            code = await self._process.wait()
+        self._process = None
+        return code, self._log.read_text()
+
+
 class LiveMesh:
     """Everything around one ledger process, which may be killed and started again."""
 
@@ -85,10 +168,7 @@ class LiveMesh:
         self.https = f"127.0.0.1:{free_port()}"
         self.witnesses: list[dict[str, Any]] = []
         """Tables of the ledger's configuration; all of them are the quorum."""
-        self._config = mesh.folder / "ledger.toml"
-        self._notify = mesh.folder / "ledger.ready"
-        self._log = mesh.folder / "ledger.log"
-        self._process: asyncio.subprocess.Process | None = None
+        self.process = LedgerProcess(mesh.folder)
         self.kms_target: str
         """Of the KMS's mesh listener."""
         self.broker: RunningBroker
@@ -143,12 +223,15 @@ class LiveMesh:
                 serving("127.0.0.1:0", leaf.credentials, [bootstrap], public_middleware(bootstrap.methods))
             )
             self.kms_target = f"127.0.0.1:{inner.port}"
-            guest = await stack.enter_async_context(mesh.guest(mesh.tds["ledger"]))
-            self._configure(guest, kms=inner.port, bootstrap=outer.port, attestation=attestation.port)
+            await self._configure(stack, Surroundings(inner.port, outer.port, attestation.port))
             try:
                 yield self
             finally:
-                await self.kill()
+                await self.stop()
+
+    async def stop(self) -> None:
+        """End what was started."""
+        await self.kill()
 
     def key_service(
         self, *, policy: PolicyKeeper | None = None, currency: Currency | None = None
@@ -157,7 +240,7 @@ class LiveMesh:
         member, kms = self.member, self.kms
         policy, currency = policy or kms.policy, currency or Currency()
         keys = open_keys(self.mesh.folder, member.spiffe_id, kms.keyring, kms.ca, policy, self.decisions, currency)
-        ledger = member.peer("ledger", self.target)
+        ledger = self.ledger(member)
         self.logged = Logged(policy, self.decisions, keys.book.pages.place)
         return keys, LogReading(member.spiffe_id, ledger, keys.book, policy, keys.unlogged, self.logged, currency)
 
@@ -170,7 +253,7 @@ class LiveMesh:
             self.mesh.member("router", self.kms, claims=claims) as member,
             self.publisher(member, log_key) as publisher,
         ):
-            yield Router(member, member.peer("ledger", self.target), publisher, receiver)
+            yield Router(member, self.ledger(member), publisher, receiver)
 
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[ledger_pb2_grpc.LedgerServiceStub]:
@@ -199,7 +282,7 @@ class LiveMesh:
         self, member: Member, log_key: Ed25519PrivateKey, *, reserve_bytes: int = 0
     ) -> AsyncIterator[Publisher]:
         settings = EventSettings(self.broker.url, self.broker.target, self.mesh.folder / f"{member.role}-outbox")
-        ledger = member.peer("ledger", self.target)
+        ledger = self.ledger(member)
         async with open_publisher(member, settings, ledger, log_key=log_key, reserve_bytes=reserve_bytes) as publisher:
             yield publisher
 
@@ -208,77 +291,69 @@ class LiveMesh:
 
         With `dies_at` it kills itself at that write of its own, counted from `arm` on; see `tests.faults.dying`.
         """
-        command = ["-m", "services.ledger", str(self._config)]
-        if dies_at:
-            command = ["-m", "tests.faults.dying", "ledger", str(self._config), "--step", str(dies_at), "--serving"]
-            command += ["--torn"] if torn else []
-        environment = {**os.environ, "NOTIFY_SOCKET": str(self._notify)}
-        with listening(self._notify) as readiness, self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *tethered([sys.executable, *command]),
-                cwd=_ROOT,
-                env=environment,
-                stdout=log,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            if ready:
-                async with asyncio.timeout(60):
-                    await readiness.until_ready()
+        if not dies_at:
+            await self.process.start(ready=ready)
+            return
+        options = ["--step", str(dies_at), "--serving", *(["--torn"] if torn else [])]
+        command = ("-m", "tests.faults.dying", "ledger")
+        await self.process.start(ready=ready, command=command, options=options)
 
     def arm(self) -> None:
         """Have a ledger that dies by itself begin to count."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGUSR1)
+        self.process.send(signal.SIGUSR1)
 
     async def kill(self, number: int = signal.SIGKILL) -> int:
         """End the ledger and return its exit status."""
-        if self._process is None:
-            return 0
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-        return (await self.ended())[0]
+        return await self.process.kill(number)
 
     async def ended(self) -> tuple[int, str]:
         """Wait until the ledger has ended; return its exit status and its last words."""
-        assert self._process is not None
-        async with asyncio.timeout(60):
-            _, said = await self._process.communicate()
-        code, self._process = self._process.returncode, None
-        assert code is not None
-        return code, said.decode()
+        return await self.process.ended()
 
-    def _configure(self, guest: Path, *, kms: int, bootstrap: int, attestation: int) -> None:
+    def ledger(self, member: Member) -> Peer | LedgerWriter:
+        """The ledger as a member reaches it."""
+        return member.peer("ledger", self.target)
+
+    async def _configure(self, stack: AsyncExitStack, surroundings: Surroundings) -> None:
+        """Write the ledger's file."""
+        guest = await stack.enter_async_context(self.mesh.guest(self.mesh.tds["ledger"]))
+        place = Place("1", self.target, self.https, self.mesh.folder, guest, self.data_dir)
+        self.process.configure(self.config(place, surroundings))
+
+    def config(self, place: Place, surroundings: Surroundings) -> dict[str, Any]:
+        """The configuration of one ledger process."""
         seed = self.mesh.folder / "seed.json"
         seed.write_bytes(self.mesh.seed)
-        config = {
+        return {
             "member": {
-                "instance": "1",
+                "instance": place.instance,
                 "trust_domain": TRUST_DOMAIN,
-                "listen": self.target,
-                "state_dir": str(self.mesh.folder / "ledger-state"),
-                "guest_socket": str(guest),
+                "listen": place.target,
+                "state_dir": str(place.folder / "ledger-state"),
+                "guest_socket": str(place.guest),
                 "seed_policy": str(seed),
-                "kms": [f"127.0.0.1:{kms}"],
-                "kms_bootstrap": [f"127.0.0.1:{bootstrap}"],
-                "attestation_bootstrap": f"127.0.0.1:{attestation}",
+                "kms": [f"127.0.0.1:{surroundings.kms}"],
+                "kms_bootstrap": [f"127.0.0.1:{surroundings.bootstrap}"],
+                "attestation_bootstrap": f"127.0.0.1:{surroundings.attestation}",
                 "drain_seconds": 0.5,
             },
-            "events": {**self.broker.settings, "outbox": str(self.mesh.folder / "ledger-outbox")},
-            "data_dir": str(self.data_dir),
-            "https_listen": self.https,
+            "events": {**self.broker.settings, "outbox": str(place.folder / "ledger-outbox")},
+            "data_dir": str(place.data_dir),
+            "https_listen": place.https,
             "ip_addresses": ["127.0.0.1"],
             "checkpoint_seconds": 0.1,
             "witnesses": self.witnesses,
             "witness_quorum": len(self.witnesses),
             "witness_seconds": 0.1,
         }
-        self._config.write_text(tomli_w.dumps(config))
 
 
 class Router:
     """A router as the ledger knows it."""
 
-    def __init__(self, member: Member, ledger: Peer, publisher: Publisher, receiver: ReceiverKey) -> None:
+    def __init__(
+        self, member: Member, ledger: Peer | LedgerWriter, publisher: Publisher, receiver: ReceiverKey
+    ) -> None:
         self.member = member
         self.ledger = ledger
         self.publisher = publisher

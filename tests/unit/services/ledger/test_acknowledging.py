@@ -29,7 +29,10 @@ class Hub:
         self.store = store
         self.writer: Sequencer = sequencer(store)
         self.rejections = rejections
-        self.acknowledgements = Acknowledgements(store, rejections, key, self.writer.epoch)
+        self.uncommitted = 0
+        self.acknowledgements = Acknowledgements(
+            store, rejections, key, self.writer.epoch, lambda: store.head.size - self.uncommitted
+        )
 
     def commit(self, *numbers: int) -> None:
         position = self.store.head.source_high + 1
@@ -64,6 +67,20 @@ async def test_entries_are_acknowledged_as_they_become_durable(hub: Hub) -> None
         hub.commit(1, 2, 3)
         statements = [hub.verify(answer) for answer in await first]
     assert [(statement.index, statement.issuer_seq) for statement in statements] == [(0, 1), (1, 2), (2, 3)]
+
+
+async def test_what_no_majority_holds_yet_is_not_issued_again(hub: Hub) -> None:
+    hub.commit(1, 2)
+    hub.commit(3)
+    hub.uncommitted = 1
+    async with aclosing(hub.acknowledgements.answers(ISSUER, 1)) as answers:
+        assert [hub.verify(answer).issuer_seq for answer in await take(answers, 2)] == [1, 2]
+        third = asyncio.ensure_future(take(answers, 1))
+        await asyncio.sleep(0.05)
+        assert not third.done()
+        hub.uncommitted = 0
+        hub.acknowledgements.deliver([hub.acknowledgements.issue_again(2)])
+        assert hub.verify((await third)[0]).issuer_seq == 3
 
 
 async def test_what_was_missed_is_issued_again_with_the_same_statement(hub: Hub, empty_log: Path) -> None:

@@ -25,6 +25,7 @@ from services.ledger.committing import Committing
 from services.ledger.description import LogDescription
 from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
+from services.ledger.holding import Alone, Holding
 from services.ledger.opening import logged_policies
 from services.ledger.position import Start
 from services.ledger.rejections import NAME, Refusal, Rejections
@@ -81,13 +82,20 @@ class Spoken:
 class Ledger:
     """A ledger without its stream."""
 
-    def __init__(self, store: LogStore, mesh: JoinedMesh, kms: KmsCore, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        mesh: JoinedMesh,
+        kms: KmsCore,
+        thread: ThreadPoolExecutor,
+        holding: Holding | None = None,
+    ) -> None:
         self.store = store
         self.vaults = OneVault()
         self.own = Spoken()
+        self.holding = holding or Alone()
         self.rejections = Rejections(store.directory)
         epoch = store.last_epoch + 1
-        self.acknowledgements = Acknowledgements(store, self.rejections, KEY, epoch)
         policies = logged_policies(store.description, mesh.keeper("ledger"))
         progress = store.index.progress
         view = LogView(
@@ -95,6 +103,7 @@ class Ledger:
             highest=lambda issuer: 0 if (known := progress(issuer)) is None else known.highest,
         )
         self.growth = Growth(store.head.size, store.head.root())
+        self.acknowledgements = Acknowledgements(store, self.rejections, KEY, epoch, lambda: self.growth.size)
         self.committing = Committing(
             admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
@@ -103,6 +112,7 @@ class Ledger:
             acknowledgements=self.acknowledgements,
             own=self.own,
             growth=self.growth,
+            holding=self.holding,
             thread=thread,
         )
         self.committing.begin(Start(SOURCE, 0))
@@ -119,6 +129,21 @@ class Ledger:
         gap = StreamGap(self._sequence + 1, self._sequence + count)
         self._sequence += count
         await self.committing.commit([gap])
+
+
+class Members:
+    """The other members of the log, who hold what is written when a test lets them."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.answering = asyncio.Event()
+
+    async def held(self) -> None:
+        self.asked.set()
+        await self.answering.wait()
+
+    async def share(self, generation: int) -> None:
+        raise AssertionError("nobody opens a vault here")
 
 
 @pytest.fixture
@@ -148,6 +173,26 @@ async def test_a_commit_is_in_the_log_before_it_is_acknowledged(ledger: Ledger, 
             statement = verify_acknowledgement(answer, KEY.public_key().public_bytes_raw(), ledger.store.log_id)
             stored = ledger.store.reader.entry(statement.index)
             assert (statement.issuer_seq, stored.row.body) == (number, each.record.body)
+
+
+async def test_nothing_is_told_of_a_commit_before_a_majority_holds_it(
+    mesh: JoinedMesh, kms: KmsCore, tmp_path: Path
+) -> None:
+    LogStore.create(tmp_path / "log", describe_log(mesh))
+    members, writer = Members(), LogWriter(mesh, kms, "router")
+    with open_store(tmp_path / "log", Geometry(zeros_ahead=4096)) as store, ThreadPoolExecutor(1) as thread:
+        ledger = Ledger(store, mesh, kms, thread, members)
+        async with aclosing(ledger.acknowledgements.answers(writer.issuer.id, 1)) as answers:
+            answer = asyncio.ensure_future(anext(answers))
+            taking = asyncio.create_task(ledger.take(writer.batch(writer.introduce())))
+            await members.asked.wait()
+            assert (store.head.size, ledger.growth.size) == (1, 0)
+            assert not answer.done()
+            assert not taking.done()
+            members.answering.set()
+            await taking
+            assert ledger.growth.size == 1
+            assert isinstance(await answer, Acknowledgement)
 
 
 async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router: LogWriter) -> None:

@@ -15,6 +15,7 @@ from libs.events.publish import LedgerUnavailable
 from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT
 from libs.policy.vault_orders import VaultPart, month_of
 from libs.transparency.leaf import Kind
+from services.ledger.closed import ClosedVaults
 from services.ledger.keyring import NAME
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
@@ -76,7 +77,8 @@ async def test_an_erasure_is_ordered_then_done_and_the_log_says_under_whose_word
         assert done.checkpoint_size > erased.ordered_index
         assert place.keys.retired == [order]
         assert ledger.vaults.of(part.vault_id) is None
-        assert [ledger.erasing.closed_by(stored) for stored in ledger.store.reader.entries(0, 5)] == [
+        closed = ClosedVaults(ledger.store, ledger.growth)
+        assert [closed.closed_by(stored) for stored in ledger.store.reader.entries(0, 5)] == [
             3,
             3,
             3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from services.ledger.keyring import KeyringFile
 from services.ledger.keys import ReleasedKey
 from services.ledger.opening import LogOfAnotherMesh, ensure_log, logged_policies, open_log, restore
 from services.ledger.policies import LoggedPolicies, SeedPolicyMissing
+from services.ledger.rejections import Rejections
 from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
@@ -121,11 +123,12 @@ async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: Kms
         )
         Sequencer(store, epoch=1, tag=lambda vault_id, seq: bytes(16), clock=lambda: 1).append([entry], SOURCE, 1, 1)
         policies = logged_policies(store.description, mesh.keeper("ledger"))
-        admission = admission_of(policies, kms)
-        restore(store, admission, policies, vaults_of(directory), Erasures())
+        admission, rejections = admission_of(policies, kms), Rejections(directory)
+        restore(store, admission, policies, vaults_of(directory), Erasures(), rejections)
         (directory / "keyring").unlink()
         with pytest.raises(LogDamaged) as damage:
-            restore(store, admission, policies, vaults_of(directory), Erasures())
+            restore(store, admission, policies, vaults_of(directory), Erasures(), rejections)
+        rejections.close()
     assert damage.value.exit_status == 3
 
 
@@ -134,6 +137,6 @@ async def test_an_empty_log_without_its_seed_serves_nobody(mesh: JoinedMesh, kms
     other.folder.mkdir()
     async with open_log(directory, KEY.sign, lambda: 1, INDEX_KEY) as store:
         policies = logged_policies(store.description, other.keeper("ledger"))
-        admission = admission_of(policies, kms)
-        with pytest.raises(SeedPolicyMissing):
-            restore(store, admission, policies, vaults_of(directory), Erasures())
+        admission, rejections = admission_of(policies, kms), Rejections(directory)
+        with closing(rejections), pytest.raises(SeedPolicyMissing):
+            restore(store, admission, policies, vaults_of(directory), Erasures(), rejections)

@@ -1,0 +1,37 @@
+"""It is responsible for when something counts: as soon as enough members of the log hold it durably."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Holding(Protocol):
+    """Who knows what the members hold."""
+
+    async def held(self) -> None:
+        """Return once everything that is written so far counts. Nothing MUST be written meanwhile."""
+        ...
+
+    async def share(self, generation: int) -> None:
+        """Return once the keyring that is stored, of this generation, counts."""
+        ...
+
+
+class Alone:
+    """The log is on this machine alone: what is durable here counts."""
+
+    async def held(self) -> None:
+        return
+
+    async def share(self, generation: int) -> None:
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One writer's time."""
+
+    epoch: int
+    """Above that of every frame in the log."""
+    holding: Holding

@@ -1,0 +1,117 @@
+"""It is responsible for seeking a writer when there is none: whoever a majority promises an epoch to.
+
+A trial comes first, in which nobody promises anything: a member that was away does not depose a writer whom the others
+hear well. A vote counts towards the majority when the member that gives it is settled; where some are not, as at the
+first start of all or after a disk was lost, all members must agree, so that the longest log wins for certain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from libs.errors import MeshError
+from services.ledger.replication.follower import Ballot, Follower, Vote
+from services.ledger.replication.keyring_copy import KeyringCopy
+from services.ledger.replication.leading import Elected
+from services.ledger.replication.others import OtherMember
+from services.ledger.replication.settings import Replication
+
+log = structlog.get_logger()
+
+
+class Elections:
+    """Stands for election whenever no writer is heard."""
+
+    def __init__(
+        self,
+        settings: Replication,
+        follower: Follower,
+        others: Sequence[OtherMember],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._follower = follower
+        self._others = others
+        self._clock = clock
+        self._tried_at = clock()
+
+    async def until_elected(self) -> Elected:
+        """Return once this member is to write: it takes no other writer's frames any more."""
+        while True:
+            await self._until_silence()
+            elected = await self.campaign()
+            if elected is not None:
+                return elected
+            self._tried_at = self._clock()
+
+    async def _until_silence(self) -> None:
+        """Wait until no writer was heard for a while, another while each time: or all would stand at once."""
+        patience = self._settings.election_seconds * random.uniform(1, 2)  # noqa: S311 - a delay, not a secret
+        while True:
+            left = max(self._follower.heard_at, self._tried_at) + patience - self._clock()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
+
+    async def campaign(self) -> Elected | None:
+        """Stand once; return None where that led to nothing."""
+        ballot = self._follower.ballot()
+        if await self._votes(ballot, trial=True) is None or not await self._follower.stand(ballot):
+            return None
+        votes = await self._votes(ballot, trial=False)
+        if votes is None:
+            return None
+        try:
+            keyring = await self._newest_keyring(votes)
+        except MeshError as error:
+            log.warning("the newest keyring cannot be had", reason=error.reason, detail=str(error))
+            return None
+        if not await self._follower.become_writer(ballot.epoch, keyring):
+            return None
+        log.info("elected", epoch=ballot.epoch, votes=sorted(votes), size=self._follower.size)
+        return Elected(ballot.epoch, keyring)
+
+    async def _votes(self, ballot: Ballot, *, trial: bool) -> Mapping[str, Vote] | None:
+        """Return the others' granted votes as soon as they suffice, or None where they do not."""
+        granted: dict[str, Vote] = {}
+        asking = [asyncio.create_task(self._ask(other, ballot, trial=trial)) for other in self._others]
+        try:
+            for answered in asyncio.as_completed(asking):
+                instance, vote = await answered
+                if vote is not None and vote.granted:
+                    granted[instance] = vote
+                if self._suffices(granted):
+                    return granted
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        return None
+
+    async def _ask(self, other: OtherMember, ballot: Ballot, *, trial: bool) -> tuple[str, Vote | None]:
+        try:
+            vote = await other.vote(ballot, trial=trial)
+        except MeshError as error:
+            log.info("no vote", member=other.instance, reason=error.reason)
+            return other.instance, None
+        await self._follower.hear_of(vote.epoch)
+        return other.instance, vote
+
+    def _suffices(self, granted: Mapping[str, Vote]) -> bool:
+        settled = sum(vote.settled for vote in granted.values()) + self._follower.settled
+        return settled >= self._settings.majority or len(granted) == len(self._others)
+
+    async def _newest_keyring(self, votes: Mapping[str, Vote]) -> KeyringCopy:
+        """Return the newest keyring that these members know. One that counted is known to a majority, so to one of
+        them, and none of them takes another from an earlier writer any more.
+        """
+        newest = self._follower.keyring
+        for other in self._others:
+            vote = votes.get(other.instance)
+            if vote is not None and vote.keyring > newest.version:
+                newest = await other.read_keyring()
+        return newest

@@ -1,0 +1,318 @@
+"""It is responsible for what this member answers the others: its vote, their frames, their keyring.
+
+Every answer rests on a promise that is durable, and every change of it waits for its turn, so a member never says two
+things about one epoch. Raft's rules, with the writer's epoch as the term, except that a frame counts by the leaves that
+the log has after it: frames without entries have none, and losing one loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, TypeVar
+
+import structlog
+
+from libs.errors import Code, MeshError
+from services.ledger.breaking import ending_when_broken
+from services.ledger.damage import StoredLogError
+from services.ledger.growth import Growth
+from services.ledger.replication.cutting import START_ANEW
+from services.ledger.replication.frame_files import FrameName
+from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
+from services.ledger.replication.promise import Promise, PromiseFile
+from services.ledger.replication.replica import FrameNotHere, Replica
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class WriterDeposed(MeshError):
+    """Others have another writer, or may have: this one acknowledges nothing more, and starts anew as a follower."""
+
+    code = Code.ABORTED
+    reason = "WRITER_DEPOSED"
+    exit_status = START_ANEW
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a candidate says of itself."""
+
+    epoch: int
+    last_epoch: int
+    """Of the last frame in its log."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What a member answers a candidate."""
+
+    granted: bool
+    epoch: int
+    settled: bool
+    keyring: tuple[int, int]
+    """Version of its copy of the keyring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a writer says with its frames."""
+
+    epoch: int
+    previous: FrameName
+    committed: int
+    begun: bool
+    """Whether `committed` is all that a majority holds, and not only what is known of earlier writers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a member answers a writer."""
+
+    epoch: int
+    held: FrameName | None = None
+    recent: tuple[FrameName, ...] = ()
+
+
+class Follower:
+    """This member towards the others, also while it writes: then it follows nobody."""
+
+    def __init__(
+        self,
+        own: str,
+        promises: PromiseFile,
+        replica: Replica,
+        keyring: KeyringCopyFile,
+        growth: Growth,
+        thread: ThreadPoolExecutor,
+        *,
+        last_epoch: int,
+        patience_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`last_epoch` is the latest that the log knows of; `thread` the one that writes the log.
+
+        A writer that was heard within `patience_seconds` keeps this member's allegiance. Raises `LogDamaged`.
+        """
+        self._own = own
+        self._promises = promises
+        self._replica = replica
+        self._keyring_file = keyring
+        self._growth = growth
+        self._thread = thread
+        self._patience = patience_seconds
+        self._clock = clock
+        kept = promises.load() or Promise(last_epoch)
+        # Nobody gets this member's vote for an epoch that its own log has a frame of.
+        self._promise = kept if kept.epoch >= last_epoch else replace(kept, epoch=last_epoch, to="")
+        self._keyring = keyring.load()
+        self._turn = asyncio.Lock()
+        self._ended: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        self.writes = False
+        """Whether this member writes, or did: then it starts anew before it takes another writer's frames."""
+        self.writer = ""
+        """The instance that writes in the promised epoch, as far as this member was told."""
+        self.heard_at = clock()
+        """When the writer was heard last; at first the start, as there may be one."""
+
+    @property
+    def epoch(self) -> int:
+        return self._promise.epoch
+
+    @property
+    def settled(self) -> bool:
+        return self._promise.settled
+
+    @property
+    def size(self) -> int:
+        return self._replica.size
+
+    @property
+    def committed(self) -> int:
+        """How many leaves this member knows a majority to hold."""
+        return self._growth.size
+
+    @property
+    def keyring(self) -> KeyringCopy:
+        return self._keyring
+
+    async def until_ended(self) -> NoReturn:
+        """Raise what must end this process: `LogDiverged`, or `WriterDeposed` while it writes."""
+        await self._ended
+
+    def end(self, error: MeshError) -> None:
+        """Have this process end."""
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    async def vote(self, candidate: str, ballot: Ballot, *, trial: bool) -> Vote:
+        """Answer a candidate. A vote that is granted, and is no trial, IS durable."""
+
+        async def answer() -> Vote:
+            granted = self._may_write(candidate, ballot)
+            if granted and not trial:
+                await self._promise_to(ballot.epoch, candidate)
+            return Vote(granted, self.epoch, self.settled, self._keyring.version)
+
+        return await self._in_turn(answer())
+
+    def ballot(self) -> Ballot:
+        """Return what this member would say as a candidate now."""
+        return Ballot(self.epoch + 1, self._replica.last_epoch, self.size)
+
+    async def stand(self, ballot: Ballot) -> bool:
+        """Vote for oneself; return whether that was still possible. The vote IS durable then."""
+
+        async def answer() -> bool:
+            if ballot != self.ballot():
+                return False
+            await self._promise_to(ballot.epoch, self._own)
+            return True
+
+        return await self._in_turn(answer())
+
+    async def hear_of(self, epoch: int) -> None:
+        """Take in that somebody has promised an epoch: an earlier one is of no use any more."""
+        if epoch > self.epoch:
+            await self._in_turn(self._rise_to(epoch))
+
+    async def become_writer(self, epoch: int, keyring: KeyringCopy) -> bool:
+        """Write from now on, and let the writer begin with a keyring; return whether the vote for oneself still holds.
+
+        No frame of another writer is taken from then on.
+        """
+
+        async def answer() -> bool:
+            if (self.epoch, self._promise.to) != (epoch, self._own):
+                return False
+            self.writes, self.writer = True, self._own
+            await self._in_thread(lambda: self._keyring_file.install(keyring))
+            return True
+
+        return await self._in_turn(answer())
+
+    async def settle(self) -> None:
+        """Take in that a majority has what this member, its writer, holds: so that is all that it ever answered for."""
+        await self._in_turn(self._settle())
+
+    async def take(self, writer: str, heading: Heading, data: bytes) -> Taken:
+        """Add a writer's frames. What the answer says to be held IS durable.
+
+        Raises `FrameDamaged`, `AppendMalformed`, or `LogDiverged`, which also ends this process.
+        """
+        return await self._in_turn(self._take(writer, heading, data))
+
+    async def keep_keyring(self, writer: str, copy: KeyringCopy) -> int:
+        """Replace the copy of the keyring, durably; return the promised epoch: above the writer's, nothing was kept."""
+
+        async def answer() -> int:
+            if await self._follows(writer, copy.epoch) and copy.version > self._keyring.version:
+                await self._store_keyring(copy, forget=True)
+            return self.epoch
+
+        return await self._in_turn(answer())
+
+    async def keep_own_keyring(self, copy: KeyringCopy) -> None:
+        """Keep the copy that this member gives the others as their writer. It IS durable then."""
+        await self._in_turn(self._store_keyring(copy, forget=False))
+
+    async def _take(self, writer: str, heading: Heading, data: bytes) -> Taken:
+        if not await self._follows(writer, heading.epoch):
+            return Taken(self.epoch)
+        promised = self._growth.size
+        try:
+            held = await self._in_thread(
+                lambda: self._replica.take(heading.previous, data, epoch=heading.epoch, promised=promised)
+            )
+        except FrameNotHere as error:
+            return Taken(self.epoch, recent=tuple(error.recent))
+        except StoredLogError as error:
+            log.error("the writer's frames cannot be taken in", writer=writer, reason=error.reason, detail=str(error))
+            self.end(error)
+            raise
+        finally:
+            # Taking in much takes long, and the writer is there all the while.
+            self.heard_at = self._clock()
+        await self._learn(held, heading)
+        return Taken(self.epoch, held)
+
+    async def _rise_to(self, epoch: int) -> None:
+        if epoch > self.epoch:
+            await self._promise_to(epoch, "")
+
+    async def _store_keyring(self, copy: KeyringCopy, *, forget: bool) -> None:
+        def store() -> None:
+            self._keyring_file.store(copy)
+            if forget:
+                self._keyring_file.forget_writers_own()
+
+        await self._in_thread(store)
+        self._keyring = copy
+
+    def _may_write(self, candidate: str, ballot: Ballot) -> bool:
+        if self._clock() < self.heard_at + self._patience:
+            return False
+        if ballot.epoch < self.epoch or (ballot.epoch == self.epoch and self._promise.to not in ("", candidate)):
+            return False
+        return (ballot.last_epoch, ballot.size) >= (self._replica.last_epoch, self.size)
+
+    async def _follows(self, writer: str, epoch: int) -> bool:
+        """Whether a writer is the one of its epoch, and no later epoch is promised. A new epoch is promised to it.
+
+        In the promised epoch itself the writer may be another than this member voted for.
+        """
+        if epoch < self.epoch or (epoch == self.epoch and self.writer not in ("", writer)):
+            return False
+        if epoch > self.epoch or not self._promise.to:
+            await self._promise_to(epoch, writer)
+        if self.writes:
+            return False
+        if self.writer != writer:
+            log.info("following", writer=writer, epoch=epoch, size=self.size)
+        self.writer, self.heard_at = writer, self._clock()
+        return True
+
+    async def _learn(self, held: FrameName, heading: Heading) -> None:
+        """Take in how much a majority holds, as far as this member has it too."""
+        committed = min(held.size, heading.committed)
+        if committed > self._growth.size:
+            root = await self._in_thread(lambda: self._replica.root(committed))
+            self._growth.reach(committed, root)
+        if heading.begun and held.size >= heading.committed:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        if not self.settled:
+            await self._store_promise(replace(self._promise, settled=True))
+
+    async def _promise_to(self, epoch: int, instance: str) -> None:
+        if epoch > self.epoch:
+            if self.writes:
+                self.end(WriterDeposed(f"{instance} is to write in epoch {epoch}"))
+            self.writer = ""
+        await self._store_promise(replace(self._promise, epoch=epoch, to=instance))
+
+    async def _store_promise(self, promise: Promise) -> None:
+        await self._in_thread(lambda: self._promises.store(promise))
+        self._promise = promise
+
+    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do one thing at a time, each to its end, also when whoever asked has given up: what is on disk is known."""
+
+        async def turn() -> T:
+            async with self._turn:
+                return await work
+
+        return await asyncio.shield(turn())
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        def guarded() -> T:
+            with ending_when_broken():
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)

@@ -1,0 +1,172 @@
+"""It is responsible for one member's life in a group: it follows, stands for election, and writes when elected."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from libs.identity.member import Member
+from libs.rpc.policies import ServiceBinding
+from libs.transparency import checkpoint
+from libs.transparency.merkle import EMPTY_ROOT
+from services.ledger import segments
+from services.ledger.breaking import ending_when_broken
+from services.ledger.config import Config
+from services.ledger.damage import LogRolledBack
+from services.ledger.growth import Growth
+from services.ledger.holding import Term
+from services.ledger.keys import KeySource
+from services.ledger.recovery import read_notes
+from services.ledger.replication.election import Elections
+from services.ledger.replication.follower import Follower
+from services.ledger.replication.frame_files import FrameEnd, FrameFiles
+from services.ledger.replication.keyring_copy import KeyringCopyFile
+from services.ledger.replication.leading import Elected, Leading
+from services.ledger.replication.others import OtherMember
+from services.ledger.replication.promise import PromiseFile
+from services.ledger.replication.replica import Replica
+from services.ledger.replication.servicer import ReplicationServicer, replication_binding
+from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
+from services.ledger.servicer import LedgerServicer, Reading
+from services.ledger.store import LogStore
+from services.ledger.witnessed_floor import witnessed_floors
+
+
+class Group:
+    """This member among the members of its log. Made on a running event loop."""
+
+    def __init__(self, config: Config, opened: Opened, thread: ThreadPoolExecutor) -> None:
+        """`thread` is the one that writes the log. Raises `LogDamaged`, `LogBroken`."""
+        store, own = opened.store, config.member.instance
+        self._config = config
+        self._opened = opened
+        self._thread = thread
+        self._own = own
+        self._settings = config.replication
+        self._clock = asyncio.get_running_loop().time
+        self._log_digest = sha256(store.description.document()).digest()
+        self._growth = _signed(store.directory)
+        promises = PromiseFile(store.directory)
+        self._keyring_file = KeyringCopyFile(store.directory)
+        self._follower = Follower(
+            own,
+            promises,
+            Replica(store),
+            self._keyring_file,
+            self._growth,
+            thread,
+            last_epoch=store.last_epoch,
+            patience_seconds=self._settings.election_seconds,
+            clock=self._clock,
+        )
+        self._servicer = ReplicationServicer(self._settings, own, self._log_digest, self._follower)
+
+    @property
+    def binding(self) -> ServiceBinding:
+        """What is served to the other members."""
+        return replication_binding(self._servicer)
+
+    @asynccontextmanager
+    async def running(
+        self, member: Member, servicer: LedgerServicer, trust: Trust, keys: KeySource
+    ) -> AsyncIterator[Reading]:
+        """Take part while the body runs; yields what can be read here. Raises what must end this process:
+        `LogDiverged`, `WriterDeposed`, and what the log's own state refuses.
+        """
+        reading = await open_reading(self._config, self._opened, keys, self._growth)
+        servicer.follow(reading, lambda: self._follower.writer)
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._follower.until_ended()),
+                tasks.create_task(keep_sound(self._config, self._opened, reading)),
+                tasks.create_task(self._write_when_elected(member, servicer, trust, keys, reading)),
+            ]
+            yield reading
+            for task in background:
+                task.cancel()
+
+    async def _write_when_elected(
+        self, member: Member, servicer: LedgerServicer, trust: Trust, keys: KeySource, reading: Reading
+    ) -> None:
+        others = [
+            OtherMember(each.instance, member.peer("ledger", each.address), self._log_digest)
+            for each in self._settings.others(self._own)
+        ]
+        elections = Elections(self._settings, self._follower, others, self._clock)
+        elected = await elections.until_elected()
+        leading = await self._lead(elected, others)
+        itself = member.peer("ledger", self._config.member.listen)
+        term = Term(elected.epoch, leading)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(leading.run())
+            await self._require_witnessed()
+            await leading.until_begun()
+            head = self._opened.store.head
+            self._growth.reach(head.size, head.root())
+            self._growth.lags = False
+            async with running(
+                member, itself, self._config, self._opened, trust, keys, reading, term, self._thread
+            ) as ledger:
+                servicer.begin(ledger)
+                self._servicer.writes(leading)
+                await asyncio.Event().wait()
+
+    async def _require_witnessed(self) -> None:
+        """Wait for the witnesses, and raise `LogRolledBack` where one cosigned a tree that this log does not hold."""
+        store, asked = self._opened.store, self._opened.asked
+        floors = await witnessed_floors(asked.witnesses, asked.quorum, store.description.origin, _say_nothing)
+        for floor in floors:
+            if store.head.size < floor.size or store.index.tree.root(floor.size) != floor.root:
+                segment, offset = store.end
+                why = f"no majority holds the tree of {floor.size} leaves that {floor.source} cosigned"
+                raise LogRolledBack(segments.file_name(segment), offset, why)
+
+    async def _lead(self, elected: Elected, others: list[OtherMember]) -> Leading:
+        store, files = self._opened.store, FrameFiles(self._opened.store)
+        first = await asyncio.get_running_loop().run_in_executor(
+            self._thread, _begin_epoch, store, files, elected.epoch
+        )
+        return Leading(
+            self._own,
+            self._settings,
+            elected,
+            first,
+            follower=self._follower,
+            others=others,
+            files=files,
+            keyring_file=self._keyring_file,
+            growth=self._growth,
+            clock=self._clock,
+        )
+
+
+async def _say_nothing() -> None:
+    """The log was verified when it was opened."""
+
+
+def _begin_epoch(store: LogStore, files: FrameFiles, epoch: int) -> FrameEnd:
+    """Write the epoch's first frame: without entries, and with the position that the stream was read to."""
+    head = store.head
+    data, _, after = head.build(
+        (),
+        epoch=epoch,
+        source=head.source,
+        source_low=head.source_high + 1,
+        source_high=head.source_high,
+        wall_ns=time.time_ns(),
+    )
+    with ending_when_broken():
+        store.append(data, after)
+    return files.last()
+
+
+def _signed(directory: Path) -> Growth:
+    """Return the largest size that was signed here: a majority held it then."""
+    notes = (checkpoint.parse(note) for note in read_notes(directory))
+    newest = max(notes, key=lambda each: each.size, default=None)
+    return Growth(0, EMPTY_ROOT, lags=True) if newest is None else Growth(newest.size, newest.root, lags=True)

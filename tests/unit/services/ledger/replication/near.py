@@ -1,0 +1,124 @@
+"""Members of one group in one process: each has its own log, promise and thread, and they call one another directly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from libs.errors import Code, MeshError
+from services.ledger.replication.election import Elections
+from services.ledger.replication.follower import Ballot, Heading, Taken, Vote
+from services.ledger.replication.keyring_copy import KeyringCopy
+from services.ledger.replication.leading import Elected, Leading
+from services.ledger.replication.others import OtherMember
+from services.ledger.replication.settings import MemberAddress, Replication
+
+from .members import Member, member_at
+
+
+class Away(MeshError):
+    code = Code.UNAVAILABLE
+    reason = "AWAY"
+
+
+class Near(OtherMember):
+    """Another member as one of them calls it, while it is there."""
+
+    def __init__(self, group: Group, caller: str, instance: str) -> None:
+        self.instance = instance
+        self._group = group
+        self._caller = caller
+
+    @property
+    def _member(self) -> Member:
+        if {self.instance, self._caller} & self._group.away:
+            raise Away(f"{self.instance} is away")
+        return self._group.members[self.instance]
+
+    async def vote(self, ballot: Ballot, *, trial: bool) -> Vote:
+        return await self._member.follower.vote(self._caller, ballot, trial=trial)
+
+    async def append(self, heading: Heading, data: bytes) -> Taken:
+        return await self._member.follower.take(self._caller, heading, data)
+
+    async def keep_keyring(self, copy: KeyringCopy) -> int:
+        return await self._member.follower.keep_keyring(self._caller, copy)
+
+    async def read_keyring(self) -> KeyringCopy:
+        return self._member.follower.keyring
+
+
+class Group:
+    """Three members, and who of them is away."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.names = ("one", "two", "three")
+        self.folder = folder
+        self.away: set[str] = set()
+        self._stack = stack
+        self._stacks: dict[str, ExitStack] = {}
+        self.settings = Replication(tuple(MemberAddress(name, f"{name}:1") for name in self.names))
+        self.members = {name: self.start(name) for name in self.names}
+
+    def start(self, name: str) -> Member:
+        """Start a member on its folder; what it is asked first finds that no writer was heard for a while."""
+        self._stacks[name] = self._stack.enter_context(ExitStack())
+        member = self._stacks[name].enter_context(member_at(self.folder / name, name))
+        member.wait()
+        return member
+
+    def start_anew(self, name: str) -> None:
+        """End a member as its process would, and start it on what it left."""
+        self._stacks[name].close()
+        self.members[name] = self.start(name)
+
+    def forget(self, name: str) -> None:
+        """Empty a member's disk, and start it anew on nothing."""
+        self._stacks[name].close()
+        self.folder.joinpath(name).rename(self.folder / f"{name}-lost")
+        self.members[name] = self.start(name)
+
+    def others(self, name: str) -> list[OtherMember]:
+        return [Near(self, name, other) for other in self.names if other != name]
+
+    async def campaign(self, name: str) -> Elected | None:
+        """Let one of them stand once, everyone having waited long enough."""
+        for member in self.members.values():
+            member.wait()
+        member = self.members[name]
+        elections = Elections(self.settings, member.follower, self.others(name), member.clock)
+        return await elections.campaign()
+
+    def leading(self, name: str, elected: Elected) -> Leading:
+        """What the elected one does as the writer, its epoch's first frame being written."""
+        member = self.members[name]
+        head = member.store.head
+        data, _, after = head.build(
+            (),
+            epoch=elected.epoch,
+            source=head.source,
+            source_low=head.source_high + 1,
+            source_high=head.source_high,
+            wall_ns=1,
+        )
+        member.store.append(data, after)
+        return Leading(
+            name,
+            self.settings,
+            elected,
+            member.files.last(),
+            follower=member.follower,
+            others=self.others(name),
+            files=member.files,
+            keyring_file=member.keyring_file,
+            growth=member.growth,
+            clock=member.clock,
+        )
+
+
+@contextmanager
+def group_at(folder: Path) -> Iterator[Group]:
+    """A group of three without a log yet. For a running event loop."""
+    with ExitStack() as stack:
+        yield Group(folder, stack)

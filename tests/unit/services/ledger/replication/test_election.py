@@ -1,0 +1,148 @@
+"""Who writes: whoever a majority of those who know what they promised gave an epoch, with the newest of everything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from services.ledger.replication.keyring_copy import KeyringCopy
+from services.ledger.replication.leading import Elected, Leading
+
+from .members import Writer
+from .near import Group, group_at
+
+
+@pytest.fixture
+async def group(tmp_path: Path) -> AsyncIterator[Group]:
+    with group_at(tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def writing(group: Group, name: str, elected: Elected | None) -> AsyncIterator[Leading]:
+    """The elected one writes while the body runs, and a majority has what it found."""
+    assert elected is not None
+    leading = group.leading(name, elected)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(leading.run())
+        async with asyncio.timeout(20):
+            await leading.until_begun()
+        yield leading
+        running.cancel()
+    group.start_anew(name)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    while True:
+        if is_true():
+            return
+        await asyncio.sleep(0.01)
+
+
+async def until_held(leading: Leading, *names: str) -> None:
+    """Wait until these members hold all that the writer does."""
+    async with asyncio.timeout(20):
+        await until(lambda: all(leading.majority.held_by(name) >= leading.end.name.size for name in names))
+
+
+async def write(group: Group, leading: Leading, name: str, epoch: int, *numbers: int) -> None:
+    Writer(group.members[name].store, epoch).write(list(numbers))
+    async with asyncio.timeout(20):
+        await leading.held()
+
+
+async def begun(group: Group, *absent: str) -> None:
+    """A group that has settled, and three entries, of which those that are away have none."""
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        await until_settled(group)
+        group.away.update(absent)
+        await write(group, leading, "one", 1, 1, 2, 3)
+        await until_held(leading, *({"two", "three"} - group.away))
+
+
+async def until_settled(group: Group) -> None:
+    async with asyncio.timeout(20):
+        await until(lambda: all(member.follower.settled for member in group.members.values()))
+
+
+async def test_the_first_writer_is_elected_by_all_or_by_none(group: Group) -> None:
+    group.away.add("three")
+    assert await group.campaign("one") is None
+    group.away.clear()
+    assert await group.campaign("one") is not None
+
+
+async def test_a_settled_majority_elects_without_the_third(group: Group) -> None:
+    await begun(group)
+    group.away.add("one")
+    async with writing(group, "two", await group.campaign("two")) as leading:
+        assert leading.end.name.size == 3
+
+
+async def test_one_that_lacks_what_counts_is_not_elected(group: Group) -> None:
+    await begun(group, "three")
+    group.away = set()
+    assert await group.campaign("three") is None
+    assert await group.campaign("two") is not None
+
+
+async def test_an_emptied_disk_does_not_help_a_log_that_lacks_what_counts(group: Group) -> None:
+    """One and two held three acknowledged entries; two forgets them, and one is away: three must not write."""
+    await begun(group, "three")
+    group.forget("two")
+    group.away = {"one"}
+    assert await group.campaign("three") is None
+    assert await group.campaign("two") is None
+    group.away = set()
+    assert await group.campaign("three") is None
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        await until_held(leading, "two", "three")
+        await until_settled(group)
+    assert group.members["two"].store.head.root() == group.members["one"].store.head.root()
+
+
+async def test_a_trial_that_fails_leaves_every_promise_as_it_was(group: Group) -> None:
+    await begun(group, "three")
+    group.away = set()
+    before = [member.follower.epoch for member in group.members.values()]
+    assert await group.campaign("three") is None
+    assert [member.follower.epoch for member in group.members.values()] == before
+
+
+async def test_a_new_writer_takes_the_keyring_that_a_majority_had(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        await until_settled(group)
+        group.away = {"two"}
+        (group.members["one"].store.directory / "keyring").write_bytes(b"with a share")
+        async with asyncio.timeout(20):
+            await leading.share(4)
+    group.away = {"one"}
+    async with writing(group, "two", await group.campaign("two")):
+        assert (group.members["two"].store.directory / "keyring").read_bytes() == b"with a share"
+        assert group.members["three"].follower.keyring == KeyringCopy(2, 4, b"with a share")
+
+
+async def test_a_keyring_does_not_count_before_a_majority_has_it(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        await until_settled(group)
+        group.away = {"two", "three"}
+        sharing = asyncio.create_task(leading.share(4))
+        await asyncio.sleep(0.05)
+        assert not sharing.done()
+        group.away = {"two"}
+        async with asyncio.timeout(20):
+            await sharing
+
+
+async def test_a_member_that_was_away_gets_every_frame_it_lacks(group: Group) -> None:
+    await begun(group, "three")
+    group.away = set()
+    async with writing(group, "two", await group.campaign("two")) as leading:
+        await write(group, leading, "two", 2, 4)
+        await until_held(leading, "one", "three")
+    roots = {member.store.head.root() for member in group.members.values()}
+    assert len(roots) == 1

@@ -24,7 +24,9 @@ from libs.transparency.leaf import Kind
 from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, LogView
 from services.ledger.committing import Committing
+from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
+from services.ledger.holding import Alone
 from services.ledger.logged_writers import LoggedWriters
 from services.ledger.opening import logged_policies
 from services.ledger.rejections import Refusal, Rejections
@@ -94,16 +96,18 @@ def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore) -> Iterator[Insi
             LoggedWriters(store.index, store.reader).of,
         )
         sequencer = Sequencer(store, epoch=1, tag=_tag, clock=time.time_ns)
-        acknowledgements = Acknowledgements(store, rejections, _KEY, 1)
         growth = Growth(store.head.size, store.head.root())
+        acknowledgements = Acknowledgements(store, rejections, _KEY, 1, lambda: growth.size)
+        policies = logged_policies(store.description, mesh.keeper("ledger"))
         committing = Committing(
-            admission=Admission(logged_policies(store.description, mesh.keeper("ledger")), view, kms.ca.certificate),
+            admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=sequencer,
             vaults=_OneVault(),
             rejections=rejections,
             acknowledgements=acknowledgements,
             own=_Speechless(),
             growth=growth,
+            holding=Alone(),
             thread=thread,
         )
         yield Inside(store, rejections, sequencer, acknowledgements, growth, committing, thread)

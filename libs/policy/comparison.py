@@ -66,6 +66,7 @@ _MEANINGS: tuple[tuple[str, Effect, str], ...] = (
     ("tenant_admin_key", Effect.CHANGES, "key that vouches for tenants"),
     ("evidence_max_age_seconds", Effect.ALLOWS, "age of evidence, s"),
     ("challenge_max_age_seconds", Effect.ALLOWS, "age of challenges, s"),
+    ("retention_months", Effect.CHANGES, "months that tenants' entries are kept"),
     ("lifted_revocations", Effect.ALLOWS, "what is revoked by"),
     ("td_attributes", Effect.ALLOWS, "guests with TD attributes"),
     *((f"tcb {name}", effect, noun) for name, effect, noun in _PATCH_LEVELS),

@@ -41,6 +41,7 @@ NO_PREVIOUS = bytes(32)
 
 _MAX_AGE_SECONDS = 7 * 86400
 _MAX_VERSION = 2**32 - 1
+_MAX_RETENTION_MONTHS = 1200
 _DEBUG_ATTRIBUTE = 0x01
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
@@ -95,6 +96,8 @@ class Policy:
     """What nodes must be to serve a tenant."""
     foreign_providers: tuple[ForeignProvider, ...] = ()
     """Services outside the mesh that routers may send prompts to; names are distinct."""
+    retention_months: int | None = None
+    """How many whole months tenants' entries are kept after their own; None: until somebody orders otherwise."""
     lifted_revocations: frozenset[bytes] = frozenset()
     """Ids of revocations that no longer count under this version."""
     revoked: Revoked = NOTHING_REVOKED
@@ -201,6 +204,9 @@ def read(value: Any) -> Policy:
         if members.has("constraints")
         else VERIFIED_ONLY,
         foreign_providers=read_foreign_providers(members),
+        retention_months=members.integer("retention_months", 1, _MAX_RETENTION_MONTHS)
+        if members.has("retention_months")
+        else None,
         lifted_revocations=_read_lifted(members),
     )
     for revocation in members.objects("revocations"):

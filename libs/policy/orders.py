@@ -1,15 +1,17 @@
 """It is responsible for what only m of n operators together may order, since nothing can undo it: a key refused for
-ever, the root given to another KMS.
+ever, the root given to another KMS, a vault erased (`libs.policy.vault_orders`).
 
-An order is canonical JSON of {v, trust_domain, action, subject, not_after}. The signed form is canonical JSON of
-{order, signatures}; each operator signs "teemesh/order/v1", a zero byte, and the SHA-256 of the order (Ed25519). As
-with a policy every signature must be valid and by an operator: one that convinces nobody is refused, not skipped.
+An order is canonical JSON of {v, trust_domain, action, subject, not_after} and, where there is one, reason. The signed
+form is canonical JSON of {order, signatures}; each operator signs "teemesh/order/v1", a zero byte, and the SHA-256 of
+the order (Ed25519). As with a policy every signature must be valid and by an operator: one that convinces nobody is
+refused, not skipped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -28,11 +30,23 @@ RETIRE_KEY = "retire-key"
 JOIN_KMS = "join-kms"
 """The subject is an instance, its code and its machine: see `join_subject`."""
 
+ERASE_VAULT = "erase-vault"
+"""The subject is a tenant's vault, or a month of it: see `libs.policy.vault_orders`."""
+
+HOLD_VAULT = "hold-vault"
+"""The subject is a tenant's vault, which nobody may erase then."""
+
+RELEASE_VAULT = "release-vault"
+"""The subject is a tenant's vault that is held."""
+
 MAX_ORDER_BYTES = 64 * 1024
 
 _CONTEXT = b"teemesh/order/v1\0"
-_ACTION = re.compile("|".join((RETIRE_KEY, JOIN_KMS)))
+_ACTION = re.compile("|".join((RETIRE_KEY, JOIN_KMS, ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT)))
 _SUBJECT = re.compile(r"[!-~]{1,500}")
+ORDER_REASON = re.compile(r"[ -~]{1,256}")
+"""Printable ASCII: it is shown on terminals, and stays in the log."""
+
 _MAX_SIGNATURES = 64
 
 
@@ -64,7 +78,7 @@ class OrderOfAnotherKind(MeshError):
 
 
 class KeyNotRetirable(MeshError):
-    """Without this key there would be no log any more."""
+    """Without this key there would be no log any more, or no share of a vault could be destroyed in good order."""
 
     code = Code.PERMISSION_DENIED
     reason = "KEY_NOT_RETIRABLE"
@@ -79,6 +93,8 @@ class Order:
     subject: str
     not_after: int
     """Unix seconds, excluded."""
+    reason: str = ""
+    """For people; it decides nothing."""
 
     @property
     def document(self) -> bytes:
@@ -90,6 +106,7 @@ class Order:
                 "action": self.action,
                 "subject": self.subject,
                 "not_after": self.not_after,
+                **({"reason": self.reason} if self.reason else {}),
             }
         )
 
@@ -132,7 +149,9 @@ def join_subject(spiffe_id: str, compose_hash: str, device_id: str) -> str:
 
 def require_retirable(name: str) -> None:
     """Raise `KeyNotRetirable` for a key that no order may retire."""
-    if is_boot_class(name) and "/" not in name:
+    if is_boot_class(name):
+        if "/" in name:
+            raise KeyNotRetirable(f"{name} ends with its vault: order that to be erased")
         raise KeyNotRetirable(f"without {name} there is no log")
 
 
@@ -170,6 +189,7 @@ def parse_order(signed: bytes) -> SignedOrder:
         action=entry.text("action", _ACTION),
         subject=entry.text("subject", _SUBJECT),
         not_after=entry.integer("not_after", 0),
+        reason=entry.text("reason", ORDER_REASON) if entry.has("reason") else "",
     )
     entry.end()
     signatures = []
@@ -188,21 +208,27 @@ def verify_order(signed: bytes, action: str, policy: Policy, now: float) -> Orde
 
     Raises `OrderMalformed`, `OrderOfAnotherKind`, `OrderSignaturesInsufficient`, `OrderExpired`.
     """
-    parsed = parse_order(signed)
-    order = parsed.order
-    if (order.trust_domain, order.action) != (policy.trust_domain, action):
+    return verify_signed_by(
+        parse_order(signed), action, policy.trust_domain, policy.operator_keys, policy.operator_threshold, now
+    )
+
+
+def verify_signed_by(
+    signed: SignedOrder, action: str, trust_domain: str, keys: Collection[bytes], threshold: int, now: float
+) -> Order:
+    """Return an order that at least so many of these keys signed, and no other. Raises what `verify_order` does."""
+    order = signed.order
+    if (order.trust_domain, order.action) != (trust_domain, action):
         raise OrderOfAnotherKind(f"the order is to {order.action} in {order.trust_domain}")
-    for key, made in parsed.signatures:
-        if key not in policy.operator_keys:
+    for key, made in signed.signatures:
+        if key not in keys:
             raise OrderSignaturesInsufficient(f"a signature is by {key.hex()}, which is no operator's key")
         try:
             _verify_signature(order, key, made)
         except (InvalidSignature, ValueError) as error:
             raise OrderSignaturesInsufficient(f"the signature by {key.hex()} is not valid") from error
-    if (present := len(parsed.signatures)) < policy.operator_threshold:
-        raise OrderSignaturesInsufficient(
-            f"signed by {present} of its operators, {policy.operator_threshold} are needed: sign it"
-        )
+    if (present := len(signed.signatures)) < threshold:
+        raise OrderSignaturesInsufficient(f"signed by {present} of its operators, {threshold} are needed: sign it")
     if now >= order.not_after:
         raise OrderExpired("the order's time is over: sign a new one")
     return order

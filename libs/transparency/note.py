@@ -52,25 +52,19 @@ class VerifierKey:
     @property
     def key_id(self) -> bytes:
         """The 4 bytes that name the key in a signature line."""
-        return sha256(self.name.encode() + b"\n" + _ED25519 + self.public_key).digest()[:4]
+        return key_id_of(self.name, _ED25519 + self.public_key)
 
     def text(self) -> str:
         """Return the key in its text form, `name+hash+base64`."""
-        encoded = base64.b64encode(_ED25519 + self.public_key).decode()
-        return f"{self.name}+{self.key_id.hex()}+{encoded}"
+        return key_text(self.name, _ED25519 + self.public_key)
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
         """Read the text form. Raises `NoteMalformed`."""
-        name, _, rest = text.partition("+")
-        key_id, _, encoded = rest.partition("+")
-        key = _base64(encoded)
+        name, key = parse_key(text)
         if key[:1] != _ED25519:
             raise NoteMalformed("only Ed25519 keys are known")
-        parsed = cls(name, key[1:])
-        if parsed.key_id.hex() != key_id:
-            raise NoteMalformed("the key's hash is not its own")
-        return parsed
+        return cls(name, key[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +75,10 @@ class Signature:
     key_id: bytes
     signature: bytes
 
+    def line(self) -> str:
+        """Return the line, its newline included."""
+        return f"{_LINE_START}{self.name} {base64.b64encode(self.key_id + self.signature).decode()}\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -90,12 +88,32 @@ class Note:
     signatures: tuple[Signature, ...]
 
 
+def key_id_of(name: str, typed_key: bytes) -> bytes:
+    """Return the 4 bytes that name a key in a signature line. `typed_key` is the signature type's byte and the key."""
+    return sha256(name.encode() + b"\n" + typed_key).digest()[:4]
+
+
+def key_text(name: str, typed_key: bytes) -> str:
+    """Return the text form of a verifier key of any signature type."""
+    return f"{name}+{key_id_of(name, typed_key).hex()}+{base64.b64encode(typed_key).decode()}"
+
+
+def parse_key(text: str) -> tuple[str, bytes]:
+    """Return the name in a verifier key's text form, and the typed key. Raises `NoteMalformed`."""
+    name, _, rest = text.partition("+")
+    key_id, _, encoded = rest.partition("+")
+    typed_key = _base64(encoded)
+    _check_name(name)
+    if key_id_of(name, typed_key).hex() != key_id:
+        raise NoteMalformed("the key's hash is not its own")
+    return name, typed_key
+
+
 def sign(text: str, name: str, key: Ed25519PrivateKey) -> bytes:
     """Return the note of a text with one signature. Raises `NoteMalformed` for a text that no note can carry."""
     _check_text(text)
-    key_id = VerifierKey(name, key.public_key().public_bytes_raw()).key_id
-    blob = base64.b64encode(key_id + key.sign(text.encode())).decode()
-    return f"{text}\n{_LINE_START}{name} {blob}\n".encode()
+    signature = Signature(name, VerifierKey(name, key.public_key().public_bytes_raw()).key_id, key.sign(text.encode()))
+    return f"{text}\n{signature.line()}".encode()
 
 
 def parse(note: bytes) -> Note:
@@ -115,6 +133,12 @@ def parse(note: bytes) -> Note:
     if len(signatures) > _MAX_SIGNATURES:
         raise NoteMalformed(f"the note has more than {_MAX_SIGNATURES} signatures")
     return Note(text, signatures)
+
+
+def parse_lines(lines: bytes) -> tuple[Signature, ...]:
+    """Read signature lines that stand alone, as witnesses answer with. Raises `NoteMalformed`."""
+    # Behind any text they are a note.
+    return parse(b"\n\n" + lines).signatures
 
 
 def verify(note: bytes, key: VerifierKey) -> str:

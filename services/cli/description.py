@@ -13,7 +13,7 @@ from services.cli.local_config import MODEL, Addresses
 from services.cli.local_policy import LocalOperators
 from services.cli.mesh_file import MeshDescription
 from services.cli.reference import read_reference
-from services.cli.roster import TRUST_DOMAIN, role_of
+from services.cli.roster import TRUST_DOMAIN, WITNESS, role_of
 
 
 def describe(
@@ -24,6 +24,7 @@ def describe(
     *,
     api_key: str,
     ledger_vkey: str,
+    witness_vkey: str,
     pids: Mapping[str, int | None],
 ) -> MeshDescription:
     """Return the description; the CA and the operator's certificate must have been obtained."""
@@ -35,6 +36,9 @@ def describe(
         ledger_grpc=addresses.of("ledger"),
         ledger_http=f"https://{addresses.of('ledger_http')}",
         ledger_vkey=ledger_vkey,
+        witness_url=f"https://{addresses.of(WITNESS)}",
+        witness_vkey=witness_vkey,
+        witness_ca=layout.witness_certificate,
         registry_grpc=(addresses.of("registry"),),
         attestation_grpc=addresses.of("attestation"),
         kms_grpc=tuple(addresses.of(name) for name in pids if role_of(name) == "kms"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
 from libs.policy.compose import compose_hash, read_anchors
 from libs.policy.orders import (
+    ERASE_VAULT,
+    HOLD_VAULT,
     JOIN_KMS,
+    RELEASE_VAULT,
     RETIRE_KEY,
     Order,
     SignedOrder,
@@ -30,7 +34,7 @@ from services.cli.layout import add_state_option, layout_of
 from services.cli.numbers import number_within
 from services.cli.operators import load_key
 
-_DAY = 86400
+DAY_SECONDS = 86400
 _MOST_DAYS = 365
 _DEVICE = re.compile("[0-9a-f]{64}")
 
@@ -40,14 +44,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     retire = commands.add_parser("retire", help="draft the order to refuse a key for ever")
     add_state_option(retire)
     retire.add_argument("name", help="the key's name, for example models/claims")
-    _add_order(retire, valid_days=7)
+    add_order_options(retire, valid_days=7)
     retire.set_defaults(run=_run_retire)
     join = commands.add_parser("join", help="draft the order to give another KMS the root")
     add_state_option(join)
     join.add_argument("instance", help="the new instance's name, as in its configuration")
     join.add_argument("--compose", type=Path, required=True, help="the app-compose that it was deployed from")
     join.add_argument("--device", required=True, metavar="DEVICE_ID", help="its machine, as its log names it")
-    _add_order(join, valid_days=1)
+    add_order_options(join, valid_days=1)
     join.set_defaults(run=_run_join)
     approve = commands.add_parser("approve", help="sign an order as an operator")
     approve.add_argument("order", type=Path, help="the order; it is replaced by one with your signature")
@@ -59,7 +63,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     submit.set_defaults(run=_run_submit)
 
 
-def _add_order(parser: argparse.ArgumentParser, *, valid_days: int) -> None:
+def add_order_options(parser: argparse.ArgumentParser, *, valid_days: int) -> None:
+    """Add how long an order holds, and where it goes."""
     days = number_within(1, _MOST_DAYS)
     parser.add_argument("--valid-days", type=days, default=valid_days, help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="the order; must not exist")
@@ -71,7 +76,7 @@ def _run_retire(args: argparse.Namespace) -> int:
         raise InputUnreadable(f"{args.name!r} is no key name")
     require_retirable(args.name)
     trust_domain = read_kms_access(layout_of(args).mesh_file).trust_domain
-    order = Order(trust_domain, RETIRE_KEY, args.name, int(time.time()) + args.valid_days * _DAY)
+    order = Order(trust_domain, RETIRE_KEY, args.name, int(time.time()) + args.valid_days * DAY_SECONDS)
     write_output(args.out, SignedOrder(order).document)
     print(f"{args.out}: to retire {args.name}, which cannot be undone; operators sign it with teemesh kms approve")
     return 0
@@ -86,7 +91,7 @@ def _run_join(args: argparse.Namespace) -> int:
     if (anchors := read_anchors(compose.decode(errors="surrogateescape"))).role != "kms":
         raise InputUnreadable(f"{args.compose} is a {anchors.role}'s app-compose, not a KMS's")
     subject = join_subject(f"spiffe://{trust_domain}/kms/{args.instance}", compose_hash(compose), args.device)
-    order = Order(trust_domain, JOIN_KMS, subject, int(time.time()) + args.valid_days * _DAY)
+    order = Order(trust_domain, JOIN_KMS, subject, int(time.time()) + args.valid_days * DAY_SECONDS)
     write_output(args.out, SignedOrder(order).document)
     print(f"{args.out}: to give {subject} the root; operators sign it with teemesh kms approve")
     return 0
@@ -110,12 +115,17 @@ def _show(order: Order) -> None:
     print(f"action        {order.action}")
     print(f"subject       {order.subject}")
     print(f"trust domain  {order.trust_domain}")
-    print(f"until         {until}", flush=True)
+    print(f"until         {until}")
+    if order.reason:
+        print(f"reason        {order.reason}")
+    sys.stdout.flush()
 
 
 def _run_submit(args: argparse.Namespace) -> int:
     signed = read_input(args.order)
     order = parse_order(signed).order
+    if order.action in (ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT):
+        raise InputUnreadable(f"an order to {order.action} is for the ledger: teemesh ledger submit")
     if order.action != RETIRE_KEY:
         raise InputUnreadable(f"an order to {order.action} is for the instance that joins: its configuration names it")
     asyncio.run(_submit(read_kms_access(layout_of(args).mesh_file), signed))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import Code, MeshError
-from services.cli.roster import KMS_REPLICA, SERVICES
+from services.cli.roster import KMS_REPLICA, SERVICES, WITNESS
 
 DEFAULT_STATE = Path(".teemesh")
 _MARKER = b"The state of a local teemesh. `teemesh reset` removes it.\n"
@@ -103,6 +103,19 @@ class Layout:
         """The operators' order that the second KMS be given the root."""
         return self.operators / "join-order.json"
 
+    @property
+    def witness_certificate(self) -> Path:
+        return self.state(WITNESS) / "tls.pem"
+
+    @property
+    def witness_tls_key(self) -> Path:
+        return self.state(WITNESS) / "tls.key"
+
+    @property
+    def witness_verifier_keys(self) -> Path:
+        """Written by the witness at each start."""
+        return self.state(WITNESS) / "verifier-keys"
+
     def state(self, service: str) -> Path:
         return self.root / "state" / service
 
@@ -128,7 +141,7 @@ class Layout:
             self.operators,
             self.devtee,
             self.policies,
-            *(self.state(name) for name in (*SERVICES, KMS_REPLICA)),
+            *(self.state(name) for name in (*SERVICES, KMS_REPLICA, WITNESS)),
         ]
         try:
             if self.root.is_dir() and not self.exists and any(self.root.iterdir()):

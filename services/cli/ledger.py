@@ -1,4 +1,4 @@
-"""It is responsible for `teemesh ledger tail`: the log as it is, entry by entry, its hash chain checked on the way.
+"""It is responsible for `teemesh ledger`, and of it for `tail`: the log as it is, its hash chain checked on the way.
 
 Exit status 6 when the log is not a continuation of what was read before.
 """
@@ -21,8 +21,12 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
+from services.cli import ledger_prove, ledger_vaults
 from services.cli.layout import add_state_option
+from services.cli.ledger_export import add_export, add_restore
+from services.cli.ledger_fsck import add_fsck
 from services.cli.ledger_lines import describe_entry
+from services.cli.ledger_verify import add_verify
 from services.cli.mesh_reading import MeshReader
 from services.cli.service_access import ServiceAccess, read_service_access
 from services.cli.tail_state import ChainReader, TailState, keep_tail_state, load_tail_state
@@ -59,7 +63,7 @@ class LedgerAccess:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `teemesh ledger`."""
-    parser = subparsers.add_parser("ledger", help="read the transparency log")
+    parser = subparsers.add_parser("ledger", help="read the transparency log; erase and hold tenants' vaults")
     commands = parser.add_subparsers(dest="ledger_command", required=True)
     tail = commands.add_parser("tail", help="print the entries since the last time, checking the hash chain")
     add_state_option(tail)
@@ -67,6 +71,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--follow", action="store_true", help="go on as the log grows, over reconnects")
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     tail.set_defaults(run=_run_tail)
+    ledger_prove.add_parsers(commands)
+    ledger_vaults.add_commands(commands)
+    add_verify(commands.add_parser("verify", help="hold a log against itself, its signed heads and what others hold"))
+    add_export(commands.add_parser("export", help="verify a log, and write it, or some segments, as one bundle"))
+    add_restore(commands.add_parser("restore", help="make a log's folder of a bundle, every file as it was"))
+    add_fsck(commands.add_parser("fsck", help="what a start would say of a log; reads, and cuts nothing"))
 
 
 def read_ledger_access(state: Path) -> LedgerAccess:

@@ -51,7 +51,7 @@ class Addresses:
 
 def write_devtee_config(layout: Layout, addresses: Addresses, names: Sequence[str] = SERVICES) -> None:
     """Write the software TEE's file: one virtual TD for each process."""
-    _write(
+    write_config(
         layout,
         DEVTEE,
         {
@@ -76,10 +76,12 @@ def write_service_configs(
     *,
     certificate_seconds: int | None = None,
     names: Sequence[str] = SERVICES,
+    witnesses: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write every process's file; each begins with the given signed policy.
 
-    `certificate_seconds` is the life of certificates where it is to be another than production's.
+    `certificate_seconds` is the life of certificates where it is to be another than production's. All `witnesses` are
+    the quorum.
     """
     kms = [name for name in names if role_of(name) == "kms"]
     for service in names:
@@ -97,7 +99,9 @@ def write_service_configs(
         own = _own(service, layout, addresses)
         if role_of(service) == "kms" and certificate_seconds is not None:
             own["certificate_seconds"] = certificate_seconds
-        _write(layout, service, {"member": member, **own})
+        if service == "ledger":
+            own |= {"witnesses": list(witnesses), "witness_quorum": len(witnesses)}
+        write_config(layout, service, {"member": member, **own})
 
 
 def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
@@ -166,7 +170,8 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
     raise AssertionError(service)
 
 
-def _write(layout: Layout, service: str, changes: Mapping[str, Any]) -> None:
+def write_config(layout: Layout, service: str, changes: Mapping[str, Any]) -> None:
+    """Write one process's file: its template, changed so. Raises `InputUnreadable`."""
     template = TEMPLATES / f"{role_of(service)}.toml"
     try:
         production = tomllib.loads(read_input(template).decode())

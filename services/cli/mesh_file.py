@@ -30,6 +30,12 @@ class MeshDescription:
     """https://host:port."""
     ledger_vkey: str
     """Verifier key of the ledger's checkpoints, in C2SP's text form."""
+    witness_url: str
+    """https://host:port of the witness that cosigns them."""
+    witness_vkey: str
+    """Verifier key of its cosignatures, in C2SP's text form."""
+    witness_ca: Path
+    """PEM of the witness's own certificate."""
     registry_grpc: tuple[str, ...]
     """Of each instance, the preferred one first."""
     attestation_grpc: str

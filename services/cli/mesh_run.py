@@ -24,12 +24,13 @@ from services.cli.layout import Layout
 from services.cli.ledger_key import fetch_ledger_vkey
 from services.cli.local_config import MODEL, Addresses, write_devtee_config, write_service_configs
 from services.cli.local_policy import LocalOperators, ensure_policy, newest_policy, open_operators, write_composes
+from services.cli.local_witness import ledgers_witness, witness_vkey, write_witness_config
 from services.cli.mesh_file import MeshDescription, remove_mesh_file, write_mesh_file
 from services.cli.next_steps import next_steps
 from services.cli.operator_certificate import OperatorCertificate
 from services.cli.patience import patiently
 from services.cli.platform import dstack_kms_root
-from services.cli.roster import DEVTEE, processes, role_of
+from services.cli.roster import DEVTEE, WITNESS, processes, role_of
 from services.cli.served import until_served
 from services.cli.tenant import ensure_tenant, store_tenant
 
@@ -99,7 +100,7 @@ class MeshRun:
         return code
 
     async def _start(self, children: Children, addresses: Addresses, operators: LocalOperators) -> None:
-        """Start everyone; only the platform, whose reference values policy needs, is waited for."""
+        """Start everyone; the platform, whose reference values policy needs, is waited for, and a new witness."""
         layout = self._layout
         names = processes(kms_replica=self._options.kms_replica)
         write_devtee_config(layout, addresses, names)
@@ -110,17 +111,29 @@ class MeshRun:
         write_vendor_root(layout)
         policy = ensure_policy(layout, operators, composes, {MODEL: [weights]}, int(time.time()))
         self._display.say(f"policy version {policy.version} holds, digest {policy.digest.hex()}")
+        await self._start_witness(children, addresses, operators, policy)
         write_service_configs(
             layout,
             addresses,
             layout.policy(policy.version),
             certificate_seconds=self._options.certificate_seconds,
             names=names,
+            witnesses=[ledgers_witness(layout, addresses)],
         )
         if self._options.kms_replica:
             order_join(layout, operators, composes["kms"], int(time.time()))
         for name in names:
             await children.start(name)
+
+    async def _start_witness(
+        self, children: Children, addresses: Addresses, operators: LocalOperators, policy: Policy
+    ) -> None:
+        """Start the witness. The ledger is told its key, so one that never ran is waited for."""
+        write_witness_config(self._layout, addresses, operators, self._layout.policy(policy.version))
+        has_run = self._layout.witness_verifier_keys.exists()
+        witness = await children.start(WITNESS)
+        if not has_run:
+            await witness.until_ready()
 
     async def _serve(self, addresses: Addresses, operators: LocalOperators) -> int:
         """Do the operator's part until cancelled, or until there is nothing more to do."""
@@ -164,6 +177,7 @@ class MeshRun:
             self._policy(operators),
             api_key=tenant.api_key,
             ledger_vkey=await patiently(lambda: self._ledger_vkey(addresses, operators, certificate)),
+            witness_vkey=witness_vkey(self._layout),
             pids=self._pids(),
         )
         await until_served(mesh.router_url, mesh.router_ca, mesh.model)

@@ -128,6 +128,12 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--collateral-max-age-days", type=int, default=STRICT_TCB.maximum_collateral_age_seconds // _DAY
     )
+    parser.add_argument(
+        "--retention-months",
+        type=int,
+        metavar="N",
+        help="keep tenants' entries for so long; default: as before",
+    )
     parser.add_argument("--challenge-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--evidence-max-age-seconds", type=int, default=EVIDENCE_SECONDS)
     parser.add_argument("--lifetime-days", type=int, default=LIFETIME_SECONDS // _DAY)
@@ -199,6 +205,7 @@ def _run_init(args: argparse.Namespace) -> int:
         allowed_devices=args.allow_device,
         revoked_devices=args.revoke_device,
         lifted_revocations=args.lift_revocation,
+        retention_months=args.retention_months,
         challenge_max_age_seconds=args.challenge_max_age_seconds,
         evidence_max_age_seconds=args.evidence_max_age_seconds,
         key_releases=[_key_release(*pair) for pair in _pairs(args.key_release, "--key-release")],

@@ -45,7 +45,7 @@ _KEY_RELEASES: tuple[dict[str, Any], ...] = tuple(
 )
 
 
-_KEPT = ("constraints", "foreign_providers")
+_KEPT = ("constraints", "foreign_providers", "retention_months")
 """What nothing that an author gives says anew; to leave it out would allow more."""
 
 
@@ -79,6 +79,7 @@ def draft_policy(
     allowed_devices: Sequence[str] = (),
     revoked_devices: Sequence[str] = (),
     lifted_revocations: Sequence[str] = (),
+    retention_months: int | None = None,
     challenge_max_age_seconds: int = EVIDENCE_SECONDS,
     evidence_max_age_seconds: int = EVIDENCE_SECONDS,
     key_releases: Sequence[Mapping[str, Any]] = (),
@@ -88,9 +89,10 @@ def draft_policy(
 
     Each compose is allowed, for the role it was measured with, on the platform of each reference. `models` maps a
     model id to the SHA-256 digests of its weights, hexadecimal. `key_releases` are rules beside those for the
-    ledger's keys. What `previous` lifts stays lifted, and what it demands for tenants and of foreign providers
-    stays demanded. Raises `DraftInconsistent` when a compose belongs to another mesh, or obeys other operators and
-    is none that `previous` allows already, and what reading the draft raises.
+    ledger's keys. What `previous` lifts stays lifted, what it demands for tenants and of foreign providers stays
+    demanded, and what it says of retention stays unless `retention_months` says otherwise. Raises
+    `DraftInconsistent` when a compose belongs to another mesh, or obeys other operators and is none that `previous`
+    allows already, and what reading the draft raises.
     """
     measurements: dict[str, list[dict[str, str]]] = {}
     for compose in composes:
@@ -134,6 +136,8 @@ def draft_policy(
     if previous is not None:
         before = jcs.loads_object(previous.document)
         draft |= {name: before[name] for name in _KEPT if name in before}
+    if retention_months is not None:
+        draft["retention_months"] = retention_months
     if gpus := [reference for reference in references if reference.gpu is not None]:
         draft["gpu"] = _gpu(gpus)
     elif gpu_roles:

@@ -136,6 +136,8 @@ def _print_allowances(policy: Policy, console: Console) -> None:
         console.print(f"  CPU families {', '.join(sorted(devices.revoked_families))} revoked")
     if policy.lifted_revocations:
         console.print(f"  lifts        {len(policy.lifted_revocations)} revocations")
+    if policy.retention_months is not None:
+        console.print(f"  keeps        tenants' entries for {policy.retention_months} months after their own")
     if policy.hardware.gpu is not None:
         console.print(f"  GPU tokens   of {', '.join(sorted(policy.hardware.gpu.issuers))}")
     if policy.hardware.snp is not None:

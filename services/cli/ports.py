@@ -30,6 +30,7 @@ NAMES = (
     "nats",
     "ledger",
     "ledger_http",
+    "witness",
     "registry",
     "node",
     "router",

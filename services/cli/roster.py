@@ -12,6 +12,9 @@ SERVICES = ("attestation", "kms", "broker", "ledger", "registry", "node", "route
 KMS_REPLICA = "kms-2"
 """A second instance of the KMS, where one is asked for: it joins the first."""
 
+WITNESS = "witness"
+"""Cosigns the log's checkpoints. It is no member of the mesh: no guest agent, no certificate of the mesh's CA."""
+
 TRUST_DOMAIN = "mesh.local"
 INSTANCE = "local"
 """The one instance that each service has here, the KMS's second one apart."""

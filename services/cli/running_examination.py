@@ -9,10 +9,14 @@ from libs.errors import MeshError
 from services.cli.findings import Finding
 from services.cli.layout import Layout
 from services.cli.mesh_reading import MeshReader
+from services.cli.patience import patiently
 from services.cli.ports import HOST, read_ports
-from services.cli.roster import SERVICES
+from services.cli.roster import SERVICES, WITNESS
 from services.cli.served import ask_served
 from services.cli.status import Access, ask_health, read_mesh
+from services.cli.witnessed import WitnessedAccess, ask_witnessed, read_witnessed_access
+
+_WITNESSED_SECONDS = 10.0
 
 
 def examine_running(layout: Layout) -> Iterator[Finding]:
@@ -41,6 +45,23 @@ def examine_running(layout: Layout) -> Iterator[Finding]:
         yield Finding("serving", str(error), f"see why the node is not admitted, in {layout.log('router')}")
         return
     yield Finding("serving", f"every service, and {model}")
+    yield _witnessed(mesh, layout)
+
+
+def _witnessed(mesh: MeshReader, layout: Layout) -> Finding:
+    try:
+        said = asyncio.run(_ask_witnessed(read_witnessed_access(mesh)))
+        return Finding("witness", said.removeprefix("witnessed: "))
+    except TimeoutError:
+        return Finding("witness", "nothing is witnessed", f"see why in {layout.log(WITNESS)}")
+    except MeshError as error:
+        return Finding("witness", f"{error.reason}: {error}", f"see why in {layout.log(WITNESS)}")
+
+
+async def _ask_witnessed(access: WitnessedAccess) -> str:
+    """A mesh that became ready this moment may not have shown its first checkpoint to anyone."""
+    async with asyncio.timeout(_WITNESSED_SECONDS):
+        return await patiently(lambda: ask_witnessed(access))
 
 
 async def _not_serving(access: Access) -> list[str]:

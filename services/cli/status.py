@@ -33,6 +33,7 @@ from services.cli.mesh_reading import MeshReader
 from services.cli.ports import HOST, read_ports
 from services.cli.roster import KMS_REPLICA, processes, role_of
 from services.cli.service_access import ServiceAccess
+from services.cli.witnessed import WitnessedAccess, ask_witnessed, read_witnessed_access
 
 _TIMEOUT_SECONDS = 5.0
 YOUNG_SECONDS = 3600
@@ -52,6 +53,8 @@ class Access:
     ledger_vkey: str
     pids: Mapping[str, int]
     addresses: Mapping[str, str]
+    witnessed: WitnessedAccess | None = None
+    """Where what is witnessed of the log is shown."""
 
     @property
     def processes(self) -> Sequence[str]:
@@ -123,6 +126,7 @@ def read_mesh(path: Path, addresses: Mapping[str, str]) -> Access:
         ledger_vkey=mesh.text("ledger_vkey"),
         pids=_pids(path),
         addresses=addresses,
+        witnessed=read_witnessed_access(mesh),
     )
 
 
@@ -143,7 +147,10 @@ async def show(access: Access, console: Console, evidence_age_seconds: int = YOU
     """Ask everyone at once and print the answers; return 0 when all serve."""
     answers = await asyncio.gather(*(ask_health(access, name) for name in access.processes))
     facts = await asyncio.gather(
-        _fact(ask_policy(access)), _fact(ask_log(access)), _fact(ask_coverage(access, evidence_age_seconds))
+        _fact(ask_policy(access)),
+        _fact(ask_log(access)),
+        *(() if access.witnessed is None else [_fact(ask_witnessed(access.witnessed))]),
+        _fact(ask_coverage(access, evidence_age_seconds)),
     )
     table = Table(box=None, header_style="bold")
     for column in ("service", "state", "pid", "address", "detail"):

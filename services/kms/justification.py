@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from libs.errors import Code, MeshError
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.orders import RETIRE_KEY, require_retirable, verify_order
 from libs.policy.signatures import parse_signed
+from libs.policy.vault_orders import verify_retirement
 from services.kms.changes import Change
 
 
@@ -21,7 +21,7 @@ class ChangeNotJustified(MeshError):
 
 
 def verify_logged(change: Change, newest: int, policies: PolicyKeeper) -> None:
-    """Raise unless a logged change counts: `ChangeNotJustified`, `KeyNotRetirable`, what `verify_order` raises.
+    """Raise unless a logged change counts: `ChangeNotJustified`, what `verify_retirement` raises.
 
     `newest` is the key's newest epoch by all that was logged before it.
     """
@@ -29,10 +29,9 @@ def verify_logged(change: Change, newest: int, policies: PolicyKeeper) -> None:
         if change.epoch > newest + 1:
             raise ChangeNotJustified(f"epoch {change.epoch} of {change.name} does not follow {newest}")
         return
-    require_retirable(change.name)
     # Of a time before this chain: by its oldest version.
     version = max(change.policy_version, policies.oldest)
     policy = parse_signed(policies.signed(version)).policy
-    order = verify_order(change.order, RETIRE_KEY, policy, change.at_ms / 1000)
-    if order.subject != change.name:
-        raise ChangeNotJustified(f"the order is to retire {order.subject}, not {change.name}")
+    ordered = verify_retirement(change.order, policy, change.at_ms / 1000)
+    if ordered != change.name:
+        raise ChangeNotJustified(f"the order ends {ordered}, not {change.name}")

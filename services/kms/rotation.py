@@ -15,8 +15,9 @@ import structlog
 
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.orders import RETIRE_KEY, parse_order, require_retirable, verify_order
+from libs.policy.orders import parse_order
 from libs.policy.releases import is_boot_class
+from libs.policy.vault_orders import verify_retirement
 from services.kms.access import Access
 from services.kms.book import KeyBook, KeyEpochsFixed
 from services.kms.changes import Change
@@ -66,23 +67,20 @@ class Rotation:
         await self._make(Change(name, epoch, self._now_ms(), self._kms, by, grant.policy.version))
 
     async def retire(self, signed_order: bytes) -> None:
-        """Refuse a key for ever, if m of n operators ordered it; one that is retired already is no error.
+        """Refuse a key for ever, if m of n operators ordered it or the erasure of its vault; one that is retired
+        already is no error.
 
-        Raises what `verify_order` does, `KeyNameMalformed`, `KeyNotRetirable`, `KeyStateBehind`, `KeyBookFull`,
-        `LedgerUnavailable`.
+        Raises what `verify_retirement` does, `KeyNameMalformed`, `KeyStateBehind`, `KeyBookFull`, `LedgerUnavailable`.
         """
         self._currency.require()
         policy = self._policy.current
-        order = verify_order(signed_order, RETIRE_KEY, policy, self._clock())
-        name = order.subject
-        require_retirable(name)
+        name = verify_retirement(signed_order, policy, self._clock())
         if (page := self._book.pages.keys.get(name)) is not None and page.retired:
             await self._unlogged.say_again()
             return
-        cause = f"order:{order.digest.hex()}"
-        await self._make(
-            Change(name, None, self._now_ms(), self._kms, cause, policy.version, parse_order(signed_order).document)
-        )
+        ordered = parse_order(signed_order)
+        cause = f"order:{ordered.order.digest.hex()}"
+        await self._make(Change(name, None, self._now_ms(), self._kms, cause, policy.version, ordered.document))
 
     async def keep(self) -> NoReturn:
         """Look for keys that policy holds to be too old, for ever."""

@@ -36,7 +36,8 @@ METHODS = {
     f"/{_SERVICE}/GetPublicKey": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
     f"/{_SERVICE}/ListKeys": MethodRule(roles=frozenset({"operator", "auditor"})),
     f"/{_SERVICE}/RotateKey": MethodRule(roles=frozenset({"operator"})),
-    f"/{_SERVICE}/RetireKey": MethodRule(roles=frozenset({"operator"})),
+    # The order is what counts; the ledger brings those that end a vault.
+    f"/{_SERVICE}/RetireKey": MethodRule(roles=frozenset({"operator", "ledger"})),
     f"/{_SERVICE}/GetStatement": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
     f"/{_SERVICE}/WatchStatements": MethodRule(roles=_SERVICES | {"operator", "auditor"}, long_lived=True),
     f"/{_SERVICE}/GetPolicy": MethodRule(roles=_SERVICES | {"operator", "auditor"}),

@@ -1,6 +1,7 @@
 """Runs the ledger: `python -m services.ledger <config.toml>`.
 
-Exit status 3: the log is damaged; 4: it is shorter than what was promised; 70: a write failed.
+Exit status 3: the log is damaged; 4: it is shorter than what was promised; 6: a witness has another history of it; 70:
+a write failed.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
 from services.ledger.auditing import open_auditor
 from services.ledger.config import Config
-from services.ledger.https import OutwardAuthority, serving_checkpoints
+from services.ledger.https import OutwardAuthority, serving_https
 from services.ledger.keys import ReleasedKeys, index_key_of
-from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of
+from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of, verify_log
+from services.ledger.public import application
 from services.ledger.running import Opened, Trust, running
 from services.ledger.servicer import LedgerServicer, ledger_binding
+from services.ledger.witnessed_floor import witnessed_floors
+from services.ledger.witnesses import open_witnesses
+from services.ledger.witnessing import Asked
 
 
 async def serve(config: Config) -> None:
-    """Wire the ledger and serve until terminated. Damage is found before anyone is asked for anything."""
+    """Wire the ledger and serve until terminated. Damage is found before anyone is waited for."""
     settings = config.member
     origin = origin_of(settings.trust_domain, config.events.log_number)
     ack_key, log_key, receiver = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), ReceiverKey()
@@ -36,8 +41,19 @@ async def serve(config: Config) -> None:
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         index_key = await index_key_of(guest)
         await asyncio.to_thread(ensure_log, config.data_dir, origin, config.events.log_number, anchors, policy)
+
+    async def verify() -> None:
+        await asyncio.to_thread(verify_log, config.data_dir, origin, index_key)
+
     async with (
-        open_log(config.data_dir, ack_key.sign, time.time_ns, index_key) as store,
+        open_witnesses(config.witnesses) as witnesses,
+        open_log(
+            config.data_dir,
+            ack_key.sign,
+            time.time_ns,
+            index_key,
+            await witnessed_floors(witnesses, config.witness_quorum, origin, verify),
+        ) as store,
         open_auditor(config.data_dir, origin) as auditor,
     ):
         claims = {
@@ -54,15 +70,21 @@ async def serve(config: Config) -> None:
         ):
             kms = member.kms
             keys = ReleasedKeys(kms, receiver, lambda: member.spiffe_id)
-            trust = Trust(logged_policies(store.description, member.policy), member.identity.ca_certificate)
+            trust = Trust(
+                logged_policies(store.description, member.policy),
+                member.identity.ca_certificate,
+                member.policy.require_fresh,
+            )
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
-            opened = Opened(store, auditor, ack_key, log_key, build)
+            asked = Asked(witnesses, config.witness_quorum, config.witness_seconds)
+            opened = Opened(store, auditor, ack_key, log_key, build, asked)
             itself = member.peer("ledger", settings.listen)
             async with running(member, itself, config, opened, trust, keys) as ledger:
                 # Before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what is
                 # acknowledged here leaves that.
                 servicer.begin(ledger)
-                async with serving_checkpoints(config.https_listen, outward, ledger.checkpoints):
+                public = application(ledger.checkpoints, ledger.tiles)
+                async with serving_https(config.https_listen, outward, public):
                     serving.ready()
                     notify_ready()
                     await until_terminated()

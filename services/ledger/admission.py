@@ -22,6 +22,7 @@ from libs.events.records import SALT_SIZE, Entry, Record, open_record, parse_ent
 from libs.events.vault import VaultKey
 from libs.identity.certificate import parse
 from libs.transparency.leaf import Kind
+from services.ledger.erasures import Erasures
 from services.ledger.issuers import KINDS_OF_ROLE, Writer, Writers, nobody, read_keyset, verify_keyset
 from services.ledger.policies import LoggedPolicies
 from services.ledger.reading import StoredEntry
@@ -31,7 +32,7 @@ from services.ledger.sequencer import Candidate
 VaultKeys = Mapping[tuple[bytes, int], VaultKey]
 """Vault keys by vault and epoch."""
 
-REPLAYED = (Kind.POLICY, Kind.REVOCATION)
+REPLAYED = (Kind.POLICY, Kind.REVOCATION, Kind.ERASURE)
 """What must be known of the log before anything is judged; writers are read when they write."""
 
 _WINDOW = 65_536
@@ -69,15 +70,17 @@ class LogView:
 class Admission:
     """Judges messages in stream order. One caller at a time."""
 
-    def __init__(self, policies: LoggedPolicies, view: LogView, ca_certificate: bytes) -> None:
+    def __init__(self, policies: LoggedPolicies, view: LogView, ca_certificate: bytes, erasures: Erasures) -> None:
         self._policies = policies
         self._view = view
         self._ca = ca_certificate
+        self._erasures = erasures
         self._writers = Writers(view.writer)
         self._refused: OrderedDict[bytes, Ed25519PublicKey] = OrderedDict()
 
     def replay(self, entries: Iterable[StoredEntry]) -> None:
-        """Take in what the log says about policies and revocations: its entries of the kinds `REPLAYED`, in order.
+        """Take in what the log says about policies, revocations and vaults: its entries of the kinds `REPLAYED`, in
+        order.
 
         Raises what its own records cannot be read as.
         """
@@ -87,6 +90,8 @@ class Admission:
                 self._policies.take(jcs.dumps(dict(entry.body)))
             elif stored.leaf.kind is Kind.REVOCATION:
                 self._revoke(entry)
+            else:
+                self._erasures.take(entry)
 
     def writer(self, issuer: bytes) -> Writer | None:
         """Return an issuer that may write."""
@@ -180,6 +185,8 @@ class Admission:
             raise _Refused(Reason.KIND_NOT_ALLOWED, f"role {writer.role} writes no entries of kind {header.kind.name}")
         vault = None
         if not header.is_public:
+            if self._erasures.closing(header.vault_id, header.vault_epoch) is not None:
+                raise _Refused(Reason.VAULT_ERASED, "the vault, or that month of it, is closed for ever")
             vault = vaults.get((header.vault_id, header.vault_epoch))
             if vault is None:
                 raise _Refused(Reason.VAULT_UNKNOWN, "the vault was never opened for that month")
@@ -193,6 +200,11 @@ class Admission:
                 raise _Refused(Reason.POLICY_REFUSED, f"{error.reason}: {error}") from error
         if header.kind is Kind.REVOCATION:
             self._revoke(entry)
+        if header.kind is Kind.ERASURE:
+            try:
+                self._erasures.take(entry)
+            except MeshError as error:
+                raise _Refused(Reason.ENTRY_MALFORMED, f"{error.reason}: {error}") from error
 
     def _revoke(self, entry: Entry) -> None:
         """What no operator of the log's policies signed is an entry like any other, and withdraws nothing."""

@@ -67,12 +67,13 @@ class SignedTree:
 
 
 class AuditorProcess:
-    """A running auditor. One request at a time."""
+    """A running auditor."""
 
     def __init__(self, process: asyncio.subprocess.Process, origin: str, checkpoint_key: bytes) -> None:
         self._process = process
         self.checkpoint_key = checkpoint_key
         self._verifier = VerifierKey(origin, checkpoint_key)
+        self._one_request = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -85,14 +86,26 @@ class AuditorProcess:
 
     async def sign(self, size: int, root: bytes) -> SignedTree:
         """Return the signed tree. Raises `AuditorRefused` or `AuditorGone`."""
-        answer = await _ask(self._process, {"size": size, "root": root.hex()})
-        if "note" not in answer:
-            raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
-        note = answer["note"].encode()
+        note = (await self._ask({"size": size, "root": root.hex()}, "note")).encode()
         signed = checkpoint.verify(note, self._verifier)
         if (signed.size, signed.root) != (size, root):
             raise AuditorRefused("it signed another tree than the one asked for")
         return SignedTree(size, root, note)
+
+    async def keep_witnessed(self, cosigned: bytes) -> None:
+        """Have a note kept with its witnesses' lines. Raises `AuditorRefused` or `AuditorGone`."""
+        await self._ask({"witnessed": cosigned.decode()}, "kept")
+
+    async def sign_receipts(self, size: int) -> bytes:
+        """Return the signature of COSE receipts in a tree that was signed. Raises `AuditorRefused` or `AuditorGone`."""
+        return bytes.fromhex(await self._ask({"receipts": size}, "signature"))
+
+    async def _ask(self, request: dict[str, Any], wanted: str) -> Any:
+        async with self._one_request:
+            answer = await _ask(self._process, request)
+        if wanted not in answer:
+            raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
+        return answer[wanted]
 
 
 @asynccontextmanager
@@ -121,6 +134,8 @@ class Checkpoints:
         growth: Growth,
         sync_watermark: Callable[[], Awaitable[None]],
         interval_seconds: float,
+        *,
+        has_witnesses: bool = False,
     ) -> None:
         """`sync_watermark` makes the log's own floor durable: before a size is signed, never after."""
         self._auditor = auditor
@@ -128,6 +143,12 @@ class Checkpoints:
         self._sync_watermark = sync_watermark
         self._interval = interval_seconds
         self._signed: OrderedDict[int, SignedTree] = OrderedDict()
+        self._witnessed: SignedTree | None = None
+        self._has_witnesses = has_witnesses
+        self._covered = Growth(0, b"")
+        """How far the log is signed."""
+        self._cosigned = Growth(0, b"")
+        """How far it is witnessed."""
 
     @property
     def newest(self) -> SignedTree:
@@ -135,6 +156,44 @@ class Checkpoints:
         if not self._signed:
             raise NoCheckpoint("nothing was signed yet: ask again")
         return next(reversed(self._signed.values()))
+
+    @property
+    def witnessed(self) -> SignedTree:
+        """The newest tree that a quorum of witnesses cosigned. Raises `NoCheckpoint`."""
+        if self._witnessed is None:
+            raise NoCheckpoint("no quorum of witnesses has cosigned a tree of this process yet")
+        return self._witnessed
+
+    async def signed_beyond(self, size: int) -> SignedTree:
+        """Wait until a tree of more than `size` leaves is signed, and return the newest."""
+        await self._covered.beyond(size)
+        return self.newest
+
+    async def witness(self, tree: SignedTree) -> None:
+        """Release a tree whose note a quorum of witnesses cosigned. Raises `AuditorRefused` or `AuditorGone`."""
+        await self._auditor.keep_witnessed(tree.note)
+        self._witnessed = tree
+        self._cosigned.reach(tree.size, tree.root)
+
+    async def sign_receipts(self, tree: SignedTree) -> bytes:
+        """Return the signature of COSE receipts in one of the newest trees. Raises `AuditorRefused`, `AuditorGone`."""
+        return await self._auditor.sign_receipts(tree.size)
+
+    def provable(self, index: int) -> SignedTree:
+        """Return the tree to prove a leaf in: the newest witnessed one that has it, or else the newest.
+
+        Raises `NoCheckpoint`.
+        """
+        witnessed = self._witnessed
+        return self.newest if witnessed is None or witnessed.size <= index else witnessed
+
+    async def covering(self, size: int) -> SignedTree:
+        """Wait for a tree of at least this many leaves that is signed and, where the log has witnesses, witnessed.
+
+        Returns the newest.
+        """
+        await (self._cosigned if self._has_witnesses else self._covered).beyond(size - 1)
+        return self.witnessed if self._has_witnesses else self.newest
 
     def note(self) -> bytes:
         """Return the newest note, empty where there is none."""
@@ -169,6 +228,7 @@ class Checkpoints:
         self._signed[size] = signed
         if len(self._signed) > _REMEMBERED:
             self._signed.popitem(last=False)
+        self._covered.reach(size, root)
         return size
 
 

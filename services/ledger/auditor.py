@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -22,17 +23,19 @@ from libs import jcs
 from libs.errors import MeshError
 from libs.files import write_durably
 from libs.process import protect_memory
-from libs.transparency import checkpoint
+from libs.transparency import checkpoint, cose_receipt
 from libs.transparency.chain import log_id
 from libs.transparency.checkpoint import Checkpoint
 from services.ledger import frames, records_log, segments
 from services.ledger.breaking import ending_when_broken
 from services.ledger.damage import LogBroken, LogDamaged
 from services.ledger.head import Head
-from services.ledger.recovery import CHECKPOINT, CHECKPOINTS_LOG, read_notes
+from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, read_notes
 from services.ledger.scan import SEGMENTS
 
 _DEFAULT = segments.Geometry()
+_REMEMBERED = 256
+"""How many notes may be waiting for their cosignatures."""
 
 
 class SizeBelowSigned(MeshError):
@@ -53,6 +56,12 @@ class SizeNotCommitted(MeshError):
     reason = "SIZE_NOT_COMMITTED"
 
 
+class NoteNotSigned(MeshError):
+    """The note that is asked about is none of those that this process signed last."""
+
+    reason = "NOTE_NOT_SIGNED"
+
+
 class Auditor:
     """Follows the segments by their bytes."""
 
@@ -61,12 +70,15 @@ class Auditor:
         directory: Path,
         origin: str,
         sign: Callable[[Checkpoint], bytes],
+        sign_receipts: Callable[[Checkpoint], bytes],
         geometry: segments.Geometry = _DEFAULT,
     ) -> None:
-        self._directory, self._origin, self._sign, self._geometry = directory, origin, sign, geometry
+        self._directory, self._origin, self._geometry = directory, origin, geometry
+        self._sign, self._sign_receipts = sign, sign_receipts
         self._head = Head(origin)
         self._segment, self._offset = 0, 0
         self._signed: Checkpoint | None = None
+        self._notes: OrderedDict[int, bytes] = OrderedDict()
         self._log: records_log.RecordsLog | None = None
 
     def checkpoint(self, size: int, root: bytes) -> bytes:
@@ -90,11 +102,38 @@ class Auditor:
         note = self._sign(own)
         signed_log.append([note])
         self._signed = own
-        try:
-            write_durably(self._directory / CHECKPOINT, note)
-        except OSError as error:
-            raise LogBroken(f"the checkpoint could not be written: {error.strerror}") from error
+        self._remember(size, note)
+        self._release(CHECKPOINT, note)
         return note
+
+    def witnessed(self, cosigned: bytes) -> None:
+        """Keep a note of this process with its witnesses' lines, which the caller has verified.
+
+        It IS durable in `checkpoints.log`. Raises `NoteNotSigned`, and `LogBroken`, after which the process MUST end.
+        """
+        own = self._notes.get(checkpoint.parse(cosigned).size)
+        if own is None or not cosigned.startswith(own):
+            raise NoteNotSigned("the cosigned note is none of those that were signed last")
+        self._open().append([cosigned])
+        self._release(CHECKPOINT_WITNESSED, cosigned)
+
+    def receipts(self, size: int) -> bytes:
+        """Return the signature of COSE receipts in a tree that was signed. Raises `NoteNotSigned`."""
+        note = self._notes.get(size)
+        if note is None:
+            raise NoteNotSigned(f"no tree of {size} leaves is among those that were signed last")
+        return self._sign_receipts(checkpoint.parse(note))
+
+    def _remember(self, size: int, note: bytes) -> None:
+        self._notes[size] = note
+        if len(self._notes) > _REMEMBERED:
+            self._notes.popitem(last=False)
+
+    def _release(self, name: str, note: bytes) -> None:
+        try:
+            write_durably(self._directory / name, note)
+        except OSError as error:
+            raise LogBroken(f"{name} could not be written: {error.strerror}") from error
 
     def _open(self) -> records_log.RecordsLog:
         """Read what earlier processes signed, at the first request: the log may not exist before."""
@@ -179,6 +218,11 @@ def answer(auditor: Auditor, request: bytes) -> bytes:
     """Return the answer to one line: the note, or the reason why there is none."""
     try:
         members = jcs.loads_object(request)
+        if "witnessed" in members:
+            auditor.witnessed(members["witnessed"].encode())
+            return jcs.dumps({"kept": True})
+        if "receipts" in members:
+            return jcs.dumps({"signature": auditor.receipts(members["receipts"]).hex()})
         note = auditor.checkpoint(members["size"], bytes.fromhex(members["root"]))
     except LogBroken:
         raise
@@ -192,7 +236,9 @@ def main() -> int:
     directory, origin = Path(sys.argv[1]), sys.argv[2]
     protect_memory()
     key = Ed25519PrivateKey.generate()
-    auditor = Auditor(directory, origin, lambda tree: checkpoint.sign(tree, key))
+    auditor = Auditor(
+        directory, origin, lambda tree: checkpoint.sign(tree, key), lambda tree: cose_receipt.sign(tree, key)
+    )
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     output.write(jcs.dumps({"checkpoint_key": key.public_key().public_bytes_raw().hex()}) + b"\n")
     with ending_when_broken(), output:

@@ -5,8 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.errors import MeshError
 from libs.events.publish import EventSettings
 from libs.identity.member import MemberSettings
+from libs.transparency.cosignature import CosignerKey
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessSettings:
+    """One witness that cosigns this log's checkpoints."""
+
+    url: str
+    """https:// and where it is reached; the protocol's paths follow."""
+    verifier_key: str
+    """The one of its keys whose cosignatures count here, in C2SP's text form."""
+    ca: Path | None = None
+    """PEM of who vouches for its host's name; absent: the system's own certificate authorities."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith("https://") or self.url.endswith("/"):
+            raise ValueError("url must begin with https:// and not end with /")
+        try:
+            CosignerKey.parse(self.verifier_key)
+        except MeshError as error:
+            raise ValueError(f"verifier_key: {error}") from error
+
+    @property
+    def key(self) -> CosignerKey:
+        return CosignerKey.parse(self.verifier_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +56,26 @@ class Config:
     """How many nats-servers keep the stream."""
     checkpoint_seconds: float = 1.0
     """How often a log that has grown is signed, seconds; at once after every 10,000 entries."""
+    scrub_megabytes_per_second: float = 8.0
+    """How fast sealed segments are read again in the background, to find what a disk has lost, 10^6 bytes a second."""
+    witnesses: tuple[WitnessSettings, ...] = ()
+    """Who cosigns. Without any, nothing is witnessed."""
+    witness_quorum: int = 0
+    """How many of them must have cosigned a checkpoint before it counts as witnessed."""
+    witness_seconds: float = 1.0
+    """How often a log that has grown is shown to them, seconds."""
     log_json: bool | None = None
     """True for JSON lines, false for readable ones; absent: readable on a terminal."""
 
     def __post_init__(self) -> None:
         if not self.dns_names and not self.ip_addresses:
             raise ValueError("dns_names or ip_addresses must name the HTTPS listener")
-        if self.checkpoint_seconds <= 0:
-            raise ValueError("checkpoint_seconds must be above 0")
+        if min(self.checkpoint_seconds, self.witness_seconds) <= 0:
+            raise ValueError("checkpoint_seconds and witness_seconds must be above 0")
+        if self.scrub_megabytes_per_second <= 0:
+            raise ValueError("scrub_megabytes_per_second must be above 0")
+        if not min(len(self.witnesses), 1) <= self.witness_quorum <= len(self.witnesses):
+            raise ValueError("witness_quorum is from 1 to the number of witnesses; without any, 0")
+        keys = [witness.key for witness in self.witnesses]
+        if len({key.name for key in keys}) < len(keys) or len({key.public_key for key in keys}) < len(keys):
+            raise ValueError("each of witnesses has a name and a key of its own")

@@ -46,6 +46,13 @@ class LogBroken(StoredLogError):
     exit_status = 70
 
 
+class LogForked(StoredLogError):
+    """A witness has cosigned another history of this log than the one on this disk."""
+
+    reason = "LOG_FORKED"
+    exit_status = 6
+
+
 class LogLocked(StoredLogError):
     """Another process has this log open."""
 

@@ -156,7 +156,7 @@ def parse(header: Header, data: bytes) -> Frame:
         raise FrameDamaged(HEADER_SIZE, "a frame's rows and trailer do not match its hash")
     for number, row in enumerate(rows):
         try:
-            leaf.parse(row.leaf_data)
+            leaf.verify(row.leaf_data)
         except leaf.LeafMalformed as error:
             raise FrameDamaged(HEADER_SIZE + ROW_SIZE * number, f"row {number} has no leaf") from error
     return Frame(header, tuple(rows), chain_after, root_after, digest)

@@ -1,4 +1,4 @@
-"""It is responsible for the public HTTPS listener: the newest checkpoint, for anyone. It gives out nothing else."""
+"""It is responsible for the public HTTPS listener: its address, and certificates that are renewed while it serves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from libs.identity.certificate import key_pem, make_csr, pem_of
 from libs.rpc.address import parse_address
 from libs.rpc.errors import remote_errors
 from libs.rpc.tls import load_server_context
-from services.ledger.auditing import NoCheckpoint, SignedTree
 from services.ledger.keys import KmsChannel, while_away
 
 _CALL_SECONDS = 5.0
@@ -38,13 +37,6 @@ class CannotListen(MeshError):
 
     code = Code.UNAVAILABLE
     reason = "CANNOT_LISTEN"
-
-
-class NewestCheckpoint(Protocol):
-    """Who knows the newest signed tree."""
-
-    @property
-    def newest(self) -> SignedTree: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +81,8 @@ class OutwardAuthority:
         )
 
 
-def application(checkpoints: NewestCheckpoint) -> web.Application:
-    """Return what is served."""
-
-    async def newest(request: web.Request) -> web.Response:
-        try:
-            note = checkpoints.newest.note
-        except NoCheckpoint as error:
-            return web.Response(status=404, text=f"{error.reason}\n")
-        return web.Response(
-            body=note, content_type="text/plain", charset="utf-8", headers={"Cache-Control": "no-cache"}
-        )
-
-    served = web.Application(client_max_size=1024)
-    served.router.add_get("/checkpoint", newest)
-    return served
-
-
 @asynccontextmanager
-async def serving_checkpoints(address: str, authority: Certifying, checkpoints: NewestCheckpoint) -> AsyncIterator[int]:
+async def serving_https(address: str, authority: Certifying, application: web.Application) -> AsyncIterator[int]:
     """Serve on "host:port" while the body runs, under certificates renewed at half life. Yields the port.
 
     Waits for the KMS. Raises `CannotListen`, `AddressMalformed`, or the KMS's refusal of the names.
@@ -115,7 +90,7 @@ async def serving_checkpoints(address: str, authority: Certifying, checkpoints: 
     certificate = await while_away(authority.certify, "https certificate")
     context = _Current(certificate)
     runner = web.AppRunner(
-        application(checkpoints),
+        application,
         access_log=None,
         shutdown_timeout=_SHUTDOWN_SECONDS,
         keepalive_timeout=_IDLE_SECONDS,

@@ -23,6 +23,7 @@ from services.ledger.progress import Progress
 from services.ledger.recent import Recent, runs_of
 from services.ledger.records_log import write_all
 from services.ledger.segment_index import SegmentIndex
+from services.ledger.selection import Selection, select
 
 
 class Index:
@@ -54,10 +55,8 @@ class Index:
                 # What `take` reads of it to find the tree's root.
                 found.hashes(max(first, found.end - found.end % SUBTREE), found.end)
             except PageDamaged:
-                found.close()
-            else:
-                return found
-        return None
+                return None
+        return found
 
     def take(self, found: SegmentIndex) -> None:
         """Take in the next sealed segment by its file."""
@@ -161,6 +160,12 @@ class Index:
         for piece in self._pieces():
             yield from merge(*(piece.of_kind(kind) for kind in kinds))
 
+    def selected(self, selection: Selection, low: int, high: int) -> Iterator[int]:
+        """Yield the selected indices from `low` up to, not including, `high`, in order."""
+        for piece in self._pieces():
+            if piece.first < high and low < piece.end:
+                yield from select(piece, selection, low, high)
+
     def closings(self, issuer: bytes) -> list[int]:
         """Return the indices of the keysets that say they close an issuer's sequence, in order."""
         return [index for piece in self._pieces() for index in piece.closings(issuer)]
@@ -169,11 +174,6 @@ class Index:
         """Yield every month of every vault that has entries, in each segment that has some."""
         for piece in self._pieces():
             yield from piece.sealed_under()
-
-    def close(self) -> None:
-        for each in self._files:
-            each.close()
-        self._files = ()
 
     def _pieces(self) -> tuple[Piece, ...]:
         # Memory first: what moves to a file meanwhile is then met twice, not missed.

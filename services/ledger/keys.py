@@ -20,6 +20,9 @@ from libs.rpc.errors import remote_errors
 from libs.tee.dstack import GuestKey
 
 _CALL_SECONDS = 5.0
+_RETIRE_SECONDS = 15.0
+"""The KMS answers once the log holds its decision."""
+
 _FIRST_RETRY_SECONDS = 0.2
 _LAST_RETRY_SECONDS = 5.0
 _KEY_SIZE = 32
@@ -59,6 +62,14 @@ class KeySource(Protocol):
         """Return a key, or raise. `epoch` 0 asks for the newest."""
         ...
 
+    def forget(self, name: str) -> None:
+        """Drop every epoch of a key that is held."""
+        ...
+
+    async def retire(self, signed_order: bytes) -> None:
+        """Have the key that an order is about refused for ever, or raise."""
+        ...
+
 
 class ReleasedKeys:
     """Keys that the KMS released to this process, each asked for once."""
@@ -89,6 +100,15 @@ class ReleasedKeys:
         released = ReleasedKey(response.epoch, key)
         self._held[name, response.epoch] = released
         return released
+
+    def forget(self, name: str) -> None:
+        self._held = {held: key for held, key in self._held.items() if held[0] != name}
+
+    async def retire(self, signed_order: bytes) -> None:
+        """Ask once. Raises the KMS's refusal or `PeerUnavailable`."""
+        stub = kms_pb2_grpc.KmsServiceStub(await self._kms.channel(_RETIRE_SECONDS))
+        with remote_errors():
+            await stub.RetireKey(kms_pb2.RetireKeyRequest(signed_order=signed_order), timeout=_RETIRE_SECONDS)
 
 
 class GuestKeys(Protocol):

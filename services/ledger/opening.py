@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -15,14 +16,17 @@ from libs.events.vault import PUBLIC_VAULT_ID
 from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
-from services.ledger import description, keyring, watermark
+from services.ledger import derived, description, keyring, recovery, segments, watermark
 from services.ledger.admission import REPLAYED, Admission
 from services.ledger.damage import LogDamaged
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
+from services.ledger.index import Index
+from services.ledger.pages import PageDamaged
 from services.ledger.policies import LoggedPolicies
-from services.ledger.recovery import CHECKPOINTS_LOG
+from services.ledger.recovery import CHECKPOINTS_LOG, Floor
 from services.ledger.scan import SEGMENTS
-from services.ledger.store import LogStore
+from services.ledger.store import LogStore, lock_log
 from services.ledger.vaults import Vaults
 
 log = structlog.get_logger()
@@ -63,10 +67,14 @@ def ensure_log(directory: Path, origin: str, log_number: int, anchors: Anchors, 
 
 @asynccontextmanager
 async def open_log(
-    directory: Path, sign: Callable[[bytes], bytes], clock: Callable[[], int], index_key: bytes
+    directory: Path,
+    sign: Callable[[bytes], bytes],
+    clock: Callable[[], int],
+    index_key: bytes,
+    promised: Sequence[Floor] = (),
 ) -> AsyncIterator[LogStore]:
     """Open the log while the body runs. Raises what `LogStore` does, `LogDamaged` and `LogRolledBack` among it."""
-    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock, index_key=index_key)
+    store = await asyncio.to_thread(LogStore, directory, sign=sign, clock=clock, index_key=index_key, promised=promised)
     with store:
         report = store.report
         log.info(
@@ -81,6 +89,20 @@ async def open_log(
                 saved=str(report.saved_tail),
             )
         yield store
+
+
+def verify_log(directory: Path, origin: str, index_key: bytes) -> None:
+    """Verify the log by itself, as it is opened, changing none of it.
+
+    Damage of what is derived is passed over: opening the log makes it anew. Raises `LogLocked`, `LogDamaged` or
+    `LogRolledBack`.
+    """
+    folder = directory / derived.FOLDER
+    with ExitStack() as closing:
+        closing.callback(os.close, lock_log(directory))
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(PageDamaged):
+            recovery.examine(directory, origin, segments.Geometry(), index=Index(folder, index_key))
 
 
 def _began_rightly(found: LogDescription, anchors: Anchors, policy: PolicyKeeper) -> bool:
@@ -107,15 +129,19 @@ def logged_policies(found: LogDescription, policy: PolicyKeeper) -> LoggedPolici
     return policies
 
 
-def restore(store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults) -> None:
-    """Take in what the log says of policies, and check that all of it can still be opened.
+def restore(
+    store: LogStore, admission: Admission, policies: LoggedPolicies, vaults: Vaults, erasures: Erasures
+) -> None:
+    """Take in what the log says of policies and vaults, and check that all of it can still be opened but for what was
+    erased.
 
     Raises `LogDamaged` for entries whose share is gone, `SeedPolicyMissing` where nobody could be judged.
     """
-    for sealed in store.index.sealed_under():
-        if sealed.vault_id != PUBLIC_VAULT_ID and not vaults.holds(sealed.vault_id, sealed.epoch):
-            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
     admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
+    for sealed in store.index.sealed_under():
+        is_open = sealed.vault_id == PUBLIC_VAULT_ID or vaults.holds(sealed.vault_id, sealed.epoch)
+        if not is_open and erasures.closing(sealed.vault_id, sealed.epoch) is None:
+            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
     log.info("log understood", policy_version=policies.newest.version)
 
 

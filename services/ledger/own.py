@@ -8,11 +8,14 @@ from __future__ import annotations
 import structlog
 
 from libs.events.consume import StreamGap
+from libs.events.erasure import ErasureEntry
 from libs.events.outbox import OutboxFull
 from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
 from services.ledger.rejections import Refusal
 from services.ledger.sequencer import Verdict
+
+_LOGGED_SECONDS = 10.0
 
 log = structlog.get_logger()
 
@@ -59,6 +62,17 @@ class OwnEntries:
                 "reason": refusal.reason.name,
             },
         )
+
+    async def erasure(self, said: ErasureEntry) -> None:
+        """Say what becomes of a vault. Raises `OutboxFull`: what is left out here would be done and nobody told."""
+        await self._publisher.enqueue(Kind.ERASURE, said.body(), vault=None)
+
+    async def erasure_logged(self, said: ErasureEntry) -> None:
+        """Say what becomes of a vault, and wait until the log has it.
+
+        Raises `LedgerUnavailable`, after which it may still be logged, and `OutboxFull`.
+        """
+        await self._publisher.commit(Kind.ERASURE, said.body(), vault=None, timeout=_LOGGED_SECONDS)
 
     async def _record(self, kind: Kind, body: dict[str, str | int]) -> None:
         try:

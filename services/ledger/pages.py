@@ -17,7 +17,7 @@ _CACHED = 16
 
 
 class PageDamaged(MeshError):
-    """A page is not what was written. The file is removed: the next start, or the next scrub, makes it anew."""
+    """A page is not what was written. The file is removed: the next start makes it anew."""
 
     code = Code.DATA_LOSS
     reason = "PAGE_DAMAGED"
@@ -29,15 +29,14 @@ def digests_of(data: bytes) -> bytes:
 
 
 class Pages:
-    """The first `size` bytes of a file. For any number of threads."""
+    """The first `size` bytes of a file, which is open only while a page is read. For any number of threads."""
 
-    __slots__ = ("_cached", "_descriptor", "_digests", "_path", "_size")
+    __slots__ = ("_cached", "_digests", "_path", "_size")
 
-    def __init__(self, path: Path, descriptor: int, size: int, digests: bytes) -> None:
-        """`descriptor` stays its owner's to close."""
+    def __init__(self, path: Path, size: int, digests: bytes) -> None:
         if len(digests) != -(-size // PAGE_SIZE) * DIGEST_SIZE:
             raise ValueError("there is one digest for each page")
-        self._path, self._descriptor, self._size, self._digests = path, descriptor, size, digests
+        self._path, self._size, self._digests = path, size, digests
         self._cached: dict[int, bytes] = {}
 
     def read(self, offset: int, length: int) -> bytes:
@@ -67,7 +66,8 @@ class Pages:
     def _read(self, number: int) -> bytes:
         start = number * PAGE_SIZE
         try:
-            page = os.pread(self._descriptor, min(PAGE_SIZE, self._size - start), start)
+            with self._path.open("rb", buffering=0) as file:
+                page = os.pread(file.fileno(), min(PAGE_SIZE, self._size - start), start)
         except OSError:
             page = b""
         if sha256(page).digest() != self._digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]:

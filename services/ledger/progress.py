@@ -18,7 +18,7 @@ class Progress:
         return max(self._ahead) if self._ahead else self.contiguous
 
     def has(self, issuer_seq: int) -> bool:
-        return issuer_seq <= self.contiguous or (self._ahead is not None and issuer_seq in self._ahead)
+        return 1 <= issuer_seq <= self.contiguous or (self._ahead is not None and issuer_seq in self._ahead)
 
     def add(self, issuer_seq: int) -> None:
         self.add_run(issuer_seq, issuer_seq)
@@ -28,7 +28,8 @@ class Progress:
         if low <= self.contiguous + 1:
             self.contiguous = max(self.contiguous, high)
         else:
-            self._ahead = (self._ahead or set()).union(range(low, high + 1))
+            self._ahead = self._ahead or set()
+            self._ahead.update(range(low, high + 1))
         if self._ahead:
             self._close_up(self._ahead)
 
@@ -47,4 +48,5 @@ class Progress:
         while self.contiguous + 1 in ahead:
             self.contiguous += 1
             ahead.remove(self.contiguous)
-        self._ahead = ahead or None
+        if not ahead:
+            self._ahead = None

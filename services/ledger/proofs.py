@@ -8,15 +8,19 @@ from dataclasses import dataclass
 
 from libs.errors import Code, MeshError
 from libs.transparency.chain import entry_id
+from libs.transparency.checkpoint import parse
+from libs.transparency.cose_receipt import CoseReceipt
 from libs.transparency.merkle import (
     ProofInvalid,
     SizeNotReached,
     consistency_path,
     inclusion_path,
+    leaf_hash,
     verify_consistency,
     verify_inclusion,
 )
-from services.ledger.auditing import Checkpoints
+from libs.transparency.proof_file import ProofFile
+from services.ledger.auditing import Checkpoints, SignedTree
 from services.ledger.growth import Growth
 from services.ledger.store import LogStore
 
@@ -109,6 +113,49 @@ class Proofs:
         if signed is not None:
             return signed
         return self._growth.root if size == self._growth.size else self._store.index.tree.root(size)
+
+    @property
+    def size(self) -> int:
+        """How many leaves are durable."""
+        return self._growth.size
+
+    def root(self, size: int) -> bytes:
+        """Return the root of the first `size` leaves, which MUST be durable.
+
+        Raises `ProofWithheld` or `PageDamaged`.
+        """
+        root, tree = self._store.index.tree.root(size), self._growth
+        path = consistency_path(self._store.index.tree, size, tree.size)
+        with _verifying():
+            verify_consistency(size, tree.size, path, root, tree.root)
+        return root
+
+    def proof_file(self, index: int) -> bytes:
+        """Return a proof of a leaf that shows by itself: in the newest witnessed tree that has it, or else the newest.
+
+        Raises `SizeNotReached`, `NoCheckpoint`, `ProofWithheld`, `PageDamaged` or `LogDamaged`.
+        """
+        tree = self._checkpoints.provable(index)
+        leaf_data, path = self._shown(index, tree)
+        return ProofFile(leaf_data, index, path, tree.note).encode()
+
+    async def cose_receipt(self, index: int) -> tuple[bytes, bytes]:
+        """Return a COSE receipt of a leaf in the newest signed tree, and the leaf data that it is of.
+
+        Raises what `proof_file` raises, `AuditorRefused` or `AuditorGone`.
+        """
+        tree = self._checkpoints.newest
+        leaf_data, path = self._shown(index, tree)
+        signature = await self._checkpoints.sign_receipts(tree)
+        return CoseReceipt(parse(tree.note).origin, tree.size, index, path, signature).encode(), leaf_data
+
+    def _shown(self, index: int, tree: SignedTree) -> tuple[bytes, tuple[bytes, ...]]:
+        """Return a leaf's data and its path to a signed root."""
+        path = inclusion_path(self._store.index.tree, index, tree.size)
+        leaf_data = self._store.reader.entry(index).row.leaf_data
+        with _verifying():
+            verify_inclusion(leaf_hash(leaf_data), index, tree.size, path, tree.root)
+        return leaf_data, tuple(path)
 
     def _size(self, size: int) -> int:
         if size > self._growth.size:

@@ -46,7 +46,8 @@ class LogReader:
     def __init__(self, directory: Path, origin: str, index: Index) -> None:
         self._folder, self._index = directory / SEGMENTS, index
         self._start = chain.chain_start(origin)
-        self._descriptors: dict[int, int] = {}
+        # A frame may be more than a reader takes at once, and is then asked for again at once.
+        self._last: tuple[FramePlace, frames.Frame] | None = None
 
     def entry(self, index: int) -> StoredEntry:
         """Return one entry without reading the rest of its frame. Raises `IndexError` or `LogDamaged`."""
@@ -81,6 +82,9 @@ class LogReader:
 
     def frame(self, place: FramePlace) -> frames.Frame:
         """Return a whole frame, its own hashes and its leaves verified. Raises `LogDamaged`."""
+        last = self._last
+        if last is not None and last[0] == place:
+            return last[1]
         header = self._header(place)
         name = segments.file_name(place.segment)
         try:
@@ -90,6 +94,7 @@ class LogReader:
         hashes = b"".join([leaf_hash(row.leaf_data) for row in frame.rows])
         if hashes != self._index.tree.leaves(place.first, place.first + header.count):
             raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
+        self._last = place, frame
         return frame
 
     def statement(self, index: int) -> tuple[Statement, bytes]:
@@ -108,10 +113,6 @@ class LogReader:
             head = chain.chain_next(head, index, self._index.tree.leaf(index))
         return head
 
-    def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
     def _chain_before(self, place: FramePlace) -> bytes:
         if place.first == place.segment:
             header = segments.Header.parse(self._read(place.segment, 0, segments.HEADER_SIZE))
@@ -129,13 +130,12 @@ class LogReader:
         return header
 
     def _read(self, segment: int, offset: int, length: int) -> bytes:
-        descriptor = self._descriptors.get(segment)
-        if descriptor is None:
-            opened = os.open(self._folder / segments.file_name(segment), os.O_RDONLY | os.O_CLOEXEC)
-            descriptor = self._descriptors.setdefault(segment, opened)
-            if descriptor != opened:
-                os.close(opened)
-        data = os.pread(descriptor, length, offset)
+        # Not kept open: a long log has more segments than a process may have files.
+        try:
+            with (self._folder / segments.file_name(segment)).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, offset)
+        except OSError as error:
+            raise LogDamaged(segments.file_name(segment), offset, f"it cannot be read: {error.strerror}") from error
         if len(data) != length:
             raise LogDamaged(segments.file_name(segment), offset + len(data), "the file ends within an entry")
         return data

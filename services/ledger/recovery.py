@@ -22,9 +22,12 @@ from services.ledger.index import Index
 from services.ledger.scan import SEGMENTS, Scanned, TornTail, is_temporary, scan
 
 CHECKPOINT = "checkpoint"
+CHECKPOINT_WITNESSED = "checkpoint.witnessed"
 CHECKPOINTS_LOG = "checkpoints.log"
 LOST_AND_FOUND = "lost+found"
-_WRITTEN_WHOLE = re.compile("|".join(map(re.escape, (description.NAME, keyring.NAME, CHECKPOINT))))
+_WRITTEN_WHOLE = re.compile(
+    "|".join(map(re.escape, (description.NAME, keyring.NAME, CHECKPOINT, CHECKPOINT_WITNESSED)))
+)
 _SAVED_TAIL = re.compile(r"[^.]+\.[0-9]+\.[0-9a-f]{16}")
 
 
@@ -75,11 +78,7 @@ def examine(
     """
     if index is None:
         with tempfile.TemporaryDirectory() as elsewhere:
-            thrown_away = Index(Path(elsewhere), os.urandom(32))
-            try:
-                return examine(directory, origin, geometry, promised, thrown_away)
-            finally:
-                thrown_away.close()
+            return examine(directory, origin, geometry, promised, Index(Path(elsewhere), os.urandom(32)))
     scanned = scan(directory, origin, geometry, index)
     marks = watermark.read(directory / watermark.NAME)
     floors = [*_local_floors(directory, origin, marks), *promised]

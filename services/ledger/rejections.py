@@ -41,6 +41,7 @@ class Reason(IntEnum):
     ENTRY_MALFORMED = 11
     POLICY_REFUSED = 12
     CONFLICT = 13
+    VAULT_ERASED = 14
 
     @property
     def is_proven(self) -> bool:

@@ -14,14 +14,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.acknowledgements import LedgerPeer
 from libs.events.connect import connect_nats
 from libs.events.publish import open_publisher
-from libs.events.publishing_member import PublishingMember
 from libs.events.subjects import inbox_prefix
+from libs.identity.member import Member
+from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
 from services.ledger.committing import Committing
 from services.ledger.config import Config
+from services.ledger.erasing import Erasing
+from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.intake import Intake
 from services.ledger.keyring import KEY_NAME as KEYRING_KEY
@@ -34,12 +38,18 @@ from services.ledger.policies import LoggedPolicies
 from services.ledger.position import Position
 from services.ledger.proofs import Proofs
 from services.ledger.rejections import Rejections
+from services.ledger.retention import Retention
+from services.ledger.scrubbing import Scrubber
 from services.ledger.sequencer import Sequencer
 from services.ledger.servicer import Ledger
+from services.ledger.split_view import keep
 from services.ledger.store import LogStore
 from services.ledger.tail import KEY_NAME as RESUME_KEY
 from services.ledger.tail import Tail
+from services.ledger.tiles import Tiles
+from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults
+from services.ledger.witnessing import Asked, Witnessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,8 @@ class Opened:
     log_key: Ed25519PrivateKey
     build: bytes
     """SHA-256 of the measured app-compose: which code this is."""
+    asked: Asked
+    """Who witnesses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +72,37 @@ class Trust:
 
     policies: LoggedPolicies
     ca_certificate: bytes
+    in_force: Callable[[], Policy]
+    """Returns the policy under which operators order; raises where it may be stale."""
 
 
 @asynccontextmanager
 async def running(
-    member: PublishingMember, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
+    member: Member, peer: LedgerPeer, config: Config, opened: Opened, trust: Trust, keys: KeySource
 ) -> AsyncIterator[Ledger]:
     """Run the log while the body runs: it waits for its keys, restores what the log says, then reads its stream.
 
     `peer` stands for this ledger itself and is never called. Raises what the log's own state refuses.
     """
     store = opened.store
-    vaults = await _open_vaults(config, store, keys)
+    erasures = Erasures()
+    vaults = await _open_vaults(config, store, keys, erasures)
     resume_key = await _wait(keys, RESUME_KEY)
     epoch = store.last_epoch + 1
     with ExitStack() as closings:
         thread = closings.enter_context(ThreadPoolExecutor(1, thread_name_prefix="commit"))
         rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
-        admission = Admission(trust.policies, _view_of(store), trust.ca_certificate)
-        await asyncio.to_thread(restore, store, admission, trust.policies, vaults)
+        admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
+        await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures)
         growth = Growth(store.head.size, store.head.root())
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, epoch)
-        checkpoints = Checkpoints(opened.auditor, growth, _watermark_syncer(store), config.checkpoint_seconds)
+        checkpoints = Checkpoints(
+            opened.auditor,
+            growth,
+            _watermark_syncer(store),
+            config.checkpoint_seconds,
+            has_witnesses=bool(opened.asked.witnesses),
+        )
         async with (
             open_publisher(
                 member,
@@ -112,31 +133,50 @@ async def running(
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
             intake = Intake(link, config.events.log_number, position, committing)
+            proofs = Proofs(store, growth, checkpoints)
+            witnessing = Witnessing(
+                opened.asked,
+                checkpoints,
+                proofs,
+                lambda request: submission_of(member, request),
+                lambda found: asyncio.to_thread(keep, config.data_dir, found),
+            )
+            in_force = trust.in_force
+            erasing = Erasing(store, growth, erasures, vaults, keys, checkpoints, own)
+            vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
             await own.start(epoch, opened.build, store.report.size)
             background = [
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(checkpoints.keep()),
                 tasks.create_task(opened.auditor.watch()),
+                tasks.create_task(witnessing.keep()),
+                tasks.create_task(erasing.keep()),
+                tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
+                tasks.create_task(Scrubber(store, config.scrub_megabytes_per_second).keep()),
             ]
             yield Ledger(
                 vaults=vaults,
                 acknowledgements=acknowledgements,
                 checkpoints=checkpoints,
-                proofs=Proofs(store, growth, checkpoints),
+                proofs=proofs,
                 reader=store.reader,
                 tail=Tail(store, growth, checkpoints, keys, resume_key),
+                tiles=Tiles(store, checkpoints),
+                erasures=erasures,
+                erasing=erasing,
+                vault_orders=vault_orders,
             )
             for task in background:
                 task.cancel()
 
 
-async def _open_vaults(config: Config, store: LogStore, keys: KeySource) -> Vaults:
+async def _open_vaults(config: Config, store: LogStore, keys: KeySource, erasures: Erasures) -> Vaults:
     """Open the keyring under the key that it is under; what is written from now on is under the newest."""
     newest = await _wait(keys, KEYRING_KEY)
     file = KeyringFile(config.data_dir, store.log_id)
     stored_epoch = await asyncio.to_thread(file.key_epoch)
     opening = newest if stored_epoch in (None, newest.epoch) else await _wait(keys, KEYRING_KEY, stored_epoch or 0)
-    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys)
+    return Vaults(file, await asyncio.to_thread(file.load, opening.key), newest, keys, erasures)
 
 
 async def _wait(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:

@@ -65,7 +65,6 @@ def pass_over(path: Path, number: int, log: bytes, footer_hash: bytes, head: Hea
         return None
     last = _last_frame(path, found.last_frame, footer)
     if last is None or found.end != footer.first + footer.count:
-        found.close()
         return None
     index.take(found)
     head.move_to(last, footer.chain, index.tree.peaks(found.end), footer.frame_hash)

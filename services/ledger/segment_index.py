@@ -23,11 +23,11 @@ _END = 4
 class SegmentIndex:
     """For any number of threads. Everything may raise `PageDamaged`. Implements `Piece`."""
 
-    def __init__(self, path: Path, descriptor: int, tail: Tail) -> None:
+    def __init__(self, path: Path, tail: Tail, key: bytes) -> None:
         self.first, self.end = tail.first, tail.first + tail.count
-        self.last_frame, self.nodes = tail.last_frame, tail.nodes
-        self._path, self._descriptor, self._tail = path, descriptor, tail
-        self._pages = Pages(path, descriptor, tail.size, tail.digests)
+        self.last_frame, self.nodes, self.footer_hash = tail.last_frame, tail.nodes, tail.footer_hash
+        self._path, self._tail, self._key = path, tail, key
+        self._pages = Pages(path, tail.size, tail.digests)
         self._kinds = Table(tail.kinds, 1 + SPAN.size, 1)
         self._vaults = Table(tail.vaults, VAULT_ID_SIZE + SPAN.size, VAULT_ID_SIZE)
         self._issuers = Table(tail.issuers, ISSUER_ROW.size, _ISSUER)
@@ -37,18 +37,10 @@ class SegmentIndex:
     @classmethod
     def open(cls, path: Path, first: int, footer_hash: bytes, key: bytes) -> SegmentIndex | None:
         """Open the file that is derived from a segment; None where there is no such file, or not a true one."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            tail = _read_tail(descriptor, key)
-        except OSError:
-            tail = None
+        tail = _read_tail(path, key)
         if tail is None or (tail.first, tail.footer_hash) != (first, footer_hash):
-            os.close(descriptor)
             return None
-        return cls(path, descriptor, tail)
+        return cls(path, tail, key)
 
     def hashes(self, low: int, high: int) -> bytes:
         """Return the hashes of some leaves, end to end."""
@@ -103,11 +95,13 @@ class SegmentIndex:
     def verify(self) -> None:
         """Read the whole file. Raises `PageDamaged`."""
         self._pages.verify()
-        if os.fstat(self._descriptor).st_nlink == 0 or _size(self._path) != os.fstat(self._descriptor).st_size:
-            raise PageDamaged(f"{self._path.name} was removed or replaced")
+        if _read_tail(self._path, self._key) != self._tail:
+            self.remove()
+            raise PageDamaged(f"{self._path.name} was changed or replaced")
 
-    def close(self) -> None:
-        os.close(self._descriptor)
+    def remove(self) -> None:
+        """Have the next start make the file anew, for which it reads the segment."""
+        self._path.unlink(missing_ok=True)
 
     def _places(self, span: bytes | None) -> Sequence[int]:
         if span is None:
@@ -152,20 +146,18 @@ class _Places(Sequence[int]):
         return self._first + int.from_bytes(self._pages.read(self._offset + at * PLACE.size, PLACE.size), "big")
 
 
-def _read_tail(descriptor: int, key: bytes) -> Tail | None:
-    size = os.fstat(descriptor).st_size
-    if size < _END:
-        return None
-    length = derived.tail_length(os.pread(descriptor, _END, size - _END))
-    start = size - _END - length
-    if start < 0:
-        return None
-    tail = Tail.parse(os.pread(descriptor, length, start), key)
-    return tail if tail is not None and tail.size == start else None
-
-
-def _size(path: Path) -> int:
+def _read_tail(path: Path, key: bytes) -> Tail | None:
     try:
-        return path.stat().st_size
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < _END:
+                return None
+            file.seek(size - _END)
+            start = size - _END - derived.tail_length(file.read(_END))
+            if start < 0:
+                return None
+            file.seek(start)
+            tail = Tail.parse(file.read(size - _END - start), key)
     except OSError:
-        return -1
+        return None
+    return tail if tail is not None and tail.size == start else None

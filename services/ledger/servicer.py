@@ -5,27 +5,36 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from teemesh.ledger.v1 import acknowledgement_pb2 as ack_pb
 from teemesh.ledger.v1 import ledger_pb2 as pb
 from teemesh.ledger.v1 import ledger_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
-from libs.events.acknowledgements import Refused
 from libs.identity.lease import caller_lease
+from libs.policy.vault_orders import VaultPart
 from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding
-from libs.transparency.acknowledgement import Acknowledgement
-from services.ledger.acknowledging import Acknowledgements, Alive, Answer
+from services.ledger.acknowledging import Acknowledgements
 from services.ledger.auditing import Checkpoints
+from services.ledger.erasing import Erasing
+from services.ledger.erasures import Erasures
 from services.ledger.proofs import EntryUnknown, Proofs
-from services.ledger.reading import LogReader, StoredEntry
+from services.ledger.reading import LogReader
+from services.ledger.selection import Selection
 from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
-from services.ledger.vaults import Vaults, seal_for
+from services.ledger.tiles import Tiles
+from services.ledger.vault_orders import VaultOrders
+from services.ledger.vaults import Vaults, VaultUnknown, require_tenant_id, seal_for
+from services.ledger.wire import wire_answer, wire_entry
 
+_Naming: TypeAlias = (
+    pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest | pb.GetCoseReceiptRequest
+)
 _SERVICE = "teemesh.ledger.v1.LedgerService"
 _ISSUERS = frozenset({"router", "kms", "registry"})
 _READERS = frozenset({"router", "operator", "auditor"})
+_OPERATORS = frozenset({"operator"})
 
 METHODS = {
     f"/{_SERVICE}/OpenVault": MethodRule(roles=frozenset({"router"})),
@@ -35,6 +44,11 @@ METHODS = {
     f"/{_SERVICE}/GetConsistencyProof": MethodRule(roles=_READERS),
     f"/{_SERVICE}/GetEntry": MethodRule(roles=_READERS),
     f"/{_SERVICE}/Tail": MethodRule(roles=_READERS | {"kms"}, long_lived=True),
+    f"/{_SERVICE}/GetVault": MethodRule(roles=_OPERATORS),
+    f"/{_SERVICE}/EraseVault": MethodRule(roles=_OPERATORS),
+    f"/{_SERVICE}/SetHold": MethodRule(roles=_OPERATORS),
+    f"/{_SERVICE}/GetTlogProof": MethodRule(roles=_READERS),
+    f"/{_SERVICE}/GetCoseReceipt": MethodRule(roles=_READERS),
 }
 
 
@@ -69,6 +83,10 @@ class Ledger:
     proofs: Proofs
     reader: LogReader
     tail: Tail
+    erasures: Erasures
+    erasing: Erasing
+    vault_orders: VaultOrders
+    tiles: Tiles
 
 
 class LedgerServicer(pb_grpc.LedgerServiceServicer):
@@ -101,7 +119,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             raise IssuerMalformed("an issuer has 32 bytes, and its numbers begin at 1")
         async with aclosing(self._served.acknowledgements.answers(request.issuer, request.from_seq)) as answers:
             async for answer in answers:
-                yield _wire_answer(answer)
+                yield wire_answer(answer)
 
     async def GetCheckpoint(  # noqa: N802
         self, request: pb.GetCheckpointRequest, context: Context
@@ -126,15 +144,17 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def GetEntry(  # noqa: N802
         self, request: pb.GetEntryRequest, context: Context
     ) -> pb.GetEntryResponse:
-        index = self._index(request.WhichOneof("entry"), request)
-        return pb.GetEntryResponse(entry=_wire_entry(self._served.reader.entry(index)))
+        ledger = self._served
+        stored = ledger.reader.entry(self._index(request.WhichOneof("entry"), request))
+        return pb.GetEntryResponse(entry=wire_entry(stored, ledger.erasing.closed_by(stored)))
 
     async def Tail(  # noqa: N802
         self, request: pb.TailRequest, context: Context
     ) -> AsyncIterator[pb.TailResponse]:
-        tail = self._served.tail
+        tail, erasing = self._served.tail, self._served.erasing
         if request.max_batch > MAX_BATCH:
             raise BatchTooLarge(f"a batch has at most {MAX_BATCH} entries")
+        selection = Selection(frozenset(request.kinds), request.vault_id, request.issuer)
         if request.WhichOneof("start") == "token":
             position = await tail.from_token(request.token)
         else:
@@ -143,19 +163,65 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             position,
             follow=request.follow,
             max_batch=request.max_batch or DEFAULT_BATCH,
-            kinds=frozenset(request.kinds),
+            selection=selection,
         )
         async with aclosing(reading) as batches:
             async for batch in batches:
                 yield pb.TailResponse(
-                    entries=[_wire_entry(stored) for stored in batch.entries],
+                    entries=[wire_entry(stored, erasing.closed_by(stored)) for stored in batch.entries],
                     chain_after=batch.chain_after,
                     checkpoint=batch.checkpoint,
                     token=batch.token,
                     log_size=batch.log_size,
                 )
 
-    def _index(self, named: str | None, request: pb.GetInclusionProofRequest | pb.GetEntryRequest) -> int:
+    async def GetVault(  # noqa: N802
+        self, request: pb.GetVaultRequest, context: Context
+    ) -> pb.GetVaultResponse:
+        ledger = self._served
+        vault = ledger.vaults.of_tenant(require_tenant_id(request.tenant_id))
+        if vault is None:
+            raise VaultUnknown("the tenant has no vault in this log")
+        return pb.GetVaultResponse(
+            vault_id=vault.vault_id,
+            epochs=sorted(vault.epochs),
+            held=ledger.erasures.is_held(vault.vault_id),
+            closed=ledger.erasures.of(VaultPart(vault.vault_id, None)) is not None,
+        )
+
+    async def EraseVault(  # noqa: N802
+        self, request: pb.EraseVaultRequest, context: Context
+    ) -> pb.EraseVaultResponse:
+        erased = await self._served.vault_orders.erase(request.signed_order)
+        return pb.EraseVaultResponse(
+            vault_id=erased.part.vault_id,
+            epoch=erased.part.epoch or 0,
+            ordered_index=erased.ordered_index,
+            done_index=erased.done_index,
+            last_seq=erased.said.last_seq,
+            key=erased.said.key,
+        )
+
+    async def SetHold(  # noqa: N802
+        self, request: pb.SetHoldRequest, context: Context
+    ) -> pb.SetHoldResponse:
+        hold = await self._served.vault_orders.set_hold(request.signed_order)
+        return pb.SetHoldResponse(vault_id=hold.vault_id, held=hold.held, index=hold.index)
+
+    async def GetTlogProof(  # noqa: N802
+        self, request: pb.GetTlogProofRequest, context: Context
+    ) -> pb.GetTlogProofResponse:
+        index = self._index(request.WhichOneof("entry"), request)
+        return pb.GetTlogProofResponse(proof=self._served.proofs.proof_file(index))
+
+    async def GetCoseReceipt(  # noqa: N802
+        self, request: pb.GetCoseReceiptRequest, context: Context
+    ) -> pb.GetCoseReceiptResponse:
+        index = self._index(request.WhichOneof("entry"), request)
+        receipt, leaf_data = await self._served.proofs.cose_receipt(index)
+        return pb.GetCoseReceiptResponse(receipt=receipt, leaf_data=leaf_data)
+
+    def _index(self, named: str | None, request: _Naming) -> int:
         proofs = self._served.proofs
         if named is None:
             raise EntryUnknown("name an entry by its index or its id")
@@ -167,32 +233,4 @@ def ledger_binding(servicer: LedgerServicer) -> ServiceBinding:
         name=_SERVICE,
         add=lambda server: pb_grpc.add_LedgerServiceServicer_to_server(servicer, server),
         methods=METHODS,
-    )
-
-
-def _wire_answer(answer: Answer) -> pb.StreamAcknowledgementsResponse:
-    match answer:
-        case Acknowledgement():
-            return pb.StreamAcknowledgementsResponse(
-                acknowledgement=ack_pb.Acknowledgement(
-                    statement=answer.statement,
-                    leaf_data=answer.leaf_data,
-                    first=answer.first,
-                    count=answer.count,
-                    path=answer.path,
-                    signer_epoch=answer.signer_epoch,
-                    signature=answer.signature,
-                )
-            )
-        case Refused():
-            rejection = ack_pb.Rejection(issuer_seq=answer.issuer_seq, reason=answer.reason)
-            return pb.StreamAcknowledgementsResponse(rejection=rejection)
-        case Alive():
-            return pb.StreamAcknowledgementsResponse(heartbeat=pb.Heartbeat())
-
-
-def _wire_entry(stored: StoredEntry) -> pb.LoggedEntry:
-    row = stored.row
-    return pb.LoggedEntry(
-        index=stored.index, leaf_data=row.leaf_data, vault_id=row.vault_id, body=row.body, vault_epoch=row.vault_epoch
     )

@@ -56,10 +56,9 @@ class LogStore:
         self._index_key = index_key
         self.description = described.read(directory)
         with ExitStack() as closing:
-            lock = _lock(directory)
+            lock = lock_log(directory)
             closing.callback(os.close, lock)
             examined = self._examine(promised)
-            closing.callback(examined.scanned.index.close)
             self.report = recovery.recover(directory, examined)
             scanned = examined.scanned
             self.head, self.index = scanned.head, scanned.index
@@ -81,7 +80,6 @@ class LogStore:
                 )
             closing.callback(lambda: self._active.close())
             self.reader = LogReader(directory, self.description.origin, self.index)
-            closing.callback(self.reader.close)
             self._closing = closing.pop_all()
 
     @staticmethod
@@ -147,15 +145,12 @@ class LogStore:
             index = Index(folder, self._index_key)
             try:
                 examined = recovery.examine(self._directory, self.description.origin, self._geometry, promised, index)
-                remove_strays(folder, index.files)
             except PageDamaged as error:
-                index.close()
-                log.warning("a derived file was damaged and is made anew", why=str(error))
-            except BaseException:
-                index.close()
-                raise
-            else:
-                return examined
+                # The file is gone now, and its segment is read instead.
+                log.warning("a derived file is damaged", why=str(error))
+                continue
+            remove_strays(folder, index.files)
+            return examined
 
     def _roll(self) -> None:
         self._seal()
@@ -189,7 +184,8 @@ class LogStore:
         return ActiveSegment.create(self._directory / SEGMENTS, header, self._geometry.zeros_ahead)
 
 
-def _lock(directory: Path) -> int:
+def lock_log(directory: Path) -> int:
+    """Return a descriptor that holds the log for this process until it is closed. Raises `LogLocked`."""
     descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,8 +6,9 @@ A reader is a place in the files, not a queue: one that reads slowly costs nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from libs.errors import MeshError
 from libs.transparency import resume
@@ -18,6 +19,7 @@ from services.ledger.auditing import Checkpoints
 from services.ledger.growth import Growth
 from services.ledger.keys import KeySource, ReleasedKey
 from services.ledger.reading import StoredEntry
+from services.ledger.selection import Selection
 from services.ledger.store import LogStore
 
 KEY_NAME = "ledger-resume"
@@ -26,6 +28,9 @@ MAX_BATCH = 256
 DEFAULT_BATCH = 64
 _MAX_BYTES = 3 * 1024 * 1024
 """How much one batch may hold, so that its message stays below gRPC's limit."""
+_MOST_PASSED = 1 << 18
+"""How many places a reader of few entries passes over at once, so that its signs of life come in time."""
+_ALL = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +74,21 @@ class Tail:
         return position
 
     async def read(
-        self, position: Position, *, follow: bool, max_batch: int, kinds: Collection[int] = ()
+        self, position: Position, *, follow: bool, max_batch: int, selection: Selection = _ALL
     ) -> AsyncGenerator[TailBatch, None]:
         """Yield the entries after a position; with `follow` go on as the log grows. Raises `LogDamaged`.
 
-        With `kinds` only entries of those kinds come; the places in the log move over the others all the same.
+        Only selected entries come; the places in the log move over the others all the same.
         """
         loop = asyncio.get_running_loop()
         told: Position | None = None
         silent_until = loop.time() + HEARTBEAT_SECONDS
         while True:
             while position.next_index < self._growth.size:
-                end = min(position.next_index + max_batch, self._growth.size)
-                entries = await asyncio.to_thread(self._entries, position.next_index, end)
-                position = _after(position, entries)
-                wanted = tuple(stored for stored in entries if not kinds or stored.leaf.kind in kinds)
-                if wanted or loop.time() >= silent_until:
-                    yield self._batch(wanted, position)
+                read = self._some if selection.is_all else partial(self._selected, selection)
+                entries, position = await asyncio.to_thread(read, position, self._growth.size, max_batch)
+                if entries or loop.time() >= silent_until:
+                    yield self._batch(entries, position)
                     told, silent_until = position, loop.time() + HEARTBEAT_SECONDS
             if told is None or not (follow or told == position):
                 # Where there is nothing to send, the reader still learns where the log stands.
@@ -100,15 +103,20 @@ class Tail:
                 yield self._batch((), position)
                 told, silent_until = position, loop.time() + HEARTBEAT_SECONDS
 
-    def _entries(self, start: int, end: int) -> tuple[StoredEntry, ...]:
-        taken: list[StoredEntry] = []
-        size = 0
-        for stored in self._store.reader.entries(start, end):
-            size += len(stored.row.body)
-            if taken and size > _MAX_BYTES:
-                break
-            taken.append(stored)
-        return tuple(taken)
+    def _some(self, position: Position, size: int, max_batch: int) -> tuple[tuple[StoredEntry, ...], Position]:
+        """Return the entries that follow a position, and the place after them."""
+        end = min(position.next_index + max_batch, size)
+        taken, _ = _fitting(self._store.reader.entries(position.next_index, end), max_batch, end)
+        return taken, _after(position, taken)
+
+    def _selected(
+        self, selection: Selection, position: Position, size: int, max_batch: int
+    ) -> tuple[tuple[StoredEntry, ...], Position]:
+        """Return selected entries that follow a position, and the place up to which there are no others."""
+        end = min(position.next_index + _MOST_PASSED, size)
+        found = self._store.index.selected(selection, position.next_index, end)
+        taken, end = _fitting(map(self._store.reader.entry, found), max_batch, end)
+        return taken, Position(end, self._store.reader.chain_at(end))
 
     def _batch(self, entries: tuple[StoredEntry, ...], position: Position) -> TailBatch:
         token = resume.seal(position, log_id=self._store.log_id, key_epoch=self._key.epoch, key=self._key.key)
@@ -131,3 +139,15 @@ def _after(position: Position, entries: tuple[StoredEntry, ...]) -> Position:
     for stored in entries:
         chain = chain_next(chain, stored.index, leaf_hash(stored.row.leaf_data))
     return Position(position.next_index + len(entries), chain)
+
+
+def _fitting(entries: Iterable[StoredEntry], most: int, end: int) -> tuple[tuple[StoredEntry, ...], int]:
+    """Take what one message holds of the entries before `end`; return it and the index of the first not taken."""
+    taken: list[StoredEntry] = []
+    size = 0
+    for stored in entries:
+        size += len(stored.row.body)
+        if len(taken) == most or (taken and size > _MAX_BYTES):
+            return tuple(taken), stored.index
+        taken.append(stored)
+    return tuple(taken), end

@@ -20,6 +20,7 @@ from services.router.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.config import Config
 from services.router.directory import TenantDirectory
 from services.router.edge import Edge
+from services.router.erasures import ErasureReading
 from services.router.exchange import Exchanges
 from services.router.foreign.access import read_credentials
 from services.router.foreign.adapters import Adapters
@@ -101,6 +102,7 @@ async def serve(config: Config) -> None:
                     tasks.create_task(upstreams.follow()),
                     tasks.create_task(upstreams.reconcile()),
                     tasks.create_task(foreign.maintain()),
+                    tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
                 ]
                 outer.ready()
                 inner.ready()

@@ -20,9 +20,11 @@ from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import KnownEvent
 from libs.errors import MeshError
+from libs.events.answers import EntryRejected
 from libs.events.publish import Committed, Publisher
 from libs.events.publish import LedgerUnavailable as NotAcknowledged
 from libs.events.vault import VaultKey
+from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 from services.router.commitments import Attested
@@ -101,9 +103,10 @@ class Issuance:
             raise LedgerUnavailable("the ledger did not acknowledge the receipt in time") from error
         except MeshError as error:
             log.error("a receipt was not logged", receipt=draft.receipt_id, reason=error.reason)
+            self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
             raise LedgerUnavailable(f"the receipt was not logged: {error.reason}") from error
         try:
-            await self._kept(_pending(draft, signed), committed)
+            await self._kept(_pending(draft, signed), committed, vault)
         except asyncio.CancelledError:
             self._publisher.withdrawn(committed, vault=vault, amendment=abandoned)
             raise
@@ -147,22 +150,26 @@ class Issuance:
         A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes.
         """
         try:
+            vault = await self._vaults.key(pending.tenant_id)
             committed = await self._publisher.commit(
                 Kind.RECEIPT,
                 jcs.loads_object(pending.receipt),
-                vault=await self._vaults.key(pending.tenant_id),
+                vault=vault,
                 timeout=_LATE_SECONDS,
                 withheld=False,
             )
         except NotAcknowledged:
-            committed = None  # It is in the outbox now, which will see to it.
+            pass  # It is in the outbox now, which will see to it.
+        except EntryRejected as error:
+            log.warning("a receipt is sealed anew", receipt=pending.receipt_id, detail=str(error))
+            self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
+            return False
         except MeshError as error:
             log.warning("a receipt waits for the ledger", receipt=pending.receipt_id, reason=error.reason)
             if error.reason != "VAULT_ERASED":
                 return False
-            committed = None
-        if committed is not None:
-            await self._keep(pending, committed)
+        else:
+            await self._keep(pending, committed, vault)
         await self._store.settle(pending.receipt_id)
         return True
 
@@ -180,14 +187,14 @@ class Issuance:
         )
         return receipts.sign(unsigned, self._workload.receipt_key)
 
-    async def _kept(self, receipt: PendingReceipt, committed: Committed) -> None:
+    async def _kept(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy, whatever becomes of the caller."""
-        keeping = asyncio.get_running_loop().create_task(self._keep(receipt, committed))
+        keeping = asyncio.get_running_loop().create_task(self._keep(receipt, committed, vault))
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
         await asyncio.shield(keeping)
 
-    async def _keep(self, receipt: PendingReceipt, committed: Committed) -> None:
+    async def _keep(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
         try:
             await self._store.put(
@@ -202,6 +209,8 @@ class Issuance:
                     issuer_seq=committed.issuer_seq,
                     acknowledgement=to_wire(committed.acknowledgement).SerializeToString(),
                     attested=await self._attested.now(),
+                    vault_id=vault.vault_id,
+                    vault_epoch=vault.epoch,
                 )
             )
         except MeshError as error:

@@ -7,63 +7,26 @@ only by the tenant whose request made it: to everybody else it does not exist. O
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from libs.errors import Code, MeshError
+from libs.policy.vault_orders import VaultPart
 from services.router.errors import NotFound
+from services.router.receipt_file import ReceiptStoreFailed, connect
 
-SCHEMA_VERSION = 1
-BUSY_SECONDS = 5.0
 MAX_IDENTIFIER = 256
 
 T = TypeVar("T")
 
-_SCHEMA = """
-CREATE TABLE receipts (
-  position INTEGER PRIMARY KEY AUTOINCREMENT,
-  receipt_id TEXT NOT NULL UNIQUE,
-  chat_id TEXT,
-  tenant_id TEXT NOT NULL,
-  receipt BLOB NOT NULL,
-  entry BLOB NOT NULL,
-  salt BLOB NOT NULL,
-  entry_id BLOB NOT NULL,
-  issuer_seq INTEGER NOT NULL,
-  acknowledgement BLOB,
-  attested BLOB
-) STRICT;
-CREATE TABLE pending (
-  position INTEGER PRIMARY KEY AUTOINCREMENT,
-  receipt_id TEXT NOT NULL UNIQUE,
-  chat_id TEXT,
-  tenant_id TEXT NOT NULL,
-  receipt BLOB NOT NULL
-) STRICT;
-CREATE TABLE evidence (digest BLOB PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX receipts_by_chat ON receipts (tenant_id, chat_id, position);
-CREATE INDEX receipts_by_entry ON receipts (entry_id);
-"""
-_COLUMNS = "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq, acknowledgement, attested"
-
-
-class ReceiptStoreFailed(MeshError):
-    """The store cannot be read or written: the disk, or another process's lock."""
-
-    code = Code.UNAVAILABLE
-    reason = "RECEIPT_STORE_FAILED"
-
-
-class ReceiptStoreUnusable(MeshError):
-    """The file is not a receipt store of this version."""
-
-    reason = "RECEIPT_STORE_UNUSABLE"
+_COLUMNS = (
+    "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq, acknowledgement, attested, "
+    "vault_id, vault_epoch"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +48,9 @@ class StoredReceipt:
     """Serialised `teemesh.ledger.v1.Acknowledgement`, verified; None while the ledger has not answered."""
     attested: bytes | None = None
     """Whose evidence stands behind entry and acknowledgement: see `commitments.Attested`."""
+    vault_id: bytes | None = None
+    """Where the ledger has the entry, by which an erasure names it; None in what an earlier version kept."""
+    vault_epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +96,23 @@ class ReceiptStore:
         """The ledger has it."""
         await asyncio.to_thread(self._locked, lambda: self._settle(receipt_id))
 
+    async def erase(self, part: VaultPart) -> None:
+        """Delete what lies in an erased part of a vault, and whatever is not known to lie elsewhere. Raises
+        `ReceiptStoreFailed`.
+
+        The bytes are overwritten in the file, and the log of writes beside it is emptied.
+        """
+        await asyncio.to_thread(self._locked, lambda: self._erase(part))
+
+    async def erasures_read(self) -> bytes:
+        """Return how far the ledger's erasures were read: a resume token, empty at first."""
+        row = await asyncio.to_thread(self._locked, self._find_place)
+        return b"" if row is None else bytes(row[0])
+
+    async def keep_place(self, token: bytes) -> None:
+        """Keep how far the ledger's erasures were read."""
+        await asyncio.to_thread(self._locked, lambda: self._keep_place(token))
+
     async def keep_evidence(self, digest: bytes, document: bytes) -> None:
         """Keep an evidence document for as long as this store lives: receipts outlive the processes they speak of."""
         await asyncio.to_thread(self._locked, lambda: self._keep_evidence(digest, document))
@@ -165,8 +148,10 @@ class ReceiptStore:
 
     def _put(self, stored: StoredReceipt) -> None:
         with self._connection as transaction:
+            if self._is_erased(stored):
+                return  # The erasure overtook it: a copy would be there for ever.
             position = transaction.execute(
-                f"INSERT INTO receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
+                f"INSERT INTO receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
                 (
                     stored.receipt_id,
                     stored.chat_id,
@@ -178,6 +163,8 @@ class ReceiptStore:
                     stored.issuer_seq,
                     stored.acknowledgement,
                     stored.attested,
+                    stored.vault_id,
+                    stored.vault_epoch,
                 ),
             ).lastrowid
             if position is not None:
@@ -198,6 +185,29 @@ class ReceiptStore:
     def _settle(self, receipt_id: str) -> None:
         with self._connection as transaction:
             transaction.execute("DELETE FROM pending WHERE receipt_id = ?", (receipt_id,))
+
+    def _is_erased(self, stored: StoredReceipt) -> bool:
+        query = "SELECT 1 FROM erased WHERE vault_id = ? AND (vault_epoch IS NULL OR vault_epoch = ?)"
+        return self._connection.execute(query, (stored.vault_id, stored.vault_epoch)).fetchone() is not None
+
+    def _erase(self, part: VaultPart) -> None:
+        with self._connection as transaction:
+            transaction.execute("INSERT INTO erased (vault_id, vault_epoch) VALUES (?, ?)", (part.vault_id, part.epoch))
+            transaction.execute(
+                "DELETE FROM receipts WHERE vault_id IS NULL OR vault_id = ? AND (? IS NULL OR vault_epoch = ?)",
+                (part.vault_id, part.epoch, part.epoch),
+            )
+        (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise ReceiptStoreFailed("what was erased is still in the store's log of writes: something else reads it")
+
+    def _find_place(self) -> tuple[bytes] | None:
+        row: tuple[bytes] | None = self._connection.execute("SELECT token FROM erasures_read").fetchone()
+        return row
+
+    def _keep_place(self, token: bytes) -> None:
+        with self._connection as transaction:
+            transaction.execute("INSERT OR REPLACE INTO erasures_read (id, token) VALUES (1, ?)", (token,))
 
     def _keep_evidence(self, digest: bytes, document: bytes) -> None:
         with self._connection as transaction:
@@ -229,40 +239,8 @@ class ReceiptStore:
 @asynccontextmanager
 async def open_receipt_store(path: Path, *, retained: int = 1_000_000) -> AsyncIterator[ReceiptStore]:
     """Open or create the store, readable by this user only. Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`."""
-    store = ReceiptStore(await asyncio.to_thread(_connect, path), retained)
+    store = ReceiptStore(await asyncio.to_thread(connect, path), retained)
     try:
         yield store
     finally:
         await asyncio.to_thread(store.close)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-    except (OSError, sqlite3.Error) as error:
-        raise ReceiptStoreFailed(f"cannot open the receipt store {path}") from error
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # FULL, so that what `put` returned from survives a power cut and not only a crash.
-        connection.execute("PRAGMA synchronous = FULL")
-        _migrate(connection, path)
-    except sqlite3.OperationalError as error:
-        connection.close()
-        raise ReceiptStoreFailed(f"cannot use the receipt store {path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise ReceiptStoreUnusable(f"{path} is not a receipt store") from error
-    except MeshError:
-        connection.close()
-        raise
-    return connection
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    with closing(connection.execute("PRAGMA user_version")) as cursor:
-        version = cursor.fetchone()[0]
-    if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise ReceiptStoreUnusable(f"{path} has version {version}, this router knows {SCHEMA_VERSION}")

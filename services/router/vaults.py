@@ -11,6 +11,7 @@ from libs.events.vault import VaultKey, vault_epoch
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.sealed import ReceiverKey, release_info
+from libs.policy.vault_orders import VaultPart
 from libs.rpc.errors import remote_errors
 from services.router.errors import LedgerUnavailable
 
@@ -26,6 +27,7 @@ class Vaults:
         self._ledger = ledger
         self._receiver = receiver
         self._kept: dict[str, VaultKey] = {}
+        self._drops = 0
 
     async def key(self, tenant_id: str) -> VaultKey:
         """Return the key that seals this tenant's entries now. Raises `LedgerUnavailable`, or the ledger's
@@ -34,6 +36,7 @@ class Vaults:
         kept = self._kept.get(tenant_id)
         if kept is not None and kept.epoch == vault_epoch(time.time()):
             return kept
+        drops = self._drops
         try:
             stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_OPEN_SECONDS))
             with remote_errors():
@@ -49,5 +52,15 @@ class Vaults:
             raise LedgerUnavailable(f"the tenant's vault cannot be opened: {error.reason}") from error
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
-        self._kept[tenant_id] = opened
+        if drops == self._drops:  # Or it may be the very one that was dropped while it was on its way.
+            self._kept[tenant_id] = opened
         return opened
+
+    def drop(self, part: VaultPart) -> None:
+        """Forget the key of a vault, or of a month of it: it is closed, or the ledger refuses what it seals."""
+        self._drops += 1
+        self._kept = {
+            tenant: key
+            for tenant, key in self._kept.items()
+            if key.vault_id != part.vault_id or part.epoch not in (None, key.epoch)
+        }

@@ -6,49 +6,74 @@ import argparse
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 from rich.console import Console
 
-from tests.bench import appraisal, calls, chat, client, kms, ledger, ledger_intake, machine, registry, revocation
+from tests.bench import (
+    appraisal,
+    calls,
+    chat,
+    client,
+    kms,
+    ledger,
+    ledger_intake,
+    ledger_log,
+    machine,
+    registry,
+    revocation,
+)
 from tests.bench.report import Section, show
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
-_SECTIONS = ("chat", "ledger", "intake", "calls", "appraisal", "client", "kms", "registry", "revocation")
+_SECTIONS = (
+    "chat",
+    "ledger",
+    "ledger_intake",
+    "ledger_log",
+    "calls",
+    "appraisal",
+    "client",
+    "kms",
+    "registry",
+    "revocation",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.bench", description="Measure what the mesh adds, side by side.")
     parser.add_argument("--only", choices=_SECTIONS, action="append", help="one section; may be given again")
     parser.add_argument("--seconds", type=float, default=10.0, help="at most so long for each pair (default: 10)")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="of the long log (default: 1,000,000)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = Console(width=None if Console().is_terminal else 180)
     with short_folder() as folder, running_mesh(folder) as mesh:
-        asyncio.run(_run(mesh, folder, arguments.only or _SECTIONS, arguments.seconds, console))
+        asyncio.run(_run(mesh, folder, arguments, console))
 
 
-async def _run(mesh: RunningMesh, folder: Path, sections: Sequence[str], seconds: float, console: Console) -> None:
+async def _run(mesh: RunningMesh, folder: Path, arguments: argparse.Namespace, console: Console) -> None:
     console.print(machine.description(folder), highlight=False, soft_wrap=True)
     began = time.monotonic()
-    for name in sections:
+    for name in arguments.only or _SECTIONS:
         own = folder / name
         own.mkdir()
-        show(await _measure(name, mesh, own, seconds), console)
+        show(await _measure(name, mesh, own, arguments.seconds, arguments.entries), console)
     console.print(f"took {time.monotonic() - began:.0f} s, load at the end {machine.load()}", highlight=False)
 
 
-async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float) -> Section:
+async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float, entries: int) -> Section:
     match name:
         case "chat":
             return await chat.measure(mesh, folder, seconds=seconds)
         case "ledger":
             return await ledger.measure(mesh, folder, seconds=seconds / 2)
-        case "intake":
+        case "ledger_intake":
             return await ledger_intake.measure(mesh, folder, seconds=seconds / 2)
+        case "ledger_log":
+            return await ledger_log.measure(folder, entries)
         case "calls":
             return await calls.measure(folder)
         case "appraisal":

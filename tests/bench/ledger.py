@@ -25,6 +25,7 @@ from libs.transparency.leaf import Kind
 from services.cli.layout import Layout
 from services.router.config import Config
 from services.router.vaults import Vaults
+from tests.bench import ledger_verify
 from tests.bench.report import Row, Section
 from tests.bench.samples import Action, Limit, side_by_side
 from tests.mesh.running import RunningMesh
@@ -84,6 +85,7 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
         with synced_write(folder) as write:
             synced, alone = await side_by_side([write, committing], Limit(count=300, seconds=seconds, in_a_row=10))
         (together,) = await side_by_side([committing], Limit(count=2000, seconds=seconds / 2), concurrency=_AT_ONCE)
+    verifying, verified = await ledger_verify.measure(folder)
     return Section(
         "ledger",
         "one 4 KiB write and fdatasync on the same disk",
@@ -91,6 +93,10 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
         [
             Row("commit 1 at once", synced, alone),
             Row(f"commit {_AT_ONCE} at once (base: 1 at once)", alone, together),
+            *verifying,
         ],
-        ["durable writes one after another in a commit: outbox, broker, ledger, outbox; the router then adds its copy"],
+        [
+            "durable writes one after another in a commit: outbox, broker, ledger, outbox; the router adds its copy",
+            *verified,
+        ],
     )

@@ -24,6 +24,7 @@ from libs.transparency.leaf import Kind
 from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, LogView
 from services.ledger.committing import Committing
+from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.logged_writers import LoggedWriters
 from services.ledger.opening import logged_policies
@@ -93,11 +94,12 @@ def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore) -> Iterator[Insi
             lambda issuer: 0 if (known := progress(issuer)) is None else known.highest,
             LoggedWriters(store.index, store.reader).of,
         )
+        policies = logged_policies(store.description, mesh.keeper("ledger"))
         sequencer = Sequencer(store, epoch=1, tag=_tag, clock=time.time_ns)
         acknowledgements = Acknowledgements(store, rejections, _KEY, 1)
         growth = Growth(store.head.size, store.head.root())
         committing = Committing(
-            admission=Admission(logged_policies(store.description, mesh.keeper("ledger")), view, kms.ca.certificate),
+            admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=sequencer,
             vaults=_OneVault(),
             rejections=rejections,

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from teemesh.kms.v1 import kms_pb2 as pb
 from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 
+from libs import jcs
 from libs.identity.sealed import ReceiverKey, SealedKeyRefused, release_info
 from libs.policy.custody import KeyStatementSignatureInvalid, verify_key_statement, verify_key_use
-from libs.policy.orders import RETIRE_KEY, Order, SignedOrder
+from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RETIRE_KEY, Order, SignedOrder
 from libs.policy.releases import KeyAlgorithm
 from libs.transparency.leaf import Kind
 from services.kms.changes import Change
@@ -29,6 +30,7 @@ HELD = "agents/claims"
 SIGNED_FOR = "agents/letters"
 ENVIRONMENT = "environment/agent"
 MODEL = "models/a"
+VAULT = "0a" * 16
 MESSAGE = b"the claim is granted"
 
 
@@ -235,6 +237,19 @@ async def test_a_retired_key_is_refused_for_ever(mesh: JoinedMesh, running: Runn
     assert [body["cause"] for body in retired] == [f"order:{order(mesh, HELD).order.digest.hex()}"]
 
 
+async def test_the_ledger_brings_the_order_that_ends_a_vaults_key(mesh: JoinedMesh, running: RunningKms) -> None:
+    claims = {"hpke_key": ReceiverKey().public.hex()}
+    name, ordered = f"ledger-vault/{VAULT}", order(mesh, VAULT, action=ERASE_VAULT)
+    async with calling(mesh, running, "ledger", claims) as (stub, _):
+        await release(stub, name, KeyAlgorithm.AES_256, 0)
+        for _ in range(2):
+            await retire(stub, ordered)
+        assert await refusal(release(stub, name, KeyAlgorithm.AES_256, 0)) == "KEY_RETIRED"
+        await release(stub, "ledger-vault/other", KeyAlgorithm.AES_256, 0)
+    retired = [body for _, body in running.log.entries if body["decision"] == "retired"]
+    assert [(body["name"], body["order"]) for body in retired] == [(name, jcs.loads(ordered.document))]
+
+
 @pytest.mark.parametrize(
     ("changes", "signers", "reason"),
     [
@@ -245,6 +260,10 @@ async def test_a_retired_key_is_refused_for_ever(mesh: JoinedMesh, running: Runn
         ({"subject": "Models"}, (0, 1), "KEY_NAME_MALFORMED"),
         ({"subject": "ledger-keyring"}, (0, 1), "KEY_NOT_RETIRABLE"),
         ({"subject": "ledger-resume"}, (0, 1), "KEY_NOT_RETIRABLE"),
+        ({"subject": f"ledger-vault/{VAULT}"}, (0, 1), "KEY_NOT_RETIRABLE"),
+        ({"action": ERASE_VAULT, "subject": VAULT}, (0,), "ORDER_SIGNATURES_INSUFFICIENT"),
+        ({"action": ERASE_VAULT, "subject": f"{VAULT},2026-03"}, (0, 1), "ORDER_OF_ANOTHER_KIND"),
+        ({"action": HOLD_VAULT, "subject": VAULT}, (0, 1), "ORDER_OF_ANOTHER_KIND"),
     ],
 )
 async def test_an_order_that_is_not_one_retires_nothing(

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.issuer import Issuer
 from libs.events.publish import Committed, Enqueued, LedgerUnavailable
 from libs.events.vault import VaultKey
+from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 from services.router.errors import LedgerUnavailable as VaultUnavailable
@@ -36,6 +37,7 @@ class LedgerTwin:
         self.asked = asyncio.Event()
         self.vault_open = True
         self.vault_waits = False
+        self.dropped: list[VaultPart] = []
         self.copies_wait = False
         self.copies_go_on = asyncio.Event()
         self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
@@ -52,6 +54,9 @@ class LedgerTwin:
         if not self.vault_open:
             raise VaultUnavailable("the tenant's vault cannot be opened")
         return VAULT
+
+    def drop(self, part: VaultPart) -> None:
+        self.dropped.append(part)
 
     async def now(self) -> bytes:
         if self.copies_wait:

@@ -31,6 +31,7 @@ class Target:
 
 TARGETS = (
     Target("devtee", "devtee"),
+    Target("witness", "witness"),
     Target("attestation", "attestation"),
     Target("kms", "kms"),
     Target("broker", "broker"),

@@ -20,7 +20,7 @@ from tests.mesh.running import RunningMesh
 
 pytestmark = pytest.mark.mesh
 
-SERVICES = {"devtee", "attestation", "kms", "broker", "ledger", "registry", "node", "router"}
+SERVICES = {"devtee", "witness", "attestation", "kms", "broker", "ledger", "registry", "node", "router"}
 
 
 def released(log: Path) -> Mapping[tuple[str, int], KeyAlgorithm]:

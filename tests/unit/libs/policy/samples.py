@@ -112,5 +112,6 @@ def full(draft: dict[str, Any]) -> dict[str, Any]:
             "tenants": ["ab" * 16],
         },
     ]
+    whole["retention_months"] = 24
     whole["lifted_revocations"] = ["d1" * 32]
     return whole

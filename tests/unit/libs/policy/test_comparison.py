@@ -167,6 +167,18 @@ CASES: dict[str, tuple[Change, str, Effect, str]] = {
         WITHDRAWS,
         "machine " + "ee" * 32,
     ),
+    "a longer retention": (
+        lambda d: d.update(retention_months=36),
+        "retention_months",
+        CHANGES,
+        "months that tenants' entries are kept: 36, was 24",
+    ),
+    "no retention": (
+        lambda d: d.pop("retention_months"),
+        "retention_months",
+        CHANGES,
+        "months that tenants' entries are kept: none, was 24",
+    ),
     "a lifted revocation": (
         lambda d: d["lifted_revocations"].append("ee" * 32),
         "lifted_revocations",

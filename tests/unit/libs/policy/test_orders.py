@@ -116,13 +116,13 @@ def test_only_signatures_over_this_order_count(operators: list[Ed25519PrivateKey
         assert valid_signers(SignedOrder(ORDER, (other, second))) == (keys[1],)
 
 
-@pytest.mark.parametrize("name", ["ledger-keyring", "ledger-resume", "ledger-vault"])
+@pytest.mark.parametrize("name", ["ledger-keyring", "ledger-resume", "ledger-vault", "ledger-vault/2026-11"])
 def test_without_some_keys_there_is_no_log(name: str) -> None:
     with pytest.raises(MeshError) as refusal:
         require_retirable(name)
     assert refusal.value.reason == "KEY_NOT_RETIRABLE"
 
 
-@pytest.mark.parametrize("name", ["models/a", "ledger-vault/2026-11", "ledger-keyrings"])
+@pytest.mark.parametrize("name", ["models/a", "ledger-vaults/2026-11", "ledger-keyrings"])
 def test_others_can_be_retired(name: str) -> None:
     require_retirable(name)

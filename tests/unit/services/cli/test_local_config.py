@@ -15,7 +15,7 @@ from libs.config import load
 from services.cli.layout import Layout
 from services.cli.local_config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
 from services.cli.ports import NAMES
-from services.cli.roster import DEVTEE, KMS_REPLICA, SERVICES, processes
+from services.cli.roster import DEVTEE, KMS_REPLICA, SERVICES, WITNESS, processes
 
 
 def kind(service: str) -> type[Any]:
@@ -34,12 +34,12 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-@pytest.mark.parametrize("service", [DEVTEE, *SERVICES])
+@pytest.mark.parametrize("service", [DEVTEE, *SERVICES, WITNESS])
 def test_the_template_is_a_configuration(service: str) -> None:
     load(TEMPLATES / f"{service}.toml", kind(service))
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, WITNESS])
 def test_the_template_says_everything_that_can_be_said(service: str) -> None:
     """So that an operator sees each key once, with its meaning."""
     template = tomllib.loads((TEMPLATES / f"{service}.toml").read_text())

@@ -236,6 +236,17 @@ def test_the_next_version_lifts_what_the_one_before_lifted(desk: Desk, teemesh: 
     assert lifted == {b"\xab" * 32, b"\xcd" * 32}
 
 
+def test_the_next_version_keeps_entries_as_long_as_the_one_before_unless_it_says_otherwise(
+    desk: Desk, teemesh: Run
+) -> None:
+    assert teemesh(*desk.init("--retention-months", "24")) == 0
+    first = str(desk.folder / "policy.json")
+    assert teemesh(*desk.init("--previous", first, out="second.json")) == 0
+    assert teemesh(*desk.init("--previous", first, "--retention-months", "36", out="third.json")) == 0
+    months = [read_signed(desk.folder / name).policy.retention_months for name in ("second.json", "third.json")]
+    assert months == [24, 36]
+
+
 def _drafted_issuers(desk: Desk, teemesh: Run, *more: str) -> list[dict[str, Any]]:
     assert teemesh(*desk.init(*more)) == 0
     issuers: list[dict[str, Any]] = json.loads((desk.folder / "policy.json").read_bytes())["policy"]["gpu"]["issuers"]

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs.transparency import checkpoint, cose_receipt
+from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
 from services.ledger import derived
 from services.ledger.description import LogDescription
@@ -28,6 +30,14 @@ INDEX_KEY = b"\x08" * 32
 DESCRIPTION = LogDescription(ORIGIN, "LEDGER_1", b"\x01" * 32, (b"\x02" * 32, b"\x03" * 32), 2)
 
 
+def sign_tree(tree: Checkpoint) -> bytes:
+    return checkpoint.sign(tree, KEY)
+
+
+def sign_receipts(tree: Checkpoint) -> bytes:
+    return cose_receipt.sign(tree, KEY)
+
+
 def candidate(
     number: int, *, body: bytes | None = None, vault: bytes = bytes(16), kind: Kind = Kind.POLICY
 ) -> Candidate:
@@ -45,11 +55,7 @@ def open_store(directory: Path, geometry: Geometry = SMALL) -> LogStore:
 
 def examined(directory: Path) -> Examined:
     """What a start makes of the log, sealed segments taken by their derived files."""
-    index = Index(directory / derived.FOLDER, INDEX_KEY)
-    try:
-        return examine(directory, ORIGIN, SMALL, index=index)
-    finally:
-        index.close()
+    return examine(directory, ORIGIN, SMALL, index=Index(directory / derived.FOLDER, INDEX_KEY))
 
 
 def sequencer(store: LogStore) -> Sequencer:

@@ -11,20 +11,25 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from teemesh.ledger.v1 import ledger_pb2_grpc
 
 from libs.events.publish import EventSettings, Publisher, open_publisher
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
+from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.identity.renewal import Prover
 from libs.identity.sealed import ReceiverKey
+from libs.policy.orders import Order, SignedOrder
 from libs.process import tethered
 from libs.process.readiness import listening
+from libs.rpc.channel import open_channel
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from services.attestation.collateral import CollateralCache, Held
@@ -78,10 +83,14 @@ class LiveMesh:
         self.data_dir = mesh.folder / "ledger-data"
         self.target = f"127.0.0.1:{free_port()}"
         self.https = f"127.0.0.1:{free_port()}"
+        self.witnesses: list[dict[str, Any]] = []
+        """Tables of the ledger's configuration; all of them are the quorum."""
         self._config = mesh.folder / "ledger.toml"
         self._notify = mesh.folder / "ledger.ready"
         self._log = mesh.folder / "ledger.log"
         self._process: asyncio.subprocess.Process | None = None
+        self.kms_target: str
+        """Of the KMS's mesh listener."""
         self.broker: RunningBroker
         self.member: Member
         """The KMS's."""
@@ -133,6 +142,7 @@ class LiveMesh:
             outer = await stack.enter_async_context(
                 serving("127.0.0.1:0", leaf.credentials, [bootstrap], public_middleware(bootstrap.methods))
             )
+            self.kms_target = f"127.0.0.1:{inner.port}"
             guest = await stack.enter_async_context(mesh.guest(mesh.tds["ledger"]))
             self._configure(guest, kms=inner.port, bootstrap=outer.port, attestation=attestation.port)
             try:
@@ -163,6 +173,28 @@ class LiveMesh:
             yield Router(member, member.peer("ledger", self.target), publisher, receiver)
 
     @asynccontextmanager
+    async def operator(self) -> AsyncIterator[ledger_pb2_grpc.LedgerServiceStub]:
+        """The ledger as an operator named ada calls it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        ca = self.kms.ca
+        der = ca.issue_svid(Subject(TRUST_DOMAIN, "operator", "ada", None), key.public_key(), time.time())
+        async with open_channel(
+            self.target,
+            root_pem=self.member.ca_pem,
+            server_name=f"ledger.{TRUST_DOMAIN}",
+            key_pem=key_pem(key),
+            certificate_pem=pem_of(der),
+        ) as channel:
+            yield ledger_pb2_grpc.LedgerServiceStub(channel)
+
+    def order(self, action: str, subject: str, *, signers: int = 2, not_after: int = 2**33) -> bytes:
+        """What so many operators signed."""
+        signed = SignedOrder(Order(TRUST_DOMAIN, action, subject, not_after, "a test"))
+        for key in self.mesh.operators[:signers]:
+            signed = signed.signed_by(key)
+        return signed.document
+
+    @asynccontextmanager
     async def publisher(
         self, member: Member, log_key: Ed25519PrivateKey, *, reserve_bytes: int = 0
     ) -> AsyncIterator[Publisher]:
@@ -171,12 +203,19 @@ class LiveMesh:
         async with open_publisher(member, settings, ledger, log_key=log_key, reserve_bytes=reserve_bytes) as publisher:
             yield publisher
 
-    async def start(self, *, ready: bool = True) -> None:
-        """Start the ledger; with `ready`, wait until it says that it serves."""
+    async def start(self, *, ready: bool = True, dies_at: int = 0, torn: bool = False) -> None:
+        """Start the ledger; with `ready`, wait until it says that it serves.
+
+        With `dies_at` it kills itself at that write of its own, counted from `arm` on; see `tests.faults.dying`.
+        """
+        command = ["-m", "services.ledger", str(self._config)]
+        if dies_at:
+            command = ["-m", "tests.faults.dying", "ledger", str(self._config), "--step", str(dies_at), "--serving"]
+            command += ["--torn"] if torn else []
         environment = {**os.environ, "NOTIFY_SOCKET": str(self._notify)}
         with listening(self._notify) as readiness, self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *tethered([sys.executable, "-m", "services.ledger", str(self._config)]),
+                *tethered([sys.executable, *command]),
                 cwd=_ROOT,
                 env=environment,
                 stdout=log,
@@ -185,6 +224,11 @@ class LiveMesh:
             if ready:
                 async with asyncio.timeout(60):
                     await readiness.until_ready()
+
+    def arm(self) -> None:
+        """Have a ledger that dies by itself begin to count."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR1)
 
     async def kill(self, number: int = signal.SIGKILL) -> int:
         """End the ledger and return its exit status."""
@@ -224,6 +268,9 @@ class LiveMesh:
             "https_listen": self.https,
             "ip_addresses": ["127.0.0.1"],
             "checkpoint_seconds": 0.1,
+            "witnesses": self.witnesses,
+            "witness_quorum": len(self.witnesses),
+            "witness_seconds": 0.1,
         }
         self._config.write_text(tomli_w.dumps(config))
 

@@ -10,24 +10,37 @@ from pathlib import Path
 
 import pytest
 
-from libs.transparency import checkpoint, merkle
+from libs.transparency import checkpoint, cose_receipt, cosignature, merkle
 from libs.transparency.checkpoint import Checkpoint
+from libs.transparency.cose_receipt import CoseReceipt
 from libs.transparency.note import VerifierKey
 from services.ledger import records_log, segments
 from services.ledger.auditing import AuditorGone, AuditorRefused, Checkpoints, NoCheckpoint, open_auditor
-from services.ledger.auditor import Auditor, RootDiffers, SizeBelowSigned, SizeNotCommitted
+from services.ledger.auditor import Auditor, NoteNotSigned, RootDiffers, SizeBelowSigned, SizeNotCommitted
 from services.ledger.damage import LogDamaged
 from services.ledger.growth import Growth
-from services.ledger.recovery import CHECKPOINT, CHECKPOINTS_LOG
+from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG
 from services.ledger.scan import SEGMENTS
 from services.ledger.segments import Geometry
 from services.ledger.store import LogStore
 
-from .conftest import DESCRIPTION, KEY, ORIGIN, SMALL, SOURCE, candidate, fill, open_store, sequencer
+from .conftest import (
+    DESCRIPTION,
+    KEY,
+    ORIGIN,
+    SMALL,
+    SOURCE,
+    candidate,
+    fill,
+    open_store,
+    sequencer,
+    sign_receipts,
+    sign_tree,
+)
 
 
 def auditor_of(directory: Path) -> Auditor:
-    return Auditor(directory, ORIGIN, lambda tree: checkpoint.sign(tree, KEY), SMALL)
+    return Auditor(directory, ORIGIN, sign_tree, sign_receipts, SMALL)
 
 
 def root_at(directory: Path, size: int) -> bytes:
@@ -50,6 +63,44 @@ def test_it_signs_what_it_has_read_itself_and_keeps_every_note(two_segments: Pat
     stored = records_log.read(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS)
     assert list(stored.records) == notes
     assert (two_segments / CHECKPOINT).read_bytes() == notes[-1]
+
+
+def test_it_keeps_its_own_notes_with_their_witnesses_lines(two_segments: Path) -> None:
+    auditor = auditor_of(two_segments)
+    first, second = (auditor.checkpoint(size, root_at(two_segments, size)) for size in (4, 6))
+    tree = checkpoint.parse(first)
+    cosigned = cosignature.attach(first, [cosignature.cosign(tree, "witness.example", KEY, 7)])
+    auditor.witnessed(cosigned)
+    stored = records_log.read(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS)
+    assert list(stored.records) == [first, second, cosigned]
+    assert (two_segments / CHECKPOINT_WITNESSED).read_bytes() == cosigned
+    assert (two_segments / CHECKPOINT).read_bytes() == second
+    # What was cosigned is a floor like any note, and the newest of all still is the highest.
+    with open_store(two_segments) as store:
+        assert store.report.floor == 6
+
+
+def test_it_signs_receipts_in_its_own_trees_alone(two_segments: Path) -> None:
+    auditor = auditor_of(two_segments)
+    root = root_at(two_segments, 6)
+    auditor.checkpoint(6, root)
+    with open_store(two_segments) as store:
+        leaf_data = store.reader.entry(2).row.leaf_data
+        path = tuple(merkle.inclusion_path(store.index.tree, 2, 6))
+    receipt = CoseReceipt(ORIGIN, 6, 2, path, auditor.receipts(6)).encode()
+    assert cose_receipt.verify(receipt, leaf_data, VerifierKey(ORIGIN, KEY.public_key().public_bytes_raw())) == root
+    with pytest.raises(NoteNotSigned):
+        auditor.receipts(5)
+
+
+def test_it_keeps_no_note_that_it_did_not_sign(two_segments: Path) -> None:
+    auditor = auditor_of(two_segments)
+    note = auditor.checkpoint(6, root_at(two_segments, 6))
+    other = checkpoint.sign(Checkpoint(ORIGIN, 6, b"\x01" * 32), KEY)
+    for foreign in (other, note.replace(b"\n6\n", b"\n7\n")):
+        with pytest.raises(NoteNotSigned):
+            auditor.witnessed(foreign)
+    assert not (two_segments / CHECKPOINT_WITNESSED).exists()
 
 
 def test_it_follows_a_log_that_grows(two_segments: Path) -> None:

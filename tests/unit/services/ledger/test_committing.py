@@ -23,6 +23,7 @@ from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, LogView
 from services.ledger.committing import Committing
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.opening import logged_policies
 from services.ledger.position import Start
@@ -95,7 +96,7 @@ class Ledger:
         )
         self.growth = Growth(store.head.size, store.head.root())
         self.committing = Committing(
-            admission=Admission(policies, view, kms.ca.certificate),
+            admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
             vaults=self.vaults,
             rejections=self.rejections,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -150,6 +151,16 @@ def test_strays_in_the_folder_are_removed(log: Path) -> None:
         assert {path.name for path in (log / derived.FOLDER).iterdir()} == {
             derived.file_name(first) for first in (0, 4, 8)
         }
+
+
+def test_no_file_stays_open_for_each_segment(log: Path) -> None:
+    """A long log has more segments than a process may have files."""
+    with open_store(log) as store:
+        answers(store)
+        links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+        targets = [os.readlink(link) for link in links if link.is_symlink()]
+        kept = sorted(Path(target).name for target in targets if target.startswith(str(log)))
+    assert kept == [segments.file_name(12), "LOCK", "wm"]
 
 
 def test_damage_of_a_segment_is_not_hidden_by_its_derived_file(log: Path) -> None:

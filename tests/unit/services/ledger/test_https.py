@@ -1,4 +1,4 @@
-"""The public listener: TLS 1.3 under a certificate of the mesh CA, the newest checkpoint, and nothing else."""
+"""The public listener: TLS 1.3 under a certificate of the mesh CA, signed notes and tiles, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.identity.certificate import key_pem, pem_of
+from libs.transparency.tiles import Tile
 from services.ledger.auditing import NoCheckpoint, SignedTree
-from services.ledger.https import CannotListen, OutwardCertificate, serving_checkpoints
+from services.ledger.https import CannotListen, OutwardCertificate, serving_https
+from services.ledger.public import application
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 
@@ -23,6 +25,13 @@ class Newest:
 
     def __init__(self) -> None:
         self.tree: SignedTree | None = None
+
+    async def read(self, tile: Tile) -> bytes:
+        return tile.path().encode()
+
+    @property
+    def witnessed(self) -> SignedTree:
+        return self.newest
 
     @property
     def newest(self) -> SignedTree:
@@ -54,7 +63,7 @@ async def client(kms: KmsCore, newest: Newest) -> AsyncIterator[tuple[aiohttp.Cl
     context = ssl.create_default_context(cadata=pem_of(kms.ca.certificate).decode())
     connector = aiohttp.TCPConnector(ssl=context, force_close=True)
     async with (
-        serving_checkpoints("127.0.0.1:0", authority, newest) as port,
+        serving_https("127.0.0.1:0", authority, application(newest, newest)) as port,
         aiohttp.ClientSession(connector=connector) as session,
     ):
         yield session, f"https://127.0.0.1:{port}", authority
@@ -66,8 +75,11 @@ async def test_the_newest_checkpoint_is_served_to_anyone(kms: KmsCore) -> None:
         async with session.get(f"{url}/checkpoint") as response:
             assert (response.status, await response.text()) == (404, "NO_CHECKPOINT\n")
         newest.tree = SignedTree(1, bytes(32), b"note\n")
-        async with session.get(f"{url}/checkpoint") as response:
-            assert (response.status, await response.read()) == (200, b"note\n")
+        for path in ("checkpoint", "checkpoint.witnessed"):
+            async with session.get(f"{url}/{path}") as response:
+                assert (response.status, await response.read()) == (200, b"note\n")
+                assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+                assert response.headers["Cache-Control"] == "no-cache"
         async with session.get(f"{url}/") as response:
             assert response.status == 404
         async with session.post(f"{url}/checkpoint", data=b"x") as response:
@@ -99,5 +111,5 @@ async def test_older_tls_is_refused(kms: KmsCore) -> None:
 async def test_an_address_that_is_taken_is_said_so(kms: KmsCore, mesh: JoinedMesh) -> None:
     async with client(kms, Newest()) as (_, url, authority):
         with pytest.raises(CannotListen):
-            async with serving_checkpoints(url.removeprefix("https://"), authority, Newest()):
+            async with serving_https(url.removeprefix("https://"), authority, application(Newest(), Newest())):
                 pass

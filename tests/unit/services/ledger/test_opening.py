@@ -16,10 +16,11 @@ from libs.transparency.leaf import Kind
 from services.ledger import description
 from services.ledger.admission import Admission, LogView
 from services.ledger.damage import LogDamaged
+from services.ledger.erasures import Erasures
 from services.ledger.keyring import KeyringFile
 from services.ledger.keys import ReleasedKey
 from services.ledger.opening import LogOfAnotherMesh, ensure_log, logged_policies, open_log, restore
-from services.ledger.policies import SeedPolicyMissing
+from services.ledger.policies import LoggedPolicies, SeedPolicyMissing
 from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
@@ -37,7 +38,11 @@ def directory(mesh: JoinedMesh, tmp_path: Path) -> Path:
 
 def vaults_of(folder: Path) -> Vaults:
     file = KeyringFile(folder, b"\x01" * 32)
-    return Vaults(file, file.load(bytes(32)), ReleasedKey(1, bytes(32)), Keys())
+    return Vaults(file, file.load(bytes(32)), ReleasedKey(1, bytes(32)), Keys(), Erasures())
+
+
+def admission_of(policies: LoggedPolicies, kms: KmsCore) -> Admission:
+    return Admission(policies, LogView(lambda issuer, number: False, lambda issuer: 0), kms.ca.certificate, Erasures())
 
 
 def test_a_log_is_made_under_the_measured_operators_and_seed(mesh: JoinedMesh, directory: Path) -> None:
@@ -116,11 +121,11 @@ async def test_entries_whose_share_is_gone_are_damage(mesh: JoinedMesh, kms: Kms
         )
         Sequencer(store, epoch=1, tag=lambda vault_id, seq: bytes(16), clock=lambda: 1).append([entry], SOURCE, 1, 1)
         policies = logged_policies(store.description, mesh.keeper("ledger"))
-        admission = Admission(policies, LogView(lambda issuer, number: False, lambda issuer: 0), kms.ca.certificate)
-        restore(store, admission, policies, vaults_of(directory))
+        admission = admission_of(policies, kms)
+        restore(store, admission, policies, vaults_of(directory), Erasures())
         (directory / "keyring").unlink()
         with pytest.raises(LogDamaged) as damage:
-            restore(store, admission, policies, vaults_of(directory))
+            restore(store, admission, policies, vaults_of(directory), Erasures())
     assert damage.value.exit_status == 3
 
 
@@ -129,6 +134,6 @@ async def test_an_empty_log_without_its_seed_serves_nobody(mesh: JoinedMesh, kms
     other.folder.mkdir()
     async with open_log(directory, KEY.sign, lambda: 1, INDEX_KEY) as store:
         policies = logged_policies(store.description, other.keeper("ledger"))
-        admission = Admission(policies, LogView(lambda issuer, number: False, lambda issuer: 0), kms.ca.certificate)
+        admission = admission_of(policies, kms)
         with pytest.raises(SeedPolicyMissing):
-            restore(store, admission, policies, vaults_of(directory))
+            restore(store, admission, policies, vaults_of(directory), Erasures())

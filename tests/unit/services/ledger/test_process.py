@@ -129,6 +129,9 @@ async def test_nothing_acknowledged_is_lost_when_the_ledger_is_killed(live: Live
         entries = [entry for batch in batches for entry in batch.entries]
         assert [entry.index for entry in entries] == list(range(len(entries)))
         check_every_receipt_is_there_once(entries, committed, vault)
+        request = ledger_pb2.TailRequest(vault_id=vault.vault_id, issuer=router.publisher.issuer, max_batch=50)
+        selected = [entry for batch in await client.tail(request) for entry in batch.entries]
+        assert selected == [entry for entry in entries if entry.vault_id == vault.vault_id]
         for each in (committed[0], committed[-1]):
             included = await stub.GetInclusionProof(
                 ledger_pb2.GetInclusionProofRequest(entry_id=each.entry_id, size=later.size), timeout=5

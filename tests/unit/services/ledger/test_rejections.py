@@ -66,4 +66,5 @@ def test_numbers_of_reasons_are_permanent() -> None:
         "ENTRY_MALFORMED": 11,
         "POLICY_REFUSED": 12,
         "CONFLICT": 13,
+        "VAULT_ERASED": 14,
     }

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from libs.errors import Code, MeshError
-from libs.events.records import open_record, seal
+from libs.events.erasure import Authority, ErasureOrdered
+from libs.events.records import Entry, open_record, seal
 from libs.events.vault import PUBLIC_VAULT_ID, derive_tag_key, derive_vault_key, leaf_tag
 from libs.identity.sealed import HpkeKeyMissing, ReceiverKey, SealedKeyRefused, release_info
+from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
+from services.ledger.erasures import Erasures
 from services.ledger.keyring import KeyringFile
 from services.ledger.keys import ReleasedKey
-from services.ledger.vaults import TenantIdMalformed, VaultEpochUnknown, Vaults, VaultUnknown, seal_for
+from services.ledger.vaults import TenantIdMalformed, VaultEpochUnknown, VaultErased, Vaults, VaultUnknown, seal_for
 from tests.fakes.joined_mesh import Clock
 
 from .writers import Keys
@@ -36,12 +39,13 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.keys = Keys()
+        self.erasures = Erasures()
         self.clock = Clock(datetime(2026, 3, 31, tzinfo=UTC).timestamp())
         self.folder = folder
 
     def again(self) -> Vaults:
         file = KeyringFile(self.folder, LOG_ID)
-        return Vaults(file, file.load(KEYRING_KEY.key), KEYRING_KEY, self.keys, self.clock)
+        return Vaults(file, file.load(KEYRING_KEY.key), KEYRING_KEY, self.keys, self.erasures, self.clock)
 
 
 @pytest.fixture
@@ -147,3 +151,73 @@ async def test_a_router_without_a_receiving_key_gets_nothing(ledger: Ledger) -> 
     opened = await ledger.again().open(TENANT)
     with pytest.raises(HpkeKeyMissing):
         seal_for(opened, None, ROUTER)
+
+
+async def test_a_destroyed_share_is_in_no_file_and_no_memory_and_other_months_and_tenants_keep_theirs(
+    ledger: Ledger,
+) -> None:
+    vaults = ledger.again()
+    march, other = await vaults.open(TENANT), await vaults.open(OTHER)
+    ledger.clock.now = datetime(2026, 4, 1, tzinfo=UTC).timestamp()
+    april = await vaults.open(TENANT)
+    generation = await vaults.destroy(VaultPart(march.vault_id, march.epoch))
+    assert await vaults.destroy(VaultPart(march.vault_id, march.epoch)) == generation
+    for one in (vaults, ledger.again()):
+        assert not one.holds(march.vault_id, march.epoch)
+        with pytest.raises(VaultEpochUnknown):
+            await one.key(march.vault_id, march.epoch)
+        assert await one.key(april.vault_id, april.epoch) == april
+        assert await one.key(other.vault_id, other.epoch) == other
+        one.tag(march.vault_id, 1)
+
+
+async def test_a_destroyed_vault_leaves_neither_shares_nor_its_tenants_name(ledger: Ledger) -> None:
+    vaults = ledger.again()
+    opened, other = await vaults.open(TENANT), await vaults.open(OTHER)
+    vaults.tag(opened.vault_id, 1)
+    generation = await vaults.destroy(VaultPart(opened.vault_id, None))
+    kept = KeyringFile(ledger.folder, LOG_ID).load(KEYRING_KEY.key)
+    assert (kept.generation, [vault.tenant for vault in kept.vaults]) == (generation, [OTHER])
+    for one in (vaults, ledger.again()):
+        assert one.of_tenant(TENANT) is None
+        with pytest.raises(VaultUnknown):
+            await one.key(opened.vault_id, opened.epoch)
+        with pytest.raises(VaultUnknown):
+            one.tag(opened.vault_id, 1)
+    returned = await vaults.open(TENANT)
+    assert returned.vault_id != opened.vault_id
+    assert await ledger.again().open(TENANT) == returned
+    assert await vaults.key(other.vault_id, other.epoch) == other
+
+
+async def test_a_closed_vault_gives_out_no_key_though_its_shares_are_still_there(ledger: Ledger) -> None:
+    vaults = ledger.again()
+    opened, other = await vaults.open(TENANT), await vaults.open(OTHER)
+    close(ledger, VaultPart(opened.vault_id, None))
+    assert not vaults.holds(opened.vault_id, opened.epoch)
+    for refused in (vaults.open(TENANT), vaults.key(opened.vault_id, opened.epoch)):
+        with pytest.raises(VaultErased):
+            await refused
+    assert await vaults.open(OTHER) == other
+
+
+async def test_a_vault_that_is_closed_while_its_key_is_awaited_gives_none(ledger: Ledger) -> None:
+    opened = await ledger.again().open(TENANT)
+    ledger.keys.fail = lambda name: close(ledger, VaultPart(opened.vault_id, None))
+    with pytest.raises(VaultErased):
+        await ledger.again().open(TENANT)
+
+
+async def test_a_month_that_was_erased_is_not_opened_again(ledger: Ledger) -> None:
+    """A clock that goes back must not bring another share for the same month."""
+    vaults = ledger.again()
+    march = await vaults.open(TENANT)
+    close(ledger, VaultPart(march.vault_id, march.epoch))
+    await vaults.destroy(VaultPart(march.vault_id, march.epoch))
+    with pytest.raises(VaultErased):
+        await vaults.open(TENANT)
+
+
+def close(ledger: Ledger, part: VaultPart) -> None:
+    said = ErasureOrdered(part, 0, Authority(1, retention_months=1))
+    ledger.erasures.take(Entry(Kind.ERASURE, b"\x11" * 32, 1, bytes(32), None, said.body()))

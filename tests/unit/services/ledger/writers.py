@@ -25,6 +25,7 @@ from libs.transparency.leaf import Kind
 from services.devtee.machine import VirtualTd
 from services.ledger.admission import Admission, Judged, LogView
 from services.ledger.description import LogDescription
+from services.ledger.erasures import Erasures
 from services.ledger.issuers import Writer, nobody
 from services.ledger.keys import ReleasedKey
 from services.ledger.policies import LoggedPolicies
@@ -111,7 +112,7 @@ def gatekeeper(mesh: JoinedMesh, kms: KmsCore, writer: Callable[[bytes], Writer 
         highest=lambda issuer: highest.get(issuer, 0),
         writer=writer,
     )
-    return Gatekeeper(Admission(policies, view, kms.ca.certificate), logged, highest)
+    return Gatekeeper(Admission(policies, view, kms.ca.certificate, Erasures()), logged, highest)
 
 
 class Keys:
@@ -120,8 +121,16 @@ class Keys:
     def __init__(self, fail: Callable[[str], None] = lambda name: None) -> None:
         self.fail = fail
         self.asked: list[tuple[str, int]] = []
+        self.retired: list[bytes] = []
 
     async def release(self, name: str, epoch: int = 0) -> ReleasedKey:
         self.asked.append((name, epoch))
         self.fail(name)
         return ReleasedKey(epoch or 1, sha256(f"{name} {epoch or 1}".encode()).digest())
+
+    def forget(self, name: str) -> None:
+        """It holds none."""
+
+    async def retire(self, signed_order: bytes) -> None:
+        self.fail("retire")
+        self.retired.append(signed_order)

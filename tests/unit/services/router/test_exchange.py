@@ -16,9 +16,11 @@ from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, PolicyInForce, ServedByNode, UpstreamFailed, UpstreamVerified
+from libs.events.answers import EntryRejected
 from libs.identity.freshness import PolicyStale
 from libs.policy.constraints import Constraints, TenantConstraints
 from libs.policy.revoked import Revoked
+from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.constraints import Constraints as Demands
@@ -27,7 +29,7 @@ from services.router.exchange import Part, Started
 from services.router.issuance import Issuance
 from services.router.receipts import StoredReceipt
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
-from tests.fakes.ledgers import TENANT
+from tests.fakes.ledgers import TENANT, VAULT
 from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, prompt, sha256
 
 
@@ -174,6 +176,13 @@ async def test_a_vault_that_cannot_be_opened_means_an_error_and_a_receipt_over_i
     receipt = bench.only_receipt()
     assert receipt.returned.body_hash == digest(answer.body)
     assert aborts(receipt) == ["ledger_unavailable"]
+
+
+async def test_a_key_whose_record_the_ledger_refuses_is_not_used_again(bench: RouterBench) -> None:
+    bench.ledger.broken = EntryRejected("the ledger refused the entry: VAULT_ERASED")
+    answer = await bench.run(prompt())
+    assert (answer.started.status, error_type(answer.body)) == (503, "ledger_unavailable")
+    assert bench.ledger.dropped == [VaultPart(VAULT.vault_id, VAULT.epoch)]
 
 
 async def test_a_refusal_without_acknowledgement_says_so(bench: RouterBench) -> None:

@@ -4,17 +4,15 @@ import asyncio
 import dataclasses
 import sqlite3
 import stat
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from libs.policy.vault_orders import VaultPart
 from services.router.errors import NotFound
-from services.router.receipts import (
-    ReceiptStoreFailed,
-    ReceiptStoreUnusable,
-    StoredReceipt,
-    open_receipt_store,
-)
+from services.router.receipt_file import VERSION_1, ReceiptStoreFailed, ReceiptStoreUnusable
+from services.router.receipts import ReceiptStore, StoredReceipt, open_receipt_store
 
 
 def stored(number: int, *, chat_id: str | None = "chatcmpl-1", tenant_id: str = "t1") -> StoredReceipt:
@@ -116,3 +114,86 @@ async def test_folder_that_is_missing_is_an_error_with_a_reason(tmp_path: Path) 
     with pytest.raises(ReceiptStoreFailed):
         async with open_receipt_store(tmp_path / "none" / "r.db"):
             pass
+
+
+VAULT = b"\x0a" * 16
+MARCH, APRIL = 675, 676
+
+
+def sealed(number: int, vault_id: bytes | None = VAULT, epoch: int | None = MARCH) -> StoredReceipt:
+    entry = b"the entry of number %03d, and no other" % number
+    return dataclasses.replace(stored(number), entry=entry, vault_id=vault_id, vault_epoch=epoch)
+
+
+async def test_an_erased_month_or_vault_takes_its_receipts_along_and_no_others(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        for one in (sealed(1), sealed(2, epoch=APRIL), sealed(3, b"\x0b" * 16)):
+            await store.put(one)
+        await store.erase(VaultPart(VAULT, MARCH))
+        assert await found(store) == [2, 3]
+        await store.erase(VaultPart(VAULT, None))
+        assert await found(store) == [3]
+
+
+async def test_a_receipt_that_an_erasure_overtook_is_not_kept(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.erase(VaultPart(VAULT, MARCH))
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.put(sealed(1))
+        await store.put(sealed(2, epoch=APRIL))
+        assert await found(store) == [2]
+        await store.erase(VaultPart(VAULT, None))
+        await store.put(sealed(3, epoch=APRIL))
+        assert await found(store) == []
+
+
+async def found(store: ReceiptStore) -> list[int]:
+    numbers = []
+    for number in range(1, 5):
+        with suppress(NotFound):
+            numbers.append((await store.find(f"rcpt-{number}", "t1")).issuer_seq)
+    return numbers
+
+
+async def test_nothing_of_an_erased_receipt_is_left_in_any_file(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        for number in range(1, 200):
+            await store.put(sealed(number, VAULT if number % 2 else b"\x0b" * 16))
+        await store.erase(VaultPart(VAULT, None))
+        files = content_of(tmp_path)
+    assert b"the entry of number 007" not in files
+    assert b"the entry of number 008" in files
+
+
+def content_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+async def test_a_store_of_the_version_before_goes_on_and_what_it_does_not_know_the_vault_of_goes_with_any(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.db"
+    make_version_1(path)
+    async with open_receipt_store(path) as store:
+        assert (await store.find("rcpt-1", "t1")).vault_id is None
+        assert await store.erasures_read() == b""
+        await store.put(sealed(2, b"\x0b" * 16))
+        await store.erase(VaultPart(VAULT, MARCH))
+        assert await found(store) == [2]
+
+
+def make_version_1(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"{VERSION_1} PRAGMA user_version = 1;")
+        columns = "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq"
+        values = ("rcpt-1", None, "t1", b"{}", b"entry", b"s", b"i", 1)
+        connection.execute(f"INSERT INTO receipts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+        connection.commit()
+
+
+async def test_the_place_in_the_log_outlives_the_process(tmp_path: Path) -> None:
+    for token in (b"first", b"second"):
+        async with open_receipt_store(tmp_path / "r.db") as store:
+            await store.keep_place(token)
+        async with open_receipt_store(tmp_path / "r.db") as store:
+            assert await store.erasures_read() == token

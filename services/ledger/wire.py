@@ -1,0 +1,48 @@
+"""It is responsible for how what the ledger holds looks on the wire."""
+
+from __future__ import annotations
+
+from teemesh.ledger.v1 import acknowledgement_pb2 as ack_pb
+from teemesh.ledger.v1 import ledger_pb2 as pb
+
+from libs.events.acknowledgements import Refused
+from libs.transparency.acknowledgement import Acknowledgement
+from services.ledger.acknowledging import Alive, Answer
+from services.ledger.reading import StoredEntry
+
+ENTRY_ERASED = "ENTRY_ERASED"
+
+
+def wire_answer(answer: Answer) -> pb.StreamAcknowledgementsResponse:
+    match answer:
+        case Acknowledgement():
+            return pb.StreamAcknowledgementsResponse(
+                acknowledgement=ack_pb.Acknowledgement(
+                    statement=answer.statement,
+                    leaf_data=answer.leaf_data,
+                    first=answer.first,
+                    count=answer.count,
+                    path=answer.path,
+                    signer_epoch=answer.signer_epoch,
+                    signature=answer.signature,
+                )
+            )
+        case Refused():
+            rejection = ack_pb.Rejection(issuer_seq=answer.issuer_seq, reason=answer.reason)
+            return pb.StreamAcknowledgementsResponse(rejection=rejection)
+        case Alive():
+            return pb.StreamAcknowledgementsResponse(heartbeat=pb.Heartbeat())
+
+
+def wire_entry(stored: StoredEntry, closed_by: int | None) -> pb.LoggedEntry:
+    """`closed_by` is the index of the order that erased the entry: then its body is not given out any more."""
+    row = stored.row
+    erased = None if closed_by is None else pb.MissingBody(reason=ENTRY_ERASED, index=closed_by)
+    return pb.LoggedEntry(
+        index=stored.index,
+        leaf_data=row.leaf_data,
+        vault_id=row.vault_id,
+        body=row.body if erased is None else b"",
+        vault_epoch=row.vault_epoch,
+        missing=erased,
+    )

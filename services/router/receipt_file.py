@@ -1,0 +1,98 @@
+"""Responsible for the file of the receipt store: its tables, its versions, and that what is deleted is overwritten."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from libs.errors import Code, MeshError
+
+SCHEMA_VERSION = 2
+BUSY_SECONDS = 5.0
+
+VERSION_1 = """
+CREATE TABLE receipts (
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  receipt_id TEXT NOT NULL UNIQUE,
+  chat_id TEXT,
+  tenant_id TEXT NOT NULL,
+  receipt BLOB NOT NULL,
+  entry BLOB NOT NULL,
+  salt BLOB NOT NULL,
+  entry_id BLOB NOT NULL,
+  issuer_seq INTEGER NOT NULL,
+  acknowledgement BLOB,
+  attested BLOB
+) STRICT;
+CREATE TABLE pending (
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  receipt_id TEXT NOT NULL UNIQUE,
+  chat_id TEXT,
+  tenant_id TEXT NOT NULL,
+  receipt BLOB NOT NULL
+) STRICT;
+CREATE TABLE evidence (digest BLOB PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX receipts_by_chat ON receipts (tenant_id, chat_id, position);
+CREATE INDEX receipts_by_entry ON receipts (entry_id);
+"""
+_SINCE_VERSION_1 = """
+ALTER TABLE receipts ADD COLUMN vault_id BLOB;
+ALTER TABLE receipts ADD COLUMN vault_epoch INTEGER;
+CREATE INDEX receipts_by_vault ON receipts (vault_id, vault_epoch);
+CREATE TABLE erased (vault_id BLOB NOT NULL, vault_epoch INTEGER) STRICT;
+CREATE TABLE erasures_read (id INTEGER PRIMARY KEY CHECK (id = 1), token BLOB NOT NULL) STRICT;
+"""
+
+
+class ReceiptStoreFailed(MeshError):
+    """The store cannot be read or written: the disk, or another process's lock."""
+
+    code = Code.UNAVAILABLE
+    reason = "RECEIPT_STORE_FAILED"
+
+
+class ReceiptStoreUnusable(MeshError):
+    """The file is not a receipt store of this version."""
+
+    reason = "RECEIPT_STORE_UNUSABLE"
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open or create the file, readable by this user only. Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise ReceiptStoreFailed(f"cannot open the receipt store {path}") from error
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL, so that what `put` returned from survives a power cut and not only a crash.
+        connection.execute("PRAGMA synchronous = FULL")
+        # A deleted receipt must not stay in a free page: its tenant may have been erased.
+        connection.execute("PRAGMA secure_delete = ON")
+        _migrate(connection, path)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise ReceiptStoreFailed(f"cannot use the receipt store {path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise ReceiptStoreUnusable(f"{path} is not a receipt store") from error
+    except MeshError:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    with closing(connection.execute("PRAGMA user_version")) as cursor:
+        version = cursor.fetchone()[0]
+    if version not in (0, 1, SCHEMA_VERSION):
+        raise ReceiptStoreUnusable(f"{path} has version {version}, this router knows {SCHEMA_VERSION}")
+    if version == SCHEMA_VERSION:
+        return
+    made = "" if version else VERSION_1
+    connection.executescript(f"BEGIN; {made} {_SINCE_VERSION_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    # What an earlier version deleted is still in free pages.
+    connection.execute("VACUUM")

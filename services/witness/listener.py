@@ -1,0 +1,149 @@
+"""It is responsible for the witness's HTTPS listener: C2SP's paths, bounded bodies, one judgement at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import structlog
+from aiohttp import web
+
+from libs.errors import Code, MeshError
+from libs.rpc.address import parse_address
+from libs.rpc.tls import load_server_context
+from libs.transparency.add_checkpoint import (
+    ADD_CHECKPOINT,
+    ADD_KEY,
+    MAX_KEY_REQUEST_BYTES,
+    MAX_REQUEST_BYTES,
+    SIZE_TYPE,
+    WitnessRequestMalformed,
+)
+from libs.transparency.note import Signature
+from services.witness.book import BookBroken
+from services.witness.config import Config
+from services.witness.cosigning import Cosigning, OldSizeStale, WitnessRefusal
+
+_SHUTDOWN_SECONDS = 2.0
+_IDLE_SECONDS = 30.0
+"""How long a connection may take to a whole request head, the first one or the next."""
+_BODY_SECONDS = 10.0
+_WAITING = 32
+"""How many bodies may be read or wait for their judgement."""
+
+G = TypeVar("G")
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class CannotListen(MeshError):
+    """The listener's address, certificate or key cannot be used."""
+
+    code = Code.UNAVAILABLE
+    reason = "CANNOT_LISTEN"
+
+
+class Submissions:
+    """What comes over HTTPS, handed to the one thread that judges."""
+
+    def __init__(self, cosigning: Cosigning, thread: ThreadPoolExecutor) -> None:
+        self._cosigning = cosigning
+        self._thread = thread
+        self._waiting = 0
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def watch(self) -> None:
+        """Raise `BookBroken` once a write has failed: nothing is cosigned after it."""
+        await asyncio.shield(self._broken)
+
+    def application(self) -> web.Application:
+        served = web.Application()
+        cosigning = self._cosigning
+        served.router.add_post(ADD_CHECKPOINT, self._taking(cosigning.add_checkpoint, MAX_REQUEST_BYTES))
+        served.router.add_post(ADD_KEY, self._taking(cosigning.add_key, MAX_KEY_REQUEST_BYTES))
+        served.router.add_get("/{log:[0-9a-f]{64}}/checkpoint", self._newest)
+        return served
+
+    def _taking(
+        self, judge: Callable[[bytes], Sequence[Signature]], most: int
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            if self._waiting >= _WAITING or self._broken.done():
+                return web.Response(status=503, text="BUSY\n")
+            self._waiting += 1
+            try:
+                body = await _read(request, most)
+                lines = await self._on_thread(judge, body)
+            except (WitnessRequestMalformed, WitnessRefusal) as error:
+                return _refusal(error)
+            finally:
+                self._waiting -= 1
+            return web.Response(text="".join(line.line() for line in lines))
+
+        return handle
+
+    async def _newest(self, request: web.Request) -> web.Response:
+        note = await self._on_thread(self._cosigning.newest, request.path)
+        if note is None:
+            return web.Response(status=404, text="NO_CHECKPOINT\n")
+        return web.Response(
+            body=note, content_type="text/plain", charset="utf-8", headers={"Cache-Control": "no-cache"}
+        )
+
+    async def _on_thread(self, work: Callable[[G], T], given: G) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, given)
+        except BookBroken as error:
+            if not self._broken.done():
+                self._broken.set_exception(error)
+            raise web.HTTPServiceUnavailable(text="BROKEN\n") from error
+
+
+@asynccontextmanager
+async def serving_witness(config: Config, submissions: Submissions) -> AsyncIterator[int]:
+    """Serve while the body runs. Yields the port. Raises `CannotListen` or `AddressMalformed`."""
+    parsed = parse_address(config.listen)
+    try:
+        context = load_server_context(
+            key_pem=config.private_key.read_bytes(), certificate_pem=config.certificate.read_bytes()
+        )
+    except (OSError, ValueError) as error:
+        raise CannotListen(f"{config.certificate} and {config.private_key} are no certificate and its key") from error
+    runner = web.AppRunner(
+        submissions.application(), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS, keepalive_timeout=_IDLE_SECONDS
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, parsed.host, parsed.port, ssl_context=context).start()
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {config.listen}: {error.strerror}") from error
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    """Return the body. Raises `WitnessRequestMalformed` for one that is too large or too slow."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > most:
+                    raise WitnessRequestMalformed(f"the body has more than {most} bytes")
+    except TimeoutError as error:
+        raise WitnessRequestMalformed("the body did not come in time") from error
+    return bytes(body)
+
+
+def _refusal(error: WitnessRequestMalformed | WitnessRefusal) -> web.Response:
+    log.info("not cosigned", reason=error.reason, detail=str(error))
+    if isinstance(error, OldSizeStale):
+        return web.Response(status=error.status, body=f"{error.size}\n".encode(), headers={"Content-Type": SIZE_TYPE})
+    status = error.status if isinstance(error, WitnessRefusal) else 400
+    return web.Response(status=status, text=f"{error.reason}: {error}\n")

@@ -1,0 +1,168 @@
+"""`teemesh ledger verify --policy`: every writer's evidence is judged again, by the log's own policies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from libs import jcs
+from libs.events.keyset import Keyset
+from libs.identity.certificate import Subject, pem_of
+from libs.policy.revocation import RevocationKind
+from libs.policy.signatures import parse_signed
+from libs.tee.challenge import Challenge
+from libs.transparency.leaf import Kind
+from services.cli.__main__ import main
+from services.ledger.description import LogDescription
+from services.ledger.segments import Geometry
+from services.ledger.sequencer import Candidate
+from tests.fakes.joined_fixtures import kms, machine, mesh
+from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.written_log import SECOND, Author, WrittenLog
+
+ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
+__all__ = ["kms", "machine", "mesh"]
+
+
+class AttestedAuthor(Author):
+    """A service whose keyset a machine stands behind."""
+
+    def __init__(self, mesh: JoinedMesh, kms: KmsCore, role: str, *, image: str = "measured") -> None:
+        super().__init__(role, origin=ORIGIN)
+        key, now = ec.generate_private_key(ec.SECP256R1()), int(time.time())
+        challenge = Challenge.signed("kms/1", "issuance", now, kms.ca.key, kms.ca.certificate)
+        claims = jcs.loads_object(self.keyset.evidence)["claims"]
+        td = mesh.tds[role] if image == "measured" else mesh.boot(role, image)
+        evidence = mesh.evidence(role, challenge, key, td=td, claims=claims)
+        subject = Subject(TRUST_DOMAIN, role, "1", evidence.digest)
+        certificate = kms.ca.issue_svid(subject, key.public_key(), now)
+        self.keyset = Keyset(self.spki, self.boot, certificate, evidence.document, None, None)
+
+    def says(self, kind: Kind, signed: bytes) -> Candidate:
+        return self.entry(kind, jcs.loads_object(signed))
+
+
+@pytest.fixture
+def log(mesh: JoinedMesh, kms: KmsCore, tmp_path: Path) -> WrittenLog:
+    """The ledger first, then the KMS with the policy that admits both, then a router."""
+    log = WrittenLog(
+        tmp_path / "log",
+        ledger=AttestedAuthor(mesh, kms, "ledger"),
+        router=AttestedAuthor(mesh, kms, "router"),
+        geometry=Geometry(zeros_ahead=100),
+        began_ns=int(time.time()) * SECOND,
+    )
+    return log.create(_description(mesh, mesh.seed)).append([log.ledger.introduce()])
+
+
+@pytest.fixture
+def begun(log: WrittenLog, mesh: JoinedMesh, kms: KmsCore) -> WrittenLog:
+    keeper = AttestedAuthor(mesh, kms, "kms")
+    log.append([keeper.introduce(), keeper.says(Kind.POLICY, mesh.seed)], [log.router.introduce()])
+    log.sign()
+    return log
+
+
+Verify = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def verify(
+    log: WrittenLog, mesh: JoinedMesh, kms: KmsCore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Verify:
+    ca = tmp_path / "mesh-ca.pem"
+    ca.write_bytes(pem_of(kms.ca.certificate))
+
+    def run(policy: bytes | None = None) -> tuple[int, str]:
+        path = tmp_path / "policy.json"
+        path.write_bytes(policy or mesh.seed)
+        code = main(["ledger", "verify", str(log.folder), "--policy", str(path), "--mesh-ca", str(ca)])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run
+
+
+def test_writers_that_policy_admits_are_told(begun: WrittenLog, verify: Verify) -> None:
+    code, said = verify()
+    assert code == 0, said
+    assert "3 writers admitted again by policy; versions in the log: 1" in said
+
+
+def test_writer_that_was_not_measured_is_not_admitted(
+    begun: WrittenLog, verify: Verify, mesh: JoinedMesh, kms: KmsCore
+) -> None:
+    begun.append([AttestedAuthor(mesh, kms, "router", image="another").introduce()])
+    code, said = verify()
+    assert code == 5
+    assert "entry 4: policy does not admit this writer: MEASUREMENT_NOT_ALLOWED" in said
+
+
+def test_writer_that_another_ca_certified_is_not_admitted(begun: WrittenLog, verify: Verify, mesh: JoinedMesh) -> None:
+    begun.append([AttestedAuthor(mesh, mesh.kms("other", root=b"\x09" * 32), "router").introduce()])
+    code, said = verify()
+    assert (code, "CERTIFICATE_NOT_ACCEPTED" in said) == (5, True)
+
+
+def test_writer_that_a_later_policy_admits_was_let_in_too_early(
+    log: WrittenLog, verify: Verify, mesh: JoinedMesh, kms: KmsCore
+) -> None:
+    keeper = AttestedAuthor(mesh, kms, "kms")
+    without: dict[str, Any] = mesh.without("router")
+    first = mesh.sign({**mesh.draft, "roles": without})
+    second = mesh.successor(parse_signed(first).policy)
+    log.folder.joinpath("log.json").write_bytes(_description(mesh, first).document())
+    log.append([keeper.introduce(), keeper.says(Kind.POLICY, first)], [log.router.introduce()])
+    log.append([keeper.says(Kind.POLICY, second)])
+    code, said = verify(second)
+    assert code == 5
+    assert "entry 3: policy does not admit this writer: MEASUREMENT_NOT_ALLOWED" in said
+
+
+def test_revoked_writer_is_not_admitted(begun: WrittenLog, verify: Verify, mesh: JoinedMesh, kms: KmsCore) -> None:
+    keeper = AttestedAuthor(mesh, kms, "kms")
+    spiffe_id = f"spiffe://{TRUST_DOMAIN}/router/1"
+    forged = jcs.loads_object(mesh.revocation(RevocationKind.NODE, spiffe_id))
+    forged["signature"] = "00" * 64
+    begun.append([keeper.introduce(), keeper.entry(Kind.REVOCATION, forged)])
+    begun.append([AttestedAuthor(mesh, kms, "router").introduce()])
+    assert verify()[0] == 0
+    begun.append([keeper.says(Kind.REVOCATION, mesh.revocation(RevocationKind.NODE, spiffe_id))])
+    begun.append([AttestedAuthor(mesh, kms, "router").introduce()])
+    code, said = verify()
+    assert (code, "NODE_REVOKED" in said) == (5, True)
+
+
+def test_policy_that_the_operators_did_not_sign_admits_nobody(
+    log: WrittenLog, verify: Verify, mesh: JoinedMesh, kms: KmsCore
+) -> None:
+    keeper = AttestedAuthor(mesh, kms, "kms")
+    log.append([keeper.introduce(), keeper.says(Kind.POLICY, mesh.sign(mesh.draft, signers=(0,)))])
+    code, said = verify()
+    assert code == 5
+    assert "entry 2: no policy of this log's operators: POLICY_SIGNATURES_INSUFFICIENT" in said
+    assert "entry 0: policy does not admit this writer: SEED_POLICY_ANOTHER" in said
+
+
+def test_log_of_other_policies_than_the_auditors_is_not_proven(
+    begun: WrittenLog, verify: Verify, mesh: JoinedMesh
+) -> None:
+    later = mesh.successor(parse_signed(mesh.seed).policy)
+    code, said = verify(later)
+    assert (code, "the log does not hold the version 2 given" in said) == (5, True)
+
+
+def test_policy_and_ca_go_together(begun: WrittenLog, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["ledger", "verify", str(begun.folder), "--policy", str(tmp_path / "policy.json")]) == 1
+    assert main(["ledger", "verify", "https://127.0.0.1:1", "--mesh-ca", str(tmp_path / "ca.pem")]) == 1
+    assert capsys.readouterr().err.count("give --policy and --mesh-ca together") == 2
+
+
+def _description(mesh: JoinedMesh, seed: bytes) -> LogDescription:
+    anchors, digest = mesh.anchors("ledger"), parse_signed(seed).policy.digest
+    return LogDescription(ORIGIN, "LEDGER_1", digest, anchors.operator_keys, anchors.operator_threshold)

@@ -30,8 +30,8 @@ from tests.mesh.running import RunningMesh, running_mesh, short_folder
 _SECTIONS = (
     "chat",
     "ledger",
+    "ledger_intake",
     "ledger_log",
-    "intake",
     "calls",
     "appraisal",
     "client",
@@ -70,10 +70,10 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float, e
             return await chat.measure(mesh, folder, seconds=seconds)
         case "ledger":
             return await ledger.measure(mesh, folder, seconds=seconds / 2)
+        case "ledger_intake":
+            return await ledger_intake.measure(mesh, folder, seconds=seconds / 2)
         case "ledger_log":
             return await ledger_log.measure(folder, entries)
-        case "intake":
-            return await ledger_intake.measure(mesh, folder, seconds=seconds / 2)
         case "calls":
             return await calls.measure(folder)
         case "appraisal":

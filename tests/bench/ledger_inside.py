@@ -95,6 +95,7 @@ def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore) -> Iterator[Insi
             lambda issuer: 0 if (known := progress(issuer)) is None else known.highest,
             LoggedWriters(store.index, store.reader).of,
         )
+        policies = logged_policies(store.description, mesh.keeper("ledger"))
         sequencer = Sequencer(store, epoch=1, tag=_tag, clock=time.time_ns)
         growth = Growth(store.head.size, store.head.root())
         acknowledgements = Acknowledgements(store, rejections, _KEY, 1, lambda: growth.size)

@@ -62,7 +62,7 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
         await _streaming(writers, _made(folder / "of-256"), 256),
     ]
     return Section(
-        "intake",
+        "ledger intake",
         "the frame's bytes written and synced; the same messages pulled and dropped; one 4 KiB write and fdatasync",
         f"groups of {_GROUP} receipts of about 1 KB; {_STREAMED} receipts from JetStream to durable; one receipt "
         "committed by a member of the mesh, from the moment it was due",

@@ -190,7 +190,7 @@ class Follower:
         async def answer() -> bool:
             if (self.epoch, self._promise.to) != (epoch, self._own):
                 return False
-            self.writes, self.writer = True, self._own
+            self.writes, self.writer, self.heard_at = True, self._own, self._clock()
             await self._in_thread(lambda: self._keyring_file.install(keyring))
             return True
 

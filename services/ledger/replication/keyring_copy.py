@@ -59,7 +59,11 @@ class KeyringCopyFile:
         remove_drafts(directory / FOLDER, re.compile(re.escape(NAME)))
 
     def load(self) -> KeyringCopy:
-        """Return the copy; before there is one, what this machine alone had. Raises `LogDamaged`."""
+        """Return the copy; before there is one, what this machine alone had.
+
+        Where there is one, what a writer on this machine worked with is gone after this. Raises `LogDamaged` or
+        `LogBroken`.
+        """
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
@@ -69,6 +73,7 @@ class KeyringCopyFile:
         magic, epoch, generation = _HEAD.unpack_from(data)
         if magic != _MAGIC:
             raise LogDamaged(f"{FOLDER}/{NAME}", 0, "it is no copy of version 1")
+        self.forget_writers_own()
         return KeyringCopy(epoch, generation, data[_HEAD.size : -_HASH_SIZE])
 
     def store(self, copy: KeyringCopy) -> None:

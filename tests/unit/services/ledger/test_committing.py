@@ -182,7 +182,7 @@ async def test_nothing_is_told_of_a_commit_before_a_majority_holds_it(
     members, writer = Members(), LogWriter(mesh, kms, "router")
     with open_store(tmp_path / "log", Geometry(zeros_ahead=4096)) as store, ThreadPoolExecutor(1) as thread:
         ledger = Ledger(store, mesh, kms, thread, members)
-        async with aclosing(ledger.acknowledgements.answers(writer.issuer.id, 1)) as answers:
+        async with asyncio.timeout(20), aclosing(ledger.acknowledgements.answers(writer.issuer.id, 1)) as answers:
             answer = asyncio.ensure_future(anext(answers))
             taking = asyncio.create_task(ledger.take(writer.batch(writer.introduce())))
             await members.asked.wait()

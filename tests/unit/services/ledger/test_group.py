@@ -16,11 +16,12 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.identity.member import Member
 from libs.rpc.errors import reason_of
+from libs.transparency.leaf import Kind
 from services.ledger import description
 from tests.fakes.joined_mesh import JoinedMesh
 
 from .live_group import PATIENCE_SECONDS, LiveGroup
-from .test_process import Client, check_every_receipt_is_there_once, commit, index_of
+from .test_process import Client, check_every_receipt_is_there_once, commit, index_of, parsed
 
 _LOOK_SECONDS = 0.05
 
@@ -93,6 +94,7 @@ async def test_a_member_takes_over_when_the_writer_is_killed_and_nothing_acknowl
         entries = [entry for batch in batches for entry in batch.entries]
         assert [entry.index for entry in entries] == list(range(len(entries)))
         check_every_receipt_is_there_once(entries, committed, vault)
+        assert not {Kind.GAP, Kind.CONFLICT, Kind.QUARANTINE} & {public.kind for _, public in parsed(entries)}
         # Whoever is left serves the same, and says who writes to whom it cannot serve.
         (follower,) = {*live.names} - {writer, await live.writer(live.member)}
         await live.until_committed(live.member, follower, index_of(committed[-1]) + 1)

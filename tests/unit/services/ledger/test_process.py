@@ -129,6 +129,7 @@ async def test_nothing_acknowledged_is_lost_when_the_ledger_is_killed(live: Live
         entries = [entry for batch in batches for entry in batch.entries]
         assert [entry.index for entry in entries] == list(range(len(entries)))
         check_every_receipt_is_there_once(entries, committed, vault)
+        check_nothing_else_was_said(entries)
         request = ledger_pb2.TailRequest(vault_id=vault.vault_id, issuer=router.publisher.issuer, max_batch=50)
         selected = [entry for batch in await client.tail(request) for entry in batch.entries]
         assert selected == [entry for entry in entries if entry.vault_id == vault.vault_id]
@@ -157,6 +158,9 @@ def check_every_receipt_is_there_once(
         header = RecordHeader(len(entry.body), public.kind, entry.vault_epoch, entry.vault_id, public.commitment)
         opened = open_record(Record(header, entry.body), public.issuer, public.issuer_seq, vault)
         assert opened.canonical == each.entry
+
+
+def check_nothing_else_was_said(entries: list[ledger_pb2.LoggedEntry]) -> None:
     kinds = [public.kind for _, public in parsed(entries)]
     # The KMS, two starts of the ledger, and the router each began with a keyset; the KMS recorded its policy.
     assert (kinds.count(Kind.KEYSET), kinds.count(Kind.START), kinds.count(Kind.POLICY)) == (4, 2, 1)

@@ -232,6 +232,16 @@ async def test_a_later_writers_keyring_replaces_an_earlier_ones_of_any_generatio
     assert member.keyring_file.load() == KeyringCopy(2, 3, b"three")
 
 
+async def test_a_start_leaves_no_older_shares_beside_the_copy(tmp_path: Path) -> None:
+    """The member died when it had the new copy, and before the older file was gone."""
+    with member_at(tmp_path / "one") as first:
+        await first.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
+    (tmp_path / "one" / "keyring").write_bytes(b"shares that are erased since")
+    with member_at(tmp_path / "one") as again:
+        assert again.follower.keyring == KeyringCopy(1, 1, b"content")
+        assert not (tmp_path / "one" / "keyring").exists()
+
+
 async def test_a_damaged_copy_of_the_keyring_keeps_the_member_down(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as first:
         await first.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))

@@ -19,7 +19,7 @@ from libs.errors import Code, MeshError
 from libs.events.outbox_items import RecordFacts
 from libs.rpc.errors import remote_errors
 from libs.transparency import leaf
-from libs.transparency.acknowledgement import Acknowledgement, Statement, verify_acknowledgement
+from libs.transparency.acknowledgement import Acknowledgement, LastSignature, Statement, verify_acknowledgement
 from libs.transparency.chain import log_id
 
 _CONNECT_SECONDS = 10.0
@@ -168,13 +168,15 @@ def acknowledgement_of(message: acknowledgement_pb2.Acknowledgement) -> Acknowle
     )
 
 
-def verify_received(received: Received, issuer: bytes, facts: RecordFacts, issuer_seq: int, epoch: int) -> Statement:
+def verify_received(
+    received: Received, issuer: bytes, facts: RecordFacts, issuer_seq: int, epoch: int, last: LastSignature
+) -> Statement:
     """Return the statement if the ledger signed it about this very record, the tag aside, which only it can know.
 
-    `epoch` is the highest signer epoch seen. Raises `AcknowledgementInvalid`, `AcknowledgementNotOurs` or
-    `SignerSuperseded`.
+    `epoch` is the highest signer epoch seen, `last` the signature that verified last. Raises `AcknowledgementInvalid`,
+    `AcknowledgementNotOurs` or `SignerSuperseded`.
     """
-    statement = verify_acknowledgement(received.acknowledgement, received.ack_key, received.log_id)
+    statement = verify_acknowledgement(received.acknowledgement, received.ack_key, received.log_id, last)
     public = leaf.parse(received.acknowledgement.leaf_data)
     theirs = (public.issuer, public.issuer_seq, public.kind, public.commitment)
     if theirs != (issuer, issuer_seq, facts.kind, facts.commitment):

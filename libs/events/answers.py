@@ -11,7 +11,7 @@ from libs.errors import Code, MeshError
 from libs.events.acknowledgements import AckSource, Received, Refused, verify_received
 from libs.events.outbox import Outbox
 from libs.events.outbox_items import Acknowledged, Rejected
-from libs.transparency.acknowledgement import Acknowledgement, AcknowledgementInvalid, Statement
+from libs.transparency.acknowledgement import Acknowledgement, AcknowledgementInvalid, LastSignature, Statement
 
 _REMEMBERED = 4096
 
@@ -59,6 +59,7 @@ class Answers:
         self._issuer = issuer
         self._awaiting: dict[int, Awaiting] = {}
         self._highest_epoch = outbox.state.highest_epoch
+        self._last_signature = LastSignature()
         self._answered: OrderedDict[tuple[bytes, int], tuple[int, bytes]] = OrderedDict()
 
     def expect(self, awaiting: Awaiting) -> None:
@@ -108,7 +109,7 @@ class Answers:
         if facts is None:
             self._compare(issuer, claimed)
             return None
-        statement = verify_received(received, issuer, facts, number, self._highest_epoch)
+        statement = verify_received(received, issuer, facts, number, self._highest_epoch, self._last_signature)
         self._highest_epoch = max(self._highest_epoch, received.acknowledgement.signer_epoch)
         self._remember(issuer, statement)
         acknowledgement = received.acknowledgement

@@ -32,6 +32,8 @@ MAX_BODY_BYTES = SALT_SIZE + MAX_ENTRY_BYTES + _GCM_TAG_SIZE
 _ENTRY_VERSION = 1
 _ENTRY_MEMBERS = frozenset({"v", "kind", "issuer", "issuer_seq", "prev", "tenant", "body"})
 _HEADER = struct.Struct(">IB3sI4s16s32s")
+_RESERVED, _MORE_RESERVED = bytes(3), bytes(4)
+_KINDS = {int(kind): kind for kind in Kind}
 # A record key is used once, so one nonce for all is no repetition.
 _NONCE = bytes(12)
 
@@ -106,11 +108,14 @@ def parse_entry(canonical: bytes) -> Entry:
     """Read a canonical entry strictly. Raises `EntryTooLarge`, `JsonMalformed` or `EntryMalformed`."""
     if len(canonical) > MAX_ENTRY_BYTES:
         raise EntryTooLarge(f"an entry has at most {MAX_ENTRY_BYTES} bytes, not {len(canonical)}")
-    value = jcs.loads_object(canonical)
-    if value.keys() != _ENTRY_MEMBERS or value["v"] != _ENTRY_VERSION or isinstance(value["v"], bool):
+    try:
+        value = jcs.loads_canonical(canonical)
+    except jcs.JsonNotCanonical as error:
+        raise EntryMalformed("the entry is not in its canonical form") from error
+    if not isinstance(value, dict) or value.keys() != _ENTRY_MEMBERS:
+        raise EntryMalformed("not an entry")
+    if value["v"] != _ENTRY_VERSION or isinstance(value["v"], bool):
         raise EntryMalformed("not an entry of version 1")
-    if jcs.dumps(value) != canonical:
-        raise EntryMalformed("the entry is not in its canonical form")
     tenant, body, issuer_seq = value["tenant"], value["body"], value["issuer_seq"]
     if not isinstance(body, dict) or not (tenant is None or (isinstance(tenant, str) and tenant)):
         raise EntryMalformed("body must be an object, tenant an id or null")
@@ -138,7 +143,7 @@ class RecordHeader:
 
     def encode(self) -> bytes:
         return _HEADER.pack(
-            self.body_length, self.kind, bytes(3), self.vault_epoch, bytes(4), self.vault_id, self.commitment
+            self.body_length, self.kind, _RESERVED, self.vault_epoch, _MORE_RESERVED, self.vault_id, self.commitment
         )
 
     @property
@@ -151,7 +156,7 @@ def parse_header(data: bytes) -> RecordHeader:
     if len(data) != HEADER_SIZE:
         raise RecordMalformed(f"a record header has {HEADER_SIZE} bytes, not {len(data)}")
     length, number, reserved, epoch, more_reserved, vault_id, commitment = _HEADER.unpack(data)
-    if any(reserved) or any(more_reserved):
+    if reserved != _RESERVED or more_reserved != _MORE_RESERVED:
         raise RecordMalformed("reserved bytes are not zero")
     header = RecordHeader(length, _kind(number, RecordMalformed), epoch, vault_id, commitment)
     if not SALT_SIZE < length <= MAX_BODY_BYTES:
@@ -223,10 +228,9 @@ def open_record(record: Record, issuer: bytes, issuer_seq: int, vault: VaultKey 
             content = cipher.decrypt(_NONCE, record.body, _associated(header, issuer, issuer_seq))
         except InvalidTag as error:
             raise RecordNotOpened("the body was not sealed for this place with this key") from error
-    opened = Opened(content[:SALT_SIZE], content[SALT_SIZE:])
-    if not hmac.compare_digest(commit_to(opened.salt, opened.canonical), header.commitment):
+    if not hmac.compare_digest(sha256(content).digest(), header.commitment):
         raise CommitmentMismatch("the body is not the one that was committed to")
-    return opened
+    return Opened(content[:SALT_SIZE], content[SALT_SIZE:])
 
 
 def verify_entry(opened: Opened, header: RecordHeader, issuer: bytes, issuer_seq: int, tenant: str | None) -> Entry:
@@ -244,10 +248,10 @@ def _associated(header: RecordHeader, issuer: bytes, issuer_seq: int) -> bytes:
 def _kind(number: Any, refusal: type[MeshError]) -> Kind:
     if type(number) is not int:
         raise refusal("kind must be a number")
-    try:
-        return Kind(number)
-    except ValueError as error:
-        raise refusal(f"unknown kind {number}") from error
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise refusal(f"unknown kind {number}")
+    return kind
 
 
 def _hash(text: Any) -> bytes:

@@ -23,6 +23,7 @@ PUBLIC_VAULT_ID = bytes(VAULT_ID_SIZE)
 PUBLIC_EPOCH = 0
 PUBLIC_TAG_KEY = bytes(KEY_SIZE)
 
+_RECORD, _TAG = domain("record"), domain("tag")
 _FIRST_YEAR = 1970
 _TENANT = re.compile(r"[0-9a-f]{32}")
 
@@ -50,7 +51,7 @@ class VaultKey:
 
     def record_key(self, issuer: bytes, issuer_seq: int) -> bytes:
         """Return the key of exactly one record. No two records share one, so the GCM nonce may be constant."""
-        return hmac.digest(self.key, domain("record") + issuer + issuer_seq.to_bytes(8, "big"), "sha256")
+        return hmac.digest(self.key, _RECORD + issuer + issuer_seq.to_bytes(8, "big"), "sha256")
 
 
 def vault_epoch(unix_seconds: float) -> int:
@@ -73,7 +74,7 @@ def derive_tag_key(tag_share: bytes, vault_id: bytes) -> bytes:
 
 def leaf_tag(tag_key: bytes, vault_seq: int) -> bytes:
     """Return the tag of a vault's entry number `vault_seq`, from 1."""
-    return hmac.digest(tag_key, domain("tag") + vault_seq.to_bytes(8, "big"), "sha256")[:TAG_SIZE]
+    return hmac.digest(tag_key, _TAG + vault_seq.to_bytes(8, "big"), "sha256")[:TAG_SIZE]
 
 
 def _check_sizes(first: bytes, second: bytes, vault_id: bytes) -> None:

@@ -100,14 +100,14 @@ def acknowledge(
             raise ValueError("the statements of one signature are consecutive")
         statements.append(statement.data())
     tree = merkle.CompleteTree([merkle.leaf_hash(data) for data in statements])
-    signature = key.sign(_signed(log_id, signer_epoch, first, count, merkle.root(tree, count)))
+    signature = key.sign(_signed(log_id, signer_epoch, first, count, tree.root))
     return [
         Acknowledgement(
             statement=statements[position],
             leaf_data=leaf_data,
             first=first,
             count=count,
-            path=tuple(merkle.inclusion_path(tree, position, count)),
+            path=tree.path(position),
             signer_epoch=signer_epoch,
             signature=signature,
         )
@@ -115,12 +115,36 @@ def acknowledge(
     ]
 
 
-def verify_acknowledgement(acknowledgement: Acknowledgement, ack_public_key: bytes, log_id: bytes) -> Statement:
+class LastSignature:
+    """The signature that verified last: the acknowledgements of one commit all bear the same.
+
+    It vouches for the very same bytes under the very same key; whatever differs in one of them is verified itself.
+    """
+
+    __slots__ = ("_verified",)
+
+    def __init__(self) -> None:
+        self._verified: tuple[bytes, bytes, bytes] | None = None
+
+    def verify(self, public_key: bytes, signature: bytes, signed: bytes) -> None:
+        """Raises `AcknowledgementInvalid`."""
+        if (public_key, signature, signed) == self._verified:
+            return
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, signed)
+        except (InvalidSignature, ValueError) as error:
+            raise AcknowledgementInvalid("the signature is wrong") from error
+        self._verified = (public_key, signature, signed)
+
+
+def verify_acknowledgement(
+    acknowledgement: Acknowledgement, ack_public_key: bytes, log_id: bytes, last: LastSignature | None = None
+) -> Statement:
     """Return the statement that the ledger signed, after checking that it is about `leaf_data`.
 
     `ack_public_key` is the raw Ed25519 key that the ledger's evidence names. Does not check that `signer_epoch` is not
-    below the highest one seen, nor that the leaf is the one the holder sent: only the holder knows. Raises
-    `AcknowledgementInvalid`.
+    below the highest one seen, nor that the leaf is the one the holder sent: only the holder knows. Who reads many
+    passes the same `last` with each. Raises `AcknowledgementInvalid`.
     """
     statement = Statement.parse(acknowledgement.statement)
     position = statement.index - acknowledgement.first
@@ -142,10 +166,7 @@ def verify_acknowledgement(acknowledgement: Acknowledgement, ack_public_key: byt
     if (public.issuer, public.issuer_seq) != (statement.issuer, statement.issuer_seq):
         raise AcknowledgementInvalid("the statement names another issuer or number than its leaf")
     signed = _signed(log_id, acknowledgement.signer_epoch, acknowledgement.first, acknowledgement.count, root)
-    try:
-        Ed25519PublicKey.from_public_bytes(ack_public_key).verify(acknowledgement.signature, signed)
-    except (InvalidSignature, ValueError) as error:
-        raise AcknowledgementInvalid("the signature is wrong") from error
+    (last or LastSignature()).verify(ack_public_key, acknowledgement.signature, signed)
     return statement
 
 

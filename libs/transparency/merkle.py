@@ -97,12 +97,29 @@ class CompleteTree:
     __slots__ = ("_levels",)
 
     def __init__(self, leaves: Sequence[bytes]) -> None:
+        """`leaves` are the hashes of one leaf or more."""
         self._levels = [list(leaves)]
         while len(below := self._levels[-1]) > 1:
-            self._levels.append([node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)])
+            above = [node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)]
+            # A subtree without a sibling is itself the node above.
+            self._levels.append([*above, below[-1]] if len(below) & 1 else above)
+
+    @property
+    def root(self) -> bytes:
+        return self._levels[-1][0]
 
     def node(self, level: int, index: int) -> bytes:
         return self._levels[level][index]
+
+    def path(self, index: int) -> tuple[bytes, ...]:
+        """Return the audit path of one leaf, as `inclusion_path` does."""
+        path = []
+        for level in self._levels[:-1]:
+            sibling = index ^ 1
+            if sibling < len(level):
+                path.append(level[sibling])
+            index >>= 1
+        return tuple(path)
 
 
 def root_of(leaves: Iterable[bytes]) -> bytes:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.errors import Code, MeshError
 from libs.events.acknowledgements import Received, Refused
 from libs.transparency.acknowledgement import Acknowledgement, acknowledge
-from libs.transparency.leaf import parse
+from libs.transparency.leaf import key_of
 from services.ledger.rejections import Refusal, Rejections
 from services.ledger.sequencer import Commit
 from services.ledger.store import LogStore
@@ -90,8 +90,8 @@ class Acknowledgements:
 
     def deliver(self, acknowledgements: Iterable[Acknowledgement]) -> None:
         for acknowledgement in acknowledgements:
-            public = parse(acknowledgement.leaf_data)
-            self._tell(public.issuer, public.issuer_seq, acknowledgement)
+            _, issuer, issuer_seq = key_of(acknowledgement.leaf_data)
+            self._tell(issuer, issuer_seq, acknowledgement)
 
     def refuse(self, refusals: Iterable[Refusal]) -> None:
         """Tell issuers what was refused, as far as it is proven to be theirs."""

@@ -158,6 +158,7 @@ class Admission:
 
     def _judge_records(self, message: StreamMessage, batch: Batch, writer: Writer, vaults: VaultKeys) -> Judged:
         judged = Judged()
+        limit = self._view.highest(batch.issuer) + _WINDOW
         for number, record in batch.numbered():
             header = record.header
             candidate = Candidate(
@@ -165,18 +166,20 @@ class Admission:
             )
             try:
                 if not self._view.is_logged(batch.issuer, number):
-                    self._judge_record(record, batch.issuer, number, writer, vaults)
+                    self._judge_record(record, batch.issuer, number, limit, writer, vaults)
             except _Refused as error:
                 judged.refusals.append(_refusal(message, batch, number, record, error.reason, error.detail))
             else:
                 judged.candidates.append(candidate)
         return judged
 
-    def _judge_record(self, record: Record, issuer: bytes, issuer_seq: int, writer: Writer, vaults: VaultKeys) -> None:
+    def _judge_record(
+        self, record: Record, issuer: bytes, issuer_seq: int, limit: int, writer: Writer, vaults: VaultKeys
+    ) -> None:
         header = record.header
         if writer.closed_after is not None and issuer_seq > writer.closed_after:
             raise _Refused(Reason.SEQUENCE_CLOSED, f"a later start closed the sequence at {writer.closed_after}")
-        if issuer_seq > self._view.highest(issuer) + _WINDOW:
+        if issuer_seq > limit:
             raise _Refused(Reason.SEQUENCE_TOO_FAR, f"more than {_WINDOW} numbers are left out")
         if not writer.may_write(header.kind):
             raise _Refused(Reason.KIND_NOT_ALLOWED, f"role {writer.role} writes no entries of kind {header.kind.name}")

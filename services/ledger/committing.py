@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +19,7 @@ import structlog
 from libs.errors import MeshError
 from libs.events.batches import Batch, parse_batch
 from libs.events.consume import StreamGap, StreamMessage
-from libs.events.vault import VaultKey
+from libs.events.vault import PUBLIC_EPOCH, PUBLIC_VAULT_ID, VaultKey
 from libs.transparency.acknowledgement import Acknowledgement
 from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, Judged, VaultKeys
@@ -58,6 +58,15 @@ class OwnWords(Protocol):
     async def conflict(self, verdict: Verdict) -> None: ...
 
     async def quarantine(self, refusal: Refusal, digest: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What came, as far as the bytes alone tell."""
+
+    batches: Sequence[tuple[StreamMessage, Batch | Refusal]]
+    vaults: Set[tuple[bytes, int]]
+    """Vaults and months of tenants that batches name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +127,9 @@ class Committing:
         Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
         """
         messages = [event for event in events if isinstance(event, StreamMessage)]
-        read = [(message, _parse(message)) for message in messages]
-        vaults = await self._vault_keys(batch for _, batch in read if isinstance(batch, Batch))
-        decided = await self._in_thread(lambda: self._decide(read, vaults))
+        read = await self._in_thread(lambda: _read(messages))
+        vaults = await self._vault_keys(read.vaults)
+        decided = await self._in_thread(lambda: self._decide(read.batches, vaults))
         await self._record(events, decided)
         last = events[-1]
         high = last.last if isinstance(last, StreamGap) else last.sequence
@@ -132,10 +141,8 @@ class Committing:
         self._acknowledgements.deliver(written.acknowledgements)
         self._acknowledgements.refuse(decided.refusals)
 
-    async def _vault_keys(self, batches: Iterable[Batch]) -> VaultKeys:
+    async def _vault_keys(self, named: Iterable[tuple[bytes, int]]) -> VaultKeys:
         """Return the keys of the vaults that batches name. The KMS being away is waited for: nothing is refused."""
-        headers = (record.header for batch in batches for record in batch.records)
-        named = {(header.vault_id, header.vault_epoch) for header in headers if not header.is_public}
         keys = {}
         for vault_id, epoch in named:
             if self._vaults.holds(vault_id, epoch):
@@ -148,9 +155,9 @@ class Committing:
 
         return await while_away(ask, f"ledger-vault/{vault_id.hex()}")
 
-    def _decide(self, read: Sequence[tuple[StreamMessage, Batch | Refusal]], vaults: VaultKeys) -> _Decided:
+    def _decide(self, batches: Sequence[tuple[StreamMessage, Batch | Refusal]], vaults: VaultKeys) -> _Decided:
         judged = Judged()
-        for message, batch in read:
+        for message, batch in batches:
             if isinstance(batch, Refusal):
                 judged.refusals.append(batch)
             else:
@@ -159,7 +166,7 @@ class Committing:
                 judged.refusals.extend(one.refusals)
         verdicts = self._sequencer.judge(judged.candidates)
         of = {outcome: [each for each in verdicts if each.outcome is outcome] for outcome in Outcome}
-        sequence = read[-1][0].sequence if read else 0
+        sequence = batches[-1][0].sequence if batches else 0
         refusals = judged.refusals + [_conflicting(verdict, sequence) for verdict in of[Outcome.CONFLICT]]
         return _Decided(of[Outcome.NEW], of[Outcome.DUPLICATE], of[Outcome.CONFLICT], refusals)
 
@@ -214,6 +221,17 @@ class Committing:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         waiting: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._thread, work)
         return await waiting
+
+
+def _read(messages: Sequence[StreamMessage]) -> _Read:
+    batches = [(message, _parse(message)) for message in messages]
+    named = {
+        (record.header.vault_id, record.header.vault_epoch)
+        for _, batch in batches
+        if isinstance(batch, Batch)
+        for record in batch.records
+    }
+    return _Read(batches, named - {(PUBLIC_VAULT_ID, PUBLIC_EPOCH)})
 
 
 def _parse(message: StreamMessage) -> Batch | Refusal:

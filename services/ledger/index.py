@@ -138,14 +138,6 @@ class Index:
             number += len(piece.of_vault(vault_id))
         raise IndexError(f"no leaf {index}")
 
-    def vault_entries(self, vault_id: bytes) -> Iterator[int]:
-        """Yield the indices of a vault's entries, in order."""
-        for piece in self._pieces():
-            yield from piece.of_vault(vault_id)
-
-    def issuers(self) -> Sequence[bytes]:
-        return tuple(self._issuers)
-
     def progress(self, issuer: bytes) -> Progress | None:
         """Return which of an issuer's numbers are logged, or None for an issuer without entries."""
         return self._issuers.get(issuer)

@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench`. Some six minutes; run them on an otherwise idle machine."""
+"""Runs the benchmarks: `python -m tests.bench`. Some seven minutes; run them on an otherwise idle machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,34 @@ from pathlib import Path
 import structlog
 from rich.console import Console
 
-from tests.bench import appraisal, calls, chat, client, kms, ledger, ledger_log, machine, registry, revocation
+from tests.bench import (
+    appraisal,
+    calls,
+    chat,
+    client,
+    kms,
+    ledger,
+    ledger_intake,
+    ledger_log,
+    machine,
+    registry,
+    revocation,
+)
 from tests.bench.report import Section, show
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
-_SECTIONS = ("chat", "ledger", "ledger_log", "calls", "appraisal", "client", "kms", "registry", "revocation")
+_SECTIONS = (
+    "chat",
+    "ledger",
+    "ledger_intake",
+    "ledger_log",
+    "calls",
+    "appraisal",
+    "client",
+    "kms",
+    "registry",
+    "revocation",
+)
 
 
 def main() -> None:
@@ -47,6 +70,8 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float, e
             return await chat.measure(mesh, folder, seconds=seconds)
         case "ledger":
             return await ledger.measure(mesh, folder, seconds=seconds / 2)
+        case "ledger_intake":
+            return await ledger_intake.measure(mesh, folder, seconds=seconds / 2)
         case "ledger_log":
             return await ledger_log.measure(folder, entries)
         case "calls":

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jsonschema import ValidationError
 
 from libs import jcs
 from libs.events.erasure import (
@@ -21,6 +22,8 @@ from libs.events.erasure import (
 )
 from libs.policy.orders import ERASE_VAULT, Order, SignedOrder
 from libs.policy.vault_orders import VaultPart
+from libs.transparency.leaf import Kind
+from tests.fakes.entry_schema import require_documented
 
 VAULT = b"\x0a" * 16
 ORDER = SignedOrder(Order("mesh.local", ERASE_VAULT, VAULT.hex(), 2**33, "a request")).signed_by(
@@ -40,6 +43,7 @@ ENTRIES: tuple[ErasureEntry, ...] = (
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_an_entry_is_read_as_it_was_written(entry: ErasureEntry) -> None:
+    require_documented(Kind.ERASURE, entry.body())
     assert parse_erasure(jcs.loads_object(jcs.dumps(entry.body()))) == entry
 
 
@@ -51,6 +55,8 @@ def test_every_member_must_be_there_and_no_other(entry: ErasureEntry) -> None:
             parse_erasure({member: value for member, value in body.items() if member != name})
     with pytest.raises(ErasureMalformed, match="not a known member"):
         parse_erasure({**body, "more": 1})
+    with pytest.raises(ValidationError):
+        require_documented(Kind.ERASURE, {**body, "more": 1})
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,21 @@ def test_what_is_no_entry_is_refused(changes: dict[str, object]) -> None:
     assert refusal.value.reason == "ENTRY_MALFORMED"
 
 
-def test_an_entry_in_another_form_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("canonical", "other"),
+    [(b"}", b"} "), (b'"v":1', b'"v": 1'), (b'"a":1', b'"a":1,"a":1'), (b'"v":1', b'"v":1,"v":1')],
+)
+def test_an_entry_in_another_form_is_refused(canonical: bytes, other: bytes) -> None:
+    said = entry().canonical()
+    assert canonical in said
     with pytest.raises(MeshError) as refusal:
-        parse_entry(entry().canonical() + b" ")
+        parse_entry(said.replace(canonical, other))
+    assert refusal.value.reason == "ENTRY_MALFORMED"
+
+
+def test_an_entry_is_an_object() -> None:
+    with pytest.raises(MeshError) as refusal:
+        parse_entry(b"[]")
     assert refusal.value.reason == "ENTRY_MALFORMED"
 
 

@@ -75,3 +75,82 @@ def test_half_a_surrogate_pair_is_refused_when_it_is_read(text: str) -> None:
 
 def test_a_whole_pair_and_other_escapes_are_read() -> None:
     assert jcs.loads(rb'["\ud83d\ude00","\u00e9"]') == ["\U0001f600", "\xe9"]
+
+
+def read_canonical(data: bytes) -> Any:
+    """What the strict reader and a comparison say; the refusal's reason where they refuse."""
+    try:
+        value = jcs.loads(data)
+    except jcs.JsonMalformed as error:
+        return error.reason
+    return value if jcs.dumps(value) == data else jcs.JsonNotCanonical.reason
+
+
+@given(VALUES)
+def test_the_canonical_reader_takes_what_reading_and_comparing_takes(value: Any) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))):
+        data = text.encode()
+        try:
+            found = jcs.loads_canonical(data)
+        except jcs.JsonMalformed as error:
+            found = error.reason
+        assert found == read_canonical(data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1,"a":1}',
+        '{"a":1,"a":2}',
+        '{"a":{"b":1,"b":1}}',
+        '{"b":1,"a":2}',
+        '{"a": 1}',
+        '{"a":1} ',
+        r'"\u0041"',
+        r'"\/"',
+        "-0",
+        '{"\uffff":2,"\U00010000":1}',
+    ],
+)
+def test_json_in_another_form_is_not_read_as_canonical(text: str) -> None:
+    with pytest.raises(jcs.JsonNotCanonical):
+        jcs.loads_canonical(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"__proto__":1}',
+        '[{"a":{"__proto__":null}}]',
+        "1.0",
+        "1e3",
+        "NaN",
+        "9007199254740992",
+        "-9007199254740992",
+        "9" * 5000,
+        '"\\ud800"',
+        "[" * 65 + "]" * 65,
+        '{"a":' * 65 + "1" + "}" * 65,
+        "[" * 100_000,
+        "",
+        "{",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_the_strict_reader_refuses_the_canonical_reader_refuses(text: str) -> None:
+    with pytest.raises(jcs.JsonMalformed) as strictly:
+        jcs.loads(text.encode())
+    with pytest.raises(jcs.JsonMalformed) as refusal:
+        jcs.loads_canonical(text.encode())
+    assert refusal.value.reason == strictly.value.reason
+
+
+@pytest.mark.parametrize("data", [b"\xff", b'"\xed\xa0\x80"'])
+def test_bytes_that_are_not_utf8_are_refused(data: bytes) -> None:
+    with pytest.raises(jcs.JsonMalformed):
+        jcs.loads_canonical(data)
+
+
+def test_text_that_looks_like_a_refused_name_or_like_depth_is_read() -> None:
+    value = {"a": '"__proto__":', "b": "[{" * 65, "c": "__proto__"}
+    assert jcs.loads_canonical(jcs.dumps(value)) == value

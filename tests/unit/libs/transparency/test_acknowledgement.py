@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.transparency.acknowledgement import (
     Acknowledgement,
     AcknowledgementInvalid,
+    LastSignature,
     Statement,
     acknowledge,
     verify_acknowledgement,
@@ -75,6 +76,36 @@ def test_changed_acknowledgement_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(AcknowledgementInvalid) as caught:
         verify_acknowledgement(replace(commit(10, 5)[1], **change), PUBLIC, LOG)
     assert caught.value.reason == "ACKNOWLEDGEMENT_INVALID"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"statement": entry(12)[0].data(), "leaf_data": entry(12)[1]},
+        {"first": 9},
+        {"count": 4},
+        {"path": (bytes(32),) * 3},
+        {"signer_epoch": 8},
+        {"signature": bytes(64)},
+    ],
+    ids=str,
+)
+def test_a_signature_that_verified_before_vouches_for_nothing_else(change: dict[str, Any]) -> None:
+    last, signed = LastSignature(), commit(10, 5)
+    for each in signed:
+        verify_acknowledgement(each, PUBLIC, LOG, last)
+    with pytest.raises(AcknowledgementInvalid):
+        verify_acknowledgement(replace(signed[1], **change), PUBLIC, LOG, last)
+    for key, log in ((bytes(32), LOG), (PUBLIC, log_id("other"))):
+        with pytest.raises(AcknowledgementInvalid):
+            verify_acknowledgement(signed[4], key, log, last)
+
+
+def test_a_signature_that_was_refused_is_refused_again() -> None:
+    last, [each] = LastSignature(), commit(10, 1)
+    for _ in range(2):
+        with pytest.raises(AcknowledgementInvalid):
+            verify_acknowledgement(replace(each, signature=bytes(64)), PUBLIC, LOG, last)
 
 
 def test_signed_statement_about_another_leaf_is_refused() -> None:

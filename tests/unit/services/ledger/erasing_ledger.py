@@ -30,6 +30,7 @@ from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.store import LogStore
 from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults
+from tests.fakes.entry_schema import require_documented
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh
 
 from .conftest import SOURCE, open_store, sequencer
@@ -55,6 +56,7 @@ class Own:
         if self.full:
             self.full -= 1
             raise OutboxFull("full")
+        require_documented(Kind.ERASURE, said.body())
         self._ledger.append(Kind.ERASURE, jcs.loads_object(jcs.dumps(said.body())))
 
     async def erasure_logged(self, said: ErasureEntry) -> None:

@@ -19,6 +19,7 @@ from services.ledger.index import Index
 from services.ledger.pages import PageDamaged
 from services.ledger.recent import Recent
 from services.ledger.scan import SEGMENTS
+from services.ledger.selection import Selection
 from services.ledger.sequencer import Candidate, Outcome
 from services.ledger.store import LogStore
 
@@ -62,7 +63,7 @@ def answers(store: LogStore) -> list[Any]:
         verify_inclusion(index.tree.leaf(at), at, size, path, store.head.root())
         stored = store.reader.entry(at)
         found.append((index.place(at).first, index.vault_seq(stored.row.vault_id, at), path, stored.row.body))
-    found.append(list(index.vault_entries(VAULT)))
+    found.append(list(index.selected(Selection(vault_id=VAULT), 0, size)))
     found.append(list(index.of_kinds([Kind.POLICY, Kind.RECEIPT])))
     found.append(sorted({(each.vault_id, each.epoch) for each in index.sealed_under()}))
     found.append([store.reader.chain_at(at) for at in range(size + 1)])
@@ -175,6 +176,6 @@ def test_damage_of_a_segment_is_not_hidden_by_its_derived_file(log: Path) -> Non
 
 def test_index_of_a_log_without_entries_is_empty(tmp_path: Path) -> None:
     index = Index(tmp_path, INDEX_KEY)
-    assert (index.size, index.find(bytes(32)), list(index.vault_entries(VAULT))) == (0, None, [])
+    assert (index.size, index.find(bytes(32)), list(index.of_kinds(list(Kind)))) == (0, None, [])
     with pytest.raises(IndexError):
         index.place(0)

@@ -219,6 +219,13 @@ async def check_what_the_log_says(
             gone = tenant == ERASED_TENANT
             assert (missing.reason, missing.index) == (("ENTRY_ERASED", erased.ordered_index) if gone else ("", 0))
             assert bool(answer.entry.body) != gone
+    tailed = [one async for one in stub.Tail(ledger_pb2.TailRequest(from_index=0), timeout=PATIENCE_SECONDS)]
+    missing_in_tail = [entry.index for one in tailed for entry in one.entries if entry.missing.reason]
+    assert missing_in_tail == [index_of(each) for each in committed[ERASED_TENANT]]
+
+
+def index_of(committed: Committed) -> int:
+    return int.from_bytes(committed.acknowledgement.statement[8:16], "big")
 
 
 async def check_proofs(stub: Any, proofs: list[Proof], everything: list[Committed]) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from libs.errors import MeshError
-from services.ledger.replication.follower import Ballot, Follower, Vote
+from services.ledger.replication.exchange import Ballot, Vote
+from services.ledger.replication.follower import Follower
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected
 from services.ledger.replication.others import OtherMember

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -20,6 +20,7 @@ from services.ledger.breaking import ending_when_broken
 from services.ledger.damage import StoredLogError
 from services.ledger.growth import Growth
 from services.ledger.replication.cutting import START_ANEW
+from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
 from services.ledger.replication.promise import Promise, PromiseFile
@@ -36,47 +37,6 @@ class WriterDeposed(MeshError):
     code = Code.ABORTED
     reason = "WRITER_DEPOSED"
     exit_status = START_ANEW
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """What a candidate says of itself."""
-
-    epoch: int
-    last_epoch: int
-    """Of the last frame in its log."""
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """What a member answers a candidate."""
-
-    granted: bool
-    epoch: int
-    settled: bool
-    keyring: tuple[int, int]
-    """Version of its copy of the keyring."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """What a writer says with its frames."""
-
-    epoch: int
-    previous: FrameName
-    committed: int
-    begun: bool
-    """Whether `committed` is all that a majority holds, and not only what is known of earlier writers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What a member answers a writer."""
-
-    epoch: int
-    held: FrameName | None = None
-    recent: tuple[FrameName, ...] = ()
 
 
 class Follower:

@@ -14,7 +14,8 @@ import structlog
 
 from libs.errors import MeshError
 from services.ledger.growth import Growth
-from services.ledger.replication.follower import Follower, Heading, Taken, WriterDeposed
+from services.ledger.replication.exchange import Heading, Taken
+from services.ledger.replication.follower import Follower, WriterDeposed
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles
 from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
 from services.ledger.replication.majority import Majority

@@ -15,7 +15,7 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
 from libs.rpc.errors import remote_errors
-from services.ledger.replication.follower import Ballot, Heading, Taken, Vote
+from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, KeyringMalformed
 

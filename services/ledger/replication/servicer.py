@@ -11,7 +11,8 @@ from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
 from services.ledger import frames
-from services.ledger.replication.follower import Ballot, Follower, Heading, Taken
+from services.ledger.replication.exchange import Ballot, Heading, Taken
+from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, KeyringMalformed
 from services.ledger.replication.leading import Known, Leading

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import io
 import json
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from rich.console import Console
 from libs.transparency.leaf import Kind
 from services.cli import ledger
 from services.cli.ledger import Tail, read_ledger_access
-from services.cli.tail_state import ChainBroken, TailStateDamaged
+from services.cli.tail_state import ChainBroken, TailStateDamaged, keep_tail_state, load_tail_state
 from tests.fakes.ledger_log import TRUST_DOMAIN, LedgerLog, serving_log
 from tests.fakes.pki import ThrowawayCa
 
@@ -58,6 +59,29 @@ async def test_each_entry_is_one_line_and_public_ones_say_what_they_are(log: Led
     assert policy.endswith(f"digest={'ab' * 12}... version=1")
     assert receipt.split()[:2] == ["2", "receipt"]
     assert receipt.endswith("(sealed)")
+
+
+async def test_where_one_member_of_the_log_is_away_another_is_read(log: LedgerLog, tmp_path: Path) -> None:
+    described = json.loads((tmp_path / "mesh.json").read_text())
+    described |= {"ledger_grpc": "127.0.0.1:9", "ledger_others": [log.target]}
+    (tmp_path / "mesh.json").write_text(json.dumps(described))
+    notice, *entries = await _tail(tmp_path)
+    assert notice.startswith("# no connection to the ledger")
+    assert len(entries) == 3
+
+
+async def test_a_log_is_short_only_when_every_member_says_so(log: LedgerLog, tmp_path: Path) -> None:
+    """One member may not know of all that another has shown."""
+    await _tail(tmp_path)
+    state = load_tail_state(tmp_path / "ledger-tail.json", read_ledger_access(tmp_path).origin)
+    assert state is not None
+    kept = dataclasses.replace(state, next_index=state.next_index + 1)
+    keep_tail_state(tmp_path / "ledger-tail.json", kept)
+    described = json.loads((tmp_path / "mesh.json").read_text())
+    (tmp_path / "mesh.json").write_text(json.dumps(described | {"ledger_others": [log.target, log.target]}))
+    with pytest.raises(ChainBroken):
+        await _tail(tmp_path, from_index=0)
+    assert len(log.requests) == 4
 
 
 async def test_json_has_one_object_a_line(log: LedgerLog, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from libs.transparency.merkle import EMPTY_ROOT
 from services.ledger.growth import Growth
-from services.ledger.replication.follower import Ballot, Follower, Heading
+from services.ledger.replication.exchange import Ballot, Heading
+from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import LOG_START, FrameEnd, FrameFiles, FrameName
 from services.ledger.replication.keyring_copy import KeyringCopyFile
 from services.ledger.replication.promise import PromiseFile

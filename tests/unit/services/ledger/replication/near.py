@@ -8,7 +8,7 @@ from pathlib import Path
 
 from libs.errors import Code, MeshError
 from services.ledger.replication.election import Elections
-from services.ledger.replication.follower import Ballot, Heading, Taken, Vote
+from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
 from services.ledger.replication.others import OtherMember

@@ -1,0 +1,48 @@
+"""What members of a log say to one another, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.ledger.replication.frame_files import FrameName
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a candidate says of itself."""
+
+    epoch: int
+    last_epoch: int
+    """Of the last frame in its log."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What a member answers a candidate."""
+
+    granted: bool
+    epoch: int
+    settled: bool
+    keyring: tuple[int, int]
+    """Version of its copy of the keyring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a writer says with its frames."""
+
+    epoch: int
+    previous: FrameName
+    committed: int
+    begun: bool
+    """Whether `committed` is all that a majority holds, and not only what is known of earlier writers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a member answers a writer."""
+
+    epoch: int
+    held: FrameName | None = None
+    recent: tuple[FrameName, ...] = ()

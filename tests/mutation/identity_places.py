@@ -50,6 +50,7 @@ OUTSIDE = {
     "libs.identity.environment": "opens environment secrets, which name no sender; its own tests attack each check",
     "libs.identity.gpu": "asks for GPU evidence, which is judged with the evidence",
     "libs.identity.instances": "says who is asked first; judges nothing",
+    "libs.identity.ledger_writer": "asks appraised peers which of them writes; judges nobody",
     "libs.identity.listener": "hands the newest credential to gRPC; judges nobody",
     "libs.identity.member": "wires the others; its own tests attack its one check",
     "libs.identity.policy_sources": "asks for policy versions; its own tests attack its one check",

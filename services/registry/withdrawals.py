@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import structlog
 
 from libs.aci.session import verify_session
 from libs.errors import Code, MeshError
+from libs.events.outbox import OutboxFull
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.lease import EvidenceMismatch
 from libs.identity.revoked import verify_not_revoked
@@ -72,6 +74,8 @@ class Withdrawals:
         self._ca_spki = ca_spki
         self._clock = clock
         self._judged: dict[str, _Judged] = {}
+        self._unsaid: deque[tuple[Provider, str]] = deque()
+        """What was deleted and found the outbox full, with the reason why."""
 
     async def keep(self) -> None:
         """Judge whoever is new, and everyone as soon as policy changes, for ever."""
@@ -84,7 +88,11 @@ class Withdrawals:
             await self.judge()
 
     async def judge(self) -> None:
-        """Judge, once, every record that was not judged yet under this policy, and delete those that are refused."""
+        """Judge, once, every record that was not judged yet under this policy, and delete those that are refused.
+
+        What an earlier time could not put on record is tried again.
+        """
+        await self._say()
         listed = self._directory.providers()
         names = {provider.spiffe_id for provider in listed}
         self._judged = {name: judged for name, judged in self._judged.items() if name in names}
@@ -137,6 +145,17 @@ class Withdrawals:
         try:
             if await self._leases.withdraw(provider):
                 log.warning("node withdrawn", node=provider.spiffe_id, reason=refusal.reason, detail=str(refusal))
-                await self._admissions.withdrawn(provider, refusal.reason)
+                self._unsaid.append((provider, refusal.reason))
+                await self._say()
         except MeshError as error:
-            log.error("a node is still listed, or not on record", node=provider.spiffe_id, reason=error.reason)
+            log.error("a node is still listed", node=provider.spiffe_id, reason=error.reason)
+
+    async def _say(self) -> None:
+        """Record the withdrawals that are not on record yet, in their order."""
+        while self._unsaid:
+            try:
+                await self._admissions.withdrawn(*self._unsaid[0])
+            except OutboxFull as error:
+                log.error("withdrawals are not on record yet", number=len(self._unsaid), reason=error.reason)
+                return
+            self._unsaid.popleft()

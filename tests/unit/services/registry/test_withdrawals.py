@@ -137,6 +137,23 @@ async def test_a_version_without_its_measurement_takes_a_node_off_the_list(
     await first.listing()
 
 
+async def test_a_withdrawal_that_finds_the_outbox_full_is_on_record_once_there_is_room(
+    joined: JoinedMesh, kms: KmsCore, two: tuple[Judging, Judging]
+) -> None:
+    first, _ = two
+    lease = node(joined, kms)
+    await first.listing(await first.registry.leases.register(lease, OFFER))
+    first.keeper.accept_revocations([joined.revocation(RevocationKind.NODE, value_of(RevocationKind.NODE, lease))])
+    first.registry.log.full = True
+    await first.withdrawals.judge()
+    await first.listing()  # What is not on record yet is off the list all the same.
+    assert first.decisions() == [("admitted", None)]
+    first.registry.log.full = False
+    for _ in range(2):
+        await first.withdrawals.judge()
+        assert first.decisions() == [("admitted", None), ("withdrawn", "NODE_REVOKED")]
+
+
 async def test_a_key_that_is_allowed_again_after_it_was_withdrawn_is_admitted_on_record(
     joined: JoinedMesh, kms: KmsCore, two: tuple[Judging, Judging]
 ) -> None:

@@ -8,21 +8,20 @@ was put back, which is said aloud.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
-import grpc.aio
 import structlog
-from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2
 
 from libs import jcs
 from libs.errors import MeshError
 from libs.events.records import SALT_SIZE, parse_entry
+from libs.events.tailing import LedgerChannels, tail
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.revocation import SignedRevocation, parse_revocation
 from libs.policy.signatures import parse_signed
-from libs.rpc.errors import remote_errors
 from libs.transparency import leaf
 from libs.transparency.leaf import Kind
 from services.kms.book import KeyBook
@@ -34,20 +33,11 @@ from services.kms.unlogged import Unlogged
 
 _KINDS = (Kind.KEY_DECISION, Kind.POLICY, Kind.REVOCATION)
 _BATCH = 256
-_CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 25.0
-"""The ledger sends a heartbeat every 10 s; this long without a message means that the stream is dead."""
 _RETRY_SECONDS = 1.0
 _KEEP_PLACE_EVERY = 64
 """Messages of a stream, heartbeats included, after which the place in the log is written down."""
 
 log = structlog.get_logger()
-
-
-class LedgerPeer(Protocol):
-    """The ledger as an appraised peer."""
-
-    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
 
 
 class LogReading:
@@ -56,7 +46,7 @@ class LogReading:
     def __init__(
         self,
         kms: str,
-        ledger: LedgerPeer,
+        ledger: LedgerChannels,
         book: KeyBook,
         policy: PolicyKeeper,
         unlogged: Unlogged,
@@ -96,7 +86,9 @@ class LogReading:
 
     async def _read(self, *, follow: bool) -> None:
         heard = 0
-        async with aclosing(self._stream(follow=follow)) as messages:
+        token = self._book.pages.place.token
+        stream = tail(self._ledger, token, _KINDS, follow=follow, max_batch=_BATCH)
+        async with aclosing(stream) as messages:
             async for message in messages:
                 await self._take(message)
                 if follow:
@@ -105,25 +97,6 @@ class LogReading:
                 heard += 1
                 if heard % _KEEP_PLACE_EVERY == 0:
                     await self._book.keep_place()
-
-    async def _stream(self, *, follow: bool) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
-        stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CONNECT_SECONDS))
-        request = ledger_pb2.TailRequest(follow=follow, max_batch=_BATCH, kinds=[int(kind) for kind in _KINDS])
-        if token := self._book.pages.place.token:
-            request.token = token
-        else:
-            request.from_index = 0
-        call = stub.Tail(request, wait_for_ready=False)
-        try:
-            while True:
-                with remote_errors():
-                    async with asyncio.timeout(_SILENCE_SECONDS):
-                        message = await call.read()
-                if not isinstance(message, ledger_pb2.TailResponse):
-                    return
-                yield message
-        finally:
-            call.cancel()
 
     async def _take(self, message: ledger_pb2.TailResponse) -> None:
         changes: list[Change] = []

@@ -43,6 +43,13 @@ _MAX_ENDED = 1000
 log = structlog.get_logger()
 
 
+class RegistryBehind(MeshError):
+    """A watcher knows more of the store than this registry has read: it would be taken back."""
+
+    code = Code.UNAVAILABLE
+    reason = "REGISTRY_BEHIND"
+
+
 class WatcherTooSlow(MeshError):
     """The watcher does not read fast enough: watch again from a new snapshot."""
 
@@ -128,7 +135,12 @@ class Directory:
             self._watchers.discard(news)
 
     def since(self, position: Position | None) -> list[Event]:
-        """Return what brings a watcher from a position to now: the changes since, or else the whole state."""
+        """Return what brings a watcher from a position to now: the changes since, or else the whole state.
+
+        Raises `RegistryBehind`.
+        """
+        if position is not None and self._view.is_behind(position):
+            raise RegistryBehind("this registry has not read as much of the store yet: ask another, or later")
         changes = None if position is None else self._view.since(position)
         if changes is None:
             return [self._snapshot()]

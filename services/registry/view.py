@@ -168,6 +168,10 @@ class View:
             return None
         return Change(self._prefix + instance, name.listed, self.position)
 
+    def is_behind(self, position: Position) -> bool:
+        """Whether the position is of this life of the store, and was not reached here yet."""
+        return position.epoch == self._history.epoch and position.sequence > self._revision
+
     def since(self, position: Position) -> list[Change] | None:
         """Return the last change of everything that changed after a position, or None when that is not known."""
         if position.epoch != self._history.epoch or not self._history.floor <= position.sequence <= self._revision:

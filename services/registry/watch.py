@@ -11,7 +11,8 @@ from services.registry.view import Position
 async def watch(directory: Directory, known: Position | None = None) -> AsyncGenerator[Event, None]:
     """Yield what brings a watcher from what it knows to now, and then what follows. Raises `WatcherTooSlow`.
 
-    A position that this registry has not reached yet, or the store does not remember, is answered by a snapshot.
+    A position that the store does not remember is answered by a snapshot. A watcher that knows more than this registry
+    has read is sent elsewhere: raises `RegistryBehind`.
     """
     await directory.synchronised.wait()
     with directory.enlisted() as news:

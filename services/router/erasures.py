@@ -7,37 +7,26 @@ erasure that happened while this router was away is made up for at its next star
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NoReturn, Protocol
 
-import grpc.aio
 import structlog
-from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from teemesh.ledger.v1 import ledger_pb2
 
 from libs.errors import MeshError
 from libs.events.erasure import ErasureDone, ErasureOrdered, parse_erasure
 from libs.events.records import SALT_SIZE, parse_entry
+from libs.events.tailing import LedgerChannels, tail
 from libs.policy.vault_orders import VaultPart
-from libs.rpc.errors import remote_errors
 from libs.transparency.leaf import Kind
 from services.router.receipts import ReceiptStore
 
-_CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 25.0
-"""The ledger sends a heartbeat every 10 s; this long without a message means that the stream is dead."""
 _RETRY_SECONDS = 1.0
 _KEEP_PLACE_EVERY = 64
 """Messages of a stream, heartbeats included, after which the place in the log is written down."""
 _ANOTHER_LOG = frozenset({"RESUME_TOKEN_INVALID", "LOG_DIVERGED"})
 
 log = structlog.get_logger()
-
-
-class LedgerPeer(Protocol):
-    """The ledger as an appraised peer."""
-
-    async def channel(self, timeout: float) -> grpc.aio.Channel: ...
 
 
 class KeptKeys(Protocol):
@@ -49,7 +38,7 @@ class KeptKeys(Protocol):
 class ErasureReading:
     """Reads what the log says of vaults, and forgets accordingly."""
 
-    def __init__(self, ledger: LedgerPeer, keys: KeptKeys, store: ReceiptStore) -> None:
+    def __init__(self, ledger: LedgerChannels, keys: KeptKeys, store: ReceiptStore) -> None:
         self._ledger = ledger
         self._keys = keys
         self._store = store
@@ -75,32 +64,14 @@ class ErasureReading:
 
     async def _read(self) -> None:
         heard = 0
-        async with aclosing(self._stream()) as messages:
+        token = await self._store.erasures_read()
+        async with aclosing(tail(self._ledger, token, (Kind.ERASURE,), follow=True)) as messages:
             async for message in messages:
                 for logged in message.entries:
                     await self._take(logged)
                 if message.entries or heard % _KEEP_PLACE_EVERY == 0:
                     await self._store.keep_place(message.token)
                 heard += 1
-
-    async def _stream(self) -> AsyncGenerator[ledger_pb2.TailResponse, None]:
-        stub = ledger_pb2_grpc.LedgerServiceStub(await self._ledger.channel(_CONNECT_SECONDS))
-        request = ledger_pb2.TailRequest(follow=True, kinds=[int(Kind.ERASURE)])
-        if token := await self._store.erasures_read():
-            request.token = token
-        else:
-            request.from_index = 0
-        call = stub.Tail(request, wait_for_ready=False)
-        try:
-            while True:
-                with remote_errors():
-                    async with asyncio.timeout(_SILENCE_SECONDS):
-                        message = await call.read()
-                if not isinstance(message, ledger_pb2.TailResponse):
-                    return
-                yield message
-        finally:
-            call.cancel()
 
     async def _take(self, logged: ledger_pb2.LoggedEntry) -> None:
         match parse_erasure(parse_entry(logged.body[SALT_SIZE:]).body):

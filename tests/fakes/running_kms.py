@@ -113,13 +113,17 @@ async def bootstrap_listener(
     claims: Mapping[str, Any] | None = None,
     leaf_spki: bytes | None = None,
     log: DecisionLog | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[str]:
-    """The KMS's listener without client certificates; it can be bent by what its evidence says."""
+    """The KMS's listener without client certificates; it can be bent by what its evidence says.
+
+    `clock` is what certificates a minute are counted by; without one it is always the same minute.
+    """
     async with mesh.guest(td or mesh.tds["kms"]) as socket, Guest(socket) as guest:
         said = {"role": "kms", "ca_spki_sha256": kms.ca.spki_sha256.hex(), **(claims or {})}
         leaf = make_bootstrap_leaf("kms", TRUST_DOMAIN)
         prover = Prover(guest, mesh.collateral, said)
-        decisions = Decisions(log or DecisionLog(), Clock(0.0))
+        decisions = Decisions(log or DecisionLog(), clock or Clock(0.0))
         servicer = KmsBootstrapServicer(prover, leaf_spki or leaf.spki, kms.ca, kms.challenges, kms.issuance, decisions)
         binding = bootstrap_binding(servicer)
         async with serving(
@@ -130,11 +134,15 @@ async def bootstrap_listener(
 
 @asynccontextmanager
 async def running_kms(
-    mesh: JoinedMesh, kms: KmsCore, make_servicer: Callable[..., KmsServicer] = KmsServicer
+    mesh: JoinedMesh,
+    kms: KmsCore,
+    make_servicer: Callable[..., KmsServicer] = KmsServicer,
+    *,
+    clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[RunningKms]:
-    """Another servicer is a KMS that lies to those who have appraised it."""
+    """Another servicer is a KMS that lies to those who have appraised it. `clock` as in `bootstrap_listener`."""
     log = DecisionLog()
-    decisions = Decisions(log, Clock(0.0))
+    decisions = Decisions(log, clock or Clock(0.0))
     statements = StatementSource(kms.ca, kms.policy)
     publication = Publication(kms.policy, decisions)
     currency_clock = Clock(0.0)
@@ -146,7 +154,7 @@ async def running_kms(
     servicer = make_servicer(kms.ca, kms.policy, statements, publication, revocations, keys, decisions)
     claims = {"ca_spki_sha256": kms.ca.spki_sha256.hex()}
     async with (
-        bootstrap_listener(mesh, kms, log=log) as bootstrap,
+        bootstrap_listener(mesh, kms, log=log, clock=clock) as bootstrap,
         mesh.member("kms", kms, claims=claims, keeper=kms.policy) as member,
         asyncio.TaskGroup() as tasks,
         AsyncExitStack() as stack,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ class RegistryMesh:
         """Everything; the registries serve once this begins, and none of it is left when it ends."""
         mesh = self.mesh
         async with AsyncExitStack() as stack:
-            self._kms = await stack.enter_async_context(running_kms(mesh, self.core))
+            self._kms = await stack.enter_async_context(running_kms(mesh, self.core, clock=time.monotonic))
             self._attestation = await stack.enter_async_context(serving_collateral(mesh))
             socket = await stack.enter_async_context(mesh.guest(mesh.tds["registry"]))
             self._broker = await stack.enter_async_context(running_broker(mesh, self.core, nats_port=self._nats_port))

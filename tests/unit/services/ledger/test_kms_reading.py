@@ -191,7 +191,7 @@ async def test_a_kms_that_hears_no_more_of_the_log_is_not_current_and_is_again_w
 
 
 async def test_a_ledger_that_falls_silent_is_asked_anew(live: LiveMesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.kms.log_reading._SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr("libs.events.tailing._SILENCE_SECONDS", 1.0)
     await live.start()
     _, log_reading = live.key_service()
     with capture_logs() as captured:

@@ -12,7 +12,7 @@ import pytest
 from nats.js.kv import KeyValue
 
 from libs.identity.lease import Lease
-from services.registry.directory import Alive, Changes, Directory, Snapshot, WatcherTooSlow
+from services.registry.directory import Alive, Changes, Directory, RegistryBehind, Snapshot, WatcherTooSlow
 from services.registry.leases import LeaseUnknown, Offer
 from services.registry.providers import Load, Provider, State
 from services.registry.store import Bucket, StoreUnavailable
@@ -233,12 +233,6 @@ async def test_a_watcher_from_where_nobody_remembers_gets_the_whole_state(
         assert (await watcher.next(Snapshot)).position == registry.directory.position
 
 
-async def test_a_position_that_this_registry_has_not_reached_gets_the_whole_state(registry: Registry) -> None:
-    here = registry.directory.position
-    async with watching(registry.directory, replace(here, sequence=here.sequence + 1)) as watcher:
-        assert (await watcher.next(Snapshot)).position == here
-
-
 async def test_marks_of_deletion_are_swept_and_a_watch_that_needs_them_begins_anew(mesh: Mesh) -> None:
     nodes = [living(mesh, f"n{number}") for number in range(6)]
     async with mesh.registry() as first, mesh.registry() as second:
@@ -274,6 +268,20 @@ async def left_behind(registry: Registry) -> Directory:
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     return behind
+
+
+async def test_a_watcher_that_knows_more_is_not_taken_back_by_a_registry_that_is_behind(
+    mesh: Mesh, registry: Registry
+) -> None:
+    behind = await left_behind(registry)
+    begun = behind.position
+    await registry.leases.register(living(mesh, "n1"), OFFER)
+    await until(lambda: registry.directory.position != begun)
+    ahead = registry.directory.position
+    with pytest.raises(RegistryBehind):
+        behind.since(ahead)
+    assert isinstance(behind.since(begun)[0], Alive)
+    assert isinstance(behind.since(Position("another life", ahead.sequence))[0], Snapshot)
 
 
 async def test_a_registry_that_is_behind_brings_back_no_watch_that_needs_swept_marks(

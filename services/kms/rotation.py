@@ -15,7 +15,7 @@ import structlog
 
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.orders import parse_order
+from libs.policy.orders import ERASE_VAULT, OrderOfAnotherKind, parse_order
 from libs.policy.releases import is_boot_class
 from libs.policy.vault_orders import verify_retirement
 from services.kms.access import Access
@@ -25,6 +25,7 @@ from services.kms.currency import Currency
 from services.kms.unlogged import Unlogged
 
 _BY_AGE = "age"
+_LEDGER = "ledger"
 _LOOK_SECONDS = 60.0
 _DAY_MS = 86_400_000
 
@@ -66,19 +67,24 @@ class Rotation:
             return
         await self._make(Change(name, epoch, self._now_ms(), self._kms, by, grant.policy.version))
 
-    async def retire(self, signed_order: bytes) -> None:
+    async def retire(self, signed_order: bytes, role: str) -> None:
         """Refuse a key for ever, if m of n operators ordered it or the erasure of its vault; one that is retired
-        already is no error.
+        already is no error. `role` is that of whoever brings the order.
+
+        The order to erase a vault counts when the ledger brings it: only the ledger knows whether a hold forbids that,
+        and whether a signed tree covers the vault.
 
         Raises what `verify_retirement` does, `KeyNameMalformed`, `KeyStateBehind`, `KeyBookFull`, `LedgerUnavailable`.
         """
         self._currency.require()
         policy = self._policy.current
         name = verify_retirement(signed_order, policy, self._clock())
+        ordered = parse_order(signed_order)
+        if ordered.order.action == ERASE_VAULT and role != _LEDGER:
+            raise OrderOfAnotherKind("the order is to erase a vault: submit it to the ledger, which may hold the vault")
         if (page := self._book.pages.keys.get(name)) is not None and page.retired:
             await self._unlogged.say_again()
             return
-        ordered = parse_order(signed_order)
         cause = f"order:{ordered.order.digest.hex()}"
         await self._make(Change(name, None, self._now_ms(), self._kms, cause, policy.version, ordered.document))
 

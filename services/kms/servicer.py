@@ -36,7 +36,7 @@ METHODS = {
     f"/{_SERVICE}/GetPublicKey": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
     f"/{_SERVICE}/ListKeys": MethodRule(roles=frozenset({"operator", "auditor"})),
     f"/{_SERVICE}/RotateKey": MethodRule(roles=frozenset({"operator"})),
-    # The order is what counts; the ledger brings those that end a vault.
+    # The order is what counts; those that end a vault only when the ledger brings them.
     f"/{_SERVICE}/RetireKey": MethodRule(roles=frozenset({"operator", "ledger"})),
     f"/{_SERVICE}/GetStatement": MethodRule(roles=_SERVICES | {"operator", "auditor"}),
     f"/{_SERVICE}/WatchStatements": MethodRule(roles=_SERVICES | {"operator", "auditor"}, long_lived=True),
@@ -125,7 +125,7 @@ class KmsServicer(pb_grpc.KmsServiceServicer):
         request: pb.RetireKeyRequest,
         context: Context,
     ) -> pb.RetireKeyResponse:
-        await self._keys.rotation.retire(request.signed_order)
+        await self._keys.rotation.retire(request.signed_order, current_caller().role)
         return pb.RetireKeyResponse()
 
     async def GetStatement(  # noqa: N802

@@ -250,6 +250,18 @@ async def test_the_ledger_brings_the_order_that_ends_a_vaults_key(mesh: JoinedMe
     assert [(body["name"], body["order"]) for body in retired] == [(name, jcs.loads(ordered.document))]
 
 
+async def test_an_order_to_erase_a_vault_ends_no_key_before_the_ledger_brings_it(
+    mesh: JoinedMesh, running: RunningKms
+) -> None:
+    """The vault may be held by then, which the ledger alone knows: what it holds would be erased all the same."""
+    name, ordered = f"ledger-vault/{VAULT}", order(mesh, VAULT, action=ERASE_VAULT)
+    async with calling(mesh, running, "ledger", {"hpke_key": ReceiverKey().public.hex()}) as (stub, _):
+        async with operator(running) as ada:
+            assert await refusal(retire(ada, ordered)) == "ORDER_OF_ANOTHER_KIND"
+        await release(stub, name, KeyAlgorithm.AES_256, 0)
+    assert all(body["decision"] != "retired" for _, body in running.log.entries)
+
+
 @pytest.mark.parametrize(
     ("changes", "signers", "reason"),
     [

@@ -77,6 +77,6 @@ async def test_two_who_rotate_or_retire_at_once_both_succeed_and_it_happens_once
     order = SignedOrder(Order(TRUST_DOMAIN, RETIRE_KEY, "models/b", 2**33))
     for operator in mesh.operators[:2]:
         order = order.signed_by(operator)
-    await asyncio.gather(*(bench.rotation.retire(order.document) for _ in range(3)))
+    await asyncio.gather(*(bench.rotation.retire(order.document, "operator") for _ in range(3)))
     assert bench.log.decisions == ["rotated models/a", "retired models/b"]
     assert bench.book.newest("models/a") == 2

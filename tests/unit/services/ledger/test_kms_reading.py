@@ -110,7 +110,7 @@ async def test_a_kms_whose_disk_was_put_back_takes_over_what_the_log_has(live: L
 async def test_an_empty_disk_is_no_way_to_use_a_retired_key(live: LiveMesh) -> None:
     await live.start()
     await until_current(live.keys)
-    await live.keys.rotation.retire(order(live, MODEL))
+    await live.keys.rotation.retire(order(live, MODEL), "operator")
     await until_nothing_is_unlogged(live.keys)
     (live.mesh.folder / "keys.sealed").unlink()
     keys, log_reading = live.key_service()

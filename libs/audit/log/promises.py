@@ -89,7 +89,8 @@ class Promises:
         for held in false:
             self._accuse(held)
         self._judge_mark(tree)
-        floors = [(held.checkpoint.size, held.file) for held in self.outside]
+        # What anybody may have written promises nothing; in the log's own file it does, whoever signed it.
+        floors = [(held.checkpoint.size, held.file) for held in self.outside if held.checkpoint.size in self._proven]
         floors += [(size, CHECKPOINTS_LOG) for size in self._signed]
         if self._mark is not None:
             floors.append((self._mark.size, WATERMARK))

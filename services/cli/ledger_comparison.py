@@ -28,7 +28,8 @@ def examine(subject: Subject, asked: Asked) -> Examined:
 
 def compare(subject: Subject, other: Subject, name: str, asked: Asked) -> Examined:
     """The same, and hold it against another copy or view of the log."""
-    theirs = other.read(Asked(depth=Depth.TREE, keys=asked.keys))
+    brief = Asked(depth=Depth.TREE, keys=asked.keys)
+    theirs = other.read(brief)
     head = theirs.newest
     sizes = asked.sizes if head is None else asked.sizes | {head.size}
     reading = subject.read(replace(asked, sizes=sizes))
@@ -36,13 +37,22 @@ def compare(subject: Subject, other: Subject, name: str, asked: Asked) -> Examin
     if head is None:
         findings.add(Status.UNPROVEN, name, None, "no signed head of it holds: there is nothing to compare")
         return Examined(reading, _evidence(subject, reading))
+    if theirs.findings.worst is not Status.SOUND:
+        findings.remark(f"{name} is itself {theirs.findings.worst.name.lower()}: verify it, too")
     mine = reading.newest
-    if mine is not None and mine.size < head.size:
-        roots = other.read(Asked(depth=Depth.TREE, keys=asked.keys, sizes=frozenset({mine.size}))).roots or {}
-        view = _View(mine, head, roots.get(mine.size), other)
+    # Without a signed head the tree is all that there is to hold against the other's.
+    size, root = (reading.size, reading.root) if mine is None else (mine.size, mine.root)
+    here: bytes | None
+    there: bytes | None
+    if size < head.size:
+        here, there = root, (other.read(replace(brief, sizes=frozenset({size}))).roots or {}).get(size)
     else:
-        view = _View(head, mine or head, (reading.roots or {}).get(head.size), subject)
-    if view.root in (None, view.smaller.root):
+        here, there = (reading.roots or {}).get(head.size), head.root
+    if here is None or there is None:
+        what = f"one of the two does not begin early enough to show its tree of {min(size, head.size)} leaves"
+        findings.add(Status.UNPROVEN, name, None, f"{what}: there is nothing to compare")
+        return Examined(reading, _evidence(subject, reading))
+    if here == there:
         findings.remark(f"{name} is the same log, signed up to {head.size}")
         return Examined(reading, _evidence(subject, reading))
     keys = (*reading.keys, *asked.keys)
@@ -56,6 +66,7 @@ def compare(subject: Subject, other: Subject, name: str, asked: Asked) -> Examin
         findings.add(Status.ROLLED_BACK, name, None, what)
         return Examined(reading, None)
     findings.add(Status.DIVERGED, name, None, f"the log signed another history up to {head.size} there")
+    view = _View(mine, head, there, other) if size < head.size else _View(head, mine, here, subject)
     return Examined(replace(reading, contradictions=((head, mine),)), view.split(keys))
 
 

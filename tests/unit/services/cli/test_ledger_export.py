@@ -14,7 +14,7 @@ from libs import jcs
 from libs.transparency.leaf import Kind
 from services.cli.__main__ import main
 from services.ledger.segments import Geometry
-from tests.fakes.written_log import Author, WrittenLog
+from tests.fakes.written_log import Author, WrittenLog, rewritten
 
 Run = Callable[..., tuple[int, str]]
 SECRET = b"TMKR" + b"the halves of all keys"
@@ -184,6 +184,16 @@ def test_part_that_ends_early_is_not_rolled_back(log: WrittenLog, run: Run, tmp_
     run("export", tmp_path / "part", log.folder, "--to", 1)
     code, said = run("verify", tmp_path / "part", "--key", log.ledger.vkey.text())
     assert (code, "no signed head that holds covers this part" in said) == (5, True)
+
+
+def test_part_says_nothing_of_a_history_that_ends_before_it(log: WrittenLog, run: Run, tmp_path: Path) -> None:
+    part, key = tmp_path / "part", ["--key", log.ledger.vkey.text()]
+    run("export", part, log.folder, "--from", 6)
+    other = rewritten(log, tmp_path / "other", ["ONE"])
+    other.sign()
+    for one, two in ((part, other.folder), (other.folder, part)):
+        code, said = run("verify", one, "--against", two, *key)
+        assert (code, "there is nothing to compare" in said) == (5, True)
 
 
 def test_range_without_entries_is_refused(log: WrittenLog, run: Run, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from libs.transparency import checkpoint
+from libs.transparency.checkpoint import Checkpoint
 from services.cli.__main__ import main
 from services.ledger.segments import Geometry
 from tests.fakes.served_log import serving_files, tiles_of
-from tests.fakes.written_log import TAG_KEY, WrittenLog, rewritten
+from tests.fakes.written_log import ORIGIN, TAG_KEY, WrittenLog, rewritten
 
 SEGMENT = "seg/00000000000000000000.seg"
 _HEADER = 4096
@@ -111,6 +113,16 @@ def test_unknown_signer_is_status_5(log: WrittenLog, verify: Verify) -> None:
     assert verify(log.folder, "--key", log.router.vkey.text())[0] == 0
 
 
+@pytest.mark.parametrize("origin", [ORIGIN, "other.example/log"])
+def test_head_that_the_log_did_not_sign_is_status_5_however_large(
+    log: WrittenLog, verify: Verify, tmp_path: Path, origin: str
+) -> None:
+    forged = tmp_path / "forged.checkpoint"
+    forged.write_bytes(checkpoint.sign(Checkpoint(origin, 100, b"\x01" * 32), log.router.checkpoint_key))
+    code, said = verify(log.folder, "--from", forged)
+    assert (code, "ROLLED BACK" in said) == (5, False)
+
+
 def test_second_history_is_status_6_with_evidence_that_proves_alone(
     log: WrittenLog, verify: Verify, tmp_path: Path
 ) -> None:
@@ -154,6 +166,36 @@ def test_longer_copy_of_one_history_is_no_second_one(log: WrittenLog, verify: Ve
         code, said = verify(one, "--against", two)
         assert code == 0
         assert "is the same log, signed up to" in said
+
+
+@pytest.mark.parametrize("more", [0, 3])
+def test_another_history_without_its_heads_is_never_the_same_log(
+    log: WrittenLog, verify: Verify, tmp_path: Path, more: int
+) -> None:
+    """Whoever rewrote it took the signed heads away; whether it is longer or shorter than the copy that has them."""
+    other = rewritten(log, tmp_path / "other", ["ONE"], *[["more"]] * more)
+    (other.folder / "wm").unlink()
+    code, said = verify(other.folder, "--against", log.folder)
+    assert (code, "the log signed another history up to 4 there, and none that holds here" in said) == (4, True)
+
+
+def test_copy_without_its_heads_is_compared_by_its_tree(log: WrittenLog, verify: Verify, tmp_path: Path) -> None:
+    older = shutil.copytree(log.folder, tmp_path / "older")
+    for name in ("wm", "checkpoint", "checkpoints.log"):
+        (older / name).unlink()
+    for _ in range(2):
+        code, said = verify(older, "--against", log.folder)
+        assert (code, "is the same log, signed up to" in said) == (0, True)
+        log.append([log.router.receipt()])
+        log.sign()
+
+
+def test_copy_that_is_damaged_itself_is_said_to_be(log: WrittenLog, verify: Verify, tmp_path: Path) -> None:
+    other = shutil.copytree(log.folder, tmp_path / "other")
+    with (other / "checkpoints.log").open("ab") as heads:
+        heads.write(b"TMCK")
+    code, said = verify(log.folder, "--against", other)
+    assert (code, "is itself torn: verify it, too" in said) == (0, True)
 
 
 def test_another_history_that_the_log_did_not_sign_proves_nothing_against_it(

@@ -128,22 +128,26 @@ def verify_quorum(signed: bytes, keys: Sequence[CosignerKey], needed: int) -> tu
 
     One key under two names, or one name with two keys, counts once: an Ed25519 cosignature does not say by whom it is.
     """
-    cosigned: dict[str, bytes] = {}
+    witnesses: list[list[CosignerKey]] = []
     for key in keys:
         try:
             verify_cosignature(signed, key)
         except CosignatureInvalid:
             continue
-        if key.public_key not in cosigned.values():
-            cosigned[key.name] = key.public_key
-    if len(cosigned) < needed:
-        raise QuorumNotReached(f"{len(cosigned)} of the witnesses known here cosigned, {needed} are needed")
-    return tuple(sorted(cosigned))
+        same = [known for known in witnesses if any(_are_one(key, other) for other in known)]
+        witnesses = [known for known in witnesses if known not in same] + [sum(same, [key])]
+    if len(witnesses) < needed:
+        raise QuorumNotReached(f"{len(witnesses)} of the witnesses known here cosigned, {needed} are needed")
+    return tuple(sorted(min(key.name for key in known) for known in witnesses))
 
 
 def attach(signed: bytes, cosignatures: Sequence[Signature]) -> bytes:
     """Return the note with further signature lines."""
     return signed + "".join(each.line() for each in cosignatures).encode()
+
+
+def _are_one(key: CosignerKey, other: CosignerKey) -> bool:
+    return key.name == other.name or key.public_key == other.public_key
 
 
 def _verify_line(line: Signature, key: CosignerKey, tree: Checkpoint) -> int:

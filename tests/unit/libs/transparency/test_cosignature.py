@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
@@ -79,6 +81,10 @@ def test_quorum_counts_witnesses_and_not_their_names_or_keys() -> None:
     renamed = cosignature.cosigner_key("witness.example/w2", KEYS[0])
     with pytest.raises(QuorumNotReached):
         cosignature.verify_quorum(twice, [ed, renamed], 2)
+    thrice = cosignature.attach(twice, [cosignature.cosign(TREE, NAME, KEYS[1], 1_700_000_000)])
+    for keys in itertools.permutations([ed, ml, renamed]):
+        with pytest.raises(QuorumNotReached):
+            cosignature.verify_quorum(thrice, keys, 2)
     other = Ed25519PrivateKey.from_private_bytes(b"\x0a" * 32)
     second = cosignature.attach(cosigned(KEYS[0]), [cosignature.cosign(TREE, "other.example", other, 1)])
     assert cosignature.verify_quorum(second, [ed, cosignature.cosigner_key("other.example", other)], 2) == (

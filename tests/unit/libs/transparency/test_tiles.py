@@ -51,6 +51,7 @@ def test_path_reads_back(tile: Tile, path: str) -> None:
         "/tile/0/000",
         "tile/0/\N{ARABIC-INDIC DIGIT ONE}00",
         "tile/0/x" + "1" * 3 + "/../000",
+        "tile/0/" + "x111/" * 1500 + "000",
     ],
 )
 def test_what_is_no_tiles_one_path_is_refused(path: str) -> None:

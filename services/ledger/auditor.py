@@ -30,7 +30,7 @@ from services.ledger import frames, records_log, segments
 from services.ledger.breaking import ending_when_broken
 from services.ledger.damage import LogBroken, LogDamaged
 from services.ledger.head import Head
-from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, read_notes
+from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, read_signed
 from services.ledger.scan import SEGMENTS
 
 _DEFAULT = segments.Geometry()
@@ -138,11 +138,9 @@ class Auditor:
     def _open(self) -> records_log.RecordsLog:
         """Read what earlier processes signed, at the first request: the log may not exist before."""
         if self._log is None:
-            promised = [checkpoint.parse(note) for note in read_notes(self._directory)]
-            self._signed = max(promised, key=lambda each: each.size, default=None)
-            path = self._directory / CHECKPOINTS_LOG
-            stored = records_log.read(path, records_log.CHECKPOINTS)
-            self._log = records_log.RecordsLog(path, records_log.CHECKPOINTS, stored.end)
+            signed, path = read_signed(self._directory), self._directory / CHECKPOINTS_LOG
+            self._signed = signed.newest
+            self._log = records_log.RecordsLog(path, records_log.CHECKPOINTS, signed.end)
             if self._signed is not None:
                 self._begin_near(self._signed)
         return self._log

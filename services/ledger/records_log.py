@@ -39,16 +39,25 @@ def read(path: Path, magic: bytes) -> Records:
         data = path.read_bytes()
     except FileNotFoundError:
         return Records((), 0, b"")
-    records, at = [], 0
-    while (record := _record_at(data, at, magic)) is not None:
-        records.append(record)
-        at += len(record) + _FRAMING
-    later = data.find(magic, at + 1)
-    while later >= 0:
-        if _record_at(data, later, magic) is not None:
-            raise LogDamaged(path.name, at, f"a whole record follows at byte {later}")
-        later = data.find(magic, later + 1)
-    return Records(tuple(records), at, data[at:])
+    return _records(data, 0, path.name, magic)
+
+
+def read_end(path: Path, magic: bytes, most: int = 1 << 18) -> Records:
+    """Read the records that lie whole in the last `most` bytes, and one at least where there is any, as `read` does.
+
+    For a file that grows with the log, whose last records say all. No record MUST hold what looks like another one.
+    """
+    try:
+        with path.open("rb") as file:
+            start = max(os.fstat(file.fileno()).st_size - most, 0)
+            file.seek(start)
+            data = file.read()
+    except FileNotFoundError:
+        return Records((), 0, b"")
+    first = _find_record(data, 0, magic) if start else 0
+    if first is None:
+        return read_end(path, magic, 2 * most)
+    return _records(data[first:], start + first, path.name, magic)
 
 
 class RecordsLog:
@@ -103,6 +112,25 @@ def write_all(descriptor: int, data: bytes, offset: int) -> None:
     view, done = memoryview(data), 0
     while done < len(data):
         done += os.pwrite(descriptor, view[done:], offset + done)
+
+
+def _records(data: bytes, start: int, name: str, magic: bytes) -> Records:
+    """Return what is in the bytes from `start` of a file to its end."""
+    records, at = [], 0
+    while (record := _record_at(data, at, magic)) is not None:
+        records.append(record)
+        at += len(record) + _FRAMING
+    later = _find_record(data, at + 1, magic)
+    if later is not None:
+        raise LogDamaged(name, start + at, f"a whole record follows at byte {start + later}")
+    return Records(tuple(records), start + at, data[at:])
+
+
+def _find_record(data: bytes, at: int, magic: bytes) -> int | None:
+    at = data.find(magic, at)
+    while at >= 0 and _record_at(data, at, magic) is None:
+        at = data.find(magic, at + 1)
+    return at if at >= 0 else None
 
 
 def _record_at(data: bytes, at: int, magic: bytes) -> bytes | None:

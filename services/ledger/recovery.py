@@ -16,6 +16,7 @@ from pathlib import Path
 
 from libs.files import fsync_dir, remove_drafts, write_durably
 from libs.transparency import checkpoint, note
+from libs.transparency.checkpoint import Checkpoint
 from services.ledger import description, keyring, records_log, segments, watermark
 from services.ledger.damage import LogDamaged, LogRolledBack
 from services.ledger.index import Index
@@ -38,6 +39,16 @@ class Floor:
     size: int
     root: bytes | None
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What this log has signed."""
+
+    newest: Checkpoint | None
+    """The largest tree."""
+    end: int
+    """Where the last whole record of `checkpoints.log` ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +123,26 @@ def recover(directory: Path, examined: Examined) -> Report:
     )
 
 
-def read_notes(directory: Path) -> list[bytes]:
-    """Return every note that this log has signed. Raises `LogDamaged`."""
+def read_signed(directory: Path) -> Signed:
+    """Return what this log has signed. Raises `LogDamaged`.
+
+    The end of `checkpoints.log` says it: trees are signed in the order of their sizes, and once more at most each, when
+    they are cosigned.
+    """
     path = directory / CHECKPOINTS_LOG
-    stored = records_log.read(path, records_log.CHECKPOINTS)
+    stored = records_log.read_end(path, records_log.CHECKPOINTS)
+    trees = [_tree(record, path.name) for record in stored.records]
     released = directory / CHECKPOINT
-    if released.exists():
-        newest = released.read_bytes()
-        # A note is in the log, durably, before it is released: a released one that is missing was cut off.
-        if _text(newest, CHECKPOINT) not in [_text(record, path.name) for record in reversed(stored.records)]:
-            raise LogDamaged(path.name, stored.end, "the released checkpoint is not in it")
-    return list(stored.records)
+    # A note is in the log, durably, before it is released: a released one that is missing was cut off.
+    if released.exists() and _tree(released.read_bytes(), CHECKPOINT) not in trees:
+        raise LogDamaged(path.name, stored.end, "the released checkpoint is not in it")
+    return Signed(max(trees, key=lambda tree: tree.size, default=None), stored.end)
 
 
 def _local_floors(directory: Path, origin: str, marks: watermark.Marks) -> Iterable[Floor]:
     if marks.newest:
         yield Floor(marks.newest.size, marks.newest.root, watermark.NAME)
-    notes = read_notes(directory)
-    newest = max((checkpoint.parse(signed) for signed in notes), key=lambda each: each.size, default=None)
+    newest = read_signed(directory).newest
     if newest:
         if newest.origin != origin:
             raise LogDamaged(CHECKPOINTS_LOG, 0, f"it is of {newest.origin}, not of {origin}")
@@ -171,8 +184,8 @@ def _settle(path: Path, torn: TornTail | None) -> None:
         os.close(descriptor)
 
 
-def _text(signed: bytes, file: str) -> str:
+def _tree(signed: bytes, file: str) -> Checkpoint:
     try:
-        return checkpoint.parse(signed).text()
+        return checkpoint.parse(signed)
     except (note.NoteMalformed, checkpoint.CheckpointMalformed) as error:
         raise LogDamaged(file, 0, f"it holds something other than a checkpoint: {error}") from error

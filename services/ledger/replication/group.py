@@ -12,7 +12,6 @@ from pathlib import Path
 
 from libs.identity.member import Member
 from libs.rpc.policies import ServiceBinding
-from libs.transparency import checkpoint
 from libs.transparency.merkle import EMPTY_ROOT
 from services.ledger import segments
 from services.ledger.breaking import ending_when_broken
@@ -21,7 +20,7 @@ from services.ledger.damage import LogRolledBack
 from services.ledger.growth import Growth
 from services.ledger.holding import Term
 from services.ledger.keys import KeySource
-from services.ledger.recovery import read_notes
+from services.ledger.recovery import read_signed
 from services.ledger.replication.election import Elections
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles
@@ -167,6 +166,5 @@ def _begin_epoch(store: LogStore, files: FrameFiles, epoch: int) -> FrameEnd:
 
 def _signed(directory: Path) -> Growth:
     """Return the largest size that was signed here: a majority held it then."""
-    notes = (checkpoint.parse(note) for note in read_notes(directory))
-    newest = max(notes, key=lambda each: each.size, default=None)
+    newest = read_signed(directory).newest
     return Growth(0, EMPTY_ROOT, lags=True) if newest is None else Growth(newest.size, newest.root, lags=True)

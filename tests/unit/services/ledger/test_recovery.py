@@ -13,7 +13,7 @@ from libs.transparency import checkpoint
 from libs.transparency.checkpoint import Checkpoint
 from services.ledger import recovery, segments, watermark
 from services.ledger.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
-from services.ledger.records_log import CHECKPOINTS, RecordsLog, read
+from services.ledger.records_log import CHECKPOINTS, RecordsLog, read, read_end
 from services.ledger.recovery import LOST_AND_FOUND, Floor, examine
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
@@ -266,6 +266,40 @@ def test_flipped_bit_anywhere_in_a_records_file_is_found_or_looks_torn(tmp_path:
             assert (found.records, found.end) == ((b"one", b"two"), last)
             assert found.torn
         flip(path, at)
+
+
+def test_of_a_long_records_file_the_end_is_read_alone(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints.log"
+    log = RecordsLog(path, CHECKPOINTS, 0)
+    log.append([b"note %d" % number for number in range(1000)])
+    log.close()
+    whole = read(path, CHECKPOINTS)
+    assert read_end(path, CHECKPOINTS) == whole
+    for most in (1, 45, 46, 47, 94, 95, 1000):
+        found = read_end(path, CHECKPOINTS, most)
+        assert (found.end, found.torn) == (whole.end, b"")
+        assert found.records == whole.records[-len(found.records) :]
+        assert 1 <= len(found.records) <= max(2 * most // 46, 1)
+    flip(path, 500)
+    assert read_end(path, CHECKPOINTS, 1000).end == whole.end
+    flip(path, path.stat().st_size - 500)
+    with pytest.raises(LogDamaged, match=r"checkpoints\.log is damaged at byte 4[0-9]{4}:"):
+        read_end(path, CHECKPOINTS, 1000)
+
+
+def test_what_was_signed_last_is_the_floor_however_much_was_signed_before(two_segments: Path) -> None:
+    path = two_segments / recovery.CHECKPOINTS_LOG
+    notes = [checkpoint.sign(Checkpoint(ORIGIN, size, b"\x09" * 32), KEY) for size in range(1, 3000)]
+    log = RecordsLog(path, CHECKPOINTS, 0)
+    log.append(notes)
+    log.close()
+    assert recovery.read_signed(two_segments) == recovery.Signed(
+        Checkpoint(ORIGIN, 2999, b"\x09" * 32), path.stat().st_size
+    )
+    assert path.stat().st_size > 2 << 18  # More than what is read of it.
+    (two_segments / recovery.CHECKPOINT).write_bytes(notes[-1])
+    with pytest.raises(LogRolledBack, match=re.escape("6 leaves are left, but checkpoints.log promises 2999")):
+        open_store(two_segments)
 
 
 def test_second_process_is_locked_out(two_segments: Path) -> None:

@@ -8,7 +8,10 @@ from libs.transparency.leaf import Kind
 from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.reading import StoredEntry
+from services.ledger.selection import Selection
 from services.ledger.store import LogStore
+
+_ERASURES = Selection(kinds=frozenset({Kind.ERASURE}))
 
 
 class ClosedVaults:
@@ -33,7 +36,6 @@ class ClosedVaults:
         size = self._growth.size
         if size == self._size:
             return
-        for index in self._store.index.of_kinds((Kind.ERASURE,)):
-            if self._size <= index < size:
-                self._erasures.take(parse_entry(self._store.reader.entry(index).row.body[SALT_SIZE:]))
+        for index in self._store.index.selected(_ERASURES, self._size, size):
+            self._erasures.take(parse_entry(self._store.reader.entry(index).row.body[SALT_SIZE:]))
         self._size = size

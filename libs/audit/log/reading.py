@@ -118,9 +118,10 @@ class _Reader:
     def __init__(self, source: LogSource, question: Question, description: Description, findings: Findings) -> None:
         self._source, self._question, self._findings = source, question, findings
         self._description = description
-        self._tenant = None if question.tag_key is None else TenantVault(question.tag_key)
         self._part = part = question.part
         is_part = part is not None and part.first > 0
+        # A tenant's numbers begin with the log.
+        self._tenant = None if question.tag_key is None or is_part else TenantVault(question.tag_key)
         self._contents = Contents(description.origin, findings, self._tenant, is_part, question.on_entry)
         self._place = Place(description.origin, question.block_leaves)
         self._promises = Promises(description.origin, findings, outside=question.outside)

@@ -72,7 +72,8 @@ class _ServedReader:
     def __init__(self, tree: TileTree, head: Checkpoint, question: ServedQuestion, findings: Findings) -> None:
         self._tree, self._head, self._question, self._findings = tree, head, question, findings
         self._sequences = Sequences()
-        self._tenant = None if question.tag_key is None else TenantVault(question.tag_key)
+        self._reads_every_leaf = question.with_leaves and question.sampled is None
+        self._tenant = TenantVault(question.tag_key) if question.tag_key and self._reads_every_leaf else None
 
     def run(self) -> Reading:
         head, question = self._head, self._question
@@ -88,8 +89,10 @@ class _ServedReader:
         except TileWrong as error:
             self._findings.add(Status.DAMAGED, error.path, None, error.why)
             is_whole = False
-        if is_whole and question.sampled is None and question.with_leaves:
+        if is_whole and self._reads_every_leaf:
             self._tell_holes()
+        if question.tag_key is not None and self._tenant is None:
+            self._findings.remark("the tenant's entries are not counted: not every leaf was read")
         promises = Promises(head.origin, self._findings, outside=(Held(CHECKPOINT, None, head), *question.outside))
         promises.judge(Tree(head.size, is_whole, roots, {}), question.keys, (CHECKPOINT, 0))
         return Reading(

@@ -14,7 +14,7 @@ from libs import jcs
 from libs.transparency.leaf import Kind
 from services.cli.__main__ import main
 from services.ledger.segments import Geometry
-from tests.fakes.written_log import Author, WrittenLog, rewritten
+from tests.fakes.written_log import TAG_KEY, Author, WrittenLog, rewritten
 
 Run = Callable[..., tuple[int, str]]
 SECRET = b"TMKR" + b"the halves of all keys"
@@ -184,6 +184,14 @@ def test_part_that_ends_early_is_not_rolled_back(log: WrittenLog, run: Run, tmp_
     run("export", tmp_path / "part", log.folder, "--to", 1)
     code, said = run("verify", tmp_path / "part", "--key", log.ledger.vkey.text())
     assert (code, "no signed head that holds covers this part" in said) == (5, True)
+
+
+def test_part_does_not_say_how_many_entries_a_tenant_has(log: WrittenLog, run: Run, tmp_path: Path) -> None:
+    part, tag_key = tmp_path / "part", tmp_path / "tenant.tag-key"
+    tag_key.write_text(TAG_KEY.hex())
+    run("export", part, log.folder, "--from", 6)
+    code, said = run("verify", part, "--key", log.ledger.vkey.text(), "--tag-key", tag_key)
+    assert (code, "of the tenant's" in said) == (0, False)
 
 
 def test_part_says_nothing_of_a_history_that_ends_before_it(log: WrittenLog, run: Run, tmp_path: Path) -> None:

@@ -122,6 +122,14 @@ def test_numbers_that_are_missing_or_stand_twice_are_told(leaves: list[bytes]) -
     assert any("number 6 missing" in remark for remark in reading.findings.remarks)
 
 
+def test_tenants_entries_are_not_counted_where_not_every_leaf_is_read(leaves: list[bytes]) -> None:
+    for asked in ({"with_leaves": False}, {"sampled": (1, 2)}):
+        served = tiles_of(signed(leaves), leaves)
+        reading = read_served(served.get, ServedQuestion(KEYS, tag_key=TAG_KEY, **asked))
+        assert (reading.findings.worst, reading.tenant_entries) == (Status.SOUND, None)
+        assert "the tenant's entries are not counted: not every leaf was read" in reading.findings.remarks
+
+
 def test_tenant_misses_its_number_in_served_leaves(leaves: list[bytes]) -> None:
     assert (
         read_served(tiles_of(signed(leaves), leaves).get, ServedQuestion(KEYS, tag_key=TAG_KEY)).tenant_entries == 600
@@ -129,6 +137,9 @@ def test_tenant_misses_its_number_in_served_leaves(leaves: list[bytes]) -> None:
     holed = [*leaves[:5], *leaves[6:]]
     reading = read_served(tiles_of(signed(holed), holed).get, ServedQuestion(KEYS, tag_key=TAG_KEY))
     assert "numbers 6 to 6 of the vault are on no leaf before number 7" in said(reading)
+    holed = [*leaves[:5], leaf(30_001)]
+    reading = read_served(tiles_of(signed(holed), holed).get, ServedQuestion(KEYS, tag_key=TAG_KEY))
+    assert "numbers 6 to 30000 of the vault are on no leaf before number 30001" in said(reading)
 
 
 def test_paths_have_groups_of_three_digits() -> None:

@@ -17,6 +17,7 @@ from libs.audit.log.reading import Depth
 from libs.events.keyset import PreviousIssuer
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
+from services.ledger import watermark
 from services.ledger.records_log import CHECKPOINTS, RecordsLog
 from tests.fakes.written_log import TAG_KEY, Author, WrittenLog, rewritten, tag_of
 
@@ -113,6 +114,16 @@ def test_entry_that_names_another_before_it_is_found_in_either_order(begun: Writ
     assert fourth.issuer_seq == 3
     in_order = [third, fourth]
     begun.append(in_order)
+    assert "the entry names another one before it than the log holds" in said(read(begun.files()))
+
+
+def test_entry_that_names_another_before_it_is_found_while_an_earlier_number_is_missing(begun: WrittenLog) -> None:
+    ledger = begun.ledger
+    missing, early = ledger.start(), ledger.start()
+    ledger.take_back(early)
+    ledger.start()
+    late = ledger.start()
+    begun.append([early], [late], [missing])
     assert "the entry names another one before it than the log holds" in said(read(begun.files()))
 
 
@@ -331,6 +342,13 @@ def test_watermark_of_another_history_is_noticed(begun: WrittenLog, sound: dict[
     reading = read({**files, "wm": other.files()["wm"]})
     assert reading.findings.worst is Status.ROLLED_BACK
     assert "the first 3 leaves are not those that were durable once" in said(reading)
+
+
+def test_watermark_with_another_chain_head_is_noticed(begun: WrittenLog) -> None:
+    files = begun.files()
+    mark = watermark.Mark(8, 2, 1, b"\x07" * 32, read(files).root)
+    reading = read({**files, "wm": mark.pack()})
+    assert (reading.findings.worst, "not those that were durable once" in said(reading)) == (Status.ROLLED_BACK, True)
 
 
 def _leaf_places(segment: bytes) -> list[int]:

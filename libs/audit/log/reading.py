@@ -143,6 +143,8 @@ class _Reader:
         self._judge_seals(walk.seals)
         keys = (*self._question.keys, *self._own_keys())
         is_to_end = is_whole and (self._part is None or self._part.is_to_end)
+        if is_whole and not is_to_end:
+            self._findings.remark(f"only a part of the log, which went on after these {place.size} entries")
         tree = Tree(place.size, is_to_end, self._roots, self._chains)
         promises.judge(tree, keys, (walk.file, walk.end))
         if self._part is not None and (promises.newest is None or promises.newest.size <= self._part.first):

@@ -186,6 +186,17 @@ def test_part_that_ends_early_is_not_rolled_back(log: WrittenLog, run: Run, tmp_
     assert (code, "no signed head that holds covers this part" in said) == (5, True)
 
 
+def test_part_that_ends_early_is_not_taken_for_the_whole_log(run: Run, tmp_path: Path) -> None:
+    log = WrittenLog(tmp_path / "log", geometry=Geometry(zeros_ahead=100, sealed_at_stop=1)).create()
+    log.append([log.ledger.introduce()], [log.router.introduce()])
+    log.sign()
+    log.append([log.router.receipt()])
+    log.sign()
+    run("export", tmp_path / "part", log.folder, "--to", 1)
+    code, said = run("verify", tmp_path / "part")
+    assert (code, "only a part of the log, which went on after these 2 entries" in said) == (0, True)
+
+
 def test_part_does_not_say_how_many_entries_a_tenant_has(log: WrittenLog, run: Run, tmp_path: Path) -> None:
     part, tag_key = tmp_path / "part", tmp_path / "tenant.tag-key"
     tag_key.write_text(TAG_KEY.hex())

@@ -19,7 +19,7 @@ from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
 from services.ledger import watermark
 from services.ledger.records_log import CHECKPOINTS, RecordsLog
-from tests.fakes.written_log import TAG_KEY, Author, WrittenLog, rewritten, tag_of
+from tests.fakes.written_log import TAG_KEY, VAULT, Author, WrittenLog, rewritten, tag_of
 
 from .conftest import read, said
 
@@ -262,6 +262,17 @@ def test_tenant_finds_all_its_entries(begun: WrittenLog) -> None:
     begun.append([begun.router.receipt() for _ in range(2)], [begun.router.receipt()])
     reading = read(begun.files(), tag_key=TAG_KEY)
     assert (reading.findings.worst, reading.tenant_entries) == (Status.SOUND, 3)
+
+
+def test_tenants_number_on_a_leaf_of_another_vault_is_found(begun: WrittenLog) -> None:
+    other = replace(VAULT, vault_id=b"\x0a" * 16, tenant="cd" * 16)
+    second = tag_of(VAULT.vault_id, 2)
+    begun.tag = lambda vault_id, number: second if vault_id == other.vault_id else tag_of(vault_id, number)
+    begun.append([begun.router.receipt()], [begun.router.entry(Kind.RECEIPT, {}, other)])
+    assert read(begun.files()).findings.worst is Status.SOUND
+    reading = read(begun.files(), tag_key=TAG_KEY)
+    assert reading.findings.worst is Status.GAP
+    assert "number 2 of the tenant's lies in another vault" in said(reading)
 
 
 def test_tenants_number_that_is_on_no_leaf_is_found(begun: WrittenLog) -> None:

@@ -53,6 +53,16 @@ def test_cosignature_of_another_tree_time_or_log_is_refused(key: Ed25519PrivateK
             cosignature.verify_cosignature(cosignature.attach(SIGNED, [short]), public)
 
 
+def test_of_several_lines_by_one_key_each_must_verify_and_the_newest_tells_the_time() -> None:
+    public = cosignature.cosigner_key(NAME, KEYS[0])
+    lines = [cosignature.cosign(TREE, NAME, KEYS[0], time) for time in (2, 3, 1)]
+    assert cosignature.verify_cosignature(cosignature.attach(SIGNED, lines), public) == 3
+    forged = note.Signature(NAME, public.key_id, bytes(72))
+    for several in ([*lines, forged], [forged, *lines]):
+        with pytest.raises(CosignatureInvalid, match="is wrong"):
+            cosignature.verify_cosignature(cosignature.attach(SIGNED, several), public)
+
+
 def test_unsigned_checkpoint_and_impossible_time_are_refused() -> None:
     public = cosignature.cosigner_key(NAME, KEYS[0])
     with pytest.raises(CosignatureInvalid, match="no cosignature"):

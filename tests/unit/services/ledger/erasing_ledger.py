@@ -73,8 +73,11 @@ class Trees:
         self.signing = asyncio.Event()
         self.signing.set()
         self.asked = asyncio.Event()
+        self.size = 0
+        """How many leaves the tree was to cover that was asked for last."""
 
     async def covering(self, size: int) -> SignedTree:
+        self.size = size
         self.asked.set()
         await self.signing.wait()
         head = self._ledger.store.head

@@ -94,6 +94,7 @@ async def test_shares_stay_until_a_signed_tree_covers_the_order(place: Place) ->
         ledger.trees.signing.clear()
         erasing = asyncio.ensure_future(ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject)))
         await ledger.trees.asked.wait()
+        assert ledger.trees.size == ledger.store.head.size  # The order is the last leaf.
         assert ledger.vaults.of(part.vault_id) is not None
         assert steps(ledger) == ["ordered"]
         with pytest.raises(MeshError, match="closed"):

@@ -76,6 +76,17 @@ async def test_a_key_is_opened_and_asked_for_once(kms: Kms, tmp_path: Path) -> N
     assert kms.calls == 1
 
 
+async def test_a_key_that_was_forgotten_is_asked_for_again_and_no_other(kms: Kms, tmp_path: Path) -> None:
+    async with served(kms, tmp_path) as keys:
+        await keys.release("ledger-keyring", 3)
+        keys.forget("ledger-vault/another")
+        await keys.release("ledger-keyring", 3)
+        assert kms.calls == 1
+        keys.forget("ledger-keyring")
+        await keys.release("ledger-keyring", 3)
+    assert kms.calls == 2
+
+
 async def test_another_epoch_than_the_one_asked_for_is_refused(kms: Kms, tmp_path: Path) -> None:
     async with served(kms, tmp_path) as keys:
         with pytest.raises(ReleasedKeyWrong):

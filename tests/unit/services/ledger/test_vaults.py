@@ -161,6 +161,7 @@ async def test_a_destroyed_share_is_in_no_file_and_no_memory_and_other_months_an
     ledger.clock.now = datetime(2026, 4, 1, tzinfo=UTC).timestamp()
     april = await vaults.open(TENANT)
     generation = await vaults.destroy(VaultPart(march.vault_id, march.epoch))
+    assert set(ledger.keys.forgotten) == {f"ledger-vault/{march.vault_id.hex()}"}
     assert await vaults.destroy(VaultPart(march.vault_id, march.epoch)) == generation
     for one in (vaults, ledger.again()):
         assert not one.holds(march.vault_id, march.epoch)

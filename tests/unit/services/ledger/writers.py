@@ -122,6 +122,7 @@ class Keys:
         self.fail = fail
         self.asked: list[tuple[str, int]] = []
         self.retired: list[bytes] = []
+        self.forgotten: list[str] = []
 
     async def release(self, name: str, epoch: int = 0) -> ReleasedKey:
         self.asked.append((name, epoch))
@@ -129,7 +130,7 @@ class Keys:
         return ReleasedKey(epoch or 1, sha256(f"{name} {epoch or 1}".encode()).digest())
 
     def forget(self, name: str) -> None:
-        """It holds none."""
+        self.forgotten.append(name)
 
     async def retire(self, signed_order: bytes) -> None:
         self.fail("retire")

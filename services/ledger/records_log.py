@@ -7,10 +7,11 @@ on it and it is cut; anything else that does not verify is damage.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 from libs.files import fsync_dir
 from services.ledger.damage import LogBroken, LogDamaged
@@ -33,31 +34,44 @@ class Records:
     """What follows it: the start of a record that was being written."""
 
 
-def read(path: Path, magic: bytes) -> Records:
-    """Read every record. A missing file is empty. Raises `LogDamaged` for damage that is not a torn tail."""
+def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: int = 0) -> tuple[int, bytes]:
+    """Hand over every record from `start` on, one at a time. Returns where the last whole one ends, and what follows.
+
+    A missing file is empty. Raises `LogDamaged` for damage that is not a torn tail.
+    """
+    end = start
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(start)
+            while (record := _next_record(file, magic)) is not None:
+                take(record)
+                end += len(record) + _FRAMING
+            file.seek(end)
+            rest = file.read()
     except FileNotFoundError:
-        return Records((), 0, b"")
-    return _records(data, 0, path.name, magic)
+        return 0, b""
+    later = _find_record(rest, 1, magic)
+    if later is not None:
+        raise LogDamaged(path.name, end, f"a whole record follows at byte {end + later}")
+    return end, rest
 
 
 def read_end(path: Path, magic: bytes, most: int = 1 << 18) -> Records:
-    """Read the records that lie whole in the last `most` bytes, and one at least where there is any, as `read` does.
+    """Read the records that lie whole in the last `most` bytes, and one at least where there is any, as `read_each`.
 
     For a file that grows with the log, whose last records say all. No record MUST hold what looks like another one.
     """
-    try:
+    first: int | None = 0
+    start = 0
+    if path.exists() and path.stat().st_size > most:
         with path.open("rb") as file:
-            start = max(os.fstat(file.fileno()).st_size - most, 0)
-            file.seek(start)
-            data = file.read()
-    except FileNotFoundError:
-        return Records((), 0, b"")
-    first = _find_record(data, 0, magic) if start else 0
+            start = file.seek(-most, os.SEEK_END)
+            first = _find_record(file.read(), 0, magic)
     if first is None:
         return read_end(path, magic, 2 * most)
-    return _records(data[first:], start + first, path.name, magic)
+    records: list[bytes] = []
+    end, torn = read_each(path, magic, records.append, start + first)
+    return Records(tuple(records), end, torn)
 
 
 class RecordsLog:
@@ -114,16 +128,10 @@ def write_all(descriptor: int, data: bytes, offset: int) -> None:
         done += os.pwrite(descriptor, view[done:], offset + done)
 
 
-def _records(data: bytes, start: int, name: str, magic: bytes) -> Records:
-    """Return what is in the bytes from `start` of a file to its end."""
-    records, at = [], 0
-    while (record := _record_at(data, at, magic)) is not None:
-        records.append(record)
-        at += len(record) + _FRAMING
-    later = _find_record(data, at + 1, magic)
-    if later is not None:
-        raise LogDamaged(name, start + at, f"a whole record follows at byte {start + later}")
-    return Records(tuple(records), start + at, data[at:])
+def _next_record(file: BinaryIO, magic: bytes) -> bytes | None:
+    head = file.read(8)
+    length = min(int.from_bytes(head[4:], "big"), MAX_RECORD)
+    return _record_at(head + file.read(length + 32), 0, magic)
 
 
 def _find_record(data: bytes, at: int, magic: bytes) -> int | None:

@@ -81,13 +81,10 @@ class Rejections:
     def __init__(self, directory: Path) -> None:
         """Read what was refused before. Raises `LogDamaged`, `LogBroken`."""
         path = directory / NAME
-        stored = records_log.read(path, records_log.QUARANTINE)
-        self._size = stored.end
-        self._file = records_log.RecordsLog(path, records_log.QUARANTINE, stored.end)
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[bytes, int], Reason] = OrderedDict()
-        for record in stored.records:
-            self._recall(record)
+        self._size, _ = records_log.read_each(path, records_log.QUARANTINE, self._recall)
+        self._file = records_log.RecordsLog(path, records_log.QUARANTINE, self._size)
 
     def keep(self, refusals: Sequence[Refusal]) -> None:
         """Make refusals durable, each number's once. Raises `LogBroken`."""

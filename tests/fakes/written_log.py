@@ -28,7 +28,7 @@ from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.note import VerifierKey
 from services.ledger.description import LogDescription
 from services.ledger.frames import Row
-from services.ledger.records_log import CHECKPOINTS, RecordsLog, read
+from services.ledger.records_log import CHECKPOINTS, RecordsLog, read_end
 from services.ledger.segments import Geometry
 from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.store import LogStore
@@ -162,7 +162,7 @@ class WrittenLog:
     def sign_tree(self, tree: Checkpoint, key: Ed25519PrivateKey | None = None) -> bytes:
         note = checkpoint.sign(tree, key or self.ledger.checkpoint_key)
         path = self.folder / "checkpoints.log"
-        log = RecordsLog(path, CHECKPOINTS, read(path, CHECKPOINTS).end)
+        log = RecordsLog(path, CHECKPOINTS, read_end(path, CHECKPOINTS).end)
         log.append([note])
         log.close()
         (self.folder / "checkpoint").write_bytes(note)

@@ -60,7 +60,7 @@ def test_it_signs_what_it_has_read_itself_and_keeps_every_note(two_segments: Pat
     verifier = VerifierKey(ORIGIN, KEY.public_key().public_bytes_raw())
     for size, note in zip((1, 4, 5, 6, 6), notes, strict=True):
         assert checkpoint.verify(note, verifier) == Checkpoint(ORIGIN, size, root_at(two_segments, size))
-    stored = records_log.read(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS)
+    stored = records_log.read_end(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS)
     assert list(stored.records) == notes
     assert (two_segments / CHECKPOINT).read_bytes() == notes[-1]
 
@@ -71,7 +71,7 @@ def test_it_keeps_its_own_notes_with_their_witnesses_lines(two_segments: Path) -
     tree = checkpoint.parse(first)
     cosigned = cosignature.attach(first, [cosignature.cosign(tree, "witness.example", KEY, 7)])
     auditor.witnessed(cosigned)
-    stored = records_log.read(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS)
+    stored = records_log.read_end(two_segments / CHECKPOINTS_LOG, records_log.CHECKPOINTS)
     assert list(stored.records) == [first, second, cosigned]
     assert (two_segments / CHECKPOINT_WITNESSED).read_bytes() == cosigned
     assert (two_segments / CHECKPOINT).read_bytes() == second

@@ -226,7 +226,7 @@ async def test_what_is_refused_is_kept_and_its_number_named(ledger: Ledger, rout
     await ledger.take(refused)  # A resend fills neither the quarantine nor the log.
     assert len(ledger.own.quarantined) == 1
     await ledger.take(b"no batch at all")
-    stored = records_log.read(ledger.store.directory / NAME, records_log.QUARANTINE)
+    stored = records_log.read_end(ledger.store.directory / NAME, records_log.QUARANTINE)
     assert [int.from_bytes(record[8:10], "big") for record in stored.records] == [8, 1]
 
 

@@ -13,7 +13,7 @@ from libs.transparency import checkpoint
 from libs.transparency.checkpoint import Checkpoint
 from services.ledger import recovery, segments, watermark
 from services.ledger.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
-from services.ledger.records_log import CHECKPOINTS, RecordsLog, read, read_end
+from services.ledger.records_log import CHECKPOINTS, RecordsLog, read_end
 from services.ledger.recovery import LOST_AND_FOUND, Floor, examine
 from services.ledger.scan import SEGMENTS
 from services.ledger.store import LogStore
@@ -253,16 +253,16 @@ def test_flipped_bit_anywhere_in_a_records_file_is_found_or_looks_torn(tmp_path:
     log.append([b"one", b"two"])
     log.append([b"three"])
     log.close()
-    whole = read(path, CHECKPOINTS)
+    whole = read_end(path, CHECKPOINTS)
     assert (whole.records, whole.torn) == ((b"one", b"two", b"three"), b"")
     last = path.stat().st_size - len(b"three") - 40
     for at in range(path.stat().st_size):
         flip(path, at)
         if at < last:
             with pytest.raises(LogDamaged, match=r"checkpoints\.log"):
-                read(path, CHECKPOINTS)
+                read_end(path, CHECKPOINTS)
         else:
-            found = read(path, CHECKPOINTS)
+            found = read_end(path, CHECKPOINTS)
             assert (found.records, found.end) == ((b"one", b"two"), last)
             assert found.torn
         flip(path, at)
@@ -273,8 +273,8 @@ def test_of_a_long_records_file_the_end_is_read_alone(tmp_path: Path) -> None:
     log = RecordsLog(path, CHECKPOINTS, 0)
     log.append([b"note %d" % number for number in range(1000)])
     log.close()
-    whole = read(path, CHECKPOINTS)
-    assert read_end(path, CHECKPOINTS) == whole
+    whole = read_end(path, CHECKPOINTS)
+    assert len(whole.records) == 1000
     for most in (1, 45, 46, 47, 94, 95, 1000):
         found = read_end(path, CHECKPOINTS, most)
         assert (found.end, found.torn) == (whole.end, b"")

@@ -36,7 +36,7 @@ def test_what_nobody_signed_is_kept_and_told_to_nobody(tmp_path: Path) -> None:
     again = Rejections(tmp_path)
     assert again.of(ISSUER, 1) == []
     again.close()
-    (record,) = records_log.read(tmp_path / NAME, records_log.QUARANTINE).records
+    (record,) = records_log.read_end(tmp_path / NAME, records_log.QUARANTINE).records
     assert record == (9).to_bytes(8, "big") + int(Reason.SIGNATURE_INVALID).to_bytes(2, "big") + b"record 3"
 
 

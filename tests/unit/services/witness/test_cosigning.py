@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from libs.transparency import checkpoint, cosignature, merkle
 from libs.transparency.add_checkpoint import AddCheckpoint, WitnessRequestMalformed, newest_path
 from libs.transparency.checkpoint import Checkpoint
-from libs.transparency.note import Signature
+from libs.transparency.note import Signature, VerifierKey
 from services.witness.book import Book, BookBroken, BookDamaged
 from services.witness.cosigning import (
     Cosigning,
@@ -213,6 +214,18 @@ def test_nothing_is_given_out_that_could_not_be_written(tmp_path: Path, witness_
             database.execute("CREATE VIEW logs AS SELECT 'x' AS origin, x'00' AS note, NULL AS attested")
         with pytest.raises(BookBroken):
             cosigning.add_checkpoint(GrowingLog().grow(3).request(0, 3).encode())
+
+
+def test_a_key_that_evidence_brought_counts_no_more_once_keys_are_configured(book: Book, cosigning: Cosigning) -> None:
+    log = GrowingLog().grow(5)
+    cosigning.add_checkpoint(log.request(0, 3).encode())
+    with book.page(ORIGIN) as page:
+        assert page.remembered is not None
+        brought = VerifierKey(ORIGIN, OTHER_KEY.public_key().public_bytes_raw())
+        page.following = replace(page.remembered, attested=brought)
+    with pytest.raises(LogKeyNotTrusted):
+        cosigning.add_checkpoint(log.request(3, 5, OTHER_KEY).encode())
+    cosigning.add_checkpoint(log.request(3, 5).encode())
 
 
 def test_keys_are_never_replaced_in_silence(tmp_path: Path, witness_keys: WitnessKeys) -> None:

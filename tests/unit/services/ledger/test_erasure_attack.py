@@ -36,6 +36,7 @@ from tests.fakes.joined_mesh import JoinedMesh
 from tests.fakes.secrets import Secrets
 
 from .live import LiveMesh, Router
+from .live_group import LiveGroup
 from .vault_attack import Loot, files_below, released_by_the_kms, rows_in
 
 ERASED_TENANT, OTHER_TENANT = "ab" * 16, "cd" * 16
@@ -49,6 +50,13 @@ LEAST_DEATHS = 3
 @pytest.fixture
 async def live(mesh: JoinedMesh) -> AsyncIterator[LiveMesh]:
     async with LiveMesh(mesh).running() as running:
+        yield running
+
+
+@pytest.fixture
+async def group(mesh: JoinedMesh) -> AsyncIterator[LiveGroup]:
+    async with LiveGroup(mesh).running() as running:
+        assert isinstance(running, LiveGroup)
         yield running
 
 
@@ -261,6 +269,36 @@ def check_the_attack(
     # What is attacked is there: the broker still has every sealed body.
     stored = b"".join(data for path, data in loot.files.items() if path.suffix == ".blk")
     assert all(row.body in stored for row in rows)
+
+
+async def test_nothing_on_any_members_disk_opens_an_erased_entry(group: LiveGroup) -> None:
+    async with writer(group) as router:
+        await group.start_all()
+        group.target = group.targets[await group.writer(router.router.member)]
+        said = {(await router.write(ERASED_TENANT, number)).entry for number in range(ENTRIES)}
+        vault = await router.vaults.key(ERASED_TENANT)
+        released = await released_by_the_kms(group, [vault.vault_id], [vault.epoch])
+        # Each member has a copy, and the writer what it works with.
+        before = await until_held_by(group, vault.vault_id, released, 1 + len(group.names))
+        assert (await erase(group, vault.vault_id)).key == "retired"
+        await until_held_by(group, vault.vault_id, released, 0)
+        await until_forgotten(router, ERASED_TENANT)
+    await group.stop()
+    loot = Loot.of(released, files_below(group.mesh.folder))
+    for place in group.places.values():
+        rows = [row for _, row in rows_in(place.data_dir) if row.vault_id == vault.vault_id]
+        assert {before.opens(row) for row in rows} == said
+        assert not any(loot.opens(row) for row in rows)
+
+
+async def until_held_by(live: LiveMesh, vault_id: bytes, released: dict[str, bytes], count: int) -> Loot:
+    """Wait until so many files hold shares of a vault: a majority's do at once, the others' a little later."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            loot = Loot.of(released, files_below(live.mesh.folder))
+            if len(loot.holding(vault_id)) == count:
+                return loot
+            await asyncio.sleep(0.05)
 
 
 async def test_a_ledger_that_is_killed_in_the_middle_finishes_and_keeps_the_rest(live: LiveMesh) -> None:

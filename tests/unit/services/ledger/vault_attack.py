@@ -28,6 +28,8 @@ from .conftest import open_store
 from .live import LiveMesh
 
 _KEYRING = b"TMKR"
+_COPY, _COPY_HEAD, _COPY_END = b"TMKC0001", 24, 32
+"""What goes around a keyring on the disk of a member that another one gave it to."""
 _HEAD_SIZE = 20
 _HEX_SECRET = re.compile(rb"[0-9a-f]{64}")
 _ANY_TENANT = "00" * 16
@@ -97,6 +99,10 @@ class Loot:
                         return [bytes.fromhex(share) for share in (*shares, vault["tag_share"])]
         return []
 
+    def holding(self, vault_id: bytes) -> set[Path]:
+        """Return the files that hold shares of a vault."""
+        return {path for path, data in self.files.items() if Loot(self.released, {path: data}).shares(vault_id)}
+
     def opens(self, row: Row) -> bytes | None:
         """Return what an entry says, if any of it opens it by the formulae of the format."""
         for key in self._vault_keys(row):
@@ -126,6 +132,8 @@ def _place(row: Row) -> tuple[bytes, int]:
 
 
 def _open_keyring(data: bytes, key: bytes) -> bytes | None:
+    if data.startswith(_COPY):
+        data = data[_COPY_HEAD:-_COPY_END]
     if not data.startswith(_KEYRING):
         return None
     associated = data[:8] + log_id(f"{TRUST_DOMAIN}/ledger/1")

@@ -115,6 +115,10 @@ class Leading:
         content = await asyncio.to_thread(self._keyring_file.writers_own)
         await self._share(KeyringCopy(self._epoch, generation, content))
 
+    async def forgotten(self) -> None:
+        """Return once every member's copy is the keyring that was shared last. One that is away is waited for."""
+        await self.majority.until_kept_by_all(self._keyring)
+
     def known(self) -> list[Known]:
         """Return what is known of each of the others."""
         now = self._clock()

@@ -30,10 +30,10 @@ from services.ledger.replication.election import Elections
 from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
 from services.ledger.replication.follower import Follower, WriterDeposed
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles, Tip
-from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
+from services.ledger.replication.keyring_copy import NAME, KeyringCopy, KeyringCopyFile
 from services.ledger.replication.leading import Leading, begin_epoch
 from services.ledger.replication.others import OtherMember
-from services.ledger.replication.promise import PromiseFile
+from services.ledger.replication.promise import FOLDER, PromiseFile
 from services.ledger.replication.replica import Replica
 from services.ledger.replication.settings import MemberAddress, Replication
 from services.ledger.sequencer import Outcome, Sequencer
@@ -139,6 +139,9 @@ class World:
 
     def forgotten(self, share: int) -> None:
         self._erased.add(share)
+        for member in self.members.values():
+            if share in member.shares():
+                raise Broken(f"share {share} is erased, and {member.name} has it")
         self.seen["erased"] += 1
 
     # What befalls them
@@ -287,6 +290,17 @@ class Simulated:
             self._folder.rename(self._folder.with_name(f"{self.name}-{self._forgotten}"))
             self._is_emptied = True
             self._world.seen["disks lost"] += 1
+
+    def shares(self) -> set[int]:
+        """Every share that is on the disk."""
+        found: set[int] = set()
+        for path in (self._folder / NAME, self._folder / FOLDER / NAME):
+            if path.exists():
+                content = path.read_bytes()
+                found |= set(
+                    _shares(content[content.index(b"[") : content.index(b"]") + 1] if b"[" in content else b"")
+                )
+        return found
 
     def die(self) -> None:
         if self.life is not None and self.store is not None:
@@ -438,6 +452,7 @@ class Life:
             if made is not None:
                 self._world.given_out(made)
             elif erased is not None:
+                await leading.forgotten()
                 self._world.forgotten(erased)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -117,6 +117,8 @@ class Erasing:
             raise ValueError("an order is carried out once it is in the log")
         tree = await self._trees.covering(index + 1)
         generation = await self._vaults.destroy(part)
+        key = await self._end_key(erasure)
+        await self._vaults.forgotten()
         done = ErasureDone(
             part=part,
             ordered=erasure.ordered,
@@ -124,7 +126,7 @@ class Erasing:
             checkpoint_size=tree.size,
             checkpoint_root=tree.root,
             keyring_generation=generation,
-            key=await self._end_key(erasure),
+            key=key,
         )
         await self._say(done)
         log.info("erased", vault=part.subject, ordered=index, key=done.key)

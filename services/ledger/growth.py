@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from libs.errors import Code, MeshError
 
@@ -17,11 +18,11 @@ class LogBehind(MeshError):
 class Growth:
     """The durable size and its root. For use on the event loop alone."""
 
-    def __init__(self, size: int, root: bytes, *, lags: bool = False) -> None:
-        """`lags` where other members may know of more: what is not known here may be in the log all the same."""
+    def __init__(self, size: int, root: bytes, *, is_all: Callable[[], bool] = lambda: True) -> None:
+        """`is_all` says whether nobody knows of more: else what is not known here may be in the log all the same."""
         self.size = size
         self.root = root
-        self.lags = lags
+        self.is_all = is_all
         self._grown = asyncio.Event()
 
     def reach(self, size: int, root: bytes) -> None:
@@ -31,7 +32,7 @@ class Growth:
 
     def require_all(self) -> None:
         """Raise `LogBehind` unless what is not known here is in no log. Before anyone is told that something is not."""
-        if self.lags:
+        if not self.is_all():
             raise LogBehind(f"this member knows of {self.size} leaves, and others may know of more: ask again")
 
     async def beyond(self, size: int) -> None:

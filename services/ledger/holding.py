@@ -17,6 +17,10 @@ class Holding(Protocol):
         """Return once the keyring that is stored, of this generation, counts."""
         ...
 
+    async def forgotten(self) -> None:
+        """Return once no member has an older keyring than the one that counts."""
+        ...
+
 
 class Alone:
     """The log is on this machine alone: what is durable here counts."""
@@ -25,6 +29,9 @@ class Alone:
         return
 
     async def share(self, generation: int) -> None:
+        return
+
+    async def forgotten(self) -> None:
         return
 
 

@@ -169,10 +169,15 @@ class Vaults:
     async def destroy(self, part: VaultPart) -> int:
         """Destroy the share of a month; or every share of a vault, its tag share and its tenant's name.
 
-        They ARE gone from the keyring's file when this returns its generation, and from memory. Again is no error.
+        They ARE gone from the keyring's file when this returns its generation, and from memory. Other members may have
+        them until `forgotten`. Again is no error.
         """
         # A caller that gives up must not leave half a change behind.
         return await asyncio.shield(self._destroy(part))
+
+    async def forgotten(self) -> None:
+        """Return once no member of the log has what was destroyed: one that is away has an older keyring."""
+        await self._holding.forgotten()
 
     def _require_open(self, vault_id: bytes, epoch: int) -> None:
         if self._erasures.closing(vault_id, epoch) is not None:

@@ -42,12 +42,27 @@ class Elections:
 
     async def until_elected(self) -> Elected:
         """Return once this member is to write: it takes no other writer's frames any more."""
+        await self.until_informed()
         while True:
             await self._until_silence()
             elected = await self.campaign()
             if elected is not None:
                 return elected
             self._tried_at = self._clock()
+
+    async def until_informed(self) -> None:
+        """Learn what the others have promised, where this member may have forgotten its own promises.
+
+        Whoever was elected with its vote asked a majority, with itself. So many of the others are asked that one of
+        those is among them; of three members, both.
+        """
+        while not self._follower.is_informed:
+            ballot = self._follower.ballot()
+            answers = await asyncio.gather(*(self._ask(other, ballot, trial=True) for other in self._others))
+            if sum(vote is not None for _, vote in answers) >= self._settings.majority:
+                self._follower.inform()
+            else:
+                await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _until_silence(self) -> None:
         """Wait until no writer was heard for a while, another while each time: or all would stand at once."""

@@ -8,10 +8,10 @@ the log has after it: frames without entries have none, and losing one loses not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import structlog
 
@@ -37,6 +37,13 @@ class WriterDeposed(MeshError):
     code = Code.ABORTED
     reason = "WRITER_DEPOSED"
     exit_status = START_ANEW
+
+
+class PromiseUnknown(MeshError):
+    """This member may have forgotten what it promised: it follows nobody before it has heard enough of the others."""
+
+    code = Code.UNAVAILABLE
+    reason = "PROMISE_UNKNOWN"
 
 
 class Follower:
@@ -70,6 +77,7 @@ class Follower:
         kept = promises.load() or Promise(last_epoch)
         # Nobody gets this member's vote for an epoch that its own log has a frame of.
         self._promise = kept if kept.epoch >= last_epoch else replace(kept, epoch=last_epoch, to="")
+        self._is_informed = kept.settled
         self._keyring = keyring.load()
         self._turn = asyncio.Lock()
         self._ended: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
@@ -119,7 +127,7 @@ class Follower:
                 await self._promise_to(ballot.epoch, candidate)
             return Vote(granted, self.epoch, self.settled, self._keyring.version)
 
-        return await self._in_turn(answer())
+        return await self._in_turn(answer)
 
     def ballot(self) -> Ballot:
         """Return what this member would say as a candidate now."""
@@ -134,12 +142,21 @@ class Follower:
             await self._promise_to(ballot.epoch, self._own)
             return True
 
-        return await self._in_turn(answer())
+        return await self._in_turn(answer)
+
+    @property
+    def is_informed(self) -> bool:
+        """Whether no writer is earlier than one that this member has promised itself to and forgotten."""
+        return self._is_informed
+
+    def inform(self) -> None:
+        """Take in that enough of the others were asked, and `hear_of` was told what they have promised."""
+        self._is_informed = True
 
     async def hear_of(self, epoch: int) -> None:
         """Take in that somebody has promised an epoch: an earlier one is of no use any more."""
         if epoch > self.epoch:
-            await self._in_turn(self._rise_to(epoch))
+            await self._in_turn(lambda: self._rise_to(epoch))
 
     async def become_writer(self, epoch: int, keyring: KeyringCopy) -> bool:
         """Write from now on, and let the writer begin with a keyring; return whether the vote for oneself still holds.
@@ -154,32 +171,35 @@ class Follower:
             await self._in_thread(lambda: self._keyring_file.install(keyring))
             return True
 
-        return await self._in_turn(answer())
+        return await self._in_turn(answer)
 
     async def settle(self) -> None:
         """Take in that a majority has what this member, its writer, holds: so that is all that it ever answered for."""
-        await self._in_turn(self._settle())
+        await self._in_turn(self._settle)
 
     async def take(self, writer: str, heading: Heading, data: bytes) -> Taken:
         """Add a writer's frames. What the answer says to be held IS durable.
 
-        Raises `FrameDamaged`, `AppendMalformed`, or `LogDiverged`, which also ends this process.
+        Raises `PromiseUnknown`, `FrameDamaged`, `AppendMalformed`, or `LogDiverged`, which also ends this process.
         """
-        return await self._in_turn(self._take(writer, heading, data))
+        return await self._in_turn(lambda: self._take(writer, heading, data))
 
     async def keep_keyring(self, writer: str, copy: KeyringCopy) -> int:
-        """Replace the copy of the keyring, durably; return the promised epoch: above the writer's, nothing was kept."""
+        """Replace the copy of the keyring, durably; return the promised epoch: above the writer's, nothing was kept.
+
+        Raises `PromiseUnknown`.
+        """
 
         async def answer() -> int:
             if await self._follows(writer, copy.epoch) and copy.version > self._keyring.version:
                 await self._store_keyring(copy, forget=True)
             return self.epoch
 
-        return await self._in_turn(answer())
+        return await self._in_turn(answer)
 
     async def keep_own_keyring(self, copy: KeyringCopy) -> None:
         """Keep the copy that this member gives the others as their writer. It IS durable then."""
-        await self._in_turn(self._store_keyring(copy, forget=False))
+        await self._in_turn(lambda: self._store_keyring(copy, forget=False))
 
     async def _take(self, writer: str, heading: Heading, data: bytes) -> Taken:
         if not await self._follows(writer, heading.epoch):
@@ -215,7 +235,8 @@ class Follower:
         self._keyring = copy
 
     def _may_write(self, candidate: str, ballot: Ballot) -> bool:
-        if self._clock() < self.heard_at + self._patience:
+        # A writer ends before it votes: what it holds, and counts itself, must be what the candidate is measured by.
+        if self.writes or self._clock() < self.heard_at + self._patience:
             return False
         if ballot.epoch < self.epoch or (ballot.epoch == self.epoch and self._promise.to not in ("", candidate)):
             return False
@@ -224,8 +245,10 @@ class Follower:
     async def _follows(self, writer: str, epoch: int) -> bool:
         """Whether a writer is the one of its epoch, and no later epoch is promised. A new epoch is promised to it.
 
-        In the promised epoch itself the writer may be another than this member voted for.
+        In the promised epoch itself the writer may be another than this member voted for. Raises `PromiseUnknown`.
         """
+        if not self._is_informed:
+            raise PromiseUnknown("this member asks the others first what they have promised")
         if epoch < self.epoch or (epoch == self.epoch and self.writer not in ("", writer)):
             return False
         if epoch > self.epoch or not self._promise.to:
@@ -261,12 +284,12 @@ class Follower:
         await self._in_thread(lambda: self._promises.store(promise))
         self._promise = promise
 
-    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _in_turn(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do one thing at a time, each to its end, also when whoever asked has given up: what is on disk is known."""
 
         async def turn() -> T:
             async with self._turn:
-                return await work
+                return await work()
 
         return await asyncio.shield(turn())
 

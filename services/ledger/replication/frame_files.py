@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -97,12 +98,12 @@ class FrameFiles:
         return b"".join(taken), at
 
     def backwards(self, end: FrameEnd, down_to: int, limit: int) -> Sequence[FrameName]:
-        """Return the names of the last frames, newest first, as far as the first that ends at `down_to` leaves."""
+        """Return the names of the last frames, newest first, and after at most `limit` of them that of the first that
+        ends at `down_to` leaves.
+        """
         start = self._last_of_leaf(down_to - 1) if down_to else _START
-        names = [start.name]
-        for at in self._from(start, end):
-            names.append(at.name)
-        return names[::-1][:limit]
+        last = deque((at.name for at in self._from(start, end)), limit)
+        return [*reversed(last), start.name]
 
     def tip(self, end: FrameEnd) -> Tip:
         """Return the state of the log at the end of a frame."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ from libs.identity.member import Member
 from libs.rpc.policies import ServiceBinding
 from libs.transparency.merkle import EMPTY_ROOT
 from services.ledger import segments
-from services.ledger.breaking import ending_when_broken
 from services.ledger.config import Config
 from services.ledger.damage import LogRolledBack
 from services.ledger.growth import Growth
@@ -23,16 +21,15 @@ from services.ledger.keys import KeySource
 from services.ledger.recovery import read_signed
 from services.ledger.replication.election import Elections
 from services.ledger.replication.follower import Follower
-from services.ledger.replication.frame_files import FrameEnd, FrameFiles
+from services.ledger.replication.frame_files import FrameFiles
 from services.ledger.replication.keyring_copy import KeyringCopyFile
-from services.ledger.replication.leading import Elected, Leading
+from services.ledger.replication.leading import Elected, Leading, begin_epoch
 from services.ledger.replication.others import OtherMember
 from services.ledger.replication.promise import PromiseFile
 from services.ledger.replication.replica import Replica
 from services.ledger.replication.servicer import ReplicationServicer, replication_binding
 from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
 from services.ledger.servicer import LedgerServicer, Reading
-from services.ledger.store import LogStore
 from services.ledger.witnessed_floor import witnessed_floors
 
 
@@ -105,9 +102,6 @@ class Group:
             tasks.create_task(leading.run())
             await self._require_witnessed()
             await leading.until_begun()
-            head = self._opened.store.head
-            self._growth.reach(head.size, head.root())
-            self._growth.lags = False
             async with running(
                 member, itself, self._config, self._opened, trust, keys, reading, term, self._thread
             ) as ledger:
@@ -127,9 +121,7 @@ class Group:
 
     async def _lead(self, elected: Elected, others: list[OtherMember]) -> Leading:
         store, files = self._opened.store, FrameFiles(self._opened.store)
-        first = await asyncio.get_running_loop().run_in_executor(
-            self._thread, _begin_epoch, store, files, elected.epoch
-        )
+        first = await asyncio.get_running_loop().run_in_executor(self._thread, begin_epoch, store, files, elected.epoch)
         return Leading(
             self._own,
             self._settings,
@@ -148,23 +140,8 @@ async def _say_nothing() -> None:
     """The log was verified when it was opened."""
 
 
-def _begin_epoch(store: LogStore, files: FrameFiles, epoch: int) -> FrameEnd:
-    """Write the epoch's first frame: without entries, and with the position that the stream was read to."""
-    head = store.head
-    data, _, after = head.build(
-        (),
-        epoch=epoch,
-        source=head.source,
-        source_low=head.source_high + 1,
-        source_high=head.source_high,
-        wall_ns=time.time_ns(),
-    )
-    with ending_when_broken():
-        store.append(data, after)
-    return files.last()
-
-
 def _signed(directory: Path) -> Growth:
     """Return the largest size that was signed here: a majority held it then."""
     newest = read_signed(directory).newest
-    return Growth(0, EMPTY_ROOT, lags=True) if newest is None else Growth(newest.size, newest.root, lags=True)
+    size, root = (0, EMPTY_ROOT) if newest is None else (newest.size, newest.root)
+    return Growth(size, root, is_all=lambda: False)

@@ -7,12 +7,14 @@ gives up: by then the others may have another, and whoever follows this one woul
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from libs.errors import MeshError
+from services.ledger.breaking import ending_when_broken
 from services.ledger.growth import Growth
 from services.ledger.replication.exchange import Heading, Taken
 from services.ledger.replication.follower import Follower, WriterDeposed
@@ -21,6 +23,7 @@ from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFil
 from services.ledger.replication.majority import Majority
 from services.ledger.replication.others import PIECE_BYTES, OtherMember
 from services.ledger.replication.settings import Replication
+from services.ledger.store import LogStore
 
 log = structlog.get_logger()
 
@@ -76,6 +79,7 @@ class Leading:
         self._end = first
         self._first = first
         self._keyring = KeyringCopy(elected.epoch, elected.keyring.generation, elected.keyring.content)
+        self._begun = False
         self._heard = {other.instance: clock() for other in others}
         self._wakes = {other.instance: asyncio.Event() for other in others}
 
@@ -87,9 +91,16 @@ class Leading:
             tasks.create_task(self._keep_majority())
 
     async def until_begun(self) -> None:
-        """Wait until a majority has this epoch's first frame and, with it, everything before; and the keyring."""
+        """Wait until a majority has this epoch's first frame and, with it, everything before; and the keyring.
+
+        All of that counts then.
+        """
         await self._share(self._keyring)
         await self.held()
+        tip = await asyncio.to_thread(self._files.tip, self._first)
+        self._growth.reach(self._first.name.size, tip.root)
+        self._growth.is_all = self.is_heard
+        self._begun = True
         await self._follower.settle()
 
     async def held(self) -> None:
@@ -104,6 +115,10 @@ class Leading:
         content = await asyncio.to_thread(self._keyring_file.writers_own)
         await self._share(KeyringCopy(self._epoch, generation, content))
 
+    async def forgotten(self) -> None:
+        """Return once every member's copy is the keyring that was shared last. One that is away is waited for."""
+        await self.majority.until_kept_by_all(self._keyring)
+
     def known(self) -> list[Known]:
         """Return what is known of each of the others."""
         now = self._clock()
@@ -111,6 +126,13 @@ class Leading:
             Known(instance, self.majority.held_by(instance), now < heard + self._settings.election_seconds)
             for instance, heard in self._heard.items()
         ]
+
+    def is_heard(self) -> bool:
+        """Whether nobody else can be the writer yet: a majority has promised itself to none since it was asked last.
+
+        Whoever answers gives no other candidate a vote for as long; this member gives none while it writes.
+        """
+        return self._clock() < self._majority_heard_at() + self._settings.election_seconds
 
     async def _share(self, copy: KeyringCopy) -> None:
         await self._follower.keep_own_keyring(copy)
@@ -147,18 +169,21 @@ class Leading:
         except TimeoutError:
             return
 
-    def heard(self, instance: str, epoch: int) -> None:
-        """Take in an answer. One from a later epoch ends this writer."""
+    def now(self) -> float:
+        return self._clock()
+
+    def heard(self, instance: str, epoch: int, asked_at: float) -> None:
+        """Take in an answer. One from a later epoch ends this writer, and raises `WriterDeposed`."""
         if epoch > self._epoch:
-            self._follower.end(WriterDeposed(f"{instance} has promised itself to epoch {epoch}"))
-            return
-        self._heard[instance] = self._clock()
+            deposed = WriterDeposed(f"{instance} has promised itself to epoch {epoch}")
+            self._follower.end(deposed)
+            raise deposed
+        self._heard[instance] = asked_at
         self._follower.heard_at = self._majority_heard_at()
 
     def heading(self, after: FrameEnd) -> Heading:
         """Return what goes before frames that follow one."""
-        begun = self.majority.committed is not None
-        return Heading(self._epoch, after.name, self._growth.size, begun)
+        return Heading(self._epoch, after.name, self._growth.size, self._begun)
 
     @property
     def end(self) -> FrameEnd:
@@ -173,7 +198,7 @@ class Leading:
         return self._keyring
 
     def _majority_heard_at(self) -> float:
-        """When, at the latest, a majority with this member had been heard."""
+        """When the last was asked that a majority, with this member, has answered since."""
         return sorted(self._heard.values(), reverse=True)[self._settings.majority - 2]
 
     async def _keep_majority(self) -> None:
@@ -199,12 +224,14 @@ class _Supply:
         """Give the next of what the member lacks, or a heartbeat; return whether it lacks more. Raises `MeshError`."""
         leading, other = self._leading, self._other
         if (keyring := leading.keyring) is not self._keyring:
-            leading.heard(other.instance, await other.keep_keyring(keyring))
+            asked_at = leading.now()
+            leading.heard(other.instance, await other.keep_keyring(keyring), asked_at)
             leading.majority.has_keyring(other.instance, keyring.version)
             self._keyring = keyring
         data, end = await asyncio.to_thread(leading.files.read, self._at, leading.end, PIECE_BYTES)
+        asked_at = leading.now()
         taken = await other.append(leading.heading(self._at), data)
-        leading.heard(other.instance, taken.epoch)
+        leading.heard(other.instance, taken.epoch, asked_at)
         if taken.held == end.name:
             self._at = end
             leading.majority.holds(other.instance, end)
@@ -218,7 +245,25 @@ class _Supply:
             if common is not None:
                 self._at = common
                 self._leading.majority.holds(self._other.instance, common)
+                # A log that was emptied has no keyring either.
+                self._keyring = None
                 return True
         if taken.recent:
             log.error("a member's log has nothing in common with this one", member=self._other.instance)
         return False
+
+
+def begin_epoch(store: LogStore, files: FrameFiles, epoch: int) -> FrameEnd:
+    """Write the epoch's first frame: without entries, and with the position that the stream was read to."""
+    head = store.head
+    data, _, after = head.build(
+        (),
+        epoch=epoch,
+        source=head.source,
+        source_low=head.source_high + 1,
+        source_high=head.source_high,
+        wall_ns=time.time_ns(),
+    )
+    with ending_when_broken():
+        store.append(data, after)
+    return files.last()

@@ -59,7 +59,14 @@ class Majority:
 
     async def until_kept(self, keyring: KeyringCopy) -> None:
         """Wait until a majority has a keyring, or later ones."""
-        while sum(version >= keyring.version for version in self._keyrings.values()) < self._count:
+        await self._until_kept(keyring, self._count)
+
+    async def until_kept_by_all(self, keyring: KeyringCopy) -> None:
+        """Wait until every member has a keyring, or a later one."""
+        await self._until_kept(keyring, len(self._keyrings))
+
+    async def _until_kept(self, keyring: KeyringCopy, members: int) -> None:
+        while sum(version >= keyring.version for version in self._keyrings.values()) < members:
             await self._grown.wait()
 
     def _tell(self) -> None:

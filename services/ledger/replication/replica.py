@@ -6,14 +6,18 @@ logs contradict each other, and this member ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from pathlib import Path
+from typing import NoReturn
 
 from libs.errors import Code, MeshError
 from services.ledger import frames
 from services.ledger.replication.cutting import LogDiverged, cut_and_end
-from services.ledger.replication.frame_files import FrameEnd, FrameFiles, FrameName
+from services.ledger.replication.frame_files import FrameEnd, FrameFiles, FrameName, Tip
 from services.ledger.store import LogStore
+
+Cut = Callable[[Path, FrameEnd, Tip], NoReturn]
 
 _NAMED_FRAMES = 256
 
@@ -36,8 +40,10 @@ class FrameNotHere(Exception):
 class Replica:
     """The log on this member, as others' frames are added. One caller at a time, in the thread that writes."""
 
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: LogStore, cut: Cut = cut_and_end) -> None:
+        """`cut` cuts the log at the end of a frame, and ends the process that knows it longer."""
         self._store = store
+        self._cut = cut
         self._files = FrameFiles(store)
 
     @property
@@ -88,7 +94,7 @@ class Replica:
             raise LogDiverged(
                 f"the writer's log differs after leaf {at.name.size}, and a majority was said to hold {promised}"
             )
-        cut_and_end(self._store.directory, at, self._files.tip(at))
+        self._cut(self._store.directory, at, self._files.tip(at))
 
 
 def _frames(data: bytes) -> Iterator[tuple[frames.Frame, bytes]]:

@@ -120,8 +120,9 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
         self, request: pb.GetStandingRequest, context: Context
     ) -> pb.GetStandingResponse:
         follower, leading = self._follower, self._leading
+        writes = leading is not None and leading.is_heard()
         return pb.GetStandingResponse(
-            role=pb.MEMBER_ROLE_FOLLOWER if leading is None else pb.MEMBER_ROLE_WRITER,
+            role=pb.MEMBER_ROLE_WRITER if writes else pb.MEMBER_ROLE_FOLLOWER,
             epoch=follower.epoch,
             writer=follower.writer,
             size=follower.size,

@@ -24,6 +24,7 @@ from services.ledger.auditing import SignedTree
 from services.ledger.erasing import Erasing
 from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
+from services.ledger.holding import Alone
 from services.ledger.keyring import KeyringFile
 from services.ledger.keys import ReleasedKey
 from services.ledger.sequencer import Candidate, Sequencer
@@ -85,6 +86,19 @@ class Trees:
         return SignedTree(head.size, head.root(), b"note")
 
 
+class Members(Alone):
+    """Other members of the log, of which one may be away: then it has an older keyring."""
+
+    def __init__(self) -> None:
+        self.there = asyncio.Event()
+        self.there.set()
+        self.asked = asyncio.Event()
+
+    async def forgotten(self) -> None:
+        self.asked.set()
+        await self.there.wait()
+
+
 class ErasingLedger:
     """One start of a ledger on a folder: its state is what the log and the keyring there say."""
 
@@ -96,8 +110,9 @@ class ErasingLedger:
         for stored in store.reader.entries(0, store.head.size):
             if stored.leaf.kind is Kind.ERASURE:
                 self.erasures.take(parse_entry(stored.row.body[32:]))
+        self.members = Members()
         file = KeyringFile(store.directory, store.log_id)
-        self.vaults = Vaults(file, file.load(KEYRING_KEY.key), KEYRING_KEY, keys, self.erasures, clock)
+        self.vaults = Vaults(file, file.load(KEYRING_KEY.key), KEYRING_KEY, keys, self.erasures, clock, self.members)
         self.own, self.trees = Own(self), Trees(self)
         self._sequencer: Sequencer = sequencer(store)
         self.erasing = Erasing(store, self.growth, self.erasures, self.vaults, keys, self.trees, self.own)

@@ -145,6 +145,9 @@ class Members:
     async def share(self, generation: int) -> None:
         raise AssertionError("nobody opens a vault here")
 
+    async def forgotten(self) -> None:
+        raise AssertionError("nobody erases here")
+
 
 @pytest.fixture
 def ledger(mesh: JoinedMesh, kms: KmsCore, tmp_path: Path) -> Iterator[Ledger]:

@@ -62,6 +62,27 @@ def steps(ledger: ErasingLedger) -> list[str]:
     return [str(said.body()["step"]) for said in ledger.said()]
 
 
+async def test_an_erasure_is_not_done_while_a_member_that_is_away_has_the_shares(place: Place) -> None:
+    async with place.start() as ledger, ledger.running():
+        part = await vault_with_entries(ledger)
+        ledger.members.there.clear()
+        ordering = asyncio.create_task(ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject)))
+        await ledger.members.asked.wait()
+        # What can be done without it is done: here they are gone, and the KMS gives its half to nobody.
+        assert ledger.vaults.of(part.vault_id) is None
+        assert len(place.keys.retired) == 1
+        assert steps(ledger) == ["ordered"]
+        ordering.cancel()
+    async with place.start() as ledger:
+        ledger.members.there.clear()
+        async with ledger.running():
+            await ledger.members.asked.wait()
+            assert steps(ledger) == ["ordered"]
+            ledger.members.there.set()
+            await ledger.erasing.until_done(part)
+            assert steps(ledger) == ["ordered", "done"]
+
+
 async def test_an_erasure_is_ordered_then_done_and_the_log_says_under_whose_word(place: Place) -> None:
     async with place.start() as ledger, ledger.running():
         part = await vault_with_entries(ledger)

@@ -72,7 +72,7 @@ class Member:
     def __init__(self, store: LogStore, thread: ThreadPoolExecutor, own: str = "one") -> None:
         self.store = store
         self.clock = Clock()
-        self.growth = Growth(0, EMPTY_ROOT, lags=True)
+        self.growth = Growth(0, EMPTY_ROOT, is_all=lambda: False)
         self.files = FrameFiles(store)
         self.keyring_file = KeyringCopyFile(store.directory)
         self.follower = Follower(

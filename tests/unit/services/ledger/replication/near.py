@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from libs.errors import Code, MeshError
 from services.ledger.replication.election import Elections
 from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
 from services.ledger.replication.keyring_copy import KeyringCopy
-from services.ledger.replication.leading import Elected, Leading
+from services.ledger.replication.leading import Elected, Leading, begin_epoch
 from services.ledger.replication.others import OtherMember
 from services.ledger.replication.settings import MemberAddress, Replication
 
@@ -82,32 +83,32 @@ class Group:
     def others(self, name: str) -> list[OtherMember]:
         return [Near(self, name, other) for other in self.names if other != name]
 
-    async def campaign(self, name: str) -> Elected | None:
-        """Let one of them stand once, everyone having waited long enough."""
-        for member in self.members.values():
-            member.wait()
+    def elections(self, name: str) -> Elections:
         member = self.members[name]
-        elections = Elections(self.settings, member.follower, self.others(name), member.clock)
-        return await elections.campaign()
+        return Elections(self.settings, member.follower, self.others(name), member.clock)
+
+    async def inform(self, name: str) -> None:
+        """Let one of them ask the others what they have promised."""
+        async with asyncio.timeout(20):
+            await self.elections(name).until_informed()
+
+    async def campaign(self, name: str) -> Elected | None:
+        """Let one of them stand once, everyone having waited long enough, and asked the others where all are there."""
+        for each, member in self.members.items():
+            member.wait()
+            if not self.away:
+                await self.inform(each)
+        return await self.elections(name).campaign()
 
     def leading(self, name: str, elected: Elected) -> Leading:
         """What the elected one does as the writer, its epoch's first frame being written."""
         member = self.members[name]
-        head = member.store.head
-        data, _, after = head.build(
-            (),
-            epoch=elected.epoch,
-            source=head.source,
-            source_low=head.source_high + 1,
-            source_high=head.source_high,
-            wall_ns=1,
-        )
-        member.store.append(data, after)
+        first = begin_epoch(member.store, member.files, elected.epoch)
         return Leading(
             name,
             self.settings,
             elected,
-            member.files.last(),
+            first,
             follower=member.follower,
             others=self.others(name),
             files=member.files,

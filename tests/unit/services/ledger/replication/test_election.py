@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from services.ledger.growth import LogBehind
+from services.ledger.replication.follower import WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
 
@@ -136,6 +138,67 @@ async def test_a_keyring_does_not_count_before_a_majority_has_it(group: Group) -
         group.away = {"two"}
         async with asyncio.timeout(20):
             await sharing
+
+
+async def test_an_emptied_member_gets_the_keyring_again(group: Group) -> None:
+    """It had it, and the writer remembers that: but what a majority has must outlive the writer."""
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        await until_settled(group)
+        group.away = {"three"}
+        (group.members["one"].store.directory / "keyring").write_bytes(b"with a share")
+        async with asyncio.timeout(20):
+            await leading.share(4)
+        group.away = set()
+        group.forget("two")
+        group.away = {"three"}
+        group.members["two"].follower.inform()
+        async with asyncio.timeout(20):
+            await until(lambda: group.members["two"].follower.settled)
+    assert group.members["two"].follower.keyring == KeyringCopy(1, 4, b"with a share")
+
+
+async def test_a_keyring_that_members_of_a_later_epoch_refused_does_not_count(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        await until_settled(group)
+        group.away = {"one"}
+        sharing = asyncio.create_task(leading.share(4))
+        for name in ("two", "three"):
+            group.members[name].wait()
+            await group.members[name].follower.hear_of(9)
+        group.away = set()
+        with pytest.raises(WriterDeposed):
+            await group.members["one"].follower.until_ended()
+        assert not sharing.done()
+        sharing.cancel()
+    assert {group.members[name].follower.keyring.epoch for name in ("two", "three")} == {1}
+
+
+async def test_an_emptied_member_learns_of_the_promise_that_it_forgot(group: Group) -> None:
+    """One writes and does not know of it yet: two had voted for three, and follows no earlier writer."""
+    await begun(group)
+    for name in ("two", "three"):
+        group.members[name].wait()
+    standing = group.members["three"].follower.ballot()
+    assert await group.members["three"].follower.stand(standing)
+    assert (await group.members["two"].follower.vote("three", standing, trial=False)).granted
+    group.forget("two")
+    group.away = {"three"}
+    asking = asyncio.create_task(group.inform("two"))
+    await asyncio.sleep(0.05)
+    assert not asking.done()
+    group.away = set()
+    await asking
+    assert group.members["two"].follower.epoch == standing.epoch
+
+
+async def test_a_writer_knows_all_only_as_long_as_nobody_can_have_followed_it(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        assert leading.is_heard()
+        group.members["one"].growth.require_all()
+        group.members["one"].wait()
+        assert not leading.is_heard()
+        with pytest.raises(LogBehind):
+            group.members["one"].growth.require_all()
 
 
 async def test_a_member_that_was_away_gets_every_frame_it_lacks(group: Group) -> None:

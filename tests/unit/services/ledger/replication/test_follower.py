@@ -11,7 +11,7 @@ import pytest
 from services.ledger.damage import LogDamaged
 from services.ledger.frames import FrameDamaged
 from services.ledger.replication.cutting import LogDiverged
-from services.ledger.replication.follower import WriterDeposed
+from services.ledger.replication.follower import PromiseUnknown, WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
 from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, require_no_promise
@@ -24,6 +24,7 @@ from .members import Member, Writer, ballot, heading, member_at, writer_at
 async def member(tmp_path: Path) -> AsyncIterator[Member]:
     with member_at(tmp_path / "one") as made:
         made.wait()
+        made.follower.inform()
         yield made
 
 
@@ -210,6 +211,32 @@ async def test_a_writer_is_deposed_by_a_later_epoch_and_takes_no_frames(member: 
     assert member.follower.size == 0
 
 
+async def test_a_writer_gives_no_other_its_vote_before_it_has_ended(member: Member) -> None:
+    """What it writes meanwhile counts as held by it, and a candidate was measured by less."""
+    assert await member.follower.stand(member.follower.ballot())
+    assert await member.follower.become_writer(1, NO_KEYRING)
+    member.wait()
+    for trial in (True, False):
+        assert not (await member.follower.vote("two", ballot(9, last_epoch=9, size=9), trial=trial)).granted
+    assert member.follower.epoch == 1
+
+
+async def test_a_member_that_may_have_forgotten_its_promise_follows_nobody_before_it_has_asked(
+    tmp_path: Path, writer: Writer
+) -> None:
+    with member_at(tmp_path / "new") as new:
+        with pytest.raises(PromiseUnknown):
+            await new.follower.take("two", heading(1), writer.after())
+        with pytest.raises(PromiseUnknown):
+            await new.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
+        assert (new.follower.size, new.follower.keyring.version) == (0, (0, 0))
+        new.follower.inform()
+        await new.follower.take("two", heading(1, committed=5, begun=True), writer.after())
+        assert new.follower.settled
+    with member_at(tmp_path / "new") as again:
+        assert (await again.follower.take("two", heading(1, writer.end.name), b"")).held == writer.end.name
+
+
 async def test_who_has_voted_for_another_meanwhile_does_not_become_the_writer(member: Member) -> None:
     standing = member.follower.ballot()
     assert await member.follower.stand(standing)
@@ -235,6 +262,7 @@ async def test_a_later_writers_keyring_replaces_an_earlier_ones_of_any_generatio
 async def test_a_start_leaves_no_older_shares_beside_the_copy(tmp_path: Path) -> None:
     """The member died when it had the new copy, and before the older file was gone."""
     with member_at(tmp_path / "one") as first:
+        first.follower.inform()
         await first.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
     (tmp_path / "one" / "keyring").write_bytes(b"shares that are erased since")
     with member_at(tmp_path / "one") as again:
@@ -244,6 +272,7 @@ async def test_a_start_leaves_no_older_shares_beside_the_copy(tmp_path: Path) ->
 
 async def test_a_damaged_copy_of_the_keyring_keeps_the_member_down(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as first:
+        first.follower.inform()
         await first.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
     path = tmp_path / "one" / FOLDER / "keyring"
     data = path.read_bytes()

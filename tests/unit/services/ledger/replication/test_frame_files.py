@@ -59,7 +59,7 @@ def test_the_last_frames_are_named_newest_first(writer: Writer) -> None:
     names = writer.files.backwards(writer.end, 4, 100)
     assert [name.size for name in names] == [10, 10, 9, 8, 5, 4, 4, 4]
     assert all(writer.files.find(name, writer.end) is not None for name in names)
-    assert [name.size for name in writer.files.backwards(writer.end, 0, 3)] == [10, 10, 9]
+    assert [name.size for name in writer.files.backwards(writer.end, 0, 3)] == [10, 10, 9, 0]
     assert writer.files.backwards(writer.end, 0, 100)[-1] == LOG_START
 
 

@@ -75,3 +75,14 @@ async def test_a_keyring_counts_when_a_majority_has_it_or_a_later_one() -> None:
         assert not waiting.done()
     majority.has_keyring("b", (2, 4))
     await waiting
+
+
+async def test_an_older_keyring_is_forgotten_when_the_last_member_has_a_later_one() -> None:
+    majority = Majority(["a", "b", "c"])
+    waiting = asyncio.create_task(majority.until_kept_by_all(KeyringCopy(2, 3, b"")))
+    for member, version in (("a", (2, 3)), ("b", (2, 4)), ("c", (1, 9))):
+        majority.has_keyring(member, version)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    majority.has_keyring("c", (2, 3))
+    await waiting

@@ -10,6 +10,7 @@ import structlog
 from libs.events.consume import StreamGap
 from libs.events.erasure import ErasureEntry
 from libs.events.outbox import OutboxFull
+from libs.events.pruning import PruneOrdered
 from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
 from services.ledger.rejections import Refusal
@@ -73,6 +74,10 @@ class OwnEntries:
         Raises `LedgerUnavailable`, after which it may still be logged, and `OutboxFull`.
         """
         await self._publisher.commit(Kind.ERASURE, said.body(), vault=None, timeout=_LOGGED_SECONDS)
+
+    async def prune_logged(self, said: PruneOrdered) -> None:
+        """Say that the log may be pruned, and wait until the log has it. Raises what `erasure_logged` does."""
+        await self._publisher.commit(Kind.PRUNE, said.body(), vault=None, timeout=_LOGGED_SECONDS)
 
     async def _record(self, kind: Kind, body: dict[str, str | int]) -> None:
         try:

@@ -39,6 +39,7 @@ from services.ledger.own import OwnEntries
 from services.ledger.policies import LoggedPolicies
 from services.ledger.position import Position
 from services.ledger.proofs import Proofs
+from services.ledger.prune_orders import PruneOrders
 from services.ledger.rejections import Rejections
 from services.ledger.retention import Retention
 from services.ledger.scrubbing import Scrubber
@@ -90,7 +91,7 @@ async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: 
     )
     tail = Tail(store, growth, checkpoints, keys, await _wait(keys, RESUME_KEY))
     proofs, closed = Proofs(store, growth, checkpoints), ClosedVaults(store, growth)
-    return Reading(growth, checkpoints, proofs, store.reader, tail, closed, Tiles(store, checkpoints))
+    return Reading(growth, checkpoints, proofs, store.reader, tail, closed, store.prunings, Tiles(store, checkpoints))
 
 
 async def keep_sound(config: Config, opened: Opened, reading: Reading) -> None:
@@ -202,7 +203,8 @@ async def running(
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
             ]
-            yield Ledger(vaults, acknowledgements, erasures, vault_orders, reading)
+            prune_orders = PruneOrders(in_force, store, own)
+            yield Ledger(vaults, acknowledgements, erasures, vault_orders, prune_orders, reading)
             for task in background:
                 task.cancel()
 

@@ -15,7 +15,7 @@ from libs.audit.log.sequences import PATIENCE_NS, Hole, Sequences
 from libs.audit.log.tenants import PublicVault, TenantVault
 from libs.audit.log.walk import Located
 
-_GAP, _CONFLICT, _QUARANTINE = 17, 18, 19
+_GAP, _CONFLICT, _QUARANTINE, _PRUNE = 17, 18, 19, 22
 
 OnEntry = Callable[[int, int, PublicEntry], None]
 """Given an entry's index, and when it was committed."""
@@ -35,6 +35,8 @@ class Contents:
     writers: dict[bytes, Writer] = field(default_factory=dict)
     entries: int = 0
     wall_ns: int = 0
+    prune_limit: int = 0
+    """Before which entry the log allows bodies to be gone."""
     _sequences: Sequences = field(default_factory=Sequences)
     _public: PublicVault = field(default_factory=PublicVault)
     _explained: set[tuple[bytes, int]] = field(default_factory=set)
@@ -137,6 +139,11 @@ class Contents:
         elif entry.kind == _CONFLICT:
             issuer, issuer_seq = _named(entry.body)
             self._report(Status.GAP, located, number, f"{_name(issuer)} gave number {issuer_seq} to two entries")
+        elif entry.kind == _PRUNE:
+            limit = entry.body.get("min_index")
+            if type(limit) is not int or not 0 < limit <= located.frame.header.first + number:
+                raise EntryWrong("it allows no entries before it to be pruned")
+            self.prune_limit = max(self.prune_limit, limit)
         elif entry.kind == _GAP:
             lost = f"{entry.body.get('from')} to {entry.body.get('to')}"
             self.findings.remark(f"the stream lost messages {lost}, as an entry says; issuers send theirs again")

@@ -140,6 +140,7 @@ class _Reader:
         if is_whole:
             self._contents.judge_holes()
         self._judge_seals(walk.seals)
+        self._judge_bare(walk.bare)
         keys = (*self._question.keys, *self._own_keys())
         is_to_end = is_whole and (self._part is None or self._part.is_to_end)
         tree = Tree(place.size, is_to_end, self._roots, self._chains)
@@ -197,6 +198,14 @@ class _Reader:
 
     def _own_keys(self) -> Iterable[Key]:
         return (writer.checkpoint_key for writer in self._contents.writers.values() if writer.checkpoint_key)
+
+    def _judge_bare(self, bare: Mapping[str, int]) -> None:
+        for name, end in bare.items():
+            if end > self._contents.prune_limit:
+                what = "the bodies of tenants' entries are gone, and no entry allows that"
+                self._findings.add(Status.DAMAGED, name, None, what)
+        if bare:
+            self._findings.remark(f"the bodies of tenants' entries before {max(bare.values())} were pruned")
 
     def _judge_seals(self, seals: Sequence[Seal]) -> None:
         if self._contents.is_part:

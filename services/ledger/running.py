@@ -19,6 +19,7 @@ from libs.identity.member import Member
 from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.announcing import Announcing, SigningKeys
 from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
@@ -67,6 +68,10 @@ class Opened:
     """SHA-256 of the measured app-compose: which code this is."""
     asked: Asked
     """Who witnesses it."""
+
+    @property
+    def signing_keys(self) -> SigningKeys:
+        return SigningKeys(self.ack_key.public_key().public_bytes_raw(), self.auditor.checkpoint_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +201,15 @@ async def running(
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
+            announcing = Announcing(store, growth, reading.checkpoints, own)
             await own.start(term.epoch, opened.build, store.head.size)
+            await announcing.begin(term.epoch, opened.signing_keys)
             background = [
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
+                tasks.create_task(announcing.keep_seals()),
+                tasks.create_task(announcing.keep_witnessed()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
             ]
             prune_orders = PruneOrders(in_force, store, own)

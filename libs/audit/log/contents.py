@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from libs.audit.log import announcements
+from libs.audit.log.announcements import Announcements
 from libs.audit.log.entries import EntryWrong, PublicEntry, octets, read_entry
 from libs.audit.log.findings import Findings, Status
 from libs.audit.log.frames import PUBLIC
@@ -27,6 +29,7 @@ class Contents:
 
     origin: str
     findings: Findings
+    announcements: Announcements
     tenant: TenantVault | None = None
     is_part: bool = False
     """Whether the log was not read from its first leaf: then who writes, and which numbers came before, is unknown."""
@@ -62,6 +65,7 @@ class Contents:
                 end = start + len(list(run))
                 self._add_run(located, issuer, start, end)
                 start = end
+        self.announcements.follow(located)
         if self.tenant is not None:
             for number, (tag, vault) in enumerate(zip(rows.tags, rows.vaults, strict=True)):
                 wrong = None if vault == PUBLIC else self.tenant.add(tag, vault)
@@ -139,6 +143,9 @@ class Contents:
         elif entry.kind == _CONFLICT:
             issuer, issuer_seq = _named(entry.body)
             self._report(Status.GAP, located, number, f"{_name(issuer)} gave number {issuer_seq} to two entries")
+        elif entry.kind in announcements.KINDS:
+            index = located.frame.header.first + number
+            self.announcements.take(located, index, entry, self.writers.get(entry.issuer))
         elif entry.kind == _PRUNE:
             limit = entry.body.get("min_index")
             if type(limit) is not int or not 0 < limit <= located.frame.header.first + number:

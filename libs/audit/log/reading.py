@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from libs.audit.log import segments
+from libs.audit.log.announcements import Announcements
 from libs.audit.log.contents import Contents, OnEntry
 from libs.audit.log.description import Description, read_description
 from libs.audit.log.findings import BytesWrong, Findings, Status
@@ -121,7 +122,8 @@ class _Reader:
         self._tenant = None if question.tag_key is None else TenantVault(question.tag_key)
         self._part = part = question.part
         is_part = part is not None and part.first > 0
-        self._contents = Contents(description.origin, findings, self._tenant, is_part, question.on_entry)
+        said = Announcements(findings, is_part)
+        self._contents = Contents(description.origin, findings, said, self._tenant, is_part, question.on_entry)
         self._place = Place(description.origin, question.block_leaves)
         self._promises = Promises(description.origin, findings, outside=question.outside)
         self._wanted: list[int] = []
@@ -142,6 +144,10 @@ class _Reader:
         self._judge_seals(walk.seals)
         self._judge_bare(walk.bare)
         keys = (*self._question.keys, *self._own_keys())
+        for held, root in self._contents.announcements.heads:
+            promises.logged.append(held)
+            if root is not None:
+                self._roots[held.checkpoint.size] = root
         is_to_end = is_whole and (self._part is None or self._part.is_to_end)
         tree = Tree(place.size, is_to_end, self._roots, self._chains)
         promises.judge(tree, keys, (walk.file, walk.end))
@@ -216,6 +222,11 @@ class _Reader:
             if not any(_signed(seal, key) for key in reversed(keys)):
                 what = "no ledger that the log knows has sealed the segment"
                 self._findings.add(Status.UNPROVEN, seal.file, seal.offset, what)
+            for said in self._contents.announcements.seals_of(seal.footer.first, seal.footer.count):
+                # Members cut their files alike at times, and each seals its own.
+                if said.footer != seal.footer.digest and said.ack_key is not None and _signed(seal, said.ack_key):
+                    what = f"its ledger says in entry {said.index} that it sealed the segment with another footer"
+                    self._findings.add(Status.DAMAGED, seal.file, seal.offset, what)
 
 
 def _signed(seal: Seal, key: bytes) -> bool:

@@ -22,6 +22,7 @@ from libs.client.ledger import LedgerKeys
 from libs.client.serving import verify_node, verify_outcome
 from libs.errors import MeshError
 from libs.policy.document import Policy
+from libs.transparency.quorum import NOBODY, Quorum
 
 T = TypeVar("T")
 
@@ -73,6 +74,8 @@ class Materials:
     now: int
     foreign_session: bytes | MeshError | None = field(default=None, repr=False)
     """The session of a foreign provider's own that its receipt cites, where one served."""
+    quorum: Quorum = NOBODY
+    """Which witnesses must have cosigned the checkpoint."""
 
 
 def run_checks(materials: Materials) -> list[Check]:
@@ -200,8 +203,11 @@ class _Proof:
         return f"leaf {statement.index}"
 
     def entry_is_included(self) -> str:
-        checkpoint = ledger.verify_included(self._commitment(), proven(self._log_keys, 10))
-        return f"tree of {checkpoint.size} leaves, root {checkpoint.root.hex()[:16]}..."
+        commitment = self._commitment()
+        checkpoint = ledger.verify_included(commitment, proven(self._log_keys, 10))
+        cosigned = ", ".join(self._given.quorum.verify(commitment.checkpoint))
+        by = f", cosigned by {cosigned}" if cosigned else ""
+        return f"tree of {checkpoint.size} leaves, root {checkpoint.root.hex()[:16]}...{by}"
 
     def _commitment(self) -> Commitment:
         return commitments.parse(_had(self._given.commitment))

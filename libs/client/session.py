@@ -37,6 +37,7 @@ from libs.client.trust import Trust
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.succession import verify_valid_at
+from libs.transparency.cosignature import QuorumNotReached
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -150,6 +151,7 @@ class RouterSession:
             acknowledger_evidence=evidence.acknowledger,
             ledger_evidence=evidence.ledger,
             now=int(time.time()),
+            quorum=self._trust.quorum,
         )
         # Three appraisals take longer than the loop should wait.
         return await asyncio.to_thread(run_checks, materials)
@@ -164,7 +166,25 @@ class RouterSession:
         return await self._once_there(f"/v1/aci/receipts/{receipt_segment(exchange.receipt_id)}")
 
     async def _commitment(self, exchange: Exchange) -> bytes:
-        return await self._once_there(f"/v1/teemesh/receipts/{receipt_segment(exchange.receipt_id)}/commitment")
+        """Return the commitment: where witnesses are demanded, once they have cosigned, or when patience ends."""
+        path = f"/v1/teemesh/receipts/{receipt_segment(exchange.receipt_id)}/commitment"
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience.settle
+        while True:
+            document = await self._once_there(path)
+            if self._is_cosigned(document) or loop.time() + self._patience.between > deadline:
+                return document
+            await asyncio.sleep(self._patience.between)
+
+    def _is_cosigned(self, document: bytes) -> bool:
+        """Whether there is nothing to wait for; what cannot be read is the checks' to refuse."""
+        try:
+            self._trust.quorum.verify(commitments.parse(document).checkpoint)
+        except QuorumNotReached:
+            return False
+        except MeshError:
+            return True
+        return True
 
     async def _session(self, receipt: bytes | MeshError) -> bytes:
         """The unverified receipt only says what to fetch; the checks say whether it may be believed."""

@@ -8,6 +8,7 @@ from libs.policy.compose import Anchors
 from libs.policy.document import Policy
 from libs.policy.signatures import verify_seed
 from libs.policy.succession import verify_valid_at
+from libs.transparency.quorum import NOBODY, Quorum
 
 ROUTER_ROLE = "router"
 
@@ -27,6 +28,8 @@ class Trust:
     vouches for: the key is pinned by attestation."""
     mesh_ca: bytes | None = None
     """The mesh CA's certificate, DER, where the user has it: then the router must name the same key."""
+    quorum: Quorum = NOBODY
+    """Which witnesses must have cosigned the tree that an answer's receipt is shown in."""
 
     def policy(self, now: float) -> Policy:
         """Return the policy if enough operators signed it for this mesh and it holds now (Unix seconds).

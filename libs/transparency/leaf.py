@@ -16,6 +16,7 @@ _LAYOUT = struct.Struct(">4sB3sQ32s16s32s")
 _KEY = struct.Struct(">4xB3xQ32s")
 _MAGIC = b"TML1"
 _RESERVED = bytes(3)
+_KIND_AT = 4
 
 
 class Kind(IntEnum):
@@ -114,6 +115,11 @@ def verify(data: bytes) -> None:
         raise LeafMalformed(f"unknown kind {number}")
     if issuer_seq < 1:
         raise LeafMalformed("an issuer's sequence starts at 1")
+
+
+def is_tenants(data: bytes) -> bool:
+    """Whether leaf data that `parse` takes is of a kind that lies in its tenant's vault."""
+    return data[_KIND_AT] in _TENANTS
 
 
 def key_of(data: bytes) -> tuple[int, bytes, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from libs.client.exchange import Exchange, chat_body
 from libs.client.session import RouterSession, open_session
 from libs.client.trust import Trust
 from libs.identity.certificate import der_of
+from libs.transparency.quorum import NOBODY, Quorum
 from services.cli.layout import add_state_option
 from services.cli.mesh_reading import MeshReader
 from services.cli.verify_output import print_checks, print_development, printable
+from services.cli.witness_options import add_witness_options, read_quorum
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,14 +30,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("prompt")
     add_state_option(parser)
     parser.add_argument("--no-stream", action="store_true", help="wait for the whole answer")
+    add_witness_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    return 0 if asyncio.run(chat(args.state, args.prompt, stream=not args.no_stream)) else 1
+    quorum = read_quorum(args)
+    return 0 if asyncio.run(chat(args.state, args.prompt, stream=not args.no_stream, quorum=quorum)) else 1
 
 
-async def chat(state: Path, prompt: str, *, stream: bool = True, console: Console | None = None) -> bool:
+async def chat(
+    state: Path, prompt: str, *, stream: bool = True, console: Console | None = None, quorum: Quorum = NOBODY
+) -> bool:
     """Ask the model of the mesh in this state folder; print the answer and the checks; say whether all passed.
 
     Raises what refuses the router before anything was sent, and what the router refuses with.
@@ -42,7 +49,8 @@ async def chat(state: Path, prompt: str, *, stream: bool = True, console: Consol
     shown = console or Console()
     mesh = MeshReader(state / "mesh.json")
     body = chat_body(mesh.text("model"), [{"role": "user", "content": prompt}], stream=stream)
-    async with open_session(mesh.text("router_url"), mesh.text("api_key"), read_trust(mesh)) as session:
+    trust = replace(read_trust(mesh), quorum=quorum)
+    async with open_session(mesh.text("router_url"), mesh.text("api_key"), trust) as session:
         print_development(session.policy.development_roots, shown)
         exchange = await _ask(session, body, shown)
         return print_checks(await session.verify(exchange), shown)

@@ -17,6 +17,7 @@ from libs.policy.orders import (
     ERASE_VAULT,
     HOLD_VAULT,
     JOIN_KMS,
+    PRUNE_LOG,
     RELEASE_VAULT,
     RETIRE_KEY,
     Order,
@@ -124,7 +125,7 @@ def _show(order: Order) -> None:
 def _run_submit(args: argparse.Namespace) -> int:
     signed = read_input(args.order)
     order = parse_order(signed).order
-    if order.action in (ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT):
+    if order.action in (ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, PRUNE_LOG):
         raise InputUnreadable(f"an order to {order.action} is for the ledger: teemesh ledger submit")
     if order.action != RETIRE_KEY:
         raise InputUnreadable(f"an order to {order.action} is for the instance that joins: its configuration names it")

@@ -26,6 +26,7 @@ from services.cli.layout import add_state_option
 from services.cli.ledger_export import add_export, add_restore
 from services.cli.ledger_fsck import add_fsck
 from services.cli.ledger_lines import describe_entry
+from services.cli.ledger_prune import add_prune
 from services.cli.ledger_verify import add_verify
 from services.cli.mesh_reading import MeshReader
 from services.cli.service_access import ServiceAccess, access_at, read_service_access
@@ -78,6 +79,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_verify(commands.add_parser("verify", help="hold a log against itself, its signed heads and what others hold"))
     add_export(commands.add_parser("export", help="verify a log, and write it, or some segments, as one bundle"))
     add_restore(commands.add_parser("restore", help="make a log's folder of a bundle, every file as it was"))
+    add_prune(commands)
     add_fsck(commands.add_parser("fsck", help="what a start would say of a log; reads, and cuts nothing"))
 
 

@@ -128,6 +128,10 @@ class Bundle:
     def segments(self) -> Sequence[str]:
         return sorted(name.removeprefix(SEGMENTS) for name in self.manifest.files if name.startswith(SEGMENTS))
 
+    def is_bare(self, name: str) -> bool:
+        """A bundle has whole segments only."""
+        return False
+
     def open_segment(self, name: str) -> BinaryIO:
         return self._open(SEGMENTS + name)
 

@@ -27,6 +27,7 @@ from services.cli.inputs import refuse_existing
 from services.cli.ledger_bundle import MANIFEST, OBJECTS, SEGMENTS, Manifest, digest_of, open_bundle
 from services.cli.ledger_bundle_writing import writing_archive, writing_folder
 from services.cli.ledger_files import LogFolder, add_log_argument, log_folder
+from services.cli.ledger_prune import put_back
 
 _POLICY = 4
 _RECORD_FRAMING = 40
@@ -40,6 +41,13 @@ class LogNotSound(MeshError):
 
     code = Code.DATA_LOSS
     reason = "LOG_NOT_SOUND"
+
+
+class EntriesPruned(MeshError):
+    """The bodies of tenants' entries there were taken out of this log's files."""
+
+    code = Code.OUT_OF_RANGE
+    reason = "ENTRIES_PRUNED"
 
 
 class RangeWithoutSegment(MeshError):
@@ -62,13 +70,16 @@ def add_restore(parser: argparse.ArgumentParser) -> None:
     """Fill the parser of `teemesh ledger restore`."""
     parser.add_argument("bundle", type=Path, metavar="DIR|FILE.tar", help="a bundle")
     parser.add_argument("folder", type=Path, metavar="PATH", help="the folder to make; must not exist")
+    parser.add_argument(
+        "--pruned", action="store_true", help="put what was pruned back into the log at PATH, whose ledger is stopped"
+    )
     parser.set_defaults(run=_run_restore)
 
 
 def export(source: LogFolder, to: Path, first: int, last: int | None, block_leaves: int = BLOCK_LEAVES) -> Manifest:
     """Write a bundle of the segments that hold entries `first` to `last`, all others left out.
 
-    Raises `LogNotSound`, `RangeWithoutSegment`, `OutputUnwritable`.
+    Raises `LogNotSound`, `RangeWithoutSegment`, `EntriesPruned`, `OutputUnwritable`.
     """
     taken = _Snapshot.take(source)
     gathered = _Gathered()
@@ -77,6 +88,9 @@ def export(source: LogFolder, to: Path, first: int, last: int | None, block_leav
         why = next(each.what for each in reading.findings.wrong if each.status is reading.findings.worst)
         raise LogNotSound(f"verify the log: {why}")
     names = _chosen(reading, first, last)
+    held = [name for name in sorted(reading.lengths) if not source.is_bare(name)]
+    if names[0] < held[0]:
+        raise EntriesPruned(f"entries before {_first(held[0])} are pruned here: begin there (--from)")
     small = {**taken.heads, **gathered.policies, "keys": "".join(f"{key.text()}\n" for key in reading.keys).encode()}
     files = {name: _File(len(data), _of_bytes(data)) for name, data in small.items()}
     for name in names:
@@ -116,6 +130,10 @@ def _run_export(args: argparse.Namespace) -> int:
 
 
 def _run_restore(args: argparse.Namespace) -> int:
+    if args.pruned:
+        names = put_back(args.bundle, LogFolder(args.folder))
+        Console().out(f"{args.folder}: {len(names)} segments are whole again", highlight=False)
+        return 0
     refuse_existing(args.folder)
     manifest = restore(args.bundle, args.folder)
     whole = "" if manifest.first == 0 and manifest.is_to_end else "; only a part, which no ledger starts with"
@@ -141,6 +159,9 @@ class _Snapshot:
 
     def segments(self) -> Sequence[str]:
         return self.source.segments()
+
+    def is_bare(self, name: str) -> bool:
+        return self.source.is_bare(name)
 
     def open_segment(self, name: str) -> BinaryIO:
         return self.source.open_segment(name)

@@ -14,6 +14,7 @@ from services.cli.inputs import InputUnreadable
 from services.cli.layout import add_state_option, layout_of
 
 SEGMENTS = "seg"
+BARE = "bare"
 DESCRIPTION = "log.json"
 
 
@@ -24,13 +25,21 @@ class LogFolder:
     path: Path
 
     def segments(self) -> Sequence[str]:
-        with _readable(self.path / SEGMENTS):
-            return sorted(entry.name for entry in os.scandir(self.path / SEGMENTS))
+        bare = self._names(BARE) if (self.path / BARE).is_dir() else ()
+        return sorted({*self._names(SEGMENTS), *bare})
+
+    def is_bare(self, name: str) -> bool:
+        return not (self.path / SEGMENTS / name).exists()
 
     def open_segment(self, name: str) -> BinaryIO:
-        path = self.path / SEGMENTS / name
+        path = self.path / (BARE if self.is_bare(name) else SEGMENTS) / name
         with _readable(path):
             return path.open("rb")
+
+    def _names(self, folder: str) -> Sequence[str]:
+        path = self.path / folder
+        with _readable(path):
+            return [entry.name for entry in os.scandir(path)]
 
     def read(self, name: str) -> bytes | None:
         path = self.path / name

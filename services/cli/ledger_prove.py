@@ -14,26 +14,19 @@ from pathlib import Path
 from rich.console import Console
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-from libs.errors import Code, MeshError
 from libs.rpc.errors import remote_errors
 from libs.transparency import cose_receipt, proof_file
 from libs.transparency import leaf as leaves
 from libs.transparency.cose_receipt import CoseReceipt
-from libs.transparency.cosignature import CosignerKey
 from libs.transparency.note import VerifierKey
+from libs.transparency.quorum import NOBODY, Quorum, WitnessesTooFew
 from services.cli.inputs import read_input, refuse_existing, write_output
 from services.cli.layout import add_state_option
 from services.cli.mesh_reading import MeshReader
 from services.cli.service_access import ServiceAccess, read_service_access
+from services.cli.witness_options import add_witness_options, read_quorum
 
 _CALL_SECONDS = 10.0
-
-
-class WitnessesTooFew(MeshError):
-    """More cosignatures are asked for than witnesses are named."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "WITNESSES_TOO_FEW"
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,14 +36,12 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     prove.add_argument("entry", type=_entry, metavar="ENTRY_ID|INDEX", help="64 hexadecimal digits, or a leaf index")
     prove.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: INDEX.tlog-proof")
     prove.add_argument("--cose", action="store_true", help="as a COSE receipt, and its leaf data in FILE.leaf")
+    add_witness_options(prove)
     prove.set_defaults(run=_run_prove)
     check = commands.add_parser("check-proof", help="check a proof offline")
     check.add_argument("proof", type=Path, metavar="FILE")
     check.add_argument("--vkey", required=True, help="the log's verifier key; mesh.json has it as ledger_vkey")
-    check.add_argument(
-        "--witness", action="append", default=[], metavar="VKEY", help="a witness's verifier key; may be repeated"
-    )
-    check.add_argument("--quorum", type=int, metavar="N", help="how many of them must have cosigned (default: all)")
+    add_witness_options(check)
     check.add_argument("--leaf", type=Path, metavar="FILE", help="leaf data: the proof is a COSE receipt")
     check.set_defaults(run=_run_check)
 
@@ -92,13 +83,9 @@ def check_receipt(data: bytes, leaf_data: bytes, vkey: str) -> list[str]:
     ]
 
 
-def check_proof(data: bytes, vkey: str, witnesses: list[str], quorum: int | None) -> list[str]:
-    """Return what a proof shows, line by line. Raises what refuses it."""
-    keys = [CosignerKey.parse(text) for text in witnesses]
-    needed = len(keys) if quorum is None else quorum
-    if not 0 <= needed <= len(keys):
-        raise WitnessesTooFew(f"{needed} cosignatures cannot be had of {len(keys)} witnesses")
-    proven = proof_file.verify(data, VerifierKey.parse(vkey), keys, needed)
+def check_proof(data: bytes, vkey: str, quorum: Quorum = NOBODY) -> list[str]:
+    """Return what a proof shows, line by line. Raises what refuses it, `QuorumNotReached` among it."""
+    proven = proof_file.verify(data, VerifierKey.parse(vkey), quorum.keys, quorum.needed)
     leaf, tree = proven.leaf, proven.checkpoint
     return [
         f"entry {proven.index} of {tree.origin}: {leaf.kind.name.lower()}, number {leaf.issuer_seq} of its issuer",
@@ -111,16 +98,17 @@ def check_proof(data: bytes, vkey: str, witnesses: list[str], quorum: int | None
 
 def _run_prove(args: argparse.Namespace) -> int:
     mesh = MeshReader(args.state / "mesh.json")
-    access, vkey = read_service_access(mesh, "ledger"), mesh.text("ledger_vkey")
+    access, vkey, quorum = read_service_access(mesh, "ledger"), mesh.text("ledger_vkey"), read_quorum(args)
     # What the ledger gives out is not kept before it shows what it says.
     if args.cose:
+        _refuse_witnesses(args)
         data, leaf_data = asyncio.run(fetch_receipt(access, args.entry))
         shown = check_receipt(data, leaf_data, vkey)
         output: Path = args.output or Path(f"{CoseReceipt.parse(data).index}.cose")
         files = {output: data, output.with_name(f"{output.name}.leaf"): leaf_data}
     else:
         data = asyncio.run(fetch_proof(access, args.entry))
-        shown = check_proof(data, vkey, [], None)
+        shown = check_proof(data, vkey, quorum)
         output = args.output or Path(f"{proof_file.ProofFile.parse(data).index}.tlog-proof")
         files = {output: data}
     for path in files:
@@ -134,12 +122,16 @@ def _run_prove(args: argparse.Namespace) -> int:
 def _run_check(args: argparse.Namespace) -> int:
     data = read_input(args.proof)
     if args.leaf is None:
-        _say(check_proof(data, args.vkey, args.witness, args.quorum))
+        _say(check_proof(data, args.vkey, read_quorum(args)))
         return 0
-    if args.witness or args.quorum:
-        raise WitnessesTooFew("a COSE receipt carries no cosignatures: check a tlog-proof")
+    _refuse_witnesses(args)
     _say(check_receipt(data, read_input(args.leaf), args.vkey))
     return 0
+
+
+def _refuse_witnesses(args: argparse.Namespace) -> None:
+    if args.witness or args.quorum:
+        raise WitnessesTooFew("a COSE receipt carries no cosignatures: take a tlog-proof")
 
 
 def _say(lines: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 from libs.audit.log.description import read_description
 from libs.audit.log.findings import BytesWrong, Status
 from libs.audit.log.notes import Key, NoteUnreadable, read_checkpoint
-from libs.audit.log.promises import CHECKPOINT, Held
+from libs.audit.log.promises import CHECKPOINT, CHECKPOINT_WITNESSED, Held
 from libs.audit.log.reading import BLOCK_LEAVES, DESCRIPTION, Depth, Part, Question, Reading, read_log
 from libs.audit.log.served import ServedQuestion, newest_head, read_served
 from libs.audit.log.subtrees import roots_over
@@ -69,6 +69,10 @@ class Subject(Protocol):
 
     def read(self, asked: Asked) -> Reading: ...
 
+    def witnessed(self) -> bytes | None:
+        """Return the newest head that witnesses have cosigned, unproven; before `read`, which must reach it."""
+        ...
+
     def roots_over(self, origin: str, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
         """Return roots over parts of the tree; for a log that was read without damage."""
         ...
@@ -107,6 +111,9 @@ class LogFiles:
             judge.finish(reading.findings)
         return reading
 
+    def witnessed(self) -> bytes | None:
+        return self.source.read(CHECKPOINT_WITNESSED)
+
     def roots_over(self, origin: str, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
         return roots_over(self.source, origin, self.block_leaves, ranges)
 
@@ -137,6 +144,9 @@ class BundledLog:
         for name in self.bundle.wrong():
             reading.findings.add(Status.DAMAGED, name, None, "it is not what the bundle's manifest says")
         return reading
+
+    def witnessed(self) -> bytes | None:
+        return self.bundle.read(CHECKPOINT_WITNESSED)
 
     def roots_over(self, origin: str, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
         if self.bundle.manifest.first:
@@ -170,6 +180,9 @@ class ServedLog:
                 tag_key=asked.tag_key,
             ),
         )
+
+    def witnessed(self) -> bytes | None:
+        return self.fetch(CHECKPOINT_WITNESSED)
 
     def roots_over(self, origin: str, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
         return TileTree(self.fetch, newest_head(self.fetch).size).roots_over(ranges)

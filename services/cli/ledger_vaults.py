@@ -1,4 +1,4 @@
-"""It is responsible for what operators order of tenants' vaults: erased, held, released; and for having it done.
+"""It is responsible for what operators order of tenants' vaults: erased, held, released; and for having orders done.
 
 An order is drafted here, signed by one operator after the other (`teemesh kms approve`), and submitted. It names the
 vault, not the tenant: the ledger says which one that is now.
@@ -17,7 +17,16 @@ from teemesh.ledger.v1 import ledger_pb2 as pb
 from teemesh.ledger.v1 import ledger_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
-from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, ORDER_REASON, RELEASE_VAULT, Order, SignedOrder, parse_order
+from libs.policy.orders import (
+    ERASE_VAULT,
+    HOLD_VAULT,
+    ORDER_REASON,
+    PRUNE_LOG,
+    RELEASE_VAULT,
+    Order,
+    SignedOrder,
+    parse_order,
+)
 from libs.policy.vault_orders import VaultPart, epoch_of, month_of, vault_part
 from libs.rpc.errors import remote_errors
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
@@ -99,14 +108,19 @@ def _run_draft(args: argparse.Namespace) -> int:
 def _run_submit(args: argparse.Namespace) -> int:
     signed = read_input(args.order)
     order = parse_order(signed).order
-    part, access = vault_part(order), _access(args)
+    access = _access(args)
+    if order.action == PRUNE_LOG:
+        allowed = asyncio.run(_allow_pruning(access, signed))
+        print(f"entries before {allowed.min_index} may be pruned, says entry {allowed.index}")
+        return 0
+    part = vault_part(order)
     if order.action == ERASE_VAULT:
         print(_words(part, asyncio.run(_erase(access, signed, args.timeout_seconds))))
     elif order.action in (HOLD_VAULT, RELEASE_VAULT):
         hold = asyncio.run(_set_hold(access, signed))
         print(f"{part.subject}: {'held' if hold.held else 'released'}, says entry {hold.index}")
     else:
-        raise InputUnreadable(f"an order to {order.action} is none about a vault")
+        raise InputUnreadable(f"an order to {order.action} is none for the ledger")
     return 0
 
 
@@ -152,5 +166,12 @@ async def _erase(access: ServiceAccess, signed: bytes, seconds: float) -> pb.Era
 async def _set_hold(access: ServiceAccess, signed: bytes) -> pb.SetHoldResponse:
     async def ask(stub: pb_grpc.LedgerServiceStub) -> pb.SetHoldResponse:
         return await stub.SetHold(pb.SetHoldRequest(signed_order=signed), timeout=_ASK_SECONDS)
+
+    return await _ask(access, ask)
+
+
+async def _allow_pruning(access: ServiceAccess, signed: bytes) -> pb.AllowPruningResponse:
+    async def ask(stub: pb_grpc.LedgerServiceStub) -> pb.AllowPruningResponse:
+        return await stub.AllowPruning(pb.AllowPruningRequest(signed_order=signed), timeout=_ASK_SECONDS)
 
     return await _ask(access, ask)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from libs.audit.log.findings import Status
-from libs.audit.log.notes import Key
+from libs.audit.log.notes import Key, NoteUnreadable, read_checkpoint
+from libs.audit.log.promises import CHECKPOINT_WITNESSED, Held
 from libs.audit.log.reading import Depth
 from libs.audit.log.split_view import SplitView, read_split_view
 from libs.audit.log.tenants import TAG_KEY_SIZE, TagKeyUnreadable
@@ -23,10 +24,12 @@ from services.cli.evidence_inputs import read_certificate_file, read_policy
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
 from services.cli.ledger_bundle import is_bundle
 from services.cli.ledger_comparison import Examined, compare, examine
+from services.cli.ledger_quorum import judge_witnessed
 from services.cli.ledger_served import is_url
 from services.cli.ledger_subject import Asked, Auditor, Opening, read_head
 from services.cli.ledger_verdict import members, print_json, print_reading, print_split_view
 from services.cli.mesh_option import add_timeout_option
+from services.cli.witness_options import add_witness_options, read_quorum
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", type=Path, dest="old", metavar="FILE", help="a signed head seen earlier")
     parser.add_argument("--against", metavar="OTHER", help="another copy, where it is served, or a signed head")
     parser.add_argument("--tag-key", type=Path, metavar="FILE", help="a tenant's tag key, hexadecimal")
+    add_witness_options(parser)
     parser.add_argument("--evidence", type=Path, metavar="FILE", help="write evidence of two histories; read it alone")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="authority of the HTTPS server; default: the system's")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
@@ -68,6 +72,7 @@ def run_verify(args: argparse.Namespace, opening: Opening | None = None) -> int:
 
 
 def _examine(args: argparse.Namespace, opening: Opening) -> Examined:
+    quorum = read_quorum(args)
     outside = [] if args.old is None else [read_head(args.old)]
     is_head = args.against is not None and _is_head(args.against)
     if is_head:
@@ -82,10 +87,19 @@ def _examine(args: argparse.Namespace, opening: Opening) -> Examined:
     )
     with ExitStack() as opened:
         subject = opened.enter_context(opening.subject(args.log))
+        note = subject.witnessed() if quorum.needed else None
+        if note is not None and is_url(args.log):
+            # Files are read with this head as it is; of what is served, nobody else would look at it.
+            with suppress(NoteUnreadable):
+                outside.append(Held(CHECKPOINT_WITNESSED, None, read_checkpoint(note)))
         if args.against is None or is_head:
-            return examine(subject, asked)
-        other = opened.enter_context(opening.subject(args.against))
-        return compare(subject, other, args.against, asked)
+            examined = examine(subject, asked)
+        else:
+            other = opened.enter_context(opening.subject(args.against))
+            examined = compare(subject, other, args.against, asked)
+    if quorum.needed:
+        judge_witnessed(note, quorum, examined.reading)
+    return examined
 
 
 def _verify_evidence(args: argparse.Namespace, console: Console) -> int:

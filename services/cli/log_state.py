@@ -17,7 +17,7 @@ from libs.policy.revocation import SignedRevocation, parse_revocation, verify_re
 from libs.policy.signatures import parse_signed, verify
 from libs.policy.succession import verify_successor
 from libs.transparency.leaf import Kind
-from services.cli.log_export import Entry
+from services.cli.log_copy import Entry
 
 
 class PolicyWithheld(MeshError):

@@ -20,7 +20,7 @@ from libs.transparency.note import VerifierKey
 from services.cli.evidence_inputs import read_ca, read_compose
 from services.cli.evidence_words import Json, plain
 from services.cli.inputs import InputUnreadable, read_input, refuse_existing, write_output
-from services.cli.log_export import Copied, copy_log, read_copy, verify_copy
+from services.cli.log_copy import Copied, copy_log, read_copy, verify_copy
 from services.cli.log_state import Authorities, InLog
 from services.cli.mesh_option import add_mesh_options
 from services.cli.mesh_reading import MeshReader

@@ -18,6 +18,7 @@ from libs.errors import MeshError
 from libs.events.batches import Batch, BatchSignatureInvalid, verify_batch
 from libs.events.consume import StreamMessage
 from libs.events.keyset import Keyset, KeysetMalformed
+from libs.events.pruning import parse_prune
 from libs.events.records import SALT_SIZE, Entry, Record, open_record, parse_entry, verify_entry
 from libs.events.vault import VaultKey
 from libs.identity.certificate import parse
@@ -200,9 +201,12 @@ class Admission:
                 raise _Refused(Reason.POLICY_REFUSED, f"{error.reason}: {error}") from error
         if header.kind is Kind.REVOCATION:
             self._revoke(entry)
-        if header.kind is Kind.ERASURE:
+        if header.kind in (Kind.ERASURE, Kind.PRUNE):
             try:
-                self._erasures.take(entry)
+                if header.kind is Kind.ERASURE:
+                    self._erasures.take(entry)
+                else:
+                    parse_prune(entry.body)
             except MeshError as error:
                 raise _Refused(Reason.ENTRY_MALFORMED, f"{error.reason}: {error}") from error
 

@@ -169,6 +169,11 @@ class Checkpoints:
         await self._covered.beyond(size)
         return self.newest
 
+    async def witnessed_beyond(self, size: int) -> SignedTree:
+        """Wait until a tree of more than `size` leaves is witnessed, and return the newest."""
+        await self._cosigned.beyond(size)
+        return self.witnessed
+
     async def witness(self, tree: SignedTree) -> None:
         """Release a tree whose note a quorum of witnesses cosigned. Raises `AuditorRefused` or `AuditorGone`."""
         await self._auditor.keep_witnessed(tree.note)

@@ -31,7 +31,7 @@ from services.ledger.breaking import ending_when_broken
 from services.ledger.damage import LogBroken, LogDamaged
 from services.ledger.head import Head
 from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, read_signed
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SegmentFile, list_files, path_of
 
 _DEFAULT = segments.Geometry()
 _REMEMBERED = 256
@@ -80,6 +80,8 @@ class Auditor:
         self._signed: Checkpoint | None = None
         self._notes: OrderedDict[int, bytes] = OrderedDict()
         self._log: records_log.RecordsLog | None = None
+        self._bare: frozenset[int] = frozenset()
+        """Which segments are without the bodies of tenants' entries; none becomes so while the ledger runs."""
 
     def checkpoint(self, size: int, root: bytes) -> bytes:
         """Return the signed note of the first `size` leaves, which the writer says have this root.
@@ -141,6 +143,7 @@ class Auditor:
             signed, path = read_signed(self._directory), self._directory / CHECKPOINTS_LOG
             self._signed = signed.newest
             self._log = records_log.RecordsLog(path, records_log.CHECKPOINTS, signed.end)
+            self._bare = frozenset(each.first for each in list_files(self._directory) if each.is_bare)
             if self._signed is not None:
                 self._begin_near(self._signed)
         return self._log
@@ -148,8 +151,8 @@ class Auditor:
     def _begin_near(self, signed: Checkpoint) -> None:
         """Go to a signed tree from its last segment's beginning; where that does not lead there, begin anew."""
         try:
-            for name in sorted(os.listdir(self._directory / SEGMENTS), reverse=True):
-                header = self._header_of(name)
+            for segment in reversed(list_files(self._directory)):
+                header = self._header_of(segment)
                 if header is not None and header.first <= signed.size:
                     self._head.begin_at(header.first, header.peaks, header.chain, header.frame_hash)
                     self._segment, self._offset = header.first, 0
@@ -162,21 +165,21 @@ class Auditor:
             pass  # Where, and what, the reading from the first byte says.
         self._head, self._segment, self._offset = Head(self._origin), 0, 0
 
-    def _header_of(self, name: str) -> segments.Header | None:
+    def _header_of(self, segment: SegmentFile) -> segments.Header | None:
         """Return the header of a segment of this log; None for what is not one."""
         try:
-            with (self._directory / SEGMENTS / name).open("rb") as file:
+            with segment.path.open("rb") as file:
                 header = segments.Header.parse(file.read(segments.HEADER_SIZE))
         except (OSError, segments.SegmentMalformed):
             return None
-        is_its = segments.file_name(header.first) == name and header.first.bit_count() == len(header.peaks)
+        is_its = header.first == segment.first and header.first.bit_count() == len(header.peaks)
         return header if is_its and header.log_id == log_id(self._origin) else None
 
     def _read_frame(self) -> None:
         """Verify the next frame's bytes and move over it."""
         name = segments.file_name(self._segment)
         try:
-            with (self._directory / SEGMENTS / name).open("rb") as file:
+            with path_of(self._directory, self._segment, self._bare).open("rb") as file:
                 if self._offset == 0:
                     self._read_header(name, file.read(segments.HEADER_SIZE))
                 file.seek(self._offset)
@@ -201,9 +204,9 @@ class Auditor:
         self._offset = segments.HEADER_SIZE
 
     def _accept(self, start: bytes, file: BinaryIO) -> None:
-        header = frames.parse_header(start)
-        data = start + file.read(header.length - len(start))
-        self._head.accept(frames.parse(header, data), self._geometry.block_leaves)
+        header, bare = frames.parse_header(start), self._segment in self._bare
+        data = start + frames.read_rest(file, header, bare=bare)
+        self._head.accept(frames.parse(header, data, bare=bare), self._geometry.block_leaves)
         self._offset += len(data)
         signed = self._signed
         if signed is None or header.first >= signed.size or self._head.size < signed.size:

@@ -1,6 +1,6 @@
 """The bytes of one commit: a frame of header, rows, bodies and trailer, and every check that needs nothing else.
 
-Rows carry the hash of their body, so that a segment whose bodies were removed verifies alike.
+Rows carry the hash of their body, so that a bare frame verifies alike: one that tenants' bodies were taken out of.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import BinaryIO
 
 from libs.errors import Code, MeshError
 from libs.transparency import leaf
@@ -46,6 +47,7 @@ class Row:
     vault_epoch: int
     vault_id: bytes
     body: bytes
+    """Empty where it was taken out: every body has its salt at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +132,42 @@ def parse_header(data: bytes) -> Header:
     return Header(length, first, count, *values)
 
 
-def parse(header: Header, data: bytes) -> Frame:
-    """Read the whole frame whose header was read before. Raises `FrameDamaged`."""
-    if len(data) < header.length:
-        raise FrameDamaged(len(data), "the file ends within a frame")
+def read_rest(file: BinaryIO, header: Header, *, bare: bool) -> bytes:
+    """Read what follows a frame's header in a file; where that ends too early, as much as there is."""
+    if not bare:
+        return file.read(header.length - HEADER_SIZE)
+    table = file.read(ROW_SIZE * header.count)
+    return table + file.read(bare_length(table) - HEADER_SIZE - len(table))
+
+
+def bare_length(table: bytes) -> int:
+    """Return how many bytes a bare frame of these rows has: public bodies stay."""
+    rows = _ROW.iter_unpack(table[: len(table) // ROW_SIZE * ROW_SIZE])
+    kept: int = sum(length for leaf_data, _, length, _, _ in rows if not leaf.is_tenants(leaf_data))
+    return HEADER_SIZE + len(table) + kept + TRAILER_SIZE
+
+
+def strip(data: bytes, frame: Frame) -> bytes:
+    """Return the bare frame of a whole one."""
+    bodies = [row.body for row in frame.rows if not leaf.is_tenants(row.leaf_data)]
+    return b"".join((data[: HEADER_SIZE + ROW_SIZE * len(frame.rows)], *bodies, data[-TRAILER_SIZE:]))
+
+
+def parse(header: Header, data: bytes, *, bare: bool = False) -> Frame:
+    """Read the whole frame, or the bare one, whose header was read before. Raises `FrameDamaged`."""
     body_start = HEADER_SIZE + ROW_SIZE * header.count
-    trailer_start = header.length - TRAILER_SIZE
+    length = bare_length(data[HEADER_SIZE:body_start]) if bare else header.length
+    if len(data) < max(length, body_start):
+        raise FrameDamaged(len(data), "the file ends within a frame")
+    trailer_start, taken_out = length - TRAILER_SIZE, 0
     rows, at = [], body_start
     for number in range(header.count):
         row_start = HEADER_SIZE + ROW_SIZE * number
         leaf_data, vault_epoch, body_length, vault_id, body_hash = _ROW.unpack_from(data, row_start)
+        if bare and leaf.is_tenants(leaf_data):
+            rows.append(Row(leaf_data, vault_epoch, vault_id, b""))
+            taken_out += body_length
+            continue
         if at + body_length > trailer_start:
             raise FrameDamaged(row_start, "a body reaches beyond its frame")
         body = data[at : at + body_length]
@@ -147,7 +175,7 @@ def parse(header: Header, data: bytes) -> Frame:
             raise FrameDamaged(at, f"the body of row {number} does not match its hash")
         rows.append(Row(leaf_data, vault_epoch, vault_id, body))
         at += body_length
-    if at != trailer_start:
+    if (at, length + taken_out) != (trailer_start, header.length):
         raise FrameDamaged(HEADER_SIZE, "the bodies do not fill their frame")
     chain_after, root_after, digest, length, magic, reserved = _TRAILER.unpack_from(data, trailer_start)
     if length != header.length or magic != _TRAILER_MAGIC or any(reserved):

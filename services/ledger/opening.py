@@ -26,7 +26,7 @@ from services.ledger.pages import PageDamaged
 from services.ledger.policies import LoggedPolicies
 from services.ledger.recovery import CHECKPOINTS_LOG, Floor
 from services.ledger.rejections import RECALLED, Rejections
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.store import LogStore, lock_log
 from services.ledger.vaults import Vaults
 

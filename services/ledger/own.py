@@ -10,9 +10,12 @@ import structlog
 from libs.events.consume import StreamGap
 from libs.events.erasure import ErasureEntry
 from libs.events.outbox import OutboxFull
+from libs.events.pruning import PruneOrdered
 from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
+from services.ledger.announcing import SigningKeys
 from services.ledger.rejections import Refusal
+from services.ledger.sealed import Sealed
 from services.ledger.sequencer import Verdict
 
 _LOGGED_SECONDS = 10.0
@@ -73,6 +76,26 @@ class OwnEntries:
         Raises `LedgerUnavailable`, after which it may still be logged, and `OutboxFull`.
         """
         await self._publisher.commit(Kind.ERASURE, said.body(), vault=None, timeout=_LOGGED_SECONDS)
+
+    async def prune_logged(self, said: PruneOrdered) -> None:
+        """Say that the log may be pruned, and wait until the log has it. Raises what `erasure_logged` does."""
+        await self._publisher.commit(Kind.PRUNE, said.body(), vault=None, timeout=_LOGGED_SECONDS)
+
+    async def keys(self, epoch: int, keys: SigningKeys) -> None:
+        """Say under which keys this writer signs."""
+        said = {"ack_key": keys.acknowledgement.hex(), "checkpoint_key": keys.checkpoint.hex()}
+        await self._record(Kind.LOGKEY, {"epoch": epoch, **said})
+
+    async def seal(self, segment: Sealed) -> None:
+        """Say that a segment is sealed, and what it holds."""
+        footer = segment.footer
+        place: dict[str, str | int] = {"number": footer.number, "first": footer.first, "count": footer.count}
+        said = {"chain": footer.chain.hex(), "root": footer.root.hex(), "footer_sha256": segment.footer_hash.hex()}
+        await self._record(Kind.SEAL, {**place, **said})
+
+    async def witnessed(self, note: bytes) -> None:
+        """Say which tree a quorum of witnesses has cosigned, by its note and all their lines."""
+        await self._record(Kind.WITNESS, {"checkpoint": note.decode()})
 
     async def _record(self, kind: Kind, body: dict[str, str | int]) -> None:
         try:

@@ -86,17 +86,19 @@ class Proofs:
         return index
 
     def inclusion(self, index: int, size: int) -> Inclusion:
-        """Prove a leaf; size 0 means the newest signed tree.
+        """Prove a leaf; size 0 means the newest witnessed tree that has it, or else the newest signed one.
 
         Raises `SizeNotReached`, `NoCheckpoint`, `ProofWithheld` or `PageDamaged`.
         """
-        size = self._size(size)
+        provable = None if size else self._checkpoints.provable(index)
+        size = self._size(size) if provable is None else provable.size
         tree = self._store.index.tree
         path = inclusion_path(tree, index, size)
         leaf = tree.leaf(index)
         with _verifying():
             verify_inclusion(leaf, index, size, path, self._root(size))
-        return Inclusion(index, size, tuple(path), leaf, self._checkpoints.of_size(size))
+        note = self._checkpoints.of_size(size) if provable is None else provable.note
+        return Inclusion(index, size, tuple(path), leaf, note)
 
     def consistency(self, first: int, second: int) -> Consistency:
         """Prove growth; second 0 means the newest signed tree.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +19,7 @@ from services.ledger import frames, segments
 from services.ledger.damage import LogDamaged
 from services.ledger.index import Index
 from services.ledger.pieces import FramePlace
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import path_of
 
 _LENGTH = struct.Struct(">I")
 _LENGTH_AT = 100
@@ -43,8 +43,9 @@ class StoredEntry:
 class LogReader:
     """Safe to use from several threads at once, beside the writer."""
 
-    def __init__(self, directory: Path, origin: str, index: Index) -> None:
-        self._folder, self._index = directory / SEGMENTS, index
+    def __init__(self, directory: Path, origin: str, index: Index, bare: Collection[int] = ()) -> None:
+        """`bare` are the first leaves of segments without the bodies of tenants' entries, which are read as empty."""
+        self._directory, self._index, self._bare = directory, index, bare
         self._start = chain.chain_start(origin)
         # A frame may be more than a reader takes at once, and is then asked for again at once.
         self._last: tuple[FramePlace, frames.Frame] | None = None
@@ -55,11 +56,12 @@ class LogReader:
         header = self._header(place)
         table_at = place.offset + frames.HEADER_SIZE
         table = self._read(place.segment, table_at, frames.ROW_SIZE * (index - place.first + 1))
-        lengths = [_LENGTH.unpack_from(table, at + _LENGTH_AT)[0] for at in range(0, len(table), frames.ROW_SIZE)]
+        lengths = self._body_lengths(place.segment, table)
         body_at = table_at + frames.ROW_SIZE * header.count + sum(lengths[:-1])
         body = self._read(place.segment, body_at, lengths[-1])
         row, body_hash = frames.unpack_row(table[-frames.ROW_SIZE :], body)
-        if sha256(body).digest() != body_hash:
+        is_taken_out = place.segment in self._bare and leaf.is_tenants(row.leaf_data)
+        if not is_taken_out and sha256(body).digest() != body_hash:
             raise LogDamaged(segments.file_name(place.segment), body_at, f"the body of entry {index} has changed")
         if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
             at = table_at + len(table) - frames.ROW_SIZE
@@ -88,7 +90,7 @@ class LogReader:
         header = self._header(place)
         name = segments.file_name(place.segment)
         try:
-            frame = frames.parse(header, self._read(place.segment, place.offset, header.length))
+            frame = self._parse(place, header)
         except frames.FrameDamaged as error:
             raise LogDamaged(name, place.offset + error.at, error.why) from error
         hashes = b"".join([leaf_hash(row.leaf_data) for row in frame.rows])
@@ -120,6 +122,22 @@ class LogReader:
         before = self._index.place(place.first - 1)
         return self.frame(before).chain_after
 
+    def _parse(self, place: FramePlace, header: frames.Header) -> frames.Frame:
+        if place.segment not in self._bare:
+            return frames.parse(header, self._read(place.segment, place.offset, header.length))
+        table_at = place.offset + frames.HEADER_SIZE
+        length = frames.bare_length(self._read(place.segment, table_at, frames.ROW_SIZE * header.count))
+        return frames.parse(header, self._read(place.segment, place.offset, length), bare=True)
+
+    def _body_lengths(self, segment: int, table: bytes) -> list[int]:
+        """Return how long the bodies of some rows are in a segment's file."""
+        starts = range(0, len(table), frames.ROW_SIZE)
+        lengths = [_LENGTH.unpack_from(table, at + _LENGTH_AT)[0] for at in starts]
+        if segment not in self._bare:
+            return lengths
+        rows = zip(starts, lengths, strict=True)
+        return [0 if leaf.is_tenants(table[at : at + leaf.LEAF_SIZE]) else length for at, length in rows]
+
     def _header(self, place: FramePlace) -> frames.Header:
         try:
             header = frames.parse_header(self._read(place.segment, place.offset, frames.HEADER_SIZE))
@@ -132,7 +150,7 @@ class LogReader:
     def _read(self, segment: int, offset: int, length: int) -> bytes:
         # Not kept open: a long log has more segments than a process may have files.
         try:
-            with (self._folder / segments.file_name(segment)).open("rb", buffering=0) as file:
+            with path_of(self._directory, segment, self._bare).open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, offset)
         except OSError as error:
             raise LogDamaged(segments.file_name(segment), offset, f"it cannot be read: {error.strerror}") from error

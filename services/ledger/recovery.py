@@ -20,7 +20,10 @@ from libs.transparency.checkpoint import Checkpoint
 from services.ledger import description, keyring, records_log, segments, watermark
 from services.ledger.damage import LogDamaged, LogRolledBack
 from services.ledger.index import Index
-from services.ledger.scan import SEGMENTS, Scanned, TornTail, is_temporary, scan
+from services.ledger.prunings import Prunings, read_prunings
+from services.ledger.reading import LogReader
+from services.ledger.scan import Scanned, TornTail, scan
+from services.ledger.segment_files import BARE, SEGMENTS, is_temporary
 
 CHECKPOINT = "checkpoint"
 CHECKPOINT_WITNESSED = "checkpoint.witnessed"
@@ -73,6 +76,8 @@ class Examined:
     scanned: Scanned
     floor: int
     marks: watermark.Marks
+    reader: LogReader
+    prunings: Prunings
 
 
 def examine(
@@ -95,13 +100,16 @@ def examine(
     floors = [*_local_floors(directory, origin, marks), *promised]
     for floor in sorted(floors, key=lambda each: each.size, reverse=True):
         _hold(scanned, floor)
-    return Examined(scanned, max((floor.size for floor in floors), default=0), marks)
+    reader = LogReader(directory, origin, index, scanned.bare)
+    prunings = read_prunings(index, reader)
+    prunings.require(scanned.bare)
+    return Examined(scanned, max((floor.size for floor in floors), default=0), marks, reader, prunings)
 
 
 def recover(directory: Path, examined: Examined) -> Report:
     """Cut the torn tail after keeping a copy, and make what is left durable. Deletes unfinished files."""
     scanned, folder = examined.scanned, directory / SEGMENTS
-    for unfinished in [entry.path for entry in os.scandir(folder) if is_temporary(entry.name)]:
+    for unfinished in _unfinished(folder, directory / BARE):
         os.unlink(unfinished)
     remove_drafts(directory, _WRITTEN_WHOLE)
     remove_drafts(directory / LOST_AND_FOUND, _SAVED_TAIL)
@@ -160,6 +168,11 @@ def _hold(scanned: Scanned, floor: Floor) -> None:
         name = segments.file_name(place.segment) if place else name
         why = f"the first {floor.size} leaves are not those that {floor.source} promises"
         raise LogRolledBack(name, place.offset if place else 0, why)
+
+
+def _unfinished(*folders: Path) -> list[str]:
+    found = [folder for folder in folders if folder.is_dir()]
+    return [entry.path for folder in found for entry in os.scandir(folder) if is_temporary(entry.name)]
 
 
 def _save_tail(folder: Path, path: Path, start: int) -> Path:

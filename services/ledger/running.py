@@ -19,6 +19,7 @@ from libs.identity.member import Member
 from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.announcing import Announcing, SigningKeys
 from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
@@ -39,6 +40,7 @@ from services.ledger.own import OwnEntries
 from services.ledger.policies import LoggedPolicies
 from services.ledger.position import Position
 from services.ledger.proofs import Proofs
+from services.ledger.prune_orders import PruneOrders
 from services.ledger.rejections import Rejections
 from services.ledger.retention import Retention
 from services.ledger.scrubbing import Scrubber
@@ -67,6 +69,10 @@ class Opened:
     asked: Asked
     """Who witnesses it."""
 
+    @property
+    def signing_keys(self) -> SigningKeys:
+        return SigningKeys(self.ack_key.public_key().public_bytes_raw(), self.auditor.checkpoint_key)
+
 
 @dataclass(frozen=True, slots=True)
 class Trust:
@@ -90,7 +96,7 @@ async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: 
     )
     tail = Tail(store, growth, checkpoints, keys, await _wait(keys, RESUME_KEY))
     proofs, closed = Proofs(store, growth, checkpoints), ClosedVaults(store, growth)
-    return Reading(growth, checkpoints, proofs, store.reader, tail, closed, Tiles(store, checkpoints))
+    return Reading(growth, checkpoints, proofs, store.reader, tail, closed, store.prunings, Tiles(store, checkpoints))
 
 
 async def keep_sound(config: Config, opened: Opened, reading: Reading) -> None:
@@ -195,14 +201,19 @@ async def running(
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
+            announcing = Announcing(store, growth, reading.checkpoints, own)
             await own.start(term.epoch, opened.build, store.head.size)
+            await announcing.begin(term.epoch, opened.signing_keys)
             background = [
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
+                tasks.create_task(announcing.keep_seals()),
+                tasks.create_task(announcing.keep_witnessed()),
                 tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
             ]
-            yield Ledger(vaults, acknowledgements, erasures, vault_orders, reading)
+            prune_orders = PruneOrders(in_force, store, own)
+            yield Ledger(vaults, acknowledgements, erasures, vault_orders, prune_orders, reading)
             for task in background:
                 task.cancel()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,8 +12,8 @@ from services.ledger import frames, sealed, segments
 from services.ledger.damage import LogDamaged
 from services.ledger.head import Head
 from services.ledger.index import Index
+from services.ledger.segment_files import SegmentFile, identity, list_files
 
-SEGMENTS = "seg"
 _CHUNK = 1 << 20
 
 
@@ -46,6 +46,8 @@ class Scanned:
     footer_hash: bytes = segments.NO_FOOTER
     """Of the newest sealed segment."""
     torn: TornTail | None = None
+    bare: dict[int, int] = field(default_factory=dict)
+    """First leaf, and the leaf after the last, of each segment that is without the bodies of tenants' entries."""
 
 
 def scan(directory: Path, origin: str, geometry: segments.Geometry, index: Index) -> Scanned:
@@ -54,35 +56,25 @@ def scan(directory: Path, origin: str, geometry: segments.Geometry, index: Index
     A sealed segment that has its derived file is passed over; all others are read from the first byte to the last.
     """
     found, log = Scanned(Head(origin), index), log_id(origin)
-    names = _segment_names(directory / SEGMENTS)
-    for number, name in enumerate(names):
-        if name != segments.file_name(found.head.size):
-            raise LogDamaged(segments.file_name(found.head.size), 0, f"the segment is missing; {name} comes next")
-        path, first, is_last = directory / SEGMENTS / name, found.head.size, number + 1 == len(names)
+    files = list_files(directory)
+    for number, file in enumerate(files):
+        path, first, is_last = file.path, found.head.size, number + 1 == len(files)
+        if file.first != first:
+            raise LogDamaged(segments.file_name(first), 0, f"the segment is missing; {path.name} comes next")
         if is_last:
+            if file.is_bare:
+                raise LogDamaged(path.name, 0, "the last segment is without the bodies of tenants' entries")
             _forget_cached(path)
-        passed = sealed.pass_over(path, number, log, found.footer_hash, found.head, index)
+        passed = sealed.pass_over(file, number, log, found.footer_hash, found.head, index)
         if passed is None:
-            _SegmentScan(found, path, number, log, geometry).run(is_last)
+            _SegmentScan(found, file, number, log, geometry).run(is_last)
             found.read += 1
         else:
             found.footer_hash, found.content, found.last_end = passed.footer_hash, None, passed.footer.length
         found.number, found.last_segment = number + 1, first
+        if file.is_bare:
+            found.bare[first] = found.head.size
     return found
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file in the segments' folder was never finished."""
-    return name.endswith(".tmp")
-
-
-def _segment_names(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in os.scandir(folder) if not is_temporary(entry.name))
-    for name in names:
-        stem = name.removesuffix(segments.SUFFIX)
-        if stem == name or len(stem) != 20 or not (stem.isascii() and stem.isdigit()):
-            raise LogDamaged(name, 0, "the file is no segment and does not belong here")
-    return names
 
 
 def _forget_cached(path: Path) -> None:
@@ -97,9 +89,12 @@ def _forget_cached(path: Path) -> None:
 class _SegmentScan:
     """One segment's reading."""
 
-    def __init__(self, found: Scanned, path: Path, number: int, log: bytes, geometry: segments.Geometry) -> None:
-        self._found, self._path, self._number, self._log, self._geometry = found, path, number, log, geometry
+    def __init__(self, found: Scanned, file: SegmentFile, number: int, log: bytes, geometry: segments.Geometry) -> None:
+        self._found, self._path, self._number, self._log, self._geometry = found, file.path, number, log, geometry
+        self._bare = file.is_bare
         self._first, self._end = found.head.size, segments.HEADER_SIZE
+        self._length = self._end
+        """How long the whole segment is up to here; a bare file is shorter."""
         self._content = segments.ContentHash()
 
     def run(self, is_last: bool) -> None:
@@ -110,7 +105,7 @@ class _SegmentScan:
         found.last_end, found.content = self._end, None if footer else self._content
         if footer:
             found.footer_hash = segments.footer_hash(footer)
-            found.index.seal(found.footer_hash)
+            found.index.seal(identity(found.footer_hash, is_bare=self._bare))
         elif not is_last:
             raise LogDamaged(self._path.name, self._end, "a segment that is not the last one has no footer")
 
@@ -140,14 +135,14 @@ class _SegmentScan:
         while start := file.read(frames.HEADER_SIZE):
             header = None
             try:
-                if not any(start):
+                if not any(start) and not self._bare:
                     self._check_fill(file, len(start))
                     return None
                 if start.startswith(segments.SEAL_MAGIC):
                     return self._read_footer(start + file.read(segments.FOOTER_SIZE))
                 header = frames.parse_header(start)
-                data = start + file.read(header.length - len(start))
-                self._accept(frames.parse(header, data), data)
+                data = start + frames.read_rest(file, header, bare=self._bare)
+                self._accept(frames.parse(header, data, bare=self._bare), data)
             except frames.FrameDamaged as error:
                 at = error.at if header or error.at else _leading_zeros(start)
                 damage = LogDamaged(self._path.name, self._end + at, error.why)
@@ -162,6 +157,7 @@ class _SegmentScan:
         self._found.index.add(frame.header.first, frame.rows, self._end, hashes)
         self._content.update(data)
         self._end += len(data)
+        self._length += frame.header.length
 
     def _read_footer(self, data: bytes) -> bytes:
         head = self._found.head
@@ -170,8 +166,11 @@ class _SegmentScan:
         except segments.SegmentMalformed as error:
             raise frames.FrameDamaged(0, str(error)) from error
         expected = segments.describe(
-            self._number, self._first, head, self._found.index.tree, self._content, self._end, self._geometry
+            self._number, self._first, head, self._found.index.tree, self._content, self._length, self._geometry
         )
+        if self._bare:
+            # What it held is gone. The next segment names the footer, and its frames lead to the footer's last one.
+            expected = replace(expected, content_hash=footer.content_hash)
         if footer.unsigned() != expected.unsigned():
             raise frames.FrameDamaged(8, "the segment's footer does not match its frames")
         return data

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import structlog
 
 from services.ledger import segments
+from services.ledger.bare import verify_bare
 from services.ledger.damage import LogDamaged
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SegmentFile, identity, path_of
 from services.ledger.segment_index import SegmentIndex
 from services.ledger.store import LogStore
 
@@ -53,25 +55,37 @@ class Scrubber:
         return len(files)
 
     async def _read(self, derived: SegmentIndex) -> None:
-        path = self._store.directory / SEGMENTS / segments.file_name(derived.first)
-        content = segments.ContentHash()
+        path = path_of(self._store.directory, derived.first, self._store.bare)
         try:
-            with path.open("rb", buffering=0) as file:
-                left = os.fstat(file.fileno()).st_size - segments.FOOTER_SIZE
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                while left > 0:
-                    read = await asyncio.to_thread(_hash_some, file, content, left)
-                    await self._pause(read * self._seconds_per_byte)
-                    left -= read
-                end = file.read(segments.FOOTER_SIZE)
-            footer = segments.Footer.parse(end)
-            whole = segments.footer_hash(end) == derived.footer_hash and content.digest() == footer.content_hash
-        except (OSError, segments.SegmentMalformed):
-            whole = False
-        if not whole:
+            sound = await (self._bare if derived.first in self._store.bare else self._whole)(path, derived)
+        except (OSError, segments.SegmentMalformed, LogDamaged):
+            sound = False
+        if not sound:
             derived.remove()
             log.error("a sealed segment is damaged", file=path.name)
             raise LogDamaged(path.name, 0, "it is not what its footer says; the next start names the byte")
+
+    async def _whole(self, path: Path, derived: SegmentIndex) -> bool:
+        content = segments.ContentHash()
+        with path.open("rb", buffering=0) as file:
+            left = os.fstat(file.fileno()).st_size - segments.FOOTER_SIZE
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while left > 0:
+                read = await asyncio.to_thread(_hash_some, file, content, left)
+                await self._pause(read * self._seconds_per_byte)
+                left -= read
+            end = file.read(segments.FOOTER_SIZE)
+        footer = segments.Footer.parse(end)
+        return segments.footer_hash(end) == derived.footer_hash and content.digest() == footer.content_hash
+
+    async def _bare(self, path: Path, derived: SegmentIndex) -> bool:
+        reading = verify_bare(SegmentFile(path, derived.first, is_bare=True))
+        while isinstance(read := await asyncio.to_thread(next, reading, None), int):
+            await self._pause(read * self._seconds_per_byte)
+        with path.open("rb") as file:
+            file.seek(-segments.FOOTER_SIZE, os.SEEK_END)
+            footer_hash = segments.footer_hash(file.read())
+        return identity(footer_hash, is_bare=True) == derived.footer_hash
 
 
 def _hash_some(file: BinaryIO, content: segments.ContentHash, most: int) -> int:

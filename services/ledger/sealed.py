@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from libs.transparency.chain import batch_hash
 from services.ledger import derived, frames, segments
 from services.ledger.damage import LogDamaged
 from services.ledger.head import Head
 from services.ledger.index import Index
+from services.ledger.segment_files import SegmentFile, identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +25,27 @@ class Sealed:
     header: segments.Header
     footer: segments.Footer
     footer_hash: bytes
+    frames_end: int
+    """Where the frames end in the file, which in a bare one is not where the footer says."""
 
 
-def read(path: Path) -> Sealed | None:
-    """Return the ends of a sealed segment; None for one that is not sealed, or not whole."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+def read(file: SegmentFile) -> Sealed | None:
+    """Return the ends of a sealed segment; None for one that is not sealed, or not all there."""
+    with file.path.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
         if size < segments.HEADER_SIZE + segments.FOOTER_SIZE:
             return None
-        start = file.read(segments.HEADER_SIZE)
-        file.seek(size - segments.FOOTER_SIZE)
-        end = file.read(segments.FOOTER_SIZE)
+        start = opened.read(segments.HEADER_SIZE)
+        opened.seek(size - segments.FOOTER_SIZE)
+        end = opened.read(segments.FOOTER_SIZE)
     try:
         header, footer = segments.Header.parse(start), segments.Footer.parse(end)
     except segments.SegmentMalformed:
         return None
-    if footer.length + segments.FOOTER_SIZE != size:
+    frames_end = size - segments.FOOTER_SIZE
+    if footer.length != frames_end and not file.is_bare:
         return None
-    return Sealed(header, footer, segments.footer_hash(end))
+    return Sealed(header, footer, segments.footer_hash(end), frames_end)
 
 
 def continues(header: segments.Header, number: int, log: bytes, footer_hash: bytes, head: Head) -> bool:
@@ -52,18 +55,20 @@ def continues(header: segments.Header, number: int, log: bytes, footer_hash: byt
     return actual == expected and header.peaks == head.range.peaks and header.epoch >= head.epoch
 
 
-def pass_over(path: Path, number: int, log: bytes, footer_hash: bytes, head: Head, index: Index) -> Sealed | None:
+def pass_over(
+    file: SegmentFile, number: int, log: bytes, footer_hash: bytes, head: Head, index: Index
+) -> Sealed | None:
     """Move head and index to a sealed segment's end; None, and nothing is changed, where it must be read instead."""
-    sealed = read(path)
+    sealed = read(file)
     if sealed is None or not continues(sealed.header, number, log, footer_hash, head):
         return None
     footer = sealed.footer
     if (footer.number, footer.first) != (number, head.size):
         return None
-    found = index.open(footer.first, sealed.footer_hash)
+    found = index.open(footer.first, identity(sealed.footer_hash, is_bare=file.is_bare))
     if found is None:
         return None
-    last = _last_frame(path, found.last_frame, footer)
+    last = _last_frame(file, found.last_frame, sealed)
     if last is None or found.end != footer.first + footer.count:
         return None
     index.take(found)
@@ -73,15 +78,17 @@ def pass_over(path: Path, number: int, log: bytes, footer_hash: bytes, head: Hea
     return sealed
 
 
-def _last_frame(path: Path, offset: int, footer: segments.Footer) -> frames.Header | None:
+def _last_frame(file: SegmentFile, offset: int, sealed: Sealed) -> frames.Header | None:
     """Return the header of the frame that the footer ends with."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        start = file.read(frames.HEADER_SIZE)
+    footer = sealed.footer
+    with file.path.open("rb") as opened:
+        opened.seek(offset)
+        start = opened.read(frames.HEADER_SIZE)
         try:
             header = frames.parse_header(start)
         except frames.FrameDamaged:
             return None
-        rows = file.read(frames.ROW_SIZE * header.count)
+        rows = opened.read(frames.ROW_SIZE * header.count)
     same = batch_hash(start, rows, footer.chain, footer.root) == footer.frame_hash
-    return header if same and offset + header.length == footer.length else None
+    length = frames.bare_length(rows) if file.is_bare else header.length
+    return header if same and offset + length == sealed.frames_end else None

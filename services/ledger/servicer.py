@@ -21,6 +21,8 @@ from services.ledger.closed import ClosedVaults
 from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.proofs import EntryUnknown, Proofs
+from services.ledger.prune_orders import PruneOrders
+from services.ledger.prunings import Prunings
 from services.ledger.reading import LogReader
 from services.ledger.selection import Selection
 from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
@@ -48,6 +50,7 @@ METHODS = {
     f"/{_SERVICE}/GetVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/EraseVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/SetHold": MethodRule(roles=_OPERATORS),
+    f"/{_SERVICE}/AllowPruning": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/GetTlogProof": MethodRule(roles=_READERS),
     f"/{_SERVICE}/GetCoseReceipt": MethodRule(roles=_READERS),
 }
@@ -91,6 +94,8 @@ class Reading:
     reader: LogReader
     tail: Tail
     closed: ClosedVaults
+    prunings: Prunings
+    """As they were when the log was opened: no segment is pruned after that."""
     tiles: Tiles
 
 
@@ -102,6 +107,7 @@ class Ledger:
     acknowledgements: Acknowledgements
     erasures: Erasures
     vault_orders: VaultOrders
+    prune_orders: PruneOrders
     reading: Reading
 
 
@@ -178,12 +184,13 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     ) -> pb.GetEntryResponse:
         reading = self._reading
         stored = reading.reader.entry(self._index(request.WhichOneof("entry"), request))
-        return pb.GetEntryResponse(entry=wire_entry(stored, reading.closed.closed_by(stored)))
+        entry = wire_entry(stored, reading.closed.closed_by(stored), reading.prunings)
+        return pb.GetEntryResponse(entry=entry)
 
     async def Tail(  # noqa: N802
         self, request: pb.TailRequest, context: Context
     ) -> AsyncIterator[pb.TailResponse]:
-        tail, closed = self._reading.tail, self._reading.closed
+        tail, closed, prunings = self._reading.tail, self._reading.closed, self._reading.prunings
         if request.max_batch > MAX_BATCH:
             raise BatchTooLarge(f"a batch has at most {MAX_BATCH} entries")
         selection = Selection(frozenset(request.kinds), request.vault_id, request.issuer)
@@ -200,7 +207,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         async with aclosing(reading) as batches:
             async for batch in batches:
                 yield pb.TailResponse(
-                    entries=[wire_entry(stored, closed.closed_by(stored)) for stored in batch.entries],
+                    entries=[wire_entry(stored, closed.closed_by(stored), prunings) for stored in batch.entries],
                     chain_after=batch.chain_after,
                     checkpoint=batch.checkpoint,
                     token=batch.token,
@@ -239,6 +246,12 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     ) -> pb.SetHoldResponse:
         hold = await self._served.vault_orders.set_hold(request.signed_order)
         return pb.SetHoldResponse(vault_id=hold.vault_id, held=hold.held, index=hold.index)
+
+    async def AllowPruning(  # noqa: N802
+        self, request: pb.AllowPruningRequest, context: Context
+    ) -> pb.AllowPruningResponse:
+        allowed = await self._served.prune_orders.allow(request.signed_order)
+        return pb.AllowPruningResponse(min_index=allowed.min_index, index=allowed.index)
 
     async def GetTlogProof(  # noqa: N802
         self, request: pb.GetTlogProofRequest, context: Context

@@ -19,9 +19,8 @@ from services.ledger.description import LogDescription
 from services.ledger.head import Head
 from services.ledger.index import Index, remove_strays
 from services.ledger.pages import PageDamaged
-from services.ledger.reading import LogReader
 from services.ledger.recovery import Floor
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.watermark import Watermark
 from services.ledger.writing import ActiveSegment
 
@@ -61,7 +60,8 @@ class LogStore:
             examined = self._examine(promised)
             self.report = recovery.recover(directory, examined)
             scanned = examined.scanned
-            self.head, self.index = scanned.head, scanned.index
+            self.head, self.index, self.reader = scanned.head, scanned.index, examined.reader
+            self.bare, self.prunings = frozenset(scanned.bare), examined.prunings
             mark = examined.marks.newest
             self.last_epoch = max(self.head.epoch, mark.epoch if mark else 0)
             self._footer_hash, self._next_number = scanned.footer_hash, scanned.number
@@ -79,7 +79,6 @@ class LogStore:
                     zeros_ahead=geometry.zeros_ahead,
                 )
             closing.callback(lambda: self._active.close())
-            self.reader = LogReader(directory, self.description.origin, self.index)
             self._closing = closing.pop_all()
 
     @staticmethod

@@ -8,9 +8,11 @@ from teemesh.ledger.v1 import ledger_pb2 as pb
 from libs.events.acknowledgements import Refused
 from libs.transparency.acknowledgement import Acknowledgement
 from services.ledger.acknowledging import Alive, Answer
+from services.ledger.prunings import Prunings
 from services.ledger.reading import StoredEntry
 
 ENTRY_ERASED = "ENTRY_ERASED"
+ENTRY_PRUNED = "ENTRY_PRUNED"
 
 
 def wire_answer(answer: Answer) -> pb.StreamAcknowledgementsResponse:
@@ -34,15 +36,20 @@ def wire_answer(answer: Answer) -> pb.StreamAcknowledgementsResponse:
             return pb.StreamAcknowledgementsResponse(heartbeat=pb.Heartbeat())
 
 
-def wire_entry(stored: StoredEntry, closed_by: int | None) -> pb.LoggedEntry:
+def wire_entry(stored: StoredEntry, closed_by: int | None, prunings: Prunings) -> pb.LoggedEntry:
     """`closed_by` is the index of the order that erased the entry: then its body is not given out any more."""
     row = stored.row
-    erased = None if closed_by is None else pb.MissingBody(reason=ENTRY_ERASED, index=closed_by)
+    missing = None
+    if closed_by is not None:
+        missing = pb.MissingBody(reason=ENTRY_ERASED, index=closed_by)
+    elif not row.body:
+        by = prunings.covering(stored.index)
+        missing = pb.MissingBody(reason=ENTRY_PRUNED, index=by, first_held=prunings.limit)
     return pb.LoggedEntry(
         index=stored.index,
         leaf_data=row.leaf_data,
         vault_id=row.vault_id,
-        body=row.body if erased is None else b"",
+        body=row.body if missing is None else b"",
         vault_epoch=row.vault_epoch,
-        missing=erased,
+        missing=missing,
     )

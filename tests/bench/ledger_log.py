@@ -31,7 +31,7 @@ from libs.transparency.leaf import Kind
 from libs.transparency.merkle import inclusion_path, verify_inclusion
 from services.ledger import frames
 from services.ledger.description import LogDescription
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.segments import HEADER_SIZE
 from services.ledger.sequencer import Candidate, Sequencer
 from services.ledger.store import LogStore
@@ -205,7 +205,7 @@ async def _serving(store: LogStore) -> AsyncIterator[Action]:
 
     def read(start: int) -> ledger_pb2.TailResponse:
         entries = store.reader.entries(start, start + _FRAME)
-        return ledger_pb2.TailResponse(entries=[wire_entry(stored, None) for stored in entries])
+        return ledger_pb2.TailResponse(entries=[wire_entry(stored, None, store.prunings) for stored in entries])
 
     async def tail(request: Any, context: Any) -> AsyncIterator[ledger_pb2.TailResponse]:
         for start in range(0, store.head.size, _FRAME):

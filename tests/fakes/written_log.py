@@ -241,6 +241,9 @@ class FilesInMemory:
     def segments(self) -> Sequence[str]:
         return sorted(name.removeprefix("seg/") for name in self.files if name.startswith("seg/"))
 
+    def is_bare(self, name: str) -> bool:
+        return False
+
     def open_segment(self, name: str) -> BinaryIO:
         return io.BytesIO(self.files[f"seg/{name}"])
 

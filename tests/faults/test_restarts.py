@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from services.ledger import frames, segments
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from tests.faults.load import Record, open_client
 from tests.faults.proof import Prover
 from tests.mesh.processes import descendants, still_alive, watched

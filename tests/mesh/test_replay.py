@@ -21,7 +21,7 @@ from libs.policy.revocation import RevocationKind
 from libs.transparency import leaf as leaves
 from libs.transparency.leaf import Kind
 from libs.transparency.note import VerifierKey
-from services.cli.log_export import Copied
+from services.cli.log_copy import Copied
 from services.cli.policy_draft import read_signed
 from services.cli.policy_publish import publish_policy
 from services.cli.policy_revoke import revoke

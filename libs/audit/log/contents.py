@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from libs.audit.log import announcements
+from libs.audit.log.announcements import Announcements
 from libs.audit.log.entries import EntryWrong, PublicEntry, octets, read_entry
 from libs.audit.log.findings import Findings, Status
 from libs.audit.log.frames import PUBLIC
@@ -15,7 +17,7 @@ from libs.audit.log.sequences import PATIENCE_NS, Hole, Sequences
 from libs.audit.log.tenants import PublicVault, TenantVault
 from libs.audit.log.walk import Located
 
-_GAP, _CONFLICT, _QUARANTINE = 17, 18, 19
+_GAP, _CONFLICT, _QUARANTINE, _PRUNE = 17, 18, 19, 22
 
 OnEntry = Callable[[int, int, PublicEntry], None]
 """Given an entry's index, and when it was committed."""
@@ -27,6 +29,7 @@ class Contents:
 
     origin: str
     findings: Findings
+    announcements: Announcements
     tenant: TenantVault | None = None
     is_part: bool = False
     """Whether the log was not read from its first leaf: then who writes, and which numbers came before, is unknown."""
@@ -35,6 +38,8 @@ class Contents:
     writers: dict[bytes, Writer] = field(default_factory=dict)
     entries: int = 0
     wall_ns: int = 0
+    prune_limit: int = 0
+    """Before which entry the log allows bodies to be gone."""
     _sequences: Sequences = field(default_factory=Sequences)
     _public: PublicVault = field(default_factory=PublicVault)
     _explained: set[tuple[bytes, int]] = field(default_factory=set)
@@ -60,6 +65,7 @@ class Contents:
                 end = start + len(list(run))
                 self._add_run(located, issuer, start, end)
                 start = end
+        self.announcements.follow(located)
         if self.tenant is not None:
             for number, (tag, vault) in enumerate(zip(rows.tags, rows.vaults, strict=True)):
                 wrong = None if vault == PUBLIC else self.tenant.add(tag, vault)
@@ -137,6 +143,14 @@ class Contents:
         elif entry.kind == _CONFLICT:
             issuer, issuer_seq = _named(entry.body)
             self._report(Status.GAP, located, number, f"{_name(issuer)} gave number {issuer_seq} to two entries")
+        elif entry.kind in announcements.KINDS:
+            index = located.frame.header.first + number
+            self.announcements.take(located, index, entry, self.writers.get(entry.issuer))
+        elif entry.kind == _PRUNE:
+            limit = entry.body.get("min_index")
+            if type(limit) is not int or not 0 < limit <= located.frame.header.first + number:
+                raise EntryWrong("it allows no entries before it to be pruned")
+            self.prune_limit = max(self.prune_limit, limit)
         elif entry.kind == _GAP:
             lost = f"{entry.body.get('from')} to {entry.body.get('to')}"
             self.findings.remark(f"the stream lost messages {lost}, as an entry says; issuers send theirs again")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate, pairwise
+from typing import BinaryIO
 
 from libs.audit.log.findings import BytesContradict, BytesWrong
 
@@ -31,6 +32,8 @@ _ROW = struct.Struct(">4xB3xQ32s16s32sII16s32s")
 _CONSTANTS = {at: bytes([value]) for at, value in enumerate(b"TML1\0\0\0\0") if at != 4}
 """What every leaf has in common, by its place in the row."""
 _LEAF = struct.Struct(">96s56x")
+_BODY = struct.Struct(">4xB95xI48x")
+"""Kind, and how long the body is."""
 _TRAILER = struct.Struct(">32s32s32sI4s8s")
 _KIND_AT, _VAULT_AT = 4, 96
 
@@ -73,6 +76,8 @@ class Frame:
     header: Header
     data: bytes
     rows: Rows
+    lengths: tuple[int, ...]
+    """Of the bodies that are there: 0 where one was taken out."""
     leaf_hashes: list[bytes]
     chain_after: bytes
     root_after: bytes
@@ -81,19 +86,19 @@ class Frame:
     def bodies(self) -> list[tuple[int, int]]:
         """Return where each row's body begins and ends in `data`."""
         start = HEADER_SIZE + _ROW_SIZE * self.header.count
-        return list(pairwise(accumulate(self.rows.lengths, initial=start)))
+        return list(pairwise(accumulate(self.lengths, initial=start)))
 
     def verify_bodies(self, numbers: Iterable[int] | None = None) -> None:
         """Check the bodies of all rows, or of some, against their rows. Raises `BytesWrong`."""
         bounds, hashes, view = self.bodies(), self.rows.body_hashes, memoryview(self.data)
         for number in range(len(bounds)) if numbers is None else numbers:
             begin, end = bounds[number]
-            if sha256(view[begin:end]).digest() != hashes[number]:
+            if end > begin and sha256(view[begin:end]).digest() != hashes[number]:
                 raise BytesWrong(begin, f"the body of row {number} does not match its hash")
 
     @property
     def trailer_at(self) -> int:
-        return self.header.length - _TRAILER_SIZE
+        return len(self.data) - _TRAILER_SIZE
 
 
 def read_header(data: bytes) -> Header:
@@ -110,24 +115,36 @@ def read_header(data: bytes) -> Header:
     return Header(length, first, count, *values)
 
 
-def read_frame(header: Header, data: bytes) -> Frame:
-    """Read the whole frame. Bodies are not looked at: their hashes are in the rows. Raises `BytesWrong`.
+def rest_of_bare(header: Header, file: BinaryIO) -> bytes:
+    """Read what follows the header of a frame that tenants' bodies were taken out of."""
+    table = file.read(_ROW_SIZE * header.count)
+    whole_rows = _BODY.iter_unpack(table[: len(table) // _ROW_SIZE * _ROW_SIZE])
+    return table + file.read(sum(length for kind, length in whole_rows if kind not in TENANTS_KINDS) + _TRAILER_SIZE)
+
+
+def read_frame(header: Header, data: bytes, *, is_bare: bool = False) -> Frame:
+    """Read a frame and no more. Bodies are not looked at: their hashes are in the rows. Raises `BytesWrong`.
 
     What is wrong with rows that match their hash is a `BytesContradict`.
     """
-    if len(data) < header.length:
+    rows_end, trailer_at = HEADER_SIZE + _ROW_SIZE * header.count, len(data) - _TRAILER_SIZE
+    if trailer_at < rows_end or (len(data) < header.length and not is_bare):
         raise BytesWrong(len(data), "the file ends within a frame")
-    rows_end, trailer_at = HEADER_SIZE + _ROW_SIZE * header.count, header.length - _TRAILER_SIZE
     chain_after, root_after, digest, length, magic, reserved = _TRAILER.unpack_from(data, trailer_at)
     if length != header.length or magic != b"TMFE" or any(reserved):
         raise BytesWrong(trailer_at + 96, "a frame's end does not match its beginning")
     if sha256(b"\x03" + data[:rows_end] + chain_after + root_after).digest() != digest:
         raise BytesWrong(HEADER_SIZE, "a frame's rows and trailer do not match its hash")
     rows = _read_rows(data[HEADER_SIZE:rows_end]) if header.count else Rows()
-    if rows_end + sum(rows.lengths) != trailer_at:
+    lengths = rows.lengths
+    if is_bare:
+        sized = zip(rows.kinds, lengths, strict=True)
+        lengths = tuple(0 if kind in TENANTS_KINDS else length for kind, length in sized)
+    whole = rows_end + sum(rows.lengths) + _TRAILER_SIZE
+    if (rows_end + sum(lengths), whole) != (trailer_at, header.length):
         raise BytesContradict(HEADER_SIZE, "the bodies do not fill their frame")
     leaves = [sha256(b"\x00" + leaf).digest() for (leaf,) in _LEAF.iter_unpack(data[HEADER_SIZE:rows_end])]
-    return Frame(header, data, rows, leaves, chain_after, root_after, digest)
+    return Frame(header, data, rows, lengths, leaves, chain_after, root_after, digest)
 
 
 def find_header(data: bytes, start: int, first_at_least: int) -> int | None:

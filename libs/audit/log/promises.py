@@ -51,6 +51,8 @@ class Promises:
     findings: Findings
     outside: Sequence[Held] = ()
     """Heads that somebody else holds."""
+    logged: list[Held] = field(default_factory=list)
+    """Heads that the log itself holds: each was witnessed, as an entry says."""
     newest: Checkpoint | None = None
     """The largest head that is proven and true."""
     contradictions: list[tuple[Checkpoint, Checkpoint | None]] = field(default_factory=list)
@@ -85,7 +87,7 @@ class Promises:
 
     def judge(self, tree: Tree, keys: Sequence[Key], end: tuple[str, int]) -> None:
         """Hold everything against the tree that was read, which ends at `end`."""
-        false = [held for held in (*self._own(), *self.outside) if not self._bears_out(held, tree, keys)]
+        false = [held for held in (*self._own(), *self.logged, *self.outside) if not self._bears_out(held, tree, keys)]
         for held in false:
             self._accuse(held)
         self._judge_mark(tree)

@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from libs.audit.log import segments
+from libs.audit.log.announcements import Announcements
 from libs.audit.log.contents import Contents, OnEntry
 from libs.audit.log.description import Description, read_description
 from libs.audit.log.findings import BytesWrong, Findings, Status
@@ -122,7 +123,8 @@ class _Reader:
         is_part = part is not None and part.first > 0
         # A tenant's numbers begin with the log.
         self._tenant = None if question.tag_key is None or is_part else TenantVault(question.tag_key)
-        self._contents = Contents(description.origin, findings, self._tenant, is_part, question.on_entry)
+        said = Announcements(findings, is_part)
+        self._contents = Contents(description.origin, findings, said, self._tenant, is_part, question.on_entry)
         self._place = Place(description.origin, question.block_leaves)
         self._promises = Promises(description.origin, findings, outside=question.outside)
         self._wanted: list[int] = []
@@ -141,7 +143,12 @@ class _Reader:
         if is_whole:
             self._contents.judge_holes()
         self._judge_seals(walk.seals)
+        self._judge_bare(walk.bare)
         keys = (*self._question.keys, *self._own_keys())
+        for held, root in self._contents.announcements.heads:
+            promises.logged.append(held)
+            if root is not None:
+                self._roots[held.checkpoint.size] = root
         is_to_end = is_whole and (self._part is None or self._part.is_to_end)
         if is_whole and not is_to_end:
             self._findings.remark(f"only a part of the log, which went on after these {place.size} entries")
@@ -201,6 +208,14 @@ class _Reader:
     def _own_keys(self) -> Iterable[Key]:
         return (writer.checkpoint_key for writer in self._contents.writers.values() if writer.checkpoint_key)
 
+    def _judge_bare(self, bare: Mapping[str, int]) -> None:
+        for name, end in bare.items():
+            if end > self._contents.prune_limit:
+                what = "the bodies of tenants' entries are gone, and no entry allows that"
+                self._findings.add(Status.DAMAGED, name, None, what)
+        if bare:
+            self._findings.remark(f"the bodies of tenants' entries before {max(bare.values())} were pruned")
+
     def _judge_seals(self, seals: Sequence[Seal]) -> None:
         if self._contents.is_part:
             self._findings.remark("only a part of the log: whose key sealed its segments cannot be told")
@@ -210,6 +225,11 @@ class _Reader:
             if not any(_signed(seal, key) for key in reversed(keys)):
                 what = "no ledger that the log knows has sealed the segment"
                 self._findings.add(Status.UNPROVEN, seal.file, seal.offset, what)
+            for said in self._contents.announcements.seals_of(seal.footer.first, seal.footer.count):
+                # Members cut their files alike at times, and each seals its own.
+                if said.footer != seal.footer.digest and said.ack_key is not None and _signed(seal, said.ack_key):
+                    what = f"its ledger says in entry {said.index} that it sealed the segment with another footer"
+                    self._findings.add(Status.DAMAGED, seal.file, seal.offset, what)
 
 
 def _signed(seal: Seal, key: bytes) -> bool:

@@ -30,6 +30,10 @@ class LogSource(Protocol):
 
     def open_segment(self, name: str) -> BinaryIO: ...
 
+    def is_bare(self, name: str) -> bool:
+        """Whether there is only what is left of a segment once the bodies of tenants' entries were taken out."""
+        ...
+
     def read(self, name: str) -> bytes | None:
         """Return another file's bytes, None where there is none."""
         ...
@@ -71,6 +75,8 @@ class Walk:
         """The last file that was read, and where its last frame ends."""
         self.lengths: dict[str, int] = {}
         """How much of each file is the log's: to its footer's end, or to its last frame's."""
+        self.bare: dict[str, int] = {}
+        """The leaf after the last of each segment that is bare."""
 
     def run(self) -> bool:
         """Read to the end. Returns False where damage has kept the rest from being read."""
@@ -83,7 +89,7 @@ class Walk:
                 return self._damaged(name, 0, "the file is no segment and does not belong here")
             return self._damaged(segments.file_name(self._place.size), 0, f"it is missing; {name} comes next")
         with self._source.open_segment(name) as file:
-            segment = _Segment(name, file, self._place)
+            segment = _Segment(name, file, self._place, is_bare=self._source.is_bare(name))
             self.file, self.end = name, 0
             try:
                 segment.enter()
@@ -92,15 +98,18 @@ class Walk:
             try:
                 segment.read_frames(self._which, self._take)
             except BytesWrong as error:
-                if not is_last or isinstance(error, BytesContradict) or segment.is_followed():
+                is_cut_short = is_last and not segment.is_bare and not isinstance(error, BytesContradict)
+                if not is_cut_short or segment.is_followed():
                     return self._damaged(name, segment.end + error.at, error.why)
                 self._findings.add(Status.TORN, name, segment.end + error.at, f"{error.why}; no frame follows")
         self.end = self.lengths[name] = segment.end
         if segment.seal is not None:
             self.seals.append(segment.seal)
             self.lengths[name] += segments.FOOTER_SIZE
-        elif not is_last:
+        elif not is_last or segment.is_bare:
             return self._damaged(name, segment.end, "a segment that is not the last one has no footer")
+        if segment.is_bare:
+            self.bare[name] = self._place.size
         return True
 
     def _damaged(self, name: str, at: int, why: str) -> bool:
@@ -111,13 +120,15 @@ class Walk:
 class _Segment:
     """One file's reading. `end` is where the frames end that continue the log."""
 
-    def __init__(self, name: str, file: BinaryIO, place: Place) -> None:
-        self._name, self._file, self._place = name, file, place
+    def __init__(self, name: str, file: BinaryIO, place: Place, *, is_bare: bool) -> None:
+        self._name, self._file, self._place, self.is_bare = name, file, place, is_bare
         self._header: Header
         self._content = sha256()
         self._next = 1
         """How far beyond `end` a later frame may begin."""
         self.end = 0
+        self._whole = 0
+        """How long the file is up to `end` with all bodies in it."""
         self.seal: Seal | None = None
 
     def enter(self) -> None:
@@ -126,7 +137,7 @@ class _Segment:
         self._header = segments.read_header(data)
         self._place.enter(self._header)
         self._content.update(data)
-        self.end = len(data)
+        self.end = self._whole = len(data)
 
     def read_frames(self, which: Which, take: Take) -> None:
         """Read to the end of the file, whatever it is. Raises `BytesWrong`, counted from `end`."""
@@ -140,13 +151,14 @@ class _Segment:
                 return
             header = frames.read_header(start)
             self._next = header.length
-            frame = frames.read_frame(header, start + self._file.read(header.length - len(start)))
+            frame = frames.read_frame(header, start + self._rest(header), is_bare=self.is_bare)
             frame.verify_bodies(which(frame))
             before = self._place.frontier
             self._place.follow(frame)
             self._content.update(frame.data)
             take(Located(self._name, self.end, frame, before))
-            self.end += header.length
+            self.end += len(frame.data)
+            self._whole += header.length
 
     def is_followed(self) -> bool:
         """Whether what comes after the damage proves that these bytes were whole once."""
@@ -160,9 +172,16 @@ class _Segment:
             return False
         return len(rest) > segments.FOOTER_SIZE
 
+    def _rest(self, header: frames.Header) -> bytes:
+        if self.is_bare:
+            return frames.rest_of_bare(header, self._file)
+        return self._file.read(header.length - frames.HEADER_SIZE)
+
     def _read_footer(self, rest: bytes) -> None:
         footer = segments.read_footer(rest[: segments.FOOTER_SIZE])
-        self._place.leave(self._header, footer, self.end, self._content.digest())
+        # What a bare segment held is gone: that it was this, its frames say, each body by its hash.
+        content = footer.content_hash if self.is_bare else self._content.digest()
+        self._place.leave(self._header, footer, self._whole, content)
         if len(rest) > segments.FOOTER_SIZE:
             raise BytesWrong(segments.FOOTER_SIZE, "bytes follow the segment's footer: its file was not cut yet")
         self.seal = Seal(self._name, self.end, footer)

@@ -17,7 +17,7 @@ from services.ledger import segments, watermark
 from services.ledger.damage import LogBroken, StoredLogError
 from services.ledger.recovery import LOST_AND_FOUND
 from services.ledger.replication.frame_files import FrameEnd, Tip
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.watermark import Watermark
 
 START_ANEW = 75

@@ -11,13 +11,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from libs.errors import MeshError
 from libs.transparency.chain import chain_start
 from libs.transparency.merkle import EMPTY_ROOT
 from services.ledger import frames, segments
 from services.ledger.damage import LogDamaged
 from services.ledger.head import NO_FRAME
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.store import LogStore
+
+
+class FramesPruned(MeshError):
+    """Bodies were taken out of the frames that are asked for: a member that lacks them needs a copy of the files."""
+
+    reason = "FRAMES_PRUNED"
+
 
 _TRAILER = struct.Struct(">32s32s32sI")
 
@@ -56,6 +64,7 @@ class FrameFiles:
     """Reads one log's frames beside its writer, up to an end that the caller knows to be durable."""
 
     def __init__(self, store: LogStore) -> None:
+        """Whatever is read may raise `FramesPruned`."""
         self._store = store
         self._folder = store.directory / SEGMENTS
 
@@ -148,6 +157,8 @@ class FrameFiles:
 
     def _pread(self, segment: int, offset: int, length: int) -> bytes:
         path = self._folder / segments.file_name(segment)
+        if segment in self._store.bare:
+            raise FramesPruned(f"{path.name} is pruned here: whoever lacks its frames needs a copy of an archive")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.pread(descriptor, length, offset)

@@ -22,14 +22,18 @@ from libs.client.exchange import Exchange
 from libs.client.http import RouterUnreachable
 from libs.errors import MeshError
 from libs.policy.document import read
+from libs.transparency import checkpoint as checkpoints
+from libs.transparency import cosignature
 from libs.transparency.leaf import Leaf
 from libs.transparency.leaf import parse as parse_leaf
+from libs.transparency.quorum import Quorum
 from tests.fakes.attested_mesh import MODEL, AttestedMesh, Ca
 
 REQUEST, RESPONSE = b'{"messages":[]}', b'{"choices":[]}'
 NONCE = "5a" * 32
 RESTS = "RESTS_ON_FAILED_CHECK"
 HOST = "127.0.0.1"
+WITNESS_NAME = "w1.example"
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,15 @@ def _commitment(honest: Materials, change: Callable[[dict[str, Any]], None]) -> 
     return replace(honest, commitment=jcs.dumps(value))
 
 
+def cosigned(commitment: bytes, witness: Ed25519PrivateKey) -> bytes:
+    """The same commitment, its checkpoint cosigned."""
+    value = json.loads(commitment)
+    note = value["checkpoint"].encode()
+    line = cosignature.cosign(checkpoints.parse(note), WITNESS_NAME, witness, 1_700_000_000)
+    value["checkpoint"] = cosignature.attach(note, [line]).decode()
+    return jcs.dumps(value)
+
+
 def _flipped(text: str) -> str:
     """Hex with its last bit flipped."""
     return text[:-1] + f"{int(text[-1], 16) ^ 1:x}"
@@ -88,6 +101,22 @@ def test_an_honest_exchange_passes_every_check(honest: Materials) -> None:
     assert [check.number for check in checks] == list(range(1, 13))
     assert all(check.passed for check in checks)
     assert all(check.detail for check in checks)
+
+
+def test_checkpoint_counts_only_with_the_cosignatures_that_are_demanded(honest: Materials) -> None:
+    witness, other = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (7, 8))
+    key, others = (cosignature.cosigner_key(WITNESS_NAME, each) for each in (witness, other))
+    demanding = replace(honest, quorum=Quorum((key,), 1))
+    assert _failures(demanding) == {12: "QUORUM_NOT_REACHED"}
+    assert isinstance(honest.commitment, bytes)
+    witnessed = replace(demanding, commitment=cosigned(honest.commitment, witness))
+    assert _failures(witnessed) == {}
+    assert run_checks(witnessed)[11].detail.endswith(f"cosigned by {WITNESS_NAME}")
+    assert _failures(replace(witnessed, quorum=Quorum((others,), 1))) == {12: "QUORUM_NOT_REACHED"}
+    second = cosignature.cosigner_key("w2.example", other)
+    assert _failures(replace(witnessed, quorum=Quorum((key, second), 2))) == {12: "QUORUM_NOT_REACHED"}
+    assert _failures(replace(witnessed, quorum=Quorum((key, second), 1))) == {}
+    assert _failures(replace(honest, commitment=witnessed.commitment)) == {}
 
 
 def test_development_roots_are_said_where_hardware_is_claimed(honest: Materials) -> None:

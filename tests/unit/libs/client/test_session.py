@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
 from libs.client.answer import AnswerBrokenOff, AnswerNotRead
@@ -20,9 +21,14 @@ from libs.client.exchange import chat_body
 from libs.client.http import RouterRefused, RouterUrlInvalid, TlsKeyNotPinned
 from libs.client.session import KeysetChanged, Patience, RouterSession, open_session
 from libs.errors import MeshError
+from libs.transparency.cosignature import cosigner_key
+from libs.transparency.quorum import Quorum
 from tests.fakes.attested_mesh import MODEL, AttestedMesh, Ca
 from tests.fakes.https_router import API_KEY, RouterTwin, server_context, serving
 
+from .test_checks import WITNESS_NAME, cosigned
+
+WITNESS = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 QUICK = Patience(settle=5.0, between=0.01, silence=10.0, total=30.0)
 PROMPT = [{"role": "user", "content": "say hello"}]
 
@@ -71,6 +77,27 @@ async def test_a_commitment_that_never_comes_fails_every_check_about_the_ledger(
 
     assert [check.number for check in checks if not check.passed] == [7, 8, 9, 10, 11, 12]
     assert {check.reason for check in checks[7:10]} == {"ROUTER_REFUSED"}
+
+
+@pytest.mark.parametrize(("settle", "failed"), [(20.0, []), (0.05, [12])])
+async def test_cosignatures_that_are_demanded_are_waited_for_and_no_longer_than_patience(
+    router: RouterTwin, mesh: AttestedMesh, settle: float, failed: list[int]
+) -> None:
+    asked: list[bytes] = []
+
+    def cosigned_at_last(commitment: bytes) -> bytes:
+        asked.append(commitment)
+        return cosigned(commitment, WITNESS) if len(asked) > 20 else commitment
+
+    router.lies["commitment"] = cosigned_at_last
+    demanding = replace(mesh.trust(), quorum=Quorum((cosigner_key(WITNESS_NAME, WITNESS),), 1))
+    async with open_session(router.url, API_KEY, demanding, patience=replace(QUICK, settle=settle)) as session:
+        _, exchange = await _ask(session)
+        checks = await session.verify(exchange)
+
+    assert [check.number for check in checks if not check.passed] == failed
+    assert checks[11].reason == ("QUORUM_NOT_REACHED" if failed else None)
+    assert (f"cosigned by {WITNESS_NAME}" in checks[11].detail) == (not failed)
 
 
 def _other_nonce(mesh: AttestedMesh) -> Callable[[bytes], bytes]:

@@ -14,14 +14,16 @@ from libs.transparency.cosignature import QuorumNotReached
 from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.note import NoteSignatureInvalid, VerifierKey
 from libs.transparency.proof_file import ProofFile
+from libs.transparency.quorum import Quorum, WitnessesTooFew
 from services.cli.__main__ import main
-from services.cli.ledger_prove import WitnessesTooFew, check_proof
+from services.cli.ledger_prove import check_proof
 
 ORIGIN = "mesh.local/ledger/1"
 KEY, WITNESS, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (6, 7, 8))
 VKEY = VerifierKey(ORIGIN, KEY.public_key().public_bytes_raw()).text()
 WITNESS_KEY = cosignature.cosigner_key("witness.example", WITNESS).text()
 STRANGER_KEY = cosignature.cosigner_key("stranger.example", STRANGER).text()
+OTHER_KEY = cosignature.cosigner_key("witness.example", STRANGER).text()
 LEAF = Leaf(Kind.POLICY, 1, b"\x01" * 32, b"\x02" * 16, b"\x03" * 32)
 
 
@@ -46,17 +48,20 @@ def test_it_says_what_is_proven_and_by_whom(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_witness_that_did_not_cosign_is_missed() -> None:
     with pytest.raises(QuorumNotReached):
-        check_proof(proof(), VKEY, [WITNESS_KEY, STRANGER_KEY], None)
-    assert check_proof(proof(), VKEY, [WITNESS_KEY, STRANGER_KEY], 1)[-1] == "cosigned by witness.example"
-    assert check_proof(proof(), VKEY, [], None)[-1] == "cosigned by none that was asked for"
+        check_proof(proof(), VKEY, Quorum.of([WITNESS_KEY, STRANGER_KEY], None))
+    one = Quorum.of([WITNESS_KEY, STRANGER_KEY], 1)
+    assert check_proof(proof(), VKEY, one)[-1] == "cosigned by witness.example"
+    assert check_proof(proof(), VKEY)[-1] == "cosigned by none that was asked for"
     with pytest.raises(WitnessesTooFew):
-        check_proof(proof(), VKEY, [WITNESS_KEY], 2)
+        check_proof(proof(), VKEY, Quorum.of([WITNESS_KEY], 2))
+    with pytest.raises(WitnessesTooFew):  # One witness by two of its keys.
+        Quorum.of([WITNESS_KEY, OTHER_KEY], 2)
 
 
 def test_another_logs_key_is_refused() -> None:
     other = VerifierKey(ORIGIN, STRANGER.public_key().public_bytes_raw()).text()
     with pytest.raises(NoteSignatureInvalid):
-        check_proof(proof(), other, [], None)
+        check_proof(proof(), other)
 
 
 def test_a_cose_receipt_is_checked_with_its_leaf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

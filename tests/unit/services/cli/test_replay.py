@@ -18,7 +18,7 @@ from libs.policy.document import read
 from libs.policy.revocation import RevocationKind
 from libs.tee.challenge import Challenge
 from libs.transparency.leaf import Kind, Leaf
-from services.cli.log_export import Entry
+from services.cli.log_copy import Entry
 from services.cli.log_state import Authorities, InLog, PolicyWithheld
 from services.cli.replay import AGED, LATER, Replay
 from services.cli.replayed import Replayed, Verdict

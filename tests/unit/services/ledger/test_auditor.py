@@ -20,7 +20,7 @@ from services.ledger.auditor import Auditor, NoteNotSigned, RootDiffers, SizeBel
 from services.ledger.damage import LogDamaged
 from services.ledger.growth import Growth
 from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.segments import Geometry
 from services.ledger.store import LogStore
 

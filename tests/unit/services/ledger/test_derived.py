@@ -18,7 +18,7 @@ from services.ledger.damage import LogDamaged
 from services.ledger.index import Index
 from services.ledger.pages import PageDamaged
 from services.ledger.recent import Recent
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.selection import Selection
 from services.ledger.sequencer import Candidate, Outcome
 from services.ledger.store import LogStore

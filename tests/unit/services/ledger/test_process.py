@@ -28,7 +28,7 @@ from libs.transparency.merkle import leaf_hash, verify_consistency, verify_inclu
 from libs.transparency.note import VerifierKey
 from services.kms.decisions import Decisions
 from services.ledger import segments
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from tests.fakes.joined_mesh import JoinedMesh
 
 from .live import LiveMesh, Router

@@ -15,7 +15,7 @@ from services.ledger import recovery, segments, watermark
 from services.ledger.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
 from services.ledger.records_log import CHECKPOINTS, RecordsLog, read_end
 from services.ledger.recovery import LOST_AND_FOUND, Floor, examine
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.store import LogStore
 
 from .conftest import INDEX_KEY, KEY, ORIGIN, SMALL, SOURCE, candidate, examined, fill, open_store, sequencer

@@ -10,8 +10,8 @@ import pytest
 from services.ledger import derived, segments
 from services.ledger.damage import LogDamaged
 from services.ledger.pages import PageDamaged
-from services.ledger.scan import SEGMENTS
 from services.ledger.scrubbing import Scrubber
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.store import LogStore
 
 from .conftest import DESCRIPTION, SOURCE, candidate, open_store, sequencer

@@ -14,7 +14,7 @@ import pytest
 from services.ledger import derived, frames, segments
 from services.ledger.damage import LogBroken, LogDamaged
 from services.ledger.recovery import examine
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from tests.fakes.unsynced_disk import writes_without_sync
 
 from .conftest import ORIGIN, SMALL, SOURCE, candidate, open_store, sequencer

@@ -16,7 +16,7 @@ from libs.transparency.leaf import Kind
 from services.ledger import frames, segments
 from services.ledger.damage import LogBroken, LogDamaged, LogExists
 from services.ledger.head import SourceOutOfOrder
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.sequencer import Outcome, Sequencer
 from services.ledger.store import LogStore
 from tests.fakes.unsynced_disk import writes_without_sync

@@ -22,7 +22,7 @@ from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.damage import LogDamaged
 from services.ledger.growth import Growth
 from services.ledger.keys import ReleasedKey
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 from services.ledger.selection import Selection, SelectionMalformed
 from services.ledger.sequencer import Candidate
 from services.ledger.store import LogStore

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.identity.certificate import Subject, key_pem, pem_of
-from libs.policy.orders import RETIRE_KEY
+from libs.policy.orders import PRUNE_LOG, RETIRE_KEY
 from libs.policy.vault_orders import month_of
 from services.cli.__main__ import main
 from services.router.vaults import Vaults
@@ -103,6 +103,10 @@ async def test_operators_hold_release_and_erase_a_vault_and_are_told_which_entri
         assert "released" in (await desk.ledger("submit", str(release)))[1]
         month = await desk.order("month", "erase", TENANT, "--epoch", month_of(vault.epoch))
         assert "EPOCH_NOT_OVER" in (await desk.ledger("submit", str(month)))[1]
+        prune = await desk.order("prune", "order-prune", "--before", "4")
+        assert "ENTRIES_NOT_SEALED" in (await desk.ledger("submit", str(prune)))[1]
+        prune = await desk.order("unsigned", "order-prune", "--before", "4", signers=1)
+        assert "ORDER_SIGNATURES_INSUFFICIENT" in (await desk.ledger("submit", str(prune)))[1]
         alone = await desk.order("alone", "erase", TENANT, signers=1)
         assert "ORDER_SIGNATURES_INSUFFICIENT" in (await desk.ledger("submit", str(alone)))[1]
 
@@ -129,6 +133,9 @@ async def test_what_is_no_order_about_a_vault_is_not_submitted(
     assert "VAULT_SUBJECT_MALFORMED" in (await desk.ledger("submit", str(retire)))[1]
     erase = tmp_path / "erase.json"
     erase.write_bytes(live.order("erase-vault", "0a" * 16))
+    code, said = await desk.run("kms", "submit", str(erase), "--state", str(tmp_path))
+    assert (code, "teemesh ledger submit" in said) == (1, True)
+    erase.write_bytes(live.order(PRUNE_LOG, "mesh.local/ledger/1,4"))
     code, said = await desk.run("kms", "submit", str(erase), "--state", str(tmp_path))
     assert (code, "teemesh ledger submit" in said) == (1, True)
     for wrong in (["--epoch", "2026-13", "--reason", "x"], ["--reason", "x" * 257]):

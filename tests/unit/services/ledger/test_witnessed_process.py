@@ -10,8 +10,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from teemesh.ledger.v1 import ledger_pb2
+from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
+from libs.events.records import SALT_SIZE, parse_entry
 from libs.transparency import checkpoint, cose_receipt, proof_file
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.cosignature import verify_quorum
@@ -54,6 +55,15 @@ async def witnessed(live: LiveMesh, ca_pem: bytes, at_least: int) -> tuple[Check
                     return checkpoint.parse(note), note
 
 
+async def first_of(stub: ledger_pb2_grpc.LedgerServiceStub, kind: Kind) -> ledger_pb2.LoggedEntry:
+    """The first entry of a kind, once the log has one."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async for response in stub.Tail(ledger_pb2.TailRequest(from_index=0, follow=True, kinds=[kind])):
+            if response.entries:
+                return response.entries[0]
+    raise AssertionError("a tail that follows ended")
+
+
 def put_back(image: Path, data_dir: Path) -> None:
     shutil.rmtree(data_dir)
     shutil.copytree(image, data_dir)
@@ -79,6 +89,13 @@ async def test_a_witness_follows_the_log_over_a_restart_and_not_back(both: tuple
         )
         assert cose.leaf_data == first.acknowledgement.leaf_data
         assert len(cose_receipt.verify(cose.receipt, cose.leaf_data, key)) == 32
+
+        entry = await first_of(await client.stub(), Kind.WITNESS)
+        logged = parse_entry(entry.body[SALT_SIZE:]).body["checkpoint"].encode()
+        assert verify_quorum(logged, witness.keys, 1) == ("witness.example/w1",)
+        assert checkpoint.verify(logged, key).size <= entry.index
+        keys = parse_entry((await first_of(await client.stub(), Kind.LOGKEY)).body[SALT_SIZE:]).body
+        assert keys["checkpoint_key"] == key.public_key.hex()
 
         await live.kill()
         image = await asyncio.to_thread(shutil.copytree, live.data_dir, live.data_dir.with_name("image"))

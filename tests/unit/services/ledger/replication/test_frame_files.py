@@ -10,7 +10,7 @@ import pytest
 
 from services.ledger import frames
 from services.ledger.replication.frame_files import LOG_START, FrameName
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 
 from .members import Writer, writer_at
 

@@ -32,11 +32,11 @@ _VERSION = 1
 _BATCH = 256
 
 
-class LogExportMalformed(MeshError):
+class LogCopyMalformed(MeshError):
     """The file is no copy of a log that this version reads."""
 
     code = Code.INVALID_ARGUMENT
-    reason = "LOG_EXPORT_MALFORMED"
+    reason = "LOG_COPY_MALFORMED"
 
 
 class LogRootMismatch(MeshError):
@@ -82,7 +82,7 @@ class Copied:
 
     @classmethod
     def decode(cls, data: bytes) -> Copied:
-        """Raises `LogExportMalformed`."""
+        """Raises `LogCopyMalformed`."""
         try:
             value = jcs.loads_object(data)
             if value["v"] != _VERSION or isinstance(value["v"], bool):
@@ -92,11 +92,11 @@ class Copied:
             ]
             return cls(value["checkpoint"].encode(), tuple(rows))
         except (jcs.JsonMalformed, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise LogExportMalformed(f"no copy of a log: {error}") from error
+            raise LogCopyMalformed(f"no copy of a log: {error}") from error
 
 
 def read_copy(path: Path) -> Copied:
-    """Raises `InputUnreadable`, `LogExportMalformed`."""
+    """Raises `InputUnreadable`, `LogCopyMalformed`."""
     return Copied.decode(read_input(path))
 
 

@@ -1,0 +1,168 @@
+"""It is responsible for pruning a log that no ledger has open: `python -m services.ledger.pruning DIR`.
+
+Every byte is verified before any is taken away. A segment is pruned if the log says so, in a signed tree, no vault in
+it is held, and what it holds is either erased or, byte for byte, in every archive that standard input names: a JSON
+list with an object for each, of SHA-256 by segment. One segment that may not be pruned refuses them all. With
+`--put-back FIRST` a pruned segment's whole file is read from standard input and put in its place again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import file_digest
+from pathlib import Path
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from libs.events.records import SALT_SIZE, parse_entry
+from libs.events.vault import PUBLIC_VAULT_ID
+from libs.transparency.leaf import Kind
+from services.ledger import description, segments
+from services.ledger.bare import make_bare, make_whole
+from services.ledger.damage import StoredLogError
+from services.ledger.erasures import Erasures
+from services.ledger.index import Index
+from services.ledger.recovery import Examined, examine, read_signed
+from services.ledger.segment_files import BARE, SEGMENTS
+from services.ledger.segment_index import SegmentIndex
+from services.ledger.store import lock_log
+
+REFUSED = 1
+_DEFAULT = segments.Geometry()
+
+Archive = Mapping[str, str]
+"""SHA-256 of the archived copy of each segment, by file name."""
+
+
+class PruneNotOrdered(MeshError):
+    """No entry in a signed tree of this log says that it may be pruned."""
+
+    reason = "PRUNE_NOT_ORDERED"
+
+
+class SegmentHeld(MeshError):
+    """A vault in the segment is under a hold: nothing of it goes."""
+
+    reason = "SEGMENT_HELD"
+
+
+class SegmentNotArchived(MeshError):
+    """An archive lacks the segment, or has another, or none was named, and not all in it is erased."""
+
+    reason = "SEGMENT_NOT_ARCHIVED"
+
+
+class SegmentNotPruned(MeshError):
+    """There is nothing to put back."""
+
+    code = Code.NOT_FOUND
+    reason = "SEGMENT_NOT_PRUNED"
+
+
+class ArchivesMalformed(MeshError):
+    """Standard input names no archives."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "ARCHIVES_MALFORMED"
+
+
+def prune(directory: Path, archives: Sequence[Archive], geometry: segments.Geometry = _DEFAULT) -> list[str]:
+    """Prune what may be pruned; return the names of the segments. Raises `StoredLogError`, `PruneNotOrdered`,
+    `SegmentHeld`, `SegmentNotArchived`.
+    """
+    with _locked(directory), tempfile.TemporaryDirectory() as elsewhere:
+        index = Index(Path(elsewhere), os.urandom(32))
+        examined = examine(directory, description.read(directory).origin, geometry, index=index)
+        limit, erasures = _limit(directory, examined), _erasures(index, examined)
+        chosen = [each for each in index.files if each.end <= limit and each.first not in examined.scanned.bare]
+        pruned = [each.first for each in chosen if _may_go(directory, each, erasures, archives)]
+        for first in pruned:
+            make_bare(directory, first)
+    return [segments.file_name(first) for first in pruned]
+
+
+def put_back(directory: Path, first: int) -> None:
+    """Put a pruned segment's whole file, from standard input, back. Raises `StoredLogError`, `SegmentNotPruned`."""
+    with _locked(directory):
+        if not (directory / BARE / segments.file_name(first)).exists():
+            raise SegmentNotPruned(f"no bare segment begins at entry {first}")
+        make_whole(directory, first, sys.stdin.buffer)
+
+
+def _limit(directory: Path, examined: Examined) -> int:
+    """Return before which entry bodies may go, by what a signed tree holds."""
+    newest = read_signed(directory).newest
+    signed = 0 if newest is None else newest.size
+    prunings = examined.prunings
+    limits = [limit for limit, entry in zip(prunings.limits, prunings.entries, strict=True) if entry < signed]
+    if not limits:
+        raise PruneNotOrdered("no entry in a signed tree of this log says that it may be pruned: have it ordered")
+    return max(limits)
+
+
+def _erasures(index: Index, examined: Examined) -> Erasures:
+    erasures = Erasures()
+    for at in index.of_kinds((Kind.ERASURE,)):
+        erasures.take(parse_entry(examined.reader.entry(at).row.body[SALT_SIZE:]))
+    return erasures
+
+
+def _may_go(directory: Path, found: SegmentIndex, erasures: Erasures, archives: Sequence[Archive]) -> bool:
+    """Whether there is anything to take out of a segment. Raises `SegmentHeld`, `SegmentNotArchived`."""
+    parts = [(each.vault_id, each.epoch) for each in found.sealed_under() if each.vault_id != PUBLIC_VAULT_ID]
+    name = segments.file_name(found.first)
+    if any(erasures.is_held(vault_id) for vault_id, _ in parts):
+        raise SegmentHeld(f"{name} has entries of a vault under a hold: nothing is pruned")
+    closing = [erasures.closing(vault_id, epoch) for vault_id, epoch in parts]
+    if not all(each is not None and each.done is not None for each in closing):
+        with (directory / SEGMENTS / name).open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        if not archives or any(archive.get(name) != digest for archive in archives):
+            raise SegmentNotArchived(f"{name} is not in every archive as it is here: export it; nothing is pruned")
+    return bool(parts)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    lock = lock_log(directory)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _read_archives(data: bytes) -> list[Archive]:
+    try:
+        value = jcs.loads(data)
+    except jcs.JsonMalformed as error:
+        raise ArchivesMalformed(f"the archives are {error}") from error
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise ArchivesMalformed("a list of objects is wanted")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="services.ledger.pruning", description="Prune a log that is not open.")
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--put-back", type=int, metavar="FIRST")
+    args = parser.parse_args(arguments)
+    try:
+        if args.put_back is not None:
+            put_back(args.log, args.put_back)
+            return 0
+        pruned = prune(args.log, _read_archives(sys.stdin.buffer.read()))
+    except MeshError as error:
+        sys.stderr.write(f"ledger: {error.reason}: {error}\n")
+        return error.exit_status if isinstance(error, StoredLogError) else REFUSED
+    sys.stdout.write(json.dumps({"pruned": pruned}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,30 @@
-"""What every test relies on: TLS 1.3 only, as in the services, before anything loads gRPC."""
+"""What every test relies on: TLS 1.3 only, as in the services, before anything loads gRPC; and who shares a mesh."""
 
 from libs.rpc.hardening import ssl_hardening
 
 ssl_hardening()
+
+import pytest  # noqa: E402
+from xdist.remote import Producer  # noqa: E402
+from xdist.scheduler import LoadFileScheduling  # noqa: E402
+
+_ON_ONE_MESH = frozenset(
+    {
+        *(f"tests/faults/test_{name}.py" for name in ("kill", "ledger_away", "policy", "tenants")),
+        *(f"tests/mesh/test_{name}.py" for name in ("channels", "client_api", "commands", "entries", "secrets")),
+    }
+)
+"""Files whose tests all use their folder's own mesh. Any other file is right too, and only slower."""
+
+
+class Scheduling(LoadFileScheduling):
+    """A worker takes a whole file at a time, and all files of a folder that are on one mesh: it is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file.rpartition("/")[0] if file in _ON_ONE_MESH else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)

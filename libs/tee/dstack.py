@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,28 @@ class GuestKey:
     """Not verified yet: see `dstack_custody`."""
 
 
+class _Agent(AsyncDstackClient):
+    """The SDK's client, but for one socket alone, on which nobody speaks TLS.
+
+    The SDK prepares itself for other addresses too and reads all of the web's authorities, twice: most of what it takes
+    to begin. So what its own `__init__` sets is set here.
+    """
+
+    def __init__(self, socket: Path, timeout_seconds: float) -> None:
+        self.use_sync_http = False
+        self.async_transport = _transport(socket)
+        self.base_url = "http://localhost"
+        self._timeout = timeout_seconds
+        self._client = None
+        self._sync_client = None
+        self._client_ref_count = 0
+
+
+def _transport(socket: Path) -> httpx.AsyncHTTPTransport:
+    """HTTP over a socket; were it to speak TLS, no authority would be believed."""
+    return httpx.AsyncHTTPTransport(uds=str(socket.absolute()), verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
 class Guest:
     """One service's guest agent. Use as an async context manager; calls outside of it are a bug."""
 
@@ -98,10 +121,9 @@ class Guest:
 
     async def __aenter__(self) -> Self:
         """Raise `GuestUnavailable` when there is no socket yet."""
-        try:
-            client: Any = AsyncDstackClient(str(self._socket.absolute()), timeout=self._timeout_seconds)
-        except FileNotFoundError as error:
-            raise GuestUnavailable(f"no guest agent socket at {self._socket}: is the guest agent running?") from error
+        if not self._socket.exists():
+            raise GuestUnavailable(f"no guest agent socket at {self._socket}: is the guest agent running?")
+        client: Any = _Agent(self._socket, self._timeout_seconds)
         self._client = await client.__aenter__()
         return self
 
@@ -154,8 +176,7 @@ class Guest:
         """
 
         async def ask() -> Collected:
-            transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
-            async with httpx.AsyncClient(transport=transport, timeout=self._timeout_seconds) as client:
+            async with httpx.AsyncClient(transport=_transport(self._socket), timeout=self._timeout_seconds) as client:
                 reply = await client.post("http://guest/v1/AttestGpu", json={"nonce": nonce.hex()})
             reply.raise_for_status()
             (bundle,) = reply.json()["bundles"]

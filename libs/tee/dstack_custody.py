@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from libs.errors import Code, MeshError
 from libs.tee.keccak import keccak256
-from libs.tee.secp256k1 import recover_signer
+from libs.tee.signer_recovery import recover_signer
 
 _APP_ID_BYTES = 20
 _ISSUED = b"dstack-kms-issued:"

@@ -31,7 +31,8 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for an error (one line on standard error), 130 for Ctrl-C."""
-    args = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    args = _parser(given).parse_args(given)
     try:
         return _run(args)
     except KeyboardInterrupt:
@@ -48,10 +49,12 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="teemesh", description="Confidential AI inference that anyone can check.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in _COMMANDS:
+    # Loading every command takes longer than most of them run: who names one waits for that one.
+    named = tuple(name for name in _COMMANDS if name in given[:1])
+    for name in named or _COMMANDS:
         importlib.import_module(f"services.cli.{name}").add_parser(subparsers)
     return parser
 

@@ -11,8 +11,13 @@ from tests.faults.log import LogReader, log_reader
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh() -> Iterator[RunningMesh]:
+    """One that has recovered from the tests before; whoever needs it whole asks until it is, and fails when it is not.
+
+    What a test finds in the log or in an answer it tells from what others left by what is its own: a receipt's id, the
+    policy's successor, the one revocation that there is.
+    """
     with short_folder() as folder, running_mesh(folder) as running:
         yield running
 

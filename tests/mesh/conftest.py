@@ -12,7 +12,7 @@ from tests.mesh.https import Https
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh() -> Iterator[RunningMesh]:
     with short_folder() as folder, running_mesh(folder) as running:
         yield running

@@ -1,4 +1,4 @@
-"""The other commands on a running mesh, and what a second `up` and a `kill -9` do."""
+"""The other commands on a running mesh, and what a second `up` does. What ends a mesh is with the faults."""
 
 from __future__ import annotations
 
@@ -7,14 +7,30 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mesh.processes import descendants, still_alive, watched
-from tests.mesh.running import RunningMesh, free_port, running_mesh, short_folder, teemesh
+from tests.mesh.running import ROOT, RunningMesh, free_port, short_folder, teemesh
 
 pytestmark = pytest.mark.mesh
+
+
+@pytest.fixture(scope="module", autouse=True)
+def watching(mesh: RunningMesh) -> Iterator[subprocess.Popen[str]]:
+    """`evidence watch` until it has seen one appraisal: each node is appraised again every minute, while others run.
+
+    What it prints is made by the service after this began, whatever the tests before did.
+    """
+    command = [sys.executable, "-m", "services.cli", "evidence", "watch", "--count", "1", "--json"]
+    with subprocess.Popen(
+        [*command, "--state", str(mesh.state)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watch:
+        yield watch
+        watch.kill()
 
 
 def test_chat_verifies_every_answer(mesh: RunningMesh) -> None:
@@ -85,21 +101,6 @@ def test_evidence_of_a_running_service_is_fetched_and_passes_every_step(mesh: Ru
     assert "DEVELOPMENT" in done.stdout
 
 
-def test_an_appraisal_that_the_mesh_makes_is_seen_fetched_and_repeated(mesh: RunningMesh, tmp_path: Path) -> None:
-    # Every node is appraised again each minute.
-    seen = mesh.run("evidence", "watch", "--count", "1", "--json", timeout=100)
-    assert seen.returncode == 0, seen.stdout + seen.stderr
-    made = json.loads(seen.stdout)
-    assert (made["role"], made["refusal"]) == ("node", None)
-    bundle = tmp_path / "bundle.json"
-    fetched = mesh.run("evidence", "fetch", "--record", made["record"], "--out", str(bundle))
-    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
-    done = teemesh("evidence", "repeat", str(bundle))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("PASS") == 11
-    assert done.stdout.splitlines()[-1] == f"SAME record to the byte: {made['record']}"
-
-
 def test_the_node_and_its_session_are_verified_and_drained(mesh: RunningMesh, tmp_path: Path) -> None:
     described = ("--mesh", str(mesh.state / "mesh.json"))
 
@@ -161,6 +162,22 @@ def test_a_taken_router_port_is_one_clear_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_an_appraisal_that_the_mesh_makes_is_seen_fetched_and_repeated(
+    mesh: RunningMesh, watching: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    said, complaint = watching.communicate(timeout=100)
+    assert watching.returncode == 0, said + complaint
+    made = json.loads(said)
+    assert (made["role"], made["refusal"]) == ("node", None)
+    bundle = tmp_path / "bundle.json"
+    fetched = mesh.run("evidence", "fetch", "--record", made["record"], "--out", str(bundle))
+    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    done = teemesh("evidence", "repeat", str(bundle))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASS") == 11
+    assert done.stdout.splitlines()[-1] == f"SAME record to the byte: {made['record']}"
+
+
 def test_a_killed_service_comes_back_and_mesh_json_says_so(mesh: RunningMesh) -> None:
     before = mesh.mesh["services"]["attestation"]["pid"]
     os.kill(before, signal.SIGKILL)
@@ -168,32 +185,6 @@ def test_a_killed_service_comes_back_and_mesh_json_says_so(mesh: RunningMesh) ->
     after = mesh.mesh["services"]["attestation"]["pid"]
     assert after
     assert after != before
-
-
-def test_down_ends_every_process() -> None:
-    with short_folder() as folder, running_mesh(folder) as running:
-        with watched(descendants(running.up.pid)) as processes:
-            assert len(processes) >= 8
-            done = running.run("down", timeout=100)
-            assert done.returncode == 0, done.stderr
-            assert running.up.wait(10) == 0
-            assert still_alive(processes, within_seconds=1) == set()
-        assert not (running.state / "mesh.json").exists()
-
-
-def test_a_killed_up_leaves_no_process_and_its_state_starts_again() -> None:
-    with short_folder() as folder:
-        with running_mesh(folder) as running:
-            described = running.mesh
-            with watched(descendants(running.up.pid)) as processes:
-                assert len(processes) >= 8
-                running.up.kill()
-                running.up.wait(10)
-                assert still_alive(processes, within_seconds=10) == set()
-        with running_mesh(folder) as again:
-            assert again.mesh["api_key"] == described["api_key"]
-            assert again.file("mesh_ca")
-            assert again.mesh["policy"] == described["policy"]
 
 
 def _until_serving(mesh: RunningMesh) -> None:

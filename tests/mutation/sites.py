@@ -24,7 +24,7 @@ JUDGING, PARSING, CONVERTED = "judging", "parsing", "converted"
 OUTSIDE = {
     "libs.tee.dstack": "asks the guest agent; judges no evidence",
     "libs.tee.dstack_custody": "judges a key's signature chain, not evidence; its own tests attack each check",
-    "libs.tee.secp256k1": "judges that chain's signatures, not evidence; its own tests attack each check",
+    "libs.tee.signer_recovery": "judges that chain's signatures, not evidence; its own tests attack each check",
     "libs.tee.archived": "reads records of appraisals; judges no evidence",
     "libs.tee.ear": "writes and reads results of appraisals; judges no evidence",
     "libs.tee.registers": "formulas; a value of another size is a mistake of the caller",

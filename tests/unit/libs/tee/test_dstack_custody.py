@@ -6,18 +6,18 @@ import pytest
 
 from libs.tee.dstack_custody import CustodyLinkMissing, CustodyNotProven, claim_v0, verify_chain
 from libs.tee.keccak import keccak256
-from libs.tee.secp256k1 import (
+from libs.tee.secp256k1 import public_key_of
+from libs.tee.signer_recovery import (
     HighSignatureRefused,
     RecoveryIdRefused,
     SignatureLengthRefused,
     SignerNotRecoverable,
-    public_key_of,
     recover_signer,
 )
 from services.devtee import secp256k1
 from services.devtee.keys import DerivedKey, MockKms
 from tests.unit.libs.tee.bench import NOW
-from tests.unit.libs.tee.test_secp256k1 import high
+from tests.unit.libs.tee.test_signer_recovery import high
 
 APP_ID = b"\x0a" * 20
 KMS = MockKms.create(NOW)

@@ -3,88 +3,18 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from eth_keys.backends.native.main import NativeECCBackend
+from eth_keys.datatypes import PrivateKey
 
-from libs.errors import MeshError
-from libs.tee.secp256k1 import (
-    HighSignatureRefused,
-    RecoveryIdRefused,
-    SignatureLengthRefused,
-    SignerNotRecoverable,
-    is_public_key,
-    public_key_of,
-    recover_signer,
-)
-from services.devtee import secp256k1
+from libs.tee.secp256k1 import is_public_key, public_key_of
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 KEY = bytes(range(1, 33))
-DIGEST = bytes(range(32))
-SIGNATURE = secp256k1.sign_recoverable(KEY, DIGEST)
-SIGNER = secp256k1.compressed_public_key(KEY)
-
-
-def high(signature: bytes) -> bytes:
-    """The other form of the same signature: n - s, and the other nonce point."""
-    s = ORDER - int.from_bytes(signature[32:64], "big")
-    return signature[:32] + s.to_bytes(32, "big") + bytes([signature[64] ^ 1])
-
-
-def test_the_signer_is_recovered() -> None:
-    assert recover_signer(DIGEST, SIGNATURE) == SIGNER
-
-
-def test_ethereums_recovery_ids_mean_the_same() -> None:
-    assert recover_signer(DIGEST, SIGNATURE[:64] + bytes([SIGNATURE[64] + 27])) == SIGNER
-
-
-def test_another_digest_names_another_signer() -> None:
-    assert recover_signer(bytes(31) + b"\1", SIGNATURE) != SIGNER
-
-
-@pytest.mark.parametrize("size", [0, 1, 64, 66, 130])
-def test_another_length_is_refused(size: int) -> None:
-    with pytest.raises(SignatureLengthRefused) as refusal:
-        recover_signer(DIGEST, (SIGNATURE * 2)[:size])
-    assert refusal.value.reason == "SIGNATURE_LENGTH_REFUSED"
-
-
-@pytest.mark.parametrize("recovery_id", [2, 3, 26, 29, 255])
-def test_another_recovery_id_is_refused(recovery_id: int) -> None:
-    with pytest.raises(RecoveryIdRefused) as refusal:
-        recover_signer(DIGEST, SIGNATURE[:64] + bytes([recovery_id]))
-    assert refusal.value.reason == "RECOVERY_ID_REFUSED"
-
-
-def test_the_high_form_of_a_signature_is_refused() -> None:
-    with pytest.raises(HighSignatureRefused) as refusal:
-        recover_signer(DIGEST, high(SIGNATURE))
-    assert refusal.value.reason == "HIGH_SIGNATURE_REFUSED"
-
-
-@pytest.mark.parametrize(
-    ("r", "s"),
-    [(0, 1), (1, 0), (ORDER, 1), (2**256 - 1, 1), (5, 1)],  # No point of the curve has x = 5.
-)
-def test_numbers_that_belong_to_no_key_are_refused(r: int, s: int) -> None:
-    with pytest.raises(SignerNotRecoverable) as refusal:
-        recover_signer(DIGEST, r.to_bytes(32, "big") + s.to_bytes(32, "big") + b"\0")
-    assert refusal.value.reason == "SIGNER_NOT_RECOVERABLE"
-
-
-@settings(max_examples=50, deadline=None)
-@given(numbers=st.binary(min_size=64, max_size=64), recovery_id=st.sampled_from([0, 1, 27, 28]))
-def test_hostile_signatures_name_a_key_or_are_refused(numbers: bytes, recovery_id: int) -> None:
-    try:
-        signer = recover_signer(DIGEST, numbers + bytes([recovery_id]))
-    except MeshError:
-        return
-    assert is_public_key(signer)
+PUBLIC_KEY = PrivateKey(KEY, backend=NativeECCBackend()).public_key.to_compressed_bytes()
 
 
 def test_public_keys_agree_with_another_implementation() -> None:
-    assert public_key_of(KEY) == SIGNER
+    assert public_key_of(KEY) == PUBLIC_KEY
 
 
 @pytest.mark.parametrize("scalar", [bytes(32), ORDER.to_bytes(32, "big"), b"\xff" * 32])
@@ -94,9 +24,18 @@ def test_a_scalar_out_of_range_has_no_public_key(scalar: bytes) -> None:
 
 
 def test_only_compressed_points_of_the_curve_are_public_keys() -> None:
-    assert is_public_key(SIGNER)
+    assert is_public_key(PUBLIC_KEY)
     off_the_curve = b"\2" + (5).to_bytes(32, "big")
-    point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), SIGNER)
+    point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), PUBLIC_KEY)
     uncompressed = point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    for other in (uncompressed, b"", b"\0", SIGNER[:32], SIGNER + b"\0", b"\4" + SIGNER[1:], off_the_curve, bytes(33)):
+    for other in (
+        uncompressed,
+        b"",
+        b"\0",
+        PUBLIC_KEY[:32],
+        PUBLIC_KEY + b"\0",
+        b"\4" + PUBLIC_KEY[1:],
+        off_the_curve,
+        bytes(33),
+    ):
         assert not is_public_key(other)

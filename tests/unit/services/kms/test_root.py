@@ -13,7 +13,8 @@ from libs.errors import MeshError
 from libs.events.publish import EventSettings
 from libs.tee.dstack import Guest
 from libs.tee.dstack_custody import CustodyLinkMissing, CustodyNotProven
-from libs.tee.secp256k1 import SignatureLengthRefused, public_key_of
+from libs.tee.secp256k1 import public_key_of
+from libs.tee.signer_recovery import SignatureLengthRefused
 from services.devtee.guest import serving_guest
 from services.devtee.keys import AppKeys, MockKms
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd

@@ -269,7 +269,7 @@ async def test_a_log_that_grew_is_signed_after_its_floor_is_durable(large_blocks
         synced.put_nowait(growth.size)
 
     async def synced_size() -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             return await synced.get()
 
     growth = Growth(3, production_root(large_blocks))

@@ -1,5 +1,7 @@
 """It is responsible for whether a log's writers were let in rightly: each keyset's evidence, by the policy of its time.
 
+And for whether what the ledger says of tenants' vaults was ordered (`ledger_authority`).
+
 It knows no more than the log and what an auditor brings: a policy that operators signed, and the mesh CA. The policies
 in the log must lead from the operators that it began with to that one; evidence is judged under the newest version that
 the log held then, as of when the entry was committed.
@@ -23,8 +25,9 @@ from libs.policy.document import Policy
 from libs.policy.revocation import RevocationSet, parse_revocation, verify_revocation
 from libs.policy.signatures import SignedPolicy, known_signatures, parse_signed, verify
 from libs.policy.succession import verify_successor
+from services.cli.ledger_authority import VaultAuthority
 
-_KEYSET, _POLICY, _REVOCATION = 2, 4, 6
+_KEYSET, _POLICY, _REVOCATION, _ERASURE = 2, 4, 6, 7
 _WHERE = "seg"
 
 
@@ -68,6 +71,8 @@ class PolicyJudge:
     _refused: list[_Refused] = field(default_factory=list)
     _wrong: list[str] = field(default_factory=list)
     _admitted: int = 0
+    _of_vaults: list[tuple[int, int, PublicEntry]] = field(default_factory=list)
+    """Judged last: the policy by which one counts may be logged after it."""
 
     def take(self, index: int, wall_ns: int, entry: PublicEntry) -> None:
         if entry.kind == _POLICY:
@@ -77,8 +82,16 @@ class PolicyJudge:
                 self._take_revocation(entry)
         elif entry.kind == _KEYSET:
             self._take_keyset(index, wall_ns, entry)
+        elif entry.kind == _ERASURE:
+            self._of_vaults.append((index, wall_ns, entry))
 
     def finish(self, findings: Findings) -> None:
+        authority = VaultAuthority(self._versions)
+        for index, wall_ns, entry in self._of_vaults:
+            try:
+                authority.take(entry, wall_ns)
+            except MeshError as error:
+                self._wrong.append(f"entry {index}: by nobody's word that counts: {error.reason}: {error}")
         for what in self._wrong:
             findings.add(Status.UNPROVEN, _WHERE, None, what)
         for refused in self._refused:

@@ -23,6 +23,8 @@ from services.ledger.segment_files import path_of
 
 _LENGTH = struct.Struct(">I")
 _LENGTH_AT = 100
+_KIND_AT = 4
+_TENANTS = frozenset(kind for kind in leaf.Kind if kind.is_tenants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,9 @@ class LogReader:
         if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
             at = table_at + len(table) - frames.ROW_SIZE
             raise LogDamaged(segments.file_name(place.segment), at, f"the leaf of entry {index} has changed")
-        stored = StoredEntry(index, row, header.epoch, header.wall_ns)
-        if not stored.leaf.kind.is_tenants and sha256(body).digest() != stored.leaf.commitment:
-            # The row is no part of the leaf, and what decides who may write must follow from the leaf.
+        if _contradicts_leaf(row):
             raise LogDamaged(segments.file_name(place.segment), body_at, f"entry {index} says other than its leaf")
-        return stored
+        return StoredEntry(index, row, header.epoch, header.wall_ns)
 
     def entries(self, start: int, end: int) -> Iterator[StoredEntry]:
         """Yield the entries from `start` up to, not including, `end`, or the log's end. Raises `LogDamaged`."""
@@ -83,7 +83,7 @@ class LogReader:
                 at += 1
 
     def frame(self, place: FramePlace) -> frames.Frame:
-        """Return a whole frame, its own hashes and its leaves verified. Raises `LogDamaged`."""
+        """Return a whole frame, verified: its own hashes, its leaves, entries in clear. Raises `LogDamaged`."""
         last = self._last
         if last is not None and last[0] == place:
             return last[1]
@@ -96,6 +96,9 @@ class LogReader:
         hashes = b"".join([leaf_hash(row.leaf_data) for row in frame.rows])
         if hashes != self._index.tree.leaves(place.first, place.first + header.count):
             raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
+        for index, row in enumerate(frame.rows, place.first):
+            if _contradicts_leaf(row):
+                raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
         self._last = place, frame
         return frame
 
@@ -157,6 +160,15 @@ class LogReader:
         if len(data) != length:
             raise LogDamaged(segments.file_name(segment), offset + len(data), "the file ends within an entry")
         return data
+
+
+def _contradicts_leaf(row: frames.Row) -> bool:
+    """Whether an entry in clear is another than its leaf commits to.
+
+    The row with the body's hash is no part of the leaf, and what decides who may write must follow from the leaf.
+    """
+    public = row.leaf_data[_KIND_AT] not in _TENANTS
+    return public and sha256(row.body).digest() != leaf.parse(row.leaf_data).commitment
 
 
 def statement_of(stored: StoredEntry, vault_seq: int, hashed: bytes) -> Statement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,8 +32,10 @@ _SHUTDOWN_SECONDS = 2.0
 _IDLE_SECONDS = 30.0
 """How long a connection may take to a whole request head, the first one or the next."""
 _BODY_SECONDS = 10.0
-_WAITING = 32
+_WAITING = 64
 """How many bodies may be read or wait for their judgement."""
+_OF_ONE_ADDRESS = 4
+"""How many of these one address may have: a log sends one at a time, and nobody alone keeps another's from its turn."""
 
 G = TypeVar("G")
 T = TypeVar("T")
@@ -53,7 +56,8 @@ class Submissions:
     def __init__(self, cosigning: Cosigning, thread: ThreadPoolExecutor) -> None:
         self._cosigning = cosigning
         self._thread = thread
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
+        """Requests by the address that they come from."""
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def watch(self) -> None:
@@ -72,16 +76,19 @@ class Submissions:
         self, judge: Callable[[bytes], Sequence[Signature]], most: int
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            if self._waiting >= _WAITING or self._broken.done():
+            address = request.remote or ""
+            is_full = self._waiting.total() >= _WAITING or self._waiting[address] >= _OF_ONE_ADDRESS
+            if is_full or self._broken.done():
                 return web.Response(status=503, text="BUSY\n")
-            self._waiting += 1
+            self._waiting[address] += 1
             try:
                 body = await _read(request, most)
                 lines = await self._on_thread(judge, body)
             except (WitnessRequestMalformed, WitnessRefusal) as error:
                 return _refusal(error)
             finally:
-                self._waiting -= 1
+                self._waiting.subtract((address,))
+                self._waiting = +self._waiting  # Without those that have none.
             return web.Response(text="".join(line.line() for line in lines))
 
         return handle

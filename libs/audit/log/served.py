@@ -73,7 +73,8 @@ class _ServedReader:
         self._tree, self._head, self._question, self._findings = tree, head, question, findings
         self._sequences = Sequences()
         self._reads_every_leaf = question.with_leaves and question.sampled is None
-        self._tenant = TenantVault(question.tag_key) if question.tag_key and self._reads_every_leaf else None
+        tag_key = question.tag_key if self._reads_every_leaf else None
+        self._tenant = None if tag_key is None else TenantVault(tag_key)
 
     def run(self) -> Reading:
         head, question = self._head, self._question

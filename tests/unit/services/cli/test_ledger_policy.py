@@ -11,11 +11,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
+from libs.events.erasure import Authority, ErasureDone, ErasureEntry, ErasureOrdered, HoldChanged
 from libs.events.keyset import Keyset
+from libs.events.vault import vault_epoch
 from libs.identity.certificate import Subject, pem_of
+from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, Order, SignedOrder
 from libs.policy.revocation import RevocationKind
 from libs.policy.signatures import parse_signed
+from libs.policy.vault_orders import VaultPart
 from libs.tee.challenge import Challenge
+from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from services.cli.__main__ import main
 from services.ledger.description import LogDescription
@@ -26,6 +31,7 @@ from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.written_log import SECOND, Author, WrittenLog
 
 ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
+WHOLE = VaultPart(b"\x0a" * 16, None)
 __all__ = ["kms", "machine", "mesh"]
 
 
@@ -155,6 +161,98 @@ def test_log_of_other_policies_than_the_auditors_is_not_proven(
     later = mesh.successor(parse_signed(mesh.seed).policy)
     code, said = verify(later)
     assert (code, "the log does not hold the version 2 given" in said) == (5, True)
+
+
+def order(
+    mesh: JoinedMesh, action: str = ERASE_VAULT, subject: str = WHOLE.subject, *, signers: int = 2, not_after: int = 1
+) -> SignedOrder:
+    signed = SignedOrder(Order(TRUST_DOMAIN, action, subject, not_after))
+    for key in mesh.operators[:signers]:
+        signed = signed.signed_by(key)
+    return signed
+
+
+def say(log: WrittenLog, said: ErasureEntry) -> bytes:
+    """Have the ledger say it; return the entry's id."""
+    logged = log.ledger.entry(Kind.ERASURE, jcs.loads_object(jcs.dumps(said.body())))
+    log.append([logged])
+    return entry_id(logged.issuer, logged.issuer_seq)
+
+
+def done(ordered: bytes, part: VaultPart = WHOLE) -> ErasureDone:
+    return ErasureDone(part, ordered, 0, 1, bytes(32), 1, "retired")
+
+
+def test_what_was_ordered_of_vaults_is_borne_out_by_its_orders(
+    begun: WrittenLog, verify: Verify, mesh: JoinedMesh
+) -> None:
+    held = VaultPart(b"\x0b" * 16, None)
+    say(begun, HoldChanged(held.vault_id, True, 1, order(mesh, HOLD_VAULT, held.subject)))
+    say(begun, ErasureOrdered(held, 0, Authority(1, order(mesh, subject=held.subject))))
+    say(begun, HoldChanged(held.vault_id, False, 1, order(mesh, RELEASE_VAULT, held.subject)))
+    for part in (WHOLE, held):
+        say(begun, done(say(begun, ErasureOrdered(part, 0, Authority(1, order(mesh, subject=part.subject)))), part))
+    code, said = verify()
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("authority", "why"),
+    [
+        (lambda mesh: Authority(1, order(mesh, signers=1)), "ORDER_SIGNATURES_INSUFFICIENT"),
+        (lambda mesh: Authority(1, order(mesh, HOLD_VAULT)), "ORDER_OF_ANOTHER_KIND"),
+        (lambda mesh: Authority(1, order(mesh, subject="0b" * 16)), "its order is about another vault or month"),
+        (lambda mesh: Authority(9, order(mesh)), "the log does not hold version 9"),
+        (lambda mesh: Authority(1, retention_months=1), "version 1 has no such rule of age"),
+    ],
+)
+def test_vault_that_nobody_with_a_say_ordered_to_be_erased_is_told(
+    begun: WrittenLog, verify: Verify, mesh: JoinedMesh, authority: Callable[[JoinedMesh], Authority], why: str
+) -> None:
+    say(begun, ErasureOrdered(WHOLE, 0, authority(mesh)))
+    code, said = verify()
+    assert (code, why in said, "entry 4: by nobody's word that counts" in said) == (5, True, True)
+
+
+def test_vault_that_was_erased_though_it_was_held_is_told(begun: WrittenLog, verify: Verify, mesh: JoinedMesh) -> None:
+    hold, release, again = order(mesh, HOLD_VAULT), order(mesh, RELEASE_VAULT), order(mesh, HOLD_VAULT, not_after=2)
+    for held, signed in ((True, hold), (False, release), (True, again), (False, release)):
+        say(begun, HoldChanged(WHOLE.vault_id, held, 1, signed))  # The last has released a hold before.
+    ordered = say(begun, ErasureOrdered(WHOLE, 0, Authority(1, order(mesh))))
+    assert verify()[0] == 0
+    say(begun, done(ordered))
+    code, said = verify()
+    assert (code, "an entry that did not close the vault" in said) == (5, True)
+
+
+def test_hold_that_too_few_ordered_is_told(begun: WrittenLog, verify: Verify, mesh: JoinedMesh) -> None:
+    say(begun, HoldChanged(WHOLE.vault_id, True, 1, order(mesh, HOLD_VAULT, signers=1)))
+    say(begun, HoldChanged(WHOLE.vault_id, True, 1, order(mesh, HOLD_VAULT, "0b" * 16)))
+    code, said = verify()
+    assert (code, "ORDER_SIGNATURES_INSUFFICIENT" in said, "its order is about another vault" in said) == (
+        5,
+        True,
+        True,
+    )
+
+
+def test_month_that_policy_keeps_is_not_erased_by_age(
+    log: WrittenLog, verify: Verify, mesh: JoinedMesh, kms: KmsCore
+) -> None:
+    keeper, months = AttestedAuthor(mesh, kms, "kms"), 2
+    seed = mesh.sign({**mesh.draft, "retention_months": months})
+    log.folder.joinpath("log.json").write_bytes(_description(mesh, seed).document())
+    log.append([keeper.introduce(), keeper.says(Kind.POLICY, seed)])
+    now = vault_epoch(time.time())
+    authority = Authority(1, retention_months=months)
+    old = VaultPart(WHOLE.vault_id, now - months - 1)
+    say(log, done(say(log, ErasureOrdered(old, 0, authority)), old))
+    assert verify(seed)[0] == 0
+    for part in (VaultPart(WHOLE.vault_id, now - months), WHOLE):
+        say(log, ErasureOrdered(part, 0, authority))
+    say(log, ErasureOrdered(old, 0, Authority(1, retention_months=1)))
+    code, said = verify(seed)
+    assert (code, said.count("the month is not older than the 2"), said.count("has no such rule of age")) == (5, 1, 2)
 
 
 def test_policy_and_ca_go_together(begun: WrittenLog, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from libs.transparency.chain import batch_hash
 from services.ledger import derived, frames, segments
 from services.ledger.damage import LogBroken, LogDamaged
 from services.ledger.recovery import examine
@@ -141,6 +142,27 @@ def test_public_entry_whose_row_was_made_to_fit_another_body_is_refused(empty_lo
     path.write_bytes(data)
     with open_store(empty_log, STOPS) as store, pytest.raises(LogDamaged, match="entry 0 says other than its leaf"):
         store.reader.entry(0)
+
+
+@pytest.mark.parametrize("what", ["leaf", "public body"])
+def test_frame_that_was_made_anew_with_its_own_hash_is_refused(empty_log: Path, what: str) -> None:
+    """What names a frame is the one after it, which a reader of the frame does not read."""
+    append(empty_log, 1, then=[2])
+    path = empty_log / SEGMENTS / FIRST
+    data = bytearray(path.read_bytes())
+    start, row, true = segments.HEADER_SIZE, segments.HEADER_SIZE + frames.HEADER_SIZE, candidate(1)
+    end, rows_end = start + int.from_bytes(data[start + 4 : start + 8], "big"), row + frames.ROW_SIZE
+    if what == "leaf":
+        data[row + 48] ^= 1  # Its tag.
+    else:
+        other = candidate(1, body=b"salt and entry 9")
+        data[rows_end : rows_end + len(true.body)] = other.body
+        data[row + 120 : row + 152] = other.commitment
+    rest = data[end - 112 : end - 80], data[end - 80 : end - 48]
+    data[end - 48 : end - 16] = batch_hash(bytes(data[start:row]), bytes(data[row:rows_end]), *map(bytes, rest))
+    path.write_bytes(data)
+    with open_store(empty_log, STOPS) as store, pytest.raises(LogDamaged, match=r"changed|says other than its leaf"):
+        list(store.reader.entries(0, 2))
 
 
 class _Death:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -64,6 +66,23 @@ async def test_each_answer_is_the_protocols(witness: RunningWitness) -> None:
         assert (await client.post(b"{}", ADD_KEY))[0] == 400
         assert (await client.get("/"))[0] == 404
         assert (await client.post(log.request(5, 9).encode()))[0] == 200
+
+
+async def test_who_sends_slowly_keeps_no_other_log_from_being_cosigned(witness: RunningWitness) -> None:
+    log, slow = GrowingLog().grow(5), []
+    context = ssl.create_default_context(cafile=str(witness.ca))
+    head = b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    for _ in range(4):
+        reader, sender = await asyncio.open_connection("127.0.0.1", urlsplit(witness.url).port, ssl=context)
+        sender.write(head + b"old")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 100")  # So it is being read.
+        slow.append(sender)
+    async with aiohttp.ClientSession() as same:
+        assert (await Client(witness, same).post(log.request(0, 5).encode()))[:2] == (503, b"BUSY\n")
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))) as another:
+        assert (await Client(witness, another).post(log.request(0, 5).encode()))[0] == 200
+    for sender in slow:
+        sender.close()
 
 
 async def test_what_was_cosigned_outlives_a_kill(witness: RunningWitness) -> None:

@@ -167,8 +167,8 @@ async def test_a_commit_is_in_the_log_before_it_is_acknowledged(ledger: Ledger, 
     assert ledger.growth.size == ledger.store.head.size == 4
     assert ledger.store.head.source_high == 3
     async with asyncio.timeout(20), aclosing(ledger.acknowledgements.answers(router.issuer.id, 2)) as answers:
-        for number, each in enumerate(sealed, 2):
-            answer = await anext(answers)
+        told = await anext(answers)
+        for number, each, answer in zip((2, 3, 4), sealed, told, strict=True):
             assert isinstance(answer, Acknowledgement)
             statement = verify_acknowledgement(answer, KEY.public_key().public_bytes_raw(), ledger.store.log_id)
             stored = ledger.store.reader.entry(statement.index)
@@ -192,7 +192,7 @@ async def test_nothing_is_told_of_a_commit_before_a_majority_holds_it(
             members.answering.set()
             await taking
             assert ledger.growth.size == 1
-            assert isinstance(await answer, Acknowledgement)
+            assert [type(each) for each in await answer] == [Acknowledgement]
 
 
 async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router: LogWriter) -> None:

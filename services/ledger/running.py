@@ -19,6 +19,7 @@ from libs.identity.member import Member
 from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.arrivals import Arrivals
 from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
@@ -27,6 +28,7 @@ from services.ledger.committing import Committing
 from services.ledger.config import Config
 from services.ledger.erasing import Erasing
 from services.ledger.erasures import Erasures
+from services.ledger.examining import open_examiner
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone, Holding, Term
 from services.ledger.intake import Intake
@@ -155,6 +157,7 @@ async def running(
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
         async with (
+            open_examiner() as examiner,
             open_publisher(
                 member,
                 config.events,
@@ -175,7 +178,6 @@ async def running(
             committing = Committing(
                 admission=admission,
                 sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
-                vaults=vaults,
                 rejections=rejections,
                 acknowledgements=acknowledgements,
                 own=own,
@@ -184,7 +186,7 @@ async def running(
                 thread=thread,
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
-            intake = Intake(link, config.events.log_number, position, committing)
+            intake = Intake(link, config.events.log_number, position, Arrivals(vaults, examiner), committing)
             witnessing = Witnessing(
                 opened.asked,
                 reading.checkpoints,
@@ -197,6 +199,7 @@ async def running(
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
             await own.start(term.epoch, opened.build, store.head.size)
             background = [
+                tasks.create_task(examiner.watch()),
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),

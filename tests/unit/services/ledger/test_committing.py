@@ -21,6 +21,7 @@ from libs.transparency.leaf import Kind
 from services.ledger import records_log
 from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.arrivals import Arrivals
 from services.ledger.committing import Committing
 from services.ledger.description import LogDescription
 from services.ledger.erasures import Erasures
@@ -32,6 +33,7 @@ from services.ledger.rejections import NAME, Refusal, Rejections
 from services.ledger.segments import Geometry
 from services.ledger.sequencer import Sequencer, Verdict
 from services.ledger.store import LogStore
+from tests.fakes.examiner_here import ExaminerHere
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 from .conftest import KEY, SOURCE, open_store, tag
@@ -107,7 +109,6 @@ class Ledger:
         self.committing = Committing(
             admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
-            vaults=self.vaults,
             rejections=self.rejections,
             acknowledgements=self.acknowledgements,
             own=self.own,
@@ -115,6 +116,7 @@ class Ledger:
             holding=self.holding,
             thread=thread,
         )
+        self.arrivals = Arrivals(self.vaults, ExaminerHere())
         self.committing.begin(Start(SOURCE, 0))
         self._sequence = 0
 
@@ -123,7 +125,7 @@ class Ledger:
         for data in messages:
             self._sequence += 1
             events.append(StreamMessage(self._sequence, data, int(time.time() * 1000)))
-        await self.committing.commit(events)
+        await self.committing.commit(await self.arrivals.read(events))
 
     async def lose(self, count: int) -> None:
         gap = StreamGap(self._sequence + 1, self._sequence + count)

@@ -31,7 +31,7 @@ log = structlog.get_logger()
 class Timing:
     """How long things are waited for, seconds."""
 
-    linger_seconds: float = 0.02
+    linger_seconds: float = 0.05
     """How long a batch collects at most while another is in flight, or nothing would be durable behind a broker that
     does not answer."""
     publish_seconds: float = 2.0

@@ -75,7 +75,9 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """Throughput, and what of it is this process's own work: that tells more where others were working too."""
+    """Throughput, and what of it is this process's own work, the examiner's aside: that tells more where others were
+    working too.
+    """
 
     name: str
     pairs: Pairs
@@ -90,7 +92,8 @@ class _Taken:
     def note(self) -> str:
         cpu = statistics.median(self.cpu) / self.receipts * 1e6
         rate = self.pairs.ours.rate * self.receipts
-        return f"{self.name}: {rate:,.0f} receipts/s, {self.pairs.median_ratio:.2f}x the base, {cpu:.1f} us of CPU each"
+        ratio = f"{self.pairs.median_ratio:.2f}x the base"
+        return f"{self.name}: {rate:,.0f} receipts/s, {ratio}, {cpu:.1f} us of CPU each, the examiner aside"
 
 
 async def _beside(name: str, base: Action, ours: Action, receipts: int, in_a_row: int) -> _Taken:

@@ -24,7 +24,7 @@ from libs.transparency.chain import log_id
 
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 25.0
-"""The ledger sends a heartbeat every 10 s; this long without a message means that the stream is dead."""
+"""The ledger sends a message at least every 10 s; this long without a message means that the stream is dead."""
 _FIRST_RETRY_SECONDS = 0.25
 _LAST_RETRY_SECONDS = 1.0
 
@@ -135,13 +135,10 @@ class LedgerAcknowledgements:
                         message = await call.read()
                 if not isinstance(message, ledger_pb2.StreamAcknowledgementsResponse):
                     return
-                match message.WhichOneof("event"):
-                    case "acknowledgement":
-                        yield Received(acknowledgement_of(message.acknowledgement), ack_key, log_name)
-                    case "rejection":
-                        yield Refused(message.rejection.issuer_seq, message.rejection.reason)
-                    case _:
-                        pass
+                for rejection in message.rejections:
+                    yield Refused(rejection.issuer_seq, rejection.reason)
+                for acknowledgement in message.acknowledgements:
+                    yield Received(acknowledgement_of(acknowledgement), ack_key, log_name)
         finally:
             call.cancel()
 

@@ -23,13 +23,14 @@ import structlog
 from libs.errors import Code, MeshError
 from libs.events.journal import JournalDamaged, encode_record, scan
 from libs.events.keyset import PreviousIssuer
-from libs.events.outbox_items import Item, Opened, OutboxDamaged, decode_items, encode_items
+from libs.events.outbox_items import Cut, Item, Opened, OutboxDamaged, decode_items, encode_items
 from libs.events.outbox_state import OutboxState
 
 MAGIC = b"TMO1"
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 DEFAULT_PART_BYTES = 16 * 1024 * 1024
 _MAX_ITEMS = 1024
+_CUT_SECONDS = 0.02
 _NAME = re.compile(r"([0-9]{10})-([0-9a-f]{64})\.outbox")
 
 log = structlog.get_logger()
@@ -80,6 +81,8 @@ class Outbox:
         self._reserve_bytes = reserve_bytes
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
+        self._company: asyncio.TimerHandle | None = None
+        """What ends the wait of the cuts for company."""
         self._closing = False
         self._file: int | None = None
         self.state = OutboxState()
@@ -89,10 +92,18 @@ class Outbox:
         self.previous: PreviousIssuer | None = self.state.latest()
 
     def append(self, item: Item) -> asyncio.Future[None]:
-        """Ask for an item to become durable; the future resolves once it is. Order is kept."""
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Ask for an item to become durable; the future resolves once it is. Order is kept.
+
+        A cut waits a little for company: nobody waits for it, and a sync of its own would hold up those that somebody
+        waits for. Where it is lost, an amendment says less than is known, nothing wrong.
+        """
+        loop = asyncio.get_running_loop()
+        durable: asyncio.Future[None] = loop.create_future()
         self._waiting.append(_Waiting(item, durable))
-        self._wake.set()
+        if not isinstance(item, Cut):
+            self._wake.set()
+        elif self._company is None:
+            self._company = loop.call_later(_CUT_SECONDS, self._wake.set)
         return durable
 
     def require_room(self, size: int, *, essential: bool = False) -> None:
@@ -114,6 +125,9 @@ class Outbox:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._company is not None:
+                self._company.cancel()
+                self._company = None
             while self._waiting:
                 taken, self._waiting = self._waiting[:_MAX_ITEMS], self._waiting[_MAX_ITEMS:]
                 items = [waiting.item for waiting in taken]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import nats.errors
@@ -30,8 +31,9 @@ log = structlog.get_logger()
 class Timing:
     """How long things are waited for, seconds."""
 
-    linger_seconds: float = 0.002
-    """How long a batch collects while another is in flight; what is left of the latency budget goes to the disk."""
+    linger_seconds: float = 0.05
+    """How long a batch collects at most while another is in flight, or nothing would be durable behind a broker that
+    does not answer."""
     publish_seconds: float = 2.0
     """How long the broker may take to answer one publish."""
     resend_seconds: float = 3.0
@@ -74,7 +76,9 @@ class Sender:
         self._queue: deque[Outgoing] = deque()
         self._queue_bytes = 0
         self._arrived = asyncio.Event()
-        self._enough = asyncio.Event()
+        self._due = asyncio.Event()
+        """Nothing is in flight, or there is enough for a batch."""
+        self._due.set()
         self._carrying: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._attempts: dict[tuple[bytes, int], tuple[int, float]] = {}
@@ -94,15 +98,19 @@ class Sender:
         self._queue.append(outgoing)
         self._queue_bytes += outgoing.size
         self._arrived.set()
-        if len(self._queue) >= _BATCH_RECORDS or self._queue_bytes >= _BATCH_BYTES:
-            self._enough.set()
+        if self._has_enough():
+            self._due.set()
 
     async def collect(self) -> None:
-        """Make batches: at once when nothing is in flight, else when there is enough or the linger is over."""
+        """Make batches: when nothing is in flight, when there is enough, or when the linger is over.
+
+        So the slower disk and broker are, the more one batch takes: each costs everyone on the way a sync.
+        """
         while True:
             await self._arrived.wait()
-            if self._carrying and not self._enough.is_set():
-                await self._linger()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.linger_seconds):
+                    await self._due.wait()
             self._carry_next()
 
     async def flush(self) -> None:
@@ -135,8 +143,8 @@ class Sender:
         self._queue_bytes -= size
         if not self._queue:
             self._arrived.clear()
-        if len(self._queue) < _BATCH_RECORDS and self._queue_bytes < _BATCH_BYTES:
-            self._enough.clear()
+        if not self._has_enough():
+            self._due.clear()
         batch = self._seal_batch(taken)
         # Appended here, not in the task: the outbox must see batches in the order of their numbers.
         durable = self._outbox.append(batch)
@@ -145,7 +153,15 @@ class Sender:
                 self._outbox.append(cut)
         task = self._tasks.create_task(self._carry(batch, taken, durable))
         self._carrying.add(task)
-        task.add_done_callback(self._carrying.discard)
+        task.add_done_callback(self._landed)
+
+    def _has_enough(self) -> bool:
+        return len(self._queue) >= _BATCH_RECORDS or self._queue_bytes >= _BATCH_BYTES
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._carrying.discard(task)
+        if not self._carrying:
+            self._due.set()
 
     def _seal_batch(self, taken: Sequence[Outgoing]) -> Stored:
         first_seq = taken[0].sealed.issuer_seq
@@ -164,13 +180,6 @@ class Sender:
                 outgoing.durable.set_result(None)
         if self._link.is_connected and not self._is_early(batch):
             await self._publish(batch)
-
-    async def _linger(self) -> None:
-        try:
-            async with asyncio.timeout(self._timing.linger_seconds):
-                await self._enough.wait()
-        except TimeoutError:
-            pass
 
     async def _resend_due(self) -> None:
         unanswered = [

@@ -115,7 +115,8 @@ def _sorted_compact(value: Any) -> bytes:
 
 
 _BEYOND_FFFF = re.compile("[\U00010000-\U0010ffff]")
-_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+# What contains itself ends at the limit of recursion: looking for it each time is a tenth of the work.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,9 +7,8 @@ Nothing is queued without a bound: a follower that does not read is cut off, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -33,26 +32,34 @@ class FollowerTooSlow(MeshError):
     reason = "FOLLOWER_TOO_SLOW"
 
 
-@dataclass(frozen=True, slots=True)
-class Alive:
-    """Nothing happened for a while."""
-
-
-Answer = Acknowledgement | Refused | Alive
+Answer = Acknowledgement | Refused
 
 
 class _Follower:
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[tuple[int, Acknowledgement | Refused] | None] = asyncio.Queue(_QUEUE)
+        self._queue: asyncio.Queue[tuple[int, Answer] | None] = asyncio.Queue(_QUEUE)
 
-    def tell(self, issuer_seq: int, answer: Acknowledgement | Refused) -> bool:
+    def tell(self, issuer_seq: int, answer: Answer) -> bool:
         """Whether the follower keeps up."""
-        if self.queue.full():
-            self.queue.get_nowait()
-            self.queue.put_nowait(None)
+        if self._queue.full():
+            self._queue.get_nowait()
+            self._queue.put_nowait(None)
             return False
-        self.queue.put_nowait((issuer_seq, answer))
+        self._queue.put_nowait((issuer_seq, answer))
         return True
+
+    async def take(self, from_seq: int) -> list[Answer]:
+        """Wait for an answer and return it with those that are there besides. Raises `FollowerTooSlow`."""
+        told = [await self._queue.get()]
+        while len(told) < _CHUNK and not self._queue.empty():
+            told.append(self._queue.get_nowait())
+        answers = []
+        for each in told:
+            if each is None:
+                raise FollowerTooSlow("ask again from the lowest number without an answer")
+            if each[0] >= from_seq:
+                answers.append(each[1])
+        return answers
 
 
 class Acknowledgements:
@@ -99,50 +106,46 @@ class Acknowledgements:
             if refusal.reason.is_proven:
                 self._tell(refusal.issuer, refusal.issuer_seq, Refused(refusal.issuer_seq, refusal.reason.name))
 
-    async def answers(self, issuer: bytes, from_seq: int) -> AsyncGenerator[Answer, None]:
+    async def answers(self, issuer: bytes, from_seq: int) -> AsyncGenerator[Sequence[Answer], None]:
         """Yield the answers to an issuer's entries from a number on, first what is known already, then for ever.
 
-        An answer may come twice. Raises `FollowerTooSlow`.
+        They come together as they are there: what is made for each message is most of the cost of an answer. None at
+        all says that nothing happened for a while. An answer may come twice. Raises `FollowerTooSlow`.
         """
         follower = _Follower()
         # Before the log is read, so that nothing falls between.
         self._followers.setdefault(issuer, set()).add(follower)
         try:
-            for number, reason in self._rejections.of(issuer, from_seq):
-                yield Refused(number, reason.name)
-            async for acknowledgement in self._logged(issuer, from_seq):
-                yield acknowledgement
+            refused = self._rejections.of(issuer, from_seq)
+            for start in range(0, len(refused), _CHUNK):
+                yield [Refused(number, reason.name) for number, reason in refused[start : start + _CHUNK]]
+            async for acknowledgements in self._logged(issuer, from_seq):
+                yield acknowledgements
             while True:
-                try:
+                told: Sequence[Answer] = ()
+                with suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
-                        told = await follower.queue.get()
-                except TimeoutError:
-                    yield Alive()
-                    continue
-                if told is None:
-                    raise FollowerTooSlow("ask again from the lowest number without an answer")
-                if told[0] >= from_seq:
-                    yield told[1]
+                        told = await follower.take(from_seq)
+                yield told
         finally:
             followers = self._followers.get(issuer, set())
             followers.discard(follower)
             if not followers:
                 self._followers.pop(issuer, None)
 
-    async def _logged(self, issuer: bytes, from_seq: int) -> AsyncIterator[Acknowledgement]:
+    async def _logged(self, issuer: bytes, from_seq: int) -> AsyncIterator[Sequence[Acknowledgement]]:
         progress = self._store.index.progress(issuer)
         highest = 0 if progress is None else progress.highest
         for start in range(from_seq, highest + 1, _CHUNK):
             numbers = range(start, min(start + _CHUNK, highest + 1))
-            for acknowledgement in await asyncio.to_thread(self._issue_known, issuer, numbers):
-                yield acknowledgement
+            yield await asyncio.to_thread(self._issue_known, issuer, numbers)
 
     def _issue_known(self, issuer: bytes, numbers: range) -> list[Acknowledgement]:
         found = (self._store.index.index_of(issuer, number) for number in numbers)
         committed = self._committed()
         return [self.issue_again(index) for index in found if index is not None and index < committed]
 
-    def _tell(self, issuer: bytes, issuer_seq: int, answer: Acknowledgement | Refused) -> None:
+    def _tell(self, issuer: bytes, issuer_seq: int, answer: Answer) -> None:
         for follower in list(self._followers.get(issuer, ())):
             if not follower.tell(issuer_seq, answer):
                 self._followers[issuer].discard(follower)
@@ -158,11 +161,13 @@ class OwnAcknowledgements:
     async def follow(self, issuer: bytes, from_seq: Callable[[], int]) -> AsyncIterator[Received | Refused]:
         while True:
             try:
-                async with aclosing(self._source.answers(issuer, from_seq())) as answers:
-                    async for answer in answers:
-                        if isinstance(answer, Refused):
-                            yield answer
-                        elif isinstance(answer, Acknowledgement):
-                            yield Received(answer, self._source.public_key, self._log_id)
+                async with aclosing(self._source.answers(issuer, from_seq())) as told:
+                    async for answers in told:
+                        for answer in answers:
+                            yield (
+                                answer
+                                if isinstance(answer, Refused)
+                                else Received(answer, self._source.public_key, self._log_id)
+                            )
             except FollowerTooSlow:
                 continue

@@ -7,7 +7,7 @@ is in the log already passes: only the sequencer can tell a resend from a contra
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -19,19 +19,17 @@ from libs.events.batches import Batch, BatchSignatureInvalid, verify_batch
 from libs.events.consume import StreamMessage
 from libs.events.keyset import Keyset, KeysetMalformed
 from libs.events.pruning import parse_prune
-from libs.events.records import SALT_SIZE, Entry, Record, open_record, parse_entry, verify_entry
+from libs.events.records import SALT_SIZE, Entry, Record, RecordHeader, open_record, parse_entry, verify_entry
 from libs.events.vault import VaultKey
 from libs.identity.certificate import parse
 from libs.transparency.leaf import Kind
 from services.ledger.erasures import Erasures
+from services.ledger.examination import VaultKeys
 from services.ledger.issuers import KINDS_OF_ROLE, Writer, Writers, nobody, read_keyset, verify_keyset
 from services.ledger.policies import LoggedPolicies
 from services.ledger.reading import StoredEntry
 from services.ledger.rejections import Reason, Refusal
 from services.ledger.sequencer import Candidate
-
-VaultKeys = Mapping[tuple[bytes, int], VaultKey]
-"""Vault keys by vault and epoch."""
 
 REPLAYED = (Kind.POLICY, Kind.REVOCATION, Kind.ERASURE)
 """What must be known of the log before anything is judged; writers are read when they write."""
@@ -98,18 +96,22 @@ class Admission:
         """Return an issuer that may write."""
         return self._writers.of(issuer)
 
-    def judge(self, message: StreamMessage, batch: Batch, vaults: VaultKeys) -> Judged:
-        """Say of each record whether it may be logged. `vaults` are the keys of the vaults that the batch names."""
+    def judge(self, message: StreamMessage, batch: Batch, vaults: VaultKeys, opens: Set[int] = frozenset()) -> Judged:
+        """Say of each record whether it may be logged. `vaults` are the keys of the vaults that the batch names.
+
+        `opens` are the numbers of sealed records that MUST be known to open with these keys and to be what they should
+        (`examination.opening`); all others are opened here.
+        """
         writer = self._writers.of(batch.issuer)
         if writer is None:
-            return self._introduce(message, batch, vaults)
+            return self._introduce(message, batch, vaults, opens)
         try:
             verify_batch(batch, writer.key)
         except BatchSignatureInvalid as error:
             return _unproven(message, Reason.SIGNATURE_INVALID, str(error))
-        return self._judge_records(message, batch, writer, vaults)
+        return self._judge_records(message, batch, writer, vaults, opens)
 
-    def _introduce(self, message: StreamMessage, batch: Batch, vaults: VaultKeys) -> Judged:
+    def _introduce(self, message: StreamMessage, batch: Batch, vaults: VaultKeys, opens: Set[int]) -> Judged:
         """Judge the first batch of an issuer: it must begin with the entry that proves it."""
         first = batch.records[0]
         if (batch.first_seq, first.header.kind) != (1, Kind.KEYSET):
@@ -129,7 +131,7 @@ class Admission:
             self._remember_refused(batch.issuer, key)
             return _all_refused(message, batch, Reason.KEYSET_REFUSED, f"{error.reason}: {error}")
         self._writers.admit(keyset, writer)
-        return self._judge_records(message, batch, writer, vaults)
+        return self._judge_records(message, batch, writer, vaults, opens)
 
     def _judge_unknown(self, message: StreamMessage, batch: Batch) -> Judged:
         refused = self._refused.get(batch.issuer)
@@ -157,7 +159,9 @@ class Admission:
         if len(self._refused) > _REFUSED_REMEMBERED:
             self._refused.popitem(last=False)
 
-    def _judge_records(self, message: StreamMessage, batch: Batch, writer: Writer, vaults: VaultKeys) -> Judged:
+    def _judge_records(
+        self, message: StreamMessage, batch: Batch, writer: Writer, vaults: VaultKeys, opens: Set[int]
+    ) -> Judged:
         judged = Judged()
         limit = self._view.highest(batch.issuer) + _WINDOW
         for number, record in batch.numbered():
@@ -167,43 +171,49 @@ class Admission:
             )
             try:
                 if not self._view.is_logged(batch.issuer, number):
-                    self._judge_record(record, batch.issuer, number, limit, writer, vaults)
+                    self._judge_place(record.header, number, limit, writer)
+                    vault = self._vault_of(record.header, vaults)
+                    if vault is None or number not in opens:
+                        self._judge_entry(_open(record, batch.issuer, number, vault))
             except _Refused as error:
                 judged.refusals.append(_refusal(message, batch, number, record, error.reason, error.detail))
             else:
                 judged.candidates.append(candidate)
         return judged
 
-    def _judge_record(
-        self, record: Record, issuer: bytes, issuer_seq: int, limit: int, writer: Writer, vaults: VaultKeys
-    ) -> None:
-        header = record.header
+    def _judge_place(self, header: RecordHeader, issuer_seq: int, limit: int, writer: Writer) -> None:
         if writer.closed_after is not None and issuer_seq > writer.closed_after:
             raise _Refused(Reason.SEQUENCE_CLOSED, f"a later start closed the sequence at {writer.closed_after}")
         if issuer_seq > limit:
             raise _Refused(Reason.SEQUENCE_TOO_FAR, f"more than {_WINDOW} numbers are left out")
         if not writer.may_write(header.kind):
             raise _Refused(Reason.KIND_NOT_ALLOWED, f"role {writer.role} writes no entries of kind {header.kind.name}")
-        vault = None
-        if not header.is_public:
-            if self._erasures.closing(header.vault_id, header.vault_epoch) is not None:
-                raise _Refused(Reason.VAULT_ERASED, "the vault, or that month of it, is closed for ever")
-            vault = vaults.get((header.vault_id, header.vault_epoch))
-            if vault is None:
-                raise _Refused(Reason.VAULT_UNKNOWN, "the vault was never opened for that month")
-        entry = _open(record, issuer, issuer_seq, vault)
-        if header.kind is Kind.KEYSET and issuer_seq != 1:
+
+    def _vault_of(self, header: RecordHeader, vaults: VaultKeys) -> VaultKey | None:
+        """Return the key of a sealed record, None for one that lies open."""
+        if header.is_public:
+            return None
+        if self._erasures.closing(header.vault_id, header.vault_epoch) is not None:
+            raise _Refused(Reason.VAULT_ERASED, "the vault, or that month of it, is closed for ever")
+        vault = vaults.get((header.vault_id, header.vault_epoch))
+        if vault is None:
+            raise _Refused(Reason.VAULT_UNKNOWN, "the vault was never opened for that month")
+        return vault
+
+    def _judge_entry(self, entry: Entry) -> None:
+        """Take in what an entry changes about what may be logged."""
+        if entry.kind is Kind.KEYSET and entry.issuer_seq != 1:
             raise _Refused(Reason.KEYSET_MALFORMED, "a keyset is its issuer's first entry")
-        if header.kind is Kind.POLICY:
+        if entry.kind is Kind.POLICY:
             try:
                 self._policies.take(jcs.dumps(dict(entry.body)))
             except MeshError as error:
                 raise _Refused(Reason.POLICY_REFUSED, f"{error.reason}: {error}") from error
-        if header.kind is Kind.REVOCATION:
+        if entry.kind is Kind.REVOCATION:
             self._revoke(entry)
-        if header.kind in (Kind.ERASURE, Kind.PRUNE):
+        if entry.kind in (Kind.ERASURE, Kind.PRUNE):
             try:
-                if header.kind is Kind.ERASURE:
+                if entry.kind is Kind.ERASURE:
                     self._erasures.take(entry)
                 else:
                     parse_prune(entry.body)

@@ -6,8 +6,6 @@ A refusal ends the ledger: its memory and its files disagree, and the next start
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,23 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-import structlog
-
 from libs import jcs
 from libs.errors import Code, MeshError
-from libs.process import tethered
 from libs.transparency import checkpoint
 from libs.transparency.note import VerifierKey
+from services.ledger.children import Child, open_child
 from services.ledger.growth import Growth
 
 MAX_UNSIGNED_LEAVES = 10_000
 _ANSWER_SECONDS = 600.0
 """The first request of a process reads at least a segment, at worst the whole log."""
-_STOP_SECONDS = 5.0
 _REMEMBERED = 4096
-_SOURCE_ROOT = Path(__file__).parents[2]
-
-log = structlog.get_logger()
 
 
 class AuditorGone(MeshError):
@@ -69,19 +61,19 @@ class SignedTree:
 class AuditorProcess:
     """A running auditor."""
 
-    def __init__(self, process: asyncio.subprocess.Process, origin: str, checkpoint_key: bytes) -> None:
-        self._process = process
+    def __init__(self, child: Child, origin: str, checkpoint_key: bytes) -> None:
+        self._child = child
         self.checkpoint_key = checkpoint_key
         self._verifier = VerifierKey(origin, checkpoint_key)
         self._one_request = asyncio.Lock()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.process.pid
 
     async def watch(self) -> NoReturn:
         """Raise `AuditorGone` as soon as it has ended, also when nothing is to be signed for a while."""
-        await self._process.wait()
+        await self._child.process.wait()
         raise AuditorGone("the auditor process ended")
 
     async def sign(self, size: int, root: bytes) -> SignedTree:
@@ -102,7 +94,7 @@ class AuditorProcess:
 
     async def _ask(self, request: dict[str, Any], wanted: str) -> Any:
         async with self._one_request:
-            answer = await _ask(self._process, request)
+            answer = await _ask(self._child, request)
         if wanted not in answer:
             raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
         return answer[wanted]
@@ -111,18 +103,9 @@ class AuditorProcess:
 @asynccontextmanager
 async def open_auditor(directory: Path, origin: str) -> AsyncIterator[AuditorProcess]:
     """Run an auditor while the body runs. It ends with this process, however that ends. Raises `AuditorGone`."""
-    process = await asyncio.create_subprocess_exec(
-        *tethered([sys.executable, "-m", "services.ledger.auditor", str(directory), origin]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=_SOURCE_ROOT,
-        process_group=0,  # A Ctrl-C at the terminal is for the ledger, which then ends this one.
-    )
-    try:
-        born = await _ask(process, None)
-        yield AuditorProcess(process, origin, bytes.fromhex(born["checkpoint_key"]))
-    finally:
-        await _stop(process)
+    async with open_child("services.ledger.auditor", str(directory), origin) as child:
+        born = await _ask(child, None)
+        yield AuditorProcess(child, origin, bytes.fromhex(born["checkpoint_key"]))
 
 
 class Checkpoints:
@@ -237,30 +220,16 @@ class Checkpoints:
         return size
 
 
-async def _ask(process: asyncio.subprocess.Process, request: dict[str, Any] | None) -> dict[str, Any]:
+async def _ask(child: Child, request: dict[str, Any] | None) -> dict[str, Any]:
     """Send a request, if any, and return the next answer."""
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("the auditor was started without pipes")
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             if request is not None:
-                process.stdin.write(jcs.dumps(request) + b"\n")
-                await process.stdin.drain()
-            line = await process.stdout.readline()
+                child.requests.write(jcs.dumps(request) + b"\n")
+                await child.requests.drain()
+            line = await child.answers.readline()
     except (OSError, TimeoutError) as error:
         raise AuditorGone("the auditor process does not answer") from error
     if not line:
         raise AuditorGone("the auditor process ended")
     return jcs.loads_object(line)
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        log.warning("the auditor does not end by itself")
-        process.kill()
-        await process.wait()

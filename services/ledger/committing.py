@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,17 +16,14 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from libs.errors import MeshError
-from libs.events.batches import Batch, parse_batch
-from libs.events.consume import StreamGap, StreamMessage
-from libs.events.vault import PUBLIC_EPOCH, PUBLIC_VAULT_ID, VaultKey
+from libs.events.consume import StreamGap
 from libs.transparency.acknowledgement import Acknowledgement
 from services.ledger.acknowledging import Acknowledgements
-from services.ledger.admission import Admission, Judged, VaultKeys
+from services.ledger.admission import Admission, Judged
+from services.ledger.arrivals import Arrival, Event
 from services.ledger.breaking import ending_when_broken
 from services.ledger.growth import Growth
 from services.ledger.holding import Holding
-from services.ledger.keys import while_away
 from services.ledger.position import Start
 from services.ledger.rejections import Reason, Refusal, Rejections
 from services.ledger.sequencer import Commit, Outcome, Sequencer, Verdict
@@ -35,16 +32,7 @@ _POSITION_SECONDS = 1.0
 
 log = structlog.get_logger()
 
-Event = StreamMessage | StreamGap
 T = TypeVar("T")
-
-
-class VaultKeySource(Protocol):
-    """Who has the keys of vaults."""
-
-    def holds(self, vault_id: bytes, epoch: int) -> bool: ...
-
-    async def key(self, vault_id: bytes, epoch: int) -> VaultKey: ...
 
 
 class OwnWords(Protocol):
@@ -58,15 +46,6 @@ class OwnWords(Protocol):
     async def conflict(self, verdict: Verdict) -> None: ...
 
     async def quarantine(self, refusal: Refusal, digest: bytes) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What came, as far as the bytes alone tell."""
-
-    batches: Sequence[tuple[StreamMessage, Batch | Refusal]]
-    vaults: Set[tuple[bytes, int]]
-    """Vaults and months of tenants that batches name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +74,6 @@ class Committing:
         *,
         admission: Admission,
         sequencer: Sequencer,
-        vaults: VaultKeySource,
         rejections: Rejections,
         acknowledgements: Acknowledgements,
         own: OwnWords,
@@ -106,7 +84,6 @@ class Committing:
         """`thread` has exactly one worker: what judges and writes runs there, one thing at a time."""
         self._admission = admission
         self._sequencer = sequencer
-        self._vaults = vaults
         self._rejections = rejections
         self._acknowledgements = acknowledgements
         self._own = own
@@ -126,10 +103,8 @@ class Committing:
 
         Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
         """
-        messages = [event for event in events if isinstance(event, StreamMessage)]
-        read = await self._in_thread(lambda: _read(messages))
-        vaults = await self._vault_keys(read.vaults)
-        decided = await self._in_thread(lambda: self._decide(read.batches, vaults))
+        arrivals = [event for event in events if isinstance(event, Arrival)]
+        decided = await self._in_thread(lambda: self._decide(arrivals))
         await self._record(events, decided)
         last = events[-1]
         high = last.last if isinstance(last, StreamGap) else last.sequence
@@ -141,32 +116,18 @@ class Committing:
         self._acknowledgements.deliver(written.acknowledgements)
         self._acknowledgements.refuse(decided.refusals)
 
-    async def _vault_keys(self, named: Iterable[tuple[bytes, int]]) -> VaultKeys:
-        """Return the keys of the vaults that batches name. The KMS being away is waited for: nothing is refused."""
-        keys = {}
-        for vault_id, epoch in named:
-            if self._vaults.holds(vault_id, epoch):
-                keys[vault_id, epoch] = await self._vault_key(vault_id, epoch)
-        return keys
-
-    async def _vault_key(self, vault_id: bytes, epoch: int) -> VaultKey:
-        async def ask() -> VaultKey:
-            return await self._vaults.key(vault_id, epoch)
-
-        return await while_away(ask, f"ledger-vault/{vault_id.hex()}")
-
-    def _decide(self, batches: Sequence[tuple[StreamMessage, Batch | Refusal]], vaults: VaultKeys) -> _Decided:
+    def _decide(self, arrivals: Sequence[Arrival]) -> _Decided:
         judged = Judged()
-        for message, batch in batches:
-            if isinstance(batch, Refusal):
-                judged.refusals.append(batch)
+        for arrival in arrivals:
+            if isinstance(arrival.batch, Refusal):
+                judged.refusals.append(arrival.batch)
             else:
-                one = self._admission.judge(message, batch, vaults)
+                one = self._admission.judge(arrival.message, arrival.batch, arrival.vaults, arrival.opens)
                 judged.candidates.extend(one.candidates)
                 judged.refusals.extend(one.refusals)
         verdicts = self._sequencer.judge(judged.candidates)
         of = {outcome: [each for each in verdicts if each.outcome is outcome] for outcome in Outcome}
-        sequence = batches[-1][0].sequence if batches else 0
+        sequence = arrivals[-1].sequence if arrivals else 0
         refusals = judged.refusals + [_conflicting(verdict, sequence) for verdict in of[Outcome.CONFLICT]]
         return _Decided(of[Outcome.NEW], of[Outcome.DUPLICATE], of[Outcome.CONFLICT], refusals)
 
@@ -221,25 +182,6 @@ class Committing:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         waiting: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._thread, work)
         return await waiting
-
-
-def _read(messages: Sequence[StreamMessage]) -> _Read:
-    batches = [(message, _parse(message)) for message in messages]
-    named = {
-        (record.header.vault_id, record.header.vault_epoch)
-        for _, batch in batches
-        if isinstance(batch, Batch)
-        for record in batch.records
-    }
-    return _Read(batches, named - {(PUBLIC_VAULT_ID, PUBLIC_EPOCH)})
-
-
-def _parse(message: StreamMessage) -> Batch | Refusal:
-    try:
-        return parse_batch(message.data)
-    except MeshError as error:
-        detail = f"{error.reason}: {error}"
-        return Refusal(message.sequence, Reason.MESSAGE_MALFORMED, detail, message.data)
 
 
 def _conflicting(verdict: Verdict, stream_seq: int) -> Refusal:

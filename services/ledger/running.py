@@ -20,6 +20,7 @@ from libs.policy.document import Policy
 from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
 from services.ledger.admission import Admission, LogView
 from services.ledger.announcing import Announcing, SigningKeys
+from services.ledger.arrivals import Arrivals
 from services.ledger.attesting import submission_of
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.breaking import ending_when_broken
@@ -28,6 +29,7 @@ from services.ledger.committing import Committing
 from services.ledger.config import Config
 from services.ledger.erasing import Erasing
 from services.ledger.erasures import Erasures
+from services.ledger.examining import open_examiner
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone, Holding, Term
 from services.ledger.intake import Intake
@@ -161,6 +163,7 @@ async def running(
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
         async with (
+            open_examiner() as examiner,
             open_publisher(
                 member,
                 config.events,
@@ -181,7 +184,6 @@ async def running(
             committing = Committing(
                 admission=admission,
                 sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
-                vaults=vaults,
                 rejections=rejections,
                 acknowledgements=acknowledgements,
                 own=own,
@@ -190,7 +192,7 @@ async def running(
                 thread=thread,
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
-            intake = Intake(link, config.events.log_number, position, committing)
+            intake = Intake(link, config.events.log_number, position, Arrivals(vaults, examiner), committing)
             witnessing = Witnessing(
                 opened.asked,
                 reading.checkpoints,
@@ -205,6 +207,7 @@ async def running(
             await own.start(term.epoch, opened.build, store.head.size)
             await announcing.begin(term.epoch, opened.signing_keys)
             background = [
+                tasks.create_task(examiner.watch()),
                 tasks.create_task(_feed(intake, config)),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),

@@ -29,7 +29,7 @@ from services.ledger.tail import DEFAULT_BATCH, MAX_BATCH, Tail
 from services.ledger.tiles import Tiles
 from services.ledger.vault_orders import VaultOrders
 from services.ledger.vaults import Vaults, VaultUnknown, require_tenant_id, seal_for
-from services.ledger.wire import wire_answer, wire_entry
+from services.ledger.wire import wire_answers, wire_entry
 
 _Naming: TypeAlias = (
     pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest | pb.GetCoseReceiptRequest
@@ -156,9 +156,9 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     ) -> AsyncIterator[pb.StreamAcknowledgementsResponse]:
         if len(request.issuer) != 32 or request.from_seq < 1:
             raise IssuerMalformed("an issuer has 32 bytes, and its numbers begin at 1")
-        async with aclosing(self._served.acknowledgements.answers(request.issuer, request.from_seq)) as answers:
-            async for answer in answers:
-                yield wire_answer(answer)
+        async with aclosing(self._served.acknowledgements.answers(request.issuer, request.from_seq)) as told:
+            async for answers in told:
+                yield wire_answers(answers)
 
     async def GetCheckpoint(  # noqa: N802
         self, request: pb.GetCheckpointRequest, context: Context

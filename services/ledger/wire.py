@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from teemesh.ledger.v1 import acknowledgement_pb2 as ack_pb
 from teemesh.ledger.v1 import ledger_pb2 as pb
 
 from libs.events.acknowledgements import Refused
 from libs.transparency.acknowledgement import Acknowledgement
-from services.ledger.acknowledging import Alive, Answer
+from services.ledger.acknowledging import Answer
 from services.ledger.prunings import Prunings
 from services.ledger.reading import StoredEntry
 
@@ -15,25 +17,15 @@ ENTRY_ERASED = "ENTRY_ERASED"
 ENTRY_PRUNED = "ENTRY_PRUNED"
 
 
-def wire_answer(answer: Answer) -> pb.StreamAcknowledgementsResponse:
-    match answer:
-        case Acknowledgement():
-            return pb.StreamAcknowledgementsResponse(
-                acknowledgement=ack_pb.Acknowledgement(
-                    statement=answer.statement,
-                    leaf_data=answer.leaf_data,
-                    first=answer.first,
-                    count=answer.count,
-                    path=answer.path,
-                    signer_epoch=answer.signer_epoch,
-                    signature=answer.signature,
-                )
-            )
-        case Refused():
-            rejection = ack_pb.Rejection(issuer_seq=answer.issuer_seq, reason=answer.reason)
-            return pb.StreamAcknowledgementsResponse(rejection=rejection)
-        case Alive():
-            return pb.StreamAcknowledgementsResponse(heartbeat=pb.Heartbeat())
+def wire_answers(answers: Sequence[Answer]) -> pb.StreamAcknowledgementsResponse:
+    return pb.StreamAcknowledgementsResponse(
+        acknowledgements=[_acknowledgement(each) for each in answers if isinstance(each, Acknowledgement)],
+        rejections=[
+            ack_pb.Rejection(issuer_seq=each.issuer_seq, reason=each.reason)
+            for each in answers
+            if isinstance(each, Refused)
+        ],
+    )
 
 
 def wire_entry(stored: StoredEntry, closed_by: int | None, prunings: Prunings) -> pb.LoggedEntry:
@@ -52,4 +44,16 @@ def wire_entry(stored: StoredEntry, closed_by: int | None, prunings: Prunings) -
         body=row.body if missing is None else b"",
         vault_epoch=row.vault_epoch,
         missing=missing,
+    )
+
+
+def _acknowledgement(one: Acknowledgement) -> ack_pb.Acknowledgement:
+    return ack_pb.Acknowledgement(
+        statement=one.statement,
+        leaf_data=one.leaf_data,
+        first=one.first,
+        count=one.count,
+        path=one.path,
+        signer_epoch=one.signer_epoch,
+        signature=one.signature,
     )

@@ -23,8 +23,10 @@ from libs.events.vault import VaultKey, vault_epoch
 from libs.transparency.leaf import Kind
 from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.arrivals import Arrivals
 from services.ledger.committing import Committing
 from services.ledger.erasures import Erasures
+from services.ledger.examining import ExaminerProcess
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone
 from services.ledger.logged_writers import LoggedWriters
@@ -72,6 +74,7 @@ class Inside:
     sequencer: Sequencer
     acknowledgements: Acknowledgements
     growth: Growth
+    arrivals: Arrivals
     committing: Committing
     thread: ThreadPoolExecutor
 
@@ -81,7 +84,7 @@ def _tag(vault_id: bytes, vault_seq: int) -> bytes:
 
 
 @contextmanager
-def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore) -> Iterator[Inside]:
+def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore, examiner: ExaminerProcess) -> Iterator[Inside]:
     """A new log in `folder`, and what writes it."""
     LogStore.create(folder, describe_log(mesh))
     with (
@@ -103,7 +106,6 @@ def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore) -> Iterator[Insi
         committing = Committing(
             admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=sequencer,
-            vaults=_OneVault(),
             rejections=rejections,
             acknowledgements=acknowledgements,
             own=_Speechless(),
@@ -111,7 +113,8 @@ def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore) -> Iterator[Insi
             holding=Alone(),
             thread=thread,
         )
-        yield Inside(store, rejections, sequencer, acknowledgements, growth, committing, thread)
+        arrivals = Arrivals(_OneVault(), examiner)
+        yield Inside(store, rejections, sequencer, acknowledgements, growth, arrivals, committing, thread)
 
 
 def receipt(number: int) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from libs.events.consume import StreamMessage, ensure_stream
 from libs.events.subjects import issuer_subject, message_id, stream_name
 from services.devtee.machine import Machine
 from services.ledger import frames
+from services.ledger.examining import ExaminerProcess, open_examiner
 from services.ledger.intake import Intake
 from services.ledger.position import Position, Start
 from services.ledger.sequencer import Candidate
@@ -54,13 +55,14 @@ Part = Callable[[Inside, list[Candidate]], None]
 async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section:
     """Some 40 seconds, of which `seconds` are for latency."""
     writers = JoinedMesh(folder, Machine.create(int(time.time())))
-    taken = [
-        await _part(writers, folder / "append", "append", _append),
-        await _part(writers, folder / "path", "judge, append, sign", _judge_append_sign),
-        await _everything(writers, folder / "all"),
-        await _streaming(writers, _made(folder / "of-64"), 64),
-        await _streaming(writers, _made(folder / "of-256"), 256),
-    ]
+    async with open_examiner() as examiner:
+        taken = [
+            await _part(writers, examiner, folder / "append", "append", _append),
+            await _part(writers, examiner, folder / "path", "judge, append, sign", _judge_append_sign),
+            await _everything(writers, examiner, folder / "all"),
+            await _streaming(writers, examiner, _made(folder / "of-64"), 64),
+            await _streaming(writers, examiner, _made(folder / "of-256"), 256),
+        ]
     return Section(
         "ledger intake",
         "the frame's bytes written and synced; the same messages pulled and dropped; one 4 KiB write and fdatasync",
@@ -73,7 +75,9 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """Throughput, and what of it is this process's own work: that tells more where others were working too."""
+    """Throughput, and what of it is this process's own work, the examiner's aside: that tells more where others were
+    working too.
+    """
 
     name: str
     pairs: Pairs
@@ -88,7 +92,8 @@ class _Taken:
     def note(self) -> str:
         cpu = statistics.median(self.cpu) / self.receipts * 1e6
         rate = self.pairs.ours.rate * self.receipts
-        return f"{self.name}: {rate:,.0f} receipts/s, {self.pairs.median_ratio:.2f}x the base, {cpu:.1f} us of CPU each"
+        ratio = f"{self.pairs.median_ratio:.2f}x the base"
+        return f"{self.name}: {rate:,.0f} receipts/s, {ratio}, {cpu:.1f} us of CPU each, the examiner aside"
 
 
 async def _beside(name: str, base: Action, ours: Action, receipts: int, in_a_row: int) -> _Taken:
@@ -136,11 +141,11 @@ def _candidates(receipts: Receipts) -> Iterator[list[Candidate]]:
         ]
 
 
-async def _part(writers: JoinedMesh, folder: Path, name: str, do: Part) -> _Taken:
+async def _part(writers: JoinedMesh, examiner: ExaminerProcess, folder: Path, name: str, do: Part) -> _Taken:
     """A part of the commit path, in the thread that it has in the ledger."""
     kms = writers.kms()
     groups = iter(list(_candidates(Receipts(writers, kms))))
-    with ledger_inside(folder, writers, kms) as ledger, _bare_writes(folder, _frame_bytes(writers)) as bare:
+    with ledger_inside(folder, writers, kms, examiner) as ledger, _bare_writes(folder, _frame_bytes(writers)) as bare:
 
         async def act() -> None:
             await asyncio.get_running_loop().run_in_executor(ledger.thread, do, ledger, next(groups))
@@ -148,18 +153,18 @@ async def _part(writers: JoinedMesh, folder: Path, name: str, do: Part) -> _Take
         return await _beside(name, bare, act, _GROUP, _IN_A_ROW)
 
 
-async def _everything(writers: JoinedMesh, folder: Path) -> _Taken:
+async def _everything(writers: JoinedMesh, examiner: ExaminerProcess, folder: Path) -> _Taken:
     """Messages of 64 receipts, four at once, as they come from the stream."""
     kms = writers.kms()
     receipts, now = Receipts(writers, kms), int(time.time() * 1000)
     waiting = [StreamMessage(at, data, now) for at, data in enumerate(receipts.messages(_GROUPS * _GROUP, 64), 2)]
     groups = (waiting[at : at + _GROUP // 64] for at in count(0, _GROUP // 64))
-    with ledger_inside(folder, writers, kms) as ledger, _bare_writes(folder, _frame_bytes(writers)) as bare:
+    with ledger_inside(folder, writers, kms, examiner) as ledger, _bare_writes(folder, _frame_bytes(writers)) as bare:
         ledger.committing.begin(Start(_SOURCE, 0))
-        await ledger.committing.commit([StreamMessage(1, receipts.introduction, now)])
+        await ledger.committing.commit(await ledger.arrivals.read([StreamMessage(1, receipts.introduction, now)]))
 
         async def act() -> None:
-            await ledger.committing.commit(next(groups))
+            await ledger.committing.commit(await ledger.arrivals.read(next(groups)))
 
         taken = await _beside("parse, verify, open, commit", bare, act, _GROUP, _IN_A_ROW)
         _require_size(ledger, 1 + _GROUPS * _GROUP)
@@ -193,7 +198,7 @@ def _bare_writes(folder: Path, size: int) -> Iterator[Action]:
     os.close(file)
 
 
-async def _streaming(writers: JoinedMesh, folder: Path, each: int) -> _Taken:
+async def _streaming(writers: JoinedMesh, examiner: ExaminerProcess, folder: Path, each: int) -> _Taken:
     """The whole way of messages that wait in a stream, to a new log every time."""
     kms, logs = writers.kms(), count()
     receipts = Receipts(writers, kms)
@@ -205,7 +210,7 @@ async def _streaming(writers: JoinedMesh, folder: Path, each: int) -> _Taken:
             await _pull(link, len(messages))
 
         async def take_in() -> None:
-            with ledger_inside(folder / f"log-{next(logs)}", writers, kms) as ledger:
+            with ledger_inside(folder / f"log-{next(logs)}", writers, kms, examiner) as ledger:
                 await _take_in(link, ledger)
 
         return await _beside(f"JetStream to durable, {each} a message", pull, take_in, _STREAMED, 1)
@@ -250,7 +255,7 @@ async def _pull(link: NatsLink, messages: int) -> None:
 
 async def _take_in(link: NatsLink, ledger: Inside) -> None:
     position = Position(ledger.store, ledger.rejections, lambda issuer: True)
-    running = asyncio.create_task(Intake(link, 1, position, ledger.committing).run())
+    running = asyncio.create_task(Intake(link, 1, position, ledger.arrivals, ledger.committing).run())
     try:
         async with asyncio.timeout(_SECONDS):
             await ledger.growth.beyond(_STREAMED)

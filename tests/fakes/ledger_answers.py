@@ -85,7 +85,7 @@ class FakeLedger:
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[ledger_pb2.StreamAcknowledgementsResponse]:
         sent: set[int] = set()
-        yield ledger_pb2.StreamAcknowledgementsResponse(heartbeat=ledger_pb2.Heartbeat())
+        yield ledger_pb2.StreamAcknowledgementsResponse()
         while True:
             changed = self.changed
             if not self.silent:
@@ -98,9 +98,9 @@ class FakeLedger:
     def _response(self, number: int, answer: Acknowledgement) -> ledger_pb2.StreamAcknowledgementsResponse:
         if self.reject is not None:
             return ledger_pb2.StreamAcknowledgementsResponse(
-                rejection=acknowledgement_pb2.Rejection(issuer_seq=number, reason=self.reject)
+                rejections=[acknowledgement_pb2.Rejection(issuer_seq=number, reason=self.reject)]
             )
-        return ledger_pb2.StreamAcknowledgementsResponse(acknowledgement=message_of(answer))
+        return ledger_pb2.StreamAcknowledgementsResponse(acknowledgements=[message_of(answer)])
 
 
 def message_of(answer: Acknowledgement) -> acknowledgement_pb2.Acknowledgement:

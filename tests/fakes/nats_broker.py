@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from tests.fakes.throwaway_ca import ThrowawayCa
@@ -85,6 +86,16 @@ class NatsBroker:
         """Put the older copy under the broker, while it is down."""
         self.forget()
         shutil.copytree(self._folder / "js-copy", self._folder / "js")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Answer nothing while the body runs, and close no connection."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         if self._process is None:

@@ -91,7 +91,7 @@ class Mesh:
     log_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
     def publisher(
-        self, outbox: str = "outbox", peer: LedgerPeer | None = None
+        self, outbox: str = "outbox", peer: LedgerPeer | None = None, timing: Timing = FAST
     ) -> AbstractAsyncContextManager[Publisher]:
         """A new process start: a fresh log key, the same outbox."""
         self.log_key = Ed25519PrivateKey.generate()
@@ -101,7 +101,7 @@ class Mesh:
             peer or self.peer,
             log_key=self.log_key,
             open_vault=vault_of,
-            timing=FAST,
+            timing=timing,
         )
 
     def reading(self) -> AbstractAsyncContextManager[None]:

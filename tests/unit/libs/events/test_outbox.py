@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -96,6 +97,24 @@ async def test_a_record_that_is_uncut_keeps_its_file(tmp_path: Path) -> None:
         await outbox.append(Cut(issuer.id, 1))
     async with open_outbox(tmp_path, SECOND) as outbox:
         assert len(outbox.parts) == 1
+
+
+async def test_a_cut_holds_up_nothing_and_goes_with_what_comes_next(tmp_path: Path) -> None:
+    def records() -> int:
+        return len(scan(MAGIC, outbox.parts[-1].read_bytes()).payloads)
+
+    issuer = new_issuer()
+    async with open_outbox(tmp_path, issuer.id) as outbox:
+        await outbox.append(batch_of(issuer, 2))
+        before = records()
+        cut = outbox.append(Cut(issuer.id, 1))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await outbox.append(acknowledged(issuer, 2))
+        assert cut.done()
+        assert records() == before + 1
+        await outbox.append(Cut(issuer.id, 2))
+        assert records() == before + 2
 
 
 async def test_full_files_rotate_and_go_oldest_first(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -90,6 +91,16 @@ async def test_many_commits_share_batches_and_lose_nothing(mesh: Mesh) -> None:
         done = await asyncio.gather(*commits)
     assert sorted(one.issuer_seq for one in done) == list(range(2, 302))
     assert len(mesh.ledger.messages) < 100
+
+
+async def test_entries_become_durable_behind_a_broker_that_does_not_answer(mesh: Mesh) -> None:
+    slow = replace(FAST, publish_seconds=60.0)
+    async with asyncio.timeout(30), mesh.publisher(timing=slow) as publisher:
+        async with mesh.reading():
+            await publisher.commit(Kind.POLICY, {"n": 0}, vault=None, timeout=10)
+        with mesh.broker.paused():
+            durable = [await publisher.enqueue(Kind.POLICY, {"n": number}, vault=None) for number in (1, 2, 3, 4)]
+    assert [one.issuer_seq for one in durable] == [3, 4, 5, 6]
 
 
 async def test_the_brokers_ack_alone_releases_nothing(mesh: Mesh) -> None:

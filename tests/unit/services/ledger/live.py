@@ -49,6 +49,7 @@ from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.running_broker import RunningBroker, running_broker
+from tests.mesh.processes import descendants
 
 _ROOT = Path(__file__).parents[4]
 
@@ -130,6 +131,12 @@ class LedgerProcess:
             if ready:
                 async with asyncio.timeout(60):
                     await readiness.until_ready()
+
+    def child(self, module: str) -> int:
+        """The process id of a child of its own."""
+        assert self._process is not None
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(self._process.pid)}
+        return next(pid for pid, command in commands.items() if module.encode() in command)
 
     def send(self, number: int) -> None:
         """Send a signal to the process as it runs."""

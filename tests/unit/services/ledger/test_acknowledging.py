@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -55,9 +55,12 @@ def hub(empty_log: Path) -> Iterator[Hub]:
         yield Hub(store, Rejections(empty_log))
 
 
-async def take(answers: AsyncIterator[Answer], count: int) -> list[Answer]:
+async def take(told: AsyncIterator[Sequence[Answer]], count: int) -> list[Answer]:
+    answers: list[Answer] = []
     async with asyncio.timeout(20):
-        return [await anext(answers) for _ in range(count)]
+        while len(answers) < count:
+            answers.extend(await anext(told))
+    return answers
 
 
 async def test_entries_are_acknowledged_as_they_become_durable(hub: Hub) -> None:
@@ -67,6 +70,17 @@ async def test_entries_are_acknowledged_as_they_become_durable(hub: Hub) -> None
         hub.commit(1, 2, 3)
         statements = [hub.verify(answer) for answer in await first]
     assert [(statement.index, statement.issuer_seq) for statement in statements] == [(0, 1), (1, 2), (2, 3)]
+
+
+async def test_answers_that_are_there_come_together_and_never_in_one_heap(hub: Hub) -> None:
+    async with aclosing(hub.acknowledgements.answers(ISSUER, 1)) as told:
+        first = asyncio.ensure_future(anext(told))
+        await asyncio.sleep(0)
+        hub.commit(*range(1, 101))
+        hub.refuse(101)
+        hub.commit(102)
+        counts = [len(await first), len(await anext(told))]
+    assert counts == [64, 38]
 
 
 async def test_what_no_majority_holds_yet_is_not_issued_again(hub: Hub) -> None:

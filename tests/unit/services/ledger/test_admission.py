@@ -227,6 +227,33 @@ def test_a_body_that_does_not_open_is_refused_alone(gate: Gatekeeper, router: Lo
     assert [candidate.issuer_seq for candidate in judged.candidates] == [3]
 
 
+def test_a_record_that_nobody_vouches_for_is_opened(gate: Gatekeeper, router: LogWriter) -> None:
+    sealed = [router.seal(Kind.RECEIPT, vault=VAULT) for _ in range(3)]
+    bad = [replace(each, record=Record(each.record.header, bytes(len(each.record.body)))) for each in sealed[:2]]
+    judged = gate.judge(router.batch(*bad, sealed[2]), opens={2, 4})
+    assert [(refusal.issuer_seq, refusal.reason.name) for refusal in judged.refusals] == [(3, "BODY_NOT_OPENED")]
+    assert [candidate.issuer_seq for candidate in judged.candidates] == [2, 4]
+
+
+def test_vouching_stands_for_the_opening_and_for_nothing_else(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, router: LogWriter
+) -> None:
+    authority, everything = LogWriter(mesh, kms, "kms"), set(range(10))
+    gate.judge(authority.batch(authority.introduce()))
+    messages = {
+        "SIGNATURE_INVALID": router.batch(router.seal(Kind.RECEIPT, vault=VAULT), key=Ed25519PrivateKey.generate()),
+        "VAULT_UNKNOWN": router.batch(router.seal(Kind.RECEIPT, vault=replace(VAULT, epoch=VAULT.epoch + 1))),
+        "KIND_NOT_ALLOWED": authority.batch(authority.seal(Kind.RECEIPT, vault=VAULT)),
+        "POLICY_REFUSED": policy_message(authority, mesh.successor(parse_signed(mesh.seed).policy)),
+        "KEYSET_MALFORMED": router.batch(router.introduce()),
+    }
+    refused = {
+        reason: [each.reason.name for each in gate.judge(message, opens=everything).refusals]
+        for reason, message in messages.items()
+    }
+    assert refused == {reason: [reason] for reason in messages}
+
+
 def test_a_body_that_is_not_the_one_committed_to_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
     sealed = router.seal(Kind.KEYSET, {"n": 1})
     header = replace(sealed.record.header, commitment=bytes(32))

@@ -21,6 +21,7 @@ from libs.transparency.leaf import Kind
 from services.ledger import records_log
 from services.ledger.acknowledging import Acknowledgements
 from services.ledger.admission import Admission, LogView
+from services.ledger.arrivals import Arrivals
 from services.ledger.committing import Committing
 from services.ledger.description import LogDescription
 from services.ledger.erasures import Erasures
@@ -32,6 +33,7 @@ from services.ledger.rejections import NAME, Refusal, Rejections
 from services.ledger.segments import Geometry
 from services.ledger.sequencer import Sequencer, Verdict
 from services.ledger.store import LogStore
+from tests.fakes.examiner_here import ExaminerHere
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 from .conftest import KEY, SOURCE, open_store, tag
@@ -107,7 +109,6 @@ class Ledger:
         self.committing = Committing(
             admission=Admission(policies, view, kms.ca.certificate, Erasures()),
             sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
-            vaults=self.vaults,
             rejections=self.rejections,
             acknowledgements=self.acknowledgements,
             own=self.own,
@@ -115,6 +116,7 @@ class Ledger:
             holding=self.holding,
             thread=thread,
         )
+        self.arrivals = Arrivals(self.vaults, ExaminerHere())
         self.committing.begin(Start(SOURCE, 0))
         self._sequence = 0
 
@@ -123,7 +125,7 @@ class Ledger:
         for data in messages:
             self._sequence += 1
             events.append(StreamMessage(self._sequence, data, int(time.time() * 1000)))
-        await self.committing.commit(events)
+        await self.committing.commit(await self.arrivals.read(events))
 
     async def lose(self, count: int) -> None:
         gap = StreamGap(self._sequence + 1, self._sequence + count)
@@ -170,8 +172,8 @@ async def test_a_commit_is_in_the_log_before_it_is_acknowledged(ledger: Ledger, 
     assert ledger.growth.size == ledger.store.head.size == 4
     assert ledger.store.head.source_high == 3
     async with asyncio.timeout(20), aclosing(ledger.acknowledgements.answers(router.issuer.id, 2)) as answers:
-        for number, each in enumerate(sealed, 2):
-            answer = await anext(answers)
+        told = await anext(answers)
+        for number, each, answer in zip((2, 3, 4), sealed, told, strict=True):
             assert isinstance(answer, Acknowledgement)
             statement = verify_acknowledgement(answer, KEY.public_key().public_bytes_raw(), ledger.store.log_id)
             stored = ledger.store.reader.entry(statement.index)
@@ -195,7 +197,7 @@ async def test_nothing_is_told_of_a_commit_before_a_majority_holds_it(
             members.answering.set()
             await taking
             assert ledger.growth.size == 1
-            assert isinstance(await answer, Acknowledgement)
+            assert [type(each) for each in await answer] == [Acknowledgement]
 
 
 async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router: LogWriter) -> None:

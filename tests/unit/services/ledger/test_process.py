@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import ssl
 from collections.abc import AsyncIterator
@@ -145,6 +146,25 @@ async def test_nothing_acknowledged_is_lost_when_the_ledger_is_killed(live: Live
         assert await live.kill(signal.SIGTERM) == 0
 
 
+async def test_nothing_is_lost_when_the_examiner_is_killed(live: LiveMesh) -> None:
+    async with live.router() as router:
+        client = Client(router)
+        await live.start()
+        vault = await client.open_vault()
+        running = [asyncio.create_task(commit(router, vault, number)) for number in range(300)]
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        os.kill(live.process.child("services.ledger.examiner"), signal.SIGKILL)
+        code, said = await live.ended()
+        assert code > 0
+        assert "EXAMINER_GONE" in said
+        await live.start()
+        committed = await asyncio.gather(*running)
+        batches = await client.tail(ledger_pb2.TailRequest(from_index=0, max_batch=50))
+        entries = [entry for batch in batches for entry in batch.entries]
+        check_every_receipt_is_there_once(entries, committed, vault)
+        check_nothing_was_refused(entries)
+
+
 def check_every_receipt_is_there_once(
     entries: list[ledger_pb2.LoggedEntry], committed: list[Committed], vault: VaultKey
 ) -> None:
@@ -164,7 +184,11 @@ def check_nothing_else_was_said(entries: list[ledger_pb2.LoggedEntry]) -> None:
     kinds = [public.kind for _, public in parsed(entries)]
     # The KMS, two starts of the ledger, and the router each began with a keyset; the KMS recorded its policy.
     assert (kinds.count(Kind.KEYSET), kinds.count(Kind.START), kinds.count(Kind.POLICY)) == (4, 2, 1)
-    assert not {Kind.GAP, Kind.CONFLICT, Kind.QUARANTINE} & set(kinds)
+    check_nothing_was_refused(entries)
+
+
+def check_nothing_was_refused(entries: list[ledger_pb2.LoggedEntry]) -> None:
+    assert not {Kind.GAP, Kind.CONFLICT, Kind.QUARANTINE} & {public.kind for _, public in parsed(entries)}
 
 
 def parsed(entries: list[ledger_pb2.LoggedEntry]) -> list[tuple[ledger_pb2.LoggedEntry, leaf.Leaf]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -81,11 +81,11 @@ class Gatekeeper:
     highest: dict[bytes, int] = field(default_factory=dict)
     sequence: int = 0
 
-    def judge(self, data: bytes, *, later_seconds: float = 0.0) -> Judged:
+    def judge(self, data: bytes, *, later_seconds: float = 0.0, opens: Set[int] = frozenset()) -> Judged:
         """Judge a message and log what passes."""
         self.sequence += 1
         message = StreamMessage(self.sequence, data, int((time.time() + later_seconds) * 1000))
-        judged = self.admission.judge(message, parse_batch(data), {(VAULT.vault_id, VAULT.epoch): VAULT})
+        judged = self.admission.judge(message, parse_batch(data), {(VAULT.vault_id, VAULT.epoch): VAULT}, opens)
         for candidate in judged.candidates:
             self.logged[candidate.entry_id] = candidate
             self.highest[candidate.issuer] = max(self.highest.get(candidate.issuer, 0), candidate.issuer_seq)

@@ -110,8 +110,10 @@ def _run_prune(args: argparse.Namespace) -> int:
     )
     if done.returncode:
         return done.returncode
-    pruned = json.loads(done.stdout)["pruned"]
-    print(f"{folder}: {len(pruned)} segments pruned" + "".join(f"\n  {name}" for name in pruned))
+    outcome = json.loads(done.stdout)
+    print(f"{folder}: {len(outcome['pruned'])} segments pruned" + "".join(f"\n  {each}" for each in outcome["pruned"]))
+    for name in outcome["held"]:
+        print(f"  {name} stays: a vault in it is under a hold")
     return 0
 
 

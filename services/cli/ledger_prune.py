@@ -43,6 +43,12 @@ class ArchiveDamaged(MeshError):
     reason = "ARCHIVE_DAMAGED"
 
 
+class PruningFailed(MeshError):
+    """The ledger's own code refused, and has said why."""
+
+    reason = "PRUNING_FAILED"
+
+
 def add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add order-prune and prune."""
     order = commands.add_parser("order-prune", help="draft the order that the log may be pruned")
@@ -80,12 +86,6 @@ def archived(bundle: Bundle) -> Mapping[str, str]:
         raise ArchiveDamaged(f"{name} is not what the bundle's manifest says: nothing is pruned")
     digests = bundle.manifest.files
     return {name: digests[SEGMENTS + name] for name in bundle.segments()}
-
-
-class PruningFailed(MeshError):
-    """The ledger's own code refused, and has said why."""
-
-    reason = "PRUNING_FAILED"
 
 
 def _run_order(args: argparse.Namespace) -> int:

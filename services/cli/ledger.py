@@ -21,7 +21,10 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs.errors import Code, MeshError
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
+from libs.transparency.note import VerifierKey
+from libs.transparency.quorum import Quorum
 from services.cli import ledger_prove, ledger_vaults
+from services.cli.inputs import InputUnreadable
 from services.cli.layout import add_state_option
 from services.cli.ledger_export import add_export, add_restore
 from services.cli.ledger_fsck import add_fsck
@@ -29,8 +32,11 @@ from services.cli.ledger_lines import describe_entry
 from services.cli.ledger_prune import add_prune
 from services.cli.ledger_verify import add_verify
 from services.cli.mesh_reading import MeshReader
+from services.cli.read_tree import ReadTree, witnessed_head
 from services.cli.service_access import ServiceAccess, access_at, read_service_access
-from services.cli.tail_state import ChainReader, TailState, keep_tail_state, load_tail_state
+from services.cli.tail_state import ChainBroken, ChainReader, TailState, keep_tail_state, load_tail_state
+from services.cli.witness_options import add_witness_options, read_quorum
+from services.cli.witnessed import NotWitnessed
 
 DIVERGED = 6
 _STATE_FILE = "ledger-tail.json"
@@ -73,6 +79,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.add_argument("--from", type=_index, dest="from_index", metavar="N", help="begin at this leaf index instead")
     tail.add_argument("--follow", action="store_true", help="go on as the log grows, over reconnects")
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_witness_options(tail)
     tail.set_defaults(run=_run_tail)
     ledger_prove.add_parsers(commands)
     ledger_vaults.add_commands(commands)
@@ -115,10 +122,12 @@ class Tail:
         if kept is not None and from_index is None:
             self._token = kept.token
             self.chain = ChainReader(kept.next_index, kept.chain)
+            self._tree = ReadTree(kept.next_index, kept.peaks)
         else:
             start = from_index or 0
             self._token = b""
             self.chain = ChainReader(start, chain_start(access.origin) if start == 0 else None, kept)
+            self._tree = ReadTree(start, () if start == 0 else None)
 
     async def read(self, *, follow: bool) -> None:
         """Print to the log's present end or, following, for ever. Raises `ChainBroken` and the ledger's refusals."""
@@ -137,6 +146,21 @@ class Tail:
             # Whoever gave us entries since is well: begin with the short wait again.
             delay = self._retry_seconds if self.chain.next_index > before else min(delay * 2, _LAST_RETRY_SECONDS)
             await asyncio.sleep(delay)
+
+    async def verify_witnessed(self, key: VerifierKey, quorum: Quorum) -> None:
+        """Hold all that was read against a tree that a quorum of witnesses cosigned, and read on to its end.
+
+        Raises `QuorumNotReached`, `TreeUnknown`, `ChainBroken` and the ledger's refusals.
+        """
+        if self._tree.size == 0:
+            raise NotWitnessed("nothing was read that could be witnessed")
+        proven = await witnessed_head(self._access.service, self._tree.size - 1, key, quorum)
+        self._tree.expect(proven.checkpoint)
+        if self._tree.size < proven.checkpoint.size:
+            await self.read(follow=False)
+        if self._tree.size < proven.checkpoint.size:
+            raise ChainBroken(f"the log ends before the {proven.checkpoint.size} entries that witnesses have cosigned")
+        self._say(f"witnessed up to {proven.checkpoint.size}, by {', '.join(proven.witnesses)}")
 
     @property
     def _may_ask_another(self) -> bool:
@@ -171,6 +195,7 @@ class Tail:
         if not response.entries and not response.chain_after:
             return  # A sign of life.
         self.chain.take([(entry.index, entry.leaf_data) for entry in response.entries], response.chain_after)
+        self._tree.take([entry.leaf_data for entry in response.entries])
         for entry in response.entries:
             description = describe_entry(entry)
             self._console.out(
@@ -178,7 +203,8 @@ class Tail:
             )
         if response.token:
             self._token = response.token
-            self._keep(TailState(self._access.origin, self.chain.next_index, response.chain_after, response.token))
+            place = self.chain.next_index, response.chain_after, response.token
+            self._keep(TailState(self._access.origin, *place, self._tree.peaks))
 
     def _keep(self, state: TailState) -> None:
         """Remember the farthest place only: it is what a log that was rolled back cannot show."""
@@ -191,10 +217,20 @@ class Tail:
 
 
 def _run_tail(args: argparse.Namespace) -> int:
+    quorum = read_quorum(args)
+    if quorum.needed and args.follow:
+        raise InputUnreadable("witnesses are asked at the end of a reading, and one that follows has none")
+
+    async def read(tail: Tail) -> None:
+        await tail.read(follow=args.follow)
+        if quorum.needed:
+            key = VerifierKey.parse(MeshReader(args.state / "mesh.json").text("ledger_vkey"))
+            await tail.verify_witnessed(key, quorum)
+
     console = Console()
     tail = Tail(read_ledger_access(args.state), console, from_index=args.from_index, as_json=args.json)
     try:
-        asyncio.run(tail.read(follow=args.follow))
+        asyncio.run(read(tail))
     except MeshError as error:
         if error.reason != _DIVERGED:
             raise

@@ -43,6 +43,12 @@ class ArchiveDamaged(MeshError):
     reason = "ARCHIVE_DAMAGED"
 
 
+class PruningFailed(MeshError):
+    """The ledger's own code refused, and has said why."""
+
+    reason = "PRUNING_FAILED"
+
+
 def add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add order-prune and prune."""
     order = commands.add_parser("order-prune", help="draft the order that the log may be pruned")
@@ -82,12 +88,6 @@ def archived(bundle: Bundle) -> Mapping[str, str]:
     return {name: digests[SEGMENTS + name] for name in bundle.segments()}
 
 
-class PruningFailed(MeshError):
-    """The ledger's own code refused, and has said why."""
-
-    reason = "PRUNING_FAILED"
-
-
 def _run_order(args: argparse.Namespace) -> int:
     refuse_existing(args.out)
     if not ORDER_REASON.fullmatch(args.reason):
@@ -110,8 +110,10 @@ def _run_prune(args: argparse.Namespace) -> int:
     )
     if done.returncode:
         return done.returncode
-    pruned = json.loads(done.stdout)["pruned"]
-    print(f"{folder}: {len(pruned)} segments pruned" + "".join(f"\n  {name}" for name in pruned))
+    outcome = json.loads(done.stdout)
+    print(f"{folder}: {len(outcome['pruned'])} segments pruned" + "".join(f"\n  {each}" for each in outcome["pruned"]))
+    for name in outcome["held"]:
+        print(f"  {name} stays: a vault in it is under a hold")
     return 0
 
 

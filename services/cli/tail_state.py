@@ -37,6 +37,8 @@ class TailState:
     next_index: int
     chain: bytes
     token: bytes
+    peaks: tuple[bytes, ...] | None = None
+    """Of the tree of what was read, where that was from the first entry on."""
 
     def document(self) -> bytes:
         return jcs.dumps(
@@ -46,6 +48,7 @@ class TailState:
                 "next_index": self.next_index,
                 "chain": self.chain.hex(),
                 "token": self.token.hex(),
+                **({} if self.peaks is None else {"peaks": [peak.hex() for peak in self.peaks]}),
             }
         )
 
@@ -105,9 +108,16 @@ def load_tail_state(path: Path, origin: str) -> TailState | None:
         value = jcs.loads_object(data)
         if value["v"] != _VERSION:
             raise ValueError("another version")
+        peaks = None if "peaks" not in value else tuple(bytes.fromhex(peak) for peak in value["peaks"])
         state = TailState(
-            str(value["origin"]), int(value["next_index"]), bytes.fromhex(value["chain"]), bytes.fromhex(value["token"])
+            str(value["origin"]),
+            int(value["next_index"]),
+            bytes.fromhex(value["chain"]),
+            bytes.fromhex(value["token"]),
+            peaks,
         )
+        if peaks is not None and len(peaks) != state.next_index.bit_count():
+            raise ValueError("another number of subtrees than a tree of that size has")
     except (jcs.JsonMalformed, KeyError, TypeError, ValueError) as error:
         raise TailStateDamaged(f"{path} is damaged: remove it to read from the beginning") from error
     return state if state.origin == origin else None

@@ -137,7 +137,8 @@ def read_rest(file: BinaryIO, header: Header, *, bare: bool) -> bytes:
     if not bare:
         return file.read(header.length - HEADER_SIZE)
     table = file.read(ROW_SIZE * header.count)
-    return table + file.read(bare_length(table) - HEADER_SIZE - len(table))
+    # What the rows say is not verified yet, and no more than the whole frame is to be held.
+    return table + file.read(min(bare_length(table), header.length) - HEADER_SIZE - len(table))
 
 
 def bare_length(table: bytes) -> int:

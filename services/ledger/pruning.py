@@ -2,8 +2,8 @@
 
 Every byte is verified before any is taken away. A segment is pruned if the log says so, in a signed tree, no vault in
 it is held, and what it holds is either erased or, byte for byte, in every archive that standard input names: a JSON
-list with an object for each, of SHA-256 by segment. One segment that may not be pruned refuses them all. With
-`--put-back FIRST` a pruned segment's whole file is read from standard input and put in its place again.
+list with an object for each, of SHA-256 by segment. One that is in no archive refuses them all; one that is held only
+stays. With `--put-back FIRST` a pruned segment's whole file is read from standard input and put in its place again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
@@ -28,9 +29,9 @@ from services.ledger.bare import make_bare, make_whole
 from services.ledger.damage import StoredLogError
 from services.ledger.erasures import Erasures
 from services.ledger.index import Index
+from services.ledger.pieces import SealedUnder
 from services.ledger.recovery import Examined, examine, read_signed
 from services.ledger.segment_files import BARE, SEGMENTS
-from services.ledger.segment_index import SegmentIndex
 from services.ledger.store import lock_log
 
 REFUSED = 1
@@ -44,12 +45,6 @@ class PruneNotOrdered(MeshError):
     """No entry in a signed tree of this log says that it may be pruned."""
 
     reason = "PRUNE_NOT_ORDERED"
-
-
-class SegmentHeld(MeshError):
-    """A vault in the segment is under a hold: nothing of it goes."""
-
-    reason = "SEGMENT_HELD"
 
 
 class SegmentNotArchived(MeshError):
@@ -72,19 +67,33 @@ class ArchivesMalformed(MeshError):
     reason = "ARCHIVES_MALFORMED"
 
 
-def prune(directory: Path, archives: Sequence[Archive], geometry: segments.Geometry = _DEFAULT) -> list[str]:
-    """Prune what may be pruned; return the names of the segments. Raises `StoredLogError`, `PruneNotOrdered`,
-    `SegmentHeld`, `SegmentNotArchived`.
-    """
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the segments that the log allows to be pruned, by file name."""
+
+    pruned: tuple[str, ...]
+    held: tuple[str, ...]
+    """They have entries of vaults under a hold, of which nothing goes."""
+
+
+def prune(directory: Path, archives: Sequence[Archive], geometry: segments.Geometry = _DEFAULT) -> Outcome:
+    """Prune what may be pruned. Raises `StoredLogError`, `PruneNotOrdered`, `SegmentNotArchived`."""
     with _locked(directory), tempfile.TemporaryDirectory() as elsewhere:
         index = Index(Path(elsewhere), os.urandom(32))
         examined = examine(directory, description.read(directory).origin, geometry, index=index)
         limit, erasures = _limit(directory, examined), _erasures(index, examined)
         chosen = [each for each in index.files if each.end <= limit and each.first not in examined.scanned.bare]
-        pruned = [each.first for each in chosen if _may_go(directory, each, erasures, archives)]
-        for first in pruned:
+        going, held = [], []
+        for each in chosen:
+            parts = [part for part in each.sealed_under() if part.vault_id != PUBLIC_VAULT_ID]
+            if any(erasures.is_held(part.vault_id) for part in parts):
+                held.append(segments.file_name(each.first))
+            elif parts:
+                _require_spared(directory, each.first, parts, erasures, archives)
+                going.append(each.first)
+        for first in going:
             make_bare(directory, first)
-    return [segments.file_name(first) for first in pruned]
+    return Outcome(tuple(map(segments.file_name, going)), tuple(held))
 
 
 def put_back(directory: Path, first: int) -> None:
@@ -113,19 +122,18 @@ def _erasures(index: Index, examined: Examined) -> Erasures:
     return erasures
 
 
-def _may_go(directory: Path, found: SegmentIndex, erasures: Erasures, archives: Sequence[Archive]) -> bool:
-    """Whether there is anything to take out of a segment. Raises `SegmentHeld`, `SegmentNotArchived`."""
-    parts = [(each.vault_id, each.epoch) for each in found.sealed_under() if each.vault_id != PUBLIC_VAULT_ID]
-    name = segments.file_name(found.first)
-    if any(erasures.is_held(vault_id) for vault_id, _ in parts):
-        raise SegmentHeld(f"{name} has entries of a vault under a hold: nothing is pruned")
-    closing = [erasures.closing(vault_id, epoch) for vault_id, epoch in parts]
-    if not all(each is not None and each.done is not None for each in closing):
-        with (directory / SEGMENTS / name).open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-        if not archives or any(archive.get(name) != digest for archive in archives):
-            raise SegmentNotArchived(f"{name} is not in every archive as it is here: export it; nothing is pruned")
-    return bool(parts)
+def _require_spared(
+    directory: Path, first: int, parts: Sequence[SealedUnder], erasures: Erasures, archives: Sequence[Archive]
+) -> None:
+    """Raise `SegmentNotArchived` unless nobody can miss the bodies: all erased, or all in every archive."""
+    closing = [erasures.closing(part.vault_id, part.epoch) for part in parts]
+    if all(each is not None and each.done is not None for each in closing):
+        return
+    name = segments.file_name(first)
+    with (directory / SEGMENTS / name).open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    if not archives or any(archive.get(name) != digest for archive in archives):
+        raise SegmentNotArchived(f"{name} is not in every archive as it is here: export it; nothing is pruned")
 
 
 @contextmanager
@@ -156,11 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.put_back is not None:
             put_back(args.log, args.put_back)
             return 0
-        pruned = prune(args.log, _read_archives(sys.stdin.buffer.read()))
+        outcome = prune(args.log, _read_archives(sys.stdin.buffer.read()))
     except MeshError as error:
         sys.stderr.write(f"ledger: {error.reason}: {error}\n")
         return error.exit_status if isinstance(error, StoredLogError) else REFUSED
-    sys.stdout.write(json.dumps({"pruned": pruned}) + "\n")
+    sys.stdout.write(json.dumps({"pruned": outcome.pruned, "held": outcome.held}) + "\n")
     return 0
 
 

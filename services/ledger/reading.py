@@ -130,7 +130,8 @@ class LogReader:
             return frames.parse(header, self._read(place.segment, place.offset, header.length))
         table_at = place.offset + frames.HEADER_SIZE
         length = frames.bare_length(self._read(place.segment, table_at, frames.ROW_SIZE * header.count))
-        return frames.parse(header, self._read(place.segment, place.offset, length), bare=True)
+        data = self._read(place.segment, place.offset, min(length, header.length))
+        return frames.parse(header, data, bare=True)
 
     def _body_lengths(self, segment: int, table: bytes) -> list[int]:
         """Return how long the bodies of some rows are in a segment's file."""

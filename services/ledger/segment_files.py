@@ -30,8 +30,9 @@ class SegmentFile:
 
 
 def list_files(directory: Path) -> list[SegmentFile]:
-    """Return the file of each segment, in order. Raises `LogDamaged` for what is no segment."""
-    whole, bare = _named(directory / SEGMENTS), _named(directory / BARE)
+    """Return the file of each segment, in order. Raises `LogDamaged` for what is no segment, and `OSError`."""
+    whole = _named(directory / SEGMENTS)
+    bare = _named(directory / BARE) if (directory / BARE).exists() else {}
     found = [SegmentFile(path, first, is_bare=False) for first, path in whole.items()]
     found += [SegmentFile(path, first, is_bare=True) for first, path in bare.items() if first not in whole]
     return sorted(found, key=lambda each: each.first)
@@ -53,8 +54,6 @@ def identity(footer_hash: bytes, *, is_bare: bool) -> bytes:
 
 
 def _named(folder: Path) -> dict[int, Path]:
-    if not folder.is_dir():
-        return {}
     found = {}
     for name in sorted(entry.name for entry in os.scandir(folder) if not is_temporary(entry.name)):
         stem = name.removesuffix(segments.SUFFIX)

@@ -1,4 +1,4 @@
-"""A log in memory behind `LedgerService.Tail` over mutual TLS. Its tokens are plain: readers may not look inside."""
+"""A log in memory behind `LedgerService` over mutual TLS. Its tokens are plain: readers may not look inside."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.ledger.v1 import ledger_pb2
 
 from libs.events.records import FIRST_PREVIOUS, Entry, commit_to
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.chain import chain_next, chain_start
+from libs.transparency.checkpoint import Checkpoint, sign
+from libs.transparency.cosignature import attach, cosign
 from libs.transparency.leaf import Kind, Leaf
-from libs.transparency.merkle import leaf_hash
+from libs.transparency.merkle import CompleteTree, leaf_hash
+from libs.transparency.proof_file import ProofFile
 from libs.transparency.resume import LogDiverged
 from tests.fakes.pki import ThrowawayCa
 
 TRUST_DOMAIN = "mesh.local"
 ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
 ISSUER = bytes(range(32))
+WITNESS = "w1.example"
 
 
 @dataclass(slots=True)
@@ -35,7 +40,13 @@ class LedgerLog:
     failures: int = 0
     """How many calls are still to break off after their first batch."""
     wrong_head: bool = False
+    hidden: int = 0
+    """How many of the last entries are not read out, though there are proofs of them."""
     target: str = ""
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    witness: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    witnessed: list[int] = field(default_factory=list)
+    """Sizes that the witness cosigns, one for each proof that is asked for; afterwards it is away."""
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a reader asks for what comes after the last entry."""
 
@@ -61,6 +72,19 @@ class LedgerLog:
             head = chain_next(head, index, leaf_hash(entry.leaf_data))
         return head
 
+    async def prove(
+        self, request: ledger_pb2.GetTlogProofRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ledger_pb2.GetTlogProofResponse:
+        size = self.witnessed.pop(0) if self.witnessed else 0
+        tree = CompleteTree([leaf_hash(entry.leaf_data) for entry in self.entries[: size or None]])
+        head = Checkpoint(ORIGIN, size or len(self.entries), tree.root)
+        lines = [cosign(head, WITNESS, self.witness, 1_700_000_000)] if size else []
+        note = attach(sign(head, self.key), lines)
+        leaf = self.entries[request.index].leaf_data
+        return ledger_pb2.GetTlogProofResponse(
+            proof=ProofFile(leaf, request.index, tree.path(request.index), note).encode()
+        )
+
     async def tail(
         self, request: ledger_pb2.TailRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[ledger_pb2.TailResponse]:
@@ -72,7 +96,7 @@ class LedgerLog:
                 await _abort(context)
         if start == len(self.entries):
             self.caught_up.set()
-        for index in range(start, len(self.entries)):
+        for index in range(start, len(self.entries) - self.hidden):
             yield ledger_pb2.TailResponse(
                 entries=[self.entries[index]],
                 chain_after=bytes(32) if self.wrong_head else self.head(index + 1),
@@ -93,9 +117,18 @@ async def serving_log(log: LedgerLog, ca: ThrowawayCa) -> AsyncIterator[None]:
         request_deserializer=ledger_pb2.TailRequest.FromString,
         response_serializer=ledger_pb2.TailResponse.SerializeToString,
     )
+    prover = grpc.unary_unary_rpc_method_handler(
+        log.prove,
+        request_deserializer=ledger_pb2.GetTlogProofRequest.FromString,
+        response_serializer=ledger_pb2.GetTlogProofResponse.SerializeToString,
+    )
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("teemesh.ledger.v1.LedgerService", {"Tail": handler}),)
+        (
+            grpc.method_handlers_generic_handler(
+                "teemesh.ledger.v1.LedgerService", {"Tail": handler, "GetTlogProof": prover}
+            ),
+        )
     )
     credentials = grpc.ssl_server_credentials([(key, certificate)], ca.pem, require_client_auth=True)
     log.target = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"

@@ -119,7 +119,9 @@ def rest_of_bare(header: Header, file: BinaryIO) -> bytes:
     """Read what follows the header of a frame that tenants' bodies were taken out of."""
     table = file.read(_ROW_SIZE * header.count)
     whole_rows = _BODY.iter_unpack(table[: len(table) // _ROW_SIZE * _ROW_SIZE])
-    return table + file.read(sum(length for kind, length in whole_rows if kind not in TENANTS_KINDS) + _TRAILER_SIZE)
+    kept = sum(length for kind, length in whole_rows if kind not in TENANTS_KINDS)
+    # What the rows say is not verified yet, and no more than the whole frame is to be held.
+    return table + file.read(min(kept + _TRAILER_SIZE, header.length))
 
 
 def read_frame(header: Header, data: bytes, *, is_bare: bool = False) -> Frame:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from libs.policy.orders import PRUNE_LOG, parse_order
+from libs.events.erasure import HoldChanged
+from libs.policy.orders import HOLD_VAULT, PRUNE_LOG, parse_order
+from libs.transparency.leaf import Kind
 from services.cli.__main__ import main
 from services.ledger.store import lock_log
-from tests.fakes.prunable_log import prunable_log
-from tests.fakes.written_log import WrittenLog
+from tests.fakes.prunable_log import prunable_log, signed_order
+from tests.fakes.written_log import VAULT, WrittenLog
 
 Run = Callable[..., tuple[int, str]]
 
@@ -59,6 +61,15 @@ def test_log_is_archived_pruned_verified_and_restored_byte_for_byte(
     code, said = run("restore", tmp_path / name, log.folder, "--pruned")
     assert (code, "2 segments are whole again" in said) == (0, True)
     assert segments_of(log) == before
+
+
+def test_what_is_held_stays_and_is_named(log: WrittenLog, run: Run, tmp_path: Path) -> None:
+    order = signed_order(HOLD_VAULT, VAULT.vault_id.hex())
+    log.append([log.ledger.entry(Kind.ERASURE, HoldChanged(VAULT.vault_id, True, 1, order).body())])
+    before = log.files()
+    code, said = run("prune", log.folder)
+    assert (code, "0 segments pruned" in said, said.count("stays: a vault in it is under a hold")) == (0, True, 2)
+    assert log.files() == before
 
 
 def test_damaged_archive_is_none(log: WrittenLog, run: Run, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from services.ledger import derived, frames, segments
 from services.ledger.auditor import Auditor
 from services.ledger.bare import make_whole, verify_bare
 from services.ledger.damage import LogDamaged
-from services.ledger.pruning import Archive, PruneNotOrdered, SegmentHeld, SegmentNotArchived, prune
+from services.ledger.pruning import Archive, Outcome, PruneNotOrdered, SegmentNotArchived, prune
 from services.ledger.recovery import examine
 from services.ledger.replication.frame_files import FrameFiles, FrameName, FramesPruned
 from services.ledger.scrubbing import Scrubber
@@ -75,7 +75,7 @@ def archive_of(log: WrittenLog) -> Archive:
 
 def pruned(log: WrittenLog, min_index: int = 8) -> WrittenLog:
     allow(log, min_index)
-    assert prune(log.folder, [archive_of(log)], SMALL) == [FIRST, SECOND][: min_index // 4]
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((FIRST, SECOND)[: min_index // 4], ())
     return log
 
 
@@ -232,7 +232,7 @@ def test_whole_file_counts_where_both_are_there(log: WrittenLog, tmp_path: Path)
         assert store.bare == {4}
         assert store.reader.entry(2).row.body
     assert second_reading(log).findings.worst is Status.SOUND
-    assert prune(log.folder, [archive_of(log)], SMALL) == [FIRST]
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((FIRST,), ())
     with open_store(log) as store:
         assert store.bare == {0, 4}
 
@@ -262,7 +262,7 @@ def test_word_that_no_signed_tree_has_does_not_count(log: WrittenLog) -> None:
 
 def test_only_whole_segments_below_the_limit_go(log: WrittenLog) -> None:
     allow(log, 7)
-    assert prune(log.folder, [archive_of(log)], SMALL) == [FIRST]
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((FIRST,), ())
     assert (log.folder / SEGMENTS / SECOND).exists()
 
 
@@ -270,7 +270,7 @@ def test_entry_that_allows_what_comes_after_it_allows_nothing_after_it(log: Writ
     log.append([allowing(log.ledger, 10**6)], [log.router.receipt("five"), log.router.receipt("six")])
     log.append([log.ledger.start()])
     log.sign()
-    assert prune(log.folder, [archive_of(log)], SMALL) == [FIRST, SECOND]
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((FIRST, SECOND), ())
 
 
 def test_segment_that_is_in_no_archive_is_not_pruned(log: WrittenLog) -> None:
@@ -289,11 +289,20 @@ def test_held_vault_keeps_its_bodies_though_they_are_archived(log: WrittenLog) -
     log.append([holding(log.ledger, held=True)])
     allow(log)
     before = log.files()
-    with pytest.raises(SegmentHeld):
-        prune(log.folder, [archive_of(log)], SMALL)
-    assert log.files() == before
+    for archives in ([archive_of(log)], []):
+        assert prune(log.folder, archives, SMALL) == Outcome((), (FIRST, SECOND))
+        assert log.files() == before
     log.append([holding(log.ledger, held=False)])
-    assert prune(log.folder, [archive_of(log)], SMALL) == [FIRST, SECOND]
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((FIRST, SECOND), ())
+
+
+def test_what_is_held_keeps_nothing_else(log: WrittenLog) -> None:
+    other = replace(VAULT, vault_id=b"\x0a" * 16)
+    log.append([log.router.entry(Kind.RECEIPT, {}, other)], [log.ledger.start(), log.ledger.start()])
+    order = signed_order(HOLD_VAULT, other.vault_id.hex())
+    log.append([log.ledger.entry(Kind.ERASURE, HoldChanged(other.vault_id, True, 1, order).body())])
+    allow(log, 12)
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((FIRST, SECOND), (THIRD,))
 
 
 def test_what_is_erased_needs_no_archive(log: WrittenLog) -> None:
@@ -303,7 +312,7 @@ def test_what_is_erased_needs_no_archive(log: WrittenLog) -> None:
     with pytest.raises(SegmentNotArchived):  # The shares are still there.
         prune(log.folder, [], SMALL)
     log.append([done])
-    assert prune(log.folder, [], SMALL) == [FIRST, SECOND]
+    assert prune(log.folder, [], SMALL) == Outcome((FIRST, SECOND), ())
 
 
 def test_damaged_log_is_not_pruned(log: WrittenLog) -> None:
@@ -319,7 +328,7 @@ def test_damaged_log_is_not_pruned(log: WrittenLog) -> None:
 def test_log_without_bodies_to_take_out_stays_as_it_is(log: WrittenLog) -> None:
     pruned(log)
     before = log.files()
-    assert prune(log.folder, [archive_of(log)], SMALL) == []
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((), ())
     assert log.files() == before
 
 

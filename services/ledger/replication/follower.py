@@ -88,6 +88,10 @@ class Follower:
         self.heard_at = clock()
         """When the writer was heard last; at first the start, as there may be one."""
 
+    def hears(self) -> bool:
+        """Whether there is a writer, as far as this member knows; itself only while a majority answers it."""
+        return self._clock() < self.heard_at + self._patience
+
     @property
     def epoch(self) -> int:
         return self._promise.epoch
@@ -236,7 +240,7 @@ class Follower:
 
     def _may_write(self, candidate: str, ballot: Ballot) -> bool:
         # A writer ends before it votes: what it holds, and counts itself, must be what the candidate is measured by.
-        if self.writes or self._clock() < self.heard_at + self._patience:
+        if self.writes or self.hears():
             return False
         if ballot.epoch < self.epoch or (ballot.epoch == self.epoch and self._promise.to not in ("", candidate)):
             return False

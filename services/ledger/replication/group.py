@@ -61,6 +61,7 @@ class Group:
             patience_seconds=self._settings.election_seconds,
             clock=self._clock,
         )
+        self._growth.is_told = self._follower.hears
         self._servicer = ReplicationServicer(self._settings, own, self._log_digest, self._follower)
 
     @property

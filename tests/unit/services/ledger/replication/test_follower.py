@@ -107,6 +107,14 @@ async def test_a_writer_that_was_heard_lately_keeps_the_allegiance(member: Membe
     assert not (await member.follower.vote("three", ballot(9, last_epoch=9, size=9), trial=True)).granted
 
 
+async def test_a_member_hears_of_growth_as_long_as_a_writer_is_there(member: Member, writer: Writer) -> None:
+    assert not member.follower.hears()
+    await member.follower.take("two", heading(1), writer.after())
+    assert member.follower.hears()
+    member.wait()
+    assert not member.follower.hears()
+
+
 async def test_a_member_that_just_started_gives_no_vote_yet(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as fresh:
         assert not (await fresh.follower.vote("two", ballot(1), trial=False)).granted

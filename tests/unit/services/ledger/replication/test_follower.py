@@ -188,6 +188,15 @@ async def test_what_a_majority_holds_is_told_no_further_than_this_member_has_it(
     assert member.follower.settled
 
 
+async def test_what_a_majority_holds_is_not_taken_to_be_what_this_member_has_beyond_the_writers_frames(
+    member: Member, writer: Writer
+) -> None:
+    """Its own last frames may be of an earlier writer, whom no majority followed."""
+    await member.follower.take("two", heading(1), writer.after())
+    await member.follower.take("three", heading(2, writer.first.name, committed=5), b"")
+    assert (member.growth.size, member.follower.size) == (1, 5)
+
+
 async def test_a_log_that_contradicts_a_majority_ends_the_member_and_changes_nothing(
     member: Member, writer: Writer, tmp_path: Path
 ) -> None:

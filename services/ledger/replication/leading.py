@@ -15,6 +15,7 @@ import structlog
 
 from libs.errors import MeshError
 from services.ledger.breaking import ending_when_broken
+from services.ledger.damage import StoredLogError
 from services.ledger.growth import Growth
 from services.ledger.replication.exchange import Heading, Taken
 from services.ledger.replication.follower import Follower, WriterDeposed
@@ -84,7 +85,10 @@ class Leading:
         self._wakes = {other.instance: asyncio.Event() for other in others}
 
     async def run(self) -> None:
-        """Give everyone what they lack, for ever. Ends the process through its follower when it is no writer more."""
+        """Give everyone what they lack, for ever. Ends the process through its follower when it is no writer more.
+
+        Raises `LogDamaged`.
+        """
         async with asyncio.TaskGroup() as tasks:
             for other in self._others:
                 tasks.create_task(self._supply(other))
@@ -153,6 +157,9 @@ class Leading:
             try:
                 more = await supply.give()
                 trouble = ""
+            except StoredLogError:
+                # Of this log, not the other member's: what cannot be read can be given to nobody.
+                raise
             except MeshError as error:
                 more = False
                 if error.reason != trouble:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from services.ledger import segments
+from services.ledger.damage import LogDamaged
 from services.ledger.growth import LogBehind
 from services.ledger.replication.follower import WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
+from services.ledger.scan import SEGMENTS
 
 from .members import Writer
 from .near import Group, group_at
@@ -199,6 +202,23 @@ async def test_a_writer_knows_all_only_as_long_as_nobody_can_have_followed_it(gr
         assert not leading.is_heard()
         with pytest.raises(LogBehind):
             group.members["one"].growth.require_all()
+
+
+async def test_a_writer_that_cannot_read_its_own_frames_ends(group: Group) -> None:
+    async def write_for_all(elected: Elected | None) -> None:
+        async with writing(group, "two", elected), asyncio.timeout(20):
+            group.away = set()
+            await asyncio.Event().wait()
+
+    await begun(group, "three")
+    path = group.members["two"].store.directory / SEGMENTS / segments.file_name(0)
+    data = bytearray(path.read_bytes())
+    data[segments.HEADER_SIZE] ^= 1
+    path.write_bytes(data)
+    elected = await group.campaign("two")
+    with pytest.raises(ExceptionGroup) as ended:
+        await write_for_all(elected)
+    assert ended.group_contains(LogDamaged)
 
 
 async def test_a_member_that_was_away_gets_every_frame_it_lacks(group: Group) -> None:

@@ -194,6 +194,21 @@ async def test_an_emptied_member_learns_of_the_promise_that_it_forgot(group: Gro
     assert group.members["two"].follower.epoch == standing.epoch
 
 
+async def test_nobody_settles_by_what_a_writer_says_before_it_has_begun(group: Group) -> None:
+    """It does not know yet how much a majority holds, and so not what they must have."""
+    elected = await group.campaign("one")
+    assert elected is not None
+    leading = group.leading("one", elected)
+    others = [group.members["two"], group.members["three"]]
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(leading.run())
+        await until(lambda: all(other.store.head.epoch == elected.epoch for other in others))
+        assert not any(other.follower.settled for other in others)
+        await leading.until_begun()
+        await until_settled(group)
+        running.cancel()
+
+
 async def test_a_writer_knows_all_only_as_long_as_nobody_can_have_followed_it(group: Group) -> None:
     async with writing(group, "one", await group.campaign("one")) as leading:
         assert leading.is_heard()

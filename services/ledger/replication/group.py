@@ -47,7 +47,7 @@ class Group:
         self._settings = config.replication
         self._clock = asyncio.get_running_loop().time
         self._log_digest = sha256(store.description.document()).digest()
-        self._growth = _signed(store.directory)
+        self._growth = signed_growth(store.directory)
         promises = PromiseFile(store.directory)
         self._keyring_file = KeyringCopyFile(store.directory)
         self._follower = Follower(
@@ -142,7 +142,7 @@ async def _say_nothing() -> None:
     """The log was verified when it was opened."""
 
 
-def _signed(directory: Path) -> Growth:
+def signed_growth(directory: Path) -> Growth:
     """Return the largest size that was signed here: a majority held it then."""
     notes = (checkpoint.parse(note) for note in read_notes(directory))
     newest = max(notes, key=lambda each: each.size, default=None)

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from libs.transparency.checkpoint import Checkpoint
 from services.ledger.damage import LogDamaged
 from services.ledger.frames import FrameDamaged
+from services.ledger.records_log import CHECKPOINTS, RecordsLog
+from services.ledger.recovery import CHECKPOINTS_LOG
 from services.ledger.replication.cutting import LogDiverged
 from services.ledger.replication.follower import PromiseUnknown, WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
 from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, require_no_promise
 from services.ledger.replication.replica import AppendMalformed
+from tests.unit.services.ledger.conftest import ORIGIN, sign_tree
 
 from .members import Member, Writer, ballot, heading, member_at, writer_at
 
@@ -208,6 +212,24 @@ async def test_a_log_that_contradicts_a_majority_ends_the_member_and_changes_not
     with pytest.raises(LogDiverged):
         await member.follower.until_ended()
     assert member.end == writer.end.name
+
+
+async def test_what_a_member_has_signed_is_never_taken_back_whoever_writes(tmp_path: Path, writer: Writer) -> None:
+    """Also after a start, before anybody has told it what counts."""
+    with member_at(tmp_path / "one") as first:
+        first.follower.inform()
+        await first.follower.take("two", heading(1), writer.after())
+        signed = [Checkpoint(ORIGIN, size, first.store.index.tree.root(size)) for size in (1, 4)]
+        notes = RecordsLog(first.store.directory / CHECKPOINTS_LOG, CHECKPOINTS, 0)
+        notes.append([sign_tree(tree) for tree in signed])
+        notes.close()
+    with member_at(tmp_path / "one") as again, writer_at(tmp_path / "other", epoch=2) as other:
+        again.follower.inform()
+        assert (again.growth.size, again.growth.root) == (4, signed[-1].root)
+        other.write([1], [9])
+        with pytest.raises(LogDiverged):
+            await again.follower.take("three", heading(2), other.after())
+        assert again.end == writer.end.name
 
 
 async def test_a_member_names_its_last_frames_where_it_has_not_the_one_before(member: Member, writer: Writer) -> None:

@@ -51,10 +51,10 @@ class Near(OtherMember):
 
 
 class Group:
-    """Three members, and who of them is away."""
+    """Members, and who of them is away."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.names = ("one", "two", "three")
+    def __init__(self, folder: Path, stack: ExitStack, count: int) -> None:
+        self.names = ("one", "two", "three", "four", "five")[:count]
         self.folder = folder
         self.away: set[str] = set()
         self._stack = stack
@@ -119,7 +119,7 @@ class Group:
 
 
 @contextmanager
-def group_at(folder: Path) -> Iterator[Group]:
-    """A group of three without a log yet. For a running event loop."""
+def group_at(folder: Path, count: int = 3) -> Iterator[Group]:
+    """A group without a log yet. For a running event loop."""
     with ExitStack() as stack:
-        yield Group(folder, stack)
+        yield Group(folder, stack, count)

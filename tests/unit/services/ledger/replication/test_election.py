@@ -194,6 +194,27 @@ async def test_an_emptied_member_learns_of_the_promise_that_it_forgot(group: Gro
     assert group.members["two"].follower.epoch == standing.epoch
 
 
+async def test_five_members_go_on_without_two_and_not_without_three(tmp_path: Path) -> None:
+    with group_at(tmp_path, 5) as group:
+        async with writing(group, "one", await group.campaign("one")) as leading:
+            await until_settled(group)
+            group.away = {"four", "five"}
+            await write(group, leading, "one", 1, 1, 2, 3)
+        group.away = {"one", "five"}
+        assert await group.campaign("four") is None  # It lacks what the three others held.
+        async with writing(group, "two", await group.campaign("two")) as leading:
+            await write(group, leading, "two", group.members["two"].follower.epoch, 4)
+            group.away = {"one", "four", "five"}
+            Writer(group.members["two"].store, group.members["two"].follower.epoch).write([5])
+            waiting = asyncio.create_task(leading.held())
+            await until_held(leading, "three")
+            assert not waiting.done()
+            group.away = {"one", "five"}
+            async with asyncio.timeout(20):
+                await waiting
+        assert await group.campaign("three") is not None
+
+
 async def test_nobody_settles_by_what_a_writer_says_before_it_has_begun(group: Group) -> None:
     """It does not know yet how much a majority holds, and so not what they must have."""
     elected = await group.campaign("one")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -19,7 +19,7 @@ from services.ledger.damage import LogRolledBack
 from services.ledger.growth import Growth
 from services.ledger.holding import Term
 from services.ledger.keys import KeySource
-from services.ledger.recovery import read_notes
+from services.ledger.recovery import Floor, read_notes
 from services.ledger.replication.election import Elections
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameFiles
@@ -115,11 +115,7 @@ class Group:
         """Wait for the witnesses, and raise `LogRolledBack` where one cosigned a tree that this log does not hold."""
         store, asked = self._opened.store, self._opened.asked
         floors = await witnessed_floors(asked.witnesses, asked.quorum, store.description.origin, _say_nothing)
-        for floor in floors:
-            if store.head.size < floor.size or store.index.tree.root(floor.size) != floor.root:
-                segment, offset = store.end
-                why = f"no majority holds the tree of {floor.size} leaves that {floor.source} cosigned"
-                raise LogRolledBack(segments.file_name(segment), offset, why)
+        require_witnessed(store, floors)
 
     async def _lead(self, elected: Elected, others: list[OtherMember]) -> Leading:
         store, files = self._opened.store, FrameFiles(self._opened.store)
@@ -136,6 +132,15 @@ class Group:
             growth=self._growth,
             clock=self._clock,
         )
+
+
+def require_witnessed(store: LogStore, floors: Iterable[Floor]) -> None:
+    """Raise `LogRolledBack` where a witness cosigned a tree that a writer does not hold: nobody else does either."""
+    for floor in floors:
+        if store.head.size < floor.size or store.index.tree.root(floor.size) != floor.root:
+            segment, offset = store.end
+            why = f"no majority holds the tree of {floor.size} leaves that {floor.source} cosigned"
+            raise LogRolledBack(segments.file_name(segment), offset, why)
 
 
 async def _say_nothing() -> None:

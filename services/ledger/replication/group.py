@@ -31,6 +31,7 @@ from services.ledger.replication.replica import Replica
 from services.ledger.replication.servicer import ReplicationServicer, replication_binding
 from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
 from services.ledger.servicer import LedgerServicer, Reading
+from services.ledger.store import LogStore
 from services.ledger.witnessed_floor import witnessed_floors
 
 

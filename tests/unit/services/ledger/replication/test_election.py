@@ -168,9 +168,12 @@ async def test_a_keyring_that_members_of_a_later_epoch_refused_does_not_count(gr
         for name in ("two", "three"):
             group.members[name].wait()
             await group.members[name].follower.hear_of(9)
+        async with asyncio.timeout(20):
+            await until(lambda: leading.keyring.generation == 4)
         group.away = set()
         with pytest.raises(WriterDeposed):
             await group.members["one"].follower.until_ended()
+        await asyncio.sleep(0.05)
         assert not sharing.done()
         sharing.cancel()
     assert {group.members[name].follower.keyring.epoch for name in ("two", "three")} == {1}

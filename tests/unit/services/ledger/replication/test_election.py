@@ -260,6 +260,15 @@ async def test_a_writer_that_cannot_read_its_own_frames_ends(group: Group) -> No
     assert ended.group_contains(LogDamaged)
 
 
+async def test_a_slow_answer_says_nothing_of_the_time_that_it_took(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        clock = group.members["one"].clock
+        group.answer_seconds, before = group.settings.election_seconds, clock.now
+        async with asyncio.timeout(20):
+            await until(lambda: clock.now > before)
+        assert not leading.is_heard()
+
+
 async def test_a_member_that_was_away_gets_every_frame_it_lacks(group: Group) -> None:
     await begun(group, "three")
     group.away = set()

@@ -17,7 +17,7 @@ from services.ledger.replication.cutting import LogDiverged
 from services.ledger.replication.follower import PromiseUnknown, WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
-from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, require_no_promise
+from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, Promise, PromiseFile, require_no_promise
 from services.ledger.replication.replica import AppendMalformed
 from tests.unit.services.ledger.conftest import ORIGIN, sign_tree
 
@@ -85,6 +85,18 @@ async def test_a_promise_that_cannot_be_read_keeps_the_member_down(tmp_path: Pat
     path.write_bytes(data)
     with pytest.raises(LogDamaged), member_at(tmp_path / "one"):
         pass
+
+
+async def test_a_promise_that_is_older_than_the_log_does_not_count_below_the_logs_epoch(tmp_path: Path) -> None:
+    with writer_at(tmp_path / "one", epoch=4) as writer:
+        writer.write([1])
+        last = writer.end.name
+        PromiseFile(writer.store.directory).store(Promise(2, "two", settled=True))
+    with member_at(tmp_path / "one") as member:
+        member.wait()
+        assert member.follower.epoch == 4
+        assert not (await member.follower.vote("two", ballot(3, last_epoch=4, size=9), trial=False)).granted
+        assert (await member.follower.take("two", heading(3, last), b"")).held is None
 
 
 async def test_a_log_that_had_other_members_is_not_kept_alone(tmp_path: Path) -> None:

@@ -321,6 +321,13 @@ async def test_a_start_leaves_no_older_shares_beside_the_copy(tmp_path: Path) ->
         assert not (tmp_path / "one" / "keyring").exists()
 
 
+async def test_a_writer_that_begins_without_a_keyring_has_no_older_one(member: Member) -> None:
+    (member.store.directory / "keyring").write_bytes(b"shares of an earlier time")
+    assert await member.follower.stand(member.follower.ballot())
+    assert await member.follower.become_writer(1, NO_KEYRING)
+    assert member.keyring_file.writers_own() == b""
+
+
 async def test_a_damaged_copy_of_the_keyring_keeps_the_member_down(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as first:
         first.follower.inform()

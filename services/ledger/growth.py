@@ -23,6 +23,8 @@ class Growth:
         self.size = size
         self.root = root
         self.is_all = is_all
+        self.is_told: Callable[[], bool] = lambda: True
+        """Whether this member hears of what the log grows by."""
         self._grown = asyncio.Event()
 
     def reach(self, size: int, root: bytes) -> None:
@@ -34,6 +36,11 @@ class Growth:
         """Raise `LogBehind` unless what is not known here is in no log. Before anyone is told that something is not."""
         if not self.is_all():
             raise LogBehind(f"this member knows of {self.size} leaves, and others may know of more: ask again")
+
+    def require_told(self) -> None:
+        """Raise `LogBehind` where the log may grow and nobody says so here. Before anyone is told that all is quiet."""
+        if not self.is_told():
+            raise LogBehind(f"this member hears of no writer, and knows of {self.size} leaves: ask another, or again")
 
     async def beyond(self, size: int) -> None:
         """Wait until the log has more than `size` leaves."""

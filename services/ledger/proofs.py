@@ -88,7 +88,7 @@ class Proofs:
     def inclusion(self, index: int, size: int) -> Inclusion:
         """Prove a leaf; size 0 means the newest witnessed tree that has it, or else the newest signed one.
 
-        Raises `SizeNotReached`, `NoCheckpoint`, `ProofWithheld` or `PageDamaged`.
+        Raises `SizeNotReached`, `LogBehind`, `NoCheckpoint`, `ProofWithheld` or `PageDamaged`.
         """
         provable = None if size else self._checkpoints.provable(index)
         size = self._size(size) if provable is None else provable.size
@@ -103,7 +103,7 @@ class Proofs:
     def consistency(self, first: int, second: int) -> Consistency:
         """Prove growth; second 0 means the newest signed tree.
 
-        Raises `SizeNotReached`, `NoCheckpoint`, `ProofWithheld` or `PageDamaged`.
+        Raises `SizeNotReached`, `LogBehind`, `NoCheckpoint`, `ProofWithheld` or `PageDamaged`.
         """
         second = self._size(second)
         path = consistency_path(self._store.index.tree, first, second)
@@ -163,6 +163,7 @@ class Proofs:
 
     def _size(self, size: int) -> int:
         if size > self._growth.size:
+            self._growth.require_all()
             raise SizeNotReached(f"the log has {self._growth.size} leaves, not {size}")
         return size or self._checkpoints.newest.size
 

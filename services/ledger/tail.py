@@ -81,7 +81,9 @@ class Tail:
     async def read(
         self, position: Position, *, follow: bool, max_batch: int, selection: Selection = _ALL
     ) -> AsyncGenerator[TailBatch, None]:
-        """Yield the entries after a position; with `follow` go on as the log grows. Raises `LogDamaged`.
+        """Yield the entries after a position; with `follow` go on as the log grows.
+
+        Raises `LogDamaged`, or `LogBehind` where this member hears of no growth any more.
 
         Only selected entries come; the places in the log move over the others all the same.
         """
@@ -105,6 +107,7 @@ class Tail:
                 async with asyncio.timeout_at(silent_until):
                     await self._growth.beyond(position.next_index)
             except TimeoutError:
+                self._growth.require_told()
                 yield self._batch((), position)
                 told, silent_until = position, loop.time() + HEARTBEAT_SECONDS
 

@@ -8,15 +8,14 @@ the log has after it: frames without entries have none, and losing one loses not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import structlog
 
 from libs.errors import Code, MeshError
-from services.ledger.breaking import ending_when_broken
 from services.ledger.damage import StoredLogError
 from services.ledger.growth import Growth
 from services.ledger.replication.cutting import START_ANEW
@@ -25,8 +24,7 @@ from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
 from services.ledger.replication.promise import Promise, PromiseFile
 from services.ledger.replication.replica import FrameNotHere, Replica
-
-T = TypeVar("T")
+from services.ledger.replication.turns import Turns
 
 log = structlog.get_logger()
 
@@ -71,7 +69,7 @@ class Follower:
         self._replica = replica
         self._keyring_file = keyring
         self._growth = growth
-        self._thread = thread
+        self._turns = Turns(thread)
         self._patience = patience_seconds
         self._clock = clock
         kept = promises.load() or Promise(last_epoch)
@@ -79,7 +77,6 @@ class Follower:
         self._promise = kept if kept.epoch >= last_epoch else replace(kept, epoch=last_epoch, to="")
         self._is_informed = kept.settled
         self._keyring = keyring.load()
-        self._turn = asyncio.Lock()
         self._ended: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         self.writes = False
         """Whether this member writes, or did: then it starts anew before it takes another writer's frames."""
@@ -87,6 +84,10 @@ class Follower:
         """The instance that writes in the promised epoch, as far as this member was told."""
         self.heard_at = clock()
         """When the writer was heard last; at first the start, as there may be one."""
+
+    def hears(self) -> bool:
+        """Whether there is a writer, as far as this member knows; itself only while a majority answers it."""
+        return self._clock() < self.heard_at + self._patience
 
     @property
     def epoch(self) -> int:
@@ -127,7 +128,7 @@ class Follower:
                 await self._promise_to(ballot.epoch, candidate)
             return Vote(granted, self.epoch, self.settled, self._keyring.version)
 
-        return await self._in_turn(answer)
+        return await self._turns.take(answer)
 
     def ballot(self) -> Ballot:
         """Return what this member would say as a candidate now."""
@@ -142,7 +143,7 @@ class Follower:
             await self._promise_to(ballot.epoch, self._own)
             return True
 
-        return await self._in_turn(answer)
+        return await self._turns.take(answer)
 
     @property
     def is_informed(self) -> bool:
@@ -156,7 +157,7 @@ class Follower:
     async def hear_of(self, epoch: int) -> None:
         """Take in that somebody has promised an epoch: an earlier one is of no use any more."""
         if epoch > self.epoch:
-            await self._in_turn(lambda: self._rise_to(epoch))
+            await self._turns.take(lambda: self._rise_to(epoch))
 
     async def become_writer(self, epoch: int, keyring: KeyringCopy) -> bool:
         """Write from now on, and let the writer begin with a keyring; return whether the vote for oneself still holds.
@@ -168,21 +169,21 @@ class Follower:
             if (self.epoch, self._promise.to) != (epoch, self._own):
                 return False
             self.writes, self.writer, self.heard_at = True, self._own, self._clock()
-            await self._in_thread(lambda: self._keyring_file.install(keyring))
+            await self._turns.in_thread(lambda: self._keyring_file.install(keyring))
             return True
 
-        return await self._in_turn(answer)
+        return await self._turns.take(answer)
 
     async def settle(self) -> None:
         """Take in that a majority has what this member, its writer, holds: so that is all that it ever answered for."""
-        await self._in_turn(self._settle)
+        await self._turns.take(self._settle)
 
     async def take(self, writer: str, heading: Heading, data: bytes) -> Taken:
         """Add a writer's frames. What the answer says to be held IS durable.
 
         Raises `PromiseUnknown`, `FrameDamaged`, `AppendMalformed`, or `LogDiverged`, which also ends this process.
         """
-        return await self._in_turn(lambda: self._take(writer, heading, data))
+        return await self._turns.take(lambda: self._take(writer, heading, data))
 
     async def keep_keyring(self, writer: str, copy: KeyringCopy) -> int:
         """Replace the copy of the keyring, durably; return the promised epoch: above the writer's, nothing was kept.
@@ -195,18 +196,18 @@ class Follower:
                 await self._store_keyring(copy, forget=True)
             return self.epoch
 
-        return await self._in_turn(answer)
+        return await self._turns.take(answer)
 
     async def keep_own_keyring(self, copy: KeyringCopy) -> None:
         """Keep the copy that this member gives the others as their writer. It IS durable then."""
-        await self._in_turn(lambda: self._store_keyring(copy, forget=False))
+        await self._turns.take(lambda: self._store_keyring(copy, forget=False))
 
     async def _take(self, writer: str, heading: Heading, data: bytes) -> Taken:
         if not await self._follows(writer, heading.epoch):
             return Taken(self.epoch)
         promised = self._growth.size
         try:
-            held = await self._in_thread(
+            held = await self._turns.in_thread(
                 lambda: self._replica.take(heading.previous, data, epoch=heading.epoch, promised=promised)
             )
         except FrameNotHere as error:
@@ -231,12 +232,12 @@ class Follower:
             if forget:
                 self._keyring_file.forget_writers_own()
 
-        await self._in_thread(store)
+        await self._turns.in_thread(store)
         self._keyring = copy
 
     def _may_write(self, candidate: str, ballot: Ballot) -> bool:
         # A writer ends before it votes: what it holds, and counts itself, must be what the candidate is measured by.
-        if self.writes or self._clock() < self.heard_at + self._patience:
+        if self.writes or self.hears():
             return False
         if ballot.epoch < self.epoch or (ballot.epoch == self.epoch and self._promise.to not in ("", candidate)):
             return False
@@ -264,7 +265,7 @@ class Follower:
         """Take in how much a majority holds, as far as this member has it too."""
         committed = min(held.size, heading.committed)
         if committed > self._growth.size:
-            root = await self._in_thread(lambda: self._replica.root(committed))
+            root = await self._turns.in_thread(lambda: self._replica.root(committed))
             self._growth.reach(committed, root)
         if heading.begun and held.size >= heading.committed:
             await self._settle()
@@ -281,21 +282,5 @@ class Follower:
         await self._store_promise(replace(self._promise, epoch=epoch, to=instance))
 
     async def _store_promise(self, promise: Promise) -> None:
-        await self._in_thread(lambda: self._promises.store(promise))
+        await self._turns.in_thread(lambda: self._promises.store(promise))
         self._promise = promise
-
-    async def _in_turn(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do one thing at a time, each to its end, also when whoever asked has given up: what is on disk is known."""
-
-        async def turn() -> T:
-            async with self._turn:
-                return await work()
-
-        return await asyncio.shield(turn())
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        def guarded() -> T:
-            with ending_when_broken():
-                return work()
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -18,7 +18,7 @@ from services.ledger.damage import LogRolledBack
 from services.ledger.growth import Growth
 from services.ledger.holding import Term
 from services.ledger.keys import KeySource
-from services.ledger.recovery import read_signed
+from services.ledger.recovery import Floor, read_signed
 from services.ledger.replication.election import Elections
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameFiles
@@ -30,6 +30,7 @@ from services.ledger.replication.replica import Replica
 from services.ledger.replication.servicer import ReplicationServicer, replication_binding
 from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
 from services.ledger.servicer import LedgerServicer, Reading
+from services.ledger.store import LogStore
 from services.ledger.witnessed_floor import witnessed_floors
 
 
@@ -46,7 +47,7 @@ class Group:
         self._settings = config.replication
         self._clock = asyncio.get_running_loop().time
         self._log_digest = sha256(store.description.document()).digest()
-        self._growth = _signed(store.directory)
+        self._growth = signed_growth(store.directory)
         promises = PromiseFile(store.directory)
         self._keyring_file = KeyringCopyFile(store.directory)
         self._follower = Follower(
@@ -60,6 +61,7 @@ class Group:
             patience_seconds=self._settings.election_seconds,
             clock=self._clock,
         )
+        self._growth.is_told = self._follower.hears
         self._servicer = ReplicationServicer(self._settings, own, self._log_digest, self._follower)
 
     @property
@@ -113,11 +115,7 @@ class Group:
         """Wait for the witnesses, and raise `LogRolledBack` where one cosigned a tree that this log does not hold."""
         store, asked = self._opened.store, self._opened.asked
         floors = await witnessed_floors(asked.witnesses, asked.quorum, store.description.origin, _say_nothing)
-        for floor in floors:
-            if store.head.size < floor.size or store.index.tree.root(floor.size) != floor.root:
-                segment, offset = store.end
-                why = f"no majority holds the tree of {floor.size} leaves that {floor.source} cosigned"
-                raise LogRolledBack(segments.file_name(segment), offset, why)
+        require_witnessed(store, floors)
 
     async def _lead(self, elected: Elected, others: list[OtherMember]) -> Leading:
         store, files = self._opened.store, FrameFiles(self._opened.store)
@@ -136,11 +134,20 @@ class Group:
         )
 
 
+def require_witnessed(store: LogStore, floors: Iterable[Floor]) -> None:
+    """Raise `LogRolledBack` where a witness cosigned a tree that a writer does not hold: nobody else does either."""
+    for floor in floors:
+        if store.head.size < floor.size or store.index.tree.root(floor.size) != floor.root:
+            segment, offset = store.end
+            why = f"no majority holds the tree of {floor.size} leaves that {floor.source} cosigned"
+            raise LogRolledBack(segments.file_name(segment), offset, why)
+
+
 async def _say_nothing() -> None:
     """The log was verified when it was opened."""
 
 
-def _signed(directory: Path) -> Growth:
+def signed_growth(directory: Path) -> Growth:
     """Return the largest size that was signed here: a majority held it then."""
     newest = read_signed(directory).newest
     size, root = (0, EMPTY_ROOT) if newest is None else (newest.size, newest.root)

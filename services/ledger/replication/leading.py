@@ -15,6 +15,7 @@ import structlog
 
 from libs.errors import MeshError
 from services.ledger.breaking import ending_when_broken
+from services.ledger.damage import StoredLogError
 from services.ledger.growth import Growth
 from services.ledger.replication.exchange import Heading, Taken
 from services.ledger.replication.follower import Follower, WriterDeposed
@@ -23,6 +24,7 @@ from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFil
 from services.ledger.replication.majority import Majority
 from services.ledger.replication.others import PIECE_BYTES, OtherMember
 from services.ledger.replication.settings import Replication
+from services.ledger.replication.tenure import Tenure
 from services.ledger.store import LogStore
 
 log = structlog.get_logger()
@@ -73,18 +75,20 @@ class Leading:
         self._files = files
         self._keyring_file = keyring_file
         self._growth = growth
-        self._clock = clock
         self.majority = Majority([each.instance for each in settings.members])
         self.majority.begin(first)
         self._end = first
         self._first = first
         self._keyring = KeyringCopy(elected.epoch, elected.keyring.generation, elected.keyring.content)
         self._begun = False
-        self._heard = {other.instance: clock() for other in others}
         self._wakes = {other.instance: asyncio.Event() for other in others}
+        self.tenure = Tenure(self._wakes, settings.majority, settings.election_seconds, clock)
 
     async def run(self) -> None:
-        """Give everyone what they lack, for ever. Ends the process through its follower when it is no writer more."""
+        """Give everyone what they lack, for ever. Ends the process through its follower when it is no writer more.
+
+        Raises `LogDamaged`.
+        """
         async with asyncio.TaskGroup() as tasks:
             for other in self._others:
                 tasks.create_task(self._supply(other))
@@ -121,18 +125,12 @@ class Leading:
 
     def known(self) -> list[Known]:
         """Return what is known of each of the others."""
-        now = self._clock()
-        return [
-            Known(instance, self.majority.held_by(instance), now < heard + self._settings.election_seconds)
-            for instance, heard in self._heard.items()
-        ]
+        names = [other.instance for other in self._others]
+        return [Known(name, self.majority.held_by(name), self.tenure.answers(name)) for name in names]
 
     def is_heard(self) -> bool:
-        """Whether nobody else can be the writer yet: a majority has promised itself to none since it was asked last.
-
-        Whoever answers gives no other candidate a vote for as long; this member gives none while it writes.
-        """
-        return self._clock() < self._majority_heard_at() + self._settings.election_seconds
+        """Whether nobody else can be the writer yet. This member itself gives no vote while it writes."""
+        return self.tenure.left > 0
 
     async def _share(self, copy: KeyringCopy) -> None:
         await self._follower.keep_own_keyring(copy)
@@ -153,6 +151,9 @@ class Leading:
             try:
                 more = await supply.give()
                 trouble = ""
+            except StoredLogError:
+                # Of this log, not the other member's: what cannot be read can be given to nobody.
+                raise
             except MeshError as error:
                 more = False
                 if error.reason != trouble:
@@ -169,17 +170,14 @@ class Leading:
         except TimeoutError:
             return
 
-    def now(self) -> float:
-        return self._clock()
-
     def heard(self, instance: str, epoch: int, asked_at: float) -> None:
         """Take in an answer. One from a later epoch ends this writer, and raises `WriterDeposed`."""
         if epoch > self._epoch:
             deposed = WriterDeposed(f"{instance} has promised itself to epoch {epoch}")
             self._follower.end(deposed)
             raise deposed
-        self._heard[instance] = asked_at
-        self._follower.heard_at = self._majority_heard_at()
+        self.tenure.answered(instance, asked_at)
+        self._follower.heard_at = self.tenure.heard_at
 
     def heading(self, after: FrameEnd) -> Heading:
         """Return what goes before frames that follow one."""
@@ -197,13 +195,9 @@ class Leading:
     def keyring(self) -> KeyringCopy:
         return self._keyring
 
-    def _majority_heard_at(self) -> float:
-        """When the last was asked that a majority, with this member, has answered since."""
-        return sorted(self._heard.values(), reverse=True)[self._settings.majority - 2]
-
     async def _keep_majority(self) -> None:
         while True:
-            left = self._majority_heard_at() + self._settings.election_seconds - self._clock()
+            left = self.tenure.left
             if left <= 0:
                 self._follower.end(WriterDeposed("no majority of the members answers"))
                 return
@@ -224,12 +218,12 @@ class _Supply:
         """Give the next of what the member lacks, or a heartbeat; return whether it lacks more. Raises `MeshError`."""
         leading, other = self._leading, self._other
         if (keyring := leading.keyring) is not self._keyring:
-            asked_at = leading.now()
+            asked_at = leading.tenure.now()
             leading.heard(other.instance, await other.keep_keyring(keyring), asked_at)
             leading.majority.has_keyring(other.instance, keyring.version)
             self._keyring = keyring
         data, end = await asyncio.to_thread(leading.files.read, self._at, leading.end, PIECE_BYTES)
-        asked_at = leading.now()
+        asked_at = leading.tenure.now()
         taken = await other.append(leading.heading(self._at), data)
         leading.heard(other.instance, taken.epoch, asked_at)
         if taken.held == end.name:

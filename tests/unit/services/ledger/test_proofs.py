@@ -9,7 +9,7 @@ import pytest
 
 from libs.transparency.merkle import SizeNotReached, root_of, verify_consistency, verify_inclusion
 from services.ledger.auditing import Checkpoints, NoCheckpoint
-from services.ledger.growth import Growth
+from services.ledger.growth import Growth, LogBehind
 from services.ledger.proofs import EntryUnknown, Proofs, ProofWithheld
 from services.ledger.store import LogStore
 
@@ -28,11 +28,13 @@ def store(empty_log: Path) -> Iterator[LogStore]:
         yield store
 
 
-def proofs_of(store: LogStore) -> Proofs:
+def proofs_of(store: LogStore, *, known: int = SIZE) -> Proofs:
+    """Proofs of a member that knows so many leaves to count: all, or fewer than another may know of."""
+
     async def nothing() -> None:
         return None
 
-    growth = Growth(store.head.size, store.head.root())
+    growth = Growth(known, store.index.tree.root(known), is_all=lambda: known == SIZE)
     return Proofs(store, growth, Checkpoints(Unused(), growth, nothing, 1.0))
 
 
@@ -55,6 +57,21 @@ def test_what_is_not_in_the_log_is_not_proven(store: LogStore) -> None:
         proofs.inclusion(0, 0)
     with pytest.raises(EntryUnknown):
         proofs.find(candidate(SIZE + 1).entry_id)
+    assert proofs.find(candidate(3).entry_id) == 2
+
+
+def test_what_a_member_does_not_know_of_may_be_in_the_log_all_the_same(store: LogStore) -> None:
+    """Of the last leaf it does not know that a majority holds it."""
+    proofs = proofs_of(store, known=SIZE - 1)
+    for ask in (
+        lambda: proofs.inclusion(0, SIZE),
+        lambda: proofs.consistency(1, SIZE),
+        lambda: proofs.require(SIZE - 1),
+        lambda: proofs.find(candidate(SIZE).entry_id),
+        lambda: proofs.find(candidate(SIZE + 1).entry_id),
+    ):
+        with pytest.raises(LogBehind):
+            ask()
     assert proofs.find(candidate(3).entry_id) == 2
 
 

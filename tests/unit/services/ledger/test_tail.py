@@ -20,7 +20,7 @@ from libs.transparency.resume import LogDiverged, ResumeTokenInvalid
 from services.ledger import segments
 from services.ledger.auditing import AuditorProcess, Checkpoints
 from services.ledger.damage import LogDamaged
-from services.ledger.growth import Growth
+from services.ledger.growth import Growth, LogBehind
 from services.ledger.keys import ReleasedKey
 from services.ledger.segment_files import SEGMENTS
 from services.ledger.selection import Selection, SelectionMalformed
@@ -226,6 +226,28 @@ async def test_entries_that_are_not_selected_are_not_read(reader: Reader, two_se
     assert [stored.index for batch in batches for stored in batch.entries] == [6]
     with pytest.raises(LogDamaged):
         await reader.read(0)
+
+
+async def test_a_place_beyond_what_a_member_knows_of_is_no_divergence(reader: Reader) -> None:
+    token = (await reader.read(0))[-1].token
+    reader.growth.size, reader.growth.is_all = 3, lambda: False
+    for start in (token, reader.store.head.size):
+        with pytest.raises(LogBehind):
+            await reader.read(start)
+
+
+async def test_a_member_that_hears_of_no_growth_does_not_say_that_all_is_quiet(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ledger.tail.HEARTBEAT_SECONDS", 0.0)
+    position = await reader.tail.from_index(reader.growth.size)
+    reading = reader.tail.read(position, follow=True, max_batch=1)
+    async with aclosing(reading) as batches, asyncio.timeout(20):
+        for _ in range(3):
+            assert not (await anext(batches)).entries
+        reader.growth.is_told = lambda: False
+        with pytest.raises(LogBehind):
+            await anext(batches)
 
 
 async def test_who_follows_some_kinds_hears_of_life_while_others_grow(

@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from libs.transparency.merkle import EMPTY_ROOT
-from services.ledger.growth import Growth
 from services.ledger.replication.exchange import Ballot, Heading
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import LOG_START, FrameEnd, FrameFiles, FrameName
+from services.ledger.replication.group import signed_growth
 from services.ledger.replication.keyring_copy import KeyringCopyFile
 from services.ledger.replication.promise import PromiseFile
 from services.ledger.replication.replica import Replica
@@ -72,7 +71,7 @@ class Member:
     def __init__(self, store: LogStore, thread: ThreadPoolExecutor, own: str = "one") -> None:
         self.store = store
         self.clock = Clock()
-        self.growth = Growth(0, EMPTY_ROOT, is_all=lambda: False)
+        self.growth = signed_growth(store.directory)
         self.files = FrameFiles(store)
         self.keyring_file = KeyringCopyFile(store.directory)
         self.follower = Follower(

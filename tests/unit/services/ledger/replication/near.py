@@ -41,7 +41,9 @@ class Near(OtherMember):
         return await self._member.follower.vote(self._caller, ballot, trial=trial)
 
     async def append(self, heading: Heading, data: bytes) -> Taken:
-        return await self._member.follower.take(self._caller, heading, data)
+        taken = await self._member.follower.take(self._caller, heading, data)
+        self._group.members[self._caller].clock.now += self._group.answer_seconds
+        return taken
 
     async def keep_keyring(self, copy: KeyringCopy) -> int:
         return await self._member.follower.keep_keyring(self._caller, copy)
@@ -51,12 +53,14 @@ class Near(OtherMember):
 
 
 class Group:
-    """Three members, and who of them is away."""
+    """Members, and who of them is away."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.names = ("one", "two", "three")
+    def __init__(self, folder: Path, stack: ExitStack, count: int) -> None:
+        self.names = ("one", "two", "three", "four", "five")[:count]
         self.folder = folder
         self.away: set[str] = set()
+        self.answer_seconds = 0.0
+        """How long an answer to a writer is on its way, by the writer's clock."""
         self._stack = stack
         self._stacks: dict[str, ExitStack] = {}
         self.settings = Replication(tuple(MemberAddress(name, f"{name}:1") for name in self.names))
@@ -119,7 +123,7 @@ class Group:
 
 
 @contextmanager
-def group_at(folder: Path) -> Iterator[Group]:
-    """A group of three without a log yet. For a running event loop."""
+def group_at(folder: Path, count: int = 3) -> Iterator[Group]:
+    """A group without a log yet. For a running event loop."""
     with ExitStack() as stack:
-        yield Group(folder, stack)
+        yield Group(folder, stack, count)

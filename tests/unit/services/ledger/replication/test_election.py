@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from services.ledger import segments
+from services.ledger.damage import LogDamaged
 from services.ledger.growth import LogBehind
 from services.ledger.replication.follower import WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
+from services.ledger.scan import SEGMENTS
 
 from .members import Writer
 from .near import Group, group_at
@@ -165,9 +168,12 @@ async def test_a_keyring_that_members_of_a_later_epoch_refused_does_not_count(gr
         for name in ("two", "three"):
             group.members[name].wait()
             await group.members[name].follower.hear_of(9)
+        async with asyncio.timeout(20):
+            await until(lambda: leading.keyring.generation == 4)
         group.away = set()
         with pytest.raises(WriterDeposed):
             await group.members["one"].follower.until_ended()
+        await asyncio.sleep(0.05)
         assert not sharing.done()
         sharing.cancel()
     assert {group.members[name].follower.keyring.epoch for name in ("two", "three")} == {1}
@@ -191,6 +197,42 @@ async def test_an_emptied_member_learns_of_the_promise_that_it_forgot(group: Gro
     assert group.members["two"].follower.epoch == standing.epoch
 
 
+async def test_five_members_go_on_without_two_and_not_without_three(tmp_path: Path) -> None:
+    with group_at(tmp_path, 5) as group:
+        async with writing(group, "one", await group.campaign("one")) as leading:
+            await until_settled(group)
+            group.away = {"four", "five"}
+            await write(group, leading, "one", 1, 1, 2, 3)
+        group.away = {"one", "five"}
+        assert await group.campaign("four") is None  # It lacks what the three others held.
+        async with writing(group, "two", await group.campaign("two")) as leading:
+            await write(group, leading, "two", group.members["two"].follower.epoch, 4)
+            group.away = {"one", "four", "five"}
+            Writer(group.members["two"].store, group.members["two"].follower.epoch).write([5])
+            waiting = asyncio.create_task(leading.held())
+            await until_held(leading, "three")
+            assert not waiting.done()
+            group.away = {"one", "five"}
+            async with asyncio.timeout(20):
+                await waiting
+        assert await group.campaign("three") is not None
+
+
+async def test_nobody_settles_by_what_a_writer_says_before_it_has_begun(group: Group) -> None:
+    """It does not know yet how much a majority holds, and so not what they must have."""
+    elected = await group.campaign("one")
+    assert elected is not None
+    leading = group.leading("one", elected)
+    others = [group.members["two"], group.members["three"]]
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(leading.run())
+        await until(lambda: all(other.store.head.epoch == elected.epoch for other in others))
+        assert not any(other.follower.settled for other in others)
+        await leading.until_begun()
+        await until_settled(group)
+        running.cancel()
+
+
 async def test_a_writer_knows_all_only_as_long_as_nobody_can_have_followed_it(group: Group) -> None:
     async with writing(group, "one", await group.campaign("one")) as leading:
         assert leading.is_heard()
@@ -199,6 +241,32 @@ async def test_a_writer_knows_all_only_as_long_as_nobody_can_have_followed_it(gr
         assert not leading.is_heard()
         with pytest.raises(LogBehind):
             group.members["one"].growth.require_all()
+
+
+async def test_a_writer_that_cannot_read_its_own_frames_ends(group: Group) -> None:
+    async def write_for_all(elected: Elected | None) -> None:
+        async with writing(group, "two", elected), asyncio.timeout(20):
+            group.away = set()
+            await asyncio.Event().wait()
+
+    await begun(group, "three")
+    path = group.members["two"].store.directory / SEGMENTS / segments.file_name(0)
+    data = bytearray(path.read_bytes())
+    data[segments.HEADER_SIZE] ^= 1
+    path.write_bytes(data)
+    elected = await group.campaign("two")
+    with pytest.raises(ExceptionGroup) as ended:
+        await write_for_all(elected)
+    assert ended.group_contains(LogDamaged)
+
+
+async def test_a_slow_answer_says_nothing_of_the_time_that_it_took(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        clock = group.members["one"].clock
+        group.answer_seconds, before = group.settings.election_seconds, clock.now
+        async with asyncio.timeout(20):
+            await until(lambda: clock.now > before)
+        assert not leading.is_heard()
 
 
 async def test_a_member_that_was_away_gets_every_frame_it_lacks(group: Group) -> None:

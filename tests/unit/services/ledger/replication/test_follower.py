@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from libs.transparency.checkpoint import Checkpoint
 from services.ledger.damage import LogDamaged
 from services.ledger.frames import FrameDamaged
+from services.ledger.records_log import CHECKPOINTS, RecordsLog
+from services.ledger.recovery import CHECKPOINTS_LOG
 from services.ledger.replication.cutting import LogDiverged
 from services.ledger.replication.follower import PromiseUnknown, WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
-from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, require_no_promise
+from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, Promise, PromiseFile, require_no_promise
 from services.ledger.replication.replica import AppendMalformed
+from tests.unit.services.ledger.conftest import ORIGIN, sign_tree
 
 from .members import Member, Writer, ballot, heading, member_at, writer_at
 
@@ -83,6 +87,18 @@ async def test_a_promise_that_cannot_be_read_keeps_the_member_down(tmp_path: Pat
         pass
 
 
+async def test_a_promise_that_is_older_than_the_log_does_not_count_below_the_logs_epoch(tmp_path: Path) -> None:
+    with writer_at(tmp_path / "one", epoch=4) as writer:
+        writer.write([1])
+        last = writer.end.name
+        PromiseFile(writer.store.directory).store(Promise(2, "two", settled=True))
+    with member_at(tmp_path / "one") as member:
+        member.wait()
+        assert member.follower.epoch == 4
+        assert not (await member.follower.vote("two", ballot(3, last_epoch=4, size=9), trial=False)).granted
+        assert (await member.follower.take("two", heading(3, last), b"")).held is None
+
+
 async def test_a_log_that_had_other_members_is_not_kept_alone(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as first:
         require_no_promise(tmp_path / "one")
@@ -105,6 +121,14 @@ async def test_a_writer_that_was_heard_lately_keeps_the_allegiance(member: Membe
     await member.follower.take("two", heading(1), writer.after())
     assert not (await member.follower.vote("three", ballot(9, last_epoch=9, size=9), trial=False)).granted
     assert not (await member.follower.vote("three", ballot(9, last_epoch=9, size=9), trial=True)).granted
+
+
+async def test_a_member_hears_of_growth_as_long_as_a_writer_is_there(member: Member, writer: Writer) -> None:
+    assert not member.follower.hears()
+    await member.follower.take("two", heading(1), writer.after())
+    assert member.follower.hears()
+    member.wait()
+    assert not member.follower.hears()
 
 
 async def test_a_member_that_just_started_gives_no_vote_yet(tmp_path: Path) -> None:
@@ -180,6 +204,15 @@ async def test_what_a_majority_holds_is_told_no_further_than_this_member_has_it(
     assert member.follower.settled
 
 
+async def test_what_a_majority_holds_is_not_taken_to_be_what_this_member_has_beyond_the_writers_frames(
+    member: Member, writer: Writer
+) -> None:
+    """Its own last frames may be of an earlier writer, whom no majority followed."""
+    await member.follower.take("two", heading(1), writer.after())
+    await member.follower.take("three", heading(2, writer.first.name, committed=5), b"")
+    assert (member.growth.size, member.follower.size) == (1, 5)
+
+
 async def test_a_log_that_contradicts_a_majority_ends_the_member_and_changes_nothing(
     member: Member, writer: Writer, tmp_path: Path
 ) -> None:
@@ -191,6 +224,24 @@ async def test_a_log_that_contradicts_a_majority_ends_the_member_and_changes_not
     with pytest.raises(LogDiverged):
         await member.follower.until_ended()
     assert member.end == writer.end.name
+
+
+async def test_what_a_member_has_signed_is_never_taken_back_whoever_writes(tmp_path: Path, writer: Writer) -> None:
+    """Also after a start, before anybody has told it what counts."""
+    with member_at(tmp_path / "one") as first:
+        first.follower.inform()
+        await first.follower.take("two", heading(1), writer.after())
+        signed = [Checkpoint(ORIGIN, size, first.store.index.tree.root(size)) for size in (1, 4)]
+        notes = RecordsLog(first.store.directory / CHECKPOINTS_LOG, CHECKPOINTS, 0)
+        notes.append([sign_tree(tree) for tree in signed])
+        notes.close()
+    with member_at(tmp_path / "one") as again, writer_at(tmp_path / "other", epoch=2) as other:
+        again.follower.inform()
+        assert (again.growth.size, again.growth.root) == (4, signed[-1].root)
+        other.write([1], [9])
+        with pytest.raises(LogDiverged):
+            await again.follower.take("three", heading(2), other.after())
+        assert again.end == writer.end.name
 
 
 async def test_a_member_names_its_last_frames_where_it_has_not_the_one_before(member: Member, writer: Writer) -> None:
@@ -268,6 +319,13 @@ async def test_a_start_leaves_no_older_shares_beside_the_copy(tmp_path: Path) ->
     with member_at(tmp_path / "one") as again:
         assert again.follower.keyring == KeyringCopy(1, 1, b"content")
         assert not (tmp_path / "one" / "keyring").exists()
+
+
+async def test_a_writer_that_begins_without_a_keyring_has_no_older_one(member: Member) -> None:
+    (member.store.directory / "keyring").write_bytes(b"shares of an earlier time")
+    assert await member.follower.stand(member.follower.ballot())
+    assert await member.follower.become_writer(1, NO_KEYRING)
+    assert member.keyring_file.writers_own() == b""
 
 
 async def test_a_damaged_copy_of_the_keyring_keeps_the_member_down(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ async def test_more_connections_than_one_answer_holds_are_all_cut(mesh: Mesh) ->
     await mesh.let_in(stranger)
     # TLS contexts are dear; connections are not.
     context = stranger.client_context()
-    routers = await asyncio.gather(*(Connection().open(mesh, "router", context) for _ in range(300)))
+    routers = []
+    for _ in range(12):  # All at once are more handshakes than a busy machine finishes before the server gives up.
+        routers += await asyncio.gather(*(Connection().open(mesh, "router", context) for _ in range(25)))
     async with controlling(mesh) as control:
         assert await control.cut_all_but({mesh.credentials.current.spki_sha256}) == 300
     for router in routers:

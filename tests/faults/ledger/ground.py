@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.audit.log.reading import Question, read_log
 from libs.errors import MeshError
 from libs.events.connect import NatsLink, connect_nats
-from libs.events.publish import Committed
+from libs.events.publish import Committed, EventSettings, Publisher, open_publisher
 from libs.events.records import Record, RecordHeader, open_record
+from libs.events.sending import Timing
 from libs.events.subjects import inbox_prefix
 from libs.events.vault import VaultKey
 from libs.identity.member import Member
@@ -60,6 +62,22 @@ class BreakableMesh(LiveMesh):
     def store(self) -> Path:
         """Where nats-server keeps the stream."""
         return self.broker.member.settings.state_dir / "jetstream"
+
+    @asynccontextmanager
+    async def publisher(
+        self, member: Member, log_key: Ed25519PrivateKey, *, reserve_bytes: int = 0
+    ) -> AsyncIterator[Publisher]:
+        """One that sends again sooner than in production: what is lost is lost on purpose here."""
+        settings = EventSettings(self.broker.url, self.broker.target, self.mesh.folder / f"{member.role}-outbox")
+        async with open_publisher(
+            member,
+            settings,
+            self.ledger(member),
+            log_key=log_key,
+            reserve_bytes=reserve_bytes,
+            timing=Timing(resend_seconds=0.5),
+        ) as publisher:
+            yield publisher
 
     async def start_broker(self) -> None:
         self._stop, up = asyncio.Event(), asyncio.Event()

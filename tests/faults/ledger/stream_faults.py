@@ -109,6 +109,7 @@ async def holes(ground: Ground, batch: Batch) -> Outcome:
     """Remove messages that the ledger has not read, from the beginning or from between others."""
     outcome, live = Outcome(), ground.live
     for number in batch.rounds:
+        await ground.commit()
         before = await ground.count(Kind.GAP)
         await live.kill()
         async with _waiting(ground), _as_ledger(ground) as stream:

@@ -16,12 +16,13 @@ from libs.transparency.cosignature import QuorumNotReached, verify_quorum
 from libs.transparency.merkle import root_of
 from libs.transparency.note import NoteMalformed
 from services.ledger import segments, watermark
+from services.ledger.auditor import RootDiffers
 from services.ledger.damage import LogDamaged, LogRolledBack, StoredLogError
 from services.ledger.derived import FOLDER as DERIVED
 from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, LOST_AND_FOUND
 from services.ledger.scan import SEGMENTS
 from tests.faults.ledger.disk import Kind, Trouble
-from tests.faults.ledger.life import WITNESS, keyring_of, open_log, run
+from tests.faults.ledger.life import WITNESS, auditor_of, keyring_of, open_log, run
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger.recorder import second_reading
 from tests.faults.ledger.small_log import SmallLog, remove
@@ -98,11 +99,11 @@ def flips_in_memory(batch: Batch) -> Outcome:
     """Change one bit of any write after it was computed. No tree is signed that the files do not bear out."""
     outcome, log = Outcome(), SmallLog.make(batch.folder)
     folder = log.copy("whole")
-    steps = run(folder, log.plan).steps
+    writes = run(folder, log.plan).writes
     remove(folder)
     for number in batch.rounds:
         chance = random.Random(batch.seed_of(number))  # noqa: S311 - a place, not a secret
-        trouble = Trouble(Kind.FLIP, chance.randint(1, steps), number=chance.randrange(2**32))
+        trouble = Trouble(Kind.FLIP, chance.choice(writes), number=chance.randrange(2**32))
         folder = log.copy(f"{number}")
         lived = run(folder, log.plan, trouble)
         acknowledged = {each.index: each.leaf_hash for each in (*log.lived.acknowledged(), *lived.acknowledged())}
@@ -113,6 +114,24 @@ def flips_in_memory(batch: Batch) -> Outcome:
         outcome.counts["writes with a bit changed"] += 1
         outcome.counts["of them noticed before the end"] += lived.status != 0
         remove(folder)
+    return outcome
+
+
+def roots_in_memory(batch: Batch) -> Outcome:
+    """Change one bit of the root that the writer hands to the auditor."""
+    outcome, log = Outcome(), SmallLog.make(batch.folder)
+    with open_log(log.folder, log.plan) as store:
+        size, root = store.head.size, store.head.root()
+    released = (log.folder / CHECKPOINT).read_bytes()
+    for number in batch.rounds:
+        wrong = (int.from_bytes(root, "big") ^ 1 << number % 256).to_bytes(32, "big")
+        try:
+            auditor_of(log.folder, log.plan).checkpoint(size, wrong)
+        except RootDiffers:
+            outcome.counts["wrong roots refused"] += 1
+        else:
+            outcome.wrong.append(f"a root with bit {number % 256} changed is signed")
+    outcome.require((log.folder / CHECKPOINT).read_bytes() == released, "something was released")
     return outcome
 
 

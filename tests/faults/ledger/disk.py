@@ -72,6 +72,8 @@ class Disk:
         self._synced: dict[int, bytes] = {}
         self._failed: set[int] = set()
         self.steps = 0
+        self.writes: list[int] = []
+        """Which of the steps write bytes."""
 
     def install(self) -> None:
         for name in STEPS:
@@ -82,6 +84,8 @@ class Disk:
             if not changes(name, arguments):
                 return real(*arguments, **options)
             self.steps += 1
+            if name == "pwrite":
+                self.writes.append(self.steps)
             begun = self.steps - self._trouble.step
             if self._trouble.kind is not Kind.NONE and 0 <= begun < self._trouble.lasting:
                 self._tell(Met(name))
@@ -107,8 +111,6 @@ class Disk:
             return arguments[0], _half(arguments[1]), arguments[2]
         if name == "pwrite" and kind is Kind.FLIP:
             return arguments[0], _flipped(bytes(arguments[1]), self._trouble.number), arguments[2]
-        if kind is Kind.FLIP:
-            return arguments
         if name in _SYNCS:
             self._failed.add(_file_of(arguments[0]))
             if kind is Kind.DROPPED:

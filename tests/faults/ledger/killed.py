@@ -14,7 +14,7 @@ from tests.faults.ledger.outcome import Batch, Outcome
 from tests.unit.services.ledger.live import LedgerProcess
 
 _LONGEST_LIFE_SECONDS = 0.6
-_STEPS = 150
+_STEPS = 60
 _DYING = ("-m", "tests.faults.dying", "ledger")
 
 

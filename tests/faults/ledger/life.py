@@ -86,6 +86,8 @@ class Ended:
     """It came to its end, after so many steps."""
 
     steps: int
+    writes: tuple[int, ...]
+    """Which of them wrote bytes."""
 
 
 Told = Acknowledged | Signed | Kept | Ended | Met | SyncedAgain | Change
@@ -104,6 +106,10 @@ class Lived:
     def steps(self) -> int:
         """How many it took; 0 where it did not come to its end."""
         return next((each.steps for each in self.told if isinstance(each, Ended)), 0)
+
+    @property
+    def writes(self) -> Sequence[int]:
+        return next((each.writes for each in self.told if isinstance(each, Ended)), ())
 
     def acknowledged(self) -> list[Acknowledged]:
         return [each for each in self.told if isinstance(each, Acknowledged)]
@@ -126,6 +132,18 @@ def said_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.said")
 
 
+def auditor_of(folder: Path, plan: Plan) -> Auditor:
+    """The auditor of a life, which has read nothing yet."""
+    key = Ed25519PrivateKey.from_private_bytes(plan.checkpoint_key)
+    return Auditor(
+        folder,
+        ORIGIN,
+        lambda tree: checkpoint.sign(tree, key),
+        lambda tree: cose_receipt.sign(tree, key),
+        plan.geometry,
+    )
+
+
 def keyring_of(folder: Path, log_id: bytes) -> Keyring:
     """Open the keyring. Raises `LogDamaged`."""
     return KeyringFile(folder, log_id).load(KEYRING_KEY)
@@ -133,16 +151,9 @@ def keyring_of(folder: Path, log_id: bytes) -> Keyring:
 
 def live(folder: Path, plan: Plan, tell: Tell) -> None:
     """Write what of the plan is not written yet, and sign. Raises what the ledger's start and writing raise."""
-    key = Ed25519PrivateKey.from_private_bytes(plan.checkpoint_key)
     with open_log(folder, plan) as store, closing(Rejections(folder)) as rejections:
         sequencer = Sequencer(store, epoch=store.last_epoch + 1, tag=tag_of, clock=lambda: _BEGAN)
-        auditor = Auditor(
-            folder,
-            ORIGIN,
-            lambda tree: checkpoint.sign(tree, key),
-            lambda tree: cose_receipt.sign(tree, key),
-            plan.geometry,
-        )
+        auditor = auditor_of(folder, plan)
         shares, keyring = KeyringFile(folder, store.log_id), keyring_of(folder, store.log_id)
         for number, frame in enumerate(plan.frames):
             _commit(store, sequencer, frame, tell)
@@ -193,7 +204,7 @@ def _live_apart(folder: Path, plan: Plan, trouble: Trouble | None, telling: Conn
         # As a service's own entry point does with what nobody expected.
         sys.stderr.write(traceback.format_exc(limit=-1))
         sys.exit(1)
-    telling.send(Ended(disk.steps))
+    telling.send(Ended(disk.steps, tuple(disk.writes)))
 
 
 def _commit(store: LogStore, sequencer: Sequencer, frame: Sequence[Candidate], tell: Tell) -> None:

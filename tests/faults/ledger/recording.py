@@ -75,6 +75,7 @@ class Recording:
         """By inode."""
         self._content: dict[int, bytes] = {}
         self.steps = 0
+        self.writes: list[int] = []
 
     def install(self) -> None:
         for path in sorted(Path(self._folder).rglob("*")):
@@ -95,6 +96,8 @@ class Recording:
             result = real(*arguments, **options)
             if is_change:
                 self.steps += 1
+                if name == "pwrite":
+                    self.writes.append(self.steps)
                 self._record(name, arguments, result, is_new=is_new)
             return result
 

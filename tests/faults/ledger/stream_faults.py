@@ -32,30 +32,24 @@ _ROLLED_BACK = "the stream was rolled back or replaced"
 
 async def stores(ground: Ground, batch: Batch) -> Outcome:
     """Meddle with the store while nats-server is down: an old one, none, or one with a byte changed."""
-    outcome, live = Outcome(), ground.live
+    outcome = Outcome()
     for number in batch.rounds:
         chance = chance_of(batch.seed_of(number))
         before = await ground.count(Kind.GAP)
         match number % 3:
             case 0:
                 await _put_back(ground)
+                outcome.counts["old stores put back"] += 1
             case 1:
-                await live.stop_broker()
-                shutil.rmtree(live.store)
-                await live.start_broker()
-                # The stream is made by a ledger that starts.
-                await live.kill()
-                await ground.start()
-                outcome.counts["stores lost"] += 1
-            case _:
                 await _damage(ground, chance)
                 outcome.counts["stores damaged"] += 1
-        if number % 3 == 0:
-            outcome.counts["old stores put back"] += 1
-        if number % 3 < 2:
-            outcome.require(_ROLLED_BACK in _said(ground), f"round {number}: nobody noticed that the stream is another")
-        else:
+            case _:
+                await _lose(ground)
+                outcome.counts["stores lost"] += 1
+        if number % 3 == 1:
             outcome.require(await ground.count(Kind.GAP) > before, f"round {number}: what is missing is not said")
+        else:
+            outcome.require(_ROLLED_BACK in _said(ground), f"round {number}: nobody noticed that the stream is another")
     return outcome
 
 
@@ -139,6 +133,16 @@ async def _put_back(ground: Ground) -> None:
     await live.start_broker()
     for _ in range(5):
         await ground.commit()
+
+
+async def _lose(ground: Ground) -> None:
+    """No store: the next ledger that starts makes the stream."""
+    live = ground.live
+    await live.stop_broker()
+    shutil.rmtree(live.store)
+    await live.start_broker()
+    await live.kill()
+    await ground.start()
 
 
 async def _damage(ground: Ground, chance: random.Random) -> None:

@@ -118,7 +118,7 @@ FAULTS = (
         10,
         "nats-server's store is put back, lost, or damaged: numbers are used again",
         "it is noticed at the next connection and said; what came under such numbers is there; all is sent again",
-        (Part("stores", on_ground(stream_faults.stores), rounds=60, short=3, batch=6),),
+        (Part("stores", on_ground(stream_faults.stores), rounds=60, short=2, batch=6),),
     ),
     Fault(
         11,
@@ -140,7 +140,7 @@ FAULTS = (
         "a router is killed at each of its steps; one gives a number to two entries",
         "what it let go is there once and nothing denies it; of two entries one is there, and the log says so",
         (
-            Part("routers killed", on_ground(routers.router_killed), rounds=1000, short=2, batch=40),
+            Part("routers killed", on_ground(routers.router_killed), rounds=1000, short=1, batch=40),
             Part("numbers given twice", on_ground(routers.number_given_twice), rounds=50, short=1, batch=10),
         ),
     ),
@@ -170,7 +170,10 @@ FAULTS = (
         18,
         "a bit changes in memory between computing and signing",
         "the auditor refuses: no tree is signed that the files do not bear out",
-        (Part("flips on the way", on_disk(changed_bytes.flips_in_memory), rounds=2000, short=20, batch=200),),
+        (
+            Part("flips on the way", on_disk(changed_bytes.flips_in_memory), rounds=2000, short=12, batch=200),
+            Part("roots", on_disk(changed_bytes.roots_in_memory), rounds=256, short=16, batch=256),
+        ),
     ),
     Fault(
         19,

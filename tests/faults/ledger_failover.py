@@ -2,8 +2,7 @@
 
 `python -m tests.faults.ledger_failover --rounds 20 --seed 1` prints what happened, and exits 0 only if everything held.
 The writer is killed, stopped for a while, or cut off from the other members while everyone else still reaches it; or
-another member is, or has no room left. A reader follows the log over all of it, from member to member, by its resume
-tokens.
+another member is, has no room left, or is damaged. A reader follows the log over all of it by its resume tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import argparse
 import asyncio
 import random
 import resource
+import shutil
 import signal
 import statistics
 import sys
@@ -41,6 +41,8 @@ from libs.transparency.leaf import Kind  # noqa: E402
 from libs.transparency.merkle import CompactRange, leaf_hash  # noqa: E402
 from libs.transparency.note import VerifierKey  # noqa: E402
 from services.devtee.machine import Machine  # noqa: E402
+from services.ledger.damage import LogRolledBack  # noqa: E402
+from services.ledger.scan import SEGMENTS  # noqa: E402
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh  # noqa: E402
 from tests.unit.services.ledger.live import Router  # noqa: E402
 from tests.unit.services.ledger.live_group import LiveGroup  # noqa: E402
@@ -51,6 +53,8 @@ _AT_ONCE = 16
 _CALL_SECONDS = 10.0
 _LOOK_SECONDS = 0.1
 _LONGEST_LAG_SECONDS = 3.0
+_FROM_THE_END = 40
+"""So far before the end of the last frame there is its hash."""
 _PATIENCE_SECONDS = 90.0
 
 
@@ -197,6 +201,7 @@ class Faults:
             self.stop_follower,
             self.isolate_follower,
             self.fill_follower,
+            self.damage_follower,
         )
 
     async def kill_writer(self) -> str:
@@ -251,6 +256,22 @@ class Faults:
         await process.ended()
         await process.start()
         return "follower full"
+
+    async def damage_follower(self) -> str:
+        """A bit of its last frame changes: it does not start, and gets everything from the others on an empty disk."""
+        follower = await self._follower()
+        process, place = self._live.processes[follower], self._live.places[follower]
+        await self._live.kill_member(follower)
+        segment = max((place.data_dir / SEGMENTS).iterdir())
+        data = bytearray(segment.read_bytes())
+        data[len(data.rstrip(b"\0")) - _FROM_THE_END] ^= 1
+        segment.write_bytes(data)
+        await process.start(ready=False)
+        code, said = await process.ended()
+        assert code == LogRolledBack.exit_status, said
+        await asyncio.to_thread(shutil.rmtree, place.data_dir)
+        await process.start()
+        return "follower damaged"
 
     async def _follower(self) -> str:
         writer, _ = await self._writer()

@@ -179,7 +179,7 @@ FAULTS = (
         19,
         "members fall behind, are cut off, full, stopped and killed, under load",
         "no tree is out that no majority holds; whoever takes over extends every tree that was; readers go on",
-        (Part("failover", by_itself(failover.failover), rounds=28, short=0, batch=7),),
+        (Part("failover", by_itself(failover.failover), rounds=32, short=0, batch=8),),
     ),
     Fault(
         20,

@@ -5,7 +5,6 @@ acknowledged frame. 18: on its way from memory to the disk.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
@@ -71,7 +70,7 @@ def flips(batch: Batch) -> Outcome:
     ]
     for number in batch.rounds:
         name, at = places[number % len(places)]
-        bit = random.Random(batch.seed_of(number)).randrange(8)  # noqa: S311 - a bit, not a secret
+        bit = batch.chance(number).randrange(8)
         with _flipped(log, f"{number}", name, at, bit) as folder:
             found = _noticed(log, folder, name)
         outcome.require(bool(found), f"{name}: bit {bit} of byte {at} is taken for what was there")
@@ -102,7 +101,7 @@ def flips_in_memory(batch: Batch) -> Outcome:
     writes = run(folder, log.plan).writes
     remove(folder)
     for number in batch.rounds:
-        chance = random.Random(batch.seed_of(number))  # noqa: S311 - a place, not a secret
+        chance = batch.chance(number)
         trouble = Trouble(Kind.FLIP, chance.choice(writes), number=chance.randrange(2**32))
         folder = log.copy(f"{number}")
         lived = run(folder, log.plan, trouble)

@@ -21,7 +21,7 @@ def deaths(batch: Batch) -> Outcome:
     outcome, log = Outcome(), SmallLog.make(batch.folder)
     places = _places(log, batch, [Trouble(Kind.DEATH), Trouble(Kind.TORN)])
     for number in batch.rounds:
-        chance = random.Random(batch.seed_of(number))  # noqa: S311 - an order of deaths, not a secret
+        chance = batch.chance(number)
         length = 1 if number < len(places) else chance.randint(2, _LONGEST_CHAIN)
         chain = [places[number % len(places)], *chance.choices(places, k=length - 1)]
         folder, recorder = log.copy(f"{number}"), log.recorder()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
 
 from tests.faults.ledger.deaths import after_the_error
 from tests.faults.ledger.disk import Kind, Met, Trouble
@@ -22,7 +21,7 @@ def full_disks(batch: Batch) -> Outcome:
     steps = run(folder, log.plan).steps
     remove(folder)
     for number in batch.rounds:
-        chance = random.Random(batch.seed_of(number))  # noqa: S311 - a choice of places, not a secret
+        chance = batch.chance(number)
         kind = chance.choice((Kind.SHORT, Kind.ERROR))
         error = chance.choice((errno.ENOSPC, errno.EFBIG))
         trouble = Trouble(kind, chance.randint(1, steps), _FOR_EVER, error)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -236,16 +234,6 @@ async def ground(mesh: JoinedMesh) -> AsyncIterator[Ground]:
     async with live.running(), live.router() as router:
         await live.start()
         yield Ground(live, router, await open_vault(router))
-
-
-def chance_of(seed: str) -> random.Random:
-    """What a round leaves to chance, the same whenever it is run."""
-    return random.Random(seed)  # noqa: S311 - a choice of faults, not a secret
-
-
-def copy_of(folder: Path, name: str) -> Path:
-    """Copy a folder beside itself."""
-    return shutil.copytree(folder, folder.with_name(name))
 
 
 def _contradictions(entries: Sequence[ledger_pb2.LoggedEntry], seen: Seen, vault: VaultKey) -> list[str]:

@@ -9,7 +9,7 @@ import resource
 import shutil
 import signal
 
-from tests.faults.ledger.ground import Ground, chance_of
+from tests.faults.ledger.ground import Ground
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.unit.services.ledger.live import LedgerProcess
 
@@ -23,7 +23,7 @@ async def ledger_killed(ground: Ground, batch: Batch) -> Outcome:
     outcome, live = Outcome(), ground.live
     async with ground.busy():
         for number in batch.rounds:
-            chance = chance_of(batch.seed_of(number))
+            chance = batch.chance(number)
             at_a_write = chance.random() < 0.5
             if at_a_write:
                 await live.kill()
@@ -45,7 +45,7 @@ async def disk_failed(ground: Ground, batch: Batch) -> Outcome:
     outcome, live = Outcome(), ground.live
     async with ground.busy():
         for number in batch.rounds:
-            chance = chance_of(batch.seed_of(number))
+            chance = batch.chance(number)
             await live.kill()
             serving = number % 2 == 1
             step = ["--step", str(chance.randint(1, _STEPS)), "--every", "--error", "EIO"]
@@ -66,7 +66,7 @@ async def disk_filled(ground: Ground, batch: Batch) -> Outcome:
     outcome, live = Outcome(), ground.live
     async with ground.busy():
         for number in batch.rounds:
-            await asyncio.sleep(chance_of(batch.seed_of(number)).uniform(0, _LONGEST_LIFE_SECONDS))
+            await asyncio.sleep(batch.chance(number).uniform(0, _LONGEST_LIFE_SECONDS))
             _, hard = resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE, (0, hard))
             status, said = await live.ended()
@@ -81,7 +81,7 @@ async def broker_killed(ground: Ground, batch: Batch) -> Outcome:
     outcome = Outcome()
     async with ground.busy():
         for number in batch.rounds:
-            await asyncio.sleep(chance_of(batch.seed_of(number)).uniform(0, _LONGEST_LIFE_SECONDS))
+            await asyncio.sleep(batch.chance(number).uniform(0, _LONGEST_LIFE_SECONDS))
             await ground.live.kill_broker()
             await ground.commit()
             outcome.counts["kills of nats-server"] += 1

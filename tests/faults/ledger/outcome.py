@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,6 @@ class Batch:
     seed: int
     folder: Path
 
-    def seed_of(self, number: int) -> str:
-        """Of one round's choices."""
-        return f"{self.seed}/{number}"
+    def chance(self, number: int) -> random.Random:
+        """What one round leaves to chance."""
+        return random.Random(f"{self.seed}/{number}")  # noqa: S311 - a choice of faults, not a secret

@@ -102,7 +102,7 @@ def images(batch: Batch) -> Outcome:
     outcome.wrong += [f"I4: {each}" for each in out_of_order(story)]
     before_syncs = [at for at in range(begun, len(story)) if isinstance(story[at], Synced | FolderSynced)]
     for number in batch.rounds:
-        chance = random.Random(batch.seed_of(number))  # noqa: S311 - a choice of images, not a secret
+        chance = batch.chance(number)
         is_before_sync = chance.random() < _BEFORE_SYNC_SHARE
         moment = chance.choice(before_syncs) if is_before_sync else chance.randint(begun, len(story))
         disk = Disk()

@@ -10,7 +10,7 @@ from teemesh.ledger.v1 import ledger_pb2
 
 from libs.transparency.chain import chain_next, chain_start
 from libs.transparency.merkle import leaf_hash
-from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground, chance_of
+from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger_failover import ORIGIN
 
@@ -31,7 +31,7 @@ async def readers(ground: Ground, batch: Batch) -> Outcome:
     token, head, reached = b"", chain_start(ORIGIN), 0
     async with ground.busy():
         for number in batch.rounds:
-            chance = chance_of(batch.seed_of(number))
+            chance = batch.chance(number)
             request = ledger_pb2.TailRequest(token=token, max_batch=chance.randint(1, 8))
             if not token:
                 request = ledger_pb2.TailRequest(from_index=0, max_batch=1)

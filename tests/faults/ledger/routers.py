@@ -20,7 +20,7 @@ from libs.transparency import leaf
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from tests.faults.ledger.elsewhere import ROOT
-from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground, chance_of, record_of
+from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground, record_of
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger_failover import TENANT
 from tests.unit.services.ledger.writers import LogWriter
@@ -36,7 +36,7 @@ async def router_killed(ground: Ground, batch: Batch) -> Outcome:
         config = _configure(ground, guest)
         finished: dict[str, int] = {}
         for number in batch.rounds:
-            chance = chance_of(batch.seed_of(number))
+            chance = batch.chance(number)
             torn = ["--torn"] if chance.random() < 0.5 else []
             step = number * _STRIDE % _STEPS + 1
             status = await _run(config, ["--step", str(step), *torn], finished)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
@@ -19,7 +20,7 @@ from libs.events.consume import read_message
 from libs.events.subjects import issuer_subject, stream_name
 from libs.transparency.leaf import Kind
 from services.ledger.derived import FOLDER as DERIVED
-from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground, chance_of
+from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground
 from tests.faults.ledger.outcome import Batch, Outcome
 
 _STREAM = stream_name(1)
@@ -34,7 +35,7 @@ async def stores(ground: Ground, batch: Batch) -> Outcome:
     """Meddle with the store while nats-server is down: an old one, none, or one with a byte changed."""
     outcome = Outcome()
     for number in batch.rounds:
-        chance = chance_of(batch.seed_of(number))
+        chance = batch.chance(number)
         before = await ground.count(Kind.GAP)
         match number % 3:
             case 0:
@@ -56,14 +57,15 @@ async def stores(ground: Ground, batch: Batch) -> Outcome:
 async def redelivered(ground: Ground, batch: Batch) -> Outcome:
     """Have everything that is under way delivered again, over and over, or take the consumer away."""
     outcome, live = Outcome(), ground.live
-    async with _as_ledger(ground) as stream, ground.busy():
+    async with _as_ledger(ground) as client, ground.busy():
+        stream = client.jetstream(timeout=_CALL_SECONDS)
         for number in batch.rounds:
             [consumer, *_] = await asyncio.to_thread(_consumers, live.store)
             if number % 2:
                 await stream.delete_consumer(_STREAM, consumer)
                 outcome.counts["consumers removed"] += 1
             else:
-                outcome.counts["messages asked for again"] += await _ask_again(stream, consumer)
+                outcome.counts["messages asked for again"] += await _ask_again(client, consumer)
             await ground.commit()
     return outcome
 
@@ -73,8 +75,8 @@ async def old_messages(ground: Ground, batch: Batch) -> Outcome:
     outcome, live = Outcome(), ground.live
     for number in batch.rounds:
         await ground.commit()
-        async with _as_ledger(ground) as stream:
-            last = (await stream.stream_info(_STREAM)).state.last_seq
+        async with _as_ledger(ground) as client:
+            last = (await client.jetstream().stream_info(_STREAM)).state.last_seq
             old = [data async for data in _messages(ground, last)]
         before = [await ground.count(kind) for kind in (Kind.RECEIPT, Kind.KEYSET)]
         await live.kill()
@@ -106,7 +108,8 @@ async def holes(ground: Ground, batch: Batch) -> Outcome:
         await ground.commit()
         before = await ground.count(Kind.GAP)
         await live.kill()
-        async with _waiting(ground), _as_ledger(ground) as stream:
+        async with _waiting(ground), _as_ledger(ground) as client:
+            stream = client.jetstream(timeout=_CALL_SECONDS)
             info = await stream.stream_info(_STREAM)
             subject = issuer_subject(1, ground.router.publisher.issuer) if number % 2 else None
             await stream.purge_stream(_STREAM, seq=info.state.last_seq, subject=subject)
@@ -165,7 +168,8 @@ async def _damage(ground: Ground, chance: random.Random) -> None:
 @asynccontextmanager
 async def _waiting(ground: Ground) -> AsyncIterator[None]:
     """Publish while no ledger reads; whatever happens meanwhile, all of it is acknowledged in the end."""
-    async with asyncio.TaskGroup() as tasks, _as_ledger(ground) as stream:
+    async with asyncio.TaskGroup() as tasks, _as_ledger(ground) as client:
+        stream = client.jetstream(timeout=_CALL_SECONDS)
         last = (await stream.stream_info(_STREAM)).state.last_seq
         for number in range(_WAITING):
             tasks.create_task(ground.commit())
@@ -183,9 +187,9 @@ async def _beyond(stream: JetStreamContext, last: int) -> int:
                 return newest
 
 
-async def _ask_again(stream: JetStreamContext, consumer: str) -> int:
+async def _ask_again(client: Client, consumer: str) -> int:
     """Say of everything that the ledger has not acknowledged that it did not arrive."""
-    asked, client = 0, stream._nc
+    asked, stream = 0, client.jetstream(timeout=_CALL_SECONDS)
     ending = asyncio.get_running_loop().time() + _STORM
     while asyncio.get_running_loop().time() < ending:
         try:
@@ -203,11 +207,11 @@ async def _ask_again(stream: JetStreamContext, consumer: str) -> int:
 
 
 @asynccontextmanager
-async def _as_ledger(ground: Ground) -> AsyncIterator[JetStreamContext]:
-    """The stream's API with what the ledger's role may do there."""
+async def _as_ledger(ground: Ground) -> AsyncIterator[Client]:
+    """A client of nats-server with what the ledger's role may do there."""
     live = ground.live
     async with live.mesh.member("ledger", live.kms, instance="9") as member, ground.stream(member) as link:
-        yield await link.jetstream(PATIENCE_SECONDS)
+        yield await link.client(PATIENCE_SECONDS)
 
 
 async def _messages(ground: Ground, last: int) -> AsyncIterator[bytes]:

@@ -23,7 +23,7 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs.audit.log.reading import Question, read_log
 from libs.errors import MeshError
 from libs.events.connect import NatsLink, connect_nats
-from libs.events.publish import Committed, EventSettings, Publisher, open_publisher
+from libs.events.publish import Committed, EventSettings, LedgerUnavailable, Publisher, open_publisher
 from libs.events.records import Record, RecordHeader, open_record
 from libs.events.sending import Timing
 from libs.events.subjects import inbox_prefix
@@ -117,8 +117,8 @@ class Seen:
     """What was seen from outside."""
 
     committed: list[Committed] = field(default_factory=list)
-    late: int = 0
-    """Commits that nobody acknowledged in time; they may be in the log all the same."""
+    late: set[bytes] = field(default_factory=set)
+    """Entries that nobody acknowledged in time: their issuer sends them until they are in the log all the same."""
     trees: set[tuple[int, bytes]] = field(default_factory=set)
     leaves: dict[int, bytes] = field(default_factory=dict)
 
@@ -191,7 +191,7 @@ class Ground:
         """Hold the log against everything that was seen."""
         await self.commit()
         await self._look()
-        entries = await self.read()
+        entries = await self._read_with_late()
         outcome.wrong += _contradictions(entries, self.seen, self.vault)
         found = await asyncio.to_thread(read_log, LogFolder(self.live.data_dir), Question())
         said = Counter(each.what for each in found.findings.wrong)
@@ -203,14 +203,26 @@ class Ground:
                 del said[what]
         outcome.wrong += [f"I2: {what}" for what in said]
         outcome.counts["entries acknowledged"] += len(self.seen.committed)
+        outcome.counts["entries acknowledged to nobody"] += len(self.seen.late)
         self.seen.committed.clear()
+        self.seen.late.clear()
+
+    async def _read_with_late(self) -> list[ledger_pb2.LoggedEntry]:
+        """Read the log once what came too late for its writer is in it. Raises `TimeoutError`."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                entries = await self.read()
+                publics = [leaf.parse(entry.leaf_data) for entry in entries]
+                if self.seen.late <= {entry_id(public.issuer, public.issuer_seq) for public in publics}:
+                    return entries
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def _write(self, ending: asyncio.Event) -> None:
         while not ending.is_set():
             try:
                 await self.commit()
-            except MeshError:
-                self.seen.late += 1
+            except LedgerUnavailable as error:
+                self.seen.late.add(error.entry_id)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _watch(self, ending: asyncio.Event) -> None:

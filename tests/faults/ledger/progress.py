@@ -48,7 +48,9 @@ class Progress:
         self._seed = seed
         self.done: dict[str, Outcome] = {}
         if path.exists():
-            for line in path.read_bytes().splitlines():
+            *lines, torn = path.read_bytes().split(b"\n")
+            os.truncate(path, path.stat().st_size - len(torn))
+            for line in lines:
                 members = json.loads(line)
                 if members["seed"] == seed:
                     self.done[members["unit"]] = Outcome.parse(members)

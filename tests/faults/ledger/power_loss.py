@@ -46,7 +46,7 @@ class _File:
         if len(found) == 1 or (keep == "newest but one" and chance.random() > _GARBAGE_SHARE):
             return newest
         if keep == "garbage" and chance.random() < _GARBAGE_SHARE:
-            return chance.randbytes(size)
+            return _garbled(sorted(found), chance)
         return chance.choice(sorted(found))
 
 
@@ -91,6 +91,11 @@ class Disk:
             if isinstance(change, Made):
                 found[change.name] = change.file
         return {**found, **self.names}
+
+
+def _garbled(versions: Sequence[bytes], chance: random.Random) -> bytes:
+    """Anything where something was being written; what lay in the sector before stays, or no log could last."""
+    return bytes(each[0] if len(set(each)) == 1 else chance.randrange(256) for each in zip(*versions, strict=True))
 
 
 def images(batch: Batch) -> Outcome:

@@ -64,15 +64,15 @@ FAULTS = (
         2,
         "killed at each of its own writes, syncs, renames, removals and opens",
         "the same at each of them",
-        (Part("deaths", on_disk(deaths.deaths), rounds=1000, short=10, batch=100),),
+        (Part("deaths", on_disk(deaths.deaths), rounds=1000, short=6, batch=100),),
     ),
     Fault(
         3,
         "EIO at each of those",
         "a non-zero exit status; nothing acknowledged, signed or synced again afterwards; the next start has it all",
         (
-            Part("errors", on_disk(deaths.input_output_errors), rounds=500, short=10, batch=100),
-            Part("errors of the process", on_ground(killed.disk_failed), rounds=50, short=1, batch=10),
+            Part("errors", on_disk(deaths.input_output_errors), rounds=500, short=6, batch=100),
+            Part("errors of the process", on_ground(killed.disk_failed), rounds=50, short=0, batch=10),
         ),
     ),
     Fault(
@@ -80,7 +80,7 @@ FAULTS = (
         "ENOSPC, EFBIG, a write that stops in its middle; then there is room",
         "no part of a frame is ever seen, and the log goes on by itself",
         (
-            Part("full disks", on_disk(full_disk.full_disks), rounds=400, short=5, batch=50),
+            Part("full disks", on_disk(full_disk.full_disks), rounds=400, short=3, batch=50),
             Part("no room for the process", on_ground(killed.disk_filled), rounds=50, short=1, batch=10),
         ),
     ),
@@ -88,7 +88,7 @@ FAULTS = (
         5,
         "the power is cut: any part of what was not synced is there, sector by sector and name by name",
         "at least what was promised by then, never anything else, and the log goes on",
-        (Part("images", on_disk(power_loss.images), rounds=10_000, short=40, batch=500),),
+        (Part("images", on_disk(power_loss.images), rounds=10_000, short=24, batch=500),),
     ),
     Fault(
         6,
@@ -100,7 +100,7 @@ FAULTS = (
         7,
         "one random bit is another, at every byte of every file",
         "each is found: refused, reported, or made anew",
-        (Part("flips", on_disk(changed_bytes.flips), rounds=30_000, short=60, batch=2000),),
+        (Part("flips", on_disk(changed_bytes.flips), rounds=30_000, short=40, batch=2000),),
     ),
     Fault(
         8,

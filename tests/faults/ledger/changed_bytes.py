@@ -34,9 +34,10 @@ def cuts(batch: Batch) -> Outcome:
     """Cut the active segment at any byte of its last frames, with what promises its size, and without."""
     outcome, log = Outcome(), _long_tailed(batch)
     path, ends = active_segment(log.folder)
-    lengths = [length for length in range(ends[-1 - _FRAMES], ends[-1]) for _ in range(2)]
+    lengths = range(ends[-1 - _FRAMES], ends[-1])
+    trials = batch.in_any_order([(length, is_promised) for length in lengths for is_promised in (True, False)])
     for number in batch.rounds:
-        length, is_promised = lengths[number % len(lengths)], number % 2
+        length, is_promised = trials[number % len(trials)]
         folder = log.copy(f"{number}")
         if not is_promised:
             _forget_floors(folder)
@@ -47,7 +48,7 @@ def cuts(batch: Batch) -> Outcome:
             with open_log(folder, log.plan) as store:
                 size = store.head.size
         except StoredLogError as error:
-            outcome.require(bool(is_promised) and error.exit_status == LogRolledBack.exit_status, f"{trial}: {error}")
+            outcome.require(is_promised and error.exit_status == LogRolledBack.exit_status, f"{trial}: {error}")
             outcome.counts["cuts refused with exit status 4"] += 1
         else:
             outcome.require(not is_promised, f"{trial}: it starts with {size} leaves")
@@ -68,6 +69,7 @@ def flips(batch: Batch) -> Outcome:
         if path.is_file() and path.name != "LOCK"
         for at in range(path.stat().st_size)
     ]
+    places = batch.in_any_order(places)
     for number in batch.rounds:
         name, at = places[number % len(places)]
         bit = batch.chance(number).randrange(8)
@@ -82,8 +84,9 @@ def flips_below_the_floor(batch: Batch) -> Outcome:
     """Change one bit of the last frame, all of which was acknowledged and signed: it is no torn tail."""
     outcome, log = Outcome(), _long_tailed(batch)
     path, ends = active_segment(log.folder)
+    places = batch.in_any_order(range(ends[-2], ends[-1]))
     for number in batch.rounds:
-        at = ends[-2] + number % (ends[-1] - ends[-2])
+        at = places[number % len(places)]
         with _flipped(log, f"{number}", path, at, number % 8) as folder:
             try:
                 with open_log(folder, log.plan):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -72,8 +71,7 @@ def _places(log: SmallLog, batch: Batch, troubles: Sequence[Trouble]) -> list[Tr
     steps = run(folder, log.plan).steps
     remove(folder)
     places = [replace(trouble, step=step) for step in range(1, steps + 1) for trouble in troubles]
-    random.Random(batch.seed).shuffle(places)  # noqa: S311 - an order, not a secret
-    return places
+    return batch.in_any_order(places)
 
 
 def _met(lived: Lived) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -48,6 +50,12 @@ class Batch:
     rounds: range
     seed: int
     folder: Path
+
+    def in_any_order(self, places: Sequence[T]) -> list[T]:
+        """Places in the order in which rounds try them: all of them, before any comes again."""
+        shuffled = list(places)
+        random.Random(self.seed).shuffle(shuffled)  # noqa: S311 - an order, not a secret
+        return shuffled
 
     def chance(self, number: int) -> random.Random:
         """What one round leaves to chance."""

@@ -25,7 +25,7 @@ from tests.faults.ledger.outcome import Batch, Outcome
 
 _STREAM = stream_name(1)
 _CALL_SECONDS = 5.0
-_WAITING = 12
+_WAITING = 6
 """Entries that nobody has acknowledged when something happens to the stream."""
 _STORM = 0.3
 _ROLLED_BACK = "the stream was rolled back or replaced"

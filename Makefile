@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 FUZZ_SECONDS ?= 20
 SOURCES := $(shell find protos -name '*.proto' 2>/dev/null)
 
-.PHONY: run demo test conformance fuzz lint protos bench mutation clean setup
+# What `make faults` is given, for example "--only 1,9 --shard 0/4 --state DIR".
+FAULTS ?=
+
+.PHONY: run demo test conformance faults fuzz lint protos bench mutation clean setup
 
 setup: $(STAMP)
 
@@ -34,6 +37,9 @@ test: $(STAMP)
 conformance: $(STAMP) ## checks against outside truth; TEEMESH_FIXTURES must name its folder
 	@test -d "$$TEEMESH_FIXTURES" || { echo "TEEMESH_FIXTURES does not name a folder of fixtures"; exit 1; }
 	@$(BIN)/python -m pytest -m conformance
+
+faults: $(STAMP) ## the ledger's twenty faults at length: hours; FAULTS says which, what part of them, and where it goes on
+	@$(BIN)/python -m tests.faults.ledger $(FAULTS)
 
 fuzz: $(STAMP) ## the parsers of foreign evidence, FUZZ_SECONDS each; installs atheris
 	@$(BIN)/python -c 'import platform, sys; sys.exit((not (3, 11) <= sys.version_info < (3, 14) or (sys.platform, platform.machine()) != ("linux", "x86_64")) and "atheris has no wheel for this Python: fuzzing needs CPython 3.11 to 3.13 on x86-64 Linux")'

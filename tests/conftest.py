@@ -1,4 +1,7 @@
-"""What every test relies on: TLS 1.3 only, as in the services, before anything loads gRPC; and who shares a mesh."""
+"""What every test relies on: TLS 1.3 only, as in the services, before anything loads gRPC; and who shares a mesh.
+
+And tests that belong to one of the ledger's faults are found by its number: `pytest -k fault_07`.
+"""
 
 from libs.rpc.hardening import ssl_hardening
 
@@ -7,6 +10,8 @@ ssl_hardening()
 import pytest  # noqa: E402
 from xdist.remote import Producer  # noqa: E402
 from xdist.scheduler import LoadFileScheduling  # noqa: E402
+
+from tests.faults.ledger.belonging import BELONGING, keyword_of  # noqa: E402
 
 _ON_ONE_MESH = frozenset(
     {
@@ -28,3 +33,8 @@ class Scheduling(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     return Scheduling(config, log)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    name = item.nodeid.partition("[")[0]
+    item.extra_keyword_matches.update(keyword_of(number) for number, names in BELONGING.items() if name in names)

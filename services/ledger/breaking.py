@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from services.ledger.damage import LogBroken
 
@@ -19,5 +19,7 @@ def ending_when_broken() -> Iterator[None]:
     try:
         yield
     except LogBroken as error:
-        os.write(sys.stderr.fileno(), f"ledger: {error.reason}: {error}\n".encode())
+        # A full disk takes no last words either.
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), f"ledger: {error.reason}: {error}\n".encode())
         os._exit(LogBroken.exit_status)

@@ -1,13 +1,16 @@
 """Run a service that kills itself with SIGKILL at one of its own writes: `python -m tests.faults.dying <service> ...`.
 
-Steps are calls that change files: `os.write`, `os.fsync`, `os.fdatasync`, `os.replace` and `os.unlink`. The process
-dies before the step that is named, so every state between two steps can be met. Torn, it leaves half of what it was
-about to write or to sync. SIGUSR1 begins the count anew; steps are counted from the start where none is asked for.
+Steps are calls that change files: `os.write`, `os.fsync`, `os.fdatasync`, `os.replace` and `os.unlink`; with `--every`
+also `os.pwrite`, `os.ftruncate`, `os.rename` and opens that create. The process dies before the step that is named, so
+every state between two steps can be met. Torn, it leaves half of what it was about to write or to sync. With `--error`
+the step fails instead, and so does every one after it. SIGUSR1 begins the count anew; steps are counted from the start
+where none is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import runpy
 import signal
@@ -18,31 +21,35 @@ from types import FrameType
 from typing import Any
 
 _COUNTED = ("write", "fsync", "fdatasync", "replace", "unlink")
+_ALSO_COUNTED = ("pwrite", "ftruncate", "rename", "open")
 
 
 class Death:
     """Counts steps down to the last one."""
 
-    def __init__(self, step: int, *, torn: bool, armed: bool) -> None:
+    def __init__(self, step: int, *, torn: bool, armed: bool, error: int = 0) -> None:
         self._left = step
         self._torn = torn
         self._armed = armed
+        self._error = error
 
     def arm(self, number: int, frame: FrameType | None) -> None:
         self._armed = True
 
     def before(self, name: str, *arguments: Any) -> None:
-        if not self._armed:
+        if not self._armed or (name == "open" and not arguments[1] & os.O_CREAT):
             return
         self._left -= 1
         if self._left > 0:
             return
+        if self._error:
+            raise OSError(self._error, os.strerror(self._error))
         if self._torn:
             _tear(name, *arguments)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-_write = os.write
+_write, _pwrite = os.write, os.pwrite
 
 
 def _tear(name: str, *arguments: Any) -> None:
@@ -50,6 +57,9 @@ def _tear(name: str, *arguments: Any) -> None:
     if name == "write":
         descriptor, data = arguments
         _write(descriptor, bytes(data)[: len(data) // 2])
+    elif name == "pwrite":
+        descriptor, data, offset = arguments
+        _pwrite(descriptor, bytes(data)[: len(data) // 2], offset)
     elif name == "fsync" and stat.S_ISREG((found := os.fstat(arguments[0])).st_mode):
         os.truncate(f"/proc/self/fd/{arguments[0]}", found.st_size // 2)
 
@@ -71,10 +81,13 @@ def main() -> None:
     parser.add_argument("--step", type=int, required=True, help="the step before which it dies, from 1")
     parser.add_argument("--torn", action="store_true", help="leave half of what that step was to write")
     parser.add_argument("--serving", action="store_true", help="count from SIGUSR1 on")
+    parser.add_argument("--every", action="store_true", help="count every call that changes files")
+    parser.add_argument("--error", metavar="NAME", help="fail with this error, for example EIO, and do not die")
     arguments = parser.parse_args()
-    death = Death(arguments.step, torn=arguments.torn, armed=not arguments.serving)
+    error = 0 if arguments.error is None else getattr(errno, arguments.error)
+    death = Death(arguments.step, torn=arguments.torn, armed=not arguments.serving, error=error)
     signal.signal(signal.SIGUSR1, death.arm)
-    for name in _COUNTED:
+    for name in (*_COUNTED, *(_ALSO_COUNTED if arguments.every else ())):
         setattr(os, name, counting(death, name, getattr(os, name)))
     sys.argv = [arguments.service, arguments.config]
     runpy.run_module(f"services.{arguments.service}", run_name="__main__")

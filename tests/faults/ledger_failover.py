@@ -2,7 +2,7 @@
 
 `python -m tests.faults.ledger_failover --rounds 20 --seed 1` prints what happened, and exits 0 only if everything held.
 The writer is killed, stopped for a while, or cut off from the other members while everyone else still reaches it; or
-another member is. A reader follows the log over all of it, from member to member, by its resume tokens.
+another member is, has no room left, or is damaged. A reader follows the log over all of it by its resume tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import resource
+import shutil
 import signal
 import statistics
 import sys
@@ -39,15 +41,20 @@ from libs.transparency.leaf import Kind  # noqa: E402
 from libs.transparency.merkle import CompactRange, leaf_hash  # noqa: E402
 from libs.transparency.note import VerifierKey  # noqa: E402
 from services.devtee.machine import Machine  # noqa: E402
+from services.ledger.damage import LogRolledBack  # noqa: E402
+from services.ledger.scan import SEGMENTS  # noqa: E402
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh  # noqa: E402
 from tests.unit.services.ledger.live import Router  # noqa: E402
 from tests.unit.services.ledger.live_group import LiveGroup  # noqa: E402
 
 ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
-_TENANT = "ab" * 16
+TENANT = "ab" * 16
 _AT_ONCE = 16
 _CALL_SECONDS = 10.0
 _LOOK_SECONDS = 0.1
+_LONGEST_LAG_SECONDS = 3.0
+_FROM_THE_END = 40
+"""So far before the end of the last frame there is its hash."""
 _PATIENCE_SECONDS = 90.0
 
 
@@ -146,7 +153,17 @@ class Bystander:
             except (MeshError, grpc.aio.AioRpcError):
                 continue
             signed = checkpoint.verify(response.checkpoint, VerifierKey(ORIGIN, bytes.fromhex(key)))
+            if signed.size not in self._seen.roots:
+                await self._hold_to_majority(signed.size)
             self._seen.roots[signed.size].add(signed.root)
+
+    async def _hold_to_majority(self, size: int) -> None:
+        """A tree that is out must be durable on a majority. Who does not answer may hold it."""
+        names = self._live.names
+        standings = await asyncio.gather(*(self._live.standing(self._live.member, name) for name in names))
+        lacking = sum(standing is not None and standing.size < size for standing in standings)
+        if lacking > len(names) // 2:
+            self._seen.wrong.append(f"a tree of {size} leaves is out, and {lacking} members do not hold it")
 
     async def _tail(self, name: str, token: bytes) -> AsyncIterator[ledger_pb2.TailResponse]:
         peer = self._router.member.peer("ledger", self._live.targets[name])
@@ -176,7 +193,16 @@ class Faults:
 
     @property
     def all(self) -> Sequence[Callable[[], Awaitable[str]]]:
-        return (self.kill_writer, self.stop_writer, self.isolate_writer, self.kill_follower)
+        return (
+            self.kill_writer,
+            self.stop_writer,
+            self.isolate_writer,
+            self.kill_follower,
+            self.stop_follower,
+            self.isolate_follower,
+            self.fill_follower,
+            self.damage_follower,
+        )
 
     async def kill_writer(self) -> str:
         writer, epoch = await self._writer()
@@ -203,11 +229,53 @@ class Faults:
         return "writer cut off"
 
     async def kill_follower(self) -> str:
-        writer, _ = await self._writer()
-        follower = self._chance.choice([name for name in self._live.names if name != writer])
+        follower = await self._follower()
         await self._live.kill_member(follower)
         await self._live.processes[follower].start()
         return "follower killed"
+
+    async def stop_follower(self) -> str:
+        """It stands still, falls behind, and goes on."""
+        follower = await self._follower()
+        self._live.processes[follower].send(signal.SIGSTOP)
+        await asyncio.sleep(self._chance.uniform(0, _LONGEST_LAG_SECONDS))
+        self._live.processes[follower].send(signal.SIGCONT)
+        return "follower stopped"
+
+    async def isolate_follower(self) -> str:
+        self._live.isolate(await self._follower())
+        await asyncio.sleep(self._chance.uniform(0, _LONGEST_LAG_SECONDS))
+        self._live.mend()
+        return "follower cut off"
+
+    async def fill_follower(self) -> str:
+        """Its disk takes nothing more: it ends, and catches up when it is started with room."""
+        process = self._live.processes[await self._follower()]
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, hard))
+        await process.ended()
+        await process.start()
+        return "follower full"
+
+    async def damage_follower(self) -> str:
+        """A bit of its last frame changes: it does not start, and gets everything from the others on an empty disk."""
+        follower = await self._follower()
+        process, place = self._live.processes[follower], self._live.places[follower]
+        await self._live.kill_member(follower)
+        segment = max((place.data_dir / SEGMENTS).iterdir())
+        data = bytearray(segment.read_bytes())
+        data[len(data.rstrip(b"\0")) - _FROM_THE_END] ^= 1
+        segment.write_bytes(data)
+        await process.start(ready=False)
+        code, said = await process.ended()
+        assert code == LogRolledBack.exit_status, said
+        await asyncio.to_thread(shutil.rmtree, place.data_dir)
+        await process.start()
+        return "follower damaged"
+
+    async def _follower(self) -> str:
+        writer, _ = await self._writer()
+        return self._chance.choice([name for name in self._live.names if name != writer])
 
     async def _writer(self) -> tuple[str, int]:
         writer = await self._live.writer(self._observer)
@@ -261,9 +329,9 @@ async def _busy(live: LiveGroup, bystander: Bystander) -> AsyncIterator[None]:
 
 async def open_vault(router: Router) -> VaultKey:
     stub = ledger_pb2_grpc.LedgerServiceStub(await router.ledger.channel(_PATIENCE_SECONDS))
-    answer = await stub.OpenVault(ledger_pb2.OpenVaultRequest(tenant_id=_TENANT), timeout=_CALL_SECONDS)
+    answer = await stub.OpenVault(ledger_pb2.OpenVaultRequest(tenant_id=TENANT), timeout=_CALL_SECONDS)
     info = release_info(f"ledger-vault/{answer.vault_id.hex()}", answer.vault_epoch, router.member.spiffe_id)
-    return VaultKey(answer.vault_id, answer.vault_epoch, router.receiver.open(answer.sealed_key, info), _TENANT)
+    return VaultKey(answer.vault_id, answer.vault_epoch, router.receiver.open(answer.sealed_key, info), TENANT)
 
 
 async def until_all_run(live: LiveGroup) -> None:

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -132,6 +132,11 @@ class LedgerProcess:
                 async with asyncio.timeout(60):
                     await readiness.until_ready()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def child(self, module: str) -> int:
         """The process id of a child of its own."""
         assert self._process is not None
@@ -191,7 +196,7 @@ class LiveMesh:
         """Run what the ledger needs; the ledger itself is the test's to start."""
         async with AsyncExitStack() as stack:
             mesh, kms = self.mesh, self.kms
-            self.broker = await stack.enter_async_context(running_broker(mesh, kms))
+            self.broker = await stack.enter_async_context(self._broker())
             collateral = collateral_binding(
                 CollateralServicer(cast(CollateralCache, _Collateral(mesh)), GpuTokens(None, 1))
             )
@@ -239,6 +244,9 @@ class LiveMesh:
     async def stop(self) -> None:
         """End what was started."""
         await self.kill()
+
+    def _broker(self) -> AbstractAsyncContextManager[RunningBroker]:
+        return running_broker(self.mesh, self.kms)
 
     def key_service(
         self, *, policy: PolicyKeeper | None = None, currency: Currency | None = None

@@ -15,7 +15,7 @@ from services.ledger.growth import LogBehind
 from services.ledger.replication.follower import WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
-from services.ledger.scan import SEGMENTS
+from services.ledger.segment_files import SEGMENTS
 
 from .members import Writer
 from .near import Group, group_at

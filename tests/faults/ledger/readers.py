@@ -1,0 +1,64 @@
+"""20: readers that come and go a thousand times, and a hundred that do not read what they asked for."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import grpc.aio
+from teemesh.ledger.v1 import ledger_pb2
+
+from libs.transparency.chain import chain_next, chain_start
+from libs.transparency.merkle import leaf_hash
+from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground
+from tests.faults.ledger.outcome import Batch, Outcome
+from tests.faults.ledger_failover import ORIGIN
+
+_MOST_GROWTH = 50 * 1024 * 1024
+_SLOW = 100
+_FEW = 10
+
+
+async def readers(ground: Ground, batch: Batch) -> Outcome:
+    """Read with one connection after the other, each broken off, while many others stand still."""
+    outcome = Outcome()
+    stub = await ground.stub()
+    slow = [stub.Tail(ledger_pb2.TailRequest(from_index=0, follow=True), timeout=600) for _ in range(_FEW)]
+    for call in slow:
+        await call.read()
+    before = _resident(ground.live.process.pid)
+    slow += [stub.Tail(ledger_pb2.TailRequest(from_index=0, follow=True), timeout=600) for _ in range(_SLOW - _FEW)]
+    token, head, reached = b"", chain_start(ORIGIN), 0
+    async with ground.busy():
+        for number in batch.rounds:
+            chance = batch.chance(number)
+            request = ledger_pb2.TailRequest(token=token, max_batch=chance.randint(1, 8))
+            if not token:
+                request = ledger_pb2.TailRequest(from_index=0, max_batch=1)
+            call = stub.Tail(request, timeout=PATIENCE_SECONDS)
+            for _ in range(chance.randint(1, 3)):
+                response = await call.read()
+                if not isinstance(response, ledger_pb2.TailResponse):
+                    break
+                for entry in response.entries:
+                    outcome.require(entry.index == reached, f"leaf {entry.index} comes where {reached} was to")
+                    head = chain_next(head, entry.index, leaf_hash(entry.leaf_data))
+                    reached += 1
+                outcome.require(response.chain_after == head, f"another chain at {reached}")
+                token = response.token
+            call.cancel()
+            outcome.counts["readers broken off"] += 1
+    grown = _resident(ground.live.process.pid) - before
+    outcome.require(grown < _MOST_GROWTH, f"the ledger has grown by {grown} bytes")
+    outcome.counts["readers that stood still"] += len(slow)
+    for call in slow:
+        call.cancel()
+        with suppress(grpc.aio.AioRpcError):
+            await call.code()
+    return outcome
+
+
+def _resident(process: int) -> int:
+    """Bytes of memory that a process holds."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))

@@ -17,7 +17,7 @@ from tests.faults.targets import Target
 from tests.mesh.running import RunningMesh
 
 SERVING = ("attestation", "kms", "broker", "ledger", "registry", "node", "router")
-_LONGEST_SECONDS = 60.0
+_LONGEST_SECONDS = 100.0
 
 
 async def until_whole(mesh: RunningMesh, client: Client, target: Target, killed: int, probe: Record) -> float:

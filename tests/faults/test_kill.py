@@ -11,7 +11,7 @@ from tests.mesh.running import RunningMesh, short_folder
 pytestmark = pytest.mark.mesh
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_every_process_comes_back_and_no_recorded_answer_lacks_its_entry(mesh: RunningMesh) -> None:
     with short_folder() as folder:
         outcome = await kill_all(mesh, folder, rounds=1)

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from libs.errors import MeshError
 
 _COMMANDS = (
-    "up",
-    "down",
-    "status",
-    "doctor",
-    "reset",
-    "chat",
-    "ledger",
-    "kms",
-    "policy",
-    "evidence",
-    "providers",
-    "sessions",
-    "operators",
+    "local.up",
+    "local.down",
+    "mesh.status",
+    "doctor.command",
+    "local.reset",
+    "chat.command",
+    "ledger.command",
+    "kms.command",
+    "policy.command",
+    "evidence.command",
+    "providers.command",
+    "sessions.command",
+    "mesh.operators",
 )
-"""Modules of this package, in the order in which help lists them."""
+"""Modules of this package, in the order in which help lists their commands."""
 
 _INTERRUPTED = 130
 

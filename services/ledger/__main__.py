@@ -22,20 +22,20 @@ from libs.identity.freshness import load_keeper
 from libs.identity.member import join, open_guest
 from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
-from services.ledger.auditing import open_auditor
+from services.ledger.checkpoints.auditing import open_auditor
+from services.ledger.checkpoints.witnessed_floor import witnessed_floors
+from services.ledger.checkpoints.witnesses import Witness, open_witnesses
+from services.ledger.checkpoints.witnessing import Asked
 from services.ledger.config import Config
-from services.ledger.https import OutwardAuthority, serving_https
 from services.ledger.keys import ReleasedKeys, index_key_of
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of, verify_log
-from services.ledger.public import application
-from services.ledger.recovery import Floor
 from services.ledger.replication.group import Group
 from services.ledger.replication.promise import require_no_promise
 from services.ledger.running import Opened, Trust, running_alone
-from services.ledger.servicer import LedgerServicer, ledger_binding
-from services.ledger.witnessed_floor import witnessed_floors
-from services.ledger.witnesses import Witness, open_witnesses
-from services.ledger.witnessing import Asked
+from services.ledger.serving.https import OutwardAuthority, serving_https
+from services.ledger.serving.public import application
+from services.ledger.serving.servicer import LedgerServicer, ledger_binding
+from services.ledger.storage.recovery import Floor
 
 
 async def serve(config: Config) -> None:

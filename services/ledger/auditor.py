@@ -26,12 +26,12 @@ from libs.process import protect_memory
 from libs.transparency import checkpoint, cose_receipt
 from libs.transparency.chain import log_id
 from libs.transparency.checkpoint import Checkpoint
-from services.ledger import frames, records_log, segments
-from services.ledger.breaking import ending_when_broken
-from services.ledger.damage import LogBroken, LogDamaged
-from services.ledger.head import Head
-from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, read_signed
-from services.ledger.segment_files import SegmentFile, list_files, path_of
+from services.ledger.storage import frames, records_log, segments
+from services.ledger.storage.breaking import ending_when_broken
+from services.ledger.storage.damage import LogBroken, LogDamaged
+from services.ledger.storage.head import Head
+from services.ledger.storage.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, read_signed
+from services.ledger.storage.segment_files import SegmentFile, list_files, path_of
 
 _DEFAULT = segments.Geometry()
 _REMEMBERED = 256

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from libs.process import protect_memory
-from services.ledger.examination import LENGTH_SIZE, answer, parse_request
+from services.ledger.intake.examination import LENGTH_SIZE, answer, parse_request
 
 
 def requests(source: BinaryIO) -> Iterator[bytes]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from libs.files import fsync_dir
-from services.ledger import derived, description, segments
-from services.ledger.damage import LogDamaged, LogLocked, LogRolledBack, StoredLogError
-from services.ledger.recovery import examine
+from services.ledger.storage import derived, description, segments
+from services.ledger.storage.damage import LogDamaged, LogLocked, LogRolledBack, StoredLogError
+from services.ledger.storage.recovery import examine
 
 CLEAN, TORN = 0, 2
 _LOCK = "LOCK"

@@ -16,19 +16,19 @@ from libs.events.vault import PUBLIC_VAULT_ID
 from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
-from services.ledger import derived, description, keyring, recovery, segments, watermark
-from services.ledger.admission import REPLAYED, Admission
-from services.ledger.damage import LogDamaged
-from services.ledger.description import LogDescription
-from services.ledger.erasures import Erasures
-from services.ledger.index import Index
-from services.ledger.pages import PageDamaged
-from services.ledger.policies import LoggedPolicies
-from services.ledger.recovery import CHECKPOINTS_LOG, Floor
-from services.ledger.rejections import RECALLED, Rejections
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.store import LogStore, lock_log
-from services.ledger.vaults import Vaults
+from services.ledger.intake.admission import REPLAYED, Admission
+from services.ledger.intake.policies import LoggedPolicies
+from services.ledger.intake.rejections import RECALLED, Rejections
+from services.ledger.storage import derived, description, keyring, recovery, segments, watermark
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.description import LogDescription
+from services.ledger.storage.index import Index
+from services.ledger.storage.pages import PageDamaged
+from services.ledger.storage.recovery import CHECKPOINTS_LOG, Floor
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.store import LogStore, lock_log
+from services.ledger.vaults.erasures import Erasures
+from services.ledger.vaults.vaults import Vaults
 
 log = structlog.get_logger()
 

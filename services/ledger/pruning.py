@@ -24,15 +24,15 @@ from libs.errors import Code, MeshError
 from libs.events.records import SALT_SIZE, parse_entry
 from libs.events.vault import PUBLIC_VAULT_ID
 from libs.transparency.leaf import Kind
-from services.ledger import description, segments
-from services.ledger.bare import make_bare, make_whole
-from services.ledger.damage import StoredLogError
-from services.ledger.erasures import Erasures
-from services.ledger.index import Index
-from services.ledger.pieces import SealedUnder
-from services.ledger.recovery import Examined, examine, read_signed
-from services.ledger.segment_files import BARE, SEGMENTS
-from services.ledger.store import lock_log
+from services.ledger.storage import description, segments
+from services.ledger.storage.bare import make_bare, make_whole
+from services.ledger.storage.damage import StoredLogError
+from services.ledger.storage.index import Index
+from services.ledger.storage.pieces import SealedUnder
+from services.ledger.storage.recovery import Examined, examine, read_signed
+from services.ledger.storage.segment_files import BARE, SEGMENTS
+from services.ledger.storage.store import lock_log
+from services.ledger.vaults.erasures import Erasures
 
 REFUSED = 1
 _DEFAULT = segments.Geometry()

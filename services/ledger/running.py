@@ -17,45 +17,45 @@ from libs.events.publish import open_publisher
 from libs.events.subjects import inbox_prefix
 from libs.identity.member import Member
 from libs.policy.document import Policy
-from services.ledger.acknowledging import Acknowledgements, OwnAcknowledgements
-from services.ledger.admission import Admission, LogView
-from services.ledger.announcing import Announcing, SigningKeys
-from services.ledger.arrivals import Arrivals
-from services.ledger.attesting import submission_of
-from services.ledger.auditing import AuditorProcess, Checkpoints
-from services.ledger.breaking import ending_when_broken
-from services.ledger.closed import ClosedVaults
-from services.ledger.committing import Committing
+from services.ledger.checkpoints.announcing import Announcing, SigningKeys
+from services.ledger.checkpoints.attesting import submission_of
+from services.ledger.checkpoints.auditing import AuditorProcess, Checkpoints
+from services.ledger.checkpoints.proofs import Proofs
+from services.ledger.checkpoints.split_view import keep
+from services.ledger.checkpoints.witnessing import Asked, Witnessing
 from services.ledger.config import Config
-from services.ledger.erasing import Erasing
-from services.ledger.erasures import Erasures
-from services.ledger.examining import open_examiner
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone, Holding, Term
-from services.ledger.intake import Intake
-from services.ledger.keyring import KEY_NAME as KEYRING_KEY
-from services.ledger.keyring import KeyringFile
+from services.ledger.intake.acknowledging import Acknowledgements, OwnAcknowledgements
+from services.ledger.intake.admission import Admission, LogView
+from services.ledger.intake.arrivals import Arrivals
+from services.ledger.intake.committing import Committing
+from services.ledger.intake.examining import open_examiner
+from services.ledger.intake.logged_writers import LoggedWriters
+from services.ledger.intake.own import OwnEntries
+from services.ledger.intake.policies import LoggedPolicies
+from services.ledger.intake.position import Position
+from services.ledger.intake.rejections import Rejections
+from services.ledger.intake.sequencer import Sequencer
+from services.ledger.intake.stream import Intake
 from services.ledger.keys import KeySource, ReleasedKey, while_away
-from services.ledger.logged_writers import LoggedWriters
 from services.ledger.opening import restore
-from services.ledger.own import OwnEntries
-from services.ledger.policies import LoggedPolicies
-from services.ledger.position import Position
-from services.ledger.proofs import Proofs
-from services.ledger.prune_orders import PruneOrders
-from services.ledger.rejections import Rejections
-from services.ledger.retention import Retention
-from services.ledger.scrubbing import Scrubber
-from services.ledger.sequencer import Sequencer
-from services.ledger.servicer import Ledger, LedgerServicer, Reading
-from services.ledger.split_view import keep
-from services.ledger.store import LogStore
-from services.ledger.tail import KEY_NAME as RESUME_KEY
-from services.ledger.tail import Tail
-from services.ledger.tiles import Tiles
-from services.ledger.vault_orders import VaultOrders
-from services.ledger.vaults import Vaults
-from services.ledger.witnessing import Asked, Witnessing
+from services.ledger.serving.servicer import Ledger, LedgerServicer, Reading
+from services.ledger.serving.tail import KEY_NAME as RESUME_KEY
+from services.ledger.serving.tail import Tail
+from services.ledger.serving.tiles import Tiles
+from services.ledger.storage.breaking import ending_when_broken
+from services.ledger.storage.keyring import KEY_NAME as KEYRING_KEY
+from services.ledger.storage.keyring import KeyringFile
+from services.ledger.storage.scrubbing import Scrubber
+from services.ledger.storage.store import LogStore
+from services.ledger.vaults.closed import ClosedVaults
+from services.ledger.vaults.erasing import Erasing
+from services.ledger.vaults.erasures import Erasures
+from services.ledger.vaults.orders import VaultOrders
+from services.ledger.vaults.prune_orders import PruneOrders
+from services.ledger.vaults.retention import Retention
+from services.ledger.vaults.vaults import Vaults
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import aiohttp
 
 from libs.config import load
 from libs.policy.measured_engine import MeasuredEngine
-from services.cli.layout import Layout
+from services.cli.mesh.layout import Layout
 from services.node.config import Config
 from services.node.engine import SupervisedEngine, open_engine
 from services.node.launch import plan

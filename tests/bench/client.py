@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from libs.client.checks import Check
 from libs.client.exchange import Exchange, chat_body
 from libs.client.session import RouterSession, open_session
-from services.cli.chat import read_trust
-from services.cli.mesh_reading import MeshReader
+from services.cli.chat.command import read_trust
+from services.cli.mesh.reading import MeshReader
 from tests.bench.report import Row, Section
 from tests.bench.samples import Samples, percentile
 from tests.mesh.running import RunningMesh

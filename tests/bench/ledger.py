@@ -22,7 +22,7 @@ from libs.events.vault import VaultKey
 from libs.identity.member import Member, join
 from libs.identity.sealed import ReceiverKey
 from libs.transparency.leaf import Kind
-from services.cli.layout import Layout
+from services.cli.mesh.layout import Layout
 from services.router.config import Config
 from services.router.vaults import Vaults
 from tests.bench import ledger_verify

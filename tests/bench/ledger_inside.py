@@ -21,19 +21,19 @@ from libs.events.consume import StreamGap
 from libs.events.issuer import Sealed
 from libs.events.vault import VaultKey, vault_epoch
 from libs.transparency.leaf import Kind
-from services.ledger.acknowledging import Acknowledgements
-from services.ledger.admission import Admission, LogView
-from services.ledger.arrivals import Arrivals
-from services.ledger.committing import Committing
-from services.ledger.erasures import Erasures
-from services.ledger.examining import ExaminerProcess
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone
-from services.ledger.logged_writers import LoggedWriters
+from services.ledger.intake.acknowledging import Acknowledgements
+from services.ledger.intake.admission import Admission, LogView
+from services.ledger.intake.arrivals import Arrivals
+from services.ledger.intake.committing import Committing
+from services.ledger.intake.examining import ExaminerProcess
+from services.ledger.intake.logged_writers import LoggedWriters
+from services.ledger.intake.rejections import Refusal, Rejections
+from services.ledger.intake.sequencer import Sequencer, Verdict
 from services.ledger.opening import logged_policies
-from services.ledger.rejections import Refusal, Rejections
-from services.ledger.sequencer import Sequencer, Verdict
-from services.ledger.store import LogStore
+from services.ledger.storage.store import LogStore
+from services.ledger.vaults.erasures import Erasures
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.unit.services.ledger.writers import LogWriter, describe_log
 

@@ -23,11 +23,11 @@ from libs.events.connect import NatsLink, connect_nats
 from libs.events.consume import StreamMessage, ensure_stream
 from libs.events.subjects import issuer_subject, message_id, stream_name
 from services.devtee.machine import Machine
-from services.ledger import frames
-from services.ledger.examining import ExaminerProcess, open_examiner
-from services.ledger.intake import Intake
-from services.ledger.position import Position, Start
-from services.ledger.sequencer import Candidate
+from services.ledger.intake.examining import ExaminerProcess, open_examiner
+from services.ledger.intake.position import Position, Start
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.intake.stream import Intake
+from services.ledger.storage import frames
 from tests.bench.ledger import commit, synced_write, writing
 from tests.bench.ledger_inside import Inside, Receipts, ledger_inside
 from tests.bench.report import Row, Section

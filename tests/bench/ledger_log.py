@@ -29,13 +29,13 @@ from teemesh.ledger.v1 import ledger_pb2
 
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import inclusion_path, verify_inclusion
-from services.ledger import frames
-from services.ledger.description import LogDescription
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.segments import HEADER_SIZE
-from services.ledger.sequencer import Candidate, Sequencer
-from services.ledger.store import LogStore
-from services.ledger.wire import wire_entry
+from services.ledger.intake.sequencer import Candidate, Sequencer
+from services.ledger.serving.wire import wire_entry
+from services.ledger.storage import frames
+from services.ledger.storage.description import LogDescription
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.segments import HEADER_SIZE
+from services.ledger.storage.store import LogStore
 from tests.bench.report import Row, Section
 from tests.bench.samples import Action, in_pairs
 from tests.mesh.running import ROOT

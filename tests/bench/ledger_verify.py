@@ -12,9 +12,9 @@ from pathlib import Path
 from libs.audit.log.findings import Status
 from libs.audit.log.reading import Depth, Question, read_log
 from libs.transparency.leaf import Kind
-from services.cli.ledger_files import LogFolder
-from services.ledger.segments import Geometry
-from services.ledger.sequencer import Candidate
+from services.cli.ledger.files import LogFolder
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.storage.segments import Geometry
 from tests.bench.report import Row
 from tests.bench.samples import Action, in_pairs, percentile
 from tests.fakes.written_log import VAULT, WrittenLog

@@ -29,8 +29,8 @@ from libs.policy.revocation import RevocationKind
 from libs.policy.signatures import parse_signed
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import remote_errors
-from services.cli.layout import Layout
-from services.cli.ports import HOST
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.ports import HOST
 from services.router.config import Config
 from tests.bench.chat import PATH, chat_request, router_client
 from tests.bench.report import Row, Section

@@ -18,9 +18,9 @@ from cryptography.x509.oid import NameOID
 from libs.policy.compose import Anchors
 from libs.policy.document import PolicyMalformed, read
 from libs.policy.hardware import PUBLISHED_VENDOR_ROOTS
-from services.cli.composes import render_compose
-from services.cli.policy_draft import draft_policy
-from services.cli.reference import DeployedCompose, Reference
+from services.cli.policy.composes import render_compose
+from services.cli.policy.draft import draft_policy
+from services.cli.policy.reference import DeployedCompose, Reference
 
 FIXTURES = os.environ.get("TEEMESH_FIXTURES")
 KEYS = (b"k" * 32,)

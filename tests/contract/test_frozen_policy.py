@@ -30,7 +30,7 @@ from libs.rpc.policies import ServiceBinding
 from services.attestation.servicer import AttestationServicer, attestation_binding, mesh_collateral_binding
 from services.kms.replication import replication_binding
 from services.kms.servicer import kms_binding
-from services.ledger.servicer import LedgerServicer, ledger_binding
+from services.ledger.serving.servicer import LedgerServicer, ledger_binding
 from services.node.registration import ServedModel
 from services.node.servicer import InferenceServicer
 from services.node.servicer import binding as node_binding

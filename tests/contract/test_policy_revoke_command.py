@@ -16,7 +16,7 @@ from rich.console import Console
 from libs.errors import MeshError
 from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.policy.revocation import Revocation, RevocationKind, SignedRevocation, sign_revocation
-from services.cli.policy_revoke import print_revocations, read_revocations, revoke
+from services.cli.policy.revoke import print_revocations, read_revocations, revoke
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.running_kms import RunningKms, running_kms
 

@@ -19,9 +19,9 @@ from libs import jcs
 from libs.aci.session import session_id
 from libs.errors import MeshError
 from libs.policy.revocation import RevocationKind
-from services.cli.provider_report import ProviderReport, listed_json, print_provider, print_providers
-from services.cli.provider_revoke import prove
-from services.cli.providers import add_parser, examine
+from services.cli.providers.command import add_parser, examine
+from services.cli.providers.report import ProviderReport, listed_json, print_provider, print_providers
+from services.cli.providers.revoke import prove
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.operators_mesh import Node, OperatorsMesh, operators_mesh
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from libs.errors import MeshError
-from services.cli import providers, sessions
-from services.cli.registry_access import RegistryClient, read_registry_access
+from services.cli.mesh.registry_access import RegistryClient, read_registry_access
+from services.cli.providers import command as providers
+from services.cli.sessions import command as sessions
 from tests.fakes.joined_mesh import JoinedMesh
 from tests.fakes.operators_mesh import OperatorsMesh, operators_mesh
 

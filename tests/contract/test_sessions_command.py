@@ -17,8 +17,8 @@ from libs import jcs
 from libs.aci.session import session_id
 from libs.errors import MeshError
 from libs.policy.revocation import Revocation, RevocationKind, sign_revocation
-from services.cli.sessions import add_parser
-from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.sessions.command import add_parser
+from services.cli.terminal.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.operators_mesh import MODEL, Node, OperatorsMesh, operators_mesh
 

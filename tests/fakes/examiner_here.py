@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from libs.events.batches import Batch
 from libs.events.consume import StreamMessage
-from services.ledger.examination import VaultKeys, opening
+from services.ledger.intake.examination import VaultKeys, opening
 
 
 class ExaminerHere:

@@ -20,7 +20,7 @@ from libs.identity.lease import appraise_peer
 from libs.identity.member import Member
 from libs.policy.revocation import Revocation, RevocationKind, sign_revocation
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
-from services.cli.policy_revoke import revoke
+from services.cli.policy.revoke import revoke
 from services.registry.sessions import SealedSession, draft_session
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.running_kms import RunningKms, running_kms

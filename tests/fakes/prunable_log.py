@@ -8,8 +8,8 @@ from libs.events.pruning import PruneOrdered
 from libs.policy.orders import PRUNE_LOG, Order, SignedOrder
 from libs.policy.prune_orders import Pruning
 from libs.transparency.leaf import Kind
-from services.ledger.segments import Geometry
-from services.ledger.sequencer import Candidate
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.storage.segments import Geometry
 from tests.fakes.entry_schema import require_documented
 from tests.fakes.written_log import ORIGIN, Author, WrittenLog
 

@@ -26,12 +26,12 @@ from libs.transparency import checkpoint
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.note import VerifierKey
-from services.ledger.description import LogDescription
-from services.ledger.frames import Row
-from services.ledger.records_log import CHECKPOINTS, RecordsLog, read_end
-from services.ledger.segments import Geometry
-from services.ledger.sequencer import Candidate, Sequencer
-from services.ledger.store import LogStore
+from services.ledger.intake.sequencer import Candidate, Sequencer
+from services.ledger.storage.description import LogDescription
+from services.ledger.storage.frames import Row
+from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog, read_end
+from services.ledger.storage.segments import Geometry
+from services.ledger.storage.store import LogStore
 
 ORIGIN = "mesh.local/ledger/1"
 SMALL = Geometry(block_leaves=4, segment_leaves=4, segment_bytes=1 << 30, zeros_ahead=60)

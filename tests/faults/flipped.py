@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage.segment_files import SEGMENTS
 
 _START_SECONDS = 60
 

@@ -41,8 +41,8 @@ from libs.transparency.leaf import Kind  # noqa: E402
 from libs.transparency.merkle import CompactRange, leaf_hash  # noqa: E402
 from libs.transparency.note import VerifierKey  # noqa: E402
 from services.devtee.machine import Machine  # noqa: E402
-from services.ledger.damage import LogRolledBack  # noqa: E402
-from services.ledger.segment_files import SEGMENTS  # noqa: E402
+from services.ledger.storage.damage import LogRolledBack  # noqa: E402
+from services.ledger.storage.segment_files import SEGMENTS  # noqa: E402
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh  # noqa: E402
 from tests.unit.services.ledger.live import Router  # noqa: E402
 from tests.unit.services.ledger.live_group import LiveGroup  # noqa: E402

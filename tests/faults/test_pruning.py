@@ -11,9 +11,9 @@ from pathlib import Path
 
 from libs.audit.log.findings import Status
 from libs.audit.log.reading import Question, read_log
-from services.cli.ledger_files import LogFolder
-from services.ledger.recovery import examine, recover
-from services.ledger.segment_files import SEGMENTS
+from services.cli.ledger.files import LogFolder
+from services.ledger.storage.recovery import examine, recover
+from services.ledger.storage.segment_files import SEGMENTS
 from tests.fakes.prunable_log import STOPPED, prunable_log
 from tests.fakes.written_log import ORIGIN, WrittenLog
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.cli.layout import Layout
+from services.cli.mesh.layout import Layout
 from tests.faults.renewal import LIFE_SECONDS, renew_all
 from tests.mesh.running import running_mesh, short_folder
 

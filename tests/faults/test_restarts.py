@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from services.ledger import frames, segments
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage import frames, segments
+from services.ledger.storage.segment_files import SEGMENTS
 from tests.faults.flipped import flipped, start_on_flipped
 from tests.faults.load import Completion, Record, open_client
 from tests.faults.proof import Prover

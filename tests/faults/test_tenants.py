@@ -9,7 +9,7 @@ from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
 from libs.rpc.channel import open_channel
-from services.cli.operators import load_key
+from services.cli.mesh.operators import load_key
 from tests.faults.load import Client, open_client
 from tests.mesh.running import RunningMesh
 

@@ -9,8 +9,8 @@ from typing import Any
 from libs import jcs
 from libs.policy.revocation import Revocation, RevocationKind, SignedRevocation, sign_revocation
 from libs.policy.signatures import parse_signed
-from services.cli.operators import load_key
-from services.cli.policy_draft import sign_policy, unsigned
+from services.cli.mesh.operators import load_key
+from services.cli.policy.draft import sign_policy, unsigned
 from tests.mesh.running import RunningMesh
 
 

@@ -18,7 +18,7 @@ from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, te
 
 from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.errors import reason_of
-from services.cli.roster import KMS_REPLICA, LEDGER_OTHERS
+from services.cli.mesh.roster import KMS_REPLICA, LEDGER_OTHERS
 from tests.mesh.listeners import demands_tls, listeners_of
 from tests.mesh.processes import descendants
 from tests.mesh.running import RunningMesh

@@ -10,9 +10,9 @@ import pytest
 from libs.events.records import SALT_SIZE
 from libs.transparency import leaf as leaves
 from libs.transparency.leaf import Kind
-from services.cli.log_copy import copy_log
-from services.cli.mesh_reading import MeshReader
-from services.cli.service_access import read_service_access
+from services.cli.decisions.log_copy import copy_log
+from services.cli.mesh.reading import MeshReader
+from services.cli.mesh.service_access import read_service_access
 from tests.fakes.entry_schema import require_documented_entry
 from tests.mesh.running import RunningMesh
 

@@ -21,10 +21,10 @@ from libs.policy.revocation import RevocationKind
 from libs.transparency import leaf as leaves
 from libs.transparency.leaf import Kind
 from libs.transparency.note import VerifierKey
-from services.cli.log_copy import Copied
-from services.cli.policy_draft import read_signed
-from services.cli.policy_publish import publish_policy
-from services.cli.policy_revoke import revoke
+from services.cli.decisions.log_copy import Copied
+from services.cli.policy.draft import read_signed
+from services.cli.policy.publish import publish_policy
+from services.cli.policy.revoke import revoke
 from tests.mesh.operating import revocation, successor
 from tests.mesh.running import RunningMesh, running_mesh, short_folder, teemesh
 

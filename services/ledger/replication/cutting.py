@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from libs.files import fsync_dir, write_durably
-from services.ledger import segments, watermark
-from services.ledger.damage import LogBroken, StoredLogError
-from services.ledger.recovery import LOST_AND_FOUND
 from services.ledger.replication.frame_files import FrameEnd, Tip
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.watermark import Watermark
+from services.ledger.storage import segments, watermark
+from services.ledger.storage.damage import LogBroken, StoredLogError
+from services.ledger.storage.recovery import LOST_AND_FOUND
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.watermark import Watermark
 
 START_ANEW = 75
 """Exit status of a member that is to be started again at once: nothing is wrong with its log."""

@@ -16,7 +16,6 @@ from typing import NoReturn
 import structlog
 
 from libs.errors import Code, MeshError
-from services.ledger.damage import StoredLogError
 from services.ledger.growth import Growth
 from services.ledger.replication.cutting import START_ANEW
 from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
@@ -25,6 +24,7 @@ from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFil
 from services.ledger.replication.promise import Promise, PromiseFile
 from services.ledger.replication.replica import FrameNotHere, Replica
 from services.ledger.replication.turns import Turns
+from services.ledger.storage.damage import StoredLogError
 
 log = structlog.get_logger()
 

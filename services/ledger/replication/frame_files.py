@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from libs.errors import MeshError
 from libs.transparency.chain import chain_start
 from libs.transparency.merkle import EMPTY_ROOT
-from services.ledger import frames, segments
-from services.ledger.damage import LogDamaged
-from services.ledger.head import NO_FRAME
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.store import LogStore
+from services.ledger.storage import frames, segments
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.head import NO_FRAME
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.store import LogStore
 
 
 class FramesPruned(MeshError):

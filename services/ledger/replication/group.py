@@ -12,13 +12,11 @@ from pathlib import Path
 from libs.identity.member import Member
 from libs.rpc.policies import ServiceBinding
 from libs.transparency.merkle import EMPTY_ROOT
-from services.ledger import segments
+from services.ledger.checkpoints.witnessed_floor import witnessed_floors
 from services.ledger.config import Config
-from services.ledger.damage import LogRolledBack
 from services.ledger.growth import Growth
 from services.ledger.holding import Term
 from services.ledger.keys import KeySource
-from services.ledger.recovery import Floor, read_signed
 from services.ledger.replication.election import Elections
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameFiles
@@ -29,9 +27,11 @@ from services.ledger.replication.promise import PromiseFile
 from services.ledger.replication.replica import Replica
 from services.ledger.replication.servicer import ReplicationServicer, replication_binding
 from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
-from services.ledger.servicer import LedgerServicer, Reading
-from services.ledger.store import LogStore
-from services.ledger.witnessed_floor import witnessed_floors
+from services.ledger.serving.servicer import LedgerServicer, Reading
+from services.ledger.storage import segments
+from services.ledger.storage.damage import LogRolledBack
+from services.ledger.storage.recovery import Floor, read_signed
+from services.ledger.storage.store import LogStore
 
 
 class Group:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from libs.errors import Code, MeshError
 from libs.files import fsync_dir, remove_drafts, write_durably
-from services.ledger import keyring
-from services.ledger.damage import LogBroken, LogDamaged
 from services.ledger.replication.promise import FOLDER
+from services.ledger.storage import keyring
+from services.ledger.storage.damage import LogBroken, LogDamaged
 
 NAME = "keyring"
 MAX_BYTES = 64 << 20

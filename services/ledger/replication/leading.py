@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import structlog
 
 from libs.errors import MeshError
-from services.ledger.breaking import ending_when_broken
-from services.ledger.damage import StoredLogError
 from services.ledger.growth import Growth
 from services.ledger.replication.exchange import Heading, Taken
 from services.ledger.replication.follower import Follower, WriterDeposed
@@ -25,7 +23,9 @@ from services.ledger.replication.majority import Majority
 from services.ledger.replication.others import PIECE_BYTES, OtherMember
 from services.ledger.replication.settings import Replication
 from services.ledger.replication.tenure import Tenure
-from services.ledger.store import LogStore
+from services.ledger.storage.breaking import ending_when_broken
+from services.ledger.storage.damage import StoredLogError
+from services.ledger.storage.store import LogStore
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from typing import Any
 from libs import jcs
 from libs.errors import MeshError
 from libs.files import fsync_dir, remove_drafts, write_durably
-from services.ledger.damage import LogBroken, LogDamaged
+from services.ledger.storage.damage import LogBroken, LogDamaged
 
 FOLDER = "replication"
 NAME = "promise"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from libs.errors import Code, MeshError
-from services.ledger import frames
 from services.ledger.replication.cutting import LogDiverged, cut_and_end
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles, FrameName, Tip
-from services.ledger.store import LogStore
+from services.ledger.storage import frames
+from services.ledger.storage.store import LogStore
 
 Cut = Callable[[Path, FrameEnd, Tip], NoReturn]
 

@@ -10,7 +10,6 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
-from services.ledger import frames
 from services.ledger.replication.exchange import Ballot, Heading, Taken
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameName
@@ -19,6 +18,7 @@ from services.ledger.replication.leading import Known, Leading
 from services.ledger.replication.others import PIECE_BYTES
 from services.ledger.replication.replica import AppendMalformed
 from services.ledger.replication.settings import Replication
+from services.ledger.storage import frames
 
 _SERVICE = "teemesh.ledger.v1.LedgerReplicationService"
 _MEMBERS = MethodRule(roles=frozenset({"ledger"}))

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from services.ledger.breaking import ending_when_broken
+from services.ledger.storage.breaking import ending_when_broken
 
 T = TypeVar("T")
 

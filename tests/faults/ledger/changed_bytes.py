@@ -14,12 +14,12 @@ from libs.transparency import checkpoint
 from libs.transparency.cosignature import QuorumNotReached, verify_quorum
 from libs.transparency.merkle import root_of
 from libs.transparency.note import NoteMalformed
-from services.ledger import segments, watermark
 from services.ledger.auditor import RootDiffers
-from services.ledger.damage import LogDamaged, LogRolledBack, StoredLogError
-from services.ledger.derived import FOLDER as DERIVED
-from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, LOST_AND_FOUND
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage import segments, watermark
+from services.ledger.storage.damage import LogDamaged, LogRolledBack, StoredLogError
+from services.ledger.storage.derived import FOLDER as DERIVED
+from services.ledger.storage.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, LOST_AND_FOUND
+from services.ledger.storage.segment_files import SEGMENTS
 from tests.faults.ledger.disk import Kind, Trouble
 from tests.faults.ledger.life import WITNESS, auditor_of, keyring_of, open_log, run
 from tests.faults.ledger.outcome import Batch, Outcome

@@ -33,7 +33,7 @@ from libs.transparency import checkpoint, leaf
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import CompactRange, leaf_hash
-from services.cli.ledger_files import LogFolder
+from services.cli.ledger.files import LogFolder
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.running_broker import RunningBroker, running_broker
 from tests.faults.ledger.outcome import Outcome

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.transparency import checkpoint, cose_receipt, cosignature
 from libs.transparency.chain import entry_id
 from services.ledger.auditor import Auditor
-from services.ledger.breaking import ending_when_broken
-from services.ledger.keyring import Keyring, KeyringFile, VaultShares
-from services.ledger.rejections import Reason, Refusal, Rejections
-from services.ledger.segments import Geometry
-from services.ledger.sequencer import Candidate, Outcome, Sequencer
-from services.ledger.store import LogStore
+from services.ledger.intake.rejections import Reason, Refusal, Rejections
+from services.ledger.intake.sequencer import Candidate, Outcome, Sequencer
+from services.ledger.storage.breaking import ending_when_broken
+from services.ledger.storage.keyring import Keyring, KeyringFile, VaultShares
+from services.ledger.storage.segments import Geometry
+from services.ledger.storage.store import LogStore
 from tests.fakes.written_log import ORIGIN, SOURCE, VAULT, tag_of
 from tests.faults.ledger.disk import Disk, Met, SyncedAgain, Trouble
 from tests.faults.ledger.recording import Change, Recording

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from services.ledger import sequencer as sequencing
-from services.ledger.derived import FOLDER
-from services.ledger.sequencer import Sequencer
+from services.ledger.intake import sequencer as sequencing
+from services.ledger.intake.sequencer import Sequencer
+from services.ledger.storage.derived import FOLDER
 from tests.fakes.written_log import tag_of
 from tests.faults.ledger.life import open_log
 from tests.faults.ledger.outcome import Batch, Outcome

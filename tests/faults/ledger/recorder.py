@@ -17,9 +17,9 @@ from libs.events.vault import PUBLIC_VAULT_ID
 from libs.transparency import checkpoint
 from libs.transparency.chain import entry_id
 from libs.transparency.merkle import leaf_hash, root_of
-from services.cli.ledger_files import LogFolder
-from services.ledger.reading import StoredEntry
-from services.ledger.sequencer import Candidate
+from services.cli.ledger.files import LogFolder
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.storage.reading import StoredEntry
 from tests.fakes.written_log import VAULT
 from tests.faults.ledger.life import GEOMETRY, Lived, Plan, keyring_of, open_log
 

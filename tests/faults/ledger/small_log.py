@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from libs.transparency.leaf import Kind
-from services.ledger.sequencer import Candidate
+from services.ledger.intake.sequencer import Candidate
 from tests.fakes.written_log import WrittenLog
 from tests.faults.ledger.life import GEOMETRY, ONE_SEGMENT, Lived, Plan, run
 from tests.faults.ledger.outcome import Outcome

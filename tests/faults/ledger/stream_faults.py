@@ -19,7 +19,7 @@ from libs.events.batches import parse_batch
 from libs.events.consume import read_message
 from libs.events.subjects import issuer_subject, stream_name
 from libs.transparency.leaf import Kind
-from services.ledger.derived import FOLDER as DERIVED
+from services.ledger.storage.derived import FOLDER as DERIVED
 from tests.faults.ledger.ground import PATIENCE_SECONDS, Ground
 from tests.faults.ledger.outcome import Batch, Outcome
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from libs import jcs
 from libs.events.records import Entry, EntryMalformed, parse_entry
 from libs.transparency.leaf import Kind
-from services.ledger.issuers import KINDS_OF_ROLE
+from services.ledger.intake.issuers import KINDS_OF_ROLE
 from tests.fakes.entry_schema import DOCUMENTED, SCHEMA, require_documented, require_documented_entry
 
 NOT_WRITTEN = {Kind.USAGE, Kind.PIPELINE}

@@ -23,7 +23,7 @@ from services.attestation.leases import LiveLeases
 from services.attestation.nodes import Listed, Shown, fetch_evidence
 from services.attestation.servicer import AttestationServicer, Watching, attestation_binding
 from services.attestation.sweep import Sweep
-from services.cli.status import Access
+from services.cli.mesh.status import Access
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 
 FIRST = 1000

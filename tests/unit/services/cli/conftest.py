@@ -17,8 +17,9 @@ from cryptography.x509.oid import NameOID
 
 from libs import jcs
 from libs.policy.compose import Anchors, compose_hash
-from services.cli import operators, policy
-from services.cli.composes import render_compose
+from services.cli.mesh import operators
+from services.cli.policy import command as policy
+from services.cli.policy.composes import render_compose
 
 WEIGHTS = "77" * 32
 

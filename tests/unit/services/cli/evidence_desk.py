@@ -18,9 +18,9 @@ from libs.policy.compose import Anchors
 from libs.policy.document import read
 from libs.policy.signatures import SignedPolicy, sign
 from libs.tee.steps import TITLES
-from services.cli import evidence as command
-from services.cli.composes import render_compose
-from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.evidence import command
+from services.cli.policy.composes import render_compose
+from services.cli.terminal.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from services.devtee.tls import TlsRequest, issue_tls_key
 from tests.fakes.policy_draft import policy_draft
 from tests.unit.libs.tee.bench import DAY, NOW, Bench

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from libs.client.checks import Check
 from libs.errors import MeshError
-from services.cli import chat as command
-from services.cli.chat import chat
-from services.cli.inputs import InputUnreadable
-from services.cli.verify_output import print_checks, printable
+from services.cli.chat import command
+from services.cli.chat.command import chat
+from services.cli.terminal.checks import print_checks, printable
+from services.cli.terminal.inputs import InputUnreadable
 from tests.fakes.attested_mesh import MODEL, TRUST_DOMAIN, AttestedMesh
 from tests.fakes.https_router import API_KEY, RouterTwin, serving
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.children import Children, State, last_line
-from services.cli.layout import Layout
+from services.cli.local.children import Children, State, last_line
+from services.cli.mesh.layout import Layout
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from services.cli.display import Display
+from services.cli.local.display import Display
 
 
 @dataclass

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from services.cli.doctor import show
-from services.cli.findings import Finding
-from services.cli.installation import examine_installation
-from services.cli.layout import Layout
-from services.cli.ports import HOST
-from services.cli.state_examination import examine_state
+from services.cli.doctor.command import show
+from services.cli.doctor.findings import Finding
+from services.cli.doctor.installation import examine_installation
+from services.cli.doctor.state_examination import examine_state
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.ports import HOST
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from libs.errors import MeshError
-from services.cli import down, reset
-from services.cli.down import MeshNotStopped, stop
-from services.cli.layout import Layout, StateUnusable
-from services.cli.lock import MeshRunning, holding
-from services.cli.reset import ResetNotConfirmed
+from services.cli.local import down, reset
+from services.cli.local.down import MeshNotStopped, stop
+from services.cli.local.reset import ResetNotConfirmed
+from services.cli.mesh.layout import Layout, StateUnusable
+from services.cli.mesh.lock import MeshRunning, holding
 
 ROOT = Path(__file__).parents[4]
 _STANDS_IN_FOR_UP = """
 import signal, sys
 from pathlib import Path
-from services.cli.lock import holding
+from services.cli.mesh.lock import holding
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with holding(Path(sys.argv[1])):
     print("held", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.__main__ import main
-from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.terminal.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from tests.unit.libs.tee.bench import DAY, NOW
 from tests.unit.services.cli.evidence_desk import (
     Desk,

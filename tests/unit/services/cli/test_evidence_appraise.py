@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.tee.challenge import Challenge
 from libs.tee.steps import TITLES
-from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.terminal.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from services.devtee.collateral import CollateralShape
 from tests.unit.libs.tee.bench import CLAIMS, DAY, NOW, Bench
 from tests.unit.services.cli.evidence_desk import (

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from libs.identity.certificate import Subject, issue
-from services.cli.verdicts import ACCEPTED
+from services.cli.terminal.verdicts import ACCEPTED
 from tests.unit.libs.tee.bench import NOW, Bench
 from tests.unit.services.cli.evidence_desk import (
     TRUST_DOMAIN,

@@ -16,8 +16,8 @@ from libs.identity.exchange import EvidenceUnknown
 from libs.identity.member import Member
 from libs.rpc.channel import PeerUnreachable
 from libs.rpc.policies import MethodRule, ServiceBinding
-from services.cli.evidence_fetch import fetch_by_digest, fetch_by_role
-from services.cli.inputs import InputUnreadable
+from services.cli.evidence.fetch import fetch_by_digest, fetch_by_role
+from services.cli.terminal.inputs import InputUnreadable
 from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.unit.services.cli.attesting import access

@@ -14,8 +14,8 @@ from libs.audit.repetition import examine
 from libs.policy.document import Policy
 from libs.tee.appraisal import OwnNonce, SignedBy
 from libs.tee.archived import AppraisalRecord, Bundle, Question
-from services.cli.evidence_inputs import read_policy
-from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.evidence.inputs import read_policy
+from services.cli.terminal.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from tests.unit.libs.tee.bench import DAY, NOW
 from tests.unit.services.cli.evidence_desk import Desk, Run, bench, desk, teemesh, unusable
 

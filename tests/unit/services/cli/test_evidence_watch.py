@@ -12,11 +12,11 @@ from rich.console import Console
 
 from libs.audit.repetition import repeat
 from libs.tee.archived import Bundle
-from services.cli import evidence
-from services.cli.evidence_fetch import fetch_appraisal
-from services.cli.evidence_watch import Seen, WatchEnded, show_appraisals
-from services.cli.inputs import InputUnreadable
-from services.cli.status import Access
+from services.cli.evidence import command as evidence
+from services.cli.evidence.fetch import fetch_appraisal
+from services.cli.evidence.watch import Seen, WatchEnded, show_appraisals
+from services.cli.mesh.status import Access
+from services.cli.terminal.inputs import InputUnreadable
 from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.refusals import refusal

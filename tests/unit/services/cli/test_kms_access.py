@@ -19,13 +19,13 @@ from libs.errors import MeshError
 from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.policy.revocation import Revocation, RevocationKind, sign_revocation
 from libs.policy.signatures import parse_signed
-from services.cli.inputs import InputUnreadable
-from services.cli.kms_access import KmsAccess, read_kms_access
-from services.cli.kms_keys import _rotate
-from services.cli.layout import Layout
-from services.cli.operator_certificate import obtain_certificate
-from services.cli.policy_publish import publish_policy
-from services.cli.policy_revoke import read_revocations, revoke
+from services.cli.kms.keys import _rotate
+from services.cli.mesh.kms_access import KmsAccess, read_kms_access
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.operator_certificate import obtain_certificate
+from services.cli.policy.publish import publish_policy
+from services.cli.policy.revoke import read_revocations, revoke
+from services.cli.terminal.inputs import InputUnreadable
 from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.running_kms import RunningKms, running_kms

@@ -6,7 +6,7 @@ import pytest
 
 from libs.errors import MeshError
 from services.cli.__main__ import main
-from services.cli.kms_keys import read_variables
+from services.cli.kms.keys import read_variables
 
 
 def test_variables_are_lines_of_name_and_value(tmp_path: Path) -> None:

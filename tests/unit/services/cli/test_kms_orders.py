@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.policy.orders import RETIRE_KEY, Order, SignedOrder, parse_order
 from services.cli.__main__ import main
-from services.cli.operators import make_key
+from services.cli.mesh.operators import make_key
 
 ORDER = Order("mesh.test", RETIRE_KEY, "models/claims", 2_000_000_000)
 SHOWN = ("retire-key", "models/claims", "mesh.test", "2033-05-18 03:33:20Z")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.layout import Layout, StatePathTooLong, StateUnusable
+from services.cli.mesh.layout import Layout, StatePathTooLong, StateUnusable
 
 
 def test_the_state_folder_is_its_owners_alone(tmp_path: Path) -> None:

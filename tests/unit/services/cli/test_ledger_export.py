@@ -13,7 +13,7 @@ import pytest
 from libs import jcs
 from libs.transparency.leaf import Kind
 from services.cli.__main__ import main
-from services.ledger.segments import Geometry
+from services.ledger.storage.segments import Geometry
 from tests.fakes.written_log import TAG_KEY, Author, WrittenLog, rewritten
 
 Run = Callable[..., tuple[int, str]]

@@ -23,9 +23,9 @@ from libs.tee.challenge import Challenge
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from services.cli.__main__ import main
-from services.ledger.description import LogDescription
-from services.ledger.segments import Geometry
-from services.ledger.sequencer import Candidate
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.storage.description import LogDescription
+from services.ledger.storage.segments import Geometry
 from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 from tests.fakes.written_log import SECOND, Author, WrittenLog

@@ -16,7 +16,7 @@ from libs.transparency.note import NoteSignatureInvalid, VerifierKey
 from libs.transparency.proof_file import ProofFile
 from libs.transparency.quorum import Quorum, WitnessesTooFew
 from services.cli.__main__ import main
-from services.cli.ledger_prove import check_proof
+from services.cli.ledger.prove import check_proof
 
 ORIGIN = "mesh.local/ledger/1"
 KEY, WITNESS, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (6, 7, 8))

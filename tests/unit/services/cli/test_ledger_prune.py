@@ -13,7 +13,7 @@ from libs.events.erasure import HoldChanged
 from libs.policy.orders import HOLD_VAULT, PRUNE_LOG, parse_order
 from libs.transparency.leaf import Kind
 from services.cli.__main__ import main
-from services.ledger.store import lock_log
+from services.ledger.storage.store import lock_log
 from tests.fakes.prunable_log import prunable_log, signed_order
 from tests.fakes.written_log import VAULT, WrittenLog
 

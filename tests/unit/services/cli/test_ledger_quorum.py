@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.transparency import checkpoint, cosignature
 from libs.transparency.checkpoint import Checkpoint
 from services.cli.__main__ import main
-from services.ledger.records_log import CHECKPOINTS, RecordsLog, read_end
-from services.ledger.segments import Geometry
+from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog, read_end
+from services.ledger.storage.segments import Geometry
 from tests.fakes.served_log import serving_files, tiles_of
 from tests.fakes.written_log import WrittenLog
 

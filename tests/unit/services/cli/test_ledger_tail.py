@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from libs.transparency.leaf import Kind
-from services.cli import ledger
-from services.cli.ledger import Tail, read_ledger_access
-from services.cli.tail_state import ChainBroken, TailStateDamaged, keep_tail_state, load_tail_state
+from services.cli.ledger import command as ledger
+from services.cli.ledger.command import Tail, read_ledger_access
+from services.cli.ledger.tail_state import ChainBroken, TailStateDamaged, keep_tail_state, load_tail_state
 from tests.fakes.ledger_log import TRUST_DOMAIN, LedgerLog, serving_log
 from tests.fakes.pki import ThrowawayCa
 

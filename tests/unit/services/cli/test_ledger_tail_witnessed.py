@@ -15,9 +15,9 @@ from libs.transparency.leaf import Kind
 from libs.transparency.note import NoteSignatureInvalid, VerifierKey
 from libs.transparency.quorum import Quorum
 from services.cli.__main__ import main
-from services.cli.ledger import Tail, read_ledger_access
-from services.cli.read_tree import TreeUnknown, witnessed_head
-from services.cli.tail_state import ChainBroken, TailStateDamaged, load_tail_state
+from services.cli.ledger.command import Tail, read_ledger_access
+from services.cli.ledger.read_tree import TreeUnknown, witnessed_head
+from services.cli.ledger.tail_state import ChainBroken, TailStateDamaged, load_tail_state
 from tests.fakes.ledger_log import ORIGIN, WITNESS, LedgerLog
 
 from .test_ledger_tail import log

@@ -12,7 +12,7 @@ import pytest
 from libs.transparency import checkpoint
 from libs.transparency.checkpoint import Checkpoint
 from services.cli.__main__ import main
-from services.ledger.segments import Geometry
+from services.ledger.storage.segments import Geometry
 from tests.fakes.served_log import serving_files, tiles_of
 from tests.fakes.written_log import ORIGIN, TAG_KEY, WrittenLog, rewritten
 

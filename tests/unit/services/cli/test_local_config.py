@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from libs.config import load
-from services.cli.layout import Layout
-from services.cli.local_config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
-from services.cli.ports import NAMES
-from services.cli.roster import DEVTEE, INSTANCE, KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS, processes
+from services.cli.local.config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.ports import NAMES
+from services.cli.mesh.roster import DEVTEE, INSTANCE, KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS, processes
 
 
 def kind(service: str) -> type[Any]:

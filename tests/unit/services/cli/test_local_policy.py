@@ -12,16 +12,16 @@ from libs import jcs
 from libs.policy.compose import read_anchors
 from libs.policy.document import Policy
 from libs.policy.signatures import PolicySignaturesInsufficient, parse_signed
-from services.cli.layout import Layout
-from services.cli.local_policy import (
+from services.cli.local.policy import (
     LocalOperators,
     ensure_policy,
     newest_policy,
     open_operators,
     write_composes,
 )
-from services.cli.policy_draft import sign_policy, unsigned
-from services.cli.roster import SERVICES
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.roster import SERVICES
+from services.cli.policy.draft import sign_policy, unsigned
 from tests.unit.services.cli.conftest import Desk
 
 NOW = 1_790_000_000

@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.config import ConfigInvalid, load
 from libs.transparency.cosignature import cosigner_key
-from services.cli.layout import Layout
-from services.cli.local_config import Addresses, write_service_configs
-from services.cli.local_policy import LocalOperators
-from services.cli.local_witness import NAME, ledgers_witness, write_witness_config
-from services.cli.ports import NAMES
-from services.cli.roster import WITNESS
+from services.cli.local.config import Addresses, write_service_configs
+from services.cli.local.policy import LocalOperators
+from services.cli.local.witness import NAME, ledgers_witness, write_witness_config
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.ports import NAMES
+from services.cli.mesh.roster import WITNESS
+from services.ledger.checkpoints.witnesses import open_witnesses
 from services.ledger.config import Config as LedgerConfig
-from services.ledger.witnesses import open_witnesses
 from services.witness.book import Book
 from services.witness.config import Config as WitnessConfig
 from services.witness.cosigning import Cosigning

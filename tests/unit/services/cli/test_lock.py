@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.lock import MeshRunning, holding, is_held, open_holder
+from services.cli.mesh.lock import MeshRunning, holding, is_held, open_holder
 
 _HOLD = """
 import sys
 from pathlib import Path
-from services.cli.lock import holding
+from services.cli.mesh.lock import holding
 with holding(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

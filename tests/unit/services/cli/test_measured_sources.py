@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.measured_sources import source_digest
-from services.cli.roster import SERVICES, SOURCE_ROOT
+from services.cli.local.measured_sources import source_digest
+from services.cli.mesh.roster import SERVICES, SOURCE_ROOT
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 import stat
 from pathlib import Path
 
-from services.cli.layout import Layout
-from services.cli.mesh_file import MeshDescription, remove_mesh_file, write_mesh_file
-from services.cli.next_steps import next_steps
+from services.cli.local.next_steps import next_steps
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.mesh_file import MeshDescription, remove_mesh_file, write_mesh_file
 
 
 def description(folder: Path) -> MeshDescription:

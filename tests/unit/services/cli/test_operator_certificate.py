@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from libs.errors import MeshError
 from libs.identity.certificate import PEOPLE, Subject, der_of, verify_issued
 from libs.policy.operator_request import OperatorRequest
-from services.cli.layout import Layout
-from services.cli.operator_certificate import obtain_certificate
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.operator_certificate import obtain_certificate
 from services.kms.ca import CertificateAuthority, public_key_of
 from services.kms.issuance import Issuance
 from tests.fakes.joined_fixtures import kms, machine, mesh

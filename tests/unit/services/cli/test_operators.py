@@ -9,8 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.cli.inputs import InputUnreadable, OutputExists
-from services.cli.operators import (
+from services.cli.mesh.operators import (
     KeyFileExposed,
     ensure_operators,
     load_key,
@@ -19,6 +18,7 @@ from services.cli.operators import (
     read_public_key,
     read_public_keys,
 )
+from services.cli.terminal.inputs import InputUnreadable, OutputExists
 
 
 def test_a_key_is_kept_for_its_owner_alone(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from libs import jcs
 from libs.tee.secp256k1 import is_public_key
-from services.cli.layout import Layout
-from services.cli.local_config import Addresses, write_devtee_config
-from services.cli.platform import PlatformNotMade, dstack_kms_root
+from services.cli.local.config import Addresses, write_devtee_config
+from services.cli.local.platform import PlatformNotMade, dstack_kms_root
+from services.cli.mesh.layout import Layout
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from libs.errors import MeshError
 from libs.policy.compose import ComposeMalformed, compose_hash, default_app_id, read_anchors
 from libs.policy.document import PolicyMalformed
 from libs.policy.signatures import PolicySignaturesInsufficient, verify_seed
-from services.cli.inputs import InputUnreadable, OutputExists, OutputUnwritable
-from services.cli.operators import make_key, public_key
-from services.cli.policy_draft import DraftInconsistent, OperatorKeyNotNamed, read_signed
-from services.cli.reference import ReferenceMalformed
+from services.cli.mesh.operators import make_key, public_key
+from services.cli.policy.draft import DraftInconsistent, OperatorKeyNotNamed, read_signed
+from services.cli.policy.reference import ReferenceMalformed
+from services.cli.terminal.inputs import InputUnreadable, OutputExists, OutputUnwritable
 from tests.unit.services.cli.conftest import WEIGHTS, Desk
 
 Run = Callable[..., int]

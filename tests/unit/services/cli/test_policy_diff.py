@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from libs.policy.document import read
 from libs.policy.signatures import SignedPolicy, sign
-from services.cli import policy as command
-from services.cli.operators import public_key
-from services.cli.policy_diff import UNSIGNED
-from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.mesh.operators import public_key
+from services.cli.policy import command
+from services.cli.policy.diff import UNSIGNED
+from services.cli.terminal.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from tests.unit.libs.tee.bench import DAY, NOW
 from tests.unit.services.cli.evidence_desk import Desk, bench, desk
 

@@ -20,8 +20,8 @@ from libs.policy.revocation import Revocation, RevocationKind, SignedRevocation,
 from libs.tee import binding
 from libs.tee.appraisal import appraise
 from libs.tee.nvidia.evidence import GpuEvidence
-from services.cli import policy as command
-from services.cli.verdicts import ACCEPTED, REFUSED, UNUSABLE
+from services.cli.policy import command
+from services.cli.terminal.verdicts import ACCEPTED, REFUSED, UNUSABLE
 from services.devtee.collateral import CollateralShape
 from services.devtee.nras import ISSUER
 from tests.fakes.policy_draft import gpu_member, gpu_root

@@ -16,8 +16,8 @@ from teemesh.kms.v1 import kms_pb2
 
 from libs.errors import MeshError
 from libs.policy.signatures import parse_signed
-from services.cli.policy_draft import read_signed
-from services.cli.policy_publish import PublishedOtherwise, publish_policy
+from services.cli.policy.draft import read_signed
+from services.cli.policy.publish import PublishedOtherwise, publish_policy
 from tests.unit.services.cli.conftest import Desk
 
 PEM = serialization.Encoding.PEM

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.ports import HOST, NAMES, PortTaken, assign, is_free, read_ports, require_router_port
+from services.cli.mesh.ports import HOST, NAMES, PortTaken, assign, is_free, read_ports, require_router_port
 
 
 def test_ports_are_distinct_and_kept(tmp_path: Path) -> None:

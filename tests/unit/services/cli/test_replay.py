@@ -18,10 +18,10 @@ from libs.policy.document import read
 from libs.policy.revocation import RevocationKind
 from libs.tee.challenge import Challenge
 from libs.transparency.leaf import Kind, Leaf
-from services.cli.log_copy import Entry
-from services.cli.log_state import Authorities, InLog, PolicyWithheld
-from services.cli.replay import AGED, LATER, Replay
-from services.cli.replayed import Replayed, Verdict
+from services.cli.decisions.log_copy import Entry
+from services.cli.decisions.log_state import Authorities, InLog, PolicyWithheld
+from services.cli.decisions.replay import AGED, LATER, Replay
+from services.cli.decisions.replayed import Replayed, Verdict
 from services.registry.sessions import draft_session
 from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore

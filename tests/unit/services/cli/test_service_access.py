@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.cli.kms_access import KmsAccess
-from services.cli.ledger import LedgerAccess
-from services.cli.service_access import ServiceAccess
+from services.cli.ledger.command import LedgerAccess
+from services.cli.mesh.kms_access import KmsAccess
+from services.cli.mesh.service_access import ServiceAccess
 
 
 def test_what_an_operator_reaches_a_service_with_does_not_show_the_key() -> None:

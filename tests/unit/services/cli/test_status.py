@@ -9,8 +9,8 @@ import pytest
 from teemesh.registry.v1 import registry_pb2
 
 from libs.identity.member import Member
-from services.cli import status
-from services.cli.status import YOUNG_SECONDS, ask_coverage
+from services.cli.mesh import status
+from services.cli.mesh.status import YOUNG_SECONDS, ask_coverage
 from tests.fakes.joined_fixtures import kms, machine, mesh
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.unit.services.cli.attesting import access, attesting

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from libs.policy.tenants import api_key_digest
-from services.cli.inputs import InputUnreadable
-from services.cli.layout import Layout
-from services.cli.tenant import ensure_tenant
+from services.cli.local.tenant import ensure_tenant
+from services.cli.mesh.layout import Layout
+from services.cli.terminal.inputs import InputUnreadable
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from libs.errors import MeshError
 from libs.identity.certificate import make_csr, verify_issued
 from libs.policy.operator_request import OperatorRequest, sign_operator_request
 from libs.tee.challenge import Challenge
-from services.cli.local_config import TEMPLATES
+from services.cli.local.config import TEMPLATES
 from services.devtee.machine import VirtualTd
 from services.kms.ca import public_key_of
 from services.kms.config import Config

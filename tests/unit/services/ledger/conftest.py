@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.transparency import checkpoint, cose_receipt
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
-from services.ledger import derived
-from services.ledger.description import LogDescription
-from services.ledger.index import Index
-from services.ledger.recovery import Examined, examine
-from services.ledger.segments import Geometry
-from services.ledger.sequencer import Candidate, Sequencer
-from services.ledger.store import LogStore
+from services.ledger.intake.sequencer import Candidate, Sequencer
+from services.ledger.storage import derived
+from services.ledger.storage.description import LogDescription
+from services.ledger.storage.index import Index
+from services.ledger.storage.recovery import Examined, examine
+from services.ledger.storage.segments import Geometry
+from services.ledger.storage.store import LogStore
 from tests.fakes.joined_fixtures import kms, machine, mesh
 
 __all__ = ["kms", "machine", "mesh"]

@@ -20,17 +20,17 @@ from libs.events.vault import VaultKey
 from libs.policy.document import Policy, read
 from libs.policy.orders import Order, SignedOrder
 from libs.transparency.leaf import Kind
-from services.ledger.auditing import SignedTree
-from services.ledger.erasing import Erasing
-from services.ledger.erasures import Erasures
+from services.ledger.checkpoints.auditing import SignedTree
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone
-from services.ledger.keyring import KeyringFile
+from services.ledger.intake.sequencer import Candidate, Sequencer
 from services.ledger.keys import ReleasedKey
-from services.ledger.sequencer import Candidate, Sequencer
-from services.ledger.store import LogStore
-from services.ledger.vault_orders import VaultOrders
-from services.ledger.vaults import Vaults
+from services.ledger.storage.keyring import KeyringFile
+from services.ledger.storage.store import LogStore
+from services.ledger.vaults.erasing import Erasing
+from services.ledger.vaults.erasures import Erasures
+from services.ledger.vaults.orders import VaultOrders
+from services.ledger.vaults.vaults import Vaults
 from tests.fakes.entry_schema import require_documented
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh
 

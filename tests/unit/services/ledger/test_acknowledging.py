@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.events.acknowledgements import Received, Refused
 from libs.transparency.acknowledgement import Acknowledgement, Statement, verify_acknowledgement
-from services.ledger.acknowledging import Acknowledgements, Answer, FollowerTooSlow, OwnAcknowledgements
-from services.ledger.rejections import Reason, Refusal, Rejections
-from services.ledger.sequencer import Sequencer
-from services.ledger.store import LogStore
+from services.ledger.intake.acknowledging import Acknowledgements, Answer, FollowerTooSlow, OwnAcknowledgements
+from services.ledger.intake.rejections import Reason, Refusal, Rejections
+from services.ledger.intake.sequencer import Sequencer
+from services.ledger.storage.store import LogStore
 
 from .conftest import KEY, SOURCE, candidate, open_store, sequencer
 

@@ -15,10 +15,10 @@ from libs.events.vault import VaultKey
 from libs.policy.revocation import RevocationKind, RevocationSignatureInvalid, parse_revocation
 from libs.policy.signatures import parse_signed
 from libs.transparency.leaf import Kind
-from services.ledger.admission import REPLAYED, Judged
-from services.ledger.issuers import KINDS_OF_ROLE, MAX_DELAY_SECONDS
-from services.ledger.logged_writers import LoggedWriters
-from services.ledger.policies import LoggedPolicies, PolicyNotInChain, SeedPolicyMissing
+from services.ledger.intake.admission import REPLAYED, Judged
+from services.ledger.intake.issuers import KINDS_OF_ROLE, MAX_DELAY_SECONDS
+from services.ledger.intake.logged_writers import LoggedWriters
+from services.ledger.intake.policies import LoggedPolicies, PolicyNotInChain, SeedPolicyMissing
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 from .conftest import SOURCE, open_store, sequencer

@@ -12,14 +12,14 @@ from typing import Any
 
 from libs.events.records import Entry
 from libs.transparency.leaf import Kind
-from services.ledger.announcing import WITNESS_SECONDS, Announcing, SigningKeys
-from services.ledger.auditing import SignedTree
+from services.ledger.checkpoints.announcing import WITNESS_SECONDS, Announcing, SigningKeys
+from services.ledger.checkpoints.auditing import SignedTree
 from services.ledger.growth import Growth
-from services.ledger.own import OwnEntries
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.segments import FOOTER_SIZE, Geometry, file_name
-from services.ledger.sequencer import Candidate
-from services.ledger.store import LogStore
+from services.ledger.intake.own import OwnEntries
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.segments import FOOTER_SIZE, Geometry, file_name
+from services.ledger.storage.store import LogStore
 from tests.fakes.entry_schema import require_documented
 
 from .conftest import SMALL, SOURCE, candidate, open_store, sequencer

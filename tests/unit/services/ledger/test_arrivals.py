@@ -11,8 +11,8 @@ from libs.events.consume import StreamGap, StreamMessage
 from libs.events.records import Entry, seal
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
-from services.ledger.arrivals import Arrival, Arrivals
-from services.ledger.rejections import Refusal
+from services.ledger.intake.arrivals import Arrival, Arrivals
+from services.ledger.intake.rejections import Refusal
 from tests.fakes.examiner_here import ExaminerHere
 
 from .writers import VAULT

@@ -14,15 +14,15 @@ from libs.transparency import checkpoint, cose_receipt, cosignature, merkle
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.cose_receipt import CoseReceipt
 from libs.transparency.note import VerifierKey
-from services.ledger import records_log, segments
-from services.ledger.auditing import AuditorGone, AuditorRefused, Checkpoints, NoCheckpoint, open_auditor
 from services.ledger.auditor import Auditor, NoteNotSigned, RootDiffers, SizeBelowSigned, SizeNotCommitted
-from services.ledger.damage import LogDamaged
+from services.ledger.checkpoints.auditing import AuditorGone, AuditorRefused, Checkpoints, NoCheckpoint, open_auditor
 from services.ledger.growth import Growth
-from services.ledger.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.segments import Geometry
-from services.ledger.store import LogStore
+from services.ledger.storage import records_log, segments
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.segments import Geometry
+from services.ledger.storage.store import LogStore
 
 from .conftest import (
     DESCRIPTION,

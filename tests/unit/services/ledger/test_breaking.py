@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 _BREAK = """
-from services.ledger.breaking import ending_when_broken
-from services.ledger.damage import LogBroken
+from services.ledger.storage.breaking import ending_when_broken
+from services.ledger.storage.damage import LogBroken
 
 with ending_when_broken():
     raise LogBroken("no space left")

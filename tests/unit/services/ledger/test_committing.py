@@ -18,21 +18,21 @@ from libs.events.records import commit_to
 from libs.events.vault import VaultKey
 from libs.transparency.acknowledgement import Acknowledgement, verify_acknowledgement
 from libs.transparency.leaf import Kind
-from services.ledger import records_log
-from services.ledger.acknowledging import Acknowledgements
-from services.ledger.admission import Admission, LogView
-from services.ledger.arrivals import Arrivals
-from services.ledger.committing import Committing
-from services.ledger.description import LogDescription
-from services.ledger.erasures import Erasures
 from services.ledger.growth import Growth
 from services.ledger.holding import Alone, Holding
+from services.ledger.intake.acknowledging import Acknowledgements
+from services.ledger.intake.admission import Admission, LogView
+from services.ledger.intake.arrivals import Arrivals
+from services.ledger.intake.committing import Committing
+from services.ledger.intake.position import Start
+from services.ledger.intake.rejections import NAME, Refusal, Rejections
+from services.ledger.intake.sequencer import Sequencer, Verdict
 from services.ledger.opening import logged_policies
-from services.ledger.position import Start
-from services.ledger.rejections import NAME, Refusal, Rejections
-from services.ledger.segments import Geometry
-from services.ledger.sequencer import Sequencer, Verdict
-from services.ledger.store import LogStore
+from services.ledger.storage import records_log
+from services.ledger.storage.description import LogDescription
+from services.ledger.storage.segments import Geometry
+from services.ledger.storage.store import LogStore
+from services.ledger.vaults.erasures import Erasures
 from tests.fakes.examiner_here import ExaminerHere
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 

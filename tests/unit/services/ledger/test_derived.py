@@ -13,15 +13,15 @@ import pytest
 
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import inclusion_path, verify_inclusion
-from services.ledger import derived, segments
-from services.ledger.damage import LogDamaged
-from services.ledger.index import Index
-from services.ledger.pages import PageDamaged
-from services.ledger.recent import Recent
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.selection import Selection
-from services.ledger.sequencer import Candidate, Outcome
-from services.ledger.store import LogStore
+from services.ledger.intake.sequencer import Candidate, Outcome
+from services.ledger.storage import derived, segments
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.index import Index
+from services.ledger.storage.pages import PageDamaged
+from services.ledger.storage.recent import Recent
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.selection import Selection
+from services.ledger.storage.store import LogStore
 
 from .conftest import DESCRIPTION, INDEX_KEY, KEY, SMALL, SOURCE, candidate, open_store, sequencer
 

@@ -15,8 +15,8 @@ from libs.events.publish import LedgerUnavailable
 from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT
 from libs.policy.vault_orders import VaultPart, month_of
 from libs.transparency.leaf import Kind
-from services.ledger.closed import ClosedVaults
-from services.ledger.keyring import NAME
+from services.ledger.storage.keyring import NAME
+from services.ledger.vaults.closed import ClosedVaults
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
 from .erasing_ledger import APRIL, OTHER, TENANT, ErasingLedger, started

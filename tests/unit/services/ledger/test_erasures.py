@@ -19,7 +19,7 @@ from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, Order, Si
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
-from services.ledger.erasures import Erasures
+from services.ledger.vaults.erasures import Erasures
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 from .writers import VAULT, Gatekeeper, LogWriter, gatekeeper

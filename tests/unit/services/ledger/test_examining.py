@@ -21,8 +21,8 @@ from libs.events.records import Entry, Record, seal
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
 from services.ledger.children import Child
-from services.ledger.examination import Request, VaultKeys, answer, parse_request
-from services.ledger.examining import ExaminerGone, ExaminerProcess, ExaminerWrong, open_examiner
+from services.ledger.intake.examination import Request, VaultKeys, answer, parse_request
+from services.ledger.intake.examining import ExaminerGone, ExaminerProcess, ExaminerWrong, open_examiner
 
 from .writers import VAULT
 

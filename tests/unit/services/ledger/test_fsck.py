@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger import derived, segments, watermark
-from services.ledger.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
 from services.ledger.fsck import check, main, remove_derived
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage import derived, segments, watermark
+from services.ledger.storage.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
+from services.ledger.storage.segment_files import SEGMENTS
 
 from .conftest import SMALL, fill, open_store
 from .test_recovery import flip, frame_ends

@@ -17,7 +17,7 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 from libs.identity.member import Member
 from libs.rpc.errors import reason_of
 from libs.transparency.leaf import Kind
-from services.ledger import description
+from services.ledger.storage import description
 from tests.fakes.joined_mesh import JoinedMesh
 
 from .live_group import PATIENCE_SECONDS, LiveGroup

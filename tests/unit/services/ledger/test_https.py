@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.identity.certificate import key_pem, pem_of
 from libs.transparency.tiles import Tile
-from services.ledger.auditing import NoCheckpoint, SignedTree
-from services.ledger.https import CannotListen, OutwardCertificate, serving_https
-from services.ledger.public import application
+from services.ledger.checkpoints.auditing import NoCheckpoint, SignedTree
+from services.ledger.serving.https import CannotListen, OutwardCertificate, serving_https
+from services.ledger.serving.public import application
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger.damage import LogDamaged
-from services.ledger.keyring import NAME, Keyring, KeyringFile, VaultShares
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.keyring import NAME, Keyring, KeyringFile, VaultShares
 
 LOG_ID = b"\x01" * 32
 KEY = b"\x02" * 32

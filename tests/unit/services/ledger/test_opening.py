@@ -14,17 +14,17 @@ from libs.policy.compose import Anchors
 from libs.policy.document import read
 from libs.policy.signatures import SignedPolicy, sign
 from libs.transparency.leaf import Kind
-from services.ledger import description
-from services.ledger.admission import Admission, LogView
-from services.ledger.damage import LogDamaged
-from services.ledger.erasures import Erasures
-from services.ledger.keyring import KeyringFile
+from services.ledger.intake.admission import Admission, LogView
+from services.ledger.intake.policies import LoggedPolicies, SeedPolicyMissing
+from services.ledger.intake.rejections import Rejections
+from services.ledger.intake.sequencer import Candidate, Sequencer
 from services.ledger.keys import ReleasedKey
 from services.ledger.opening import LogOfAnotherMesh, ensure_log, logged_policies, open_log, restore
-from services.ledger.policies import LoggedPolicies, SeedPolicyMissing
-from services.ledger.rejections import Rejections
-from services.ledger.sequencer import Candidate, Sequencer
-from services.ledger.vaults import Vaults
+from services.ledger.storage import description
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.keyring import KeyringFile
+from services.ledger.vaults.erasures import Erasures
+from services.ledger.vaults.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 from .conftest import INDEX_KEY, KEY, SOURCE

@@ -9,9 +9,9 @@ from libs.events.consume import StreamGap
 from libs.events.outbox import OutboxFull
 from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
-from services.ledger.own import OwnEntries
-from services.ledger.rejections import Reason, Refusal
-from services.ledger.sequencer import Candidate, Outcome, Verdict
+from services.ledger.intake.own import OwnEntries
+from services.ledger.intake.rejections import Reason, Refusal
+from services.ledger.intake.sequencer import Candidate, Outcome, Verdict
 from tests.fakes.entry_schema import require_documented
 
 ISSUER = b"\x0a" * 32

@@ -11,10 +11,10 @@ import pytest
 
 from libs.events.consume import StreamFacts, StreamMessage
 from libs.transparency.leaf import Kind
-from services.ledger.position import Position, Start
-from services.ledger.rejections import Reason, Refusal, Rejections
-from services.ledger.sequencer import Candidate
-from services.ledger.store import LogStore
+from services.ledger.intake.position import Position, Start
+from services.ledger.intake.rejections import Reason, Refusal, Rejections
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.storage.store import LogStore
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 from .conftest import open_store, sequencer

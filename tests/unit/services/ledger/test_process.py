@@ -28,8 +28,8 @@ from libs.transparency.leaf import Kind
 from libs.transparency.merkle import leaf_hash, verify_consistency, verify_inclusion
 from libs.transparency.note import VerifierKey
 from services.kms.decisions import Decisions
-from services.ledger import segments
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage import segments
+from services.ledger.storage.segment_files import SEGMENTS
 from tests.fakes.joined_mesh import JoinedMesh
 
 from .live import LiveMesh, Router

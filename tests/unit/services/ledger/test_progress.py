@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from services.ledger.derived import merge
-from services.ledger.progress import Progress
+from services.ledger.storage.derived import merge
+from services.ledger.storage.progress import Progress
 
 
 @pytest.mark.parametrize("seed", range(20))

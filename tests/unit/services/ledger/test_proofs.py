@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from libs.transparency.merkle import SizeNotReached, root_of, verify_consistency, verify_inclusion
-from services.ledger.auditing import Checkpoints, NoCheckpoint
+from services.ledger.checkpoints.auditing import Checkpoints, NoCheckpoint
+from services.ledger.checkpoints.proofs import EntryUnknown, Proofs, ProofWithheld
 from services.ledger.growth import Growth, LogBehind
-from services.ledger.proofs import EntryUnknown, Proofs, ProofWithheld
-from services.ledger.store import LogStore
+from services.ledger.storage.store import LogStore
 
 from .conftest import SOURCE, candidate, open_store, sequencer
 from .test_tail import Unused

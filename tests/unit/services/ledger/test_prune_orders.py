@@ -19,8 +19,8 @@ from libs.policy.orders import (
 )
 from libs.policy.prune_orders import PruneSubjectMalformed
 from libs.transparency.leaf import Kind
-from services.ledger.prune_orders import Allowed, EntriesNotSealed, PruneOfAnotherLog, PruneOrders
-from services.ledger.prunings import Prunings
+from services.ledger.storage.prunings import Prunings
+from services.ledger.vaults.prune_orders import Allowed, EntriesNotSealed, PruneOfAnotherLog, PruneOrders
 from tests.fakes.entry_schema import require_documented
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 

@@ -17,19 +17,19 @@ from libs.policy.vault_orders import VaultPart
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import inclusion_path, leaf_hash, verify_inclusion
-from services.cli.ledger_files import LogFolder
-from services.ledger import derived, frames, segments
+from services.cli.ledger.files import LogFolder
 from services.ledger.auditor import Auditor
-from services.ledger.bare import make_whole, verify_bare
-from services.ledger.damage import LogDamaged
+from services.ledger.intake.sequencer import Candidate
 from services.ledger.pruning import Archive, Outcome, PruneNotOrdered, SegmentNotArchived, prune
-from services.ledger.recovery import examine
 from services.ledger.replication.frame_files import FrameFiles, FrameName, FramesPruned
-from services.ledger.scrubbing import Scrubber
-from services.ledger.segment_files import BARE, SEGMENTS, SegmentFile
-from services.ledger.sequencer import Candidate
-from services.ledger.store import LogStore
-from services.ledger.wire import wire_entry
+from services.ledger.serving.wire import wire_entry
+from services.ledger.storage import derived, frames, segments
+from services.ledger.storage.bare import make_whole, verify_bare
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.recovery import examine
+from services.ledger.storage.scrubbing import Scrubber
+from services.ledger.storage.segment_files import BARE, SEGMENTS, SegmentFile
+from services.ledger.storage.store import LogStore
 from tests.fakes.prunable_log import allowing, signed_order
 from tests.fakes.written_log import ORIGIN, SMALL, VAULT, Author, WrittenLog
 

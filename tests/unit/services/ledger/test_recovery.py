@@ -11,12 +11,12 @@ import pytest
 
 from libs.transparency import checkpoint
 from libs.transparency.checkpoint import Checkpoint
-from services.ledger import recovery, segments, watermark
-from services.ledger.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
-from services.ledger.records_log import CHECKPOINTS, RecordsLog, read_end
-from services.ledger.recovery import LOST_AND_FOUND, Floor, examine
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.store import LogStore
+from services.ledger.storage import recovery, segments, watermark
+from services.ledger.storage.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
+from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog, read_end
+from services.ledger.storage.recovery import LOST_AND_FOUND, Floor, examine
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.store import LogStore
 
 from .conftest import INDEX_KEY, KEY, ORIGIN, SMALL, SOURCE, candidate, examined, fill, open_store, sequencer
 

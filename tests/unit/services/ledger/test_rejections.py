@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger import records_log
-from services.ledger.damage import LogDamaged
-from services.ledger.rejections import NAME, Reason, Refusal, Rejections
+from services.ledger.intake.rejections import NAME, Reason, Refusal, Rejections
+from services.ledger.storage import records_log
+from services.ledger.storage.damage import LogDamaged
 
 ISSUER = b"\x11" * 32
 

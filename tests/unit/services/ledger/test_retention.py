@@ -14,7 +14,7 @@ from libs.policy.document import Policy
 from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, parse_order
 from libs.policy.vault_orders import VaultPart, month_of
 from libs.transparency.leaf import Kind
-from services.ledger.retention import Retention
+from services.ledger.vaults.retention import Retention
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
 from .erasing_ledger import APRIL, OTHER, TENANT, ErasingLedger, started

@@ -21,18 +21,18 @@ from libs.transparency.cosignature import verify_quorum
 from libs.transparency.merkle import ProofInvalid
 from libs.transparency.note import VerifierKey
 from libs.transparency.resume import LogDiverged
-from services.ledger.auditing import Checkpoints, SignedTree
 from services.ledger.auditor import Auditor
-from services.ledger.damage import LogForked, LogRolledBack
+from services.ledger.checkpoints.auditing import Checkpoints, SignedTree
+from services.ledger.checkpoints.proofs import Proofs, ProofWithheld
+from services.ledger.checkpoints.split_view import FOLDER, keep
+from services.ledger.checkpoints.witnessed_floor import witnessed_floors
+from services.ledger.checkpoints.witnesses import Witness, open_witnesses
+from services.ledger.checkpoints.witnessing import Asked, Witnessing
 from services.ledger.growth import Growth
 from services.ledger.keys import ReleasedKey
-from services.ledger.proofs import Proofs, ProofWithheld
-from services.ledger.split_view import FOLDER, keep
-from services.ledger.store import LogStore
-from services.ledger.tail import KEY_NAME, Tail
-from services.ledger.witnessed_floor import witnessed_floors
-from services.ledger.witnesses import Witness, open_witnesses
-from services.ledger.witnessing import Asked, Witnessing
+from services.ledger.serving.tail import KEY_NAME, Tail
+from services.ledger.storage.damage import LogForked, LogRolledBack
+from services.ledger.storage.store import LogStore
 from services.witness.cosigning import NotConsistent
 from tests.fakes.served_witness import served_witness
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger import derived, segments
-from services.ledger.damage import LogDamaged
-from services.ledger.pages import PageDamaged
-from services.ledger.scrubbing import Scrubber
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.store import LogStore
+from services.ledger.storage import derived, segments
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.pages import PageDamaged
+from services.ledger.storage.scrubbing import Scrubber
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.store import LogStore
 
 from .conftest import DESCRIPTION, SOURCE, candidate, open_store, sequencer
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from libs.transparency.chain import batch_hash
-from services.ledger import derived, frames, segments
-from services.ledger.damage import LogBroken, LogDamaged
-from services.ledger.recovery import examine
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage import derived, frames, segments
+from services.ledger.storage.damage import LogBroken, LogDamaged
+from services.ledger.storage.recovery import examine
+from services.ledger.storage.segment_files import SEGMENTS
 from tests.fakes.unsynced_disk import writes_without_sync
 
 from .conftest import ORIGIN, SMALL, SOURCE, candidate, open_store, sequencer

@@ -13,12 +13,12 @@ import pytest
 from libs.transparency import chain, merkle
 from libs.transparency.acknowledgement import acknowledge, verify_acknowledgement
 from libs.transparency.leaf import Kind
-from services.ledger import frames, segments
-from services.ledger.damage import LogBroken, LogDamaged, LogExists
-from services.ledger.head import SourceOutOfOrder
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.sequencer import Outcome, Sequencer
-from services.ledger.store import LogStore
+from services.ledger.intake.sequencer import Outcome, Sequencer
+from services.ledger.storage import frames, segments
+from services.ledger.storage.damage import LogBroken, LogDamaged, LogExists
+from services.ledger.storage.head import SourceOutOfOrder
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.store import LogStore
 from tests.fakes.unsynced_disk import writes_without_sync
 
 from .conftest import DESCRIPTION, KEY, ORIGIN, SOURCE, candidate, fill, open_store, sequencer, tag

@@ -17,16 +17,16 @@ from libs.transparency.chain import chain_next, chain_start
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import leaf_hash
 from libs.transparency.resume import LogDiverged, ResumeTokenInvalid
-from services.ledger import segments
-from services.ledger.auditing import AuditorProcess, Checkpoints
-from services.ledger.damage import LogDamaged
+from services.ledger.checkpoints.auditing import AuditorProcess, Checkpoints
 from services.ledger.growth import Growth, LogBehind
+from services.ledger.intake.sequencer import Candidate
 from services.ledger.keys import ReleasedKey
-from services.ledger.segment_files import SEGMENTS
-from services.ledger.selection import Selection, SelectionMalformed
-from services.ledger.sequencer import Candidate
-from services.ledger.store import LogStore
-from services.ledger.tail import KEY_NAME, Tail, TailBatch
+from services.ledger.serving.tail import KEY_NAME, Tail, TailBatch
+from services.ledger.storage import segments
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.segment_files import SEGMENTS
+from services.ledger.storage.selection import Selection, SelectionMalformed
+from services.ledger.storage.store import LogStore
 
 from .conftest import ORIGIN, SOURCE, candidate, fill, open_store, sequencer
 from .writers import Keys
@@ -239,7 +239,7 @@ async def test_a_place_beyond_what_a_member_knows_of_is_no_divergence(reader: Re
 async def test_a_member_that_hears_of_no_growth_does_not_say_that_all_is_quiet(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.ledger.tail.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("services.ledger.serving.tail.HEARTBEAT_SECONDS", 0.0)
     position = await reader.tail.from_index(reader.growth.size)
     reading = reader.tail.read(position, follow=True, max_batch=1)
     async with aclosing(reading) as batches, asyncio.timeout(20):
@@ -253,7 +253,7 @@ async def test_a_member_that_hears_of_no_growth_does_not_say_that_all_is_quiet(
 async def test_who_follows_some_kinds_hears_of_life_while_others_grow(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.ledger.tail.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("services.ledger.serving.tail.HEARTBEAT_SECONDS", 0.0)
     position = await reader.tail.from_index(0)
     sessions = Selection(kinds=frozenset({Kind.SESSION}))
     reading = reader.tail.read(position, follow=True, max_batch=1, selection=sessions)

@@ -15,12 +15,12 @@ from libs.identity.certificate import pem_of
 from libs.transparency import checkpoint, merkle, tiles
 from libs.transparency.note import VerifierKey
 from libs.transparency.tiles import Tile
-from services.ledger.auditing import NoCheckpoint, SignedTree, open_auditor
-from services.ledger.https import serving_https
-from services.ledger.public import application
-from services.ledger.segments import Geometry
-from services.ledger.store import LogStore
-from services.ledger.tiles import Tiles
+from services.ledger.checkpoints.auditing import NoCheckpoint, SignedTree, open_auditor
+from services.ledger.serving.https import serving_https
+from services.ledger.serving.public import application
+from services.ledger.serving.tiles import Tiles
+from services.ledger.storage.segments import Geometry
+from services.ledger.storage.store import LogStore
 from tests.fakes.joined_mesh import KmsCore
 
 from .conftest import ORIGIN, SOURCE, candidate, open_store, sequencer

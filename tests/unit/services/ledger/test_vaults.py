@@ -15,10 +15,17 @@ from libs.events.vault import PUBLIC_VAULT_ID, derive_tag_key, derive_vault_key,
 from libs.identity.sealed import HpkeKeyMissing, ReceiverKey, SealedKeyRefused, release_info
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
-from services.ledger.erasures import Erasures
-from services.ledger.keyring import KeyringFile
 from services.ledger.keys import ReleasedKey
-from services.ledger.vaults import TenantIdMalformed, VaultEpochUnknown, VaultErased, Vaults, VaultUnknown, seal_for
+from services.ledger.storage.keyring import KeyringFile
+from services.ledger.vaults.erasures import Erasures
+from services.ledger.vaults.vaults import (
+    TenantIdMalformed,
+    VaultEpochUnknown,
+    VaultErased,
+    Vaults,
+    VaultUnknown,
+    seal_for,
+)
 from tests.fakes.joined_mesh import Clock
 
 from .writers import Keys

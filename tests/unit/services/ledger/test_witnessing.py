@@ -19,14 +19,14 @@ from libs.transparency.add_checkpoint import AddCheckpoint, AddKey
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.note import VerifierKey
 from libs.transparency.tree import Tree
-from services.ledger.auditing import SignedTree
+from services.ledger.checkpoints.auditing import SignedTree
+from services.ledger.checkpoints.proofs import Consistency, ProofWithheld
+from services.ledger.checkpoints.split_view import SplitView
+from services.ledger.checkpoints.witnessed_floor import witnessed_floors
+from services.ledger.checkpoints.witnesses import Witness, WitnessAway, open_witnesses
+from services.ledger.checkpoints.witnessing import Asked, Witnessing
 from services.ledger.config import WitnessSettings
-from services.ledger.damage import LogForked
-from services.ledger.proofs import Consistency, ProofWithheld
-from services.ledger.split_view import SplitView
-from services.ledger.witnessed_floor import witnessed_floors
-from services.ledger.witnesses import Witness, WitnessAway, open_witnesses
-from services.ledger.witnessing import Asked, Witnessing
+from services.ledger.storage.damage import LogForked
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.served_witness import ServedWitness, served_witness
 

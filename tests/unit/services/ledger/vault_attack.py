@@ -19,9 +19,9 @@ from libs.events.vault import VaultKey, derive_vault_key
 from libs.identity.sealed import ReceiverKey
 from libs.transparency import leaf
 from libs.transparency.chain import log_id
-from services.ledger.frames import Row
 from services.ledger.keys import ReleasedKeys
-from services.ledger.segments import Geometry
+from services.ledger.storage.frames import Row
+from services.ledger.storage.segments import Geometry
 from tests.fakes.joined_mesh import TRUST_DOMAIN
 
 from .conftest import open_store

@@ -23,13 +23,13 @@ from libs.tee.challenge import Challenge
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from services.devtee.machine import VirtualTd
-from services.ledger.admission import Admission, Judged, LogView
-from services.ledger.description import LogDescription
-from services.ledger.erasures import Erasures
-from services.ledger.issuers import Writer, nobody
+from services.ledger.intake.admission import Admission, Judged, LogView
+from services.ledger.intake.issuers import Writer, nobody
+from services.ledger.intake.policies import LoggedPolicies
+from services.ledger.intake.sequencer import Candidate
 from services.ledger.keys import ReleasedKey
-from services.ledger.policies import LoggedPolicies
-from services.ledger.sequencer import Candidate
+from services.ledger.storage.description import LogDescription
+from services.ledger.vaults.erasures import Erasures
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
 
 TENANT = "ef" * 16

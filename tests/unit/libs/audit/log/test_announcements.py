@@ -15,7 +15,7 @@ from libs.audit.log.reading import Part
 from libs.transparency import checkpoint
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
-from services.ledger.segments import FOOTER_SIZE, Footer
+from services.ledger.storage.segments import FOOTER_SIZE, Footer
 from tests.fakes.entry_schema import require_documented
 from tests.fakes.written_log import ORIGIN, Author, WrittenLog
 

@@ -10,9 +10,9 @@ import pytest
 
 from libs.audit.log.findings import Status
 from libs.transparency.leaf import Kind
-from services.ledger import frames, segments
-from services.ledger.frames import Frame, Row
-from services.ledger.segments import Geometry
+from services.ledger.storage import frames, segments
+from services.ledger.storage.frames import Frame, Row
+from services.ledger.storage.segments import Geometry
 from tests.fakes.written_log import WrittenLog, sealed_segment
 
 from .conftest import read, said

@@ -17,8 +17,8 @@ from libs.audit.log.reading import Depth
 from libs.events.keyset import PreviousIssuer
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
-from services.ledger import watermark
-from services.ledger.records_log import CHECKPOINTS, RecordsLog
+from services.ledger.storage import watermark
+from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog
 from tests.fakes.written_log import TAG_KEY, VAULT, Author, WrittenLog, rewritten, tag_of
 
 from .conftest import read, said

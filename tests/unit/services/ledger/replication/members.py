@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.ledger.intake.sequencer import Sequencer
 from services.ledger.replication.exchange import Ballot, Heading
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import LOG_START, FrameEnd, FrameFiles, FrameName
@@ -14,8 +15,7 @@ from services.ledger.replication.group import signed_growth
 from services.ledger.replication.keyring_copy import KeyringCopyFile
 from services.ledger.replication.promise import PromiseFile
 from services.ledger.replication.replica import Replica
-from services.ledger.sequencer import Sequencer
-from services.ledger.store import LogStore
+from services.ledger.storage.store import LogStore
 from tests.unit.services.ledger.conftest import DESCRIPTION, SOURCE, candidate, open_store, tag
 
 PATIENCE = 10.0

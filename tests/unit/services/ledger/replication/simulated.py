@@ -25,6 +25,7 @@ import structlog
 from libs.errors import Code, MeshError
 from libs.transparency.merkle import EMPTY_ROOT, CompactRange
 from services.ledger.growth import Growth
+from services.ledger.intake.sequencer import Outcome, Sequencer
 from services.ledger.replication.cutting import cut
 from services.ledger.replication.election import Elections
 from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
@@ -36,8 +37,7 @@ from services.ledger.replication.others import OtherMember
 from services.ledger.replication.promise import FOLDER, PromiseFile
 from services.ledger.replication.replica import Replica
 from services.ledger.replication.settings import MemberAddress, Replication
-from services.ledger.sequencer import Outcome, Sequencer
-from services.ledger.store import LogStore
+from services.ledger.storage.store import LogStore
 from tests.unit.services.ledger.conftest import DESCRIPTION, SOURCE, candidate, open_store, tag
 
 from .virtual import Disk, Dying, run_virtually

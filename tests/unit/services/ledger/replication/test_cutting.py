@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger.recovery import LOST_AND_FOUND
 from services.ledger.replication.cutting import START_ANEW, cut, cut_and_end
 from services.ledger.replication.frame_files import LOG_START, FrameEnd, Tip
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage.recovery import LOST_AND_FOUND
+from services.ledger.storage.segment_files import SEGMENTS
 from tests.faults.dying import Death, counting
 from tests.unit.services.ledger.conftest import open_store
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger import segments
-from services.ledger.damage import LogDamaged
 from services.ledger.growth import LogBehind
 from services.ledger.replication.follower import WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage import segments
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.segment_files import SEGMENTS
 
 from .members import Writer
 from .near import Group, group_at

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from libs.transparency.checkpoint import Checkpoint
-from services.ledger.damage import LogDamaged
-from services.ledger.frames import FrameDamaged
-from services.ledger.records_log import CHECKPOINTS, RecordsLog
-from services.ledger.recovery import CHECKPOINTS_LOG
 from services.ledger.replication.cutting import LogDiverged
 from services.ledger.replication.follower import PromiseUnknown, WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
 from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, Promise, PromiseFile, require_no_promise
 from services.ledger.replication.replica import AppendMalformed
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.frames import FrameDamaged
+from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog
+from services.ledger.storage.recovery import CHECKPOINTS_LOG
 from tests.unit.services.ledger.conftest import ORIGIN, sign_tree
 
 from .members import Member, Writer, ballot, heading, member_at, writer_at

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger import frames
 from services.ledger.replication.frame_files import LOG_START, FrameName
-from services.ledger.segment_files import SEGMENTS
+from services.ledger.storage import frames
+from services.ledger.storage.segment_files import SEGMENTS
 
 from .members import Writer, writer_at
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger.damage import LogRolledBack
-from services.ledger.recovery import Floor
 from services.ledger.replication.group import require_witnessed
+from services.ledger.storage.damage import LogRolledBack
+from services.ledger.storage.recovery import Floor
 
 from .members import writer_at
 

@@ -1,0 +1,207 @@
+"""It is responsible for a local mesh's configuration: production's own, with other names, addresses and paths.
+
+What a template says about timing and sizes holds here too, so the local mesh behaves as one in production does.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from libs.files import write_durably
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.ports import HOST
+from services.cli.mesh.roster import DEVTEE, SERVICES, SOURCE_ROOT, TRUST_DOMAIN, instance_of, role_of
+from services.cli.terminal.inputs import InputUnreadable, read_input
+
+TEMPLATES = SOURCE_ROOT / "deploy" / "config"
+MODEL = "smollm2-135m"
+"""The model of a local mesh: it comes as a package and runs on the CPU."""
+
+_HEADER = "# Written by teemesh up from deploy/config/{service}.toml at every start: changes here are lost.\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything of a local mesh is reached, host:port or URL."""
+
+    ports: Mapping[str, int]
+    router_port: int
+
+    def of(self, name: str) -> str:
+        return f"{HOST}:{self.ports[name]}"
+
+    @property
+    def nats_url(self) -> str:
+        return f"tls://{self.of('nats')}"
+
+    @property
+    def pccs_url(self) -> str:
+        return f"http://{self.of('pccs')}"
+
+    @property
+    def router(self) -> str:
+        return f"{HOST}:{self.router_port}"
+
+
+def write_devtee_config(layout: Layout, addresses: Addresses, names: Sequence[str] = SERVICES) -> None:
+    """Write the software TEE's file: one virtual TD for each process."""
+    write_config(
+        layout,
+        DEVTEE,
+        {
+            "state_dir": str(layout.devtee),
+            "pccs_listen": addresses.of("pccs"),
+            "instances": [
+                {
+                    "name": name,
+                    "socket": str(layout.guest_socket(name)),
+                    "app_compose": str(layout.compose(role_of(name))),
+                }
+                for name in names
+            ],
+        },
+    )
+
+
+def write_service_configs(
+    layout: Layout,
+    addresses: Addresses,
+    policy: Path,
+    *,
+    certificate_seconds: int | None = None,
+    names: Sequence[str] = SERVICES,
+    witnesses: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write every process's file; each begins with the given signed policy.
+
+    `certificate_seconds` is the life of certificates where it is to be another than production's. All `witnesses` are
+    the quorum.
+    """
+    kms = [name for name in names if role_of(name) == "kms"]
+    ledgers = [name for name in names if role_of(name) == "ledger"]
+    for service in names:
+        member = {
+            "instance": instance_of(service),
+            "trust_domain": TRUST_DOMAIN,
+            "listen": addresses.of(service),
+            "kms": [addresses.of(name) for name in kms],
+            "kms_bootstrap": [addresses.of(f"{name}_bootstrap") for name in kms],
+            "attestation_bootstrap": addresses.of("attestation_bootstrap"),
+            "state_dir": str(layout.state(service)),
+            "guest_socket": str(layout.guest_socket(service)),
+            "seed_policy": str(policy),
+        }
+        own = {**_own(service, layout, addresses), **_members(service, addresses, ledgers)}
+        if role_of(service) == "kms" and certificate_seconds is not None:
+            own["certificate_seconds"] = certificate_seconds
+        if service == "ledger":
+            own |= {"witnesses": list(witnesses), "witness_quorum": len(witnesses)}
+        write_config(layout, service, {"member": member, **own})
+
+
+def _members(service: str, addresses: Addresses, ledgers: Sequence[str]) -> dict[str, Any]:
+    """What the log's members, and those who write to it, must know where it has several."""
+    if len(ledgers) == 1:
+        return {}
+    if role_of(service) == "ledger":
+        members = [{"instance": instance_of(name), "address": addresses.of(name)} for name in ledgers]
+        return {"replication": {"members": members}}
+    if role_of(service) in ("kms", "registry", "router"):
+        return {"other_ledgers": [addresses.of(name) for name in ledgers[1:]]}
+    return {}
+
+
+def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
+    """What is a service's own, beside the table that all of them have."""
+    events = {
+        "nats_url": addresses.nats_url,
+        "broker": addresses.of("broker"),
+        "outbox": str(layout.state(service) / "outbox"),
+    }
+    match service:
+        case "attestation":
+            return {
+                "bootstrap_listen": addresses.of("attestation_bootstrap"),
+                "pccs_url": addresses.pccs_url,
+                # The software TEE answers for its GPUs' vendor at the same address.
+                "nras_url": addresses.pccs_url,
+                "registry": [addresses.of("registry")],
+            }
+        case "kms":
+            return {
+                "bootstrap_listen": addresses.of("kms_bootstrap"),
+                "ledger": addresses.of("ledger"),
+                "events": events,
+            }
+        case "kms-2":
+            return {
+                "bootstrap_listen": addresses.of("kms-2_bootstrap"),
+                "ledger": addresses.of("ledger"),
+                "events": events,
+                "join": {
+                    "kms": addresses.of("kms"),
+                    "kms_bootstrap": addresses.of("kms_bootstrap"),
+                    "order": str(layout.join_order),
+                },
+            }
+        case "broker":
+            return {"nats": {"host": HOST, "port": addresses.ports["nats"]}}
+        case "ledger" | "ledger-2" | "ledger-3":
+            return {
+                "data_dir": str(layout.state(service) / "log"),
+                "https_listen": addresses.of(f"{service}_http"),
+                "dns_names": ["localhost"],
+                "ip_addresses": [HOST],
+                "events": events,
+            }
+        case "registry":
+            return {"ledger": addresses.of("ledger"), "events": events}
+        case "node":
+            return {
+                "registry": [addresses.of("registry")],
+                "endpoint": addresses.of("node"),
+                "region": "local",
+                "engine": {"model": MODEL, "weights": None, "context_tokens": 2048, "parallel": 2},
+            }
+        case "router":
+            return {
+                "registry": [addresses.of("registry")],
+                "ledger": addresses.of("ledger"),
+                "https_listen": addresses.router,
+                "grpc_listen": addresses.of("router_grpc"),
+                "dns_names": ["localhost"],
+                "ip_addresses": [HOST],
+                "repo_url": None,
+                "events": events,
+            }
+    raise AssertionError(service)
+
+
+def write_config(layout: Layout, service: str, changes: Mapping[str, Any]) -> None:
+    """Write one process's file: its template, changed so. Raises `InputUnreadable`."""
+    template = TEMPLATES / f"{role_of(service)}.toml"
+    try:
+        production = tomllib.loads(read_input(template).decode())
+    except ValueError as error:
+        raise InputUnreadable(f"{template} is not TOML: {error}") from error
+    text = _HEADER.format(service=service) + tomli_w.dumps(changed(production, changes))
+    write_durably(layout.config(service), text.encode())
+
+
+def changed(template: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template with other values; None leaves a key out. What is no table is replaced whole."""
+    result = dict(template)
+    for name, value in changes.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
+            result[name] = changed(result[name], value)
+        else:
+            result[name] = value
+    return result

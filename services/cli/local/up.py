@@ -1,0 +1,118 @@
+"""It is responsible for `teemesh up`: the whole mesh on this machine, until Ctrl-C.
+
+What it does itself is an operator's work: keys, policy, certificates, a tenant. Everything else is the services' own,
+and they run exactly as they would run apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from libs import logs
+from libs.process import until_terminated
+from services.cli.local.run import MeshRun, RunOptions
+from services.cli.mesh.layout import Layout, add_state_option, layout_of
+from services.cli.mesh.lock import holding
+from services.cli.mesh.roster import INSTANCE
+
+DEFAULT_ROUTER_PORT = 8443
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `teemesh up`."""
+    parser = subparsers.add_parser("up", help="run a whole mesh on this machine until Ctrl-C")
+    add_state_option(parser)
+    parser.add_argument(
+        "--router-port", type=_port, default=DEFAULT_ROUTER_PORT, help="port of the HTTPS API (default: %(default)s)"
+    )
+    parser.add_argument("--demo", action="store_true", help="ask one question when ready and verify the answer")
+    parser.add_argument(
+        "--exit", action="store_true", help="stop once ready (with --demo: once answered); exit 1 if anything failed"
+    )
+    parser.add_argument(
+        "--kms-replica", action="store_true", help="run a second instance of the KMS, which joins the first"
+    )
+    parser.add_argument(
+        "--ledger-members",
+        type=int,
+        choices=(1, 3),
+        default=1,
+        help="how many members keep the log; of three, one writes, and another takes over (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--certificate-seconds",
+        type=_life,
+        help="life of the services' certificates, 10 to 3600; short ones show renewal (default: an hour)",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = RunOptions(
+        router_port=args.router_port,
+        demo=args.demo,
+        exit=args.exit,
+        kms_replica=args.kms_replica,
+        ledger_members=args.ledger_members,
+        certificate_seconds=args.certificate_seconds,
+    )
+    return asyncio.run(run_up(layout_of(args), options, Console()))
+
+
+async def run_up(layout: Layout, options: RunOptions, console: Console) -> int:
+    """Run a mesh until SIGTERM or SIGINT, or until its demonstration is over; return the exit status.
+
+    Raises `MeshRunning`, `PortTaken` and what preparing raises; after that, what dies is restarted.
+    """
+    layout.prepare()
+    with holding(layout.lock), _log_to(layout.log("up")):
+        return await _until_terminated(MeshRun(layout, options, console).run())
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send this process's own log to a file: the terminal is the display's."""
+    logs.configure("up", INSTANCE, json=True)
+    with path.open("a", encoding="utf-8") as file:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(file)
+        yield
+        # Whoever logs after this has nowhere to: the handlers end with the file.
+        logging.getLogger().handlers.clear()
+
+
+async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
+    """Return what `work` returns, or 0 when it was cancelled by a signal and has cleaned up."""
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(until_terminated())
+        working = tasks.create_task(work)
+        asked.add_done_callback(lambda _: working.cancel())
+        working.add_done_callback(lambda _: asked.cancel())
+    return 0 if working.cancelled() else working.result()
+
+
+def _port(text: str) -> int:
+    return _number(text, 1, 65535)
+
+
+def _life(text: str) -> int:
+    return _number(text, 10, 3600)
+
+
+def _number(text: str, least: int, most: int) -> int:
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be a number") from error
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"must be from {least} to {most}")
+    return number

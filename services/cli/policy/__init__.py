@@ -1,0 +1,1 @@
+"""It is responsible for `teemesh policy`: drafted, signed, compared, published, explained and withdrawn."""

@@ -1,0 +1,1 @@
+"""It is responsible for `teemesh sessions`: the attested sessions that receipts cite."""

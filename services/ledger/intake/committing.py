@@ -1,0 +1,190 @@
+"""It is responsible for one commit: judge what came, keep what is refused, make the rest durable, then say so.
+
+Nothing is acknowledged before it is durable. What the ledger itself has to say about a message is durable in its outbox
+before the log steps over that message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol, TypeVar
+
+import structlog
+
+from libs.events.consume import StreamGap
+from libs.transparency.acknowledgement import Acknowledgement
+from services.ledger.growth import Growth
+from services.ledger.holding import Holding
+from services.ledger.intake.acknowledging import Acknowledgements
+from services.ledger.intake.admission import Admission, Judged
+from services.ledger.intake.arrivals import Arrival, Event
+from services.ledger.intake.position import Start
+from services.ledger.intake.rejections import Reason, Refusal, Rejections
+from services.ledger.intake.sequencer import Commit, Outcome, Sequencer, Verdict
+from services.ledger.storage.breaking import ending_when_broken
+
+_POSITION_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class OwnWords(Protocol):
+    """The ledger's own entries; each is durable, though not yet logged, when the method returns."""
+
+    @property
+    def issuer(self) -> bytes: ...
+
+    async def gap(self, source: bytes, gap: StreamGap) -> None: ...
+
+    async def conflict(self, verdict: Verdict) -> None: ...
+
+    async def quarantine(self, refusal: Refusal, digest: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What is to be written."""
+
+    new: Sequence[Verdict]
+    known: Sequence[Verdict]
+    conflicts: Sequence[Verdict]
+    refusals: Sequence[Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What IS durable here."""
+
+    commits: Sequence[Commit]
+    acknowledgements: Sequence[Acknowledgement]
+
+
+class Committing:
+    """The one writer of a log."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        sequencer: Sequencer,
+        rejections: Rejections,
+        acknowledgements: Acknowledgements,
+        own: OwnWords,
+        growth: Growth,
+        holding: Holding,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        """`thread` has exactly one worker: what judges and writes runs there, one thing at a time."""
+        self._admission = admission
+        self._sequencer = sequencer
+        self._rejections = rejections
+        self._acknowledgements = acknowledgements
+        self._own = own
+        self._growth = growth
+        self._holding = holding
+        self._thread = thread
+        self._source = b""
+        self._low = 0
+        self._positioned_at = time.monotonic()
+
+    def begin(self, start: Start) -> None:
+        """Go on from a place in the stream."""
+        self._source, self._low = start.source, start.after + 1
+
+    async def commit(self, events: Sequence[Event]) -> None:
+        """Take in what came, in stream order. When this returns, all of it is durable in the log or refused.
+
+        Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
+        """
+        arrivals = [event for event in events if isinstance(event, Arrival)]
+        decided = await self._in_thread(lambda: self._decide(arrivals))
+        await self._record(events, decided)
+        last = events[-1]
+        high = last.last if isinstance(last, StreamGap) else last.sequence
+        written = await self._in_thread(lambda: self._write(decided, high))
+        if written.commits:
+            await self._holding.held()
+            newest = written.commits[-1]
+            self._growth.reach(newest.size, newest.root)
+        self._acknowledgements.deliver(written.acknowledgements)
+        self._acknowledgements.refuse(decided.refusals)
+
+    def _decide(self, arrivals: Sequence[Arrival]) -> _Decided:
+        judged = Judged()
+        for arrival in arrivals:
+            if isinstance(arrival.batch, Refusal):
+                judged.refusals.append(arrival.batch)
+            else:
+                one = self._admission.judge(arrival.message, arrival.batch, arrival.vaults, arrival.opens)
+                judged.candidates.extend(one.candidates)
+                judged.refusals.extend(one.refusals)
+        verdicts = self._sequencer.judge(judged.candidates)
+        of = {outcome: [each for each in verdicts if each.outcome is outcome] for outcome in Outcome}
+        sequence = arrivals[-1].sequence if arrivals else 0
+        refusals = judged.refusals + [_conflicting(verdict, sequence) for verdict in of[Outcome.CONFLICT]]
+        return _Decided(of[Outcome.NEW], of[Outcome.DUPLICATE], of[Outcome.CONFLICT], refusals)
+
+    async def _record(self, events: Sequence[Event], decided: _Decided) -> None:
+        """Say in the log what is lost and refused: before the log steps over it."""
+        for event in events:
+            if isinstance(event, StreamGap):
+                log.error("the stream has lost messages", first=event.first, last=event.last)
+                await self._own.gap(self._source, event)
+        for verdict in decided.conflicts:
+            await self._own.conflict(verdict)
+        for refusal in decided.refusals:
+            log.error(
+                "refused",
+                reason=refusal.reason.name,
+                detail=refusal.detail,
+                issuer=refusal.issuer.hex(),
+                issuer_seq=refusal.issuer_seq,
+                stream_seq=refusal.stream_seq,
+            )
+            if self._leaves_a_hole(refusal):
+                await self._own.quarantine(refusal, sha256(refusal.content).digest())
+
+    def _leaves_a_hole(self, refusal: Refusal) -> bool:
+        """Whether a reader of the log would miss this number and was not told yet. Of unknown issuers nobody misses
+        one, and the ledger's own refused entries must not beget others.
+        """
+        if refusal.reason is Reason.CONFLICT or not refusal.reason.is_proven or refusal.issuer == self._own.issuer:
+            return False
+        if self._rejections.has(refusal.issuer, refusal.issuer_seq):
+            return False
+        return self._admission.writer(refusal.issuer) is not None
+
+    def _write(self, decided: _Decided, high: int) -> _Written:
+        with ending_when_broken():
+            self._rejections.keep(decided.refusals)
+            commits: Sequence[Commit] = ()
+            now = time.monotonic()
+            # Without entries the position alone may lag: what it misses is read again after a restart, and known.
+            if decided.new or now - self._positioned_at >= _POSITION_SECONDS:
+                candidates = [verdict.candidate for verdict in decided.new]
+                commits = self._sequencer.append(candidates, self._source, self._low, high)
+                self._low, self._positioned_at = high + 1, now
+        acknowledgements = [each for commit in commits for each in self._acknowledgements.sign(commit)]
+        again = [
+            self._acknowledgements.issue_again(verdict.index)
+            for verdict in decided.known
+            if self._acknowledgements.follows(verdict.candidate.issuer)
+        ]
+        return _Written(commits, acknowledgements + again)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        waiting: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await waiting
+
+
+def _conflicting(verdict: Verdict, stream_seq: int) -> Refusal:
+    refused = verdict.candidate
+    detail = f"entry {verdict.index} has this number and says something else"
+    return Refusal(stream_seq, Reason.CONFLICT, detail, refused.body, refused.issuer, refused.issuer_seq)

@@ -1,0 +1,96 @@
+"""It is responsible for the examiner process as the ledger sees it.
+
+What it vouches for is taken into the log without being opened again, so each answer names the very bytes it is about,
+and one that does not ends the ledger. So does the examiner's end: the next start reads the stream from where the log
+stands, and nothing was told to anyone about what was not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+from libs import jcs
+from libs.errors import Code, MeshError
+from libs.events.batches import Batch
+from libs.events.consume import StreamMessage
+from services.ledger.children import Child, open_child
+from services.ledger.intake.examination import Request, VaultKeys, read_marks
+
+_ANSWER_SECONDS = 60.0
+
+
+class ExaminerGone(MeshError):
+    """The examiner process ended or does not answer: the ledger must start anew."""
+
+    code = Code.UNAVAILABLE
+    reason = "EXAMINER_GONE"
+
+
+class ExaminerWrong(MeshError):
+    """The examiner answered about something else than it was asked."""
+
+    code = Code.DATA_LOSS
+    reason = "EXAMINER_WRONG"
+
+
+class ExaminerProcess:
+    """A running examiner."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._number = 0
+        self._one_request = asyncio.Lock()
+
+    @property
+    def pid(self) -> int:
+        return self._child.process.pid
+
+    async def watch(self) -> NoReturn:
+        """Raise `ExaminerGone` as soon as it has ended."""
+        await self._child.process.wait()
+        raise ExaminerGone("the examiner process ended")
+
+    async def opening(self, read: Sequence[tuple[StreamMessage, Batch]], vaults: VaultKeys) -> Sequence[frozenset[int]]:
+        """Return of each message the numbers of its sealed records that open with these keys, and are what they should.
+
+        Raises `ExaminerGone` or `ExaminerWrong`.
+        """
+        async with self._one_request:
+            self._number += 1
+            answered = await self._ask(Request(self._number, vaults, [message.data for message, _ in read]))
+        if len(answered) != len(read):
+            raise ExaminerWrong("the examiner answered about more or fewer messages than it was asked")
+        found = [read_marks(batch, each) for (_, batch), each in zip(read, answered, strict=True)]
+        opens = [each for each in found if each is not None]
+        if len(opens) != len(read):
+            raise ExaminerWrong("the examiner answered about another message than it was asked")
+        return opens
+
+    async def _ask(self, request: Request) -> Sequence[Any]:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                self._child.requests.write(request.encode())
+                await self._child.requests.drain()
+                while True:
+                    # Whoever asked before may have been cancelled, and its answer is still to come.
+                    answered = await self._read_answer()
+                    if answered["number"] == request.number:
+                        return list(answered["messages"])
+        except (OSError, TimeoutError) as error:
+            raise ExaminerGone("the examiner process does not answer") from error
+
+    async def _read_answer(self) -> dict[str, Any]:
+        line = await self._child.answers.readline()
+        if not line:
+            raise ExaminerGone("the examiner process ended")
+        return jcs.loads_object(line)
+
+
+@asynccontextmanager
+async def open_examiner() -> AsyncIterator[ExaminerProcess]:
+    """Run an examiner while the body runs. It ends with this process, however that ends."""
+    async with open_child("services.ledger.examiner") as child:
+        yield ExaminerProcess(child)

@@ -1,0 +1,186 @@
+"""Reads entries and frames back from the segments, and verifies them against the tree.
+
+A disk that went bad after the start is thus found by whoever reads, not by whoever is handed the entry.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from libs.transparency import chain, leaf
+from libs.transparency.acknowledgement import Statement
+from libs.transparency.merkle import leaf_hash
+from services.ledger.storage import frames, segments
+from services.ledger.storage.damage import LogDamaged
+from services.ledger.storage.index import Index
+from services.ledger.storage.pieces import FramePlace
+from services.ledger.storage.segment_files import path_of
+
+_LENGTH = struct.Struct(">I")
+_LENGTH_AT = 100
+_KIND_AT = 4
+_TENANTS = frozenset(kind for kind in leaf.Kind if kind.is_tenants)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """One entry as the log holds it."""
+
+    index: int
+    row: frames.Row
+    epoch: int
+    """The writer's epoch when it committed the entry."""
+    wall_ns: int
+
+    @property
+    def leaf(self) -> leaf.Leaf:
+        return leaf.parse(self.row.leaf_data)
+
+
+class LogReader:
+    """Safe to use from several threads at once, beside the writer."""
+
+    def __init__(self, directory: Path, origin: str, index: Index, bare: Collection[int] = ()) -> None:
+        """`bare` are the first leaves of segments without the bodies of tenants' entries, which are read as empty."""
+        self._directory, self._index, self._bare = directory, index, bare
+        self._start = chain.chain_start(origin)
+        # A frame may be more than a reader takes at once, and is then asked for again at once.
+        self._last: tuple[FramePlace, frames.Frame] | None = None
+
+    def entry(self, index: int) -> StoredEntry:
+        """Return one entry without reading the rest of its frame. Raises `IndexError` or `LogDamaged`."""
+        place = self._index.place(index)
+        header = self._header(place)
+        table_at = place.offset + frames.HEADER_SIZE
+        table = self._read(place.segment, table_at, frames.ROW_SIZE * (index - place.first + 1))
+        lengths = self._body_lengths(place.segment, table)
+        body_at = table_at + frames.ROW_SIZE * header.count + sum(lengths[:-1])
+        body = self._read(place.segment, body_at, lengths[-1])
+        row, body_hash = frames.unpack_row(table[-frames.ROW_SIZE :], body)
+        is_taken_out = place.segment in self._bare and leaf.is_tenants(row.leaf_data)
+        if not is_taken_out and sha256(body).digest() != body_hash:
+            raise LogDamaged(segments.file_name(place.segment), body_at, f"the body of entry {index} has changed")
+        if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
+            at = table_at + len(table) - frames.ROW_SIZE
+            raise LogDamaged(segments.file_name(place.segment), at, f"the leaf of entry {index} has changed")
+        if _contradicts_leaf(row):
+            raise LogDamaged(segments.file_name(place.segment), body_at, f"entry {index} says other than its leaf")
+        return StoredEntry(index, row, header.epoch, header.wall_ns)
+
+    def entries(self, start: int, end: int) -> Iterator[StoredEntry]:
+        """Yield the entries from `start` up to, not including, `end`, or the log's end. Raises `LogDamaged`."""
+        at, end = start, min(end, self._index.size)
+        while at < end:
+            place = self._index.place(at)
+            frame = self.frame(place)
+            for row in frame.rows[at - place.first : end - place.first]:
+                yield StoredEntry(at, row, frame.header.epoch, frame.header.wall_ns)
+                at += 1
+
+    def frame(self, place: FramePlace) -> frames.Frame:
+        """Return a whole frame, verified: its own hashes, its leaves, entries in clear. Raises `LogDamaged`."""
+        last = self._last
+        if last is not None and last[0] == place:
+            return last[1]
+        header = self._header(place)
+        name = segments.file_name(place.segment)
+        try:
+            frame = self._parse(place, header)
+        except frames.FrameDamaged as error:
+            raise LogDamaged(name, place.offset + error.at, error.why) from error
+        hashes = b"".join([leaf_hash(row.leaf_data) for row in frame.rows])
+        if hashes != self._index.tree.leaves(place.first, place.first + header.count):
+            raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
+        for index, row in enumerate(frame.rows, place.first):
+            if _contradicts_leaf(row):
+                raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
+        self._last = place, frame
+        return frame
+
+    def statement(self, index: int) -> tuple[Statement, bytes]:
+        """Return what was acknowledged about an entry, and its leaf data, to issue the acknowledgement again."""
+        stored = self.entry(index)
+        vault_seq = self._index.vault_seq(stored.row.vault_id, index)
+        return statement_of(stored, vault_seq, self._index.tree.leaf(index)), stored.row.leaf_data
+
+    def chain_at(self, size: int) -> bytes:
+        """Return the chain head of the first `size` leaves. Raises `IndexError` or `LogDamaged`."""
+        if size == 0:
+            return self._start
+        place = self._index.place(size - 1)
+        head = self._chain_before(place)
+        for index in range(place.first, size):
+            head = chain.chain_next(head, index, self._index.tree.leaf(index))
+        return head
+
+    def _chain_before(self, place: FramePlace) -> bytes:
+        if place.first == place.segment:
+            header = segments.Header.parse(self._read(place.segment, 0, segments.HEADER_SIZE))
+            return header.chain
+        before = self._index.place(place.first - 1)
+        return self.frame(before).chain_after
+
+    def _parse(self, place: FramePlace, header: frames.Header) -> frames.Frame:
+        if place.segment not in self._bare:
+            return frames.parse(header, self._read(place.segment, place.offset, header.length))
+        table_at = place.offset + frames.HEADER_SIZE
+        length = frames.bare_length(self._read(place.segment, table_at, frames.ROW_SIZE * header.count))
+        data = self._read(place.segment, place.offset, min(length, header.length))
+        return frames.parse(header, data, bare=True)
+
+    def _body_lengths(self, segment: int, table: bytes) -> list[int]:
+        """Return how long the bodies of some rows are in a segment's file."""
+        starts = range(0, len(table), frames.ROW_SIZE)
+        lengths = [_LENGTH.unpack_from(table, at + _LENGTH_AT)[0] for at in starts]
+        if segment not in self._bare:
+            return lengths
+        rows = zip(starts, lengths, strict=True)
+        return [0 if leaf.is_tenants(table[at : at + leaf.LEAF_SIZE]) else length for at, length in rows]
+
+    def _header(self, place: FramePlace) -> frames.Header:
+        try:
+            header = frames.parse_header(self._read(place.segment, place.offset, frames.HEADER_SIZE))
+        except frames.FrameDamaged as error:
+            raise LogDamaged(segments.file_name(place.segment), place.offset + error.at, error.why) from error
+        if header.first != place.first:
+            raise LogDamaged(segments.file_name(place.segment), place.offset + 8, "another frame is in this place")
+        return header
+
+    def _read(self, segment: int, offset: int, length: int) -> bytes:
+        # Not kept open: a long log has more segments than a process may have files.
+        try:
+            with path_of(self._directory, segment, self._bare).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, offset)
+        except OSError as error:
+            raise LogDamaged(segments.file_name(segment), offset, f"it cannot be read: {error.strerror}") from error
+        if len(data) != length:
+            raise LogDamaged(segments.file_name(segment), offset + len(data), "the file ends within an entry")
+        return data
+
+
+def _contradicts_leaf(row: frames.Row) -> bool:
+    """Whether an entry in clear is another than its leaf commits to.
+
+    The row with the body's hash is no part of the leaf, and what decides who may write must follow from the leaf.
+    """
+    public = row.leaf_data[_KIND_AT] not in _TENANTS
+    return public and sha256(row.body).digest() != leaf.parse(row.leaf_data).commitment
+
+
+def statement_of(stored: StoredEntry, vault_seq: int, hashed: bytes) -> Statement:
+    """Return what the ledger says about an entry."""
+    public = stored.leaf
+    return Statement(
+        index=stored.index,
+        time_ms=stored.wall_ns // 1_000_000,
+        vault_seq=vault_seq,
+        issuer_seq=public.issuer_seq,
+        epoch=stored.epoch,
+        issuer=public.issuer,
+        leaf_hash=hashed,
+    )

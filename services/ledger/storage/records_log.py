@@ -1,0 +1,151 @@
+"""Files of records that are appended and synced before anything they say is acted on: notes, rejections, own entries.
+
+A record is `magic || u32 length || bytes || SHA-256 of those`. A torn last record was never synced, so nobody has acted
+on it and it is cut; anything else that does not verify is damage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from libs.files import fsync_dir
+from services.ledger.storage.damage import LogBroken, LogDamaged
+
+CHECKPOINTS = b"TMCK"
+QUARANTINE = b"TMQR"
+OUTBOX = b"TMO1"
+MAX_RECORD = 4 << 20
+_FRAMING = 4 + 4 + 32
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a file of records holds."""
+
+    records: tuple[bytes, ...]
+    end: int
+    """Where the last whole record ends."""
+    torn: bytes
+    """What follows it: the start of a record that was being written."""
+
+
+def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: int = 0) -> tuple[int, bytes]:
+    """Hand over every record from `start` on, one at a time. Returns where the last whole one ends, and what follows.
+
+    A missing file is empty. Raises `LogDamaged` for damage that is not a torn tail.
+    """
+    end = start
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while (record := _next_record(file, magic)) is not None:
+                take(record)
+                end += len(record) + _FRAMING
+            file.seek(end)
+            rest = file.read()
+    except FileNotFoundError:
+        return 0, b""
+    later = _find_record(rest, 1, magic)
+    if later is not None:
+        raise LogDamaged(path.name, end, f"a whole record follows at byte {end + later}")
+    return end, rest
+
+
+def read_end(path: Path, magic: bytes, most: int = 1 << 18) -> Records:
+    """Read the records that lie whole in the last `most` bytes, and one at least where there is any, as `read_each`.
+
+    For a file that grows with the log, whose last records say all. No record MUST hold what looks like another one.
+    """
+    first: int | None = 0
+    start = 0
+    if path.exists() and path.stat().st_size > most:
+        with path.open("rb") as file:
+            start = file.seek(-most, os.SEEK_END)
+            first = _find_record(file.read(), 0, magic)
+    if first is None:
+        return read_end(path, magic, 2 * most)
+    records: list[bytes] = []
+    end, torn = read_each(path, magic, records.append, start + first)
+    return Records(tuple(records), end, torn)
+
+
+class RecordsLog:
+    """Appends to a file of records. Owned by one writer."""
+
+    __slots__ = ("_broken", "_descriptor", "_end", "_magic", "_name")
+
+    def __init__(self, path: Path, magic: bytes, end: int) -> None:
+        """Open the file after `read`, cutting what follows `end`, and make that durable."""
+        self._magic, self._name, self._end, self._broken = magic, path.name, end, False
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(self._descriptor, end)
+            os.fsync(self._descriptor)
+            fsync_dir(path.parent)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise LogBroken(f"{path.name} could not be opened: {error.strerror}") from error
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Add records. They ARE durable when this returns. Raises `LogBroken`, after which nothing more is taken."""
+        if self._broken:
+            raise LogBroken(f"{self._name} is broken since an earlier write")
+        data = b"".join(encode(self._magic, record) for record in records)
+        try:
+            write_all(self._descriptor, data, self._end)
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._broken = True
+            raise LogBroken(f"{self._name} could not be written: {error.strerror}") from error
+        self._end += len(data)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def encode(magic: bytes, record: bytes) -> bytes:
+    """Return a record as it is stored."""
+    if len(record) > MAX_RECORD:
+        raise ValueError(f"a record has at most {MAX_RECORD} bytes")
+    head = magic + len(record).to_bytes(4, "big") + record
+    return head + sha256(head).digest()
+
+
+def quarantined(stream_seq: int, why: int, message: bytes) -> bytes:
+    """Return the record of a rejected message: its stream sequence, the reason's number, its bytes."""
+    return stream_seq.to_bytes(8, "big") + why.to_bytes(2, "big") + message
+
+
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write everything at an offset. Raises `OSError`; what was written before it is then unknown."""
+    view, done = memoryview(data), 0
+    while done < len(data):
+        done += os.pwrite(descriptor, view[done:], offset + done)
+
+
+def _next_record(file: BinaryIO, magic: bytes) -> bytes | None:
+    head = file.read(8)
+    length = min(int.from_bytes(head[4:], "big"), MAX_RECORD)
+    return _record_at(head + file.read(length + 32), 0, magic)
+
+
+def _find_record(data: bytes, at: int, magic: bytes) -> int | None:
+    at = data.find(magic, at)
+    while at >= 0 and _record_at(data, at, magic) is None:
+        at = data.find(magic, at + 1)
+    return at if at >= 0 else None
+
+
+def _record_at(data: bytes, at: int, magic: bytes) -> bytes | None:
+    if data[at : at + 4] != magic:
+        return None
+    length = int.from_bytes(data[at + 4 : at + 8], "big")
+    end = at + 8 + length
+    if length > MAX_RECORD or end + 32 > len(data) or sha256(data[at:end]).digest() != data[end : end + 32]:
+        return None
+    return data[at + 8 : end]

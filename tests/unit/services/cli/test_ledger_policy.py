@@ -278,7 +278,7 @@ def test_month_that_policy_keeps_is_not_erased_by_age(
     keeper, months = AttestedAuthor(mesh, kms, "kms"), 2
     seed = mesh.sign({**mesh.draft, "retention_months": months})
     log.folder.joinpath("log.json").write_bytes(_description(mesh, seed).document())
-    log.append([keeper.introduce(), keeper.says(Kind.POLICY, seed)])
+    log.append([keeper.introduce(), keeper.says(Kind.POLICY, seed)]).sign()
     now = vault_epoch(time.time())
     authority = Authority(1, retention_months=months)
     old = VaultPart(WHOLE.vault_id, now - months - 1)

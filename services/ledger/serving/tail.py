@@ -12,8 +12,6 @@ from functools import partial
 
 from libs.errors import MeshError
 from libs.transparency import resume
-from libs.transparency.chain import chain_next
-from libs.transparency.merkle import leaf_hash
 from libs.transparency.resume import LogDiverged, Position, ResumeTokenInvalid
 from services.ledger.checkpoints.auditing import Checkpoints
 from services.ledger.growth import Growth
@@ -115,7 +113,7 @@ class Tail:
         """Return the entries that follow a position, and the place after them."""
         end = min(position.next_index + max_batch, size)
         taken, _ = _fitting(self._store.reader.entries(position.next_index, end), max_batch, end)
-        return taken, _after(position, taken)
+        return taken, self._moved(position, position.next_index + len(taken))
 
     def _selected(
         self, selection: Selection, position: Position, size: int, max_batch: int
@@ -124,7 +122,11 @@ class Tail:
         end = min(position.next_index + _MOST_PASSED, size)
         found = self._store.index.selected(selection, position.next_index, end)
         taken, end = _fitting(map(self._store.reader.entry, found), max_batch, end)
-        return taken, Position(end, self._store.reader.chain_at(end))
+        return taken, self._moved(position, end)
+
+    def _moved(self, position: Position, index: int) -> Position:
+        """Return a later place. The entries up to it that were read ARE verified against the tree."""
+        return Position(index, self._store.reader.chain_on(position.chain, position.next_index, index))
 
     def _batch(self, entries: tuple[StoredEntry, ...], position: Position) -> TailBatch:
         token = resume.seal(position, log_id=self._store.log_id, key_epoch=self._key.epoch, key=self._key.key)
@@ -140,13 +142,6 @@ class Tail:
             return (await self._keys.release(KEY_NAME, epoch)).key
         except MeshError as error:
             raise ResumeTokenInvalid(f"the resume token's key cannot be had: {error.reason}") from error
-
-
-def _after(position: Position, entries: tuple[StoredEntry, ...]) -> Position:
-    chain = position.chain
-    for stored in entries:
-        chain = chain_next(chain, stored.index, leaf_hash(stored.row.leaf_data))
-    return Position(position.next_index + len(entries), chain)
 
 
 def _fitting(entries: Iterable[StoredEntry], most: int, end: int) -> tuple[tuple[StoredEntry, ...], int]:

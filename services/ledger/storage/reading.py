@@ -24,6 +24,8 @@ from services.ledger.storage.segment_files import path_of
 _LENGTH = struct.Struct(">I")
 _LENGTH_AT = 100
 _KIND_AT = 4
+_NEAR = frames.MAX_ROWS
+"""So many leaves are hashed sooner than the frame before them is read."""
 _TENANTS = frozenset(kind for kind in leaf.Kind if kind.is_tenants)
 
 
@@ -113,10 +115,17 @@ class LogReader:
         if size == 0:
             return self._start
         place = self._index.place(size - 1)
-        head = self._chain_before(place)
-        for index in range(place.first, size):
-            head = chain.chain_next(head, index, self._index.tree.leaf(index))
-        return head
+        return self._chain_over(self._chain_before(place), place.first, size)
+
+    def chain_on(self, head: bytes, start: int, end: int) -> bytes:
+        """Return the chain head of the first `end` leaves, given that of the first `start`. Raises `LogDamaged`.
+
+        Who follows the log is always near its end, and then no segment is opened for it.
+        """
+        return self._chain_over(head, start, end) if end - start <= _NEAR else self.chain_at(end)
+
+    def _chain_over(self, head: bytes, start: int, end: int) -> bytes:
+        return chain.chain_over(head, start, self._index.tree.leaves(start, end))
 
     def _chain_before(self, place: FramePlace) -> bytes:
         if place.first == place.segment:

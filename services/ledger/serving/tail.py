@@ -10,13 +10,14 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.transparency import resume
 from libs.transparency.resume import LogDiverged, Position, ResumeTokenInvalid
 from services.ledger.checkpoints.auditing import Checkpoints
 from services.ledger.growth import Growth
 from services.ledger.keys import KeySource, ReleasedKey
-from services.ledger.storage.reading import StoredEntry
+from services.ledger.serving.whole import AreOpen, WholeFrames
+from services.ledger.storage.reading import StoredEntry, WholeFrame
 from services.ledger.storage.selection import Selection
 from services.ledger.storage.store import LogStore
 
@@ -31,15 +32,24 @@ _MOST_PASSED = 1 << 18
 _ALL = Selection()
 
 
+class FramesNotSelectable(MeshError):
+    """A frame holds entries of every kind, vault and issuer: who selects is given entries."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "FRAMES_NOT_SELECTABLE"
+
+
 @dataclass(frozen=True, slots=True)
 class TailBatch:
-    """What follows a position; without entries it is a sign of life."""
+    """What follows a position, as entries or as frames; with neither it is a sign of life."""
 
     entries: tuple[StoredEntry, ...]
     chain_after: bytes
     token: bytes
     checkpoint: bytes
     log_size: int
+    frames: tuple[bytes, ...] = ()
+    """The first one may begin before the position."""
 
 
 class Tail:
@@ -53,6 +63,7 @@ class Tail:
         self._checkpoints = checkpoints
         self._keys = keys
         self._key = resume_key
+        self._whole = WholeFrames(store)
 
     async def from_index(self, index: int) -> Position:
         """Return the position at a leaf. Raises `LogDiverged` beyond the log, or `LogBehind`."""
@@ -77,19 +88,38 @@ class Tail:
         return position
 
     async def read(
-        self, position: Position, *, follow: bool, max_batch: int, selection: Selection = _ALL
+        self,
+        position: Position,
+        *,
+        follow: bool,
+        max_batch: int,
+        selection: Selection = _ALL,
+        are_open: AreOpen | None = None,
     ) -> AsyncGenerator[TailBatch, None]:
         """Yield the entries after a position; with `follow` go on as the log grows.
 
-        Raises `LogDamaged`, or `LogBehind` where this member hears of no growth any more.
+        Raises `FramesNotSelectable`, `LogDamaged`, or `LogBehind` where this member hears of no growth any more.
 
-        Only selected entries come; the places in the log move over the others all the same.
+        Only selected entries come; the places in the log move over the others all the same. With `are_open` whole
+        frames come instead of entries where they may.
         """
+        if are_open is not None and not selection.is_all:
+            raise FramesNotSelectable("whole frames are of all entries: ask for them without a selection")
         loop = asyncio.get_running_loop()
         told: Position | None = None
+        entries_until = 0
         silent_until = loop.time() + HEARTBEAT_SECONDS
         while True:
             while position.next_index < self._growth.size:
+                if are_open is not None and position.next_index >= entries_until:
+                    taken = await self._whole.take(position.next_index, self._growth.size, are_open)
+                    entries_until = taken.entries_until
+                    if taken.frames:
+                        position = told = Position(taken.frames[-1].end, taken.frames[-1].chain_after)
+                        with self._whole.waiting(taken.frames):
+                            yield self._batch((), position, taken.frames)
+                        silent_until = loop.time() + HEARTBEAT_SECONDS
+                        continue
                 read = self._some if selection.is_all else partial(self._selected, selection)
                 entries, position = await asyncio.to_thread(read, position, self._growth.size, max_batch)
                 if entries or loop.time() >= silent_until:
@@ -128,9 +158,12 @@ class Tail:
         """Return a later place. The entries up to it that were read ARE verified against the tree."""
         return Position(index, self._store.reader.chain_on(position.chain, position.next_index, index))
 
-    def _batch(self, entries: tuple[StoredEntry, ...], position: Position) -> TailBatch:
+    def _batch(
+        self, entries: tuple[StoredEntry, ...], position: Position, frames: tuple[WholeFrame, ...] = ()
+    ) -> TailBatch:
         token = resume.seal(position, log_id=self._store.log_id, key_epoch=self._key.epoch, key=self._key.key)
-        return TailBatch(entries, position.chain, token, self._checkpoints.note(), self._growth.size)
+        whole = tuple(frame.data for frame in frames)
+        return TailBatch(entries, position.chain, token, self._checkpoints.note(), self._growth.size, whole)
 
     async def _key_of(self, epoch: int) -> bytes:
         if epoch == self._key.epoch:

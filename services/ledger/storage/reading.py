@@ -44,6 +44,19 @@ class StoredEntry:
         return leaf.parse(self.row.leaf_data)
 
 
+@dataclass(frozen=True, slots=True)
+class WholeFrame:
+    """A frame's own bytes, verified."""
+
+    first: int
+    end: int
+    data: bytes
+    months: frozenset[tuple[int, bytes]]
+    """Epoch and vault of every entry."""
+    chain_after: bytes
+    """As the frame says; who reads the log by its frames checks the chain."""
+
+
 class LogReader:
     """Safe to use from several threads at once, beside the writer."""
 
@@ -103,6 +116,29 @@ class LogReader:
                 raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
         self._last = place, frame
         return frame
+
+    def whole(self, place: FramePlace, most: int) -> WholeFrame | None:
+        """Return a frame's bytes, verified as by `frame`; None for more than `most`, or if bodies were taken out.
+
+        Raises `LogDamaged`.
+        """
+        if place.segment in self._bare:
+            return None
+        header = self._header(place)
+        if header.length > most:
+            return None
+        name, end = segments.file_name(place.segment), place.first + header.count
+        data = self._read(place.segment, place.offset, header.length)
+        try:
+            whole = frames.verify(header, data)
+        except frames.FrameDamaged as error:
+            raise LogDamaged(name, place.offset + error.at, error.why) from error
+        if b"".join(map(leaf_hash, whole.leaves)) != self._index.tree.leaves(place.first, end):
+            raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
+        for index, (leaf_data, (start, stop)) in enumerate(zip(whole.leaves, whole.bodies, strict=True), place.first):
+            if leaf_data[_KIND_AT] not in _TENANTS and not _commits_to(leaf_data, data[start:stop]):
+                raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
+        return WholeFrame(place.first, end, data, whole.months, whole.chain_after)
 
     def statement(self, index: int) -> tuple[Statement, bytes]:
         """Return what was acknowledged about an entry, and its leaf data, to issue the acknowledgement again."""
@@ -177,8 +213,11 @@ def _contradicts_leaf(row: frames.Row) -> bool:
 
     The row with the body's hash is no part of the leaf, and what decides who may write must follow from the leaf.
     """
-    public = row.leaf_data[_KIND_AT] not in _TENANTS
-    return public and sha256(row.body).digest() != leaf.parse(row.leaf_data).commitment
+    return row.leaf_data[_KIND_AT] not in _TENANTS and not _commits_to(row.leaf_data, row.body)
+
+
+def _commits_to(leaf_data: bytes, body: bytes) -> bool:
+    return sha256(body).digest() == leaf.parse(leaf_data).commitment
 
 
 def statement_of(stored: StoredEntry, vault_seq: int, hashed: bytes) -> Statement:

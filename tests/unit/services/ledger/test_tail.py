@@ -91,7 +91,7 @@ async def test_a_tail_is_the_whole_log_and_its_chain(reader: Reader) -> None:
 
 
 async def test_a_batch_holds_no_more_than_may_wait_for_a_reader_that_stands_still(reader: Reader) -> None:
-    reader.append_all([candidate(n, body=bytes(40_000)) for n in (7, 8, 9, 10)])
+    reader.append_all([candidate(n, body=bytes(30_000)) for n in (7, 8, 9, 10)])
     reader.append_all([candidate(n, body=bytes(200_000)) for n in (11, 12)])
     batches = await reader.read(6)
     assert [len(batch.entries) for batch in batches] == [2, 2, 1, 1]

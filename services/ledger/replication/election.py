@@ -65,10 +65,13 @@ class Elections:
                 await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _until_silence(self) -> None:
-        """Wait until no writer was heard for a while, another while each time: or all would stand at once."""
+        """Wait until no writer was heard, and none voted for, for a while, another while each time: or all would stand
+        at once.
+        """
         patience = self._settings.election_seconds * random.uniform(1, 2)  # noqa: S311 - a delay, not a secret
+        follower = self._follower
         while True:
-            left = max(self._follower.heard_at, self._tried_at) + patience - self._clock()
+            left = max(follower.heard_at, follower.voted_at, self._tried_at) + patience - self._clock()
             if left <= 0:
                 return
             await asyncio.sleep(left)

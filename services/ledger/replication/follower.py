@@ -84,6 +84,8 @@ class Follower:
         """The instance that writes in the promised epoch, as far as this member was told."""
         self.heard_at = clock()
         """When the writer was heard last; at first the start, as there may be one."""
+        self.voted_at = self.heard_at
+        """When a vote was given last: whoever has it writes as soon as its disk lets it."""
 
     def hears(self) -> bool:
         """Whether there is a writer, as far as this member knows; itself only while a majority answers it."""
@@ -126,6 +128,7 @@ class Follower:
             granted = self._may_write(candidate, ballot)
             if granted and not trial:
                 await self._promise_to(ballot.epoch, candidate)
+                self.voted_at = self._clock()
             return Vote(granted, self.epoch, self.settled, self._keyring.version)
 
         return await self._turns.take(answer)

@@ -92,7 +92,12 @@ class Group:
         self, member: Member, servicer: LedgerServicer, trust: Trust, keys: KeySource, reading: Reading
     ) -> None:
         others = [
-            OtherMember(each.instance, member.peer("ledger", each.address), self._log_digest)
+            OtherMember(
+                each.instance,
+                member.peer("ledger", each.address),
+                self._log_digest,
+                self._settings.election_seconds,
+            )
             for each in self._settings.others(self._own)
         ]
         elections = Elections(self._settings, self._follower, others, self._clock)

@@ -20,7 +20,6 @@ from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, KeyringMalformed
 
 PIECE_BYTES = 1 << 20
-_VOTE_SECONDS = 1.5
 _APPEND_SECONDS = 10.0
 _KEYRING_SECONDS = 10.0
 
@@ -54,20 +53,23 @@ class MemberPeer(Protocol):
 class OtherMember:
     """One of the other members."""
 
-    def __init__(self, instance: str, peer: MemberPeer, log_digest: bytes) -> None:
-        """`log_digest` is SHA-256 of `log.json`, which is one on all members."""
+    def __init__(self, instance: str, peer: MemberPeer, log_digest: bytes, vote_seconds: float) -> None:
+        """`log_digest` is SHA-256 of `log.json`, which is one on all members; `vote_seconds` is how long a vote, which
+        is synced before it is told, may take.
+        """
         self.instance = instance
         self._peer = peer
         self._log = log_digest
+        self._vote_seconds = vote_seconds
 
     async def vote(self, ballot: Ballot, *, trial: bool) -> Vote:
         """Ask for its vote. Raises `MeshError`."""
-        stub = await self._stub(_VOTE_SECONDS)
+        stub = await self._stub(self._vote_seconds)
         request = pb.AskVoteRequest(
             log=self._log, epoch=ballot.epoch, last_epoch=ballot.last_epoch, size=ballot.size, trial=trial
         )
         with remote_errors():
-            answer = await stub.AskVote(request, timeout=_VOTE_SECONDS)
+            answer = await stub.AskVote(request, timeout=self._vote_seconds)
         return Vote(answer.granted, answer.epoch, answer.settled, (answer.keyring_epoch, answer.keyring_generation))
 
     async def append(self, heading: Heading, data: bytes) -> Taken:

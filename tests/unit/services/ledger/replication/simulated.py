@@ -60,11 +60,14 @@ class Away(MeshError):
 class World:
     """Members, what lies between them, and what anybody was told."""
 
-    def __init__(self, folder: Path, seed: int, count: int) -> None:
+    def __init__(self, folder: Path, seed: int, count: int, **timings: float) -> None:
+        """`timings` are those of the configuration that are not to be its defaults."""
         self.folder = folder
         self.chance = random.Random(seed)  # noqa: S311 - an order, not a secret
         names = [f"m{number}" for number in range(count)]
-        self.settings = Replication(tuple(MemberAddress(name, f"{name}:1") for name in names))
+        self.settings = Replication(tuple(MemberAddress(name, f"{name}:1") for name in names), **timings)
+        self.slow_seconds = (0.5, 4.0)
+        """How long a slow disk takes for anything."""
         self.members = {name: Simulated(self, name) for name in names}
         self.cut: Counter[tuple[str, str]] = Counter()
         """Which way nothing comes through."""
@@ -162,6 +165,21 @@ class World:
         self.stream.append(10**6)
         async with asyncio.timeout(_SETTLING_SECONDS):
             while not self._is_settled():
+                await asyncio.sleep(0.1)
+                self._require_nothing_wrong()
+        for member in self.members.values():
+            member.die()
+
+    async def begin_slowly(self, slow_seconds: tuple[float, float], seconds: float) -> None:
+        """Start all on slow disks, and see that an entry is acknowledged in that time; nothing else befalls them."""
+        asyncio.get_running_loop().set_exception_handler(self._failed)
+        self.slow_seconds, self.troubled = slow_seconds, False
+        self.stream.append(1)
+        for member in self.members.values():
+            member.slow = True
+            member.start()
+        async with asyncio.timeout(seconds):
+            while not self.seen["acknowledged"]:
                 await asyncio.sleep(0.1)
                 self._require_nothing_wrong()
         for member in self.members.values():
@@ -334,7 +352,7 @@ class Life:
         self._member = member
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
-        self._disk = Disk(world.chance, member.fail)
+        self._disk = Disk(world.chance, member.fail, world.slow_seconds)
         self._files = FrameFiles(store)
         self._keyring_file = KeyringCopyFile(store.directory)
         self._growth = Told(lambda size, root: world.published(member.name, size, root))
@@ -480,7 +498,8 @@ class Distant(OtherMember):
         self._caller = caller
 
     async def vote(self, ballot: Ballot, *, trial: bool) -> Vote:
-        return await self._ask(lambda follower: follower.vote(self._caller, ballot, trial=trial), 1.5)
+        seconds = self._world.settings.election_seconds
+        return await self._ask(lambda follower: follower.vote(self._caller, ballot, trial=trial), seconds)
 
     async def append(self, heading: Heading, data: bytes) -> Taken:
         return await self._ask(lambda follower: follower.take(self._caller, heading, data), 10.0)
@@ -543,6 +562,14 @@ def simulate(seed: int, count: int, seconds: float) -> Counter[str]:
         world = World(Path(folder), seed, count)
         run_virtually(world.befall(seconds))
         return world.seen
+
+
+def simulate_slow_disks(seed: int, count: int, slow_seconds: tuple[float, float], election_seconds: float) -> None:
+    """Let members whose disks take so long begin, one of which writes within ten times the longest that each waits."""
+    random.seed(seed)
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
+        world = World(Path(folder), seed, count, election_seconds=election_seconds)
+        run_virtually(world.begin_slowly(slow_seconds, 20 * election_seconds))
 
 
 def main() -> int:

@@ -110,6 +110,20 @@ async def test_an_emptied_disk_does_not_help_a_log_that_lacks_what_counts(group:
     assert group.members["two"].store.head.root() == group.members["one"].store.head.root()
 
 
+async def test_who_has_just_voted_for_another_leaves_it_the_time_to_begin(group: Group) -> None:
+    await begun(group)
+    voter, candidate = group.members["two"].follower, group.members["three"].follower
+    elections = group.elections("two")
+    for member in group.members.values():
+        member.wait()
+    ballot = candidate.ballot()
+    assert (await voter.vote("three", ballot, trial=False)).granted
+    seeking = asyncio.create_task(elections.until_elected())
+    await asyncio.sleep(0.05)
+    assert (seeking.done(), voter.epoch) == (False, ballot.epoch)
+    seeking.cancel()
+
+
 async def test_a_trial_that_fails_leaves_every_promise_as_it_was(group: Group) -> None:
     await begun(group, "three")
     group.away = set()

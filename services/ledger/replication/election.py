@@ -118,7 +118,8 @@ class Elections:
             log.info("no vote", member=other.instance, reason=error.reason)
             return other.instance, None
         await self._follower.hear_of(vote.epoch)
-        return other.instance, vote
+        # Of what is too far ahead to be taken in at once it has not been informed.
+        return other.instance, vote if vote.epoch <= self._follower.epoch else None
 
     def _suffices(self, granted: Mapping[str, Vote]) -> bool:
         settled = sum(vote.settled for vote in granted.values()) + self._follower.settled

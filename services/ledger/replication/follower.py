@@ -26,6 +26,11 @@ from services.ledger.replication.replica import FrameNotHere, Replica
 from services.ledger.replication.turns import Turns
 from services.ledger.storage.damage import StoredLogError
 
+MAX_RISE = 1 << 16
+"""How many epochs a promise rises at once. Whoever was away for more elections than that gets there in several steps;
+and no member, whatever it says, brings the others to where epochs end.
+"""
+
 log = structlog.get_logger()
 
 
@@ -42,6 +47,12 @@ class PromiseUnknown(MeshError):
 
     code = Code.UNAVAILABLE
     reason = "PROMISE_UNKNOWN"
+
+
+class EpochTooFar(MeshError):
+    """An epoch is further ahead than this member goes at once: where a writer names it, some of the way is done now."""
+
+    reason = "EPOCH_TOO_FAR"
 
 
 class Follower:
@@ -122,9 +133,11 @@ class Follower:
             self._ended.set_exception(error)
 
     async def vote(self, candidate: str, ballot: Ballot, *, trial: bool) -> Vote:
-        """Answer a candidate. A vote that is granted, and is no trial, IS durable."""
+        """Answer a candidate. A vote that is granted, and is no trial, IS durable. Raises `EpochTooFar`."""
 
         async def answer() -> Vote:
+            if ballot.epoch > self.epoch + MAX_RISE:
+                raise _too_far(ballot.epoch, self.epoch)
             granted = self._may_write(candidate, ballot)
             if granted and not trial:
                 await self._promise_to(ballot.epoch, candidate)
@@ -158,7 +171,10 @@ class Follower:
         self._is_informed = True
 
     async def hear_of(self, epoch: int) -> None:
-        """Take in that somebody has promised an epoch: an earlier one is of no use any more."""
+        """Take in that somebody has promised an epoch: an earlier one is of no use any more.
+
+        One that is far ahead is not reached at once: `epoch` says how far this member is.
+        """
         if epoch > self.epoch:
             await self._turns.take(lambda: self._rise_to(epoch))
 
@@ -184,14 +200,15 @@ class Follower:
     async def take(self, writer: str, heading: Heading, data: bytes) -> Taken:
         """Add a writer's frames. What the answer says to be held IS durable.
 
-        Raises `PromiseUnknown`, `FrameDamaged`, `AppendMalformed`, or `LogDiverged`, which also ends this process.
+        Raises `PromiseUnknown`, `EpochTooFar`, `FrameDamaged`, `AppendMalformed`, or `LogDiverged`, which also ends
+        this process.
         """
         return await self._turns.take(lambda: self._take(writer, heading, data))
 
     async def keep_keyring(self, writer: str, copy: KeyringCopy) -> int:
         """Replace the copy of the keyring, durably; return the promised epoch: above the writer's, nothing was kept.
 
-        Raises `PromiseUnknown`.
+        Raises `PromiseUnknown` or `EpochTooFar`.
         """
 
         async def answer() -> int:
@@ -227,7 +244,7 @@ class Follower:
 
     async def _rise_to(self, epoch: int) -> None:
         if epoch > self.epoch:
-            await self._promise_to(epoch, "")
+            await self._promise_to(min(epoch, self.epoch + MAX_RISE), "")
 
     async def _store_keyring(self, copy: KeyringCopy, *, forget: bool) -> None:
         def store() -> None:
@@ -249,12 +266,17 @@ class Follower:
     async def _follows(self, writer: str, epoch: int) -> bool:
         """Whether a writer is the one of its epoch, and no later epoch is promised. A new epoch is promised to it.
 
-        In the promised epoch itself the writer may be another than this member voted for. Raises `PromiseUnknown`.
+        In the promised epoch itself the writer may be another than this member voted for. Raises `PromiseUnknown` or
+        `EpochTooFar`.
         """
         if not self._is_informed:
             raise PromiseUnknown("this member asks the others first what they have promised")
         if epoch < self.epoch or (epoch == self.epoch and self.writer not in ("", writer)):
             return False
+        if epoch > self.epoch + MAX_RISE:
+            refusal = _too_far(epoch, self.epoch)
+            await self._rise_to(epoch)
+            raise refusal
         if epoch > self.epoch or not self._promise.to:
             await self._promise_to(epoch, writer)
         if self.writes:
@@ -287,3 +309,7 @@ class Follower:
     async def _store_promise(self, promise: Promise) -> None:
         await self._turns.in_thread(lambda: self._promises.store(promise))
         self._promise = promise
+
+
+def _too_far(epoch: int, own: int) -> EpochTooFar:
+    return EpochTooFar(f"epoch {epoch} is more than {MAX_RISE} above {own}, which this member is at")

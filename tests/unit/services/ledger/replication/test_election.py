@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.ledger.growth import LogBehind
-from services.ledger.replication.follower import WriterDeposed
+from services.ledger.replication.follower import MAX_RISE, WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
 from services.ledger.storage import segments
@@ -209,6 +209,14 @@ async def test_an_emptied_member_learns_of_the_promise_that_it_forgot(group: Gro
     group.away = set()
     await asking
     assert group.members["two"].follower.epoch == standing.epoch
+
+
+async def test_an_emptied_member_follows_nobody_before_it_is_at_the_epoch_that_others_promised(group: Group) -> None:
+    for name in ("two", "three"):
+        for step in range(1, 4):
+            await group.members[name].follower.hear_of(step * MAX_RISE)
+    await group.inform("one")
+    assert group.members["one"].follower.epoch == 3 * MAX_RISE
 
 
 async def test_five_members_go_on_without_two_and_not_without_three(tmp_path: Path) -> None:

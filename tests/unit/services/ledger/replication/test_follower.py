@@ -10,7 +10,7 @@ import pytest
 
 from libs.transparency.checkpoint import Checkpoint
 from services.ledger.replication.cutting import LogDiverged
-from services.ledger.replication.follower import PromiseUnknown, WriterDeposed
+from services.ledger.replication.follower import MAX_RISE, EpochTooFar, PromiseUnknown, WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
 from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, Promise, PromiseFile, require_no_promise
@@ -97,6 +97,32 @@ async def test_a_promise_that_is_older_than_the_log_does_not_count_below_the_log
         assert member.follower.epoch == 4
         assert not (await member.follower.vote("two", ballot(3, last_epoch=4, size=9), trial=False)).granted
         assert (await member.follower.take("two", heading(3, last), b"")).held is None
+
+
+@pytest.mark.parametrize("epoch", [2**64 - 1, 2**53 - 1, MAX_RISE + 1])
+async def test_no_member_brings_another_to_where_epochs_end(member: Member, writer: Writer, epoch: int) -> None:
+    """A promise is never taken back: at the last epoch there is, nobody could be elected any more."""
+    follower = member.follower
+    for trial in (True, False):
+        with pytest.raises(EpochTooFar):
+            await follower.vote("two", ballot(epoch, last_epoch=epoch), trial=trial)
+    assert follower.epoch == 0
+    await follower.hear_of(epoch)
+    assert follower.epoch == MAX_RISE
+    with pytest.raises(EpochTooFar):
+        await follower.take("two", heading(2**63), writer.after())
+    with pytest.raises(EpochTooFar):
+        await follower.keep_keyring("two", KeyringCopy(2**63, 1, b"content"))
+    assert (follower.epoch, follower.size, follower.keyring) == (3 * MAX_RISE, 0, NO_KEYRING)
+    assert (await follower.vote("three", ballot(follower.epoch + 1), trial=False)).granted
+
+
+async def test_who_was_away_for_many_elections_follows_after_some_steps(member: Member, writer: Writer) -> None:
+    epoch = 2 * MAX_RISE + 1
+    for _ in range(2):
+        with pytest.raises(EpochTooFar):
+            await member.follower.take("two", heading(epoch), writer.after())
+    assert (await member.follower.take("two", heading(epoch), writer.after())).held == writer.end.name
 
 
 async def test_a_log_that_had_other_members_is_not_kept_alone(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from services.ledger.replication.settings import Replication
 from services.ledger.replication.tenure import Tenure
 from services.ledger.storage.breaking import ending_when_broken
 from services.ledger.storage.damage import StoredLogError
+from services.ledger.storage.frames import FrameDamaged
 from services.ledger.storage.store import LogStore
 
 log = structlog.get_logger()
@@ -215,7 +216,10 @@ class _Supply:
         self._keyring: KeyringCopy | None = None
 
     async def give(self) -> bool:
-        """Give the next of what the member lacks, or a heartbeat; return whether it lacks more. Raises `MeshError`."""
+        """Give the next of what the member lacks, or a heartbeat; return whether it lacks more.
+
+        Raises `MeshError`; `LogDamaged` where it is this log's frames that are not whole.
+        """
         leading, other = self._leading, self._other
         if (keyring := leading.keyring) is not self._keyring:
             asked_at = leading.tenure.now()
@@ -224,7 +228,13 @@ class _Supply:
             self._keyring = keyring
         data, end = await asyncio.to_thread(leading.files.read, self._at, leading.end, PIECE_BYTES)
         asked_at = leading.tenure.now()
-        taken = await other.append(leading.heading(self._at), data)
+        try:
+            taken = await other.append(leading.heading(self._at), data)
+        except MeshError as error:
+            if error.reason == FrameDamaged.reason:
+                # Bodies are given as they are on this disk, unread. What is damaged here is refused for ever.
+                await asyncio.to_thread(leading.files.require_whole, self._at, end)
+            raise
         leading.heard(other.instance, taken.epoch, asked_at)
         if taken.held == end.name:
             self._at = end

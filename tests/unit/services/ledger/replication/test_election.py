@@ -265,7 +265,10 @@ async def test_a_writer_knows_all_only_as_long_as_nobody_can_have_followed_it(gr
             group.members["one"].growth.require_all()
 
 
-async def test_a_writer_that_cannot_read_its_own_frames_ends(group: Group) -> None:
+@pytest.mark.parametrize("damaged", ["header", "body"])
+async def test_a_writer_whose_own_frames_are_damaged_ends(group: Group, damaged: str) -> None:
+    """A body is given as it is, and refused again and again: who is to blame is seen by reading it here."""
+
     async def write_for_all(elected: Elected | None) -> None:
         async with writing(group, "two", elected), asyncio.timeout(20):
             group.away = set()
@@ -274,12 +277,21 @@ async def test_a_writer_that_cannot_read_its_own_frames_ends(group: Group) -> No
     await begun(group, "three")
     path = group.members["two"].store.directory / SEGMENTS / segments.file_name(0)
     data = bytearray(path.read_bytes())
-    data[segments.HEADER_SIZE] ^= 1
+    data[segments.HEADER_SIZE if damaged == "header" else data.index(b"salt and entry 2")] ^= 1
     path.write_bytes(data)
     elected = await group.campaign("two")
     with pytest.raises(ExceptionGroup) as ended:
         await write_for_all(elected)
     assert ended.group_contains(LogDamaged)
+
+
+async def test_who_calls_whole_frames_damaged_ends_no_writer(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        group.refusing = {"three"}
+        await write(group, leading, "one", 1, 1, 2, 3)
+        await until_held(leading, "two")
+        group.refusing = set()
+        await until_held(leading, "three")
 
 
 async def test_a_slow_answer_says_nothing_of_the_time_that_it_took(group: Group) -> None:

@@ -149,8 +149,11 @@ class World:
 
     # What befalls them
 
-    async def befall(self, seconds: float) -> None:
-        """Let everything happen, in some order, for a time; then nothing, and see that the log goes on, on all."""
+    async def befall(self, seconds: float, lost: int) -> None:
+        """Let everything happen, in some order, for a time; then nothing, and see that the log goes on, on all.
+
+        So many members are lost then for good, disks and all, the writer first.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         loop.set_exception_handler(self._failed)
@@ -162,13 +165,27 @@ class World:
             self.chance.choice(self._faults)()
             self._require_nothing_wrong()
         self._end_troubles()
+        if lost:
+            await self._until_settled()
+        for _ in range(lost):
+            self._append_some()
+            await asyncio.sleep(self.chance.random())
+            self.lose()
         self.stream.append(10**6)
+        await self._until_settled()
+        for member in self.members.values():
+            member.die()
+
+    def lose(self) -> None:
+        """Have a member be no more: the one that writes, where one does."""
+        there = [member for member in self.members.values() if not member.is_lost]
+        next((each for each in there if each.life and each.life.follower.writes), there[0]).lose()
+
+    async def _until_settled(self) -> None:
         async with asyncio.timeout(_SETTLING_SECONDS):
             while not self._is_settled():
                 await asyncio.sleep(0.1)
                 self._require_nothing_wrong()
-        for member in self.members.values():
-            member.die()
 
     async def begin_slowly(self, slow_seconds: tuple[float, float], seconds: float) -> None:
         """Start all on slow disks, and see that an entry is acknowledged in that time; nothing else befalls them."""
@@ -246,7 +263,7 @@ class World:
             member.hurry()
 
     def _is_settled(self) -> bool:
-        stores = [member.store for member in self.members.values()]
+        stores = [member.store for member in self.members.values() if not member.is_lost]
         ends = {None if store is None else (store.head.size, store.head.frame_hash) for store in stores}
         return self._acknowledged.keys() >= set(self.stream) and len(ends) == 1 and None not in ends
 
@@ -270,6 +287,7 @@ class Simulated:
         self.slow = False
         self.store: LogStore | None = None
         self.life: Life | None = None
+        self.is_lost = False
         self._held: tuple[int, list[bytes]] = (0, [EMPTY_ROOT])
         self._folder = world.folder / name
         self._forgotten = 0
@@ -286,8 +304,16 @@ class Simulated:
         """Have a disk as fast as others."""
         self.slow = False
 
+    def lose(self) -> None:
+        """Die for good."""
+        self.is_lost = True
+        self.die()
+        self._world.seen["lost"] += 1
+
     def start(self) -> None:
         """Begin a process on what the one before left."""
+        if self.is_lost:
+            return
         if not self._folder.exists():
             LogStore.create(self._folder, DESCRIPTION)
         self.store = open_store(self._folder)
@@ -555,12 +581,15 @@ def _shares(content: bytes) -> list[int]:
     return shares
 
 
-def simulate(seed: int, count: int, seconds: float) -> Counter[str]:
-    """Let everything befall `count` members for that many virtual seconds; return how often what happened."""
+def simulate(seed: int, count: int, seconds: float, *, lost: int = 0) -> Counter[str]:
+    """Let everything befall `count` members for that many virtual seconds; return how often what happened.
+
+    At the end, so many of them are lost.
+    """
     random.seed(seed)  # What elections wait by.
     with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
         world = World(Path(folder), seed, count)
-        run_virtually(world.befall(seconds))
+        run_virtually(world.befall(seconds, lost))
         return world.seen
 
 

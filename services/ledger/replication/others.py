@@ -15,13 +15,15 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
 from libs.rpc.errors import remote_errors
-from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
+from services.ledger.replication.exchange import Ballot, Heading, Reached, Taken, Vote
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, KeyringMalformed
 
 PIECE_BYTES = 1 << 20
 _APPEND_SECONDS = 10.0
 _KEYRING_SECONDS = 10.0
+_REACH_SECONDS = 10.0
+"""Longer than it asks around for itself."""
 
 
 class AnotherMember(MeshError):
@@ -117,6 +119,13 @@ class OtherMember:
                     call.cancel()
                     raise KeyringMalformed(f"a keyring has at most {MAX_BYTES} bytes")
         return KeyringCopy(copy.epoch, copy.generation, bytes(content))
+
+    async def reached(self) -> Reached:
+        """Have it look what it reaches, now. Raises `MeshError`."""
+        stub = await self._stub(_REACH_SECONDS)
+        with remote_errors():
+            answer = await stub.LookAround(pb.LookAroundRequest(log=self._log), timeout=_REACH_SECONDS)
+        return Reached(answer.witnesses, answer.kms, answer.broker)
 
     async def _stub(self, timeout: float) -> pb_grpc.LedgerReplicationServiceStub:
         channel = await self._peer.channel(timeout)

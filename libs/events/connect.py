@@ -56,6 +56,16 @@ class MeshClient(Client):
             raise ssl.SSLError("the mesh speaks TLS 1.3 or nothing")
         return context
 
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            # nats-py would wait for the end of this connection, which asyncio tells nobody where a handshake fails.
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+                self._transport = None
+            raise
+
     async def close(self) -> None:
         if not self.is_connected:
             # nats-py would write what is pending to a TLS transport that is gone, and fail before it has cleaned up.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -33,11 +33,13 @@ class Elections:
         follower: Follower,
         others: Sequence[OtherMember],
         clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._follower = follower
         self._others = others
         self._clock = clock
+        self._pause = pause
         self._tried_at = clock()
 
     async def until_elected(self) -> Elected:
@@ -62,7 +64,7 @@ class Elections:
             if sum(vote is not None for _, vote in answers) >= self._settings.majority:
                 self._follower.inform()
             else:
-                await asyncio.sleep(self._settings.heartbeat_seconds)
+                await self._pause(self._settings.heartbeat_seconds)
 
     async def _until_silence(self) -> None:
         """Wait until no writer was heard, and none voted for, for a while, another while each time: or all would stand
@@ -74,7 +76,7 @@ class Elections:
             left = max(follower.heard_at, follower.voted_at, self._tried_at) + patience - self._clock()
             if left <= 0:
                 return
-            await asyncio.sleep(left)
+            await self._pause(left)
 
     async def campaign(self) -> Elected | None:
         """Stand once; return None where that led to nothing."""

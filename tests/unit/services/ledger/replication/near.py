@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -92,9 +92,9 @@ class Group:
     def others(self, name: str) -> list[OtherMember]:
         return [Near(self, name, other) for other in self.names if other != name]
 
-    def elections(self, name: str) -> Elections:
+    def elections(self, name: str, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> Elections:
         member = self.members[name]
-        return Elections(self.settings, member.follower, self.others(name), member.clock)
+        return Elections(self.settings, member.follower, self.others(name), member.clock, pause)
 
     async def inform(self, name: str) -> None:
         """Let one of them ask the others what they have promised."""

@@ -21,6 +21,10 @@ from .members import Writer
 from .near import Group, group_at
 
 
+class Waits(Exception):
+    """Somebody is about to wait, for so many seconds."""
+
+
 @pytest.fixture
 async def group(tmp_path: Path) -> AsyncIterator[Group]:
     with group_at(tmp_path) as made:
@@ -111,17 +115,20 @@ async def test_an_emptied_disk_does_not_help_a_log_that_lacks_what_counts(group:
 
 
 async def test_who_has_just_voted_for_another_leaves_it_the_time_to_begin(group: Group) -> None:
+    async def pause(seconds: float) -> None:
+        raise Waits(seconds)
+
     await begun(group)
     voter, candidate = group.members["two"].follower, group.members["three"].follower
-    elections = group.elections("two")
+    elections = group.elections("two", pause)
     for member in group.members.values():
         member.wait()
     ballot = candidate.ballot()
     assert (await voter.vote("three", ballot, trial=False)).granted
-    seeking = asyncio.create_task(elections.until_elected())
-    await asyncio.sleep(0.05)
-    assert (seeking.done(), voter.epoch) == (False, ballot.epoch)
-    seeking.cancel()
+    with pytest.raises(Waits) as waits:
+        await elections.until_elected()
+    assert waits.value.args[0] >= group.settings.election_seconds
+    assert voter.epoch == ballot.epoch
 
 
 async def test_a_trial_that_fails_leaves_every_promise_as_it_was(group: Group) -> None:

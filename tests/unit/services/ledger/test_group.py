@@ -64,6 +64,9 @@ class Stand:
     def trial(self, epoch: int) -> pb.AskVoteRequest:
         return pb.AskVoteRequest(log=self.log, epoch=epoch, last_epoch=2**32, size=2**32, trial=True)
 
+    async def look(self) -> pb.LookAroundResponse:
+        return await (await self.stub()).LookAround(pb.LookAroundRequest(log=self.log), timeout=10)
+
     async def append(self, epoch: int, frames: bytes = b"") -> pb.AppendFramesResponse:
         heading = pb.AppendHeading(log=self.log, epoch=epoch, previous=pb.FrameName(hash=bytes(32)))
 
@@ -186,6 +189,8 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
         with pytest.raises(grpc.aio.AioRpcError) as other_log:
             await stand.vote(standing.epoch + 5, log=bytes(32))
         assert reason_of(other_log.value) == "MEMBER_OF_ANOTHER_LOG"
+        reached = await stand.look()
+        assert (reached.witnesses, reached.kms, reached.broker) == (True, True, True)
     for name, role, reason in (("stranger", "ledger", "NOT_A_MEMBER"), (gone, "router", "ROLE_NOT_ALLOWED")):
         async with standing_in(live, name, target, role) as stand:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -193,6 +198,9 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
             assert reason_of(refused.value) == reason
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stand.append(standing.epoch + 5)
+            assert reason_of(refused.value) == reason
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stand.look()
             assert reason_of(refused.value) == reason
     assert await live.writer(live.member) == writer
     after = await live.standing(live.member, writer)

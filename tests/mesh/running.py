@@ -20,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 100
 STOP_SECONDS = 60
+_LOG_CHARACTERS = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,10 @@ class RunningMesh:
     def file(self, name: str) -> bytes:
         """The file that a member of mesh.json names."""
         return Path(self.mesh[name]).read_bytes()
+
+    def logs(self) -> str:
+        """The end of what every process wrote, for whoever must find out why it does not serve."""
+        return _logs(self.state)
 
     def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run another command on this mesh."""
@@ -113,5 +118,9 @@ def _until_ready(lines: queue.SimpleQueue[str | None], state: Path) -> None:
                 return
     except queue.Empty:
         said.append("(nothing more)")
-    logs = [f"--- {log.name}\n{log.read_text()[-1500:]}" for log in sorted((state / "logs").glob("*.log"))]
-    raise AssertionError("the mesh did not become ready:\n" + "".join(said) + "\n".join(logs))
+    raise AssertionError("the mesh did not become ready:\n" + "".join(said) + _logs(state))
+
+
+def _logs(state: Path) -> str:
+    files = sorted((state / "logs").glob("*.log"))
+    return "\n".join(f"--- {file.name}\n{file.read_text()[-_LOG_CHARACTERS:]}" for file in files)

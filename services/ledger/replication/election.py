@@ -58,11 +58,11 @@ class Elections:
         Whoever was elected with its vote asked a majority, with itself. So many of the others are asked that one of
         those is among them; of three members, both.
         """
-        while not self._follower.is_informed:
+        while not self._follower.allegiance.is_informed:
             ballot = self._follower.ballot()
             answers = await asyncio.gather(*(self._ask(other, ballot, trial=True) for other in self._others))
             if sum(vote is not None for _, vote in answers) >= self._settings.majority:
-                self._follower.inform()
+                self._follower.allegiance.inform()
             else:
                 await self._pause(self._settings.heartbeat_seconds)
 
@@ -71,9 +71,9 @@ class Elections:
         at once.
         """
         patience = self._settings.election_seconds * random.uniform(1, 2)  # noqa: S311 - a delay, not a secret
-        follower = self._follower
+        allegiance = self._follower.allegiance
         while True:
-            left = max(follower.heard_at, follower.voted_at, self._tried_at) + patience - self._clock()
+            left = max(allegiance.heard_at, allegiance.voted_at, self._tried_at) + patience - self._clock()
             if left <= 0:
                 return
             await self._pause(left)

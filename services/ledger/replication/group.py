@@ -65,7 +65,7 @@ class Group:
             patience_seconds=self._settings.election_seconds,
             clock=self._clock,
         )
-        self._growth.is_told = self._follower.hears
+        self._growth.is_told = self._follower.allegiance.hears
         self._servicer = ReplicationServicer(self._settings, own, self._log_digest, self._follower)
 
     @property
@@ -81,10 +81,10 @@ class Group:
         `LogDiverged`, `WriterDeposed`, `WriterCutOff`, and what the log's own state refuses.
         """
         reading = await open_reading(self._config, self._opened, keys, self._growth)
-        servicer.follow(reading, lambda: self._follower.writer)
+        servicer.follow(reading, lambda: self._follower.allegiance.writer)
         async with self._looking_around(member) as reach, asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._follower.until_ended()),
+                tasks.create_task(self._follower.allegiance.until_ended()),
                 tasks.create_task(keep_sound(self._config, self._opened, reading)),
                 tasks.create_task(self._write_when_elected(member, servicer, trust, keys, reading, reach)),
             ]

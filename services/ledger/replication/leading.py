@@ -15,8 +15,9 @@ import structlog
 
 from libs.errors import MeshError
 from services.ledger.growth import Growth
+from services.ledger.replication.allegiance import WriterDeposed
 from services.ledger.replication.exchange import Heading, Taken
-from services.ledger.replication.follower import Follower, WriterDeposed
+from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles
 from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
 from services.ledger.replication.majority import Majority
@@ -175,10 +176,10 @@ class Leading:
         """Take in an answer. One from a later epoch ends this writer, and raises `WriterDeposed`."""
         if epoch > self._epoch:
             deposed = WriterDeposed(f"{instance} has promised itself to epoch {epoch}")
-            self._follower.end(deposed)
+            self._follower.allegiance.end(deposed)
             raise deposed
         self.tenure.answered(instance, asked_at)
-        self._follower.heard_at = self.tenure.heard_at
+        self._follower.allegiance.heard_at = self.tenure.heard_at
 
     def heading(self, after: FrameEnd) -> Heading:
         """Return what goes before frames that follow one."""
@@ -200,7 +201,7 @@ class Leading:
         while True:
             left = self.tenure.left
             if left <= 0:
-                self._follower.end(WriterDeposed("no majority of the members answers"))
+                self._follower.allegiance.end(WriterDeposed("no majority of the members answers"))
                 return
             await asyncio.sleep(left)
 

@@ -138,7 +138,7 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
         return pb.GetStandingResponse(
             role=pb.MEMBER_ROLE_WRITER if writes else pb.MEMBER_ROLE_FOLLOWER,
             epoch=follower.epoch,
-            writer=follower.writer,
+            writer=follower.allegiance.writer,
             size=follower.size,
             committed=follower.committed,
             others=[] if leading is None else [_wire_known(each) for each in leading.known()],

@@ -26,10 +26,11 @@ from libs.errors import Code, MeshError
 from libs.transparency.merkle import EMPTY_ROOT, CompactRange
 from services.ledger.growth import Growth
 from services.ledger.intake.sequencer import Outcome, Sequencer
+from services.ledger.replication.allegiance import WriterDeposed
 from services.ledger.replication.cutting import cut
 from services.ledger.replication.election import Elections
 from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
-from services.ledger.replication.follower import Follower, WriterDeposed
+from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles, Tip
 from services.ledger.replication.keyring_copy import NAME, KeyringCopy, KeyringCopyFile
 from services.ledger.replication.leading import Leading, begin_epoch
@@ -179,7 +180,7 @@ class World:
     def lose(self) -> None:
         """Have a member be no more: the one that writes, where one does."""
         there = [member for member in self.members.values() if not member.is_lost]
-        next((each for each in there if each.life and each.life.follower.writes), there[0]).lose()
+        next((each for each in there if each.life and each.life.follower.allegiance.writes), there[0]).lose()
 
     async def _until_settled(self) -> None:
         async with asyncio.timeout(_SETTLING_SECONDS):
@@ -253,7 +254,7 @@ class World:
 
     def _some(self) -> Simulated:
         """Return whom it befalls: the writer as often as all others."""
-        writers = [member for member in self.members.values() if member.life and member.life.follower.writes]
+        writers = [member for member in self.members.values() if member.life and member.life.follower.allegiance.writes]
         return self.chance.choice(writers if writers and self.chance.random() < 0.5 else list(self.members.values()))
 
     def _end_troubles(self) -> None:
@@ -419,7 +420,7 @@ class Life:
     async def _live(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.follower.until_ended())
+                tasks.create_task(self.follower.allegiance.until_ended())
                 tasks.create_task(self._write_when_elected())
                 while True:
                     self._disk.slow = self._member.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.ledger.growth import LogBehind
-from services.ledger.replication.follower import MAX_RISE, WriterDeposed
+from services.ledger.replication.allegiance import MAX_RISE, WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
 from services.ledger.storage import segments
@@ -175,7 +175,7 @@ async def test_an_emptied_member_gets_the_keyring_again(group: Group) -> None:
         group.away = set()
         group.forget("two")
         group.away = {"three"}
-        group.members["two"].follower.inform()
+        group.members["two"].follower.allegiance.inform()
         async with asyncio.timeout(20):
             await until(lambda: group.members["two"].follower.settled)
     assert group.members["two"].follower.keyring == KeyringCopy(1, 4, b"with a share")
@@ -193,7 +193,7 @@ async def test_a_keyring_that_members_of_a_later_epoch_refused_does_not_count(gr
             await until(lambda: leading.keyring.generation == 4)
         group.away = set()
         with pytest.raises(WriterDeposed):
-            await group.members["one"].follower.until_ended()
+            await group.members["one"].follower.allegiance.until_ended()
         await asyncio.sleep(0.05)
         assert not sharing.done()
         sharing.cancel()

@@ -145,9 +145,10 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         self, request: pb.OpenVaultRequest, context: Context
     ) -> pb.OpenVaultResponse:
         lease, ledger = caller_lease(), self._served
-        # Another writer may have erased what this one would give the key of.
         ledger.reading.growth.require_all()
         vault = await ledger.vaults.open(request.tenant_id)
+        # The KMS was waited for: another writer may have erased meanwhile what this one would give the key of.
+        ledger.reading.growth.require_all()
         sealed = seal_for(vault, lease.appraisal.workload_claims.get("hpke_key"), lease.certificate.spiffe_id)
         return pb.OpenVaultResponse(vault_id=sealed.vault_id, vault_epoch=sealed.epoch, sealed_key=sealed.sealed)
 

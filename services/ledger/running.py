@@ -192,7 +192,15 @@ async def running(
                 thread=thread,
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
-            intake = Intake(link, config.events.log_number, position, Arrivals(vaults, examiner), committing)
+            intake = Intake(
+                link,
+                config.events.log_number,
+                position,
+                Arrivals(vaults, examiner),
+                committing,
+                max_bytes=config.stream_max_bytes,
+                replicas=config.stream_replicas,
+            )
             witnessing = Witnessing(
                 opened.asked,
                 reading.checkpoints,
@@ -208,7 +216,7 @@ async def running(
             await announcing.begin(term.epoch, opened.signing_keys)
             background = [
                 tasks.create_task(examiner.watch()),
-                tasks.create_task(_feed(intake, config)),
+                tasks.create_task(intake.run()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),
@@ -237,11 +245,6 @@ async def _wait(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:
         return await keys.release(name, epoch)
 
     return await while_away(ask, name)
-
-
-async def _feed(intake: Intake, config: Config) -> None:
-    await intake.prepare(max_bytes=config.stream_max_bytes, replicas=config.stream_replicas)
-    await intake.run()
 
 
 def _view_of(store: LogStore) -> LogView:

@@ -211,6 +211,9 @@ async def running(
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
+            retention = Retention(
+                in_force, vaults, erasures, vault_orders, lambda entry: store.index.find(entry) is not None
+            )
             announcing = Announcing(store, growth, reading.checkpoints, own)
             await own.start(term.epoch, opened.build, store.head.size)
             await announcing.begin(term.epoch, opened.signing_keys)
@@ -221,7 +224,7 @@ async def running(
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),
                 tasks.create_task(announcing.keep_witnessed()),
-                tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
+                tasks.create_task(retention.keep()),
             ]
             prune_orders = PruneOrders(in_force, store, own)
             yield Ledger(vaults, acknowledgements, erasures, vault_orders, prune_orders, reading)

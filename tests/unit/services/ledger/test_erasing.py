@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from libs.errors import Code, MeshError
-from libs.events.erasure import Authority, ErasureDone, ErasureOrdered, HoldChanged
-from libs.events.publish import LedgerUnavailable
+from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged
 from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT
 from libs.policy.vault_orders import VaultPart, month_of
 from libs.transparency.leaf import Kind
@@ -305,12 +304,12 @@ async def test_what_is_not_held_is_not_released_and_what_is_closed_not_held(plac
 async def test_a_hold_that_the_log_has_first_stops_an_erasure_that_was_under_way(place: Place) -> None:
     async with place.start() as ledger, ledger.running():
         part = await vault_with_entries(ledger)
-        ledger.own.lost = LedgerUnavailable("late", bytes(32))
+        ledger.own.away = True
         assert await refusal(ledger, ERASE_VAULT, part.subject) == "LEDGER_UNAVAILABLE"
-        ledger.own.lost = None
+        ledger.own.away = False
         await ledger.orders.set_hold(ledger.order(HOLD_VAULT, part.subject))
         # What the outbox still had arrives behind the hold.
-        await ledger.own.erasure(ErasureOrdered(part, 3, Authority(1, retention_months=1)))
+        ledger.own.come_back()
         ledger.append(Kind.POLICY, {})
         assert not ledger.erasures.outstanding()
         assert ledger.vaults.of(part.vault_id) is not None

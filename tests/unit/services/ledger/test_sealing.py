@@ -14,7 +14,6 @@ import pytest
 from libs.transparency.chain import batch_hash
 from services.ledger.storage import derived, frames, segments
 from services.ledger.storage.damage import LogBroken, LogDamaged
-from services.ledger.storage.recovery import examine
 from services.ledger.storage.segment_files import SEGMENTS
 from tests.fakes.unsynced_disk import writes_without_sync
 
@@ -79,7 +78,7 @@ def test_segments_of_any_length_are_one_log(empty_log: Path) -> None:
         assert (store.report.segments, store.report.segments_read) == (6, 0)
         root = store.head.root()
         assert store.index.tree.root() == root
-    assert examine(empty_log, ORIGIN, STOPS).scanned.head.root() == root
+    assert read_whole(empty_log, STOPS).scanned.head.root() == root
     with (empty_log / SEGMENTS / segments.file_name(15)).open("rb") as file:
         file.seek(-segments.FOOTER_SIZE, os.SEEK_END)
         footer = segments.Footer.parse(file.read())
@@ -216,7 +215,7 @@ def test_kill_at_any_write_of_a_start_a_commit_and_a_sealing_stop_loses_nothing(
             assert size in (2, 4)
         if size == 2:
             append(copy, 3, 4)
-        assert examine(copy, ORIGIN, STOPS).scanned.head.size == 4
+        assert read_whole(copy, STOPS).scanned.head.size == 4
         assert {path.name: path.stat().st_size for path in (copy / derived.FOLDER).iterdir()} == {
             name: len(data) for name, data in files.items()
         }

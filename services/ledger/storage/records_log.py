@@ -21,6 +21,9 @@ QUARANTINE = b"TMQR"
 OUTBOX = b"TMO1"
 MAX_RECORD = 4 << 20
 _FRAMING = 4 + 4 + 32
+_BEGINNING = QUARANTINE[:-1]
+_BROKEN_OFF = _BEGINNING + b"\0"
+"""What the beginning of a record's magic is stored as within a quarantined one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,18 @@ def encode(magic: bytes, record: bytes) -> bytes:
 
 
 def quarantined(stream_seq: int, why: int, message: bytes) -> bytes:
-    """Return the record of a rejected message: its stream sequence, the reason's number, its bytes."""
-    return stream_seq.to_bytes(8, "big") + why.to_bytes(2, "big") + message
+    """Return the record of a rejected message: its stream sequence, the reason's number, its bytes.
+
+    Anyone may have written the message. Nowhere in the record can another one begin, or a torn write of this one would
+    look like damage before that.
+    """
+    return (stream_seq.to_bytes(8, "big") + why.to_bytes(2, "big") + message).replace(_BEGINNING, _BROKEN_OFF)
+
+
+def read_quarantined(record: bytes) -> tuple[int, int, bytes]:
+    """Return what `quarantined` was given."""
+    whole = record.replace(_BROKEN_OFF, _BEGINNING)
+    return int.from_bytes(whole[:8], "big"), int.from_bytes(whole[8:10], "big"), whole[10:]
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT
 from libs.policy.vault_orders import VaultPart, month_of
 from libs.transparency.leaf import Kind
 from services.ledger.storage.keyring import NAME
+from services.ledger.storage.reading import LogReader, StoredEntry
+from services.ledger.storage.store import LogStore
 from services.ledger.vaults.closed import ClosedVaults
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
@@ -98,14 +101,31 @@ async def test_an_erasure_is_ordered_then_done_and_the_log_says_under_whose_word
         assert place.keys.retired == [order]
         assert ledger.vaults.of(part.vault_id) is None
         closed = ClosedVaults(ledger.store, ledger.growth)
-        assert [closed.closed_by(stored) for stored in ledger.store.reader.entries(0, 5)] == [
-            3,
-            3,
-            3,
-            None,
-            None,
-        ]
+        assert await closed.closed_by(list(ledger.store.reader.entries(0, 5))) == [3, 3, 3, None, None]
         assert await ledger.orders.erase(order) == erased
+
+
+class NotingReader(LogReader):
+    """Notes the threads that it is asked in."""
+
+    def __init__(self, store: LogStore) -> None:
+        super().__init__(store.directory, store.description.origin, store.index)
+        self.threads: set[int] = set()
+
+    def entry(self, index: int) -> StoredEntry:
+        self.threads.add(threading.get_ident())
+        return super().entry(index)
+
+
+async def test_what_closed_vaults_is_not_read_on_the_event_loop(place: Place) -> None:
+    async with place.start() as ledger, ledger.running():
+        part = await vault_with_entries(ledger)
+        await ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject))
+        entries = list(ledger.store.reader.entries(0, 3))
+        ledger.store.reader = reader = NotingReader(ledger.store)
+        assert await ClosedVaults(ledger.store, ledger.growth).closed_by(entries) == [3, 3, 3]
+    assert reader.threads
+    assert threading.get_ident() not in reader.threads
 
 
 async def test_shares_stay_until_a_signed_tree_covers_the_order(place: Place) -> None:

@@ -191,6 +191,12 @@ def parse(header: Header, data: bytes, *, bare: bool = False) -> Frame:
     return Frame(header, tuple(rows), chain_after, root_after, digest)
 
 
+def hash_of(header: Header, table: bytes, trailer: bytes) -> bytes:
+    """Return the hash of the frame that has this header, these rows and this trailer."""
+    chain_after, root_after, *_ = _TRAILER.unpack(trailer)
+    return batch_hash(header.pack(), table, chain_after, root_after)
+
+
 def unpack_row(row: bytes, body: bytes) -> tuple[Row, bytes]:
     """Return one row of a frame's table with its body, and the hash that the body must have."""
     leaf_data, vault_epoch, _, vault_id, body_hash = _ROW.unpack(row)

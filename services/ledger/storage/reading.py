@@ -51,13 +51,14 @@ class LogReader:
         self._start = chain.chain_start(origin)
         # A frame may be more than a reader takes at once, and is then asked for again at once.
         self._last: tuple[FramePlace, frames.Frame] | None = None
+        self._last_table: tuple[FramePlace, frames.Header, bytes] | None = None
 
     def entry(self, index: int) -> StoredEntry:
         """Return one entry without reading the rest of its frame. Raises `IndexError` or `LogDamaged`."""
         place = self._index.place(index)
-        header = self._header(place)
+        header, whole = self._table(place)
         table_at = place.offset + frames.HEADER_SIZE
-        table = self._read(place.segment, table_at, frames.ROW_SIZE * (index - place.first + 1))
+        table = whole[: frames.ROW_SIZE * (index - place.first + 1)]
         lengths = self._body_lengths(place.segment, table)
         body_at = table_at + frames.ROW_SIZE * header.count + sum(lengths[:-1])
         body = self._read(place.segment, body_at, lengths[-1])
@@ -99,6 +100,8 @@ class LogReader:
         for index, row in enumerate(frame.rows, place.first):
             if _contradicts_leaf(row):
                 raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
+        if frame.hash != place.hash:
+            raise _made_anew(place)
         self._last = place, frame
         return frame
 
@@ -117,6 +120,22 @@ class LogReader:
         for index in range(place.first, size):
             head = chain.chain_next(head, index, self._index.tree.leaf(index))
         return head
+
+    def _table(self, place: FramePlace) -> tuple[frames.Header, bytes]:
+        """Return a frame's header and rows, verified by the frame's hash. Raises `LogDamaged`."""
+        last = self._last_table
+        if last is not None and last[0] == place:
+            return last[1:]
+        header = self._header(place)
+        table = self._read(place.segment, place.offset + frames.HEADER_SIZE, frames.ROW_SIZE * header.count)
+        length = header.length
+        if place.segment in self._bare:
+            length = min(frames.bare_length(table), length)
+        trailer = self._read(place.segment, place.offset + length - frames.TRAILER_SIZE, frames.TRAILER_SIZE)
+        if frames.hash_of(header, table, trailer) != place.hash:
+            raise _made_anew(place)
+        self._last_table = place, header, table
+        return header, table
 
     def _chain_before(self, place: FramePlace) -> bytes:
         if place.first == place.segment:
@@ -161,6 +180,11 @@ class LogReader:
         if len(data) != length:
             raise LogDamaged(segments.file_name(segment), offset + len(data), "the file ends within an entry")
         return data
+
+
+def _made_anew(place: FramePlace) -> LogDamaged:
+    why = f"the frame from entry {place.first} on is another than was committed"
+    return LogDamaged(segments.file_name(place.segment), place.offset, why)
 
 
 def _contradicts_leaf(row: frames.Row) -> bool:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from services.ledger.storage.damage import LogBroken, LogDamaged
 from services.ledger.storage.segment_files import SEGMENTS
 from tests.fakes.unsynced_disk import writes_without_sync
 
-from .conftest import ORIGIN, SMALL, SOURCE, candidate, open_store, sequencer
+from .conftest import SMALL, SOURCE, candidate, fill, open_store, read_whole, sequencer
 
 STOPS = replace(SMALL, segment_leaves=100, sealed_at_stop=1)
 FIRST = segments.file_name(0)
@@ -128,40 +129,51 @@ def test_body_that_changed_in_a_sealed_segment_is_refused_when_it_is_read(empty_
             list(store.reader.entries(0, 2))
 
 
-def test_public_entry_whose_row_was_made_to_fit_another_body_is_refused(empty_log: Path) -> None:
-    """Rows are no part of the tree: a host could exchange what an entry says, and its row's hash with it."""
-    append(empty_log, 1, then=[2])
-    path = empty_log / SEGMENTS / FIRST
+def make_anew(path: Path, what: str) -> None:
+    """Change the first frame of a segment, and every hash in it that covers what was changed."""
     data = bytearray(path.read_bytes())
-    true, other = candidate(1), candidate(1, body=b"salt and entry 9")
-    row = segments.HEADER_SIZE + frames.HEADER_SIZE
-    body = data.index(true.body)
-    data[body : body + len(true.body)] = other.body
-    data[row + 120 : row + 152] = other.commitment
-    path.write_bytes(data)
-    with open_store(empty_log, STOPS) as store, pytest.raises(LogDamaged, match="entry 0 says other than its leaf"):
-        store.reader.entry(0)
-
-
-@pytest.mark.parametrize("what", ["leaf", "public body"])
-def test_frame_that_was_made_anew_with_its_own_hash_is_refused(empty_log: Path, what: str) -> None:
-    """What names a frame is the one after it, which a reader of the frame does not read."""
-    append(empty_log, 1, then=[2])
-    path = empty_log / SEGMENTS / FIRST
-    data = bytearray(path.read_bytes())
-    start, row, true = segments.HEADER_SIZE, segments.HEADER_SIZE + frames.HEADER_SIZE, candidate(1)
+    start, row = segments.HEADER_SIZE, segments.HEADER_SIZE + frames.HEADER_SIZE
     end, rows_end = start + int.from_bytes(data[start + 4 : start + 8], "big"), row + frames.ROW_SIZE
-    if what == "leaf":
-        data[row + 48] ^= 1  # Its tag.
-    else:
-        other = candidate(1, body=b"salt and entry 9")
-        data[rows_end : rows_end + len(true.body)] = other.body
-        data[row + 120 : row + 152] = other.commitment
+    match what:
+        case "time":
+            data[start + 79] ^= 1
+            data[start + 152 : row] = sha256(data[start : start + 152]).digest()[:8]
+        case "tag":
+            data[row + 48] ^= 1
+        case "month":
+            data[row + 99] ^= 1
+        case "vault":
+            data[row + 104] ^= 1
+        case "public body":
+            other = candidate(1, body=b"salt and entry 9")
+            data[rows_end : rows_end + len(other.body)] = other.body
+            data[row + 120 : rows_end] = other.commitment
     rest = data[end - 112 : end - 80], data[end - 80 : end - 48]
     data[end - 48 : end - 16] = batch_hash(bytes(data[start:row]), bytes(data[row:rows_end]), *map(bytes, rest))
     path.write_bytes(data)
-    with open_store(empty_log, STOPS) as store, pytest.raises(LogDamaged, match=r"changed|says other than its leaf"):
-        list(store.reader.entries(0, 2))
+
+
+@pytest.mark.parametrize("what", ["tag", "public body", "time", "month", "vault"])
+def test_frame_that_was_made_anew_with_its_own_hash_is_refused(empty_log: Path, what: str) -> None:
+    """A start passes over it: what names a frame is the one after it, which a reader of the frame does not read."""
+    append(empty_log, 1, then=[2])
+    make_anew(empty_log / SEGMENTS / FIRST, what)
+    with open_store(empty_log, STOPS) as store:
+        with pytest.raises(LogDamaged, match="the frame from entry 0 on is another than was committed"):
+            store.reader.entry(0)
+        with pytest.raises(LogDamaged, match=r"another than was committed|changed|says other than its leaf"):
+            list(store.reader.entries(0, 2))
+
+
+def test_public_entry_that_its_leaf_does_not_commit_to_is_refused(empty_log: Path) -> None:
+    """Nothing names the newest frame but itself, and the tree holds no more of it than its leaves."""
+    fill(empty_log, [[1]])
+    make_anew(empty_log / SEGMENTS / FIRST, "public body")
+    with open_store(empty_log) as store:
+        with pytest.raises(LogDamaged, match="entry 0 says other than its leaf"):
+            store.reader.entry(0)
+        with pytest.raises(LogDamaged, match="entry 0 says other than its leaf"):
+            list(store.reader.entries(0, 1))
 
 
 class _Death:

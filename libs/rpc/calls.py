@@ -8,6 +8,7 @@ because each would cost a call more than everything that it does.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Call:
     method: str
     context: Context
 
+
+_HEADERS_SECONDS = 1.0
 
 Proceed = Callable[[], Awaitable[Any]]
 """What is inside: the next middleware and at last the call itself."""
@@ -81,9 +84,25 @@ async def _write_all(
     if isinstance(responses, Awaitable):
         await responses  # It writes by itself.
         return
+    begun = False
     async with aclosing(responses):  # type: ignore[type-var]  # Only async generators come here.
         async for response in responses:
+            if not begun:
+                await _send_headers(context)
+                begun = True
             await context.write(response)
+
+
+async def _send_headers(context: Context) -> None:
+    """Send what comes before the first response. Who is cancelled meanwhile waits for it: gRPC can send no status as
+    long as it is on its way, and the caller would learn neither the reason nor that there was one.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait((sending,), timeout=_HEADERS_SECONDS)
+        raise
 
 
 def _arity(streaming: bool) -> str:

@@ -142,6 +142,19 @@ async def test_a_stream_ends_with_its_lease_and_says_why() -> None:
     assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "LEASE_ENDED")
 
 
+async def test_a_stream_that_ends_while_its_first_response_is_sent_says_why() -> None:
+    async def tail() -> AsyncIterator[ledger_pb2.TailResponse]:
+        asyncio.get_running_loop().call_soon(mesh.gate.end)
+        yield ledger_pb2.TailResponse()
+        await asyncio.Event().wait()
+
+    mesh = SmallMesh()
+    async with mesh.serve(tail=tail, tail_rule=STREAM) as server, mesh.channel(server.port) as channel:
+        call = ledger_pb2_grpc.LedgerServiceStub(channel).Tail(ledger_pb2.TailRequest())
+        code, reason, _ = await _refusal(call.read())
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "LEASE_ENDED")
+
+
 async def test_a_generator_is_closed_when_its_client_goes() -> None:
     closed = asyncio.Event()
 

@@ -125,7 +125,7 @@ class Sender:
             await asyncio.wait(self._carrying)
 
     async def resend(self) -> None:
-        """Send unanswered batches again, unchanged and under the same id: on every new connection, and in between."""
+        """Send unanswered batches again, unchanged: on every new connection, and in between."""
         seen = 0
         while True:
             try:
@@ -248,14 +248,9 @@ class Sender:
         return message_id(batch.issuer, batch.first_seq, introduction)
 
     def _introduce(self, issuer: bytes, *, is_new: bool) -> None:
-        """Let the rest of an issuer's batches follow its keyset. Where that is new to the stream, all of them do, also
-        those that the broker took before: it may have lost the keyset that they followed.
+        """Let the rest of an issuer's batches follow its keyset. Where that is new to the stream, the broker is to take
+        all of them, also those that it took before: it may have lost the keyset that they followed.
         """
         self._introduced.add(issuer)
         if is_new:
             self._introductions[issuer] = secrets.token_hex(8)
-            self._attempts = {
-                (of, first_seq): attempt
-                for (of, first_seq), attempt in self._attempts.items()
-                if of != issuer or first_seq == 1
-            }

@@ -149,6 +149,24 @@ async def test_what_followed_a_keyset_that_the_broker_lost_follows_it_again(mesh
     assert [parse_batch(message).first_seq for message in mesh.ledger.messages] == [2, 1, 2]
 
 
+async def test_what_the_broker_still_has_is_not_stored_again_after_another_connection(mesh: Mesh) -> None:
+    mesh.ledger.silent = True
+    async with asyncio.timeout(30), mesh.publisher() as publisher:
+        await until_stored(mesh, 1)
+        await publisher.enqueue(Kind.POLICY, {"n": 1}, vault=None)
+        await until_stored(mesh, 2)
+        await mesh.broker.kill()
+        while publisher.is_connected:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0)
+        await publisher.enqueue(Kind.POLICY, {"n": 2}, vault=None)
+        seen = mesh.link.connections
+        await mesh.broker.start()
+        await mesh.link.connected_after(seen)
+        async with mesh.reading():
+            await mesh.ledger.until(3)
+    assert [parse_batch(message).first_seq for message in mesh.ledger.messages] == [1, 2, 3]
+
+
 async def test_a_cancelled_commit_is_amended_too(mesh: Mesh) -> None:
     mesh.ledger.silent = True
     async with mesh.reading(), mesh.publisher() as publisher:

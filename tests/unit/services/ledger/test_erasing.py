@@ -106,14 +106,19 @@ async def test_an_erasure_is_ordered_then_done_and_the_log_says_under_whose_word
 
 
 class NotingReader(LogReader):
-    """Notes the threads that it is asked in."""
+    """Notes what it is asked for, and in which threads; answers when it may."""
 
     def __init__(self, store: LogStore) -> None:
         super().__init__(store.directory, store.description.origin, store.index)
+        self.asked: list[int] = []
         self.threads: set[int] = set()
+        self.began, self.may_answer = threading.Event(), threading.Event()
 
     def entry(self, index: int) -> StoredEntry:
+        self.asked.append(index)
         self.threads.add(threading.get_ident())
+        self.began.set()
+        assert self.may_answer.wait(30)
         return super().entry(index)
 
 
@@ -123,9 +128,29 @@ async def test_what_closed_vaults_is_not_read_on_the_event_loop(place: Place) ->
         await ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject))
         entries = list(ledger.store.reader.entries(0, 3))
         ledger.store.reader = reader = NotingReader(ledger.store)
+        reader.may_answer.set()
         assert await ClosedVaults(ledger.store, ledger.growth).closed_by(entries) == [3, 3, 3]
-    assert reader.threads
+    assert reader.asked == [3, 4]
     assert threading.get_ident() not in reader.threads
+
+
+async def test_an_erasure_is_taken_in_once_though_who_asked_goes_away(place: Place) -> None:
+    async with place.start() as ledger, ledger.running():
+        part = await vault_with_entries(ledger)
+        await ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject))
+        entries = list(ledger.store.reader.entries(0, 3))
+        ledger.store.reader = reader = NotingReader(ledger.store)
+        closed = ClosedVaults(ledger.store, ledger.growth)
+        asking = asyncio.create_task(closed.closed_by(entries))
+        await asyncio.to_thread(reader.began.wait)
+        asking.cancel()
+        await asyncio.wait([asking])
+        asking = asyncio.create_task(closed.closed_by(entries))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(list)  # A turn of the threads, for what must not happen in one.
+        reader.may_answer.set()
+        assert await asking == [3, 3, 3]
+    assert reader.asked == [3, 4]
 
 
 async def test_shares_stay_until_a_signed_tree_covers_the_order(place: Place) -> None:

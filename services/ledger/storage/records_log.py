@@ -53,7 +53,8 @@ def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: in
             rest = file.read()
     except FileNotFoundError:
         return 0, b""
-    later = _find_record(rest, 1, magic)
+    # Another one cannot begin before this one's end; what looks like it, in its length and first bytes, was made to.
+    later = _find_record(rest, _FRAMING, magic)
     if later is not None:
         raise LogDamaged(path.name, end, f"a whole record follows at byte {end + later}")
     return end, rest

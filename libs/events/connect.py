@@ -14,14 +14,17 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from libs.errors import Code, MeshError
 from libs.events.admission import Admission, stay_admitted, until_admitted
+from libs.events.cancellation import heeding_cancellation
 
 _CONNECT_SECONDS = 3
 _RETRY_SECONDS = 1
@@ -43,7 +46,10 @@ class BrokerUnavailable(MeshError):
 
 
 class MeshClient(Client):
-    """A client that asks for its TLS context at every handshake, as mesh certificates live for an hour."""
+    """A client that asks for its TLS context at every handshake, as mesh certificates live for an hour.
+
+    Whoever is cancelled while it connects or waits for an answer is cancelled.
+    """
 
     def __init__(self, tls: TlsContext) -> None:
         super().__init__()
@@ -55,6 +61,14 @@ class MeshClient(Client):
         if context.minimum_version < ssl.TLSVersion.TLSv1_3:
             raise ssl.SSLError("the mesh speaks TLS 1.3 or nothing")
         return context
+
+    async def connect(self, *servers: Any, **options: Any) -> None:
+        with heeding_cancellation():
+            await super().connect(*servers, **options)
+
+    async def request(self, *what: Any, **options: Any) -> Msg:
+        with heeding_cancellation():
+            return await super().request(*what, **options)
 
     async def close(self) -> None:
         if not self.is_connected:
@@ -215,7 +229,6 @@ class _Connection:
             reconnected_cb=self._reconnected,
             closed_cb=self._closed,
         )
-        heed_cancellation()
         self._link._up(self._client)
         log.info("broker connected", url=broker.url)
 
@@ -244,10 +257,3 @@ class _Connection:
     async def _closed(self) -> None:
         self._link._down(self._client)
         self.closed.set()
-
-
-def heed_cancellation() -> None:
-    """Raise the cancellation that nats-py may have taken for that of a task of its own, or lost in a `wait_for`."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

@@ -32,6 +32,7 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 from libs.errors import Code, MeshError
+from libs.events.cancellation import heeding_cancellation
 from libs.events.connect import BrokerUnavailable, NatsLink
 from libs.events.subjects import all_issuers, stream_name
 
@@ -267,7 +268,8 @@ class StreamReader:
         while True:
             self._require_same_connection()
             try:
-                return await self._subscription.next_msg(timeout=1)
+                with heeding_cancellation():
+                    return await self._subscription.next_msg(timeout=1)
             except TimeoutError as error:
                 waited += 1
                 if waited >= _SILENCE_SECONDS:

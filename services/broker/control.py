@@ -18,7 +18,8 @@ import structlog
 from nats.aio.client import Client
 
 from libs.errors import Code, MeshError
-from libs.events.connect import MeshClient, heed_cancellation
+from libs.events.cancellation import heed_cancellation
+from libs.events.connect import MeshClient
 from libs.events.subjects import inbox_prefix
 
 _HANDSHAKE_SECONDS = 5.0
@@ -106,7 +107,6 @@ class Control:
     async def _ask(self, what: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         subject = f"$SYS.REQ.SERVER.{self._server_id}.{what}"
         message = await self._client.request(subject, json.dumps(request).encode(), timeout=_REQUEST_SECONDS)
-        heed_cancellation()
         answer = json.loads(message.data)
         if not isinstance(answer, dict):
             raise ServerNotControlled(f"nats-server did not answer {what}")
@@ -130,7 +130,6 @@ async def open_control(address: Address, tls: ssl.SSLContext) -> AsyncIterator[C
                 inbox_prefix=inbox_prefix("broker"),
                 error_cb=_note,
             )
-            heed_cancellation()
             yield Control(client, address.id)
         finally:
             await _close(client)

@@ -38,7 +38,7 @@ async def until_whole(mesh: RunningMesh, client: Client, target: Target, killed:
             await until(lambda: _is_proven(client, receipt_id))
     except TimeoutError as error:
         raise AssertionError(
-            f"{target.name}: waited {_LONGEST_SECONDS:.0f} s for {waiting}; {dict(probe.errors)}"
+            f"{target.name}: waited {_LONGEST_SECONDS:.0f} s for {waiting}; {dict(probe.errors)}\n{mesh.logs()}"
         ) from error
     return time.monotonic() - began
 

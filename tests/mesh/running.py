@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.process import tethered
+
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 100
 STOP_SECONDS = 60
+_LOG_CHARACTERS = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class RunningMesh:
     def file(self, name: str) -> bytes:
         """The file that a member of mesh.json names."""
         return Path(self.mesh[name]).read_bytes()
+
+    def logs(self) -> str:
+        """The end of what every process wrote, for whoever must find out why it does not serve."""
+        return _logs(self.state)
 
     def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run another command on this mesh."""
@@ -71,7 +78,8 @@ def running_mesh(folder: Path, *arguments: str) -> Iterator[RunningMesh]:
     """Run `teemesh up` until the block ends; the block begins when it says that it is ready."""
     state = folder / "s"
     options = ["--state", str(state), "--router-port", str(free_port()), *arguments]
-    command = [sys.executable, "-m", "services.cli", "up", *options]
+    # Tied to this process: a worker that is killed in the middle of a test leaves no mesh behind.
+    command = tethered([sys.executable, "-m", "services.cli", "up", *options])
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as up:
@@ -113,5 +121,9 @@ def _until_ready(lines: queue.SimpleQueue[str | None], state: Path) -> None:
                 return
     except queue.Empty:
         said.append("(nothing more)")
-    logs = [f"--- {log.name}\n{log.read_text()[-1500:]}" for log in sorted((state / "logs").glob("*.log"))]
-    raise AssertionError("the mesh did not become ready:\n" + "".join(said) + "\n".join(logs))
+    raise AssertionError("the mesh did not become ready:\n" + "".join(said) + _logs(state))
+
+
+def _logs(state: Path) -> str:
+    files = sorted((state / "logs").glob("*.log"))
+    return "\n".join(f"--- {file.name}\n{file.read_text()[-_LOG_CHARACTERS:]}" for file in files)

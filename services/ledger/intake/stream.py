@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from libs.errors import MeshError
+from libs.events.cancellation import heeding_cancellation
 from libs.events.connect import BrokerUnavailable, NatsLink
 from libs.events.consume import (
     StreamGap,
@@ -107,8 +108,9 @@ class Intake:
         while True:
             connection = self._link.connections
             try:
-                await self._ensure_stream()
-                await self._read_once()
+                with heeding_cancellation():
+                    await self._ensure_stream()
+                    await self._read_once()
             except* (StreamInterrupted, BrokerUnavailable) as ended:
                 log.info("the stream cannot be read", detail="; ".join(map(str, ended.exceptions)))
             # Where another connection has taken over already there is nothing to wait for.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from libs.errors import Code, MeshError
-from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged
+from libs.events.erasure import Authority, ErasureDone, ErasureOrdered, HoldChanged
 from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT
 from libs.policy.vault_orders import VaultPart, month_of
 from libs.transparency.leaf import Kind
@@ -102,6 +102,8 @@ async def test_an_erasure_is_ordered_then_done_and_the_log_says_under_whose_word
         assert ledger.vaults.of(part.vault_id) is None
         closed = ClosedVaults(ledger.store, ledger.growth)
         assert await closed.closed_by(list(ledger.store.reader.entries(0, 5))) == [3, 3, 3, None, None]
+        months = [{(stored.row.vault_epoch, stored.row.vault_id)} for stored in ledger.store.reader.entries(0, 5)]
+        assert await closed.are_open(months) == [False, False, False, True, True]
         assert await ledger.orders.erase(order) == erased
 
 
@@ -142,7 +144,7 @@ async def test_an_erasure_is_taken_in_once_though_who_asked_goes_away(place: Pla
         ledger.store.reader = reader = NotingReader(ledger.store)
         closed = ClosedVaults(ledger.store, ledger.growth)
         asking = asyncio.create_task(closed.closed_by(entries))
-        await asyncio.to_thread(reader.began.wait)
+        assert await asyncio.to_thread(reader.began.wait, 30)
         asking.cancel()
         await asyncio.wait([asking])
         asking = asyncio.create_task(closed.closed_by(entries))
@@ -151,6 +153,21 @@ async def test_an_erasure_is_taken_in_once_though_who_asked_goes_away(place: Pla
         reader.may_answer.set()
         assert await asking == [3, 3, 3]
     assert reader.asked == [3, 4]
+
+
+async def test_an_order_that_comes_while_earlier_ones_are_read_counts_for_what_is_given_out(place: Place) -> None:
+    async with place.start() as ledger, ledger.running():
+        part, other = await vault_with_entries(ledger), await vault_with_entries(ledger, OTHER)
+        await ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject))
+        (stored,) = ledger.store.reader.entries(3, 4)
+        ledger.store.reader = reader = NotingReader(ledger.store)
+        asking = asyncio.create_task(
+            ClosedVaults(ledger.store, ledger.growth).are_open([{(stored.row.vault_epoch, stored.row.vault_id)}])
+        )
+        assert await asyncio.to_thread(reader.began.wait, 30)
+        ledger.append(Kind.ERASURE, ErasureOrdered(other, 3, Authority(1, retention_months=1)).body())
+        reader.may_answer.set()
+        assert await asking == [False]
 
 
 async def test_shares_stay_until_a_signed_tree_covers_the_order(place: Place) -> None:

@@ -163,6 +163,8 @@ def test_frame_that_was_made_anew_with_its_own_hash_is_refused(empty_log: Path, 
             store.reader.entry(0)
         with pytest.raises(LogDamaged, match=r"another than was committed|changed|says other than its leaf"):
             list(store.reader.entries(0, 2))
+        with pytest.raises(LogDamaged, match=r"another than was committed|changed|says other than its leaf"):
+            store.reader.whole(store.index.place(0), 1 << 20)
 
 
 def test_public_entry_that_its_leaf_does_not_commit_to_is_refused(empty_log: Path) -> None:

@@ -16,25 +16,25 @@ from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
-from services.router.commitments import Attested, Commitments, EvidenceDocuments
+from services.router.admission.directory import TenantDirectory
+from services.router.admission.tenants import Tenants
 from services.router.config import Config
-from services.router.directory import TenantDirectory
-from services.router.edge import Edge
-from services.router.erasures import ErasureReading
-from services.router.exchange import Exchanges
-from services.router.foreign.access import read_credentials
-from services.router.foreign.adapters import Adapters
-from services.router.foreign.providers import ForeignProviders
-from services.router.foreign.record import SessionRecord
-from services.router.issuance import Issuance
-from services.router.listener import https
-from services.router.receipts import open_receipt_store
-from services.router.routes import Routes
-from services.router.servicer import RouterServicer, router_binding
-from services.router.tenants import Tenants
-from services.router.upstreams import Upstreams
-from services.router.vaults import Vaults
-from services.router.workload import OutwardCertificate, Reports, Workload
+from services.router.exchange.exchange import Exchanges
+from services.router.face.edge import Edge
+from services.router.face.listener import https
+from services.router.face.servicer import RouterServicer, router_binding
+from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
+from services.router.proof.erasures import ErasureReading
+from services.router.proof.issuance import Issuance
+from services.router.proof.store import open_receipt_store
+from services.router.proof.vaults import Vaults
+from services.router.routing.foreign.access import read_credentials
+from services.router.routing.foreign.adapters import Adapters
+from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.foreign.record import SessionRecord
+from services.router.routing.routes import Routes
+from services.router.routing.upstreams import Upstreams
+from services.router.workload.workload import OutwardCertificate, Reports, Workload
 
 
 async def serve(config: Config) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from libs.events.publish import EventSettings
 from libs.identity.member import MemberSettings
-from services.router.foreign.access import ForeignAccess
+from services.router.routing.foreign.access import ForeignAccess
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from libs.rpc.errors import reason_of
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.transparency.leaf import Kind
-from services.router.servicer import RouterServicer, router_binding
+from services.router.face.servicer import RouterServicer, router_binding
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import ACKNOWLEDGEMENT

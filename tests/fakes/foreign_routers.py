@@ -29,10 +29,10 @@ from libs.policy.document import Policy, read
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestInfo, GuestQuote
 from libs.transparency.leaf import Kind
-from services.router.edge import Edge
-from services.router.foreign.access import Credentials
-from services.router.listener import https
-from services.router.workload import Reports
+from services.router.face.edge import Edge
+from services.router.face.listener import https
+from services.router.routing.foreign.access import Credentials
+from services.router.workload.workload import Reports
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.https_clients import (
     KEY,

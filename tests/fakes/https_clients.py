@@ -17,12 +17,12 @@ from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
 from libs.rpc.tls import load_client_context
-from services.router.edge import Edge
+from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
-from services.router.listener import https
-from services.router.receipts import StoredReceipt
-from services.router.tenants import Tenants
-from services.router.workload import OutwardCertificate
+from services.router.face.edge import Edge
+from services.router.face.listener import https
+from services.router.proof.store import StoredReceipt
+from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench

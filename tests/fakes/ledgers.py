@@ -14,8 +14,8 @@ from libs.events.vault import VaultKey
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
+from services.router.admission.tenants import Tenant
 from services.router.errors import LedgerUnavailable as VaultUnavailable
-from services.router.tenants import Tenant
 from tests.fakes.entry_schema import require_documented
 
 TENANT = Tenant("ab" * 16, "Acme")

@@ -33,16 +33,16 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
-from services.router.exchange import Exchanges, Request, Started
-from services.router.foreign.access import Credentials
-from services.router.foreign.adapters import Adapters
-from services.router.foreign.providers import ForeignProviders
-from services.router.foreign.record import SessionRecord
-from services.router.issuance import Issuance
-from services.router.receipts import ReceiptStore, open_receipt_store
-from services.router.routes import Routes
-from services.router.upstreams import Upstreams
-from services.router.workload import Workload
+from services.router.exchange.exchange import Exchanges, Request, Started
+from services.router.proof.issuance import Issuance
+from services.router.proof.store import ReceiptStore, open_receipt_store
+from services.router.routing.foreign.access import Credentials
+from services.router.routing.foreign.adapters import Adapters
+from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.foreign.record import SessionRecord
+from services.router.routing.routes import Routes
+from services.router.routing.upstreams import Upstreams
+from services.router.workload.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, LedgerTwin
 

@@ -19,9 +19,9 @@ from libs.aci import session as sessions
 from libs.aci import sse
 from libs.aci.report import SourceProvenance
 from libs.errors import MeshError
-from services.router import constraints
+from services.router import prompt as prompts
 from services.router.errors import InvalidRequest
-from services.router.withholding import StreamedResponse
+from services.router.exchange.withholding import StreamedResponse
 from tests.unit.libs.aci.documents import RECEIPT_KEY, SESSION, keyset, receipt
 
 Parser = Callable[[bytes], object]
@@ -37,7 +37,7 @@ PARSERS: dict[str, tuple[Parser, bytes]] = {
     "session": (lambda data: sessions.verify_session(data, sessions.session_id(data)), SESSION),
     "list entry": (sessions.abbreviated, SESSION),
     "keyset": (lambda data: keysets.parse(jcs.loads_object(data)), KEYSET),
-    "prompt": (constraints.parse, PROMPT),
+    "prompt": (prompts.parse, PROMPT),
 }
 
 JSON = st.recursive(
@@ -48,7 +48,7 @@ JSON = st.recursive(
 
 
 def refused_or_read(parse: Parser, data: bytes) -> None:
-    with contextlib.suppress(InvalidRequest if parse is constraints.parse else MeshError):
+    with contextlib.suppress(InvalidRequest if parse is prompts.parse else MeshError):
         parse(data)
 
 

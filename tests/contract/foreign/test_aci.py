@@ -32,8 +32,8 @@ from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
-from services.router.constraints import Constraints, parse
-from services.router.forwarding import Errand, Reached
+from services.router.prompt import Constraints, parse
+from services.router.routing.hop import Errand, Reached
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import (
     HERE,

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs.aci.session import session_id
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
-from services.router.constraints import Constraints, parse
-from services.router.foreign.access import Credentials
-from services.router.foreign.adapter import ForeignNotVerified
-from services.router.forwarding import Errand
+from services.router.prompt import Constraints, parse
+from services.router.routing.foreign.access import Credentials
+from services.router.routing.foreign.adapter import ForeignNotVerified
+from services.router.routing.hop import Errand
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import (
     HERE,

@@ -17,6 +17,7 @@ from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs import jcs
+from libs.aci import endpoints
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
@@ -46,7 +47,7 @@ from services.router.workload.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, LedgerTwin
 
-CHAT = "/v1/chat/completions"
+CHAT = endpoints.CHAT.path
 PATIENCE_SECONDS = 20.0
 
 BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop"}]}')
@@ -296,7 +297,7 @@ class RouterBench:
     exchanges: Exchanges
 
     def request(self, body: bytes, seconds: float = 60.0) -> Request:
-        return Request(CHAT, body, TENANT, "req_1", asyncio.get_running_loop().time() + seconds)
+        return Request(endpoints.CHAT, body, TENANT, "req_1", asyncio.get_running_loop().time() + seconds)
 
     async def run(self, body: bytes) -> Answer:
         """Run an exchange to its end."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from libs.aci.encoding import digest
+from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import fresh_receipt_id
 from libs.aci.receipt_events import (
     Aborted,
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 class Request:
     """An authenticated request. `deadline` is in the event loop's time."""
 
-    endpoint: str
+    endpoint: Endpoint
     body: bytes
     tenant: Tenant
     request_id: str
@@ -99,7 +100,7 @@ class _Course:
         return Draft(
             tenant=self.request.tenant,
             receipt_id=self.receipt_id,
-            endpoint=self.request.endpoint,
+            endpoint=self.request.endpoint.path,
             model=self.model,
             chat_id=None if self.held is None else self.held.chat_id,
             events=tuple(events),

@@ -13,6 +13,7 @@ import json
 
 from libs.aci import sse
 from libs.aci.encoding import digest
+from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from libs.aci.sse import DONE, Event, EventSplitter, Mark
 from services.router.errors import RouterError, UpstreamFailed
 
@@ -24,8 +25,8 @@ class BufferedResponse:
 
     streams = False
 
-    def __init__(self, endpoint: str, limit: int = MAX_WITHHELD_BYTES) -> None:
-        self._protocol = sse.protocol_of(endpoint)
+    def __init__(self, endpoint: Endpoint, limit: int = MAX_WITHHELD_BYTES) -> None:
+        self._protocol = endpoint.protocol
         self._limit = limit
         self._body = bytearray()
 
@@ -75,8 +76,8 @@ class StreamedResponse:
 
     streams = True
 
-    def __init__(self, endpoint: str, limit: int = MAX_WITHHELD_BYTES) -> None:
-        self._protocol = sse.protocol_of(endpoint)
+    def __init__(self, endpoint: Endpoint, limit: int = MAX_WITHHELD_BYTES) -> None:
+        self._protocol = endpoint.protocol
         self._limit = limit
         self._splitter = EventSplitter()
         self._released = hashlib.sha256()
@@ -163,14 +164,14 @@ class StreamedResponse:
 Withholding = BufferedResponse | StreamedResponse
 
 
-def withhold(endpoint: str, *, stream: bool, status: int, content_type: str) -> Withholding:
+def withhold(endpoint: Endpoint, *, stream: bool, status: int, content_type: str) -> Withholding:
     """Return how to hold back this response.
 
     Only a successful event stream that the client asked for is released in parts; one without a content type is taken
     as such, and everything else is withheld whole.
     """
     media_type = content_type.partition(";")[0].strip().lower()
-    if stream and status == 200 and media_type in ("", "text/event-stream"):
+    if stream and endpoint.streams and status == 200 and media_type in ("", EVENT_STREAM):
         return StreamedResponse(endpoint)
     return BufferedResponse(endpoint)
 

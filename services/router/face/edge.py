@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from libs.aci.encoding import is_hex
+from libs.aci.endpoints import SERVED
 from libs.aci.report import NonceMalformed
 from libs.aci.session import abbreviated
 from libs.errors import Code, MeshError
@@ -36,7 +37,6 @@ from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.workload import Reports, Workload
 
-PROMPT_ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 DELIVERY_SECONDS = 30.0
@@ -77,7 +77,7 @@ class Edge:
         router.add_get("/", self._root)
         router.add_get("/health", self._health)
         router.add_get("/v1/models", self._models)
-        for endpoint in PROMPT_ENDPOINTS:
+        for endpoint in SERVED:
             router.add_post(endpoint, self._prompt)
         router.add_get("/v1/aci/attestation", self._attestation)
         router.add_get("/v1/aci/receipts/{id}", self._receipt)
@@ -142,7 +142,7 @@ class Edge:
         asked = request.headers.get("X-Request-Id", "")
         exchange = self.exchanges.run(
             Request(
-                endpoint=request.path,
+                endpoint=SERVED[request.path],
                 body=body,
                 tenant=tenant,
                 request_id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",

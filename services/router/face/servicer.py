@@ -10,6 +10,7 @@ from teemesh.inference.v1 import inference_pb2 as pb
 from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 from teemesh.ledger.v1 import acknowledgement_pb2
 
+from libs.aci.endpoints import SERVED
 from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
@@ -17,7 +18,7 @@ from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.router.admission.tenants import Tenants
 from services.router.errors import EndpointNotSupported, LedgerUnavailable, NotFound, RequestTooLarge
 from services.router.exchange.exchange import Exchanges, Request, Started
-from services.router.face.edge import DELIVERY_SECONDS, PROMPT_ENDPOINTS, REQUEST_ID
+from services.router.face.edge import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
 from services.router.routing.upstreams import Upstreams
 
@@ -54,8 +55,9 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.InferRequest, context: Context
     ) -> AsyncIterator[pb.InferResponse]:
         tenant = await self._tenants.authenticate(_authorization(context))
-        if request.endpoint not in PROMPT_ENDPOINTS:
-            raise EndpointNotSupported(f"endpoints are {', '.join(PROMPT_ENDPOINTS)}")
+        endpoint = SERVED.get(request.endpoint)
+        if endpoint is None:
+            raise EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
         if len(request.body) > self._max_body_bytes:
             raise RequestTooLarge(f"the request body is over {self._max_body_bytes} bytes")
         if REQUEST_ID.fullmatch(request.request_id) is None:
@@ -63,7 +65,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
         exchange = self._exchanges.run(
             Request(
-                endpoint=request.endpoint,
+                endpoint=endpoint,
                 body=request.body,
                 tenant=tenant,
                 request_id=request.request_id,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 
 from libs.aci.encoding import digest
+from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
 from libs.aci.receipt_events import UpstreamFailed as Unverified
@@ -33,7 +34,7 @@ class Errand:
     """A prompt to be forwarded. `timeout` is for the whole hop, in seconds."""
 
     prompt: Prompt
-    endpoint: str
+    endpoint: Endpoint
     request_id: str
     tenant_id: str
     timeout: float
@@ -85,7 +86,7 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
     yield Reached(digest(prompt.forwarded), UpstreamVerified(True, prompt.model, session_id))
     call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(
         inference_pb2.InferRequest(
-            endpoint=errand.endpoint,
+            endpoint=errand.endpoint.path,
             body=prompt.forwarded,
             request_id=errand.request_id,
             tenant_id=errand.tenant_id,

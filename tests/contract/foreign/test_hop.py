@@ -7,6 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
+from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.client.http import RouterHttp
 from libs.client.pinning import client_context
@@ -20,7 +21,7 @@ from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand
 from tests.fakes.ledgers import TENANT
 from tests.fakes.openai_service import openai_service
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, prompt
+from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, prompt
 
 SECONDS = 1.0
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from libs.aci.endpoints import CHAT
 from libs.aci.session import session_id
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
@@ -34,7 +35,7 @@ from tests.fakes.foreign_routers import (
     policy_listing,
 )
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import CHAT, PATIENCE_SECONDS, KeeperTwin, RouterBench, router_bench
+from tests.fakes.routers import PATIENCE_SECONDS, KeeperTwin, RouterBench, router_bench
 from tests.fakes.vllm_proxy_worker import API_KEY, WorkerTwin, vllm_proxy_worker
 
 

@@ -58,7 +58,7 @@ async def hop(
     ends_at = asyncio.get_running_loop().time() + errand.timeout
     async with open_http_over(place.origin, context) as http, sending(http, body) as request:
         try:
-            await request.reach(errand.endpoint, place.api_key, errand.timeout)
+            await request.reach(errand.endpoint.path, place.api_key, errand.timeout)
         except TlsKeyNotPinned as error:
             raise ProofOutdated(f"{place.name} shows another TLS key than the ones verified") from error
         except MeshError as error:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.aci.encoding import digest
+from libs.aci.endpoints import CHAT, EMBEDDINGS, EVENT_STREAM, MESSAGES, RESPONSES, Endpoint
 from services.router.errors import LedgerUnavailable, UpstreamFailed
 from services.router.exchange.withholding import BufferedResponse, StreamedResponse, withhold
 
-CHAT = "/v1/chat/completions"
 DONE = b"data: [DONE]\n\n"
 GONE = UpstreamFailed("the node went away")
 
@@ -25,7 +25,7 @@ FINISH = event(choices=[{"delta": {}, "finish_reason": "stop"}])
 USAGE = event(choices=[], usage={"total_tokens": 2})
 
 
-def stream(*chunks: bytes, endpoint: str = CHAT) -> tuple[StreamedResponse, bytes]:
+def stream(*chunks: bytes, endpoint: Endpoint = CHAT) -> tuple[StreamedResponse, bytes]:
     response = StreamedResponse(endpoint)
     return response, b"".join(response.feed(chunk) for chunk in chunks)
 
@@ -70,7 +70,7 @@ def test_nothing_is_appended_within_an_event_at_a_clean_end(tail: bytes) -> None
     ],
 )
 def test_messages_get_no_tail_at_a_clean_end(end: bytes) -> None:
-    response, released = stream(event(type="content_block_delta"), end, endpoint="/v1/messages")
+    response, released = stream(event(type="content_block_delta"), end, endpoint=MESSAGES)
     response.complete()
     assert released == event(type="content_block_delta")
     assert response.withheld == end
@@ -114,9 +114,9 @@ def test_failure_after_the_terminal_appends_nothing() -> None:
 
 def test_error_of_responses_continues_the_sequence_of_what_went_out() -> None:
     first, last = event(type="response.created", sequence_number=4), event(type="response.completed", sequence_number=9)
-    response, _ = stream(first, last, endpoint="/v1/responses")
+    response, _ = stream(first, last, endpoint=RESPONSES)
     assert b'"sequence_number":5}' in response.error_end(LedgerUnavailable("no answer"))
-    response, _ = stream(first, endpoint="/v1/responses")
+    response, _ = stream(first, endpoint=RESPONSES)
     response.fail(GONE)
     assert b'"sequence_number":5}' in response.withheld
 
@@ -199,3 +199,7 @@ def test_only_a_successful_stream_that_was_asked_for_goes_out_in_parts(
 ) -> None:
     response = withhold(CHAT, stream=stream_asked, status=status, content_type=content_type)
     assert isinstance(response, StreamedResponse) is streamed
+
+
+def test_an_answer_of_an_endpoint_that_does_not_stream_is_withheld_whole() -> None:
+    assert isinstance(withhold(EMBEDDINGS, stream=True, status=200, content_type=EVENT_STREAM), BufferedResponse)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import UpstreamFailed
 from libs.errors import MeshError
 from libs.policy.constraints import TenantConstraints
@@ -20,7 +21,7 @@ from services.router.routing.foreign.route import ForeignRoute
 from services.router.routing.foreign.selection import Wanted
 from services.router.routing.hop import Errand, Reached, Step
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import CHAT, PATIENCE_SECONDS, KeeperTwin, PolicyTwin, prompt
+from tests.fakes.routers import PATIENCE_SECONDS, KeeperTwin, PolicyTwin, prompt
 
 PROVIDER = ForeignProvider(
     "a", ForeignKind.OPENAI, "https://a.example", {"m": "n"}, best_effort=True, tenants=frozenset({TENANT.tenant_id})

@@ -34,6 +34,18 @@ def error_type(body: bytes) -> str:
     return value
 
 
+def raw_prompt(body: bytes, *more: str, version: str = "1.1") -> bytes:
+    """A prompt as bytes, with more header lines."""
+    head = [
+        f"POST {CHAT} HTTP/{version}",
+        "Host: localhost",
+        f"Authorization: Bearer {KEY}",
+        f"Content-Length: {len(body)}",
+        *more,
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
 def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
     assert response.headers["X-ACI-Version"] == "aci/1"
     assert response.headers["X-ACI-Keyset-Digest"] == site.bench.workload.keyset.digest
@@ -207,16 +219,38 @@ async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_r
     assert len(site.bench.ledger.of(Kind.RECEIPT)) == 1
 
 
+async def test_a_client_that_leaves_while_the_end_is_written_is_not_said_to_have_it(site: Site) -> None:
+    site.bench.nodes[0].chunks = [b"x" * (1 << 20)] * 15  # More than the sockets between them take.
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+        writer.write(raw_prompt(prompt()))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.transport.abort()
+        await site.bench.logged()
+        amendment = await site.bench.logged()
+    assert amendment["effect"] == "release_unknown"
+    assert site.bench.ledger.cut == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_of_http_1_0_gets_what_its_receipt_says(site: Site, stream: bool) -> None:
+    """HTTP/1.0 has no chunks: the end of the connection is the end of the answer."""
+    if stream:
+        site.bench.nodes[0].stream()
+    answer = await site.raw(raw_prompt(prompt(stream=stream), version="1.0"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == b"200"
+    assert body == b"".join(STREAMED if stream else BUFFERED)
+    assert site.bench.only_receipt().returned.body_hash == digest(body)
+    assert (site.bench.ledger.cut, site.bench.ledger.of(Kind.AMENDMENT)) == ([1], [])
+
+
 async def test_a_bug_after_the_first_byte_does_not_look_like_an_end(site: Site) -> None:
     """The response breaks off: no second head, no final chunk."""
     site.bench.nodes[0].stream()
     site.bench.ledger.broken = RuntimeError("bug")
     with capture_logs() as logs:
-        answer = await site.raw(
-            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
-            f"Content-Length: {len(prompt(stream=True))}\r\n\r\n".encode()
-            + prompt(stream=True)
-        )
+        answer = await site.raw(raw_prompt(prompt(stream=True)))
     assert STREAMED[0] in answer
     assert answer.count(b"HTTP/1.1") == 1
     assert not answer.endswith(b"0\r\n\r\n")

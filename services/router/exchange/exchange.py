@@ -7,7 +7,7 @@ receipt: answers, refusals, a node that breaks off, a client that leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ from services.router.admission.tenants import Tenant
 from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
 from services.router.exchange.withholding import Withholding, withhold
 from services.router.prompt import Prompt
-from services.router.proof.issuance import Draft, Issuance
+from services.router.proof.issuance import Draft, Issuance, Logged
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.routing.routes import Route, Routes
 
@@ -119,6 +119,7 @@ class Exchanges:
     async def run(self, request: Request) -> AsyncGenerator[Part, None]:
         """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
 
+        Whoever asks for the next part says that the one before is written: what was signed and not written is amended.
         Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request; everything later is a
         response with a receipt.
         """
@@ -230,19 +231,16 @@ class Exchanges:
         sorry = LedgerUnavailable("the ledger did not acknowledge this response's receipt, so it is not released")
         end = held.error_end(sorry)
         try:
-            released = await self._commit(course, held.body_hash, held.emitted_hash(end))
+            logged = await self._commit(course, held.body_hash, held.emitted_hash(end))
         except LedgerUnavailable as error:
             log.warning("response not released", receipt=course.receipt_id, detail=str(error))
             if not streaming:
                 yield Started(sorry.status, "application/json", course.receipt_id)
             yield end
             return
-        try:
-            if not streaming:
-                yield started
-            yield held.withheld
-        finally:
-            released()  # It may be out, even if the client left just now.
+        async with aclosing(_give_out(logged, None if streaming else started, held.withheld)) as rest:
+            async for part in rest:
+                yield part
 
     async def _refuse(self, course: _Course, error: RouterError) -> AsyncGenerator[Part, None]:
         """Answer with an error, after its receipt."""
@@ -252,18 +250,18 @@ class Exchanges:
         body = error.body
         sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt")
         try:
-            released = await self._commit(course, digest(body), digest(sorry.body))
+            logged = await self._commit(course, digest(body), digest(sorry.body))
         except LedgerUnavailable:
             yield Started(sorry.status, "application/json", course.receipt_id)
             yield sorry.body
             return
-        try:
-            yield Started(error.status, "application/json", course.receipt_id)
-            yield body
-        finally:
-            released()
+        async with aclosing(
+            _give_out(logged, Started(error.status, "application/json", course.receipt_id), body)
+        ) as rest:
+            async for part in rest:
+                yield part
 
-    async def _commit(self, course: _Course, returned: str, otherwise: str) -> Callable[[], None]:
+    async def _commit(self, course: _Course, returned: str, otherwise: str) -> Logged:
         """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""
         try:
             vault = await self._issuance.vault(course.request.tenant)
@@ -292,3 +290,16 @@ class Exchanges:
     def _patience(self, course: _Course) -> float:
         """How long to wait for the ledger: its share, or what is left less the time to answer."""
         return max(min(self._ledger_seconds, self._left(course) - _ANSWER_MARGIN_SECONDS), 0.1)
+
+
+async def _give_out(logged: Logged, started: Started | None, rest: bytes) -> AsyncGenerator[Part, None]:
+    """Yield what was withheld, under its head where that was, too; tell the log how far it came."""
+    outcome = logged.withdrawn
+    try:
+        if started is not None:
+            yield started
+        outcome = logged.uncertain
+        yield rest
+        outcome = logged.released
+    finally:
+        outcome()

@@ -42,6 +42,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DELIVERY_SECONDS = 30.0
 """How long, beyond its own time, a request's answer may take to be read by its client."""
 
+_PIECE_BYTES = 128 << 10
+"""Over the 64 KiB from which on aiohttp waits until there is room."""
+
 log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -159,7 +162,7 @@ class Edge:
                         response = _response_for(part)
                         await response.prepare(request)
                     elif response is not None:
-                        await response.write(part)
+                        await _write(response, part)
             if response is not None:
                 await response.write_eof()
             whole = True
@@ -227,9 +230,13 @@ def _response_for(started: Started) -> web.StreamResponse:
     headers = {"Content-Type": started.content_type, "X-Receipt-Id": started.receipt_id}
     if started.content_type.startswith("text/event-stream"):
         headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    response = web.StreamResponse(status=started.status, headers=headers)
-    response.enable_chunked_encoding()
-    return response
+    return web.StreamResponse(status=started.status, headers=headers)
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    """Return once nearly all is with the operating system: one long write may lie whole in this process's TLS layer."""
+    for start in range(0, len(data), _PIECE_BYTES):
+        await response.write(data[start : start + _PIECE_BYTES])
 
 
 def _json(document: bytes) -> web.Response:

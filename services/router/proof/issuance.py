@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -54,6 +54,29 @@ class Draft:
     served_at: int = field(default_factory=lambda: int(time.time()))
 
 
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A receipt that the ledger holds. What became of its response MUST be said, once, by one of three."""
+
+    publisher: Publisher
+    committed: Committed
+    vault: VaultKey
+    so_far: str
+    """Hash of what of the response was out before the receipt was committed."""
+
+    def released(self) -> None:
+        """All of it is written."""
+        self.publisher.released(self.committed)
+
+    def withdrawn(self) -> None:
+        """The rest was handed to nobody. Amended."""
+        self.publisher.withdrawn(self.committed, vault=self.vault, amendment={"emitted_hash": self.so_far})
+
+    def uncertain(self) -> None:
+        """The rest was being written and did not come to its end. Amended."""
+        self.publisher.uncertain(self.committed, vault=self.vault)
+
+
 class Issuance:
     """Signs and commits receipts."""
 
@@ -79,17 +102,14 @@ class Issuance:
         """Return what seals this tenant's receipts now. Raises `LedgerUnavailable`."""
         return await self._vaults.key(tenant.tenant_id)
 
-    async def commit(
-        self, draft: Draft, vault: VaultKey, *, otherwise: str, so_far: str, timeout: float
-    ) -> Callable[[], None]:
-        """Commit a receipt and keep it; return what to call when its response is out.
+    async def commit(self, draft: Draft, vault: VaultKey, *, otherwise: str, so_far: str, timeout: float) -> Logged:
+        """Commit a receipt and keep it; return what is to be told of its response.
 
         `otherwise` is the hash of what goes out when the ledger does not answer, `so_far` of what is out already: the
         amendment names the one or, when this is cancelled because the client left, the other. Raises
         `LedgerUnavailable`; the receipt, and the amendment after it, are then logged as soon as the ledger is back.
         """
         signed = self._sign(draft)
-        abandoned = {"emitted_hash": so_far}
         try:
             committed = await self._publisher.commit(
                 Kind.RECEIPT,
@@ -97,7 +117,7 @@ class Issuance:
                 vault=vault,
                 timeout=timeout,
                 amendment={"emitted_hash": otherwise},
-                abandoned=abandoned,
+                abandoned={"emitted_hash": so_far},
             )
         except NotAcknowledged as error:
             raise LedgerUnavailable("the ledger did not acknowledge the receipt in time") from error
@@ -105,12 +125,13 @@ class Issuance:
             log.error("a receipt was not logged", receipt=draft.receipt_id, reason=error.reason)
             self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
             raise LedgerUnavailable(f"the receipt was not logged: {error.reason}") from error
+        logged = Logged(self._publisher, committed, vault, so_far)
         try:
             await self._kept(_pending(draft, signed), committed, vault)
         except asyncio.CancelledError:
-            self._publisher.withdrawn(committed, vault=vault, amendment=abandoned)
+            logged.withdrawn()
             raise
-        return lambda: self._publisher.released(committed)
+        return logged
 
     def record_later(self, draft: Draft) -> None:
         """Commit a receipt for which nobody waits: the client has left, or the vault cannot be opened now.

@@ -446,13 +446,35 @@ async def test_a_client_that_leaves_while_the_ledger_is_asked_is_amended(bench: 
     assert amendment["effect"] == "not_released"
 
 
-async def test_a_client_that_leaves_at_the_head_of_a_logged_response_may_have_had_it(bench: RouterBench) -> None:
-    exchange = bench.exchanges.run(bench.request(prompt()))
+@pytest.mark.parametrize("body", [prompt(), b"{"], ids=["answer", "refusal"])
+async def test_a_logged_response_of_which_only_the_head_was_taken_is_amended(bench: RouterBench, body: bytes) -> None:
+    exchange = bench.exchanges.run(bench.request(body))
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert isinstance(await anext(exchange), Started)
         await exchange.aclose()
-    assert bench.ledger.cut == [1]
+    (amendment,) = bench.ledger.of(Kind.AMENDMENT)
+    assert (amendment["effect"], amendment["emitted_hash"]) == ("not_released", digest(b""))
+    assert bench.ledger.cut == []
     assert len(bench.ledger.of(Kind.RECEIPT)) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_logged_end_that_was_not_written_to_its_end_is_amended_as_unknown(
+    bench: RouterBench, stream: bool
+) -> None:
+    if stream:
+        bench.nodes[0].stream()
+    exchange = bench.exchanges.run(bench.request(prompt(stream=stream)))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not bench.ledger.entries:
+            await anext(exchange)
+        if not stream:
+            await anext(exchange)
+        await exchange.aclose()
+    (amendment,) = bench.ledger.of(Kind.AMENDMENT)
+    assert amendment["effect"] == "release_unknown"
+    assert bench.ledger.cut == []
+    assert aborts(bench.only_receipt()) == []
 
 
 async def test_a_receipt_that_waits_for_its_vault_outlives_the_process(bench: RouterBench) -> None:

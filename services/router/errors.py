@@ -116,6 +116,15 @@ class RequestTooLarge(RouterError):
     reason = "BODY_TOO_LARGE"
 
 
+class ContentEncodingNotSupported(RouterError):
+    """The body is encoded. What a receipt hashes is what came, so what came has to be what is read."""
+
+    status = 415
+    type = "unsupported_media_type"
+    code = Code.INVALID_ARGUMENT
+    reason = "CONTENT_ENCODING_NOT_SUPPORTED"
+
+
 class InternalError(RouterError):
     """Something is wrong with the router itself; the client learns no more."""
 

@@ -137,6 +137,12 @@ async def test_without_a_tenants_key_nothing_is_done(line: Line, metadata: Any) 
     assert reason_of(error.value) == "API_KEY_INVALID"
 
 
+async def test_two_keys_are_refused_whosever_they_are(line: Line) -> None:
+    refused = await line.refused(metadata=(*AUTHORIZED, ("authorization", "Bearer sk-wrong")))
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+    assert line.bench.ledger.entries == []
+
+
 @pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
 async def test_a_request_id_that_is_none_is_refused(line: Line, request_id: str) -> None:
     refused = await line.refused(request_id=request_id)

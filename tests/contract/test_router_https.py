@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from tests.fakes.https_clients import EVIDENCE, EVIDENCE_DIGEST, KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
 from tests.fakes.leases import MODEL
+from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
 
 
@@ -62,6 +64,7 @@ def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
         ("GET", "/v1/models", None, 401, "unauthorized"),
         ("GET", "/v1/models", "sk-wrong", 401, "unauthorized"),
         ("GET", "/v1/aci/receipts/rcpt-1", None, 401, "unauthorized"),
+        ("GET", "/v1/teemesh/receipts/rcpt-1/commitment", None, 401, "unauthorized"),
         ("GET", "/v1/aci/receipts/rcpt-1", KEY, 404, "not_found"),
         ("GET", "/v1/teemesh/receipts/rcpt-1/commitment", KEY, 404, "not_found"),
         ("GET", "/v1/aci/sessions/" + "00" * 32, None, 404, "not_found"),
@@ -72,6 +75,8 @@ def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
         ("GET", "/v1/aci/attestation?nonce=" + "AB" * 32, None, 400, "invalid_request_error"),
         ("GET", "/v1/aci/attestation?nonce=", None, 400, "invalid_request_error"),
         ("GET", "/v1/aci/attestation?nonce=%ff%00", None, 400, "invalid_request_error"),
+        ("GET", f"/v1/aci/attestation?nonce={'ab' * 32}&nonce={'cd' * 32}", None, 400, "invalid_request_error"),
+        ("GET", f"/v1/aci/attestation?nonce={'ab' * 32}&nonce=", None, 400, "invalid_request_error"),
     ],
 )
 async def test_an_error_is_json_of_a_stable_type(
@@ -117,6 +122,43 @@ async def test_a_prompt_is_answered_and_its_receipt_is_the_tenants_alone(site: S
     committed, _ = await site.ask("GET", f"/v1/teemesh/receipts/{receipt_id}/commitment", key=KEY)
     others, _ = await site.ask("GET", f"/v1/teemesh/receipts/{receipt_id}/commitment", key=OTHER_KEY)
     assert (committed.status, others.status) == (200, 404)
+
+
+@pytest.mark.parametrize("path", ["/v1/aci/receipts/{}", "/v1/teemesh/receipts/{}/commitment"])
+@pytest.mark.parametrize("wrong", ["sk-wrong", OTHER_KEY, "revoked"])
+async def test_a_key_that_opens_no_receipt_learns_nothing_of_it(site: Site, path: str, wrong: str) -> None:
+    """What is there and what is not is refused alike, for a key of nobody, of another, and of one who may no longer."""
+    response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    _, missing = await site.ask("GET", path.format("rcpt-none"), key=OTHER_KEY)
+    if wrong == "revoked":
+        site.directory.revoked = {TENANT.tenant_id}
+    for identifier in (response.headers["X-Receipt-Id"], "rcpt-none"):
+        refused, body = await site.ask("GET", path.format(identifier), key=KEY if wrong == "revoked" else wrong)
+        assert (refused.status, error_type(body), body) == (404, "not_found", missing)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity, deflate", "br"])
+async def test_a_body_that_is_encoded_is_refused(site: Site, encoding: str) -> None:
+    """A receipt is over what came, and nobody but the listener would have seen that."""
+    answer = await site.raw(raw_prompt(gzip.compress(prompt()), f"Content-Encoding: {encoding}", "Connection: close"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (head.split()[1], error_type(body)) == (b"415", "unsupported_media_type")
+    assert b"\r\nAccept-Encoding: identity" in head
+    assert site.bench.nodes[0].requests == []
+
+
+async def test_a_body_that_says_it_is_not_encoded_is_hashed_as_it_came(site: Site) -> None:
+    _, answer = await site.ask("POST", CHAT, key=KEY, body=prompt(), **{"Content-Encoding": "identity"})
+    assert answer == b"".join(BUFFERED)
+    assert site.bench.only_receipt().received.body_hash == digest(prompt())
+
+
+@pytest.mark.parametrize("second", [KEY, OTHER_KEY, "sk-wrong"])
+async def test_two_keys_are_refused_whosever_they_are(site: Site, second: str) -> None:
+    answer = await site.raw(raw_prompt(prompt(), f"Authorization: Bearer {second}", "Connection: close"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (head.split()[1], error_type(body)) == (b"400", "invalid_request_error")
+    assert site.bench.nodes[0].requests == []
 
 
 async def test_a_stream_is_an_event_stream_that_nothing_on_the_way_holds_up(site: Site) -> None:

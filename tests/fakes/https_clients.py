@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ class DirectoryTwin:
     def __init__(self) -> None:
         self.asked = 0
         self.broken: Exception | None = None
+        self.revoked: Collection[str] = ()
         self._records = {
             bytes.fromhex(api_key_digest(key)): sign_tenant(
                 TenantRecord(tenant_id, 1, "Acme", (api_key_digest(key),)), _ADMIN
@@ -80,7 +81,7 @@ class EvidenceTwin:
 
 
 def tenants_of(directory: DirectoryTwin) -> Tenants:
-    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), frozenset)
+    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), lambda: directory.revoked)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -18,8 +18,9 @@ from libs.aci.report import NonceMalformed
 from libs.aci.session import abbreviated
 from libs.errors import Code, MeshError
 from libs.identity.freshness import PolicyKeeper
-from services.router.admission.tenants import Tenants
+from services.router.admission.tenants import Tenants, bearer
 from services.router.errors import (
+    ContentEncodingNotSupported,
     EndpointNotSupported,
     InternalError,
     InvalidRequest,
@@ -29,10 +30,12 @@ from services.router.errors import (
     RequestTooSlow,
     RouterError,
     ServiceUnavailable,
+    TenantRevoked,
+    Unauthorized,
 )
 from services.router.exchange.exchange import Exchanges, Request, Started
 from services.router.proof.commitments import Commitments, EvidenceDocuments
-from services.router.proof.store import ReceiptStore
+from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.workload import Reports, Workload
@@ -132,7 +135,7 @@ class Edge:
         return web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        tenant = await self.tenants.authenticate(request.headers.get("Authorization"))
+        tenant = await self.tenants.authenticate(_authorization(request))
         models = [
             {"id": model, "object": "model", "created": 0, "owned_by": "teemesh"}
             for model in sorted({*self.upstreams.weights(tenant.tenant_id), *self.foreign.models(tenant.tenant_id)})
@@ -140,7 +143,8 @@ class Edge:
         return web.json_response({"object": "list", "data": models})
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
-        tenant = await self.tenants.authenticate(request.headers.get("Authorization"))
+        tenant = await self.tenants.authenticate(_authorization(request))
+        _require_no_encoding(request)
         body = await self._body(request)
         asked = request.headers.get("X-Request-Id", "")
         exchange = self.exchanges.run(
@@ -185,17 +189,26 @@ class Edge:
             raise RequestTooSlow(f"the request body did not come within {self.body_seconds:.0f} s") from error
 
     async def _attestation(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self.reports.report(request.query.get("nonce")))
+        return _json(await self.reports.report(_only("nonce", request.query.getall("nonce", []))))
 
     async def _receipt(self, request: web.Request) -> web.StreamResponse:
-        tenant = await self.tenants.authenticate(request.headers.get("Authorization"))
-        stored = await self.receipts.find(request.match_info["id"], tenant.tenant_id)
-        return _json(stored.receipt)
+        return _json((await self._stored(request)).receipt)
 
     async def _commitment(self, request: web.Request) -> web.StreamResponse:
-        tenant = await self.tenants.authenticate(request.headers.get("Authorization"))
-        stored = await self.receipts.find(request.match_info["id"], tenant.tenant_id)
-        return web.json_response(await self.commitments.of(stored))
+        return web.json_response(await self.commitments.of(await self._stored(request)))
+
+    async def _stored(self, request: web.Request) -> StoredReceipt:
+        """The receipt that is asked for. A key that opens nothing is refused as if there were no such receipt (ACI
+        section 7.6), whose key it may be or have been; only no key at all is told.
+        """
+        authorization = _authorization(request)
+        try:
+            tenant = await self.tenants.authenticate(authorization)
+        except (Unauthorized, TenantRevoked) as error:
+            if bearer(authorization) is None:
+                raise
+            raise ReceiptNotFound from error
+        return await self.receipts.find(request.match_info["id"], tenant.tenant_id)
 
     async def _sessions(self, request: web.Request) -> web.StreamResponse:
         filters = request.query.get("upstream_name"), request.query.get("model")
@@ -226,6 +239,23 @@ class Edge:
         return _json(await self.evidence.find(request.match_info["digest"]))
 
 
+def _authorization(request: web.Request) -> str | None:
+    return _only("Authorization", request.headers.getall("Authorization", []))
+
+
+def _only(name: str, values: Sequence[str]) -> str | None:
+    """Of two values somebody on the way may have read the other one. Raises `InvalidRequest`."""
+    if len(values) > 1:
+        raise InvalidRequest(f"{name} is given more than once")
+    return values[0] if values else None
+
+
+def _require_no_encoding(request: web.Request) -> None:
+    named = ",".join(request.headers.getall("Content-Encoding", [])).lower().split(",")
+    if any(name.strip() not in ("", "identity") for name in named):
+        raise ContentEncodingNotSupported("the request body must not be compressed")
+
+
 def _response_for(started: Started) -> web.StreamResponse:
     headers = {"Content-Type": started.content_type, "X-Receipt-Id": started.receipt_id}
     if started.content_type.startswith("text/event-stream"):
@@ -244,4 +274,7 @@ def _json(document: bytes) -> web.Response:
 
 
 def _error(error: RouterError) -> web.Response:
-    return web.Response(status=error.status, body=error.body, content_type="application/json")
+    response = web.Response(status=error.status, body=error.body, content_type="application/json")
+    if isinstance(error, ContentEncodingNotSupported):
+        response.headers["Accept-Encoding"] = "identity"
+    return response

@@ -86,6 +86,8 @@ class _Runner(web.AppRunner):
             handler_cancellation=server.handler_cancellation,
             headers=self._headers,
             access_log=None,
+            # A receipt names what came over the wire, so nothing may unpack it on the way to who hashes it.
+            auto_decompress=False,
             lingering_time=_LINGERING_SECONDS,
             keepalive_timeout=self._idle_seconds,
         )

@@ -16,7 +16,7 @@ from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.router.admission.tenants import Tenants
-from services.router.errors import EndpointNotSupported, LedgerUnavailable, NotFound, RequestTooLarge
+from services.router.errors import EndpointNotSupported, InvalidRequest, LedgerUnavailable, NotFound, RequestTooLarge
 from services.router.exchange.exchange import Exchanges, Request, Started
 from services.router.face.edge import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
@@ -115,7 +115,8 @@ def router_binding(servicer: RouterServicer) -> ServiceBinding:
 
 
 def _authorization(context: Context) -> str | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == "authorization" and isinstance(value, str):
-            return value
-    return None
+    """Raises `InvalidRequest`: of two values somebody on the way may have read the other one."""
+    given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
+    if len(given) > 1:
+        raise InvalidRequest("authorization is given more than once")
+    return given[0] if given and isinstance(given[0], str) else None

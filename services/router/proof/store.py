@@ -29,6 +29,13 @@ _COLUMNS = (
 )
 
 
+class ReceiptNotFound(NotFound):
+    """There is no such receipt, or not for this tenant. The same for all, so that nothing is learned by asking."""
+
+    def __init__(self) -> None:
+        super().__init__("no such receipt; it may have expired")
+
+
 @dataclass(frozen=True, slots=True)
 class StoredReceipt:
     """A receipt, the ledger entry that carries it, and what opens and proves that entry."""
@@ -125,14 +132,16 @@ class ReceiptStore:
         return bytes(row[0])
 
     async def find(self, identifier: str, tenant_id: str) -> StoredReceipt:
-        """Return this tenant's receipt of that id, or else its newest for that response id. Raises `NotFound`."""
+        """Return this tenant's receipt of that id, or else its newest for that response id. Raises
+        `ReceiptNotFound`.
+        """
         row = (
             None
             if len(identifier) > MAX_IDENTIFIER or not identifier.isascii()
             else await asyncio.to_thread(self._locked, lambda: self._find(identifier, tenant_id))
         )
         if row is None:
-            raise NotFound("no such receipt; it may have expired")
+            raise ReceiptNotFound
         return StoredReceipt(*row)
 
     def close(self) -> None:

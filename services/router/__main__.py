@@ -20,8 +20,10 @@ from services.router.admission.directory import TenantDirectory
 from services.router.admission.tenants import Tenants
 from services.router.config import Config
 from services.router.exchange.exchange import Exchanges
-from services.router.face.edge import Edge
+from services.router.face.documents import Documents
 from services.router.face.listener import https
+from services.router.face.paths import Paths
+from services.router.face.prompts import Prompts
 from services.router.face.servicer import RouterServicer, router_binding
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.proof.erasures import ErasureReading
@@ -73,20 +75,20 @@ async def serve(config: Config) -> None:
                 lambda: member.policy.current.tenant_admin_key,
                 lambda: member.policy.current.revoked.tenants,
             )
-            edge = Edge(
+            documents = Documents(
                 workload=workload,
                 reports=Reports(member, workload, collateral, config.repo_url),
-                policy=member.policy,
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,
-                exchanges=exchanges,
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
-                max_body_bytes=config.max_body_bytes,
-                request_seconds=config.request_seconds,
             )
+            prompts = Prompts(
+                tenants, exchanges, max_body_bytes=config.max_body_bytes, request_seconds=config.request_seconds
+            )
+            paths = Paths(workload.headers, prompts, documents)
             servicer = RouterServicer(
                 tenants, exchanges, upstreams, store, config.max_body_bytes, config.request_seconds
             )
@@ -94,7 +96,7 @@ async def serve(config: Config) -> None:
             clients = router_binding(servicer)
             async with (
                 issuance.recording(),
-                https(config.https_listen, edge.application(), edge.headers, outward),
+                https(config.https_listen, paths.answer, workload.headers, outward),
                 serving(
                     config.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
                 ) as outer,

@@ -204,6 +204,51 @@ async def test_without_a_key_the_body_is_not_read(site: Site) -> None:
     assert site.directory.asked == 0
 
 
+@pytest.mark.parametrize(
+    ("key", "length", "status"), [("sk-wrong", 100, b"401"), (KEY, MAX_BODY_BYTES + 1, b"413")], ids=["key", "length"]
+)
+async def test_a_body_that_will_be_refused_is_not_asked_for(site: Site, key: str, length: int, status: bytes) -> None:
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n"
+        "Expect: 100-continue\r\nConnection: close\r\n\r\n"
+    )
+    answer = await site.raw(head.encode())
+    assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/health", "/nowhere"])
+async def test_what_cannot_be_expected_is_refused_as_json(site: Site, path: str) -> None:
+    method = "POST" if path == CHAT else "GET"
+    response, body = await site.ask(method, path, key=KEY, body=prompt() if path == CHAT else None, Expect="miracles")
+    expected = (404, "not_found") if path == "/nowhere" else (417, "expectation_failed")
+    assert (response.status, error_type(body)) == expected
+    assert response.content_type == "application/json"
+    assert_aci(site, response)
+    assert site.bench.nodes[0].requests == []
+
+
+@pytest.mark.parametrize(("path", "allowed"), [(CHAT, "POST"), ("/v1/models", "GET, HEAD")])
+async def test_a_path_under_another_method_says_which_it_has(site: Site, path: str, allowed: str) -> None:
+    response, _ = await site.ask("PUT", path, key=KEY)
+    assert (response.status, response.headers["Allow"]) == (405, allowed)
+
+
+async def test_a_head_is_an_answer_without_its_body(site: Site) -> None:
+    response, body = await site.ask("HEAD", "/health")
+    assert (response.status, body) == (200, b"")
+    assert_aci(site, response)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/", "//v1/models", "/v1/%6dodels", "/v1/aci/receipts/", "/v1/aci/sessions/a/b"]
+)
+async def test_a_path_that_is_only_like_another_is_none(site: Site, path: str) -> None:
+    answer = await site.raw(
+        f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 404")
+
+
 async def test_sessions_are_listed_without_evidence_and_served_whole_by_id(site: Site) -> None:
     node = site.bench.nodes[0]
     session_id = draft_session(node.lease, node.target).session_id
@@ -296,7 +341,7 @@ async def test_a_bug_after_the_first_byte_does_not_look_like_an_end(site: Site) 
     assert STREAMED[0] in answer
     assert answer.count(b"HTTP/1.1") == 1
     assert not answer.endswith(b"0\r\n\r\n")
-    assert "bug in a handler" in [entry["event"] for entry in logs]
+    assert "bug in the listener" in [entry["event"] for entry in logs]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
 from libs.rpc.tls import load_client_context
 from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
-from services.router.face.edge import Edge
+from services.router.face.documents import Documents
 from services.router.face.listener import https
+from services.router.face.paths import Paths
+from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
-from services.router.workload.workload import OutwardCertificate
+from services.router.workload.workload import OutwardCertificate, Reports
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
@@ -84,6 +86,27 @@ def tenants_of(directory: DirectoryTwin) -> Tenants:
     return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), lambda: directory.revoked)
 
 
+def paths_of(
+    bench: RouterBench, directory: DirectoryTwin, reports: Reports, max_body_bytes: int, body_seconds: float = 30.0
+) -> Paths:
+    """A router's paths; receipts' commitments and evidence are twins."""
+    tenants = tenants_of(directory)
+    documents = Documents(
+        workload=bench.workload,
+        reports=reports,
+        tenants=tenants,
+        upstreams=bench.upstreams,
+        foreign=bench.foreign,
+        receipts=bench.store,
+        commitments=cast(Any, CommitmentsTwin()),
+        evidence=cast(Any, EvidenceTwin()),
+    )
+    prompts = Prompts(
+        tenants, bench.exchanges, max_body_bytes=max_body_bytes, request_seconds=60.0, body_seconds=body_seconds
+    )
+    return Paths(bench.workload.headers, prompts, documents)
+
+
 @dataclass(slots=True)
 class Site:
     """A running listener and what is behind it."""
@@ -127,25 +150,11 @@ async def https_site(folder: Path) -> AsyncIterator[Site]:
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
     async with router_bench(folder) as bench:
-        edge = Edge(
-            workload=bench.workload,
-            reports=cast(Any, ReportsTwin()),
-            policy=cast(Any, bench.member.policy),
-            tenants=tenants_of(directory),
-            upstreams=bench.upstreams,
-            foreign=bench.foreign,
-            exchanges=bench.exchanges,
-            receipts=bench.store,
-            commitments=cast(Any, CommitmentsTwin()),
-            evidence=cast(Any, EvidenceTwin()),
-            max_body_bytes=MAX_BODY_BYTES,
-            request_seconds=60.0,
-            body_seconds=BODY_SECONDS,
-        )
+        paths = paths_of(bench, directory, cast(Any, ReportsTwin()), MAX_BODY_BYTES, BODY_SECONDS)
         outward = OutwardCertificate(key, certificate)
         async with (
             bench.issuance.recording(),
-            https("127.0.0.1:0", edge.application(), edge.headers, outward, idle_seconds=IDLE_SECONDS) as port,
+            https("127.0.0.1:0", paths.answer, bench.workload.headers, outward, idle_seconds=IDLE_SECONDS) as port,
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=tls), timeout=aiohttp.ClientTimeout(PATIENCE_SECONDS)
             ) as session,

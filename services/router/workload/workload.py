@@ -54,6 +54,10 @@ class Workload:
         self.keyset_digest = self.keyset.digest
         """In every response and receipt, so it is computed once."""
 
+    def headers(self) -> dict[str, str]:
+        """Return what every response carries now."""
+        return {"X-ACI-Version": "aci/1", "X-ACI-Keyset-Digest": self.keyset_digest}
+
     async def certify(
         self, member: Member, dns_names: tuple[str, ...], ip_addresses: tuple[str, ...]
     ) -> OutwardCertificate:

@@ -69,7 +69,13 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     def __init__(self, instance: str) -> None:
         self.key = Ed25519PrivateKey.generate()
-        self.lease = node_lease(instance, more_claims={"receipt_key": self.key.public_key().public_bytes_raw().hex()})
+        self.lease = node_lease(
+            instance,
+            more_claims={
+                "receipt_key": self.key.public_key().public_bytes_raw().hex(),
+                "engine_args_sha256": "00" * 32,
+            },
+        )
         self.status = 200
         self.content_type = "application/json"
         self.chunks: Sequence[bytes] = BUFFERED
@@ -78,6 +84,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.waits_at: int | None = None
         self.waits_before_head = False
         self.forges = False
+        self.said: Mapping[str, Any] = {}
+        """What its receipt says instead of what it was sent: body, endpoint, model."""
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -116,12 +124,12 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         unsigned = Receipt(
             receipt_id="rcpt-node",
             chat_id=None,
-            model=MODEL,
+            model=self.said.get("model", MODEL),
             workload_keyset_digest=digest(b"node"),
-            endpoint=CHAT,
+            endpoint=self.said.get("endpoint", CHAT),
             method="POST",
             served_at=1,
-            events=(RequestReceived(digest(body)), ResponseReturned(returned)),
+            events=(RequestReceived(digest(self.said.get("body", body))), ResponseReturned(returned)),
             key_id="node-receipt",
         )
         return receipts.sign(unsigned, self.key)

@@ -23,6 +23,7 @@ from libs.aci.receipt_events import (
     RequestForwarded,
     RequestReceived,
     ResponseReturned,
+    SealedUnder,
 )
 from libs.aci.receipt_events import UpstreamFailed as NoUpstream
 from libs.errors import MeshError
@@ -83,8 +84,8 @@ class _Course:
     recorded: bool = False
     """True once somebody else sees to the receipt, whatever happens to this exchange."""
 
-    def draft(self, returned: str) -> Draft:
-        """The receipt's content, in the order of ACI section 7.4."""
+    def draft(self, returned: str, vault_epoch: int | None = None) -> Draft:
+        """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
         events: list[KnownEvent] = [RequestReceived(digest(self.request.body)), self.policy]
         model = self.model or _NO_MODEL
         if self.reached:
@@ -96,6 +97,8 @@ class _Course:
         if self.served is not None:
             events.append(self.served)
         events.extend(Aborted(reason) for reason in self.aborts)
+        if vault_epoch is not None:
+            events.append(SealedUnder(vault_epoch))
         events.append(ResponseReturned(returned))
         return Draft(
             tenant=self.request.tenant,
@@ -272,7 +275,7 @@ class Exchanges:
             raise LedgerUnavailable(f"the receipt cannot be sealed now: {error.reason}") from error
         course.recorded = True  # From here on a receipt whose response does not go out is amended.
         return await self._issuance.commit(
-            course.draft(returned),
+            course.draft(returned, vault.epoch),
             vault,
             otherwise=otherwise,
             so_far=digest(b"") if course.held is None else course.held.emitted_hash(),

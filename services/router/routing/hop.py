@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 
-from libs.aci.encoding import digest
+from libs.aci.encoding import digest, is_hex
 from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
@@ -115,7 +115,8 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
                     seen.update(response.chunk)
                     yield response.chunk
                 case "conclusion" if begun:
-                    receipt = _verified(response.conclusion.receipt, upstream, "sha256:" + seen.hexdigest())
+                    receipt = response.conclusion.receipt
+                    _verify(receipt, upstream, errand, "sha256:" + seen.hexdigest())
                     yield Ended(_served_by(upstream, receipt, prompt.model))
                     return
                 case _:
@@ -124,8 +125,10 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
         call.cancel()  # When the client goes, the engine must stop at once; after the end it changes nothing.
 
 
-def _verified(receipt: bytes, upstream: Upstream, response_hash: str) -> str:
-    """Return the receipt's digest if the key that the node's evidence binds signed it over these bytes."""
+def _verify(receipt: bytes, upstream: Upstream, errand: Errand, response_hash: str) -> None:
+    """Accept a receipt that the key in the node's evidence signed over what was sent and what came. Raises
+    `UpstreamFailed`.
+    """
     named = upstream.lease.appraisal.workload_claims.get("receipt_key")
     try:
         if not isinstance(named, str):
@@ -135,15 +138,22 @@ def _verified(receipt: bytes, upstream: Upstream, response_hash: str) -> str:
         raise UpstreamFailed("the node's receipt does not verify") from error
     if parsed.returned.body_hash != response_hash:
         raise UpstreamFailed("the node's receipt is over other bytes than it sent")
-    return hashlib.sha256(receipt).hexdigest()
+    if parsed.received.body_hash != digest(errand.prompt.forwarded) or parsed.endpoint != errand.endpoint.path:
+        raise UpstreamFailed("the node's receipt is for another prompt than it was sent")
+    # A node that refuses the body names no model.
+    if parsed.model not in (None, errand.prompt.model):
+        raise UpstreamFailed("the node's receipt is for another model than it was asked for")
 
 
-def _served_by(upstream: Upstream, receipt_sha256: str, model: str) -> ServedByNode:
+def _served_by(upstream: Upstream, receipt: bytes, model: str) -> ServedByNode:
     claims = upstream.lease.appraisal.workload_claims
+    arguments = str(claims.get("engine_args_sha256", ""))
     return ServedByNode(
         spiffe_id=upstream.candidate.spiffe_id,
         evidence_digest="sha256:" + upstream.candidate.evidence_digest,
-        receipt_sha256=receipt_sha256,
+        receipt_sha256=hashlib.sha256(receipt).hexdigest(),
         weights_sha256=upstream.candidate.models[model],
         engine=str(claims.get("engine", "unknown")),
+        engine_args_sha256=arguments if is_hex(arguments, 32) else None,
+        receipt=receipt.decode(),
     )

@@ -15,7 +15,7 @@ from teemesh.registry.v1 import registry_pb2
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import Aborted, PolicyInForce, ServedByNode, UpstreamFailed, UpstreamVerified
+from libs.aci.receipt_events import Aborted, PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
 from libs.events.answers import EntryRejected
 from libs.identity.freshness import PolicyStale
 from libs.policy.constraints import Constraints, TenantConstraints
@@ -79,12 +79,15 @@ async def test_a_buffered_response_is_whole_and_its_receipt_says_all(bench: Rout
     session_id = draft_session(node.lease, node.target).session_id
     assert receipt.upstream == UpstreamVerified(True, MODEL, session_id)
     assert PolicyInForce(3, "sha256:" + "03" * 32) in receipt.events
+    assert SealedUnder(VAULT.epoch) in receipt.events
     served = ServedByNode(
         node.lease.certificate.spiffe_id,
         "sha256:" + node.lease.evidence.digest.hex(),
         sha256(node.receipt(prompt())),
         WEIGHTS,
         "llama",
+        "00" * 32,
+        node.receipt(prompt()).decode(),
     )
     assert served in receipt.events
     assert aborts(receipt) == []
@@ -378,6 +381,18 @@ async def test_a_node_whose_receipt_is_over_other_bytes_has_failed(bench: Router
     receipt = bench.only_receipt()
     assert aborts(receipt) == ["upstream_failed"]
     assert receipt.returned.body_hash == digest(answer.body)
+
+
+@pytest.mark.parametrize(
+    "said", [{"body": b"another prompt"}, {"endpoint": "/v1/completions"}, {"model": "other"}], ids=str
+)
+async def test_a_node_whose_receipt_is_for_something_else_than_it_was_sent_has_failed(
+    bench: RouterBench, said: dict[str, Any]
+) -> None:
+    bench.nodes[0].said = said
+    answer = await bench.run(prompt())
+    assert (answer.started.status, error_type(answer.body)) == (502, "upstream_error")
+    assert not [event for event in bench.only_receipt().events if isinstance(event, ServedByNode)]
 
 
 async def test_a_node_whose_receipt_another_key_signed_has_failed(bench: RouterBench) -> None:

@@ -23,7 +23,7 @@ from services.router.exchange.exchange import Exchanges
 from services.router.face.documents import Documents
 from services.router.face.listener import https
 from services.router.face.paths import Paths
-from services.router.face.prompts import Prompts
+from services.router.face.prompts import DELIVERY_SECONDS, Prompts
 from services.router.face.servicer import RouterServicer, router_binding
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.proof.erasures import ErasureReading
@@ -86,7 +86,11 @@ async def serve(config: Config) -> None:
                 evidence=EvidenceDocuments(member, store),
             )
             prompts = Prompts(
-                tenants, exchanges, max_body_bytes=config.max_body_bytes, request_seconds=config.request_seconds
+                tenants,
+                exchanges,
+                max_body_bytes=config.max_body_bytes,
+                request_seconds=config.request_seconds,
+                total_seconds=config.request_seconds + DELIVERY_SECONDS,
             )
             paths = Paths(workload.headers, prompts, documents)
             servicer = RouterServicer(
@@ -113,6 +117,7 @@ async def serve(config: Config) -> None:
                 inner.ready()
                 notify_ready()
                 await until_terminated()
+                servicer.stop()
                 for task in background:
                     task.cancel()
 

@@ -158,6 +158,11 @@ class UpstreamFailed(RouterError):
     code = Code.UNAVAILABLE
     reason = "ENGINE_UNAVAILABLE"
 
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
+        """Whether it ran out of the request's time."""
+
 
 class UpstreamVerificationFailed(RouterError):
     """No node with a verified, live lease can serve the model. The prompt went nowhere."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,16 @@ AUTHORIZED = (("authorization", f"Bearer {KEY}"),)
 
 
 class Line:
-    def __init__(self, bench: RouterBench, stub: pb_grpc.InferenceServiceStub) -> None:
+    def __init__(
+        self,
+        bench: RouterBench,
+        servicer: RouterServicer,
+        stop: Callable[[], Awaitable[None]],
+        stub: pb_grpc.InferenceServiceStub,
+    ) -> None:
         self.bench = bench
+        self.servicer = servicer
+        self.stop = stop
         self.stub = stub
 
     def infer(
@@ -76,14 +84,14 @@ async def _line(folder: Path) -> AsyncIterator[Line]:
         )
         clients = router_binding(servicer)
         credentials = grpc.ssl_server_credentials([(key, certificate)])
-        async with (
-            bench.issuance.recording(),
-            serving(
-                "127.0.0.1:0", credentials, [clients], public_middleware(clients.methods), drain_seconds=1.0
-            ) as server,
-            grpc.aio.secure_channel(f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)) as channel,
-        ):
-            yield Line(bench, pb_grpc.InferenceServiceStub(channel))
+        async with bench.issuance.recording(), AsyncExitStack() as stopping:
+            server = await stopping.enter_async_context(
+                serving("127.0.0.1:0", credentials, [clients], public_middleware(clients.methods), drain_seconds=0.5)
+            )
+            async with grpc.aio.secure_channel(
+                f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)
+            ) as channel:
+                yield Line(bench, servicer, stopping.aclose, pb_grpc.InferenceServiceStub(channel))
 
 
 @pytest.fixture
@@ -188,3 +196,32 @@ async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_r
     assert receipt.returned.body_hash == digest(STREAMED[0])
     assert Aborted("client_disconnected") in receipt.events
     assert len(line.bench.ledger.of(Kind.RECEIPT)) == 1
+
+
+async def test_a_router_that_stops_mid_stream_says_so_and_not_that_the_client_left(line: Line) -> None:
+    node = line.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        call = line.infer(body=prompt(stream=True))
+        assert (await call.read()).WhichOneof("part") == "head"
+        assert (await call.read()).chunk == STREAMED[0]
+        line.servicer.stop()
+        await line.stop()
+        await line.bench.logged()
+    receipt = line.bench.only_receipt()
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("shutdown")]
+    assert receipt.returned.body_hash == digest(STREAMED[0])
+
+
+async def test_a_client_whose_time_is_over_is_not_said_to_have_left(line: Line) -> None:
+    """Its time is over while the ledger is asked to open the vault."""
+    line.bench.ledger.vault_waits = True
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        call = line.infer(timeout=1.0)
+        await line.bench.ledger.asked.wait()
+        line.bench.ledger.vault_waits = False
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await line.bench.logged()
+    receipt = line.bench.only_receipt()
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("deadline_exceeded")]

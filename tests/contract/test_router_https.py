@@ -306,6 +306,38 @@ async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_r
     assert len(site.bench.ledger.of(Kind.RECEIPT)) == 1
 
 
+async def test_a_router_that_stops_mid_stream_says_so_and_not_that_the_client_left(site: Site) -> None:
+    node = site.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        response = await site.session.post(site.url(CHAT), data=prompt(stream=True), headers=headers)
+        assert await response.content.readuntil(b"\n\n") == STREAMED[0]
+        await site.stop()
+        with pytest.raises(aiohttp.ClientError):
+            await response.content.read()
+        response.close()
+        await site.bench.logged()
+    receipt = site.bench.only_receipt()
+    assert receipt.returned.body_hash == digest(STREAMED[0])
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("shutdown")]
+
+
+async def test_a_client_that_does_not_read_is_said_to_be_slow_and_not_to_have_left(tmp_path: Path) -> None:
+    event = b'data: {"choices":[{"delta":{"content":"' + b"a" * (1 << 20) + b'"}}]}\n\n'
+    async with https_site(tmp_path, total_seconds=1.0) as site, asyncio.timeout(PATIENCE_SECONDS):
+        site.bench.nodes[0].stream(*[event] * 15)  # More than the sockets between them take.
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+        writer.write(raw_prompt(prompt(stream=True)))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        await site.bench.logged()
+        writer.transport.abort()
+    receipt = site.bench.only_receipt()
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("client_too_slow")]
+    assert receipt.returned.body_hash != digest(event * 15)
+
+
 async def test_a_client_that_leaves_while_the_end_is_written_is_not_said_to_have_it(site: Site) -> None:
     site.bench.nodes[0].chunks = [b"x" * (1 << 20)] * 15  # More than the sockets between them take.
     async with asyncio.timeout(PATIENCE_SECONDS):

@@ -167,7 +167,7 @@ async def other_router(
     try:
         async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
             reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), None)
-            paths = paths_of(bench, DirectoryTwin(), reports, 1 << 20)
+            paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
             outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
             router = OtherRouter(mesh, bench, port, paths)
             async with (

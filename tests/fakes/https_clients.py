@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
 MAX_BODY_BYTES = 4096
 BODY_SECONDS = 1.0
 IDLE_SECONDS = 1.0
+SHUTDOWN_SECONDS = 0.1
 KEY, OTHER_KEY = "sk-acme", "sk-other"
 EVIDENCE, EVIDENCE_DIGEST = b'{"v":1}', "ee" * 32
 _ADMIN = Ed25519PrivateKey.generate()
@@ -87,7 +88,13 @@ def tenants_of(directory: DirectoryTwin) -> Tenants:
 
 
 def paths_of(
-    bench: RouterBench, directory: DirectoryTwin, reports: Reports, max_body_bytes: int, body_seconds: float = 30.0
+    bench: RouterBench,
+    directory: DirectoryTwin,
+    reports: Reports,
+    *,
+    max_body_bytes: int,
+    body_seconds: float = 30.0,
+    total_seconds: float = 90.0,
 ) -> Paths:
     """A router's paths; receipts' commitments and evidence are twins."""
     tenants = tenants_of(directory)
@@ -102,7 +109,12 @@ def paths_of(
         evidence=cast(Any, EvidenceTwin()),
     )
     prompts = Prompts(
-        tenants, bench.exchanges, max_body_bytes=max_body_bytes, request_seconds=60.0, body_seconds=body_seconds
+        tenants,
+        bench.exchanges,
+        max_body_bytes=max_body_bytes,
+        request_seconds=60.0,
+        total_seconds=total_seconds,
+        body_seconds=body_seconds,
     )
     return Paths(bench.workload.headers, prompts, documents)
 
@@ -116,6 +128,8 @@ class Site:
     port: int
     tls: ssl.SSLContext
     session: aiohttp.ClientSession
+    stop: Callable[[], Awaitable[None]]
+    """Ends the listener, as a router that is terminated does."""
 
     def url(self, path: str) -> str:
         return f"https://127.0.0.1:{self.port}{path}"
@@ -145,18 +159,34 @@ class Site:
 
 
 @asynccontextmanager
-async def https_site(folder: Path) -> AsyncIterator[Site]:
+async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncIterator[Site]:
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
     async with router_bench(folder) as bench:
-        paths = paths_of(bench, directory, cast(Any, ReportsTwin()), MAX_BODY_BYTES, BODY_SECONDS)
+        paths = paths_of(
+            bench,
+            directory,
+            cast(Any, ReportsTwin()),
+            max_body_bytes=MAX_BODY_BYTES,
+            body_seconds=BODY_SECONDS,
+            total_seconds=total_seconds,
+        )
         outward = OutwardCertificate(key, certificate)
+        listener = https(
+            "127.0.0.1:0",
+            paths.answer,
+            bench.workload.headers,
+            outward,
+            idle_seconds=IDLE_SECONDS,
+            shutdown_seconds=SHUTDOWN_SECONDS,
+        )
         async with (
             bench.issuance.recording(),
-            https("127.0.0.1:0", paths.answer, bench.workload.headers, outward, idle_seconds=IDLE_SECONDS) as port,
+            AsyncExitStack() as listening,
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=tls), timeout=aiohttp.ClientTimeout(PATIENCE_SECONDS)
             ) as session,
         ):
-            yield Site(bench, directory, port, tls, session)
+            port = await listening.enter_async_context(listener)
+            yield Site(bench, directory, port, tls, session, listening.aclose)

@@ -34,6 +34,7 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.exchange.ends import End
 from services.router.exchange.exchange import Exchanges, Request, Started
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import ReceiptStore, open_receipt_store
@@ -305,13 +306,17 @@ class RouterBench:
     exchanges: Exchanges
 
     def request(self, body: bytes, seconds: float = 60.0) -> Request:
-        return Request(endpoints.CHAT, body, TENANT, "req_1", asyncio.get_running_loop().time() + seconds)
+        deadline = asyncio.get_running_loop().time() + seconds
+        return Request(endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED)
 
-    async def run(self, body: bytes) -> Answer:
+    async def run(self, body: bytes, seconds: float = 60.0) -> Answer:
         """Run an exchange to its end."""
         started: Started | None = None
         parts: list[bytes] = []
-        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(self.exchanges.run(self.request(body))) as exchange:
+        async with (
+            asyncio.timeout(PATIENCE_SECONDS),
+            aclosing(self.exchanges.run(self.request(body, seconds))) as exchange,
+        ):
             async for part in exchange:
                 if isinstance(part, Started):
                     assert started is None, "a response begins once"

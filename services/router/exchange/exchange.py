@@ -31,6 +31,7 @@ from libs.identity.freshness import PolicyKeeper
 from services.router import prompt as prompts
 from services.router.admission.tenants import Tenant
 from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
+from services.router.exchange.ends import End, Why
 from services.router.exchange.withholding import Withholding, withhold
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Draft, Issuance, Logged
@@ -46,13 +47,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An authenticated request. `deadline` is in the event loop's time."""
+    """An authenticated request. `deadline` is in the event loop's time; `why` is asked if its reader stops."""
 
     endpoint: Endpoint
     body: bytes
     tenant: Tenant
     request_id: str
     deadline: float
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class _Course:
     held: Withholding | None = None
     served: KnownEvent | None = None
     refusal: str | None = None
-    aborts: list[str] = field(default_factory=list)
+    aborts: list[End] = field(default_factory=list)
     recorded: bool = False
     """True once somebody else sees to the receipt, whatever happens to this exchange."""
 
@@ -96,7 +98,7 @@ class _Course:
             events.append(NoUpstream(required=True, model_id=model, reason=self.refusal or "not_forwarded"))
         if self.served is not None:
             events.append(self.served)
-        events.extend(Aborted(reason) for reason in self.aborts)
+        events.extend(Aborted(end.value) for end in self.aborts)
         if vault_epoch is not None:
             events.append(SealedUnder(vault_epoch))
         events.append(ResponseReturned(returned))
@@ -129,13 +131,13 @@ class Exchanges:
         policy = self._policy.require_fresh()
         self._issuance.require_room()
         course = _Course(request, PolicyInForce(policy.version, "sha256:" + policy.digest.hex()))
-        ended = "internal_error"
+        ended = End.INTERNAL_ERROR
         try:
             async with aclosing(self._parts(course)) as parts:
                 async for part in parts:
                     yield part
         except (GeneratorExit, asyncio.CancelledError):
-            ended = "client_disconnected"
+            ended = request.why()
             raise
         finally:
             if not course.recorded:
@@ -220,7 +222,7 @@ class Exchanges:
                     elif isinstance(part, bytes) and (out := held.feed(part)):
                         yield out
             except (UpstreamFailed, TenantRevoked) as error:
-                course.aborts.append("upstream_failed" if isinstance(error, UpstreamFailed) else "tenant_revoked")
+                course.aborts.append(_end_of(error))
                 held.fail(error)
                 started = Started(error.status, "application/json", course.receipt_id)
         async with aclosing(self._release(course, held, started, streaming=streaming)) as released:
@@ -249,7 +251,7 @@ class Exchanges:
         """Answer with an error, after its receipt."""
         course.refusal = error.why or error.reason.lower()
         if course.reached:
-            course.aborts.append("upstream_failed")
+            course.aborts.append(_end_of(error))
         body = error.body
         sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt")
         try:
@@ -271,7 +273,7 @@ class Exchanges:
             self._issuance.require_room()
         except MeshError as error:
             # Nothing is sealed yet, so the receipt itself can say what really goes out.
-            self._record_later(course, "ledger_unavailable", otherwise)
+            self._record_later(course, End.LEDGER_UNAVAILABLE, otherwise)
             raise LedgerUnavailable(f"the receipt cannot be sealed now: {error.reason}") from error
         course.recorded = True  # From here on a receipt whose response does not go out is amended.
         return await self._issuance.commit(
@@ -282,7 +284,7 @@ class Exchanges:
             timeout=self._patience(course),
         )
 
-    def _record_later(self, course: _Course, abort: str, emitted: str | None) -> None:
+    def _record_later(self, course: _Course, abort: End, emitted: str | None) -> None:
         course.recorded = True
         course.aborts.append(abort)
         self._issuance.record_later(course.draft(emitted or digest(b"")))
@@ -293,6 +295,12 @@ class Exchanges:
     def _patience(self, course: _Course) -> float:
         """How long to wait for the ledger: its share, or what is left less the time to answer."""
         return max(min(self._ledger_seconds, self._left(course) - _ANSWER_MARGIN_SECONDS), 0.1)
+
+
+def _end_of(error: RouterError) -> End:
+    if isinstance(error, TenantRevoked):
+        return End.TENANT_REVOKED
+    return End.DEADLINE_EXCEEDED if isinstance(error, UpstreamFailed) and error.late else End.UPSTREAM_FAILED
 
 
 async def _give_out(logged: Logged, started: Started | None, rest: bytes) -> AsyncGenerator[Part, None]:

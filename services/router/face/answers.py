@@ -22,15 +22,16 @@ class Reply:
     """Whoever asks a generator for more says that all before is written; closed early, it knows that it was not."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Beside those that every reply carries."""
-    until: float | None = None
-    """When it must be written, in the event loop's time."""
 
 
 Headers = Callable[[], Mapping[str, str]]
 """Returns what every reply carries at this moment."""
 
 Answer = Callable[[Arrival], AbstractAsyncContextManager[Reply]]
-"""Answers a request; the reply is good while the context is open. It raises nothing on entry but cancellation."""
+"""Answers a request; the reply is good while the context is open.
+
+It raises nothing on entry but cancellation, and on leaving `TimeoutError` if the reply took too long to be written.
+"""
 
 
 def document(body: bytes) -> Reply:

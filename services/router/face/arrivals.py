@@ -49,3 +49,5 @@ class Arrival:
     """Reads the whole body, as it came over the wire, up to this many bytes; a client that waits for leave to send it
     gets that now. Raises `RequestTooLarge`, or `InvalidRequest` where it cannot be read to its end.
     """
+    gone: Callable[[], bool]
+    """Whether the client has left. Whatever is cancelled while it has not, this router cancelled."""

@@ -6,7 +6,6 @@ the same JSON and headers as every other refusal, and one line.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -17,7 +16,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
 from services.router.errors import InternalError, InvalidRequest, RequestTooLarge
-from services.router.face.answers import Answer, Headers, Reply
+from services.router.face.answers import Answer, Headers
 from services.router.face.arrivals import Arrival, Fields
 
 _LINGERING_SECONDS = 1.0
@@ -25,6 +24,8 @@ _LINGERING_SECONDS = 1.0
 _PIECE_BYTES = 128 << 10
 """Over the 64 KiB from which on aiohttp waits until there is room."""
 _BUG_STATUS = 500
+_LATE_STATUS = 504
+"""What aiohttp makes of a `TimeoutError`."""
 
 log = structlog.get_logger()
 
@@ -60,11 +61,17 @@ class _Request(web.BaseRequest):
 
 
 class _Connection(RequestHandler):
-    __slots__ = ("_headers",)
+    __slots__ = ("_headers", "lost")
 
     def __init__(self, server: web.Server, headers: Headers, **options: Any) -> None:
         super().__init__(server, **options)
         self._headers = headers
+        self.lost = False
+        """Whether the other side is gone."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost = True
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -73,7 +80,10 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no request, or raise `ConnectionError` when an answer has begun already."""
+        """Answer what is no request. Raises `ConnectionError` where an answer has begun already, or nobody reads it."""
+        if status == _LATE_STATUS or isinstance(exc, ConnectionResetError):
+            log.info("the client left, or does not read")  # Closing the body has told who made it.
+            raise ConnectionError("nobody reads this answer")
         if status == _BUG_STATUS:
             log.error("bug in the listener", exc_info=exc)
             error = InternalError("internal error").body
@@ -92,28 +102,25 @@ async def _respond(answer: Answer, request: web.BaseRequest) -> web.StreamRespon
         headers = {**reply.headers, "Content-Type": reply.content_type}
         if isinstance(reply.body, bytes):
             return web.Response(status=reply.status, body=reply.body, headers=headers)
-        return await _send(request, reply, reply.body, web.StreamResponse(status=reply.status, headers=headers))
+        response = web.StreamResponse(status=reply.status, headers=headers)
+        await _send(request, reply.body, response)
+        return response
 
 
-async def _send(
-    request: web.BaseRequest, reply: Reply, body: AsyncGenerator[bytes, None], response: web.StreamResponse
-) -> web.StreamResponse:
+async def _send(request: web.BaseRequest, body: AsyncGenerator[bytes, None], response: web.StreamResponse) -> None:
     """Write a body as it comes. What stops before its end does not look like one."""
     whole = False
     try:
-        async with asyncio.timeout_at(reply.until), aclosing(body):
+        async with aclosing(body):
             await response.prepare(request)
             async for data in body:
                 await _write(response, data)
         await response.write_eof()
         whole = True
-    except (ConnectionResetError, TimeoutError):
-        log.info("the client left, or does not read")  # Closing the body has told who made it.
     finally:
         if not whole and request.transport is not None:
             # Nor may another answer follow on this connection.
             request.transport.abort()
-    return response
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
@@ -123,12 +130,14 @@ async def _write(response: web.StreamResponse, data: bytes) -> None:
 
 
 def _arrival(request: web.BaseRequest) -> Arrival:
+    connection = request.protocol
     return Arrival(
         method=request.method,
         path=request.rel_url.raw_path,
         query=Fields(request.rel_url.query.items()),
         headers=Fields((name.lower(), value) for name, value in request.headers.items()),
         read=partial(_read, request),
+        gone=lambda: isinstance(connection, _Connection) and connection.lost,
     )
 
 

@@ -35,15 +35,16 @@ async def https(
     outward: OutwardCertificate,
     *,
     idle_seconds: float = _IDLE_SECONDS,
+    shutdown_seconds: float = _SHUTDOWN_SECONDS,
 ) -> AsyncIterator[int]:
-    """Serve HTTPS while the body runs, then let running requests end. Yields the port; raises `PortTaken`,
-    `AddressMalformed`.
+    """Serve HTTPS while the body runs, then let running requests end, for twice `shutdown_seconds` at most. Yields the
+    port; raises `PortTaken`, `AddressMalformed`.
 
     `headers` go on answers to what is no request; `answer` puts its own on all others.
     """
     parsed = parse_address(address)
     context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
-    runner = web.ServerRunner(Http1Server(answer, headers, idle_seconds), shutdown_timeout=_SHUTDOWN_SECONDS)
+    runner = web.ServerRunner(Http1Server(answer, headers, idle_seconds), shutdown_timeout=shutdown_seconds)
     await runner.setup()
     try:
         try:

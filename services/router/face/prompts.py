@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from services.router.admission.tenants import Tenants
 from services.router.errors import ContentEncodingNotSupported, InternalError, RequestTooSlow
+from services.router.exchange.ends import End
 from services.router.exchange.exchange import Exchanges, Part, Request, Started
 from services.router.face.answers import Reply
 from services.router.face.arrivals import Arrival, Fields
@@ -23,7 +24,9 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Prompts:
-    """Answers prompts. `body_seconds` is for a body to come, `request_seconds` from then on."""
+    """Answers prompts. `body_seconds` is for a body to come, `request_seconds` from then on to its answer, and
+    `total_seconds` until all of that must be read.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Prompts:
         *,
         max_body_bytes: int,
         request_seconds: float,
+        total_seconds: float,
         body_seconds: float = 30.0,
     ) -> None:
         self._tenants = tenants
@@ -39,6 +43,7 @@ class Prompts:
         self._max_body_bytes = max_body_bytes
         self._request_seconds = request_seconds
         self._body_seconds = body_seconds
+        self._total_seconds = total_seconds
 
     @asynccontextmanager
     async def answer(self, endpoint: Endpoint, arrival: Arrival) -> AsyncIterator[Reply]:
@@ -49,26 +54,31 @@ class Prompts:
         tenant = await self._tenants.authenticate(arrival.headers.only("authorization"))
         _require_no_encoding(arrival.headers)
         body = await self._body(arrival)
-        now = asyncio.get_running_loop().time()
-        # A client that does not read must not hold its receipt open for ever.
-        until = now + self._request_seconds + DELIVERY_SECONDS
         asked = arrival.headers.first("x-request-id") or ""
-        request = Request(
-            endpoint=endpoint,
-            body=body,
-            tenant=tenant,
-            request_id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",
-            deadline=now + self._request_seconds,
-        )
-        async with aclosing(self._exchanges.run(request)) as exchange:
-            async with asyncio.timeout_at(until):
+        # A client that does not read must not hold its receipt open for ever.
+        async with asyncio.timeout(self._total_seconds) as patience:
+
+            def why() -> End:
+                if patience.expired():
+                    return End.CLIENT_TOO_SLOW
+                return End.CLIENT_DISCONNECTED if arrival.gone() else End.SHUTDOWN
+
+            request = Request(
+                endpoint=endpoint,
+                body=body,
+                tenant=tenant,
+                request_id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",
+                deadline=asyncio.get_running_loop().time() + self._request_seconds,
+                why=why,
+            )
+            async with aclosing(self._exchanges.run(request)) as exchange:
                 started = await anext(exchange)
-            if not isinstance(started, Started):
-                raise InternalError("internal error")
-            headers = {"X-Receipt-Id": started.receipt_id}
-            if started.content_type.startswith(EVENT_STREAM):
-                headers |= _UNBUFFERED
-            yield Reply(started.status, started.content_type, _bytes(exchange), headers, until)
+                if not isinstance(started, Started):
+                    raise InternalError("internal error")
+                headers = {"X-Receipt-Id": started.receipt_id}
+                if started.content_type.startswith(EVENT_STREAM):
+                    headers |= _UNBUFFERED
+                yield Reply(started.status, started.content_type, _bytes(exchange), headers)
 
     async def _body(self, arrival: Arrival) -> bytes:
         """Raises `RequestTooSlow`: a client, or a chunk that no face can make sense of, must not hold this open."""

@@ -17,10 +17,14 @@ from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.router.admission.tenants import Tenants
 from services.router.errors import EndpointNotSupported, InvalidRequest, LedgerUnavailable, NotFound, RequestTooLarge
+from services.router.exchange.ends import End
 from services.router.exchange.exchange import Exchanges, Request, Started
 from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
 from services.router.routing.upstreams import Upstreams
+
+_CLIENTS_CLOCK_SECONDS = 0.1
+"""A client's time is over a little before this side knows: who leaves in these last moments has run out of it."""
 
 _SERVICE = "teemesh.inference.v1.InferenceService"
 
@@ -50,6 +54,11 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self._receipts = receipts
         self._max_body_bytes = max_body_bytes
         self._request_seconds = request_seconds
+        self._stopping = False
+
+    def stop(self) -> None:
+        """MUST be called before the server ends: gRPC does not say who cancelled a call, its client or the server."""
+        self._stopping = True
 
     async def Infer(  # noqa: N802
         self, request: pb.InferRequest, context: Context
@@ -63,24 +72,32 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         if REQUEST_ID.fullmatch(request.request_id) is None:
             raise RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
         seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
-        exchange = self._exchanges.run(
-            Request(
+        receipt_id = ""
+        # A client that does not read must not hold its receipt open for as long as it likes.
+        async with asyncio.timeout(seconds + DELIVERY_SECONDS) as patience:
+
+            def why() -> End:
+                if patience.expired():
+                    return End.CLIENT_TOO_SLOW
+                if (remaining_seconds() or 0.0) < _CLIENTS_CLOCK_SECONDS:
+                    return End.DEADLINE_EXCEEDED
+                return End.SHUTDOWN if self._stopping else End.CLIENT_DISCONNECTED
+
+            asked = Request(
                 endpoint=endpoint,
                 body=request.body,
                 tenant=tenant,
                 request_id=request.request_id,
                 deadline=asyncio.get_running_loop().time() + seconds,
+                why=why,
             )
-        )
-        receipt_id = ""
-        # A client that does not read must not hold its receipt open for as long as it likes.
-        async with asyncio.timeout(seconds + DELIVERY_SECONDS), aclosing(exchange):
-            async for part in exchange:
-                if isinstance(part, Started):
-                    receipt_id = part.receipt_id
-                    yield pb.InferResponse(head=pb.Head(status=part.status, content_type=part.content_type))
-                elif part:
-                    yield pb.InferResponse(chunk=part)
+            async with aclosing(self._exchanges.run(asked)) as exchange:
+                async for part in exchange:
+                    if isinstance(part, Started):
+                        receipt_id = part.receipt_id
+                        yield pb.InferResponse(head=pb.Head(status=part.status, content_type=part.content_type))
+                    elif part:
+                        yield pb.InferResponse(chunk=part)
         yield pb.InferResponse(conclusion=await self._conclusion(receipt_id, tenant.tenant_id))
 
     async def ListModels(  # noqa: N802

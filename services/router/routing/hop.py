@@ -16,7 +16,7 @@ from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
 from libs.aci.receipt_events import UpstreamFailed as Unverified
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
 from services.router.errors import UpstreamFailed
 from services.router.prompt import Prompt
@@ -101,10 +101,12 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
                 with remote_errors():
                     response = await call.read()
             except RemoteRefused as error:
+                late = error.code == Code.DEADLINE_EXCEEDED
                 if not begun:
-                    raise NodeUnavailable(f"the node refused: {error.reason}") from error
+                    raise NodeUnavailable(f"the node refused: {error.reason}", late=late) from error
                 # A channel that this router closed says nothing; why it was closed does.
-                raise UpstreamFailed(f"the node broke off: {upstream.peer.refusal or error.reason}") from error
+                said = upstream.peer.refusal or error.reason
+                raise UpstreamFailed(f"the node broke off: {said}", late=late) from error
             if not isinstance(response, inference_pb2.InferResponse):
                 raise UpstreamFailed("the node ended without a receipt")
             match response.WhichOneof("part"):

@@ -338,6 +338,17 @@ async def test_a_node_that_breaks_off_a_stream_ends_it_in_an_error(bench: Router
     assert not [event for event in receipt.events if isinstance(event, ServedByNode)]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_node_that_has_no_time_left_is_not_said_to_have_failed(bench: RouterBench, stream: bool) -> None:
+    node = bench.nodes[0]
+    if stream:
+        node.stream()
+    node.waits_at = 1
+    answer = await bench.run(prompt(stream=stream), seconds=6.5)
+    assert b'"upstream_error"' in answer.body
+    assert aborts(bench.only_receipt()) == ["deadline_exceeded"]
+
+
 async def test_a_stream_that_ends_with_its_nodes_refusal_names_the_reason(bench: RouterBench) -> None:
     node = bench.nodes[0]
     node.stream()

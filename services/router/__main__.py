@@ -45,7 +45,7 @@ async def serve(config: Config) -> None:
     credentials = read_credentials(config.foreign)
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
-    workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset_days)
+    workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset.days)
     claims = {
         "log_key": log_key.public_key().public_bytes_raw().hex(),
         "hpke_key": receiver.public.hex(),
@@ -69,7 +69,7 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
-            exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, config.ledger_seconds)
+            exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, config.receipts.ledger_seconds)
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
@@ -77,7 +77,7 @@ async def serve(config: Config) -> None:
             )
             documents = Documents(
                 workload=workload,
-                reports=Reports(member, workload, collateral, config.repo_url),
+                reports=Reports(member, workload, collateral, config.keyset.repo_url),
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,
@@ -88,21 +88,21 @@ async def serve(config: Config) -> None:
             prompts = Prompts(
                 tenants,
                 exchanges,
-                max_body_bytes=config.max_body_bytes,
-                request_seconds=config.request_seconds,
-                total_seconds=config.request_seconds + DELIVERY_SECONDS,
+                max_body_bytes=config.http.max_body_bytes,
+                request_seconds=config.http.request_seconds,
+                total_seconds=config.http.request_seconds + DELIVERY_SECONDS,
             )
             paths = Paths(workload.headers, prompts, documents)
             servicer = RouterServicer(
-                tenants, exchanges, upstreams, store, config.max_body_bytes, config.request_seconds
+                tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
             )
-            outward = await workload.certify(member, config.dns_names, config.ip_addresses)
+            outward = await workload.certify(member, config.keyset.dns_names, config.keyset.ip_addresses)
             clients = router_binding(servicer)
             async with (
                 issuance.recording(),
-                https(config.https_listen, paths.answer, workload.headers, outward),
+                https(config.http.listen, paths.answer, workload.headers, outward),
                 serving(
-                    config.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
+                    config.http.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
                 ) as outer,
                 member.serve([]) as inner,
                 asyncio.TaskGroup() as tasks,

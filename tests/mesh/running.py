@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.process import tethered
+
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 100
 STOP_SECONDS = 60
@@ -76,7 +78,8 @@ def running_mesh(folder: Path, *arguments: str) -> Iterator[RunningMesh]:
     """Run `teemesh up` until the block ends; the block begins when it says that it is ready."""
     state = folder / "s"
     options = ["--state", str(state), "--router-port", str(free_port()), *arguments]
-    command = [sys.executable, "-m", "services.cli", "up", *options]
+    # Tied to this process: a worker that is killed in the middle of a test leaves no mesh behind.
+    command = tethered([sys.executable, "-m", "services.cli", "up", *options])
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as up:

@@ -154,9 +154,7 @@ class _Reader:
             self._findings.remark(f"only a part of the log, which went on after these {place.size} entries")
         tree = Tree(place.size, is_to_end, self._roots, self._chains)
         promises.judge(tree, keys, (walk.file, walk.end))
-        if self._part is not None and (promises.newest is None or promises.newest.size <= self._part.first):
-            what = "no signed head that holds covers this part of the log: nothing bears out what came before it"
-            self._findings.add(Status.UNPROVEN, walk.file, None, what)
+        self._judge_borne_out(walk.file)
         return Reading(
             findings=self._findings,
             description=self._description,
@@ -215,6 +213,15 @@ class _Reader:
                 self._findings.add(Status.DAMAGED, name, None, what)
         if bare:
             self._findings.remark(f"the bodies of tenants' entries before {max(bare.values())} were pruned")
+
+    def _judge_borne_out(self, file: str) -> None:
+        """A log that was signed is signed for good: without a head its files could be anybody's."""
+        newest = self._promises.newest
+        if self._part is not None and (newest is None or newest.size <= self._part.first):
+            what = "no signed head that holds covers this part of the log: nothing bears out what came before it"
+            self._findings.add(Status.UNPROVEN, file, None, what)
+        elif self._place.size and newest is None:
+            self._findings.add(Status.UNPROVEN, file, None, "no signed head holds: nothing bears the log out")
 
     def _judge_seals(self, seals: Sequence[Seal]) -> None:
         if self._contents.is_part:

@@ -1,6 +1,6 @@
 """It is responsible for whether a log's writers were let in rightly: each keyset's evidence, by the policy of its time.
 
-And for whether what the ledger says of tenants' vaults was ordered (`ledger_authority`).
+And for whether what the ledger says of tenants' vaults and of pruning was ordered (`authority`).
 
 It knows no more than the log and what an auditor brings: a policy that operators signed, and the mesh CA. The policies
 in the log must lead from the operators that it began with to that one; evidence is judged under the newest version that
@@ -25,9 +25,9 @@ from libs.policy.document import Policy
 from libs.policy.revocation import RevocationSet, parse_revocation, verify_revocation
 from libs.policy.signatures import SignedPolicy, known_signatures, parse_signed, verify
 from libs.policy.succession import verify_successor
-from services.cli.ledger.authority import VaultAuthority
+from services.cli.ledger.authority import LogAuthority
 
-_KEYSET, _POLICY, _REVOCATION, _ERASURE = 2, 4, 6, 7
+_KEYSET, _POLICY, _REVOCATION, _ERASURE, _PRUNE = 2, 4, 6, 7, 22
 _WHERE = "seg"
 
 
@@ -71,7 +71,7 @@ class PolicyJudge:
     _refused: list[_Refused] = field(default_factory=list)
     _wrong: list[str] = field(default_factory=list)
     _admitted: int = 0
-    _of_vaults: list[tuple[int, int, PublicEntry]] = field(default_factory=list)
+    _ordered: list[tuple[int, int, PublicEntry]] = field(default_factory=list)
     """Judged last: the policy by which one counts may be logged after it."""
 
     def take(self, index: int, wall_ns: int, entry: PublicEntry) -> None:
@@ -82,14 +82,17 @@ class PolicyJudge:
                 self._take_revocation(entry)
         elif entry.kind == _KEYSET:
             self._take_keyset(index, wall_ns, entry)
-        elif entry.kind == _ERASURE:
-            self._of_vaults.append((index, wall_ns, entry))
+        elif entry.kind in (_ERASURE, _PRUNE):
+            self._ordered.append((index, wall_ns, entry))
 
     def finish(self, findings: Findings) -> None:
-        authority = VaultAuthority(self._versions)
-        for index, wall_ns, entry in self._of_vaults:
+        authority = LogAuthority(self.description.origin, self._versions)
+        for index, wall_ns, entry in self._ordered:
             try:
-                authority.take(entry, wall_ns)
+                if entry.kind == _PRUNE:
+                    authority.take_pruning(entry)
+                else:
+                    authority.take_erasure(entry, wall_ns)
             except MeshError as error:
                 self._wrong.append(f"entry {index}: by nobody's word that counts: {error.reason}: {error}")
         for what in self._wrong:

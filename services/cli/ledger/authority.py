@@ -1,7 +1,7 @@
-"""It is responsible for by whose word a log says things of tenants' vaults: each order verified again, by its policy.
+"""It is responsible for by whose word a log says what operators order: each order verified again, by its policy.
 
-A ledger that erased, held or released without an order that counts is found by this. Whether an order was still in time
-when it was given is not judged: an entry may have waited for the log since.
+A ledger that erased, held or released a vault, or let entries be pruned, without an order that counts is found by this.
+Whether an order was still in time when it was given is not judged: an entry may have waited for the log since.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from libs.audit.log.entries import PublicEntry
 from libs.errors import Code, MeshError
 from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, parse_erasure
+from libs.events.pruning import parse_prune
 from libs.events.vault import vault_epoch
 from libs.policy.document import Policy
 from libs.policy.orders import HOLD_VAULT, RELEASE_VAULT
+from libs.policy.prune_orders import Pruning, verify_pruning
 from libs.policy.vault_orders import VaultPart, verify_erasure, verify_hold
 from libs.transparency.chain import entry_id
 
@@ -28,10 +30,26 @@ class VaultNotOrdered(MeshError):
     reason = "VAULT_NOT_ORDERED"
 
 
-@dataclass(slots=True)
-class VaultAuthority:
-    """Takes what a log says of vaults, in its order."""
+class PruneOrderAnother(MeshError):
+    """The order that an entry shows does not allow the pruning that the entry allows."""
 
+    code = Code.PERMISSION_DENIED
+    reason = "PRUNE_ORDER_ANOTHER"
+
+
+class PolicyNotLogged(MeshError):
+    """The log does not hold the policy by which an order is said to have counted."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "POLICY_NOT_LOGGED"
+
+
+@dataclass(slots=True)
+class LogAuthority:
+    """Takes what a log says of vaults and of pruning, in its order."""
+
+    origin: str
+    """The log's name."""
     policies: Sequence[Policy]
     """Those that the log holds."""
     _ordered: dict[bytes, VaultPart] = field(default_factory=dict)
@@ -40,8 +58,15 @@ class VaultAuthority:
     _spent: set[bytes] = field(default_factory=set)
     """Orders about holds, each of which counts once."""
 
-    def take(self, entry: PublicEntry, wall_ns: int) -> None:
-        """Raises `ErasureMalformed`, `VaultNotOrdered`, and what an order is refused with."""
+    def take_pruning(self, entry: PublicEntry) -> None:
+        """Raises `PruneMalformed`, `PruneOrderAnother`, `PolicyNotLogged`, and what an order is refused with."""
+        said = parse_prune(entry.body)
+        ordered = verify_pruning(said.order.document, self._policy(said.policy_version), _WHENEVER)
+        if ordered != Pruning(self.origin, said.min_index):
+            raise PruneOrderAnother("its order is about another log, or about other entries")
+
+    def take_erasure(self, entry: PublicEntry, wall_ns: int) -> None:
+        """Raises `ErasureMalformed`, `VaultNotOrdered`, `PolicyNotLogged`, and what an order is refused with."""
         said = parse_erasure(entry.body)
         match said:
             case ErasureOrdered():
@@ -79,4 +104,4 @@ class VaultAuthority:
         for policy in self.policies:
             if policy.version == version:
                 return policy
-        raise VaultNotOrdered(f"the log does not hold version {version}, by which it counted")
+        raise PolicyNotLogged(f"the log does not hold version {version}, by which it counted")

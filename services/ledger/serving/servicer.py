@@ -203,6 +203,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             follow=request.follow,
             max_batch=request.max_batch or DEFAULT_BATCH,
             selection=selection,
+            are_open=closed.are_open if request.whole_frames else None,
         )
         async with aclosing(reading) as batches:
             async for batch in batches:
@@ -212,6 +213,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
                     checkpoint=batch.checkpoint,
                     token=batch.token,
                     log_size=batch.log_size,
+                    frames=batch.frames,
                 )
 
     async def GetVault(  # noqa: N802

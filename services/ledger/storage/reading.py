@@ -24,6 +24,8 @@ from services.ledger.storage.segment_files import path_of
 _LENGTH = struct.Struct(">I")
 _LENGTH_AT = 100
 _KIND_AT = 4
+_NEAR = frames.MAX_ROWS
+"""So many leaves are hashed sooner than the frame before them is read."""
 _TENANTS = frozenset(kind for kind in leaf.Kind if kind.is_tenants)
 
 
@@ -40,6 +42,19 @@ class StoredEntry:
     @property
     def leaf(self) -> leaf.Leaf:
         return leaf.parse(self.row.leaf_data)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFrame:
+    """A frame's own bytes, verified."""
+
+    first: int
+    end: int
+    data: bytes
+    months: frozenset[tuple[int, bytes]]
+    """Epoch and vault of every entry."""
+    chain_after: bytes
+    """As the frame says; who reads the log by its frames checks the chain."""
 
 
 class LogReader:
@@ -102,6 +117,29 @@ class LogReader:
         self._last = place, frame
         return frame
 
+    def whole(self, place: FramePlace, most: int) -> WholeFrame | None:
+        """Return a frame's bytes, verified as by `frame`; None for more than `most`, or if bodies were taken out.
+
+        Raises `LogDamaged`.
+        """
+        if place.segment in self._bare:
+            return None
+        header = self._header(place)
+        if header.length > most:
+            return None
+        name, end = segments.file_name(place.segment), place.first + header.count
+        data = self._read(place.segment, place.offset, header.length)
+        try:
+            whole = frames.verify(header, data)
+        except frames.FrameDamaged as error:
+            raise LogDamaged(name, place.offset + error.at, error.why) from error
+        if b"".join(map(leaf_hash, whole.leaves)) != self._index.tree.leaves(place.first, end):
+            raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
+        for index, (leaf_data, (start, stop)) in enumerate(zip(whole.leaves, whole.bodies, strict=True), place.first):
+            if leaf_data[_KIND_AT] not in _TENANTS and not _commits_to(leaf_data, data[start:stop]):
+                raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
+        return WholeFrame(place.first, end, data, whole.months, whole.chain_after)
+
     def statement(self, index: int) -> tuple[Statement, bytes]:
         """Return what was acknowledged about an entry, and its leaf data, to issue the acknowledgement again."""
         stored = self.entry(index)
@@ -113,10 +151,17 @@ class LogReader:
         if size == 0:
             return self._start
         place = self._index.place(size - 1)
-        head = self._chain_before(place)
-        for index in range(place.first, size):
-            head = chain.chain_next(head, index, self._index.tree.leaf(index))
-        return head
+        return self._chain_over(self._chain_before(place), place.first, size)
+
+    def chain_on(self, head: bytes, start: int, end: int) -> bytes:
+        """Return the chain head of the first `end` leaves, given that of the first `start`. Raises `LogDamaged`.
+
+        Who follows the log is always near its end, and then no segment is opened for it.
+        """
+        return self._chain_over(head, start, end) if end - start <= _NEAR else self.chain_at(end)
+
+    def _chain_over(self, head: bytes, start: int, end: int) -> bytes:
+        return chain.chain_over(head, start, self._index.tree.leaves(start, end))
 
     def _chain_before(self, place: FramePlace) -> bytes:
         if place.first == place.segment:
@@ -168,8 +213,11 @@ def _contradicts_leaf(row: frames.Row) -> bool:
 
     The row with the body's hash is no part of the leaf, and what decides who may write must follow from the leaf.
     """
-    public = row.leaf_data[_KIND_AT] not in _TENANTS
-    return public and sha256(row.body).digest() != leaf.parse(row.leaf_data).commitment
+    return row.leaf_data[_KIND_AT] not in _TENANTS and not _commits_to(row.leaf_data, row.body)
+
+
+def _commits_to(leaf_data: bytes, body: bytes) -> bool:
+    return sha256(body).digest() == leaf.parse(leaf_data).commitment
 
 
 def statement_of(stored: StoredEntry, vault_seq: int, hashed: bytes) -> Statement:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from libs.events.records import SALT_SIZE, parse_entry
 from libs.events.vault import PUBLIC_VAULT_ID
 from libs.transparency.leaf import Kind
@@ -30,6 +32,11 @@ class ClosedVaults:
         self._follow()
         erasure = self._erasures.closing(stored.row.vault_id, stored.row.vault_epoch)
         return None if erasure is None else self._store.index.find(erasure.ordered)
+
+    def are_open(self, months: Set[tuple[int, bytes]]) -> bool:
+        """Whether the log has no order that closed any of these months, epochs and vaults."""
+        self._follow()
+        return not self._erasures.closes_any(months)
 
     def _follow(self) -> None:
         """Take in what the log says since the last time."""

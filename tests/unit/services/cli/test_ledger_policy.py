@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from libs import jcs
 from libs.events.erasure import Authority, ErasureDone, ErasureEntry, ErasureOrdered, HoldChanged
 from libs.events.keyset import Keyset
+from libs.events.pruning import PruneOrdered
 from libs.events.vault import vault_epoch
 from libs.identity.certificate import Subject, pem_of
-from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, Order, SignedOrder
+from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, PRUNE_LOG, RELEASE_VAULT, Order, SignedOrder
 from libs.policy.revocation import RevocationKind
 from libs.policy.signatures import parse_signed
 from libs.policy.vault_orders import VaultPart
@@ -236,13 +237,48 @@ def test_hold_that_too_few_ordered_is_told(begun: WrittenLog, verify: Verify, me
     )
 
 
+def prune(log: WrittenLog, min_index: int, signed: SignedOrder, version: int = 1) -> None:
+    """Have the ledger let entries below this one be pruned."""
+    said = PruneOrdered(min_index, version, signed)
+    log.append([log.ledger.entry(Kind.PRUNE, jcs.loads_object(jcs.dumps(said.body())))])
+
+
+def test_pruning_that_was_ordered_is_borne_out(begun: WrittenLog, verify: Verify, mesh: JoinedMesh) -> None:
+    prune(begun, 3, order(mesh, PRUNE_LOG, f"{ORIGIN},3"))
+    code, said = verify()
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("signed", "version", "why"),
+    [
+        (lambda mesh: order(mesh, PRUNE_LOG, f"{ORIGIN},3", signers=1), 1, "ORDER_SIGNATURES_INSUFFICIENT"),
+        (lambda mesh: order(mesh, subject=f"{ORIGIN},3"), 1, "ORDER_OF_ANOTHER_KIND"),
+        (lambda mesh: order(mesh, PRUNE_LOG, f"{ORIGIN},2"), 1, "PRUNE_ORDER_ANOTHER"),
+        (lambda mesh: order(mesh, PRUNE_LOG, f"{TRUST_DOMAIN}/ledger/2,3"), 1, "PRUNE_ORDER_ANOTHER"),
+        (lambda mesh: order(mesh, PRUNE_LOG, f"{ORIGIN},3"), 9, "POLICY_NOT_LOGGED"),
+    ],
+)
+def test_pruning_that_nobody_with_a_say_ordered_is_told(
+    begun: WrittenLog,
+    verify: Verify,
+    mesh: JoinedMesh,
+    signed: Callable[[JoinedMesh], SignedOrder],
+    version: int,
+    why: str,
+) -> None:
+    prune(begun, 3, signed(mesh), version)
+    code, said = verify()
+    assert (code, why in said, "entry 4: by nobody's word that counts" in said) == (5, True, True)
+
+
 def test_month_that_policy_keeps_is_not_erased_by_age(
     log: WrittenLog, verify: Verify, mesh: JoinedMesh, kms: KmsCore
 ) -> None:
     keeper, months = AttestedAuthor(mesh, kms, "kms"), 2
     seed = mesh.sign({**mesh.draft, "retention_months": months})
     log.folder.joinpath("log.json").write_bytes(_description(mesh, seed).document())
-    log.append([keeper.introduce(), keeper.says(Kind.POLICY, seed)])
+    log.append([keeper.introduce(), keeper.says(Kind.POLICY, seed)]).sign()
     now = vault_epoch(time.time())
     authority = Authority(1, retention_months=months)
     old = VaultPart(WHOLE.vault_id, now - months - 1)

@@ -99,6 +99,8 @@ async def test_an_erasure_is_ordered_then_done_and_the_log_says_under_whose_word
         assert place.keys.retired == [order]
         assert ledger.vaults.of(part.vault_id) is None
         closed = ClosedVaults(ledger.store, ledger.growth)
+        months = [{(stored.row.vault_epoch, stored.row.vault_id)} for stored in ledger.store.reader.entries(0, 5)]
+        assert [closed.are_open(month) for month in months] == [False, False, False, True, True]
         assert [closed.closed_by(stored) for stored in ledger.store.reader.entries(0, 5)] == [
             3,
             3,

@@ -140,6 +140,14 @@ def test_reader_is_told_what_is_gone_by_which_entry_and_what_is_held(log: Writte
     assert len(set(chain)) == len(chain)
 
 
+def test_no_frame_of_a_bare_segment_is_given_out_whole(log: WrittenLog) -> None:
+    pruned(log, 4)
+    with open_store(log) as store:
+        given = [store.reader.whole(store.index.place(index), 1 << 20) for index in range(store.head.size)]
+    assert given[:4] == [None] * 4
+    assert all(given[4:])
+
+
 def test_erased_stays_erased_for_who_asks_for_what_is_pruned(log: WrittenLog) -> None:
     pruned(log)
     with open_store(log) as store:

@@ -228,6 +228,24 @@ async def test_entries_that_are_not_selected_are_not_read(reader: Reader, two_se
         await reader.read(0)
 
 
+async def test_following_some_kinds_opens_no_segment_while_others_grow(reader: Reader, two_segments: Path) -> None:
+    position = await reader.tail.from_index(6)
+    reader.append(7, 8)
+    reader.append(9)
+    (two_segments / SEGMENTS).rename(two_segments / "away")
+    sessions = Selection(kinds=frozenset({Kind.SESSION}))
+    reading = reader.tail.read(position, follow=False, max_batch=1, selection=sessions)
+    assert [batch.chain_after async for batch in reading] == [reader.store.head.chain]
+    (two_segments / "away").rename(two_segments / SEGMENTS)
+
+
+@pytest.mark.parametrize("start", range(7))
+async def test_the_chain_goes_on_from_any_place_as_it_is_read(reader: Reader, start: int) -> None:
+    before = reader.store.reader.chain_at(start)
+    for end in range(start, 7):
+        assert reader.store.reader.chain_on(before, start, end) == reader.store.reader.chain_at(end)
+
+
 async def test_a_place_beyond_what_a_member_knows_of_is_no_divergence(reader: Reader) -> None:
     token = (await reader.read(0))[-1].token
     reader.growth.size, reader.growth.is_all = 3, lambda: False

@@ -119,7 +119,7 @@ def test_seal_by_another_key_is_not_proven(tmp_path: Path) -> None:
     files = log.files()
     footer = segments.Footer.parse(files[FIRST][-1024:])
     alone = {"log.json": files["log.json"], FIRST: files[FIRST][:-1024]}
-    assert read({**alone, FIRST: files[FIRST]}).findings.worst is Status.SOUND
+    assert "sealed" not in said(read({**alone, FIRST: files[FIRST]}))
     forged = segments.sign_footer(footer, log.router.ack_key.sign)
     reading = read({**alone, FIRST: alone[FIRST] + forged})
     assert (reading.findings.worst, reading.size) == (Status.UNPROVEN, 4)
@@ -137,7 +137,7 @@ def test_damage_in_the_last_frame_of_a_sealed_segment_is_no_torn_write(tmp_path:
 def test_footer_whose_file_was_not_cut_yet_is_a_torn_write(tmp_path: Path) -> None:
     files = sealed_segment(tmp_path / "log").files()
     alone = {"log.json": files["log.json"], FIRST: files[FIRST] + bytes(100)}
-    assert read(alone).findings.worst is Status.TORN
+    assert read(alone).findings.has(Status.TORN)
     assert read({**alone, "seg/00000000000000000004.seg": files[FIRST]}).findings.worst is Status.DAMAGED
 
 

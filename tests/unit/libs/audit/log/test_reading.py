@@ -26,8 +26,9 @@ from .conftest import read, said
 
 @pytest.fixture
 def begun(log: WrittenLog) -> WrittenLog:
-    """A log in which ledger and router have introduced themselves."""
-    return log.append([log.ledger.introduce()], [log.router.introduce()])
+    """A signed log in which ledger and router have introduced themselves."""
+    log.append([log.ledger.introduce()], [log.router.introduce()]).sign()
+    return log
 
 
 def held(note: bytes, file: str = "old.checkpoint") -> Held:
@@ -173,14 +174,14 @@ def test_keyset_whose_certificate_names_other_evidence_is_not_proven(log: Writte
     assert "the certificate names other evidence" in said(read(log.files()))
 
 
-def test_tree_head_by_an_unknown_key_is_not_proven(begun: WrittenLog) -> None:
+def test_tree_head_by_an_unknown_key_is_not_proven(log: WrittenLog) -> None:
     stranger = Ed25519PrivateKey.generate()
-    begun.sign(stranger)
-    reading = read(begun.files())
+    log.append([log.ledger.introduce()], [log.router.introduce()]).sign(stranger)
+    reading = read(log.files())
     assert (reading.findings.worst, reading.newest) == (Status.UNPROVEN, None)
     assert "no known key of mesh.local/ledger/1 signed the tree of 2 leaves" in said(reading)
     known = Key("mesh.local/ledger/1", stranger.public_key().public_bytes_raw())
-    assert read(begun.files(), keys=(known,)).findings.worst is Status.SOUND
+    assert read(log.files(), keys=(known,)).findings.worst is Status.SOUND
 
 
 def test_tree_head_of_a_restarted_ledger_is_proven_by_its_own_keyset(begun: WrittenLog) -> None:
@@ -313,6 +314,14 @@ def test_tenants_kind_in_the_public_vault_is_damage(begun: WrittenLog) -> None:
     receipt = begun.router.receipt()
     begun.append([replace(receipt, vault_id=bytes(16), vault_epoch=0)], [begun.ledger.start()])
     assert "a row's kind, vault and month do not belong together" in said(read(begun.files()))
+
+
+def test_log_without_a_signed_head_is_borne_out_by_nothing(begun: WrittenLog) -> None:
+    assert read(begun.files()).findings.worst is Status.SOUND
+    stripped = {name: data for name, data in begun.files().items() if name not in ("checkpoint", "checkpoints.log")}
+    reading = read(stripped)
+    assert reading.findings.worst is Status.UNPROVEN
+    assert "no signed head holds: nothing bears the log out" in said(reading)
 
 
 def test_tree_can_be_read_without_tenants_bodies(begun: WrittenLog) -> None:

@@ -19,7 +19,7 @@ from libs.rpc.server import serving
 from services.router.admission.directory import TenantDirectory
 from services.router.admission.tenants import Tenants
 from services.router.config import Config
-from services.router.exchange.exchange import Exchanges
+from services.router.exchange.running import Exchanges
 from services.router.face.documents import Documents
 from services.router.face.listener import https
 from services.router.face.paths import Paths

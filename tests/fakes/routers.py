@@ -34,8 +34,9 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
-from services.router.exchange.exchange import Exchanges, Request, Started
+from services.router.exchange.running import Exchanges
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import ReceiptStore, open_receipt_store
 from services.router.routing.foreign.access import Credentials

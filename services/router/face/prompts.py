@@ -11,8 +11,9 @@ from contextlib import aclosing, asynccontextmanager
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from services.router.admission.tenants import Tenants
 from services.router.errors import ContentEncodingNotSupported, InternalError, RequestTooSlow
+from services.router.exchange.course import Part, Request, Started
 from services.router.exchange.ends import End
-from services.router.exchange.exchange import Exchanges, Part, Request, Started
+from services.router.exchange.running import Exchanges
 from services.router.face.answers import Reply
 from services.router.face.arrivals import Arrival, Fields
 

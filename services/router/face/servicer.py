@@ -17,8 +17,9 @@ from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.router.admission.tenants import Tenants
 from services.router.errors import EndpointNotSupported, InvalidRequest, LedgerUnavailable, NotFound, RequestTooLarge
+from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
-from services.router.exchange.exchange import Exchanges, Request, Started
+from services.router.exchange.running import Exchanges
 from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
 from services.router.routing.upstreams import Upstreams

@@ -24,7 +24,7 @@ from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.errors import LedgerUnavailable, NotFound
-from services.router.exchange.exchange import Part, Started
+from services.router.exchange.course import Part, Started
 from services.router.prompt import Constraints as Demands
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import StoredReceipt

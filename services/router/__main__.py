@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,10 +22,12 @@ from services.router.admission.tenants import Tenants
 from services.router.config import Config
 from services.router.exchange.running import Exchanges
 from services.router.face.documents import Documents
-from services.router.face.listener import https
+from services.router.face.listener import https, plain_http
 from services.router.face.paths import Paths
 from services.router.face.prompts import DELIVERY_SECONDS, Prompts
 from services.router.face.servicer import RouterServicer, router_binding
+from services.router.face.watching import Watched
+from services.router.metrics import Metrics
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.proof.erasures import ErasureReading
 from services.router.proof.issuance import Issuance
@@ -61,6 +64,7 @@ async def serve(config: Config) -> None:
             open_publisher(member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
+            metrics = Metrics()
             upstreams = Upstreams(member, registry)
             issuance = Issuance(
                 workload, publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot)
@@ -69,7 +73,9 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
-            exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, config.receipts.ledger_seconds)
+            exchanges = Exchanges(
+                member.policy, Routes(upstreams, foreign), issuance, config.receipts.ledger_seconds, metrics
+            )
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
@@ -92,7 +98,7 @@ async def serve(config: Config) -> None:
                 request_seconds=config.http.request_seconds,
                 total_seconds=config.http.request_seconds + DELIVERY_SECONDS,
             )
-            paths = Paths(workload.headers, prompts, documents)
+            paths = Paths(workload.headers, prompts, documents, metrics)
             servicer = RouterServicer(
                 tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
             )
@@ -105,6 +111,7 @@ async def serve(config: Config) -> None:
                     config.http.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
                 ) as outer,
                 member.serve([]) as inner,
+                AsyncExitStack() as watched,
                 asyncio.TaskGroup() as tasks,
             ):
                 background = [
@@ -113,6 +120,8 @@ async def serve(config: Config) -> None:
                     tasks.create_task(foreign.maintain()),
                     tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
                 ]
+                if config.metrics.listen:
+                    await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))
                 outer.ready()
                 inner.ready()
                 notify_ready()

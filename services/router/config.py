@@ -9,6 +9,7 @@ from typing import ClassVar
 from libs.events.publish import EventSettings
 from libs.identity.member import MemberSettings
 from services.router.face.settings import HttpSettings
+from services.router.face.watching import MetricsSettings
 from services.router.proof.settings import ReceiptSettings
 from services.router.routing.foreign.access import ForeignAccess
 from services.router.workload.settings import KeysetSettings
@@ -42,6 +43,7 @@ class Config:
     """host:port of the mesh listeners of the log's other members, where it has several."""
     keyset: KeysetSettings = field(default_factory=KeysetSettings)
     receipts: ReceiptSettings = field(default_factory=ReceiptSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     foreign: Mapping[str, ForeignAccess] = field(default_factory=dict)
     """Keys and authorities for foreign providers, by their names in policy."""
     log_json: bool | None = None

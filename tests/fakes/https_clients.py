@@ -116,7 +116,7 @@ def paths_of(
         total_seconds=total_seconds,
         body_seconds=body_seconds,
     )
-    return Paths(bench.workload.headers, prompts, documents)
+    return Paths(bench.workload.headers, prompts, documents, bench.metrics)
 
 
 @dataclass(slots=True)

@@ -37,6 +37,7 @@ from services.registry.sessions import draft_session
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
+from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import ReceiptStore, open_receipt_store
 from services.router.routing.foreign.access import Credentials
@@ -305,6 +306,7 @@ class RouterBench:
     workload: Workload
     issuance: Issuance
     exchanges: Exchanges
+    metrics: Metrics
 
     def request(self, body: bytes, seconds: float = 60.0) -> Request:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -362,7 +364,7 @@ async def router_bench(
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
-    workload = Workload("spiffe://mesh.test/router/one", keyset_days)
+    workload, metrics = Workload("spiffe://mesh.test/router/one", keyset_days), Metrics()
     twins = [NodeTwin(f"n{number}") for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
@@ -389,9 +391,20 @@ async def router_bench(
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
-        exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, 5.0)
+        exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, 5.0, metrics)
         bench = RouterBench(
-            member, registry, registry_peer, twins, upstreams, foreign, ledger, store, workload, issuance, exchanges
+            member,
+            registry,
+            registry_peer,
+            twins,
+            upstreams,
+            foreign,
+            ledger,
+            store,
+            workload,
+            issuance,
+            exchanges,
+            metrics,
         )
         for twin in twins:
             bench.publish_session(twin.lease, twin.target)

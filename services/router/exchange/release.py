@@ -17,6 +17,7 @@ from services.router.errors import LedgerUnavailable, RouterError, TenantRevoked
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Started
 from services.router.exchange.ends import End
 from services.router.exchange.withholding import Withholding
+from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance, Logged
 
 log = structlog.get_logger()
@@ -25,9 +26,10 @@ log = structlog.get_logger()
 class Release:
     """Ends exchanges. `ledger_seconds` is how long the ledger may take to acknowledge."""
 
-    def __init__(self, issuance: Issuance, ledger_seconds: float) -> None:
+    def __init__(self, issuance: Issuance, ledger_seconds: float, metrics: Metrics) -> None:
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
+        self._metrics = metrics
 
     async def release(
         self, course: Course, held: Withholding, started: Started, *, streaming: bool
@@ -74,13 +76,14 @@ class Release:
             self.record_later(course, End.LEDGER_UNAVAILABLE, otherwise)
             raise LedgerUnavailable(f"the receipt cannot be sealed now: {error.reason}") from error
         course.recorded = True  # From here on a receipt whose response does not go out is amended.
-        return await self._issuance.commit(
-            course.draft(returned, vault.epoch),
-            vault,
-            otherwise=otherwise,
-            so_far=digest(b"") if course.held is None else course.held.emitted_hash(),
-            timeout=self._patience(course),
-        )
+        with self._metrics.commit():
+            return await self._issuance.commit(
+                course.draft(returned, vault.epoch),
+                vault,
+                otherwise=otherwise,
+                so_far=digest(b"") if course.held is None else course.held.emitted_hash(),
+                timeout=self._patience(course),
+            )
 
     def record_later(self, course: Course, abort: End, emitted: str | None) -> None:
         """See to a receipt for which nobody waits: `emitted` is the hash of what went out, if anything did."""

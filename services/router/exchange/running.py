@@ -23,6 +23,7 @@ from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part,
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
 from services.router.exchange.withholding import withhold
+from services.router.metrics import Metrics
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
@@ -36,12 +37,15 @@ log = structlog.get_logger()
 class Exchanges:
     """Runs exchanges."""
 
-    def __init__(self, policy: PolicyKeeper, routes: Routes, issuance: Issuance, ledger_seconds: float) -> None:
+    def __init__(
+        self, policy: PolicyKeeper, routes: Routes, issuance: Issuance, ledger_seconds: float, metrics: Metrics
+    ) -> None:
         self._policy = policy
         self._routes = routes
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
-        self._release = Release(issuance, ledger_seconds)
+        self._metrics = metrics
+        self._release = Release(issuance, ledger_seconds, metrics)
 
     async def run(self, request: Request) -> AsyncGenerator[Part, None]:
         """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
@@ -55,15 +59,20 @@ class Exchanges:
         course = Course(request, PolicyInForce(policy.version, "sha256:" + policy.digest.hex()))
         ended = End.INTERNAL_ERROR
         try:
-            async with aclosing(self._parts(course)) as parts:
-                async for part in parts:
-                    yield part
+            with self._metrics.exchange(request.endpoint.path) as head:
+                async with aclosing(self._parts(course)) as parts:
+                    async for part in parts:
+                        if isinstance(part, Started):
+                            head(part.status)
+                        yield part
         except (GeneratorExit, asyncio.CancelledError):
             ended = request.why()
             raise
         finally:
             if not course.recorded:
                 self._release.record_later(course, ended, None if course.held is None else course.held.emitted_hash())
+            for end in course.aborts:
+                self._metrics.ends.add(end.value)
 
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:

@@ -1,8 +1,9 @@
-"""It is responsible for the HTTPS listener's life."""
+"""It is responsible for the life of HTTP listeners: clients' with TLS, the operator's without."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,7 +22,7 @@ _IDLE_SECONDS = 30.0
 
 
 class PortTaken(MeshError):
-    """The HTTPS listener's address cannot be listened on."""
+    """A listener's address cannot be listened on."""
 
     code = Code.UNAVAILABLE
     reason = "PORT_TAKEN"
@@ -42,9 +43,26 @@ async def https(
 
     `headers` go on answers to what is no request; `answer` puts its own on all others.
     """
-    parsed = parse_address(address)
     context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
-    runner = web.ServerRunner(Http1Server(answer, headers, idle_seconds), shutdown_timeout=shutdown_seconds)
+    async with _listening(address, Http1Server(answer, headers, idle_seconds), context, shutdown_seconds) as port:
+        yield port
+
+
+@asynccontextmanager
+async def plain_http(address: str, answer: Answer) -> AsyncIterator[int]:
+    """Serve HTTP without TLS while the body runs, to those whom the operator lets reach the address. Yields the port;
+    raises `PortTaken`, `AddressMalformed`.
+    """
+    async with _listening(address, Http1Server(answer, dict, _IDLE_SECONDS), None, _SHUTDOWN_SECONDS) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _listening(
+    address: str, server: Http1Server, context: ssl.SSLContext | None, shutdown_seconds: float
+) -> AsyncIterator[int]:
+    parsed = parse_address(address)
+    runner = web.ServerRunner(server, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     try:
         try:

@@ -26,6 +26,7 @@ from services.router.face.answers import Headers, Reply, refusal
 from services.router.face.arrivals import Arrival
 from services.router.face.documents import Documents
 from services.router.face.prompts import Prompts
+from services.router.metrics import Metrics
 
 _NAMED = "{}"
 """Stands in a path for what a request names."""
@@ -39,8 +40,9 @@ log = structlog.get_logger()
 class Paths:
     """Answers requests. What `headers` returns goes on every reply, errors included."""
 
-    def __init__(self, headers: Headers, prompts: Prompts, documents: Documents) -> None:
+    def __init__(self, headers: Headers, prompts: Prompts, documents: Documents, metrics: Metrics) -> None:
         self._headers = headers
+        self._metrics = metrics
         self._table: Mapping[str, tuple[str, Opening]] = {
             **{path: ("POST", partial(_prompt, prompts, path)) for path in SERVED},
             **{
@@ -70,6 +72,7 @@ class Paths:
             except Exception:
                 log.exception("bug in a handler", path=arrival.path)
                 reply = refusal(InternalError("internal error"))
+            self._metrics.replies.add(str(reply.status))
             yield replace(reply, headers={**reply.headers, **self._headers()})
 
     def _open(self, arrival: Arrival) -> AbstractAsyncContextManager[Reply]:

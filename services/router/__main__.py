@@ -16,11 +16,13 @@ from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
+from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
 from services.router.admission.directory import TenantDirectory
 from services.router.admission.tenants import Tenants
 from services.router.config import Config
 from services.router.exchange.running import Exchanges
+from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.documents import Documents
 from services.router.face.listener import https, plain_http
 from services.router.face.paths import Paths
@@ -100,15 +102,18 @@ async def serve(config: Config) -> None:
             )
             paths = Paths(workload.headers, prompts, documents, metrics)
             servicer = RouterServicer(
-                tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
+                workload, tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
             )
             outward = await workload.certify(member, config.keyset.dns_names, config.keyset.ip_addresses)
-            clients = router_binding(servicer)
+            clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
                 https(config.http.listen, paths.answer, workload.headers, outward),
                 serving(
-                    config.http.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
+                    config.http.grpc_listen,
+                    _credentials(outward),
+                    clients,
+                    public_middleware(merge_methods(clients)),
                 ) as outer,
                 member.serve([]) as inner,
                 AsyncExitStack() as watched,

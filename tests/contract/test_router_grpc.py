@@ -80,7 +80,13 @@ async def _line(folder: Path) -> AsyncIterator[Line]:
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     async with router_bench(folder) as bench:
         servicer = RouterServicer(
-            tenants_of(DirectoryTwin()), bench.exchanges, bench.upstreams, bench.store, MAX_BODY_BYTES, 60.0
+            bench.workload,
+            tenants_of(DirectoryTwin()),
+            bench.exchanges,
+            bench.upstreams,
+            bench.store,
+            MAX_BODY_BYTES,
+            60.0,
         )
         clients = router_binding(servicer)
         credentials = grpc.ssl_server_credentials([(key, certificate)])
@@ -113,6 +119,8 @@ async def test_an_answer_is_a_head_chunks_and_a_conclusion(line: Line, stream: b
     receipt = verify_receipt(conclusion.receipt, line.bench.workload.keyset)
     assert receipt.returned.body_hash == digest(body)
     assert conclusion.acknowledgement.statement == ACKNOWLEDGEMENT.statement
+    assert parts[0].head.receipt_id == receipt.receipt_id
+    assert parts[0].head.workload_keyset_digest == line.bench.workload.keyset.digest == receipt.workload_keyset_digest
 
 
 async def test_a_refusal_is_an_answer_with_its_own_status_and_receipt(line: Line) -> None:

@@ -87,6 +87,20 @@ def tenants_of(directory: DirectoryTwin) -> Tenants:
     return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), lambda: directory.revoked)
 
 
+def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports) -> Documents:
+    """A router's documents; receipts' commitments and evidence are twins."""
+    return Documents(
+        workload=bench.workload,
+        reports=reports,
+        tenants=tenants_of(directory),
+        upstreams=bench.upstreams,
+        foreign=bench.foreign,
+        receipts=bench.store,
+        commitments=cast(Any, CommitmentsTwin()),
+        evidence=cast(Any, EvidenceTwin()),
+    )
+
+
 def paths_of(
     bench: RouterBench,
     directory: DirectoryTwin,
@@ -96,27 +110,16 @@ def paths_of(
     body_seconds: float = 30.0,
     total_seconds: float = 90.0,
 ) -> Paths:
-    """A router's paths; receipts' commitments and evidence are twins."""
-    tenants = tenants_of(directory)
-    documents = Documents(
-        workload=bench.workload,
-        reports=reports,
-        tenants=tenants,
-        upstreams=bench.upstreams,
-        foreign=bench.foreign,
-        receipts=bench.store,
-        commitments=cast(Any, CommitmentsTwin()),
-        evidence=cast(Any, EvidenceTwin()),
-    )
+    """A router's paths."""
     prompts = Prompts(
-        tenants,
+        tenants_of(directory),
         bench.exchanges,
         max_body_bytes=max_body_bytes,
         request_seconds=60.0,
         total_seconds=total_seconds,
         body_seconds=body_seconds,
     )
-    return Paths(bench.workload.headers, prompts, documents, bench.metrics)
+    return Paths(bench.workload.headers, prompts, documents_of(bench, directory, reports), bench.metrics)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from services.router.exchange.running import Exchanges
 from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
 from services.router.routing.upstreams import Upstreams
+from services.router.workload.workload import Workload
 
 _CLIENTS_CLOCK_SECONDS = 0.1
 """A client's time is over a little before this side knows: who leaves in these last moments has run out of it."""
@@ -42,6 +43,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
 
     def __init__(
         self,
+        workload: Workload,
         tenants: Tenants,
         exchanges: Exchanges,
         upstreams: Upstreams,
@@ -49,6 +51,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         max_body_bytes: int,
         request_seconds: float,
     ) -> None:
+        self._workload = workload
         self._tenants = tenants
         self._exchanges = exchanges
         self._upstreams = upstreams
@@ -96,7 +99,14 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                 async for part in exchange:
                     if isinstance(part, Started):
                         receipt_id = part.receipt_id
-                        yield pb.InferResponse(head=pb.Head(status=part.status, content_type=part.content_type))
+                        yield pb.InferResponse(
+                            head=pb.Head(
+                                status=part.status,
+                                content_type=part.content_type,
+                                receipt_id=part.receipt_id,
+                                workload_keyset_digest=self._workload.keyset_digest,
+                            )
+                        )
                     elif part:
                         yield pb.InferResponse(chunk=part)
         yield pb.InferResponse(conclusion=await self._conclusion(receipt_id, tenant.tenant_id))

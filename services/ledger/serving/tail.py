@@ -25,8 +25,8 @@ KEY_NAME = "ledger-resume"
 HEARTBEAT_SECONDS = 10.0
 MAX_BATCH = 256
 DEFAULT_BATCH = 64
-_MAX_BYTES = 3 * 1024 * 1024
-"""How much one batch may hold, so that its message stays below gRPC's limit."""
+_MAX_BYTES = 64 * 1024
+"""How much one batch may hold, beyond one entry: what waits for a reader that stands still takes several times that."""
 _MOST_PASSED = 1 << 18
 """How many places a reader of few entries passes over at once, so that its signs of life come in time."""
 _ALL = Selection()

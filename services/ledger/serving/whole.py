@@ -6,10 +6,11 @@ A frame goes whole or not at all: one that has a single entry whose body may not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import itemgetter
 from typing import TypeAlias
 
 from services.ledger.storage.reading import WholeFrame
@@ -22,8 +23,9 @@ _MAX_BYTES = 3 * 1024 * 1024
 _WAITING_BYTES = 2 * 1024 * 1024
 """How much may wait for all readers together; gRPC holds it some three times over besides."""
 
-AreOpen: TypeAlias = Callable[[frozenset[tuple[int, bytes]]], bool]
-"""Says whether what was sealed in these months, epochs and vaults, may be given out. For use on the event loop."""
+AreOpen: TypeAlias = Callable[[Sequence[frozenset[tuple[int, bytes]]]], Awaitable[Sequence[bool]]]
+"""Says of each frame whether what was sealed in its months, epochs and vaults, may be given out, until something is
+awaited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class WholeFrames:
             return Taken((), start + 1)
         found = await asyncio.to_thread(self._read, start, size)
         # After the reading: what was closed meanwhile is not given out any more.
-        frames = tuple(takewhile(lambda frame: are_open(frame.months), found))
+        judged = zip(found, await are_open([frame.months for frame in found]), strict=True)
+        frames = tuple(frame for frame, _ in takewhile(itemgetter(1), judged))
         if not frames:
             return Taken((), found[0].end if found else start + 1)
         if self._waiting + _size(frames) > _WAITING_BYTES:

@@ -189,6 +189,12 @@ def parse(header: Header, data: bytes, *, bare: bool = False) -> Frame:
     return Frame(header, tuple(rows), chain_after, root_after, digest)
 
 
+def hash_of(header: Header, table: bytes, trailer: bytes) -> bytes:
+    """Return the hash of the frame that has this header, these rows and this trailer."""
+    chain_after, root_after, *_ = _TRAILER.unpack(trailer)
+    return batch_hash(header.pack(), table, chain_after, root_after)
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """What there is to know of a whole frame without taking it apart."""
@@ -199,6 +205,7 @@ class Whole:
     months: frozenset[tuple[int, bytes]]
     """Epoch and vault of every entry."""
     chain_after: bytes
+    hash: bytes
 
 
 def verify(header: Header, data: bytes) -> Whole:
@@ -218,9 +225,9 @@ def verify(header: Header, data: bytes) -> Whole:
         at = end
     if at != trailer_start:
         raise FrameDamaged(HEADER_SIZE, "the bodies do not fill their frame")
-    chain_after, _, _ = _read_trailer(header, data, trailer_start)
+    chain_after, _, digest = _read_trailer(header, data, trailer_start)
     leaves = [leaf_data for (leaf_data,) in _LEAF.iter_unpack(table)]
-    return Whole(leaves, bodies, frozenset(_MONTH.iter_unpack(table)), chain_after)
+    return Whole(leaves, bodies, frozenset(_MONTH.iter_unpack(table)), chain_after, digest)
 
 
 def _read_trailer(header: Header, data: bytes, at: int) -> tuple[bytes, bytes, bytes]:

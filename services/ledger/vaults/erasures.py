@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 import structlog
 
 from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, parse_erasure
-from libs.events.records import Entry
+from libs.events.records import SALT_SIZE, Entry, parse_entry
 from libs.policy.orders import Order, SignedOrder
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.chain import entry_id
+from libs.transparency.leaf import Kind
+from services.ledger.storage.index import Index
+from services.ledger.storage.reading import LogReader
 
 log = structlog.get_logger()
 
@@ -114,3 +117,11 @@ class Erasures:
             return
         self._spent.add(order.digest)
         self._holds[said.vault_id] = Hold(said.held, name)
+
+
+def logged_erasures(index: Index, reader: LogReader) -> Erasures:
+    """Return what a log that nobody writes says. Raises `LogDamaged`."""
+    erasures = Erasures()
+    for at in index.of_kinds((Kind.ERASURE,)):
+        erasures.take(parse_entry(reader.entry(at).row.body[SALT_SIZE:]))
+    return erasures

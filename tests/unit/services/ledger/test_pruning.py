@@ -26,12 +26,13 @@ from services.ledger.serving.wire import wire_entry
 from services.ledger.storage import derived, frames, segments
 from services.ledger.storage.bare import make_whole, verify_bare
 from services.ledger.storage.damage import LogDamaged
-from services.ledger.storage.recovery import examine
 from services.ledger.storage.scrubbing import Scrubber
 from services.ledger.storage.segment_files import BARE, SEGMENTS, SegmentFile
 from services.ledger.storage.store import LogStore
 from tests.fakes.prunable_log import allowing, signed_order
 from tests.fakes.written_log import ORIGIN, SMALL, VAULT, Author, WrittenLog
+
+from .conftest import read_whole
 
 FIRST, SECOND, THIRD = (segments.file_name(first) for first in (0, 4, 8))
 PART = VaultPart(VAULT.vault_id, None)
@@ -375,11 +376,11 @@ def test_every_changed_byte_of_a_bare_segment_is_damage_by_both_readings(log: Wr
     for at in (*range(0, segments.HEADER_SIZE, 397), *range(segments.HEADER_SIZE, size, 13), size - 1):
         flip(path, at)
         with pytest.raises(LogDamaged) as damage:
-            examine(log.folder, ORIGIN, SMALL)
+            read_whole(log.folder)
         assert damage.value.file == FIRST
         assert second_reading(log).findings.has(Status.DAMAGED), at
         flip(path, at)
-    assert examine(log.folder, ORIGIN, SMALL).scanned.head.size == 10
+    assert read_whole(log.folder).scanned.head.size == 10
 
 
 @pytest.mark.parametrize("end", [0, segments.HEADER_SIZE, segments.HEADER_SIZE + 200, -segments.FOOTER_SIZE, -1])

@@ -90,6 +90,13 @@ async def test_a_tail_is_the_whole_log_and_its_chain(reader: Reader) -> None:
     assert batches[-1].log_size == 6
 
 
+async def test_a_batch_holds_no_more_than_may_wait_for_a_reader_that_stands_still(reader: Reader) -> None:
+    reader.append_all([candidate(n, body=bytes(30_000)) for n in (7, 8, 9, 10)])
+    reader.append_all([candidate(n, body=bytes(200_000)) for n in (11, 12)])
+    batches = await reader.read(6)
+    assert [len(batch.entries) for batch in batches] == [2, 2, 1, 1]
+
+
 async def test_a_token_goes_on_exactly_after_what_it_covers(reader: Reader) -> None:
     first, *_ = await reader.read(0, max_batch=3)
     rest = await reader.read(first.token)

@@ -12,7 +12,8 @@ from tests.mesh.aci import reader
 from tests.mesh.aci.exchanges import Exchanges, current_session
 from tests.mesh.aci.provider import ANSWER, Provider
 from tests.mesh.aci.reports import Challenge, challenge
-from tests.mesh.aci.stage import Stage, staged
+from tests.mesh.aci.sealing import SECP256K1, X25519, Envelope
+from tests.mesh.aci.stage import PLAIN_MODEL, Stage, staged
 from tests.mesh.aci.wire import ATTESTATION, SESSIONS, Answer, Router
 from tests.mesh.running import short_folder
 
@@ -73,3 +74,25 @@ def listed(router: Router) -> Answer:
 @pytest.fixture
 def report(router: Router) -> Answer:
     return router.get(ATTESTATION)
+
+
+@pytest.fixture(params=[X25519, SECP256K1], ids=["x25519", "secp256k1"])
+def envelope(request: pytest.FixtureRequest, keyset: dict[str, Any]) -> Envelope:
+    """For one request of E2EE v2 to the provider that answers what a test says, under each suite."""
+    return _to(keyset, request.param)
+
+
+@pytest.fixture
+def x25519(keyset: dict[str, Any]) -> Envelope:
+    return _to(keyset, X25519)
+
+
+@pytest.fixture
+def secp256k1(keyset: dict[str, Any]) -> Envelope:
+    return _to(keyset, SECP256K1)
+
+
+def _to(keyset: dict[str, Any], algo: str) -> Envelope:
+    entries = [entry for entry in keyset["e2ee_public_keys"] if entry["algo"] == algo]
+    assert entries, "the keyset has no key of this suite"
+    return Envelope.to(entries[0], PLAIN_MODEL)

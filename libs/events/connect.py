@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 from nats.js import JetStreamContext
 
 from libs.errors import Code, MeshError
@@ -69,6 +70,17 @@ class MeshClient(Client):
     async def request(self, *what: Any, **options: Any) -> Msg:
         with heeding_cancellation():
             return await super().request(*what, **options)
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            # nats-py would wait for the end of a connection whose handshake failed, which asyncio tells nobody.
+            tcp = self._transport
+            if isinstance(tcp, TcpTransport) and tcp._io_writer is tcp._bare_io_writer:
+                tcp.close()  # type: ignore[no-untyped-call]
+                self._transport = None
+            raise
 
     async def close(self) -> None:
         if not self.is_connected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -85,6 +86,9 @@ class Sender:
         self._publishing: set[tuple[bytes, int]] = set()
         self._introduced: set[bytes] = set()
         """Issuers whose first batch, the keyset, the broker has taken: nothing of theirs may overtake it."""
+        self._introductions: dict[bytes, str] = {}
+        """What stands for the newest copy of an issuer's keyset in the stream. It is part of the ids of what follows:
+        what the ledger read before it was refused, and under its old id the broker would drop it as known."""
 
     @property
     def is_connected(self) -> bool:
@@ -121,7 +125,7 @@ class Sender:
             await asyncio.wait(self._carrying)
 
     async def resend(self) -> None:
-        """Send unanswered batches again, unchanged and under the same id: on every new connection, and in between."""
+        """Send unanswered batches again, unchanged: on every new connection, and in between."""
         seen = 0
         while True:
             try:
@@ -221,15 +225,15 @@ class Sender:
                 tries, _ = self._attempts.get(key, (0, 0.0))
                 self._attempts[key] = (tries + 1, asyncio.get_running_loop().time())
                 stream = await self._link.jetstream(self._timing.publish_seconds)
-                await stream.publish(
+                taken = await stream.publish(
                     issuer_subject(self._log_number, batch.issuer),
                     batch.message,
                     timeout=self._timing.publish_seconds,
                     stream=stream_name(self._log_number),
-                    headers={"Nats-Msg-Id": message_id(batch.issuer, batch.first_seq)},
+                    headers={"Nats-Msg-Id": self._message_id(batch)},
                 )
                 if batch.first_seq == 1:
-                    self._introduced.add(batch.issuer)
+                    self._introduce(batch.issuer, is_new=not taken.duplicate)
         except (nats.errors.Error, MeshError, OSError) as error:
             self._attempts.pop(key, None)  # The broker has not taken it: it need not rest.
             log.warning("publish failed", first_seq=batch.first_seq, error=str(error) or type(error).__name__)
@@ -238,3 +242,15 @@ class Sender:
             log.warning("broker answered nonsense", first_seq=batch.first_seq, error=type(error).__name__)
         finally:
             self._publishing.discard(key)
+
+    def _message_id(self, batch: Stored) -> str:
+        introduction = "" if batch.first_seq == 1 else self._introductions.get(batch.issuer, "")
+        return message_id(batch.issuer, batch.first_seq, introduction)
+
+    def _introduce(self, issuer: bytes, *, is_new: bool) -> None:
+        """Let the rest of an issuer's batches follow its keyset. Where that is new to the stream, the broker is to take
+        all of them, also those that it took before: it may have lost the keyset that they followed.
+        """
+        self._introduced.add(issuer)
+        if is_new:
+            self._introductions[issuer] = secrets.token_hex(8)

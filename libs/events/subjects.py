@@ -18,9 +18,10 @@ def issuer_subject(log_number: int, issuer: bytes) -> str:
     return f"teemesh.ledger.{log_number}.{issuer.hex()}"
 
 
-def message_id(issuer: bytes, first_seq: int) -> str:
-    """Return the id under which a batch is published, first time and every time."""
-    return f"{issuer.hex()}-{first_seq}"
+def message_id(issuer: bytes, first_seq: int, introduction: str = "") -> str:
+    """Return the id under which a batch is published every time, for as long as it follows the same introduction."""
+    name = f"{issuer.hex()}-{first_seq}"
+    return f"{name}-{introduction}" if introduction else name
 
 
 def inbox_prefix(role: str) -> str:

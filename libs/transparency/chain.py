@@ -8,6 +8,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 BOOT_SIZE = 16
+_HASH_SIZE = 32
 _CHAIN_PREFIX = b"\x02"
 _BATCH_PREFIX = b"\x03"
 
@@ -48,6 +49,13 @@ def chain_start(origin: str) -> bytes:
 def chain_next(head: bytes, index: int, leaf_hash: bytes) -> bytes:
     """Return c_(index+1), given c_index and the hash of leaf number `index`."""
     return sha256(_CHAIN_PREFIX + head + index.to_bytes(8, "big") + leaf_hash).digest()
+
+
+def chain_over(head: bytes, first: int, leaf_hashes: bytes) -> bytes:
+    """Return the chain head after some leaves, given the one before leaf number `first`; hashes lie end to end."""
+    for index, at in enumerate(range(0, len(leaf_hashes), _HASH_SIZE), first):
+        head = sha256(_CHAIN_PREFIX + head + index.to_bytes(8, "big") + leaf_hashes[at : at + _HASH_SIZE]).digest()
+    return head
 
 
 def batch_hash(header: bytes, rows: bytes, chain_after: bytes, root_after: bytes) -> bytes:

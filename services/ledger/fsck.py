@@ -2,6 +2,7 @@
 
 It reads every byte by the ledger's own code, passes over nothing, and changes nothing. Exit status 0: a start would
 serve it; 2: a start would cut a torn tail; 3: damaged; 4: below what was promised; 1: no log, or one that is in use.
+Of the keyring it says whether there is one where entries need it: what is in it only the KMS's key can tell.
 With `--repair-derived` the files that are derived from the segments are removed: the next start makes them anew.
 """
 
@@ -12,6 +13,7 @@ import fcntl
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from libs.files import fsync_dir
+from services.ledger.replication.promise import FOLDER as REPLICATION
 from services.ledger.storage import derived, description, segments
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogRolledBack, StoredLogError
-from services.ledger.storage.recovery import examine
+from services.ledger.storage.index import Index
+from services.ledger.storage.keyring import KeyringFile
+from services.ledger.storage.recovery import Examined, examine
+from services.ledger.vaults.erasures import logged_erasures
+from services.ledger.vaults.shares import require_shares
 
 CLEAN, TORN = 0, 2
 _LOCK = "LOCK"
@@ -55,9 +62,12 @@ class Verdict:
 
 def check(directory: Path, geometry: segments.Geometry = _DEFAULT) -> Verdict:
     """Examine a log that no ledger has open. Raises `LogMissing` or `LogLocked`."""
-    with _unused(directory):
+    with _unused(directory), tempfile.TemporaryDirectory() as elsewhere:
         try:
-            found = examine(directory, description.read(directory).origin, geometry)
+            described = description.read(directory)
+            # Nothing is derived there yet, so every byte is read.
+            found = examine(directory, described.origin, geometry, Index(Path(elsewhere), os.urandom(32)))
+            _require_keyring(KeyringFile(directory, described.log_id), directory, found)
         except (LogDamaged, LogRolledBack) as error:
             word = error.reason.removeprefix("LOG_").lower()
             return Verdict(error.exit_status, word, str(error), None, error.file, error.offset)
@@ -69,6 +79,14 @@ def check(directory: Path, geometry: segments.Geometry = _DEFAULT) -> Verdict:
     file = segments.file_name(scanned.last_segment)
     torn = f"{file} ends at byte {scanned.torn.start} in something cut short ({scanned.torn.why}); a start removes it"
     return Verdict(TORN, "torn", f"{told}; {torn}", size, file, scanned.torn.damage)
+
+
+def _require_keyring(keyring: KeyringFile, directory: Path, found: Examined) -> None:
+    """Raise `LogDamaged` where no keyring is there and entries need one."""
+    if keyring.key_epoch() is not None or (directory / REPLICATION).exists():
+        return  # A member of a group is given the keyring by whoever writes.
+    index = found.scanned.index
+    require_shares(index, logged_erasures(index, found.reader), lambda vault_id, epoch: False)
 
 
 def remove_derived(directory: Path) -> int:

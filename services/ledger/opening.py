@@ -12,7 +12,6 @@ import structlog
 
 from libs.errors import MeshError
 from libs.events.subjects import stream_name
-from libs.events.vault import PUBLIC_VAULT_ID
 from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.policy.compose import Anchors
 from libs.policy.signatures import parse_signed
@@ -28,6 +27,7 @@ from services.ledger.storage.recovery import CHECKPOINTS_LOG, Floor
 from services.ledger.storage.segment_files import SEGMENTS
 from services.ledger.storage.store import LogStore, lock_log
 from services.ledger.vaults.erasures import Erasures
+from services.ledger.vaults.shares import require_shares
 from services.ledger.vaults.vaults import Vaults
 
 log = structlog.get_logger()
@@ -146,10 +146,7 @@ def restore(
     admission.replay(store.reader.entry(index) for index in store.index.of_kinds(REPLAYED))
     for index in store.index.of_kinds(RECALLED):
         rejections.recall(store.reader.entry(index))
-    for sealed in store.index.sealed_under():
-        is_open = sealed.vault_id == PUBLIC_VAULT_ID or vaults.holds(sealed.vault_id, sealed.epoch)
-        if not is_open and erasures.closing(sealed.vault_id, sealed.epoch) is None:
-            raise LogDamaged(keyring.NAME, 0, f"the share of the vault of entry {sealed.index} is missing")
+    require_shares(store.index, erasures, vaults.holds)
     log.info("log understood", policy_version=policies.newest.version)
 
 

@@ -21,9 +21,7 @@ from pathlib import Path
 
 from libs import jcs
 from libs.errors import Code, MeshError
-from libs.events.records import SALT_SIZE, parse_entry
 from libs.events.vault import PUBLIC_VAULT_ID
-from libs.transparency.leaf import Kind
 from services.ledger.storage import description, segments
 from services.ledger.storage.bare import make_bare, make_whole
 from services.ledger.storage.damage import StoredLogError
@@ -32,7 +30,7 @@ from services.ledger.storage.pieces import SealedUnder
 from services.ledger.storage.recovery import Examined, examine, read_signed
 from services.ledger.storage.segment_files import BARE, SEGMENTS
 from services.ledger.storage.store import lock_log
-from services.ledger.vaults.erasures import Erasures
+from services.ledger.vaults.erasures import Erasures, logged_erasures
 
 REFUSED = 1
 _DEFAULT = segments.Geometry()
@@ -81,7 +79,7 @@ def prune(directory: Path, archives: Sequence[Archive], geometry: segments.Geome
     with _locked(directory), tempfile.TemporaryDirectory() as elsewhere:
         index = Index(Path(elsewhere), os.urandom(32))
         examined = examine(directory, description.read(directory).origin, geometry, index=index)
-        limit, erasures = _limit(directory, examined), _erasures(index, examined)
+        limit, erasures = _limit(directory, examined), logged_erasures(index, examined.reader)
         chosen = [each for each in index.files if each.end <= limit and each.first not in examined.scanned.bare]
         going, held = [], []
         for each in chosen:
@@ -113,13 +111,6 @@ def _limit(directory: Path, examined: Examined) -> int:
     if not limits:
         raise PruneNotOrdered("no entry in a signed tree of this log says that it may be pruned: have it ordered")
     return max(limits)
-
-
-def _erasures(index: Index, examined: Examined) -> Erasures:
-    erasures = Erasures()
-    for at in index.of_kinds((Kind.ERASURE,)):
-        erasures.take(parse_entry(examined.reader.entry(at).row.body[SALT_SIZE:]))
-    return erasures
 
 
 def _require_spared(

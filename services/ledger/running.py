@@ -192,7 +192,15 @@ async def running(
                 thread=thread,
             )
             position = Position(store, rejections, lambda issuer: admission.writer(issuer) is not None)
-            intake = Intake(link, config.events.log_number, position, Arrivals(vaults, examiner), committing)
+            intake = Intake(
+                link,
+                config.events.log_number,
+                position,
+                Arrivals(vaults, examiner),
+                committing,
+                max_bytes=config.stream_max_bytes,
+                replicas=config.stream_replicas,
+            )
             witnessing = Witnessing(
                 opened.asked,
                 reading.checkpoints,
@@ -203,17 +211,20 @@ async def running(
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
             vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
+            retention = Retention(
+                in_force, vaults, erasures, vault_orders, lambda entry: store.index.find(entry) is not None
+            )
             announcing = Announcing(store, growth, reading.checkpoints, own)
             await own.start(term.epoch, opened.build, store.head.size)
             await announcing.begin(term.epoch, opened.signing_keys)
             background = [
                 tasks.create_task(examiner.watch()),
-                tasks.create_task(_feed(intake, config)),
+                tasks.create_task(intake.run()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),
                 tasks.create_task(announcing.keep_witnessed()),
-                tasks.create_task(Retention(in_force, vaults, erasures, vault_orders).keep()),
+                tasks.create_task(retention.keep()),
             ]
             prune_orders = PruneOrders(in_force, store, own)
             yield Ledger(vaults, acknowledgements, erasures, vault_orders, prune_orders, reading)
@@ -237,11 +248,6 @@ async def _wait(keys: KeySource, name: str, epoch: int = 0) -> ReleasedKey:
         return await keys.release(name, epoch)
 
     return await while_away(ask, name)
-
-
-async def _feed(intake: Intake, config: Config) -> None:
-    await intake.prepare(max_bytes=config.stream_max_bytes, replicas=config.stream_replicas)
-    await intake.run()
 
 
 def _view_of(store: LogStore) -> LogView:

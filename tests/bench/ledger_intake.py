@@ -255,7 +255,8 @@ async def _pull(link: NatsLink, messages: int) -> None:
 
 async def _take_in(link: NatsLink, ledger: Inside) -> None:
     position = Position(ledger.store, ledger.rejections, lambda issuer: True)
-    running = asyncio.create_task(Intake(link, 1, position, ledger.arrivals, ledger.committing).run())
+    intake = Intake(link, 1, position, ledger.arrivals, ledger.committing, max_bytes=_STREAM_BYTES, replicas=1)
+    running = asyncio.create_task(intake.run())
     try:
         async with asyncio.timeout(_SECONDS):
             await ledger.growth.beyond(_STREAMED)

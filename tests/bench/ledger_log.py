@@ -14,28 +14,24 @@ import random
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import grpc
-import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
-from teemesh.ledger.v1 import ledger_pb2
 
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import inclusion_path, verify_inclusion
 from services.ledger.intake.sequencer import Candidate, Sequencer
-from services.ledger.serving.wire import wire_entry
 from services.ledger.storage import frames
 from services.ledger.storage.description import LogDescription
 from services.ledger.storage.segment_files import SEGMENTS
 from services.ledger.storage.segments import HEADER_SIZE
 from services.ledger.storage.store import LogStore
+from tests.bench import ledger_tail
 from tests.bench.report import Row, Section
 from tests.bench.samples import Action, in_pairs
 from tests.mesh.running import ROOT
@@ -112,12 +108,11 @@ async def measure(folder: Path, entries: int) -> Section:
             committed = await in_pairs(bare.write, _commits(store), pairs=_PAIRS, in_a_row=64)
         notes.append(f"commit: median of {_PAIRS} pairs {committed.median_ratio:.2f}x")
         read = await in_pairs(_hashes(store), _reads(store), pairs=_PAIRS, in_a_row=1)
-        async with _serving(store) as tailing:
-            tailed = await in_pairs(_hashes(store), tailing, pairs=_PAIRS, in_a_row=1)
+        tailed, tail_notes = await ledger_tail.measure(store, _hashes(store))
         size = store.head.size
     with open_log(log) as store:
         proven = await in_pairs(_hash_nodes, _proofs(store), pairs=_PAIRS, in_a_row=200)
-    notes.append(f"read: {size * read.ours.rate:.0f} entries/s verified, {size * tailed.ours.rate:.0f} by gRPC")
+    notes += [f"read: {size * read.ours.rate:,.0f} entries/s verified", *tail_notes]
     return Section(
         f"ledger, a log of {entries:,} entries",
         "the same bytes written and synced; the same bytes hashed; as many hashes as a proof has at most",
@@ -125,7 +120,7 @@ async def measure(folder: Path, entries: int) -> Section:
         [
             Row("commit of 256", committed.base, committed.ours),
             Row("reading all receipts", read.base, read.ours),
-            Row("tailing all receipts by gRPC", tailed.base, tailed.ours),
+            *tailed,
             Row("inclusion proof", proven.base, proven.ours),
         ],
         notes,
@@ -197,44 +192,6 @@ def _reads(store: LogStore) -> Action:
             pass
 
     return read_all
-
-
-@asynccontextmanager
-async def _serving(store: LogStore) -> AsyncIterator[Action]:
-    """Serve the log by gRPC as a tail sends it, without TLS: both ends take turns in this process."""
-
-    def read(start: int) -> ledger_pb2.TailResponse:
-        entries = store.reader.entries(start, start + _FRAME)
-        return ledger_pb2.TailResponse(entries=[wire_entry(stored, None, store.prunings) for stored in entries])
-
-    async def tail(request: Any, context: Any) -> AsyncIterator[ledger_pb2.TailResponse]:
-        for start in range(0, store.head.size, _FRAME):
-            yield await asyncio.to_thread(read, start)
-
-    handler = grpc.unary_stream_rpc_method_handler(
-        tail,
-        request_deserializer=ledger_pb2.TailRequest.FromString,
-        response_serializer=ledger_pb2.TailResponse.SerializeToString,
-    )
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench", {"Tail": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_stream(
-                "/bench/Tail",
-                request_serializer=ledger_pb2.TailRequest.SerializeToString,
-                response_deserializer=ledger_pb2.TailResponse.FromString,
-            )
-
-            async def tail_all() -> None:
-                async for _ in call(ledger_pb2.TailRequest(), timeout=60):
-                    pass
-
-            yield tail_all
-    finally:
-        await server.stop(None)
 
 
 def _proofs(store: LogStore) -> Action:

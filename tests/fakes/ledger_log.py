@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,8 @@ from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.merkle import CompleteTree, leaf_hash
 from libs.transparency.proof_file import ProofFile
 from libs.transparency.resume import LogDiverged
+from services.ledger.storage.frames import Row
+from services.ledger.storage.head import Head
 from tests.fakes.pki import ThrowawayCa
 
 TRUST_DOMAIN = "mesh.local"
@@ -40,6 +42,12 @@ class LedgerLog:
     failures: int = 0
     """How many calls are still to break off after their first batch."""
     wrong_head: bool = False
+    frame_entries: int = 0
+    """How many entries a frame has, for who asks for whole frames; 0: entries come all the same."""
+    states_its_frames_head: bool = False
+    """Whether a message's head is that of its last frame, whatever that is."""
+    forged: Callable[[list[bytes]], list[bytes]] = list
+    """What is made of the frames before they are sent."""
     hidden: int = 0
     """How many of the last entries are not read out, though there are proofs of them."""
     target: str = ""
@@ -61,7 +69,7 @@ class LedgerLog:
                 index=index,
                 leaf_data=leaf,
                 vault_id=secrets.token_bytes(16) if kind.is_tenants else bytes(16),
-                body=b"sealed" if kind.is_tenants else salt + canonical,
+                body=b"sealed".ljust(48, b".") if kind.is_tenants else salt + canonical,
                 vault_epoch=600 if kind.is_tenants else 0,
             )
         )
@@ -71,6 +79,17 @@ class LedgerLog:
         for index, entry in enumerate(self.entries[:size]):
             head = chain_next(head, index, leaf_hash(entry.leaf_data))
         return head
+
+    def frames(self, origin: str = ORIGIN) -> list[bytes]:
+        """All entries in frames, as the log would hold them."""
+        head, found = Head(origin), []
+        for at in range(0, len(self.entries), self.frame_entries):
+            some = self.entries[at : at + self.frame_entries]
+            rows = [Row(each.leaf_data, each.vault_epoch, each.vault_id, each.body) for each in some]
+            low = head.source_high + 1
+            data, _, head = head.build(rows, epoch=1, source=b"\x51" * 16, source_low=low, source_high=low, wall_ns=7)
+            found.append(data)
+        return found
 
     async def prove(
         self, request: ledger_pb2.GetTlogProofRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -96,6 +115,9 @@ class LedgerLog:
                 await _abort(context)
         if start == len(self.entries):
             self.caught_up.set()
+        if self.frame_entries and request.whole_frames:
+            yield self._framed(start)
+            return
         for index in range(start, len(self.entries) - self.hidden):
             yield ledger_pb2.TailResponse(
                 entries=[self.entries[index]],
@@ -107,6 +129,16 @@ class LedgerLog:
                 self.failures -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         yield ledger_pb2.TailResponse(log_size=len(self.entries))
+
+    def _framed(self, start: int) -> ledger_pb2.TailResponse:
+        size = len(self.entries)
+        frames = self.forged(self.frames()[start // self.frame_entries :])
+        return ledger_pb2.TailResponse(
+            frames=frames,
+            chain_after=frames[-1][-112:-80] if self.states_its_frames_head else self.head(size),
+            token=size.to_bytes(8, "big") + self.head(size),
+            log_size=size,
+        )
 
 
 @asynccontextmanager

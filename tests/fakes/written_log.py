@@ -23,12 +23,14 @@ from libs.events.records import FIRST_PREVIOUS
 from libs.events.vault import PUBLIC_TAG_KEY, PUBLIC_VAULT_ID, VaultKey, derive_tag_key, leaf_tag
 from libs.identity.certificate import EVIDENCE_OID
 from libs.transparency import checkpoint
+from libs.transparency.chain import log_id
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.note import VerifierKey
 from services.ledger.intake.sequencer import Candidate, Sequencer
 from services.ledger.storage.description import LogDescription
 from services.ledger.storage.frames import Row
+from services.ledger.storage.keyring import Keyring, KeyringFile
 from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog, read_end
 from services.ledger.storage.segments import Geometry
 from services.ledger.storage.store import LogStore
@@ -151,6 +153,11 @@ class WrittenLog:
                 rows, epoch=epoch, source=SOURCE, source_low=at, source_high=at, wall_ns=self._clock()
             )
             store.append(data, after)
+        return self
+
+    def keep_keyring(self) -> WrittenLog:
+        """Put a keyring beside the segments, as one is wherever entries are sealed."""
+        KeyringFile(self.folder, log_id(self.ledger.origin)).store(Keyring(1, ()), b"\x02" * 32, 1)
         return self
 
     def sign(self, key: Ed25519PrivateKey | None = None) -> bytes:

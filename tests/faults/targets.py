@@ -38,6 +38,7 @@ TARGETS = (
     Target("nats-server", "broker", "bin/nats-server"),
     Target("ledger", "ledger"),
     Target("auditor", "ledger", "services.ledger.auditor"),
+    Target("examiner", "ledger", "services.ledger.examiner"),
     Target("registry", "registry"),
     Target("node", "node"),
     Target("engine", "node", "services.node.embedded"),

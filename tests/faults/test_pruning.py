@@ -12,10 +12,11 @@ from pathlib import Path
 from libs.audit.log.findings import Status
 from libs.audit.log.reading import Question, read_log
 from services.cli.ledger.files import LogFolder
-from services.ledger.storage.recovery import examine, recover
+from services.ledger.storage.recovery import recover
 from services.ledger.storage.segment_files import SEGMENTS
 from tests.fakes.prunable_log import STOPPED, prunable_log
-from tests.fakes.written_log import ORIGIN, WrittenLog
+from tests.fakes.written_log import WrittenLog
+from tests.unit.services.ledger.conftest import read_whole
 
 _MOST_STEPS = 60
 
@@ -31,7 +32,7 @@ def test_log_that_died_at_any_step_of_pruning_starts_and_is_pruned_in_the_end(tm
     archive = json.dumps([{name: hashlib.sha256(data).hexdigest() for name, data in whole.items()}]).encode()
     for step in range(1, _MOST_STEPS):
         ended = die(log, archive, step)
-        found = examine(log.folder, ORIGIN, STOPPED)
+        found = read_whole(log.folder, STOPPED)
         assert found.scanned.head.size == 10
         assert read_log(LogFolder(log.folder), Question()).findings.worst is Status.SOUND
         for first, end in found.scanned.bare.items():

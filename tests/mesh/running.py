@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.process import tethered
+
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 100
 STOP_SECONDS = 60
@@ -80,7 +82,8 @@ def running_mesh(folder: Path, *arguments: str, environment: Mapping[str, str] |
     """
     state = folder / "s"
     options = ["--state", str(state), "--router-port", str(free_port()), *arguments]
-    command = [sys.executable, "-m", "services.cli", "up", *options]
+    # Tied to this process: a worker that is killed in the middle of a test leaves no mesh behind.
+    command = tethered([sys.executable, "-m", "services.cli", "up", *options])
     with subprocess.Popen(
         command,
         cwd=ROOT,

@@ -88,6 +88,10 @@ class Frame:
         start = HEADER_SIZE + _ROW_SIZE * self.header.count
         return list(pairwise(accumulate(self.lengths, initial=start)))
 
+    def leaves(self) -> list[bytes]:
+        """Return each row's leaf."""
+        return _leaves(self.data[HEADER_SIZE : HEADER_SIZE + _ROW_SIZE * self.header.count])
+
     def verify_bodies(self, numbers: Iterable[int] | None = None) -> None:
         """Check the bodies of all rows, or of some, against their rows. Raises `BytesWrong`."""
         bounds, hashes, view = self.bodies(), self.rows.body_hashes, memoryview(self.data)
@@ -145,7 +149,7 @@ def read_frame(header: Header, data: bytes, *, is_bare: bool = False) -> Frame:
     whole = rows_end + sum(rows.lengths) + _TRAILER_SIZE
     if (rows_end + sum(lengths), whole) != (trailer_at, header.length):
         raise BytesContradict(HEADER_SIZE, "the bodies do not fill their frame")
-    leaves = [sha256(b"\x00" + leaf).digest() for (leaf,) in _LEAF.iter_unpack(data[HEADER_SIZE:rows_end])]
+    leaves = [sha256(b"\x00" + leaf).digest() for leaf in _leaves(data[HEADER_SIZE:rows_end])]
     return Frame(header, data, rows, lengths, leaves, chain_after, root_after, digest)
 
 
@@ -160,6 +164,10 @@ def find_header(data: bytes, start: int, first_at_least: int) -> int | None:
             pass  # Four bytes that happen to be a frame's first.
         at = data.find(MAGIC, at + 1)
     return None
+
+
+def _leaves(table: bytes) -> list[bytes]:
+    return [leaf for (leaf,) in _LEAF.iter_unpack(table)]
 
 
 def _read_rows(table: bytes) -> Rows:

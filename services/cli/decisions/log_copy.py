@@ -18,6 +18,7 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.events.records import SALT_SIZE, commit_to, parse_entry
+from libs.events.whole_frames import entries_of
 from libs.rpc.errors import remote_errors
 from libs.transparency import leaf as leaves
 from libs.transparency import merkle
@@ -122,10 +123,10 @@ async def copy_log(access: ServiceAccess, timeout_seconds: float) -> Copied:
             newest = await stub.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=timeout_seconds)
         size = _size(newest.checkpoint)
         rows: list[tuple[bytes, bytes | None]] = []
-        request = ledger_pb2.TailRequest(from_index=0, follow=False, max_batch=_BATCH)
+        request = ledger_pb2.TailRequest(from_index=0, follow=False, max_batch=_BATCH, whole_frames=True)
         async with aclosing(responses(stub, request)) as answers:
             async for answer in answers:
-                rows += [(entry.leaf_data, _public(entry)) for entry in answer.entries]
+                rows += [(entry.leaf_data, _public(entry)) for entry in entries_of(answer, len(rows))]
                 if len(rows) >= size:
                     break
     return Copied(newest.checkpoint, tuple(rows[:size]))

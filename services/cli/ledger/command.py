@@ -19,6 +19,7 @@ from rich.console import Console
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import Code, MeshError
+from libs.events.whole_frames import entries_of
 from libs.rpc.errors import to_mesh_error
 from libs.transparency.chain import chain_start
 from libs.transparency.note import VerifierKey
@@ -187,17 +188,21 @@ class Tail:
                 self._take(response)
 
     def _request(self, follow: bool) -> ledger_pb2.TailRequest:
+        request = ledger_pb2.TailRequest(follow=follow, max_batch=_BATCH, whole_frames=True)
         if self._token:
-            return ledger_pb2.TailRequest(token=self._token, follow=follow, max_batch=_BATCH)
-        return ledger_pb2.TailRequest(from_index=self.chain.next_index, follow=follow, max_batch=_BATCH)
+            request.token = self._token
+        else:
+            request.from_index = self.chain.next_index
+        return request
 
     def _take(self, response: ledger_pb2.TailResponse) -> None:
         """Nothing is printed, and no place kept, that does not follow from what was read before."""
-        if not response.entries and not response.chain_after:
+        entries = entries_of(response, self.chain.next_index)
+        if not entries and not response.chain_after:
             return  # A sign of life.
-        self.chain.take([(entry.index, entry.leaf_data) for entry in response.entries], response.chain_after)
-        self._tree.take([entry.leaf_data for entry in response.entries])
-        for entry in response.entries:
+        self.chain.take([(entry.index, entry.leaf_data) for entry in entries], response.chain_after)
+        self._tree.take([entry.leaf_data for entry in entries])
+        for entry in entries:
             description = describe_entry(entry)
             self._console.out(
                 json.dumps(description.members()) if self._as_json else description.line(), highlight=False

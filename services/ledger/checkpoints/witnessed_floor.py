@@ -25,12 +25,10 @@ async def witnessed_floors(
     Waits until so many have answered that any quorum has one among them: whatever was witnessed, one of those knows it.
     What is wrong with the log by itself is for `before_waiting` to raise, once, before anybody is waited for.
     """
-    needed = len(witnesses) - quorum + 1 if witnesses else 0
+    needed = _needed(witnesses, quorum)
     delay = _FIRST_RETRY_SECONDS
     while True:
-        async with asyncio.TaskGroup() as tasks:
-            asking = [tasks.create_task(_floors_of(witness, origin)) for witness in witnesses]
-        answers = [floors for each in asking if (floors := each.result()) is not None]
+        answers = await _answers(witnesses, origin)
         if len(answers) >= needed:
             return [floor for floors in answers for floor in floors]
         if delay == _FIRST_RETRY_SECONDS:
@@ -38,6 +36,22 @@ async def witnessed_floors(
         log.warning("waiting for witnesses", answered=len(answers), needed=needed, retry_seconds=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, _LAST_RETRY_SECONDS)
+
+
+async def enough_answer(witnesses: Sequence[Witness], quorum: int, origin: str) -> bool:
+    """Say whether so many answer now that nobody would wait for more."""
+    return len(await _answers(witnesses, origin)) >= _needed(witnesses, quorum)
+
+
+def _needed(witnesses: Sequence[Witness], quorum: int) -> int:
+    return len(witnesses) - quorum + 1 if witnesses else 0
+
+
+async def _answers(witnesses: Sequence[Witness], origin: str) -> list[list[Floor]]:
+    """Return what each witness knows that answers."""
+    async with asyncio.TaskGroup() as tasks:
+        asking = [tasks.create_task(_floors_of(witness, origin)) for witness in witnesses]
+    return [floors for each in asking if (floors := each.result()) is not None]
 
 
 async def _floors_of(witness: Witness, origin: str) -> list[Floor] | None:

@@ -24,10 +24,8 @@ MAX_UNPROVEN_BYTES = 256 * 1024 * 1024
 RECALLED = (Kind.QUARANTINE, Kind.CONFLICT)
 """Kinds of the entries that say which numbers were refused."""
 _REMEMBERED = 65_536
-_REASON_AT = 8
-_ISSUER_AT = 10
-_SEQUENCE_AT = 42
-_RECORD_AT = 50
+_SEQUENCE_AT = 32
+_RECORD_AT = 40
 
 
 class Reason(IntEnum):
@@ -127,13 +125,14 @@ class Rejections:
         return self._size < MAX_UNPROVEN_BYTES
 
     def _recall(self, record: bytes) -> None:
+        _, why, content = records_log.read_quarantined(record)
         try:
-            reason = Reason(int.from_bytes(record[_REASON_AT:_ISSUER_AT], "big"))
+            reason = Reason(why)
         except ValueError:
             return  # A later version's reason: what it meant is for that version to say.
-        if reason.is_proven and len(record) >= _RECORD_AT:
-            number = int.from_bytes(record[_SEQUENCE_AT:_RECORD_AT], "big")
-            self._remember(record[_ISSUER_AT:_SEQUENCE_AT], number, reason)
+        if reason.is_proven and len(content) >= _RECORD_AT:
+            number = int.from_bytes(content[_SEQUENCE_AT:_RECORD_AT], "big")
+            self._remember(content[:_SEQUENCE_AT], number, reason)
 
     def _remember(self, issuer: bytes, issuer_seq: int, reason: Reason) -> None:
         with self._lock:

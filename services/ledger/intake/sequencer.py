@@ -143,7 +143,7 @@ class Sequencer:
             rows, epoch=self._epoch, source=source, source_low=low, source_high=high, wall_ns=self._clock()
         )
         offset = store.append(data, after)
-        store.index.add(first, rows, offset, hashes)
+        store.index.add(first, rows, offset, hashes, after.frame_hash)
         time_ms = after.wall_ns // 1_000_000
         entries = tuple(
             (Statement(index, time_ms, number, each.issuer_seq, self._epoch, each.issuer, hashed), row.leaf_data)

@@ -80,39 +80,47 @@ class Intake:
     """Reads one log's stream."""
 
     def __init__(
-        self, link: NatsLink, log_number: int, position: Position, arrivals: Arrivals, committing: Committing
+        self,
+        link: NatsLink,
+        log_number: int,
+        position: Position,
+        arrivals: Arrivals,
+        committing: Committing,
+        *,
+        max_bytes: int,
+        replicas: int,
     ) -> None:
+        """`max_bytes` and `replicas` are of the stream, where it is made here."""
         self._link = link
         self._log_number = log_number
         self._position = position
         self._arrivals = arrivals
         self._committing = committing
-
-    async def prepare(self, *, max_bytes: int, replicas: int) -> None:
-        """Make the stream where there is none; a broker that is away is waited for. Raises `StreamMisconfigured`."""
-        while True:
-            try:
-                await ensure_stream(
-                    self._link, self._log_number, max_bytes=max_bytes, replicas=replicas, timeout=_CALL_SECONDS
-                )
-            except BrokerUnavailable as error:
-                log.warning("waiting for the broker", detail=str(error))
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return
+        self._max_bytes = max_bytes
+        self._replicas = replicas
 
     async def run(self) -> None:
-        """Read until cancelled. Raises what must end the process, for example damage that reading the log found."""
+        """Read until cancelled, making the stream where there is none: nobody else would, were it lost meanwhile.
+
+        A broker that is away is waited for. Raises what must end the process: `StreamMisconfigured`, or for example
+        damage that reading the log found.
+        """
         while True:
             connection = self._link.connections
             try:
                 with heeding_cancellation():
+                    await self._ensure_stream()
                     await self._read_once()
             except* (StreamInterrupted, BrokerUnavailable) as ended:
                 log.info("the stream cannot be read", detail="; ".join(map(str, ended.exceptions)))
             # Where another connection has taken over already there is nothing to wait for.
             if not self._link.is_connected or self._link.connections == connection:
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _ensure_stream(self) -> None:
+        await ensure_stream(
+            self._link, self._log_number, max_bytes=self._max_bytes, replicas=self._replicas, timeout=_CALL_SECONDS
+        )
 
     async def _read_once(self) -> None:
         tried = self._position.high

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -33,11 +33,13 @@ class Elections:
         follower: Follower,
         others: Sequence[OtherMember],
         clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._follower = follower
         self._others = others
         self._clock = clock
+        self._pause = pause
         self._tried_at = clock()
 
     async def until_elected(self) -> Elected:
@@ -56,22 +58,25 @@ class Elections:
         Whoever was elected with its vote asked a majority, with itself. So many of the others are asked that one of
         those is among them; of three members, both.
         """
-        while not self._follower.is_informed:
+        while not self._follower.allegiance.is_informed:
             ballot = self._follower.ballot()
             answers = await asyncio.gather(*(self._ask(other, ballot, trial=True) for other in self._others))
             if sum(vote is not None for _, vote in answers) >= self._settings.majority:
-                self._follower.inform()
+                self._follower.allegiance.inform()
             else:
-                await asyncio.sleep(self._settings.heartbeat_seconds)
+                await self._pause(self._settings.heartbeat_seconds)
 
     async def _until_silence(self) -> None:
-        """Wait until no writer was heard for a while, another while each time: or all would stand at once."""
+        """Wait until no writer was heard, and none voted for, for a while, another while each time: or all would stand
+        at once.
+        """
         patience = self._settings.election_seconds * random.uniform(1, 2)  # noqa: S311 - a delay, not a secret
+        allegiance = self._follower.allegiance
         while True:
-            left = max(self._follower.heard_at, self._tried_at) + patience - self._clock()
+            left = max(allegiance.heard_at, allegiance.voted_at, self._tried_at) + patience - self._clock()
             if left <= 0:
                 return
-            await asyncio.sleep(left)
+            await self._pause(left)
 
     async def campaign(self) -> Elected | None:
         """Stand once; return None where that led to nothing."""
@@ -115,7 +120,8 @@ class Elections:
             log.info("no vote", member=other.instance, reason=error.reason)
             return other.instance, None
         await self._follower.hear_of(vote.epoch)
-        return other.instance, vote
+        # Of what is too far ahead to be taken in at once it has not been informed.
+        return other.instance, vote if vote.epoch <= self._follower.epoch else None
 
     def _suffices(self, granted: Mapping[str, Vote]) -> bool:
         settled = sum(vote.settled for vote in granted.values()) + self._follower.settled

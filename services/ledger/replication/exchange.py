@@ -29,6 +29,27 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """What a member reaches of that which a writer needs."""
+
+    witnesses: bool
+    """So many that a writer may begin."""
+    kms: bool
+    broker: bool
+
+    @property
+    def all(self) -> bool:
+        return self.witnesses and self.kms and self.broker
+
+    def __str__(self) -> str:
+        missing = [name for name in ("witnesses", "kms", "broker") if not getattr(self, name)]
+        return f"without {', '.join(missing)}" if missing else "all"
+
+
+NOTHING_REACHED = Reached(witnesses=False, kms=False, broker=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Heading:
     """What a writer says with its frames."""
 

@@ -106,6 +106,20 @@ class FrameFiles:
             at = self._end_of(segment, start, header)
         return b"".join(taken), at
 
+    def require_whole(self, after: FrameEnd, until: FrameEnd) -> None:
+        """Read frames again, and raise `LogDamaged` where one is not what was written."""
+        at = after
+        while at.name.hash != until.name.hash:
+            segment, start = self._start_after(at)
+            header = self._header(segment, start)
+            try:
+                frame = frames.parse(header, self._pread(segment, start, header.length))
+            except frames.FrameDamaged as error:
+                raise LogDamaged(segments.file_name(segment), start + error.at, error.why) from error
+            if header.previous != at.name.hash:
+                raise LogDamaged(segments.file_name(segment), start, "the frame does not follow the one before it")
+            at = FrameEnd(segment, start + header.length, FrameName(header.first + header.count, frame.hash))
+
     def backwards(self, end: FrameEnd, down_to: int, limit: int) -> Sequence[FrameName]:
         """Return the names of the last frames, newest first, and after at most `limit` of them that of the first that
         ends at `down_to` leaves.

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from libs.events.connect import connect_nats
+from libs.events.subjects import inbox_prefix
 from libs.identity.member import Member
 from libs.rpc.policies import ServiceBinding
 from libs.transparency.merkle import EMPTY_ROOT
@@ -24,8 +26,10 @@ from services.ledger.replication.keyring_copy import KeyringCopyFile
 from services.ledger.replication.leading import Elected, Leading, begin_epoch
 from services.ledger.replication.others import OtherMember
 from services.ledger.replication.promise import PromiseFile
+from services.ledger.replication.reach import Reach
 from services.ledger.replication.replica import Replica
 from services.ledger.replication.servicer import ReplicationServicer, replication_binding
+from services.ledger.replication.stepping_down import SteppingDown
 from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
 from services.ledger.serving.servicer import LedgerServicer, Reading
 from services.ledger.storage import segments
@@ -61,7 +65,7 @@ class Group:
             patience_seconds=self._settings.election_seconds,
             clock=self._clock,
         )
-        self._growth.is_told = self._follower.hears
+        self._growth.is_told = self._follower.allegiance.hears
         self._servicer = ReplicationServicer(self._settings, own, self._log_digest, self._follower)
 
     @property
@@ -74,25 +78,52 @@ class Group:
         self, member: Member, servicer: LedgerServicer, trust: Trust, keys: KeySource
     ) -> AsyncIterator[Reading]:
         """Take part while the body runs; yields what can be read here. Raises what must end this process:
-        `LogDiverged`, `WriterDeposed`, and what the log's own state refuses.
+        `LogDiverged`, `WriterDeposed`, `WriterCutOff`, and what the log's own state refuses.
         """
         reading = await open_reading(self._config, self._opened, keys, self._growth)
-        servicer.follow(reading, lambda: self._follower.writer)
-        async with asyncio.TaskGroup() as tasks:
+        servicer.follow(reading, lambda: self._follower.allegiance.writer)
+        async with self._looking_around(member) as reach, asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._follower.until_ended()),
+                tasks.create_task(self._follower.allegiance.until_ended()),
                 tasks.create_task(keep_sound(self._config, self._opened, reading)),
-                tasks.create_task(self._write_when_elected(member, servicer, trust, keys, reading)),
+                tasks.create_task(self._write_when_elected(member, servicer, trust, keys, reading, reach)),
             ]
             yield reading
             for task in background:
                 task.cancel()
 
+    @asynccontextmanager
+    async def _looking_around(self, member: Member) -> AsyncIterator[Reach]:
+        """Be ready to say what this member reaches while the body runs."""
+        config, asked = self._config, self._opened.asked
+        async with connect_nats(
+            config.events.nats_url,
+            member.broker(config.events.broker),
+            server_name=f"broker.{member.trust_domain}",
+            name=f"{member.role}/{member.instance}/reach",
+            inbox_prefix=inbox_prefix(member.role),
+        ) as link:
+            origin = self._opened.store.description.origin
+            reach = Reach(asked, origin, member.kms, link, config.events.log_number)
+            self._servicer.looks(reach)
+            yield reach
+
     async def _write_when_elected(
-        self, member: Member, servicer: LedgerServicer, trust: Trust, keys: KeySource, reading: Reading
+        self,
+        member: Member,
+        servicer: LedgerServicer,
+        trust: Trust,
+        keys: KeySource,
+        reading: Reading,
+        reach: Reach,
     ) -> None:
         others = [
-            OtherMember(each.instance, member.peer("ledger", each.address), self._log_digest)
+            OtherMember(
+                each.instance,
+                member.peer("ledger", each.address),
+                self._log_digest,
+                self._settings.election_seconds,
+            )
             for each in self._settings.others(self._own)
         ]
         elections = Elections(self._settings, self._follower, others, self._clock)
@@ -100,8 +131,10 @@ class Group:
         leading = await self._lead(elected, others)
         itself = member.peer("ledger", self._config.member.listen)
         term = Term(elected.epoch, leading)
+        stepping_down = SteppingDown(self._settings, reach, others)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leading.run())
+            tasks.create_task(stepping_down.keep())
             await self._require_witnessed()
             await leading.until_begun()
             async with running(
@@ -109,6 +142,7 @@ class Group:
             ) as ledger:
                 servicer.begin(ledger)
                 self._servicer.writes(leading)
+                stepping_down.has_begun = True
                 await asyncio.Event().wait()
 
     async def _require_witnessed(self) -> None:

@@ -11,23 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import structlog
-
-from libs.errors import MeshError
 from services.ledger.growth import Growth
-from services.ledger.replication.exchange import Heading, Taken
-from services.ledger.replication.follower import Follower, WriterDeposed
+from services.ledger.replication.allegiance import WriterDeposed
+from services.ledger.replication.exchange import Heading
+from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles
 from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
 from services.ledger.replication.majority import Majority
-from services.ledger.replication.others import PIECE_BYTES, OtherMember
+from services.ledger.replication.others import OtherMember
 from services.ledger.replication.settings import Replication
+from services.ledger.replication.supplying import Supply
 from services.ledger.replication.tenure import Tenure
 from services.ledger.storage.breaking import ending_when_broken
-from services.ledger.storage.damage import StoredLogError
 from services.ledger.storage.store import LogStore
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,9 @@ class Leading:
         """
         async with asyncio.TaskGroup() as tasks:
             for other in self._others:
-                tasks.create_task(self._supply(other))
+                supply = Supply(self, other, self._end)
+                wake = self._wakes[other.instance]
+                tasks.create_task(supply.keep(wake, self._settings.heartbeat_seconds))
             tasks.create_task(self._keep_majority())
 
     async def until_begun(self) -> None:
@@ -143,41 +141,14 @@ class Leading:
         for wake in self._wakes.values():
             wake.set()
 
-    async def _supply(self, other: OtherMember) -> None:
-        supply = _Supply(self, other, self._end)
-        wake, trouble = self._wakes[other.instance], ""
-        while True:
-            wake.clear()
-            try:
-                more = await supply.give()
-                trouble = ""
-            except StoredLogError:
-                # Of this log, not the other member's: what cannot be read can be given to nobody.
-                raise
-            except MeshError as error:
-                more = False
-                if error.reason != trouble:
-                    log.warning("a member does not follow", member=other.instance, reason=error.reason, why=str(error))
-                trouble = error.reason
-            if not more:
-                await self._until_due(None if trouble else wake)
-
-    async def _until_due(self, wake: asyncio.Event | None) -> None:
-        """Wait for the next heartbeat, or for something to send to a member that answers."""
-        try:
-            async with asyncio.timeout(self._settings.heartbeat_seconds):
-                await (wake or asyncio.Event()).wait()
-        except TimeoutError:
-            return
-
     def heard(self, instance: str, epoch: int, asked_at: float) -> None:
         """Take in an answer. One from a later epoch ends this writer, and raises `WriterDeposed`."""
         if epoch > self._epoch:
             deposed = WriterDeposed(f"{instance} has promised itself to epoch {epoch}")
-            self._follower.end(deposed)
+            self._follower.allegiance.end(deposed)
             raise deposed
         self.tenure.answered(instance, asked_at)
-        self._follower.heard_at = self.tenure.heard_at
+        self._follower.allegiance.heard_at = self.tenure.heard_at
 
     def heading(self, after: FrameEnd) -> Heading:
         """Return what goes before frames that follow one."""
@@ -199,52 +170,9 @@ class Leading:
         while True:
             left = self.tenure.left
             if left <= 0:
-                self._follower.end(WriterDeposed("no majority of the members answers"))
+                self._follower.allegiance.end(WriterDeposed("no majority of the members answers"))
                 return
             await asyncio.sleep(left)
-
-
-class _Supply:
-    """What one member has been given."""
-
-    def __init__(self, leading: Leading, other: OtherMember, start: FrameEnd) -> None:
-        self._leading = leading
-        self._other = other
-        self._at = start
-        """The last frame that the member is believed to have."""
-        self._keyring: KeyringCopy | None = None
-
-    async def give(self) -> bool:
-        """Give the next of what the member lacks, or a heartbeat; return whether it lacks more. Raises `MeshError`."""
-        leading, other = self._leading, self._other
-        if (keyring := leading.keyring) is not self._keyring:
-            asked_at = leading.tenure.now()
-            leading.heard(other.instance, await other.keep_keyring(keyring), asked_at)
-            leading.majority.has_keyring(other.instance, keyring.version)
-            self._keyring = keyring
-        data, end = await asyncio.to_thread(leading.files.read, self._at, leading.end, PIECE_BYTES)
-        asked_at = leading.tenure.now()
-        taken = await other.append(leading.heading(self._at), data)
-        leading.heard(other.instance, taken.epoch, asked_at)
-        if taken.held == end.name:
-            self._at = end
-            leading.majority.holds(other.instance, end)
-            return end.name != leading.end.name
-        return await self._meet(taken)
-
-    async def _meet(self, taken: Taken) -> bool:
-        """Go back to the last frame that both have."""
-        for name in taken.recent:
-            common = await asyncio.to_thread(self._leading.files.find, name, self._leading.end)
-            if common is not None:
-                self._at = common
-                self._leading.majority.holds(self._other.instance, common)
-                # A log that was emptied has no keyring either.
-                self._keyring = None
-                return True
-        if taken.recent:
-            log.error("a member's log has nothing in common with this one", member=self._other.instance)
-        return False
 
 
 def begin_epoch(store: LogStore, files: FrameFiles, epoch: int) -> FrameEnd:

@@ -15,14 +15,15 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
 from libs.rpc.errors import remote_errors
-from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
+from services.ledger.replication.exchange import Ballot, Heading, Reached, Taken, Vote
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, KeyringMalformed
 
 PIECE_BYTES = 1 << 20
-_VOTE_SECONDS = 1.5
 _APPEND_SECONDS = 10.0
 _KEYRING_SECONDS = 10.0
+_REACH_SECONDS = 10.0
+"""Longer than it asks around for itself."""
 
 
 class AnotherMember(MeshError):
@@ -54,20 +55,23 @@ class MemberPeer(Protocol):
 class OtherMember:
     """One of the other members."""
 
-    def __init__(self, instance: str, peer: MemberPeer, log_digest: bytes) -> None:
-        """`log_digest` is SHA-256 of `log.json`, which is one on all members."""
+    def __init__(self, instance: str, peer: MemberPeer, log_digest: bytes, vote_seconds: float) -> None:
+        """`log_digest` is SHA-256 of `log.json`, which is one on all members; `vote_seconds` is how long a vote, which
+        is synced before it is told, may take.
+        """
         self.instance = instance
         self._peer = peer
         self._log = log_digest
+        self._vote_seconds = vote_seconds
 
     async def vote(self, ballot: Ballot, *, trial: bool) -> Vote:
         """Ask for its vote. Raises `MeshError`."""
-        stub = await self._stub(_VOTE_SECONDS)
+        stub = await self._stub(self._vote_seconds)
         request = pb.AskVoteRequest(
             log=self._log, epoch=ballot.epoch, last_epoch=ballot.last_epoch, size=ballot.size, trial=trial
         )
         with remote_errors():
-            answer = await stub.AskVote(request, timeout=_VOTE_SECONDS)
+            answer = await stub.AskVote(request, timeout=self._vote_seconds)
         return Vote(answer.granted, answer.epoch, answer.settled, (answer.keyring_epoch, answer.keyring_generation))
 
     async def append(self, heading: Heading, data: bytes) -> Taken:
@@ -115,6 +119,13 @@ class OtherMember:
                     call.cancel()
                     raise KeyringMalformed(f"a keyring has at most {MAX_BYTES} bytes")
         return KeyringCopy(copy.epoch, copy.generation, bytes(content))
+
+    async def reached(self) -> Reached:
+        """Have it look what it reaches, now. Raises `MeshError`."""
+        stub = await self._stub(_REACH_SECONDS)
+        with remote_errors():
+            answer = await stub.LookAround(pb.LookAroundRequest(log=self._log), timeout=_REACH_SECONDS)
+        return Reached(answer.witnesses, answer.kms, answer.broker)
 
     async def _stub(self, timeout: float) -> pb_grpc.LedgerReplicationServiceStub:
         channel = await self._peer.channel(timeout)

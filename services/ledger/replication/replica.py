@@ -87,7 +87,7 @@ class Replica:
         after = copy(store.head)
         hashes = after.accept(frame, store.geometry.block_leaves)
         offset = store.append(raw, after)
-        store.index.add(frame.header.first, frame.rows, offset, hashes)
+        store.index.add(frame.header.first, frame.rows, offset, hashes, frame.hash)
 
     def _take_back(self, at: FrameEnd, promised: int) -> None:
         if at.name.size < promised:

@@ -10,12 +10,13 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
-from services.ledger.replication.exchange import Ballot, Heading, Taken
+from services.ledger.replication.exchange import NOTHING_REACHED, Ballot, Heading, Taken
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, KeyringMalformed
 from services.ledger.replication.leading import Known, Leading
 from services.ledger.replication.others import PIECE_BYTES
+from services.ledger.replication.reach import Reach
 from services.ledger.replication.replica import AppendMalformed
 from services.ledger.replication.settings import Replication
 from services.ledger.storage import frames
@@ -30,6 +31,7 @@ METHODS = {
     f"/{_SERVICE}/AppendFrames": _MEMBERS,
     f"/{_SERVICE}/KeepKeyring": _MEMBERS,
     f"/{_SERVICE}/ReadKeyring": _MEMBERS,
+    f"/{_SERVICE}/LookAround": _MEMBERS,
     f"/{_SERVICE}/GetStanding": _ANYONE,
 }
 
@@ -55,6 +57,11 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
         self._log = log_digest
         self._follower = follower
         self._leading: Leading | None = None
+        self._reach: Reach | None = None
+
+    def looks(self, reach: Reach) -> None:
+        """This member can look around from now on. Until then it says that it reaches nothing."""
+        self._reach = reach
 
     def writes(self, leading: Leading) -> None:
         """This member writes from now on."""
@@ -116,6 +123,13 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
                 epoch=copy.epoch, generation=copy.generation, content=copy.content[start : start + PIECE_BYTES]
             )
 
+    async def LookAround(  # noqa: N802
+        self, request: pb.LookAroundRequest, context: Context
+    ) -> pb.LookAroundResponse:
+        self._member(request.log)
+        reached = NOTHING_REACHED if self._reach is None else await self._reach.look()
+        return pb.LookAroundResponse(witnesses=reached.witnesses, kms=reached.kms, broker=reached.broker)
+
     async def GetStanding(  # noqa: N802
         self, request: pb.GetStandingRequest, context: Context
     ) -> pb.GetStandingResponse:
@@ -124,7 +138,7 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
         return pb.GetStandingResponse(
             role=pb.MEMBER_ROLE_WRITER if writes else pb.MEMBER_ROLE_FOLLOWER,
             epoch=follower.epoch,
-            writer=follower.writer,
+            writer=follower.allegiance.writer,
             size=follower.size,
             committed=follower.committed,
             others=[] if leading is None else [_wire_known(each) for each in leading.known()],

@@ -24,7 +24,8 @@ class Replication:
     heartbeat_seconds: float = 0.5
     """How often the writer says that it is there, seconds."""
     election_seconds: float = 3.0
-    """How long a writer may be silent before another is sought, seconds; each member waits up to twice as long."""
+    """How long a writer may be silent before another is sought, seconds; each member waits up to twice as long. More
+    than a disk takes for a few syncs: a vote, and whatever a writer is answered, is synced first."""
 
     def __post_init__(self) -> None:
         count = len(self.members)

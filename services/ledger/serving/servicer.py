@@ -145,9 +145,10 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         self, request: pb.OpenVaultRequest, context: Context
     ) -> pb.OpenVaultResponse:
         lease, ledger = caller_lease(), self._served
-        # Another writer may have erased what this one would give the key of.
         ledger.reading.growth.require_all()
         vault = await ledger.vaults.open(request.tenant_id)
+        # The KMS was waited for: another writer may have erased meanwhile what this one would give the key of.
+        ledger.reading.growth.require_all()
         sealed = seal_for(vault, lease.appraisal.workload_claims.get("hpke_key"), lease.certificate.spiffe_id)
         return pb.OpenVaultResponse(vault_id=sealed.vault_id, vault_epoch=sealed.epoch, sealed_key=sealed.sealed)
 
@@ -184,7 +185,8 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     ) -> pb.GetEntryResponse:
         reading = self._reading
         stored = reading.reader.entry(self._index(request.WhichOneof("entry"), request))
-        entry = wire_entry(stored, reading.closed.closed_by(stored), reading.prunings)
+        [closed_by] = await reading.closed.closed_by([stored])
+        entry = wire_entry(stored, closed_by, reading.prunings)
         return pb.GetEntryResponse(entry=entry)
 
     async def Tail(  # noqa: N802
@@ -203,15 +205,19 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
             follow=request.follow,
             max_batch=request.max_batch or DEFAULT_BATCH,
             selection=selection,
+            are_open=closed.are_open if request.whole_frames else None,
         )
         async with aclosing(reading) as batches:
             async for batch in batches:
+                closed_by = await closed.closed_by(batch.entries)
+                entries = [wire_entry(*each, prunings) for each in zip(batch.entries, closed_by, strict=True)]
                 yield pb.TailResponse(
-                    entries=[wire_entry(stored, closed.closed_by(stored), prunings) for stored in batch.entries],
+                    entries=entries,
                     chain_after=batch.chain_after,
                     checkpoint=batch.checkpoint,
                     token=batch.token,
                     log_size=batch.log_size,
+                    frames=batch.frames,
                 )
 
     async def GetVault(  # noqa: N802

@@ -10,15 +10,14 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.transparency import resume
-from libs.transparency.chain import chain_next
-from libs.transparency.merkle import leaf_hash
 from libs.transparency.resume import LogDiverged, Position, ResumeTokenInvalid
 from services.ledger.checkpoints.auditing import Checkpoints
 from services.ledger.growth import Growth
 from services.ledger.keys import KeySource, ReleasedKey
-from services.ledger.storage.reading import StoredEntry
+from services.ledger.serving.whole import AreOpen, WholeFrames
+from services.ledger.storage.reading import StoredEntry, WholeFrame
 from services.ledger.storage.selection import Selection
 from services.ledger.storage.store import LogStore
 
@@ -26,22 +25,31 @@ KEY_NAME = "ledger-resume"
 HEARTBEAT_SECONDS = 10.0
 MAX_BATCH = 256
 DEFAULT_BATCH = 64
-_MAX_BYTES = 3 * 1024 * 1024
-"""How much one batch may hold, so that its message stays below gRPC's limit."""
+_MAX_BYTES = 64 * 1024
+"""How much one batch may hold, beyond one entry: what waits for a reader that stands still takes several times that."""
 _MOST_PASSED = 1 << 18
 """How many places a reader of few entries passes over at once, so that its signs of life come in time."""
 _ALL = Selection()
 
 
+class FramesNotSelectable(MeshError):
+    """A frame holds entries of every kind, vault and issuer: who selects is given entries."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "FRAMES_NOT_SELECTABLE"
+
+
 @dataclass(frozen=True, slots=True)
 class TailBatch:
-    """What follows a position; without entries it is a sign of life."""
+    """What follows a position, as entries or as frames; with neither it is a sign of life."""
 
     entries: tuple[StoredEntry, ...]
     chain_after: bytes
     token: bytes
     checkpoint: bytes
     log_size: int
+    frames: tuple[bytes, ...] = ()
+    """The first one may begin before the position."""
 
 
 class Tail:
@@ -55,6 +63,7 @@ class Tail:
         self._checkpoints = checkpoints
         self._keys = keys
         self._key = resume_key
+        self._whole = WholeFrames(store)
 
     async def from_index(self, index: int) -> Position:
         """Return the position at a leaf. Raises `LogDiverged` beyond the log, or `LogBehind`."""
@@ -79,19 +88,38 @@ class Tail:
         return position
 
     async def read(
-        self, position: Position, *, follow: bool, max_batch: int, selection: Selection = _ALL
+        self,
+        position: Position,
+        *,
+        follow: bool,
+        max_batch: int,
+        selection: Selection = _ALL,
+        are_open: AreOpen | None = None,
     ) -> AsyncGenerator[TailBatch, None]:
         """Yield the entries after a position; with `follow` go on as the log grows.
 
-        Raises `LogDamaged`, or `LogBehind` where this member hears of no growth any more.
+        Raises `FramesNotSelectable`, `LogDamaged`, or `LogBehind` where this member hears of no growth any more.
 
-        Only selected entries come; the places in the log move over the others all the same.
+        Only selected entries come; the places in the log move over the others all the same. With `are_open` whole
+        frames come instead of entries where they may.
         """
+        if are_open is not None and not selection.is_all:
+            raise FramesNotSelectable("whole frames are of all entries: ask for them without a selection")
         loop = asyncio.get_running_loop()
         told: Position | None = None
+        entries_until = 0
         silent_until = loop.time() + HEARTBEAT_SECONDS
         while True:
             while position.next_index < self._growth.size:
+                if are_open is not None and position.next_index >= entries_until:
+                    taken = await self._whole.take(position.next_index, self._growth.size, are_open)
+                    entries_until = taken.entries_until
+                    if taken.frames:
+                        position = told = Position(taken.frames[-1].end, taken.frames[-1].chain_after)
+                        with self._whole.waiting(taken.frames):
+                            yield self._batch((), position, taken.frames)
+                        silent_until = loop.time() + HEARTBEAT_SECONDS
+                        continue
                 read = self._some if selection.is_all else partial(self._selected, selection)
                 entries, position = await asyncio.to_thread(read, position, self._growth.size, max_batch)
                 if entries or loop.time() >= silent_until:
@@ -115,7 +143,7 @@ class Tail:
         """Return the entries that follow a position, and the place after them."""
         end = min(position.next_index + max_batch, size)
         taken, _ = _fitting(self._store.reader.entries(position.next_index, end), max_batch, end)
-        return taken, _after(position, taken)
+        return taken, self._moved(position, position.next_index + len(taken))
 
     def _selected(
         self, selection: Selection, position: Position, size: int, max_batch: int
@@ -124,11 +152,18 @@ class Tail:
         end = min(position.next_index + _MOST_PASSED, size)
         found = self._store.index.selected(selection, position.next_index, end)
         taken, end = _fitting(map(self._store.reader.entry, found), max_batch, end)
-        return taken, Position(end, self._store.reader.chain_at(end))
+        return taken, self._moved(position, end)
 
-    def _batch(self, entries: tuple[StoredEntry, ...], position: Position) -> TailBatch:
+    def _moved(self, position: Position, index: int) -> Position:
+        """Return a later place. The entries up to it that were read ARE verified against the tree."""
+        return Position(index, self._store.reader.chain_on(position.chain, position.next_index, index))
+
+    def _batch(
+        self, entries: tuple[StoredEntry, ...], position: Position, frames: tuple[WholeFrame, ...] = ()
+    ) -> TailBatch:
         token = resume.seal(position, log_id=self._store.log_id, key_epoch=self._key.epoch, key=self._key.key)
-        return TailBatch(entries, position.chain, token, self._checkpoints.note(), self._growth.size)
+        whole = tuple(frame.data for frame in frames)
+        return TailBatch(entries, position.chain, token, self._checkpoints.note(), self._growth.size, whole)
 
     async def _key_of(self, epoch: int) -> bytes:
         if epoch == self._key.epoch:
@@ -140,13 +175,6 @@ class Tail:
             return (await self._keys.release(KEY_NAME, epoch)).key
         except MeshError as error:
             raise ResumeTokenInvalid(f"the resume token's key cannot be had: {error.reason}") from error
-
-
-def _after(position: Position, entries: tuple[StoredEntry, ...]) -> Position:
-    chain = position.chain
-    for stored in entries:
-        chain = chain_next(chain, stored.index, leaf_hash(stored.row.leaf_data))
-    return Position(position.next_index + len(entries), chain)
 
 
 def _fitting(entries: Iterable[StoredEntry], most: int, end: int) -> tuple[tuple[StoredEntry, ...], int]:

@@ -4,7 +4,7 @@ A file is what its segment says and nothing else; it names the segment by its fo
 whoever has the disk can only have it made anew. Integers are big-endian and unsigned.
 
     hashes     of the leaves, 32 bytes each
-    frames     first leaf, counted from the segment's, u32; offset u64
+    frames     first leaf, counted from the segment's, u32; offset u64; hash
     ids        first 16 bytes of each entry's id, in order; leaf u32
     places     leaves, u32 each: by kind, by vault, by issuer
     tail       head, tables, MAC, u32 length of the tail
@@ -27,7 +27,7 @@ from services.ledger.storage.tables import packed
 
 FOLDER = "index"
 SUFFIX = ".idx"
-FRAME = struct.Struct(">IQ")
+FRAME = struct.Struct(">IQ32s")
 ID = struct.Struct(">16sI")
 PLACE = struct.Struct(">I")
 SPAN = struct.Struct(">II")
@@ -38,7 +38,7 @@ RUN = struct.Struct(">QQ")
 FENCE_STEP = 256
 """Each such id also lies in the tail, so that finding an id reads one page."""
 
-_MAGIC = b"TMIX0001"
+_MAGIC = b"TMIX0002"
 _HEAD = struct.Struct(">8sQIIQ32s9I")
 _LENGTH = struct.Struct(">I")
 _MAC_SIZE = 32
@@ -132,8 +132,8 @@ def tail_length(end: bytes) -> int:
 def build(recent: Recent, hashes: bytes, nodes: bytes, footer_hash: bytes, key: bytes) -> bytes:
     """Return the file of a whole segment."""
     first = recent.first
-    firsts, offsets = recent.frames
-    frames = b"".join(FRAME.pack(at - first, offset) for at, offset in zip(firsts, offsets, strict=True))
+    firsts, offsets, frame_hashes = recent.frames
+    frames = b"".join(FRAME.pack(at - first, *rest) for at, *rest in zip(firsts, offsets, frame_hashes, strict=True))
     ids = sorted(found + PLACE.pack(index - first) for found, index in recent.ids.items())
     places = _Places(first)
     kinds = packed(bytes([kind]) + places.add(found) for kind, found in recent.kinds.items())

@@ -24,6 +24,8 @@ MAX_SIZE = 16 << 20
 _TRAILER_MAGIC = b"TMFE"
 _HEADER = struct.Struct(">4sIQI4sQ16sQQQQ32s40s")
 _ROW = struct.Struct(">96sII16s32s")
+_LEAF, _MONTH, _BODY = struct.Struct(">96s56x"), struct.Struct(">96xI4x16s32x"), struct.Struct(">100xI16x32s")
+"""A row's leaf; its epoch and vault; its body's length and hash."""
 _TRAILER = struct.Struct(">32s32s32sI4s8s")
 _HASHED = 152
 
@@ -178,17 +180,65 @@ def parse(header: Header, data: bytes, *, bare: bool = False) -> Frame:
         at += body_length
     if (at, length + taken_out) != (trailer_start, header.length):
         raise FrameDamaged(HEADER_SIZE, "the bodies do not fill their frame")
-    chain_after, root_after, digest, length, magic, reserved = _TRAILER.unpack_from(data, trailer_start)
-    if length != header.length or magic != _TRAILER_MAGIC or any(reserved):
-        raise FrameDamaged(trailer_start + 96, "a frame's end does not match its start")
-    if batch_hash(data[:HEADER_SIZE], data[HEADER_SIZE:body_start], chain_after, root_after) != digest:
-        raise FrameDamaged(HEADER_SIZE, "a frame's rows and trailer do not match its hash")
+    chain_after, root_after, digest = _read_trailer(header, data, trailer_start)
     for number, row in enumerate(rows):
         try:
             leaf.verify(row.leaf_data)
         except leaf.LeafMalformed as error:
             raise FrameDamaged(HEADER_SIZE + ROW_SIZE * number, f"row {number} has no leaf") from error
     return Frame(header, tuple(rows), chain_after, root_after, digest)
+
+
+def hash_of(header: Header, table: bytes, trailer: bytes) -> bytes:
+    """Return the hash of the frame that has this header, these rows and this trailer."""
+    chain_after, root_after, *_ = _TRAILER.unpack(trailer)
+    return batch_hash(header.pack(), table, chain_after, root_after)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What there is to know of a whole frame without taking it apart."""
+
+    leaves: list[bytes]
+    bodies: list[tuple[int, int]]
+    """Where each body begins and ends."""
+    months: frozenset[tuple[int, bytes]]
+    """Epoch and vault of every entry."""
+    chain_after: bytes
+    hash: bytes
+
+
+def verify(header: Header, data: bytes) -> Whole:
+    """Check every hash of a whole frame, as `parse` does, in half of its time. Raises `FrameDamaged`.
+
+    Not checked is that leaves have a leaf's form, which shows from their hashes where those are known.
+    """
+    body_start, trailer_start = HEADER_SIZE + ROW_SIZE * header.count, header.length - TRAILER_SIZE
+    if len(data) < header.length:
+        raise FrameDamaged(len(data), "the file ends within a frame")
+    table, bodies, at = data[HEADER_SIZE:body_start], [], body_start
+    for number, (length, body_hash) in enumerate(_BODY.iter_unpack(table)):
+        end = at + length
+        if sha256(data[at:end]).digest() != body_hash:
+            raise FrameDamaged(at, f"the body of row {number} does not match its hash")
+        bodies.append((at, end))
+        at = end
+    if at != trailer_start:
+        raise FrameDamaged(HEADER_SIZE, "the bodies do not fill their frame")
+    chain_after, _, digest = _read_trailer(header, data, trailer_start)
+    leaves = [leaf_data for (leaf_data,) in _LEAF.iter_unpack(table)]
+    return Whole(leaves, bodies, frozenset(_MONTH.iter_unpack(table)), chain_after, digest)
+
+
+def _read_trailer(header: Header, data: bytes, at: int) -> tuple[bytes, bytes, bytes]:
+    """Return chain and root after a frame, and its hash."""
+    chain_after, root_after, digest, length, magic, reserved = _TRAILER.unpack_from(data, at)
+    if length != header.length or magic != _TRAILER_MAGIC or any(reserved):
+        raise FrameDamaged(at + 96, "a frame's end does not match its start")
+    table = data[HEADER_SIZE : HEADER_SIZE + ROW_SIZE * header.count]
+    if batch_hash(data[:HEADER_SIZE], table, chain_after, root_after) != digest:
+        raise FrameDamaged(HEADER_SIZE, "a frame's rows and trailer do not match its hash")
+    return chain_after, root_after, digest
 
 
 def unpack_row(row: bytes, body: bytes) -> tuple[Row, bytes]:

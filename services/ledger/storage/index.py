@@ -70,11 +70,11 @@ class Index:
         self._files = (*self._files, found)
         self._recent = Recent(found.end)
 
-    def add(self, first: int, rows: Sequence[Row], offset: int, hashes: Sequence[bytes]) -> None:
-        """Add the frame at `offset` of the growing segment."""
+    def add(self, first: int, rows: Sequence[Row], offset: int, hashes: Sequence[bytes], frame_hash: bytes) -> None:
+        """Add the frame at `offset` of the growing segment; `hashes` are of its leaves."""
         keys = [leaf.key_of(row.leaf_data) for row in rows]
         runs = list(runs_of(keys))
-        self._recent.add(first, rows, keys, runs, offset)
+        self._recent.add(first, rows, keys, runs, offset, frame_hash)
         for row in rows:
             self._vaults[row.vault_id] = self._vaults.get(row.vault_id, 0) + 1
         for issuer, low, high in runs:

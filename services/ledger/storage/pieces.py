@@ -18,6 +18,8 @@ class FramePlace:
     segment: int
     """First leaf of the segment, which is its file's name."""
     offset: int
+    hash: bytes
+    """What all that the frame says is under, its time and its entries' vaults and months included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,9 +22,11 @@ from services.ledger.storage.index import Index
 from services.ledger.storage.pieces import FramePlace
 from services.ledger.storage.segment_files import path_of
 
-_LENGTH = struct.Struct(">I")
 _LENGTH_AT = 100
+_LENGTH = struct.Struct(f">{_LENGTH_AT}xI{frames.ROW_SIZE - _LENGTH_AT - 4}x")
 _KIND_AT = 4
+_NEAR = frames.MAX_ROWS
+"""So many leaves are hashed sooner than the frame before them is read."""
 _TENANTS = frozenset(kind for kind in leaf.Kind if kind.is_tenants)
 
 
@@ -42,6 +45,19 @@ class StoredEntry:
         return leaf.parse(self.row.leaf_data)
 
 
+@dataclass(frozen=True, slots=True)
+class WholeFrame:
+    """A frame's own bytes, verified."""
+
+    first: int
+    end: int
+    data: bytes
+    months: frozenset[tuple[int, bytes]]
+    """Epoch and vault of every entry."""
+    chain_after: bytes
+    """As the frame says; who reads the log by its frames checks the chain."""
+
+
 class LogReader:
     """Safe to use from several threads at once, beside the writer."""
 
@@ -51,16 +67,18 @@ class LogReader:
         self._start = chain.chain_start(origin)
         # A frame may be more than a reader takes at once, and is then asked for again at once.
         self._last: tuple[FramePlace, frames.Frame] | None = None
+        self._last_table: tuple[FramePlace, frames.Header, bytes] | None = None
 
     def entry(self, index: int) -> StoredEntry:
         """Return one entry without reading the rest of its frame. Raises `IndexError` or `LogDamaged`."""
         place = self._index.place(index)
-        header = self._header(place)
-        table_at = place.offset + frames.HEADER_SIZE
-        table = self._read(place.segment, table_at, frames.ROW_SIZE * (index - place.first + 1))
-        lengths = self._body_lengths(place.segment, table)
-        body_at = table_at + frames.ROW_SIZE * header.count + sum(lengths[:-1])
-        body = self._read(place.segment, body_at, lengths[-1])
+        with self._opened(place.segment) as file:
+            header, whole = self._table(place, file)
+            table_at = place.offset + frames.HEADER_SIZE
+            table = whole[: frames.ROW_SIZE * (index - place.first + 1)]
+            lengths = self._body_lengths(place.segment, table)
+            body_at = table_at + len(whole) + sum(lengths[:-1])
+            body = file.read(body_at, lengths[-1])
         row, body_hash = frames.unpack_row(table[-frames.ROW_SIZE :], body)
         is_taken_out = place.segment in self._bare and leaf.is_tenants(row.leaf_data)
         if not is_taken_out and sha256(body).digest() != body_hash:
@@ -87,20 +105,48 @@ class LogReader:
         last = self._last
         if last is not None and last[0] == place:
             return last[1]
-        header = self._header(place)
         name = segments.file_name(place.segment)
         try:
-            frame = self._parse(place, header)
+            with self._opened(place.segment) as file:
+                frame = self._parse(place, file)
         except frames.FrameDamaged as error:
             raise LogDamaged(name, place.offset + error.at, error.why) from error
         hashes = b"".join([leaf_hash(row.leaf_data) for row in frame.rows])
-        if hashes != self._index.tree.leaves(place.first, place.first + header.count):
+        if hashes != self._index.tree.leaves(place.first, place.first + frame.header.count):
             raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
         for index, row in enumerate(frame.rows, place.first):
             if _contradicts_leaf(row):
                 raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
+        if frame.hash != place.hash:
+            raise _made_anew(place)
         self._last = place, frame
         return frame
+
+    def whole(self, place: FramePlace, most: int) -> WholeFrame | None:
+        """Return a frame's bytes, verified as by `frame`; None for more than `most`, or if bodies were taken out.
+
+        Raises `LogDamaged`.
+        """
+        if place.segment in self._bare:
+            return None
+        with self._opened(place.segment) as file:
+            header = _header(place, file)
+            if header.length > most:
+                return None
+            data = file.read(place.offset, header.length)
+        name, end = segments.file_name(place.segment), place.first + header.count
+        try:
+            whole = frames.verify(header, data)
+        except frames.FrameDamaged as error:
+            raise LogDamaged(name, place.offset + error.at, error.why) from error
+        if b"".join(map(leaf_hash, whole.leaves)) != self._index.tree.leaves(place.first, end):
+            raise LogDamaged(name, place.offset, f"leaves of the frame from entry {place.first} on have changed")
+        for index, (leaf_data, (start, stop)) in enumerate(zip(whole.leaves, whole.bodies, strict=True), place.first):
+            if leaf_data[_KIND_AT] not in _TENANTS and not _commits_to(leaf_data, data[start:stop]):
+                raise LogDamaged(name, place.offset, f"entry {index} says other than its leaf")
+        if whole.hash != place.hash:
+            raise _made_anew(place)
+        return WholeFrame(place.first, end, data, whole.months, whole.chain_after)
 
     def statement(self, index: int) -> tuple[Statement, bytes]:
         """Return what was acknowledged about an entry, and its leaf data, to issue the acknowledgement again."""
@@ -113,54 +159,97 @@ class LogReader:
         if size == 0:
             return self._start
         place = self._index.place(size - 1)
-        head = self._chain_before(place)
-        for index in range(place.first, size):
-            head = chain.chain_next(head, index, self._index.tree.leaf(index))
-        return head
+        return self._chain_over(self._chain_before(place), place.first, size)
+
+    def chain_on(self, head: bytes, start: int, end: int) -> bytes:
+        """Return the chain head of the first `end` leaves, given that of the first `start`. Raises `LogDamaged`.
+
+        Who follows the log is always near its end, and then no segment is opened for it.
+        """
+        return self._chain_over(head, start, end) if end - start <= _NEAR else self.chain_at(end)
+
+    def _chain_over(self, head: bytes, start: int, end: int) -> bytes:
+        return chain.chain_over(head, start, self._index.tree.leaves(start, end))
+
+    def _table(self, place: FramePlace, file: _File) -> tuple[frames.Header, bytes]:
+        """Return a frame's header and rows, verified by the frame's hash. Raises `LogDamaged`."""
+        last = self._last_table
+        if last is not None and last[0] == place:
+            return last[1:]
+        header = _header(place, file)
+        table = file.read(place.offset + frames.HEADER_SIZE, frames.ROW_SIZE * header.count)
+        length = header.length
+        if place.segment in self._bare:
+            length = min(frames.bare_length(table), length)
+        trailer = file.read(place.offset + length - frames.TRAILER_SIZE, frames.TRAILER_SIZE)
+        if frames.hash_of(header, table, trailer) != place.hash:
+            raise _made_anew(place)
+        self._last_table = place, header, table
+        return header, table
 
     def _chain_before(self, place: FramePlace) -> bytes:
         if place.first == place.segment:
-            header = segments.Header.parse(self._read(place.segment, 0, segments.HEADER_SIZE))
-            return header.chain
+            with self._opened(place.segment) as file:
+                return segments.Header.parse(file.read(0, segments.HEADER_SIZE)).chain
         before = self._index.place(place.first - 1)
         return self.frame(before).chain_after
 
-    def _parse(self, place: FramePlace, header: frames.Header) -> frames.Frame:
+    def _parse(self, place: FramePlace, file: _File) -> frames.Frame:
+        header = _header(place, file)
         if place.segment not in self._bare:
-            return frames.parse(header, self._read(place.segment, place.offset, header.length))
-        table_at = place.offset + frames.HEADER_SIZE
-        length = frames.bare_length(self._read(place.segment, table_at, frames.ROW_SIZE * header.count))
-        data = self._read(place.segment, place.offset, min(length, header.length))
-        return frames.parse(header, data, bare=True)
+            return frames.parse(header, file.read(place.offset, header.length))
+        length = frames.bare_length(file.read(place.offset + frames.HEADER_SIZE, frames.ROW_SIZE * header.count))
+        return frames.parse(header, file.read(place.offset, min(length, header.length)), bare=True)
 
     def _body_lengths(self, segment: int, table: bytes) -> list[int]:
         """Return how long the bodies of some rows are in a segment's file."""
-        starts = range(0, len(table), frames.ROW_SIZE)
-        lengths = [_LENGTH.unpack_from(table, at + _LENGTH_AT)[0] for at in starts]
+        lengths = [length for (length,) in _LENGTH.iter_unpack(table)]
         if segment not in self._bare:
             return lengths
-        rows = zip(starts, lengths, strict=True)
+        rows = zip(range(0, len(table), frames.ROW_SIZE), lengths, strict=True)
         return [0 if leaf.is_tenants(table[at : at + leaf.LEAF_SIZE]) else length for at, length in rows]
 
-    def _header(self, place: FramePlace) -> frames.Header:
-        try:
-            header = frames.parse_header(self._read(place.segment, place.offset, frames.HEADER_SIZE))
-        except frames.FrameDamaged as error:
-            raise LogDamaged(segments.file_name(place.segment), place.offset + error.at, error.why) from error
-        if header.first != place.first:
-            raise LogDamaged(segments.file_name(place.segment), place.offset + 8, "another frame is in this place")
-        return header
-
-    def _read(self, segment: int, offset: int, length: int) -> bytes:
+    @contextmanager
+    def _opened(self, segment: int) -> Iterator[_File]:
         # Not kept open: a long log has more segments than a process may have files.
         try:
-            with path_of(self._directory, segment, self._bare).open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), length, offset)
+            file = path_of(self._directory, segment, self._bare).open("rb", buffering=0)
         except OSError as error:
-            raise LogDamaged(segments.file_name(segment), offset, f"it cannot be read: {error.strerror}") from error
+            raise LogDamaged(segments.file_name(segment), 0, f"it cannot be read: {error.strerror}") from error
+        with file:
+            yield _File(segments.file_name(segment), file.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A segment's file while it is read."""
+
+    name: str
+    descriptor: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(self.descriptor, length, offset)
+        except OSError as error:
+            raise LogDamaged(self.name, offset, f"it cannot be read: {error.strerror}") from error
         if len(data) != length:
-            raise LogDamaged(segments.file_name(segment), offset + len(data), "the file ends within an entry")
+            raise LogDamaged(self.name, offset + len(data), "the file ends within an entry")
         return data
+
+
+def _header(place: FramePlace, file: _File) -> frames.Header:
+    try:
+        header = frames.parse_header(file.read(place.offset, frames.HEADER_SIZE))
+    except frames.FrameDamaged as error:
+        raise LogDamaged(file.name, place.offset + error.at, error.why) from error
+    if header.first != place.first:
+        raise LogDamaged(file.name, place.offset + 8, "another frame is in this place")
+    return header
+
+
+def _made_anew(place: FramePlace) -> LogDamaged:
+    why = f"the frame from entry {place.first} on is another than was committed"
+    return LogDamaged(segments.file_name(place.segment), place.offset, why)
 
 
 def _contradicts_leaf(row: frames.Row) -> bool:
@@ -168,8 +257,11 @@ def _contradicts_leaf(row: frames.Row) -> bool:
 
     The row with the body's hash is no part of the leaf, and what decides who may write must follow from the leaf.
     """
-    public = row.leaf_data[_KIND_AT] not in _TENANTS
-    return public and sha256(row.body).digest() != leaf.parse(row.leaf_data).commitment
+    return row.leaf_data[_KIND_AT] not in _TENANTS and not _commits_to(row.leaf_data, row.body)
+
+
+def _commits_to(leaf_data: bytes, body: bytes) -> bool:
+    return sha256(body).digest() == leaf.parse(leaf_data).commitment
 
 
 def statement_of(stored: StoredEntry, vault_seq: int, hashed: bytes) -> Statement:

@@ -32,8 +32,8 @@ class Recent:
         self.first = self.end = first
         self.last_frame = 0
         """Offset of the newest frame, one without entries included."""
-        self.frames: tuple[array[int], array[int]] = (array("Q"), array("Q"))
-        """First leaf and offset of each frame that has entries."""
+        self.frames: tuple[array[int], array[int], list[bytes]] = (array("Q"), array("Q"), [])
+        """First leaf, offset and hash of each frame that has entries."""
         self.ids: dict[bytes, int] = {}
         self.kinds: dict[int, array[int]] = {}
         self.vaults: dict[bytes, array[int]] = {}
@@ -43,7 +43,15 @@ class Recent:
         self.closers: list[tuple[bytes, int]] = []
         self._epochs: dict[tuple[bytes, int], int] = {}
 
-    def add(self, first: int, rows: Sequence[Row], keys: Sequence[LeafKey], runs: Sequence[Run], offset: int) -> None:
+    def add(
+        self,
+        first: int,
+        rows: Sequence[Row],
+        keys: Sequence[LeafKey],
+        runs: Sequence[Run],
+        offset: int,
+        frame_hash: bytes,
+    ) -> None:
         """Add the frame at `offset`."""
         self.last_frame = offset
         if not rows:
@@ -61,15 +69,16 @@ class Recent:
             if known and known[-1][1] + 1 == low:
                 low = known.pop()[0]
             known.append((low, high))
-        firsts, offsets = self.frames
+        firsts, offsets, hashes = self.frames
+        hashes.append(frame_hash)
         offsets.append(offset)
         firsts.append(first)
         self.end = first + len(rows)
 
     def place(self, index: int) -> FramePlace:
-        firsts, offsets = self.frames
+        firsts, offsets, hashes = self.frames
         at = bisect_right(firsts, index) - 1
-        return FramePlace(firsts[at], self.first, offsets[at])
+        return FramePlace(firsts[at], self.first, offsets[at], hashes[at])
 
     def find(self, entry: bytes) -> int | None:
         return self.ids.get(entry[:ID_SIZE])

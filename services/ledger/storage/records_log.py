@@ -21,6 +21,9 @@ QUARANTINE = b"TMQR"
 OUTBOX = b"TMO1"
 MAX_RECORD = 4 << 20
 _FRAMING = 4 + 4 + 32
+_BEGINNING = QUARANTINE[:-1]
+_BROKEN_OFF = _BEGINNING + b"\0"
+"""What the beginning of a record's magic is stored as within a quarantined one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: in
             rest = file.read()
     except FileNotFoundError:
         return 0, b""
-    later = _find_record(rest, 1, magic)
+    # Another one cannot begin before this one's end; what looks like it, in its length and first bytes, was made to.
+    later = _find_record(rest, _FRAMING, magic)
     if later is not None:
         raise LogDamaged(path.name, end, f"a whole record follows at byte {end + later}")
     return end, rest
@@ -117,8 +121,18 @@ def encode(magic: bytes, record: bytes) -> bytes:
 
 
 def quarantined(stream_seq: int, why: int, message: bytes) -> bytes:
-    """Return the record of a rejected message: its stream sequence, the reason's number, its bytes."""
-    return stream_seq.to_bytes(8, "big") + why.to_bytes(2, "big") + message
+    """Return the record of a rejected message: its stream sequence, the reason's number, its bytes.
+
+    Anyone may have written the message. Nowhere in the record can another one begin, or a torn write of this one would
+    look like damage before that.
+    """
+    return (stream_seq.to_bytes(8, "big") + why.to_bytes(2, "big") + message).replace(_BEGINNING, _BROKEN_OFF)
+
+
+def read_quarantined(record: bytes) -> tuple[int, int, bytes]:
+    """Return what `quarantined` was given."""
+    whole = record.replace(_BROKEN_OFF, _BEGINNING)
+    return int.from_bytes(whole[:8], "big"), int.from_bytes(whole[8:10], "big"), whole[10:]
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -84,17 +83,14 @@ def examine(
     directory: Path,
     origin: str,
     geometry: segments.Geometry,
+    index: Index,
     promised: Sequence[Floor] = (),
-    index: Index | None = None,
 ) -> Examined:
     """Verify a log and hold it to its floors, changing none of it. Raises `LogDamaged` or `LogRolledBack`.
 
-    `promised` adds floors that this folder cannot know: followers' durable sizes, witnesses' newest checkpoints. With
-    an index sealed segments are taken by their derived files, without one every byte is read.
+    `promised` adds floors that this folder cannot know: followers' durable sizes, witnesses' newest checkpoints. Sealed
+    segments are taken by the files in the index's folder; of those that have none there, every byte is read.
     """
-    if index is None:
-        with tempfile.TemporaryDirectory() as elsewhere:
-            return examine(directory, origin, geometry, promised, Index(Path(elsewhere), os.urandom(32)))
     scanned = scan(directory, origin, geometry, index)
     marks = watermark.read(directory / watermark.NAME)
     floors = [*_local_floors(directory, origin, marks), *promised]

@@ -154,7 +154,7 @@ class _SegmentScan:
 
     def _accept(self, frame: frames.Frame, data: bytes) -> None:
         hashes = self._found.head.accept(frame, self._geometry.block_leaves)
-        self._found.index.add(frame.header.first, frame.rows, self._end, hashes)
+        self._found.index.add(frame.header.first, frame.rows, self._end, hashes, frame.hash)
         self._content.update(data)
         self._end += len(data)
         self._length += frame.header.length

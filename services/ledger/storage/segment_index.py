@@ -50,8 +50,8 @@ class SegmentIndex:
         frames = _Column(self._pages, self._tail.frames_at, FRAME.size, self._tail.frames)
         relative = index - self.first
         at = bisect_right(frames, PLACE.pack(relative)) - 1
-        first, offset = FRAME.unpack(frames.row(at))
-        return FramePlace(self.first + first, self.first, offset)
+        first, offset, frame_hash = FRAME.unpack(frames.row(at))
+        return FramePlace(self.first + first, self.first, offset, frame_hash)
 
     def find(self, entry: bytes) -> int | None:
         wanted = entry[:ID_SIZE]

@@ -148,7 +148,7 @@ class LogStore:
         while True:
             index = Index(folder, self._index_key)
             try:
-                examined = recovery.examine(self._directory, self.description.origin, self._geometry, promised, index)
+                examined = recovery.examine(self._directory, self.description.origin, self._geometry, index, promised)
             except PageDamaged as error:
                 # The file is gone now, and its segment is read instead.
                 log.warning("a derived file is damaged", why=str(error))

@@ -6,16 +6,19 @@ entry's word was good was judged before it was written, and can be judged again 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 import structlog
 
 from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, parse_erasure
-from libs.events.records import Entry
+from libs.events.records import SALT_SIZE, Entry, parse_entry
 from libs.policy.orders import Order, SignedOrder
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.chain import entry_id
+from libs.transparency.leaf import Kind
+from services.ledger.storage.index import Index
+from services.ledger.storage.reading import LogReader
 
 log = structlog.get_logger()
 
@@ -46,6 +49,7 @@ class Erasures:
 
     def __init__(self) -> None:
         self._by_part: dict[VaultPart, Erasure] = {}
+        self._closed: set[tuple[int | None, bytes]] = set()
         self._outstanding: dict[VaultPart, Erasure] = {}
         self._holds: dict[bytes, Hold] = {}
         self._spent: set[bytes] = set()
@@ -64,6 +68,11 @@ class Erasures:
     def closing(self, vault_id: bytes, epoch: int) -> Erasure | None:
         """Return what closed a month of a vault, if anything did."""
         return self._by_part.get(VaultPart(vault_id, None)) or self._by_part.get(VaultPart(vault_id, epoch))
+
+    def closes_any(self, months: Set[tuple[int, bytes]]) -> bool:
+        """Whether anything closed any of these months, epochs and vaults: `closing` for many at once."""
+        whole = ((None, vault_id) for _, vault_id in months)
+        return not (self._closed.isdisjoint(months) and self._closed.isdisjoint(whole))
 
     def of(self, part: VaultPart) -> Erasure | None:
         """Return the erasure of a part, or of the whole that it is in."""
@@ -94,6 +103,7 @@ class Erasures:
             log.error("an erasure does not count: the vault was held before it", vault=said.part.subject)
             return
         self._by_part[said.part] = self._outstanding[said.part] = Erasure(said.part, name, said.authority.order)
+        self._closed.add((said.part.epoch, said.part.vault_id))
 
     def _finish(self, said: ErasureDone, name: bytes) -> None:
         erasure = self._outstanding.get(said.part)
@@ -107,3 +117,11 @@ class Erasures:
             return
         self._spent.add(order.digest)
         self._holds[said.vault_id] = Hold(said.held, name)
+
+
+def logged_erasures(index: Index, reader: LogReader) -> Erasures:
+    """Return what a log that nobody writes says. Raises `LogDamaged`."""
+    erasures = Erasures()
+    for at in index.of_kinds((Kind.ERASURE,)):
+        erasures.take(parse_entry(reader.entry(at).row.body[SALT_SIZE:]))
+    return erasures

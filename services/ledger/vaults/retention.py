@@ -15,6 +15,7 @@ import structlog
 
 from libs.errors import MeshError
 from libs.events.erasure import Authority
+from libs.events.publish import LedgerUnavailable
 from libs.events.vault import vault_epoch
 from libs.policy.document import Policy
 from libs.policy.vault_orders import VaultPart
@@ -36,14 +37,18 @@ class Retention:
         vaults: Vaults,
         erasures: Erasures,
         orders: VaultOrders,
+        is_logged: Callable[[bytes], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`policy` returns the policy in force, or raises where it may be stale."""
+        """`policy` returns the policy in force, or raises where it may be stale; `is_logged` goes by an entry's id."""
         self._policy = policy
         self._vaults = vaults
         self._erasures = erasures
         self._orders = orders
+        self._is_logged = is_logged
         self._clock = clock
+        self._on_the_way: dict[VaultPart, bytes] = {}
+        """What was ordered and lies in the outbox, by the entry that says so: said again, it would fill the outbox."""
 
     async def keep(self) -> NoReturn:
         """Look once an hour, for ever."""
@@ -63,10 +68,15 @@ class Retention:
         if policy.retention_months is None:
             return
         authority = Authority(policy.version, retention_months=policy.retention_months)
+        self._on_the_way = {part: entry for part, entry in self._on_the_way.items() if not self._is_logged(entry)}
         for part in tuple(self._too_old(policy.retention_months)):
+            if part in self._on_the_way:
+                continue
             try:
                 await self._orders.close(part, authority)
             except MeshError as error:
+                if isinstance(error, LedgerUnavailable):
+                    self._on_the_way[part] = error.entry_id
                 log.warning("a month is too old and was not erased", vault=part.subject, reason=error.reason)
 
     def _too_old(self, months: int) -> Iterator[VaultPart]:

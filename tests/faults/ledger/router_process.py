@@ -76,8 +76,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.step:
         death = Death(arguments.step, torn=arguments.torn, armed=True)
-        for name in _STEPS:
-            setattr(os, name, counting(death, name, getattr(os, name)))
+        for name in (*_STEPS, "open"):
+            setattr(os, name, counting(death, name, getattr(os, name), is_counted=name in _STEPS))
     asyncio.run(write(json.loads(arguments.config.read_bytes()), arguments.count))
 
 

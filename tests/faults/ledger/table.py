@@ -118,7 +118,7 @@ FAULTS = (
         10,
         "nats-server's store is put back, lost, or damaged: numbers are used again",
         "it is noticed at the next connection and said; what came under such numbers is there; all is sent again",
-        (Part("stores", on_ground(stream_faults.stores), rounds=60, short=2, batch=6),),
+        (Part("stores", on_ground(stream_faults.stores), rounds=60, short=3, batch=6),),
     ),
     Fault(
         11,

@@ -13,6 +13,7 @@ import pytest
 from libs.events.connect import NatsLink, connect_nats
 from libs.events.consume import StreamInterrupted, StreamMessage, ensure_stream, read_stream
 from libs.events.subjects import issuer_subject, stream_name
+from tests.fakes.cuttable import Way, way_to
 from tests.fakes.let_in import LetIn
 from tests.fakes.nats_broker import NatsBroker
 from tests.fakes.throwaway_ca import Files, ThrowawayCa
@@ -134,3 +135,47 @@ async def test_a_renewal_while_the_broker_is_away_shows_the_new_certificate_when
         await link.connected_after(seen)
         client = await link.client(10)
         assert client.is_connected
+
+
+@asynccontextmanager
+async def failing(broker: NatsBroker, ca: ThrowawayCa, *, was_connected: bool) -> AsyncIterator[tuple[NatsLink, Way]]:
+    """Something listens and takes no handshake any more: asyncio tells nobody that such a connection has ended."""
+    files, contexts = ca.issue("router.mesh.test", "router"), asyncio.Queue[None]()
+
+    def context() -> ssl.SSLContext:
+        contexts.put_nowait(None)
+        return ca.client_context(files)
+
+    async with asyncio.timeout(20), way_to(f"127.0.0.1:{broker.port}") as way:
+        if not was_connected:
+            way.cut()
+        async with connect_nats(
+            f"tls://{way.address}",
+            LetIn(context),
+            server_name="broker.mesh.test",
+            name="router/one",
+            inbox_prefix="_INBOX_router",
+        ) as link:
+            if was_connected:
+                await link.client(10)
+                way.cut()
+            for _ in range(contexts.qsize() + 3):  # One is asked for before the first handshake, one for each.
+                await contexts.get()
+            yield link, way
+
+
+@pytest.mark.parametrize("was_connected", [True, False])
+async def test_who_stops_while_every_handshake_fails_stops(
+    broker: NatsBroker, ca: ThrowawayCa, was_connected: bool
+) -> None:
+    async with failing(broker, ca, was_connected=was_connected) as (link, _):
+        assert not link.is_connected
+
+
+@pytest.mark.parametrize("was_connected", [True, False])
+async def test_handshakes_that_failed_keep_nobody_from_connecting(
+    broker: NatsBroker, ca: ThrowawayCa, was_connected: bool
+) -> None:
+    async with failing(broker, ca, was_connected=was_connected) as (link, way):
+        way.mend()
+        assert (await link.client(10)).is_connected

@@ -21,6 +21,7 @@ from libs.events.keyset import parse_keyset
 from libs.events.kinds import Kind
 from libs.events.publish import EventSettings, LedgerUnavailable, Publisher, open_publisher
 from libs.events.records import MAX_BODY_BYTES, Entry, open_record, verify_entry
+from libs.events.subjects import stream_name
 from libs.transparency.acknowledgement import verify_acknowledgement
 from libs.transparency.chain import entry_id, log_id
 from tests.fakes.ledger_answers import FakeLease, FakePeer
@@ -123,6 +124,47 @@ async def test_without_an_answer_commit_says_so_and_an_amendment_follows(mesh: M
     assert refusal.value.reason == "LEDGER_UNAVAILABLE"
     named = refusal.value.entry_id.hex()
     assert amendment.body == {"entry_id": named, "effect": "not_released", "emitted": "503"}
+
+
+async def until_stored(mesh: Mesh, messages: int) -> None:
+    stream = await mesh.link.jetstream(10)
+    while (await stream.stream_info(stream_name(1))).state.last_seq < messages:
+        pass
+
+
+async def test_what_followed_a_keyset_that_the_broker_lost_follows_it_again(mesh: Mesh) -> None:
+    """The ledger refused it as an unknown issuer's; and the broker, which still has it, drops it under its old id."""
+    mesh.ledger.silent = True
+    async with asyncio.timeout(30), mesh.publisher() as publisher:
+        await until_stored(mesh, 1)
+        await publisher.enqueue(Kind.POLICY, {"n": 1}, vault=None)
+        await until_stored(mesh, 2)
+        await (await mesh.link.jetstream(10)).purge_stream(stream_name(1), keep=1)
+        seen = mesh.link.connections
+        await mesh.broker.kill()
+        await mesh.broker.start()
+        await mesh.link.connected_after(seen)
+        async with mesh.reading():
+            await mesh.ledger.until(3)
+    assert [parse_batch(message).first_seq for message in mesh.ledger.messages] == [2, 1, 2]
+
+
+async def test_what_the_broker_still_has_is_not_stored_again_after_another_connection(mesh: Mesh) -> None:
+    mesh.ledger.silent = True
+    async with asyncio.timeout(30), mesh.publisher() as publisher:
+        await until_stored(mesh, 1)
+        await publisher.enqueue(Kind.POLICY, {"n": 1}, vault=None)
+        await until_stored(mesh, 2)
+        await mesh.broker.kill()
+        while publisher.is_connected:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0)
+        await publisher.enqueue(Kind.POLICY, {"n": 2}, vault=None)
+        seen = mesh.link.connections
+        await mesh.broker.start()
+        await mesh.link.connected_after(seen)
+        async with mesh.reading():
+            await mesh.ledger.until(3)
+    assert [parse_batch(message).first_seq for message in mesh.ledger.messages] == [1, 2, 3]
 
 
 async def test_a_cancelled_commit_is_amended_too(mesh: Mesh) -> None:

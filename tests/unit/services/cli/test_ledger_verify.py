@@ -276,6 +276,7 @@ def _tag_key(folder: Path) -> Path:
 
 
 def test_fsck_gives_the_ledgers_own_verdict(log: WrittenLog, capfd: pytest.CaptureFixture[str]) -> None:
+    log.keep_keyring()
     assert main(["ledger", "fsck", str(log.folder), "--repair-derived"]) == 0
     assert "clean: 5 entries in 1 segments, at least 5 promised" in capfd.readouterr().out
     flip(log, SEGMENT, (log.folder / SEGMENT).stat().st_size - 1)

@@ -43,6 +43,12 @@ def test_an_impossible_port_is_refused_by_the_command_line() -> None:
     assert "from 1 to 65535" in refused.stderr
 
 
+def test_a_number_of_ledger_members_that_is_not_run_here_is_refused_by_the_command_line() -> None:
+    refused = teemesh("up", "--ledger-members", "5")
+    assert refused.returncode == 2
+    assert "choose from 1, 3" in refused.stderr
+
+
 @pytest.mark.parametrize("command", [("publish", "policy.json"), ("revocations",)], ids=["publish", "revocations"])
 @pytest.mark.parametrize("seconds", ["nan", "0"])
 def test_a_time_limit_that_is_none_is_refused_by_the_command_line(command: tuple[str, ...], seconds: str) -> None:

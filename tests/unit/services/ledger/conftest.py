@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,7 +17,7 @@ from services.ledger.intake.sequencer import Candidate, Sequencer
 from services.ledger.storage import derived
 from services.ledger.storage.description import LogDescription
 from services.ledger.storage.index import Index
-from services.ledger.storage.recovery import Examined, examine
+from services.ledger.storage.recovery import Examined, Floor, examine
 from services.ledger.storage.segments import Geometry
 from services.ledger.storage.store import LogStore
 from tests.fakes.joined_fixtures import kms, machine, mesh
@@ -56,6 +58,12 @@ def open_store(directory: Path, geometry: Geometry = SMALL) -> LogStore:
 def examined(directory: Path) -> Examined:
     """What a start makes of the log, sealed segments taken by their derived files."""
     return examine(directory, ORIGIN, SMALL, index=Index(directory / derived.FOLDER, INDEX_KEY))
+
+
+def read_whole(directory: Path, geometry: Geometry = SMALL, promised: Sequence[Floor] = ()) -> Examined:
+    """What the segments say, whatever is derived of them."""
+    with TemporaryDirectory() as elsewhere:
+        return examine(directory, ORIGIN, geometry, Index(Path(elsewhere), INDEX_KEY), promised)
 
 
 def sequencer(store: LogStore) -> Sequencer:

@@ -12,13 +12,14 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
-from libs.errors import MeshError
 from libs.events.erasure import ErasureEntry, parse_erasure
 from libs.events.outbox import OutboxFull
+from libs.events.publish import LedgerUnavailable
 from libs.events.records import Entry, parse_entry
 from libs.events.vault import VaultKey
 from libs.policy.document import Policy, read
 from libs.policy.orders import Order, SignedOrder
+from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 from services.ledger.checkpoints.auditing import SignedTree
 from services.ledger.growth import Growth
@@ -46,24 +47,38 @@ APRIL = datetime(2026, 4, 15, tzinfo=UTC).timestamp()
 
 
 class Own:
-    """What the ledger says is in its log at once, unless the outbox is full."""
+    """What the ledger says is in its log at once, unless the outbox is full or the stream away."""
 
     def __init__(self, ledger: ErasingLedger) -> None:
         self._ledger = ledger
         self.full = 0
-        self.lost: MeshError | None = None
+        self.away = False
+        self.waiting: list[tuple[int, ErasureEntry]] = []
+        """What lies in the outbox, by its numbers."""
 
     async def erasure(self, said: ErasureEntry) -> None:
         if self.full:
             self.full -= 1
             raise OutboxFull("full")
-        require_documented(Kind.ERASURE, said.body())
-        self._ledger.append(Kind.ERASURE, jcs.loads_object(jcs.dumps(said.body())))
+        self._log(said, self._ledger.next_number())
 
     async def erasure_logged(self, said: ErasureEntry) -> None:
-        if self.lost is not None:
-            raise self.lost
+        if self.away:
+            number = self._ledger.next_number()
+            self.waiting.append((number, said))
+            raise LedgerUnavailable("late", entry_id(ISSUER, number))
         await self.erasure(said)
+
+    def come_back(self) -> None:
+        """Have the stream bring what waited."""
+        self.away = False
+        while self.waiting:
+            number, said = self.waiting.pop(0)
+            self._log(said, number)
+
+    def _log(self, said: ErasureEntry, number: int) -> None:
+        require_documented(Kind.ERASURE, said.body())
+        self._ledger.append(Kind.ERASURE, jcs.loads_object(jcs.dumps(said.body())), number=number)
 
 
 class Trees:
@@ -115,13 +130,20 @@ class ErasingLedger:
         self.vaults = Vaults(file, file.load(KEYRING_KEY.key), KEYRING_KEY, keys, self.erasures, clock, self.members)
         self.own, self.trees = Own(self), Trees(self)
         self._sequencer: Sequencer = sequencer(store)
+        self._last_number = 0
         self.erasing = Erasing(store, self.growth, self.erasures, self.vaults, keys, self.trees, self.own)
         self.orders = VaultOrders(lambda: self.policy, store, self.vaults, self.erasures, self.erasing, self.own, clock)
 
-    def append(self, kind: Kind, body: dict[str, object], vault: VaultKey | None = None) -> int:
-        """Log an entry of the ledger's own, or one that stands for a tenant's; return its index."""
+    def next_number(self) -> int:
         progress = self.store.index.progress(ISSUER)
-        number = 1 if progress is None else progress.highest + 1
+        self._last_number = max(self._last_number, 0 if progress is None else progress.highest) + 1
+        return self._last_number
+
+    def append(
+        self, kind: Kind, body: dict[str, object], vault: VaultKey | None = None, number: int | None = None
+    ) -> int:
+        """Log an entry of the ledger's own, or one that stands for a tenant's; return its index."""
+        number = self.next_number() if number is None else number
         entry = Entry(kind, ISSUER, number, bytes(32), None if vault is None else vault.tenant, body)
         content = bytes(32) + entry.canonical()
         place = (0, bytes(16)) if vault is None else (vault.epoch, vault.vault_id)

@@ -30,7 +30,7 @@ from libs.identity.renewal import Prover
 from libs.identity.sealed import ReceiverKey
 from libs.policy.orders import Order, SignedOrder
 from libs.process import tethered
-from libs.process.readiness import listening
+from libs.process.readiness import Readiness, listening
 from libs.rpc.channel import open_channel
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
@@ -129,8 +129,16 @@ class LedgerProcess:
                 stderr=log,
             )
             if ready:
-                async with asyncio.timeout(60):
-                    await readiness.until_ready()
+                await self._until_ready(readiness)
+
+    async def _until_ready(self, readiness: Readiness) -> None:
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(60):
+                await readiness.until_ready()
+        except TimeoutError as error:
+            said = self._log.read_text()[-4000:]
+            raise AssertionError(f"it does not serve; its exit status is {self._process.returncode}: {said}") from error
 
     @property
     def pid(self) -> int:

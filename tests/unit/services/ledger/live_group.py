@@ -36,6 +36,8 @@ class LiveGroup(LiveMesh):
         self.places: dict[str, Place] = {}
         self.ways: dict[tuple[str, str], Way] = {}
         """From one member to another."""
+        self.to_broker: dict[str, Way] = {}
+        """From each member to nats-server."""
 
     async def _configure(self, stack: AsyncExitStack, surroundings: Surroundings) -> None:
         for one, other in permutations(self.names, 2):
@@ -52,7 +54,10 @@ class LiveGroup(LiveMesh):
                 "heartbeat_seconds": 0.2,
                 "election_seconds": 1.5,
             }
-            self.processes[name].configure({**self.config(place, surroundings), "replication": replication})
+            self.to_broker[name] = await stack.enter_async_context(way_to(f"127.0.0.1:{self.broker.nats.port}"))
+            config = self.config(place, surroundings)
+            events = {**config["events"], "nats_url": f"tls://{self.to_broker[name].address}"}
+            self.processes[name].configure({**config, "events": events, "replication": replication})
 
     def _address(self, name: str, other: str) -> str:
         """Where a member reaches another; its own address is its own."""

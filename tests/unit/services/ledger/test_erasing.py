@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 
 from libs.errors import Code, MeshError
 from libs.events.erasure import Authority, ErasureDone, ErasureOrdered, HoldChanged
-from libs.events.publish import LedgerUnavailable
 from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT
 from libs.policy.vault_orders import VaultPart, month_of
 from libs.transparency.leaf import Kind
 from services.ledger.storage.keyring import NAME
+from services.ledger.storage.reading import LogReader, StoredEntry
+from services.ledger.storage.store import LogStore
 from services.ledger.vaults.closed import ClosedVaults
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
@@ -99,14 +101,73 @@ async def test_an_erasure_is_ordered_then_done_and_the_log_says_under_whose_word
         assert place.keys.retired == [order]
         assert ledger.vaults.of(part.vault_id) is None
         closed = ClosedVaults(ledger.store, ledger.growth)
-        assert [closed.closed_by(stored) for stored in ledger.store.reader.entries(0, 5)] == [
-            3,
-            3,
-            3,
-            None,
-            None,
-        ]
+        assert await closed.closed_by(list(ledger.store.reader.entries(0, 5))) == [3, 3, 3, None, None]
+        months = [{(stored.row.vault_epoch, stored.row.vault_id)} for stored in ledger.store.reader.entries(0, 5)]
+        assert await closed.are_open(months) == [False, False, False, True, True]
         assert await ledger.orders.erase(order) == erased
+
+
+class NotingReader(LogReader):
+    """Notes what it is asked for, and in which threads; answers when it may."""
+
+    def __init__(self, store: LogStore) -> None:
+        super().__init__(store.directory, store.description.origin, store.index)
+        self.asked: list[int] = []
+        self.threads: set[int] = set()
+        self.began, self.may_answer = threading.Event(), threading.Event()
+
+    def entry(self, index: int) -> StoredEntry:
+        self.asked.append(index)
+        self.threads.add(threading.get_ident())
+        self.began.set()
+        assert self.may_answer.wait(30)
+        return super().entry(index)
+
+
+async def test_what_closed_vaults_is_not_read_on_the_event_loop(place: Place) -> None:
+    async with place.start() as ledger, ledger.running():
+        part = await vault_with_entries(ledger)
+        await ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject))
+        entries = list(ledger.store.reader.entries(0, 3))
+        ledger.store.reader = reader = NotingReader(ledger.store)
+        reader.may_answer.set()
+        assert await ClosedVaults(ledger.store, ledger.growth).closed_by(entries) == [3, 3, 3]
+    assert reader.asked == [3, 4]
+    assert threading.get_ident() not in reader.threads
+
+
+async def test_an_erasure_is_taken_in_once_though_who_asked_goes_away(place: Place) -> None:
+    async with place.start() as ledger, ledger.running():
+        part = await vault_with_entries(ledger)
+        await ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject))
+        entries = list(ledger.store.reader.entries(0, 3))
+        ledger.store.reader = reader = NotingReader(ledger.store)
+        closed = ClosedVaults(ledger.store, ledger.growth)
+        asking = asyncio.create_task(closed.closed_by(entries))
+        assert await asyncio.to_thread(reader.began.wait, 30)
+        asking.cancel()
+        await asyncio.wait([asking])
+        asking = asyncio.create_task(closed.closed_by(entries))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(list)  # A turn of the threads, for what must not happen in one.
+        reader.may_answer.set()
+        assert await asking == [3, 3, 3]
+    assert reader.asked == [3, 4]
+
+
+async def test_an_order_that_comes_while_earlier_ones_are_read_counts_for_what_is_given_out(place: Place) -> None:
+    async with place.start() as ledger, ledger.running():
+        part, other = await vault_with_entries(ledger), await vault_with_entries(ledger, OTHER)
+        await ledger.orders.erase(ledger.order(ERASE_VAULT, part.subject))
+        (stored,) = ledger.store.reader.entries(3, 4)
+        ledger.store.reader = reader = NotingReader(ledger.store)
+        asking = asyncio.create_task(
+            ClosedVaults(ledger.store, ledger.growth).are_open([{(stored.row.vault_epoch, stored.row.vault_id)}])
+        )
+        assert await asyncio.to_thread(reader.began.wait, 30)
+        ledger.append(Kind.ERASURE, ErasureOrdered(other, 3, Authority(1, retention_months=1)).body())
+        reader.may_answer.set()
+        assert await asking == [False]
 
 
 async def test_shares_stay_until_a_signed_tree_covers_the_order(place: Place) -> None:
@@ -305,12 +366,12 @@ async def test_what_is_not_held_is_not_released_and_what_is_closed_not_held(plac
 async def test_a_hold_that_the_log_has_first_stops_an_erasure_that_was_under_way(place: Place) -> None:
     async with place.start() as ledger, ledger.running():
         part = await vault_with_entries(ledger)
-        ledger.own.lost = LedgerUnavailable("late", bytes(32))
+        ledger.own.away = True
         assert await refusal(ledger, ERASE_VAULT, part.subject) == "LEDGER_UNAVAILABLE"
-        ledger.own.lost = None
+        ledger.own.away = False
         await ledger.orders.set_hold(ledger.order(HOLD_VAULT, part.subject))
         # What the outbox still had arrives behind the hold.
-        await ledger.own.erasure(ErasureOrdered(part, 3, Authority(1, retention_months=1)))
+        ledger.own.come_back()
         ledger.append(Kind.POLICY, {})
         assert not ledger.erasures.outstanding()
         assert ledger.vaults.of(part.vault_id) is not None

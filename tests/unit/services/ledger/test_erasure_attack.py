@@ -22,6 +22,7 @@ from libs.events.erasure import ErasureDone, ErasureOrdered, parse_erasure
 from libs.events.publish import Committed
 from libs.events.records import parse_entry
 from libs.events.vault import PUBLIC_VAULT_ID, VaultKey
+from libs.events.whole_frames import entries_of
 from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT
 from libs.policy.vault_orders import VaultPart, verify_erasure
 from libs.rpc.errors import reason_of
@@ -230,6 +231,21 @@ async def check_what_the_log_says(
     tailed = [one async for one in stub.Tail(ledger_pb2.TailRequest(from_index=0), timeout=PATIENCE_SECONDS)]
     missing_in_tail = [entry.index for one in tailed for entry in one.entries if entry.missing.reason]
     assert missing_in_tail == [index_of(each) for each in committed[ERASED_TENANT]]
+    await check_whole_frames(stub, [entry for one in tailed for entry in one.entries], committed[ERASED_TENANT])
+
+
+async def check_whole_frames(stub: Any, tailed: list[ledger_pb2.LoggedEntry], erased: list[Committed]) -> None:
+    """Frames go out, none with a body that is erased, and they say what entries say."""
+    request = ledger_pb2.TailRequest(from_index=0, whole_frames=True)
+    read: list[ledger_pb2.LoggedEntry] = []
+    frames = 0
+    async for one in stub.Tail(request, timeout=PATIENCE_SECONDS):
+        for each in erased:
+            assert not any(each.acknowledgement.leaf_data in frame for frame in one.frames)
+        read += entries_of(one, len(read))
+        frames += len(one.frames)
+    assert frames
+    assert read[: len(tailed)] == tailed
 
 
 def index_of(committed: Committed) -> int:

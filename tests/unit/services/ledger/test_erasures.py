@@ -65,7 +65,12 @@ def test_an_order_closes_the_vault_or_one_month_of_it_and_no_other() -> None:
     assert erasures.closing(VAULT.vault_id, VAULT.epoch) is not None
     assert erasures.closing(VAULT.vault_id, VAULT.epoch + 1) is None
     assert erasures.of(WHOLE) is None
+    this, next_one = (VAULT.epoch, VAULT.vault_id), (VAULT.epoch + 1, VAULT.vault_id)
+    assert erasures.closes_any({next_one, this})
+    assert not erasures.closes_any({next_one, (VAULT.epoch, OTHER)})
     erasures = read(ordered(MONTH), ordered(WHOLE))
+    assert erasures.closes_any({next_one, (VAULT.epoch, OTHER)})
+    assert not erasures.closes_any({(VAULT.epoch, OTHER)})
     assert erasures.closing(VAULT.vault_id, VAULT.epoch + 1) is not None
     assert erasures.closing(OTHER, VAULT.epoch) is None
     assert [each.part for each in erasures.outstanding()] == [MONTH, WHOLE]
@@ -89,6 +94,7 @@ def test_of_two_orders_the_first_counts() -> None:
 def test_an_order_behind_a_hold_closes_nothing_and_a_hold_behind_an_order_holds_nothing() -> None:
     for part in (WHOLE, MONTH):
         assert read(held(), ordered(part)).closing(VAULT.vault_id, VAULT.epoch) is None
+        assert not read(held(), ordered(part)).closes_any({(VAULT.epoch, VAULT.vault_id)})
     erasures = read(ordered(), held())
     assert not erasures.is_held(VAULT.vault_id)
     assert read(held(), released(), ordered()).closing(VAULT.vault_id, VAULT.epoch) is not None

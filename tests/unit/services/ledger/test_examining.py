@@ -100,9 +100,12 @@ def test_a_request_comes_over_as_it_was_sent() -> None:
 
 @asynccontextmanager
 async def saying(*answers: Mapping[str, Any]) -> AsyncIterator[ExaminerProcess]:
-    """An examiner that says what a test has it say, whatever it is asked."""
+    """An examiner that says what a test has it say as soon as it is asked, whatever that is."""
     lines = b"".join(jcs.dumps(dict(each)) + b"\n" for each in answers)
-    script = f"import sys; sys.stdout.buffer.write({lines!r}); sys.stdout.flush(); sys.stdin.read()"
+    script = (
+        "import sys; sys.stdin.buffer.read(1); "
+        f"sys.stdout.buffer.write({lines!r}); sys.stdout.flush(); sys.stdin.buffer.read()"
+    )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", script),
         stdin=asyncio.subprocess.PIPE,

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from libs.events.erasure import Authority, ErasureOrdered
+from libs.events.records import Entry
+from libs.policy.vault_orders import VaultPart
+from libs.transparency.leaf import Kind
 from services.ledger.fsck import check, main, remove_derived
-from services.ledger.storage import derived, segments, watermark
+from services.ledger.intake.sequencer import Candidate
+from services.ledger.replication.promise import FOLDER as REPLICATION
+from services.ledger.storage import derived, keyring, segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
+from services.ledger.storage.keyring import Keyring, KeyringFile
 from services.ledger.storage.segment_files import SEGMENTS
 
-from .conftest import SMALL, fill, open_store
+from .conftest import DESCRIPTION, SMALL, SOURCE, candidate, fill, open_store, sequencer
 from .test_recovery import flip, frame_ends
 
+VAULT, MONTH = b"\x55" * 16, 671
 FIRST, SECOND = segments.file_name(0), segments.file_name(4)
 
 
@@ -55,6 +64,39 @@ def test_log_below_a_promise_is_rolled_back(two_segments: Path) -> None:
     verdict = check(two_segments, SMALL)
     assert (verdict.exit_status, verdict.verdict) == (LogRolledBack.exit_status, "rolled_back")
     assert f"{watermark.NAME} promises 6" in verdict.what
+
+
+def sealed_entries(log: Path, *more: Candidate) -> Path:
+    """Log an entry of a vault, then others."""
+    with open_store(log) as store:
+        first = replace(candidate(1, vault=VAULT, kind=Kind.RECEIPT), vault_epoch=MONTH)
+        sequencer(store).append([first, *more], SOURCE, 1, 1)
+    return log
+
+
+def ordered(part: VaultPart) -> Candidate:
+    said = ErasureOrdered(part, 1, Authority(1, retention_months=1))
+    entry = Entry(Kind.ERASURE, b"\x11" * 32, 2, bytes(32), None, said.body())
+    return candidate(2, body=bytes(32) + entry.canonical(), kind=Kind.ERASURE)
+
+
+def test_missing_keyring_is_damage_where_entries_need_it(empty_log: Path) -> None:
+    verdict = check(sealed_entries(empty_log, ordered(VaultPart(VAULT, MONTH + 1))), SMALL)
+    assert (verdict.exit_status, verdict.file, verdict.offset) == (LogDamaged.exit_status, keyring.NAME, 0)
+    assert "entry 0 is missing" in verdict.what
+    KeyringFile(empty_log, DESCRIPTION.log_id).store(Keyring(1, ()), bytes(32), 1)
+    assert check(empty_log, SMALL).verdict == "clean"
+    (empty_log / keyring.NAME).write_bytes(b"nonsense")
+    assert check(empty_log, SMALL).file == keyring.NAME
+
+
+def test_no_keyring_is_missed_where_all_that_is_sealed_was_erased(empty_log: Path) -> None:
+    assert check(sealed_entries(empty_log, ordered(VaultPart(VAULT, MONTH))), SMALL).verdict == "clean"
+
+
+def test_no_keyring_is_missed_at_a_member_that_others_give_it_to(empty_log: Path) -> None:
+    (sealed_entries(empty_log) / REPLICATION).mkdir()
+    assert check(empty_log, SMALL).verdict == "clean"
 
 
 def test_log_that_is_open_is_not_examined(two_segments: Path) -> None:

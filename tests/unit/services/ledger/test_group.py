@@ -17,11 +17,17 @@ from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 from libs.identity.member import Member
 from libs.rpc.errors import reason_of
 from libs.transparency.leaf import Kind
+from libs.transparency.note import VerifierKey
+from services.ledger.checkpoints.witnesses import open_witnesses
+from services.ledger.config import WitnessSettings
+from services.ledger.replication.cutting import START_ANEW
 from services.ledger.storage import description
 from tests.fakes.joined_mesh import JoinedMesh
+from tests.fakes.running_witness import RunningWitness
+from tests.unit.services.witness.conftest import KEY, GrowingLog
 
 from .live_group import PATIENCE_SECONDS, LiveGroup
-from .test_process import Client, check_every_receipt_is_there_once, commit, index_of, parsed
+from .test_process import ORIGIN, Client, check_every_receipt_is_there_once, commit, index_of, parsed
 
 _LOOK_SECONDS = 0.05
 
@@ -57,6 +63,9 @@ class Stand:
 
     def trial(self, epoch: int) -> pb.AskVoteRequest:
         return pb.AskVoteRequest(log=self.log, epoch=epoch, last_epoch=2**32, size=2**32, trial=True)
+
+    async def look(self) -> pb.LookAroundResponse:
+        return await (await self.stub()).LookAround(pb.LookAroundRequest(log=self.log), timeout=10)
 
     async def append(self, epoch: int, frames: bytes = b"") -> pb.AppendFramesResponse:
         heading = pb.AppendHeading(log=self.log, epoch=epoch, previous=pb.FrameName(hash=bytes(32)))
@@ -131,6 +140,41 @@ async def test_without_a_majority_nothing_is_acknowledged_and_with_one_it_goes_o
         assert index_of(committed) < (await client.tail(ledger_pb2.TailRequest(from_index=0)))[-1].log_size
 
 
+async def test_a_writer_that_others_hear_and_that_loses_the_broker_lets_another_write(live: LiveGroup) -> None:
+    async with live.router() as router:
+        client = Client(router)
+        await live.start_all()
+        vault = await client.open_vault()
+        await commit(router, vault, 1)
+        writer = await live.writer(live.member)
+        live.to_broker[writer].cut()
+        waiting = asyncio.create_task(commit(router, vault, 2))
+        code, said = await live.processes[writer].ended()
+        assert (code, "WRITER_CUT_OFF" in said) == (START_ANEW, True), said
+        await waiting
+        assert await live.writer(live.member) != writer
+
+
+async def test_a_member_that_is_elected_below_what_was_cosigned_writes_nothing(mesh: JoinedMesh) -> None:
+    """The witness has seen five leaves; the members' disks, all of them, know of none."""
+    seen, key = GrowingLog(ORIGIN).grow(5), VerifierKey(ORIGIN, KEY.public_key().public_bytes_raw())
+    witness = RunningWitness(mesh.folder / "w", [{"origin": ORIGIN, "verifier_keys": [key.text()]}])
+    group = LiveGroup(mesh)
+    async with witness.running():
+        told = WitnessSettings(witness.url, witness.keys[0].text(), witness.ca)
+        async with open_witnesses([told]) as (cosigner,):
+            await cosigner.add_checkpoint(seen.request(0, 5))
+        group.witnesses.append(witness.settings)
+        async with group.running(), asyncio.timeout(PATIENCE_SECONDS):
+            await asyncio.gather(*(each.start(ready=False) for each in group.processes.values()))
+            ending = [asyncio.create_task(each.ended()) for each in group.processes.values()]
+            ended, others = await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+            for each in others:
+                each.cancel()
+            code, said = ended.pop().result()
+    assert (code, "LOG_ROLLED_BACK" in said, "witness.example/w1" in said) == (4, True, True), said
+
+
 async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: LiveGroup) -> None:
     await live.start_all()
     writer = await live.writer(live.member)
@@ -145,6 +189,8 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
         with pytest.raises(grpc.aio.AioRpcError) as other_log:
             await stand.vote(standing.epoch + 5, log=bytes(32))
         assert reason_of(other_log.value) == "MEMBER_OF_ANOTHER_LOG"
+        reached = await stand.look()
+        assert (reached.witnesses, reached.kms, reached.broker) == (True, True, True)
     for name, role, reason in (("stranger", "ledger", "NOT_A_MEMBER"), (gone, "router", "ROLE_NOT_ALLOWED")):
         async with standing_in(live, name, target, role) as stand:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -152,6 +198,9 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
             assert reason_of(refused.value) == reason
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stand.append(standing.epoch + 5)
+            assert reason_of(refused.value) == reason
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stand.look()
             assert reason_of(refused.value) == reason
     assert await live.writer(live.member) == writer
     after = await live.standing(live.member, writer)

@@ -26,12 +26,13 @@ from services.ledger.serving.wire import wire_entry
 from services.ledger.storage import derived, frames, segments
 from services.ledger.storage.bare import make_whole, verify_bare
 from services.ledger.storage.damage import LogDamaged
-from services.ledger.storage.recovery import examine
 from services.ledger.storage.scrubbing import Scrubber
 from services.ledger.storage.segment_files import BARE, SEGMENTS, SegmentFile
 from services.ledger.storage.store import LogStore
 from tests.fakes.prunable_log import allowing, signed_order
 from tests.fakes.written_log import ORIGIN, SMALL, VAULT, Author, WrittenLog
+
+from .conftest import read_whole
 
 FIRST, SECOND, THIRD = (segments.file_name(first) for first in (0, 4, 8))
 PART = VaultPart(VAULT.vault_id, None)
@@ -138,6 +139,14 @@ def test_reader_is_told_what_is_gone_by_which_entry_and_what_is_held(log: Writte
     assert told[2].body == b""
     assert all(told[index].body for index in (0, 1, 4, 5))
     assert len(set(chain)) == len(chain)
+
+
+def test_no_frame_of_a_bare_segment_is_given_out_whole(log: WrittenLog) -> None:
+    pruned(log, 4)
+    with open_store(log) as store:
+        given = [store.reader.whole(store.index.place(index), 1 << 20) for index in range(store.head.size)]
+    assert given[:4] == [None] * 4
+    assert all(given[4:])
 
 
 def test_erased_stays_erased_for_who_asks_for_what_is_pruned(log: WrittenLog) -> None:
@@ -367,11 +376,11 @@ def test_every_changed_byte_of_a_bare_segment_is_damage_by_both_readings(log: Wr
     for at in (*range(0, segments.HEADER_SIZE, 397), *range(segments.HEADER_SIZE, size, 13), size - 1):
         flip(path, at)
         with pytest.raises(LogDamaged) as damage:
-            examine(log.folder, ORIGIN, SMALL)
+            read_whole(log.folder)
         assert damage.value.file == FIRST
         assert second_reading(log).findings.has(Status.DAMAGED), at
         flip(path, at)
-    assert examine(log.folder, ORIGIN, SMALL).scanned.head.size == 10
+    assert read_whole(log.folder).scanned.head.size == 10
 
 
 @pytest.mark.parametrize("end", [0, segments.HEADER_SIZE, segments.HEADER_SIZE + 200, -segments.FOOTER_SIZE, -1])

@@ -14,11 +14,22 @@ from libs.transparency.checkpoint import Checkpoint
 from services.ledger.storage import recovery, segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
 from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog, read_end
-from services.ledger.storage.recovery import LOST_AND_FOUND, Floor, examine
+from services.ledger.storage.recovery import LOST_AND_FOUND, Floor
 from services.ledger.storage.segment_files import SEGMENTS
 from services.ledger.storage.store import LogStore
 
-from .conftest import INDEX_KEY, KEY, ORIGIN, SMALL, SOURCE, candidate, examined, fill, open_store, sequencer
+from .conftest import (
+    INDEX_KEY,
+    KEY,
+    ORIGIN,
+    SOURCE,
+    candidate,
+    examined,
+    fill,
+    open_store,
+    read_whole,
+    sequencer,
+)
 
 FIRST, SECOND = segments.file_name(0), segments.file_name(4)
 
@@ -56,14 +67,14 @@ def test_flipped_bit_at_any_byte_of_a_sealed_segment_is_damage_with_its_place(tw
     for at in range(path.stat().st_size):
         flip(path, at, 1 << at % 8)
         with pytest.raises(LogDamaged) as caught:
-            examine(two_segments, ORIGIN, SMALL)
+            read_whole(two_segments)
         flip(path, at, 1 << at % 8)
         assert (caught.value.exit_status, caught.value.file) == (3, FIRST)
         begin = max(start for start in structures if start <= at)
         assert begin <= caught.value.offset, at
         if at < segments.HEADER_HASHED and not segments.EPOCH_AT <= at < segments.EPOCH_AT + 16:
             assert caught.value.offset == at
-    examine(two_segments, ORIGIN, SMALL)
+    read_whole(two_segments)
 
 
 def test_flipped_bit_at_any_byte_of_the_active_segment_is_found(two_segments: Path) -> None:
@@ -92,7 +103,7 @@ def test_damage_is_named_by_file_and_byte(two_segments: Path) -> None:
     body = path.read_bytes().index(candidate(2).body)
     flip(path, body + 3)
     with pytest.raises(LogDamaged, match=re.escape(f"{FIRST} is damaged at byte {body}")):
-        examine(two_segments, ORIGIN, SMALL)
+        read_whole(two_segments)
 
 
 def test_truncation_at_any_byte_is_below_the_floor_or_cuts_nothing(two_segments: Path) -> None:
@@ -225,7 +236,7 @@ def test_checkpoints_of_another_log_are_refused(two_segments: Path) -> None:
 
 def test_floor_that_others_know_is_held(two_segments: Path) -> None:
     with pytest.raises(LogRolledBack, match="a witness promises 7"):
-        examine(two_segments, ORIGIN, SMALL, [Floor(7, None, "a witness")])
+        read_whole(two_segments, promised=[Floor(7, None, "a witness")])
 
 
 def test_flipped_bit_anywhere_in_the_watermark_is_reported(two_segments: Path) -> None:
@@ -323,7 +334,7 @@ def test_kill_during_sealing_loses_nothing(empty_log: Path) -> None:
     start = len(sealed) - segments.FOOTER_SIZE
     for written in range(start, len(sealed), 31):
         path.write_bytes(sealed[:written] + before[written:])
-        assert examine(empty_log, ORIGIN, SMALL).scanned.head.size == 4
+        assert read_whole(empty_log).scanned.head.size == 4
     path.write_bytes(sealed + bytes(100))
     fill(empty_log, [[5]])
     assert path.read_bytes() == sealed

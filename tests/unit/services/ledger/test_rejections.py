@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,45 @@ def test_damage_in_the_quarantine_is_found(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(data)
     with pytest.raises(LogDamaged):
         Rejections(tmp_path)
+
+
+def test_torn_write_of_a_message_that_holds_a_whole_record_is_cut(tmp_path: Path) -> None:
+    """Anyone may send what is refused, and choose its bytes."""
+    rejections = Rejections(tmp_path)
+    rejections.keep([refusal(1)])
+    path = tmp_path / NAME
+    end = path.stat().st_size
+    record = records_log.encode(records_log.QUARANTINE, refusal(2).stored())
+    rejections.keep([Refusal(9, Reason.MESSAGE_MALFORMED, "why", record + bytes(50))])
+    rejections.close()
+    whole = path.read_bytes()
+    for length in range(end + 1, len(whole), 7):
+        path.write_bytes(whole[:length])
+        Rejections(tmp_path).close()
+        assert path.stat().st_size == end, length
+
+
+def test_torn_write_is_cut_whatever_its_length_and_number_look_like(tmp_path: Path) -> None:
+    """A length that ends with the magic's first half, and a number, which a broker may choose, that begins with its
+    second one."""
+    why, start = Reason.MESSAGE_MALFORMED, b"x" * 60
+    number = b"QR" + (64).to_bytes(4, "big") + bytes(2)
+    seeming = b"TM" + number + why.to_bytes(2, "big") + start
+    message = (start + sha256(seeming).digest()).ljust(int.from_bytes(b"TM", "big") - 10)
+    rejections = Rejections(tmp_path)
+    rejections.keep([Refusal(int.from_bytes(number, "big"), why, "why", message)])
+    rejections.close()
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes()[:-1])
+    Rejections(tmp_path).close()
+    assert path.stat().st_size == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"TMQR", b"TMQ", b"TMQ\0R", b"TMQ\0\0", b"TMTMQRTMQTMQ", b"R"])
+def test_what_was_refused_is_kept_whole_and_holds_no_beginning_of_a_record(content: bytes) -> None:
+    kept = records_log.quarantined(9, 2, content)
+    assert records_log.QUARANTINE not in kept
+    assert records_log.read_quarantined(kept) == (9, 2, content)
 
 
 def test_numbers_of_reasons_are_permanent() -> None:

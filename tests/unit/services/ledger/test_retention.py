@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,14 @@ async def ledger(empty_log: Path, mesh: JoinedMesh) -> AsyncIterator[ErasingLedg
 
 def keeping(ledger: ErasingLedger, months: int | None) -> Retention:
     ledger.policy = dataclasses.replace(ledger.policy, retention_months=months)
-    return Retention(lambda: ledger.policy, ledger.vaults, ledger.erasures, ledger.orders, ledger.clock)
+    return retention(ledger, lambda: ledger.policy)
+
+
+def retention(ledger: ErasingLedger, policy: Callable[[], Policy]) -> Retention:
+    def is_logged(entry: bytes) -> bool:
+        return ledger.store.index.find(entry) is not None
+
+    return Retention(policy, ledger.vaults, ledger.erasures, ledger.orders, is_logged, ledger.clock)
 
 
 async def live_through(ledger: ErasingLedger, tenant: str, months: int) -> VaultPart:
@@ -73,15 +80,15 @@ async def test_nothing_goes_before_its_time(ledger: ErasingLedger, months: int |
 
 async def test_a_clock_that_no_fresh_policy_bears_out_erases_nothing(ledger: ErasingLedger) -> None:
     part = await live_through(ledger, TENANT, 2)
-    retention = keeping(ledger, 1)
+    fresh = keeping(ledger, 1)
 
     def stale() -> Policy:
         raise PolicyStale("no policy statement from the KMS for long")
 
     ledger.clock.now += 100 * MONTH_SECONDS
-    await Retention(stale, ledger.vaults, ledger.erasures, ledger.orders, ledger.clock).age_out()
+    await retention(ledger, stale).age_out()
     assert len(await months_of(ledger, part)) == 2
-    await retention.age_out()
+    await fresh.age_out()
     assert await months_of(ledger, part) == []
 
 
@@ -95,6 +102,32 @@ async def test_a_held_vault_is_not_aged_out_until_it_is_released(ledger: Erasing
     await ledger.orders.set_hold(ledger.order(RELEASE_VAULT, held.subject))
     await keeping(ledger, 1).age_out()
     assert await months_of(ledger, held) == []
+
+
+async def test_a_month_is_ordered_once_while_the_stream_is_away(ledger: ErasingLedger) -> None:
+    """Each order stays in the outbox until it is logged: one an hour would fill it."""
+    part = await live_through(ledger, TENANT, 3)
+    ledger.own.away = True
+    aging = keeping(ledger, 1)
+    for _ in range(3):
+        await aging.age_out()
+    assert len(ledger.own.waiting) == 1
+    ledger.own.come_back()
+    assert await months_of(ledger, part) == ["2026-05", "2026-06"]
+
+
+async def test_an_order_that_a_hold_overtook_on_its_way_is_given_again_after_the_hold(ledger: ErasingLedger) -> None:
+    part = await live_through(ledger, TENANT, 3)
+    ledger.own.away = True
+    aging = keeping(ledger, 1)
+    await aging.age_out()
+    ledger.own.away = False
+    await ledger.orders.set_hold(ledger.order(HOLD_VAULT, part.subject))
+    ledger.own.come_back()
+    await ledger.orders.set_hold(ledger.order(RELEASE_VAULT, part.subject))
+    assert len(await months_of(ledger, part)) == 3
+    await aging.age_out()
+    assert await months_of(ledger, part) == ["2026-05", "2026-06"]
 
 
 async def test_what_is_erased_whole_is_not_erased_again_by_age(ledger: ErasingLedger) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import pytest
 from libs.transparency.chain import batch_hash
 from services.ledger.storage import derived, frames, segments
 from services.ledger.storage.damage import LogBroken, LogDamaged
-from services.ledger.storage.recovery import examine
 from services.ledger.storage.segment_files import SEGMENTS
 from tests.fakes.unsynced_disk import writes_without_sync
 
-from .conftest import ORIGIN, SMALL, SOURCE, candidate, open_store, sequencer
+from .conftest import SMALL, SOURCE, candidate, fill, open_store, read_whole, sequencer
 
 STOPS = replace(SMALL, segment_leaves=100, sealed_at_stop=1)
 FIRST = segments.file_name(0)
@@ -79,7 +79,7 @@ def test_segments_of_any_length_are_one_log(empty_log: Path) -> None:
         assert (store.report.segments, store.report.segments_read) == (6, 0)
         root = store.head.root()
         assert store.index.tree.root() == root
-    assert examine(empty_log, ORIGIN, STOPS).scanned.head.root() == root
+    assert read_whole(empty_log, STOPS).scanned.head.root() == root
     with (empty_log / SEGMENTS / segments.file_name(15)).open("rb") as file:
         file.seek(-segments.FOOTER_SIZE, os.SEEK_END)
         footer = segments.Footer.parse(file.read())
@@ -129,40 +129,53 @@ def test_body_that_changed_in_a_sealed_segment_is_refused_when_it_is_read(empty_
             list(store.reader.entries(0, 2))
 
 
-def test_public_entry_whose_row_was_made_to_fit_another_body_is_refused(empty_log: Path) -> None:
-    """Rows are no part of the tree: a host could exchange what an entry says, and its row's hash with it."""
-    append(empty_log, 1, then=[2])
-    path = empty_log / SEGMENTS / FIRST
+def make_anew(path: Path, what: str) -> None:
+    """Change the first frame of a segment, and every hash in it that covers what was changed."""
     data = bytearray(path.read_bytes())
-    true, other = candidate(1), candidate(1, body=b"salt and entry 9")
-    row = segments.HEADER_SIZE + frames.HEADER_SIZE
-    body = data.index(true.body)
-    data[body : body + len(true.body)] = other.body
-    data[row + 120 : row + 152] = other.commitment
-    path.write_bytes(data)
-    with open_store(empty_log, STOPS) as store, pytest.raises(LogDamaged, match="entry 0 says other than its leaf"):
-        store.reader.entry(0)
-
-
-@pytest.mark.parametrize("what", ["leaf", "public body"])
-def test_frame_that_was_made_anew_with_its_own_hash_is_refused(empty_log: Path, what: str) -> None:
-    """What names a frame is the one after it, which a reader of the frame does not read."""
-    append(empty_log, 1, then=[2])
-    path = empty_log / SEGMENTS / FIRST
-    data = bytearray(path.read_bytes())
-    start, row, true = segments.HEADER_SIZE, segments.HEADER_SIZE + frames.HEADER_SIZE, candidate(1)
+    start, row = segments.HEADER_SIZE, segments.HEADER_SIZE + frames.HEADER_SIZE
     end, rows_end = start + int.from_bytes(data[start + 4 : start + 8], "big"), row + frames.ROW_SIZE
-    if what == "leaf":
-        data[row + 48] ^= 1  # Its tag.
-    else:
-        other = candidate(1, body=b"salt and entry 9")
-        data[rows_end : rows_end + len(true.body)] = other.body
-        data[row + 120 : row + 152] = other.commitment
+    match what:
+        case "time":
+            data[start + 79] ^= 1
+            data[start + 152 : row] = sha256(data[start : start + 152]).digest()[:8]
+        case "tag":
+            data[row + 48] ^= 1
+        case "month":
+            data[row + 99] ^= 1
+        case "vault":
+            data[row + 104] ^= 1
+        case "public body":
+            other = candidate(1, body=b"salt and entry 9")
+            data[rows_end : rows_end + len(other.body)] = other.body
+            data[row + 120 : rows_end] = other.commitment
     rest = data[end - 112 : end - 80], data[end - 80 : end - 48]
     data[end - 48 : end - 16] = batch_hash(bytes(data[start:row]), bytes(data[row:rows_end]), *map(bytes, rest))
     path.write_bytes(data)
-    with open_store(empty_log, STOPS) as store, pytest.raises(LogDamaged, match=r"changed|says other than its leaf"):
-        list(store.reader.entries(0, 2))
+
+
+@pytest.mark.parametrize("what", ["tag", "public body", "time", "month", "vault"])
+def test_frame_that_was_made_anew_with_its_own_hash_is_refused(empty_log: Path, what: str) -> None:
+    """A start passes over it: what names a frame is the one after it, which a reader of the frame does not read."""
+    append(empty_log, 1, then=[2])
+    make_anew(empty_log / SEGMENTS / FIRST, what)
+    with open_store(empty_log, STOPS) as store:
+        with pytest.raises(LogDamaged, match="the frame from entry 0 on is another than was committed"):
+            store.reader.entry(0)
+        with pytest.raises(LogDamaged, match=r"another than was committed|changed|says other than its leaf"):
+            list(store.reader.entries(0, 2))
+        with pytest.raises(LogDamaged, match=r"another than was committed|changed|says other than its leaf"):
+            store.reader.whole(store.index.place(0), 1 << 20)
+
+
+def test_public_entry_that_its_leaf_does_not_commit_to_is_refused(empty_log: Path) -> None:
+    """Nothing names the newest frame but itself, and the tree holds no more of it than its leaves."""
+    fill(empty_log, [[1]])
+    make_anew(empty_log / SEGMENTS / FIRST, "public body")
+    with open_store(empty_log) as store:
+        with pytest.raises(LogDamaged, match="entry 0 says other than its leaf"):
+            store.reader.entry(0)
+        with pytest.raises(LogDamaged, match="entry 0 says other than its leaf"):
+            list(store.reader.entries(0, 1))
 
 
 class _Death:
@@ -216,7 +229,7 @@ def test_kill_at_any_write_of_a_start_a_commit_and_a_sealing_stop_loses_nothing(
             assert size in (2, 4)
         if size == 2:
             append(copy, 3, 4)
-        assert examine(copy, ORIGIN, STOPS).scanned.head.size == 4
+        assert read_whole(copy, STOPS).scanned.head.size == 4
         assert {path.name: path.stat().st_size for path in (copy / derived.FOLDER).iterdir()} == {
             name: len(data) for name, data in files.items()
         }

@@ -90,6 +90,13 @@ async def test_a_tail_is_the_whole_log_and_its_chain(reader: Reader) -> None:
     assert batches[-1].log_size == 6
 
 
+async def test_a_batch_holds_no_more_than_may_wait_for_a_reader_that_stands_still(reader: Reader) -> None:
+    reader.append_all([candidate(n, body=bytes(30_000)) for n in (7, 8, 9, 10)])
+    reader.append_all([candidate(n, body=bytes(200_000)) for n in (11, 12)])
+    batches = await reader.read(6)
+    assert [len(batch.entries) for batch in batches] == [2, 2, 1, 1]
+
+
 async def test_a_token_goes_on_exactly_after_what_it_covers(reader: Reader) -> None:
     first, *_ = await reader.read(0, max_batch=3)
     rest = await reader.read(first.token)
@@ -226,6 +233,24 @@ async def test_entries_that_are_not_selected_are_not_read(reader: Reader, two_se
     assert [stored.index for batch in batches for stored in batch.entries] == [6]
     with pytest.raises(LogDamaged):
         await reader.read(0)
+
+
+async def test_following_some_kinds_opens_no_segment_while_others_grow(reader: Reader, two_segments: Path) -> None:
+    position = await reader.tail.from_index(6)
+    reader.append(7, 8)
+    reader.append(9)
+    (two_segments / SEGMENTS).rename(two_segments / "away")
+    sessions = Selection(kinds=frozenset({Kind.SESSION}))
+    reading = reader.tail.read(position, follow=False, max_batch=1, selection=sessions)
+    assert [batch.chain_after async for batch in reading] == [reader.store.head.chain]
+    (two_segments / "away").rename(two_segments / SEGMENTS)
+
+
+@pytest.mark.parametrize("start", range(7))
+async def test_the_chain_goes_on_from_any_place_as_it_is_read(reader: Reader, start: int) -> None:
+    before = reader.store.reader.chain_at(start)
+    for end in range(start, 7):
+        assert reader.store.reader.chain_on(before, start, end) == reader.store.reader.chain_at(end)
 
 
 async def test_a_place_beyond_what_a_member_knows_of_is_no_divergence(reader: Reader) -> None:

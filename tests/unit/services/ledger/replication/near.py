@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading, begin_epoch
 from services.ledger.replication.others import OtherMember
 from services.ledger.replication.settings import MemberAddress, Replication
+from services.ledger.storage.frames import FrameDamaged
 
 from .members import Member, member_at
 
@@ -41,6 +42,8 @@ class Near(OtherMember):
         return await self._member.follower.vote(self._caller, ballot, trial=trial)
 
     async def append(self, heading: Heading, data: bytes) -> Taken:
+        if self.instance in self._group.refusing and data:
+            raise FrameDamaged(0, "so it says")
         taken = await self._member.follower.take(self._caller, heading, data)
         self._group.members[self._caller].clock.now += self._group.answer_seconds
         return taken
@@ -59,6 +62,8 @@ class Group:
         self.names = ("one", "two", "three", "four", "five")[:count]
         self.folder = folder
         self.away: set[str] = set()
+        self.refusing: set[str] = set()
+        """Who says of frames that they are damaged, whatever they are."""
         self.answer_seconds = 0.0
         """How long an answer to a writer is on its way, by the writer's clock."""
         self._stack = stack
@@ -87,9 +92,9 @@ class Group:
     def others(self, name: str) -> list[OtherMember]:
         return [Near(self, name, other) for other in self.names if other != name]
 
-    def elections(self, name: str) -> Elections:
+    def elections(self, name: str, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> Elections:
         member = self.members[name]
-        return Elections(self.settings, member.follower, self.others(name), member.clock)
+        return Elections(self.settings, member.follower, self.others(name), member.clock, pause)
 
     async def inform(self, name: str) -> None:
         """Let one of them ask the others what they have promised."""

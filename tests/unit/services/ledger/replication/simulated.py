@@ -26,10 +26,11 @@ from libs.errors import Code, MeshError
 from libs.transparency.merkle import EMPTY_ROOT, CompactRange
 from services.ledger.growth import Growth
 from services.ledger.intake.sequencer import Outcome, Sequencer
+from services.ledger.replication.allegiance import WriterDeposed
 from services.ledger.replication.cutting import cut
 from services.ledger.replication.election import Elections
 from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
-from services.ledger.replication.follower import Follower, WriterDeposed
+from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameEnd, FrameFiles, Tip
 from services.ledger.replication.keyring_copy import NAME, KeyringCopy, KeyringCopyFile
 from services.ledger.replication.leading import Leading, begin_epoch
@@ -60,11 +61,14 @@ class Away(MeshError):
 class World:
     """Members, what lies between them, and what anybody was told."""
 
-    def __init__(self, folder: Path, seed: int, count: int) -> None:
+    def __init__(self, folder: Path, seed: int, count: int, **timings: float) -> None:
+        """`timings` are those of the configuration that are not to be its defaults."""
         self.folder = folder
         self.chance = random.Random(seed)  # noqa: S311 - an order, not a secret
         names = [f"m{number}" for number in range(count)]
-        self.settings = Replication(tuple(MemberAddress(name, f"{name}:1") for name in names))
+        self.settings = Replication(tuple(MemberAddress(name, f"{name}:1") for name in names), **timings)
+        self.slow_seconds = (0.5, 4.0)
+        """How long a slow disk takes for anything."""
         self.members = {name: Simulated(self, name) for name in names}
         self.cut: Counter[tuple[str, str]] = Counter()
         """Which way nothing comes through."""
@@ -146,8 +150,11 @@ class World:
 
     # What befalls them
 
-    async def befall(self, seconds: float) -> None:
-        """Let everything happen, in some order, for a time; then nothing, and see that the log goes on, on all."""
+    async def befall(self, seconds: float, lost: int) -> None:
+        """Let everything happen, in some order, for a time; then nothing, and see that the log goes on, on all.
+
+        So many members are lost then for good, disks and all, the writer first.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         loop.set_exception_handler(self._failed)
@@ -159,9 +166,38 @@ class World:
             self.chance.choice(self._faults)()
             self._require_nothing_wrong()
         self._end_troubles()
+        if lost:
+            await self._until_settled()
+        for _ in range(lost):
+            self._append_some()
+            await asyncio.sleep(self.chance.random())
+            self.lose()
         self.stream.append(10**6)
+        await self._until_settled()
+        for member in self.members.values():
+            member.die()
+
+    def lose(self) -> None:
+        """Have a member be no more: the one that writes, where one does."""
+        there = [member for member in self.members.values() if not member.is_lost]
+        next((each for each in there if each.life and each.life.follower.allegiance.writes), there[0]).lose()
+
+    async def _until_settled(self) -> None:
         async with asyncio.timeout(_SETTLING_SECONDS):
             while not self._is_settled():
+                await asyncio.sleep(0.1)
+                self._require_nothing_wrong()
+
+    async def begin_slowly(self, slow_seconds: tuple[float, float], seconds: float) -> None:
+        """Start all on slow disks, and see that an entry is acknowledged in that time; nothing else befalls them."""
+        asyncio.get_running_loop().set_exception_handler(self._failed)
+        self.slow_seconds, self.troubled = slow_seconds, False
+        self.stream.append(1)
+        for member in self.members.values():
+            member.slow = True
+            member.start()
+        async with asyncio.timeout(seconds):
+            while not self.seen["acknowledged"]:
                 await asyncio.sleep(0.1)
                 self._require_nothing_wrong()
         for member in self.members.values():
@@ -218,7 +254,7 @@ class World:
 
     def _some(self) -> Simulated:
         """Return whom it befalls: the writer as often as all others."""
-        writers = [member for member in self.members.values() if member.life and member.life.follower.writes]
+        writers = [member for member in self.members.values() if member.life and member.life.follower.allegiance.writes]
         return self.chance.choice(writers if writers and self.chance.random() < 0.5 else list(self.members.values()))
 
     def _end_troubles(self) -> None:
@@ -228,7 +264,7 @@ class World:
             member.hurry()
 
     def _is_settled(self) -> bool:
-        stores = [member.store for member in self.members.values()]
+        stores = [member.store for member in self.members.values() if not member.is_lost]
         ends = {None if store is None else (store.head.size, store.head.frame_hash) for store in stores}
         return self._acknowledged.keys() >= set(self.stream) and len(ends) == 1 and None not in ends
 
@@ -252,6 +288,7 @@ class Simulated:
         self.slow = False
         self.store: LogStore | None = None
         self.life: Life | None = None
+        self.is_lost = False
         self._held: tuple[int, list[bytes]] = (0, [EMPTY_ROOT])
         self._folder = world.folder / name
         self._forgotten = 0
@@ -268,8 +305,16 @@ class Simulated:
         """Have a disk as fast as others."""
         self.slow = False
 
+    def lose(self) -> None:
+        """Die for good."""
+        self.is_lost = True
+        self.die()
+        self._world.seen["lost"] += 1
+
     def start(self) -> None:
         """Begin a process on what the one before left."""
+        if self.is_lost:
+            return
         if not self._folder.exists():
             LogStore.create(self._folder, DESCRIPTION)
         self.store = open_store(self._folder)
@@ -334,7 +379,7 @@ class Life:
         self._member = member
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
-        self._disk = Disk(world.chance, member.fail)
+        self._disk = Disk(world.chance, member.fail, world.slow_seconds)
         self._files = FrameFiles(store)
         self._keyring_file = KeyringCopyFile(store.directory)
         self._growth = Told(lambda size, root: world.published(member.name, size, root))
@@ -375,7 +420,7 @@ class Life:
     async def _live(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.follower.until_ended())
+                tasks.create_task(self.follower.allegiance.until_ended())
                 tasks.create_task(self._write_when_elected())
                 while True:
                     self._disk.slow = self._member.slow
@@ -480,7 +525,8 @@ class Distant(OtherMember):
         self._caller = caller
 
     async def vote(self, ballot: Ballot, *, trial: bool) -> Vote:
-        return await self._ask(lambda follower: follower.vote(self._caller, ballot, trial=trial), 1.5)
+        seconds = self._world.settings.election_seconds
+        return await self._ask(lambda follower: follower.vote(self._caller, ballot, trial=trial), seconds)
 
     async def append(self, heading: Heading, data: bytes) -> Taken:
         return await self._ask(lambda follower: follower.take(self._caller, heading, data), 10.0)
@@ -536,13 +582,24 @@ def _shares(content: bytes) -> list[int]:
     return shares
 
 
-def simulate(seed: int, count: int, seconds: float) -> Counter[str]:
-    """Let everything befall `count` members for that many virtual seconds; return how often what happened."""
+def simulate(seed: int, count: int, seconds: float, *, lost: int = 0) -> Counter[str]:
+    """Let everything befall `count` members for that many virtual seconds; return how often what happened.
+
+    At the end, so many of them are lost.
+    """
     random.seed(seed)  # What elections wait by.
     with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
         world = World(Path(folder), seed, count)
-        run_virtually(world.befall(seconds))
+        run_virtually(world.befall(seconds, lost))
         return world.seen
+
+
+def simulate_slow_disks(seed: int, count: int, slow_seconds: tuple[float, float], election_seconds: float) -> None:
+    """Let members whose disks take so long begin, one of which writes within ten times the longest that each waits."""
+    random.seed(seed)
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
+        world = World(Path(folder), seed, count, election_seconds=election_seconds)
+        run_virtually(world.begin_slowly(slow_seconds, 20 * election_seconds))
 
 
 def main() -> int:

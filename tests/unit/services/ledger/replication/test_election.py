@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.ledger.growth import LogBehind
-from services.ledger.replication.follower import WriterDeposed
+from services.ledger.replication.allegiance import MAX_RISE, WriterDeposed
 from services.ledger.replication.keyring_copy import KeyringCopy
 from services.ledger.replication.leading import Elected, Leading
 from services.ledger.storage import segments
@@ -19,6 +19,10 @@ from services.ledger.storage.segment_files import SEGMENTS
 
 from .members import Writer
 from .near import Group, group_at
+
+
+class Waits(Exception):
+    """Somebody is about to wait, for so many seconds."""
 
 
 @pytest.fixture
@@ -110,6 +114,23 @@ async def test_an_emptied_disk_does_not_help_a_log_that_lacks_what_counts(group:
     assert group.members["two"].store.head.root() == group.members["one"].store.head.root()
 
 
+async def test_who_has_just_voted_for_another_leaves_it_the_time_to_begin(group: Group) -> None:
+    async def pause(seconds: float) -> None:
+        raise Waits(seconds)
+
+    await begun(group)
+    voter, candidate = group.members["two"].follower, group.members["three"].follower
+    elections = group.elections("two", pause)
+    for member in group.members.values():
+        member.wait()
+    ballot = candidate.ballot()
+    assert (await voter.vote("three", ballot, trial=False)).granted
+    with pytest.raises(Waits) as waits:
+        await elections.until_elected()
+    assert waits.value.args[0] >= group.settings.election_seconds
+    assert voter.epoch == ballot.epoch
+
+
 async def test_a_trial_that_fails_leaves_every_promise_as_it_was(group: Group) -> None:
     await begun(group, "three")
     group.away = set()
@@ -154,7 +175,7 @@ async def test_an_emptied_member_gets_the_keyring_again(group: Group) -> None:
         group.away = set()
         group.forget("two")
         group.away = {"three"}
-        group.members["two"].follower.inform()
+        group.members["two"].follower.allegiance.inform()
         async with asyncio.timeout(20):
             await until(lambda: group.members["two"].follower.settled)
     assert group.members["two"].follower.keyring == KeyringCopy(1, 4, b"with a share")
@@ -172,7 +193,7 @@ async def test_a_keyring_that_members_of_a_later_epoch_refused_does_not_count(gr
             await until(lambda: leading.keyring.generation == 4)
         group.away = set()
         with pytest.raises(WriterDeposed):
-            await group.members["one"].follower.until_ended()
+            await group.members["one"].follower.allegiance.until_ended()
         await asyncio.sleep(0.05)
         assert not sharing.done()
         sharing.cancel()
@@ -195,6 +216,14 @@ async def test_an_emptied_member_learns_of_the_promise_that_it_forgot(group: Gro
     group.away = set()
     await asking
     assert group.members["two"].follower.epoch == standing.epoch
+
+
+async def test_an_emptied_member_follows_nobody_before_it_is_at_the_epoch_that_others_promised(group: Group) -> None:
+    for name in ("two", "three"):
+        for step in range(1, 4):
+            await group.members[name].follower.hear_of(step * MAX_RISE)
+    await group.inform("one")
+    assert group.members["one"].follower.epoch == 3 * MAX_RISE
 
 
 async def test_five_members_go_on_without_two_and_not_without_three(tmp_path: Path) -> None:
@@ -243,7 +272,10 @@ async def test_a_writer_knows_all_only_as_long_as_nobody_can_have_followed_it(gr
             group.members["one"].growth.require_all()
 
 
-async def test_a_writer_that_cannot_read_its_own_frames_ends(group: Group) -> None:
+@pytest.mark.parametrize("damaged", ["header", "body"])
+async def test_a_writer_whose_own_frames_are_damaged_ends(group: Group, damaged: str) -> None:
+    """A body is given as it is, and refused again and again: who is to blame is seen by reading it here."""
+
     async def write_for_all(elected: Elected | None) -> None:
         async with writing(group, "two", elected), asyncio.timeout(20):
             group.away = set()
@@ -252,12 +284,21 @@ async def test_a_writer_that_cannot_read_its_own_frames_ends(group: Group) -> No
     await begun(group, "three")
     path = group.members["two"].store.directory / SEGMENTS / segments.file_name(0)
     data = bytearray(path.read_bytes())
-    data[segments.HEADER_SIZE] ^= 1
+    data[segments.HEADER_SIZE if damaged == "header" else data.index(b"salt and entry 2")] ^= 1
     path.write_bytes(data)
     elected = await group.campaign("two")
     with pytest.raises(ExceptionGroup) as ended:
         await write_for_all(elected)
     assert ended.group_contains(LogDamaged)
+
+
+async def test_who_calls_whole_frames_damaged_ends_no_writer(group: Group) -> None:
+    async with writing(group, "one", await group.campaign("one")) as leading:
+        group.refusing = {"three"}
+        await write(group, leading, "one", 1, 1, 2, 3)
+        await until_held(leading, "two")
+        group.refusing = set()
+        await until_held(leading, "three")
 
 
 async def test_a_slow_answer_says_nothing_of_the_time_that_it_took(group: Group) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from libs.transparency.checkpoint import Checkpoint
+from services.ledger.replication.allegiance import MAX_RISE, EpochTooFar, PromiseUnknown, WriterDeposed
 from services.ledger.replication.cutting import LogDiverged
-from services.ledger.replication.follower import PromiseUnknown, WriterDeposed
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
 from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, Promise, PromiseFile, require_no_promise
@@ -28,7 +28,7 @@ from .members import Member, Writer, ballot, heading, member_at, writer_at
 async def member(tmp_path: Path) -> AsyncIterator[Member]:
     with member_at(tmp_path / "one") as made:
         made.wait()
-        made.follower.inform()
+        made.follower.allegiance.inform()
         yield made
 
 
@@ -99,6 +99,32 @@ async def test_a_promise_that_is_older_than_the_log_does_not_count_below_the_log
         assert (await member.follower.take("two", heading(3, last), b"")).held is None
 
 
+@pytest.mark.parametrize("epoch", [2**64 - 1, 2**53 - 1, MAX_RISE + 1])
+async def test_no_member_brings_another_to_where_epochs_end(member: Member, writer: Writer, epoch: int) -> None:
+    """A promise is never taken back: at the last epoch there is, nobody could be elected any more."""
+    follower = member.follower
+    for trial in (True, False):
+        with pytest.raises(EpochTooFar):
+            await follower.vote("two", ballot(epoch, last_epoch=epoch), trial=trial)
+    assert follower.epoch == 0
+    await follower.hear_of(epoch)
+    assert follower.epoch == MAX_RISE
+    with pytest.raises(EpochTooFar):
+        await follower.take("two", heading(2**63), writer.after())
+    with pytest.raises(EpochTooFar):
+        await follower.keep_keyring("two", KeyringCopy(2**63, 1, b"content"))
+    assert (follower.epoch, follower.size, follower.keyring) == (3 * MAX_RISE, 0, NO_KEYRING)
+    assert (await follower.vote("three", ballot(follower.epoch + 1), trial=False)).granted
+
+
+async def test_who_was_away_for_many_elections_follows_after_some_steps(member: Member, writer: Writer) -> None:
+    epoch = 2 * MAX_RISE + 1
+    for _ in range(2):
+        with pytest.raises(EpochTooFar):
+            await member.follower.take("two", heading(epoch), writer.after())
+    assert (await member.follower.take("two", heading(epoch), writer.after())).held == writer.end.name
+
+
 async def test_a_log_that_had_other_members_is_not_kept_alone(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as first:
         require_no_promise(tmp_path / "one")
@@ -124,11 +150,11 @@ async def test_a_writer_that_was_heard_lately_keeps_the_allegiance(member: Membe
 
 
 async def test_a_member_hears_of_growth_as_long_as_a_writer_is_there(member: Member, writer: Writer) -> None:
-    assert not member.follower.hears()
+    assert not member.follower.allegiance.hears()
     await member.follower.take("two", heading(1), writer.after())
-    assert member.follower.hears()
+    assert member.follower.allegiance.hears()
     member.wait()
-    assert not member.follower.hears()
+    assert not member.follower.allegiance.hears()
 
 
 async def test_a_member_that_just_started_gives_no_vote_yet(tmp_path: Path) -> None:
@@ -222,21 +248,21 @@ async def test_a_log_that_contradicts_a_majority_ends_the_member_and_changes_not
         with pytest.raises(LogDiverged):
             await member.follower.take("three", heading(2), other.after())
     with pytest.raises(LogDiverged):
-        await member.follower.until_ended()
+        await member.follower.allegiance.until_ended()
     assert member.end == writer.end.name
 
 
 async def test_what_a_member_has_signed_is_never_taken_back_whoever_writes(tmp_path: Path, writer: Writer) -> None:
     """Also after a start, before anybody has told it what counts."""
     with member_at(tmp_path / "one") as first:
-        first.follower.inform()
+        first.follower.allegiance.inform()
         await first.follower.take("two", heading(1), writer.after())
         signed = [Checkpoint(ORIGIN, size, first.store.index.tree.root(size)) for size in (1, 4)]
         notes = RecordsLog(first.store.directory / CHECKPOINTS_LOG, CHECKPOINTS, 0)
         notes.append([sign_tree(tree) for tree in signed])
         notes.close()
     with member_at(tmp_path / "one") as again, writer_at(tmp_path / "other", epoch=2) as other:
-        again.follower.inform()
+        again.follower.allegiance.inform()
         assert (again.growth.size, again.growth.root) == (4, signed[-1].root)
         other.write([1], [9])
         with pytest.raises(LogDiverged):
@@ -258,7 +284,7 @@ async def test_a_writer_is_deposed_by_a_later_epoch_and_takes_no_frames(member: 
     assert (await member.follower.take("two", heading(1), writer.after())).held is None
     assert (await member.follower.take("two", heading(2), writer.after())).held is None
     with pytest.raises(WriterDeposed):
-        await member.follower.until_ended()
+        await member.follower.allegiance.until_ended()
     assert member.follower.size == 0
 
 
@@ -281,7 +307,7 @@ async def test_a_member_that_may_have_forgotten_its_promise_follows_nobody_befor
         with pytest.raises(PromiseUnknown):
             await new.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
         assert (new.follower.size, new.follower.keyring.version) == (0, (0, 0))
-        new.follower.inform()
+        new.follower.allegiance.inform()
         await new.follower.take("two", heading(1, committed=5, begun=True), writer.after())
         assert new.follower.settled
     with member_at(tmp_path / "new") as again:
@@ -313,7 +339,7 @@ async def test_a_later_writers_keyring_replaces_an_earlier_ones_of_any_generatio
 async def test_a_start_leaves_no_older_shares_beside_the_copy(tmp_path: Path) -> None:
     """The member died when it had the new copy, and before the older file was gone."""
     with member_at(tmp_path / "one") as first:
-        first.follower.inform()
+        first.follower.allegiance.inform()
         await first.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
     (tmp_path / "one" / "keyring").write_bytes(b"shares that are erased since")
     with member_at(tmp_path / "one") as again:
@@ -330,7 +356,7 @@ async def test_a_writer_that_begins_without_a_keyring_has_no_older_one(member: M
 
 async def test_a_damaged_copy_of_the_keyring_keeps_the_member_down(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as first:
-        first.follower.inform()
+        first.follower.allegiance.inform()
         await first.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
     path = tmp_path / "one" / FOLDER / "keyring"
     data = path.read_bytes()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.ledger.replication.frame_files import LOG_START, FrameName
-from services.ledger.storage import frames
+from services.ledger.storage import frames, segments
+from services.ledger.storage.damage import LogDamaged
 from services.ledger.storage.segment_files import SEGMENTS
 
 from .members import Writer, writer_at
@@ -69,3 +70,15 @@ def test_the_log_at_a_frames_end_is_what_the_frame_says(writer: Writer) -> None:
     assert (tip.epoch, tip.chain, tip.root) == (head.epoch, head.chain, head.root())
     start = writer.files.tip(writer.at(LOG_START))
     assert (start.epoch, start.root) == (0, writer.store.index.tree.root(0))
+
+
+def test_a_changed_byte_of_a_frame_is_found_by_reading_it_again(writer: Writer) -> None:
+    start, end = writer.at(LOG_START), writer.first
+    end = writer.files.following(writer.files.following(end))
+    writer.files.require_whole(start, writer.end)
+    path = writer.store.directory / SEGMENTS / segments.file_name(0)
+    data = path.read_bytes()
+    for at in range(start.offset, end.offset, 5):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(LogDamaged):
+            writer.files.require_whole(start, writer.end)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import grpc.aio
 import pytest
+from teemesh.ledger.v1 import replication_pb2 as pb
+from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 
+from libs.rpc.calls import Context
 from services.ledger.replication.keyring_copy import NO_KEYRING
 from services.ledger.replication.others import AnotherMember, OtherMember
 
@@ -25,13 +28,27 @@ class Lease:
 
 
 class Answering:
-    """Whoever answers at the address: appraised, and asked nothing here."""
+    """Whoever answers at the address, appraised; at port 1 nobody listens."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, port: int = 1) -> None:
         self.lease = Lease(Certificate(instance))
+        self.timeouts: list[float] = []
+        self.channels: list[grpc.aio.Channel] = []
+        self._port = port
 
     async def channel(self, timeout: float) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel("127.0.0.1:1")
+        self.timeouts.append(timeout)
+        self.channels.append(grpc.aio.insecure_channel(f"127.0.0.1:{self._port}"))
+        return self.channels[-1]
+
+
+class Voter(pb_grpc.LedgerReplicationServiceServicer):
+    """Says how long it is given, in the place of its epoch."""
+
+    async def AskVote(  # noqa: N802
+        self, request: pb.AskVoteRequest, context: Context
+    ) -> pb.AskVoteResponse:
+        return pb.AskVoteResponse(epoch=round(context.time_remaining()))
 
 
 CALLS: tuple[Callable[[OtherMember], Awaitable[object]], ...] = (
@@ -48,4 +65,17 @@ async def test_another_member_at_a_members_address_is_asked_nothing(
     call: Callable[[OtherMember], Awaitable[object]],
 ) -> None:
     with pytest.raises(AnotherMember):
-        await call(OtherMember("two", Answering("three"), bytes(32)))
+        await call(OtherMember("two", Answering("three"), bytes(32), 1.0))
+
+
+async def test_a_disk_may_take_as_long_for_a_vote_as_is_configured() -> None:
+    server = grpc.aio.server()
+    voter = Voter()  # type: ignore[abstract]  # The other methods stay unimplemented.
+    pb_grpc.add_LedgerReplicationServiceServicer_to_server(voter, server)
+    peer = Answering("two", server.add_insecure_port("127.0.0.1:0"))
+    await server.start()
+    vote = await OtherMember("two", peer, bytes(32), 500.0).vote(ballot(1), trial=False)
+    await peer.channels[0].close()
+    await server.stop(0)
+    assert peer.timeouts == [500.0]
+    assert 400 < vote.epoch <= 500

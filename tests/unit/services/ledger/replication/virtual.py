@@ -68,9 +68,11 @@ class Dying(BaseException):
 class Disk(ThreadPoolExecutor):
     """The one thread that writes, of a process that can die: one thing after the other, each taking some time."""
 
-    def __init__(self, chance: random.Random, died: Callable[[], None]) -> None:
+    def __init__(self, chance: random.Random, died: Callable[[], None], slow_seconds: tuple[float, float]) -> None:
+        """`slow_seconds` are the least and the most that anything takes while the disk is slow."""
         super().__init__(1)
         self.slow = False
+        self._slow_seconds = slow_seconds
         self._chance = chance
         self._died = died
         self._dead = False
@@ -90,7 +92,8 @@ class Disk(ThreadPoolExecutor):
         return future
 
     def _schedule(self) -> None:
-        seconds = self._chance.uniform(0.5, 4.0) if self.slow else self._chance.choice((0.0, 0.001, 0.01))
+        quick = (0.0, 0.001, 0.01)
+        seconds = self._chance.uniform(*self._slow_seconds) if self.slow else self._chance.choice(quick)
         asyncio.get_running_loop().call_later(seconds, self._next)
 
     def _next(self) -> None:

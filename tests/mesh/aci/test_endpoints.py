@@ -76,7 +76,7 @@ def test_c072_a_completion_is_streamed(exchanges: Exchanges) -> None:
 def test_c073_embeddings_are_served_and_never_streamed(stage: Stage, router: Router, streaming: dict[str, Any]) -> None:
     body = json.dumps({"model": stage.model, "input": "a"} | streaming).encode()
     answer = router.post(EMBEDDINGS, body, key=stage.owner.key)
-    assert answer.status == (400 if streaming else 200) or (streaming and answer.status == 200)
+    assert answer.status in ((200, 400) if streaming else (200,))
     assert answer.header("Content-Type").startswith("application/json")
     assert answer.receipt_id
 

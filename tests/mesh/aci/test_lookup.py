@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +105,21 @@ def test_c113_for_a_key_of_nobody_a_receipt_does_not_exist(router: Router, excha
     there, not_there = router.receipt(exchanges["chat"].answer.receipt_id, key), router.receipt(UNKNOWN, key)
     assert there.refusal == not_there.refusal == (404, "not_found")
     assert there.body == not_there.body
+
+
+def holds(path: Path, key: str) -> bool:
+    """Whether a file has these bytes. One that has just gone has nothing."""
+    try:
+        return path.is_file() and key.encode() in path.read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def test_c114_a_key_is_kept_nowhere(stage: Stage, router: Router) -> None:
+    assert router.get("/v1/models", key=stage.guest.key).status == 200
+    assert not [path for path in stage.mesh.state.rglob("*") if holds(path, stage.guest.key)]
+    # The owner's is its own copy: teemesh up leaves it in a file for whoever runs the mesh.
+    assert [path.name for path in stage.mesh.state.rglob("*") if holds(path, stage.owner.key)]
 
 
 def test_c115_a_tenants_new_key_opens_older_receipts(stage: Stage, router: Router) -> None:

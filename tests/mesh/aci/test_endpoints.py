@@ -197,7 +197,6 @@ def test_c081_a_body_too_large_is_json(stage: Stage, router: Router) -> None:
     assert router.post(CHAT, body, key=stage.owner.key).refusal == (413, "request_too_large")
 
 
-@not_yet("an expectation that nobody can meet is answered in plain text")
 def test_c082_an_unknown_expectation_is_answered_in_json(stage: Stage, router: Router) -> None:
     headers = [("Expect", "a-miracle"), ("Connection", "close")]
     answer = router.post(CHAT, b"{}", key=stage.owner.key, headers=headers)
@@ -225,7 +224,6 @@ def with_version(version: str, stage: Stage, body: bytes) -> bytes:
     )
 
 
-@not_yet("a client of HTTP/1.0 gets nothing, and its receipt says otherwise")
 def test_c083_http_1_0_is_answered_or_refused_and_its_receipt_agrees(stage: Stage, router: Router) -> None:
     answer = answer_or_none(router, with_version("1.0", stage, prompt(CHAT, stage.model)))
     assert answer is not None
@@ -245,7 +243,6 @@ def answer_or_none(router: Router, request: bytes) -> Answer | None:
         return None
 
 
-@not_yet("a compressed body is hashed as what it unfolds to")
 def test_c084_a_compressed_body_is_refused_or_hashed_as_it_came(
     stage: Stage, router: Router, provider: Provider
 ) -> None:

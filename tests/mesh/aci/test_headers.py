@@ -248,7 +248,6 @@ def test_c068_an_empty_key_is_none(stage: Stage, router: Router, value: str) -> 
     assert router.get("/v1/models", headers=headers).refusal == (401, "unauthorized")
 
 
-@not_yet("of two Authorization headers the first is taken")
 def test_c069_two_keys_are_refused(stage: Stage, router: Router) -> None:
     headers = [*bearer(stage.owner.key), *bearer(stage.other.key)]
     assert router.get("/v1/models", headers=headers).status in (400, 401)

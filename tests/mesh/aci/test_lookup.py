@@ -13,7 +13,6 @@ from tests.mesh.aci import reader
 from tests.mesh.aci.exchanges import ALL, FINISHED, MARKER, STREAMED, Exchanges, exchange, prompt
 from tests.mesh.aci.provider import ANSWER, EVENTS, Provider
 from tests.mesh.aci.stage import PLAIN_MODEL, Stage, Tenant, new_tenant
-from tests.mesh.aci.standing import not_yet
 from tests.mesh.aci.wire import CHAT, RECEIPTS, Answer, Router, bearer
 
 pytestmark = pytest.mark.mesh
@@ -99,7 +98,6 @@ def test_c112_for_another_tenant_a_receipt_does_not_exist(
     assert theirs.body == unknown.body
 
 
-@not_yet("a key that no tenant has is told so")
 def test_c113_for_a_key_of_nobody_a_receipt_does_not_exist(router: Router, exchanges: Exchanges) -> None:
     key = "sk-teemesh-" + secrets.token_urlsafe(32)
     there, not_there = router.receipt(exchanges["chat"].answer.receipt_id, key), router.receipt(UNKNOWN, key)

@@ -74,7 +74,6 @@ def test_c006_a_nonce_that_is_not_bare_hex_is_refused(router: Router, nonce: str
     assert router.get(f"{ATTESTATION}?nonce={nonce}").refusal == (400, "invalid_request_error")
 
 
-@not_yet("of two nonces the first is taken")
 def test_c007_two_nonces_are_refused(router: Router) -> None:
     answer = router.get(f"{ATTESTATION}?nonce={DIGITS}&nonce={'00' * 32}")
     assert answer.status == 400

@@ -13,6 +13,8 @@ from xdist.scheduler import LoadFileScheduling  # noqa: E402
 
 from tests.faults.ledger.belonging import BELONGING, keyword_of  # noqa: E402
 
+_ONE_MESH_ALONE = frozenset({"tests/mesh/aci"})
+"""Folders of which every test uses one mesh."""
 _ON_ONE_MESH = frozenset(
     {
         *(f"tests/faults/test_{name}.py" for name in ("kill", "ledger_away", "policy", "tenants")),
@@ -27,7 +29,8 @@ class Scheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file.rpartition("/")[0] if file in _ON_ONE_MESH else file
+        folder = file.rpartition("/")[0]
+        return folder if file in _ON_ONE_MESH or folder in _ONE_MESH_ALONE else file
 
 
 @pytest.hookimpl(optionalhook=True)

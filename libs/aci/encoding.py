@@ -80,6 +80,10 @@ class Members:
             raise self.refuse(name, f"must be {2 * size} lower-case hex digits")
         return value
 
+    def optional_hex(self, name: str, size: int) -> str | None:
+        """Return bare lower-case hex of this many bytes, or None when the member is absent."""
+        return self.hex(name, size) if self.has(name) else None
+
     def integer(self, name: str) -> int:
         value = self._required(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -78,7 +78,10 @@ class PolicyInForce:
 
 @dataclass(frozen=True, slots=True)
 class ServedByNode:
-    """The node that served: its name, evidence, own receipt, model weights and engine."""
+    """The node that served: its name, evidence, own receipt, model weights, engine, and the engine's arguments.
+
+    Receipts of earlier versions have neither the node's receipt, as it came, nor the arguments.
+    """
 
     TYPE: ClassVar[str] = "teemesh.node"
     spiffe_id: str
@@ -86,6 +89,8 @@ class ServedByNode:
     receipt_sha256: str
     weights_sha256: str
     engine: str
+    engine_args_sha256: str | None = None
+    receipt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +105,32 @@ class ServedByForeign:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """The exchange ended before its time; `response.returned` covers what went out until then."""
+    """The exchange ended before its time; `response.returned` covers what went out until then.
+
+    `reason` is for programs, `detail` for people.
+    """
 
     TYPE: ClassVar[str] = "teemesh.abort"
     reason: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedUnder:
+    """The month of its tenant's vault whose key the receipt's entry was sealed under."""
+
+    TYPE: ClassVar[str] = "teemesh.key_epoch"
+    vault_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypted:
+    """Prompt and answer were encrypted end to end (E2EE §8): to which key of the keyset, under which suite."""
+
+    TYPE: ClassVar[str] = "teemesh.e2ee"
+    version: str
+    algo: str
+    key_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +151,8 @@ KnownEvent = (
     | ServedByNode
     | ServedByForeign
     | Aborted
+    | SealedUnder
+    | Encrypted
 )
 Event = KnownEvent | UnknownEvent
 
@@ -157,11 +186,17 @@ def read(members: Members) -> Event:
                 receipt_sha256=members.hex("receipt_sha256", 32),
                 weights_sha256=members.hex("weights_sha256", 32),
                 engine=members.text("engine"),
+                engine_args_sha256=members.optional_hex("engine_args_sha256", 32),
+                receipt=members.optional_text("receipt"),
             )
         case ServedByForeign.TYPE:
             return ServedByForeign(members.text("provider"), members.hex("receipt_sha256", 32), members.text("receipt"))
         case Aborted.TYPE:
-            return Aborted(members.text("reason"))
+            return Aborted(members.text("reason"), members.optional_text("detail"))
+        case SealedUnder.TYPE:
+            return SealedUnder(members.integer("vault_epoch"))
+        case Encrypted.TYPE:
+            return Encrypted(members.text("version"), members.text("algo"), members.text("key_id"))
         case _:
             return UnknownEvent(kind, members.raw())
 

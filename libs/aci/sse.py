@@ -130,17 +130,6 @@ def parse_event(raw: bytes) -> Event:
     return Event(raw, name, "\n".join(data))
 
 
-def protocol_of(endpoint: str) -> Protocol:
-    """Return whose events an endpoint streams."""
-    match endpoint:
-        case "/v1/messages":
-            return Protocol.MESSAGES
-        case "/v1/responses":
-            return Protocol.RESPONSES
-        case _:
-            return Protocol.CHAT
-
-
 def mark(event: Event, protocol: Protocol) -> Mark:
     """Say what the event means for the end of its stream."""
     if protocol is Protocol.CHAT and event.data.startswith("[DONE]"):

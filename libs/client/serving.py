@@ -122,6 +122,26 @@ def _verify_named_node(receipt: Receipt, outcome: UpstreamVerified, session: Ses
         raise NodeNotEvidenced("the receipt names another node than the session that it cites")
     if node.weights_sha256 != _weights(appraisal.workload_claims, outcome.model_id):
         raise NodeNotEvidenced("the node's evidence does not claim this model with these weights")
+    if node.engine_args_sha256 not in (None, appraisal.workload_claims.get("engine_args_sha256")):
+        raise NodeNotEvidenced("the node's evidence does not claim this engine's arguments")
+    if node.receipt is not None:
+        _verify_nodes_receipt(node.receipt.encode(), node, receipt, appraisal)
+
+
+def _verify_nodes_receipt(document: bytes, node: ServedByNode, receipt: Receipt, appraisal: Appraisal) -> None:
+    """Accept the node's own receipt, for what the router's says that it forwarded. Its answer may have got an end
+    there that it lacked, so the two need not have returned the same bytes.
+    """
+    key = appraisal.workload_claims.get("receipt_key")
+    if hashlib.sha256(document).hexdigest() != node.receipt_sha256 or not isinstance(key, str):
+        raise NodeNotEvidenced("the node's receipt is not the one that the receipt names")
+    try:
+        own = receipts.verify_signed_by(document, bytes.fromhex(key))
+    except (MeshError, ValueError) as error:
+        raise NodeNotEvidenced("the node's receipt does not verify under the key in its evidence") from error
+    forwarded = None if receipt.forwarded is None else receipt.forwarded.body_hash
+    if (own.received.body_hash, own.endpoint) != (forwarded, receipt.endpoint):
+        raise NodeNotEvidenced("the node's receipt is for another prompt than the router forwarded")
 
 
 def _weights(claims: Mapping[str, Any], model_id: str) -> str | None:

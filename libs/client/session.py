@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from libs.aci import receipt as receipts
+from libs.aci.endpoints import CHAT
 from libs.aci.keyset import verify_usable
 from libs.aci.receipt_events import UpstreamVerified
 from libs.client import commitment as commitments
@@ -38,8 +39,6 @@ from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.succession import verify_valid_at
 from libs.transparency.cosignature import QuorumNotReached
-
-CHAT_PATH = "/v1/chat/completions"
 
 
 class KeysetChanged(MeshError):
@@ -117,7 +116,7 @@ class RouterSession:
         sent_at = time.time()
         self._require_usable(sent_at)
         async with self._http.post(
-            CHAT_PATH,
+            CHAT.path,
             body,
             api_key=self._api_key,
             silence_seconds=self._patience.silence,

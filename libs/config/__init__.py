@@ -38,6 +38,9 @@ def load(path: Path, kind: type[T]) -> T:
 
     Fields may be str, int, float, bool, Path, Literal, optional, a nested dataclass, tuple[X, ...], frozenset[X] or
     Mapping[str, X]. A `ValueError` from a `__post_init__` is reported against its table.
+
+    A dataclass may have a class variable `MOVED`: where keys of earlier versions are now, each in a table beside them
+    ("old": "table.name"). They are read as if they were there.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +96,7 @@ class _Reader:
         return self.value(inner[0], value, key)
 
     def _dataclass(self, kind: type[Any], value: Any, key: str) -> Any:
-        table = _expect(dict, value, key)
+        table = _moved(getattr(kind, "MOVED", {}), _expect(dict, value, key), key)
         hints = typing.get_type_hints(kind)
         fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
         for name in table:
@@ -111,6 +114,18 @@ class _Reader:
 
 
 _NAMES = {dict: "a table", list: "an array", str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
+
+
+def _moved(moves: Mapping[str, str], table: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the table with keys of earlier versions where they are now. One that is in both places is refused."""
+    result = dict(table)
+    for old in moves.keys() & table.keys():
+        place, _, name = moves[old].partition(".")
+        inner = _expect(dict, result.get(place, {}), _join(key, place))
+        if name in inner:
+            raise _Wrong(_join(key, old), f"is {_join(key, moves[old])} now, which is there, too")
+        result[place] = {**inner, name: result.pop(old)}
+    return result
 
 
 def _expect(kind: type[T], value: Any, key: str) -> T:

@@ -143,10 +143,11 @@ class Publisher:
         """Log an entry and return once the ledger's acknowledgement is verified and durable here.
 
         Raises `LedgerUnavailable`, `EntryRejected`, `OutboxFull`, `EntryTooLarge` or `JsonMalformed`. A receipt's
-        response may go out only after this returned, and the caller MUST then call `released`. When it does not return,
-        an amendment that says `not_released` follows by itself, with the members of `amendment` when the ledger was
-        too late, of `abandoned` when this was cancelled: what is emitted instead. `withheld=False` is for a receipt
-        that no response waits for: nothing of it is amended. `essential` entries may use the outbox's reserve.
+        response may go out only after this returned, and the caller MUST then call `released`, `withdrawn` or
+        `uncertain`, once. When it does not return, an amendment that says `not_released` follows by itself, with the
+        members of `amendment` when the ledger was too late, of `abandoned` when this was cancelled: what is emitted
+        instead. `withheld=False` is for a receipt that no response waits for: nothing of it is amended. `essential`
+        entries may use the outbox's reserve.
         """
         withheld = withheld and kind is Kind.RECEIPT
         outgoing = self._submit(kind, body, vault, withheld=withheld, essential=essential)
@@ -185,7 +186,11 @@ class Publisher:
 
     def withdrawn(self, committed: Committed, *, vault: VaultKey | None, amendment: Mapping[str, Any]) -> None:
         """The response that was withheld for this receipt will not go out: amend it, as `commit` does by itself."""
-        self._amend_now(committed.entry_id, committed.issuer_seq, vault, amendment)
+        self._amend_now(committed.entry_id, committed.issuer_seq, vault, amendment, NOT_RELEASED)
+
+    def uncertain(self, committed: Committed, *, vault: VaultKey | None) -> None:
+        """The response was going out when its reader went: nobody here knows how much of the rest came. Amend it so."""
+        self._amend_now(committed.entry_id, committed.issuer_seq, vault, {}, RELEASE_UNKNOWN)
 
     def introduce(self, keyset: Keyset) -> None:
         """Begin the sequence. MUST come before any other entry.
@@ -231,13 +236,15 @@ class Publisher:
         self, outgoing: Outgoing, vault: VaultKey | None, members: Mapping[str, Any], *, withheld: bool
     ) -> None:
         if withheld:
-            self._amend_now(outgoing.sealed.entry_id, outgoing.sealed.issuer_seq, vault, members)
+            self._amend_now(outgoing.sealed.entry_id, outgoing.sealed.issuer_seq, vault, members, NOT_RELEASED)
 
-    def _amend_now(self, entry_id: bytes, issuer_seq: int, vault: VaultKey | None, members: Mapping[str, Any]) -> None:
+    def _amend_now(
+        self, entry_id: bytes, issuer_seq: int, vault: VaultKey | None, members: Mapping[str, Any], effect: str
+    ) -> None:
         try:
             self._submit(
                 Kind.AMENDMENT,
-                {**members, "entry_id": entry_id.hex(), "effect": NOT_RELEASED},
+                {**members, "entry_id": entry_id.hex(), "effect": effect},
                 vault,
                 withheld=False,
                 cuts=(Cut(self._issuer.id, issuer_seq),),

@@ -14,6 +14,7 @@ from typing import Self
 
 import aiohttp
 
+from libs.aci.endpoints import CHAT
 from libs.errors import Code, MeshError
 from services.node.metrics import permille_of
 
@@ -97,7 +98,7 @@ class EngineChannel:
         A health page proves nothing: engines have said they were well and failed at the first request.
         """
         question = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-        async with self.post("/v1/chat/completions", json.dumps(question).encode(), _PROBE_SECONDS) as answer:
+        async with self.post(CHAT.path, json.dumps(question).encode(), _PROBE_SECONDS) as answer:
             body = b"".join([chunk async for chunk in answer.chunks])
         if answer.status != 200:
             raise EngineUnavailable(f"the engine answered its first question with status {answer.status}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from libs.aci.encoding import digest
+from libs.aci.endpoints import JSON, SERVED, Endpoint
 from libs.aci.openai_errors import error_body
 from libs.aci.receipt_events import PolicyInForce
 from libs.errors import Code, MeshError
@@ -23,14 +24,9 @@ from services.node.channel import EngineUnavailable
 from services.node.engine import Engine
 from services.node.receipts import Exchange, ReceiptSigner
 
-ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions"})
-"""What of the engine's API is served. An allow list: engines also answer on paths that nobody has heard of."""
-
 MAX_BODY_BYTES = 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_JSON = "application/json"
-_CONTENT_TYPES = frozenset({_JSON, "text/event-stream"})
 
 
 class EndpointNotSupported(MeshError):
@@ -129,25 +125,25 @@ class Generation:
         Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `EngineUnavailable` or `EngineTooSlow`.
         What is wrong with the body is a response. Closing the generator ends the generation at the engine.
         """
-        verify_request(request)
+        endpoint = verify_request(request)
         try:
             model = read_model(request.body, self._models)
         except BodyRefused as refusal:
             body = error_body(refusal.type, str(refusal))
-            yield Head(refusal.status, _JSON)
+            yield Head(refusal.status, JSON)
             yield body
             yield self._conclude(request, None, None, digest(body))
             return
         forwarded = self._for_engine(request)
-        async with self._engine.post(request.endpoint, forwarded, timeout_seconds) as answer:
-            if answer.status in (401, 403) or answer.content_type not in _CONTENT_TYPES:
+        async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
+            if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                 # Between the node and its engine, not the client: nothing of it is the model's answer.
                 raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
             returned = hashlib.sha256()
             if answer.status >= 500:
                 # The engine's own words may tell of its inside.
                 body = error_body("upstream_error", "the engine failed to answer this request")
-                yield Head(502, _JSON)
+                yield Head(502, JSON)
                 returned.update(body)
                 yield body
             else:
@@ -176,16 +172,18 @@ class Generation:
         return Conclusion(self._receipts.sign(exchange, self._policy()))
 
 
-def verify_request(request: Request) -> None:
-    """Raises `EndpointNotSupported`, `RequestMalformed` or `BodyTooLarge`."""
-    if request.endpoint not in ENDPOINTS:
-        raise EndpointNotSupported(f"this node serves {', '.join(sorted(ENDPOINTS))}")
+def verify_request(request: Request) -> Endpoint:
+    """Return where it goes. Raises `EndpointNotSupported`, `RequestMalformed` or `BodyTooLarge`."""
+    endpoint = SERVED.get(request.endpoint)
+    if endpoint is None:
+        raise EndpointNotSupported(f"this node serves {', '.join(SERVED)}")
     if _NAME.fullmatch(request.request_id) is None:
         raise RequestMalformed('request_id must be 1 to 64 letters, digits, "-" or "_"')
     if _NAME.fullmatch(request.tenant_id) is None:
         raise RequestMalformed('tenant_id must be 1 to 64 letters, digits, "-" or "_"')
     if len(request.body) > MAX_BODY_BYTES:
         raise BodyTooLarge(f"the request body must be at most {MAX_BODY_BYTES} bytes")
+    return endpoint
 
 
 def read_model(body: bytes, served: frozenset[str]) -> str:

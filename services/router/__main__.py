@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,26 +16,32 @@ from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
 from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
+from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
-from services.router.commitments import Attested, Commitments, EvidenceDocuments
+from services.router.admission.directory import TenantDirectory
+from services.router.admission.tenants import Tenants
 from services.router.config import Config
-from services.router.directory import TenantDirectory
-from services.router.edge import Edge
-from services.router.erasures import ErasureReading
-from services.router.exchange import Exchanges
-from services.router.foreign.access import read_credentials
-from services.router.foreign.adapters import Adapters
-from services.router.foreign.providers import ForeignProviders
-from services.router.foreign.record import SessionRecord
-from services.router.issuance import Issuance
-from services.router.listener import https
-from services.router.receipts import open_receipt_store
-from services.router.routes import Routes
-from services.router.servicer import RouterServicer, router_binding
-from services.router.tenants import Tenants
-from services.router.upstreams import Upstreams
-from services.router.vaults import Vaults
-from services.router.workload import OutwardCertificate, Reports, Workload
+from services.router.exchange.running import Exchanges
+from services.router.face.aci_servicer import AciServicer, aci_binding
+from services.router.face.documents import Documents
+from services.router.face.listener import https, plain_http
+from services.router.face.paths import Paths
+from services.router.face.prompts import DELIVERY_SECONDS, Prompts
+from services.router.face.servicer import RouterServicer, router_binding
+from services.router.face.watching import Watched
+from services.router.metrics import Metrics
+from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
+from services.router.proof.erasures import ErasureReading
+from services.router.proof.issuance import Issuance
+from services.router.proof.store import open_receipt_store
+from services.router.proof.vaults import Vaults
+from services.router.routing.foreign.access import read_credentials
+from services.router.routing.foreign.adapters import Adapters
+from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.foreign.record import SessionRecord
+from services.router.routing.routes import Routes
+from services.router.routing.upstreams import Upstreams
+from services.router.workload.workload import OutwardCertificate, Reports, Workload
 
 
 async def serve(config: Config) -> None:
@@ -43,7 +50,7 @@ async def serve(config: Config) -> None:
     credentials = read_credentials(config.foreign)
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
-    workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset_days)
+    workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset.days)
     claims = {
         "log_key": log_key.public_key().public_bytes_raw().hex(),
         "hpke_key": receiver.public.hex(),
@@ -59,6 +66,7 @@ async def serve(config: Config) -> None:
             open_publisher(member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
+            metrics = Metrics()
             upstreams = Upstreams(member, registry)
             issuance = Issuance(
                 workload, publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot)
@@ -67,38 +75,48 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
-            exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, config.ledger_seconds)
+            exchanges = Exchanges(
+                member.policy, Routes(upstreams, foreign), issuance, config.receipts.ledger_seconds, metrics
+            )
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
                 lambda: member.policy.current.revoked.tenants,
             )
-            edge = Edge(
+            documents = Documents(
                 workload=workload,
-                reports=Reports(member, workload, collateral, config.repo_url),
-                policy=member.policy,
+                reports=Reports(member, workload, collateral, config.keyset.repo_url),
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,
-                exchanges=exchanges,
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
-                max_body_bytes=config.max_body_bytes,
-                request_seconds=config.request_seconds,
             )
+            prompts = Prompts(
+                tenants,
+                exchanges,
+                max_body_bytes=config.http.max_body_bytes,
+                request_seconds=config.http.request_seconds,
+                total_seconds=config.http.request_seconds + DELIVERY_SECONDS,
+            )
+            paths = Paths(workload.headers, prompts, documents, metrics)
             servicer = RouterServicer(
-                tenants, exchanges, upstreams, store, config.max_body_bytes, config.request_seconds
+                workload, tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
             )
-            outward = await workload.certify(member, config.dns_names, config.ip_addresses)
-            clients = router_binding(servicer)
+            outward = await workload.certify(member, config.keyset.dns_names, config.keyset.ip_addresses)
+            clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
-                https(config.https_listen, edge.application(), edge.headers, outward),
+                https(config.http.listen, paths.answer, workload.headers, outward),
                 serving(
-                    config.grpc_listen, _credentials(outward), [clients], public_middleware(clients.methods)
+                    config.http.grpc_listen,
+                    _credentials(outward),
+                    clients,
+                    public_middleware(merge_methods(clients)),
                 ) as outer,
                 member.serve([]) as inner,
+                AsyncExitStack() as watched,
                 asyncio.TaskGroup() as tasks,
             ):
                 background = [
@@ -107,10 +125,13 @@ async def serve(config: Config) -> None:
                     tasks.create_task(foreign.maintain()),
                     tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
                 ]
+                if config.metrics.listen:
+                    await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))
                 outer.ready()
                 inner.ready()
                 notify_ready()
                 await until_terminated()
+                servicer.stop()
                 for task in background:
                     task.cancel()
 

@@ -5,7 +5,7 @@ One value serves both faces: HTTP clients see `status` and the OpenAI-shaped bod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from libs.aci.openai_errors import error_body
@@ -17,6 +17,8 @@ class RouterError(MeshError):
 
     status: ClassVar[int]
     type: ClassVar[str]
+    headers: Mapping[str, str] = {}
+    """What the answer carries beside what every answer does."""
     why: str | None = None
     """The reasons behind this one, where they are other services' or the appraisal's; for the receipt."""
 
@@ -88,6 +90,10 @@ class MethodNotAllowed(RouterError):
     code = Code.UNIMPLEMENTED
     reason = "METHOD_NOT_ALLOWED"
 
+    def __init__(self, message: str, allowed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.headers = {"Allow": ", ".join(allowed)}
+
 
 class SessionNotAccepted(RouterError):
     """None of the sessions that the request pinned can serve it. The prompt went nowhere."""
@@ -116,6 +122,25 @@ class RequestTooLarge(RouterError):
     reason = "BODY_TOO_LARGE"
 
 
+class ContentEncodingNotSupported(RouterError):
+    """The body is encoded. What a receipt hashes is what came, so what came has to be what is read."""
+
+    status = 415
+    type = "unsupported_media_type"
+    code = Code.INVALID_ARGUMENT
+    reason = "CONTENT_ENCODING_NOT_SUPPORTED"
+    headers: Mapping[str, str] = {"Accept-Encoding": "identity"}
+
+
+class ExpectationFailed(RouterError):
+    """The request expects what this router does not do."""
+
+    status = 417
+    type = "expectation_failed"
+    code = Code.FAILED_PRECONDITION
+    reason = "EXPECTATION_FAILED"
+
+
 class InternalError(RouterError):
     """Something is wrong with the router itself; the client learns no more."""
 
@@ -132,6 +157,11 @@ class UpstreamFailed(RouterError):
     type = "upstream_error"
     code = Code.UNAVAILABLE
     reason = "ENGINE_UNAVAILABLE"
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
+        """Whether it ran out of the request's time."""
 
 
 class UpstreamVerificationFailed(RouterError):

@@ -24,7 +24,7 @@ from libs.identity.sealed import ReceiverKey
 from libs.transparency.leaf import Kind
 from services.cli.mesh.layout import Layout
 from services.router.config import Config
-from services.router.vaults import Vaults
+from services.router.proof.vaults import Vaults
 from tests.bench import ledger_verify
 from tests.bench.report import Row, Section
 from tests.bench.samples import Action, Limit, side_by_side

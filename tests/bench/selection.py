@@ -12,8 +12,8 @@ from pathlib import Path
 from teemesh.registry.v1 import registry_pb2 as pb
 
 from libs.policy.constraints import VERIFIED_ONLY
-from services.router.constraints import Constraints
-from services.router.selection import Candidate, select
+from services.router.prompt import Constraints
+from services.router.routing.selection import Candidate, select
 from tests.bench.report import Row
 from tests.bench.samples import Samples
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from libs.rpc.errors import reason_of
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.transparency.leaf import Kind
-from services.router.servicer import RouterServicer, router_binding
+from services.router.face.servicer import RouterServicer, router_binding
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import ACKNOWLEDGEMENT
@@ -41,8 +41,16 @@ AUTHORIZED = (("authorization", f"Bearer {KEY}"),)
 
 
 class Line:
-    def __init__(self, bench: RouterBench, stub: pb_grpc.InferenceServiceStub) -> None:
+    def __init__(
+        self,
+        bench: RouterBench,
+        servicer: RouterServicer,
+        stop: Callable[[], Awaitable[None]],
+        stub: pb_grpc.InferenceServiceStub,
+    ) -> None:
         self.bench = bench
+        self.servicer = servicer
+        self.stop = stop
         self.stub = stub
 
     def infer(
@@ -72,18 +80,24 @@ async def _line(folder: Path) -> AsyncIterator[Line]:
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     async with router_bench(folder) as bench:
         servicer = RouterServicer(
-            tenants_of(DirectoryTwin()), bench.exchanges, bench.upstreams, bench.store, MAX_BODY_BYTES, 60.0
+            bench.workload,
+            tenants_of(DirectoryTwin()),
+            bench.exchanges,
+            bench.upstreams,
+            bench.store,
+            MAX_BODY_BYTES,
+            60.0,
         )
         clients = router_binding(servicer)
         credentials = grpc.ssl_server_credentials([(key, certificate)])
-        async with (
-            bench.issuance.recording(),
-            serving(
-                "127.0.0.1:0", credentials, [clients], public_middleware(clients.methods), drain_seconds=1.0
-            ) as server,
-            grpc.aio.secure_channel(f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)) as channel,
-        ):
-            yield Line(bench, pb_grpc.InferenceServiceStub(channel))
+        async with bench.issuance.recording(), AsyncExitStack() as stopping:
+            server = await stopping.enter_async_context(
+                serving("127.0.0.1:0", credentials, [clients], public_middleware(clients.methods), drain_seconds=0.5)
+            )
+            async with grpc.aio.secure_channel(
+                f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)
+            ) as channel:
+                yield Line(bench, servicer, stopping.aclose, pb_grpc.InferenceServiceStub(channel))
 
 
 @pytest.fixture
@@ -105,6 +119,8 @@ async def test_an_answer_is_a_head_chunks_and_a_conclusion(line: Line, stream: b
     receipt = verify_receipt(conclusion.receipt, line.bench.workload.keyset)
     assert receipt.returned.body_hash == digest(body)
     assert conclusion.acknowledgement.statement == ACKNOWLEDGEMENT.statement
+    assert parts[0].head.receipt_id == receipt.receipt_id
+    assert parts[0].head.workload_keyset_digest == line.bench.workload.keyset.digest == receipt.workload_keyset_digest
 
 
 async def test_a_refusal_is_an_answer_with_its_own_status_and_receipt(line: Line) -> None:
@@ -135,6 +151,12 @@ async def test_without_a_tenants_key_nothing_is_done(line: Line, metadata: Any) 
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await line.stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS, metadata=metadata)
     assert reason_of(error.value) == "API_KEY_INVALID"
+
+
+async def test_two_keys_are_refused_whosever_they_are(line: Line) -> None:
+    refused = await line.refused(metadata=(*AUTHORIZED, ("authorization", "Bearer sk-wrong")))
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+    assert line.bench.ledger.entries == []
 
 
 @pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
@@ -182,3 +204,32 @@ async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_r
     assert receipt.returned.body_hash == digest(STREAMED[0])
     assert Aborted("client_disconnected") in receipt.events
     assert len(line.bench.ledger.of(Kind.RECEIPT)) == 1
+
+
+async def test_a_router_that_stops_mid_stream_says_so_and_not_that_the_client_left(line: Line) -> None:
+    node = line.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        call = line.infer(body=prompt(stream=True))
+        assert (await call.read()).WhichOneof("part") == "head"
+        assert (await call.read()).chunk == STREAMED[0]
+        line.servicer.stop()
+        await line.stop()
+        await line.bench.logged()
+    receipt = line.bench.only_receipt()
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("shutdown")]
+    assert receipt.returned.body_hash == digest(STREAMED[0])
+
+
+async def test_a_client_whose_time_is_over_is_not_said_to_have_left(line: Line) -> None:
+    """Its time is over while the ledger is asked to open the vault."""
+    line.bench.ledger.vault_waits = True
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        call = line.infer(timeout=1.0)
+        await line.bench.ledger.asked.wait()
+        line.bench.ledger.vault_waits = False
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await line.bench.logged()
+    receipt = line.bench.only_receipt()
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("deadline_exceeded")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from tests.fakes.https_clients import EVIDENCE, EVIDENCE_DIGEST, KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
 from tests.fakes.leases import MODEL
+from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
 
 
@@ -32,6 +34,18 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 def error_type(body: bytes) -> str:
     value: str = json.loads(body)["error"]["type"]
     return value
+
+
+def raw_prompt(body: bytes, *more: str, version: str = "1.1") -> bytes:
+    """A prompt as bytes, with more header lines."""
+    head = [
+        f"POST {CHAT} HTTP/{version}",
+        "Host: localhost",
+        f"Authorization: Bearer {KEY}",
+        f"Content-Length: {len(body)}",
+        *more,
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
@@ -50,6 +64,7 @@ def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
         ("GET", "/v1/models", None, 401, "unauthorized"),
         ("GET", "/v1/models", "sk-wrong", 401, "unauthorized"),
         ("GET", "/v1/aci/receipts/rcpt-1", None, 401, "unauthorized"),
+        ("GET", "/v1/teemesh/receipts/rcpt-1/commitment", None, 401, "unauthorized"),
         ("GET", "/v1/aci/receipts/rcpt-1", KEY, 404, "not_found"),
         ("GET", "/v1/teemesh/receipts/rcpt-1/commitment", KEY, 404, "not_found"),
         ("GET", "/v1/aci/sessions/" + "00" * 32, None, 404, "not_found"),
@@ -60,6 +75,8 @@ def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
         ("GET", "/v1/aci/attestation?nonce=" + "AB" * 32, None, 400, "invalid_request_error"),
         ("GET", "/v1/aci/attestation?nonce=", None, 400, "invalid_request_error"),
         ("GET", "/v1/aci/attestation?nonce=%ff%00", None, 400, "invalid_request_error"),
+        ("GET", f"/v1/aci/attestation?nonce={'ab' * 32}&nonce={'cd' * 32}", None, 400, "invalid_request_error"),
+        ("GET", f"/v1/aci/attestation?nonce={'ab' * 32}&nonce=", None, 400, "invalid_request_error"),
     ],
 )
 async def test_an_error_is_json_of_a_stable_type(
@@ -107,6 +124,43 @@ async def test_a_prompt_is_answered_and_its_receipt_is_the_tenants_alone(site: S
     assert (committed.status, others.status) == (200, 404)
 
 
+@pytest.mark.parametrize("path", ["/v1/aci/receipts/{}", "/v1/teemesh/receipts/{}/commitment"])
+@pytest.mark.parametrize("wrong", ["sk-wrong", OTHER_KEY, "revoked"])
+async def test_a_key_that_opens_no_receipt_learns_nothing_of_it(site: Site, path: str, wrong: str) -> None:
+    """What is there and what is not is refused alike, for a key of nobody, of another, and of one who may no longer."""
+    response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    _, missing = await site.ask("GET", path.format("rcpt-none"), key=OTHER_KEY)
+    if wrong == "revoked":
+        site.directory.revoked = {TENANT.tenant_id}
+    for identifier in (response.headers["X-Receipt-Id"], "rcpt-none"):
+        refused, body = await site.ask("GET", path.format(identifier), key=KEY if wrong == "revoked" else wrong)
+        assert (refused.status, error_type(body), body) == (404, "not_found", missing)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity, deflate", "br"])
+async def test_a_body_that_is_encoded_is_refused(site: Site, encoding: str) -> None:
+    """A receipt is over what came, and nobody but the listener would have seen that."""
+    answer = await site.raw(raw_prompt(gzip.compress(prompt()), f"Content-Encoding: {encoding}", "Connection: close"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (head.split()[1], error_type(body)) == (b"415", "unsupported_media_type")
+    assert b"\r\nAccept-Encoding: identity" in head
+    assert site.bench.nodes[0].requests == []
+
+
+async def test_a_body_that_says_it_is_not_encoded_is_hashed_as_it_came(site: Site) -> None:
+    _, answer = await site.ask("POST", CHAT, key=KEY, body=prompt(), **{"Content-Encoding": "identity"})
+    assert answer == b"".join(BUFFERED)
+    assert site.bench.only_receipt().received.body_hash == digest(prompt())
+
+
+@pytest.mark.parametrize("second", [KEY, OTHER_KEY, "sk-wrong"])
+async def test_two_keys_are_refused_whosever_they_are(site: Site, second: str) -> None:
+    answer = await site.raw(raw_prompt(prompt(), f"Authorization: Bearer {second}", "Connection: close"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (head.split()[1], error_type(body)) == (b"400", "invalid_request_error")
+    assert site.bench.nodes[0].requests == []
+
+
 async def test_a_stream_is_an_event_stream_that_nothing_on_the_way_holds_up(site: Site) -> None:
     site.bench.nodes[0].stream()
     response, body = await site.ask("POST", CHAT, key=KEY, body=prompt(stream=True))
@@ -148,6 +202,51 @@ async def test_without_a_key_the_body_is_not_read(site: Site) -> None:
         assert (await reader.readline()).startswith(b"HTTP/1.1 401")
         writer.close()
     assert site.directory.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "length", "status"), [("sk-wrong", 100, b"401"), (KEY, MAX_BODY_BYTES + 1, b"413")], ids=["key", "length"]
+)
+async def test_a_body_that_will_be_refused_is_not_asked_for(site: Site, key: str, length: int, status: bytes) -> None:
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n"
+        "Expect: 100-continue\r\nConnection: close\r\n\r\n"
+    )
+    answer = await site.raw(head.encode())
+    assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/health", "/nowhere"])
+async def test_what_cannot_be_expected_is_refused_as_json(site: Site, path: str) -> None:
+    method = "POST" if path == CHAT else "GET"
+    response, body = await site.ask(method, path, key=KEY, body=prompt() if path == CHAT else None, Expect="miracles")
+    expected = (404, "not_found") if path == "/nowhere" else (417, "expectation_failed")
+    assert (response.status, error_type(body)) == expected
+    assert response.content_type == "application/json"
+    assert_aci(site, response)
+    assert site.bench.nodes[0].requests == []
+
+
+@pytest.mark.parametrize(("path", "allowed"), [(CHAT, "POST"), ("/v1/models", "GET, HEAD")])
+async def test_a_path_under_another_method_says_which_it_has(site: Site, path: str, allowed: str) -> None:
+    response, _ = await site.ask("PUT", path, key=KEY)
+    assert (response.status, response.headers["Allow"]) == (405, allowed)
+
+
+async def test_a_head_is_an_answer_without_its_body(site: Site) -> None:
+    response, body = await site.ask("HEAD", "/health")
+    assert (response.status, body) == (200, b"")
+    assert_aci(site, response)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/", "//v1/models", "/v1/%6dodels", "/v1/aci/receipts/", "/v1/aci/sessions/a/b"]
+)
+async def test_a_path_that_is_only_like_another_is_none(site: Site, path: str) -> None:
+    answer = await site.raw(
+        f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 404")
 
 
 async def test_sessions_are_listed_without_evidence_and_served_whole_by_id(site: Site) -> None:
@@ -207,20 +306,74 @@ async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_r
     assert len(site.bench.ledger.of(Kind.RECEIPT)) == 1
 
 
+async def test_a_router_that_stops_mid_stream_says_so_and_not_that_the_client_left(site: Site) -> None:
+    node = site.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        response = await site.session.post(site.url(CHAT), data=prompt(stream=True), headers=headers)
+        assert await response.content.readuntil(b"\n\n") == STREAMED[0]
+        await site.stop()
+        with pytest.raises(aiohttp.ClientError):
+            await response.content.read()
+        response.close()
+        await site.bench.logged()
+    receipt = site.bench.only_receipt()
+    assert receipt.returned.body_hash == digest(STREAMED[0])
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("shutdown")]
+
+
+async def test_a_client_that_does_not_read_is_said_to_be_slow_and_not_to_have_left(tmp_path: Path) -> None:
+    event = b'data: {"choices":[{"delta":{"content":"' + b"a" * (1 << 20) + b'"}}]}\n\n'
+    async with https_site(tmp_path, total_seconds=1.0) as site, asyncio.timeout(PATIENCE_SECONDS):
+        site.bench.nodes[0].stream(*[event] * 15)  # More than the sockets between them take.
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+        writer.write(raw_prompt(prompt(stream=True)))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        await site.bench.logged()
+        writer.transport.abort()
+    receipt = site.bench.only_receipt()
+    assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("client_too_slow")]
+    assert receipt.returned.body_hash != digest(event * 15)
+
+
+async def test_a_client_that_leaves_while_the_end_is_written_is_not_said_to_have_it(site: Site) -> None:
+    site.bench.nodes[0].chunks = [b"x" * (1 << 20)] * 15  # More than the sockets between them take.
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+        writer.write(raw_prompt(prompt()))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.transport.abort()
+        await site.bench.logged()
+        amendment = await site.bench.logged()
+    assert amendment["effect"] == "release_unknown"
+    assert site.bench.ledger.cut == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_of_http_1_0_gets_what_its_receipt_says(site: Site, stream: bool) -> None:
+    """HTTP/1.0 has no chunks: the end of the connection is the end of the answer."""
+    if stream:
+        site.bench.nodes[0].stream()
+    answer = await site.raw(raw_prompt(prompt(stream=stream), version="1.0"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == b"200"
+    assert body == b"".join(STREAMED if stream else BUFFERED)
+    assert site.bench.only_receipt().returned.body_hash == digest(body)
+    assert (site.bench.ledger.cut, site.bench.ledger.of(Kind.AMENDMENT)) == ([1], [])
+
+
 async def test_a_bug_after_the_first_byte_does_not_look_like_an_end(site: Site) -> None:
     """The response breaks off: no second head, no final chunk."""
     site.bench.nodes[0].stream()
     site.bench.ledger.broken = RuntimeError("bug")
     with capture_logs() as logs:
-        answer = await site.raw(
-            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
-            f"Content-Length: {len(prompt(stream=True))}\r\n\r\n".encode()
-            + prompt(stream=True)
-        )
+        answer = await site.raw(raw_prompt(prompt(stream=True)))
     assert STREAMED[0] in answer
     assert answer.count(b"HTTP/1.1") == 1
     assert not answer.endswith(b"0\r\n\r\n")
-    assert "bug in a handler" in [entry["event"] for entry in logs]
+    assert "bug in the listener" in [entry["event"] for entry in logs]
 
 
 @pytest.mark.parametrize(

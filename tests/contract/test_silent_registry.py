@@ -11,7 +11,7 @@ from teemesh.registry.v1 import registry_pb2
 
 from libs.identity.any_peer import AnyPeer
 from services.attestation.leases import LiveLeases
-from services.router.upstreams import Upstreams
+from services.router.routing.upstreams import Upstreams
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.registries import until
 from tests.fakes.routers import RegistryTwin
@@ -39,7 +39,7 @@ async def registry_at(mesh: JoinedMesh, kms: KmsCore, instance: str, twin: Regis
 async def test_who_follows_a_registry_that_falls_silent_goes_on_at_another(
     mesh: JoinedMesh, kms: KmsCore, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    monkeypatch.setattr("services.router.registry._WATCH_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("services.router.routing.registry._WATCH_SILENCE_SECONDS", 0.3)
     monkeypatch.setattr("services.attestation.leases._SILENCE_SECONDS", 0.3)
     silent, speaking = RegistryTwin(), RegistryTwin()  # type: ignore[abstract]  # Other methods stay unimplemented.
     speaking.events.put_nowait(registry_pb2.WatchResponse(snapshot=registry_pb2.Snapshot(providers=[NODE])))

@@ -154,6 +154,7 @@ class AttestedMesh:
     workloads: dict[str, Workload]
     operators: list[Ed25519PrivateKey]
     receipt_key: Ed25519PrivateKey
+    node_receipt_key: Ed25519PrivateKey
     log_key: Ed25519PrivateKey
     ack_key: Ed25519PrivateKey
     checkpoint_key: Ed25519PrivateKey
@@ -164,7 +165,9 @@ class AttestedMesh:
     @classmethod
     def create(cls, now: int) -> AttestedMesh:
         machine, ca = Machine.create(now), Ca.create(now)
-        receipt_key, log_key, ack_key, checkpoint_key = (Ed25519PrivateKey.generate() for _ in range(4))
+        receipt_key, node_receipt_key, log_key, ack_key, checkpoint_key = (
+            Ed25519PrivateKey.generate() for _ in range(5)
+        )
         claims: dict[str, dict[str, Any]] = {
             "router": {"log_key": _raw(log_key), "receipt_key": _raw(receipt_key), "hpke_key": "00"},
             "node": {
@@ -172,6 +175,7 @@ class AttestedMesh:
                 "engine_args_sha256": "00" * 32,
                 "models": [{"id": MODEL, "weights_sha256": WEIGHTS}],
                 "gpu_evidence_sha256": None,
+                "receipt_key": _raw(node_receipt_key),
             },
             "ledger": {"ack_key": _raw(ack_key), "checkpoint_key": _raw(checkpoint_key), "origin": ORIGIN},
         }
@@ -182,6 +186,7 @@ class AttestedMesh:
             workloads={role: _workload(machine, role, now, said) for role, said in claims.items()},
             operators=[Ed25519PrivateKey.generate() for _ in range(3)],
             receipt_key=receipt_key,
+            node_receipt_key=node_receipt_key,
             log_key=log_key,
             ack_key=ack_key,
             checkpoint_key=checkpoint_key,
@@ -293,6 +298,7 @@ class AttestedMesh:
     ) -> Served:
         """Do what the router does once a response is complete: sign, commit, keep."""
         receipt_id = receipts.fresh_receipt_id()
+        nodes = self.node_receipt(request, response)
         cited = self.session() if session is None else session
         unsigned = receipts.Receipt(
             receipt_id=receipt_id,
@@ -310,9 +316,11 @@ class AttestedMesh:
                 ServedByNode(
                     spiffe_id=f"spiffe://{TRUST_DOMAIN}/node/a",
                     evidence_digest=f"sha256:{self.evidence['node'].digest.hex()}",
-                    receipt_sha256="01" * 32,
+                    receipt_sha256=hashlib.sha256(nodes).hexdigest(),
                     weights_sha256=weights,
                     engine="embedded/1",
+                    engine_args_sha256="00" * 32,
+                    receipt=nodes.decode(),
                 ),
                 ResponseReturned(digest(response)),
             ),
@@ -320,6 +328,21 @@ class AttestedMesh:
         )
         receipt = receipts.sign(unsigned, self.receipt_key)
         return Served(receipt_id, receipt, self.commit(receipt))
+
+    def node_receipt(self, request: bytes, response: bytes, key: Ed25519PrivateKey | None = None) -> bytes:
+        """Sign what the node does of what it was sent and sent back."""
+        unsigned = receipts.Receipt(
+            receipt_id=receipts.fresh_receipt_id(),
+            chat_id=None,
+            model=MODEL,
+            workload_keyset_digest=digest(b"node"),
+            endpoint="/v1/chat/completions",
+            method="POST",
+            served_at=self.now,
+            events=(RequestReceived(digest(request)), ResponseReturned(digest(response))),
+            key_id="node-receipt",
+        )
+        return receipts.sign(unsigned, key or self.node_receipt_key)
 
     def commit(self, receipt: bytes) -> dict[str, Any]:
         """Log a receipt as the ledger would, after some others, and return the router's document about it."""

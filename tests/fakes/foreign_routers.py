@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import grpc.aio
-from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,17 +28,17 @@ from libs.policy.document import Policy, read
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestInfo, GuestQuote
 from libs.transparency.leaf import Kind
-from services.router.edge import Edge
-from services.router.foreign.access import Credentials
-from services.router.listener import https
-from services.router.workload import Reports
+from services.router.face.answers import Reply, document
+from services.router.face.arrivals import Arrival
+from services.router.face.listener import https
+from services.router.face.paths import Paths
+from services.router.routing.foreign.access import Credentials
+from services.router.workload.workload import Reports
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.https_clients import (
     KEY,
-    CommitmentsTwin,
     DirectoryTwin,
-    EvidenceTwin,
-    tenants_of,
+    paths_of,
 )
 from tests.fakes.leases import MODEL
 from tests.fakes.policy_draft import policy_draft
@@ -113,6 +112,7 @@ class OtherRouter:
     mesh: AttestedMesh
     bench: RouterBench
     port: int
+    paths: Paths
     lies: dict[str, Lie] = field(default_factory=dict)
     """By the last fixed part of a route: attestation, sessions, session, receipts."""
     reports: int = 0
@@ -125,21 +125,23 @@ class OtherRouter:
     def origin(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
-    @web.middleware
-    async def lying(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        route = _route(request.path)
+    @asynccontextmanager
+    async def answer(self, arrival: Arrival) -> AsyncIterator[Reply]:
+        """As the router does, but for the lies."""
+        route = _route(arrival.path)
         if route == "attestation":
             self.reports += 1
-            self.nonce = request.query.get("nonce", "")
-        if request.method == "POST":
-            self.bodies.append(await request.read())
-        response = await handler(request)
-        lie = self.lies.get(route)
-        if lie is None or not isinstance(response, web.Response):
-            return response
-        return web.Response(body=lie(cast(bytes, response.body)), content_type="application/json")
+            self.nonce = arrival.query.first("nonce") or ""
+
+        async def read(limit: int) -> bytes:
+            self.bodies.append(await arrival.read(limit))
+            return self.bodies[-1]
+
+        async with self.paths.answer(replace(arrival, read=read)) as reply:
+            lie = self.lies.get(route)
+            if lie is not None and isinstance(reply.body, bytes):
+                reply = document(lie(reply.body))
+            yield reply
 
 
 def _route(path: str) -> str:
@@ -164,27 +166,13 @@ async def other_router(
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
         async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
-            edge = Edge(
-                workload=bench.workload,
-                reports=Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), None),
-                policy=bench.member.policy,
-                tenants=tenants_of(DirectoryTwin()),
-                upstreams=bench.upstreams,
-                foreign=bench.foreign,
-                exchanges=bench.exchanges,
-                receipts=bench.store,
-                commitments=cast(Any, CommitmentsTwin()),
-                evidence=cast(Any, EvidenceTwin()),
-                max_body_bytes=1 << 20,
-                request_seconds=60.0,
-            )
+            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), None)
+            paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
             outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
-            router = OtherRouter(mesh, bench, port)
-            application = edge.application()
-            application.middlewares.append(router.lying)
+            router = OtherRouter(mesh, bench, port, paths)
             async with (
                 bench.issuance.recording(),
-                https(f"127.0.0.1:{port}", application, edge.headers, outward) as router.port,
+                https(f"127.0.0.1:{port}", router.answer, bench.workload.headers, outward) as router.port,
             ):
                 yield router
     finally:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +17,14 @@ from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
 from libs.rpc.tls import load_client_context
-from services.router.edge import Edge
+from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
-from services.router.listener import https
-from services.router.receipts import StoredReceipt
-from services.router.tenants import Tenants
-from services.router.workload import OutwardCertificate
+from services.router.face.documents import Documents
+from services.router.face.listener import https
+from services.router.face.paths import Paths
+from services.router.face.prompts import Prompts
+from services.router.proof.store import StoredReceipt
+from services.router.workload.workload import OutwardCertificate, Reports
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
@@ -30,6 +32,7 @@ from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
 MAX_BODY_BYTES = 4096
 BODY_SECONDS = 1.0
 IDLE_SECONDS = 1.0
+SHUTDOWN_SECONDS = 0.1
 KEY, OTHER_KEY = "sk-acme", "sk-other"
 EVIDENCE, EVIDENCE_DIGEST = b'{"v":1}', "ee" * 32
 _ADMIN = Ed25519PrivateKey.generate()
@@ -46,6 +49,7 @@ class DirectoryTwin:
     def __init__(self) -> None:
         self.asked = 0
         self.broken: Exception | None = None
+        self.revoked: Collection[str] = ()
         self._records = {
             bytes.fromhex(api_key_digest(key)): sign_tenant(
                 TenantRecord(tenant_id, 1, "Acme", (api_key_digest(key),)), _ADMIN
@@ -80,7 +84,42 @@ class EvidenceTwin:
 
 
 def tenants_of(directory: DirectoryTwin) -> Tenants:
-    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), frozenset)
+    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), lambda: directory.revoked)
+
+
+def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports) -> Documents:
+    """A router's documents; receipts' commitments and evidence are twins."""
+    return Documents(
+        workload=bench.workload,
+        reports=reports,
+        tenants=tenants_of(directory),
+        upstreams=bench.upstreams,
+        foreign=bench.foreign,
+        receipts=bench.store,
+        commitments=cast(Any, CommitmentsTwin()),
+        evidence=cast(Any, EvidenceTwin()),
+    )
+
+
+def paths_of(
+    bench: RouterBench,
+    directory: DirectoryTwin,
+    reports: Reports,
+    *,
+    max_body_bytes: int,
+    body_seconds: float = 30.0,
+    total_seconds: float = 90.0,
+) -> Paths:
+    """A router's paths."""
+    prompts = Prompts(
+        tenants_of(directory),
+        bench.exchanges,
+        max_body_bytes=max_body_bytes,
+        request_seconds=60.0,
+        total_seconds=total_seconds,
+        body_seconds=body_seconds,
+    )
+    return Paths(bench.workload.headers, prompts, documents_of(bench, directory, reports), bench.metrics)
 
 
 @dataclass(slots=True)
@@ -92,6 +131,8 @@ class Site:
     port: int
     tls: ssl.SSLContext
     session: aiohttp.ClientSession
+    stop: Callable[[], Awaitable[None]]
+    """Ends the listener, as a router that is terminated does."""
 
     def url(self, path: str) -> str:
         return f"https://127.0.0.1:{self.port}{path}"
@@ -121,32 +162,34 @@ class Site:
 
 
 @asynccontextmanager
-async def https_site(folder: Path) -> AsyncIterator[Site]:
+async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncIterator[Site]:
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
     async with router_bench(folder) as bench:
-        edge = Edge(
-            workload=bench.workload,
-            reports=cast(Any, ReportsTwin()),
-            policy=cast(Any, bench.member.policy),
-            tenants=tenants_of(directory),
-            upstreams=bench.upstreams,
-            foreign=bench.foreign,
-            exchanges=bench.exchanges,
-            receipts=bench.store,
-            commitments=cast(Any, CommitmentsTwin()),
-            evidence=cast(Any, EvidenceTwin()),
+        paths = paths_of(
+            bench,
+            directory,
+            cast(Any, ReportsTwin()),
             max_body_bytes=MAX_BODY_BYTES,
-            request_seconds=60.0,
             body_seconds=BODY_SECONDS,
+            total_seconds=total_seconds,
         )
         outward = OutwardCertificate(key, certificate)
+        listener = https(
+            "127.0.0.1:0",
+            paths.answer,
+            bench.workload.headers,
+            outward,
+            idle_seconds=IDLE_SECONDS,
+            shutdown_seconds=SHUTDOWN_SECONDS,
+        )
         async with (
             bench.issuance.recording(),
-            https("127.0.0.1:0", edge.application(), edge.headers, outward, idle_seconds=IDLE_SECONDS) as port,
+            AsyncExitStack() as listening,
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=tls), timeout=aiohttp.ClientTimeout(PATIENCE_SECONDS)
             ) as session,
         ):
-            yield Site(bench, directory, port, tls, session)
+            port = await listening.enter_async_context(listener)
+            yield Site(bench, directory, port, tls, session, listening.aclose)

@@ -14,8 +14,8 @@ from libs.events.vault import VaultKey
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
+from services.router.admission.tenants import Tenant
 from services.router.errors import LedgerUnavailable as VaultUnavailable
-from services.router.tenants import Tenant
 from tests.fakes.entry_schema import require_documented
 
 TENANT = Tenant("ab" * 16, "Acme")
@@ -85,11 +85,11 @@ class LedgerTwin:
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             if withheld:
-                self._amend(sealed.entry_id, abandoned or {})
+                self._amend(sealed.entry_id, abandoned or {}, "not_released")
             raise
         if self.silent:
             if withheld:
-                self._amend(sealed.entry_id, amendment or {})
+                self._amend(sealed.entry_id, amendment or {}, "not_released")
             raise LedgerUnavailable("no acknowledgement", sealed.entry_id)
         return Committed(
             sealed.entry_id, self.issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, ACKNOWLEDGEMENT
@@ -106,13 +106,16 @@ class LedgerTwin:
         self.cut.append(committed.issuer_seq)
 
     def withdrawn(self, committed: Committed, *, vault: VaultKey | None, amendment: Mapping[str, Any]) -> None:
-        self._amend(committed.entry_id, amendment)
+        self._amend(committed.entry_id, amendment, "not_released")
+
+    def uncertain(self, committed: Committed, *, vault: VaultKey | None) -> None:
+        self._amend(committed.entry_id, {}, "release_unknown")
 
     def of(self, kind: Kind) -> list[Mapping[str, Any]]:
         return [body for logged, body, _ in self.entries if logged is kind]
 
-    def _amend(self, entry_id: bytes, members: Mapping[str, Any]) -> None:
-        self._log(Kind.AMENDMENT, {**members, "entry_id": entry_id.hex(), "effect": "not_released"}, None)
+    def _amend(self, entry_id: bytes, members: Mapping[str, Any], effect: str) -> None:
+        self._log(Kind.AMENDMENT, {**members, "entry_id": entry_id.hex(), "effect": effect}, None)
 
     def _log(self, kind: Kind, body: Mapping[str, Any], tenant: str | None) -> None:
         require_documented(kind, body)

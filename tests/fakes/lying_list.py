@@ -28,10 +28,10 @@ from services.devtee.quotes import TD_ATTRIBUTES_DEBUG
 from services.kms.ca import public_key_of
 from services.kms.issuance import ISSUANCE
 from services.registry.sessions import draft_session
-from services.router.constraints import Constraints
 from services.router.errors import UpstreamVerificationFailed
-from services.router.listed import Upstream
-from services.router.upstreams import Upstreams
+from services.router.prompt import Constraints
+from services.router.routing.listed import Upstream
+from services.router.routing.upstreams import Upstreams
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import TENANT

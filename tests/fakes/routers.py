@@ -17,6 +17,7 @@ from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs import jcs
+from libs.aci import endpoints
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
@@ -33,20 +34,23 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
-from services.router.exchange import Exchanges, Request, Started
-from services.router.foreign.access import Credentials
-from services.router.foreign.adapters import Adapters
-from services.router.foreign.providers import ForeignProviders
-from services.router.foreign.record import SessionRecord
-from services.router.issuance import Issuance
-from services.router.receipts import ReceiptStore, open_receipt_store
-from services.router.routes import Routes
-from services.router.upstreams import Upstreams
-from services.router.workload import Workload
+from services.router.exchange.course import Request, Started
+from services.router.exchange.ends import End
+from services.router.exchange.running import Exchanges
+from services.router.metrics import Metrics
+from services.router.proof.issuance import Issuance
+from services.router.proof.store import ReceiptStore, open_receipt_store
+from services.router.routing.foreign.access import Credentials
+from services.router.routing.foreign.adapters import Adapters
+from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.foreign.record import SessionRecord
+from services.router.routing.routes import Routes
+from services.router.routing.upstreams import Upstreams
+from services.router.workload.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, LedgerTwin
 
-CHAT = "/v1/chat/completions"
+CHAT = endpoints.CHAT.path
 PATIENCE_SECONDS = 20.0
 
 BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop"}]}')
@@ -68,7 +72,13 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     def __init__(self, instance: str) -> None:
         self.key = Ed25519PrivateKey.generate()
-        self.lease = node_lease(instance, more_claims={"receipt_key": self.key.public_key().public_bytes_raw().hex()})
+        self.lease = node_lease(
+            instance,
+            more_claims={
+                "receipt_key": self.key.public_key().public_bytes_raw().hex(),
+                "engine_args_sha256": "00" * 32,
+            },
+        )
         self.status = 200
         self.content_type = "application/json"
         self.chunks: Sequence[bytes] = BUFFERED
@@ -77,6 +87,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.waits_at: int | None = None
         self.waits_before_head = False
         self.forges = False
+        self.said: Mapping[str, Any] = {}
+        """What its receipt says instead of what it was sent: body, endpoint, model."""
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -115,12 +127,12 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         unsigned = Receipt(
             receipt_id="rcpt-node",
             chat_id=None,
-            model=MODEL,
+            model=self.said.get("model", MODEL),
             workload_keyset_digest=digest(b"node"),
-            endpoint=CHAT,
+            endpoint=self.said.get("endpoint", CHAT),
             method="POST",
             served_at=1,
-            events=(RequestReceived(digest(body)), ResponseReturned(returned)),
+            events=(RequestReceived(digest(self.said.get("body", body))), ResponseReturned(returned)),
             key_id="node-receipt",
         )
         return receipts.sign(unsigned, self.key)
@@ -294,15 +306,20 @@ class RouterBench:
     workload: Workload
     issuance: Issuance
     exchanges: Exchanges
+    metrics: Metrics
 
     def request(self, body: bytes, seconds: float = 60.0) -> Request:
-        return Request(CHAT, body, TENANT, "req_1", asyncio.get_running_loop().time() + seconds)
+        deadline = asyncio.get_running_loop().time() + seconds
+        return Request(endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED)
 
-    async def run(self, body: bytes) -> Answer:
+    async def run(self, body: bytes, seconds: float = 60.0) -> Answer:
         """Run an exchange to its end."""
         started: Started | None = None
         parts: list[bytes] = []
-        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(self.exchanges.run(self.request(body))) as exchange:
+        async with (
+            asyncio.timeout(PATIENCE_SECONDS),
+            aclosing(self.exchanges.run(self.request(body, seconds))) as exchange,
+        ):
             async for part in exchange:
                 if isinstance(part, Started):
                     assert started is None, "a response begins once"
@@ -347,7 +364,7 @@ async def router_bench(
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
-    workload = Workload("spiffe://mesh.test/router/one", keyset_days)
+    workload, metrics = Workload("spiffe://mesh.test/router/one", keyset_days), Metrics()
     twins = [NodeTwin(f"n{number}") for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
@@ -374,9 +391,20 @@ async def router_bench(
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
-        exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, 5.0)
+        exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, 5.0, metrics)
         bench = RouterBench(
-            member, registry, registry_peer, twins, upstreams, foreign, ledger, store, workload, issuance, exchanges
+            member,
+            registry,
+            registry_peer,
+            twins,
+            upstreams,
+            foreign,
+            ledger,
+            store,
+            workload,
+            issuance,
+            exchanges,
+            metrics,
         )
         for twin in twins:
             bench.publish_session(twin.lease, twin.target)

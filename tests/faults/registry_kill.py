@@ -31,8 +31,8 @@ from libs.errors import MeshError  # noqa: E402
 from libs.identity.member import Member  # noqa: E402
 from libs.policy.revocation import RevocationKind  # noqa: E402
 from services.devtee.machine import Machine  # noqa: E402
-from services.router.constraints import Constraints  # noqa: E402
-from services.router.upstreams import Upstreams  # noqa: E402
+from services.router.prompt import Constraints  # noqa: E402
+from services.router.routing.upstreams import Upstreams  # noqa: E402
 from tests.fakes.joined_mesh import JoinedMesh, measurement_of  # noqa: E402
 from tests.fakes.leases import MODEL, WEIGHTS  # noqa: E402
 from tests.fakes.ledgers import TENANT  # noqa: E402

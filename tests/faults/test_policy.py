@@ -5,7 +5,6 @@ policy lets it in again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from libs.transparency.leaf import Kind
 from tests.faults.load import Client, Reply
 from tests.faults.log import LogReader
 from tests.faults.patience import until
-from tests.mesh.operating import successor
+from tests.mesh.operating import publish
 from tests.mesh.running import RunningMesh, teemesh
 
 pytestmark = pytest.mark.mesh
@@ -28,15 +27,6 @@ pytestmark = pytest.mark.mesh
 _POLICY_SECONDS = 60
 _MANY_TOKENS = 1500
 """More than the model makes in the time that a revocation takes."""
-
-
-def publish(mesh: RunningMesh, changed: Mapping[str, Any], folder: Path) -> None:
-    """Sign the successor of the policy in force with these members as two of three operators, and publish it."""
-    signed = successor(mesh, mesh.file("policy"), changed)
-    path = folder / "next.json"
-    path.write_bytes(signed)
-    done = teemesh("policy", "publish", str(path), "--mesh", str(mesh.state / "mesh.json"))
-    assert done.returncode == 0, done.stderr
 
 
 async def _until(client: Client, status: int, error_type: str | None) -> Reply:

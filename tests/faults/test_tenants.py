@@ -5,34 +5,19 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
-from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
-from libs.rpc.channel import open_channel
-from services.cli.mesh.operators import load_key
+from libs.policy.tenants import TenantRecord, api_key_digest
 from tests.faults.load import Client, open_client
+from tests.mesh.operating import put_tenant
 from tests.mesh.running import RunningMesh
 
 pytestmark = pytest.mark.mesh
 
 
-async def put_tenant(mesh: RunningMesh, api_key: str) -> None:
-    record = TenantRecord(secrets.token_hex(16), version=1, name="second", api_key_sha256=(api_key_digest(api_key),))
-    signed = sign_tenant(record, load_key(mesh.state / "operators" / "tenant-admin.pem"))
-    async with open_channel(
-        mesh.mesh["registry_grpc"][0],
-        root_pem=mesh.file("mesh_ca"),
-        server_name=f"registry.{mesh.mesh['trust_domain']}",
-        key_pem=mesh.file("operator_key"),
-        certificate_pem=mesh.file("operator_cert"),
-    ) as channel:
-        request = tenants_pb2.PutTenantRequest(signed_record=signed, request_id=secrets.token_hex(16))
-        await tenants_pb2_grpc.TenantServiceStub(channel).PutTenant(request, timeout=10)
-
-
 async def test_a_second_tenant_cannot_fetch_the_firsts_receipts(mesh: RunningMesh, client: Client) -> None:
     api_key = "sk-teemesh-" + secrets.token_urlsafe(32)
-    await put_tenant(mesh, api_key)
+    record = TenantRecord(secrets.token_hex(16), version=1, name="second", api_key_sha256=(api_key_digest(api_key),))
+    await put_tenant(mesh, record)
     answer = await client.reply(client.body(1, stream=False))
     assert answer.status == 200
     async with open_client(mesh.mesh | {"api_key": api_key}) as other:

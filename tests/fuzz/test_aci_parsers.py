@@ -17,11 +17,12 @@ from libs.aci import receipt as receipts
 from libs.aci import report as reports
 from libs.aci import session as sessions
 from libs.aci import sse
+from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import SourceProvenance
 from libs.errors import MeshError
-from services.router import constraints
+from services.router import prompt as prompts
 from services.router.errors import InvalidRequest
-from services.router.withholding import StreamedResponse
+from services.router.exchange.withholding import StreamedResponse
 from tests.unit.libs.aci.documents import RECEIPT_KEY, SESSION, keyset, receipt
 
 Parser = Callable[[bytes], object]
@@ -37,7 +38,7 @@ PARSERS: dict[str, tuple[Parser, bytes]] = {
     "session": (lambda data: sessions.verify_session(data, sessions.session_id(data)), SESSION),
     "list entry": (sessions.abbreviated, SESSION),
     "keyset": (lambda data: keysets.parse(jcs.loads_object(data)), KEYSET),
-    "prompt": (constraints.parse, PROMPT),
+    "prompt": (prompts.parse, PROMPT),
 }
 
 JSON = st.recursive(
@@ -48,7 +49,7 @@ JSON = st.recursive(
 
 
 def refused_or_read(parse: Parser, data: bytes) -> None:
-    with contextlib.suppress(InvalidRequest if parse is constraints.parse else MeshError):
+    with contextlib.suppress(InvalidRequest if parse is prompts.parse else MeshError):
         parse(data)
 
 
@@ -85,10 +86,10 @@ def test_genuine_document_with_one_byte_changed(name: str, data: st.DataObject) 
 
 
 @given(
-    st.sampled_from(["/v1/chat/completions", "/v1/messages", "/v1/responses"]),
+    st.sampled_from([endpoint for endpoint in DEFINED if endpoint.streams]),
     st.lists(st.binary(max_size=60) | JSON.map(lambda value: b"data: " + json.dumps(value).encode() + b"\n\n")),
 )
-def test_any_stream_is_carried_unchanged(endpoint: str, chunks: list[bytes]) -> None:
+def test_any_stream_is_carried_unchanged(endpoint: Endpoint, chunks: list[bytes]) -> None:
     response = StreamedResponse(endpoint)
     released = b"".join(response.feed(chunk) for chunk in chunks)
     assert released + response.withheld == b"".join(chunks)

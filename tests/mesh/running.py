@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +75,23 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running_mesh(folder: Path, *arguments: str) -> Iterator[RunningMesh]:
-    """Run `teemesh up` until the block ends; the block begins when it says that it is ready."""
+def running_mesh(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[RunningMesh]:
+    """Run `teemesh up` until the block ends; the block begins when it says that it is ready.
+
+    `environment` is added to this process's own.
+    """
     state = folder / "s"
     options = ["--state", str(state), "--router-port", str(free_port()), *arguments]
     # Tied to this process: a worker that is killed in the middle of a test leaves no mesh behind.
     command = tethered([sys.executable, "-m", "services.cli", "up", *options])
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as up:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         reader = threading.Thread(target=_read, args=(up, lines), daemon=True)

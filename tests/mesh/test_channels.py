@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -11,11 +12,12 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
+from teemesh.inference.v1 import aci_pb2, aci_pb2_grpc, inference_pb2, inference_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
+from libs.aci import report as reports
 from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.errors import reason_of
 from services.cli.mesh.roster import KMS_REPLICA, LEDGER_OTHERS
@@ -146,3 +148,15 @@ async def test_the_clients_grpc_wants_an_api_key(mesh: RunningMesh) -> None:
             await inference_pb2_grpc.InferenceServiceStub(nobody).Infer(request, timeout=5).read()
     assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert reason_of(refusal.value) == "API_KEY_INVALID"
+
+
+async def test_the_clients_grpc_gives_a_report_to_anyone(mesh: RunningMesh) -> None:
+    described, nonce = mesh.mesh, "5a" * 32
+    async with open_channel(
+        described["router_grpc"], root_pem=mesh.file("router_ca"), server_name="localhost"
+    ) as nobody:
+        asked = aci_pb2.GetAttestationRequest(nonce=nonce)
+        response = await aci_pb2_grpc.AciServiceStub(nobody).GetAttestation(asked, timeout=20)
+    report = reports.parse(response.report)
+    slot = reports.slot(reports.report_data(report.keyset.digest, nonce))
+    assert json.loads(response.report)["attestation"]["evidence"]["quote_report_data"] == slot.hex()

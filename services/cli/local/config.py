@@ -173,11 +173,8 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
             return {
                 "registry": [addresses.of("registry")],
                 "ledger": addresses.of("ledger"),
-                "https_listen": addresses.router,
-                "grpc_listen": addresses.of("router_grpc"),
-                "dns_names": ["localhost"],
-                "ip_addresses": [HOST],
-                "repo_url": None,
+                "http": {"listen": addresses.router, "grpc_listen": addresses.of("router_grpc")},
+                "keyset": {"dns_names": ["localhost"], "ip_addresses": [HOST], "repo_url": None},
                 "events": events,
             }
     raise AssertionError(service)

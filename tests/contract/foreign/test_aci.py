@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from libs import jcs
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
+from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import (
     Aborted,
     ServedByForeign,
@@ -32,8 +33,8 @@ from libs.policy.constraints import TenantConstraints
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
-from services.router.constraints import Constraints, parse
-from services.router.forwarding import Errand, Reached
+from services.router.prompt import Constraints, parse
+from services.router.routing.hop import Errand, Reached
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import (
     HERE,
@@ -52,7 +53,7 @@ from tests.fakes.foreign_routers import (
 from tests.fakes.https_router import server_context
 from tests.fakes.ledgers import TENANT
 from tests.fakes.relay import impersonating
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, RouterBench
+from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench
 
 
 async def test_a_prompt_goes_to_the_verified_service_and_its_answer_comes_back(

@@ -11,10 +11,10 @@ import pytest
 from libs.aci.session import Session
 from libs.client.attestation import Established
 from libs.policy.document import Policy
-from services.router.constraints import Constraints
-from services.router.foreign.aci import _until
-from services.router.foreign.aci_standing import AciStanding
-from services.router.foreign.adapter import ProofOutdated
+from services.router.prompt import Constraints
+from services.router.routing.foreign.aci import _until
+from services.router.routing.foreign.aci_standing import AciStanding
+from services.router.routing.foreign.adapter import ProofOutdated
 from tests.fakes.foreign_routers import HERE
 from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import RouterBench

@@ -7,20 +7,21 @@ import asyncio
 import aiohttp
 import pytest
 
+from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.client.http import RouterHttp
 from libs.client.pinning import client_context
 from libs.policy.foreign import ForeignKind, ForeignProvider
-from services.router.constraints import parse
 from services.router.errors import UpstreamFailed
-from services.router.foreign.access import Credentials
-from services.router.foreign.hop import hop
-from services.router.foreign.openai import NoProof
-from services.router.foreign.place import Place
-from services.router.forwarding import Errand
+from services.router.prompt import parse
+from services.router.routing.foreign.access import Credentials
+from services.router.routing.foreign.hop import hop
+from services.router.routing.foreign.openai import NoProof
+from services.router.routing.foreign.place import Place
+from services.router.routing.hop import Errand
 from tests.fakes.ledgers import TENANT
 from tests.fakes.openai_service import openai_service
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, prompt
+from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, prompt
 
 SECONDS = 1.0
 

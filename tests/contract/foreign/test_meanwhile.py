@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from libs.aci.endpoints import CHAT
 from libs.aci.session import session_id
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
-from services.router.constraints import Constraints, parse
-from services.router.foreign.access import Credentials
-from services.router.foreign.adapter import ForeignNotVerified
-from services.router.forwarding import Errand
+from services.router.prompt import Constraints, parse
+from services.router.routing.foreign.access import Credentials
+from services.router.routing.foreign.adapter import ForeignNotVerified
+from services.router.routing.hop import Errand
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import (
     HERE,
@@ -34,7 +35,7 @@ from tests.fakes.foreign_routers import (
     policy_listing,
 )
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import CHAT, PATIENCE_SECONDS, KeeperTwin, RouterBench, router_bench
+from tests.fakes.routers import PATIENCE_SECONDS, KeeperTwin, RouterBench, router_bench
 from tests.fakes.vllm_proxy_worker import API_KEY, WorkerTwin, vllm_proxy_worker
 
 

@@ -15,7 +15,7 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.transparency.leaf import Kind
-from services.router.foreign.access import Credentials
+from services.router.routing.foreign.access import Credentials
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import policy_listing
 from tests.fakes.ledgers import TENANT

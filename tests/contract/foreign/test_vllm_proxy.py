@@ -24,7 +24,7 @@ from libs.client.vllm_proxy import WorkerSignatureInvalid, verify_signature, ver
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
-from services.router.foreign.access import Credentials
+from services.router.routing.foreign.access import Credentials
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import MachineCollateral, policy_listing
 from tests.fakes.https_router import server_context

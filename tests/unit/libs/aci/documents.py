@@ -10,11 +10,14 @@ from libs.aci.encoding import digest
 from libs.aci.keyset import Keyset, TlsKey
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import (
+    Aborted,
+    Encrypted,
     Event,
     PolicyInForce,
     RequestForwarded,
     RequestReceived,
     ResponseReturned,
+    SealedUnder,
     ServedByNode,
     UpstreamVerified,
 )
@@ -74,6 +77,11 @@ def full_events() -> tuple[Event, ...]:
             receipt_sha256="01" * 32,
             weights_sha256="02" * 32,
             engine="embedded/1",
+            engine_args_sha256="03" * 32,
+            receipt="{}",
         ),
+        SealedUnder(vault_epoch=670),
+        Encrypted(version="2", algo="x25519-aes-256-gcm-hkdf-sha256", key_id="e2ee-1"),
+        Aborted("upstream_failed", "the node broke off"),
         ResponseReturned(digest(RESPONSE)),
     )

@@ -26,6 +26,7 @@ from libs.aci.receipt_events import (
     RequestForwarded,
     RequestReceived,
     ResponseReturned,
+    ServedByNode,
     UnknownEvent,
     UpstreamFailed,
     UpstreamVerified,
@@ -82,7 +83,26 @@ def test_events_are_flat_objects_under_their_own_names() -> None:
         "receipt_sha256",
         "weights_sha256",
         "engine",
+        "engine_args_sha256",
+        "receipt",
     }
+    assert log[5] == {"type": "teemesh.key_epoch", "vault_epoch": 670}
+    assert log[6]["type"] == "teemesh.e2ee"
+    assert log[7] == {"type": "teemesh.abort", "reason": "upstream_failed", "detail": "the node broke off"}
+
+
+def test_receipts_of_earlier_versions_say_less_of_a_node_and_verify() -> None:
+    node = ServedByNode("spiffe://mesh.test/node/a", digest(b"evidence"), "01" * 32, "02" * 32, "embedded/1")
+    document = signed(events=(RECEIVED, node, Aborted("client_disconnected"), RETURNED))
+    assert json.loads(document)["event_log"][1].keys() == {
+        "type",
+        "spiffe_id",
+        "evidence_digest",
+        "receipt_sha256",
+        "weights_sha256",
+        "engine",
+    }
+    assert receipts.verify_receipt(document, keyset()).events[1:3] == (node, Aborted("client_disconnected"))
 
 
 def test_refusal_receipt_has_a_failed_upstream_and_nothing_forwarded() -> None:
@@ -113,6 +133,8 @@ def test_refusal_receipt_has_a_failed_upstream_and_nothing_forwarded() -> None:
         (RequestReceived("sha256:00"), RETURNED),
         (RECEIVED, UpstreamVerified(required=True, model_id="m", session_id="AB" * 32), RETURNED),
         (RECEIVED, Aborted(""), RETURNED),
+        (RECEIVED, Aborted("x", ""), RETURNED),
+        (RECEIVED, ServedByNode("s", digest(b"e"), "01" * 32, "02" * 32, "e", engine_args_sha256="AB"), RETURNED),
     ],
 )
 def test_events_that_would_not_verify_are_not_signed(events: tuple[Event, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -215,6 +216,37 @@ def test_a_receipt_that_names_another_node_than_its_session_fails(honest: Materi
 
 def test_a_receipt_that_names_other_weights_than_the_node_claims_fails(honest: Materials, mesh: AttestedMesh) -> None:
     assert _failures(_served(honest, mesh, mesh.session(), weights="88" * 32)) == {7: "NODE_NOT_EVIDENCED"}
+
+
+def _naming(honest: Materials, mesh: AttestedMesh, **members: Any) -> Materials:
+    """The same, with a receipt that says something else of the node."""
+    assert isinstance(honest.receipt, bytes)
+    receipt = parse_receipt(honest.receipt)
+    events = tuple(replace(event, **members) if isinstance(event, ServedByNode) else event for event in receipt.events)
+    signed = sign_receipt(replace(receipt, events=events), mesh.receipt_key)
+    return replace(honest, receipt=signed, commitment=jcs.dumps(mesh.commit(signed)))
+
+
+def test_a_receipt_that_names_other_arguments_than_the_node_claims_fails(honest: Materials, mesh: AttestedMesh) -> None:
+    assert _failures(_naming(honest, mesh, engine_args_sha256="01" * 32)) == {7: "NODE_NOT_EVIDENCED"}
+
+
+@pytest.mark.parametrize("wrong", ["prompt", "key", "digest"])
+def test_a_nodes_receipt_that_is_not_of_this_prompt_and_that_node_fails(
+    honest: Materials, mesh: AttestedMesh, wrong: str
+) -> None:
+    own = mesh.node_receipt(
+        b"another" if wrong == "prompt" else REQUEST, RESPONSE, Ed25519PrivateKey.generate() if wrong == "key" else None
+    )
+    named = hashlib.sha256(b"another" if wrong == "digest" else own).hexdigest()
+    served = _naming(honest, mesh, receipt=own.decode(), receipt_sha256=named)
+    assert _failures(served) == {7: "NODE_NOT_EVIDENCED"}
+
+
+def test_a_receipt_of_an_earlier_version_names_the_nodes_by_its_digest_alone(
+    honest: Materials, mesh: AttestedMesh
+) -> None:
+    assert _failures(_naming(honest, mesh, receipt=None, engine_args_sha256=None)) == {}
 
 
 def test_a_node_whose_weights_policy_does_not_list_fails(honest: Materials, mesh: AttestedMesh) -> None:

@@ -176,6 +176,14 @@ async def test_a_cancelled_commit_is_amended_too(mesh: Mesh) -> None:
         assert (await until_logged(mesh, Kind.AMENDMENT)).body["effect"] == "not_released"
 
 
+async def test_a_response_that_may_have_gone_out_in_part_is_amended_as_unknown(mesh: Mesh) -> None:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        committed = await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=10)
+        publisher.uncertain(committed, vault=VAULT)
+        amendment = await until_logged(mesh, Kind.AMENDMENT)
+    assert amendment.body == {"entry_id": committed.entry_id.hex(), "effect": "release_unknown"}
+
+
 async def test_a_start_that_the_ledger_does_not_admit_ends_itself(mesh: Mesh) -> None:
     """What the ledger refused once it refuses to this issuer for ever: only a new start can be judged anew."""
     mesh.ledger.reject = "KEYSET_REFUSED"

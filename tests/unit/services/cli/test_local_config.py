@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import tomllib
 import typing
@@ -132,4 +133,5 @@ def _unmentioned(config: type[Any], template: Mapping[str, Any]) -> set[str]:
 
 
 def _hints(config: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(config)
+    hints = typing.get_type_hints(config)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config)}

@@ -29,10 +29,10 @@ from libs.rpc.errors import reason_of
 from libs.transparency import checkpoint, leaf
 from libs.transparency.leaf import Kind
 from libs.transparency.merkle import leaf_hash, verify_consistency, verify_inclusion
-from services.router.erasures import ErasureReading
 from services.router.errors import NotFound
-from services.router.receipts import ReceiptStore, StoredReceipt, open_receipt_store
-from services.router.vaults import Vaults
+from services.router.proof.erasures import ErasureReading
+from services.router.proof.store import ReceiptStore, StoredReceipt, open_receipt_store
+from services.router.proof.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh
 from tests.fakes.secrets import Secrets
 

@@ -18,7 +18,7 @@ from libs.identity.certificate import Subject, key_pem, pem_of
 from libs.policy.orders import PRUNE_LOG, RETIRE_KEY
 from libs.policy.vault_orders import month_of
 from services.cli.__main__ import main
-from services.router.vaults import Vaults
+from services.router.proof.vaults import Vaults
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 
 from .live import LiveMesh

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from libs.aci import receipt
+from libs.aci import endpoints, receipt
 from libs.aci.receipt_events import PolicyInForce
 from libs.policy.measured_engine import MeasuredEngine
 from services.node.channel import EngineChannel, EngineUnavailable
@@ -26,7 +26,7 @@ from services.node.receipts import ReceiptSigner
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "smollm2-135m"
-CHAT = "/v1/chat/completions"
+CHAT = endpoints.CHAT.path
 POLICY = PolicyInForce(1, "sha256:" + "0" * 64)
 PATIENCE_SECONDS = 60.0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from libs.aci import receipt
+from libs.aci import endpoints, receipt
 from libs.aci.receipt_events import PolicyInForce
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
@@ -31,7 +31,7 @@ from services.node.generation import (
 )
 from services.node.receipts import ReceiptSigner, keyset_of
 
-CHAT = "/v1/chat/completions"
+CHAT = endpoints.CHAT.path
 GOOD = b'{"model":"m","messages":[],"temperature":0.70}'
 POLICY = PolicyInForce(7, "sha256:" + "ab" * 32)
 

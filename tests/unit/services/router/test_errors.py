@@ -32,6 +32,8 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (408, "request_timeout"),
         (412, "session_not_accepted"),
         (413, "request_too_large"),
+        (415, "unsupported_media_type"),
+        (417, "expectation_failed"),
         (500, "internal_error"),
         (502, "upstream_error"),
         (503, "upstream_verification_failed"),

@@ -1,0 +1,100 @@
+"""Responsible for one exchange as it has gone so far: what was asked, who was handed it, and what its receipt says."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from libs.aci.encoding import digest
+from libs.aci.endpoints import Endpoint
+from libs.aci.receipt import fresh_receipt_id
+from libs.aci.receipt_events import (
+    Aborted,
+    KnownEvent,
+    PolicyInForce,
+    RequestForwarded,
+    RequestReceived,
+    ResponseReturned,
+    SealedUnder,
+)
+from libs.aci.receipt_events import UpstreamFailed as NoUpstream
+from services.router.admission.tenants import Tenant
+from services.router.exchange.ends import End, Why
+from services.router.exchange.withholding import Withholding
+from services.router.proof.issuance import Draft
+from services.router.routing.hop import Reached
+
+ANSWER_MARGIN_SECONDS = 1.0
+"""What is kept back of a request's time to answer in."""
+_NO_MODEL = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An authenticated request. `deadline` is in the event loop's time; `why` is asked if its reader stops."""
+
+    endpoint: Endpoint
+    body: bytes
+    tenant: Tenant
+    request_id: str
+    deadline: float
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What the response is; bytes follow. For a buffered response everything is committed by now."""
+
+    status: int
+    content_type: str
+    receipt_id: str
+
+
+Part = Started | bytes
+
+
+@dataclass(slots=True)
+class Course:
+    """How one exchange has gone so far."""
+
+    request: Request
+    policy: PolicyInForce
+    receipt_id: str = field(default_factory=fresh_receipt_id)
+    model: str | None = None
+    reached: list[Reached] = field(default_factory=list)
+    """Who was handed the prompt, in order: an answer is the last one's."""
+    held: Withholding | None = None
+    served: KnownEvent | None = None
+    refusal: str | None = None
+    aborts: list[End] = field(default_factory=list)
+    recorded: bool = False
+    """True once somebody else sees to the receipt, whatever happens to this exchange."""
+
+    def draft(self, returned: str, vault_epoch: int | None = None) -> Draft:
+        """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
+        events: list[KnownEvent] = [RequestReceived(digest(self.request.body)), self.policy]
+        model = self.model or _NO_MODEL
+        if self.reached:
+            # A receipt has room for one: what the last was handed, whose answer it is.
+            events.append(RequestForwarded(self.reached[-1].forwarded))
+            events.extend(reached.outcome for reached in self.reached)
+        else:
+            events.append(NoUpstream(required=True, model_id=model, reason=self.refusal or "not_forwarded"))
+        if self.served is not None:
+            events.append(self.served)
+        events.extend(Aborted(end.value) for end in self.aborts)
+        if vault_epoch is not None:
+            events.append(SealedUnder(vault_epoch))
+        events.append(ResponseReturned(returned))
+        return Draft(
+            tenant=self.request.tenant,
+            receipt_id=self.receipt_id,
+            endpoint=self.request.endpoint.path,
+            model=self.model,
+            chat_id=None if self.held is None else self.held.chat_id,
+            events=tuple(events),
+        )
+
+    def left(self) -> float:
+        """How much of the request's time is left, seconds."""
+        return self.request.deadline - asyncio.get_running_loop().time()

@@ -1,0 +1,161 @@
+"""It is responsible for one request from first to last byte: judge, choose, forward, withhold, and its release.
+
+It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, an authenticated request ends in one
+receipt: answers, refusals, a node that breaks off, a client that leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+
+from libs.aci.endpoints import JSON
+from libs.aci.receipt_events import PolicyInForce
+from libs.errors import MeshError
+from libs.identity.freshness import PolicyKeeper
+from services.router import prompt as prompts
+from services.router.admission.tenants import Tenant
+from services.router.errors import RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
+from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
+from services.router.exchange.ends import End
+from services.router.exchange.release import Release, end_of
+from services.router.exchange.withholding import withhold
+from services.router.metrics import Metrics
+from services.router.prompt import Prompt
+from services.router.proof.issuance import Issuance
+from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
+from services.router.routing.routes import Route, Routes
+
+_ATTEMPTS = 3
+
+log = structlog.get_logger()
+
+
+class Exchanges:
+    """Runs exchanges."""
+
+    def __init__(
+        self, policy: PolicyKeeper, routes: Routes, issuance: Issuance, ledger_seconds: float, metrics: Metrics
+    ) -> None:
+        self._policy = policy
+        self._routes = routes
+        self._issuance = issuance
+        self._ledger_seconds = ledger_seconds
+        self._metrics = metrics
+        self._release = Release(issuance, ledger_seconds, metrics)
+
+    async def run(self, request: Request) -> AsyncGenerator[Part, None]:
+        """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
+
+        Whoever asks for the next part says that the one before is written: what was signed and not written is amended.
+        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request; everything later is a
+        response with a receipt.
+        """
+        policy = self._policy.require_fresh()
+        self._issuance.require_room()
+        course = Course(request, PolicyInForce(policy.version, "sha256:" + policy.digest.hex()))
+        ended = End.INTERNAL_ERROR
+        try:
+            with self._metrics.exchange(request.endpoint.path) as head:
+                async with aclosing(self._parts(course)) as parts:
+                    async for part in parts:
+                        if isinstance(part, Started):
+                            head(part.status)
+                        yield part
+        except (GeneratorExit, asyncio.CancelledError):
+            ended = request.why()
+            raise
+        finally:
+            if not course.recorded:
+                self._release.record_later(course, ended, None if course.held is None else course.held.emitted_hash())
+            for end in course.aborts:
+                self._metrics.ends.add(end.value)
+
+    async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
+        try:
+            prompt = prompts.parse(course.request.body)
+            course.model = prompt.model
+            async with aclosing(self._answer(course, prompt)) as answer:
+                async for part in answer:
+                    yield part
+        except RouterError as error:
+            async with aclosing(self._release.refuse(course, error)) as refusal:
+                async for part in refusal:
+                    yield part
+
+    async def _answer(self, course: Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
+        """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out."""
+        tried: frozenset[str] = frozenset()
+        route = self._choose(course, prompt, tried)
+        while True:
+            try:
+                async with aclosing(self._relay(course, prompt, route)) as forwarded:
+                    async for part in forwarded:
+                        yield part
+                return
+            except NodeUnavailable as error:
+                tried |= {route.name}
+                log.warning("route unavailable", route=route.name, detail=str(error))
+                if len(tried) >= _ATTEMPTS or course.left() <= 0:
+                    raise
+                try:
+                    route = self._choose(course, prompt, tried)
+                except RouterError:
+                    raise error from None  # There was one; that it failed is what the client should know.
+
+    def _require_tenant(self, tenant: Tenant) -> None:
+        """Operators may revoke a tenant whose answer is on its way. Raises `TenantRevoked`."""
+        if tenant.tenant_id in self._policy.current.revoked.tenants:
+            raise TenantRevoked("the tenant was revoked")
+
+    def _choose(self, course: Course, prompt: Prompt, tried: frozenset[str]) -> Route:
+        try:
+            return self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
+        except RouterError:
+            raise
+        except MeshError as error:
+            raise ServiceUnavailable(f"not now: {error.reason}") from error
+
+    async def _relay(self, course: Course, prompt: Prompt, route: Route) -> AsyncGenerator[Part, None]:
+        """One attempt at one route. Raises `NodeUnavailable` before the first byte."""
+        request = course.request
+        parts = route.forward(
+            Errand(
+                prompt=prompt,
+                endpoint=request.endpoint,
+                request_id=request.request_id,
+                tenant_id=request.tenant.tenant_id,
+                timeout=max(course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS, 0.1),
+            )
+        )
+        async with aclosing(parts):
+            # One that found its proof outdated verifies anew and is handed the prompt a second time.
+            while isinstance(begun := await anext(parts), Reached):
+                course.reached.append(begun)
+            if not isinstance(begun, Begun) or not course.reached:
+                raise UpstreamFailed("the answer is out of order")
+            held = course.held = withhold(
+                request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
+            )
+            started = Started(begun.status, begun.content_type, course.receipt_id)
+            streaming = held.streams
+            if streaming:
+                yield started
+            try:
+                async for part in parts:
+                    self._require_tenant(request.tenant)
+                    if isinstance(part, Ended):
+                        course.served = part.served
+                        held.complete()
+                    elif isinstance(part, bytes) and (out := held.feed(part)):
+                        yield out
+            except (UpstreamFailed, TenantRevoked) as error:
+                course.aborts.append(end_of(error))
+                held.fail(error)
+                started = Started(error.status, JSON, course.receipt_id)
+        async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
+            async for end in released:
+                yield end

@@ -1,0 +1,1 @@
+"""It is responsible for what clients meet: listeners, paths, and answers that HTTP and gRPC clients can read."""

@@ -1,0 +1,53 @@
+"""Responsible for a request as every face brings it: its parts as plain values, its body once it is asked for.
+
+Whoever answers knows no protocol, so a request means the same by whichever way it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from services.router.errors import InvalidRequest
+
+
+class Fields:
+    """Names with their values, in the order in which they came."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._pairs = tuple(pairs)
+
+    def all(self, name: str) -> tuple[str, ...]:
+        """Return every value of a name."""
+        return tuple(value for given, value in self._pairs if given == name)
+
+    def first(self, name: str) -> str | None:
+        """Return the first value of a name on which nothing rests."""
+        return next(iter(self.all(name)), None)
+
+    def only(self, name: str) -> str | None:
+        """Return the value of a name, None without one. Raises `InvalidRequest` if there are several: of two, somebody
+        on the way may have read the other one.
+        """
+        values = self.all(name)
+        if len(values) > 1:
+            raise InvalidRequest(f"{name} is given more than once")
+        return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request. Nothing of it was judged yet, beyond that it can be read as one."""
+
+    method: str
+    path: str
+    """As it came, percent-encoded."""
+    query: Fields
+    headers: Fields
+    """Their names in lower case."""
+    read: Callable[[int], Awaitable[bytes]]
+    """Reads the whole body, as it came over the wire, up to this many bytes; a client that waits for leave to send it
+    gets that now. Raises `RequestTooLarge`, or `InvalidRequest` where it cannot be read to its end.
+    """
+    gone: Callable[[], bool]
+    """Whether the client has left. Whatever is cancelled while it has not, this router cancelled."""

@@ -1,0 +1,93 @@
+"""It is responsible for requests that carry no prompt: models, reports, sessions, evidence, and tenants' receipts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.aci.encoding import is_hex
+from libs.aci.session import abbreviated
+from libs.errors import MeshError
+from services.router.admission.tenants import Tenants, bearer
+from services.router.errors import NotFound, TenantRevoked, Unauthorized
+from services.router.face.answers import Reply, document, value
+from services.router.face.arrivals import Arrival
+from services.router.proof.commitments import Commitments, EvidenceDocuments
+from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
+from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.upstreams import Upstreams
+from services.router.workload.workload import Reports, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What the documents are made of. Each method answers one path; `name` is what the path names, if anything."""
+
+    workload: Workload
+    reports: Reports
+    tenants: Tenants
+    upstreams: Upstreams
+    foreign: ForeignProviders
+    receipts: ReceiptStore
+    commitments: Commitments
+    evidence: EvidenceDocuments
+
+    async def root(self, arrival: Arrival, name: str) -> Reply:
+        return value({"api_version": "aci/1", "workload_keyset_digest": self.workload.keyset_digest})
+
+    async def health(self, arrival: Arrival, name: str) -> Reply:
+        return value({"status": "ok"})
+
+    async def models(self, arrival: Arrival, name: str) -> Reply:
+        tenant = await self.tenants.authenticate(arrival.headers.only("authorization"))
+        models = [
+            {"id": model, "object": "model", "created": 0, "owned_by": "teemesh"}
+            for model in sorted({*self.upstreams.weights(tenant.tenant_id), *self.foreign.models(tenant.tenant_id)})
+        ]
+        return value({"object": "list", "data": models})
+
+    async def attestation(self, arrival: Arrival, name: str) -> Reply:
+        return document(await self.reports.report(arrival.query.only("nonce")))
+
+    async def receipt(self, arrival: Arrival, name: str) -> Reply:
+        return document((await self._stored(arrival, name)).receipt)
+
+    async def commitment(self, arrival: Arrival, name: str) -> Reply:
+        return value(await self.commitments.of(await self._stored(arrival, name)))
+
+    async def sessions(self, arrival: Arrival, name: str) -> Reply:
+        filters = arrival.query.only("upstream_name"), arrival.query.only("model")
+        documents = self.upstreams.current_sessions(*filters) + self.foreign.current_sessions(*filters)
+        return value({"api_version": "aci/1", "sessions": [abbreviated(session) for session in documents]})
+
+    async def session(self, arrival: Arrival, name: str) -> Reply:
+        try:
+            if not is_hex(name, 32):
+                raise NotFound("session ids are 64 lower-case hex digits")
+            return document(await self._session_document(name))
+        except MeshError as error:
+            if error.reason == "SESSION_UNKNOWN":
+                raise NotFound("no such session") from error
+            raise
+
+    async def evidence_document(self, arrival: Arrival, name: str) -> Reply:
+        return document(await self.evidence.find(name))
+
+    async def _stored(self, arrival: Arrival, name: str) -> StoredReceipt:
+        """The receipt that is asked for. A key that opens nothing is refused as if there were no such receipt (ACI
+        section 7.6), whosever it is or was; only that there is no key at all is told.
+        """
+        authorization = arrival.headers.only("authorization")
+        try:
+            tenant = await self.tenants.authenticate(authorization)
+        except (Unauthorized, TenantRevoked) as error:
+            if bearer(authorization) is None:
+                raise
+            raise ReceiptNotFound from error
+        return await self.receipts.find(name, tenant.tenant_id)
+
+    async def _session_document(self, session_id: str) -> bytes:
+        """Sessions of foreign providers are this router's own; those of nodes are the registry's."""
+        try:
+            return await self.foreign.session(session_id)
+        except NotFound:
+            return await self.upstreams.session(session_id)

@@ -1,0 +1,102 @@
+"""It is responsible for requests that carry a prompt: whose they are, their body in time, how long an answer has."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from libs.aci.endpoints import EVENT_STREAM, Endpoint
+from services.router.admission.tenants import Tenants
+from services.router.errors import ContentEncodingNotSupported, InternalError, RequestTooSlow
+from services.router.exchange.course import Part, Request, Started
+from services.router.exchange.ends import End
+from services.router.exchange.running import Exchanges
+from services.router.face.answers import Reply
+from services.router.face.arrivals import Arrival, Fields
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+DELIVERY_SECONDS = 30.0
+"""How long, beyond its own time, a request's answer may take to be read by its client."""
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class Prompts:
+    """Answers prompts. `body_seconds` is for a body to come, `request_seconds` from then on to its answer, and
+    `total_seconds` until all of that must be read.
+    """
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        exchanges: Exchanges,
+        *,
+        max_body_bytes: int,
+        request_seconds: float,
+        total_seconds: float,
+        body_seconds: float = 30.0,
+    ) -> None:
+        self._tenants = tenants
+        self._exchanges = exchanges
+        self._max_body_bytes = max_body_bytes
+        self._request_seconds = request_seconds
+        self._body_seconds = body_seconds
+        self._total_seconds = total_seconds
+
+    @asynccontextmanager
+    async def answer(self, endpoint: Endpoint, arrival: Arrival) -> AsyncIterator[Reply]:
+        """Run an exchange; leaving the context early ends it. Raises `RouterError`, or what `Exchanges.run` raises.
+
+        Nothing of the body is read for whoever has no key.
+        """
+        tenant = await self._tenants.authenticate(arrival.headers.only("authorization"))
+        _require_no_encoding(arrival.headers)
+        body = await self._body(arrival)
+        asked = arrival.headers.first("x-request-id") or ""
+        # A client that does not read must not hold its receipt open for ever.
+        async with asyncio.timeout(self._total_seconds) as patience:
+
+            def why() -> End:
+                if patience.expired():
+                    return End.CLIENT_TOO_SLOW
+                return End.CLIENT_DISCONNECTED if arrival.gone() else End.SHUTDOWN
+
+            request = Request(
+                endpoint=endpoint,
+                body=body,
+                tenant=tenant,
+                request_id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",
+                deadline=asyncio.get_running_loop().time() + self._request_seconds,
+                why=why,
+            )
+            async with aclosing(self._exchanges.run(request)) as exchange:
+                started = await anext(exchange)
+                if not isinstance(started, Started):
+                    raise InternalError("internal error")
+                headers = {"X-Receipt-Id": started.receipt_id}
+                if started.content_type.startswith(EVENT_STREAM):
+                    headers |= _UNBUFFERED
+                yield Reply(started.status, started.content_type, _bytes(exchange), headers)
+
+    async def _body(self, arrival: Arrival) -> bytes:
+        """Raises `RequestTooSlow`: a client, or a chunk that no face can make sense of, must not hold this open."""
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                return await arrival.read(self._max_body_bytes)
+        except TimeoutError as error:
+            raise RequestTooSlow(f"the request body did not come within {self._body_seconds:.0f} s") from error
+
+
+async def _bytes(exchange: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
+    async for part in exchange:
+        if isinstance(part, bytes):
+            yield part
+
+
+def _require_no_encoding(headers: Fields) -> None:
+    named = ",".join(headers.all("content-encoding")).lower().split(",")
+    if any(name.strip() not in ("", "identity") for name in named):
+        raise ContentEncodingNotSupported("the request body must not be compressed")

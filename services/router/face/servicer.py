@@ -1,0 +1,150 @@
+"""Wire to domain for gRPC clients: the same exchanges as over HTTPS, an API key in the metadata; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from teemesh.inference.v1 import inference_pb2 as pb
+from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
+from teemesh.ledger.v1 import acknowledgement_pb2
+
+from libs.aci.endpoints import SERVED
+from libs.errors import Code, MeshError
+from libs.rpc.calls import Context
+from libs.rpc.deadline import remaining_seconds
+from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
+from services.router.admission.tenants import Tenants
+from services.router.errors import EndpointNotSupported, InvalidRequest, LedgerUnavailable, NotFound, RequestTooLarge
+from services.router.exchange.course import Request, Started
+from services.router.exchange.ends import End
+from services.router.exchange.running import Exchanges
+from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
+from services.router.proof.store import ReceiptStore
+from services.router.routing.upstreams import Upstreams
+from services.router.workload.workload import Workload
+
+_CLIENTS_CLOCK_SECONDS = 0.1
+"""A client's time is over a little before this side knows: who leaves in these last moments has run out of it."""
+
+_SERVICE = "teemesh.inference.v1.InferenceService"
+
+
+class RequestIdMalformed(MeshError):
+    """Not a request id."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "REQUEST_ID_MALFORMED"
+
+
+class RouterServicer(pb_grpc.InferenceServiceServicer):
+    """See `inference.proto`. A response's own error status travels in its head, not as a failed call."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        tenants: Tenants,
+        exchanges: Exchanges,
+        upstreams: Upstreams,
+        receipts: ReceiptStore,
+        max_body_bytes: int,
+        request_seconds: float,
+    ) -> None:
+        self._workload = workload
+        self._tenants = tenants
+        self._exchanges = exchanges
+        self._upstreams = upstreams
+        self._receipts = receipts
+        self._max_body_bytes = max_body_bytes
+        self._request_seconds = request_seconds
+        self._stopping = False
+
+    def stop(self) -> None:
+        """MUST be called before the server ends: gRPC does not say who cancelled a call, its client or the server."""
+        self._stopping = True
+
+    async def Infer(  # noqa: N802
+        self, request: pb.InferRequest, context: Context
+    ) -> AsyncIterator[pb.InferResponse]:
+        tenant = await self._tenants.authenticate(_authorization(context))
+        endpoint = SERVED.get(request.endpoint)
+        if endpoint is None:
+            raise EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
+        if len(request.body) > self._max_body_bytes:
+            raise RequestTooLarge(f"the request body is over {self._max_body_bytes} bytes")
+        if REQUEST_ID.fullmatch(request.request_id) is None:
+            raise RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
+        seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
+        receipt_id = ""
+        # A client that does not read must not hold its receipt open for as long as it likes.
+        async with asyncio.timeout(seconds + DELIVERY_SECONDS) as patience:
+
+            def why() -> End:
+                if patience.expired():
+                    return End.CLIENT_TOO_SLOW
+                if (remaining_seconds() or 0.0) < _CLIENTS_CLOCK_SECONDS:
+                    return End.DEADLINE_EXCEEDED
+                return End.SHUTDOWN if self._stopping else End.CLIENT_DISCONNECTED
+
+            asked = Request(
+                endpoint=endpoint,
+                body=request.body,
+                tenant=tenant,
+                request_id=request.request_id,
+                deadline=asyncio.get_running_loop().time() + seconds,
+                why=why,
+            )
+            async with aclosing(self._exchanges.run(asked)) as exchange:
+                async for part in exchange:
+                    if isinstance(part, Started):
+                        receipt_id = part.receipt_id
+                        yield pb.InferResponse(
+                            head=pb.Head(
+                                status=part.status,
+                                content_type=part.content_type,
+                                receipt_id=part.receipt_id,
+                                workload_keyset_digest=self._workload.keyset_digest,
+                            )
+                        )
+                    elif part:
+                        yield pb.InferResponse(chunk=part)
+        yield pb.InferResponse(conclusion=await self._conclusion(receipt_id, tenant.tenant_id))
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        tenant = await self._tenants.authenticate(_authorization(context))
+        return pb.ListModelsResponse(
+            models=[
+                pb.ServedModel(id=model, weights_sha256=bytes.fromhex(weights))
+                for model, weights in sorted(self._upstreams.weights(tenant.tenant_id).items())
+            ]
+        )
+
+    async def _conclusion(self, receipt_id: str, tenant_id: str) -> pb.Conclusion:
+        """Raises `LedgerUnavailable` when there is no receipt to show: the answer that says so has gone out before."""
+        try:
+            stored = await self._receipts.find(receipt_id, tenant_id)
+        except NotFound as error:
+            raise LedgerUnavailable("the ledger did not acknowledge this response's receipt") from error
+        acknowledgement = acknowledgement_pb2.Acknowledgement.FromString(stored.acknowledgement or b"")
+        return pb.Conclusion(receipt=stored.receipt, acknowledgement=acknowledgement)
+
+
+def router_binding(servicer: RouterServicer) -> ServiceBinding:
+    """The client listener's only service: no client certificate, but an API key in every call."""
+    anyone = MethodRule(roles=ANY_ROLE, lease=False)
+    return ServiceBinding(
+        name=_SERVICE,
+        add=lambda server: pb_grpc.add_InferenceServiceServicer_to_server(servicer, server),
+        methods={f"/{_SERVICE}/Infer": anyone, f"/{_SERVICE}/ListModels": anyone},
+    )
+
+
+def _authorization(context: Context) -> str | None:
+    """Raises `InvalidRequest`: of two values somebody on the way may have read the other one."""
+    given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
+    if len(given) > 1:
+        raise InvalidRequest("authorization is given more than once")
+    return given[0] if given and isinstance(given[0], str) else None

@@ -1,0 +1,254 @@
+"""It is responsible for receipts: what happened to one request, signed, sealed for its tenant, committed, kept.
+
+One receipt per authenticated request, refusals and failures included. Until the ledger's acknowledgement is here, the
+response that a receipt is about MUST NOT be released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import structlog
+from teemesh.ledger.v1 import acknowledgement_pb2
+
+from libs import jcs
+from libs.aci import receipt as receipts
+from libs.aci.receipt import Receipt
+from libs.aci.receipt_events import KnownEvent
+from libs.errors import MeshError
+from libs.events.answers import EntryRejected
+from libs.events.publish import Committed, Publisher
+from libs.events.publish import LedgerUnavailable as NotAcknowledged
+from libs.events.vault import VaultKey
+from libs.policy.vault_orders import VaultPart
+from libs.transparency.acknowledgement import Acknowledgement
+from libs.transparency.leaf import Kind
+from services.router.admission.tenants import Tenant
+from services.router.errors import LedgerUnavailable
+from services.router.proof.commitments import Attested
+from services.router.proof.store import PendingReceipt, ReceiptStore, StoredReceipt
+from services.router.proof.vaults import Vaults
+from services.router.workload.workload import RECEIPT_KEY_ID, Workload
+
+_RETRY_SECONDS = 2.0
+_LATE_SECONDS = 30.0
+_PENDING_AT_ONCE = 100
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is known of an exchange when its receipt is written. Events are in the order of the document."""
+
+    tenant: Tenant
+    receipt_id: str
+    endpoint: str
+    model: str | None
+    chat_id: str | None
+    events: tuple[KnownEvent, ...]
+    served_at: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A receipt that the ledger holds. What became of its response MUST be said, once, by one of three."""
+
+    publisher: Publisher
+    committed: Committed
+    vault: VaultKey
+    so_far: str
+    """Hash of what of the response was out before the receipt was committed."""
+
+    def released(self) -> None:
+        """All of it is written."""
+        self.publisher.released(self.committed)
+
+    def withdrawn(self) -> None:
+        """The rest was handed to nobody. Amended."""
+        self.publisher.withdrawn(self.committed, vault=self.vault, amendment={"emitted_hash": self.so_far})
+
+    def uncertain(self) -> None:
+        """The rest was being written and did not come to its end. Amended."""
+        self.publisher.uncertain(self.committed, vault=self.vault)
+
+
+class Issuance:
+    """Signs and commits receipts."""
+
+    def __init__(
+        self, workload: Workload, publisher: Publisher, vaults: Vaults, store: ReceiptStore, attested: Attested
+    ) -> None:
+        self._workload = workload
+        self._publisher = publisher
+        self._vaults = vaults
+        self._store = store
+        self._attested = attested
+        self._put_off = asyncio.Event()
+        self._keeping: set[asyncio.Task[None]] = set()
+
+    def require_room(self) -> None:
+        """Raise `LedgerUnavailable` while the outbox takes nothing more."""
+        try:
+            self._publisher.require_room()
+        except MeshError as error:
+            raise LedgerUnavailable("receipts cannot be kept now: the outbox is full") from error
+
+    async def vault(self, tenant: Tenant) -> VaultKey:
+        """Return what seals this tenant's receipts now. Raises `LedgerUnavailable`."""
+        return await self._vaults.key(tenant.tenant_id)
+
+    async def commit(self, draft: Draft, vault: VaultKey, *, otherwise: str, so_far: str, timeout: float) -> Logged:
+        """Commit a receipt and keep it; return what is to be told of its response.
+
+        `otherwise` is the hash of what goes out when the ledger does not answer, `so_far` of what is out already: the
+        amendment names the one or, when this is cancelled because the client left, the other. Raises
+        `LedgerUnavailable`; the receipt, and the amendment after it, are then logged as soon as the ledger is back.
+        """
+        signed = self._sign(draft)
+        try:
+            committed = await self._publisher.commit(
+                Kind.RECEIPT,
+                jcs.loads_object(signed),
+                vault=vault,
+                timeout=timeout,
+                amendment={"emitted_hash": otherwise},
+                abandoned={"emitted_hash": so_far},
+            )
+        except NotAcknowledged as error:
+            raise LedgerUnavailable("the ledger did not acknowledge the receipt in time") from error
+        except MeshError as error:
+            log.error("a receipt was not logged", receipt=draft.receipt_id, reason=error.reason)
+            self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
+            raise LedgerUnavailable(f"the receipt was not logged: {error.reason}") from error
+        logged = Logged(self._publisher, committed, vault, so_far)
+        try:
+            await self._kept(_pending(draft, signed), committed, vault)
+        except asyncio.CancelledError:
+            logged.withdrawn()
+            raise
+        return logged
+
+    def record_later(self, draft: Draft) -> None:
+        """Commit a receipt for which nobody waits: the client has left, or the vault cannot be opened now.
+
+        It is on disk when this returns; a disk that fails is the one way to lose it.
+        """
+        try:
+            self._store.put_off(_pending(draft, self._sign(draft)))
+        except MeshError as error:
+            log.error("a receipt is lost", receipt=draft.receipt_id, reason=error.reason)
+        self._put_off.set()
+
+    @asynccontextmanager
+    async def recording(self) -> AsyncIterator[None]:
+        """Commit what was put off, by this process or an earlier one, while the body runs."""
+        async with asyncio.TaskGroup() as tasks:
+            committing = tasks.create_task(self._commit_pending())
+            try:
+                yield
+            finally:
+                committing.cancel()
+
+    async def _commit_pending(self) -> None:
+        while True:
+            self._put_off.clear()
+            settled = 0
+            for pending in await self._store.pending(_PENDING_AT_ONCE):
+                settled += await self._commit_late(pending)
+            if settled == 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRY_SECONDS):
+                        await self._put_off.wait()
+
+    async def _commit_late(self, pending: PendingReceipt) -> bool:
+        """Give one receipt to the ledger; say whether it is settled.
+
+        A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes.
+        """
+        try:
+            vault = await self._vaults.key(pending.tenant_id)
+            committed = await self._publisher.commit(
+                Kind.RECEIPT,
+                jcs.loads_object(pending.receipt),
+                vault=vault,
+                timeout=_LATE_SECONDS,
+                withheld=False,
+            )
+        except NotAcknowledged:
+            pass  # It is in the outbox now, which will see to it.
+        except EntryRejected as error:
+            log.warning("a receipt is sealed anew", receipt=pending.receipt_id, detail=str(error))
+            self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
+            return False
+        except MeshError as error:
+            log.warning("a receipt waits for the ledger", receipt=pending.receipt_id, reason=error.reason)
+            if error.reason != "VAULT_ERASED":
+                return False
+        else:
+            await self._keep(pending, committed, vault)
+        await self._store.settle(pending.receipt_id)
+        return True
+
+    def _sign(self, draft: Draft) -> bytes:
+        unsigned = Receipt(
+            receipt_id=draft.receipt_id,
+            chat_id=draft.chat_id,
+            model=draft.model,
+            workload_keyset_digest=self._workload.keyset_digest,
+            endpoint=draft.endpoint,
+            method="POST",
+            served_at=draft.served_at,
+            events=draft.events,
+            key_id=RECEIPT_KEY_ID,
+        )
+        return receipts.sign(unsigned, self._workload.receipt_key)
+
+    async def _kept(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
+        """Keep a copy, whatever becomes of the caller."""
+        keeping = asyncio.get_running_loop().create_task(self._keep(receipt, committed, vault))
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+        await asyncio.shield(keeping)
+
+    async def _keep(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
+        """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
+        try:
+            await self._store.put(
+                StoredReceipt(
+                    receipt_id=receipt.receipt_id,
+                    chat_id=receipt.chat_id,
+                    tenant_id=receipt.tenant_id,
+                    receipt=receipt.receipt,
+                    entry=committed.entry,
+                    salt=committed.salt,
+                    entry_id=committed.entry_id,
+                    issuer_seq=committed.issuer_seq,
+                    acknowledgement=to_wire(committed.acknowledgement).SerializeToString(),
+                    attested=await self._attested.now(),
+                    vault_id=vault.vault_id,
+                    vault_epoch=vault.epoch,
+                )
+            )
+        except MeshError as error:
+            log.error("a receipt is in the ledger alone", receipt=receipt.receipt_id, reason=error.reason)
+
+
+def _pending(draft: Draft, signed: bytes) -> PendingReceipt:
+    return PendingReceipt(draft.receipt_id, draft.chat_id, draft.tenant.tenant_id, signed)
+
+
+def to_wire(acknowledgement: Acknowledgement) -> acknowledgement_pb2.Acknowledgement:
+    return acknowledgement_pb2.Acknowledgement(
+        statement=acknowledgement.statement,
+        leaf_data=acknowledgement.leaf_data,
+        first=acknowledgement.first,
+        count=acknowledgement.count,
+        path=acknowledgement.path,
+        signer_epoch=acknowledgement.signer_epoch,
+        signature=acknowledgement.signature,
+    )

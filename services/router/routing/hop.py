@@ -1,0 +1,161 @@
+"""It is responsible for one hop to a node: a prompt over its verified channel, its bytes and its own receipt back.
+
+What a hop tells on its way is the same for every route that a prompt may take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
+
+from libs.aci.encoding import digest, is_hex
+from libs.aci.endpoints import Endpoint
+from libs.aci.receipt import verify_signed_by
+from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
+from libs.aci.receipt_events import UpstreamFailed as Unverified
+from libs.errors import Code, MeshError
+from libs.rpc.errors import RemoteRefused, remote_errors
+from services.router.errors import UpstreamFailed
+from services.router.prompt import Prompt
+from services.router.routing.listed import Upstream
+
+_CONNECT_SECONDS = 5.0
+
+
+class NodeUnavailable(UpstreamFailed):
+    """The node did not begin to answer, so another may be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A prompt to be forwarded. `timeout` is for the whole hop, in seconds."""
+
+    prompt: Prompt
+    endpoint: Endpoint
+    request_id: str
+    tenant_id: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The other side is there under the key that was verified; the next step hands it the prompt."""
+
+    forwarded: str
+    """Digest of the exact bytes that it is handed."""
+    outcome: UpstreamVerified | Unverified
+    """What the receipt says about whoever it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer begins."""
+
+    status: int
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The answer is whole; what is known of it goes into the receipt."""
+
+    served: KnownEvent | None
+
+
+Step = Reached | Begun | bytes | Ended
+
+
+async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, None]:
+    """Yield `Reached`, then `Begun`, then bytes, then `Ended`: the node's own receipt is over exactly these bytes.
+
+    Raises `NodeUnavailable` before `Begun` when the node cannot be reached, and `UpstreamFailed` when it breaks off or
+    its receipt does not cover what it sent.
+    """
+    prompt = errand.prompt
+    try:
+        link = await upstream.peer.link(_CONNECT_SECONDS, preferred=upstream.link)
+    except MeshError as error:
+        raise NodeUnavailable(f"the node cannot be reached: {error.reason}") from error
+    if link.lease.certificate != upstream.lease.certificate:
+        # Genuine, perhaps, but the session that the receipt would cite is bound to the key before.
+        raise NodeUnavailable("the node has another key than the one verified")
+    session_id = upstream.candidate.session_id
+    yield Reached(digest(prompt.forwarded), UpstreamVerified(True, prompt.model, session_id))
+    call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(
+        inference_pb2.InferRequest(
+            endpoint=errand.endpoint.path,
+            body=prompt.forwarded,
+            request_id=errand.request_id,
+            tenant_id=errand.tenant_id,
+        ),
+        timeout=errand.timeout,
+    )
+    begun = False
+    seen = hashlib.sha256()
+    try:
+        while True:
+            try:
+                with remote_errors():
+                    response = await call.read()
+            except RemoteRefused as error:
+                late = error.code == Code.DEADLINE_EXCEEDED
+                if not begun:
+                    raise NodeUnavailable(f"the node refused: {error.reason}", late=late) from error
+                # A channel that this router closed says nothing; why it was closed does.
+                said = upstream.peer.refusal or error.reason
+                raise UpstreamFailed(f"the node broke off: {said}", late=late) from error
+            if not isinstance(response, inference_pb2.InferResponse):
+                raise UpstreamFailed("the node ended without a receipt")
+            match response.WhichOneof("part"):
+                case "head" if not begun:
+                    begun = True
+                    yield Begun(response.head.status, response.head.content_type)
+                case "chunk" if begun:
+                    seen.update(response.chunk)
+                    yield response.chunk
+                case "conclusion" if begun:
+                    receipt = response.conclusion.receipt
+                    _verify(receipt, upstream, errand, "sha256:" + seen.hexdigest())
+                    yield Ended(_served_by(upstream, receipt, prompt.model))
+                    return
+                case _:
+                    raise UpstreamFailed("the node's answer is out of order")
+    finally:
+        call.cancel()  # When the client goes, the engine must stop at once; after the end it changes nothing.
+
+
+def _verify(receipt: bytes, upstream: Upstream, errand: Errand, response_hash: str) -> None:
+    """Accept a receipt that the key in the node's evidence signed over what was sent and what came. Raises
+    `UpstreamFailed`.
+    """
+    named = upstream.lease.appraisal.workload_claims.get("receipt_key")
+    try:
+        if not isinstance(named, str):
+            raise UpstreamFailed("the node's evidence binds no receipt key")
+        parsed = verify_signed_by(receipt, bytes.fromhex(named))
+    except (MeshError, ValueError) as error:
+        raise UpstreamFailed("the node's receipt does not verify") from error
+    if parsed.returned.body_hash != response_hash:
+        raise UpstreamFailed("the node's receipt is over other bytes than it sent")
+    if parsed.received.body_hash != digest(errand.prompt.forwarded) or parsed.endpoint != errand.endpoint.path:
+        raise UpstreamFailed("the node's receipt is for another prompt than it was sent")
+    # A node that refuses the body names no model.
+    if parsed.model not in (None, errand.prompt.model):
+        raise UpstreamFailed("the node's receipt is for another model than it was asked for")
+
+
+def _served_by(upstream: Upstream, receipt: bytes, model: str) -> ServedByNode:
+    claims = upstream.lease.appraisal.workload_claims
+    arguments = str(claims.get("engine_args_sha256", ""))
+    return ServedByNode(
+        spiffe_id=upstream.candidate.spiffe_id,
+        evidence_digest="sha256:" + upstream.candidate.evidence_digest,
+        receipt_sha256=hashlib.sha256(receipt).hexdigest(),
+        weights_sha256=upstream.candidate.models[model],
+        engine=str(claims.get("engine", "unknown")),
+        engine_args_sha256=arguments if is_hex(arguments, 32) else None,
+        receipt=receipt.decode(),
+    )

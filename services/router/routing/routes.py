@@ -1,0 +1,79 @@
+"""It is responsible for where a prompt may go: a node of the mesh, or else a foreign provider that policy lists."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.router.errors import ModelNotFound, RouterError, UpstreamVerificationFailed
+from services.router.prompt import Prompt
+from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.hop import Errand, Step, forward
+from services.router.routing.listed import Upstream
+from services.router.routing.upstreams import Upstreams
+
+
+class Route(Protocol):
+    """One way that a prompt may take."""
+
+    @property
+    def name(self) -> str:
+        """Tells routes apart, for logs and for what has been tried."""
+        ...
+
+    def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+        """Yield `Reached`, then `Begun`, then bytes, then `Ended`. Raises as `hop.forward` does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRoute:
+    """The way to a node."""
+
+    upstream: Upstream
+    upstreams: Upstreams
+
+    @property
+    def name(self) -> str:
+        return self.upstream.candidate.spiffe_id
+
+    async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+        """See `hop.forward`."""
+        with self.upstreams.using(self.upstream):
+            async with aclosing(forward(self.upstream, errand)) as steps:
+                async for step in steps:
+                    yield step
+
+
+class Routes:
+    """Chooses routes."""
+
+    def __init__(self, upstreams: Upstreams, foreign: ForeignProviders) -> None:
+        self._upstreams = upstreams
+        self._foreign = foreign
+
+    def choose(self, prompt: Prompt, tenant_id: str, tried: frozenset[str]) -> Route:
+        """Return a node that may serve this prompt, or where there is none a foreign provider.
+
+        Raises what refuses: `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
+        `UpstreamVerificationFailed`, `PolicyStale`.
+        """
+        try:
+            return NodeRoute(
+                self._upstreams.choose(prompt.model, prompt.constraints, tenant_id, tried), self._upstreams
+            )
+        except RouterError as refusal:
+            foreign = self._foreign.choose(prompt.model, prompt.constraints, tenant_id, tried)
+            if foreign is not None:
+                return foreign
+            raise self._why(refusal, prompt.model) from refusal
+
+    def _why(self, refusal: RouterError, model: str) -> RouterError:
+        """Return the refusal, with what keeps foreign providers of this model from serving it."""
+        reasons = self._foreign.why_none(model)
+        if not reasons or not isinstance(refusal, ModelNotFound | UpstreamVerificationFailed):
+            return refusal
+        reasons = sorted({*reasons, *(refusal.why.split(", ") if refusal.why else ())})
+        return UpstreamVerificationFailed("nobody verified can serve this model now", ", ".join(reasons))

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sqlite3
+import stat
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from libs.policy.vault_orders import VaultPart
+from services.router.errors import NotFound
+from services.router.proof.file import VERSION_1, ReceiptStoreFailed, ReceiptStoreUnusable
+from services.router.proof.store import ReceiptStore, StoredReceipt, open_receipt_store
+
+
+def stored(number: int, *, chat_id: str | None = "chatcmpl-1", tenant_id: str = "t1") -> StoredReceipt:
+    return StoredReceipt(
+        receipt_id=f"rcpt-{number}",
+        chat_id=chat_id,
+        tenant_id=tenant_id,
+        receipt=b"{}",
+        entry=b"entry",
+        salt=b"s" * 32,
+        entry_id=number.to_bytes(32, "big"),
+        issuer_seq=number,
+    )
+
+
+async def test_receipt_outlives_the_process_with_its_acknowledgement(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.db"
+    async with open_receipt_store(path) as store:
+        await store.put(stored(1))
+        await store.acknowledge(stored(1).entry_id, b"ack")
+    async with open_receipt_store(path) as store:
+        assert await store.find("rcpt-1", "t1") == dataclasses.replace(stored(1), acknowledgement=b"ack")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_receipt_id_wins_over_response_id_and_the_newest_response_wins(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.put(stored(1))
+        await store.put(stored(2))
+        await store.put(stored(3, chat_id="rcpt-1"))
+        assert (await store.find("chatcmpl-1", "t1")).receipt_id == "rcpt-2"
+        assert (await store.find("rcpt-1", "t1")).receipt_id == "rcpt-1"
+
+
+async def test_other_tenants_receipt_does_not_exist_nor_shadow_ones_own(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.put(stored(1))
+        await store.put(stored(2, tenant_id="t2"))
+        assert (await store.find("chatcmpl-1", "t1")).receipt_id == "rcpt-1"
+        with pytest.raises(NotFound):
+            await store.find("rcpt-2", "t1")
+
+
+@pytest.mark.parametrize("identifier", ["", "rcpt-9", "x" * 300, "\udcff", "' OR 1=1 --"])
+async def test_unknown_identifier_is_not_found(tmp_path: Path, identifier: str) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.put(stored(1, chat_id=None))
+        with pytest.raises(NotFound):
+            await store.find(identifier, "t1")
+
+
+async def test_only_the_newest_are_retained(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db", retained=2) as store:
+        for number in range(1, 5):
+            await store.put(stored(number))
+        for number in (1, 2):
+            with pytest.raises(NotFound):
+                await store.find(f"rcpt-{number}", "t1")
+        assert (await store.find("rcpt-3", "t1")).issuer_seq == 3
+        await store.acknowledge(stored(1).entry_id, b"ack")
+
+
+async def test_concurrent_calls_lose_nothing(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(40):
+                tasks.create_task(store.put(stored(number)))
+        for number in range(40):
+            assert (await store.find(f"rcpt-{number}", "t1")).issuer_seq == number
+
+
+async def test_same_receipt_twice_fails_and_keeps_the_first(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.put(stored(1))
+        with pytest.raises(ReceiptStoreFailed):
+            await store.put(dataclasses.replace(stored(1), receipt=b"other"))
+        assert (await store.find("rcpt-1", "t1")).receipt == b"{}"
+
+
+async def test_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    path.write_bytes(b"not a database, but long enough to be taken for one" * 40)
+    with pytest.raises(ReceiptStoreUnusable):
+        async with open_receipt_store(path):
+            pass
+
+
+async def test_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(ReceiptStoreUnusable, match="version 99"):
+        async with open_receipt_store(path):
+            pass
+
+
+async def test_folder_that_is_missing_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(ReceiptStoreFailed):
+        async with open_receipt_store(tmp_path / "none" / "r.db"):
+            pass
+
+
+VAULT = b"\x0a" * 16
+MARCH, APRIL = 675, 676
+
+
+def sealed(number: int, vault_id: bytes | None = VAULT, epoch: int | None = MARCH) -> StoredReceipt:
+    entry = b"the entry of number %03d, and no other" % number
+    return dataclasses.replace(stored(number), entry=entry, vault_id=vault_id, vault_epoch=epoch)
+
+
+async def test_an_erased_month_or_vault_takes_its_receipts_along_and_no_others(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        for one in (sealed(1), sealed(2, epoch=APRIL), sealed(3, b"\x0b" * 16)):
+            await store.put(one)
+        await store.erase(VaultPart(VAULT, MARCH))
+        assert await found(store) == [2, 3]
+        await store.erase(VaultPart(VAULT, None))
+        assert await found(store) == [3]
+
+
+async def test_a_receipt_that_an_erasure_overtook_is_not_kept(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.erase(VaultPart(VAULT, MARCH))
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        await store.put(sealed(1))
+        await store.put(sealed(2, epoch=APRIL))
+        assert await found(store) == [2]
+        await store.erase(VaultPart(VAULT, None))
+        await store.put(sealed(3, epoch=APRIL))
+        assert await found(store) == []
+
+
+async def found(store: ReceiptStore) -> list[int]:
+    numbers = []
+    for number in range(1, 5):
+        with suppress(NotFound):
+            numbers.append((await store.find(f"rcpt-{number}", "t1")).issuer_seq)
+    return numbers
+
+
+async def test_nothing_of_an_erased_receipt_is_left_in_any_file(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        for number in range(1, 200):
+            await store.put(sealed(number, VAULT if number % 2 else b"\x0b" * 16))
+        await store.erase(VaultPart(VAULT, None))
+        files = content_of(tmp_path)
+    assert b"the entry of number 007" not in files
+    assert b"the entry of number 008" in files
+
+
+def content_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+async def test_a_store_of_the_version_before_goes_on_and_what_it_does_not_know_the_vault_of_goes_with_any(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.db"
+    make_version_1(path)
+    async with open_receipt_store(path) as store:
+        assert (await store.find("rcpt-1", "t1")).vault_id is None
+        assert await store.erasures_read() == b""
+        await store.put(sealed(2, b"\x0b" * 16))
+        await store.erase(VaultPart(VAULT, MARCH))
+        assert await found(store) == [2]
+
+
+def make_version_1(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"{VERSION_1} PRAGMA user_version = 1;")
+        columns = "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq"
+        values = ("rcpt-1", None, "t1", b"{}", b"entry", b"s", b"i", 1)
+        connection.execute(f"INSERT INTO receipts ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+        connection.commit()
+
+
+async def test_the_place_in_the_log_outlives_the_process(tmp_path: Path) -> None:
+    for token in (b"first", b"second"):
+        async with open_receipt_store(tmp_path / "r.db") as store:
+            await store.keep_place(token)
+        async with open_receipt_store(tmp_path / "r.db") as store:
+            assert await store.erasures_read() == token

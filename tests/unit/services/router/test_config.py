@@ -1,0 +1,79 @@
+"""The configuration: its tables, and files of before that had none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from libs.config import ConfigInvalid, load
+from services.router.config import Config
+
+REST = """
+[member]
+instance = "1"
+trust_domain = "mesh.test"
+listen = "127.0.0.1:0"
+state_dir = "state"
+guest_socket = "guest.sock"
+seed_policy = "policy.json"
+kms = ["127.0.0.1:1"]
+kms_bootstrap = ["127.0.0.1:2"]
+attestation_bootstrap = "127.0.0.1:3"
+[events]
+nats_url = "tls://127.0.0.1:4"
+broker = "127.0.0.1:5"
+outbox = "outbox"
+"""
+MESH = 'registry = ["127.0.0.1:6"]\nledger = "127.0.0.1:7"\n'
+LISTENERS = 'https_listen = "127.0.0.1:8"\ngrpc_listen = "127.0.0.1:9"\n'
+FLAT = """
+max_body_bytes = 1
+request_seconds = 2.0
+keyset_days = 3
+dns_names = ["a"]
+ip_addresses = ["127.0.0.1"]
+repo_url = "https://git.test"
+ledger_seconds = 4.0
+"""
+TABLES = """
+[http]
+listen = "127.0.0.1:8"
+grpc_listen = "127.0.0.1:9"
+max_body_bytes = 1
+request_seconds = 2.0
+[keyset]
+days = 3
+dns_names = ["a"]
+ip_addresses = ["127.0.0.1"]
+repo_url = "https://git.test"
+[receipts]
+ledger_seconds = 4.0
+"""
+
+
+def read(folder: Path, own: str) -> Config:
+    path = folder / "router.toml"
+    path.write_text(MESH + own + REST)
+    return load(path, Config)
+
+
+def test_a_file_of_before_means_what_it_meant(tmp_path: Path) -> None:
+    assert read(tmp_path, LISTENERS + FLAT) == read(tmp_path, TABLES)
+    assert read(tmp_path, LISTENERS).keyset.days == 7
+
+
+@pytest.mark.parametrize(
+    ("own", "complaint"),
+    [
+        ("max_body_bytes = 1\n" + TABLES, "max_body_bytes: is http.max_body_bytes now, which is there, too"),
+        ('keyset = "x"\nkeyset_days = 3\n' + LISTENERS, "keyset: must be a table"),
+        ("keyset_days = 3.5\n" + LISTENERS, "keyset.days: must be an integer"),
+        ("", "http: missing"),
+        (TABLES.replace('listen = "127.0.0.1:8"\n', "", 1), "http.listen: missing"),
+    ],
+)
+def test_what_makes_no_sense_refuses_to_start(tmp_path: Path, own: str, complaint: str) -> None:
+    with pytest.raises(ConfigInvalid) as refusal:
+        read(tmp_path, own)
+    assert complaint in str(refusal.value)

@@ -24,6 +24,7 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from libs import jcs
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import UpstreamFailed
+from libs.aci.report import SourceProvenance
 from libs.policy.document import Policy, read
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestInfo, GuestQuote
@@ -166,7 +167,7 @@ async def other_router(
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
         async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
-            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), None)
+            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance())
             paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
             outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
             router = OtherRouter(mesh, bench, port, paths)

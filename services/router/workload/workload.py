@@ -78,11 +78,17 @@ class Workload:
 class Reports:
     """Attestation reports. Fresh ones are quoted one at a time; the unchallenged one is kept for an hour."""
 
-    def __init__(self, member: Member, workload: Workload, collateral: CollateralSource, repo_url: str | None) -> None:
+    def __init__(
+        self,
+        member: Member,
+        workload: Workload,
+        collateral: CollateralSource,
+        provenance: report.SourceProvenance,
+    ) -> None:
         self._member = member
         self._workload = workload
         self._collateral = collateral
-        self._provenance = report.SourceProvenance(repo_url=repo_url)
+        self._provenance = provenance
         self._quoting = asyncio.Lock()
         self._unchallenged: tuple[float, bytes] | None = None
 

@@ -23,6 +23,8 @@ from libs.identity import certificate as certificates
 from libs.identity.collateral import CollateralSource
 from libs.identity.member import Member
 from libs.rpc.errors import remote_errors
+from libs.tee import tdx
+from libs.tee.eventlog import RUNTIME_REGISTER, with_digests
 
 RECEIPT_KEY_ID = "router-receipt"
 _DAY_SECONDS = 24 * 3600
@@ -107,15 +109,17 @@ class Reports:
     async def _make(self, nonce: str | None) -> bytes:
         keyset = self._workload.keyset
         slot = report.slot(report.report_data(keyset.digest, nonce))
-        info = await self._member.guest.info()
+        compose = await self._member.guest.measured_compose()
         quote = await self._member.guest.quote(slot)
         collateral = await self._collateral.collateral(quote.quote)
+        signed = tdx.read_report(quote.quote).rtmrs[RUNTIME_REGISTER]
+        events = [event.to_json() for event in with_digests(quote.event_log, signed)]
         evidence = {
             "quote": quote.quote.hex(),
             "quote_report_data": slot.hex(),
-            "event_log": json.dumps([event.to_json() for event in quote.event_log], separators=(",", ":")),
-            "app_compose": info.app_compose,
-            "vm_config": json.dumps({"os_image_hash": info.os_image_hash}, separators=(",", ":")),
+            "event_log": json.dumps(events, separators=(",", ":")),
+            "app_compose": compose,
+            "vm_config": quote.vm_config,
             "collateral": collateral.to_json(),
             "key_custody": {
                 "provider": "in-tee",

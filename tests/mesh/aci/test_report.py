@@ -189,6 +189,7 @@ def test_c026_the_vm_config_names_the_image_that_was_measured(challenged: Challe
     described = json.loads(challenged.evidence["vm_config"])
     (measured,) = [event["event_payload"] for event in challenged.events if event["event"] == "os-image-hash"]
     assert described["os_image_hash"] == measured
+    assert {"cpu_count", "memory_size"} <= set(described)
 
 
 def test_c027_custody_is_stated_for_every_key(challenged: Challenge) -> None:

@@ -42,7 +42,8 @@ from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.provenance import provenance_of
-from services.router.workload.workload import OutwardCertificate, Reports, Workload
+from services.router.workload.reports import Reports
+from services.router.workload.workload import OutwardCertificate, Workload
 
 
 async def serve(config: Config) -> None:
@@ -87,7 +88,7 @@ async def serve(config: Config) -> None:
             )
             documents = Documents(
                 workload=workload,
-                reports=Reports(member, workload, collateral, provenance),
+                reports=Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second),
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,

@@ -35,7 +35,7 @@ from services.router.face.arrivals import Arrival
 from services.router.face.listener import https
 from services.router.face.paths import Paths
 from services.router.routing.foreign.access import Credentials
-from services.router.workload.workload import Reports
+from services.router.workload.reports import Reports
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.https_clients import (
     KEY,
@@ -169,7 +169,7 @@ async def other_router(
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
         async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
-            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance())
+            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0)
             paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
             outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
             router = OtherRouter(mesh, bench, port, paths)

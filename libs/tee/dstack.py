@@ -75,6 +75,9 @@ class GuestQuote:
 
     quote: bytes
     event_log: tuple[Event, ...]
+    vm_config: str
+    """How the host says that it made the machine, JSON, as the guest was handed it: measured nowhere. Agents before
+    dstack 0.5 say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ class Guest:
             entries = json.loads(reply.event_log)
             names = ("imr", "event_type", "digest", "event", "event_payload")
             log = eventlog.parse([{name: entry[name] for name in names} for entry in entries])
-            return GuestQuote(tdx.cut(bytes.fromhex(reply.quote)), log)
+            return GuestQuote(tdx.cut(bytes.fromhex(reply.quote)), log, reply.vm_config)
 
         async with self._quoting:
             return await self._ask(ask)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from libs import jcs
@@ -162,6 +162,22 @@ def verify_replay(events: Sequence[Event], registers: Sequence[bytes], note: Not
     note(_REPLAYED[RUNTIME_REGISTER], signed, signed if signed in replays else tuple(replays))
     if signed not in replays:
         raise EventLogDoesNotReplay("register 3 does not follow from the event log")
+
+
+def with_digests(events: Sequence[Event], signed: bytes) -> tuple[Event, ...]:
+    """Return the log with the digests of runtime events that dstack left out, in the form by which it replays to the
+    signed register 3: verifiers that do not recompute them need them stated.
+
+    Raises `EventDigestMismatch` or `EventLogDoesNotReplay`. Judges no other register.
+    """
+    for form in _FORMS:
+        whole = tuple(
+            replace(event, digest=_recomputed(event, form, ignore)) if event.imr == RUNTIME_REGISTER else event
+            for event in events
+        )
+        if _replay(event.digest for event in whole if event.imr == RUNTIME_REGISTER) == signed:
+            return whole
+    raise EventLogDoesNotReplay("register 3 does not follow from the event log")
 
 
 def read_identity(events: Iterable[Event]) -> Identity:

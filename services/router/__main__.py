@@ -41,7 +41,9 @@ from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
 from services.router.routing.upstreams import Upstreams
-from services.router.workload.workload import OutwardCertificate, Reports, Workload
+from services.router.workload.provenance import provenance_of
+from services.router.workload.reports import Reports
+from services.router.workload.workload import OutwardCertificate, Workload
 
 
 async def serve(config: Config) -> None:
@@ -58,6 +60,7 @@ async def serve(config: Config) -> None:
     }
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
     async with join(settings, "router", claims, collateral=collateral, registry=config.registry) as member:
+        provenance = provenance_of(await member.guest.measured_compose(), config.keyset)
         ledgers = (config.ledger, *config.other_ledgers)
         ledger, acknowledging = member.ledger(ledgers), member.ledger(ledgers)
         registry = member.any_peer("registry", config.registry)
@@ -85,7 +88,7 @@ async def serve(config: Config) -> None:
             )
             documents = Documents(
                 workload=workload,
-                reports=Reports(member, workload, collateral, config.keyset.repo_url),
+                reports=Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second),
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,

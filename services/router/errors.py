@@ -141,6 +141,16 @@ class ExpectationFailed(RouterError):
     reason = "EXPECTATION_FAILED"
 
 
+class ReportsBusy(RouterError):
+    """More fresh reports are asked for than the quote device is to make."""
+
+    status = 429
+    type = "rate_limited"
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "REPORTS_BUSY"
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+
+
 class InternalError(RouterError):
     """Something is wrong with the router itself; the client learns no more."""
 

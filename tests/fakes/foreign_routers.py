@@ -24,16 +24,18 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from libs import jcs
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import UpstreamFailed
+from libs.aci.report import SourceProvenance
 from libs.policy.document import Policy, read
 from libs.tee.collateral import Collateral
-from libs.tee.dstack import GuestInfo, GuestQuote
+from libs.tee.dstack import GuestQuote
+from libs.tee.eventlog import RUNTIME_REGISTER
 from libs.transparency.leaf import Kind
 from services.router.face.answers import Reply, document
 from services.router.face.arrivals import Arrival
 from services.router.face.listener import https
 from services.router.face.paths import Paths
 from services.router.routing.foreign.access import Credentials
-from services.router.workload.workload import Reports
+from services.router.workload.reports import Reports
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.https_clients import (
     KEY,
@@ -52,19 +54,20 @@ Lie = Callable[[bytes], bytes]
 
 
 class TdGuest:
-    """The guest agent of a running TD."""
+    """The guest agent of a running TD. One of dstack 0.6 leaves out what verifiers can recompute."""
 
-    def __init__(self, mesh: AttestedMesh) -> None:
+    def __init__(self, mesh: AttestedMesh, *, strips_digests: bool = False) -> None:
         self._workload = mesh.workloads["router"]
+        self._strips_digests = strips_digests
 
-    async def info(self) -> GuestInfo:
-        measured = self._workload.measurement
-        return GuestInfo(
-            measured.app_id, "00", "00", measured.compose_hash, measured.os_image_hash, self._workload.td.app_compose
-        )
+    async def measured_compose(self) -> str:
+        return self._workload.td.app_compose
 
     async def quote(self, report_data: bytes) -> GuestQuote:
-        return GuestQuote(self._workload.td.quote(report_data), self._workload.event_log)
+        log = self._workload.event_log
+        if self._strips_digests:
+            log = tuple(replace(event, digest=b"") if event.imr == RUNTIME_REGISTER else event for event in log)
+        return GuestQuote(self._workload.td.quote(report_data), log, self._workload.td.machine.image.vm_config)
 
 
 class MachineCollateral:
@@ -166,7 +169,7 @@ async def other_router(
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
         async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
-            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), None)
+            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0)
             paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
             outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
             router = OtherRouter(mesh, bench, port, paths)

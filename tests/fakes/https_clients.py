@@ -24,7 +24,8 @@ from services.router.face.listener import https
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
-from services.router.workload.workload import OutwardCertificate, Reports
+from services.router.workload.reports import Reports
+from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench

@@ -174,7 +174,13 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
                 "registry": [addresses.of("registry")],
                 "ledger": addresses.of("ledger"),
                 "http": {"listen": addresses.router, "grpc_listen": addresses.of("router_grpc")},
-                "keyset": {"dns_names": ["localhost"], "ip_addresses": [HOST], "repo_url": None},
+                "keyset": {
+                    "dns_names": ["localhost"],
+                    "ip_addresses": [HOST],
+                    "repo_url": None,
+                    # No image runs here: see `measured_sources`.
+                    "image_digest_of": "sources",
+                },
                 "events": events,
             }
     raise AssertionError(service)

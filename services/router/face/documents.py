@@ -15,7 +15,8 @@ from services.router.proof.commitments import Commitments, EvidenceDocuments
 from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.upstreams import Upstreams
-from services.router.workload.workload import Reports, Workload
+from services.router.workload.reports import Reports
+from services.router.workload.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.router.errors import ModelNotFound, RouterError, UpstreamVerificationFailed
+from services.router.errors import ModelNotFound, RouterError, SessionNotAccepted, UpstreamVerificationFailed
 from services.router.prompt import Prompt
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.hop import Errand, Step, forward
@@ -68,12 +68,16 @@ class Routes:
             foreign = self._foreign.choose(prompt.model, prompt.constraints, tenant_id, tried)
             if foreign is not None:
                 return foreign
-            raise self._why(refusal, prompt.model) from refusal
+            raise self._why(refusal, prompt, tenant_id) from refusal
 
-    def _why(self, refusal: RouterError, model: str) -> RouterError:
+    def _why(self, refusal: RouterError, prompt: Prompt, tenant_id: str) -> RouterError:
         """Return the refusal, with what keeps foreign providers of this model from serving it."""
-        reasons = self._foreign.why_none(model)
-        if not reasons or not isinstance(refusal, ModelNotFound | UpstreamVerificationFailed):
+        if not isinstance(refusal, ModelNotFound | UpstreamVerificationFailed):
+            return refusal
+        if prompt.constraints.session_ids is not None and self._foreign.lists(prompt.model):
+            return SessionNotAccepted("none of the pinned sessions can serve this request")
+        reasons = self._foreign.why_none(prompt.model, prompt.constraints, tenant_id)
+        if not reasons:
             return refusal
         reasons = sorted({*reasons, *(refusal.why.split(", ") if refusal.why else ())})
         return UpstreamVerificationFailed("nobody verified can serve this model now", ", ".join(reasons))

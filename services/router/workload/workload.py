@@ -1,14 +1,11 @@
-"""It is responsible for the router's own ACI identity: keys born here, the keyset that lists them, the report that
-binds it into a quote.
+"""It is responsible for the router's own ACI identity: keys born here, and the keyset that lists them.
 
 The outward TLS key is another than the mesh key: it lives as long as the keyset, and its certificate may be anyone's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 import time
 from dataclasses import dataclass
 
@@ -17,17 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.aci import keyset as keysets
-from libs.aci import report
 from libs.aci.keyset import Keyset, TlsKey
 from libs.identity import certificate as certificates
-from libs.identity.collateral import CollateralSource
 from libs.identity.member import Member
 from libs.rpc.errors import remote_errors
 
 RECEIPT_KEY_ID = "router-receipt"
 _DAY_SECONDS = 24 * 3600
 _CALL_SECONDS = 10.0
-_CACHE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,48 +67,3 @@ class Workload:
             )
         chain = certificates.pem_of(response.certificate) + member.ca_pem
         return OutwardCertificate(certificates.key_pem(self._tls_key), chain)
-
-
-class Reports:
-    """Attestation reports. Fresh ones are quoted one at a time; the unchallenged one is kept for an hour."""
-
-    def __init__(self, member: Member, workload: Workload, collateral: CollateralSource, repo_url: str | None) -> None:
-        self._member = member
-        self._workload = workload
-        self._collateral = collateral
-        self._provenance = report.SourceProvenance(repo_url=repo_url)
-        self._quoting = asyncio.Lock()
-        self._unchallenged: tuple[float, bytes] | None = None
-
-    async def report(self, nonce: str | None) -> bytes:
-        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`."""
-        if nonce is not None:
-            report.check_nonce(nonce)
-            async with self._quoting:
-                return await self._make(nonce)
-        async with self._quoting:
-            now = asyncio.get_running_loop().time()
-            if self._unchallenged is None or now - self._unchallenged[0] > _CACHE_SECONDS:
-                self._unchallenged = (now, await self._make(None))
-            return self._unchallenged[1]
-
-    async def _make(self, nonce: str | None) -> bytes:
-        keyset = self._workload.keyset
-        slot = report.slot(report.report_data(keyset.digest, nonce))
-        info = await self._member.guest.info()
-        quote = await self._member.guest.quote(slot)
-        collateral = await self._collateral.collateral(quote.quote)
-        evidence = {
-            "quote": quote.quote.hex(),
-            "quote_report_data": slot.hex(),
-            "event_log": json.dumps([event.to_json() for event in quote.event_log], separators=(",", ":")),
-            "app_compose": info.app_compose,
-            "vm_config": json.dumps({"os_image_hash": info.os_image_hash}, separators=(",", ":")),
-            "collateral": collateral.to_json(),
-            "key_custody": {
-                "provider": "in-tee",
-                "keys": [{"role": "receipt", "public_key": key.public_key} for key in keyset.receipt_signing_keys]
-                + [{"role": "tls", "spki_sha256": key.spki_sha256} for key in keyset.tls_public_keys],
-            },
-        }
-        return report.assemble(keyset, nonce=nonce, tee_type="tdx", provenance=self._provenance, evidence=evidence)

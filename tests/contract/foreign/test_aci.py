@@ -128,7 +128,7 @@ async def test_a_client_may_pin_the_session_and_nothing_else_serves_it(router: R
     answer = await router.run(asked(provider={"aci_session_ids": [session_id(document)]}))
     assert answer.started.status == 200
     refused = await router.run(asked(provider={"aci_session_ids": ["00" * 32]}))
-    assert (refused.started.status, len(other.bodies)) == (404, 1)
+    assert (refused.started.status, len(other.bodies)) == (412, 1)
 
 
 def own_context(folder: Path, other: OtherRouter) -> ssl.SSLContext:

@@ -105,19 +105,28 @@ async def test_a_tenant_whom_policy_does_not_name_is_not_sent_there(
 async def test_a_tenant_whose_constraints_say_verified_only_is_not_sent_there(
     tmp_path: Path, service: OpenAiTwin
 ) -> None:
-    answer, _ = await ask(tmp_path, service, tenants=[TENANT.tenant_id], verified_only=True)
-    assert answer.started.status == 404
+    answer, receipt = await ask(tmp_path, service, tenants=[TENANT.tenant_id], verified_only=True)
+    assert (answer.started.status, error_type(answer)) == (503, "upstream_verification_failed")
+    assert isinstance(receipt.upstream, UpstreamFailed)
+    assert "SERVES_UNVERIFIED" in receipt.upstream.reason
     assert service.bodies == []
 
 
+@pytest.mark.parametrize("tenants", [[TENANT.tenant_id], []], ids=["named", "not named"])
 @pytest.mark.parametrize(
-    "provider", [{"aci_verified": True}, {"aci_session_ids": ["00" * 32]}], ids=["verified", "pinned"]
+    ("provider", "refusal"),
+    [
+        ({"aci_verified": True}, (503, "upstream_verification_failed")),
+        ({"aci_session_ids": ["00" * 32]}, (412, "session_not_accepted")),
+    ],
+    ids=["verified", "pinned"],
 )
-async def test_a_request_that_demands_verification_is_not_sent_there(
-    tmp_path: Path, service: OpenAiTwin, provider: dict[str, Any]
+async def test_a_request_that_demands_verification_is_refused_and_not_sent_there(
+    tmp_path: Path, service: OpenAiTwin, provider: dict[str, Any], refusal: tuple[int, str], tenants: list[str]
 ) -> None:
-    answer, _ = await ask(tmp_path, service, tenants=[TENANT.tenant_id], provider=provider)
-    assert answer.started.status == 404
+    answer, receipt = await ask(tmp_path, service, tenants=tenants, provider=provider)
+    assert (answer.started.status, error_type(answer)) == refusal
+    assert receipt.forwarded is None
     assert service.bodies == []
 
 

@@ -263,5 +263,5 @@ async def test_policy_may_accept_an_unbound_channel_for_named_tenants_and_receip
     answer, _, _ = await ask(tmp_path / "other", worker, nobody)
     assert answer.started.status == 404
     demanded, _, _ = await ask(tmp_path / "third", worker, policy, provider={"aci_verified": True})
-    assert demanded.started.status == 404
+    assert demanded.started.status == 503
     assert len(worker.bodies) == 1

@@ -49,7 +49,6 @@ def test_c087_a_demand_for_verification_that_nobody_meets_is_refused(
     assert not provider.bodies
 
 
-@not_yet("a model that only an unverified provider serves is called unknown where verification is demanded")
 def test_c087_a_model_that_nobody_verified_serves_is_refused_and_not_called_unknown(stage: Stage) -> None:
     known = exchange(stage, CHAT, constrained(PLAIN_MODEL, {"aci_verified": True}), stage.guest)
     assert known.answer.refusal == (503, "upstream_verification_failed")
@@ -117,7 +116,7 @@ def test_c094_sessions_imply_verification(stage: Stage, provider: Provider) -> N
     known = exchange(stage, CHAT, constrained(stage.model, pins), stage.guest)
     assert reader.outcome(known.receipt)["required"] is True
     refused = exchange(stage, CHAT, constrained(PLAIN_MODEL, pins), stage.guest)
-    assert refused.answer.status != 200
+    assert refused.answer.refusal == (412, "session_not_accepted")
     assert not provider.bodies
 
 

@@ -12,7 +12,6 @@ from tests.mesh.aci import reader
 from tests.mesh.aci.quote import RUNTIME_EVENT, TDX, replayed, runtime_digest
 from tests.mesh.aci.reports import Challenge, challenge
 from tests.mesh.aci.stage import Stage
-from tests.mesh.aci.standing import not_yet
 from tests.mesh.aci.wire import ATTESTATION, Answer, Router
 
 pytestmark = pytest.mark.mesh
@@ -134,18 +133,20 @@ def test_c017_provenance_has_its_four_members(either: Challenge) -> None:
         assert provenance[name] is None or isinstance(provenance[name], str)
 
 
-@not_yet("the report names neither a commit nor an image")
 def test_c018_provenance_leads_to_source_or_to_an_image(challenged: Challenge) -> None:
     provenance = challenged.attestation["source_provenance"]
     assert (provenance["repo_url"] and provenance["repo_commit"]) or provenance["image_digest"]
 
 
-@not_yet("the report names neither a commit nor an image, so nothing measured says the same")
 def test_c019_the_measured_compose_says_the_same(challenged: Challenge) -> None:
     provenance = challenged.attestation["source_provenance"]
     named = [provenance[name] for name in ("repo_commit", "image_digest") if provenance[name] is not None]
     assert named
     assert all(name.removeprefix("sha256:") in challenged.evidence["app_compose"] for name in named)
+
+
+def test_c019_a_mesh_without_images_says_that_its_digest_is_of_sources(challenged: Challenge) -> None:
+    assert challenged.attestation["source_provenance"]["image_provenance"] == {"digest_of": "sources"}
 
 
 def test_c020_the_quotes_chain_ends_at_the_vendors_root(stage: Stage, challenged: Challenge) -> None:
@@ -188,6 +189,7 @@ def test_c026_the_vm_config_names_the_image_that_was_measured(challenged: Challe
     described = json.loads(challenged.evidence["vm_config"])
     (measured,) = [event["event_payload"] for event in challenged.events if event["event"] == "os-image-hash"]
     assert described["os_image_hash"] == measured
+    assert {"cpu_count", "memory_size"} <= set(described)
 
 
 def test_c027_custody_is_stated_for_every_key(challenged: Challenge) -> None:

@@ -23,6 +23,8 @@ from services.router.routing.foreign.selection import ForeignCandidate, Wanted
 
 TIMED_OUT = "VERIFICATION_TIMED_OUT"
 NOT_LISTED = "NOT_LISTED"
+SERVES_UNVERIFIED = "SERVES_UNVERIFIED"
+"""Policy takes it as it is: for tenants that it names, and for no request that demands verification."""
 _NOT_VERIFIED = "NOT_VERIFIED_YET"
 _VERIFIED_OTHERWISE = "VERIFIED_OTHERWISE"
 _VERIFY_SECONDS = 20.0

@@ -16,7 +16,7 @@ from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from services.router.prompt import Constraints
 from services.router.routing.foreign.adapter import Adapter
-from services.router.routing.foreign.known import NOT_LISTED, Known
+from services.router.routing.foreign.known import NOT_LISTED, SERVES_UNVERIFIED, Known
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.foreign.route import ForeignRoute
 from services.router.routing.foreign.selection import Wanted, lacking, select_foreign
@@ -57,9 +57,17 @@ class ForeignProviders:
         )
         return None if name is None else ForeignRoute(listed[name], wanted, self._in_flight)
 
-    def why_none(self, model: str) -> list[str]:
-        """Return the reasons for which providers of this model are not verified."""
-        return sorted({known.refusal for known in self._of(model) if not known.is_live})
+    def lists(self, model: str) -> bool:
+        """Say whether policy lists a provider of this model, whether or not it may serve now."""
+        return bool(self._of(model))
+
+    def why_none(self, model: str, constraints: Constraints, tenant_id: str) -> list[str]:
+        """Return the reasons for which providers of this model are not verified, as far as that keeps them from it."""
+        demanded = constraints.verified or self._policy.current.constraints.of(tenant_id).verified_only
+        return sorted(
+            {known.refusal for known in self._of(model) if not known.is_live}
+            | {SERVES_UNVERIFIED for known in self._of(model) if known.is_live and known.session is None and demanded}
+        )
 
     def models(self, tenant_id: str) -> frozenset[str]:
         """The models that a verified provider serves this tenant now. What is served unverified is not listed."""

@@ -50,6 +50,7 @@ async def test_quote_carries_report_data_and_a_log_that_replays(bench: Bench, tm
         answer = await guest.quote(REPORT_DATA)
     assert tdx.read_report(answer.quote).report_data == REPORT_DATA
     assert [event.to_json() for event in answer.event_log] == [event.to_json() for event in bench.event_log]
+    assert answer.vm_config == bench.machine.image.vm_config
 
 
 async def test_compose_is_the_measured_text(bench: Bench, tmp_path: Path) -> None:

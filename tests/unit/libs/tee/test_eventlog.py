@@ -58,6 +58,24 @@ def test_either_form_replays_with_or_without_stated_digests(canonical: bool, str
     eventlog.verify_replay([replace(event, digest=b"") for event in log] if stripped else log, registers)
 
 
+@pytest.mark.parametrize("canonical", [False, True])
+@pytest.mark.parametrize("stripped", [slice(0), slice(None), slice(2, 5)], ids=["none", "all", "some"])
+def test_digests_that_were_left_out_are_written_as_they_were_measured(canonical: bool, stripped: slice) -> None:
+    log = [Event(1, 4, b"d" * 48, "", b""), *(_runtime(e.name, e.payload, canonical=canonical) for e in BOOT)]
+    named = {event.name for event in list(BOOT)[stripped]}
+    given = [replace(event, digest=b"") if event.name in named else event for event in log]
+    assert eventlog.with_digests(given, _replay(log[1:])) == tuple(log)
+
+
+def test_digests_are_not_written_into_a_log_that_was_not_measured() -> None:
+    stripped = [replace(event, digest=b"") for event in BOOT]
+    for log in (stripped[1:], [*stripped, _runtime("more")], [], BOOT[::-1]):
+        with pytest.raises(eventlog.EventLogDoesNotReplay):
+            eventlog.with_digests(log, _replay(BOOT))
+    with pytest.raises(eventlog.EventDigestMismatch):
+        eventlog.with_digests([replace(BOOT[1], payload=b"b" * 20), *BOOT], _replay(BOOT))
+
+
 def test_register_3_is_replayed_even_when_the_log_is_empty() -> None:
     eventlog.verify_replay([], (ZERO,) * 4)
     with pytest.raises(eventlog.EventLogDoesNotReplay):

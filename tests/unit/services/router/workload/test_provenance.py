@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs import jcs
+from libs.aci.report import SourceProvenance
+from libs.policy.compose import Anchors, render
+from services.router.workload.provenance import ProvenanceUnknown, provenance_of
+from services.router.workload.settings import KeysetSettings
+
+TEMPLATE = Path(__file__).parents[5] / "deploy" / "dstack" / "router.app-compose.json"
+DIGEST, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
+
+
+def compose(services: Any) -> str:
+    return jcs.dumps({"docker_compose_file": services}).decode()
+
+
+def running(*images: str) -> str:
+    return compose("services:\n" + "".join(f"  s{n}:\n    image: {image}\n" for n, image in enumerate(images)))
+
+
+def test_the_image_is_the_one_that_the_shipped_compose_was_rendered_for() -> None:
+    measured = render(TEMPLATE.read_bytes(), DIGEST, Anchors("router", "mesh.test", (bytes(32),), 1))
+    settings = KeysetSettings(repo_url="https://git.test")
+    assert provenance_of(measured.decode(), settings) == SourceProvenance("https://git.test", None, DIGEST, None)
+
+
+def test_a_digest_of_sources_is_called_one() -> None:
+    found = provenance_of(running(f"r@{DIGEST}"), KeysetSettings(image_digest_of="sources"))
+    assert (found.image_digest, found.image_provenance) == (DIGEST, {"digest_of": "sources"})
+
+
+@pytest.mark.parametrize(
+    "app_compose",
+    [
+        "{",
+        "\ud800",
+        "{}",
+        compose(None),
+        compose("services: {}\n"),
+        running("teemesh/router:latest"),
+        running("teemesh/router@" + DIGEST[:-1]),
+        running("teemesh/router@" + DIGEST.upper()),
+        running("teemesh/router"),
+        running(f"teemesh/router@{DIGEST}", "sidecar:latest"),
+        running(f"teemesh/router@{DIGEST}", f"sidecar@{OTHER}"),
+        compose(f"services:\n  a:\n    image:\n      teemesh/router@{DIGEST}\n"),
+        compose(f"services:\n  a: {{image: teemesh/router@{DIGEST}}}\n"),
+        compose(f'services:\n  a:\n    image: r@{DIGEST}\n  b: {{"image": sidecar}}\n'),
+        compose(f"services:\n  a:\n    image: r@{DIGEST}\n  b: {{cpus: 1, 'image' : sidecar}}\n"),
+    ],
+)
+def test_what_leads_to_no_one_image_is_refused(app_compose: str) -> None:
+    with pytest.raises(ProvenanceUnknown):
+        provenance_of(app_compose, KeysetSettings(repo_url="https://git.test"))
+
+
+def test_a_digest_is_of_nothing_else() -> None:
+    with pytest.raises(ValueError, match="image_digest_of"):
+        KeysetSettings(image_digest_of="commit")

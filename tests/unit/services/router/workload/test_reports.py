@@ -1,0 +1,149 @@
+"""Reports over a guest agent whose TD is a running one of a mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from libs.aci import report
+from libs.aci.report import Report, SourceProvenance
+from libs.tee import eventlog, tdx
+from libs.tee.dstack import GuestQuote
+from services.router.errors import ReportsBusy
+from services.router.workload.reports import MOST_AWAITED, Reports
+from services.router.workload.workload import Workload
+from tests.fakes.attested_mesh import AttestedMesh
+from tests.fakes.foreign_routers import MachineCollateral, TdGuest
+
+NONCE = "ab" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class MemberTwin:
+    guest: TdGuest
+
+
+@pytest.fixture(scope="module")
+def mesh() -> AttestedMesh:
+    return AttestedMesh.create(int(time.time()))
+
+
+class Device(TdGuest):
+    """A guest whose quote device makes none while `ready` is not set."""
+
+    def __init__(self, mesh: AttestedMesh) -> None:
+        super().__init__(mesh)
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.asked = asyncio.Semaphore(0)
+        self.quotes = 0
+
+    async def quote(self, report_data: bytes) -> GuestQuote:
+        self.quotes += 1
+        self.asked.release()
+        await self.ready.wait()
+        return await super().quote(report_data)
+
+
+def reports_over(mesh: AttestedMesh, guest: TdGuest, *, per_second: float = 1000.0, now: float = 0.0) -> Reports:
+    workload = Workload("spiffe://mesh.test/router/1", 1)
+    member = cast(Any, MemberTwin(guest))
+    return Reports(member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, lambda: now)
+
+
+async def reported(mesh: AttestedMesh, guest: TdGuest) -> Report:
+    return report.parse(await reports_over(mesh, guest).report(NONCE))
+
+
+@pytest.mark.parametrize("strips_digests", [False, True])
+async def test_the_event_log_states_every_digest_whatever_the_agent_leaves_out(
+    mesh: AttestedMesh, strips_digests: bool
+) -> None:
+    said = (await reported(mesh, TdGuest(mesh, strips_digests=strips_digests))).evidence
+    log = eventlog.parse(json.loads(said["event_log"]))
+    assert log == mesh.workloads["router"].event_log
+    assert all(len(event.digest) == 48 for event in log)
+    eventlog.verify_replay(log, tdx.read_report(bytes.fromhex(said["quote"])).rtmrs)
+
+
+async def test_the_vm_config_is_the_agents_own(mesh: AttestedMesh) -> None:
+    said = (await reported(mesh, TdGuest(mesh))).evidence
+    assert said["vm_config"] == mesh.workloads["router"].td.machine.image.vm_config
+
+
+async def test_the_report_that_is_there_waits_for_no_quote(mesh: AttestedMesh) -> None:
+    device = Device(mesh)
+    reports = reports_over(mesh, device)
+    kept = await reports.report(None)
+    device.ready.clear()
+    async with asyncio.TaskGroup() as tasks:
+        fresh = tasks.create_task(reports.report(NONCE))
+        await device.asked.acquire()
+        await device.asked.acquire()
+        assert await asyncio.wait_for(reports.report(None), 30) == kept
+        assert not fresh.done()
+        device.ready.set()
+    assert report.parse(fresh.result()).report_data != report.parse(kept).report_data
+    assert device.quotes == 2
+
+
+async def test_all_who_ask_with_one_nonce_at_once_get_one_quote(mesh: AttestedMesh) -> None:
+    device = Device(mesh)
+    reports = reports_over(mesh, device, per_second=0.25)
+    device.ready.clear()
+    async with asyncio.TaskGroup() as tasks:
+        asked = [tasks.create_task(reports.report(NONCE)) for _ in range(2 * MOST_AWAITED)]
+        await device.asked.acquire()
+        device.ready.set()
+    assert len({task.result() for task in asked}) == device.quotes == 1
+
+
+async def test_who_leaves_takes_no_report_from_those_who_wait_with_them(mesh: AttestedMesh) -> None:
+    device = Device(mesh)
+    reports = reports_over(mesh, device)
+    device.ready.clear()
+    async with asyncio.TaskGroup() as tasks:
+        first, second = [tasks.create_task(reports.report(NONCE)) for _ in range(2)]
+        await device.asked.acquire()
+        first.cancel()
+        await device.asked.acquire()
+        device.ready.set()
+    assert report.parse(second.result()).keyset.digest
+
+
+async def test_a_nonce_that_comes_again_later_is_quoted_again(mesh: AttestedMesh) -> None:
+    device = Device(mesh)
+    reports = reports_over(mesh, device)
+    assert await reports.report(NONCE) != await reports.report(NONCE)
+    assert device.quotes == 2
+
+
+async def test_a_flood_of_nonces_is_refused_and_no_more_than_some_wait(mesh: AttestedMesh) -> None:
+    device = Device(mesh)
+    reports = reports_over(mesh, device)
+    device.ready.clear()
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(reports.report(f"{number:064x}")) for number in range(MOST_AWAITED)]
+        await device.asked.acquire()
+        with pytest.raises(ReportsBusy) as refusal:
+            await reports.report(NONCE)
+        assert (refusal.value.status, refusal.value.headers) == (429, {"Retry-After": "1"})
+        device.ready.set()
+    assert len({task.result() for task in waiting}) == MOST_AWAITED
+    await reports.report(NONCE)
+
+
+async def test_the_device_is_asked_no_oftener_than_it_may_be(mesh: AttestedMesh) -> None:
+    device = Device(mesh)
+    reports = reports_over(mesh, device, per_second=0.5)
+    for number in range(2):
+        await reports.report(f"{number:064x}")
+    with pytest.raises(ReportsBusy):
+        await reports.report(NONCE)
+    assert await reports.report(None)
+    assert device.quotes == 3

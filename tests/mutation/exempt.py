@@ -9,9 +9,6 @@ EXEMPT = {
     "binding._require_nonce: ValueError(f'a nonce has {NONCE_BYTES} bytes, not {len(nonce)}')": (
         "a mistake of the caller, who gets no refusal of evidence for it"
     ),
-    "eventlog.with_digests: EventLogDoesNotReplay('register 3 does not follow from the event log')": (
-        "it judges nobody's evidence: it states what a guest's own log leaves out (`unit/libs/tee/test_eventlog.py`)"
-    ),
     'nvidia.jwks._coordinate: JwksMalformed("a key\'s coordinate is base64url of 48 bytes") [1]': (
         "64 characters of the alphabet are always the one form of 48 bytes"
     ),

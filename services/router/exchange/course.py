@@ -18,6 +18,7 @@ from libs.aci.receipt_events import (
     SealedUnder,
 )
 from libs.aci.receipt_events import UpstreamFailed as NoUpstream
+from libs.policy.document import Policy
 from services.router.admission.tenants import Tenant
 from services.router.exchange.ends import End, Why
 from services.router.exchange.withholding import Withholding
@@ -59,6 +60,7 @@ class Course:
 
     request: Request
     policy: PolicyInForce
+    """The one that it was judged under last: at arrival, then whenever somebody to serve it was chosen."""
     receipt_id: str = field(default_factory=fresh_receipt_id)
     model: str | None = None
     reached: list[Reached] = field(default_factory=list)
@@ -69,6 +71,14 @@ class Course:
     aborts: list[End] = field(default_factory=list)
     recorded: bool = False
     """True once somebody else sees to the receipt, whatever happens to this exchange."""
+
+    @classmethod
+    def begin(cls, request: Request, policy: Policy) -> Course:
+        return cls(request, _in_force(policy))
+
+    def judge(self, policy: Policy) -> None:
+        """Take note of the policy under which somebody to serve it is chosen now."""
+        self.policy = _in_force(policy)
 
     def draft(self, returned: str, vault_epoch: int | None = None) -> Draft:
         """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
@@ -98,3 +108,7 @@ class Course:
     def left(self) -> float:
         """How much of the request's time is left, seconds."""
         return self.request.deadline - asyncio.get_running_loop().time()
+
+
+def _in_force(policy: Policy) -> PolicyInForce:
+    return PolicyInForce(policy.version, "sha256:" + policy.digest.hex())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -303,6 +303,40 @@ async def test_another_node_is_tried_before_the_first_byte(two_nodes: RouterBenc
     reached = [event for event in receipt.events if isinstance(event, UpstreamVerified)]
     # Who was handed the prompt is named, though another served.
     assert len(reached) == (2 if fails == "refuses" else 1)
+
+
+def policy_named(receipt: Receipt) -> PolicyInForce:
+    (named,) = [event for event in receipt.events if isinstance(event, PolicyInForce)]
+    return named
+
+
+def enacting_another_policy(bench: RouterBench) -> Callable[[], None]:
+    def enact() -> None:
+        bench.member.policy.version, bench.member.policy.digest = 4, b"\x04" * 32
+
+    return enact
+
+
+async def test_the_receipt_names_the_policy_under_which_the_node_was_chosen_that_serves(
+    two_nodes: RouterBench,
+) -> None:
+    bench = two_nodes
+    bench.upstreams.take(
+        bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(load=registry_pb2.Load(running_requests=1)))
+    )
+    for node in bench.nodes:
+        bench.peer_of(node).reachable = node is not bench.nodes[0]
+    bench.peer_of(bench.nodes[0]).meanwhile = enacting_another_policy(bench)
+    assert (await bench.run(prompt())).started.status == 200
+    assert policy_named(bench.only_receipt()) == PolicyInForce(4, "sha256:" + "04" * 32)
+
+
+@pytest.mark.parametrize("reachable", [True, False], ids=["serves", "cannot be reached"])
+async def test_the_receipt_names_no_policy_under_which_nobody_was_chosen(bench: RouterBench, reachable: bool) -> None:
+    bench.peer_of(bench.nodes[0]).reachable = reachable
+    bench.peer_of(bench.nodes[0]).meanwhile = enacting_another_policy(bench)
+    assert (await bench.run(prompt())).started.status == (200 if reachable else 502)
+    assert policy_named(bench.only_receipt()) == PolicyInForce(3, "sha256:" + "03" * 32)
 
 
 async def test_a_prompt_that_reached_no_node_was_not_forwarded(bench: RouterBench) -> None:

@@ -114,10 +114,10 @@ class Exchanges:
         try:
             policy = self._policy.require_fresh()
             if not tried:
-                course.judge(policy)  # Whoever cannot be chosen is refused under it, too.
+                course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
             # Nothing is awaited in between, so the choice is made under the same policy.
             route = self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
-            course.judge(policy)
+            course.judge(policy, prompt.constraints)
             return route
         except RouterError:
             raise
@@ -133,6 +133,7 @@ class Exchanges:
                 endpoint=request.endpoint,
                 request_id=request.request_id,
                 tenant_id=request.tenant.tenant_id,
+                required=course.required,
                 timeout=max(course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS, 0.1),
             )
         )

@@ -339,6 +339,41 @@ async def test_the_receipt_names_no_policy_under_which_nobody_was_chosen(bench: 
     assert policy_named(bench.only_receipt()) == PolicyInForce(3, "sha256:" + "03" * 32)
 
 
+@pytest.mark.parametrize(
+    ("asked", "required"),
+    [({}, False), ({"aci_verified": False}, False), ({"aci_verified": True}, True), ({"aci_session_ids": None}, True)],
+    ids=["nothing", "nothing, in words", "verified", "pinned"],
+)
+async def test_verification_was_required_where_the_request_asks_for_it_if_the_tenant_need_not(
+    bench: RouterBench, asked: dict[str, Any], required: bool
+) -> None:
+    bench.member.policy.constraints = Constraints(default=TenantConstraints(verified_only=False))
+    session = draft_session(bench.nodes[0].lease, bench.nodes[0].target).session_id
+    provider = {name: [session] if value is None else value for name, value in asked.items()}
+    assert (await bench.run(prompt(provider=provider))).started.status == 200
+    assert bench.only_receipt().upstream == UpstreamVerified(required, MODEL, session)
+
+
+@pytest.mark.parametrize(
+    ("body", "required"),
+    [
+        (b"{", False),
+        (prompt(model="unheard-of"), False),
+        (prompt(model="unheard-of", provider={"aci_verified": True}), True),
+        (prompt(provider={"aci_session_ids": ["00" * 32]}), True),
+    ],
+    ids=["malformed", "unknown model", "unknown model, verified", "another session pinned"],
+)
+async def test_a_refusal_says_whether_verification_was_required(
+    bench: RouterBench, body: bytes, required: bool
+) -> None:
+    bench.member.policy.constraints = Constraints(default=TenantConstraints(verified_only=False))
+    await bench.run(body)
+    refused = bench.only_receipt().upstream
+    assert isinstance(refused, UpstreamFailed)
+    assert refused.required is required
+
+
 async def test_a_prompt_that_reached_no_node_was_not_forwarded(bench: RouterBench) -> None:
     bench.peer_of(bench.nodes[0]).reachable = False
     answer = await bench.run(prompt())

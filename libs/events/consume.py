@@ -129,6 +129,23 @@ async def ensure_stream(link: NatsLink, log_number: int, *, max_bytes: int, repl
         raise StreamMisconfigured(f"stream {found.name} forgets messages")
 
 
+async def make_room(link: NatsLink, log_number: int, *, below: int, timeout: float) -> int:
+    """Remove the messages below a number where a log's stream is more than half full; return how many those were.
+
+    They MUST be durable in the log. Raises `BrokerUnavailable`.
+    """
+    stream = await link.jetstream(timeout)
+    try:
+        info = await stream.stream_info(stream_name(log_number))
+        most, first = info.config.max_bytes or 0, info.state.first_seq
+        if below <= first or not 0 < most < 2 * info.state.bytes:
+            return 0
+        await stream.purge_stream(stream_name(log_number), seq=below)
+    except (nats.errors.Error, OSError) as error:
+        raise BrokerUnavailable(f"cannot make room in the stream: {error}") from error
+    return below - first
+
+
 async def read_message(link: NatsLink, log_number: int, sequence: int, timeout: float) -> StreamMessage | None:
     """Return one message by its number, or None when the stream does not have it. Raises `BrokerUnavailable`."""
     stream = await link.jetstream(timeout)

@@ -170,14 +170,13 @@ def with_digests(events: Sequence[Event], signed: bytes) -> tuple[Event, ...]:
 
     Raises `EventDigestMismatch` or `EventLogDoesNotReplay`. Judges no other register.
     """
-    for form in _FORMS:
-        whole = tuple(
-            replace(event, digest=_recomputed(event, form, ignore)) if event.imr == RUNTIME_REGISTER else event
-            for event in events
-        )
-        if _replay(event.digest for event in whole if event.imr == RUNTIME_REGISTER) == signed:
-            return whole
-    raise EventLogDoesNotReplay("register 3 does not follow from the event log")
+    runtime = [event for event in events if event.imr == RUNTIME_REGISTER]
+    verify_replay(runtime, (b"", b"", b"", signed))
+    form = next(form for form in _FORMS if _replay(_recomputed(event, form, ignore) for event in runtime) == signed)
+    return tuple(
+        replace(event, digest=_recomputed(event, form, ignore)) if event.imr == RUNTIME_REGISTER else event
+        for event in events
+    )
 
 
 def read_identity(events: Iterable[Event]) -> Identity:

@@ -58,7 +58,7 @@ def permissions() -> Mapping[str, Permissions]:
     issuing = ("router", "kms", "registry")
     granted = {role: [all_issuers(_LOG_NUMBER)] for role in (*issuing, "ledger")}
     granted["ledger"] += _stream_subjects(stream_name(_LOG_NUMBER))
-    # Space is made on command only, below what is witnessed; deleting single messages stays refused by the stream.
+    # Room is made below what is safe in the log; deleting single messages stays refused by the stream.
     granted["ledger"].append(f"$JS.API.STREAM.PURGE.{stream_name(_LOG_NUMBER)}")
     for bucket in REGISTRY_BUCKETS:
         granted["registry"] += [f"$KV.{bucket}.>", *_stream_subjects(f"KV_{bucket}")]

@@ -52,7 +52,7 @@ class Config:
     ip_addresses: tuple[str, ...] = ()
     """IP addresses in the certificate of the HTTPS listener."""
     stream_max_bytes: int = 2 * 1024**3
-    """How much the stream may hold before it refuses publishers, bytes."""
+    """How much the stream may hold before it refuses publishers, bytes. From half of it on, what is logged goes."""
     stream_replicas: int = 1
     """How many nats-servers keep the stream."""
     checkpoint_seconds: float = 1.0

@@ -36,6 +36,7 @@ from services.ledger.intake.own import OwnEntries
 from services.ledger.intake.policies import LoggedPolicies
 from services.ledger.intake.position import Position
 from services.ledger.intake.rejections import Rejections
+from services.ledger.intake.room import Room
 from services.ledger.intake.sequencer import Sequencer
 from services.ledger.intake.stream import Intake
 from services.ledger.keys import KeySource, ReleasedKey, while_away
@@ -201,6 +202,7 @@ async def running(
                 max_bytes=config.stream_max_bytes,
                 replicas=config.stream_replicas,
             )
+            room = Room(link, config.events.log_number, committing, reading.checkpoints.covering)
             witnessing = Witnessing(
                 opened.asked,
                 reading.checkpoints,
@@ -220,6 +222,7 @@ async def running(
             background = [
                 tasks.create_task(examiner.watch()),
                 tasks.create_task(intake.run()),
+                tasks.create_task(room.keep()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),

@@ -100,7 +100,7 @@ def write_service_configs(
         own = {**_own(service, layout, addresses), **_members(service, addresses, ledgers)}
         if role_of(service) == "kms" and certificate_seconds is not None:
             own["certificate_seconds"] = certificate_seconds
-        if service == "ledger":
+        if role_of(service) == "ledger":
             own |= {"witnesses": list(witnesses), "witness_quorum": len(witnesses)}
         write_config(layout, service, {"member": member, **own})
 

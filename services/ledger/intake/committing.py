@@ -66,6 +66,17 @@ class _Written:
     acknowledgements: Sequence[Acknowledgement]
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How far a stream IS in the log, and counts."""
+
+    source: bytes
+    sequence: int
+    """Of its last message."""
+    size: int
+    """The leaves of the log by then."""
+
+
 class Committing:
     """The one writer of a log."""
 
@@ -93,10 +104,17 @@ class Committing:
         self._source = b""
         self._low = 0
         self._positioned_at = time.monotonic()
+        self._taken: Taken | None = None
+
+    @property
+    def taken(self) -> Taken | None:
+        """How far the stream that is read now was taken in, by this process."""
+        return self._taken
 
     def begin(self, start: Start) -> None:
         """Go on from a place in the stream."""
         self._source, self._low = start.source, start.after + 1
+        self._taken = None
 
     async def commit(self, events: Sequence[Event]) -> None:
         """Take in what came, in stream order. When this returns, all of it is durable in the log or refused.
@@ -113,6 +131,7 @@ class Committing:
             await self._holding.held()
             newest = written.commits[-1]
             self._growth.reach(newest.size, newest.root)
+            self._taken = Taken(self._source, high, newest.size)
         self._acknowledgements.deliver(written.acknowledgements)
         self._acknowledgements.refuse(decided.refusals)
 

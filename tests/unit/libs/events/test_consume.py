@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from libs.events.consume import (
     StreamMessage,
     StreamReader,
     ensure_stream,
+    make_room,
     read_message,
     read_stream,
 )
@@ -74,6 +76,17 @@ async def test_what_the_stream_lost_is_a_gap(link: NatsLink) -> None:
         assert await take(reader, 3) == [(2, 3), (4, b"4"), (5, b"5")]
     async with read_stream(link, 1, after=0, timeout=10) as reader:
         assert await take(reader, 2) == [(1, 3), (4, b"4")]
+
+
+async def test_room_is_made_below_a_number_only_where_half_of_it_is_taken(link: NatsLink) -> None:
+    stream = await link.jetstream(10)
+    await publish(link, 4)
+    assert await make_room(link, 1, below=4, timeout=10) == 0
+    info = await stream.stream_info(stream_name(1))
+    await stream.update_stream(dataclasses.replace(info.config, max_bytes=2 * info.state.bytes - 1))
+    assert await make_room(link, 1, below=1, timeout=10) == 0
+    assert await make_room(link, 1, below=4, timeout=10) == 3
+    assert (await stream.stream_info(stream_name(1))).state.first_seq == 4
 
 
 async def test_a_resend_under_the_same_id_is_stored_once(link: NatsLink) -> None:

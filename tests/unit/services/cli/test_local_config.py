@@ -102,6 +102,19 @@ def test_the_members_of_a_log_know_each_other_and_whoever_writes_to_it_knows_the
     assert not load(layout.config("ledger"), kind("ledger")).replication.is_group
 
 
+def test_every_member_of_a_log_is_witnessed_by_the_local_witness_alone(layout: Layout) -> None:
+    """Whichever of them writes must be cosigned, and the template's witness is nobody."""
+    addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
+    names = processes(kms_replica=False, ledger_members=3)
+    [template] = tomllib.loads((TEMPLATES / "ledger.toml").read_text())["witnesses"]
+    witness = {**template, "url": f"https://{addresses.of(WITNESS)}"}
+    write_service_configs(layout, addresses, layout.policy(3), names=names, witnesses=[witness])
+    for name in ("ledger", *LEDGER_OTHERS):
+        config = load(layout.config(name), kind("ledger"))
+        assert [each.url for each in config.witnesses] == [witness["url"]]
+        assert config.witness_quorum == 1
+
+
 def test_what_a_change_does_not_name_stays() -> None:
     template = {"a": 1, "table": {"x": 1, "y": 2}, "list": [1, 2], "gone": 3}
     changes = {"table": {"y": 3}, "list": [4], "gone": None, "new": 5}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -73,6 +74,8 @@ class Witnessed:
 async def announcing(
     folder: Path, geometry: Geometry = SMALL, pause: Callable[[float], Any] = asyncio.sleep
 ) -> AsyncIterator[tuple[Log, Announcing, Witnessed]]:
+    # One thread: what was begun before is done before, which `settled` counts on.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     with open_store(folder, geometry) as store:
         log, trees = Log(store), Witnessed()
         own = OwnEntries(log)  # type: ignore[arg-type]

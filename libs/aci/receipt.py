@@ -180,14 +180,20 @@ def verify_exchange(receipt: Receipt, *, request_body: bytes, response_hash: str
         raise ResponseNotReceipted("the receipt is for another response body than the one that came")
 
 
-def verify_serving(receipt: Receipt, session: Session, *, pinned: Collection[str] | None = None) -> UpstreamVerified:
+def verify_serving(
+    receipt: Receipt, session: Session, *, pinned: Collection[str] | None = None, demanded: bool = True
+) -> UpstreamVerified:
     """Accept a receipt that cites this verified session (§9.3 steps 5 and 6).
 
-    Raises `ServingNotVerified`, `SessionNotCited` or `ServedOutsideSession`. `served_at` is the server's own word.
+    `demanded` is whether the request demanded verified serving, or whoever asks does: then one that says it was not
+    required is refused, for the service did not listen. Raises `ServingNotVerified`, `SessionNotCited` or
+    `ServedOutsideSession`. `served_at` is the server's own word.
     """
     outcome = receipt.upstream
-    if not isinstance(outcome, UpstreamVerified) or not outcome.required:
-        raise ServingNotVerified("the receipt does not show that verified serving was required and happened")
+    if not isinstance(outcome, UpstreamVerified):
+        raise ServingNotVerified("the receipt does not show that a verified upstream served")
+    if demanded and not outcome.required:
+        raise ServingNotVerified("the receipt does not show that verified serving was required")
     if outcome.session_id != session.session_id:
         raise SessionNotCited("the receipt cites another session than the one verified")
     if pinned is not None and outcome.session_id not in pinned:

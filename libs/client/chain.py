@@ -65,10 +65,11 @@ def verify_chain(
 ) -> str:
     """Return in words who served. `upstream` is the provider's own session, where its receipt cites one.
 
-    Raises the first refusal: of the session, the provider, its evidence, its channel or its proof.
+    Whether it had to be verified is judged with the outcome: see `verify_outcome`. Raises the first refusal: of the
+    session, the provider, its evidence, its channel or its proof.
     """
     session = verify_session(document, outcome.session_id)
-    receipts.verify_serving(receipt, session)
+    receipts.verify_serving(receipt, session, demanded=outcome.required)
     verify_claimed(session)
     provider = _listed(link, session, policy)
     evidence = parse_evidence(session.evidence)

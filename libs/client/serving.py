@@ -81,13 +81,14 @@ def verify_claimed(session: Session, also: Collection[str] = ()) -> None:
 
 
 def verify_node(document: bytes, receipt: Receipt, outcome: UpstreamVerified, policy: Policy, ca: bytes) -> Appraisal:
-    """Return this client's own appraisal of the node that served, as of then.
+    """Return this client's own appraisal of the node that served, as of then. Whether it had to be verified is judged
+    with the outcome.
 
     `ca` is the SPKI of the key that signs the mesh's challenges. Raises what the session, the receipt or the evidence
     is refused for.
     """
     session = verify_session(document, outcome.session_id)
-    receipts.verify_serving(receipt, session)
+    receipts.verify_serving(receipt, session, demanded=outcome.required)
     verify_claimed(session)
     evidence = evidences.parse(session.evidence)
     appraisal = appraise(

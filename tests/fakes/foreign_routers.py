@@ -238,10 +238,10 @@ def error_type(answer: Answer) -> str:
     return value
 
 
-def assert_refused(router: RouterBench, answer: Answer, reason: str) -> None:
+def assert_refused(router: RouterBench, answer: Answer, reason: str, *, required: bool = True) -> None:
     """Nobody was handed the prompt, and client and receipt say for which reason."""
     assert (answer.started.status, error_type(answer)) == (503, "upstream_verification_failed")
     assert reason in answer.body.decode()
     receipt = last_receipt(router)
-    assert receipt.upstream == UpstreamFailed(True, HERE, reason)
+    assert receipt.upstream == UpstreamFailed(required, HERE, reason)
     assert receipt.forwarded is None

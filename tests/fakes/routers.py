@@ -174,6 +174,8 @@ class PeerTwin:
         self.renewed: Lease | None = None
         self.keeps_old_links = False
         self.refusal: str | None = None
+        self.meanwhile: Callable[[], None] | None = None
+        """What happens while it is being reached."""
         self._channel = grpc.aio.insecure_channel(target)
 
     @property
@@ -187,6 +189,8 @@ class PeerTwin:
         return link.lease is self.known
 
     async def link(self, timeout: float, preferred: LinkTwin | None = None) -> LinkTwin:
+        if self.meanwhile is not None:
+            self.meanwhile()
         if not self.reachable:
             raise PeerUnavailable("no answer")
         if self.renewed is not None:

@@ -18,9 +18,11 @@ from libs.aci.receipt_events import (
     SealedUnder,
 )
 from libs.aci.receipt_events import UpstreamFailed as NoUpstream
+from libs.policy.document import Policy
 from services.router.admission.tenants import Tenant
 from services.router.exchange.ends import End, Why
 from services.router.exchange.withholding import Withholding
+from services.router.prompt import Constraints
 from services.router.proof.issuance import Draft
 from services.router.routing.hop import Reached
 
@@ -59,6 +61,9 @@ class Course:
 
     request: Request
     policy: PolicyInForce
+    """The one that it was judged under last: at arrival, then whenever somebody to serve it was chosen."""
+    required: bool
+    """Whether that policy or the request itself demands verified serving (ACI section 7.5)."""
     receipt_id: str = field(default_factory=fresh_receipt_id)
     model: str | None = None
     reached: list[Reached] = field(default_factory=list)
@@ -70,6 +75,15 @@ class Course:
     recorded: bool = False
     """True once somebody else sees to the receipt, whatever happens to this exchange."""
 
+    @classmethod
+    def begin(cls, request: Request, policy: Policy) -> Course:
+        return cls(request, _in_force(policy), _demands(policy, request))
+
+    def judge(self, policy: Policy, constraints: Constraints) -> None:
+        """Take note of the policy under which somebody to serve it is chosen now."""
+        self.policy = _in_force(policy)
+        self.required = constraints.verified or _demands(policy, self.request)
+
     def draft(self, returned: str, vault_epoch: int | None = None) -> Draft:
         """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
         events: list[KnownEvent] = [RequestReceived(digest(self.request.body)), self.policy]
@@ -79,7 +93,7 @@ class Course:
             events.append(RequestForwarded(self.reached[-1].forwarded))
             events.extend(reached.outcome for reached in self.reached)
         else:
-            events.append(NoUpstream(required=True, model_id=model, reason=self.refusal or "not_forwarded"))
+            events.append(NoUpstream(required=self.required, model_id=model, reason=self.refusal or "not_forwarded"))
         if self.served is not None:
             events.append(self.served)
         events.extend(Aborted(end.value) for end in self.aborts)
@@ -98,3 +112,11 @@ class Course:
     def left(self) -> float:
         """How much of the request's time is left, seconds."""
         return self.request.deadline - asyncio.get_running_loop().time()
+
+
+def _in_force(policy: Policy) -> PolicyInForce:
+    return PolicyInForce(policy.version, "sha256:" + policy.digest.hex())
+
+
+def _demands(policy: Policy, request: Request) -> bool:
+    return policy.constraints.of(request.tenant.tenant_id).verified_only

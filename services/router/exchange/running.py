@@ -13,7 +13,6 @@ from contextlib import aclosing
 import structlog
 
 from libs.aci.endpoints import JSON
-from libs.aci.receipt_events import PolicyInForce
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from services.router import prompt as prompts
@@ -56,7 +55,7 @@ class Exchanges:
         """
         policy = self._policy.require_fresh()
         self._issuance.require_room()
-        course = Course(request, PolicyInForce(policy.version, "sha256:" + policy.digest.hex()))
+        course = Course.begin(request, policy)
         ended = End.INTERNAL_ERROR
         try:
             with self._metrics.exchange(request.endpoint.path) as head:
@@ -113,7 +112,13 @@ class Exchanges:
 
     def _choose(self, course: Course, prompt: Prompt, tried: frozenset[str]) -> Route:
         try:
-            return self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
+            policy = self._policy.require_fresh()
+            if not tried:
+                course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
+            # Nothing is awaited in between, so the choice is made under the same policy.
+            route = self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
+            course.judge(policy, prompt.constraints)
+            return route
         except RouterError:
             raise
         except MeshError as error:
@@ -128,6 +133,7 @@ class Exchanges:
                 endpoint=request.endpoint,
                 request_id=request.request_id,
                 tenant_id=request.tenant.tenant_id,
+                required=course.required,
                 timeout=max(course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS, 0.1),
             )
         )

@@ -38,6 +38,8 @@ class Errand:
     request_id: str
     tenant_id: str
     timeout: float
+    required: bool
+    """Whether verified serving is demanded of whoever serves it: the receipt says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
         # Genuine, perhaps, but the session that the receipt would cite is bound to the key before.
         raise NodeUnavailable("the node has another key than the one verified")
     session_id = upstream.candidate.session_id
-    yield Reached(digest(prompt.forwarded), UpstreamVerified(True, prompt.model, session_id))
+    yield Reached(digest(prompt.forwarded), UpstreamVerified(errand.required, prompt.model, session_id))
     call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(
         inference_pb2.InferRequest(
             endpoint=errand.endpoint.path,

@@ -391,7 +391,7 @@ async def test_nothing_of_the_prompt_leaves_before_its_receipt_would_say_so(
     """The caller leaves at the very moment at which it is told that the service is reached."""
     route = router.foreign.choose(HERE, Constraints(), TENANT.tenant_id, frozenset())
     assert route is not None
-    errand = Errand(parse(asked()), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS)
+    errand = Errand(parse(asked()), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
     steps = route.forward(errand)
     assert isinstance(await anext(steps), Reached)
     await steps.aclose()

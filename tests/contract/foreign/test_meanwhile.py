@@ -89,7 +89,8 @@ async def test_a_worker_that_is_verified_anew_as_less_gets_only_what_that_may_se
     tmp_path: Path, tenants: list[str], provider: dict[str, Any]
 ) -> None:
     async with downgraded(tmp_path, tenants) as meanwhile:
-        assert_refused(meanwhile.router, await meanwhile.router.run(asked(provider=provider)), "VERIFIED_OTHERWISE")
+        answer = await meanwhile.router.run(asked(provider=provider))
+        assert_refused(meanwhile.router, answer, "VERIFIED_OTHERWISE", required=bool(provider))
         assert meanwhile.worker.asked == ["2", "2", "1"]
         assert meanwhile.worker.bodies == []
 
@@ -125,7 +126,7 @@ async def test_what_policy_takes_away_after_the_choice_gets_no_prompt(router: Ro
     assert route is not None
     policy: Policy = router.member.policy.current
     router.member.policy.enact(replace(policy, foreign_providers=()))
-    steps = route.forward(Errand(parse(asked()), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS))
+    steps = route.forward(Errand(parse(asked()), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True))
     with pytest.raises(ForeignNotVerified, match="NOT_LISTED"):
         await anext(steps)
     assert other.bodies == []

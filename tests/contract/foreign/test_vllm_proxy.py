@@ -96,7 +96,8 @@ async def test_a_worker_whose_report_binds_the_channel_serves_and_proves_its_ans
     (document,) = (jcs.dumps(dict(body)) for body in router.ledger.of(Kind.SESSION))
     assert isinstance(receipt.upstream, UpstreamVerified)
     session = verify_session(document, receipt.upstream.session_id)
-    verify_serving(receipt, session)
+    # Its policy lets tenants be served unverified, and the request demanded nothing.
+    assert not verify_serving(receipt, session, demanded=False).required
     assert session.bindings == (TlsBinding(worker.origin, worker.fingerprint.hex()),)
     assert session.identity == {"signing_address": worker.address.hex()}
     assert session.claims.tee_attested.status == "asserted"

@@ -19,12 +19,9 @@ from tests.mesh.aci.exchanges import (
 )
 from tests.mesh.aci.provider import Provider
 from tests.mesh.aci.stage import PLAIN_MODEL, THERE_NAMED, UNPROVEN_MODEL, Stage
-from tests.mesh.aci.standing import not_yet
 from tests.mesh.aci.wire import CHAT, SESSIONS, Router
 
 pytestmark = pytest.mark.mesh
-
-ALWAYS_REQUIRED = "every request is said to have demanded verification"
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -62,14 +59,12 @@ def test_c153_verification_was_not_required_of_who_never_verifies(exchanges: Exc
     assert reader.outcome(exchanges[kind].receipt)["required"] is False
 
 
-@not_yet(ALWAYS_REQUIRED)
 def test_c153_verification_was_not_required_where_nobody_asked_for_it(stage: Stage) -> None:
     known = exchange(stage, CHAT, prompt(CHAT, stage.model), stage.guest)
     assert reader.outcome(known.receipt)["result"] == "verified"
     assert reader.outcome(known.receipt)["required"] is False
 
 
-@not_yet(ALWAYS_REQUIRED)
 def test_c153_a_refusal_says_it_too(stage: Stage) -> None:
     known = exchange(stage, CHAT, prompt(CHAT, "no-such-model"), stage.guest)
     assert reader.outcome(known.receipt)["required"] is False

@@ -61,7 +61,7 @@ class AciStanding:
         """See `services.router.routing.foreign.adapter.Standing`."""
         there = self.place.provider.models[errand.prompt.model]
         body = readdress(errand.prompt.forwarded, there, self._demands())
-        outcome = UpstreamVerified(True, there, self.session_id)
+        outcome = UpstreamVerified(errand.required, there, self.session_id)
         return hop(self.place, self.context, errand, body, outcome, _ReceiptProof(self, body))
 
     def _demands(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class VllmProxyStanding:
         if self.session is None:
             outcome = Unverified(False, there, CHANNEL_NOT_BOUND, f"foreign/{self.place.name}")
         else:
-            outcome = UpstreamVerified(True, there, session_id(self.session))
+            outcome = UpstreamVerified(errand.required, there, session_id(self.session))
         return hop(self.place, self.context, errand, body, outcome, _SignatureProof(self, body))
 
 

@@ -207,6 +207,17 @@ def test_serving_that_was_not_required_to_be_verified_is_refused(outcome: Event 
         receipts.verify_serving(receipt(events=events), verify_session(SESSION, SESSION_ID))
 
 
+def test_serving_that_nobody_demanded_to_be_verified_may_say_so_but_not_that_it_failed() -> None:
+    session = verify_session(SESSION, SESSION_ID)
+    outcome = UpstreamVerified(required=False, model_id="m", session_id=SESSION_ID)
+    best_effort = receipt(events=(RECEIVED, outcome, RETURNED))
+    assert receipts.verify_serving(best_effort, session, demanded=False) == outcome
+    failed = receipt(events=(RECEIVED, UpstreamFailed(False, "m", "never_verified"), RETURNED))
+    for unverified in (failed, receipt(events=(RECEIVED, RETURNED))):
+        with pytest.raises(ServingNotVerified):
+            receipts.verify_serving(unverified, session, demanded=False)
+
+
 def test_other_session_than_the_cited_or_pinned_one_is_refused() -> None:
     session = verify_session(SESSION, SESSION_ID)
     with pytest.raises(SessionNotCited):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -303,6 +303,75 @@ async def test_another_node_is_tried_before_the_first_byte(two_nodes: RouterBenc
     reached = [event for event in receipt.events if isinstance(event, UpstreamVerified)]
     # Who was handed the prompt is named, though another served.
     assert len(reached) == (2 if fails == "refuses" else 1)
+
+
+def policy_named(receipt: Receipt) -> PolicyInForce:
+    (named,) = [event for event in receipt.events if isinstance(event, PolicyInForce)]
+    return named
+
+
+def enacting_another_policy(bench: RouterBench) -> Callable[[], None]:
+    def enact() -> None:
+        bench.member.policy.version, bench.member.policy.digest = 4, b"\x04" * 32
+
+    return enact
+
+
+async def test_the_receipt_names_the_policy_under_which_the_node_was_chosen_that_serves(
+    two_nodes: RouterBench,
+) -> None:
+    bench = two_nodes
+    bench.upstreams.take(
+        bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(load=registry_pb2.Load(running_requests=1)))
+    )
+    for node in bench.nodes:
+        bench.peer_of(node).reachable = node is not bench.nodes[0]
+    bench.peer_of(bench.nodes[0]).meanwhile = enacting_another_policy(bench)
+    assert (await bench.run(prompt())).started.status == 200
+    assert policy_named(bench.only_receipt()) == PolicyInForce(4, "sha256:" + "04" * 32)
+
+
+@pytest.mark.parametrize("reachable", [True, False], ids=["serves", "cannot be reached"])
+async def test_the_receipt_names_no_policy_under_which_nobody_was_chosen(bench: RouterBench, reachable: bool) -> None:
+    bench.peer_of(bench.nodes[0]).reachable = reachable
+    bench.peer_of(bench.nodes[0]).meanwhile = enacting_another_policy(bench)
+    assert (await bench.run(prompt())).started.status == (200 if reachable else 502)
+    assert policy_named(bench.only_receipt()) == PolicyInForce(3, "sha256:" + "03" * 32)
+
+
+@pytest.mark.parametrize(
+    ("asked", "required"),
+    [({}, False), ({"aci_verified": False}, False), ({"aci_verified": True}, True), ({"aci_session_ids": None}, True)],
+    ids=["nothing", "nothing, in words", "verified", "pinned"],
+)
+async def test_verification_was_required_where_the_request_asks_for_it_if_the_tenant_need_not(
+    bench: RouterBench, asked: dict[str, Any], required: bool
+) -> None:
+    bench.member.policy.constraints = Constraints(default=TenantConstraints(verified_only=False))
+    session = draft_session(bench.nodes[0].lease, bench.nodes[0].target).session_id
+    provider = {name: [session] if value is None else value for name, value in asked.items()}
+    assert (await bench.run(prompt(provider=provider))).started.status == 200
+    assert bench.only_receipt().upstream == UpstreamVerified(required, MODEL, session)
+
+
+@pytest.mark.parametrize(
+    ("body", "required"),
+    [
+        (b"{", False),
+        (prompt(model="unheard-of"), False),
+        (prompt(model="unheard-of", provider={"aci_verified": True}), True),
+        (prompt(provider={"aci_session_ids": ["00" * 32]}), True),
+    ],
+    ids=["malformed", "unknown model", "unknown model, verified", "another session pinned"],
+)
+async def test_a_refusal_says_whether_verification_was_required(
+    bench: RouterBench, body: bytes, required: bool
+) -> None:
+    bench.member.policy.constraints = Constraints(default=TenantConstraints(verified_only=False))
+    await bench.run(body)
+    refused = bench.only_receipt().upstream
+    assert isinstance(refused, UpstreamFailed)
+    assert refused.required is required
 
 
 async def test_a_prompt_that_reached_no_node_was_not_forwarded(bench: RouterBench) -> None:

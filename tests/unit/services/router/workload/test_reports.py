@@ -19,6 +19,7 @@ from services.router.workload.reports import MOST_AWAITED, Reports
 from services.router.workload.workload import Workload
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import MachineCollateral, TdGuest
+from tests.fakes.routers import PATIENCE_SECONDS
 
 NONCE = "ab" * 32
 
@@ -85,7 +86,7 @@ async def test_the_report_that_is_there_waits_for_no_quote(mesh: AttestedMesh) -
         fresh = tasks.create_task(reports.report(NONCE))
         await device.asked.acquire()
         await device.asked.acquire()
-        assert await asyncio.wait_for(reports.report(None), 30) == kept
+        assert await asyncio.wait_for(reports.report(None), PATIENCE_SECONDS) == kept
         assert not fresh.done()
         device.ready.set()
     assert report.parse(fresh.result()).report_data != report.parse(kept).report_data
@@ -131,7 +132,7 @@ async def test_a_flood_of_nonces_is_refused_and_no_more_than_some_wait(mesh: Att
         waiting = [tasks.create_task(reports.report(f"{number:064x}")) for number in range(MOST_AWAITED)]
         await device.asked.acquire()
         with pytest.raises(ReportsBusy) as refusal:
-            await reports.report(NONCE)
+            await asyncio.wait_for(reports.report(NONCE), PATIENCE_SECONDS)
         assert (refusal.value.status, refusal.value.headers) == (429, {"Retry-After": "1"})
         device.ready.set()
     assert len({task.result() for task in waiting}) == MOST_AWAITED

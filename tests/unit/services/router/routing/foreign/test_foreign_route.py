@@ -93,7 +93,7 @@ class Bench:
         self.policy.enact(replace(cast(Any, self.policy.current), version=version))
 
     async def forward(self) -> list[Step]:
-        errand = Errand(parse(prompt(model="m")), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS)
+        errand = Errand(parse(prompt(model="m")), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
         return [step async for step in (await self.route()).forward(errand)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -92,6 +93,8 @@ class NatsBroker:
         """Answer nothing while the body runs, and close no connection."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # One thread of it takes the signal and then stops the others, which may answer until it has.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         try:
             yield
         finally:

@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.identity.certificate import pem_of
-from libs.transparency import checkpoint, merkle
+from libs.transparency import checkpoint, cosignature, merkle
 from libs.transparency.note import VerifierKey
 from libs.transparency.tiles import Tile
 from services.ledger.checkpoints.auditing import NoCheckpoint, SignedTree, open_auditor
@@ -170,6 +170,15 @@ async def test_an_implementation_of_others_verifies_checkpoint_and_tiles(others:
     for index in range(SIGNED):
         others.verify_inclusion(index, others.contents)
     others.verify_consistency(others.contents)
+
+
+async def test_cosignatures_do_not_keep_an_implementation_of_others_from_a_checkpoint(others: Others) -> None:
+    note, witness = others.newest.encode(), Ed25519PrivateKey.generate()
+    line = cosignature.cosign(checkpoint.parse(note), "w1.example", witness, 1_700_000_000)
+    witnessed = cosignature.attach(note, [line]).decode()
+    assert others.code.checkpoint_verify(witnessed, [others.vkey]).size == SIGNED
+    with others.refuses():
+        others.code.checkpoint_verify(witnessed, [cosignature.cosigner_key("w1.example", witness).text()])
 
 
 async def test_an_implementation_of_others_refuses_a_flipped_bit_at_any_byte_of_a_checkpoint(others: Others) -> None:

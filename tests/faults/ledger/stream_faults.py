@@ -27,7 +27,7 @@ _STREAM = stream_name(1)
 _CALL_SECONDS = 5.0
 _WAITING = 6
 """Entries that nobody has acknowledged when something happens to the stream."""
-_STORM = 0.3
+_STORM = 1.0
 _ROLLED_BACK = "the stream was rolled back or replaced"
 
 
@@ -56,17 +56,28 @@ async def stores(ground: Ground, batch: Batch) -> Outcome:
 
 
 async def redelivered(ground: Ground, batch: Batch) -> Outcome:
-    """Have everything that is under way delivered again, over and over, or take the consumer away."""
+    """Have everything that is under way delivered again, over and over, or take the consumer away.
+
+    What writers see acknowledged in a storm is counted beside what they see in as much time without; of a removal, how
+    long the next entry takes.
+    """
     outcome, live = Outcome(), ground.live
+    loop = asyncio.get_running_loop()
     async with _as_ledger(ground) as client, ground.busy():
         stream = client.jetstream(timeout=_CALL_SECONDS)
         for number in batch.rounds:
             [consumer, *_] = await asyncio.to_thread(_consumers, live.store)
             if number % 2:
+                began = loop.time()
                 await stream.delete_consumer(_STREAM, consumer)
+                await ground.commit()
                 outcome.counts["consumers removed"] += 1
-            else:
-                outcome.counts["messages asked for again"] += await _ask_again(client, consumer)
+                outcome.counts["ms until the next entry was acknowledged"] += int((loop.time() - began) * 1000)
+                continue
+            async with _counting(ground, outcome, "acknowledged in quiet times"):
+                pass
+            async with _counting(ground, outcome, "acknowledged in as much time of storms") as ending:
+                outcome.counts["messages asked for again"] += await _ask_again(client, consumer, ending)
             await ground.commit()
     return outcome
 
@@ -186,10 +197,19 @@ async def _beyond(stream: JetStreamContext, last: int) -> int:
                 return newest
 
 
-async def _ask_again(client: Client, consumer: str) -> int:
-    """Say of everything that the ledger has not acknowledged that it did not arrive."""
+@asynccontextmanager
+async def _counting(ground: Ground, outcome: Outcome, what: str) -> AsyncIterator[float]:
+    """Count what writers see acknowledged for as long as a storm lasts, whatever happens. Yields when that is over."""
+    loop, before = asyncio.get_running_loop(), len(ground.seen.committed)
+    ending = loop.time() + _STORM
+    yield ending
+    await asyncio.sleep(ending - loop.time())
+    outcome.counts[what] += len(ground.seen.committed) - before
+
+
+async def _ask_again(client: Client, consumer: str, ending: float) -> int:
+    """Say of everything that the ledger has not acknowledged that it did not arrive, until then."""
     asked, stream = 0, client.jetstream(timeout=_CALL_SECONDS)
-    ending = asyncio.get_running_loop().time() + _STORM
     while asyncio.get_running_loop().time() < ending:
         try:
             found = await stream.consumer_info(_STREAM, consumer)

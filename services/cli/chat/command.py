@@ -16,6 +16,7 @@ from libs.client import exchange_file
 from libs.client.answer import AnswerBrokenOff
 from libs.client.checks import run_checks
 from libs.client.exchange import Exchange, chat_body
+from libs.client.http import AnswerUnreadable
 from libs.client.session import Patience, RouterSession, open_session
 from libs.client.trust import Trust
 from libs.identity.certificate import der_of
@@ -76,6 +77,7 @@ async def chat(
         if save is not None:
             # Before it is judged: what is against the router must not depend on how that ends.
             await asyncio.to_thread(write_output, save, exchange_file.encode(materials), _OWNER_ONLY)
+            shown.out(f"kept in {save}", highlight=False)
         # Three appraisals take longer than the loop should wait.
         return print_checks(await asyncio.to_thread(run_checks, materials), shown)
 
@@ -97,7 +99,7 @@ async def _ask(session: RouterSession, body: bytes, console: Console, *, keep: b
         try:
             async for piece in answer:
                 console.out(printable(piece), end="", highlight=False)
-        except AnswerBrokenOff as error:
+        except (AnswerBrokenOff, AnswerUnreadable) as error:
             # All that came is hashed: what it is worth, the checks say.
             console.out(f"\n[{error.reason}: {printable(str(error))}]", end="", highlight=False)
         console.out("", highlight=False)

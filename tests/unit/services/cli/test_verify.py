@@ -146,6 +146,18 @@ async def test_answer_without_a_receipt_is_unattested(router: RouterTwin, tmp_pa
     assert said.splitlines()[-1].startswith("UNATTESTED")
 
 
+async def test_answer_without_a_message_is_kept_all_the_same(
+    router: RouterTwin, tmp_path: Path, verify: Verify
+) -> None:
+    router.lies["response"] = lambda _: b'{"choices":[]}'
+    said, path = io.StringIO(), tmp_path / "kept.json"
+    console = Console(file=said)
+    assert not await chat(tmp_path, "hello?", stream=False, console=console, save=path, patience=QUICK)
+    assert f"[ANSWER_UNREADABLE: the response holds no message]\nkept in {path}\n" in said.getvalue()
+    assert json.loads(path.read_bytes())["exchange"]["response"] == b'{"choices":[]}'.hex()
+    assert verify()[0] == 4
+
+
 async def test_file_that_is_there_is_not_overwritten_and_nothing_is_asked(router: RouterTwin, tmp_path: Path) -> None:
     (tmp_path / "kept.json").write_text("evidence")
     with pytest.raises(OutputExists):

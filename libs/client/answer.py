@@ -1,4 +1,6 @@
-"""Responsible for one response as it comes: its text for the user, its raw bytes only as a hash."""
+"""Responsible for one response as it comes: its text for the user, its raw bytes as a hash and no more, unless they are
+to be kept.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,13 @@ class Answer:
     verified all the same: what was emitted is receipted.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, request: bytes, sent_at: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, request: bytes, sent_at: float, *, keep: bool = False) -> None:
         self._response = response
         self._request = request
         self._sent_at = sent_at
         self._hash = hashlib.sha256()
         self._size = 0
+        self._kept = bytearray() if keep else None
         self._received_at: float | None = None
         self.receipt_id: str | None = response.headers.get("X-Receipt-Id")
 
@@ -57,6 +60,7 @@ class Answer:
             receipt_id=self.receipt_id,
             sent_at=self._sent_at,
             received_at=self._received_at,
+            response=None if self._kept is None else bytes(self._kept),
         )
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -98,6 +102,8 @@ class Answer:
             self._size += len(chunk)
             if self._size > MAX_RESPONSE_BYTES:
                 raise AnswerTooLarge(f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
+            if self._kept is not None:
+                self._kept += chunk
             yield chunk
         self._received_at = time.time()
 

@@ -29,6 +29,8 @@ class Exchange:
     """As the response named it; unauthenticated."""
     sent_at: float
     received_at: float
+    response: bytes | None = field(default=None, repr=False)
+    """The raw body itself, where it was to be kept."""
 
 
 def receipt_segment(receipt_id: str | None) -> str:

@@ -27,7 +27,6 @@ SECP256K1_ALGO = "secp256k1-aes-256-gcm-hkdf-sha256"
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
-_TAG_BYTES = 16
 _HEX_DIGITS = re.compile(r"[0-9a-fA-F]*")
 
 
@@ -120,8 +119,6 @@ class Suite:
             raise FieldNotOpened
         data = bytes.fromhex(value)
         ephemeral, sealed = data[: self.public_bytes], data[self.public_bytes :]
-        if len(sealed) < _NONCE_BYTES + _TAG_BYTES or not ephemeral.startswith(self.prefix):
-            raise FieldNotOpened
         try:
             cipher = AESGCM(self._derive(private.agree(ephemeral)))
             return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], associated)

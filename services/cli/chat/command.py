@@ -14,6 +14,7 @@ from rich.console import Console
 
 from libs.client.answer import AnswerBrokenOff
 from libs.client.exchange import Exchange, chat_body
+from libs.client.sealing import AnswerNotSealed
 from libs.client.session import RouterSession, open_session
 from libs.client.trust import Trust
 from libs.identity.certificate import der_of
@@ -30,17 +31,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("prompt")
     add_state_option(parser)
     parser.add_argument("--no-stream", action="store_true", help="wait for the whole answer")
+    parser.add_argument("--e2ee", action="store_true", help="encrypt prompt and answer also within TLS (E2EE v2)")
     add_witness_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     quorum = read_quorum(args)
-    return 0 if asyncio.run(chat(args.state, args.prompt, stream=not args.no_stream, quorum=quorum)) else 1
+    verified = asyncio.run(chat(args.state, args.prompt, stream=not args.no_stream, quorum=quorum, sealed=args.e2ee))
+    return 0 if verified else 1
 
 
 async def chat(
-    state: Path, prompt: str, *, stream: bool = True, console: Console | None = None, quorum: Quorum = NOBODY
+    state: Path,
+    prompt: str,
+    *,
+    stream: bool = True,
+    console: Console | None = None,
+    quorum: Quorum = NOBODY,
+    sealed: bool = False,
 ) -> bool:
     """Ask the model of the mesh in this state folder; print the answer and the checks; say whether all passed.
 
@@ -52,7 +61,7 @@ async def chat(
     trust = replace(read_trust(mesh), quorum=quorum)
     async with open_session(mesh.text("router_url"), mesh.text("api_key"), trust) as session:
         print_development(session.policy.development_roots, shown)
-        exchange = await _ask(session, body, shown)
+        exchange = await _ask(session, body, shown, sealed)
         return print_checks(await session.verify(exchange), shown)
 
 
@@ -68,12 +77,12 @@ def read_trust(mesh: MeshReader) -> Trust:
     )
 
 
-async def _ask(session: RouterSession, body: bytes, console: Console) -> Exchange:
-    async with session.chat(body) as answer:
+async def _ask(session: RouterSession, body: bytes, console: Console, sealed: bool) -> Exchange:
+    async with session.chat(body, sealed=sealed) as answer:
         try:
             async for piece in answer:
                 console.out(printable(piece), end="", highlight=False)
-        except AnswerBrokenOff as error:
+        except (AnswerBrokenOff, AnswerNotSealed) as error:
             # All that came is hashed: what it is worth, the checks say.
             console.out(f"\n[{error.reason}: {printable(str(error))}]", end="", highlight=False)
         console.out("", highlight=False)

@@ -46,6 +46,12 @@ def test_chat_verifies_every_answer_and_what_it_keeps_verifies_again(mesh: Runni
     assert again.stdout.count("PASS") == 12
 
 
+def test_chat_verifies_an_answer_that_came_encrypted(mesh: RunningMesh) -> None:
+    done = mesh.run("chat", "--e2ee", "What is the capital of France? Answer in one sentence.", timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "VERIFIED: 12 of 12 checks passed" in done.stdout
+
+
 def test_status_shows_everyone_serving(mesh: RunningMesh) -> None:
     done = mesh.run("status")
     assert done.returncode == 0, done.stdout + done.stderr

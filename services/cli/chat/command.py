@@ -17,6 +17,7 @@ from libs.client.answer import AnswerBrokenOff
 from libs.client.checks import run_checks
 from libs.client.exchange import Exchange, chat_body
 from libs.client.http import AnswerUnreadable
+from libs.client.sealing import AnswerNotSealed
 from libs.client.session import Patience, RouterSession, open_session
 from libs.client.trust import Trust
 from libs.identity.certificate import der_of
@@ -40,13 +41,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="keep question, answer and proofs, for teemesh verify; must not exist"
     )
+    parser.add_argument("--e2ee", action="store_true", help="encrypt prompt and answer also within TLS (E2EE v2)")
     add_witness_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     quorum = read_quorum(args)
-    asked = chat(args.state, args.prompt, stream=not args.no_stream, quorum=quorum, save=args.save)
+    asked = chat(args.state, args.prompt, stream=not args.no_stream, quorum=quorum, save=args.save, sealed=args.e2ee)
     return 0 if asyncio.run(asked) else 1
 
 
@@ -58,6 +60,7 @@ async def chat(
     console: Console | None = None,
     quorum: Quorum = NOBODY,
     save: Path | None = None,
+    sealed: bool = False,
     patience: Patience | None = None,
 ) -> bool:
     """Ask the model of the mesh in this state folder; print the answer and the checks; say whether all passed.
@@ -73,7 +76,7 @@ async def chat(
     trust = replace(read_trust(mesh), quorum=quorum)
     async with open_session(mesh.text("router_url"), mesh.text("api_key"), trust, patience=patience) as session:
         print_development(session.policy.development_roots, shown)
-        materials = await session.gather(await _ask(session, body, shown, keep=save is not None))
+        materials = await session.gather(await _ask(session, body, shown, keep=save is not None, sealed=sealed))
         if save is not None:
             # Before it is judged: what is against the router must not depend on how that ends.
             await asyncio.to_thread(write_output, save, exchange_file.encode(materials), _OWNER_ONLY)
@@ -94,12 +97,12 @@ def read_trust(mesh: MeshReader) -> Trust:
     )
 
 
-async def _ask(session: RouterSession, body: bytes, console: Console, *, keep: bool) -> Exchange:
-    async with session.chat(body, keep=keep) as answer:
+async def _ask(session: RouterSession, body: bytes, console: Console, *, keep: bool, sealed: bool) -> Exchange:
+    async with session.chat(body, keep=keep, sealed=sealed) as answer:
         try:
             async for piece in answer:
                 console.out(printable(piece), end="", highlight=False)
-        except (AnswerBrokenOff, AnswerUnreadable) as error:
+        except (AnswerBrokenOff, AnswerNotSealed, AnswerUnreadable) as error:
             # All that came is hashed: what it is worth, the checks say.
             console.out(f"\n[{error.reason}: {printable(str(error))}]", end="", highlight=False)
         console.out("", highlight=False)

@@ -83,6 +83,7 @@ def test_content_in_another_form_is_content(content: str) -> None:
         '{"choices":[{"message":"said"}]}',
         '{"choices":[{"delta":["said"]}]}',
         '{"choices":[{"message":{"audio":"said"}}]}',
+        '{"choices":true}',
         '{"data":"said"}',
         '{"data":[[1,2]]}',
     ],

@@ -91,6 +91,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.forges = False
         self.said: Mapping[str, Any] = {}
         """What its receipt says instead of what it was sent: body, endpoint, model."""
+        self.meanwhile: Callable[[], None] | None = None
+        """What happens once it has a prompt."""
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -102,6 +104,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: Any, context: Any) -> AsyncIterator[inference_pb2.InferResponse]:  # noqa: N802
         self.requests.append(request)
+        if self.meanwhile is not None:
+            self.meanwhile()
         try:
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")

@@ -15,6 +15,7 @@ import structlog
 from libs.aci.endpoints import JSON
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
+from libs.policy.document import Policy
 from services.router import prompt as prompts
 from services.router.admission.tenants import Tenant
 from services.router.e2ee import answers as covers
@@ -122,9 +123,16 @@ class Exchanges:
         if tenant.tenant_id in self._policy.current.revoked.tenants:
             raise TenantRevoked("the tenant was revoked")
 
+    def _require_fresh(self) -> Policy:
+        """Raises `ServiceUnavailable`."""
+        try:
+            return self._policy.require_fresh()
+        except MeshError as error:
+            raise ServiceUnavailable(f"not now: {error.reason}") from error
+
     def _choose(self, course: Course, prompt: Prompt, tried: frozenset[str]) -> Route:
         try:
-            policy = self._policy.require_fresh()
+            policy = self._require_fresh()
             if not tried:
                 course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
             # Nothing is awaited in between, so the choice is made under the same policy.
@@ -152,6 +160,9 @@ class Exchanges:
         async with aclosing(parts):
             # One that found its proof outdated verifies anew and is handed the prompt a second time.
             while isinstance(begun := await anext(parts), Reached):
+                # It gets the prompt with the next step: whoever asks may have been revoked while it was reached.
+                self._require_fresh()
+                self._require_tenant(request.tenant)
                 course.reached.append(begun)
             if not isinstance(begun, Begun) or not course.reached:
                 raise UpstreamFailed("the answer is out of order")

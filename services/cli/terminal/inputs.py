@@ -48,8 +48,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_output(path: Path, data: bytes) -> None:
     """Write a file that anyone may read, whole or not at all. Raises `OutputUnwritable`."""
+    _write(path, data, 0o644)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone may read, whole or not at all. Raises `OutputUnwritable`."""
+    _write(path, data, 0o600)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
     try:
-        write_durably(path, data, mode=0o644)
+        write_durably(path, data, mode=mode)
     except OSError as error:
         raise OutputUnwritable(f"cannot write {path}: {error.strerror}") from error
 

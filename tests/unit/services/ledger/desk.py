@@ -24,10 +24,13 @@ _LOGGED = re.compile(r"\d{4}-\d\d-\d\d ")
 class Desk:
     """Two operators, their keys in files, and what the mesh's folder says."""
 
-    def __init__(self, live: LiveMesh, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, live: LiveMesh, folder: Path, capsys: pytest.CaptureFixture[str], *, role: str = "operator"
+    ) -> None:
+        """`role` is that of the certificate with which the mesh is called."""
         self.live, self.folder, self._capsys = live, folder, capsys
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
+        subject = Subject(TRUST_DOMAIN, role, "ada", None)
         certificate = pem_of(live.kms.ca.issue_svid(subject, key.public_key(), time.time()))
         files = {"ca.pem": live.member.ca_pem, "operator.pem": certificate, "operator.key": key_pem(key)}
         for name, data in files.items():

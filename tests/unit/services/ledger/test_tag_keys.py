@@ -151,6 +151,25 @@ async def test_who_is_given_the_key_finds_each_number_of_that_tenant_and_of_no_o
     assert (code, "none of the tenant's" in said) == (0, True)
 
 
+async def test_an_auditor_is_given_the_key_that_operators_ordered_for_them(
+    live: LiveMesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await live.start()
+    for name in ("operator", "auditor"):
+        (tmp_path / name).mkdir()
+    operator, auditor = (Desk(live, tmp_path / name, capsys, role=name) for name in ("operator", "auditor"))
+    async with live.router() as router:
+        await write(router, TENANT, 1)
+        certificate = str(auditor.folder / "operator.pem")
+        order = await operator.order("order", "order-tag-key", TENANT, "--receiver", certificate)
+        out = str(tmp_path / "tenant.tag-key")
+        assert "TAG_KEY_FOR_ANOTHER" in (await operator.ledger("tag-key", str(order), "--out", out))[1]
+        code, said = await auditor.ledger("tag-key", str(order), "--out", out)
+        assert (code, "says entry " in said) == (0, True), said
+        code, said = await auditor.ledger("tag-key", str(order), "--out", out)
+        assert (code, "OUTPUT_EXISTS" in said) == (1, True)
+
+
 async def test_once_the_vault_is_erased_the_key_still_tells_its_entries_and_opens_none(
     live: LiveMesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

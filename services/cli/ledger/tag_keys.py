@@ -22,7 +22,7 @@ from services.cli.evidence.inputs import read_certificate_file
 from services.cli.ledger.vaults import access_to_ledger, ask_ledger, find_vault
 from services.cli.mesh.layout import add_state_option
 from services.cli.mesh.orders import DAY_SECONDS, add_order_options
-from services.cli.terminal.inputs import InputUnreadable, read_input, refuse_existing, write_output, write_secret
+from services.cli.terminal.inputs import InputUnreadable, read_input, refuse_existing, write_output
 
 _ASK_SECONDS = 15.0
 _VALID_DAYS = 7
@@ -82,6 +82,6 @@ def _run_fetch(args: argparse.Namespace) -> int:
     given = asyncio.run(ask_ledger(access_to_ledger(args), ask))
     if given.vault_id != vault_id:
         raise TagKeyOfAnotherVault(f"asked for {vault_id.hex()}, got {given.vault_id.hex()}")
-    write_secret(args.out, given.tag_key.hex().encode() + b"\n")
+    write_output(args.out, given.tag_key.hex().encode() + b"\n", 0o600)
     print(f"{args.out}: the tag key of {vault_id.hex()}, says entry {given.index}; teemesh ledger verify --tag-key")
     return 0

@@ -17,6 +17,8 @@ from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from services.router import prompt as prompts
 from services.router.admission.tenants import Tenant
+from services.router.e2ee import answers as covers
+from services.router.e2ee.opening import Opening
 from services.router.errors import RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
@@ -37,9 +39,16 @@ class Exchanges:
     """Runs exchanges."""
 
     def __init__(
-        self, policy: PolicyKeeper, routes: Routes, issuance: Issuance, ledger_seconds: float, metrics: Metrics
+        self,
+        policy: PolicyKeeper,
+        opening: Opening,
+        routes: Routes,
+        issuance: Issuance,
+        ledger_seconds: float,
+        metrics: Metrics,
     ) -> None:
         self._policy = policy
+        self._opening = opening
         self._routes = routes
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
@@ -75,7 +84,10 @@ class Exchanges:
 
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:
-            prompt = prompts.parse(course.request.body)
+            request = course.request
+            if request.sealing:
+                course.opened(self._opening.open(request.sealing, request.endpoint, request.body))
+            prompt = prompts.parse(course.body)
             course.model = prompt.model
             async with aclosing(self._answer(course, prompt)) as answer:
                 async for part in answer:
@@ -146,8 +158,9 @@ class Exchanges:
             held = course.held = withhold(
                 request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
             )
-            started = Started(begun.status, begun.content_type, course.receipt_id)
             streaming = held.streams
+            cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
+            started = Started(begun.status, begun.content_type, course.receipt_id, cover.suite)
             if streaming:
                 yield started
             try:
@@ -155,8 +168,10 @@ class Exchanges:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
                         course.served = part.served
+                        if out := held.feed(cover.finish()):
+                            yield out
                         held.complete()
-                    elif isinstance(part, bytes) and (out := held.feed(part)):
+                    elif isinstance(part, bytes) and (out := held.feed(cover.feed(part))):
                         yield out
             except (UpstreamFailed, TenantRevoked) as error:
                 course.aborts.append(end_of(error))

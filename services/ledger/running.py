@@ -32,7 +32,8 @@ from services.ledger.intake.arrivals import Arrivals
 from services.ledger.intake.committing import Committing
 from services.ledger.intake.examining import open_examiner
 from services.ledger.intake.logged_writers import LoggedWriters
-from services.ledger.intake.own import OwnEntries
+from services.ledger.intake.owed import Owed, Paying
+from services.ledger.intake.own import RESERVED_FRACTION, OwnEntries
 from services.ledger.intake.policies import LoggedPolicies
 from services.ledger.intake.position import Position
 from services.ledger.intake.rejections import Rejections
@@ -160,6 +161,7 @@ async def running(
     vaults = await _open_vaults(config, store, keys, erasures, term.holding)
     with ExitStack() as closings:
         rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
+        owed = closings.enter_context(closing(await asyncio.to_thread(Owed, config.data_dir)))
         admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
@@ -171,6 +173,7 @@ async def running(
                 peer,
                 log_key=opened.log_key,
                 acknowledgements=OwnAcknowledgements(acknowledgements, store.log_id),
+                reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
             ) as publisher,
             connect_nats(
                 config.events.nats_url,
@@ -187,7 +190,8 @@ async def running(
                 sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
                 rejections=rejections,
                 acknowledgements=acknowledgements,
-                own=own,
+                owed=owed,
+                issuer=publisher.issuer,
                 growth=growth,
                 holding=term.holding,
                 thread=thread,
@@ -223,6 +227,7 @@ async def running(
                 tasks.create_task(examiner.watch()),
                 tasks.create_task(intake.run()),
                 tasks.create_task(room.keep()),
+                tasks.create_task(Paying(owed, publisher).keep()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),

@@ -24,6 +24,7 @@ from libs.aci.receipt_events import UpstreamFailed as NoUpstream
 from libs.policy.document import Policy
 from services.router.admission.tenants import Tenant
 from services.router.e2ee.opening import Envelope, Opened
+from services.router.errors import RouterError
 from services.router.exchange.ends import End, Why
 from services.router.exchange.withholding import Withholding
 from services.router.prompt import Constraints
@@ -47,6 +48,8 @@ class Request:
     why: Why
     sealing: Mapping[str, str] = field(default_factory=dict)
     """The headers by which it asks for end-to-end encryption, names in lower case; none if it came in clear."""
+    unread: RouterError | None = None
+    """Why its body is not there, if it could not be read; it is refused for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Started:
     receipt_id: str
     sealed: str | None = None
     """The suite under which its content is encrypted."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What it carries beside what every response does."""
 
 
 Part = Started | bytes

@@ -86,6 +86,8 @@ class Exchanges:
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:
             request = course.request
+            if request.unread is not None:
+                raise request.unread
             if request.sealing:
                 course.opened(self._opening.open(request.sealing, request.endpoint, request.body))
             prompt = prompts.parse(course.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -373,6 +374,7 @@ async def router_bench(
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
     keyset_days: int = 7,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
@@ -404,7 +406,7 @@ async def router_bench(
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
         opening = Opening(workload.e2ee_keys, AcceptanceWindow())
-        exchanges = Exchanges(member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics)
+        exchanges = Exchanges(member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, clock)
         bench = RouterBench(
             member,
             registry,

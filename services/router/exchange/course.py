@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -86,6 +87,8 @@ class Course:
     reached: list[Reached] = field(default_factory=list)
     """Who was handed the prompt, in order: an answer is the last one's."""
     held: Withholding | None = None
+    served_at: int | None = None
+    """When whoever served was handed the prompt, Unix seconds: then its session had to be current (section 8)."""
     served: KnownEvent | None = None
     refusal: str | None = None
     aborts: list[End] = field(default_factory=list)
@@ -130,6 +133,7 @@ class Course:
             model=self.model,
             chat_id=None if self.held is None else self.held.chat_id,
             events=tuple(events),
+            served_at=int(time.time()) if self.served_at is None else self.served_at,
         )
 
     def left(self) -> float:

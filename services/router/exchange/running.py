@@ -7,7 +7,8 @@ receipt: answers, refusals, a node that breaks off, a client that leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import structlog
@@ -47,8 +48,11 @@ class Exchanges:
         issuance: Issuance,
         ledger_seconds: float,
         metrics: Metrics,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` is in Unix seconds."""
         self._policy = policy
+        self._clock = clock
         self._opening = opening
         self._routes = routes
         self._issuance = issuance
@@ -166,6 +170,7 @@ class Exchanges:
                 self._require_fresh()
                 self._require_tenant(request.tenant)
                 course.reached.append(begun)
+                course.served_at = int(self._clock())
             if not isinstance(begun, Begun) or not course.reached:
                 raise UpstreamFailed("the answer is out of order")
             held = course.held = withhold(

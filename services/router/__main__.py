@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs import jcs
 from libs.entry import run
 from libs.events.publish import open_publisher
 from libs.identity.collateral import AttestationCollateral
@@ -68,8 +69,13 @@ async def serve(config: Config) -> None:
         ledger, acknowledging = member.ledger(ledgers), member.ledger(ledgers)
         registry = member.any_peer("registry", config.registry)
         vaults = Vaults(member, ledger, receiver)
+        reports = Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second)
+        # With it the log has the keyset that this process's receipts name, and the quote that binds it.
+        report = jcs.loads_object(await reports.report(None))
         async with (
-            open_publisher(member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key) as publisher,
+            open_publisher(
+                member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key, report=report
+            ) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
             metrics = Metrics()
@@ -98,7 +104,7 @@ async def serve(config: Config) -> None:
             )
             documents = Documents(
                 workload=workload,
-                reports=Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second),
+                reports=reports,
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from libs import jcs
+from libs.aci import report as reports_of
 from libs.events.records import SALT_SIZE
 from libs.transparency import leaf as leaves
 from libs.transparency.leaf import Kind
@@ -52,6 +53,16 @@ def until_met(mesh: RunningMesh, kinds: Set[Kind]) -> dict[Kind, list[dict[str, 
 
 def test_every_public_entry_is_documented(mesh: RunningMesh) -> None:
     until_met(mesh, OF_EVERY_START)
+
+
+def test_the_log_has_the_keyset_that_receipts_name_and_the_report_that_binds_it(
+    mesh: RunningMesh, https: Https
+) -> None:
+    served = https.get("/v1/aci/attestation", authorized=False).headers["X-ACI-Keyset-Digest"]
+    reports = [body["report"] for body in until_met(mesh, OF_EVERY_START)[Kind.KEYSET] if body["report"] is not None]
+    (logged,) = [reports_of.parse(jcs.dumps(report)) for report in reports]
+    assert logged.keyset.digest == logged.keyset_digest == served
+    assert logged.report_data == reports_of.report_data(served, None)
 
 
 def test_a_router_that_stops_has_the_log_say_how_many_it_did_not_let_in(mesh: RunningMesh, https: Https) -> None:

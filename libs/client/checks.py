@@ -16,11 +16,12 @@ from libs.client import commitment as commitments
 from libs.client import ledger
 from libs.client.attestation import Attested, verify_channel, verify_report
 from libs.client.chain import foreign_link, verify_chain
-from libs.client.commitment import Commitment, LedgerName
+from libs.client.commitment import Commitment
 from libs.client.exchange import Exchange
 from libs.client.ledger import LedgerKeys
+from libs.client.reopening import read_again
 from libs.client.serving import verify_node, verify_outcome
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.transparency.quorum import NOBODY, Quorum
 
@@ -31,6 +32,20 @@ class ConnectionUnknown(MeshError):
     """No TLS key was seen, so nothing can be said about where the connections ended."""
 
     reason = "CONNECTION_UNKNOWN"
+
+
+class ReceiptNotTheNamedOne(MeshError):
+    """The response named another receipt than the one that was handed out for it."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "RECEIPT_NOT_THE_NAMED_ONE"
+
+
+class AnswerNotWhole(MeshError):
+    """The client did not read the answer to its end, or nothing in it, by its own word."""
+
+    code = Code.DATA_LOSS
+    reason = "ANSWER_NOT_WHOLE"
 
 
 class RestsOnFailedCheck(MeshError):
@@ -79,7 +94,9 @@ class Materials:
 
 
 def run_checks(materials: Materials) -> list[Check]:
-    """Evaluate every check, in order, whatever the earlier ones gave."""
+    """Evaluate every check, in order, whatever the earlier ones gave: twelve, and of an answer that broke off, or that
+    came encrypted and was kept with its key, a thirteenth.
+    """
     proof = _Proof(materials)
     steps: Sequence[tuple[str, Callable[[], str]]] = (
         ("router is attested", proof.router_is_attested),
@@ -95,7 +112,12 @@ def run_checks(materials: Materials) -> list[Check]:
         ("ledger acknowledged the entry", proof.entry_is_acknowledged),
         ("entry is in the signed log", proof.entry_is_included),
     )
-    return evaluate(steps)
+    last = ("answer could be read", proof.answer_was_read)
+    return evaluate([*steps, last] if _is_special(materials.exchange) else steps)
+
+
+def _is_special(exchange: Exchange) -> bool:
+    return exchange.broken_off is not None or exchange.opening_key is not None
 
 
 def evaluate(steps: Sequence[tuple[str, Callable[[], str]]]) -> list[Check]:
@@ -127,7 +149,6 @@ class _Proof:
         self._receipt: Receipt | None = None
         self._outcome: UpstreamVerified | None = None
         self._acknowledger_keys: LedgerKeys | None = None
-        self._log_keys: LedgerKeys | None = None
 
     def router_is_attested(self) -> str:
         given = self._given
@@ -153,8 +174,10 @@ class _Proof:
         return f"{len(exchange.request)} bytes, {receipt.received.body_hash[:23]}..."
 
     def response_matches(self) -> str:
-        receipt = proven(self._receipt, 3)
-        if receipt.returned.body_hash != self._given.exchange.response_hash:
+        receipt, exchange = proven(self._receipt, 3), self._given.exchange
+        if receipt.receipt_id != exchange.receipt_id:
+            raise ReceiptNotTheNamedOne("the response named another receipt than this one")
+        if receipt.returned.body_hash != exchange.response_hash:
             raise ResponseNotReceipted("the receipt is for another response body than the one that came")
         return f"{receipt.returned.body_hash[:23]}..."
 
@@ -185,29 +208,48 @@ class _Proof:
             attested.keyset.receipt_key(receipt.key_id),
             self._policy,
             self._ca_spki(),
-            self._then,
+            receipt.served_at,
         )
         return f"evidence {appraisal.evidence_digest.hex()[:16]}..."
 
     def ledger_is_attested(self) -> str:
-        given, commitment = self._given, self._commitment()
-        self._log_keys = self._keys_of(commitment.ledger, given.ledger_evidence, given.now)
-        acknowledger = self._keys_of(commitment.acknowledged_by, given.acknowledger_evidence, self._then)
-        if acknowledger.log_id != self._log_keys.log_id:
-            raise ledger.LedgerNotAttested("another log acknowledged the entry than the one it is shown in")
-        self._acknowledger_keys = acknowledger
-        return f"{commitment.ledger.origin}, evidence {commitment.ledger.evidence_sha256[:16]}..."
+        commitment, evidence = self._commitment(), _had(self._given.acknowledger_evidence)
+        served_at, name = proven(self._receipt, 3).served_at, commitment.acknowledged_by
+        self._acknowledger_keys = ledger.verify_acknowledger(
+            commitment, evidence, self._policy, self._ca_spki(), served_at
+        )
+        return f"{name.origin}, evidence {name.evidence_sha256[:16]}..."
 
     def entry_is_acknowledged(self) -> str:
         statement = ledger.verify_durable(self._commitment(), proven(self._acknowledger_keys, 10))
         return f"leaf {statement.index}"
 
     def entry_is_included(self) -> str:
-        commitment = self._commitment()
-        checkpoint = ledger.verify_included(commitment, proven(self._log_keys, 10))
-        cosigned = ", ".join(self._given.quorum.verify(commitment.checkpoint))
+        given, commitment = self._given, self._commitment()
+        # The ledger of now need not be the one that acknowledged; what is wrong with it is nothing against that one.
+        keys = ledger.verify_ledger(
+            commitment.ledger,
+            commitment.mesh_ca,
+            _had(given.ledger_evidence),
+            self._policy,
+            self._ca_spki(),
+            given.now,
+        )
+        if self._acknowledger_keys is not None and self._acknowledger_keys.log_id != keys.log_id:
+            raise ledger.LedgerNotAttested("another log acknowledged the entry than the one it is shown in")
+        checkpoint = ledger.verify_included(commitment, keys)
+        cosigned = ", ".join(given.quorum.verify(commitment.checkpoint))
         by = f", cosigned by {cosigned}" if cosigned else ""
         return f"tree of {checkpoint.size} leaves, root {checkpoint.root.hex()[:16]}...{by}"
+
+    def answer_was_read(self) -> str:
+        exchange = self._given.exchange
+        if exchange.broken_off is not None:
+            raise AnswerNotWhole(f"whoever asked read no more of it: {exchange.broken_off}")
+        if exchange.opening_key is None:
+            raise AnswerNotWhole("no key to it was kept")
+        text = read_again(exchange, exchange.opening_key)
+        return f"{len(text)} characters, opened with the request's own key"
 
     def _commitment(self) -> Commitment:
         return commitments.parse(_had(self._given.commitment))
@@ -218,15 +260,6 @@ class _Proof:
             # A router that shows nothing of the log takes nothing away from what else it showed.
             return commitments.spki_of(known)
         return commitments.ca_spki(self._commitment(), known)
-
-    def _keys_of(self, name: LedgerName, evidence: bytes | MeshError, now: int) -> LedgerKeys:
-        mesh_ca = self._commitment().mesh_ca
-        return ledger.verify_ledger(name, mesh_ca, _had(evidence), self._policy, self._ca_spki(), now)
-
-    @property
-    def _then(self) -> int:
-        """When the response came, by the client's clock: what was committed then is judged as of then."""
-        return int(self._given.exchange.received_at)
 
     @property
     def _development(self) -> str:

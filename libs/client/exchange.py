@@ -18,8 +18,22 @@ class ReceiptNotNamed(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
+class OpeningKey:
+    """What opens the answer to one encrypted request (E2EE v2). Whoever has it and the answer reads it."""
+
+    algo: str
+    """Of a suite that is known here."""
+    secret: bytes = field(repr=False)
+    """The private key that was made for this request alone."""
+    nonce: str
+    """As `X-E2EE-Nonce` had it."""
+    timestamp: int
+    """Unix seconds, as `X-E2EE-Timestamp` had it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request and its whole response. Times are in Unix seconds by the client's clock."""
+    """A request and its response, whole unless it broke off. Times are in Unix seconds by the client's clock."""
 
     request: bytes = field(repr=False)
     response_hash: str
@@ -30,6 +44,10 @@ class Exchange:
     received_at: float
     response: bytes | None = field(default=None, repr=False)
     """The raw body itself, where it was to be kept."""
+    broken_off: str | None = None
+    """The reason why the client could not read the answer to its end, or read nothing in it."""
+    opening_key: OpeningKey | None = None
+    """Of a request that was encrypted, where the answer was to be kept."""
 
 
 def receipt_segment(receipt_id: str | None) -> str:

@@ -6,13 +6,15 @@ proves itself to `checks`, under a policy and a mesh CA that the reader has from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from libs import jcs
+from libs.aci.e2ee.suites import SUITES
 from libs.aci.encoding import digest
 from libs.client.checks import Materials
-from libs.client.exchange import Exchange
+from libs.client.exchange import Exchange, OpeningKey
+from libs.client.http import MAX_DOCUMENT_BYTES
+from libs.client.record import MAX_RESPONSE_BYTES
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.tee import shape
@@ -22,6 +24,9 @@ VERSION = 1
 _MEMBERS = frozenset({"v", "gathered_at", "router", "exchange", "proofs"})
 _ROUTER = frozenset({"host", "tls_keys", "nonce", "report"})
 _EXCHANGE = frozenset({"request", "response", "receipt_id", "sent_at_ms", "received_at_ms"})
+_MAY_LACK = frozenset({"broken_off", "opening_key"})
+_OPENING_KEY = frozenset({"algo", "private_key", "nonce", "timestamp"})
+_SECRET_BYTES = 32
 _PROOFS = (
     "receipt",
     "session",
@@ -33,6 +38,10 @@ _PROOFS = (
 )
 _MISSING = frozenset({"missing", "detail"})
 _MILLISECONDS = 1000
+_MAX_REQUEST_BYTES = 8 << 20
+
+MAX_BYTES = 2 * (MAX_RESPONSE_BYTES + (1 + len(_PROOFS)) * MAX_DOCUMENT_BYTES + _MAX_REQUEST_BYTES)
+"""Of a file: as hexadecimal, the largest response that a client keeps, the largest documents, and a request."""
 
 
 class ExchangeFileMalformed(MeshError):
@@ -70,6 +79,7 @@ def encode(materials: Materials) -> bytes:
                 "receipt_id": None if exchange.receipt_id is None else _sayable(exchange.receipt_id),
                 "sent_at_ms": int(exchange.sent_at * _MILLISECONDS),
                 "received_at_ms": int(exchange.received_at * _MILLISECONDS),
+                **_said(exchange),
             },
             "proofs": {name: _proof(getattr(materials, name)) for name in _PROOFS},
         }
@@ -80,12 +90,15 @@ def decode(data: bytes, policy: Policy, mesh_ca: bytes | None, quorum: Quorum = 
     """Read a file, to be judged as of when it was made. Proves nothing. Raises `ExchangeFileMalformed`."""
     try:
         members = shape.members(jcs.loads(data), _MEMBERS, "the file")
-        if members["v"] != VERSION:
+        if shape.integer(members["v"], "v") != VERSION:
             raise ValueError(f"v must be {VERSION}")
         router = shape.members(members["router"], _ROUTER, "router")
         proofs = shape.members(members["proofs"], frozenset(_PROOFS), "proofs")
         had = {name: _had(proofs[name], name) for name in _PROOFS if name != "foreign_session"}
         foreign = proofs["foreign_session"]
+        gathered_at, exchange = shape.integer(members["gathered_at"], "gathered_at"), _exchange(members["exchange"])
+        if not exchange.sent_at <= exchange.received_at < gathered_at + 1:
+            raise ValueError("a response comes after its request, and its proofs after it")
         return Materials(
             policy=policy,
             mesh_ca=mesh_ca,
@@ -93,9 +106,9 @@ def decode(data: bytes, policy: Policy, mesh_ca: bytes | None, quorum: Quorum = 
             report=shape.binary(router["report"], "report"),
             nonce=shape.text(router["nonce"], "nonce"),
             observed_spkis=_tls_keys(router["tls_keys"]),
-            exchange=_exchange(shape.members(members["exchange"], _EXCHANGE, "exchange")),
+            exchange=exchange,
             foreign_session=None if foreign is None else _had(foreign, "foreign_session"),
-            now=shape.integer(members["gathered_at"], "gathered_at"),
+            now=gathered_at,
             quorum=quorum,
             **had,
         )
@@ -103,7 +116,9 @@ def decode(data: bytes, policy: Policy, mesh_ca: bytes | None, quorum: Quorum = 
         raise ExchangeFileMalformed(f"no exchange in the form of version {VERSION}: {error}") from error
 
 
-def _exchange(members: Mapping[str, Any]) -> Exchange:
+def _exchange(value: Any) -> Exchange:
+    names = _EXCHANGE | (_MAY_LACK & value.keys() if isinstance(value, dict) else frozenset())
+    members = shape.members(value, names, "exchange")
     response, receipt_id = shape.binary(members["response"], "response"), members["receipt_id"]
     return Exchange(
         request=shape.binary(members["request"], "request"),
@@ -112,6 +127,34 @@ def _exchange(members: Mapping[str, Any]) -> Exchange:
         sent_at=shape.integer(members["sent_at_ms"], "sent_at_ms") / _MILLISECONDS,
         received_at=shape.integer(members["received_at_ms"], "received_at_ms") / _MILLISECONDS,
         response=response,
+        broken_off=shape.text(members["broken_off"], "broken_off") if "broken_off" in members else None,
+        opening_key=_opening_key(members["opening_key"]) if "opening_key" in members else None,
+    )
+
+
+def _said(exchange: Exchange) -> dict[str, Any]:
+    """What only some exchanges have."""
+    said: dict[str, Any] = {} if exchange.broken_off is None else {"broken_off": exchange.broken_off}
+    if (key := exchange.opening_key) is not None:
+        said["opening_key"] = {
+            "algo": key.algo,
+            "private_key": key.secret.hex(),
+            "nonce": key.nonce,
+            "timestamp": key.timestamp,
+        }
+    return said
+
+
+def _opening_key(value: Any) -> OpeningKey:
+    members = shape.members(value, _OPENING_KEY, "opening_key")
+    algo = shape.text(members["algo"], "algo")
+    if algo not in SUITES:
+        raise ValueError("algo must be that of a suite")
+    return OpeningKey(
+        algo=algo,
+        secret=shape.binary(members["private_key"], "private_key", _SECRET_BYTES),
+        nonce=shape.text(members["nonce"], "nonce"),
+        timestamp=shape.integer(members["timestamp"], "timestamp"),
     )
 
 

@@ -137,14 +137,16 @@ class RouterHttp:
         total_seconds: float,
         size: int | None = None,
         headers: Mapping[str, str] | None = None,
+        encoded: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a JSON body and yield the response as it comes, its body not read and never decoded.
 
-        A body that is iterated over is asked for only once the connection stands; `size` is how many bytes it has.
+        A body that is iterated over is asked for only once the connection stands; `size` is how many bytes it has. A
+        response that is encoded is refused at once, unless its reader keeps it first and then calls `refuse_encoded`.
         """
         timeout = aiohttp.ClientTimeout(total=total_seconds, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
         async with self._request(
-            "POST", path, timeout, api_key=api_key, body=body, size=size, more=headers
+            "POST", path, timeout, api_key=api_key, body=body, size=size, more=headers, encoded=encoded
         ) as response:
             yield response
 
@@ -160,6 +162,7 @@ class RouterHttp:
         body: bytes | AsyncIterator[bytes] | None = None,
         size: int | None = None,
         more: Mapping[str, str] | None = None,
+        encoded: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         # What is hashed is what came off the wire, so nothing may be compressed on the way.
         headers = {**(more or {}), "Accept-Encoding": "identity"}
@@ -180,8 +183,8 @@ class RouterHttp:
                 # Whoever the router points to is not the router.
                 allow_redirects=False,
             ) as response:
-                if response.headers.get("Content-Encoding", "identity") != "identity":
-                    raise AnswerUnreadable("the router encoded its answer although it was asked not to")
+                if not encoded:
+                    refuse_encoded(response)
                 yield response
         except aiohttp.ClientConnectorCertificateError as error:
             if isinstance(error.certificate_error, ServerKeyRefused):
@@ -209,6 +212,16 @@ async def open_http_over(origin: Origin, context: ssl.SSLContext) -> AsyncIterat
         auto_decompress=False,
     ) as http:
         yield RouterHttp(origin, http)
+
+
+def is_encoded(response: aiohttp.ClientResponse) -> bool:
+    return response.headers.get("Content-Encoding", "identity") != "identity"
+
+
+def refuse_encoded(response: aiohttp.ClientResponse) -> None:
+    """Raises `AnswerUnreadable`."""
+    if is_encoded(response):
+        raise AnswerUnreadable("the router encoded its answer although it was asked not to")
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:

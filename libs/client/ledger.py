@@ -5,6 +5,8 @@ holds it under keys that the ledger's own evidence names.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,10 +18,12 @@ from libs.client.commitment import Commitment, LedgerName
 from libs.client.trust import ROUTER_ROLE
 from libs.errors import Code, MeshError
 from libs.events.records import Entry, commit_to, parse_entry
+from libs.identity import certificate as certificates
 from libs.identity.certificate import verify_issued
 from libs.policy.document import Policy
 from libs.tee import evidence as evidences
 from libs.tee.appraisal import Appraisal, AppraisalContext, SignedBy, appraise
+from libs.tee.evidence import Evidence
 from libs.transparency import checkpoint as checkpoints
 from libs.transparency import leaf as leaves
 from libs.transparency import merkle
@@ -115,14 +119,16 @@ def verify_entry(commitment: Commitment, receipt: bytes) -> Entry:
 
 
 def verify_issuer(
-    commitment: Commitment, document: bytes, receipt_key: bytes, policy: Policy, ca: bytes, now: int
+    commitment: Commitment, document: bytes, receipt_key: bytes, policy: Policy, ca: bytes, served_at: int
 ) -> Appraisal:
-    """Prove that the entry's issuer is the router process that holds the receipt key.
+    """Prove that the entry's issuer is the router process that holds the receipt key, as of when it served, or when its
+    evidence began if that was later: a stream outlasts evidence.
 
     One measured process claims both its log key and its receipt key in one quote. Raises `EvidenceNotTheNamedOne`,
     `IssuerNotThisRouter` or what the evidence is refused for.
     """
-    appraisal = _appraise(document, commitment.issuer_evidence_sha256, ROUTER_ROLE, policy, ca, now)
+    evidence = _named(document, commitment.issuer_evidence_sha256, ROUTER_ROLE)
+    appraisal = _appraise(evidence, ROUTER_ROLE, policy, ca, max(served_at, evidence.challenge.issued_at))
     claims = appraisal.workload_claims
     if claims.get("receipt_key") != receipt_key.hex():
         raise IssuerNotThisRouter("the issuer's evidence names another receipt key than the one that signed")
@@ -143,13 +149,11 @@ def verify_ledger(
 
     Raises `CertificateNotAccepted`, `EvidenceNotTheNamedOne`, `LedgerNotAttested` or what the evidence is refused for.
     """
-    try:
+    with _known_keys():
         certificate = verify_issued(ledger.certificate, mesh_ca, now)
-    except UnsupportedAlgorithm as error:
-        raise LedgerNotAttested("the ledger's certificate holds a key of an unknown kind") from error
     if (certificate.role, certificate.trust_domain) != (LEDGER_ROLE, policy.trust_domain):
         raise LedgerNotAttested(f"{certificate.spiffe_id} is not a ledger of {policy.trust_domain}")
-    appraisal = _appraise(document, ledger.evidence_sha256, LEDGER_ROLE, policy, ca, now)
+    appraisal = _appraise(_named(document, ledger.evidence_sha256, LEDGER_ROLE), LEDGER_ROLE, policy, ca, now)
     if (appraisal.evidence_digest, appraisal.spki_sha256) != (certificate.evidence_digest, certificate.spki_sha256):
         raise LedgerNotAttested("the ledger's certificate names other evidence or another key")
     claims, origin = appraisal.workload_claims, ledger.origin
@@ -160,6 +164,21 @@ def verify_ledger(
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerNotAttested("the ledger's evidence names no acknowledgement key or no checkpoint key") from error
     return LedgerKeys(acknowledgement, VerifierKey(origin, checkpoint), appraisal)
+
+
+def verify_acknowledger(
+    commitment: Commitment, document: bytes, policy: Policy, ca: bytes, served_at: int
+) -> LedgerKeys:
+    """Return the keys of the ledger that acknowledged, as of when the router served, or when that ledger's evidence and
+    certificate began if that was later: a stream outlasts ledgers.
+
+    Nothing that ran out before the answer was served counts for it. Raises what `verify_ledger` raises.
+    """
+    name = commitment.acknowledged_by
+    begun = _named(document, name.evidence_sha256, LEDGER_ROLE).challenge.issued_at
+    with _known_keys():
+        certified = certificates.parse(name.certificate).not_before
+    return verify_ledger(name, commitment.mesh_ca, document, policy, ca, max(served_at, begun, certified))
 
 
 def verify_durable(commitment: Commitment, keys: LedgerKeys) -> Statement:
@@ -188,13 +207,25 @@ def verify_included(commitment: Commitment, keys: LedgerKeys) -> Checkpoint:
     return checkpoint
 
 
-def _appraise(document: bytes, named: str, role: str, policy: Policy, ca: bytes, now: int) -> Appraisal:
-    if hashlib.sha256(document).hexdigest() != named:
+@contextmanager
+def _known_keys() -> Iterator[None]:
+    try:
+        yield
+    except UnsupportedAlgorithm as error:
+        raise LedgerNotAttested("the ledger's certificate holds a key of an unknown kind") from error
+
+
+def _named(document: bytes, digest: str, role: str) -> Evidence:
+    if hashlib.sha256(document).hexdigest() != digest:
         raise EvidenceNotTheNamedOne(f"the {role}'s evidence is not the document that was named")
+    return evidences.parse(document)
+
+
+def _appraise(evidence: Evidence, role: str, policy: Policy, ca: bytes, now: int) -> Appraisal:
     context = AppraisalContext(
         now=now,
         spki=None,
         challenge=SignedBy(ca, policy.evidence_max_age_seconds),
         policy_version=policy.version,
     )
-    return appraise(evidences.parse(document), policy.rules(role), context)
+    return appraise(evidence, policy.rules(role), context)

@@ -28,11 +28,14 @@ from libs.client.http import (
     MAX_DOCUMENT_BYTES,
     Origin,
     RouterHttp,
+    is_encoded,
     open_http,
     parse_origin,
-    read_bounded,
     refusal,
+    refuse_encoded,
 )
+from libs.client.record import Record
+from libs.client.reopening import opening_key
 from libs.client.reporting import fetch_report
 from libs.client.sealing import seal
 from libs.client.trust import Trust
@@ -108,30 +111,45 @@ class RouterSession:
         return self.attested.policy
 
     @asynccontextmanager
-    async def chat(self, body: bytes, *, keep: bool = False, sealed: bool = False) -> AsyncIterator[Answer]:
+    async def chat(self, body: bytes, *, record: Record | None = None, sealed: bool = False) -> AsyncIterator[Answer]:
         """Send a chat request, byte for byte or `sealed` (E2EE v2, on top of TLS), and yield its answer as it comes.
-        With `keep`, its exchange holds the response, so that it can be kept in a file.
+        What was sent and came is in `record`, however this ends.
 
         Raises, before anything is sent, `KeysetChanged`, `KeysetExpired`, `PolicyNotValidNow`, `TlsKeyNotPinned` or
-        `SealingNotOffered`; then `RouterRefused` or `RouterUnreachable`.
+        `SealingNotOffered`; then `RouterRefused`, `RouterUnreachable`, `AnswerTooLarge` or `AnswerUnreadable`.
         """
         sent_at = time.time()
         self._require_usable(sent_at)
         sealing = seal(body, self.attested.keyset) if sealed else None
+        outgoing = body if sealing is None else sealing.body
+        kept = Record() if record is None else record
+
+        async def begun() -> AsyncIterator[bytes]:
+            # Asked for once the connection ends in an attested key: nothing was sent before.
+            kept.begin(
+                body if sealing is None else sealing.clear, sent_at, None if sealing is None else opening_key(sealing)
+            )
+            yield outgoing
+
         async with self._http.post(
             CHAT.path,
-            body if sealing is None else sealing.body,
+            begun(),
+            size=len(outgoing),
             api_key=self._api_key,
             headers=None if sealing is None else sealing.headers,
             silence_seconds=self._patience.silence,
             total_seconds=self._patience.total,
+            encoded=True,
         ) as response:
+            kept.name(response.headers.get("X-Receipt-Id"))
             served_under = response.headers.get("X-ACI-Keyset-Digest")
             self._keyset_changed |= served_under not in (None, self.attested.keyset.digest)
+            if is_encoded(response):
+                await kept.take_all(response)
+                refuse_encoded(response)
             if response.status != 200:
-                raise refusal(response, await read_bounded(response, MAX_DOCUMENT_BYTES))
-            clear = body if sealing is None else sealing.clear
-            yield Answer(response, clear, sent_at, keep=keep, sealed=sealing)
+                raise refusal(response, await kept.take_all(response, MAX_DOCUMENT_BYTES))
+            yield Answer(response, kept, sealing)
 
     async def verify(self, exchange: Exchange) -> list[Check]:
         """Fetch everything that the exchange can be checked by, and check it. What cannot be had fails its check."""
@@ -159,7 +177,8 @@ class RouterSession:
             issuer_evidence=evidence.issuer,
             acknowledger_evidence=evidence.acknowledger,
             ledger_evidence=evidence.ledger,
-            now=int(time.time()),
+            # A clock that was put back meanwhile dates no proof before the answer.
+            now=int(max(time.time(), exchange.received_at)),
             quorum=self._trust.quorum,
         )
 

@@ -22,7 +22,11 @@ class Standing(IntEnum):
     UNVERIFIED = 6
     """It is not proven that a verified node served."""
     UNSHOWN = 7
-    """The entry was acknowledged, and is in no signed tree, or in none with the cosignatures that are demanded."""
+    """The entry was acknowledged, and is not shown in a signed tree of an attested ledger, or in none with the
+    cosignatures that are demanded.
+    """
+    UNREAD = 8
+    """The answer broke off, by the word of whoever asked, or does not open with the request's own key."""
 
 
 BY_CHECK = {
@@ -38,6 +42,7 @@ BY_CHECK = {
     10: Standing.UNLOGGED,
     11: Standing.UNLOGGED,
     12: Standing.UNSHOWN,
+    13: Standing.UNREAD,
 }
 """What it says when a check of `run_checks` fails, by the check's number."""
 

@@ -26,7 +26,7 @@ def gathered(mesh: AttestedMesh, request: bytes, response: bytes) -> Materials:
         report=mesh.report(NONCE),
         nonce=NONCE,
         observed_spkis=mesh.keyset.pins(HOST),
-        exchange=Exchange(request, digest(response), served.receipt_id, mesh.now - 1, mesh.now + 1, response),
+        exchange=Exchange(request, digest(response), served.receipt_id, mesh.now - 1, mesh.now, response),
         receipt=served.receipt,
         session=session,
         commitment=jcs.dumps(served.commitment),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,12 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
+from libs.aci.endpoints import CHAT
 from libs.aci.session import session_id
-from tests.fakes.attested_mesh import AttestedMesh, Served, pem_of
+from services.router.e2ee.answers import cover
+from services.router.e2ee.opening import Opening
+from services.router.e2ee.window import AcceptanceWindow
+from tests.fakes.attested_mesh import E2EE_KEY, AttestedMesh, Served, pem_of
 
 API_KEY = "key-of-a-tenant"
 WORDS = ("Hello", ", ", "world")
@@ -37,6 +41,12 @@ class RouterTwin:
     refusal: bytes | None = None
     """The body of that, instead of an honest one."""
     refusing: bool = False
+    hanging_up: bool = False
+    """Whether it ends the connection once it has the prompt."""
+    breaking_off: bool = False
+    """Whether it ends the connection once it has sent its answer, of which it had said that it is longer."""
+    sealing: bool = False
+    """Whether it takes encrypted prompts, and encrypts their answers."""
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -75,11 +85,15 @@ class RouterTwin:
         body = await request.read()
         self.prompts.append(body)
         self.seen_keys.append(request.headers.get("Authorization"))
+        if self.hanging_up and request.transport is not None:
+            request.transport.close()
         if self.refusing:
             error = {"message": "no node serves it", "type": "upstream_verification_failed", "code": None}
             return web.json_response({"error": error}, status=503, headers={"X-Receipt-Id": "rcpt-refusal"})
         streamed = json.loads(body).get("stream", False)
         honest = _stream() if streamed else _buffered()
+        if self.sealing:
+            body, honest = _sealed(request.headers, body, honest, streams=streamed)
         served = self.mesh.serve(body, honest, self.session)
         self.served[served.receipt_id] = served
         headers = {
@@ -87,6 +101,8 @@ class RouterTwin:
             "X-ACI-Keyset-Digest": self.mesh.keyset.digest,
             "Content-Type": "text/event-stream" if streamed else "application/json",
         }
+        if self.breaking_off:
+            return await _broken_off(request, honest, headers)
         return web.Response(body=self._told("response", honest), headers=headers | self.extra_headers)
 
     async def _receipt(self, request: web.Request) -> web.Response:
@@ -133,6 +149,23 @@ def server_context(mesh: AttestedMesh, folder: Path, key: ec.EllipticCurvePrivat
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(file)
     return context
+
+
+def _sealed(headers: Mapping[str, str], body: bytes, answer: bytes, *, streams: bool) -> tuple[bytes, bytes]:
+    """The prompt as it is in clear, and the answer as it goes out."""
+    opening = Opening((E2EE_KEY,), AcceptanceWindow())
+    opened = opening.open({name.lower(): value for name, value in headers.items()}, CHAT, body)
+    hidden = cover(opened.envelope, streams=streams, status=200)
+    return opened.body, hidden.feed(answer) + hidden.finish()
+
+
+async def _broken_off(request: web.Request, answer: bytes, headers: dict[str, str]) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers | {"Content-Length": str(len(answer) + 1)})
+    await response.prepare(request)
+    await response.write(answer)
+    if request.transport is not None:
+        request.transport.close()
+    return response
 
 
 def _event(value: object) -> bytes:

@@ -55,6 +55,11 @@ class PrivateKey(Protocol):
         """The public key as it stands before a ciphertext."""
         ...
 
+    @property
+    def secret(self) -> bytes:
+        """The private key itself (32 bytes), for who keeps what it opens. `of` reads it."""
+        ...
+
     def agree(self, public: bytes) -> bytes:
         """Return the shared secret with another key's public half. Raises `ValueError` when that is no key."""
         ...
@@ -65,6 +70,15 @@ class X25519Key:
         self._private = private or X25519PrivateKey.generate()
         self.public = self._private.public_key().public_bytes_raw()
 
+    @classmethod
+    def of(cls, secret: bytes) -> X25519Key:
+        """Raises `ValueError`."""
+        return cls(X25519PrivateKey.from_private_bytes(secret))
+
+    @property
+    def secret(self) -> bytes:
+        return self._private.private_bytes_raw()
+
     def agree(self, public: bytes) -> bytes:
         # Refuses the points of low order, whose secret everybody knows (RFC 7748 section 6.1).
         return self._private.exchange(X25519PublicKey.from_public_bytes(public))
@@ -74,6 +88,15 @@ class Secp256k1Key:
     def __init__(self, private: ec.EllipticCurvePrivateKey | None = None) -> None:
         self._private = private or ec.generate_private_key(ec.SECP256K1())
         self.public = self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    @classmethod
+    def of(cls, secret: bytes) -> Secp256k1Key:
+        """Raises `ValueError`."""
+        return cls(ec.derive_private_key(int.from_bytes(secret), ec.SECP256K1()))
+
+    @property
+    def secret(self) -> bytes:
+        return self._private.private_numbers().private_value.to_bytes(_KEY_BYTES)
 
     def agree(self, public: bytes) -> bytes:
         return self._private.exchange(ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), public))

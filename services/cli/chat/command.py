@@ -1,6 +1,7 @@
 """It is responsible for `teemesh chat`: verify the router, ask, stream the answer, check what proves it, and keep that.
 
-Exit status 0 only when every check passed. What was kept is `teemesh verify`'s to judge again.
+Exit status 0 only when every check passed. What was kept is `teemesh verify`'s to judge again; once the request has
+begun to go out, nothing that a router does keeps it from being kept.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from pathlib import Path
 from rich.console import Console
 
 from libs.client import exchange_file
-from libs.client.answer import AnswerBrokenOff
-from libs.client.checks import run_checks
+from libs.client.checks import Materials, run_checks
 from libs.client.exchange import Exchange, chat_body
 from libs.client.http import AnswerUnreadable
+from libs.client.reading import AnswerBrokenOff
+from libs.client.record import Record
 from libs.client.sealing import AnswerNotSealed
 from libs.client.session import Patience, RouterSession, open_session
 from libs.client.trust import Trust
+from libs.errors import MeshError
 from libs.identity.certificate import der_of
 from libs.transparency.quorum import NOBODY, Quorum
 from services.cli.mesh.layout import add_state_option
@@ -29,7 +32,10 @@ from services.cli.terminal.checks import print_checks, print_development, printa
 from services.cli.terminal.inputs import refuse_existing, write_output
 
 _OWNER_ONLY = 0o600
-"""Prompt and answer lie in it in clear."""
+"""Prompt and answer lie in it in clear, or with the key to them."""
+
+_SAID = (AnswerBrokenOff, AnswerNotSealed, AnswerUnreadable)
+"""An answer came, if not a good one: it is checked, whether it is to be kept or not."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,8 +71,8 @@ async def chat(
 ) -> bool:
     """Ask the model of the mesh in this state folder; print the answer and the checks; say whether all passed.
 
-    Raises what refuses the router before anything was sent, and what the router refuses with; also `OutputExists` and
-    `OutputUnwritable`.
+    Raises what refuses the router before anything was sent, and, unless it is to be kept, what the router refuses
+    with; also `OutputExists` and `OutputUnwritable`.
     """
     if save is not None:
         refuse_existing(save)
@@ -79,7 +85,7 @@ async def chat(
         materials = await session.gather(await _ask(session, body, shown, keep=save is not None, sealed=sealed))
         if save is not None:
             # Before it is judged: what is against the router must not depend on how that ends.
-            await asyncio.to_thread(write_output, save, exchange_file.encode(materials), _OWNER_ONLY)
+            await asyncio.to_thread(_write, save, materials)
             shown.out(f"kept in {save}", highlight=False)
         # Three appraisals take longer than the loop should wait.
         return print_checks(await asyncio.to_thread(run_checks, materials), shown)
@@ -97,13 +103,22 @@ def read_trust(mesh: MeshReader) -> Trust:
     )
 
 
+def _write(path: Path, materials: Materials) -> None:
+    """An answer may be so long that writing it takes longer than the loop should wait."""
+    write_output(path, exchange_file.encode(materials), _OWNER_ONLY)
+
+
 async def _ask(session: RouterSession, body: bytes, console: Console, *, keep: bool, sealed: bool) -> Exchange:
-    async with session.chat(body, keep=keep, sealed=sealed) as answer:
-        try:
+    record, broken_off = Record(keep=keep), None
+    try:
+        async with session.chat(body, record=record, sealed=sealed) as answer:
             async for piece in answer:
                 console.out(printable(piece), end="", highlight=False)
-        except (AnswerBrokenOff, AnswerNotSealed, AnswerUnreadable) as error:
-            # All that came is hashed: what it is worth, the checks say.
-            console.out(f"\n[{error.reason}: {printable(str(error))}]", end="", highlight=False)
-        console.out("", highlight=False)
-        return answer.exchange
+    except MeshError as error:
+        if not record.is_sent or not (keep or isinstance(error, _SAID)):
+            raise
+        # All that came is hashed: what it is worth, the checks say.
+        broken_off = error.reason
+        console.out(f"\n[{error.reason}: {printable(str(error))}]", end="", highlight=False)
+    console.out("", highlight=False)
+    return record.exchange(broken_off)

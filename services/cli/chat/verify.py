@@ -2,7 +2,8 @@
 
 Exit status 0: complete; 2: the file cannot be read, or not be judged by what was given; 3: no attested router signed
 for it; 4: the receipt is for another request or response; 5: the response has no valid acknowledgement; 6: it is not
-proven that a verified node served; 7: it is in no signed tree. The lowest counts.
+proven that a verified node served; 7: it is in no signed tree; 8: the answer broke off or does not open. The lowest
+counts.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from libs.aci import receipt as receipts
 from libs.client import exchange_file
 from libs.client.checks import Check, Materials, run_checks
+from libs.client.commitment import MeshCaUnexpected
 from libs.client.standing import Standing, standing
 from libs.policy.revocation import RevocationSet
 from services.cli.evidence.inputs import named, read_certificate_file, read_policy
@@ -26,7 +29,7 @@ from services.cli.mesh.witness_options import add_witness_options, read_quorum
 from services.cli.policy.revocation_inputs import add_revocation_options, counted_revocations
 from services.cli.sessions.checks import check_json
 from services.cli.terminal.checks import print_checks, print_development
-from services.cli.terminal.inputs import read_input
+from services.cli.terminal.inputs import read_bounded_input
 from services.cli.terminal.verdicts import usable
 from services.cli.terminal.words import Json, Moment, plain
 
@@ -34,10 +37,14 @@ _WORDS = {
     Standing.COMPLETE: "the response is the router's, a verified node had to serve it, and the log has its receipt",
     Standing.UNATTESTED: "nothing shows that an attested router signed for this response",
     Standing.MISFIT: "the router's receipt is for another request or another response than these",
-    Standing.UNLOGGED: "the response has no valid acknowledgement: nothing shows that its receipt is in the log",
+    Standing.UNLOGGED: "the response has no valid acknowledgement of the log",
     Standing.UNVERIFIED: "it is not proven that a verified node served the response",
     Standing.UNSHOWN: "the receipt was acknowledged, but is not shown in a signed tree",
+    Standing.UNREAD: "what came has all its proofs, but the answer broke off, or does not open",
 }
+
+
+_RECEIPT_IS_SIGNED, _ISSUER_IS_THE_ROUTER, _LEDGER_IS_ATTESTED = 3, 9, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,19 @@ class Judged:
     def standing(self) -> Standing:
         return standing(self.checks)
 
+    @property
+    def receipt_id(self) -> str | None:
+        """Of the receipt that an attested router signed, if one did. The response's own word for it is a check's."""
+        receipt = self.materials.receipt
+        signed = any(check.number == _RECEIPT_IS_SIGNED and check.passed for check in self.checks)
+        return receipts.parse(receipt).receipt_id if signed and isinstance(receipt, bytes) else None
+
     def to_json(self) -> dict[str, Json]:
         exchange, policy = self.materials.exchange, self.materials.policy
         return {
             "status": int(self.standing),
             "verdict": self.standing.name.lower(),
-            "receipt_id": exchange.receipt_id,
+            "receipt_id": self.receipt_id,
             "response_hash": exchange.response_hash,
             "now": self.materials.now,
             "policy": {
@@ -100,7 +114,8 @@ def judge(args: argparse.Namespace) -> Judged:
     """Check the exchange in the file. Raises what keeps it from being read, or from being judged by this policy."""
     source = policy_file(args)
     signed = read_policy(source)
-    data, mesh_ca, quorum = read_input(args.file), read_certificate_file(ca_file(args)), read_quorum(args)
+    data = read_bounded_input(args.file, exchange_file.MAX_BYTES)
+    mesh_ca, quorum = read_certificate_file(ca_file(args)), read_quorum(args)
     revocations = RevocationSet().union(counted_revocations(args, signed.policy.trust_domain))
     with named(args.file):
         kept = exchange_file.decode(data, signed.policy.under(revocations), mesh_ca, quorum)
@@ -108,7 +123,20 @@ def judge(args: argparse.Namespace) -> Judged:
     signatures, refusal = judge_policy(signed, args.compose, materials.now)
     if refusal is not None:
         raise refusal
-    return Judged(materials, signatures, str(source), revocations.number, run_checks(materials))
+    checks = run_checks(materials)
+    _require_own_ca(materials, checks)
+    return Judged(materials, signatures, str(source), revocations.number, checks)
+
+
+def _require_own_ca(materials: Materials, checks: Sequence[Check]) -> None:
+    """Raise `MeshCaUnexpected` when it is the reader that has another mesh's CA: under the one that the router names,
+    its own evidence and the ledger's hold. A router that only names another one than all was signed by is judged.
+    """
+    if all(check.reason != MeshCaUnexpected.reason for check in checks):
+        return
+    under_its_own = run_checks(replace(materials, mesh_ca=None))
+    if all(under_its_own[number - 1].passed for number in (_ISSUER_IS_THE_ROUTER, _LEDGER_IS_ATTESTED)):
+        raise MeshCaUnexpected("all that was kept is another mesh CA's than the one given: give that of this mesh")
 
 
 def print_judged(judged: Judged, console: Console) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,21 @@ def read_input(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputUnreadable(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_bounded_input(path: Path, most: int) -> bytes:
+    """Return the bytes of a file from elsewhere: an ordinary one, of at most so many. Raises `InputUnreadable`."""
+    try:
+        # Opening what others have to write into would wait for them.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputUnreadable(f"cannot read {path}: no ordinary file")
+            data = file.read(most + 1)
+    except OSError as error:
+        raise InputUnreadable(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > most:
+        raise InputUnreadable(f"cannot read {path}: longer than {most} bytes")
+    return data
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def _failures(materials: Materials) -> dict[int, str | None]:
 def _served(honest: Materials, mesh: AttestedMesh, session: bytes, **how: Any) -> Materials:
     """The same exchange, served under another session."""
     served = mesh.serve(REQUEST, RESPONSE, session, **how)
-    return replace(honest, receipt=served.receipt, session=session, commitment=jcs.dumps(served.commitment))
+    exchange = replace(honest.exchange, receipt_id=served.receipt_id)
+    commitment = jcs.dumps(served.commitment)
+    return replace(honest, exchange=exchange, receipt=served.receipt, session=session, commitment=commitment)
 
 
 def _commitment(honest: Materials, change: Callable[[dict[str, Any]], None]) -> Materials:
@@ -112,8 +114,8 @@ def test_a_report_for_another_nonce_fails_the_first_check_and_what_rests_on_it(h
     failures = _failures(replace(honest, nonce="00" * 32))
 
     assert failures[1] == "REPORT_DATA_MISMATCH"
-    assert {failures[number] for number in (2, 3, 4, 5, 6, 7, 8, 9)} == {RESTS}
-    assert not {10, 11, 12} & failures.keys()
+    assert {failures[number] for number in range(2, 12)} == {RESTS}
+    assert 12 not in failures
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_evidence_that_another_ca_dated_fails_wherever_it_counts(honest: Materia
         9: "CHALLENGE_ISSUER_NOT_TRUSTED",
         10: "CERTIFICATE_NOT_ACCEPTED",
         11: RESTS,
-        12: RESTS,
+        12: "CERTIFICATE_NOT_ACCEPTED",
     }
 
 
@@ -315,11 +317,7 @@ def test_a_ledger_certificate_for_other_evidence_fails(honest: Materials, mesh: 
     other = mesh.prove("ledger")
     changed = _commitment(honest, lambda document: document["ledger"].update(evidence_sha256=other.digest.hex()))
 
-    assert _failures(replace(changed, ledger_evidence=other.document)) == {
-        10: "LEDGER_NOT_ATTESTED",
-        11: RESTS,
-        12: RESTS,
-    }
+    assert _failures(replace(changed, ledger_evidence=other.document)) == {12: "LEDGER_NOT_ATTESTED"}
 
 
 def test_a_ledger_that_restarted_since_is_judged_by_what_it_was_then(honest: Materials, mesh: AttestedMesh) -> None:
@@ -352,20 +350,101 @@ def test_an_acknowledgement_by_another_log_fails(honest: Materials, mesh: Attest
     named = mesh.ledger_name(other) | {"origin": "mesh.local/ledger/2"}
     changed = _commitment(honest, lambda document: document.update(acknowledged_by=named))
 
-    assert _failures(replace(changed, acknowledger_evidence=other.document)) == {10: "LEDGER_NOT_ATTESTED", 11: RESTS}
+    assert _failures(replace(changed, acknowledger_evidence=other.document)) == {
+        11: "ACKNOWLEDGEMENT_INVALID",
+        12: "LEDGER_NOT_ATTESTED",
+    }
+
+
+def test_an_entry_that_one_log_acknowledged_is_not_shown_by_another(honest: Materials, mesh: AttestedMesh) -> None:
+    other = mesh.prove("ledger", mesh.workloads["ledger"].claims | {"origin": "mesh.local/ledger/2"})
+    named = mesh.ledger_name(other) | {"origin": "mesh.local/ledger/2"}
+    shown = _commitment(honest, lambda document: document.update(ledger=named))
+
+    assert _failures(replace(shown, ledger_evidence=other.document)) == {12: "LEDGER_NOT_ATTESTED"}
+
+
+@pytest.mark.parametrize("role", ["router", "ledger"])
+def test_a_stream_may_outlast_the_evidence_that_stood_when_it_began(mesh: AttestedMesh, role: str) -> None:
+    """It is served when its prompt is handed over; router and ledger may be certified anew before its end."""
+    honest, later = gathered(mesh, REQUEST, RESPONSE), replace(mesh, now=mesh.now + 600)
+    exchange = replace(honest.exchange, received_at=mesh.now + 601)
+    outlasted = _backed(replace(honest, exchange=exchange, now=mesh.now + 602), later, role)
+
+    assert _failures(outlasted) == {}
+
+
+@pytest.mark.parametrize(
+    ("role", "failures"),
+    [("router", {9: "COLLATERAL_TOO_OLD"}), ("ledger", {10: "CERTIFICATE_NOT_ACCEPTED", 11: RESTS})],
+)
+def test_evidence_that_ran_out_before_the_answer_was_served_counts_for_nothing(
+    mesh: AttestedMesh, honest: Materials, role: str, failures: dict[int, str]
+) -> None:
+    assert _failures(_backed(honest, replace(mesh, now=mesh.now - 8 * 86_400), role)) == failures
+
+
+def _backed(materials: Materials, then: AttestedMesh, role: str) -> Materials:
+    """The same entry, with evidence from then of the router that issued it or the ledger that acknowledged it."""
+    evidence = then.prove(role)
+    if role == "router":
+        named: dict[str, Any] = {"issuer_evidence_sha256": evidence.digest.hex()}
+        changed = replace(materials, issuer_evidence=evidence.document)
+    else:
+        named = {"acknowledged_by": then.ledger_name(evidence)}
+        changed = replace(materials, acknowledger_evidence=evidence.document)
+    return _commitment(changed, lambda document: document.update(named))
+
+
+def test_when_the_answer_came_is_not_what_the_ledger_is_judged_by(honest: Materials) -> None:
+    """It is the client's word, and whoever has the file can change it."""
+    late = replace(honest.exchange, received_at=honest.now + 3 * 86_400)
+
+    assert _failures(replace(honest, exchange=late)) == {}
+
+
+@pytest.mark.parametrize("seconds", [-300, 7200])
+def test_when_the_proofs_were_gathered_is_nothing_against_the_ledger_that_acknowledged(
+    honest: Materials, seconds: int
+) -> None:
+    failures = _failures(replace(honest, now=honest.now + seconds))
+
+    assert 12 in failures
+    assert not {9, 10, 11} & failures.keys()
+
+
+def test_a_ledger_of_now_without_evidence_takes_nothing_from_the_one_that_acknowledged(honest: Materials) -> None:
+    gone: MeshError = RouterUnreachable("away")
+
+    assert _failures(replace(honest, ledger_evidence=gone)) == {12: "ROUTER_UNREACHABLE"}
+
+
+@pytest.mark.parametrize("named", [None, "rcpt-another"])
+def test_a_receipt_that_the_response_did_not_name_is_not_its_receipt(honest: Materials, named: str | None) -> None:
+    changed = replace(honest, exchange=replace(honest.exchange, receipt_id=named))
+
+    assert _failures(changed) == {5: "RECEIPT_NOT_THE_NAMED_ONE"}
+
+
+def test_an_answer_that_broke_off_fails_a_thirteenth_check(honest: Materials) -> None:
+    broken = replace(honest.exchange, broken_off="ROUTER_UNREACHABLE")
+
+    assert _failures(replace(honest, exchange=broken)) == {13: "ANSWER_NOT_WHOLE"}
 
 
 def test_another_role_than_the_ledger_signs_for_no_log(honest: Materials, mesh: AttestedMesh) -> None:
     def change(document: dict[str, Any]) -> None:
         document["ledger"]["certificate"] = mesh.certificate("node").hex()
 
-    assert _failures(_commitment(honest, change))[10] == "LEDGER_NOT_ATTESTED"
+    assert _failures(_commitment(honest, change)) == {12: "LEDGER_NOT_ATTESTED"}
 
 
 def test_another_log_than_the_attested_one_fails(honest: Materials) -> None:
-    changed = _commitment(honest, lambda document: document["ledger"].update(origin="mesh.local/ledger/2"))
+    def rename(which: str) -> Materials:
+        return _commitment(honest, lambda document: document[which].update(origin="mesh.local/ledger/2"))
 
-    assert _failures(changed)[10] == "LEDGER_NOT_ATTESTED"
+    assert _failures(rename("ledger")) == {12: "LEDGER_NOT_ATTESTED"}
+    assert _failures(rename("acknowledged_by")) == {10: "LEDGER_NOT_ATTESTED", 11: RESTS}
 
 
 def test_a_forged_acknowledgement_fails_alone(honest: Materials) -> None:

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
-from libs.client.answer import AnswerBrokenOff, AnswerNotRead
 from libs.client.exchange import chat_body
 from libs.client.http import RouterRefused, RouterUrlInvalid, TlsKeyNotPinned
+from libs.client.reading import AnswerBrokenOff
+from libs.client.record import AnswerNotRead, Record
 from libs.client.sealing import AnswerNotSealed
 from libs.client.session import KeysetChanged, Patience, RouterSession, open_session
 from libs.errors import MeshError
@@ -221,7 +222,7 @@ async def test_another_key_under_the_same_ca_gets_no_byte_of_the_request(mesh: A
     async with AsyncExitStack() as stack:
         async with serving(twin, tmp_path):
             session = await stack.enter_async_context(open_session(twin.url, API_KEY, mesh.trust(), patience=QUICK))
-        received: list[bytes] = []
+        received, kept = list[bytes](), Record(keep=True)
 
         async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -235,10 +236,12 @@ async def test_another_key_under_the_same_ca_gets_no_byte_of_the_request(mesh: A
         impostor = await asyncio.start_server(record, "127.0.0.1", twin.port, ssl=context)
         async with impostor:
             with pytest.raises(TlsKeyNotPinned):
-                await _ask(session)
+                async with session.chat(chat_body(MODEL, PROMPT), record=kept):
+                    pass
 
     assert b"".join(received) == b""
     assert twin.prompts == []
+    assert not kept.is_sent
 
 
 async def test_a_changed_keyset_stops_the_session(router: RouterTwin, mesh: AttestedMesh) -> None:

@@ -1,0 +1,45 @@
+"""Responsible for an answer that came encrypted and was kept: read again, with the key that was the request's own."""
+
+from __future__ import annotations
+
+from libs.aci import rewriting
+from libs.aci.e2ee.binding import Binding
+from libs.aci.e2ee.suites import SUITES
+from libs.client.exchange import Exchange, OpeningKey
+from libs.client.reading import StreamedText, whole_text
+from libs.client.sealing import AnswerNotSealed, SealedRequest
+from libs.errors import MeshError
+
+
+def opening_key(sealed: SealedRequest) -> OpeningKey:
+    """Return what opens the answer to this request."""
+    binding = sealed.binding
+    return OpeningKey(binding.algo, sealed.private.secret, binding.nonce, binding.timestamp)
+
+
+def read_again(exchange: Exchange, key: OpeningKey) -> str:
+    """Return the text of an answer that was kept.
+
+    Raises `AnswerNotSealed`, and what reading it raised when it came.
+    """
+    sealed, body = _opener(exchange.request, key), exchange.response or b""
+    # Its media type was not kept. No stream of events begins like an object.
+    if body.lstrip().startswith(b"{"):
+        return whole_text(body, sealed)
+    text = StreamedText(sealed)
+    said = "".join(text.feed(body))
+    text.finish()
+    return said
+
+
+def _opener(request: bytes, key: OpeningKey) -> SealedRequest:
+    """The request as far as its answer needs it: the body that went out is in no file."""
+    suite = SUITES[key.algo]
+    try:
+        members = rewriting.loads(request)
+        private = suite.key.of(key.secret)
+    except (MeshError, ValueError) as error:
+        raise AnswerNotSealed("the request that was kept is none that could be encrypted by this key") from error
+    model = str(members.get("model")) if isinstance(members, dict) else ""
+    binding = Binding(key.algo, model, key.nonce, key.timestamp)
+    return SealedRequest(request, request, {}, suite, private, binding)

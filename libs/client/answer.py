@@ -72,6 +72,7 @@ class Answer:
             receipt_id=self.receipt_id,
             sent_at=self._sent_at,
             received_at=self._received_at,
+            sealed_to=None if self._sealed is None else self._sealed.client_key_sha256,
             response=None if self._kept is None else bytes(self._kept),
         )
 

@@ -30,6 +30,8 @@ class Exchange:
     received_at: float
     response: bytes | None = field(default=None, repr=False)
     """The raw body itself, where it was to be kept."""
+    sealed_to: str | None = None
+    """SHA-256 of the key, hex, to which the answer was to be encrypted; None: nothing was."""
 
 
 def receipt_segment(receipt_id: str | None) -> str:

@@ -93,8 +93,12 @@ class AuditorProcess:
         return bytes.fromhex(await self._ask({"receipts": size}, "signature"))
 
     async def _ask(self, request: dict[str, Any], wanted: str) -> Any:
-        async with self._one_request:
-            answer = await _ask(self._child, request)
+        async def ask() -> dict[str, Any]:
+            async with self._one_request:
+                return await _ask(self._child, request)
+
+        # What a caller who gave up does not wait for is read all the same: left there, it would answer the next one.
+        answer = await asyncio.shield(ask())
         if wanted not in answer:
             raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
         return answer[wanted]

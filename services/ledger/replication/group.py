@@ -18,6 +18,7 @@ from services.ledger.checkpoints.witnessed_floor import witnessed_floors
 from services.ledger.config import Config
 from services.ledger.growth import Growth
 from services.ledger.holding import Term
+from services.ledger.intake.introduction import Introduction, until_introduced
 from services.ledger.keys import KeySource
 from services.ledger.replication.election import Elections
 from services.ledger.replication.follower import Follower
@@ -52,6 +53,7 @@ class Group:
         self._clock = asyncio.get_running_loop().time
         self._log_digest = sha256(store.description.document()).digest()
         self._growth = signed_growth(store.directory)
+        store.seals_at_stop = False
         promises = PromiseFile(store.directory)
         self._keyring_file = KeyringCopyFile(store.directory)
         self._follower = Follower(
@@ -75,7 +77,7 @@ class Group:
 
     @asynccontextmanager
     async def running(
-        self, member: Member, servicer: LedgerServicer, trust: Trust, keys: KeySource
+        self, member: Member, servicer: LedgerServicer, introduction: Introduction, trust: Trust, keys: KeySource
     ) -> AsyncIterator[Reading]:
         """Take part while the body runs; yields what can be read here. Raises what must end this process:
         `LogDiverged`, `WriterDeposed`, `WriterCutOff`, and what the log's own state refuses.
@@ -85,8 +87,11 @@ class Group:
         async with self._looking_around(member) as reach, asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._follower.allegiance.until_ended()),
-                tasks.create_task(keep_sound(self._config, self._opened, reading)),
-                tasks.create_task(self._write_when_elected(member, servicer, trust, keys, reading, reach)),
+                tasks.create_task(keep_sound(self._config, self._opened)),
+                tasks.create_task(self._sign_when_introduced(introduction, reading)),
+                tasks.create_task(
+                    self._write_when_elected(member, servicer, introduction, trust, keys, reading, reach)
+                ),
             ]
             yield reading
             for task in background:
@@ -108,10 +113,18 @@ class Group:
             self._servicer.looks(reach)
             yield reach
 
+    async def _sign_when_introduced(self, introduction: Introduction, reading: Reading) -> None:
+        """Sign nothing that a reader of this member's files could not prove: first they hold whose keys these are."""
+        store = self._opened.store
+        await until_introduced(introduction.publisher.issuer, store.index, self._growth)
+        store.seals_at_stop = True
+        await reading.checkpoints.keep()
+
     async def _write_when_elected(
         self,
         member: Member,
         servicer: LedgerServicer,
+        introduction: Introduction,
         trust: Trust,
         keys: KeySource,
         reading: Reading,
@@ -129,7 +142,6 @@ class Group:
         elections = Elections(self._settings, self._follower, others, self._clock)
         elected = await elections.until_elected()
         leading = await self._lead(elected, others)
-        itself = member.peer("ledger", self._config.member.listen)
         term = Term(elected.epoch, leading)
         stepping_down = SteppingDown(self._settings, reach, others)
         async with asyncio.TaskGroup() as tasks:
@@ -138,7 +150,7 @@ class Group:
             await self._require_witnessed()
             await leading.until_begun()
             async with running(
-                member, itself, self._config, self._opened, trust, keys, reading, term, self._thread
+                member, introduction, self._config, self._opened, trust, keys, reading, term, self._thread
             ) as ledger:
                 servicer.begin(ledger)
                 self._servicer.writes(leading)

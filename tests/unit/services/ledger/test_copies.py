@@ -17,7 +17,6 @@ from libs.audit.log.findings import Status
 from libs.audit.log.reading import Question, Reading, read_log
 from libs.rpc.errors import reason_of
 from libs.transparency import checkpoint
-from libs.transparency.checkpoint import Checkpoint
 from services.cli.ledger.export import LogNotSound, export
 from services.cli.ledger.files import LogFolder
 from services.ledger.storage import records_log
@@ -26,6 +25,7 @@ from tests.fakes.joined_mesh import JoinedMesh
 
 from .live import Router
 from .live_group import PATIENCE_SECONDS, LiveGroup
+from .test_group import standing_in
 from .test_process import Client, commit, index_of
 
 _LOOK_SECONDS = 0.05
@@ -38,11 +38,11 @@ async def live(mesh: JoinedMesh) -> AsyncIterator[LiveGroup]:
         yield running
 
 
-async def shown(live: LiveGroup, router: Router, name: str) -> Checkpoint:
-    """What a member shows as signed. Raises `AioRpcError`."""
+async def shown(live: LiveGroup, router: Router, name: str) -> bytes:
+    """The note of what a member has signed. Raises `AioRpcError`."""
     channel = await router.member.peer("ledger", live.targets[name]).channel(PATIENCE_SECONDS)
     stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-    return checkpoint.parse((await stub.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=5)).checkpoint)
+    return bytes((await stub.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=5)).checkpoint)
 
 
 async def until_signed(live: LiveGroup, router: Router, name: str, size: int) -> None:
@@ -50,7 +50,7 @@ async def until_signed(live: LiveGroup, router: Router, name: str, size: int) ->
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
-                if (await shown(live, router, name)).size >= size:
+                if checkpoint.parse(await shown(live, router, name)).size >= size:
                     return
             except grpc.aio.AioRpcError as error:
                 if reason_of(error) != "NO_CHECKPOINT":
@@ -72,7 +72,7 @@ async def test_every_copy_proves_itself_whoever_wrote_and_under_whatever_keys(li
         left = [name for name in live.names if name != writer]
         for name in left:
             await until_signed(live, router, name, first + 1)
-        await live.kill_member(left[0])
+        await _sign_nothing_unknown(live, router, writer, left[0])
         await live.processes[left[0]].start()
         await until_signed(live, router, left[0], first + 1)  # Under keys that it was born with now.
         await live.kill_member(writer)
@@ -89,15 +89,7 @@ async def test_every_copy_proves_itself_whoever_wrote_and_under_whatever_keys(li
             assert reading.newest.size > last
             assert export(LogFolder(folder), folder.with_name("bundle"), 0, None).size == reading.size
 
-        # With nobody who could take its keys into the log it signs nothing, so its copy stays what it was.
-        alone, folder = left[0], live.places[left[0]].data_dir
-        await live.processes[alone].start()
-        with pytest.raises(grpc.aio.AioRpcError) as unsigned:
-            await shown(live, router, alone)
-        assert reason_of(unsigned.value) == "NO_CHECKPOINT"
-        await live.processes[alone].kill(signal.SIGTERM)
-        assert read(folder).findings.wrong == []
-
+        folder = live.places[left[0]].data_dir
         forged = await asyncio.to_thread(shutil.copytree, folder, folder.with_name("forged"))
         newest = checkpoint.parse((forged / CHECKPOINT).read_bytes())
         note = checkpoint.sign(newest, Ed25519PrivateKey.generate())
@@ -106,3 +98,20 @@ async def test_every_copy_proves_itself_whoever_wrote_and_under_whatever_keys(li
         assert read(forged).findings.worst is Status.UNPROVEN
         with pytest.raises(LogNotSound):
             export(LogFolder(forged), folder.with_name("of-forged"), 0, None)
+
+
+async def _sign_nothing_unknown(live: LiveGroup, router: Router, writer: str, name: str) -> None:
+    """A member whose new keys cannot come into the log signs nothing with them, so its copy stays what it was."""
+    await live.kill_member(name)
+    live.to_broker[name].cut()
+    await live.processes[name].start()
+    async with standing_in(live, writer, name) as stand:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stand.show(await shown(live, router, writer))
+    assert reason_of(refused.value) == "TREE_NOT_TAKEN"
+    with pytest.raises(grpc.aio.AioRpcError) as unsigned:
+        await shown(live, router, name)
+    assert reason_of(unsigned.value) == "NO_CHECKPOINT"
+    await live.processes[name].kill(signal.SIGTERM)
+    assert read(live.places[name].data_dir).findings.wrong == []
+    live.to_broker[name].mend()

@@ -21,6 +21,8 @@ from libs.rpc.server import serving
 from services.router.admission.directory import TenantDirectory
 from services.router.admission.tenants import Tenants
 from services.router.config import Config
+from services.router.e2ee.opening import Opening
+from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.documents import Documents
@@ -79,7 +81,12 @@ async def serve(config: Config) -> None:
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
             exchanges = Exchanges(
-                member.policy, Routes(upstreams, foreign), issuance, config.receipts.ledger_seconds, metrics
+                member.policy,
+                Opening(workload.e2ee_keys, AcceptanceWindow()),
+                Routes(upstreams, foreign),
+                issuance,
+                config.receipts.ledger_seconds,
+                metrics,
             )
             tenants = Tenants(
                 TenantDirectory(registry).find,

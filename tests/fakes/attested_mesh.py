@@ -25,6 +25,7 @@ from libs import jcs
 from libs.aci import keyset as keysets
 from libs.aci import receipt as receipts
 from libs.aci import report as reports
+from libs.aci.e2ee.suites import SUITES, X25519_ALGO
 from libs.aci.encoding import digest
 from libs.aci.keyset import Keyset, TlsKey
 from libs.aci.receipt_events import (
@@ -57,6 +58,7 @@ from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from services.devtee.collateral import CollateralShape
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
+from services.router.workload.workload import E2eeKey
 from tests.fakes.policy_draft import policy_draft
 
 TRUST_DOMAIN = "mesh.local"
@@ -65,6 +67,7 @@ MODEL = "smollm2-135m"
 WEIGHTS = "77" * 32
 RECEIPT_KEY_ID = "router-receipt"
 TENANT = "ab" * 16
+E2EE_KEY = E2eeKey.generate(SUITES[X25519_ALGO])
 _LEAVES_BEFORE = 5
 
 
@@ -250,6 +253,7 @@ class AttestedMesh:
             not_after=self.now + 7 * 86400,
             receipt_keys={RECEIPT_KEY_ID: self.receipt_key.public_key().public_bytes_raw()},
             tls_keys=(TlsKey(hashlib.sha256(spki).hexdigest()),),
+            e2ee_keys=(E2EE_KEY.entry(),),
         )
 
     def report(self, nonce: str, keyset: Keyset | None = None) -> bytes:
@@ -266,6 +270,7 @@ class AttestedMesh:
             "key_custody": {
                 "provider": "in-tee",
                 "keys": [{"role": "receipt", "public_key": key.public_key} for key in keyset.receipt_signing_keys]
+                + [{"role": "e2ee", "public_key": key.public_key} for key in keyset.e2ee_public_keys]
                 + [{"role": "tls", "spki_sha256": key.spki_sha256} for key in keyset.tls_public_keys],
             },
         }

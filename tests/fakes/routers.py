@@ -34,6 +34,8 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.e2ee.opening import Opening
+from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
@@ -89,6 +91,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.forges = False
         self.said: Mapping[str, Any] = {}
         """What its receipt says instead of what it was sent: body, endpoint, model."""
+        self.meanwhile: Callable[[], None] | None = None
+        """What happens once it has a prompt."""
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -100,6 +104,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: Any, context: Any) -> AsyncIterator[inference_pb2.InferResponse]:  # noqa: N802
         self.requests.append(request)
+        if self.meanwhile is not None:
+            self.meanwhile()
         try:
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
@@ -312,17 +318,19 @@ class RouterBench:
     exchanges: Exchanges
     metrics: Metrics
 
-    def request(self, body: bytes, seconds: float = 60.0) -> Request:
+    def request(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Request:
         deadline = asyncio.get_running_loop().time() + seconds
-        return Request(endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED)
+        return Request(
+            endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
+        )
 
-    async def run(self, body: bytes, seconds: float = 60.0) -> Answer:
-        """Run an exchange to its end."""
+    async def run(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Answer:
+        """Run an exchange to its end. `sealing`: the headers of a request that is encrypted."""
         started: Started | None = None
         parts: list[bytes] = []
         async with (
             asyncio.timeout(PATIENCE_SECONDS),
-            aclosing(self.exchanges.run(self.request(body, seconds))) as exchange,
+            aclosing(self.exchanges.run(self.request(body, seconds, sealing))) as exchange,
         ):
             async for part in exchange:
                 if isinstance(part, Started):
@@ -395,7 +403,8 @@ async def router_bench(
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
-        exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, 5.0, metrics)
+        opening = Opening(workload.e2ee_keys, AcceptanceWindow())
+        exchanges = Exchanges(member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics)
         bench = RouterBench(
             member,
             registry,

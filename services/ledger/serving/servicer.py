@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -169,7 +170,8 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def GetInclusionProof(  # noqa: N802
         self, request: pb.GetInclusionProofRequest, context: Context
     ) -> pb.GetInclusionProofResponse:
-        proof = self._reading.proofs.inclusion(self._index(request.WhichOneof("leaf"), request), request.size)
+        index = await self._index(request.WhichOneof("leaf"), request)
+        proof = self._reading.proofs.inclusion(index, request.size)
         return pb.GetInclusionProofResponse(
             index=proof.index, size=proof.size, path=proof.path, leaf_hash=proof.leaf_hash, checkpoint=proof.checkpoint
         )
@@ -184,7 +186,9 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         self, request: pb.GetEntryRequest, context: Context
     ) -> pb.GetEntryResponse:
         reading = self._reading
-        stored = reading.reader.entry(self._index(request.WhichOneof("entry"), request))
+        index = await self._index(request.WhichOneof("entry"), request)
+        # Its frame may be long, and its disk slow.
+        stored = await asyncio.to_thread(reading.reader.entry, index)
         [closed_by] = await reading.closed.closed_by([stored])
         entry = wire_entry(stored, closed_by, reading.prunings)
         return pb.GetEntryResponse(entry=entry)
@@ -262,21 +266,21 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def GetTlogProof(  # noqa: N802
         self, request: pb.GetTlogProofRequest, context: Context
     ) -> pb.GetTlogProofResponse:
-        index = self._index(request.WhichOneof("entry"), request)
-        return pb.GetTlogProofResponse(proof=self._reading.proofs.proof_file(index))
+        index = await self._index(request.WhichOneof("entry"), request)
+        return pb.GetTlogProofResponse(proof=await self._reading.proofs.proof_file(index))
 
     async def GetCoseReceipt(  # noqa: N802
         self, request: pb.GetCoseReceiptRequest, context: Context
     ) -> pb.GetCoseReceiptResponse:
-        index = self._index(request.WhichOneof("entry"), request)
+        index = await self._index(request.WhichOneof("entry"), request)
         receipt, leaf_data = await self._reading.proofs.cose_receipt(index)
         return pb.GetCoseReceiptResponse(receipt=receipt, leaf_data=leaf_data)
 
-    def _index(self, named: str | None, request: _Naming) -> int:
+    async def _index(self, named: str | None, request: _Naming) -> int:
         proofs = self._reading.proofs
         if named is None:
             raise EntryUnknown("name an entry by its index or its id")
-        return proofs.find(request.entry_id) if named == "entry_id" else proofs.require(request.index)
+        return await proofs.find(request.entry_id) if named == "entry_id" else proofs.require(request.index)
 
 
 def ledger_binding(servicer: LedgerServicer) -> ServiceBinding:

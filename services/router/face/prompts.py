@@ -8,8 +8,10 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+from libs.aci.e2ee import VERSION
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from services.router.admission.tenants import Tenants
+from services.router.e2ee.opening import HEADERS
 from services.router.errors import ContentEncodingNotSupported, InternalError, RequestTooSlow
 from services.router.exchange.course import Part, Request, Started
 from services.router.exchange.ends import End
@@ -71,6 +73,7 @@ class Prompts:
                 request_id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",
                 deadline=asyncio.get_running_loop().time() + self._request_seconds,
                 why=why,
+                sealing=_sealing(arrival.headers),
             )
             async with aclosing(self._exchanges.run(request)) as exchange:
                 started = await anext(exchange)
@@ -79,6 +82,8 @@ class Prompts:
                 headers = {"X-Receipt-Id": started.receipt_id}
                 if started.content_type.startswith(EVENT_STREAM):
                     headers |= _UNBUFFERED
+                if started.sealed is not None:
+                    headers |= {"X-E2EE-Applied": "true", "X-E2EE-Version": VERSION, "X-E2EE-Algo": started.sealed}
                 yield Reply(started.status, started.content_type, _bytes(exchange), headers)
 
     async def _body(self, arrival: Arrival) -> bytes:
@@ -94,6 +99,11 @@ async def _bytes(exchange: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, 
     async for part in exchange:
         if isinstance(part, bytes):
             yield part
+
+
+def _sealing(headers: Fields) -> dict[str, str]:
+    """Return the headers that ask for encryption. Two of one name are none that can be kept to (RFC 9110, 5.3)."""
+    return {name: ",".join(values) for name in HEADERS if (values := headers.all(name))}
 
 
 def _require_no_encoding(headers: Fields) -> None:

@@ -13,9 +13,8 @@ from tests.mesh.aci.provider import Provider
 from tests.mesh.aci.sealed_prompts import ask, chat, require_sealed, sealed_chat
 from tests.mesh.aci.sealing import X25519, Envelope
 from tests.mesh.aci.stage import Stage
-from tests.mesh.aci.standing import E2EE_NOT_YET
 
-pytestmark = [pytest.mark.mesh, E2EE_NOT_YET]
+pytestmark = pytest.mark.mesh
 
 
 def test_c234_a_key_of_nobody_is_refused(

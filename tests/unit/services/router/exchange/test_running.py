@@ -431,7 +431,11 @@ async def test_a_stream_that_ends_with_its_nodes_refusal_names_the_reason(bench:
 async def test_the_answer_of_a_tenant_who_is_revoked_meanwhile_is_cut(bench: RouterBench, stream: bool) -> None:
     if stream:
         bench.nodes[0].stream()
-    bench.member.policy.revoked = Revoked(tenants=frozenset({TENANT.tenant_id}))
+
+    def revoke() -> None:
+        bench.member.policy.revoked = Revoked(tenants=frozenset({TENANT.tenant_id}))
+
+    bench.nodes[0].meanwhile = revoke
     answer = await bench.run(prompt(stream=stream))
     assert b'"tenant_revoked"' in answer.body
     assert answer.started.status == (200 if stream else 403)

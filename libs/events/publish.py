@@ -22,7 +22,7 @@ from libs.events.answers import Answers, Awaiting
 from libs.events.connect import connect_nats
 from libs.events.issuer import Issuer
 from libs.events.keyset import Keyset
-from libs.events.outbox import DEFAULT_MAX_BYTES, Outbox, open_outbox
+from libs.events.outbox import DEFAULT_MAX_BYTES, DEFAULT_PART_BYTES, Outbox, open_outbox
 from libs.events.outbox_items import Cut
 from libs.events.outbox_state import Uncut
 from libs.events.publishing_member import PublishingMember
@@ -34,6 +34,7 @@ from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 
 _RETRY_SECONDS = 2.0
+_LEAST_PARTS = 16
 NOT_RELEASED = "not_released"
 RELEASE_UNKNOWN = "release_unknown"
 _VAULT_GONE = "VAULT_ERASED"
@@ -308,7 +309,12 @@ async def open_publisher(
     )
     async with (
         open_outbox(
-            settings.outbox, issuer.id, max_bytes=settings.outbox_max_bytes, reserve_bytes=reserve_bytes
+            settings.outbox,
+            issuer.id,
+            max_bytes=settings.outbox_max_bytes,
+            # Room is made file by file: in one that holds all there is room for, none would ever be.
+            part_bytes=min(DEFAULT_PART_BYTES, settings.outbox_max_bytes // _LEAST_PARTS),
+            reserve_bytes=reserve_bytes,
         ) as outbox,
         connect_nats(
             settings.nats_url,

@@ -31,6 +31,7 @@ from services.ledger.intake.committing import Committing
 from services.ledger.intake.examining import open_examiner
 from services.ledger.intake.introduction import Introduction
 from services.ledger.intake.logged_writers import LoggedWriters
+from services.ledger.intake.owed import Owed, Paying
 from services.ledger.intake.own import OwnEntries
 from services.ledger.intake.policies import LoggedPolicies
 from services.ledger.intake.position import Position
@@ -161,6 +162,7 @@ async def running(
     vaults = await _open_vaults(config, store, keys, erasures, term.holding)
     with ExitStack() as closings:
         rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
+        owed = closings.enter_context(closing(await asyncio.to_thread(Owed, config.data_dir)))
         admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
@@ -176,13 +178,15 @@ async def running(
             ) as link,
             asyncio.TaskGroup() as tasks,
         ):
-            own = OwnEntries(introduction.publisher)
+            publisher = introduction.publisher
+            own = OwnEntries(publisher)
             committing = Committing(
                 admission=admission,
                 sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
                 rejections=rejections,
                 acknowledgements=acknowledgements,
-                own=own,
+                owed=owed,
+                issuer=publisher.issuer,
                 growth=growth,
                 holding=term.holding,
                 thread=thread,
@@ -218,6 +222,7 @@ async def running(
                 tasks.create_task(examiner.watch()),
                 tasks.create_task(intake.run()),
                 tasks.create_task(room.keep()),
+                tasks.create_task(Paying(owed, publisher).keep()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),

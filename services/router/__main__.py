@@ -19,6 +19,7 @@ from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
 from services.router.admission.directory import TenantDirectory
+from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
 from services.router.config import Config
 from services.router.e2ee.opening import Opening
@@ -88,10 +89,12 @@ async def serve(config: Config) -> None:
                 config.receipts.ledger_seconds,
                 metrics,
             )
+            refusals = Refusals(publisher)
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
                 lambda: member.policy.current.revoked.tenants,
+                refusals.count,
             )
             documents = Documents(
                 workload=workload,
@@ -118,6 +121,7 @@ async def serve(config: Config) -> None:
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
+                refusals.recording(),
                 https(config.http.listen, paths.answer, workload.headers, outward),
                 serving(
                     config.http.grpc_listen,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.entry_schema import require_documented_exchange
-from tests.mesh.running import ROOT, RunningMesh, free_port, short_folder, teemesh
+from tests.mesh.running import ROOT, RunningMesh, free_port, short_folder, teemesh, until_serving
 
 pytestmark = pytest.mark.mesh
 
@@ -193,15 +193,7 @@ def test_an_appraisal_that_the_mesh_makes_is_seen_fetched_and_repeated(
 def test_a_killed_service_comes_back_and_mesh_json_says_so(mesh: RunningMesh) -> None:
     before = mesh.mesh["services"]["attestation"]["pid"]
     os.kill(before, signal.SIGKILL)
-    _until_serving(mesh)
+    until_serving(mesh)
     after = mesh.mesh["services"]["attestation"]["pid"]
     assert after
     assert after != before
-
-
-def _until_serving(mesh: RunningMesh) -> None:
-    """Ask `status`, which takes about a second, until everyone serves."""
-    for _ in range(60):
-        if mesh.run("status").returncode == 0:
-            return
-    raise AssertionError("not everyone serves again")

@@ -19,6 +19,7 @@ from libs.events.publish import Publisher, open_publisher
 from libs.identity.member import Member
 from services.ledger.config import Config
 from services.ledger.growth import Growth
+from services.ledger.intake.own import RESERVED_FRACTION
 
 
 class Places(Protocol):
@@ -96,5 +97,12 @@ async def introducing(
     # A ledger alone is never called by itself: it answers itself as soon as it runs.
     writer = member.ledger(others or [config.member.listen])
     answering = Answering(LedgerAcknowledgements(writer, origin) if others else None)
-    async with open_publisher(member, config.events, writer, log_key=log_key, acknowledgements=answering) as publisher:
+    async with open_publisher(
+        member,
+        config.events,
+        writer,
+        log_key=log_key,
+        acknowledgements=answering,
+        reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
+    ) as publisher:
         yield Introduction(publisher, answering)

@@ -12,10 +12,11 @@ from teemesh.ledger.v1 import ledger_pb2 as pb
 from teemesh.ledger.v1 import ledger_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
+from libs.identity.certificate import parse
 from libs.identity.lease import caller_lease
 from libs.policy.vault_orders import VaultPart
 from libs.rpc.calls import Context
-from libs.rpc.policies import MethodRule, ServiceBinding
+from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
 from services.ledger.checkpoints.auditing import Checkpoints
 from services.ledger.checkpoints.proofs import EntryUnknown, Proofs
 from services.ledger.growth import Growth
@@ -39,6 +40,7 @@ _SERVICE = "teemesh.ledger.v1.LedgerService"
 _ISSUERS = frozenset({"router", "kms", "registry", "ledger"})
 _READERS = frozenset({"router", "operator", "auditor"})
 _OPERATORS = frozenset({"operator"})
+_PEOPLE = frozenset({"operator", "auditor"})
 
 METHODS = {
     f"/{_SERVICE}/OpenVault": MethodRule(roles=frozenset({"router"})),
@@ -51,6 +53,7 @@ METHODS = {
     f"/{_SERVICE}/GetVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/EraseVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/SetHold": MethodRule(roles=_OPERATORS),
+    f"/{_SERVICE}/GetTagKey": MethodRule(roles=_PEOPLE),
     f"/{_SERVICE}/AllowPruning": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/GetTlogProof": MethodRule(roles=_READERS),
     f"/{_SERVICE}/GetCoseReceipt": MethodRule(roles=_READERS),
@@ -256,6 +259,14 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     ) -> pb.SetHoldResponse:
         hold = await self._served.vault_orders.set_hold(request.signed_order)
         return pb.SetHoldResponse(vault_id=hold.vault_id, held=hold.held, index=hold.index)
+
+    async def GetTagKey(  # noqa: N802
+        self, request: pb.GetTagKeyRequest, context: Context
+    ) -> pb.GetTagKeyResponse:
+        ledger, receiver = self._served, parse(current_caller().certificate_der).spki_sha256
+        ledger.reading.growth.require_all()
+        given = await ledger.vault_orders.give_tag_key(request.signed_order, receiver)
+        return pb.GetTagKeyResponse(vault_id=given.vault_id, tag_key=given.key, index=given.index)
 
     async def AllowPruning(  # noqa: N802
         self, request: pb.AllowPruningRequest, context: Context

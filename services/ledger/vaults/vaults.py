@@ -141,13 +141,17 @@ class Vaults:
 
     def tag(self, vault_id: bytes, vault_seq: int) -> bytes:
         """Return the tag of a vault's entry. Raises `VaultUnknown`."""
+        return leaf_tag(self.tag_key(vault_id), vault_seq)
+
+    def tag_key(self, vault_id: bytes) -> bytes:
+        """Return the key of a vault's tags, which opens nothing. Raises `VaultUnknown`."""
         tag_key = self._tag_keys.get(vault_id)
         if tag_key is None:
             vault = self._by_id.get(vault_id)
             if vault is None:
                 raise VaultUnknown("no such vault in this log")
             tag_key = self._tag_keys[vault_id] = derive_tag_key(vault.tag_share, vault_id)
-        return leaf_tag(tag_key, vault_seq)
+        return tag_key
 
     def holds(self, vault_id: bytes, epoch: int) -> bool:
         """Whether entries sealed there can be opened."""

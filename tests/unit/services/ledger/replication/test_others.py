@@ -93,4 +93,5 @@ async def test_a_disk_may_take_as_long_for_a_vote_as_is_configured() -> None:
     await peer.channels[0].close()
     await server.stop(0)
     assert peer.timeouts == [500.0]
-    assert 400 < vote.epoch <= 500
+    # gRPC rounds what is left of a deadline up.
+    assert 400 < vote.epoch < 510

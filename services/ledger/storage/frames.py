@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from libs.errors import Code, MeshError
 from libs.transparency import leaf
@@ -101,9 +101,16 @@ class Frame:
     hash: bytes
 
 
-def length_of(rows: Sequence[Row]) -> int:
+class HasBody(Protocol):
+    """A row, or what will be one."""
+
+    @property
+    def body(self) -> bytes: ...
+
+
+def length_of(rows: Sequence[HasBody]) -> int:
     """Return how many bytes a frame of these rows has."""
-    return HEADER_SIZE + ROW_SIZE * len(rows) + sum(len(row.body) for row in rows) + TRAILER_SIZE
+    return HEADER_SIZE + ROW_SIZE * len(rows) + sum([len(row.body) for row in rows]) + TRAILER_SIZE
 
 
 def encode(header: Header, rows: Sequence[Row], chain_after: bytes, root_after: bytes) -> tuple[bytes, bytes]:
@@ -112,8 +119,10 @@ def encode(header: Header, rows: Sequence[Row], chain_after: bytes, root_after: 
         raise ValueError(f"a frame has at most {MAX_ROWS} rows and {MAX_SIZE} bytes")
     packed = header.pack()
     table = b"".join(
-        _ROW.pack(row.leaf_data, row.vault_epoch, len(row.body), row.vault_id, sha256(row.body).digest())
-        for row in rows
+        [
+            _ROW.pack(row.leaf_data, row.vault_epoch, len(row.body), row.vault_id, sha256(row.body).digest())
+            for row in rows
+        ]
     )
     digest = batch_hash(packed, table, chain_after, root_after)
     trailer = _TRAILER.pack(chain_after, root_after, digest, header.length, _TRAILER_MAGIC, bytes(8))

@@ -148,11 +148,11 @@ class LogReader:
             raise _made_anew(place)
         return WholeFrame(place.first, end, data, whole.months, whole.chain_after)
 
-    def statement(self, index: int) -> tuple[Statement, bytes]:
-        """Return what was acknowledged about an entry, and its leaf data, to issue the acknowledgement again."""
+    def statement(self, index: int) -> tuple[bytes, bytes]:
+        """Return what was signed about an entry, and its leaf data, to issue the acknowledgement again."""
         stored = self.entry(index)
         vault_seq = self._index.vault_seq(stored.row.vault_id, index)
-        return statement_of(stored, vault_seq, self._index.tree.leaf(index)), stored.row.leaf_data
+        return statement_of(stored, vault_seq, self._index.tree.leaf(index)).data(), stored.row.leaf_data
 
     def chain_at(self, size: int) -> bytes:
         """Return the chain head of the first `size` leaves. Raises `IndexError` or `LogDamaged`."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from libs.transparency import chain, merkle
-from libs.transparency.acknowledgement import acknowledge, verify_acknowledgement
+from libs.transparency.acknowledgement import Statement, acknowledge, verify_acknowledgement
 from libs.transparency.leaf import Kind
 from services.ledger.intake.sequencer import Outcome, Sequencer
 from services.ledger.storage import frames, segments
@@ -48,7 +48,7 @@ def test_commit_is_acknowledged_and_can_be_acknowledged_again(empty_log: Path) -
         again = store.reader.statement(1)
         assert again == first_time
         [anew] = acknowledge([again], log_id=store.log_id, signer_epoch=2, key=KEY)
-        assert verify_acknowledgement(anew, public_key, store.log_id) == first_time[0]
+        assert verify_acknowledgement(anew, public_key, store.log_id).data() == first_time[0]
 
 
 def test_chain_and_root_are_the_formats_own(empty_log: Path) -> None:
@@ -143,7 +143,7 @@ def test_vault_numbers_have_no_gap_and_make_the_tags(empty_log: Path) -> None:
     with open_store(empty_log) as store:
         rows = [candidate(1, vault=VAULT), candidate(2), candidate(3, vault=VAULT), candidate(4, vault=VAULT)]
         [commit] = sequencer(store).append(rows, SOURCE, 1, 1)
-        assert [statement.vault_seq for statement, _ in commit.entries] == [1, 1, 2, 3]
+        assert [Statement.parse(statement).vault_seq for statement, _ in commit.entries] == [1, 1, 2, 3]
         assert store.reader.entry(2).leaf.tag == tag(VAULT, 2)
     with open_store(empty_log) as store:
         assert store.index.next_vault_seq(VAULT) == 4

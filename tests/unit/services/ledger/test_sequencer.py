@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,15 @@ def test_commit_is_acknowledged_and_can_be_acknowledged_again(empty_log: Path) -
         assert again == first_time
         [anew] = acknowledge([again], log_id=store.log_id, signer_epoch=2, key=KEY)
         assert verify_acknowledgement(anew, public_key, store.log_id).data() == first_time[0]
+
+
+def test_each_entry_is_found_behind_bodies_of_any_length(empty_log: Path) -> None:
+    lengths = [33, 300, 70_000, 255, 256, 512 * 1024, 65_536, 40]
+    bodies = [os.urandom(length) for length in lengths]
+    with open_store(empty_log) as store:
+        sequencer(store).append([candidate(at, body=body) for at, body in enumerate(bodies, 1)], SOURCE, 1, 1)
+        assert [store.reader.entry(index).row.body for index in range(8)] == bodies
+        assert [stored.row.body for stored in store.reader.entries(0, 8)] == bodies
 
 
 def test_chain_and_root_are_the_formats_own(empty_log: Path) -> None:

@@ -121,12 +121,12 @@ class Committing:
 
         Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
         """
-        arrivals = [event for event in events if isinstance(event, Arrival)]
-        decided = await self._in_thread(lambda: self._decide(arrivals))
-        await self._record(events, decided)
         last = events[-1]
         high = last.last if isinstance(last, StreamGap) else last.sequence
-        written = await self._in_thread(lambda: self._write(decided, high))
+        decided, written = await self._in_thread(lambda: self._decide_and_write(events, high))
+        if written is None:
+            await self._record(events, decided)
+            written = await self._in_thread(lambda: self._write(decided, high))
         if written.commits:
             await self._holding.held()
             newest = written.commits[-1]
@@ -134,6 +134,14 @@ class Committing:
             self._taken = Taken(self._source, high, newest.size)
         self._acknowledgements.deliver(written.acknowledgements)
         self._acknowledgements.refuse(decided.refusals)
+
+    def _decide_and_write(self, events: Sequence[Event], high: int) -> tuple[_Decided, _Written | None]:
+        """Judge, and where the ledger itself has nothing to say first, write: each change of threads costs time."""
+        arrivals = [event for event in events if isinstance(event, Arrival)]
+        decided = self._decide(arrivals)
+        if decided.refusals or len(arrivals) < len(events):
+            return decided, None
+        return decided, self._write(decided, high)
 
     def _decide(self, arrivals: Sequence[Arrival]) -> _Decided:
         judged = Judged()

@@ -159,6 +159,11 @@ class Index:
             if piece.first < high and low < piece.end:
                 yield from select(piece, selection, low, high)
 
+    def selects_nothing_new(self, selection: Selection, low: int) -> bool:
+        """Whether nothing from `low` on is selected, where memory alone can tell."""
+        recent = self._recent
+        return low >= recent.first and next(select(recent, selection, low, recent.end), None) is None
+
     def closings(self, issuer: bytes) -> list[int]:
         """Return the indices of the keysets that say they close an issuer's sequence, in order."""
         return [index for piece in self._pieces() for index in piece.closings(issuer)]

@@ -160,7 +160,7 @@ class LogReader:
     def chain_on(self, head: bytes, start: int, end: int) -> bytes:
         """Return the chain head of the first `end` leaves, given that of the first `start`. Raises `LogDamaged`.
 
-        Who follows the log is always near its end, and then no segment is opened for it.
+        Who follows the log is mostly near its end, and then no segment is opened for it.
         """
         return self._chain_over(head, start, end) if end - start <= _NEAR else self.chain_at(end)
 

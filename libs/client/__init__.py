@@ -2,5 +2,6 @@
 
 It trusts the operators' keys that its user names, and nothing that a network, a host or the router itself says beyond
 what those keys, hardware evidence and the ledger's proofs support. What judges (`attestation`, `serving`, `commitment`,
-`ledger`, `checks`) is pure; `session` talks to the router.
+`ledger`, `checks`, `standing`) is pure, and so is what keeps an exchange (`exchange_file`); `session` talks to the
+router.
 """

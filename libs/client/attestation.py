@@ -176,6 +176,7 @@ def _verify_custody(evidence: Members, keyset: Keyset) -> None:
         raise CustodyNotStated("the keys are not held in the TEE that was attested")
     stated = set(custody.items("keys", lambda members: _custody_entry(members.raw())))
     wanted = {("receipt", key.public_key) for key in keyset.receipt_signing_keys}
+    wanted |= {("e2ee", key.public_key) for key in keyset.e2ee_public_keys}
     wanted |= {("tls", key.spki_sha256) for key in keyset.tls_public_keys}
     if not wanted <= stated:
         raise CustodyNotStated("the keyset lists a key whose custody is not stated")

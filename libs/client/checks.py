@@ -19,7 +19,7 @@ from libs.client.chain import foreign_link, verify_chain
 from libs.client.commitment import Commitment, LedgerName
 from libs.client.exchange import Exchange
 from libs.client.ledger import LedgerKeys
-from libs.client.serving import verify_node, verify_outcome
+from libs.client.serving import verify_node, verify_outcome, verify_sealed
 from libs.errors import MeshError
 from libs.policy.document import Policy
 from libs.transparency.quorum import NOBODY, Quorum
@@ -150,6 +150,7 @@ class _Proof:
         receipt, exchange = proven(self._receipt, 3), self._given.exchange
         # The response is the next check's business.
         verify_exchange(receipt, request_body=exchange.request, response_hash=receipt.returned.body_hash)
+        verify_sealed(receipt, exchange)
         return f"{len(exchange.request)} bytes, {receipt.received.body_hash[:23]}..."
 
     def response_matches(self) -> str:
@@ -213,7 +214,11 @@ class _Proof:
         return commitments.parse(_had(self._given.commitment))
 
     def _ca_spki(self) -> bytes:
-        return commitments.ca_spki(self._commitment(), self._given.mesh_ca)
+        known = self._given.mesh_ca
+        if known is not None and isinstance(self._given.commitment, MeshError):
+            # A router that shows nothing of the log takes nothing away from what else it showed.
+            return commitments.spki_of(known)
+        return commitments.ca_spki(self._commitment(), known)
 
     def _keys_of(self, name: LedgerName, evidence: bytes | MeshError, now: int) -> LedgerKeys:
         mesh_ca = self._commitment().mesh_ca

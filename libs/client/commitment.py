@@ -86,10 +86,18 @@ def ca_spki(commitment: Commitment, expected_ca: bytes | None) -> bytes:
     dates evidence, it does not make it: what is evidence is decided by hardware and policy. Raises
     `CommitmentMalformed` or `MeshCaUnexpected`.
     """
-    named = _spki_of(commitment.mesh_ca)
-    if expected_ca is not None and named != _spki_of(expected_ca):
+    named = spki_of(commitment.mesh_ca)
+    if expected_ca is not None and named != spki_of(expected_ca):
         raise MeshCaUnexpected("the router names another mesh CA than the one expected")
     return named
+
+
+def spki_of(certificate: bytes) -> bytes:
+    """Return the key (SPKI, DER) of a mesh CA's certificate (DER). Raises `CommitmentMalformed`."""
+    try:
+        return certificates.spki_of(x509.load_der_x509_certificate(certificate).public_key())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CommitmentMalformed("the mesh CA's certificate cannot be read") from error
 
 
 def _read(members: Members) -> Commitment:
@@ -137,10 +145,3 @@ def _octets(members: Members, name: str, *sizes: int) -> bytes:
 
 def _path(members: Members) -> tuple[bytes, ...]:
     return tuple(shape.binary(step, "path", 32) for step in members.texts("path"))
-
-
-def _spki_of(certificate: bytes) -> bytes:
-    try:
-        return certificates.spki_of(x509.load_der_x509_certificate(certificate).public_key())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise CommitmentMalformed("the mesh CA's certificate cannot be read") from error

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from libs.aci.sse import Event
 from libs.errors import Code, MeshError
 
 
@@ -29,6 +28,10 @@ class Exchange:
     """As the response named it; unauthenticated."""
     sent_at: float
     received_at: float
+    response: bytes | None = field(default=None, repr=False)
+    """The raw body itself, where it was to be kept."""
+    sealed_to: str | None = None
+    """SHA-256 of the key, hex, to which the answer was to be encrypted; None: nothing was."""
 
 
 def receipt_segment(receipt_id: str | None) -> str:
@@ -62,17 +65,13 @@ def chat_body(
     ).encode()
 
 
-def delta_text(event: Event) -> str:
-    """Return the text that one event of a chat stream adds; empty when it adds none."""
-    return _text(event.json(), "delta")
+def delta_text(value: Any) -> str:
+    """Return the text that one event of a chat stream adds, given its data; empty when it adds none."""
+    return _text(value, "delta")
 
 
-def message_text(body: bytes) -> str:
-    """Return the text of a buffered chat response; empty when it holds none."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
+def message_text(value: Any) -> str:
+    """Return the text of a buffered chat response, given its JSON; empty when it holds none."""
     return _text(value, "message")
 
 

@@ -136,13 +136,16 @@ class RouterHttp:
         silence_seconds: float,
         total_seconds: float,
         size: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a JSON body and yield the response as it comes, its body not read and never decoded.
 
         A body that is iterated over is asked for only once the connection stands; `size` is how many bytes it has.
         """
         timeout = aiohttp.ClientTimeout(total=total_seconds, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
-        async with self._request("POST", path, timeout, api_key=api_key, body=body, size=size) as response:
+        async with self._request(
+            "POST", path, timeout, api_key=api_key, body=body, size=size, more=headers
+        ) as response:
             yield response
 
     @asynccontextmanager
@@ -156,9 +159,10 @@ class RouterHttp:
         query: Mapping[str, str] | None = None,
         body: bytes | AsyncIterator[bytes] | None = None,
         size: int | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         # What is hashed is what came off the wire, so nothing may be compressed on the way.
-        headers = {"Accept-Encoding": "identity"}
+        headers = {**(more or {}), "Accept-Encoding": "identity"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
         if body is not None:

@@ -34,6 +34,7 @@ from libs.client.http import (
     refusal,
 )
 from libs.client.reporting import fetch_report
+from libs.client.sealing import seal
 from libs.client.trust import Trust
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
@@ -107,18 +108,21 @@ class RouterSession:
         return self.attested.policy
 
     @asynccontextmanager
-    async def chat(self, body: bytes) -> AsyncIterator[Answer]:
-        """Send a chat request, byte for byte, and yield its answer as it comes.
+    async def chat(self, body: bytes, *, keep: bool = False, sealed: bool = False) -> AsyncIterator[Answer]:
+        """Send a chat request, byte for byte or `sealed` (E2EE v2, on top of TLS), and yield its answer as it comes.
+        With `keep`, its exchange holds the response, so that it can be kept in a file.
 
-        Raises, before anything is sent, `KeysetChanged`, `KeysetExpired`, `PolicyNotValidNow` or `TlsKeyNotPinned`;
-        then `RouterRefused` or `RouterUnreachable`.
+        Raises, before anything is sent, `KeysetChanged`, `KeysetExpired`, `PolicyNotValidNow`, `TlsKeyNotPinned` or
+        `SealingNotOffered`; then `RouterRefused` or `RouterUnreachable`.
         """
         sent_at = time.time()
         self._require_usable(sent_at)
+        sealing = seal(body, self.attested.keyset) if sealed else None
         async with self._http.post(
             CHAT.path,
-            body,
+            body if sealing is None else sealing.body,
             api_key=self._api_key,
+            headers=None if sealing is None else sealing.headers,
             silence_seconds=self._patience.silence,
             total_seconds=self._patience.total,
         ) as response:
@@ -126,15 +130,21 @@ class RouterSession:
             self._keyset_changed |= served_under not in (None, self.attested.keyset.digest)
             if response.status != 200:
                 raise refusal(response, await read_bounded(response, MAX_DOCUMENT_BYTES))
-            yield Answer(response, body, sent_at)
+            clear = body if sealing is None else sealing.clear
+            yield Answer(response, clear, sent_at, keep=keep, sealed=sealing)
 
     async def verify(self, exchange: Exchange) -> list[Check]:
         """Fetch everything that the exchange can be checked by, and check it. What cannot be had fails its check."""
+        # Three appraisals take longer than the loop should wait.
+        return await asyncio.to_thread(run_checks, await self.gather(exchange))
+
+    async def gather(self, exchange: Exchange) -> Materials:
+        """Fetch everything that the exchange can be checked by, for `run_checks` or a file."""
         receipt = await _attempt(self._receipt(exchange))
         session = await _attempt(self._session(receipt))
         commitment = await _attempt(self._commitment(exchange))
         evidence = await self._evidence(commitment)
-        materials = Materials(
+        return Materials(
             policy=self.policy,
             mesh_ca=self._trust.mesh_ca,
             host=self._origin.host,
@@ -152,8 +162,6 @@ class RouterSession:
             now=int(time.time()),
             quorum=self._trust.quorum,
         )
-        # Three appraisals take longer than the loop should wait.
-        return await asyncio.to_thread(run_checks, materials)
 
     def _require_usable(self, now: float) -> None:
         if self._keyset_changed:

@@ -1,4 +1,5 @@
-"""Responsible for the entries that say what becomes of a vault: erasure ordered, then done; a hold set, or released.
+"""Responsible for the entries that say what becomes of a vault: erasure ordered, then done; a hold set, or released;
+its tag key given out.
 
 They lie in the public vault and name tenants by their vault alone. Whose word they rest on is in them whole, so that
 anyone can verify it under the log's own policies.
@@ -23,8 +24,8 @@ KEY_KEPT = "kept"
 
 _VERSION = 1
 _MAX_EPOCH = 2**32 - 1
-_ORDERED, _DONE, _HELD, _RELEASED = "ordered", "done", "held", "released"
-_STEP = re.compile("|".join((_ORDERED, _DONE, _HELD, _RELEASED)))
+_ORDERED, _DONE, _HELD, _RELEASED, _GIVEN = "ordered", "done", "held", "released", "tag_key_given"
+_STEP = re.compile("|".join((_ORDERED, _DONE, _HELD, _RELEASED, _GIVEN)))
 _KEY = re.compile(rf"{KEY_RETIRED}|{KEY_KEPT}|[A-Z][A-Z0-9_]{{0,62}}")
 
 
@@ -107,7 +108,21 @@ class HoldChanged:
         return {**head, "authority": Authority(self.policy_version, self.order).members()}
 
 
-ErasureEntry = ErasureOrdered | ErasureDone | HoldChanged
+@dataclass(frozen=True, slots=True)
+class TagKeyGiven:
+    """Whom the order names may have the key by which the vault's entries are recognised. It opens none."""
+
+    vault_id: bytes
+    policy_version: int
+    """Under which the order counted."""
+    order: SignedOrder
+
+    def body(self) -> dict[str, Any]:
+        head = _head(_GIVEN, VaultPart(self.vault_id, None))
+        return {**head, "authority": Authority(self.policy_version, self.order).members()}
+
+
+ErasureEntry = ErasureOrdered | ErasureDone | HoldChanged | TagKeyGiven
 
 
 def parse_erasure(body: Mapping[str, Any]) -> ErasureEntry:
@@ -125,11 +140,14 @@ def parse_erasure(body: Mapping[str, Any]) -> ErasureEntry:
         entry = _done(part, members)
     else:
         if part.epoch is not None:
-            raise members.refuse("epochs", "must be null: a vault is held whole")
+            raise members.refuse("epochs", "must be null: a vault is held whole, and has one tag key")
         authority = _authority(members.object("authority"))
         if authority.order is None:
-            raise members.refuse("authority", "must be an order: no rule of the policy holds a vault")
-        entry = HoldChanged(part.vault_id, step == _HELD, authority.policy_version, authority.order)
+            raise members.refuse("authority", "must be an order: no rule of the policy does that to a vault")
+        if step == _GIVEN:
+            entry = TagKeyGiven(part.vault_id, authority.policy_version, authority.order)
+        else:
+            entry = HoldChanged(part.vault_id, step == _HELD, authority.policy_version, authority.order)
     members.end()
     return entry
 

@@ -1,6 +1,6 @@
 """It is responsible for what only m of n operators together may order, since nothing can undo it: a key refused for
-ever, the root given to another KMS, a vault erased (`libs.policy.vault_orders`); and a log pruned
-(`libs.policy.prune_orders`).
+ever, the root given to another KMS, a vault erased or its tag key given out (`libs.policy.vault_orders`); and a log
+pruned (`libs.policy.prune_orders`).
 
 An order is canonical JSON of {v, trust_domain, action, subject, not_after} and, where there is one, reason. The signed
 form is canonical JSON of {order, signatures}; each operator signs "teemesh/order/v1", a zero byte, and the SHA-256 of
@@ -40,13 +40,16 @@ HOLD_VAULT = "hold-vault"
 RELEASE_VAULT = "release-vault"
 """The subject is a tenant's vault that is held."""
 
+GIVE_TAG_KEY = "give-tag-key"
+"""The subject is a tenant's vault, and who may have what makes its entries recognisable."""
+
 PRUNE_LOG = "prune-log"
 """The subject is a log and the first entry that stays whole: see `libs.policy.prune_orders`."""
 
 MAX_ORDER_BYTES = 64 * 1024
 
 _CONTEXT = b"teemesh/order/v1\0"
-_ACTION = re.compile("|".join((RETIRE_KEY, JOIN_KMS, ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, PRUNE_LOG)))
+_ACTION = re.compile("|".join((RETIRE_KEY, JOIN_KMS, ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, GIVE_TAG_KEY, PRUNE_LOG)))
 _SUBJECT = re.compile(r"[!-~]{1,500}")
 ORDER_REASON = re.compile(r"[ -~]{1,256}")
 """Printable ASCII: it is shown on terminals, and stays in the log."""

@@ -35,6 +35,7 @@ class Kind(IntEnum):
     USAGE = 10
     PIPELINE = 11
     WITNESS = 12
+    REFUSALS = 13
     START = 16
     GAP = 17
     CONFLICT = 18

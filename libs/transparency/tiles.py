@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from libs.errors import Code, MeshError
-from libs.transparency.merkle import HASH_SIZE, NodeReader
+from libs.transparency.merkle import NodeReader
 
 WIDTH = 256
 HEIGHT = 8
@@ -24,7 +24,7 @@ _PATH = re.compile(
 
 
 class TileMalformed(MeshError):
-    """The path names no tile, or the bytes are not one."""
+    """The path names no tile."""
 
     code = Code.INVALID_ARGUMENT
     reason = "TILE_MALFORMED"
@@ -70,17 +70,6 @@ def parse_path(path: str) -> Tile:
     return tile
 
 
-def tiles_of(size: int) -> Iterable[Tile]:
-    """Yield the tiles of the tree of this size, partial ones included, bundles not."""
-    level = 0
-    while hashes := size >> HEIGHT * level:
-        for index in range(hashes // WIDTH):
-            yield Tile(level, index)
-        if partial := hashes % WIDTH:
-            yield Tile(level, hashes // WIDTH, partial)
-        level += 1
-
-
 def hashes_of(nodes: NodeReader, tile: Tile) -> bytes:
     """Return a tile's content. The tree MUST have reached its `end_leaf`; not for bundles."""
     level = HEIGHT * (tile.level or 0)
@@ -90,22 +79,3 @@ def hashes_of(nodes: NodeReader, tile: Tile) -> bytes:
 def bundle(leaves: Iterable[bytes]) -> bytes:
     """Return the content of a bundle."""
     return b"".join(_LENGTH.pack(len(data)) + data for data in leaves)
-
-
-def parse_bundle(data: bytes) -> list[bytes]:
-    """Return the leaf data in a bundle. Raises `TileMalformed`."""
-    leaves, at = [], 0
-    while at < len(data):
-        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
-        if at + 2 > len(data) or end > len(data):
-            raise TileMalformed("the bundle ends within an entry")
-        leaves.append(data[at + 2 : end])
-        at = end
-    return leaves
-
-
-def parse_hashes(data: bytes, tile: Tile) -> list[bytes]:
-    """Return the hashes in a tile's content. Raises `TileMalformed`."""
-    if len(data) != tile.width * HASH_SIZE:
-        raise TileMalformed(f"{tile.path()} has {tile.width} hashes")
-    return [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)]

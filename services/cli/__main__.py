@@ -9,22 +9,23 @@ from collections.abc import Sequence
 
 from libs.errors import MeshError
 
-_COMMANDS = (
-    "local.up",
-    "local.down",
-    "mesh.status",
-    "doctor.command",
-    "local.reset",
-    "chat.command",
-    "ledger.command",
-    "kms.command",
-    "policy.command",
-    "evidence.command",
-    "providers.command",
-    "sessions.command",
-    "mesh.operators",
-)
-"""Modules of this package, in the order in which help lists their commands."""
+_COMMANDS = {
+    "up": "local.up",
+    "down": "local.down",
+    "status": "mesh.status",
+    "doctor": "doctor.command",
+    "reset": "local.reset",
+    "chat": "chat.command",
+    "verify": "chat.verify",
+    "ledger": "ledger.command",
+    "kms": "kms.command",
+    "policy": "policy.command",
+    "evidence": "evidence.command",
+    "providers": "providers.command",
+    "sessions": "sessions.command",
+    "operator-key": "mesh.operators",
+}
+"""Commands and their modules in this package, in the order in which help lists them."""
 
 _INTERRUPTED = 130
 
@@ -53,9 +54,9 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="teemesh", description="Confidential AI inference that anyone can check.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     # Loading every command takes longer than most of them run: who names one waits for that one.
-    named = tuple(name for name in _COMMANDS if name in given[:1])
-    for name in named or _COMMANDS:
-        importlib.import_module(f"services.cli.{name}").add_parser(subparsers)
+    named = [module for name, module in _COMMANDS.items() if name in given[:1]]
+    for module in named or _COMMANDS.values():
+        importlib.import_module(f"services.cli.{module}").add_parser(subparsers)
     return parser
 
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs import jcs
 from libs.entry import run
 from libs.events.publish import open_publisher
 from libs.identity.collateral import AttestationCollateral
@@ -19,8 +20,11 @@ from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
 from services.router.admission.directory import TenantDirectory
+from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
 from services.router.config import Config
+from services.router.e2ee.opening import Opening
+from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.documents import Documents
@@ -65,8 +69,13 @@ async def serve(config: Config) -> None:
         ledger, acknowledging = member.ledger(ledgers), member.ledger(ledgers)
         registry = member.any_peer("registry", config.registry)
         vaults = Vaults(member, ledger, receiver)
+        reports = Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second)
+        # With it the log has the keyset that this process's receipts name, and the quote that binds it.
+        report = jcs.loads_object(await reports.report(None))
         async with (
-            open_publisher(member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key) as publisher,
+            open_publisher(
+                member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key, report=report
+            ) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
             metrics = Metrics()
@@ -79,16 +88,23 @@ async def serve(config: Config) -> None:
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
             exchanges = Exchanges(
-                member.policy, Routes(upstreams, foreign), issuance, config.receipts.ledger_seconds, metrics
+                member.policy,
+                Opening(workload.e2ee_keys, AcceptanceWindow()),
+                Routes(upstreams, foreign),
+                issuance,
+                config.receipts.ledger_seconds,
+                metrics,
             )
+            refusals = Refusals(publisher)
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
                 lambda: member.policy.current.revoked.tenants,
+                refusals.count,
             )
             documents = Documents(
                 workload=workload,
-                reports=Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second),
+                reports=reports,
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,
@@ -111,6 +127,7 @@ async def serve(config: Config) -> None:
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
+                refusals.recording(),
                 https(config.http.listen, paths.answer, workload.headers, outward),
                 serving(
                     config.http.grpc_listen,

@@ -6,12 +6,13 @@ number texts kept, because they name this router's own sessions and no node may 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeGuard
+from typing import Any
 
+from libs.aci import rewriting
+from libs.aci.rewriting import JsonNotRewritable, is_text
 from services.router.errors import InvalidRequest
 
 MAX_MODEL_CHARACTERS = 256
@@ -36,12 +37,6 @@ class Prompt:
     stream: bool
     constraints: Constraints
     forwarded: bytes
-
-
-class _Number(str):
-    """A number as it was written: rewriting a body must not round what it carries."""
-
-    __slots__ = ()
 
 
 def parse(body: bytes) -> Prompt:
@@ -88,25 +83,16 @@ def _strip(body: bytes, members: dict[str, Any]) -> bytes:
 
 
 def _written(members: Mapping[str, Any]) -> bytes:
-    parts: list[str] = []
     try:
-        _write(dict(members), parts)
-    except RecursionError as error:
+        return rewriting.dumps(dict(members))
+    except JsonNotRewritable as error:
         raise InvalidRequest("invalid json: the body is nested too deeply") from error
-    return "".join(parts).encode("ascii")
 
 
 def _load(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique_names,
-            parse_int=_Number,
-            parse_float=_Number,
-            parse_constant=_refuse_constant,
-        )
-    except (ValueError, RecursionError) as error:
-        # The parser's own words could quote the prompt.
+        value = rewriting.loads(body)
+    except JsonNotRewritable as error:
         raise InvalidRequest("invalid json: the body must be one UTF-8 JSON object without repeated names") from error
     if not isinstance(value, dict):
         raise InvalidRequest("invalid json: the body must be an object")
@@ -134,14 +120,14 @@ def _session_ids(value: object) -> frozenset[str]:
     if not isinstance(value, list) or not value:
         raise InvalidRequest("provider.aci_session_ids must be a non-empty array")
     # A number is a str here, so that its text survives; it is no session id, though 64 digits look like one.
-    if not all(_is_text(item) and _SESSION_ID.fullmatch(item) for item in value):
+    if not all(is_text(item) and _SESSION_ID.fullmatch(item) for item in value):
         raise InvalidRequest("provider.aci_session_ids must hold ids of 64 lower-case hex digits")
     return frozenset(value)
 
 
 def _model(members: dict[str, Any]) -> str:
     model = members.get("model")
-    if not _is_text(model) or not model:
+    if not is_text(model) or not model:
         raise InvalidRequest("model must be the id of a model, see GET /v1/models")
     # It goes into receipts and logs, which have no room for lone surrogates or control characters.
     if len(model) > MAX_MODEL_CHARACTERS or not model.isprintable():
@@ -154,40 +140,3 @@ def _stream(members: dict[str, Any]) -> bool:
     if stream is not None and not isinstance(stream, bool):
         raise InvalidRequest("stream must be true or false")
     return stream is True
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and not isinstance(value, _Number)
-
-
-def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two members of one name a node could read the other one.
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a name is repeated")
-    return members
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _write(value: Any, parts: list[str]) -> None:
-    """Append the compact text. Plain ASCII, so that lone surrogates stay the escapes they came as."""
-    if isinstance(value, _Number):
-        parts.append(str(value))
-    elif isinstance(value, dict):
-        parts.append("{")
-        for position, (name, member) in enumerate(value.items()):
-            parts.append(("," if position else "") + json.dumps(name) + ":")
-            _write(member, parts)
-        parts.append("}")
-    elif isinstance(value, list):
-        parts.append("[")
-        for position, item in enumerate(value):
-            if position:
-                parts.append(",")
-            _write(item, parts)
-        parts.append("]")
-    else:
-        parts.append(json.dumps(value))

@@ -6,7 +6,7 @@ The vault's key and the mesh's root are drawn here; the one writer is a router w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from libs.events.consume import StreamGap
 from libs.events.issuer import Sealed
 from libs.events.vault import VaultKey, vault_epoch
 from libs.transparency.leaf import Kind
@@ -28,9 +27,10 @@ from services.ledger.intake.admission import Admission, LogView
 from services.ledger.intake.arrivals import Arrivals
 from services.ledger.intake.committing import Committing
 from services.ledger.intake.examining import ExaminerProcess
+from services.ledger.intake.faults import Saying
 from services.ledger.intake.logged_writers import LoggedWriters
-from services.ledger.intake.rejections import Refusal, Rejections
-from services.ledger.intake.sequencer import Sequencer, Verdict
+from services.ledger.intake.rejections import Rejections
+from services.ledger.intake.sequencer import Sequencer
 from services.ledger.opening import logged_policies
 from services.ledger.storage.store import LogStore
 from services.ledger.vaults.erasures import Erasures
@@ -53,16 +53,11 @@ class _OneVault:
 class _Speechless:
     """Nothing here is lost or refused, or what was measured is not what it is called."""
 
-    issuer = b"\x77" * 32
+    def add(self, sayings: Sequence[Saying]) -> None:
+        assert not sayings
 
-    async def gap(self, source: bytes, gap: StreamGap) -> None:
-        raise AssertionError(gap)
-
-    async def conflict(self, verdict: Verdict) -> None:
-        raise AssertionError(verdict)
-
-    async def quarantine(self, refusal: Refusal, digest: bytes) -> None:
-        raise AssertionError(refusal)
+    def wake(self) -> None:
+        raise AssertionError("nothing was said")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,8 @@ def ledger_inside(folder: Path, mesh: JoinedMesh, kms: KmsCore, examiner: Examin
             sequencer=sequencer,
             rejections=rejections,
             acknowledgements=acknowledgements,
-            own=_Speechless(),
+            owed=_Speechless(),
+            issuer=b"\x77" * 32,
             growth=growth,
             holding=Alone(),
             thread=thread,

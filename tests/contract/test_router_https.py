@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from libs import jcs
 from libs.aci.encoding import digest
 from libs.aci.receipt import verify_receipt
-from libs.aci.receipt_events import Aborted
+from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.aci.session import verify_session
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
@@ -137,14 +137,33 @@ async def test_a_key_that_opens_no_receipt_learns_nothing_of_it(site: Site, path
         assert (refused.status, error_type(body), body) == (404, "not_found", missing)
 
 
+def parted(answer: bytes) -> tuple[bytes, bytes]:
+    """The head of a response, and its body without the marks of chunks."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"\r\nTransfer-Encoding: chunked" in head:
+        chunked, body = body, b""
+        while chunked:
+            size, _, chunked = chunked.partition(b"\r\n")
+            body, chunked = body + chunked[: int(size, 16)], chunked[int(size, 16) + 2 :]
+    return head, body
+
+
+def assert_refused_unread(site: Site, reason: str, answer: bytes) -> None:
+    """Whoever has a key gets a receipt also for what nobody read."""
+    receipt = site.bench.only_receipt()
+    assert receipt.upstream == UpstreamFailed(True, "none", reason)
+    assert (receipt.received.body_hash, receipt.returned.body_hash) == (digest(b""), digest(answer))
+    assert site.bench.nodes[0].requests == []
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "identity, deflate", "br"])
 async def test_a_body_that_is_encoded_is_refused(site: Site, encoding: str) -> None:
     """A receipt is over what came, and nobody but the listener would have seen that."""
     answer = await site.raw(raw_prompt(gzip.compress(prompt()), f"Content-Encoding: {encoding}", "Connection: close"))
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, body = parted(answer)
     assert (head.split()[1], error_type(body)) == (b"415", "unsupported_media_type")
     assert b"\r\nAccept-Encoding: identity" in head
-    assert site.bench.nodes[0].requests == []
+    assert_refused_unread(site, "content_encoding_not_supported", body)
 
 
 async def test_a_body_that_says_it_is_not_encoded_is_hashed_as_it_came(site: Site) -> None:
@@ -190,7 +209,7 @@ async def test_a_body_over_the_limit_is_refused(site: Site) -> None:
     response, body = await site.ask("POST", CHAT, key=KEY, body=b"x" * (MAX_BODY_BYTES + 1))
     assert (response.status, error_type(body)) == (413, "request_too_large")
     assert_aci(site, response)
-    assert site.bench.nodes[0].requests == []
+    assert_refused_unread(site, "body_too_large", body)
 
 
 async def test_without_a_key_the_body_is_not_read(site: Site) -> None:
@@ -436,8 +455,10 @@ async def test_a_body_that_cannot_be_read_is_an_error_in_time(
     ).encode()
     with capture_logs() as logs:
         answer = await site.raw(head + begun, more)
-    first, _, body = answer.partition(b"\r\n\r\n")
+    first, body = parted(answer)
     assert (first.split()[1], error_type(body)) == (status, kind)
+    if status == b"408":  # The other is no request: nobody's key was read.
+        assert_refused_unread(site, "body_too_slow", body)
     assert "bug in a handler" not in [entry["event"] for entry in logs]
 
 

@@ -25,9 +25,11 @@ from libs import jcs
 from libs.aci import keyset as keysets
 from libs.aci import receipt as receipts
 from libs.aci import report as reports
+from libs.aci.e2ee.suites import SUITES, X25519_ALGO
 from libs.aci.encoding import digest
 from libs.aci.keyset import Keyset, TlsKey
 from libs.aci.receipt_events import (
+    Encrypted,
     PolicyInForce,
     RequestForwarded,
     RequestReceived,
@@ -57,6 +59,7 @@ from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from services.devtee.collateral import CollateralShape
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
+from services.router.workload.workload import E2eeKey
 from tests.fakes.policy_draft import policy_draft
 
 TRUST_DOMAIN = "mesh.local"
@@ -65,6 +68,7 @@ MODEL = "smollm2-135m"
 WEIGHTS = "77" * 32
 RECEIPT_KEY_ID = "router-receipt"
 TENANT = "ab" * 16
+E2EE_KEY = E2eeKey.generate(SUITES[X25519_ALGO])
 _LEAVES_BEFORE = 5
 
 
@@ -250,6 +254,7 @@ class AttestedMesh:
             not_after=self.now + 7 * 86400,
             receipt_keys={RECEIPT_KEY_ID: self.receipt_key.public_key().public_bytes_raw()},
             tls_keys=(TlsKey(hashlib.sha256(spki).hexdigest()),),
+            e2ee_keys=(E2EE_KEY.entry(),),
         )
 
     def report(self, nonce: str, keyset: Keyset | None = None) -> bytes:
@@ -266,6 +271,7 @@ class AttestedMesh:
             "key_custody": {
                 "provider": "in-tee",
                 "keys": [{"role": "receipt", "public_key": key.public_key} for key in keyset.receipt_signing_keys]
+                + [{"role": "e2ee", "public_key": key.public_key} for key in keyset.e2ee_public_keys]
                 + [{"role": "tls", "spki_sha256": key.spki_sha256} for key in keyset.tls_public_keys],
             },
         }
@@ -295,6 +301,7 @@ class AttestedMesh:
         *,
         required: bool = True,
         weights: str = WEIGHTS,
+        sealed_to: str | None = None,
     ) -> Served:
         """Do what the router does once a response is complete: sign, commit, keep."""
         receipt_id = receipts.fresh_receipt_id()
@@ -322,6 +329,7 @@ class AttestedMesh:
                     engine_args_sha256="00" * 32,
                     receipt=nodes.decode(),
                 ),
+                *(() if sealed_to is None else (Encrypted("2", X25519_ALGO, E2EE_KEY.key_id, sealed_to),)),
                 ResponseReturned(digest(response)),
             ),
             key_id=RECEIPT_KEY_ID,

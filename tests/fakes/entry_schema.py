@@ -33,6 +33,8 @@ _BODIES = {
     if kind.name.lower() in SCHEMA["$defs"]
 }
 
+_EXCHANGES = Draft202012Validator(_read("exchange.schema.json"))
+
 DOCUMENTED = frozenset(_BODIES)
 """The kinds of entries that the documentation describes."""
 
@@ -47,3 +49,8 @@ def require_documented_entry(canonical: bytes) -> Kind:
     value = jcs.loads_object(canonical)
     _ENTRIES.validate(value)
     return Kind(value["kind"])
+
+
+def require_documented_exchange(data: bytes) -> None:
+    """Raise `ValidationError` unless this is an exchange in a file, as the documentation describes it."""
+    _EXCHANGES.validate(jcs.loads_canonical(data))

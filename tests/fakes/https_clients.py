@@ -51,6 +51,7 @@ class DirectoryTwin:
         self.asked = 0
         self.broken: Exception | None = None
         self.revoked: Collection[str] = ()
+        self.refused: list[str] = []
         self._records = {
             bytes.fromhex(api_key_digest(key)): sign_tenant(
                 TenantRecord(tenant_id, 1, "Acme", (api_key_digest(key),)), _ADMIN
@@ -85,7 +86,8 @@ class EvidenceTwin:
 
 
 def tenants_of(directory: DirectoryTwin) -> Tenants:
-    return Tenants(directory.find, lambda: _ADMIN.public_key().public_bytes_raw(), lambda: directory.revoked)
+    admin_key = _ADMIN.public_key().public_bytes_raw()
+    return Tenants(directory.find, lambda: admin_key, lambda: directory.revoked, directory.refused.append)
 
 
 def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports) -> Documents:

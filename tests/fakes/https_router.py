@@ -34,6 +34,8 @@ class RouterTwin:
     extra_headers: dict[str, str] = field(default_factory=dict)
     not_yet: int = 0
     """How often a commitment is still to be answered with 404."""
+    refusal: bytes | None = None
+    """The body of that, instead of an honest one."""
     refusing: bool = False
     port: int = 0
 
@@ -98,7 +100,7 @@ class RouterTwin:
     async def _commitment(self, request: web.Request) -> web.Response:
         if self.not_yet > 0:
             self.not_yet -= 1
-            return _not_found()
+            return _not_found() if self.refusal is None else web.Response(body=self.refusal, status=404)
         return self._json("commitment", jcs.dumps(self.served[request.match_info["id"]].commitment))
 
     async def _evidence(self, request: web.Request) -> web.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.e2ee.opening import Opening
+from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
@@ -53,7 +56,7 @@ from tests.fakes.ledgers import TENANT, LedgerTwin
 CHAT = endpoints.CHAT.path
 PATIENCE_SECONDS = 20.0
 
-BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop"}]}')
+BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop","message":{"content":"yes"}}]}')
 STREAMED = (
     b'data: {"id":"chatcmpl-2","choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n',
     b'data: {"id":"chatcmpl-2","choices":[{"delta":{"content":"b"},"finish_reason":null}]}\n\n',
@@ -89,6 +92,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.forges = False
         self.said: Mapping[str, Any] = {}
         """What its receipt says instead of what it was sent: body, endpoint, model."""
+        self.meanwhile: Callable[[], None] | None = None
+        """What happens once it has a prompt."""
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -100,6 +105,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: Any, context: Any) -> AsyncIterator[inference_pb2.InferResponse]:  # noqa: N802
         self.requests.append(request)
+        if self.meanwhile is not None:
+            self.meanwhile()
         try:
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
@@ -312,17 +319,19 @@ class RouterBench:
     exchanges: Exchanges
     metrics: Metrics
 
-    def request(self, body: bytes, seconds: float = 60.0) -> Request:
+    def request(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Request:
         deadline = asyncio.get_running_loop().time() + seconds
-        return Request(endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED)
+        return Request(
+            endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
+        )
 
-    async def run(self, body: bytes, seconds: float = 60.0) -> Answer:
-        """Run an exchange to its end."""
+    async def run(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Answer:
+        """Run an exchange to its end. `sealing`: the headers of a request that is encrypted."""
         started: Started | None = None
         parts: list[bytes] = []
         async with (
             asyncio.timeout(PATIENCE_SECONDS),
-            aclosing(self.exchanges.run(self.request(body, seconds))) as exchange,
+            aclosing(self.exchanges.run(self.request(body, seconds, sealing))) as exchange,
         ):
             async for part in exchange:
                 if isinstance(part, Started):
@@ -365,6 +374,7 @@ async def router_bench(
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
     keyset_days: int = 7,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
@@ -395,7 +405,8 @@ async def router_bench(
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
-        exchanges = Exchanges(member.policy, Routes(upstreams, foreign), issuance, 5.0, metrics)
+        opening = Opening(workload.e2ee_keys, AcceptanceWindow())
+        exchanges = Exchanges(member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, clock)
         bench = RouterBench(
             member,
             registry,

@@ -5,7 +5,7 @@ also `os.pwrite`, `os.ftruncate`, `os.rename` and opens that create. The process
 every state between two steps can be met. Torn, it leaves half of what it was about to write, or of a file that it made
 and was about to sync for the first time: what was synced once stays. With `--error`
 the step fails instead, and so does every one after it. SIGUSR1 begins the count anew; steps are counted from the start
-where none is asked for.
+where none is asked for. Other options are the service's.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ def main() -> None:
     parser.add_argument("--serving", action="store_true", help="count from SIGUSR1 on")
     parser.add_argument("--every", action="store_true", help="count every call that changes files")
     parser.add_argument("--error", metavar="NAME", help="fail with this error, for example EIO, and do not die")
-    arguments = parser.parse_args()
+    arguments, options = parser.parse_known_args()
     error = 0 if arguments.error is None else getattr(errno, arguments.error)
     death = Death(arguments.step, torn=arguments.torn, armed=not arguments.serving, error=error)
     signal.signal(signal.SIGUSR1, death.arm)
     for name in (*_COUNTED, *_ALSO_COUNTED):
         is_counted = arguments.every or name in _COUNTED
         setattr(os, name, counting(death, name, getattr(os, name), is_counted=is_counted))
-    sys.argv = [arguments.service, arguments.config]
+    sys.argv = [arguments.service, arguments.config, *options]
     runpy.run_module(f"services.{arguments.service}", run_name="__main__")
 
 

@@ -12,14 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libs.aci.encoding import digest
 from libs.client.attestation import verify_report
 from libs.client.checks import Materials, run_checks
-from libs.client.exchange import Exchange
 from libs.errors import MeshError
 from tests.fakes.attested_mesh import AttestedMesh
-
-REQUEST, RESPONSE, NONCE = b"{}", b"{}", "5a" * 32
+from tests.fakes.gathered import NONCE, gathered
 
 _JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet=st.characters()) | st.sampled_from(["\ud800", "00"]),
@@ -35,23 +32,7 @@ def mesh() -> AttestedMesh:
 
 @pytest.fixture(scope="module")
 def honest(mesh: AttestedMesh) -> Materials:
-    served = mesh.serve(REQUEST, RESPONSE, session := mesh.session())
-    return Materials(
-        policy=mesh.policy(),
-        mesh_ca=None,
-        host="127.0.0.1",
-        report=mesh.report(NONCE),
-        nonce=NONCE,
-        observed_spkis=mesh.keyset.pins("127.0.0.1"),
-        exchange=Exchange(REQUEST, digest(RESPONSE), served.receipt_id, mesh.now, mesh.now),
-        receipt=served.receipt,
-        session=session,
-        commitment=json.dumps(served.commitment).encode(),
-        issuer_evidence=mesh.evidence["router"].document,
-        acknowledger_evidence=mesh.evidence["ledger"].document,
-        ledger_evidence=mesh.evidence["ledger"].document,
-        now=mesh.now,
-    )
+    return replace(gathered(mesh, b"{}", b"{}"), mesh_ca=None)
 
 
 def _replaced(document: bytes, seed: int, value: object) -> bytes:

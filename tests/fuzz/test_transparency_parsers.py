@@ -39,7 +39,6 @@ PARSERS: dict[str, tuple[Parser, bytes]] = {
     ),
     "cbor": (lambda data: cbor.encode(cbor.decode(data)) == data, cbor.encode({1: (2, b"x", "y", None)})),
     "lines": (note.parse_lines, LINE.line().encode()),
-    "bundle": (lambda data: tiles.bundle(tiles.parse_bundle(data)) == data, tiles.bundle([LEAF, b""])),
     "tile": (
         lambda data: tiles.parse_path(data.decode("latin-1")).path().encode("latin-1") == data,
         Tile(0, 1234, 5).path().encode(),

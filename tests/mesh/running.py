@@ -64,6 +64,14 @@ def teemesh(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+def until_serving(mesh: RunningMesh) -> None:
+    """Ask `status`, which takes about a second, until everyone serves."""
+    for _ in range(60):
+        if mesh.run("status").returncode == 0:
+            return
+    raise AssertionError("not everyone serves again")
+
+
 @contextmanager
 def short_folder() -> Iterator[Path]:
     """A folder whose sockets have paths short enough, which pytest's own may not."""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh.running import ROOT, RunningMesh, free_port, short_folder, teemesh
+from tests.fakes.entry_schema import require_documented_exchange
+from tests.mesh.running import ROOT, RunningMesh, free_port, short_folder, teemesh, until_serving
 
 pytestmark = pytest.mark.mesh
 
@@ -33,11 +34,22 @@ def watching(mesh: RunningMesh) -> Iterator[subprocess.Popen[str]]:
         watch.kill()
 
 
-def test_chat_verifies_every_answer(mesh: RunningMesh) -> None:
-    done = mesh.run("chat", "What is the capital of France? Answer in one sentence.", timeout=110)
+def test_chat_verifies_every_answer_and_what_it_keeps_verifies_again(mesh: RunningMesh, tmp_path: Path) -> None:
+    kept = str(tmp_path / "answer.json")
+    done = mesh.run("chat", "What is the capital of France? Answer in one sentence.", "--save", kept, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS" in done.stdout
     assert "FAIL" not in done.stdout
+    require_documented_exchange(Path(kept).read_bytes())
+    again = teemesh("verify", kept, "--mesh", str(mesh.state / "mesh.json"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("PASS") == 12
+
+
+def test_chat_verifies_an_answer_that_came_encrypted(mesh: RunningMesh) -> None:
+    done = mesh.run("chat", "--e2ee", "What is the capital of France? Answer in one sentence.", timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "VERIFIED: 12 of 12 checks passed" in done.stdout
 
 
 def test_status_shows_everyone_serving(mesh: RunningMesh) -> None:
@@ -181,15 +193,7 @@ def test_an_appraisal_that_the_mesh_makes_is_seen_fetched_and_repeated(
 def test_a_killed_service_comes_back_and_mesh_json_says_so(mesh: RunningMesh) -> None:
     before = mesh.mesh["services"]["attestation"]["pid"]
     os.kill(before, signal.SIGKILL)
-    _until_serving(mesh)
+    until_serving(mesh)
     after = mesh.mesh["services"]["attestation"]["pid"]
     assert after
     assert after != before
-
-
-def _until_serving(mesh: RunningMesh) -> None:
-    """Ask `status`, which takes about a second, until everyone serves."""
-    for _ in range(60):
-        if mesh.run("status").returncode == 0:
-            return
-    raise AssertionError("not everyone serves again")

@@ -19,7 +19,7 @@ MAGIC = b"TMF1"
 PUBLIC = bytes(16)
 TENANTS_KINDS = frozenset({1, 9, 10, 11})
 LEDGERS_KINDS = frozenset(range(16, 23))
-KINDS = frozenset(range(1, 13)) | LEDGERS_KINDS
+KINDS = frozenset(range(1, 14)) | LEDGERS_KINDS
 
 _ROW_SIZE = 152
 _TRAILER_SIZE = 112

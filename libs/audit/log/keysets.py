@@ -26,7 +26,7 @@ KEYSET = 2
 LEDGER = "ledger"
 _MEMBERS = {"spki", "boot", "certificate", "evidence", "report", "previous"}
 _KINDS = {
-    "router": frozenset({1, KEYSET, 3, 9, 10}),
+    "router": frozenset({1, KEYSET, 3, 9, 10, 13}),
     "kms": frozenset({KEYSET, 4, 5, 6, 8}),
     "registry": frozenset({KEYSET, 3, 8}),
     LEDGER: frozenset({KEYSET, 7, 12}) | LEDGERS_KINDS,

@@ -95,6 +95,9 @@ class Reading:
     keys: tuple[Key, ...] = ()
     """Checkpoint keys, by the log's own keysets and as given."""
     tenant_entries: int | None = None
+    """The tenant's highest number, where its key was given and every leaf was read."""
+    tenant_whole: bool | None = None
+    """Whether each number up to that is on one leaf."""
     lengths: Mapping[str, int] = field(default_factory=dict)
     """How many bytes of each segment's file are the log's."""
 
@@ -168,6 +171,7 @@ class _Reader:
             contradictions=tuple(promises.contradictions),
             keys=keys,
             tenant_entries=None if self._tenant is None else self._tenant.last,
+            tenant_whole=None if self._tenant is None else self._tenant.is_whole,
             lengths=walk.lengths,
         )
 

@@ -107,6 +107,7 @@ class _ServedReader:
             contradictions=tuple(promises.contradictions),
             keys=question.keys,
             tenant_entries=None if self._tenant is None else self._tenant.last,
+            tenant_whole=None if self._tenant is None else self._tenant.is_whole,
         )
 
     def _read_all(self) -> None:

@@ -47,6 +47,8 @@ class TenantVault:
         """By tag: numbers that were seen, and a window of those that may come."""
         self._vault_id: bytes | None = None
         self.last = 0
+        self.is_whole = True
+        """Whether nothing was wrong with any leaf so far."""
         self._extend()
 
     def add(self, tag: bytes, vault_id: bytes | None) -> str | None:
@@ -54,6 +56,11 @@ class TenantVault:
 
         Returns what is wrong with it.
         """
+        wrong = self._take(tag, vault_id)
+        self.is_whole = self.is_whole and wrong is None
+        return wrong
+
+    def _take(self, tag: bytes, vault_id: bytes | None) -> str | None:
         number = self._numbers.get(tag)
         is_own = vault_id is not None and vault_id == self._vault_id
         if number is None:

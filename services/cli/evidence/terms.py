@@ -83,12 +83,17 @@ def ca_of(args: argparse.Namespace) -> bytes:
 
     Raises `InputUnreadable`, `CertificateNotAccepted`.
     """
+    return read_ca(ca_file(args))
+
+
+def ca_file(args: argparse.Namespace) -> Path:
+    """Return the file of the mesh CA's certificate, named by itself or by a mesh.json. Raises `InputUnreadable`."""
     if args.ca is not None:
-        return read_ca(args.ca)
+        return Path(args.ca)
     mesh = _mesh_file(args)
     if mesh is None:
         raise InputUnreadable("nothing says which CA: give --ca FILE, or --mesh PATH (a mesh.json)")
-    return read_ca(mesh.parent / MeshReader(mesh).text("mesh_ca"))
+    return mesh.parent / MeshReader(mesh).text("mesh_ca")
 
 
 def judge_policy(signed: SignedPolicy, compose: Path | None, now: int) -> tuple[str, MeshError | None]:

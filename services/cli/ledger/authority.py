@@ -1,6 +1,7 @@
 """It is responsible for by whose word a log says what operators order: each order verified again, by its policy.
 
-A ledger that erased, held or released a vault, or let entries be pruned, without an order that counts is found by this.
+A ledger that erased, held or released a vault, said that it gave out a tag key, or let entries be pruned, without an
+order that counts is found by this.
 Whether an order was still in time when it was given is not judged: an entry may have waited for the log since.
 """
 
@@ -11,13 +12,13 @@ from dataclasses import dataclass, field
 
 from libs.audit.log.entries import PublicEntry
 from libs.errors import Code, MeshError
-from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, parse_erasure
+from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, TagKeyGiven, parse_erasure
 from libs.events.pruning import parse_prune
 from libs.events.vault import vault_epoch
 from libs.policy.document import Policy
 from libs.policy.orders import HOLD_VAULT, RELEASE_VAULT
 from libs.policy.prune_orders import Pruning, verify_pruning
-from libs.policy.vault_orders import VaultPart, verify_erasure, verify_hold
+from libs.policy.vault_orders import VaultPart, verify_erasure, verify_hold, verify_tag_key_gift
 from libs.transparency.chain import entry_id
 
 _WHENEVER = 0.0
@@ -78,6 +79,10 @@ class LogAuthority:
                     raise VaultNotOrdered("it names as its order an entry that did not close the vault")
             case HoldChanged():
                 self._take_hold(said)
+            case TagKeyGiven():
+                gift = verify_tag_key_gift(said.order.document, self._policy(said.policy_version), _WHENEVER)
+                if gift.vault_id != said.vault_id:
+                    raise VaultNotOrdered("its order is about another vault")
 
     def _verify_erasable(self, said: ErasureOrdered, wall_ns: int) -> None:
         authority, policy = said.authority, self._policy(said.authority.policy_version)

@@ -31,6 +31,7 @@ from services.cli.ledger.fsck import add_fsck
 from services.cli.ledger.lines import describe_entry
 from services.cli.ledger.prune import add_prune
 from services.cli.ledger.read_tree import ReadTree, witnessed_head
+from services.cli.ledger.tag_keys import add_tag_keys
 from services.cli.ledger.tail_state import ChainBroken, ChainReader, TailState, keep_tail_state, load_tail_state
 from services.cli.ledger.verify import add_verify
 from services.cli.mesh.layout import add_state_option
@@ -85,6 +86,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tail.set_defaults(run=_run_tail)
     ledger_prove.add_parsers(commands)
     ledger_vaults.add_commands(commands)
+    add_tag_keys(commands)
     add_verify(commands.add_parser("verify", help="hold a log against itself, its signed heads and what others hold"))
     add_export(commands.add_parser("export", help="verify a log, and write it, or some segments, as one bundle"))
     add_restore(commands.add_parser("restore", help="make a log's folder of a bundle, every file as it was"))

@@ -19,6 +19,7 @@ from teemesh.ledger.v1 import ledger_pb2_grpc as pb_grpc
 from libs.errors import Code, MeshError
 from libs.policy.orders import (
     ERASE_VAULT,
+    GIVE_TAG_KEY,
     HOLD_VAULT,
     ORDER_REASON,
     PRUNE_LOG,
@@ -83,7 +84,7 @@ def _add_draft(parser: argparse.ArgumentParser, action: str) -> None:
 
 
 def _run_vault(args: argparse.Namespace) -> int:
-    vault = asyncio.run(_find(_access(args), args.tenant))
+    vault = asyncio.run(find_vault(access_to_ledger(args), args.tenant))
     state = "erasure ordered" if vault.closed else "held" if vault.held else "open"
     months = ", ".join(map(month_of, vault.epochs)) or "none"
     print(f"vault   {vault.vault_id.hex()}\nstate   {state}\nmonths  {months}")
@@ -95,8 +96,8 @@ def _run_draft(args: argparse.Namespace) -> int:
     if not ORDER_REASON.fullmatch(args.reason):
         raise InputUnreadable("a reason is printable ASCII, 256 characters at most")
     epoch = None if args.epoch is None else epoch_of(args.epoch)
-    access = _access(args)
-    part = VaultPart(asyncio.run(_find(access, args.tenant)).vault_id, epoch)
+    access = access_to_ledger(args)
+    part = VaultPart(asyncio.run(find_vault(access, args.tenant)).vault_id, epoch)
     until = int(time.time()) + args.valid_days * DAY_SECONDS
     order = Order(access.trust_domain, args.action, part.subject, until, args.reason)
     write_output(args.out, SignedOrder(order).document)
@@ -108,11 +109,13 @@ def _run_draft(args: argparse.Namespace) -> int:
 def _run_submit(args: argparse.Namespace) -> int:
     signed = read_input(args.order)
     order = parse_order(signed).order
-    access = _access(args)
+    access = access_to_ledger(args)
     if order.action == PRUNE_LOG:
         allowed = asyncio.run(_allow_pruning(access, signed))
         print(f"entries before {allowed.min_index} may be pruned, says entry {allowed.index}")
         return 0
+    if order.action == GIVE_TAG_KEY:
+        raise InputUnreadable(f"an order to {order.action} is for whom it names: teemesh ledger tag-key")
     part = vault_part(order)
     if order.action == ERASE_VAULT:
         print(_words(part, asyncio.run(_erase(access, signed, args.timeout_seconds))))
@@ -134,21 +137,21 @@ def _words(part: VaultPart, erased: pb.EraseVaultResponse) -> str:
     )
 
 
-def _access(args: argparse.Namespace) -> ServiceAccess:
+def access_to_ledger(args: argparse.Namespace) -> ServiceAccess:
     return read_service_access(MeshReader(layout_of(args).mesh_file), "ledger")
 
 
-async def _ask(access: ServiceAccess, ask: Callable[[pb_grpc.LedgerServiceStub], Awaitable[T]]) -> T:
+async def ask_ledger(access: ServiceAccess, ask: Callable[[pb_grpc.LedgerServiceStub], Awaitable[T]]) -> T:
     async with access.channel() as channel:
         with remote_errors():
             return await ask(pb_grpc.LedgerServiceStub(channel))
 
 
-async def _find(access: ServiceAccess, tenant: str) -> pb.GetVaultResponse:
+async def find_vault(access: ServiceAccess, tenant: str) -> pb.GetVaultResponse:
     async def ask(stub: pb_grpc.LedgerServiceStub) -> pb.GetVaultResponse:
         return await stub.GetVault(pb.GetVaultRequest(tenant_id=tenant), timeout=_ASK_SECONDS)
 
-    return await _ask(access, ask)
+    return await ask_ledger(access, ask)
 
 
 async def _erase(access: ServiceAccess, signed: bytes, seconds: float) -> pb.EraseVaultResponse:
@@ -156,7 +159,7 @@ async def _erase(access: ServiceAccess, signed: bytes, seconds: float) -> pb.Era
         return await stub.EraseVault(pb.EraseVaultRequest(signed_order=signed), timeout=seconds)
 
     try:
-        return await _ask(access, ask)
+        return await ask_ledger(access, ask)
     except MeshError as error:
         if error.code is not Code.DEADLINE_EXCEEDED:
             raise
@@ -167,11 +170,11 @@ async def _set_hold(access: ServiceAccess, signed: bytes) -> pb.SetHoldResponse:
     async def ask(stub: pb_grpc.LedgerServiceStub) -> pb.SetHoldResponse:
         return await stub.SetHold(pb.SetHoldRequest(signed_order=signed), timeout=_ASK_SECONDS)
 
-    return await _ask(access, ask)
+    return await ask_ledger(access, ask)
 
 
 async def _allow_pruning(access: ServiceAccess, signed: bytes) -> pb.AllowPruningResponse:
     async def ask(stub: pb_grpc.LedgerServiceStub) -> pb.AllowPruningResponse:
         return await stub.AllowPruning(pb.AllowPruningRequest(signed_order=signed), timeout=_ASK_SECONDS)
 
-    return await _ask(access, ask)
+    return await ask_ledger(access, ask)

@@ -37,10 +37,18 @@ def print_reading(reading: Reading, console: Console) -> None:
             if head is not None:
                 console.print(Text(printable(head.note.decode())), soft_wrap=True)
     signed = "no signed head holds" if reading.newest is None else f"signed up to {reading.newest.size}"
-    tenant = "" if reading.tenant_entries is None else f", {reading.tenant_entries} of the tenant's"
     worst = reading.findings.worst
-    told = f": {reading.size} entries of {reading.issuers} issuers{tenant}; {signed}; root {reading.root.hex()}"
-    _print(console, _WORDS[worst], told)
+    held = f"{reading.size} entries of {reading.issuers} issuers{_tenant(reading)}"
+    _print(console, _WORDS[worst], f": {held}; {signed}; root {reading.root.hex()}")
+
+
+def _tenant(reading: Reading) -> str:
+    last = reading.tenant_entries
+    if last is None:
+        return ""
+    if last == 0:
+        return ", none of the tenant's"
+    return f", the tenant's 1 to {last} " + ("without a gap" if reading.tenant_whole else "with gaps")
 
 
 def members(reading: Reading) -> dict[str, Any]:
@@ -54,6 +62,7 @@ def members(reading: Reading) -> dict[str, Any]:
         "chain": reading.chain.hex() or None,
         "issuers": reading.issuers,
         "tenant_entries": reading.tenant_entries,
+        "tenant_gap_free": reading.tenant_whole,
         "signed_size": None if newest is None else newest.size,
         "keys": [key.text() for key in reading.keys],
         "findings": [

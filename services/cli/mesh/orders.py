@@ -15,6 +15,7 @@ from teemesh.kms.v1 import kms_pb2_grpc as pb_grpc
 from libs.policy.compose import compose_hash, read_anchors
 from libs.policy.orders import (
     ERASE_VAULT,
+    GIVE_TAG_KEY,
     HOLD_VAULT,
     JOIN_KMS,
     PRUNE_LOG,
@@ -125,6 +126,8 @@ def _show(order: Order) -> None:
 def _run_submit(args: argparse.Namespace) -> int:
     signed = read_input(args.order)
     order = parse_order(signed).order
+    if order.action == GIVE_TAG_KEY:
+        raise InputUnreadable(f"an order to {order.action} is for the ledger: teemesh ledger tag-key")
     if order.action in (ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, PRUNE_LOG):
         raise InputUnreadable(f"an order to {order.action} is for the ledger: teemesh ledger submit")
     if order.action != RETIRE_KEY:

@@ -46,10 +46,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputUnreadable(f"{path} is {error}") from error
 
 
-def write_output(path: Path, data: bytes) -> None:
-    """Write a file that anyone may read, whole or not at all. Raises `OutputUnwritable`."""
+def write_output(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file, by default one that anyone may read, whole or not at all. Raises `OutputUnwritable`."""
     try:
-        write_durably(path, data, mode=0o644)
+        write_durably(path, data, mode)
     except OSError as error:
         raise OutputUnwritable(f"cannot write {path}: {error.strerror}") from error
 

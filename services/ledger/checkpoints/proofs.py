@@ -1,7 +1,11 @@
-"""It is responsible for proofs: that a leaf is in a tree, and that one tree extends another."""
+"""It is responsible for proofs: that a leaf is in a tree, and that one tree extends another.
+
+Segments are read off the loop. The tree is read on it, by pages of 8 KiB that are in memory or soon are.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,13 +70,14 @@ class Proofs:
         self._growth = growth
         self._checkpoints = checkpoints
 
-    def find(self, entry: bytes) -> int:
+    async def find(self, entry: bytes) -> int:
         """Return the index of an entry by its id. Raises `EntryUnknown`, `LogBehind` or `LogDamaged`."""
         index = self._store.index.find(entry)
         if index is None:
             self._growth.require_all()
             raise EntryUnknown("no entry of that id in the log")
-        public = self._store.reader.entry(self.require(index)).leaf
+        stored = await asyncio.to_thread(self._store.reader.entry, self.require(index))
+        public = stored.leaf
         if entry_id(public.issuer, public.issuer_seq) != entry:
             # The index goes by half of an id.
             raise EntryUnknown("no entry of that id in the log")
@@ -134,13 +139,13 @@ class Proofs:
             verify_consistency(size, tree.size, path, root, tree.root)
         return root
 
-    def proof_file(self, index: int) -> bytes:
+    async def proof_file(self, index: int) -> bytes:
         """Return a proof of a leaf that shows by itself: in the newest witnessed tree that has it, or else the newest.
 
         Raises `SizeNotReached`, `NoCheckpoint`, `ProofWithheld`, `PageDamaged` or `LogDamaged`.
         """
         tree = self._checkpoints.provable(index)
-        leaf_data, path = self._shown(index, tree)
+        leaf_data, path = await self._shown(index, tree)
         return ProofFile(leaf_data, index, path, tree.note).encode()
 
     async def cose_receipt(self, index: int) -> tuple[bytes, bytes]:
@@ -149,14 +154,15 @@ class Proofs:
         Raises what `proof_file` raises, `AuditorRefused` or `AuditorGone`.
         """
         tree = self._checkpoints.newest
-        leaf_data, path = self._shown(index, tree)
+        leaf_data, path = await self._shown(index, tree)
         signature = await self._checkpoints.sign_receipts(tree)
         return CoseReceipt(parse(tree.note).origin, tree.size, index, path, signature).encode(), leaf_data
 
-    def _shown(self, index: int, tree: SignedTree) -> tuple[bytes, tuple[bytes, ...]]:
+    async def _shown(self, index: int, tree: SignedTree) -> tuple[bytes, tuple[bytes, ...]]:
         """Return a leaf's data and its path to a signed root."""
         path = inclusion_path(self._store.index.tree, index, tree.size)
-        leaf_data = self._store.reader.entry(index).row.leaf_data
+        stored = await asyncio.to_thread(self._store.reader.entry, index)
+        leaf_data = stored.row.leaf_data
         with _verifying():
             verify_inclusion(leaf_hash(leaf_data), index, tree.size, path, tree.root)
         return leaf_data, tuple(path)

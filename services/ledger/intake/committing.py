@@ -1,7 +1,7 @@
 """It is responsible for one commit: judge what came, keep what is refused, make the rest durable, then say so.
 
-Nothing is acknowledged before it is durable. What the ledger itself has to say about a message is durable in its outbox
-before the log steps over that message.
+Nothing is acknowledged before it is durable, neither to an issuer nor to the broker. What the ledger itself has to say
+about a message it owes, durably, before the log steps over that message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Protocol, TypeVar
 
 import structlog
@@ -23,6 +22,7 @@ from services.ledger.holding import Holding
 from services.ledger.intake.acknowledging import Acknowledgements
 from services.ledger.intake.admission import Admission, Judged
 from services.ledger.intake.arrivals import Arrival, Event
+from services.ledger.intake.faults import Saying, contradicted, lost, quarantined
 from services.ledger.intake.position import Start
 from services.ledger.intake.rejections import Reason, Refusal, Rejections
 from services.ledger.intake.sequencer import Commit, Outcome, Sequencer, Verdict
@@ -35,17 +35,16 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class OwnWords(Protocol):
-    """The ledger's own entries; each is durable, though not yet logged, when the method returns."""
+class Debts(Protocol):
+    """Where it is kept what the ledger has to say of others' faults, until it is said."""
 
-    @property
-    def issuer(self) -> bytes: ...
+    def add(self, sayings: Sequence[Saying]) -> None:
+        """It MUST be durable when this returns."""
+        ...
 
-    async def gap(self, source: bytes, gap: StreamGap) -> None: ...
-
-    async def conflict(self, verdict: Verdict) -> None: ...
-
-    async def quarantine(self, refusal: Refusal, digest: bytes) -> None: ...
+    def wake(self) -> None:
+        """Something was added."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,9 @@ class _Decided:
 
     new: Sequence[Verdict]
     known: Sequence[Verdict]
-    conflicts: Sequence[Verdict]
     refusals: Sequence[Refusal]
+    sayings: Sequence[Saying]
+    """What the ledger has to say of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +87,21 @@ class Committing:
         sequencer: Sequencer,
         rejections: Rejections,
         acknowledgements: Acknowledgements,
-        own: OwnWords,
+        owed: Debts,
+        issuer: bytes,
         growth: Growth,
         holding: Holding,
         thread: ThreadPoolExecutor,
     ) -> None:
-        """`thread` has exactly one worker: what judges and writes runs there, one thing at a time."""
+        """`issuer` is the ledger itself. `thread` has exactly one worker: what judges and writes runs there, one thing
+        at a time.
+        """
         self._admission = admission
         self._sequencer = sequencer
         self._rejections = rejections
         self._acknowledgements = acknowledgements
-        self._own = own
+        self._owed = owed
+        self._issuer = issuer
         self._growth = growth
         self._holding = holding
         self._thread = thread
@@ -124,9 +128,8 @@ class Committing:
         last = events[-1]
         high = last.last if isinstance(last, StreamGap) else last.sequence
         decided, written = await self._in_thread(lambda: self._decide_and_write(events, high))
-        if written is None:
-            await self._record(events, decided)
-            written = await self._in_thread(lambda: self._write(decided, high))
+        if decided.sayings:
+            self._owed.wake()
         if written.commits:
             await self._holding.held()
             newest = written.commits[-1]
@@ -135,15 +138,14 @@ class Committing:
         self._acknowledgements.deliver(written.acknowledgements)
         self._acknowledgements.refuse(decided.refusals)
 
-    def _decide_and_write(self, events: Sequence[Event], high: int) -> tuple[_Decided, _Written | None]:
-        """Judge, and where the ledger itself has nothing to say first, write: each change of threads costs time."""
-        arrivals = [event for event in events if isinstance(event, Arrival)]
-        decided = self._decide(arrivals)
-        if decided.refusals or len(arrivals) < len(events):
-            return decided, None
+    def _decide_and_write(self, events: Sequence[Event], high: int) -> tuple[_Decided, _Written]:
+        """Judge and write in one go: each change of threads costs time."""
+        decided = self._decide(events)
         return decided, self._write(decided, high)
 
-    def _decide(self, arrivals: Sequence[Arrival]) -> _Decided:
+    def _decide(self, events: Sequence[Event]) -> _Decided:
+        gaps = [event for event in events if isinstance(event, StreamGap)]
+        arrivals = [event for event in events if isinstance(event, Arrival)]
         judged = Judged()
         for arrival in arrivals:
             if isinstance(arrival.batch, Refusal):
@@ -155,18 +157,19 @@ class Committing:
         verdicts = self._sequencer.judge(judged.candidates)
         of = {outcome: [each for each in verdicts if each.outcome is outcome] for outcome in Outcome}
         sequence = arrivals[-1].sequence if arrivals else 0
-        refusals = judged.refusals + [_conflicting(verdict, sequence) for verdict in of[Outcome.CONFLICT]]
-        return _Decided(of[Outcome.NEW], of[Outcome.DUPLICATE], of[Outcome.CONFLICT], refusals)
+        conflicts = of[Outcome.CONFLICT]
+        refusals = judged.refusals + [_conflicting(verdict, sequence) for verdict in conflicts]
+        sayings = self._sayings(gaps, conflicts, refusals)
+        return _Decided(of[Outcome.NEW], of[Outcome.DUPLICATE], refusals, sayings)
 
-    async def _record(self, events: Sequence[Event], decided: _Decided) -> None:
-        """Say in the log what is lost and refused: before the log steps over it."""
-        for event in events:
-            if isinstance(event, StreamGap):
-                log.error("the stream has lost messages", first=event.first, last=event.last)
-                await self._own.gap(self._source, event)
-        for verdict in decided.conflicts:
-            await self._own.conflict(verdict)
-        for refusal in decided.refusals:
+    def _sayings(
+        self, gaps: Sequence[StreamGap], conflicts: Sequence[Verdict], refusals: Sequence[Refusal]
+    ) -> list[Saying]:
+        """Return what is to be said in the log of what is lost and refused, and tell the operator of it."""
+        for gap in gaps:
+            log.error("the stream has lost messages", first=gap.first, last=gap.last)
+        holes: dict[tuple[bytes, int], Refusal] = {}
+        for refusal in refusals:
             log.error(
                 "refused",
                 reason=refusal.reason.name,
@@ -176,13 +179,18 @@ class Committing:
                 stream_seq=refusal.stream_seq,
             )
             if self._leaves_a_hole(refusal):
-                await self._own.quarantine(refusal, sha256(refusal.content).digest())
+                holes.setdefault((refusal.issuer, refusal.issuer_seq), refusal)
+        return [
+            *(lost(self._source, gap) for gap in gaps),
+            *(contradicted(verdict) for verdict in conflicts),
+            *(quarantined(refusal) for refusal in holes.values()),
+        ]
 
     def _leaves_a_hole(self, refusal: Refusal) -> bool:
         """Whether a reader of the log would miss this number and was not told yet. Of unknown issuers nobody misses
         one, and the ledger's own refused entries must not beget others.
         """
-        if refusal.reason is Reason.CONFLICT or not refusal.reason.is_proven or refusal.issuer == self._own.issuer:
+        if refusal.reason is Reason.CONFLICT or not refusal.reason.is_proven or refusal.issuer == self._issuer:
             return False
         if self._rejections.has(refusal.issuer, refusal.issuer_seq):
             return False
@@ -190,11 +198,13 @@ class Committing:
 
     def _write(self, decided: _Decided, high: int) -> _Written:
         with ending_when_broken():
+            # Before the rejections: what they know was said already.
+            self._owed.add(decided.sayings)
             self._rejections.keep(decided.refusals)
             commits: Sequence[Commit] = ()
             now = time.monotonic()
-            # Without entries the position alone may lag: what it misses is read again after a restart, and known.
-            if decided.new or now - self._positioned_at >= _POSITION_SECONDS:
+            # With nothing new the position alone may lag: what it misses is read again after a restart, and known.
+            if decided.new or decided.sayings or now - self._positioned_at >= _POSITION_SECONDS:
                 candidates = [verdict.candidate for verdict in decided.new]
                 commits = self._sequencer.append(candidates, self._source, self._low, high)
                 self._low, self._positioned_at = high + 1, now

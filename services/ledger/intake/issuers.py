@@ -27,7 +27,7 @@ MAX_DELAY_SECONDS = 7 * 24 * 3600
 
 _LEDGERS = frozenset(kind for kind in Kind if kind.is_ledgers)
 KINDS_OF_ROLE: Mapping[str, frozenset[Kind]] = {
-    "router": frozenset({Kind.RECEIPT, Kind.KEYSET, Kind.SESSION, Kind.AMENDMENT, Kind.USAGE}),
+    "router": frozenset({Kind.RECEIPT, Kind.KEYSET, Kind.SESSION, Kind.AMENDMENT, Kind.USAGE, Kind.REFUSALS}),
     "kms": frozenset({Kind.KEYSET, Kind.POLICY, Kind.KEY_DECISION, Kind.ADMISSION, Kind.REVOCATION}),
     "registry": frozenset({Kind.KEYSET, Kind.SESSION, Kind.ADMISSION}),
     "ledger": frozenset({Kind.KEYSET, Kind.ERASURE, Kind.WITNESS}) | _LEDGERS,

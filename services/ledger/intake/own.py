@@ -1,24 +1,26 @@
-"""It is responsible for what the ledger itself says in the log, by the same way as everybody: published, then read.
+"""It is responsible for what the ledger says in the log of its own work and of vaults, by the same way as everybody:
+published, then read. What it says of others' faults is `owed`.
 
-So every leaf is a function of the stream, and reading the stream again gives the same log.
+So every leaf is a function of the stream, and reading the stream again gives the same log. A part of its outbox is for
+this alone: nobody who makes the ledger say much of faults keeps it out of the log.
 """
 
 from __future__ import annotations
 
 import structlog
 
-from libs.events.consume import StreamGap
 from libs.events.erasure import ErasureEntry
 from libs.events.outbox import OutboxFull
 from libs.events.pruning import PruneOrdered
 from libs.events.publish import Publisher
 from libs.transparency.leaf import Kind
 from services.ledger.checkpoints.announcing import SigningKeys
-from services.ledger.intake.rejections import Refusal
-from services.ledger.intake.sequencer import Verdict
 from services.ledger.storage.sealed import Sealed
 
 _LOGGED_SECONDS = 10.0
+
+RESERVED_FRACTION = 8
+"""One in so many bytes of the outbox is for what is said here."""
 
 log = structlog.get_logger()
 
@@ -29,57 +31,24 @@ class OwnEntries:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
-    @property
-    def issuer(self) -> bytes:
-        return self._publisher.issuer
-
     async def start(self, epoch: int, build: bytes, recovered_size: int) -> None:
         """Say that a writer began: under which epoch, running what, and how much of the log it found."""
         await self._record(Kind.START, {"epoch": epoch, "build": build.hex(), "recovered_size": recovered_size})
 
-    async def gap(self, source: bytes, gap: StreamGap) -> None:
-        """Say that the stream lost messages."""
-        await self._record(Kind.GAP, {"source": source.hex(), "from": gap.first, "to": gap.last})
-
-    async def conflict(self, verdict: Verdict) -> None:
-        """Say that an issuer gave one number to two entries."""
-        refused = verdict.candidate
-        await self._record(
-            Kind.CONFLICT,
-            {
-                "issuer": refused.issuer.hex(),
-                "issuer_seq": refused.issuer_seq,
-                "logged": verdict.logged_commitment.hex(),
-                "refused": refused.commitment.hex(),
-            },
-        )
-
-    async def quarantine(self, refusal: Refusal, digest: bytes) -> None:
-        """Say that a number of an admitted issuer will never be filled, and why."""
-        await self._record(
-            Kind.QUARANTINE,
-            {
-                "issuer": refusal.issuer.hex(),
-                "issuer_seq": refusal.issuer_seq,
-                "record_sha256": digest.hex(),
-                "reason": refusal.reason.name,
-            },
-        )
-
     async def erasure(self, said: ErasureEntry) -> None:
         """Say what becomes of a vault. Raises `OutboxFull`: what is left out here would be done and nobody told."""
-        await self._publisher.enqueue(Kind.ERASURE, said.body(), vault=None)
+        await self._publisher.enqueue(Kind.ERASURE, said.body(), vault=None, essential=True)
 
     async def erasure_logged(self, said: ErasureEntry) -> None:
         """Say what becomes of a vault, and wait until the log has it.
 
         Raises `LedgerUnavailable`, after which it may still be logged, and `OutboxFull`.
         """
-        await self._publisher.commit(Kind.ERASURE, said.body(), vault=None, timeout=_LOGGED_SECONDS)
+        await self._publisher.commit(Kind.ERASURE, said.body(), vault=None, timeout=_LOGGED_SECONDS, essential=True)
 
     async def prune_logged(self, said: PruneOrdered) -> None:
         """Say that the log may be pruned, and wait until the log has it. Raises what `erasure_logged` does."""
-        await self._publisher.commit(Kind.PRUNE, said.body(), vault=None, timeout=_LOGGED_SECONDS)
+        await self._publisher.commit(Kind.PRUNE, said.body(), vault=None, timeout=_LOGGED_SECONDS, essential=True)
 
     async def keys(self, epoch: int, keys: SigningKeys) -> None:
         """Say under which keys this writer signs."""
@@ -99,7 +68,7 @@ class OwnEntries:
 
     async def _record(self, kind: Kind, body: dict[str, str | int]) -> None:
         try:
-            await self._publisher.enqueue(kind, body, vault=None)
+            await self._publisher.enqueue(kind, body, vault=None, essential=True)
         except OutboxFull:
-            # Only reading the stream empties the outbox, so reading must go on; the operator's log has the facts.
+            # It repeats what files, keysets and tree show, and only reading the stream empties the outbox: go on.
             log.error("an entry of the ledger itself is left out", kind=kind.name, **body)

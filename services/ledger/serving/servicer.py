@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from teemesh.ledger.v1 import ledger_pb2 as pb
 from teemesh.ledger.v1 import ledger_pb2_grpc as pb_grpc
 
 from libs.errors import Code, MeshError
+from libs.identity.certificate import parse
 from libs.identity.lease import caller_lease
 from libs.policy.vault_orders import VaultPart
 from libs.rpc.calls import Context
-from libs.rpc.policies import MethodRule, ServiceBinding
+from libs.rpc.policies import MethodRule, ServiceBinding, current_caller
 from services.ledger.checkpoints.auditing import Checkpoints
 from services.ledger.checkpoints.proofs import EntryUnknown, Proofs
 from services.ledger.growth import Growth
@@ -35,9 +37,10 @@ _Naming: TypeAlias = (
     pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest | pb.GetCoseReceiptRequest
 )
 _SERVICE = "teemesh.ledger.v1.LedgerService"
-_ISSUERS = frozenset({"router", "kms", "registry"})
+_ISSUERS = frozenset({"router", "kms", "registry", "ledger"})
 _READERS = frozenset({"router", "operator", "auditor"})
 _OPERATORS = frozenset({"operator"})
+_PEOPLE = frozenset({"operator", "auditor"})
 
 METHODS = {
     f"/{_SERVICE}/OpenVault": MethodRule(roles=frozenset({"router"})),
@@ -50,6 +53,7 @@ METHODS = {
     f"/{_SERVICE}/GetVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/EraseVault": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/SetHold": MethodRule(roles=_OPERATORS),
+    f"/{_SERVICE}/GetTagKey": MethodRule(roles=_PEOPLE),
     f"/{_SERVICE}/AllowPruning": MethodRule(roles=_OPERATORS),
     f"/{_SERVICE}/GetTlogProof": MethodRule(roles=_READERS),
     f"/{_SERVICE}/GetCoseReceipt": MethodRule(roles=_READERS),
@@ -169,7 +173,8 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def GetInclusionProof(  # noqa: N802
         self, request: pb.GetInclusionProofRequest, context: Context
     ) -> pb.GetInclusionProofResponse:
-        proof = self._reading.proofs.inclusion(self._index(request.WhichOneof("leaf"), request), request.size)
+        index = await self._index(request.WhichOneof("leaf"), request)
+        proof = self._reading.proofs.inclusion(index, request.size)
         return pb.GetInclusionProofResponse(
             index=proof.index, size=proof.size, path=proof.path, leaf_hash=proof.leaf_hash, checkpoint=proof.checkpoint
         )
@@ -184,7 +189,9 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         self, request: pb.GetEntryRequest, context: Context
     ) -> pb.GetEntryResponse:
         reading = self._reading
-        stored = reading.reader.entry(self._index(request.WhichOneof("entry"), request))
+        index = await self._index(request.WhichOneof("entry"), request)
+        # Its frame may be long, and its disk slow.
+        stored = await asyncio.to_thread(reading.reader.entry, index)
         [closed_by] = await reading.closed.closed_by([stored])
         entry = wire_entry(stored, closed_by, reading.prunings)
         return pb.GetEntryResponse(entry=entry)
@@ -253,6 +260,14 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         hold = await self._served.vault_orders.set_hold(request.signed_order)
         return pb.SetHoldResponse(vault_id=hold.vault_id, held=hold.held, index=hold.index)
 
+    async def GetTagKey(  # noqa: N802
+        self, request: pb.GetTagKeyRequest, context: Context
+    ) -> pb.GetTagKeyResponse:
+        ledger, receiver = self._served, parse(current_caller().certificate_der).spki_sha256
+        ledger.reading.growth.require_all()
+        given = await ledger.vault_orders.give_tag_key(request.signed_order, receiver)
+        return pb.GetTagKeyResponse(vault_id=given.vault_id, tag_key=given.key, index=given.index)
+
     async def AllowPruning(  # noqa: N802
         self, request: pb.AllowPruningRequest, context: Context
     ) -> pb.AllowPruningResponse:
@@ -262,21 +277,21 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def GetTlogProof(  # noqa: N802
         self, request: pb.GetTlogProofRequest, context: Context
     ) -> pb.GetTlogProofResponse:
-        index = self._index(request.WhichOneof("entry"), request)
-        return pb.GetTlogProofResponse(proof=self._reading.proofs.proof_file(index))
+        index = await self._index(request.WhichOneof("entry"), request)
+        return pb.GetTlogProofResponse(proof=await self._reading.proofs.proof_file(index))
 
     async def GetCoseReceipt(  # noqa: N802
         self, request: pb.GetCoseReceiptRequest, context: Context
     ) -> pb.GetCoseReceiptResponse:
-        index = self._index(request.WhichOneof("entry"), request)
+        index = await self._index(request.WhichOneof("entry"), request)
         receipt, leaf_data = await self._reading.proofs.cose_receipt(index)
         return pb.GetCoseReceiptResponse(receipt=receipt, leaf_data=leaf_data)
 
-    def _index(self, named: str | None, request: _Naming) -> int:
+    async def _index(self, named: str | None, request: _Naming) -> int:
         proofs = self._reading.proofs
         if named is None:
             raise EntryUnknown("name an entry by its index or its id")
-        return proofs.find(request.entry_id) if named == "entry_id" else proofs.require(request.index)
+        return await proofs.find(request.entry_id) if named == "entry_id" else proofs.require(request.index)
 
 
 def ledger_binding(servicer: LedgerServicer) -> ServiceBinding:

@@ -1,4 +1,4 @@
-"""Files of records that are appended and synced before anything they say is acted on: notes, rejections, own entries.
+"""Files of records that are appended and synced before anything they say is acted on: notes, rejections, what is owed.
 
 A record is `magic || u32 length || bytes || SHA-256 of those`. A torn last record was never synced, so nobody has acted
 on it and it is cut; anything else that does not verify is damage.
@@ -18,7 +18,7 @@ from services.ledger.storage.damage import LogBroken, LogDamaged
 
 CHECKPOINTS = b"TMCK"
 QUARANTINE = b"TMQR"
-OUTBOX = b"TMO1"
+OWED = b"TMOW"
 MAX_RECORD = 4 << 20
 _FRAMING = 4 + 4 + 32
 _BEGINNING = QUARANTINE[:-1]
@@ -78,6 +78,18 @@ def read_end(path: Path, magic: bytes, most: int = 1 << 18) -> Records:
     return Records(tuple(records), end, torn)
 
 
+def read_some(path: Path, magic: bytes, start: int, most: int) -> Records:
+    """Return at most so many records from `start` on, of a file whose records before its end are whole."""
+    records: list[bytes] = []
+    end = start
+    with path.open("rb") as file:
+        file.seek(start)
+        while len(records) < most and (record := _next_record(file, magic)) is not None:
+            records.append(record)
+            end += len(record) + _FRAMING
+    return Records(tuple(records), end, b"")
+
+
 class RecordsLog:
     """Appends to a file of records. Owned by one writer."""
 
@@ -95,6 +107,11 @@ class RecordsLog:
             os.close(self._descriptor)
             raise LogBroken(f"{path.name} could not be opened: {error.strerror}") from error
 
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+        return self._end
+
     def append(self, records: Sequence[bytes]) -> None:
         """Add records. They ARE durable when this returns. Raises `LogBroken`, after which nothing more is taken."""
         if self._broken:
@@ -107,6 +124,16 @@ class RecordsLog:
             self._broken = True
             raise LogBroken(f"{self._name} could not be written: {error.strerror}") from error
         self._end += len(data)
+
+    def empty(self) -> None:
+        """Remove every record, durably. Raises `LogBroken`, after which nothing more is taken."""
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._broken = True
+            raise LogBroken(f"{self._name} could not be emptied: {error.strerror}") from error
+        self._end = 0
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -1,4 +1,5 @@
-"""It is responsible for what the log says of vaults: which are closed for ever, which are erased, which are held.
+"""It is responsible for what the log says of vaults: which are closed for ever, which are erased, which are held, and
+on which orders tag keys were given out.
 
 It depends on the entries of kind ERASURE and on their order alone, so reading the log again says the same. Whether an
 entry's word was good was judged before it was written, and can be judged again by anyone who reads it.
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, parse_erasure
+from libs.events.erasure import ErasureDone, ErasureOrdered, HoldChanged, TagKeyGiven, parse_erasure
 from libs.events.records import SALT_SIZE, Entry, parse_entry
 from libs.policy.orders import Order, SignedOrder
 from libs.policy.vault_orders import VaultPart
@@ -53,6 +54,7 @@ class Erasures:
         self._outstanding: dict[VaultPart, Erasure] = {}
         self._holds: dict[bytes, Hold] = {}
         self._spent: set[bytes] = set()
+        self._gifts: dict[bytes, bytes] = {}
 
     def take(self, entry: Entry) -> None:
         """Take in the next entry of kind ERASURE. Raises `ErasureMalformed`."""
@@ -64,6 +66,8 @@ class Erasures:
                 self._finish(said, name)
             case HoldChanged():
                 self._hold(said, name)
+            case TagKeyGiven():
+                self._gifts.setdefault(said.order.order.digest, name)
 
     def closing(self, vault_id: bytes, epoch: int) -> Erasure | None:
         """Return what closed a month of a vault, if anything did."""
@@ -88,6 +92,10 @@ class Erasures:
     def is_spent(self, order: Order) -> bool:
         """Whether an order has changed a hold already. It never does again, whatever came since."""
         return order.digest in self._spent
+
+    def gift_by(self, order: Order) -> bytes | None:
+        """Return the id of the entry that says that a tag key was given out on this order, if one does."""
+        return self._gifts.get(order.digest)
 
     def all(self) -> Sequence[Erasure]:
         return tuple(self._by_part.values())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from libs.errors import MeshError
-from libs.events.erasure import Authority, ErasureOrdered, HoldChanged
+from libs.errors import Code, MeshError
+from libs.events.erasure import Authority, ErasureOrdered, HoldChanged, TagKeyGiven
 from libs.events.vault import vault_epoch
 from libs.policy.document import Policy
 from libs.policy.orders import HOLD_VAULT, RELEASE_VAULT, parse_order
-from libs.policy.vault_orders import VaultPart, month_of, verify_erasure, verify_hold
+from libs.policy.vault_orders import VaultPart, month_of, verify_erasure, verify_hold, verify_tag_key_gift
 from services.ledger.storage.store import LogStore
 from services.ledger.vaults.erasing import Erased, Erasing, Sayings
 from services.ledger.vaults.erasures import Erasures
@@ -44,6 +44,23 @@ class OrderSpent(MeshError):
     """The order was carried out before, and another one since says otherwise: sign a new one."""
 
     reason = "ORDER_SPENT"
+
+
+class TagKeyForAnother(MeshError):
+    """The order gives the tag key to another public key than the caller's: draft one that names yours."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "TAG_KEY_FOR_ANOTHER"
+
+
+@dataclass(frozen=True, slots=True)
+class TagKey:
+    """What makes a vault's entries recognisable."""
+
+    vault_id: bytes
+    key: bytes = field(repr=False)
+    index: int
+    """Of the entry that says that it was given out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +135,28 @@ class VaultOrders:
             raise OrderSpent("another order has changed the hold since: sign a new one")
         return HoldSet(part.vault_id, held, index)
 
+    async def give_tag_key(self, signed: bytes, receiver: bytes) -> TagKey:
+        """Give a vault's tag key to whom an order names, who is asking; the log has the order first.
+
+        `receiver` is the SHA-256 of the caller's public key, which the caller MUST have shown to have. Raises what
+        `verify_tag_key_gift` does, `TagKeyForAnother`, `VaultUnknown`, `VaultErased`, `LedgerUnavailable`,
+        `OutboxFull`.
+        """
+        policy, parsed = self._policy(), parse_order(signed)
+        gift = verify_tag_key_gift(signed, policy, self._clock())
+        # The order stands in the log for all to read: who has it has no right by that.
+        if gift.receiver != receiver:
+            raise TagKeyForAnother("the order gives the key to another public key than the caller's")
+        self._require_there(gift.vault_id)
+        if self._erasures.gift_by(parsed.order) is None:
+            await self._own.erasure_logged(TagKeyGiven(gift.vault_id, policy.version, parsed))
+            self._require_there(gift.vault_id)
+        entry = self._erasures.gift_by(parsed.order)
+        index = None if entry is None else self._store.index.find(entry)
+        if index is None:
+            raise RuntimeError("the log has an entry that gives out a tag key, and it is not found")
+        return TagKey(gift.vault_id, self._vaults.tag_key(gift.vault_id), index)
+
     def _require_erasable(self, part: VaultPart) -> None:
         vault = self._vaults.of(part.vault_id)
         if vault is None:
@@ -132,9 +171,12 @@ class VaultOrders:
             raise VaultEpochUnknown(f"the vault was never opened in {month_of(part.epoch)}")
 
     def _require_holdable(self, vault_id: bytes, *, held: bool) -> None:
+        self._require_there(vault_id)
+        if not held and not self._erasures.is_held(vault_id):
+            raise VaultNotHeld("the vault is under no hold")
+
+    def _require_there(self, vault_id: bytes) -> None:
         if self._erasures.of(VaultPart(vault_id, None)) is not None:
             raise VaultErased("the vault is closed for ever")
         if self._vaults.of(vault_id) is None:
             raise VaultUnknown("no such vault in this log")
-        if not held and not self._erasures.is_held(vault_id):
-            raise VaultNotHeld("the vault is under no hold")

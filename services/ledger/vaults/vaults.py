@@ -143,11 +143,15 @@ class Vaults:
         """Return the tag of a vault's entry. Raises `VaultUnknown`."""
         tags = self._tags.get(vault_id)
         if tags is None:
-            vault = self._by_id.get(vault_id)
-            if vault is None:
-                raise VaultUnknown("no such vault in this log")
-            tags = self._tags[vault_id] = Tags(derive_tag_key(vault.tag_share, vault_id))
+            tags = self._tags[vault_id] = Tags(self.tag_key(vault_id))
         return tags.of(vault_seq)
+
+    def tag_key(self, vault_id: bytes) -> bytes:
+        """Return the key of a vault's tags, which opens nothing. Raises `VaultUnknown`."""
+        vault = self._by_id.get(vault_id)
+        if vault is None:
+            raise VaultUnknown("no such vault in this log")
+        return derive_tag_key(vault.tag_share, vault_id)
 
     def holds(self, vault_id: bytes, epoch: int) -> bool:
         """Whether entries sealed there can be opened."""

@@ -15,7 +15,7 @@ import structlog
 
 from libs.errors import MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, verify_tenant
-from services.router.errors import TenantRevoked, TenantsUnavailable, Unauthorized
+from services.router.errors import RouterError, TenantRevoked, TenantsUnavailable, Unauthorized
 
 TTL_SECONDS = 30.0
 NEGATIVE_TTL_SECONDS = 5.0
@@ -59,7 +59,8 @@ class Tenants:
     """Authenticates bearers. A revoked key stops working when its answer's short life ends.
 
     `admin_key` returns the policy's `tenant_admin_key` now: when it changes, cached answers no longer count. `revoked`
-    returns the ids of the tenants that operators have withdrawn by now.
+    returns the ids of the tenants that operators have withdrawn by now. `refused` is told the reason of every refusal:
+    nothing else is kept of who was not let in.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Tenants:
         find: Find,
         admin_key: Callable[[], bytes],
         revoked: Callable[[], Collection[str]],
+        refused: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         ttl_seconds: float = TTL_SECONDS,
@@ -76,6 +78,7 @@ class Tenants:
         self._find = find
         self._admin_key = admin_key
         self._revoked = revoked
+        self._refused = refused
         self._clock = clock
         self._ttl = ttl_seconds
         self._negative_ttl = negative_ttl_seconds
@@ -86,6 +89,13 @@ class Tenants:
 
     async def authenticate(self, authorization: str | None) -> Tenant:
         """Return the tenant of an `Authorization`. Raises `Unauthorized`, `TenantRevoked`, `TenantsUnavailable`."""
+        try:
+            return await self._authenticate(authorization)
+        except RouterError as error:
+            self._refused(error.reason)
+            raise
+
+    async def _authenticate(self, authorization: str | None) -> Tenant:
         key = bearer(authorization)
         if key is None:
             raise Unauthorized("an API key is required: Authorization: Bearer <key>")

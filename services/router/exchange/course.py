@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from libs.aci.encoding import digest
@@ -20,6 +22,8 @@ from libs.aci.receipt_events import (
 from libs.aci.receipt_events import UpstreamFailed as NoUpstream
 from libs.policy.document import Policy
 from services.router.admission.tenants import Tenant
+from services.router.e2ee.opening import Envelope, Opened
+from services.router.errors import RouterError
 from services.router.exchange.ends import End, Why
 from services.router.exchange.withholding import Withholding
 from services.router.prompt import Constraints
@@ -41,6 +45,10 @@ class Request:
     request_id: str
     deadline: float
     why: Why
+    sealing: Mapping[str, str] = field(default_factory=dict)
+    """The headers by which it asks for end-to-end encryption, names in lower case; none if it came in clear."""
+    unread: RouterError | None = None
+    """Why its body is not there, if it could not be read; it is refused for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,10 @@ class Started:
     status: int
     content_type: str
     receipt_id: str
+    sealed: str | None = None
+    """The suite under which its content is encrypted."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What it carries beside what every response does."""
 
 
 Part = Started | bytes
@@ -64,11 +76,17 @@ class Course:
     """The one that it was judged under last: at arrival, then whenever somebody to serve it was chosen."""
     required: bool
     """Whether that policy or the request itself demands verified serving (ACI section 7.5)."""
+    body: bytes
+    """What was asked, in clear; what came over the wire as long as that could not be opened."""
+    envelope: Envelope | None = None
+    """How the answer goes back, if the request came encrypted."""
     receipt_id: str = field(default_factory=fresh_receipt_id)
     model: str | None = None
     reached: list[Reached] = field(default_factory=list)
     """Who was handed the prompt, in order: an answer is the last one's."""
     held: Withholding | None = None
+    served_at: int | None = None
+    """When whoever served was handed the prompt, Unix seconds: then its session had to be current (section 8)."""
     served: KnownEvent | None = None
     refusal: str | None = None
     aborts: list[End] = field(default_factory=list)
@@ -77,7 +95,11 @@ class Course:
 
     @classmethod
     def begin(cls, request: Request, policy: Policy) -> Course:
-        return cls(request, _in_force(policy), _demands(policy, request))
+        return cls(request, _in_force(policy), _demands(policy, request), request.body)
+
+    def opened(self, opened: Opened) -> None:
+        """Take note of what was asked, now that it is in clear."""
+        self.body, self.envelope = opened.body, opened.envelope
 
     def judge(self, policy: Policy, constraints: Constraints) -> None:
         """Take note of the policy under which somebody to serve it is chosen now."""
@@ -86,7 +108,9 @@ class Course:
 
     def draft(self, returned: str, vault_epoch: int | None = None) -> Draft:
         """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
-        events: list[KnownEvent] = [RequestReceived(digest(self.request.body)), self.policy]
+        events: list[KnownEvent] = [RequestReceived(digest(self.body)), self.policy]
+        if self.envelope is not None:
+            events.append(self.envelope.event())
         model = self.model or _NO_MODEL
         if self.reached:
             # A receipt has room for one: what the last was handed, whose answer it is.
@@ -107,6 +131,7 @@ class Course:
             model=self.model,
             chat_id=None if self.held is None else self.held.chat_id,
             events=tuple(events),
+            served_at=int(time.time()) if self.served_at is None else self.served_at,
         )
 
     def left(self) -> float:

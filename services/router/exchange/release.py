@@ -62,7 +62,9 @@ class Release:
             yield Started(sorry.status, JSON, course.receipt_id)
             yield sorry.body
             return
-        async with aclosing(_give_out(logged, Started(error.status, JSON, course.receipt_id), body)) as rest:
+        async with aclosing(
+            _give_out(logged, Started(error.status, JSON, course.receipt_id, headers=error.headers), body)
+        ) as rest:
             async for part in rest:
                 yield part
 

@@ -7,7 +7,8 @@ receipt: answers, refusals, a node that breaks off, a client that leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import structlog
@@ -15,8 +16,11 @@ import structlog
 from libs.aci.endpoints import JSON
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
+from libs.policy.document import Policy
 from services.router import prompt as prompts
 from services.router.admission.tenants import Tenant
+from services.router.e2ee import answers as covers
+from services.router.e2ee.opening import Opening
 from services.router.errors import RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
@@ -37,9 +41,19 @@ class Exchanges:
     """Runs exchanges."""
 
     def __init__(
-        self, policy: PolicyKeeper, routes: Routes, issuance: Issuance, ledger_seconds: float, metrics: Metrics
+        self,
+        policy: PolicyKeeper,
+        opening: Opening,
+        routes: Routes,
+        issuance: Issuance,
+        ledger_seconds: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` is in Unix seconds."""
         self._policy = policy
+        self._clock = clock
+        self._opening = opening
         self._routes = routes
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
@@ -75,7 +89,12 @@ class Exchanges:
 
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:
-            prompt = prompts.parse(course.request.body)
+            request = course.request
+            if request.unread is not None:
+                raise request.unread
+            if request.sealing:
+                course.opened(await self._opening.open(request.sealing, request.endpoint, request.body))
+            prompt = prompts.parse(course.body)
             course.model = prompt.model
             async with aclosing(self._answer(course, prompt)) as answer:
                 async for part in answer:
@@ -110,9 +129,16 @@ class Exchanges:
         if tenant.tenant_id in self._policy.current.revoked.tenants:
             raise TenantRevoked("the tenant was revoked")
 
+    def _require_fresh(self) -> Policy:
+        """Raises `ServiceUnavailable`."""
+        try:
+            return self._policy.require_fresh()
+        except MeshError as error:
+            raise ServiceUnavailable(f"not now: {error.reason}") from error
+
     def _choose(self, course: Course, prompt: Prompt, tried: frozenset[str]) -> Route:
         try:
-            policy = self._policy.require_fresh()
+            policy = self._require_fresh()
             if not tried:
                 course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
             # Nothing is awaited in between, so the choice is made under the same policy.
@@ -134,20 +160,26 @@ class Exchanges:
                 request_id=request.request_id,
                 tenant_id=request.tenant.tenant_id,
                 required=course.required,
+                sealed=course.envelope is not None,
                 timeout=max(course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS, 0.1),
             )
         )
         async with aclosing(parts):
             # One that found its proof outdated verifies anew and is handed the prompt a second time.
             while isinstance(begun := await anext(parts), Reached):
+                # It gets the prompt with the next step: whoever asks may have been revoked while it was reached.
+                self._require_fresh()
+                self._require_tenant(request.tenant)
                 course.reached.append(begun)
+                course.served_at = int(self._clock())
             if not isinstance(begun, Begun) or not course.reached:
                 raise UpstreamFailed("the answer is out of order")
             held = course.held = withhold(
                 request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
             )
-            started = Started(begun.status, begun.content_type, course.receipt_id)
             streaming = held.streams
+            cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
+            started = Started(begun.status, begun.content_type, course.receipt_id, cover.suite)
             if streaming:
                 yield started
             try:
@@ -155,8 +187,10 @@ class Exchanges:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
                         course.served = part.served
+                        if out := held.feed(cover.finish()):
+                            yield out
                         held.complete()
-                    elif isinstance(part, bytes) and (out := held.feed(part)):
+                    elif isinstance(part, bytes) and (out := held.feed(cover.feed(part))):
                         yield out
             except (UpstreamFailed, TenantRevoked) as error:
                 course.aborts.append(end_of(error))

@@ -8,9 +8,11 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+from libs.aci.e2ee import VERSION
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from services.router.admission.tenants import Tenants
-from services.router.errors import ContentEncodingNotSupported, InternalError, RequestTooSlow
+from services.router.e2ee.opening import HEADERS
+from services.router.errors import ContentEncodingNotSupported, InternalError, RequestTooSlow, RouterError
 from services.router.exchange.course import Part, Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
@@ -53,8 +55,7 @@ class Prompts:
         Nothing of the body is read for whoever has no key.
         """
         tenant = await self._tenants.authenticate(arrival.headers.only("authorization"))
-        _require_no_encoding(arrival.headers)
-        body = await self._body(arrival)
+        body, unread = await self._body(arrival)
         asked = arrival.headers.first("x-request-id") or ""
         # A client that does not read must not hold its receipt open for ever.
         async with asyncio.timeout(self._total_seconds) as patience:
@@ -71,29 +72,42 @@ class Prompts:
                 request_id=asked if REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(16)}",
                 deadline=asyncio.get_running_loop().time() + self._request_seconds,
                 why=why,
+                sealing=_sealing(arrival.headers),
+                unread=unread,
             )
             async with aclosing(self._exchanges.run(request)) as exchange:
                 started = await anext(exchange)
                 if not isinstance(started, Started):
                     raise InternalError("internal error")
-                headers = {"X-Receipt-Id": started.receipt_id}
+                headers = {**started.headers, "X-Receipt-Id": started.receipt_id}
                 if started.content_type.startswith(EVENT_STREAM):
                     headers |= _UNBUFFERED
+                if started.sealed is not None:
+                    headers |= {"X-E2EE-Applied": "true", "X-E2EE-Version": VERSION, "X-E2EE-Algo": started.sealed}
                 yield Reply(started.status, started.content_type, _bytes(exchange), headers)
 
-    async def _body(self, arrival: Arrival) -> bytes:
-        """Raises `RequestTooSlow`: a client, or a chunk that no face can make sense of, must not hold this open."""
+    async def _body(self, arrival: Arrival) -> tuple[bytes, RouterError | None]:
+        """Return the body; or none of it, and why: whoever has a key gets a receipt for that, too."""
         try:
+            _require_no_encoding(arrival.headers)
+            # A client, or a chunk that no face can make sense of, must not hold this open.
             async with asyncio.timeout(self._body_seconds):
-                return await arrival.read(self._max_body_bytes)
-        except TimeoutError as error:
-            raise RequestTooSlow(f"the request body did not come within {self._body_seconds:.0f} s") from error
+                return await arrival.read(self._max_body_bytes), None
+        except TimeoutError:
+            return b"", RequestTooSlow(f"the request body did not come within {self._body_seconds:.0f} s")
+        except RouterError as error:
+            return b"", error
 
 
 async def _bytes(exchange: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
     async for part in exchange:
         if isinstance(part, bytes):
             yield part
+
+
+def _sealing(headers: Fields) -> dict[str, str]:
+    """Return the headers that ask for encryption. Two of one name are none that can be kept to (RFC 9110, 5.3)."""
+    return {name: ",".join(values) for name in HEADERS if (values := headers.all(name))}
 
 
 def _require_no_encoding(headers: Fields) -> None:

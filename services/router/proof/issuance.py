@@ -7,10 +7,9 @@ response that a receipt is about MUST NOT be released.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 from teemesh.ledger.v1 import acknowledgement_pb2
@@ -51,7 +50,8 @@ class Draft:
     model: str | None
     chat_id: str | None
     events: tuple[KnownEvent, ...]
-    served_at: int = field(default_factory=lambda: int(time.time()))
+    served_at: int
+    """Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)

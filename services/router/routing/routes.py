@@ -10,7 +10,7 @@ from typing import Protocol
 from services.router.errors import ModelNotFound, RouterError, SessionNotAccepted, UpstreamVerificationFailed
 from services.router.prompt import Prompt
 from services.router.routing.foreign.providers import ForeignProviders
-from services.router.routing.hop import Errand, Step, forward
+from services.router.routing.hop import Errand, NodeUnavailable, Reached, Step, forward
 from services.router.routing.listed import Upstream
 from services.router.routing.upstreams import Upstreams
 
@@ -44,7 +44,17 @@ class NodeRoute:
         with self.upstreams.using(self.upstream):
             async with aclosing(forward(self.upstream, errand)) as steps:
                 async for step in steps:
+                    if isinstance(step, Reached):
+                        self._require_suiting(errand)
                     yield step
+
+    def _require_suiting(self, errand: Errand) -> None:
+        """Connecting may have taken a while: what was chosen must still be what this prompt may go to. Raises
+        `NodeUnavailable`.
+        """
+        prompt = errand.prompt
+        if not self.upstreams.still_suits(self.upstream, prompt.model, prompt.constraints, errand.tenant_id):
+            raise NodeUnavailable("the node may not serve this request any more")
 
 
 class Routes:

@@ -95,6 +95,23 @@ class Upstreams:
             raise UpstreamVerificationFailed(str(error), self._why_none(model)) from error
         return live[chosen.spiffe_id]
 
+    def still_suits(self, upstream: Upstream, model: str, constraints: Constraints, tenant_id: str) -> bool:
+        """Say whether `choose` could return this node now, by what policy and registry have said since."""
+        known = self._known.get(upstream.candidate.spiffe_id)
+        if known is None or known.admitted is None:
+            return False
+        policy = self._member.policy.current
+        # One that has renewed has another session; the one that was chosen lives on beside it.
+        renewed = known.admitted.session.session_id != upstream.session.session_id
+        return suits(
+            upstream.candidate if renewed else known.admitted.candidate,
+            model=model,
+            constraints=constraints,
+            tenant=policy.constraints.of(tenant_id),
+            allowed_models=policy.models,
+            now_ms=int(time.time() * 1000),
+        )
+
     @contextmanager
     def using(self, upstream: Upstream) -> Iterator[None]:
         """Count a request as this node's while it runs."""

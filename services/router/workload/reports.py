@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from libs.aci import report
+from libs.aci import e2ee, report
 from libs.identity.collateral import CollateralSource
 from libs.identity.member import Member
 from libs.rpc.rates import Allowances
@@ -120,7 +120,15 @@ class Reports:
             "key_custody": {
                 "provider": "in-tee",
                 "keys": [{"role": "receipt", "public_key": key.public_key} for key in keyset.receipt_signing_keys]
+                + [{"role": "e2ee", "public_key": key.public_key} for key in keyset.e2ee_public_keys]
                 + [{"role": "tls", "spki_sha256": key.spki_sha256} for key in keyset.tls_public_keys],
             },
         }
-        return report.assemble(keyset, nonce=nonce, tee_type="tdx", provenance=self._provenance, evidence=evidence)
+        return report.assemble(
+            keyset,
+            nonce=nonce,
+            tee_type="tdx",
+            provenance=self._provenance,
+            evidence=evidence,
+            e2ee_versions=(e2ee.VERSION,),
+        )

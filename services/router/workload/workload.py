@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.aci import keyset as keysets
-from libs.aci.keyset import Keyset, TlsKey
+from libs.aci.e2ee.suites import SUITES, PrivateKey, Suite
+from libs.aci.keyset import Keyset, PublicKey, TlsKey
 from libs.identity import certificate as certificates
 from libs.identity.member import Member
 from libs.rpc.errors import remote_errors
@@ -32,11 +33,34 @@ class OutwardCertificate:
     certificate_pem: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class E2eeKey:
+    """A key to which prompts may be encrypted."""
+
+    key_id: str
+    suite: Suite
+    private: PrivateKey
+
+    @classmethod
+    def generate(cls, suite: Suite) -> E2eeKey:
+        return cls(f"router-e2ee-{suite.curve}", suite, suite.key())
+
+    def entry(self) -> PublicKey:
+        """Return what the keyset has of it."""
+        return PublicKey(self.key_id, self.suite.algo, self.private.public.hex())
+
+    def listed_as(self, text: str) -> bool:
+        """Say whether a client means this key, in any form in which it may be written (e2ee-v2 section 4)."""
+        public = self.private.public
+        return text.removeprefix("0x").lower() in (public.hex(), public.removeprefix(self.suite.prefix).hex())
+
+
 class Workload:
     """The keys and the keyset of this process."""
 
     def __init__(self, subject: str, keyset_days: int) -> None:
         self.receipt_key = Ed25519PrivateKey.generate()
+        self.e2ee_keys = tuple(E2eeKey.generate(suite) for suite in SUITES.values())
         self._tls_key = ec.generate_private_key(ec.SECP256R1())
         spki = certificates.spki_of(self._tls_key.public_key())
         self.keyset: Keyset = keysets.build(
@@ -44,6 +68,7 @@ class Workload:
             not_after=int(time.time()) + keyset_days * _DAY_SECONDS,
             receipt_keys={RECEIPT_KEY_ID: self.receipt_key.public_key().public_bytes_raw()},
             tls_keys=(TlsKey(hashlib.sha256(spki).hexdigest(), None),),
+            e2ee_keys=tuple(key.entry() for key in self.e2ee_keys),
         )
         self.keyset_digest = self.keyset.digest
         """In every response and receipt, so it is computed once."""

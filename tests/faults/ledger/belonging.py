@@ -19,6 +19,7 @@ _DERIVED = f"{_LEDGER}test_derived.py::test_"
 _CONSUME = "tests/unit/libs/events/test_consume.py::test_"
 _VERIFY = "tests/unit/services/cli/test_ledger_verify.py::test_"
 _FAILOVER = "tests/faults/test_ledger_failover.py::test_a_writer_that_is_cut_off_takes_nothing_with_it"
+_PRUNING = "tests/faults/test_pruning.py::test_log_that_died_at_any_step_of_"
 
 BELONGING: Mapping[int, tuple[str, ...]] = {
     1: (f"{_PROCESS}nothing_acknowledged_is_lost_when_the_ledger_is_killed",),
@@ -92,6 +93,9 @@ BELONGING: Mapping[int, tuple[str, ...]] = {
     20: (
         f"{_ATTACK}nothing_that_is_left_opens_an_erased_entry_and_all_proofs_verify",
         f"{_ATTACK}a_ledger_that_dies_at_a_write_of_an_erasure_finishes_it_at_its_next_start",
+        f"{_PRUNING}pruning_starts_and_is_pruned_in_the_end",
+        f"{_PRUNING}putting_back_starts_and_is_whole_in_the_end",
+        f"{_LEDGER}test_pruned_process.py::test_ledger_on_a_pruned_log_serves_and_goes_on_and_takes_back_what_was_pruned",
         f"{_DERIVED}missing_or_foreign_file_is_made_anew",
     ),
 }

@@ -8,7 +8,7 @@ import asyncio
 import random
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from nats.aio.client import Client
@@ -27,7 +27,8 @@ _STREAM = stream_name(1)
 _CALL_SECONDS = 5.0
 _WAITING = 6
 """Entries that nobody has acknowledged when something happens to the stream."""
-_STORM = 0.3
+_STORM = 1.0
+_LOOK_SECONDS = 0.05
 _ROLLED_BACK = "the stream was rolled back or replaced"
 
 
@@ -56,17 +57,28 @@ async def stores(ground: Ground, batch: Batch) -> Outcome:
 
 
 async def redelivered(ground: Ground, batch: Batch) -> Outcome:
-    """Have everything that is under way delivered again, over and over, or take the consumer away."""
+    """Have everything that is under way delivered again, over and over, or take the consumer away.
+
+    What writers see acknowledged in a storm is counted beside what they see in as much time without; of a removal, how
+    long the next entry takes.
+    """
     outcome, live = Outcome(), ground.live
+    loop = asyncio.get_running_loop()
     async with _as_ledger(ground) as client, ground.busy():
         stream = client.jetstream(timeout=_CALL_SECONDS)
         for number in batch.rounds:
-            [consumer, *_] = await asyncio.to_thread(_consumers, live.store)
+            consumer = await _consumer(live.store)
             if number % 2:
+                began = loop.time()
                 await stream.delete_consumer(_STREAM, consumer)
+                await ground.commit()
                 outcome.counts["consumers removed"] += 1
-            else:
-                outcome.counts["messages asked for again"] += await _ask_again(client, consumer)
+                outcome.counts["ms until the next entry was acknowledged"] += int((loop.time() - began) * 1000)
+                continue
+            async with _counting(ground, outcome, "acknowledged in quiet times"):
+                pass
+            async with _counting(ground, outcome, "acknowledged in as much time of storms") as ending:
+                outcome.counts["messages asked for again"] += await _ask_again(client, consumer, ending)
             await ground.commit()
     return outcome
 
@@ -151,13 +163,13 @@ async def _damage(ground: Ground, chance: random.Random) -> None:
     """Change a byte of a message that the ledger has not read. With its index nats-server passes over it in silence."""
     live = ground.live
     await live.kill()
+    read = len(_messages_in(_newest_block(live.store).read_bytes()))
     async with _waiting(ground):
         await live.stop_broker()
-        marker = ground.router.publisher.issuer
-        block = max((live.store).rglob("*.blk"), key=lambda path: int(path.stem))
+        block = _newest_block(live.store)
         data = bytearray(block.read_bytes())
-        places = _all_of(bytes(data), b"TMB1")
-        at = chance.choice([place for place in places if data[place + 16 : place + 48] == marker][-3:])
+        # Not the newest: that one nats-server cuts off when it starts, as if it had never come, and it comes again.
+        at = chance.choice(_messages_in(bytes(data))[read:-1])
         data[at + 60] ^= 1
         block.write_bytes(data)
         await live.start_broker()
@@ -186,10 +198,19 @@ async def _beyond(stream: JetStreamContext, last: int) -> int:
                 return newest
 
 
-async def _ask_again(client: Client, consumer: str) -> int:
-    """Say of everything that the ledger has not acknowledged that it did not arrive."""
+@asynccontextmanager
+async def _counting(ground: Ground, outcome: Outcome, what: str) -> AsyncIterator[float]:
+    """Count what writers see acknowledged for as long as a storm lasts, whatever happens. Yields when that is over."""
+    loop, before = asyncio.get_running_loop(), len(ground.seen.committed)
+    ending = loop.time() + _STORM
+    yield ending
+    await asyncio.sleep(ending - loop.time())
+    outcome.counts[what] += len(ground.seen.committed) - before
+
+
+async def _ask_again(client: Client, consumer: str, ending: float) -> int:
+    """Say of everything that the ledger has not acknowledged that it did not arrive, until then."""
     asked, stream = 0, client.jetstream(timeout=_CALL_SECONDS)
-    ending = asyncio.get_running_loop().time() + _STORM
     while asyncio.get_running_loop().time() < ending:
         try:
             found = await stream.consumer_info(_STREAM, consumer)
@@ -223,17 +244,34 @@ async def _messages(ground: Ground, last: int) -> AsyncIterator[bytes]:
                 yield message.data
 
 
-def _consumers(store: Path) -> list[str]:
-    """The stream's consumers, by what nats-server keeps of each; the newest first."""
-    states = sorted(store.rglob("obs/*/meta.inf"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return [state.parent.name for state in states]
+async def _consumer(store: Path) -> str:
+    """The stream's newest consumer. One that was taken away the ledger makes anew."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            newest = await asyncio.to_thread(_newest_consumer, store)
+            if newest is not None:
+                return newest
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _all_of(data: bytes, mark: bytes) -> list[int]:
-    places, at = [], data.find(mark)
+def _newest_consumer(store: Path) -> str | None:
+    """By what nats-server keeps of each; one may go while it is looked at."""
+    with suppress(FileNotFoundError):
+        found = [(state.stat().st_mtime_ns, state.parent.name) for state in store.rglob("obs/*/meta.inf")]
+        return max(found)[1] if found else None
+    return None
+
+
+def _newest_block(store: Path) -> Path:
+    return max(store.rglob("*.blk"), key=lambda path: int(path.stem))
+
+
+def _messages_in(block: bytes) -> list[int]:
+    """Where the entries' messages begin in one of nats-server's files."""
+    places, at = [], block.find(b"TMB1")
     while at >= 0:
         places.append(at)
-        at = data.find(mark, at + 1)
+        at = block.find(b"TMB1", at + 1)
     return places
 
 

@@ -10,4 +10,4 @@ def not_yet(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
 
 
-E2EE_NOT_YET = not_yet("E2EE v2 is not served yet")
+ENDPOINT_NOT_SERVED = not_yet("the endpoint is not served yet")

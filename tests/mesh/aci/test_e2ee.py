@@ -26,7 +26,7 @@ from tests.mesh.aci.sealed_prompts import (
 )
 from tests.mesh.aci.sealing import NAMES, NONCE_BYTES, SECP256K1, SUITES, TAG_BYTES, X25519, Envelope, request_aad, seal
 from tests.mesh.aci.stage import Stage
-from tests.mesh.aci.standing import E2EE_NOT_YET
+from tests.mesh.aci.standing import ENDPOINT_NOT_SERVED
 from tests.mesh.aci.wire import COMPLETIONS, EMBEDDINGS
 
 pytestmark = pytest.mark.mesh
@@ -34,18 +34,15 @@ pytestmark = pytest.mark.mesh
 ANSWER = "the provider's answer"
 
 
-@E2EE_NOT_YET
 def test_c182_version_2_is_advertised_with_a_suite(challenged: Challenge) -> None:
     assert challenged.report["service_capabilities"]["supported_e2ee_versions"] == ["2"]
     assert {key["algo"] for key in challenged.keyset["e2ee_public_keys"]} & set(SUITES)
 
 
-@E2EE_NOT_YET
 def test_c183_x25519_is_among_the_suites(challenged: Challenge) -> None:
     assert X25519 in {key["algo"] for key in challenged.keyset["e2ee_public_keys"]}
 
 
-@E2EE_NOT_YET
 def test_c184_c186_a_chat_is_sealed_both_ways(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     answers_with(provider, message(ANSWER))
     answer = ask(stage, envelope, sealed_chat(envelope))
@@ -55,7 +52,6 @@ def test_c184_c186_a_chat_is_sealed_both_ways(stage: Stage, provider: Provider, 
     assert json.loads(provider.bodies[0])["messages"][0]["content"] == MARKER
 
 
-@E2EE_NOT_YET
 def test_c185_c187_a_streamed_chat_is_sealed_both_ways(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     parts = ["the ", "provider's ", "answer"]
     streams(provider, *({"index": 0, "delta": {"content": part}, "finish_reason": None} for part in parts))
@@ -68,7 +64,6 @@ def test_c185_c187_a_streamed_chat_is_sealed_both_ways(stage: Stage, provider: P
     assert found == parts
 
 
-@E2EE_NOT_YET
 def test_c184_the_meshs_own_node_answers_sealed(stage: Stage, envelope: Envelope) -> None:
     own = Envelope.to({"algo": envelope.suite.algo, "public_key": envelope.service_key}, stage.model)
     answer = ask(stage, own, sealed_chat(own, max_tokens=3))
@@ -77,7 +72,6 @@ def test_c184_the_meshs_own_node_answers_sealed(stage: Stage, envelope: Envelope
     assert isinstance(own.unseal("choices.0.message.content", sealed, answer.json["id"]), str)
 
 
-@E2EE_NOT_YET
 @pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
 def test_c188_completions_are_sealed_both_ways(
     stage: Stage, provider: Provider, envelope: Envelope, stream: bool
@@ -94,7 +88,7 @@ def test_c188_completions_are_sealed_both_ways(
     assert envelope.unseal("choices.0.text", chunk["choices"][0]["text"], RESPONSE_ID) == ANSWER
 
 
-@E2EE_NOT_YET
+@ENDPOINT_NOT_SERVED
 def test_c189_embeddings_are_sealed_both_ways(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     provider.answers(b'{"object":"list","data":[{"index":0,"object":"embedding","embedding":[0.5,-1.25e-3]}]}')
     body = {"model": envelope.model, "input": envelope.seal("input", MARKER)}
@@ -103,7 +97,6 @@ def test_c189_embeddings_are_sealed_both_ways(stage: Stage, provider: Provider, 
     assert json.loads(envelope.unseal("data.0.embedding", answer.json["data"][0]["embedding"], "")) == [0.5, -1.25e-3]
 
 
-@E2EE_NOT_YET
 @pytest.mark.parametrize(
     "missing",
     [
@@ -119,7 +112,6 @@ def test_c190_to_c194_every_header_is_needed(
     assert not provider.bodies
 
 
-@E2EE_NOT_YET
 @pytest.mark.parametrize("version", ["1", "3", "02", "2.0", "two"])
 def test_c195_another_version_is_refused(stage: Stage, provider: Provider, envelope: Envelope, version: str) -> None:
     answer = ask(stage, envelope, sealed_chat(envelope), changed={"version": version})
@@ -127,7 +119,6 @@ def test_c195_another_version_is_refused(stage: Stage, provider: Provider, envel
     assert not provider.bodies
 
 
-@E2EE_NOT_YET
 @pytest.mark.parametrize("algo", ["ecdsa", "ed25519", X25519])
 def test_c196_an_older_protocol_is_not_mixed_in(
     stage: Stage, provider: Provider, envelope: Envelope, algo: str
@@ -138,7 +129,6 @@ def test_c196_an_older_protocol_is_not_mixed_in(
     assert not provider.bodies
 
 
-@E2EE_NOT_YET
 def test_c197_the_answer_says_what_was_applied(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     answer = ask(stage, envelope, sealed_chat(envelope))
     assert answer.header("X-E2EE-Applied") == "true"
@@ -151,14 +141,12 @@ def test_c198_nothing_is_applied_to_what_came_in_clear(exchanges: Exchanges, kin
     assert exchanges[kind].answer.all("X-E2EE-Applied") in ([], ["false"])
 
 
-@E2EE_NOT_YET
 def test_c198_nothing_is_applied_to_an_error(stage: Stage, envelope: Envelope) -> None:
     answer = ask(stage, envelope, chat(envelope, "00"))
     assert answer.refusal == (400, "e2ee_decryption_failed")
     assert answer.all("X-E2EE-Applied") in ([], ["false"])
 
 
-@E2EE_NOT_YET
 def test_c199_no_two_fields_share_a_key_or_a_nonce(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     answers_with(provider, message("a", 0, {"reasoning": "b"}), message("a", 1, {"reasoning": "b"}))
     answer = ask(stage, envelope, sealed_chat(envelope, n=2))
@@ -169,7 +157,6 @@ def test_c199_no_two_fields_share_a_key_or_a_nonce(stage: Stage, provider: Provi
     assert len({value[size : size + 2 * NONCE_BYTES] for value in values}) == len(values)
 
 
-@E2EE_NOT_YET
 def test_c200_a_field_is_key_nonce_ciphertext_and_tag(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     answers_with(provider, message(ANSWER))
     answer = ask(stage, envelope, sealed_chat(envelope))
@@ -179,7 +166,6 @@ def test_c200_a_field_is_key_nonce_ciphertext_and_tag(stage: Stage, provider: Pr
     assert envelope.suite.algo == X25519 or value.startswith("04")
 
 
-@E2EE_NOT_YET
 @pytest.mark.parametrize("which", ["service", "client"])
 def test_c201_c202_a_point_without_its_prefix_is_the_same_key(
     stage: Stage, provider: Provider, secp256k1: Envelope, which: str
@@ -193,13 +179,11 @@ def test_c201_c202_a_point_without_its_prefix_is_the_same_key(
     assert secp256k1.unseal("choices.0.message.content", sealed, RESPONSE_ID) == ANSWER
 
 
-@E2EE_NOT_YET
 def test_c203_keys_may_have_a_prefix(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     prefixed = {"service": "0x" + envelope.service_key, "client": "0x" + envelope.key.public.hex()}
     require_sealed(ask(stage, envelope, sealed_chat(envelope), changed=prefixed))
 
 
-@E2EE_NOT_YET
 def test_c204_a_key_derived_for_the_other_suite_opens_nothing(stage: Stage, envelope: Envelope) -> None:
     (other,) = [suite for suite in SUITES.values() if suite.algo != envelope.suite.algo]
     wrong = type(envelope.suite)(envelope.suite.algo, other.info, envelope.suite.key_bytes)
@@ -209,7 +193,6 @@ def test_c204_a_key_derived_for_the_other_suite_opens_nothing(stage: Stage, enve
     assert ask(stage, envelope, chat(envelope, value)).refusal == (400, "e2ee_decryption_failed")
 
 
-@E2EE_NOT_YET
 @pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
 def test_c247_to_c249_the_receipt_is_over_the_restored_request_and_the_sealed_answer(
     stage: Stage, provider: Provider, envelope: Envelope, stream: bool
@@ -226,7 +209,6 @@ def test_c247_to_c249_the_receipt_is_over_the_restored_request_and_the_sealed_an
     assert reader.body_hash(receipt, "response.returned") == reader.digest(answer.body)
 
 
-@E2EE_NOT_YET
 def test_c250_the_receipts_shape_is_that_of_every_other(
     stage: Stage, provider: Provider, envelope: Envelope, keyset: dict[str, Any]
 ) -> None:
@@ -235,7 +217,6 @@ def test_c250_the_receipts_shape_is_that_of_every_other(
     assert reader.signature_holds(receipt, keyset)
 
 
-@E2EE_NOT_YET
 def test_c253_demands_in_a_sealed_request_count_and_are_not_forwarded(
     stage: Stage, provider: Provider, x25519: Envelope
 ) -> None:

@@ -19,7 +19,6 @@ from libs.aci.receipt import parse as parse_receipt
 from libs.aci.receipt import sign as sign_receipt
 from libs.aci.receipt_events import ServedByForeign, ServedByNode
 from libs.client.checks import Materials, run_checks
-from libs.client.exchange import Exchange
 from libs.client.http import RouterUnreachable
 from libs.errors import MeshError
 from libs.policy.document import read
@@ -29,11 +28,10 @@ from libs.transparency.leaf import Leaf
 from libs.transparency.leaf import parse as parse_leaf
 from libs.transparency.quorum import Quorum
 from tests.fakes.attested_mesh import MODEL, AttestedMesh, Ca
+from tests.fakes.gathered import gathered
 
 REQUEST, RESPONSE = b'{"messages":[]}', b'{"choices":[]}'
-NONCE = "5a" * 32
 RESTS = "RESTS_ON_FAILED_CHECK"
-HOST = "127.0.0.1"
 WITNESS_NAME = "w1.example"
 
 
@@ -45,24 +43,7 @@ def mesh() -> AttestedMesh:
 
 @pytest.fixture(scope="module")
 def honest(mesh: AttestedMesh) -> Materials:
-    session = mesh.session()
-    served = mesh.serve(REQUEST, RESPONSE, session)
-    return Materials(
-        policy=mesh.policy(),
-        mesh_ca=mesh.ca.der,
-        host=HOST,
-        report=mesh.report(NONCE),
-        nonce=NONCE,
-        observed_spkis=mesh.keyset.pins(HOST),
-        exchange=Exchange(REQUEST, digest(RESPONSE), served.receipt_id, mesh.now - 1, mesh.now + 1),
-        receipt=served.receipt,
-        session=session,
-        commitment=jcs.dumps(served.commitment),
-        issuer_evidence=mesh.evidence["router"].document,
-        acknowledger_evidence=mesh.evidence["ledger"].document,
-        ledger_evidence=mesh.evidence["ledger"].document,
-        now=mesh.now,
-    )
+    return gathered(mesh, REQUEST, RESPONSE)
 
 
 def _failures(materials: Materials) -> dict[int, str | None]:
@@ -171,6 +152,19 @@ def test_another_request_fails_alone(honest: Materials) -> None:
     changed = replace(honest, exchange=replace(honest.exchange, request=REQUEST + b" "))
 
     assert _failures(changed) == {4: "REQUEST_NOT_RECEIPTED"}
+
+
+def test_an_answer_that_went_to_another_key_fails_alone(honest: Materials, mesh: AttestedMesh) -> None:
+    """Or to none: whoever ends TLS on the way may have taken the encryption off, or put an own key in place."""
+    assert _failures(_sealed_to(honest, "5e" * 32)) == {4: "SEALED_FOR_ANOTHER"}
+    sealed = _served(honest, mesh, mesh.session(), sealed_to="5f" * 32)
+    assert _failures(sealed) == {4: "SEALED_FOR_ANOTHER"}
+    assert _failures(_sealed_to(sealed, "5e" * 32)) == {4: "SEALED_FOR_ANOTHER"}
+    assert _failures(_sealed_to(sealed, "5f" * 32)) == {}
+
+
+def _sealed_to(materials: Materials, key: str) -> Materials:
+    return replace(materials, exchange=replace(materials.exchange, sealed_to=key))
 
 
 def test_a_changed_response_byte_fails_alone(honest: Materials) -> None:

@@ -19,6 +19,7 @@ from libs import jcs
 from libs.client.answer import AnswerBrokenOff, AnswerNotRead
 from libs.client.exchange import chat_body
 from libs.client.http import RouterRefused, RouterUrlInvalid, TlsKeyNotPinned
+from libs.client.sealing import AnswerNotSealed
 from libs.client.session import KeysetChanged, Patience, RouterSession, open_session
 from libs.errors import MeshError
 from libs.transparency.cosignature import cosigner_key
@@ -117,6 +118,16 @@ def _unbound_keyset(mesh: AttestedMesh) -> Callable[[bytes], bytes]:
     return lie
 
 
+def _without_custody_of(role: str) -> Callable[[AttestedMesh], Callable[[bytes], bytes]]:
+    def lie(report: bytes) -> bytes:
+        value = jcs.loads(report)
+        custody = value["attestation"]["evidence"]["key_custody"]
+        custody["keys"] = [key for key in custody["keys"] if key["role"] != role]
+        return jcs.dumps(value)
+
+    return lambda _: lie
+
+
 def _relabelled(path: tuple[str, ...], value: object) -> Callable[[AttestedMesh], Callable[[bytes], bytes]]:
     def of(mesh: AttestedMesh) -> Callable[[bytes], bytes]:
         del mesh
@@ -144,6 +155,9 @@ def _relabelled(path: tuple[str, ...], value: object) -> Callable[[AttestedMesh]
         (_relabelled(("evidence", "quote"), "0400"), "QUOTE_MALFORMED"),
         (_relabelled(("evidence", "key_custody"), {"provider": "dstack-kms", "keys": []}), "CUSTODY_NOT_STATED"),
         (_relabelled(("evidence", "key_custody"), {"provider": "in-tee", "keys": []}), "CUSTODY_NOT_STATED"),
+        (_without_custody_of("receipt"), "CUSTODY_NOT_STATED"),
+        (_without_custody_of("e2ee"), "CUSTODY_NOT_STATED"),
+        (_without_custody_of("tls"), "CUSTODY_NOT_STATED"),
         (_relabelled(("tee_type",), "sev_snp"), "REPORT_EVIDENCE_MALFORMED"),
     ],
 )
@@ -284,3 +298,16 @@ async def test_only_a_plain_https_origin_is_a_router(mesh: AttestedMesh, url: st
     with pytest.raises(RouterUrlInvalid):
         async with open_session(url, API_KEY, mesh.trust()):
             pass
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_in_clear_to_an_encrypted_prompt_is_not_shown_and_can_be_verified_all_the_same(
+    router: RouterTwin, mesh: AttestedMesh, stream: bool
+) -> None:
+    async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
+        async with session.chat(chat_body(MODEL, PROMPT, stream=stream), sealed=True) as answer:
+            pieces = aiter(answer)
+            with pytest.raises(AnswerNotSealed):
+                await anext(pieces)
+        assert answer.exchange.request == chat_body(MODEL, PROMPT, stream=stream)
+    assert b"say hello" not in router.prompts[0]

@@ -21,6 +21,7 @@ NOT_WRITTEN = {Kind.USAGE, Kind.PIPELINE}
 
 SAMPLES: dict[Kind, dict[str, Any]] = {
     Kind.AMENDMENT: {"entry_id": "ab" * 32, "effect": "not_released"},
+    Kind.REFUSALS: {"from": 1, "until": 3601, "counts": {"API_KEY_INVALID": 3}},
     Kind.START: {"epoch": 1, "build": "ab" * 32, "recovered_size": 0},
     Kind.GAP: {"source": "ab" * 16, "from": 1, "to": 2},
     Kind.CONFLICT: {"issuer": "ab" * 32, "issuer_seq": 1, "logged": "cd" * 32, "refused": "ef" * 32},

@@ -18,6 +18,7 @@ from libs.events.erasure import (
     ErasureMalformed,
     ErasureOrdered,
     HoldChanged,
+    TagKeyGiven,
     parse_erasure,
 )
 from libs.policy.orders import ERASE_VAULT, Order, SignedOrder
@@ -38,6 +39,7 @@ ENTRIES: tuple[ErasureEntry, ...] = (
     ErasureDone(WHOLE, b"\x01" * 32, 7, 90, b"\x02" * 32, 4, "ORDER_EXPIRED"),
     HoldChanged(VAULT, True, 3, ORDER),
     HoldChanged(VAULT, False, 3, ORDER),
+    TagKeyGiven(VAULT, 3, ORDER),
 )
 
 
@@ -77,6 +79,8 @@ def test_every_member_must_be_there_and_no_other(entry: ErasureEntry) -> None:
         (ENTRIES[2], {"checkpoint": {"size": 0, "root": "02" * 32}}),
         (ENTRIES[5], {"epochs": [671]}),
         (ENTRIES[5], {"authority": {"policy_version": 3, "retention_months": 24}}),
+        (ENTRIES[7], {"epochs": [671]}),
+        (ENTRIES[7], {"authority": {"policy_version": 3, "retention_months": 24}}),
     ],
 )
 def test_what_says_something_else_is_refused(entry: ErasureEntry, changes: dict[str, Any]) -> None:

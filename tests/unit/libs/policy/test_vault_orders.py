@@ -10,8 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs import jcs
 from libs.errors import MeshError
 from libs.policy.document import Policy, parse
-from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, RELEASE_VAULT, RETIRE_KEY, Order, SignedOrder
+from libs.policy.orders import (
+    ERASE_VAULT,
+    GIVE_TAG_KEY,
+    HOLD_VAULT,
+    RELEASE_VAULT,
+    RETIRE_KEY,
+    Order,
+    SignedOrder,
+)
 from libs.policy.vault_orders import (
+    TagKeyGift,
     VaultPart,
     epoch_of,
     month_of,
@@ -19,6 +28,7 @@ from libs.policy.vault_orders import (
     verify_erasure,
     verify_hold,
     verify_retirement,
+    verify_tag_key_gift,
 )
 
 NOW = 1000
@@ -136,3 +146,22 @@ def test_months_are_written_as_they_are_counted() -> None:
     assert (month_of(1), month_of(12), month_of(13)) == ("1970-01", "1970-12", "1971-01")
     assert all(epoch_of(month_of(epoch)) == epoch for epoch in range(1, 1200))
     assert vault_part(Order("mesh.local", ERASE_VAULT, MARCH.subject, NOW)) == MARCH
+
+
+def test_enough_operators_or_the_tenant_administrator_give_a_tag_key_to_one_public_key(
+    operators: list[Ed25519PrivateKey], tenant_admin: Ed25519PrivateKey, policy: Policy
+) -> None:
+    gift = TagKeyGift(WHOLE.vault_id, b"\x0b" * 32)
+    for signers in (operators[:2], operators[:3], [tenant_admin]):
+        order = signed(*signers, action=GIVE_TAG_KEY, subject=gift.subject)
+        assert verify_tag_key_gift(order, policy, NOW) == gift
+    for few in ([], operators[:1], [operators[0], tenant_admin], [Ed25519PrivateKey.generate()]):
+        order = signed(*few, action=GIVE_TAG_KEY, subject=gift.subject)
+        assert reason(verify_tag_key_gift, order, policy, NOW) == "ORDER_SIGNATURES_INSUFFICIENT"
+    for action in (ERASE_VAULT, HOLD_VAULT):
+        order = signed(*operators[:2], action=action, subject=gift.subject)
+        assert reason(verify_tag_key_gift, order, policy, NOW) == "ORDER_OF_ANOTHER_KIND"
+    receiver = gift.receiver.hex()
+    for subject in (VAULT, f"{VAULT},{receiver[1:]}", f"{'00' * 16},{receiver}", f"{VAULT},2026-03"):
+        order = signed(*operators[:2], action=GIVE_TAG_KEY, subject=subject)
+        assert reason(verify_tag_key_gift, order, policy, NOW) == "VAULT_SUBJECT_MALFORMED"

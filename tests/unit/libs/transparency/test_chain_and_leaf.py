@@ -38,7 +38,7 @@ def test_leaf_reads_back() -> None:
     [
         LEAF.data()[:-1],
         b"TML2" + LEAF.data()[4:],
-        LEAF.data()[:4] + b"\x0d" + LEAF.data()[5:],
+        LEAF.data()[:4] + b"\x0e" + LEAF.data()[5:],
         LEAF.data()[:5] + b"\x01" + LEAF.data()[6:],
         LEAF.data()[:8] + bytes(8) + LEAF.data()[16:],
     ],

@@ -19,30 +19,17 @@ from services.cli.chat import command
 from services.cli.chat.command import chat
 from services.cli.terminal.checks import print_checks, printable
 from services.cli.terminal.inputs import InputUnreadable
-from tests.fakes.attested_mesh import MODEL, TRUST_DOMAIN, AttestedMesh
+from tests.fakes.attested_mesh import AttestedMesh
+from tests.fakes.gathered import describe
 from tests.fakes.https_router import API_KEY, RouterTwin, serving
 
 
 @pytest.fixture
 async def router(tmp_path: Path) -> AsyncIterator[RouterTwin]:
     """A router that mesh.json in the test's folder describes, files by paths relative to it."""
-    mesh = AttestedMesh.create(int(time.time()))
-    twin, trust = RouterTwin(mesh), mesh.trust()
-    (tmp_path / "policy.json").write_bytes(trust.signed_policy)
-    (tmp_path / "ca.pem").write_bytes(mesh.ca.pem)
+    twin = RouterTwin(AttestedMesh.create(int(time.time())))
     async with serving(twin, tmp_path):
-        described = {
-            "router_url": twin.url,
-            "router_ca": "ca.pem",
-            "mesh_ca": "ca.pem",
-            "api_key": API_KEY,
-            "model": MODEL,
-            "policy": "policy.json",
-            "operator_public_keys": [key.hex() for key in trust.operator_keys],
-            "operator_threshold": 2,
-            "trust_domain": TRUST_DOMAIN,
-        }
-        (tmp_path / "mesh.json").write_text(json.dumps(described))
+        describe(twin.mesh, tmp_path, twin.url, API_KEY)
         yield twin
 
 

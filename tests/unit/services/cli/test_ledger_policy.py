@@ -11,15 +11,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
-from libs.events.erasure import Authority, ErasureDone, ErasureEntry, ErasureOrdered, HoldChanged
+from libs.events.erasure import Authority, ErasureDone, ErasureEntry, ErasureOrdered, HoldChanged, TagKeyGiven
 from libs.events.keyset import Keyset
 from libs.events.pruning import PruneOrdered
 from libs.events.vault import vault_epoch
 from libs.identity.certificate import Subject, pem_of
-from libs.policy.orders import ERASE_VAULT, HOLD_VAULT, PRUNE_LOG, RELEASE_VAULT, Order, SignedOrder
+from libs.policy.orders import ERASE_VAULT, GIVE_TAG_KEY, HOLD_VAULT, PRUNE_LOG, RELEASE_VAULT, Order, SignedOrder
 from libs.policy.revocation import RevocationKind
 from libs.policy.signatures import parse_signed
-from libs.policy.vault_orders import VaultPart
+from libs.policy.vault_orders import TagKeyGift, VaultPart
 from libs.tee.challenge import Challenge
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
@@ -229,6 +229,23 @@ def test_vault_that_was_erased_though_it_was_held_is_told(begun: WrittenLog, ver
 def test_hold_that_too_few_ordered_is_told(begun: WrittenLog, verify: Verify, mesh: JoinedMesh) -> None:
     say(begun, HoldChanged(WHOLE.vault_id, True, 1, order(mesh, HOLD_VAULT, signers=1)))
     say(begun, HoldChanged(WHOLE.vault_id, True, 1, order(mesh, HOLD_VAULT, "0b" * 16)))
+    code, said = verify()
+    assert (code, "ORDER_SIGNATURES_INSUFFICIENT" in said, "its order is about another vault" in said) == (
+        5,
+        True,
+        True,
+    )
+
+
+def test_tag_key_that_is_said_to_be_given_by_nobodys_word_is_told(
+    begun: WrittenLog, verify: Verify, mesh: JoinedMesh
+) -> None:
+    gift = TagKeyGift(WHOLE.vault_id, bytes(32)).subject
+    say(begun, TagKeyGiven(WHOLE.vault_id, 1, order(mesh, GIVE_TAG_KEY, gift)))
+    code, said = verify()
+    assert code == 0, said
+    say(begun, TagKeyGiven(WHOLE.vault_id, 1, order(mesh, GIVE_TAG_KEY, gift, signers=1)))
+    say(begun, TagKeyGiven(b"\x0b" * 16, 1, order(mesh, GIVE_TAG_KEY, gift)))
     code, said = verify()
     assert (code, "ORDER_SIGNATURES_INSUFFICIENT" in said, "its order is about another vault" in said) == (
         5,

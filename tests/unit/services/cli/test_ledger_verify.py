@@ -14,7 +14,7 @@ from libs.transparency.checkpoint import Checkpoint
 from services.cli.__main__ import main
 from services.ledger.storage.segments import Geometry
 from tests.fakes.served_log import serving_files, tiles_of
-from tests.fakes.written_log import ORIGIN, TAG_KEY, WrittenLog, rewritten
+from tests.fakes.written_log import ORIGIN, TAG_KEY, WrittenLog, rewritten, tag_of
 
 SEGMENT = "seg/00000000000000000000.seg"
 _HEADER = 4096
@@ -70,12 +70,31 @@ def test_machines_get_one_object(log: WrittenLog, verify: Verify) -> None:
     code, said = verify(log.folder, "--json", "--tag-key", _tag_key(log.folder.parent))
     value = json.loads(said)
     assert (code, value["status"], value["verdict"], value["size"], value["tenant_entries"]) == (0, 0, "sound", 5, 3)
+    assert value["tenant_gap_free"] is True
     assert value["keys"] == [log.ledger.vkey.text()]
     flip(log, SEGMENT, _HEADER + 200)
     code, said = verify(log.folder, "--json")
     value = json.loads(said)
     assert (code, value["status"]) == (3, 3)
     assert value["findings"][0]["file"] == "00000000000000000000.seg"
+
+
+def test_withheld_number_of_the_tenants_is_status_7_and_named(log: WrittenLog, verify: Verify) -> None:
+    """A ledger with all its keys leaves one out: to everybody else the log is sound."""
+    key = _tag_key(log.folder.parent)
+    code, said = verify(log.folder, "--tag-key", key)
+    assert (code, "the tenant's 1 to 3 without a gap" in said) == (0, True)
+    log.tag = lambda vault_id, number: tag_of(vault_id, number + 1 if any(vault_id) else number)
+    log.append([log.router.receipt("after the one that is withheld")])
+    assert verify(log.folder)[0] == 0
+    code, said = verify(log.folder, "--tag-key", key)
+    assert (code, "numbers 4 to 4 of the vault are on no leaf before number 5" in said) == (7, True)
+    assert "the tenant's 1 to 5 with gaps" in said
+    code, said = verify(log.folder, "--tag-key", key, "--json")
+    assert (code, json.loads(said)["tenant_gap_free"]) == (7, False)
+    key.write_text("01" * 32)
+    code, said = verify(log.folder, "--tag-key", key)
+    assert (code, "none of the tenant's" in said) == (0, True)
 
 
 def test_torn_tail_is_status_2(log: WrittenLog, verify: Verify) -> None:

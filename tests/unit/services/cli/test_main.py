@@ -19,8 +19,28 @@ def teemesh(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command() -> None:
     shown = teemesh("--help")
     assert shown.returncode == 0
-    for command in ("up", "down", "status", "doctor", "reset", "chat", "ledger", "policy", "providers", "sessions"):
+    for command in (
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "reset",
+        "chat",
+        "verify",
+        "ledger",
+        "policy",
+        "providers",
+        "sessions",
+    ):
         assert f"    {command} " in shown.stdout
+
+
+def test_who_names_a_command_loads_no_other() -> None:
+    counted = "import sys; from services.cli.__main__ import main; main(['operator-key', '/none']);"
+    counted += "print(sorted({name.split('.')[2] for name in sys.modules if name.startswith('services.cli.')}))"
+    command = [sys.executable, "-c", counted]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "['__main__', 'mesh', 'terminal']\n"
 
 
 def test_a_refusal_is_one_line_with_its_reason(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ def test_later_batches_of_a_refused_issuer_are_refused_and_told(
         ("registry", Kind.QUARANTINE),
         ("ledger", Kind.ADMISSION),
         ("kms", Kind.ERASURE),
+        ("registry", Kind.REFUSALS),
     ],
 )
 def test_a_kind_of_another_role_is_refused(
@@ -202,6 +203,11 @@ def test_a_kind_of_another_role_is_refused(
 ) -> None:
     writer = LogWriter(mesh, kms, role)
     assert gate.reasons(writer.batch(writer.introduce(), writer.seal(kind))) == ["KIND_NOT_ALLOWED"]
+
+
+def test_a_router_may_say_how_many_it_did_not_let_in(gate: Gatekeeper, router: LogWriter) -> None:
+    said = {"from": 1, "until": 3601, "counts": {"API_KEY_INVALID": 3}}
+    assert gate.reasons(router.batch(router.seal(Kind.REFUSALS, said))) == []
 
 
 def test_only_the_ledger_writes_what_is_the_ledgers() -> None:

@@ -41,7 +41,7 @@ class Log:
         self.said: list[tuple[Kind, dict[str, Any]]] = []
         self.taken = asyncio.Event()
 
-    async def enqueue(self, kind: Kind, body: dict[str, Any], *, vault: None) -> None:
+    async def enqueue(self, kind: Kind, body: dict[str, Any], *, vault: None, essential: bool) -> None:
         require_documented(kind, body)
         self.said.append((kind, body))
         number = self.store.index.progress(ISSUER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -24,9 +24,10 @@ from services.ledger.intake.acknowledging import Acknowledgements
 from services.ledger.intake.admission import Admission, LogView
 from services.ledger.intake.arrivals import Arrivals
 from services.ledger.intake.committing import Committing
+from services.ledger.intake.owed import Owed
 from services.ledger.intake.position import Start
-from services.ledger.intake.rejections import NAME, Refusal, Rejections
-from services.ledger.intake.sequencer import Sequencer, Verdict
+from services.ledger.intake.rejections import NAME, Rejections
+from services.ledger.intake.sequencer import Sequencer
 from services.ledger.opening import logged_policies
 from services.ledger.storage import records_log
 from services.ledger.storage.description import LogDescription
@@ -61,26 +62,6 @@ class OneVault:
         return VAULT
 
 
-class Spoken:
-    """What the ledger said of itself."""
-
-    issuer = b"\x77" * 32
-
-    def __init__(self) -> None:
-        self.gaps: list[StreamGap] = []
-        self.conflicts: list[Verdict] = []
-        self.quarantined: list[Refusal] = []
-
-    async def gap(self, source: bytes, gap: StreamGap) -> None:
-        self.gaps.append(gap)
-
-    async def conflict(self, verdict: Verdict) -> None:
-        self.conflicts.append(verdict)
-
-    async def quarantine(self, refusal: Refusal, digest: bytes) -> None:
-        self.quarantined.append(refusal)
-
-
 class Ledger:
     """A ledger without its stream."""
 
@@ -94,7 +75,7 @@ class Ledger:
     ) -> None:
         self.store = store
         self.vaults = OneVault()
-        self.own = Spoken()
+        self.owed = Owed(store.directory)
         self.holding = holding or Alone()
         self.rejections = Rejections(store.directory)
         epoch = store.last_epoch + 1
@@ -111,7 +92,8 @@ class Ledger:
             sequencer=Sequencer(store, epoch=epoch, tag=tag, clock=time.time_ns),
             rejections=self.rejections,
             acknowledgements=self.acknowledgements,
-            own=self.own,
+            owed=self.owed,
+            issuer=b"\x77" * 32,
             growth=self.growth,
             holding=self.holding,
             thread=thread,
@@ -126,6 +108,11 @@ class Ledger:
             self._sequence += 1
             events.append(StreamMessage(self._sequence, data, int(time.time() * 1000)))
         await self.committing.commit(await self.arrivals.read(events))
+
+    def said(self, kind: Kind) -> list[Mapping[str, str | int]]:
+        """What it has to say of this kind."""
+        part = self.owed.first()
+        return [] if part is None else [saying.body for saying in part.sayings if saying.kind is kind]
 
     async def lose(self, count: int) -> None:
         gap = StreamGap(self._sequence + 1, self._sequence + count)
@@ -206,7 +193,7 @@ async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router:
     size = ledger.store.head.size
     await ledger.take(message, message)
     assert ledger.store.head.size == size
-    assert not ledger.own.conflicts
+    assert not ledger.said(Kind.CONFLICT)
 
 
 async def test_two_entries_under_one_number_are_a_conflict_and_the_first_one_stays(
@@ -218,33 +205,41 @@ async def test_two_entries_under_one_number_are_a_conflict_and_the_first_one_sta
     size = ledger.store.head.size
     await ledger.take(router.batch(twin))
     assert ledger.store.head.size == size
-    (verdict,) = ledger.own.conflicts
-    assert verdict.logged_commitment == commit_to(sealed.salt, sealed.canonical)
+    [said] = ledger.said(Kind.CONFLICT)
+    assert (said["issuer"], said["issuer_seq"]) == (router.issuer.id.hex(), sealed.issuer_seq)
+    assert (said["logged"], said["refused"]) == (commit_to(sealed.salt, sealed.canonical).hex(), "00" * 32)
     assert ledger.rejections.of(router.issuer.id, 1)[0][1].name == "CONFLICT"
 
 
 async def test_what_is_refused_is_kept_and_its_number_named(ledger: Ledger, router: LogWriter) -> None:
     refused = router.batch(router.seal(Kind.POLICY), router.seal(Kind.RECEIPT, vault=VAULT))
     await ledger.take(refused)
-    assert [refusal.reason.name for refusal in ledger.own.quarantined] == ["KIND_NOT_ALLOWED"]
+    assert [said["reason"] for said in ledger.said(Kind.QUARANTINE)] == ["KIND_NOT_ALLOWED"]
     assert ledger.store.head.size == 2  # The keyset and the receipt beside the refused record.
     await ledger.take(refused)  # A resend fills neither the quarantine nor the log.
-    assert len(ledger.own.quarantined) == 1
+    assert len(ledger.said(Kind.QUARANTINE)) == 1
     await ledger.take(b"no batch at all")
     stored = records_log.read_end(ledger.store.directory / NAME, records_log.QUARANTINE)
     assert [int.from_bytes(record[8:10], "big") for record in stored.records] == [8, 1]
 
 
+async def test_a_number_that_comes_twice_at_once_is_named_once(ledger: Ledger, router: LogWriter) -> None:
+    refused = router.batch(router.seal(Kind.POLICY))
+    await ledger.take(refused, refused)
+    assert len(ledger.said(Kind.QUARANTINE)) == 1
+
+
 async def test_refused_issuers_leave_no_entries_in_the_log(mesh: JoinedMesh, kms: KmsCore, ledger: Ledger) -> None:
     writer = LogWriter(mesh, kms, "router", claims={})
     await ledger.take(writer.batch(writer.introduce()))
-    assert not ledger.own.quarantined
+    assert not ledger.said(Kind.QUARANTINE)
     assert ledger.store.head.size == 0
 
 
 async def test_lost_messages_are_said_in_the_log(ledger: Ledger, router: LogWriter) -> None:
     await ledger.lose(4)
-    assert ledger.own.gaps == [StreamGap(2, 5)]
+    assert ledger.said(Kind.GAP) == [{"source": SOURCE.hex(), "from": 2, "to": 5}]
+    assert ledger.store.head.source_high == 5  # At once: a place that lags has the same gap found again.
     await ledger.take(router.batch(router.seal(Kind.RECEIPT, vault=VAULT)))
     assert ledger.store.head.source_high == 6
 

@@ -59,7 +59,7 @@ def row(**changes: object) -> Callable[[Frame], Frame]:
         (lambda frame: replace(frame, chain_after=bytes(32)), "the hash chain is another"),
         (lambda frame: replace(frame, root_after=bytes(32)), "the root is another"),
         (lambda frame: replace(frame, rows=_renamed(frame.rows)), "the hash chain is another"),
-        (lambda frame: replace(frame, rows=_renamed(frame.rows, kind=13)), "row 0 is of an unknown kind"),
+        (lambda frame: replace(frame, rows=_renamed(frame.rows, kind=14)), "row 0 is of an unknown kind"),
         (lambda frame: replace(frame, rows=_renamed(frame.rows, reserved=1)), "row 0 has no leaf of version 1"),
         (lambda frame: replace(frame, rows=_renamed(frame.rows, magic=b"TML2")), "row 0 has no leaf of version 1"),
         (lambda frame: replace(frame, rows=_renamed(frame.rows, number=0)), "a row has the number 0"),

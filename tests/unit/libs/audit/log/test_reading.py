@@ -259,6 +259,14 @@ def test_root_within_a_frame_is_known_too(begun: WrittenLog) -> None:
     assert roots[3] == sha256(b"\x01" + two + hashes[2]).digest()
 
 
+def test_how_many_a_router_did_not_let_in_is_its_to_say(begun: WrittenLog) -> None:
+    said = {"from": 1, "until": 3601, "counts": {"API_KEY_INVALID": 3}}
+    begun.append([begun.router.entry(Kind.REFUSALS, said)])
+    assert read(begun.files()).findings.worst is Status.SOUND
+    begun.append([begun.ledger.entry(Kind.REFUSALS, said)])
+    assert read(begun.files()).findings.worst is Status.UNPROVEN
+
+
 def test_tenant_finds_all_its_entries(begun: WrittenLog) -> None:
     begun.append([begun.router.receipt() for _ in range(2)], [begun.router.receipt()])
     reading = read(begun.files(), tag_key=TAG_KEY)

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
 from services.router.admission.tenants import Tenant, Tenants, bearer
-from services.router.errors import TenantRevoked, TenantsUnavailable, Unauthorized
+from services.router.errors import RouterError, TenantRevoked, TenantsUnavailable, Unauthorized
 
 ADMIN = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER_ADMIN = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -51,12 +51,14 @@ class Bench:
         self.now = 0.0
         self.admin = ADMIN.public_key().public_bytes_raw()
         self.revoked: set[str] = set()
+        self.refused: list[str] = []
         self.directory = Directory()
         self.directory.add("sk-one", record())
         self.tenants = Tenants(
             self.directory.find,
             lambda: self.admin,
             lambda: self.revoked,
+            self.refused.append,
             clock=lambda: self.now,
             ttl_seconds=30,
             negative_ttl_seconds=5,
@@ -125,6 +127,19 @@ async def test_a_revoked_tenant_is_refused_at_once_though_its_key_is_known(bench
         await bench.tenants.authenticate(BEARER)
     bench.revoked.clear()
     assert await bench.tenants.authenticate(BEARER) == TENANT
+
+
+async def test_every_refusal_is_counted_by_its_reason_and_nobody_else(bench: Bench) -> None:
+    await bench.tenants.authenticate(BEARER)
+    assert bench.refused == []
+    bench.revoked.add(TENANT.tenant_id)
+    for authorization in (None, "Bearer sk-new", "Bearer sk-new", BEARER):
+        with pytest.raises(RouterError):
+            await bench.tenants.authenticate(authorization)
+    bench.directory.reachable = False
+    with pytest.raises(TenantsUnavailable):
+        await bench.tenants.authenticate("Bearer another")
+    assert bench.refused == [*["API_KEY_INVALID"] * 3, "TENANT_REVOKED", "TENANTS_UNAVAILABLE"]
 
 
 async def refused_with(bench: Bench, reason: str, authorization: str = BEARER) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -30,7 +31,7 @@ from services.router.proof.issuance import Issuance
 from services.router.proof.store import StoredReceipt
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, VAULT
-from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, prompt, sha256
+from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, prompt, router_bench, sha256
 
 
 def aborts(receipt: Receipt) -> list[str]:
@@ -431,7 +432,11 @@ async def test_a_stream_that_ends_with_its_nodes_refusal_names_the_reason(bench:
 async def test_the_answer_of_a_tenant_who_is_revoked_meanwhile_is_cut(bench: RouterBench, stream: bool) -> None:
     if stream:
         bench.nodes[0].stream()
-    bench.member.policy.revoked = Revoked(tenants=frozenset({TENANT.tenant_id}))
+
+    def revoke() -> None:
+        bench.member.policy.revoked = Revoked(tenants=frozenset({TENANT.tenant_id}))
+
+    bench.nodes[0].meanwhile = revoke
     answer = await bench.run(prompt(stream=stream))
     assert b'"tenant_revoked"' in answer.body
     assert answer.started.status == (200 if stream else 403)
@@ -604,3 +609,12 @@ async def found(bench: RouterBench, receipt_id: str) -> StoredReceipt | None:
         return await bench.store.find(receipt_id, TENANT.tenant_id)
     except NotFound:
         return None
+
+
+async def test_an_answer_is_served_when_the_prompt_is_handed_over(tmp_path: Path) -> None:
+    """A long stream may end after the session that it rests on."""
+    times = iter([1_750_000_000.5])
+    async with router_bench(tmp_path, clock=lambda: next(times)) as bench:
+        bench.nodes[0].stream()
+        assert (await bench.run(prompt(stream=True))).started.status == 200
+        assert bench.only_receipt().served_at == 1_750_000_000

@@ -1,0 +1,147 @@
+"""Responsible for encrypting answers (e2ee-v2 §5 and §6): whole bodies, or streams event by event.
+
+Nothing leaves here in clear that an answer says. What cannot be understood is not passed on; nor are an engine's own
+words about an error, which may quote the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from libs.aci import rewriting
+from libs.aci.e2ee.fields import AnswerNotUnderstood, visit_answer
+from libs.aci.openai_errors import error_body
+from libs.aci.rewriting import JsonNotRewritable, is_text
+from libs.aci.sse import DONE, Event, EventSplitter, parse_event
+from libs.errors import MeshError
+from services.router.e2ee.opening import Envelope
+from services.router.errors import UpstreamFailed
+
+MAX_BYTES = 16 << 20
+"""Of an answer that is not streamed, or of one event, before it is encrypted: that doubles what it says."""
+
+_SUCCESS = 200
+_UNTOLD = "the engine refused the request; its own words are kept back, as they may quote what came encrypted"
+_PLAIN_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Cover(Protocol):
+    """Stands between an answer and whoever it is withheld from."""
+
+    @property
+    def suite(self) -> str | None:
+        """Under which suite it goes back, None if in clear."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the answer; return what becomes of them, as far as that is known. Raises
+        `UpstreamFailed`.
+        """
+        ...
+
+    def finish(self) -> bytes:
+        """The answer is whole: return the rest. Raises `UpstreamFailed`."""
+        ...
+
+
+class Clear:
+    """Of an answer to a request that came in clear."""
+
+    suite = None
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def finish(self) -> bytes:
+        return b""
+
+
+class SealedBody:
+    """Of an answer that goes out at once. One that is no success has nothing to encrypt, and is stripped of words."""
+
+    def __init__(self, envelope: Envelope, status: int) -> None:
+        self.suite = envelope.suite.algo if status == _SUCCESS else None
+        self._envelope = envelope
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        self._body += data
+        _bound(len(self._body))
+        return b""
+
+    def finish(self) -> bytes:
+        body = bytes(self._body)
+        return _quiet(body) if self.suite is None else _sealed(self._envelope, body)
+
+
+class SealedStream:
+    """Of a stream. What is no event yet stays here."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.suite = envelope.suite.algo
+        self._envelope = envelope
+        self._splitter = EventSplitter()
+
+    def feed(self, data: bytes) -> bytes:
+        events = [self._event(event) for event in self._splitter.feed(data)]
+        _bound(self._splitter.pending)
+        return b"".join(events)
+
+    def finish(self) -> bytes:
+        if self._splitter.at_boundary():
+            return b""
+        if not self._splitter.between_events():
+            raise UpstreamFailed("the stream ended within an event")
+        return self._event(parse_event(self._splitter.take()))
+
+    def _event(self, event: Event) -> bytes:
+        if not event.data:
+            return b":\n\n"  # It keeps the connection open; what it says is for nobody.
+        if event.data.strip() == "[DONE]":
+            return DONE
+        return b"data: " + _sealed(self._envelope, event.data.encode()) + b"\n\n"
+
+
+def cover(envelope: Envelope | None, *, streams: bool, status: int) -> Cover:
+    """Return what an answer goes through."""
+    if envelope is None:
+        return Clear()
+    return SealedStream(envelope) if streams else SealedBody(envelope, status)
+
+
+def _sealed(envelope: Envelope, text: bytes) -> bytes:
+    try:
+        members = rewriting.loads(text)
+        if not isinstance(members, dict):
+            raise AnswerNotUnderstood("the answer is not an object")
+        if members.get("error") is not None:
+            return _quiet(text)
+        response_id = members.get("id")
+        named = response_id if is_text(response_id) else ""
+
+        def seal(path: str, value: Any) -> str:
+            plaintext = value.encode("utf-8") if is_text(value) else rewriting.dumps(value)
+            return envelope.suite.seal(envelope.client, plaintext, envelope.binding.of_response(path, named))
+
+        return rewriting.dumps(visit_answer(members, seal))
+    except (MeshError, UnicodeEncodeError) as error:
+        raise UpstreamFailed("the answer cannot be encrypted") from error
+
+
+def _quiet(text: bytes) -> bytes:
+    """An error in the usual shape, without the words of whoever reports it."""
+    try:
+        members = rewriting.loads(text)
+    except JsonNotRewritable:
+        members = None
+    reported = members.get("error") if isinstance(members, dict) else None
+    named = reported.get("type") if isinstance(reported, dict) else None
+    if not is_text(named) or _PLAIN_TYPE.fullmatch(named) is None:
+        named = UpstreamFailed.type
+    return error_body(named, _UNTOLD)
+
+
+def _bound(size: int) -> None:
+    if size > MAX_BYTES:
+        raise UpstreamFailed(f"the response is longer than the {MAX_BYTES} bytes that can be withheld")

@@ -1,0 +1,205 @@
+"""Responsible for opening encrypted requests (e2ee-v2 §3, §5 and §7): headers first, then each sealed field.
+
+Whoever sends any of the protocol's headers means to be encrypted: what is missing or wrong is refused, never read as if
+it had come in clear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from libs.aci import rewriting
+from libs.aci.e2ee import VERSION
+from libs.aci.e2ee.binding import Binding
+from libs.aci.e2ee.fields import visit_request
+from libs.aci.e2ee.suites import E2eeKeyInvalid, FieldNotOpened, Suite
+from libs.aci.endpoints import Endpoint
+from libs.aci.receipt_events import Encrypted
+from libs.aci.rewriting import JsonNotRewritable, NameRepeated, is_text
+from libs.errors import MeshError
+from services.router.e2ee.errors import (
+    ClientKeyRefused,
+    ContentWithoutPlace,
+    DecryptionFailed,
+    EndpointWithoutFields,
+    HeaderMissing,
+    ModelKeyMismatch,
+    ModelNotBound,
+    NonceRefused,
+    TimestampRefused,
+    VersionNotSupported,
+)
+from services.router.e2ee.window import AcceptanceWindow
+from services.router.prompt import MAX_MODEL_CHARACTERS
+from services.router.workload.workload import E2eeKey
+
+_VERSION_HEADER, _OLDER = "x-e2ee-version", "x-signing-algo"
+_CLIENT_KEY, _MODEL_KEY, _NONCE, _TIMESTAMP = "x-client-pub-key", "x-model-pub-key", "x-e2ee-nonce", "x-e2ee-timestamp"
+_NEEDED = (_CLIENT_KEY, _MODEL_KEY, _NONCE, _TIMESTAMP)
+HEADERS = (_VERSION_HEADER, *_NEEDED, _OLDER)
+"""Those by which a request asks for encryption, in lower case."""
+
+MOST_FIELDS = 1024
+_ANSWERED_IN_CLEAR = ("tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "echo")
+_NONCE_FORM = re.compile(r"[0-9a-fA-F]{64}")
+_TIMESTAMP_FORM = re.compile(r"[0-9]{1,15}")
+_LIST_START = re.compile(rb"[ \t\r\n]*\[")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """How the answer to one request goes back."""
+
+    suite: Suite
+    key_id: str
+    client: bytes
+    binding: Binding
+
+    def event(self) -> Encrypted:
+        """Return what the receipt says of it."""
+        return Encrypted(VERSION, self.suite.algo, self.key_id, hashlib.sha256(self.client).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A request in clear: the body that engines and receipts know."""
+
+    body: bytes
+    envelope: Envelope
+
+
+class Opening:
+    """Opens requests with this router's keys."""
+
+    def __init__(self, keys: Sequence[E2eeKey], window: AcceptanceWindow) -> None:
+        self._keys = keys
+        self._window = window
+
+    async def open(self, headers: Mapping[str, str], endpoint: Endpoint, body: bytes) -> Opened:
+        """Open a request that has any of `HEADERS`. Raises `E2eeRefused`, or `TooManyRemembered`.
+
+        A request that comes as far as its fields has used up its nonce, whoever it says that the answer is for: one
+        that was recorded cannot be sent again under another client's key.
+        """
+        if not endpoint.e2ee:
+            raise EndpointWithoutFields("E2EE v2 has no fields for this endpoint")
+        _require_version(headers)
+        nonce = headers[_NONCE]
+        if _NONCE_FORM.fullmatch(nonce) is None:
+            raise NonceRefused("X-E2EE-Nonce must be exactly 64 hex digits")
+        timestamp = self._timestamp(headers[_TIMESTAMP])
+        key = self._key(headers[_MODEL_KEY])
+        try:
+            client = key.suite.read_public(headers[_CLIENT_KEY])
+        except E2eeKeyInvalid as error:
+            raise ClientKeyRefused("X-Client-Pub-Key is no public key of the suite") from error
+        members = _members(body)
+        binding = _bind(key, members.get("model"), nonce, timestamp)
+        _require_answerable(members)
+        self._window.take(timestamp, key.private.public, bytes.fromhex(nonce))
+        try:
+            # Every field costs a key agreement, for which nobody else shall wait.
+            restored = await asyncio.to_thread(_restore, members, key, binding)
+            return Opened(restored, Envelope(key.suite, key.key_id, client, binding))
+        except (FieldNotOpened, JsonNotRewritable) as error:
+            raise DecryptionFailed from error
+
+    def _timestamp(self, text: str) -> int:
+        if _TIMESTAMP_FORM.fullmatch(text) is None:
+            raise TimestampRefused("X-E2EE-Timestamp must be whole Unix seconds")
+        self._window.judge(int(text))
+        return int(text)
+
+    def _key(self, text: str) -> E2eeKey:
+        for key in self._keys:
+            if key.listed_as(text):
+                return key
+        raise ModelKeyMismatch("X-Model-Pub-Key is no E2EE key of this service's attested keyset")
+
+
+def _require_version(headers: Mapping[str, str]) -> None:
+    if _OLDER in headers:
+        raise VersionNotSupported("X-Signing-Algo asks for an older protocol, which is not served")
+    version = headers.get(_VERSION_HEADER)
+    if version is None:
+        raise HeaderMissing("X-E2EE-Version is missing")
+    if version != VERSION:
+        raise VersionNotSupported(f"X-E2EE-Version must be {VERSION}")
+    for name in _NEEDED:
+        if name not in headers:
+            raise HeaderMissing(f"{name} is missing")
+
+
+def _members(body: bytes) -> dict[str, Any]:
+    try:
+        members = rewriting.loads(body)
+    except JsonNotRewritable as error:
+        raise DecryptionFailed from error
+    if not isinstance(members, dict):
+        raise DecryptionFailed
+    return members
+
+
+def _require_answerable(members: Mapping[str, Any]) -> None:
+    """Refuse what would be answered in members that the protocol leaves in clear. Raises `ContentWithoutPlace`."""
+    asked = [name for name in _ANSWERED_IN_CLEAR if members.get(name) not in (None, False)]
+    if asked:
+        raise ContentWithoutPlace(f"E2EE v2 encrypts no answer to {', '.join(asked)}")
+
+
+def _bind(key: E2eeKey, model: object, nonce: str, timestamp: int) -> Binding:
+    if not is_text(model):
+        raise ModelNotBound("the request has no model")
+    if len(model) > MAX_MODEL_CHARACTERS:
+        raise ModelNotBound("the model's name is too long")  # It is hashed with every field.
+    binding = Binding(key.suite.algo, model, nonce, timestamp)
+    try:
+        binding.of_request("")
+    except MeshError as error:
+        raise ModelNotBound("the model's name has no UTF-8") from error
+    return binding
+
+
+def _restore(members: dict[str, Any], key: E2eeKey, binding: Binding) -> bytes:
+    """Put what was sealed in its place and write it all down. Raises `FieldNotOpened` or `JsonNotRewritable`."""
+    opened = 0
+
+    def visit(path: str, value: str) -> Any:
+        nonlocal opened
+        if not key.suite.looks_sealed(value):
+            return value
+        opened += 1
+        if opened > MOST_FIELDS:
+            raise FieldNotOpened
+        plaintext = key.suite.open(key.private, value, binding.of_request(path))
+        return _content(plaintext) if path.endswith(".content") else _text(plaintext)
+
+    visit_request(members, visit)
+    if not opened:
+        raise FieldNotOpened
+    return rewriting.dumps(members)
+
+
+def _content(plaintext: bytes) -> Any:
+    """A message's whole content: a list of parts if that is what it reads as, else a text."""
+    text = _text(plaintext)
+    if _LIST_START.match(plaintext) is None:
+        return text
+    try:
+        return rewriting.loads(plaintext)
+    except NameRepeated as error:
+        raise FieldNotOpened from error
+    except JsonNotRewritable:
+        return text
+
+
+def _text(plaintext: bytes) -> str:
+    try:
+        return plaintext.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FieldNotOpened from error

@@ -1,0 +1,55 @@
+"""Responsible for taking each encrypted request once (e2ee-v2 §7): its time is near, and it did not come before.
+
+A request is remembered until its own time is too old, so one that is dated ahead is remembered for longer. Time here
+never goes back, as the host's clock may: what was forgotten would be new again. After a restart the keys are others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import time
+from collections.abc import Callable
+
+from services.router.e2ee.errors import Replayed, TimestampRefused, TooManyRemembered
+
+WINDOW_SECONDS = 300
+MOST_REMEMBERED = 500_000
+"""Some 100 MB; over 800 requests a second, all the time."""
+
+
+class AcceptanceWindow:
+    """Remembers requests. When it is full it refuses: to forget one would be to let it come again."""
+
+    def __init__(self, clock: Callable[[], float] = time.time, most: int = MOST_REMEMBERED) -> None:
+        self._clock = clock
+        self._most = most
+        self._now = clock()
+        self._seen: set[bytes] = set()
+        self._ends: list[tuple[int, bytes]] = []
+
+    def judge(self, timestamp: int) -> None:
+        """Raises `TimestampRefused`."""
+        if abs(self._time() - timestamp) > WINDOW_SECONDS:
+            raise TimestampRefused(f"the time is more than {WINDOW_SECONDS} s from this service's")
+
+    def take(self, timestamp: int, *names: bytes) -> None:
+        """Take what these name, of a time that was judged. Raises `Replayed` or `TooManyRemembered`."""
+        self._forget()
+        # Each name has a length of its own, which keeps it from running over into the next.
+        what = hashlib.sha256(b"".join(len(name).to_bytes(4, "big") + name for name in names)).digest()
+        if what in self._seen:
+            raise Replayed("this nonce was used before with these keys")
+        if len(self._seen) >= self._most:
+            raise TooManyRemembered("too many encrypted requests came in the last minutes")
+        self._seen.add(what)
+        heapq.heappush(self._ends, (timestamp + WINDOW_SECONDS, what))
+
+    def _forget(self) -> None:
+        now = self._time()
+        while self._ends and self._ends[0][0] < now:
+            self._seen.remove(heapq.heappop(self._ends)[1])
+
+    def _time(self) -> float:
+        self._now = max(self._now, self._clock())
+        return self._now

@@ -364,7 +364,7 @@ class AttestedMesh:
             [*(merkle.leaf_hash(bytes([other])) for other in range(index)), merkle.leaf_hash(leaf)]
         )
         statement = Statement(index, self.now * 1000, 1, number, 1, issuer, merkle.leaf_hash(leaf))
-        (promise,) = acknowledge([(statement, leaf)], log_id=log_id(ORIGIN), signer_epoch=1, key=self.ack_key)
+        (promise,) = acknowledge([(statement.data(), leaf)], log_id=log_id(ORIGIN), signer_epoch=1, key=self.ack_key)
         return {
             "entry": entry.decode(),
             "salt": salt.hex(),

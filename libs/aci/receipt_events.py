@@ -125,12 +125,15 @@ class SealedUnder:
 
 @dataclass(frozen=True, slots=True)
 class Encrypted:
-    """Prompt and answer were encrypted end to end (E2EE §8): to which key of the keyset, under which suite."""
+    """The prompt came encrypted (E2EE §8), to this key of the keyset and under this suite; its answer goes to the
+    client's key of that SHA-256.
+    """
 
     TYPE: ClassVar[str] = "teemesh.e2ee"
     version: str
     algo: str
     key_id: str
+    client_key_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,12 @@ def read(members: Members) -> Event:
         case SealedUnder.TYPE:
             return SealedUnder(members.integer("vault_epoch"))
         case Encrypted.TYPE:
-            return Encrypted(members.text("version"), members.text("algo"), members.text("key_id"))
+            return Encrypted(
+                members.text("version"),
+                members.text("algo"),
+                members.text("key_id"),
+                members.hex("client_key_sha256", 32),
+            )
         case _:
             return UnknownEvent(kind, members.raw())
 

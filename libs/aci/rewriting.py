@@ -82,8 +82,8 @@ def _write(value: Any, parts: list[str]) -> None:
         parts.append(_text(value))
 
 
-def _text(value: str | bool | None) -> str:
-    return json.dumps(value, ensure_ascii=False)
+_text = json.JSONEncoder(ensure_ascii=False).encode
+"""Of a string, true, false or null."""
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import ServedByForeign, UpstreamVerified
+from libs.aci.receipt_events import Encrypted, ServedByForeign, UpstreamVerified
 from libs.aci.report import DIRECT
 from libs.aci.session import Session, TlsBinding, verify_session
 from libs.client.foreign import (
@@ -24,6 +24,9 @@ from libs.client.vllm_proxy import verify_request_signed, verify_worker
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignKind, ForeignProvider
+
+_LONGEST_ANSWER_SECONDS = 900.0
+"""A provider may date its receipt when its answer ends, ours are dated when the prompt was handed over."""
 
 
 class ForeignNotListed(MeshError):
@@ -102,9 +105,12 @@ def _verify_service(
     established = verify_service(evidence, provider, policy, receipt.served_at)
     _require_channel(session, provider, pins_of(established, provider, policy.revoked))
     theirs = receipts.verify_receipt(link.receipt.encode(), established.keyset)
-    verify_dated(theirs, receipt.served_at, receipt.served_at)
+    verify_dated(theirs, receipt.served_at, receipt.served_at + _LONGEST_ANSWER_SECONDS)
+    # Of an answer that was encrypted on its way here, only the router knows what the provider's was.
+    sealed = any(isinstance(event, Encrypted) for event in receipt.events)
+    returned = theirs.returned.body_hash if sealed else receipt.returned.body_hash
     forwarded = None if receipt.forwarded is None else receipt.forwarded.body_hash
-    if (theirs.received.body_hash, theirs.returned.body_hash) != (forwarded, receipt.returned.body_hash):
+    if (theirs.received.body_hash, theirs.returned.body_hash) != (forwarded, returned):
         raise ForeignChainBroken("the provider's receipt is over another request or another response")
     if established.serving != DIRECT:
         cited = cited_by(link)

@@ -20,7 +20,7 @@ from libs.client.commitment import Commitment
 from libs.client.exchange import Exchange
 from libs.client.ledger import LedgerKeys
 from libs.client.reopening import read_again
-from libs.client.serving import verify_node, verify_outcome
+from libs.client.serving import verify_node, verify_outcome, verify_sealed
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.transparency.quorum import NOBODY, Quorum
@@ -171,6 +171,7 @@ class _Proof:
         receipt, exchange = proven(self._receipt, 3), self._given.exchange
         # The response is the next check's business.
         verify_exchange(receipt, request_body=exchange.request, response_hash=receipt.returned.body_hash)
+        verify_sealed(receipt, exchange)
         return f"{len(exchange.request)} bytes, {receipt.received.body_hash[:23]}..."
 
     def response_matches(self) -> str:

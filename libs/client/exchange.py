@@ -48,6 +48,8 @@ class Exchange:
     """The reason why the client could not read the answer to its end, or read nothing in it."""
     opening_key: OpeningKey | None = None
     """Of a request that was encrypted, where the answer was to be kept."""
+    sealed_to: str | None = None
+    """SHA-256 of the key, hex, to which the answer was to be encrypted; None: nothing was."""
 
 
 def receipt_segment(receipt_id: str | None) -> str:

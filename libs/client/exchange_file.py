@@ -15,6 +15,7 @@ from libs.client.checks import Materials
 from libs.client.exchange import Exchange, OpeningKey
 from libs.client.http import MAX_DOCUMENT_BYTES
 from libs.client.record import MAX_RESPONSE_BYTES
+from libs.client.reopening import sealed_to
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.tee import shape
@@ -120,6 +121,7 @@ def _exchange(value: Any) -> Exchange:
     names = _EXCHANGE | (_MAY_LACK & value.keys() if isinstance(value, dict) else frozenset())
     members = shape.members(value, names, "exchange")
     response, receipt_id = shape.binary(members["response"], "response"), members["receipt_id"]
+    key = _opening_key(members["opening_key"]) if "opening_key" in members else None
     return Exchange(
         request=shape.binary(members["request"], "request"),
         response_hash=digest(response),
@@ -128,7 +130,8 @@ def _exchange(value: Any) -> Exchange:
         received_at=shape.integer(members["received_at_ms"], "received_at_ms") / _MILLISECONDS,
         response=response,
         broken_off=shape.text(members["broken_off"], "broken_off") if "broken_off" in members else None,
-        opening_key=_opening_key(members["opening_key"]) if "opening_key" in members else None,
+        sealed_to=None if key is None else sealed_to(key),
+        opening_key=key,
     )
 
 

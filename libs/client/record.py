@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from libs.client.exchange import Exchange, OpeningKey
+from libs.client.exchange import Exchange
 from libs.client.http import AnswerTooLarge
+from libs.client.reopening import opening_key
+from libs.client.sealing import SealedRequest
 from libs.errors import MeshError
 
 MAX_RESPONSE_BYTES = 32 << 20
@@ -29,7 +31,7 @@ class Record:
 
     def __init__(self, *, keep: bool = False) -> None:
         self._request: bytes | None = None
-        self._opening_key: OpeningKey | None = None
+        self._sealed: SealedRequest | None = None
         self._sent_at = 0.0
         self._receipt_id: str | None = None
         self._hash = hashlib.sha256()
@@ -42,10 +44,9 @@ class Record:
         """Whether any of the request may have reached the router."""
         return self._request is not None
 
-    def begin(self, request: bytes, sent_at: float, opening_key: OpeningKey | None) -> None:
-        """The request, as its receipt has to be for it, goes out now; `opening_key` opens its answer."""
-        self._request, self._sent_at = request, sent_at
-        self._opening_key = None if self._kept is None else opening_key
+    def begin(self, body: bytes, sent_at: float, sealed: SealedRequest | None) -> None:
+        """The request goes out now, as it is or `sealed`."""
+        self._request, self._sent_at, self._sealed = body if sealed is None else sealed.clear, sent_at, sealed
 
     def name(self, receipt_id: str | None) -> None:
         """The response names its receipt."""
@@ -83,7 +84,8 @@ class Record:
             received_at=self._now() if self._received_at is None else self._received_at,
             response=None if self._kept is None else bytes(self._kept),
             broken_off=broken_off,
-            opening_key=self._opening_key,
+            sealed_to=None if self._sealed is None else self._sealed.client_key_sha256,
+            opening_key=None if self._sealed is None or self._kept is None else opening_key(self._sealed),
         )
 
     def _now(self) -> float:

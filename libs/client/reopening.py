@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from libs.aci import rewriting
 from libs.aci.e2ee.binding import Binding
 from libs.aci.e2ee.suites import SUITES
@@ -15,6 +17,11 @@ def opening_key(sealed: SealedRequest) -> OpeningKey:
     """Return what opens the answer to this request."""
     binding = sealed.binding
     return OpeningKey(binding.algo, sealed.private.secret, binding.nonce, binding.timestamp)
+
+
+def sealed_to(key: OpeningKey) -> str:
+    """Return what `Exchange.sealed_to` is of an exchange with this key. Raises `ValueError` for what is no key."""
+    return hashlib.sha256(SUITES[key.algo].key.of(key.secret).public).hexdigest()
 
 
 def read_again(exchange: Exchange, key: OpeningKey) -> str:

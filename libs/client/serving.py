@@ -8,7 +8,7 @@ from typing import Any
 
 from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import ServedByNode, UpstreamVerified
+from libs.aci.receipt_events import Encrypted, ServedByNode, UpstreamVerified
 from libs.aci.session import Session, TlsBinding, verify_session
 from libs.client.exchange import Exchange
 from libs.errors import Code, MeshError
@@ -26,6 +26,13 @@ class ServedAtImplausible(MeshError):
 
     code = Code.PERMISSION_DENIED
     reason = "SERVED_AT_IMPLAUSIBLE"
+
+
+class SealedForAnother(MeshError):
+    """The answer was encrypted to a key that is not this client's, or its encryption was taken off on the way."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "SEALED_FOR_ANOTHER"
 
 
 class SessionClaimsInsufficient(MeshError):
@@ -65,6 +72,16 @@ def verify_dated(receipt: Receipt, sent_at: float, received_at: float) -> None:
     """Accept a receipt of this time, Unix seconds. Raises `ServedAtImplausible`."""
     if not sent_at - CLOCK_SKEW_SECONDS <= receipt.served_at <= received_at + CLOCK_SKEW_SECONDS:
         raise ServedAtImplausible("the receipt is dated outside the time of this exchange: check both clocks")
+
+
+def verify_sealed(receipt: Receipt, exchange: Exchange) -> None:
+    """Accept a receipt of an exchange that was encrypted for this client's key, or for nobody's, as it was asked.
+
+    Raises `SealedForAnother`.
+    """
+    named = [event.client_key_sha256 for event in receipt.events if isinstance(event, Encrypted)]
+    if named != ([] if exchange.sealed_to is None else [exchange.sealed_to]):
+        raise SealedForAnother("the receipt names other keys that the answer was encrypted to than this client's")
 
 
 def verify_claimed(session: Session, also: Collection[str] = ()) -> None:

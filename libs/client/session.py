@@ -35,7 +35,6 @@ from libs.client.http import (
     refuse_encoded,
 )
 from libs.client.record import Record
-from libs.client.reopening import opening_key
 from libs.client.reporting import fetch_report
 from libs.client.sealing import seal
 from libs.client.trust import Trust
@@ -126,9 +125,7 @@ class RouterSession:
 
         async def begun() -> AsyncIterator[bytes]:
             # Asked for once the connection ends in an attested key: nothing was sent before.
-            kept.begin(
-                body if sealing is None else sealing.clear, sent_at, None if sealing is None else opening_key(sealing)
-            )
+            kept.begin(body, sent_at, sealing)
             yield outgoing
 
         async with self._http.post(

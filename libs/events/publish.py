@@ -193,12 +193,12 @@ class Publisher:
         """The response was going out when its reader went: nobody here knows how much of the rest came. Amend it so."""
         self._amend_now(committed.entry_id, committed.issuer_seq, vault, {}, RELEASE_UNKNOWN)
 
-    def introduce(self, keyset: Keyset) -> None:
-        """Begin the sequence. MUST come before any other entry.
+    def introduce(self, keyset: Keyset) -> asyncio.Future[None]:
+        """Begin the sequence. MUST come before any other entry. The future resolves once it IS durable.
 
         Even a full outbox takes it: without it nothing could be sent that would empty the outbox.
         """
-        self._hand_over(Kind.KEYSET, keyset.body(), None, withheld=False, cuts=())
+        return self._hand_over(Kind.KEYSET, keyset.body(), None, withheld=False, cuts=()).durable
 
     async def amend_earlier(self, open_vault: OpenVault | None) -> None:
         """Say of every response that an earlier start left open what is known of it; try until all is said."""
@@ -293,7 +293,8 @@ async def open_publisher(
     timing: Timing | None = None,
     reserve_bytes: int = 0,
 ) -> AsyncIterator[Publisher]:
-    """Open at once, as a new issuer; broker and ledger are sought in the background until the body ends.
+    """Open at once, as a new issuer whose keyset IS durable then; broker and ledger are sought in the background until
+    the body ends.
 
     `log_key` MUST be fresh for this process start, and the evidence's claims must name it as `log_key` (hex of its 32
     bytes). `reserve_bytes` of the outbox are for entries that are `essential`. Raises `LogKeyNotAttested`,
@@ -327,7 +328,7 @@ async def open_publisher(
         sender = Sender(issuer, outbox, link, settings.log_number, timing or Timing(), tasks)
         answers = Answers(outbox, issuer.id)
         publisher = Publisher(issuer, outbox, sender, answers)
-        publisher.introduce(
+        introduced = publisher.introduce(
             Keyset(
                 issuer.spki,
                 issuer.boot,
@@ -344,6 +345,7 @@ async def open_publisher(
             *(tasks.create_task(answers.follow(source, one)) for one in (*outbox.earlier, issuer.id)),
         ]
         try:
+            await asyncio.shield(introduced)
             yield publisher
             await sender.flush()
         finally:

@@ -74,7 +74,22 @@ def derive_tag_key(tag_share: bytes, vault_id: bytes) -> bytes:
 
 def leaf_tag(tag_key: bytes, vault_seq: int) -> bytes:
     """Return the tag of a vault's entry number `vault_seq`, from 1."""
-    return hmac.digest(tag_key, _TAG + vault_seq.to_bytes(8, "big"), "sha256")[:TAG_SIZE]
+    return Tags(tag_key).of(vault_seq)
+
+
+class Tags:
+    """The tags of one vault's entries, for whoever makes many: what depends on the key alone is done once."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(self, tag_key: bytes) -> None:
+        self._begun = hmac.new(tag_key, _TAG, "sha256")
+
+    def of(self, vault_seq: int) -> bytes:
+        """Return the tag of the vault's entry number `vault_seq`, from 1."""
+        mac = self._begun.copy()
+        mac.update(vault_seq.to_bytes(8, "big"))
+        return mac.digest()[:TAG_SIZE]
 
 
 def _check_sizes(first: bytes, second: bytes, vault_id: bytes) -> None:

@@ -21,6 +21,7 @@ STATEMENT_SIZE = 112
 MAX_COUNT = 4096
 _MAX_PATH = 12
 _LAYOUT = struct.Struct(">4s4sQQQQQ32s32s")
+_INDEX = struct.Struct(">8xQ96x")
 _MAGIC = b"TMA1"
 _RESERVED = bytes(4)
 
@@ -47,16 +48,8 @@ class Statement:
 
     def data(self) -> bytes:
         """Return the 112 bytes that are signed."""
-        return _LAYOUT.pack(
-            _MAGIC,
-            _RESERVED,
-            self.index,
-            self.time_ms,
-            self.vault_seq,
-            self.issuer_seq,
-            self.epoch,
-            self.issuer,
-            self.leaf_hash,
+        return pack_statement(
+            self.index, self.time_ms, self.vault_seq, self.issuer_seq, self.epoch, self.issuer, self.leaf_hash
         )
 
     @classmethod
@@ -68,6 +61,13 @@ class Statement:
         if magic != _MAGIC or reserved != _RESERVED:
             raise AcknowledgementInvalid("not a statement of version 1")
         return cls(*values)
+
+
+def pack_statement(
+    index: int, time_ms: int, vault_seq: int, issuer_seq: int, epoch: int, issuer: bytes, leaf_hash: bytes
+) -> bytes:
+    """Return what `Statement.data` does, without making a statement."""
+    return _LAYOUT.pack(_MAGIC, _RESERVED, index, time_ms, vault_seq, issuer_seq, epoch, issuer, leaf_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +84,33 @@ class Acknowledgement:
 
 
 def acknowledge(
-    entries: Sequence[tuple[Statement, bytes]], *, log_id: bytes, signer_epoch: int, key: Ed25519PrivateKey
+    entries: Sequence[tuple[bytes, bytes]], *, log_id: bytes, signer_epoch: int, key: Ed25519PrivateKey
 ) -> list[Acknowledgement]:
-    """Sign consecutive statements, each given with its leaf data. Returns one acknowledgement each, in order.
+    """Sign the data of consecutive statements, each given with its leaf data. Returns one acknowledgement each, in
+    order.
 
     The caller MUST have made the entries durable first. A lost acknowledgement is issued again by passing its one
     statement alone.
     """
     if not 1 <= len(entries) <= MAX_COUNT:
         raise ValueError(f"one signature covers 1 to {MAX_COUNT} statements")
-    first, count = entries[0][0].index, len(entries)
-    statements = []
-    for position, (statement, _) in enumerate(entries):
-        if statement.index != first + position:
-            raise ValueError("the statements of one signature are consecutive")
-        statements.append(statement.data())
-    tree = merkle.CompleteTree([merkle.leaf_hash(data) for data in statements])
+    indices = [_INDEX.unpack(statement)[0] for statement, _ in entries]
+    first, count = indices[0], len(indices)
+    if indices != list(range(first, first + count)):
+        raise ValueError("the statements of one signature are consecutive")
+    tree = merkle.CompleteTree([merkle.leaf_hash(statement) for statement, _ in entries])
     signature = key.sign(_signed(log_id, signer_epoch, first, count, tree.root))
     return [
         Acknowledgement(
-            statement=statements[position],
+            statement=statement,
             leaf_data=leaf_data,
             first=first,
             count=count,
-            path=tree.path(position),
+            path=path,
             signer_epoch=signer_epoch,
             signature=signature,
         )
-        for position, (_, leaf_data) in enumerate(entries)
+        for (statement, leaf_data), path in zip(entries, tree.paths(), strict=True)
     ]
 
 

@@ -5,11 +5,12 @@ The chain adds no strength to the signed root. It buys streaming verification, a
 
 from __future__ import annotations
 
+import struct
 from hashlib import sha256
 
 BOOT_SIZE = 16
-_HASH_SIZE = 32
 _CHAIN_PREFIX = b"\x02"
+_HASH = struct.Struct(">32s")
 _BATCH_PREFIX = b"\x03"
 
 
@@ -41,6 +42,12 @@ def entry_id(issuer: bytes, issuer_seq: int) -> bytes:
     return sha256(_ENTRY + issuer + issuer_seq.to_bytes(8, "big")).digest()
 
 
+def entry_ids(issuer: bytes, low: int, high: int) -> list[bytes]:
+    """Return the ids of an issuer's entries from number `low` to `high`."""
+    prefix = _ENTRY + issuer
+    return [sha256(prefix + number.to_bytes(8, "big")).digest() for number in range(low, high + 1)]
+
+
 def chain_start(origin: str) -> bytes:
     """Return c_0, the chain head of the empty log."""
     return sha256(domain("chain") + origin.encode("utf-8")).digest()
@@ -53,8 +60,8 @@ def chain_next(head: bytes, index: int, leaf_hash: bytes) -> bytes:
 
 def chain_over(head: bytes, first: int, leaf_hashes: bytes) -> bytes:
     """Return the chain head after some leaves, given the one before leaf number `first`; hashes lie end to end."""
-    for index, at in enumerate(range(0, len(leaf_hashes), _HASH_SIZE), first):
-        head = sha256(_CHAIN_PREFIX + head + index.to_bytes(8, "big") + leaf_hashes[at : at + _HASH_SIZE]).digest()
+    for index, (leaf_hash,) in enumerate(_HASH.iter_unpack(leaf_hashes), first):
+        head = sha256(_CHAIN_PREFIX + head + index.to_bytes(8, "big") + leaf_hash).digest()
     return head
 
 

@@ -48,6 +48,11 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+def pairs_hashed(nodes: Sequence[bytes]) -> list[bytes]:
+    """Return the nodes above: of the first two, the next two, and so on. One without a partner is left out."""
+    return [sha256(b"\x01" + left + right).digest() for left, right in zip(nodes[::2], nodes[1::2], strict=False)]
+
+
 class CompactRange:
     """The roots of the complete subtrees that make up a tree of some size: all that appending needs."""
 
@@ -74,15 +79,18 @@ class CompactRange:
 
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Add leaf hashes."""
-        peaks, size = self._peaks, self._size
-        for merged in leaves:
-            carry = size
-            while carry & 1:
-                merged = sha256(b"\x01" + peaks.pop() + merged).digest()
-                carry >>= 1
-            peaks.append(merged)
-            size += 1
-        self._size = size
+        nodes, before = list(leaves), self._size
+        self._size += len(nodes)
+        higher, alone = self._peaks, []
+        # Level by level: `nodes` are the new ones of a level, and there were `before` of that level already.
+        while nodes:
+            if before & 1:
+                nodes.insert(0, higher.pop())
+            if len(nodes) & 1:
+                alone.append(nodes.pop())
+            nodes = pairs_hashed(nodes)
+            before >>= 1
+        self._peaks = higher + alone[::-1]
 
     def root(self) -> bytes:
         return _fold(self._peaks)
@@ -100,7 +108,7 @@ class CompleteTree:
         """`leaves` are the hashes of one leaf or more."""
         self._levels = [list(leaves)]
         while len(below := self._levels[-1]) > 1:
-            above = [node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)]
+            above = pairs_hashed(below)
             # A subtree without a sibling is itself the node above.
             self._levels.append([*above, below[-1]] if len(below) & 1 else above)
 
@@ -111,22 +119,21 @@ class CompleteTree:
     def node(self, level: int, index: int) -> bytes:
         return self._levels[level][index]
 
-    def path(self, index: int) -> tuple[bytes, ...]:
-        """Return the audit path of one leaf, as `inclusion_path` does."""
-        path = []
-        for level in self._levels[:-1]:
-            sibling = index ^ 1
-            if sibling < len(level):
-                path.append(level[sibling])
-            index >>= 1
-        return tuple(path)
+    def paths(self) -> list[tuple[bytes, ...]]:
+        """Return the audit path of each leaf, as `inclusion_path` does: what two leaves share is put together once."""
+        above: list[tuple[bytes, ...]] = [()]
+        for level in reversed(self._levels[:-1]):
+            # Node and sibling change places; the last one of an odd number has none.
+            swapped = [each for pair in zip(level[1::2], level[::2], strict=False) for each in pair]
+            paths = [(sibling, *above[at >> 1]) for at, sibling in enumerate(swapped)]
+            above = [*paths, above[-1]] if len(level) & 1 else paths
+        return above
 
 
 def root_of(leaves: Iterable[bytes]) -> bytes:
     """Return the root over leaf hashes."""
     grown = CompactRange()
-    for leaf in leaves:
-        grown.append(leaf)
+    grown.extend(leaves)
     return grown.root()
 
 

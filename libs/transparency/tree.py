@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from libs.transparency.merkle import HASH_SIZE, complete_subtrees, node_hash, root
+from libs.transparency.merkle import HASH_SIZE, complete_subtrees, node_hash, pairs_hashed, root
 
 _KEPT_LEVEL = 8
 SUBTREE = 1 << _KEPT_LEVEL
@@ -121,7 +121,7 @@ def completed_by(low: int, high: int) -> tuple[int, int]:
 def _subtree(hashes: bytes) -> bytes:
     level = [hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)]
     while len(level) > 1:
-        level = [node_hash(level[at], level[at + 1]) for at in range(0, len(level), 2)]
+        level = pairs_hashed(level)
     return level[0]
 
 

@@ -27,6 +27,7 @@ from services.ledger.checkpoints.witnessed_floor import witnessed_floors
 from services.ledger.checkpoints.witnesses import Witness, open_witnesses
 from services.ledger.checkpoints.witnessing import Asked
 from services.ledger.config import Config
+from services.ledger.intake.introduction import introducing
 from services.ledger.keys import ReleasedKeys, index_key_of
 from services.ledger.opening import ensure_log, logged_policies, open_log, origin_of, verify_log
 from services.ledger.replication.group import Group
@@ -86,6 +87,7 @@ async def serve(config: Config) -> None:
         group = Group(config, opened, thread) if config.replication.is_group else None
         async with (
             join(settings, "ledger", claims) as member,
+            introducing(member, config, origin, log_key) as introduction,
             member.serve([ledger_binding(servicer), *([] if group is None else [group.binding])]) as serving,
         ):
             kms = member.kms
@@ -97,10 +99,9 @@ async def serve(config: Config) -> None:
             )
             outward = OutwardAuthority(kms, config.dns_names, config.ip_addresses)
             if group is None:
-                itself = member.peer("ledger", settings.listen)
-                log = running_alone(member, servicer, itself, config, opened, trust, keys, thread)
+                log = running_alone(member, servicer, introduction, config, opened, trust, keys, thread)
             else:
-                log = group.running(member, servicer, trust, keys)
+                log = group.running(member, servicer, introduction, trust, keys)
             # The log runs before the KMS is asked for a certificate: with a crowded outbox it gives none, and only what
             # is acknowledged here leaves that.
             async with log as reading:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from libs.events.acknowledgements import LedgerPeer
 from libs.events.connect import connect_nats
-from libs.events.publish import open_publisher
 from libs.events.subjects import inbox_prefix
 from libs.identity.member import Member
 from libs.policy.document import Policy
@@ -31,9 +29,10 @@ from services.ledger.intake.admission import Admission, LogView
 from services.ledger.intake.arrivals import Arrivals
 from services.ledger.intake.committing import Committing
 from services.ledger.intake.examining import open_examiner
+from services.ledger.intake.introduction import Introduction
 from services.ledger.intake.logged_writers import LoggedWriters
 from services.ledger.intake.owed import Owed, Paying
-from services.ledger.intake.own import RESERVED_FRACTION, OwnEntries
+from services.ledger.intake.own import OwnEntries
 from services.ledger.intake.policies import LoggedPolicies
 from services.ledger.intake.position import Position
 from services.ledger.intake.rejections import Rejections
@@ -103,13 +102,12 @@ async def open_reading(config: Config, opened: Opened, keys: KeySource, growth: 
     return Reading(growth, checkpoints, proofs, store.reader, tail, closed, store.prunings, Tiles(store, checkpoints))
 
 
-async def keep_sound(config: Config, opened: Opened, reading: Reading) -> None:
-    """Have the log signed as it grows, and read again by and by, for ever.
+async def keep_sound(config: Config, opened: Opened) -> None:
+    """Watch over the auditor, and have the log read again by and by, for ever.
 
-    Raises `AuditorRefused`, `AuditorGone` or `LogDamaged`.
+    Raises `AuditorGone` or `LogDamaged`.
     """
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(reading.checkpoints.keep())
         tasks.create_task(opened.auditor.watch())
         tasks.create_task(Scrubber(opened.store, config.scrub_megabytes_per_second).keep())
 
@@ -118,7 +116,7 @@ async def keep_sound(config: Config, opened: Opened, reading: Reading) -> None:
 async def running_alone(
     member: Member,
     servicer: LedgerServicer,
-    peer: LedgerPeer,
+    introduction: Introduction,
     config: Config,
     opened: Opened,
     trust: Trust,
@@ -130,19 +128,23 @@ async def running_alone(
     reading = await open_reading(config, opened, keys, Growth(store.head.size, store.head.root()))
     term = Term(store.last_epoch + 1, Alone())
     async with (
-        running(member, peer, config, opened, trust, keys, reading, term, thread) as ledger,
+        running(member, introduction, config, opened, trust, keys, reading, term, thread) as ledger,
         asyncio.TaskGroup() as tasks,
     ):
         servicer.begin(ledger)
-        sound = tasks.create_task(keep_sound(config, opened, reading))
+        background = [
+            tasks.create_task(reading.checkpoints.keep()),
+            tasks.create_task(keep_sound(config, opened)),
+        ]
         yield reading
-        sound.cancel()
+        for task in background:
+            task.cancel()
 
 
 @asynccontextmanager
 async def running(
     member: Member,
-    peer: LedgerPeer,
+    introduction: Introduction,
     config: Config,
     opened: Opened,
     trust: Trust,
@@ -153,8 +155,7 @@ async def running(
 ) -> AsyncIterator[Ledger]:
     """Write the log while the body runs: wait for the keys, restore what the log says, then read the stream.
 
-    `peer` stands for this ledger itself and is never called; `thread` is the one that writes the log. Raises what the
-    log's own state refuses.
+    `thread` is the one that writes the log. Raises what the log's own state refuses.
     """
     store, growth = opened.store, reading.growth
     erasures = Erasures()
@@ -165,16 +166,9 @@ async def running(
         admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
+        introduction.answering.begin(OwnAcknowledgements(acknowledgements, store.log_id))
         async with (
             open_examiner() as examiner,
-            open_publisher(
-                member,
-                config.events,
-                peer,
-                log_key=opened.log_key,
-                acknowledgements=OwnAcknowledgements(acknowledgements, store.log_id),
-                reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
-            ) as publisher,
             connect_nats(
                 config.events.nats_url,
                 member.broker(config.events.broker),
@@ -184,6 +178,7 @@ async def running(
             ) as link,
             asyncio.TaskGroup() as tasks,
         ):
+            publisher = introduction.publisher
             own = OwnEntries(publisher)
             committing = Committing(
                 admission=admission,

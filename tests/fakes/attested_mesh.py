@@ -29,6 +29,7 @@ from libs.aci.e2ee.suites import SUITES, X25519_ALGO
 from libs.aci.encoding import digest
 from libs.aci.keyset import Keyset, TlsKey
 from libs.aci.receipt_events import (
+    Encrypted,
     PolicyInForce,
     RequestForwarded,
     RequestReceived,
@@ -300,6 +301,7 @@ class AttestedMesh:
         *,
         required: bool = True,
         weights: str = WEIGHTS,
+        sealed_to: str | None = None,
     ) -> Served:
         """Do what the router does once a response is complete: sign, commit, keep."""
         receipt_id = receipts.fresh_receipt_id()
@@ -327,6 +329,7 @@ class AttestedMesh:
                     engine_args_sha256="00" * 32,
                     receipt=nodes.decode(),
                 ),
+                *(() if sealed_to is None else (Encrypted("2", X25519_ALGO, E2EE_KEY.key_id, sealed_to),)),
                 ResponseReturned(digest(response)),
             ),
             key_id=RECEIPT_KEY_ID,
@@ -361,7 +364,7 @@ class AttestedMesh:
             [*(merkle.leaf_hash(bytes([other])) for other in range(index)), merkle.leaf_hash(leaf)]
         )
         statement = Statement(index, self.now * 1000, 1, number, 1, issuer, merkle.leaf_hash(leaf))
-        (promise,) = acknowledge([(statement, leaf)], log_id=log_id(ORIGIN), signer_epoch=1, key=self.ack_key)
+        (promise,) = acknowledge([(statement.data(), leaf)], log_id=log_id(ORIGIN), signer_epoch=1, key=self.ack_key)
         return {
             "entry": entry.decode(),
             "salt": salt.hex(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -92,9 +93,10 @@ class RouterTwin:
             return web.json_response({"error": error}, status=503, headers={"X-Receipt-Id": "rcpt-refusal"})
         streamed = json.loads(body).get("stream", False)
         honest = _stream() if streamed else _buffered()
+        sealed_to = None
         if self.sealing:
-            body, honest = _sealed(request.headers, body, honest, streams=streamed)
-        served = self.mesh.serve(body, honest, self.session)
+            body, honest, sealed_to = await _sealed(request.headers, body, honest, streams=streamed)
+        served = self.mesh.serve(body, honest, self.session, sealed_to=sealed_to)
         self.served[served.receipt_id] = served
         headers = {
             "X-Receipt-Id": served.receipt_id,
@@ -151,12 +153,13 @@ def server_context(mesh: AttestedMesh, folder: Path, key: ec.EllipticCurvePrivat
     return context
 
 
-def _sealed(headers: Mapping[str, str], body: bytes, answer: bytes, *, streams: bool) -> tuple[bytes, bytes]:
-    """The prompt as it is in clear, and the answer as it goes out."""
+async def _sealed(headers: Mapping[str, str], body: bytes, answer: bytes, *, streams: bool) -> tuple[bytes, bytes, str]:
+    """The prompt as it is in clear, the answer as it goes out, and to which key."""
     opening = Opening((E2EE_KEY,), AcceptanceWindow())
-    opened = opening.open({name.lower(): value for name, value in headers.items()}, CHAT, body)
+    opened = await opening.open({name.lower(): value for name, value in headers.items()}, CHAT, body)
     hidden = cover(opened.envelope, streams=streams, status=200)
-    return opened.body, hidden.feed(answer) + hidden.finish()
+    client = hashlib.sha256(bytes.fromhex(headers["X-Client-Pub-Key"])).hexdigest()
+    return opened.body, hidden.feed(answer) + hidden.finish(), client
 
 
 async def _broken_off(request: web.Request, answer: bytes, headers: dict[str, str]) -> web.StreamResponse:

@@ -61,7 +61,7 @@ class FakeLedger:
         self.messages.append(data)
         batch = parse_batch(data)
         known = self.by_issuer.setdefault(batch.issuer, {})
-        entries = []
+        entries, numbers = [], []
         for number, record in batch.numbered():
             if number in known:
                 continue
@@ -71,12 +71,13 @@ class FakeLedger:
                 self.index, 1_700_000_000_000, 0, number, self.epoch, batch.issuer, merkle.leaf_hash(leaf)
             )
             self.index += 1
-            entries.append((statement, leaf))
+            entries.append((statement.data(), leaf))
+            numbers.append(number)
         if entries:
             signed = acknowledge(
                 entries, log_id=log_id(self.origin), signer_epoch=self.epoch, key=self.signing_key or self.key
             )
-            known.update({entry[0].issuer_seq: answer for entry, answer in zip(entries, signed, strict=True)})
+            known.update(zip(numbers, signed, strict=True))
         self.wake()
 
     async def stream_acknowledgements(

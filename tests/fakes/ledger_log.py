@@ -101,7 +101,7 @@ class LedgerLog:
         note = attach(sign(head, self.key), lines)
         leaf = self.entries[request.index].leaf_data
         return ledger_pb2.GetTlogProofResponse(
-            proof=ProofFile(leaf, request.index, tree.path(request.index), note).encode()
+            proof=ProofFile(leaf, request.index, tree.paths()[request.index], note).encode()
         )
 
     async def tail(

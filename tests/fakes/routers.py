@@ -56,7 +56,7 @@ from tests.fakes.ledgers import TENANT, LedgerTwin
 CHAT = endpoints.CHAT.path
 PATIENCE_SECONDS = 20.0
 
-BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop"}]}')
+BUFFERED = (b'{"id":"chatcmpl-1","choi', b'ces":[{"finish_reason":"stop","message":{"content":"yes"}}]}')
 STREAMED = (
     b'data: {"id":"chatcmpl-2","choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n',
     b'data: {"id":"chatcmpl-2","choices":[{"delta":{"content":"b"},"finish_reason":null}]}\n\n',

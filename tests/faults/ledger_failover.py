@@ -2,7 +2,8 @@
 
 `python -m tests.faults.ledger_failover --rounds 20 --seed 1` prints what happened, and exits 0 only if everything held.
 The writer is killed, stopped for a while, or cut off from the other members while everyone else still reaches it; or
-another member is, has no room left, or is damaged. A reader follows the log over all of it by its resume tokens.
+another member is, has no room left, or is damaged. A reader follows the log over all of it by its resume tokens. At the
+end all are stopped, and every member's copy must prove itself.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ssl_hardening()
 import grpc.aio  # noqa: E402 - gRPC comes after the hardening
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc  # noqa: E402
 
+from libs.audit.log.reading import Question, read_log  # noqa: E402
 from libs.errors import MeshError  # noqa: E402
 from libs.events.publish import Committed  # noqa: E402
 from libs.events.vault import VaultKey  # noqa: E402
@@ -40,6 +42,7 @@ from libs.transparency.chain import chain_next, chain_start, entry_id  # noqa: E
 from libs.transparency.leaf import Kind  # noqa: E402
 from libs.transparency.merkle import CompactRange, leaf_hash  # noqa: E402
 from libs.transparency.note import VerifierKey  # noqa: E402
+from services.cli.ledger.files import LogFolder  # noqa: E402
 from services.devtee.machine import Machine  # noqa: E402
 from services.ledger.storage.damage import LogRolledBack  # noqa: E402
 from services.ledger.storage.segment_files import SEGMENTS  # noqa: E402
@@ -365,6 +368,10 @@ async def prove(live: LiveGroup, router: Router, seen: Witnessed) -> None:
         if [entry.SerializeToString() for entry in log] != [entry.SerializeToString() for entry in whole]:
             seen.wrong.append(f"{name} has another log")
     seen.wrong.extend(_contradictions(whole, seen))
+    await asyncio.gather(*(process.kill(signal.SIGTERM) for process in live.processes.values()))
+    for name, place in live.places.items():
+        reading = await asyncio.to_thread(read_log, LogFolder(place.data_dir), Question())
+        seen.wrong.extend(f"{name}'s copy: {each.what}" for each in reading.findings.wrong)
 
 
 def _contradictions(whole: Sequence[ledger_pb2.LoggedEntry], seen: Witnessed) -> list[str]:

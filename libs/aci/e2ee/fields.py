@@ -1,11 +1,13 @@
 """Responsible for where content stands in requests and answers (e2ee-v2 §5): each place, by its field path.
 
-It visits places and puts there what the visitor returns; what that does, to seal or to open, is the visitor's.
+It visits places and puts there what the visitor returns; what that does, to seal or to open, is the visitor's. Of an
+answer nothing else is left but what is named here as saying nothing: engines have ever more members that quote prompt
+or answer, and none of these may go out in clear.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from libs.aci.rewriting import Number, is_text
@@ -15,8 +17,14 @@ Visit = Callable[[str, Any], Any]
 """Given a field path and the value there, returns what stands there from now on."""
 
 _PARTS = (("text",), ("image_url", "url"), ("input_audio", "data"))
-_CHOICE_HOLDERS = ("message", "delta")
 _SAID = ("content", "reasoning", "reasoning_content")
+_HEARD = ("data", "transcript")
+
+_SAYS_NOTHING = ("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage")
+_CHOICE_SAYS_NOTHING = ("index", "finish_reason")
+_MESSAGE_SAYS_NOTHING = ("role",)
+_AUDIO_SAYS_NOTHING = ("id", "expires_at")
+_ENTRY_SAYS_NOTHING = ("index", "object")
 
 
 class AnswerNotUnderstood(MeshError):
@@ -43,20 +51,45 @@ def visit_request(members: dict[str, Any], visit: Visit) -> None:
                     value[number] = visit(f"{name}.{number}", item)
 
 
-def visit_answer(members: dict[str, Any], visit: Visit) -> None:
-    """Visit the places of an answer, or of one event of a streamed one. Raises `AnswerNotUnderstood`.
+def visit_answer(members: dict[str, Any], visit: Visit) -> dict[str, Any]:
+    """Return an answer, or one event of a streamed one, with each place visited and all else but `_SAYS_NOTHING` left
+    out. Raises `AnswerNotUnderstood`.
 
     A value is visited whatever it is, null apart: a service that says something in another form says it all the same.
     """
-    for position, choice in _entries(members, "choices"):
-        for holder in _CHOICE_HOLDERS:
-            said = _object(choice, holder)
-            for name in _SAID:
-                _visit_member(said, name, f"choices.{position}.{holder}.{name}", visit)
-            _visit_member(_object(said, "audio"), "data", f"choices.{position}.{holder}.audio.data", visit)
-        _visit_member(choice, "text", f"choices.{position}.text", visit)
-    for position, entry in _entries(members, "data"):
-        _visit_member(entry, "embedding", f"data.{position}.embedding", visit)
+    left = _only(members, _SAYS_NOTHING)
+    if members.get("choices") is not None:
+        left["choices"] = [_choice(choice, f"choices.{place}", visit) for place, choice in _entries(members, "choices")]
+    if members.get("data") is not None:
+        left["data"] = [_entry(entry, f"data.{place}", visit) for place, entry in _entries(members, "data")]
+    return left
+
+
+def _choice(choice: dict[str, Any], path: str, visit: Visit) -> dict[str, Any]:
+    left = _only(choice, _CHOICE_SAYS_NOTHING)
+    for name in ("message", "delta"):
+        if name in choice:
+            left[name] = _message(_object(choice, name), f"{path}.{name}", visit)
+    _visit_members(choice, ("text",), path, visit, left)
+    return left
+
+
+def _message(said: dict[str, Any] | None, path: str, visit: Visit) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    left = _only(said, _MESSAGE_SAYS_NOTHING)
+    _visit_members(said, _SAID, path, visit, left)
+    audio = _object(said, "audio")
+    if audio is not None:
+        left["audio"] = _only(audio, _AUDIO_SAYS_NOTHING)
+        _visit_members(audio, _HEARD, f"{path}.audio", visit, left["audio"])
+    return left
+
+
+def _entry(entry: dict[str, Any], path: str, visit: Visit) -> dict[str, Any]:
+    left = _only(entry, _ENTRY_SAYS_NOTHING)
+    _visit_members(entry, ("embedding",), path, visit, left)
+    return left
 
 
 def _visit_content(message: dict[str, Any], path: str, visit: Visit) -> None:
@@ -73,17 +106,22 @@ def _visit_content(message: dict[str, Any], path: str, visit: Visit) -> None:
                     holder[names[-1]] = visit(".".join((path, str(number), *names)), value)
 
 
-def _visit_member(holder: dict[str, Any], name: str, path: str, visit: Visit) -> None:
-    value = holder.get(name)
-    if value is not None:
-        holder[name] = visit(path, value)
+def _only(members: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if name in names}
+
+
+def _visit_members(
+    holder: dict[str, Any], names: Collection[str], path: str, visit: Visit, left: dict[str, Any]
+) -> None:
+    for name in names:
+        if name in holder:
+            value = holder[name]
+            left[name] = None if value is None else visit(f"{path}.{name}", value)
 
 
 def _entries(members: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the entries of a list, each under its own index where it has one, else under its position."""
-    entries = members.get(name)
-    if entries is None:
-        return
+    entries = members[name]
     if not isinstance(entries, list):
         raise AnswerNotUnderstood(f"{name} is not a list")
     for position, entry in enumerate(entries):
@@ -93,10 +131,8 @@ def _entries(members: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str
         yield str(index) if isinstance(index, Number) else str(position), entry
 
 
-def _object(holder: dict[str, Any], name: str) -> dict[str, Any]:
+def _object(holder: dict[str, Any], name: str) -> dict[str, Any] | None:
     value = holder.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if value is not None and not isinstance(value, dict):
         raise AnswerNotUnderstood(f"{name} is not an object")
     return value

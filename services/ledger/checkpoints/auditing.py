@@ -93,8 +93,12 @@ class AuditorProcess:
         return bytes.fromhex(await self._ask({"receipts": size}, "signature"))
 
     async def _ask(self, request: dict[str, Any], wanted: str) -> Any:
-        async with self._one_request:
-            answer = await _ask(self._child, request)
+        async def ask() -> dict[str, Any]:
+            async with self._one_request:
+                return await _ask(self._child, request)
+
+        # What a caller who gave up does not wait for is read all the same: left there, it would answer the next one.
+        answer = await asyncio.shield(ask())
         if wanted not in answer:
             raise AuditorRefused(f"{answer['refused']}: {answer['detail']}")
         return answer[wanted]
@@ -146,6 +150,11 @@ class Checkpoints:
         if self._witnessed is None:
             raise NoCheckpoint("no quorum of witnesses has cosigned a tree of this process yet")
         return self._witnessed
+
+    @property
+    def witnessed_size(self) -> int:
+        """How much of the log is witnessed."""
+        return self._cosigned.size
 
     async def signed_beyond(self, size: int) -> SignedTree:
         """Wait until a tree of more than `size` leaves is signed, and return the newest."""
@@ -199,7 +208,7 @@ class Checkpoints:
 
     async def keep(self) -> None:
         """Have the log signed whenever it has grown, for ever. Raises `AuditorRefused` or `AuditorGone`."""
-        size, at = 0, -self._interval
+        size, at = self._covered.size, -self._interval
         while True:
             await self._growth.beyond(size)
             try:
@@ -207,17 +216,21 @@ class Checkpoints:
                     await self._growth.beyond(size + MAX_UNSIGNED_LEAVES - 1)
             except TimeoutError:
                 pass  # Time is up; what has grown until now is signed.
-            size, at = await self._sign(), time.monotonic()
+            size, root = self._growth.size, self._growth.root
+            await self.sign(size, root)
+            at = time.monotonic()
 
-    async def _sign(self) -> int:
-        size, root = self._growth.size, self._growth.root
+    async def sign(self, size: int, root: bytes) -> None:
+        """Have a tree signed that counts, and is no smaller than any signed before.
+
+        Raises `AuditorRefused` or `AuditorGone`.
+        """
         await self._sync_watermark()
         signed = await self._auditor.sign(size, root)
         self._signed[size] = signed
         if len(self._signed) > _REMEMBERED:
             self._signed.popitem(last=False)
         self._covered.reach(size, root)
-        return size
 
 
 async def _ask(child: Child, request: dict[str, Any] | None) -> dict[str, Any]:

@@ -125,10 +125,9 @@ class Committing:
 
         Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
         """
-        decided = await self._in_thread(lambda: self._decide(events))
         last = events[-1]
         high = last.last if isinstance(last, StreamGap) else last.sequence
-        written = await self._in_thread(lambda: self._write(decided, high))
+        decided, written = await self._in_thread(lambda: self._decide_and_write(events, high))
         if decided.sayings:
             self._owed.wake()
         if written.commits:
@@ -138,6 +137,11 @@ class Committing:
             self._taken = Taken(self._source, high, newest.size)
         self._acknowledgements.deliver(written.acknowledgements)
         self._acknowledgements.refuse(decided.refusals)
+
+    def _decide_and_write(self, events: Sequence[Event], high: int) -> tuple[_Decided, _Written]:
+        """Judge and write in one go: each change of threads costs time."""
+        decided = self._decide(events)
+        return decided, self._write(decided, high)
 
     def _decide(self, events: Sequence[Event]) -> _Decided:
         gaps = [event for event in events if isinstance(event, StreamGap)]

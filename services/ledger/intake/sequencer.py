@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import starmap
 
 from libs.transparency import leaf
-from libs.transparency.acknowledgement import Statement
+from libs.transparency.acknowledgement import pack_statement
 from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind, Leaf
 from services.ledger.storage import frames
+from services.ledger.storage.head import crosses_block
 from services.ledger.storage.store import LogStore
 
 
@@ -65,8 +67,8 @@ class Commit:
     wall_ns: int
     root: bytes
     chain: bytes
-    entries: tuple[tuple[Statement, bytes], ...]
-    """A statement and leaf data each, ready for `acknowledge`."""
+    entries: Sequence[tuple[bytes, bytes]]
+    """A statement's data and leaf data each, ready for `acknowledge`."""
 
 
 class Sequencer:
@@ -104,9 +106,9 @@ class Sequencer:
         or `LogBroken`, after which the process MUST exit.
         """
         named = {(candidate.issuer, candidate.issuer_seq) for candidate in candidates}
-        if len(named) < len(candidates) or any(self._store.index.has(*each) for each in named):
+        if len(named) < len(candidates) or any(starmap(self._store.index.has, named)):
             raise ValueError("only new entries can be appended")
-        groups = list(self._groups(candidates)) or [()]
+        groups = list(self._groups(candidates))
         commits = [self._commit(group, source, low, low - 1) for group in groups[:-1]]
         return [*commits, self._commit(groups[-1], source, low, high)]
 
@@ -122,8 +124,12 @@ class Sequencer:
         return _known(candidate, _identity(logged) == _identity(candidate), index, logged.commitment)
 
     def _groups(self, candidates: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
-        """Cut at what one frame may hold."""
+        """Cut at what one frame may hold; most often that is all."""
         block, size = self._store.geometry.block_leaves, self._store.head.size
+        fits = len(candidates) <= frames.MAX_ROWS and frames.length_of(candidates) <= frames.MAX_SIZE
+        if fits and not crosses_block(size, len(candidates), block):
+            yield candidates
+            return
         start, length = 0, 0
         for at, candidate in enumerate(candidates):
             grown = length + frames.ROW_SIZE + len(candidate.body)
@@ -138,27 +144,28 @@ class Sequencer:
     def _commit(self, candidates: Sequence[Candidate], source: bytes, low: int, high: int) -> Commit:
         store = self._store
         first, numbers = store.head.size, self._vault_numbers(candidates)
-        rows = tuple(self._row(each, number) for each, number in zip(candidates, numbers, strict=True))
+        rows = [self._row(each, number) for each, number in zip(candidates, numbers, strict=True)]
         data, hashes, after = store.head.build(
             rows, epoch=self._epoch, source=source, source_low=low, source_high=high, wall_ns=self._clock()
         )
         offset = store.append(data, after)
         store.index.add(first, rows, offset, hashes, after.frame_hash)
-        time_ms = after.wall_ns // 1_000_000
-        entries = tuple(
-            (Statement(index, time_ms, number, each.issuer_seq, self._epoch, each.issuer, hashed), row.leaf_data)
+        time_ms, epoch = after.wall_ns // 1_000_000, self._epoch
+        entries = [
+            (pack_statement(index, time_ms, number, each.issuer_seq, epoch, each.issuer, hashed), row.leaf_data)
             for index, (each, number, row, hashed) in enumerate(
                 zip(candidates, numbers, rows, hashes, strict=True), first
             )
-        )
+        ]
         return Commit(first, after.size, after.wall_ns, after.root(), after.chain, entries)
 
     def _vault_numbers(self, candidates: Sequence[Candidate]) -> list[int]:
         following: dict[bytes, int] = {}
         numbers = []
         for each in candidates:
-            number = following.get(each.vault_id) or self._store.index.next_vault_seq(each.vault_id)
-            following[each.vault_id] = number + 1
+            vault_id = each.vault_id
+            number = following.get(vault_id) or self._store.index.next_vault_seq(vault_id)
+            following[vault_id] = number + 1
             numbers.append(number)
         return numbers
 

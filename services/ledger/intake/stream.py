@@ -34,7 +34,7 @@ _RETRY_SECONDS = 1.0
 _QUEUE_MESSAGES = 128
 _GROUP_MESSAGES = 256
 _GROUP_BYTES = 4 * 1024 * 1024
-_EXAMINED_BYTES = 1024 * 1024
+_EXAMINED_BYTES = 512 * 1024
 """Examined together: reading so much takes the event loop a few milliseconds."""
 
 log = structlog.get_logger()
@@ -74,6 +74,14 @@ class _Queue(Generic[T]):
             if self._items.empty() or len(group.events) >= _GROUP_MESSAGES or size >= max_bytes:
                 return group
             item = self._items.get_nowait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Examining:
+    """A group that is with the examiner, and why reading ended after it, if it did."""
+
+    events: asyncio.Task[list[Event]]
+    end: MeshError | None
 
 
 class Intake:
@@ -136,9 +144,11 @@ class Intake:
         """Commit what the reader yields, until it ends. Raises, in a group, why it did."""
         self._committing.begin(start)
         came, examined = _Queue[Came](), _Queue[Event]()
+        examining: asyncio.Queue[_Examining] = asyncio.Queue(1)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_pump(reader, came))
-            tasks.create_task(self._examine(came, examined))
+            tasks.create_task(self._examine(came, examining, tasks))
+            tasks.create_task(_pass_on(examining, examined))
             while True:
                 group = await examined.gather(_GROUP_BYTES)
                 if group.events:
@@ -147,14 +157,17 @@ class Intake:
                 if group.end is not None:
                     raise group.end
 
-    async def _examine(self, came: _Queue[Came], examined: _Queue[Event]) -> None:
-        while True:
+    async def _examine(
+        self, came: _Queue[Came], examining: asyncio.Queue[_Examining], tasks: asyncio.TaskGroup
+    ) -> None:
+        """Have groups examined, the next one asked for before the one before is answered: so the examiner works on
+        while this process reads and asks.
+        """
+        end = None
+        while end is None:
             group = await came.gather(_EXAMINED_BYTES)
-            for event in await self._arrivals.read(group.events):
-                await examined.put(event)
-            if group.end is not None:
-                await examined.put(group.end)
-                return
+            end = group.end
+            await examining.put(_Examining(tasks.create_task(self._arrivals.read(group.events)), end))
 
     def _reader(self, after: int) -> AbstractAsyncContextManager[StreamReader]:
         return read_stream(self._link, self._log_number, after=after, timeout=_CALL_SECONDS)
@@ -169,6 +182,17 @@ async def _pump(reader: StreamReader, came: _Queue[Came]) -> None:
             await came.put(event)
     except MeshError as error:
         await came.put(error)
+
+
+async def _pass_on(examining: asyncio.Queue[_Examining], examined: _Queue[Event]) -> None:
+    """Pass on what was examined, in the order in which it came."""
+    end = None
+    while end is None:
+        group = await examining.get()
+        end = group.end
+        for event in await group.events:
+            await examined.put(event)
+    await examined.put(end)
 
 
 def _high(event: Event) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -18,17 +18,21 @@ from services.ledger.checkpoints.witnessed_floor import witnessed_floors
 from services.ledger.config import Config
 from services.ledger.growth import Growth
 from services.ledger.holding import Term
+from services.ledger.intake.introduction import Introduction, until_introduced
 from services.ledger.keys import KeySource
 from services.ledger.replication.election import Elections
 from services.ledger.replication.follower import Follower
 from services.ledger.replication.frame_files import FrameFiles
 from services.ledger.replication.keyring_copy import KeyringCopyFile
 from services.ledger.replication.leading import Elected, Leading, begin_epoch
-from services.ledger.replication.others import OtherMember
+from services.ledger.replication.others import MemberPeer, OtherMember
 from services.ledger.replication.promise import PromiseFile
 from services.ledger.replication.reach import Reach
 from services.ledger.replication.replica import Replica
 from services.ledger.replication.servicer import ReplicationServicer, replication_binding
+from services.ledger.replication.settings import Replication
+from services.ledger.replication.showing import keep_showing
+from services.ledger.replication.signing import Signing
 from services.ledger.replication.stepping_down import SteppingDown
 from services.ledger.running import Opened, Trust, keep_sound, open_reading, running
 from services.ledger.serving.servicer import LedgerServicer, Reading
@@ -52,6 +56,8 @@ class Group:
         self._clock = asyncio.get_running_loop().time
         self._log_digest = sha256(store.description.document()).digest()
         self._growth = signed_growth(store.directory)
+        self._signed_size = self._growth.size
+        store.seals_at_stop = False
         promises = PromiseFile(store.directory)
         self._keyring_file = KeyringCopyFile(store.directory)
         self._follower = Follower(
@@ -75,18 +81,23 @@ class Group:
 
     @asynccontextmanager
     async def running(
-        self, member: Member, servicer: LedgerServicer, trust: Trust, keys: KeySource
+        self, member: Member, servicer: LedgerServicer, introduction: Introduction, trust: Trust, keys: KeySource
     ) -> AsyncIterator[Reading]:
         """Take part while the body runs; yields what can be read here. Raises what must end this process:
         `LogDiverged`, `WriterDeposed`, `WriterCutOff`, and what the log's own state refuses.
         """
         reading = await open_reading(self._config, self._opened, keys, self._growth)
         servicer.follow(reading, lambda: self._follower.allegiance.writer)
+        signing = self._signing(reading)
+        self._servicer.signs(signing)
         async with self._looking_around(member) as reach, asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._follower.allegiance.until_ended()),
-                tasks.create_task(keep_sound(self._config, self._opened, reading)),
-                tasks.create_task(self._write_when_elected(member, servicer, trust, keys, reading, reach)),
+                tasks.create_task(keep_sound(self._config, self._opened)),
+                tasks.create_task(self._introduce(introduction, signing)),
+                tasks.create_task(
+                    self._write_when_elected(member, servicer, introduction, trust, keys, reading, signing, reach)
+                ),
             ]
             yield reading
             for task in background:
@@ -108,28 +119,43 @@ class Group:
             self._servicer.looks(reach)
             yield reach
 
+    async def _introduce(self, introduction: Introduction, signing: Signing) -> None:
+        """Let nothing be signed that a reader of this member's files could not prove: first they say whose keys these
+        are.
+        """
+        store = self._opened.store
+        await until_introduced(introduction.publisher.issuer, store.index, self._growth)
+        store.seals_at_stop = True
+        signing.begin()
+
+    def _signing(self, reading: Reading) -> Signing:
+        store, asked = self._opened.store, self._opened.asked
+        return Signing(
+            store.description.origin,
+            self._signed_size,
+            asked,
+            store.index,
+            self._growth,
+            reading.proofs,
+            reading.checkpoints,
+            self._follower.allegiance.end,
+        )
+
     async def _write_when_elected(
         self,
         member: Member,
         servicer: LedgerServicer,
+        introduction: Introduction,
         trust: Trust,
         keys: KeySource,
         reading: Reading,
+        signing: Signing,
         reach: Reach,
     ) -> None:
-        others = [
-            OtherMember(
-                each.instance,
-                member.peer("ledger", each.address),
-                self._log_digest,
-                self._settings.election_seconds,
-            )
-            for each in self._settings.others(self._own)
-        ]
+        others = others_of(self._settings, self._own, lambda at: member.peer("ledger", at), self._log_digest)
         elections = Elections(self._settings, self._follower, others, self._clock)
         elected = await elections.until_elected()
         leading = await self._lead(elected, others)
-        itself = member.peer("ledger", self._config.member.listen)
         term = Term(elected.epoch, leading)
         stepping_down = SteppingDown(self._settings, reach, others)
         async with asyncio.TaskGroup() as tasks:
@@ -137,8 +163,11 @@ class Group:
             tasks.create_task(stepping_down.keep())
             await self._require_witnessed()
             await leading.until_begun()
+            tasks.create_task(signing.write())
+            for other in others:
+                tasks.create_task(keep_showing(reading.checkpoints, other, self._settings.heartbeat_seconds))
             async with running(
-                member, itself, self._config, self._opened, trust, keys, reading, term, self._thread
+                member, introduction, self._config, self._opened, trust, keys, reading, term, self._thread
             ) as ledger:
                 servicer.begin(ledger)
                 self._servicer.writes(leading)
@@ -166,6 +195,16 @@ class Group:
             growth=self._growth,
             clock=self._clock,
         )
+
+
+def others_of(
+    settings: Replication, own: str, peer_at: Callable[[str], MemberPeer], log_digest: bytes
+) -> list[OtherMember]:
+    """Return the other members, each as the peer at its address."""
+    return [
+        OtherMember(each.instance, peer_at(each.address), log_digest, settings.election_seconds)
+        for each in settings.others(own)
+    ]
 
 
 def require_witnessed(store: LogStore, floors: Iterable[Floor]) -> None:

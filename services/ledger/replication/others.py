@@ -22,6 +22,7 @@ from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, Key
 PIECE_BYTES = 1 << 20
 _APPEND_SECONDS = 10.0
 _KEYRING_SECONDS = 10.0
+_SHOW_SECONDS = 10.0
 _REACH_SECONDS = 10.0
 """Longer than it asks around for itself."""
 
@@ -119,6 +120,13 @@ class OtherMember:
                     call.cancel()
                     raise KeyringMalformed(f"a keyring has at most {MAX_BYTES} bytes")
         return KeyringCopy(copy.epoch, copy.generation, bytes(content))
+
+    async def show(self, note: bytes, *, witnessed: bool) -> None:
+        """Show it a tree that is signed here or, with `witnessed`, cosigned. Raises `MeshError`."""
+        stub = await self._stub(_SHOW_SECONDS)
+        request = pb.ShowTreeRequest(log=self._log, note=note, witnessed=witnessed)
+        with remote_errors():
+            await stub.ShowTree(request, timeout=_SHOW_SECONDS)
 
     async def reached(self) -> Reached:
         """Have it look what it reaches, now. Raises `MeshError`."""

@@ -19,6 +19,7 @@ from services.ledger.replication.others import PIECE_BYTES
 from services.ledger.replication.reach import Reach
 from services.ledger.replication.replica import AppendMalformed
 from services.ledger.replication.settings import Replication
+from services.ledger.replication.signing import Signing, TreeNotTaken
 from services.ledger.storage import frames
 
 _SERVICE = "teemesh.ledger.v1.LedgerReplicationService"
@@ -31,6 +32,7 @@ METHODS = {
     f"/{_SERVICE}/AppendFrames": _MEMBERS,
     f"/{_SERVICE}/KeepKeyring": _MEMBERS,
     f"/{_SERVICE}/ReadKeyring": _MEMBERS,
+    f"/{_SERVICE}/ShowTree": _MEMBERS,
     f"/{_SERVICE}/LookAround": _MEMBERS,
     f"/{_SERVICE}/GetStanding": _ANYONE,
 }
@@ -58,10 +60,15 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
         self._follower = follower
         self._leading: Leading | None = None
         self._reach: Reach | None = None
+        self._signing: Signing | None = None
 
     def looks(self, reach: Reach) -> None:
         """This member can look around from now on. Until then it says that it reaches nothing."""
         self._reach = reach
+
+    def signs(self, signing: Signing) -> None:
+        """This member signs what it is shown from now on. Until then it takes no tree."""
+        self._signing = signing
 
     def writes(self, leading: Leading) -> None:
         """This member writes from now on."""
@@ -122,6 +129,15 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
             yield pb.ReadKeyringResponse(
                 epoch=copy.epoch, generation=copy.generation, content=copy.content[start : start + PIECE_BYTES]
             )
+
+    async def ShowTree(  # noqa: N802
+        self, request: pb.ShowTreeRequest, context: Context
+    ) -> pb.ShowTreeResponse:
+        self._member(request.log)
+        if self._signing is None:
+            raise TreeNotTaken("this member does not serve yet")
+        await self._signing.take(request.note, witnessed=request.witnessed)
+        return pb.ShowTreeResponse()
 
     async def LookAround(  # noqa: N802
         self, request: pb.LookAroundRequest, context: Context

@@ -133,11 +133,25 @@ class Tail:
                 return
             try:
                 async with asyncio.timeout_at(silent_until):
-                    await self._growth.beyond(position.next_index)
+                    await self._news(selection, position)
             except TimeoutError:
                 self._growth.require_told()
-                yield self._batch((), position)
-                told, silent_until = position, loop.time() + HEARTBEAT_SECONDS
+                if position.next_index == self._growth.size:
+                    yield self._batch((), position)
+                    told, silent_until = position, loop.time() + HEARTBEAT_SECONDS
+
+    async def _news(self, selection: Selection, position: Position) -> None:
+        """Wait until something selected may follow a position.
+
+        For who selects, what a commit brought is looked up first: most commits have nothing for most readers, and to
+        read for each of them would cost more than the commit. Such a reader's place moves with its next sign of life.
+        """
+        seen = position.next_index
+        while True:
+            await self._growth.beyond(seen)
+            if selection.is_all or not self._store.index.selects_nothing_new(selection, seen):
+                return
+            seen = self._growth.size
 
     def _some(self, position: Position, size: int, max_batch: int) -> tuple[tuple[StoredEntry, ...], Position]:
         """Return the entries that follow a position, and the place after them."""

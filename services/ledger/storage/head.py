@@ -94,11 +94,9 @@ class Head:
         self._move(last, chain_after, CompactRange(last.first + last.count, peaks), digest)
 
     def _after(self, hashes: Sequence[bytes]) -> tuple[bytes, CompactRange]:
-        head, grown = self.chain, self.range.copy()
-        for index, hashed in enumerate(hashes, self.size):
-            head = chain.chain_next(head, index, hashed)
+        grown = self.range.copy()
         grown.extend(hashes)
-        return head, grown
+        return chain.chain_over(self.chain, self.size, b"".join(hashes)), grown
 
     def _move(self, header: FrameHeader, chain_after: bytes, range_after: CompactRange, digest: bytes) -> None:
         self.chain, self.range, self.frame_hash = chain_after, range_after, digest

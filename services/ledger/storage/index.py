@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from heapq import merge
 from pathlib import Path
@@ -72,11 +73,11 @@ class Index:
 
     def add(self, first: int, rows: Sequence[Row], offset: int, hashes: Sequence[bytes], frame_hash: bytes) -> None:
         """Add the frame at `offset` of the growing segment; `hashes` are of its leaves."""
-        keys = [leaf.key_of(row.leaf_data) for row in rows]
+        keys = leaf.keys_of([row.leaf_data for row in rows])
         runs = list(runs_of(keys))
         self._recent.add(first, rows, keys, runs, offset, frame_hash)
-        for row in rows:
-            self._vaults[row.vault_id] = self._vaults.get(row.vault_id, 0) + 1
+        for vault_id, count in Counter([row.vault_id for row in rows]).items():
+            self._vaults[vault_id] = self._vaults.get(vault_id, 0) + count
         for issuer, low, high in runs:
             self._issuers.setdefault(issuer, Progress()).add_run(low, high)
         # Last, because `size` is what readers go by.
@@ -157,6 +158,11 @@ class Index:
         for piece in self._pieces():
             if piece.first < high and low < piece.end:
                 yield from select(piece, selection, low, high)
+
+    def selects_nothing_new(self, selection: Selection, low: int) -> bool:
+        """Whether nothing from `low` on is selected, where memory alone can tell."""
+        recent = self._recent
+        return low >= recent.first and next(select(recent, selection, low, recent.end), None) is None
 
     def closings(self, issuer: bytes) -> list[int]:
         """Return the indices of the keysets that say they close an issuer's sequence, in order."""

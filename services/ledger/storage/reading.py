@@ -6,7 +6,6 @@ A disk that went bad after the start is thus found by whoever reads, not by whoe
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,8 @@ from services.ledger.storage import frames, segments
 from services.ledger.storage.damage import LogDamaged
 from services.ledger.storage.index import Index
 from services.ledger.storage.pieces import FramePlace
-from services.ledger.storage.segment_files import path_of
+from services.ledger.storage.segment_files import BARE, SEGMENTS
 
-_LENGTH_AT = 100
-_LENGTH = struct.Struct(f">{_LENGTH_AT}xI{frames.ROW_SIZE - _LENGTH_AT - 4}x")
 _KIND_AT = 4
 _NEAR = frames.MAX_ROWS
 """So many leaves are hashed sooner than the frame before them is read."""
@@ -63,7 +60,7 @@ class LogReader:
 
     def __init__(self, directory: Path, origin: str, index: Index, bare: Collection[int] = ()) -> None:
         """`bare` are the first leaves of segments without the bodies of tenants' entries, which are read as empty."""
-        self._directory, self._index, self._bare = directory, index, bare
+        self._folders, self._index, self._bare = (directory / SEGMENTS, directory / BARE), index, bare
         self._start = chain.chain_start(origin)
         # A frame may be more than a reader takes at once, and is then asked for again at once.
         self._last: tuple[FramePlace, frames.Frame] | None = None
@@ -73,18 +70,17 @@ class LogReader:
         """Return one entry without reading the rest of its frame. Raises `IndexError` or `LogDamaged`."""
         place = self._index.place(index)
         with self._opened(place.segment) as file:
-            header, whole = self._table(place, file)
-            table_at = place.offset + frames.HEADER_SIZE
-            table = whole[: frames.ROW_SIZE * (index - place.first + 1)]
-            lengths = self._body_lengths(place.segment, table)
-            body_at = table_at + len(whole) + sum(lengths[:-1])
-            body = file.read(body_at, lengths[-1])
-        row, body_hash = frames.unpack_row(table[-frames.ROW_SIZE :], body)
+            header, table = self._table(place, file)
+            row_at = frames.ROW_SIZE * (index - place.first)
+            row_end, table_at = row_at + frames.ROW_SIZE, place.offset + frames.HEADER_SIZE
+            body_at = table_at + len(table) + self._bodies_length(place.segment, table[:row_at])
+            body = file.read(body_at, self._bodies_length(place.segment, table[row_at:row_end]))
+        row, body_hash = frames.unpack_row(table[row_at:row_end], body)
         is_taken_out = place.segment in self._bare and leaf.is_tenants(row.leaf_data)
         if not is_taken_out and sha256(body).digest() != body_hash:
             raise LogDamaged(segments.file_name(place.segment), body_at, f"the body of entry {index} has changed")
         if leaf_hash(row.leaf_data) != self._index.tree.leaf(index):
-            at = table_at + len(table) - frames.ROW_SIZE
+            at = table_at + row_at
             raise LogDamaged(segments.file_name(place.segment), at, f"the leaf of entry {index} has changed")
         if _contradicts_leaf(row):
             raise LogDamaged(segments.file_name(place.segment), body_at, f"entry {index} says other than its leaf")
@@ -130,7 +126,7 @@ class LogReader:
         if place.segment in self._bare:
             return None
         with self._opened(place.segment) as file:
-            header = _header(place, file)
+            header = _read_header(place, file)
             if header.length > most:
                 return None
             data = file.read(place.offset, header.length)
@@ -148,11 +144,11 @@ class LogReader:
             raise _made_anew(place)
         return WholeFrame(place.first, end, data, whole.months, whole.chain_after)
 
-    def statement(self, index: int) -> tuple[Statement, bytes]:
-        """Return what was acknowledged about an entry, and its leaf data, to issue the acknowledgement again."""
+    def statement(self, index: int) -> tuple[bytes, bytes]:
+        """Return what was signed about an entry, and its leaf data, to issue the acknowledgement again."""
         stored = self.entry(index)
         vault_seq = self._index.vault_seq(stored.row.vault_id, index)
-        return statement_of(stored, vault_seq, self._index.tree.leaf(index)), stored.row.leaf_data
+        return statement_of(stored, vault_seq, self._index.tree.leaf(index)).data(), stored.row.leaf_data
 
     def chain_at(self, size: int) -> bytes:
         """Return the chain head of the first `size` leaves. Raises `IndexError` or `LogDamaged`."""
@@ -164,7 +160,7 @@ class LogReader:
     def chain_on(self, head: bytes, start: int, end: int) -> bytes:
         """Return the chain head of the first `end` leaves, given that of the first `start`. Raises `LogDamaged`.
 
-        Who follows the log is always near its end, and then no segment is opened for it.
+        Who follows the log is mostly near its end, and then no segment is opened for it.
         """
         return self._chain_over(head, start, end) if end - start <= _NEAR else self.chain_at(end)
 
@@ -176,13 +172,14 @@ class LogReader:
         last = self._last_table
         if last is not None and last[0] == place:
             return last[1:]
-        header = _header(place, file)
+        packed = file.read(place.offset, frames.HEADER_SIZE)
+        header = _header(place, file.name, packed)
         table = file.read(place.offset + frames.HEADER_SIZE, frames.ROW_SIZE * header.count)
         length = header.length
         if place.segment in self._bare:
             length = min(frames.bare_length(table), length)
         trailer = file.read(place.offset + length - frames.TRAILER_SIZE, frames.TRAILER_SIZE)
-        if frames.hash_of(header, table, trailer) != place.hash:
+        if frames.hash_of(packed, table, trailer) != place.hash:
             raise _made_anew(place)
         self._last_table = place, header, table
         return header, table
@@ -195,29 +192,29 @@ class LogReader:
         return self.frame(before).chain_after
 
     def _parse(self, place: FramePlace, file: _File) -> frames.Frame:
-        header = _header(place, file)
+        header = _read_header(place, file)
         if place.segment not in self._bare:
             return frames.parse(header, file.read(place.offset, header.length))
         length = frames.bare_length(file.read(place.offset + frames.HEADER_SIZE, frames.ROW_SIZE * header.count))
         return frames.parse(header, file.read(place.offset, min(length, header.length)), bare=True)
 
-    def _body_lengths(self, segment: int, table: bytes) -> list[int]:
-        """Return how long the bodies of some rows are in a segment's file."""
-        lengths = [length for (length,) in _LENGTH.iter_unpack(table)]
-        if segment not in self._bare:
-            return lengths
-        rows = zip(range(0, len(table), frames.ROW_SIZE), lengths, strict=True)
-        return [0 if leaf.is_tenants(table[at : at + leaf.LEAF_SIZE]) else length for at, length in rows]
+    def _bodies_length(self, segment: int, rows: bytes) -> int:
+        """Return how many bytes the bodies of some rows have in a segment's file."""
+        return frames.kept_length(rows) if segment in self._bare else frames.bodies_length(rows)
 
     @contextmanager
     def _opened(self, segment: int) -> Iterator[_File]:
         # Not kept open: a long log has more segments than a process may have files.
+        name = segments.file_name(segment)
         try:
-            file = path_of(self._directory, segment, self._bare).open("rb", buffering=0)
+            # By its name in a text: a `Path` and a file object cost ten times what opening the file does.
+            descriptor = os.open(f"{self._folders[segment in self._bare]}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise LogDamaged(segments.file_name(segment), 0, f"it cannot be read: {error.strerror}") from error
-        with file:
-            yield _File(segments.file_name(segment), file.fileno())
+            raise LogDamaged(name, 0, f"it cannot be read: {error.strerror}") from error
+        try:
+            yield _File(name, descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +234,17 @@ class _File:
         return data
 
 
-def _header(place: FramePlace, file: _File) -> frames.Header:
+def _read_header(place: FramePlace, file: _File) -> frames.Header:
+    return _header(place, file.name, file.read(place.offset, frames.HEADER_SIZE))
+
+
+def _header(place: FramePlace, name: str, packed: bytes) -> frames.Header:
     try:
-        header = frames.parse_header(file.read(place.offset, frames.HEADER_SIZE))
+        header = frames.parse_header(packed)
     except frames.FrameDamaged as error:
-        raise LogDamaged(file.name, place.offset + error.at, error.why) from error
+        raise LogDamaged(name, place.offset + error.at, error.why) from error
     if header.first != place.first:
-        raise LogDamaged(file.name, place.offset + 8, "another frame is in this place")
+        raise LogDamaged(name, place.offset + 8, "another frame is in this place")
     return header
 
 

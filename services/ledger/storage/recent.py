@@ -6,12 +6,13 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import groupby
 from typing import TypeVar
 
 from libs.errors import MeshError
 from libs.events.keyset import parse_keyset
 from libs.events.records import SALT_SIZE, parse_entry
-from libs.transparency.chain import entry_id
+from libs.transparency.chain import entry_ids
 from libs.transparency.leaf import Kind
 from services.ledger.storage.frames import Row
 from services.ledger.storage.pieces import ID_SIZE, FramePlace, SealedUnder
@@ -56,24 +57,44 @@ class Recent:
         self.last_frame = offset
         if not rows:
             return
-        for index, (row, (kind, issuer, number)) in enumerate(zip(rows, keys, strict=True), first):
-            self.ids[entry_id(issuer, number)[:ID_SIZE]] = index
-            _add(self.kinds, kind, index)
-            _add(self.vaults, row.vault_id, index)
-            _add(self.issuers, issuer, index)
-            self._epochs.setdefault((row.vault_id, row.vault_epoch), index)
-            if kind == Kind.KEYSET and (closed := _closed_by(row)) is not None:
-                self.closers.append((closed, index))
+        # What follows each other in a frame is mostly of one issuer and of one kind: a run costs little more than one.
+        at = first
         for issuer, low, high in runs:
+            places = range(at, at + high - low + 1)
+            at = places.stop
+            self.ids.update(zip([each[:ID_SIZE] for each in entry_ids(issuer, low, high)], places, strict=True))
+            _add(self.issuers, issuer, places)
             known = self.runs.setdefault(issuer, [])
             if known and known[-1][1] + 1 == low:
                 low = known.pop()[0]
             known.append((low, high))
+        at = first
+        for kind, same in groupby([kind for kind, _, _ in keys]):
+            places = range(at, at + len(list(same)))
+            at = places.stop
+            _add(self.kinds, kind, places)
+            if kind == Kind.KEYSET:
+                self._add_closers(rows, first, places)
+        for index, row in enumerate(rows, first):
+            vault_id = row.vault_id
+            of_vault = self.vaults.get(vault_id)
+            if of_vault is None:
+                self.vaults[vault_id] = array("Q", (index,))
+            else:
+                of_vault.append(index)
+            month = (vault_id, row.vault_epoch)
+            if month not in self._epochs:
+                self._epochs[month] = index
         firsts, offsets, hashes = self.frames
         hashes.append(frame_hash)
         offsets.append(offset)
         firsts.append(first)
         self.end = first + len(rows)
+
+    def _add_closers(self, rows: Sequence[Row], first: int, places: range) -> None:
+        for index in places:
+            if (closed := _closed_by(rows[index - first])) is not None:
+                self.closers.append((closed, index))
 
     def place(self, index: int) -> FramePlace:
         firsts, offsets, hashes = self.frames
@@ -113,12 +134,12 @@ def runs_of(keys: Sequence[LeafKey]) -> Iterator[Run]:
         yield current, low, high
 
 
-def _add(places: dict[Key, array[int]], key: Key, index: int) -> None:
-    found = places.get(key)
+def _add(known: dict[Key, array[int]], key: Key, places: range) -> None:
+    found = known.get(key)
     if found is None:
-        places[key] = array("Q", (index,))
+        known[key] = array("Q", places)
     else:
-        found.append(index)
+        found.extend(places)
 
 
 def _closed_by(row: Row) -> bytes | None:

@@ -80,6 +80,8 @@ class LogStore:
                 )
             closing.callback(lambda: self._active.close())
             self._closing = closing.pop_all()
+        self.seals_at_stop = True
+        """Whether a clean stop may seal: not before the log says whose key that is done with."""
 
     @staticmethod
     def create(directory: Path, description: LogDescription) -> None:
@@ -98,7 +100,8 @@ class LogStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self.head.size - self._active.first >= self._geometry.sealed_at_stop:
+            is_due = self.head.size - self._active.first >= self._geometry.sealed_at_stop
+            if kind is None and is_due and self.seals_at_stop:
                 self._seal()
         finally:
             self._closing.close()

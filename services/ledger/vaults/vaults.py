@@ -21,10 +21,10 @@ from libs.events.vault import (
     PUBLIC_TAG_KEY,
     PUBLIC_VAULT_ID,
     VAULT_ID_SIZE,
+    Tags,
     VaultKey,
     derive_tag_key,
     derive_vault_key,
-    leaf_tag,
     vault_epoch,
 )
 from libs.identity.sealed import release_info, seal
@@ -99,7 +99,7 @@ class Vaults:
         self._generation = keyring.generation
         self._by_id = {vault.vault_id: vault for vault in keyring.vaults}
         self._by_tenant = {vault.tenant: vault.vault_id for vault in keyring.vaults}
-        self._tag_keys = {PUBLIC_VAULT_ID: PUBLIC_TAG_KEY}
+        self._tags = {PUBLIC_VAULT_ID: Tags(PUBLIC_TAG_KEY)}
         self._derived: dict[tuple[bytes, int], VaultKey] = {}
         self._changing = asyncio.Lock()
 
@@ -141,17 +141,17 @@ class Vaults:
 
     def tag(self, vault_id: bytes, vault_seq: int) -> bytes:
         """Return the tag of a vault's entry. Raises `VaultUnknown`."""
-        return leaf_tag(self.tag_key(vault_id), vault_seq)
+        tags = self._tags.get(vault_id)
+        if tags is None:
+            tags = self._tags[vault_id] = Tags(self.tag_key(vault_id))
+        return tags.of(vault_seq)
 
     def tag_key(self, vault_id: bytes) -> bytes:
         """Return the key of a vault's tags, which opens nothing. Raises `VaultUnknown`."""
-        tag_key = self._tag_keys.get(vault_id)
-        if tag_key is None:
-            vault = self._by_id.get(vault_id)
-            if vault is None:
-                raise VaultUnknown("no such vault in this log")
-            tag_key = self._tag_keys[vault_id] = derive_tag_key(vault.tag_share, vault_id)
-        return tag_key
+        vault = self._by_id.get(vault_id)
+        if vault is None:
+            raise VaultUnknown("no such vault in this log")
+        return derive_tag_key(vault.tag_share, vault_id)
 
     def holds(self, vault_id: bytes, epoch: int) -> bool:
         """Whether entries sealed there can be opened."""
@@ -214,7 +214,7 @@ class Vaults:
             self._derived = {place: key for place, key in self._derived.items() if not _is_in(place, part)}
             self._keys.forget(part.key_name)
             if part.epoch is None:
-                self._tag_keys.pop(part.vault_id, None)
+                self._tags.pop(part.vault_id, None)
             return self._generation
 
     async def _replace(self, vaults: Mapping[bytes, VaultShares]) -> None:

@@ -13,13 +13,13 @@ from libs.aci import rewriting
 from libs.aci.e2ee.fields import AnswerNotUnderstood, visit_answer
 from libs.aci.openai_errors import error_body
 from libs.aci.rewriting import JsonNotRewritable, is_text
-from libs.aci.sse import DONE, Event, EventSplitter
+from libs.aci.sse import DONE, Event, EventSplitter, parse_event
 from libs.errors import MeshError
 from services.router.e2ee.opening import Envelope
 from services.router.errors import UpstreamFailed
 
 MAX_BYTES = 16 << 20
-"""Of an answer that is not streamed, or of one event."""
+"""Of an answer that is not streamed, or of one event, before it is encrypted: that doubles what it says."""
 
 _SUCCESS = 200
 _UNTOLD = "the engine refused the request; its own words are kept back, as they may quote what came encrypted"
@@ -89,14 +89,16 @@ class SealedStream:
         return b"".join(events)
 
     def finish(self) -> bytes:
-        if not self._splitter.at_boundary():
+        if self._splitter.at_boundary():
+            return b""
+        if not self._splitter.between_events():
             raise UpstreamFailed("the stream ended within an event")
-        return b""
+        return self._event(parse_event(self._splitter.take()))
 
     def _event(self, event: Event) -> bytes:
         if not event.data:
             return b":\n\n"  # It keeps the connection open; what it says is for nobody.
-        if event.data == "[DONE]":
+        if event.data.strip() == "[DONE]":
             return DONE
         return b"data: " + _sealed(self._envelope, event.data.encode()) + b"\n\n"
 
@@ -122,8 +124,7 @@ def _sealed(envelope: Envelope, text: bytes) -> bytes:
             plaintext = value.encode("utf-8") if is_text(value) else rewriting.dumps(value)
             return envelope.suite.seal(envelope.client, plaintext, envelope.binding.of_response(path, named))
 
-        visit_answer(members, seal)
-        return rewriting.dumps(members)
+        return rewriting.dumps(visit_answer(members, seal))
     except (MeshError, UnicodeEncodeError) as error:
         raise UpstreamFailed("the answer cannot be encrypted") from error
 

@@ -88,6 +88,13 @@ class EndpointWithoutFields(E2eeRefused):
     reason = "E2EE_UNSUPPORTED_ENDPOINT"
 
 
+class ContentWithoutPlace(E2eeRefused):
+    """The request asks for what the protocol would leave in clear. It would be answered without."""
+
+    type = "invalid_request_error"
+    reason = "E2EE_CONTENT_WITHOUT_PLACE"
+
+
 class TooManyRemembered(ServiceUnavailable):
     """More requests of the last minutes would have to be remembered than there is room for."""
 

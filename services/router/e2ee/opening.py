@@ -6,6 +6,8 @@ it had come in clear.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ from libs.aci.e2ee.binding import Binding
 from libs.aci.e2ee.fields import visit_request
 from libs.aci.e2ee.suites import E2eeKeyInvalid, FieldNotOpened, Suite
 from libs.aci.endpoints import Endpoint
+from libs.aci.receipt_events import Encrypted
 from libs.aci.rewriting import JsonNotRewritable, NameRepeated, is_text
 from libs.errors import MeshError
 from services.router.e2ee.errors import (
     ClientKeyRefused,
+    ContentWithoutPlace,
     DecryptionFailed,
     EndpointWithoutFields,
     HeaderMissing,
@@ -31,6 +35,7 @@ from services.router.e2ee.errors import (
     VersionNotSupported,
 )
 from services.router.e2ee.window import AcceptanceWindow
+from services.router.prompt import MAX_MODEL_CHARACTERS
 from services.router.workload.workload import E2eeKey
 
 _VERSION_HEADER, _OLDER = "x-e2ee-version", "x-signing-algo"
@@ -39,6 +44,8 @@ _NEEDED = (_CLIENT_KEY, _MODEL_KEY, _NONCE, _TIMESTAMP)
 HEADERS = (_VERSION_HEADER, *_NEEDED, _OLDER)
 """Those by which a request asks for encryption, in lower case."""
 
+MOST_FIELDS = 1024
+_ANSWERED_IN_CLEAR = ("tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "echo")
 _NONCE_FORM = re.compile(r"[0-9a-fA-F]{64}")
 _TIMESTAMP_FORM = re.compile(r"[0-9]{1,15}")
 _LIST_START = re.compile(rb"[ \t\r\n]*\[")
@@ -52,6 +59,10 @@ class Envelope:
     key_id: str
     client: bytes
     binding: Binding
+
+    def event(self) -> Encrypted:
+        """Return what the receipt says of it."""
+        return Encrypted(VERSION, self.suite.algo, self.key_id, hashlib.sha256(self.client).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +80,11 @@ class Opening:
         self._keys = keys
         self._window = window
 
-    def open(self, headers: Mapping[str, str], endpoint: Endpoint, body: bytes) -> Opened:
-        """Open a request that has any of `HEADERS`, in §9's order of checks. Raises `E2eeRefused`, or
-        `TooManyRemembered`. A request that comes as far as its fields has used up its nonce.
+    async def open(self, headers: Mapping[str, str], endpoint: Endpoint, body: bytes) -> Opened:
+        """Open a request that has any of `HEADERS`. Raises `E2eeRefused`, or `TooManyRemembered`.
+
+        A request that comes as far as its fields has used up its nonce, whoever it says that the answer is for: one
+        that was recorded cannot be sent again under another client's key.
         """
         if not endpoint.e2ee:
             raise EndpointWithoutFields("E2EE v2 has no fields for this endpoint")
@@ -87,9 +100,12 @@ class Opening:
             raise ClientKeyRefused("X-Client-Pub-Key is no public key of the suite") from error
         members = _members(body)
         binding = _bind(key, members.get("model"), nonce, timestamp)
-        self._window.take(timestamp, client, key.private.public, bytes.fromhex(nonce))
+        _require_answerable(members)
+        self._window.take(timestamp, key.private.public, bytes.fromhex(nonce))
         try:
-            return Opened(_restore(members, key, binding), Envelope(key.suite, key.key_id, client, binding))
+            # Every field costs a key agreement, for which nobody else shall wait.
+            restored = await asyncio.to_thread(_restore, members, key, binding)
+            return Opened(restored, Envelope(key.suite, key.key_id, client, binding))
         except (FieldNotOpened, JsonNotRewritable) as error:
             raise DecryptionFailed from error
 
@@ -129,9 +145,18 @@ def _members(body: bytes) -> dict[str, Any]:
     return members
 
 
+def _require_answerable(members: Mapping[str, Any]) -> None:
+    """Refuse what would be answered in members that the protocol leaves in clear. Raises `ContentWithoutPlace`."""
+    asked = [name for name in _ANSWERED_IN_CLEAR if members.get(name) not in (None, False)]
+    if asked:
+        raise ContentWithoutPlace(f"E2EE v2 encrypts no answer to {', '.join(asked)}")
+
+
 def _bind(key: E2eeKey, model: object, nonce: str, timestamp: int) -> Binding:
     if not is_text(model):
         raise ModelNotBound("the request has no model")
+    if len(model) > MAX_MODEL_CHARACTERS:
+        raise ModelNotBound("the model's name is too long")  # It is hashed with every field.
     binding = Binding(key.suite.algo, model, nonce, timestamp)
     try:
         binding.of_request("")
@@ -149,6 +174,8 @@ def _restore(members: dict[str, Any], key: E2eeKey, binding: Binding) -> bytes:
         if not key.suite.looks_sealed(value):
             return value
         opened += 1
+        if opened > MOST_FIELDS:
+            raise FieldNotOpened
         plaintext = key.suite.open(key.private, value, binding.of_request(path))
         return _content(plaintext) if path.endswith(".content") else _text(plaintext)
 

@@ -7,13 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from libs.aci.e2ee import VERSION
 from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import fresh_receipt_id
 from libs.aci.receipt_events import (
     Aborted,
-    Encrypted,
     KnownEvent,
     PolicyInForce,
     RequestForwarded,
@@ -112,7 +110,7 @@ class Course:
         """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
         events: list[KnownEvent] = [RequestReceived(digest(self.body)), self.policy]
         if self.envelope is not None:
-            events.append(Encrypted(VERSION, self.envelope.suite.algo, self.envelope.key_id))
+            events.append(self.envelope.event())
         model = self.model or _NO_MODEL
         if self.reached:
             # A receipt has room for one: what the last was handed, whose answer it is.

@@ -93,7 +93,7 @@ class Exchanges:
             if request.unread is not None:
                 raise request.unread
             if request.sealing:
-                course.opened(self._opening.open(request.sealing, request.endpoint, request.body))
+                course.opened(await self._opening.open(request.sealing, request.endpoint, request.body))
             prompt = prompts.parse(course.body)
             course.model = prompt.model
             async with aclosing(self._answer(course, prompt)) as answer:
@@ -160,6 +160,7 @@ class Exchanges:
                 request_id=request.request_id,
                 tenant_id=request.tenant.tenant_id,
                 required=course.required,
+                sealed=course.envelope is not None,
                 timeout=max(course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS, 0.1),
             )
         )

@@ -16,6 +16,7 @@ from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.router.admission.tenants import Tenants
+from services.router.e2ee.opening import HEADERS
 from services.router.errors import EndpointNotSupported, InvalidRequest, LedgerUnavailable, NotFound, RequestTooLarge
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
@@ -71,6 +72,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         endpoint = SERVED.get(request.endpoint)
         if endpoint is None:
             raise EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
+        _require_clear(context)
         if len(request.body) > self._max_body_bytes:
             raise RequestTooLarge(f"the request body is over {self._max_body_bytes} bytes")
         if REQUEST_ID.fullmatch(request.request_id) is None:
@@ -148,3 +150,9 @@ def _authorization(context: Context) -> str | None:
     if len(given) > 1:
         raise InvalidRequest("authorization is given more than once")
     return given[0] if given and isinstance(given[0], str) else None
+
+
+def _require_clear(context: Context) -> None:
+    """E2EE v2 is a protocol over HTTP. Whoever asks for it here must not be answered without."""
+    if any(name in HEADERS for name, _ in context.invocation_metadata() or ()):
+        raise InvalidRequest("end-to-end encryption is not served over gRPC")

@@ -40,6 +40,9 @@ class Errand:
     timeout: float
     required: bool
     """Whether verified serving is demanded of whoever serves it: the receipt says so."""
+    sealed: bool = False
+    """Whether the answer is encrypted for who asked. What is known of it in clear must not go into the receipt, then: a
+    short answer can be guessed by its hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
                 case "conclusion" if begun:
                     receipt = response.conclusion.receipt
                     _verify(receipt, upstream, errand, "sha256:" + seen.hexdigest())
-                    yield Ended(_served_by(upstream, receipt, prompt.model))
+                    yield Ended(_served_by(upstream, receipt, errand))
                     return
                 case _:
                     raise UpstreamFailed("the node's answer is out of order")
@@ -149,15 +152,15 @@ def _verify(receipt: bytes, upstream: Upstream, errand: Errand, response_hash: s
         raise UpstreamFailed("the node's receipt is for another model than it was asked for")
 
 
-def _served_by(upstream: Upstream, receipt: bytes, model: str) -> ServedByNode:
+def _served_by(upstream: Upstream, receipt: bytes, errand: Errand) -> ServedByNode:
     claims = upstream.lease.appraisal.workload_claims
     arguments = str(claims.get("engine_args_sha256", ""))
     return ServedByNode(
         spiffe_id=upstream.candidate.spiffe_id,
         evidence_digest="sha256:" + upstream.candidate.evidence_digest,
         receipt_sha256=hashlib.sha256(receipt).hexdigest(),
-        weights_sha256=upstream.candidate.models[model],
+        weights_sha256=upstream.candidate.models[errand.prompt.model],
         engine=str(claims.get("engine", "unknown")),
         engine_args_sha256=arguments if is_hex(arguments, 32) else None,
-        receipt=receipt.decode(),
+        receipt=None if errand.sealed else receipt.decode(),
     )

@@ -24,6 +24,7 @@ from libs.client.chain import cited_by, foreign_link, verify_chain
 from libs.errors import MeshError
 from libs.policy.document import Policy
 from tests.fakes.foreign_routers import (
+    HERE,
     NAME,
     THERE,
     OtherRouter,
@@ -31,6 +32,7 @@ from tests.fakes.foreign_routers import (
     last_receipt,
 )
 from tests.fakes.routers import RouterBench
+from tests.fakes.sealed_prompts import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ class Chain:
 @pytest.fixture
 async def chain(router: RouterBench, other: OtherRouter) -> Chain:
     await router.run(asked())
+    return await _chain_of(router)
+
+
+async def _chain_of(router: RouterBench) -> Chain:
     receipt = last_receipt(router)
     link = foreign_link(receipt)
     assert isinstance(receipt.upstream, UpstreamVerified)
@@ -79,6 +85,21 @@ async def chain(router: RouterBench, other: OtherRouter) -> Chain:
 
 async def test_a_client_follows_the_chain_through_both_hops(chain: Chain) -> None:
     assert f"foreign/{NAME}, compose" in chain.verify()
+
+
+async def test_of_an_answer_that_was_encrypted_the_chain_ends_at_its_request(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    """What the provider said is nowhere in clear, so nobody can hold its receipt against it."""
+    key = router.workload.e2ee_keys[0]
+    client = Client(key, key.suite.key(), HERE)
+    answer = await router.run(client.sealed_chat(), sealing=client.headers())
+    assert answer.started.sealed is not None
+    sealed = await _chain_of(router)
+    assert f"foreign/{NAME}, compose" in sealed.verify()
+    with pytest.raises(MeshError) as refusal:
+        sealed.with_events({RequestForwarded: RequestForwarded(digest(b"other"))}).verify()
+    assert refusal.value.reason == "FOREIGN_CHAIN_BROKEN"
 
 
 def _stricter(chain: Chain, **changes: Any) -> Chain:

@@ -19,6 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.transparency import checkpoint, cose_receipt, cosignature
+from libs.transparency.acknowledgement import Statement
 from libs.transparency.chain import entry_id
 from services.ledger.auditor import Auditor
 from services.ledger.intake.rejections import Reason, Refusal, Rejections
@@ -214,14 +215,16 @@ def _commit(store: LogStore, sequencer: Sequencer, frame: Sequence[Candidate], t
     if new:
         position = store.head.source_high + 1
         for commit in sequencer.append(new, SOURCE, position, position):
-            for statement, _ in commit.entries:
+            for signed, _ in commit.entries:
+                statement = Statement.parse(signed)
                 tell(
                     Acknowledged(statement.index, entry_id(statement.issuer, statement.issuer_seq), statement.leaf_hash)
                 )
     for verdict in verdicts:
         if verdict.outcome is not Outcome.NEW:
-            statement, _ = store.reader.statement(verdict.index)
-            tell(Acknowledged(verdict.index, verdict.candidate.entry_id, statement.leaf_hash))
+            signed, _ = store.reader.statement(verdict.index)
+            leaf_hash = Statement.parse(signed).leaf_hash
+            tell(Acknowledged(verdict.index, verdict.candidate.entry_id, leaf_hash))
 
 
 def _sign(store: LogStore, auditor: Auditor, tell: Tell) -> None:

@@ -81,7 +81,7 @@ def full_events() -> tuple[Event, ...]:
             receipt="{}",
         ),
         SealedUnder(vault_epoch=670),
-        Encrypted(version="2", algo="x25519-aes-256-gcm-hkdf-sha256", key_id="e2ee-1"),
+        Encrypted(version="2", algo="x25519-aes-256-gcm-hkdf-sha256", key_id="e2ee-1", client_key_sha256="5e" * 32),
         Aborted("upstream_failed", "the node broke off"),
         ResponseReturned(digest(RESPONSE)),
     )

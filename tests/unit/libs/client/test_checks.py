@@ -156,6 +156,19 @@ def test_another_request_fails_alone(honest: Materials) -> None:
     assert _failures(changed) == {4: "REQUEST_NOT_RECEIPTED"}
 
 
+def test_an_answer_that_went_to_another_key_fails_alone(honest: Materials, mesh: AttestedMesh) -> None:
+    """Or to none: whoever ends TLS on the way may have taken the encryption off, or put an own key in place."""
+    assert _failures(_sealed_to(honest, "5e" * 32)) == {4: "SEALED_FOR_ANOTHER"}
+    sealed = _served(honest, mesh, mesh.session(), sealed_to="5f" * 32)
+    assert _failures(sealed) == {4: "SEALED_FOR_ANOTHER"}
+    assert _failures(_sealed_to(sealed, "5e" * 32)) == {4: "SEALED_FOR_ANOTHER"}
+    assert _failures(_sealed_to(sealed, "5f" * 32)) == {}
+
+
+def _sealed_to(materials: Materials, key: str) -> Materials:
+    return replace(materials, exchange=replace(materials.exchange, sealed_to=key))
+
+
 def test_a_changed_response_byte_fails_alone(honest: Materials) -> None:
     changed = replace(honest, exchange=replace(honest.exchange, response_hash=digest(RESPONSE + b" ")))
 

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from jsonschema import ValidationError
 
 from libs import jcs
-from libs.aci.e2ee.suites import SUITES, X25519_ALGO
+from libs.aci.e2ee.suites import SECP256K1_ALGO, SUITES, X25519_ALGO
 from libs.client import exchange_file
 from libs.client.checks import Check, Materials, run_checks
 from libs.client.exchange import OpeningKey
 from libs.client.exchange_file import ExchangeFileMalformed
 from libs.client.http import RouterRefused
+from libs.client.reopening import sealed_to
 from libs.client.standing import BY_CHECK, Standing, standing
 from libs.errors import MeshError
 from tests.fakes.attested_mesh import AttestedMesh
@@ -254,17 +255,24 @@ def test_proofs_may_be_gathered_in_the_second_in_which_the_answer_came(honest: M
 def test_key_of_an_encrypted_request_comes_back(honest: Materials) -> None:
     for suite in SUITES.values():
         key = OpeningKey(suite.algo, suite.key().secret, "5a" * 32, 5)
-        sealed = replace(honest, exchange=replace(honest.exchange, opening_key=key))
+        sealed = replace(honest, exchange=replace(honest.exchange, sealed_to=sealed_to(key), opening_key=key))
         assert read(kept(sealed), honest) == sealed
 
 
+@pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32])
+def test_number_that_is_no_key_is_refused(honest: Materials, secret: bytes) -> None:
+    value = kept(honest)
+    value["exchange"]["opening_key"] = OPENING_KEY | {"algo": SECP256K1_ALGO, "private_key": secret.hex()}
+    with pytest.raises(ExchangeFileMalformed):
+        read(value, honest)
+
+
 @pytest.mark.parametrize("algo", SUITES)
-@pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32, b"\x01" * 32])
-def test_key_that_opens_nothing_leaves_the_answer_unread(honest: Materials, algo: str, secret: bytes) -> None:
-    key = OpeningKey(algo, secret, "5a" * 32, 5)
-    value = kept(replace(honest, exchange=replace(honest.exchange, opening_key=key)))
+def test_key_that_the_receipt_does_not_name_fits_no_answer(honest: Materials, algo: str) -> None:
+    value = kept(honest)
+    value["exchange"]["opening_key"] = OPENING_KEY | {"algo": algo}
     found, failures = judged(value, honest)
-    assert (found, set(failures)) == (Standing.UNREAD, {13})
+    assert (found, failures[4], failures[13]) == (Standing.MISFIT, "SEALED_FOR_ANOTHER", "ANSWER_NOT_SEALED")
 
 
 MAKERS_WORD = {

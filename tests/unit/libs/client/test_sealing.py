@@ -14,7 +14,7 @@ from libs.aci.e2ee.suites import SUITES
 from libs.aci.endpoints import CHAT
 from libs.aci.keyset import Keyset, PublicKey, TlsKey
 from libs.aci.rewriting import JsonNotRewritable
-from libs.client.sealing import AnswerNotSealed, SealedRequest, SealingNotOffered, seal
+from libs.client.sealing import AnswerNotSealed, SealedRequest, SealingIncomplete, SealingNotOffered, seal
 from services.router.e2ee.answers import cover
 from services.router.e2ee.opening import Opened, Opening
 from services.router.e2ee.window import AcceptanceWindow
@@ -22,8 +22,9 @@ from services.router.workload.workload import E2eeKey
 
 KEYS = tuple(E2eeKey.generate(suite) for suite in SUITES.values())
 BODY = (
-    '{"model":"m","messages":[{"role":"user","content":"é secret"},{"content":[{"text":"secret"}]}],"n":1.50}'.encode()
-)
+    '{"model":"m","messages":[{"role":"user","content":"é secret"},{"role":"user","content":[{"file":"secret"}]}],'
+    '"temperature":1.50}'
+).encode()
 ANSWER = {"id": "x", "choices": [{"message": {"content": "said"}}]}
 
 
@@ -37,16 +38,16 @@ def keyset(*keys: PublicKey) -> Keyset:
     )
 
 
-def opened(sealed: SealedRequest) -> Opened:
+async def opened(sealed: SealedRequest) -> Opened:
     headers = {name.lower(): value for name, value in sealed.headers.items()}
-    return Opening(KEYS, AcceptanceWindow()).open(headers, CHAT, sealed.body)
+    return await Opening(KEYS, AcceptanceWindow()).open(headers, CHAT, sealed.body)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=[key.suite.curve for key in KEYS])
-def test_a_router_opens_what_it_was_sent_and_the_client_its_answer(key: E2eeKey) -> None:
+async def test_a_router_opens_what_it_was_sent_and_the_client_its_answer(key: E2eeKey) -> None:
     sealed = seal(BODY, keyset(key.entry()))
     assert b"secret" not in sealed.body
-    request = opened(sealed)
+    request = await opened(sealed)
     assert request.body == sealed.clear == BODY
     answer = cover(request.envelope, streams=False, status=200)
     answer.feed(json.dumps(ANSWER).encode())
@@ -73,10 +74,44 @@ def test_without_a_known_suite_nothing_is_sent(keys: tuple[PublicKey, ...]) -> N
         seal(BODY, keyset(*keys))
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"a":1,"a":2}'])
-def test_what_is_no_request_is_refused(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"{", b'{"a":1,"a":2}'])
+def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(JsonNotRewritable):
         seal(body, keyset(KEYS[0].entry()))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"{}",
+        b'{"model":"m","messages":[]}',
+        b'{"model":7,"messages":[{"role":"user","content":"a"}]}',
+        b'{"model":"m","messages":["a"]}',
+        b'{"model":"m","messages":[{"role":"user"}]}',
+        b'{"model":"m","messages":[{"role":"user","content":null}]}',
+        b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}',
+        b'{"model":"m","messages":[{"role":"assistant","content":"a","tool_calls":["said"]}]}',
+        b'{"model":"m","messages":[{"role":"assistant","content":"a","reasoning_content":"said"}]}',
+        b'{"model":"m","messages":[{"role":"user","content":"a"}],"prompt":"said"}',
+        b'{"model":"m","messages":[{"role":"user","content":"a"}],"tools":["said"]}',
+        b'{"model":"m","messages":[{"role":"user","content":"a"}],"logprobs":true}',
+    ],
+)
+def test_nothing_is_sent_of_which_something_would_stay_in_clear(body: bytes) -> None:
+    with pytest.raises(SealingIncomplete):
+        seal(body, keyset(KEYS[0].entry()))
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", ' [{"type":"image_url","image_url":{"url":"http://a.example"}}]', "[a", "\u2003[1]"]
+)
+async def test_a_text_that_reads_as_a_list_stays_one(text: str) -> None:
+    sealed = seal(
+        json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode(), keyset(KEYS[0].entry())
+    )
+    assert (await opened(sealed)).body == sealed.clear
+    assert json.loads(sealed.clear)["messages"][0]["content"] == [{"type": "text", "text": text}]
 
 
 def _in_clear(text: dict[str, Any]) -> None:
@@ -104,9 +139,9 @@ def _as_no_list(text: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("lie", [_in_clear, _elsewhere, _under_another_id, _as_a_list, _beside_it, _as_no_list])
-def test_an_answer_that_was_changed_on_its_way_is_not_shown(lie: Callable[[dict[str, Any]], None]) -> None:
+async def test_an_answer_that_was_changed_on_its_way_is_not_shown(lie: Callable[[dict[str, Any]], None]) -> None:
     sealed = seal(BODY, keyset(KEYS[0].entry()))
-    answer = cover(opened(sealed).envelope, streams=False, status=200)
+    answer = cover((await opened(sealed)).envelope, streams=False, status=200)
     answer.feed(json.dumps(ANSWER).encode())
     text = json.loads(answer.finish())
     lie(text)
@@ -114,9 +149,9 @@ def test_an_answer_that_was_changed_on_its_way_is_not_shown(lie: Callable[[dict[
         sealed.open(json.dumps(text))
 
 
-def test_the_answer_to_another_request_is_not_shown() -> None:
+async def test_the_answer_to_another_request_is_not_shown() -> None:
     first, second = (seal(BODY, keyset(KEYS[0].entry())) for _ in range(2))
-    answer = cover(opened(first).envelope, streams=False, status=200)
+    answer = cover((await opened(first)).envelope, streams=False, status=200)
     answer.feed(json.dumps(ANSWER).encode())
     with pytest.raises(AnswerNotSealed):
         second.open(answer.finish())

@@ -45,6 +45,19 @@ def test_roots_are_the_oracles(oracle: pymerkle.InmemoryTree, tree: Tree) -> Non
     assert CompactRange().root() == tree.root(0) == sha256(b"").digest()
 
 
+def test_leaves_added_together_and_one_by_one_make_the_same_tree(oracle: pymerkle.InmemoryTree) -> None:
+    leaves = [merkle.leaf_hash(data(number)) for number in range(200)]
+    for start in range(70):
+        for end in (start, start + 1, start + 2, start + 63, start + 64, 200):
+            grown = CompactRange()
+            grown.extend(leaves[:start])
+            before = grown.copy()
+            grown.extend(leaves[start:end])
+            assert grown.root() == (oracle.get_root(end) if end else merkle.EMPTY_ROOT)
+            assert (grown.size, len(grown.peaks)) == (end, end.bit_count())
+            assert (before.size, len(before.peaks)) == (start, start.bit_count())
+
+
 def test_inclusion_paths_are_the_oracles_and_verify(oracle: pymerkle.InmemoryTree, tree: Tree) -> None:
     sizes = [*range(1, LARGEST), 256, 257, 1100]
     for size in sizes:
@@ -66,9 +79,10 @@ def test_consistency_paths_lead_to_the_oracles_roots(oracle: pymerkle.InmemoryTr
 def test_complete_tree_gives_the_same_paths(tree: Tree) -> None:
     for size in (*range(1, 34), 37, 63, 64):
         complete = CompleteTree([tree.leaf(index) for index in range(size)])
+        paths = complete.paths()
         for index in range(size):
             path = merkle.inclusion_path(tree, index, size)
-            assert merkle.inclusion_path(complete, index, size) == path == list(complete.path(index))
+            assert merkle.inclusion_path(complete, index, size) == path == list(paths[index])
         assert complete.root == tree.root(size)
 
 

@@ -240,6 +240,10 @@ async def test_answer_that_came_encrypted_opens_from_the_file(
     path.write_bytes(jcs.dumps(kept))
     code, said = verify()
     assert (code, "FAIL 13 answer could be read: ANSWER_NOT_SEALED" in said) == (8, True)
+    del kept["exchange"]["opening_key"]
+    path.write_bytes(jcs.dumps(kept))
+    code, said = verify()
+    assert (code, "FAIL  4 receipt is for the request sent: SEALED_FOR_ANOTHER" in said) == (4, True)
 
 
 async def test_answer_in_clear_to_an_encrypted_prompt_is_kept_as_unread(

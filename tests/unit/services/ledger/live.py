@@ -281,17 +281,21 @@ class LiveMesh:
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[ledger_pb2_grpc.LedgerServiceStub]:
         """The ledger as an operator named ada calls it."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        ca = self.kms.ca
-        der = ca.issue_svid(Subject(TRUST_DOMAIN, "operator", "ada", None), key.public_key(), time.time())
+        key, certificate = self.operator_files()
         async with open_channel(
             self.target,
             root_pem=self.member.ca_pem,
             server_name=f"ledger.{TRUST_DOMAIN}",
-            key_pem=key_pem(key),
-            certificate_pem=pem_of(der),
+            key_pem=key,
+            certificate_pem=certificate,
         ) as channel:
             yield ledger_pb2_grpc.LedgerServiceStub(channel)
+
+    def operator_files(self) -> tuple[bytes, bytes]:
+        """Key and certificate of an operator named ada, PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = Subject(TRUST_DOMAIN, "operator", "ada", None)
+        return key_pem(key), pem_of(self.kms.ca.issue_svid(subject, key.public_key(), time.time()))
 
     def order(self, action: str, subject: str, *, signers: int = 2, not_after: int = 2**33) -> bytes:
         """What so many operators signed."""

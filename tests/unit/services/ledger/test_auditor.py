@@ -248,6 +248,19 @@ async def test_the_process_refuses_and_says_why(large_blocks: Path) -> None:
     assert refused.value.exit_status == 3
 
 
+async def test_a_caller_who_gives_up_leaves_its_answer_to_nobody_else(large_blocks: Path) -> None:
+    root = production_root(large_blocks)
+    async with open_auditor(large_blocks, ORIGIN) as auditor:
+        await auditor.sign(3, root)
+        leaving = asyncio.create_task(auditor.sign_receipts(3))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert (await auditor.sign(3, root)).size == 3
+
+
 async def test_a_process_that_was_killed_is_noticed(large_blocks: Path) -> None:
     async with open_auditor(large_blocks, ORIGIN) as auditor:
         os.kill(auditor.pid, signal.SIGKILL)

@@ -153,6 +153,19 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_the_nex
         assert list(await examiner.opening([HONEST], KEYS)) == [{1}]
 
 
+async def test_asked_again_before_it_has_answered_it_answers_each_about_its_own() -> None:
+    """More is asked at once than its pipe holds."""
+    half_honest = message(*(sealed(number) if number % 2 else flipped(sealed(number)) for number in range(1, 257)))
+    expected = frozenset(range(1, 257, 2))
+    async with asyncio.timeout(30), open_examiner() as examiner:
+        many, few, again = await asyncio.gather(
+            examiner.opening([half_honest] * 8, KEYS), examiner.opening([HONEST], KEYS), examiner.opening([OTHERS], {})
+        )
+    assert list(many) == [expected] * 8
+    assert list(few) == [{1, 2, 3}]
+    assert list(again) == [set()]
+
+
 async def test_an_examiner_that_was_killed_is_noticed() -> None:
     async with asyncio.timeout(30), open_examiner() as examiner:
         await examiner.opening([HONEST], KEYS)

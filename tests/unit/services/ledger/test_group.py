@@ -67,6 +67,9 @@ class Stand:
     async def look(self) -> pb.LookAroundResponse:
         return await (await self.stub()).LookAround(pb.LookAroundRequest(log=self.log), timeout=10)
 
+    async def show(self, note: bytes) -> pb.ShowTreeResponse:
+        return await (await self.stub()).ShowTree(pb.ShowTreeRequest(log=self.log, note=note), timeout=10)
+
     async def append(self, epoch: int, frames: bytes = b"") -> pb.AppendFramesResponse:
         heading = pb.AppendHeading(log=self.log, epoch=epoch, previous=pb.FrameName(hash=bytes(32)))
 
@@ -201,6 +204,9 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
             assert reason_of(refused.value) == reason
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stand.look()
+            assert reason_of(refused.value) == reason
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stand.show(b"a tree")
             assert reason_of(refused.value) == reason
     assert await live.writer(live.member) == writer
     after = await live.standing(live.member, writer)

@@ -56,6 +56,14 @@ def test_small_last_segment_is_not_sealed_at_a_stop(empty_log: Path) -> None:
         assert (store.report.segments, store.report.segments_read) == (1, 1)
 
 
+def test_stop_before_the_log_says_whose_key_it_is_seals_nothing(empty_log: Path) -> None:
+    with open_store(empty_log, STOPS) as store:
+        store.seals_at_stop = False
+        sequencer(store).append([candidate(1)], SOURCE, 1, 1)
+    with open_store(empty_log, STOPS) as store:
+        assert (store.report.segments, store.report.segments_read) == (1, 1)
+
+
 def test_stop_by_an_error_seals_nothing(empty_log: Path) -> None:
     def breaking() -> None:
         with open_store(empty_log, STOPS) as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from libs.transparency import chain, merkle
-from libs.transparency.acknowledgement import acknowledge, verify_acknowledgement
+from libs.transparency.acknowledgement import Statement, acknowledge, verify_acknowledgement
 from libs.transparency.leaf import Kind
 from services.ledger.intake.sequencer import Outcome, Sequencer
 from services.ledger.storage import frames, segments
@@ -48,7 +49,16 @@ def test_commit_is_acknowledged_and_can_be_acknowledged_again(empty_log: Path) -
         again = store.reader.statement(1)
         assert again == first_time
         [anew] = acknowledge([again], log_id=store.log_id, signer_epoch=2, key=KEY)
-        assert verify_acknowledgement(anew, public_key, store.log_id) == first_time[0]
+        assert verify_acknowledgement(anew, public_key, store.log_id).data() == first_time[0]
+
+
+def test_each_entry_is_found_behind_bodies_of_any_length(empty_log: Path) -> None:
+    lengths = [33, 300, 70_000, 255, 256, 512 * 1024, 65_536, 40]
+    bodies = [os.urandom(length) for length in lengths]
+    with open_store(empty_log) as store:
+        sequencer(store).append([candidate(at, body=body) for at, body in enumerate(bodies, 1)], SOURCE, 1, 1)
+        assert [store.reader.entry(index).row.body for index in range(8)] == bodies
+        assert [stored.row.body for stored in store.reader.entries(0, 8)] == bodies
 
 
 def test_chain_and_root_are_the_formats_own(empty_log: Path) -> None:
@@ -143,7 +153,7 @@ def test_vault_numbers_have_no_gap_and_make_the_tags(empty_log: Path) -> None:
     with open_store(empty_log) as store:
         rows = [candidate(1, vault=VAULT), candidate(2), candidate(3, vault=VAULT), candidate(4, vault=VAULT)]
         [commit] = sequencer(store).append(rows, SOURCE, 1, 1)
-        assert [statement.vault_seq for statement, _ in commit.entries] == [1, 1, 2, 3]
+        assert [Statement.parse(statement).vault_seq for statement, _ in commit.entries] == [1, 1, 2, 3]
         assert store.reader.entry(2).leaf.tag == tag(VAULT, 2)
     with open_store(empty_log) as store:
         assert store.index.next_vault_seq(VAULT) == 4

@@ -275,6 +275,33 @@ async def test_a_member_that_hears_of_no_growth_does_not_say_that_all_is_quiet(
             await anext(batches)
 
 
+async def _turns() -> None:
+    """Let whoever is woken come to where it waits again."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_who_follows_some_kinds_gets_one_that_comes_after_others(reader: Reader) -> None:
+    position = await reader.tail.from_index(6)
+    sessions = Selection(kinds=frozenset({Kind.SESSION}))
+    reading = reader.tail.read(position, follow=True, max_batch=1, selection=sessions)
+    async with aclosing(reading) as batches, asyncio.timeout(5):
+        assert not (await anext(batches)).entries
+        for number in (7, 10):
+            waiting = asyncio.create_task(anext(batches))
+            await _turns()
+            for other in (number, number + 1):
+                reader.append(other)
+                await _turns()
+            assert not waiting.done()
+            reader.append_kind(number + 2, Kind.SESSION)
+            batch = await waiting
+            assert [stored.index for stored in batch.entries] == [number + 1]
+            assert batch.chain_after == reader.store.head.chain
+            position = resume.verify(batch.token, log_id=reader.store.log_id, key=KEY.key)
+            assert position.next_index == number + 2
+
+
 async def test_who_follows_some_kinds_hears_of_life_while_others_grow(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ def visited(walk: Any, text: str) -> tuple[dict[str, Any], str]:
         return "-"
 
     members = loads(text.encode())
-    walk(members, visit)
-    return found, dumps(members).decode()
+    left = walk(members, visit)
+    return found, dumps(members if left is None else left).decode()
 
 
 def test_the_places_of_a_request() -> None:
@@ -51,21 +52,48 @@ def test_the_places_of_an_answer() -> None:
     found, left = visited(
         visit_answer,
         '{"id":"x","choices":[{"index":3,"message":{"role":"assistant","content":"a","reasoning":"b","audio":{"id":"i",'
-        '"data":"c"}},"delta":null},{"delta":{"content":"","reasoning_content":"d","audio":{"data":"e"}}},'
-        '{"text":"f","message":{"content":null}}],"data":[{"index":0,"embedding":[1.50,2]}],"usage":{"n":1}}',
+        '"data":"c","transcript":"d"}},"delta":null},{"delta":{"content":"","reasoning_content":"e"},'
+        '"finish_reason":"stop"},{"text":"f","message":{"content":null}}],'
+        '"data":[{"index":0,"embedding":[1.50,2]}],"usage":{"n":1}}',
     )
     assert found == {
         "choices.3.message.content": "a",
         "choices.3.message.reasoning": "b",
         "choices.3.message.audio.data": "c",
+        "choices.3.message.audio.transcript": "d",
         "choices.1.delta.content": "",
-        "choices.1.delta.reasoning_content": "d",
-        "choices.1.delta.audio.data": "e",
+        "choices.1.delta.reasoning_content": "e",
         "choices.2.text": "f",
         "data.0.embedding": ["1.50", "2"],
     }
-    assert '"embedding":"-"' in left
-    assert left.count("-") == 8
+    assert loads(left.encode()) == loads(
+        b'{"id":"x","choices":[{"index":3,"message":{"role":"assistant","content":"-","reasoning":"-","audio":{"id":'
+        b'"i","data":"-","transcript":"-"}},"delta":null},{"delta":{"content":"-","reasoning_content":"-"},'
+        b'"finish_reason":"stop"},{"text":"-","message":{"content":null}}],'
+        b'"data":[{"index":0,"embedding":"-"}],"usage":{"n":1}}'
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"prompt_logprobs": ["said"]},
+        {"prompt_token_ids": [1]},
+        {"message": "said", "object": "error"},
+        {"content": "said"},
+        {"choices": [{"logprobs": {"content": ["said"]}}]},
+        {"choices": [{"stop_reason": "said", "error": "said"}]},
+        {"choices": [{"message": {"tool_calls": ["said"], "function_call": "said", "refusal": "said"}}]},
+        {"choices": [{"delta": {"thinking": "said", "annotations": ["said"], "reasoning_details": ["said"]}}]},
+        {"choices": [{"message": {"audio": {"format": "said"}}}]},
+        {"data": [{"said": "said"}]},
+    ],
+)
+def test_whatever_else_an_engine_says_is_left_out(said: dict[str, Any]) -> None:
+    found, left = visited(visit_answer, json.dumps(said))
+    assert not found
+    assert "said" not in left
+    assert "[1]" not in left
 
 
 @pytest.mark.parametrize("content", ['["said"]', '{"text":"said"}', "17", "true"])

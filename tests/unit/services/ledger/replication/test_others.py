@@ -11,8 +11,10 @@ from teemesh.ledger.v1 import replication_pb2 as pb
 from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.rpc.calls import Context
+from services.ledger.replication.group import others_of
 from services.ledger.replication.keyring_copy import NO_KEYRING
 from services.ledger.replication.others import AnotherMember, OtherMember
+from services.ledger.replication.settings import MemberAddress, Replication
 
 from .members import ballot, heading
 
@@ -57,6 +59,8 @@ CALLS: tuple[Callable[[OtherMember], Awaitable[object]], ...] = (
     lambda other: other.append(heading(1), b""),
     lambda other: other.keep_keyring(NO_KEYRING),
     lambda other: other.read_keyring(),
+    lambda other: other.show(b"a note", witnessed=True),
+    lambda other: other.reached(),
 )
 
 
@@ -66,6 +70,17 @@ async def test_another_member_at_a_members_address_is_asked_nothing(
 ) -> None:
     with pytest.raises(AnotherMember):
         await call(OtherMember("two", Answering("three"), bytes(32), 1.0))
+
+
+async def test_each_other_member_is_sought_at_its_address_and_votes_as_slowly_as_is_configured() -> None:
+    settings = Replication(tuple(MemberAddress(name, f"{name}:1") for name in ("one", "two", "three")), 0.5, 70.0)
+    peers = {f"{name}:1": Answering("another") for name in ("two", "three")}
+    others = others_of(settings, "one", lambda address: peers[address], bytes(32))
+    assert [other.instance for other in others] == ["two", "three"]
+    for other in others:
+        with pytest.raises(AnotherMember):
+            await other.vote(ballot(1), trial=True)
+    assert [peer.timeouts for peer in peers.values()] == [[70.0], [70.0]]
 
 
 async def test_a_disk_may_take_as_long_for_a_vote_as_is_configured() -> None:

@@ -13,7 +13,7 @@ from services.router.e2ee.answers import MAX_BYTES, cover
 from services.router.e2ee.opening import Envelope
 from services.router.errors import UpstreamFailed
 from services.router.workload.workload import E2eeKey
-from tests.unit.services.router.e2ee.prompts import Client
+from tests.fakes.sealed_prompts import Client
 
 KEY = E2eeKey.generate(SUITES[X25519_ALGO])
 SECRET = "what-was-said"
@@ -96,9 +96,19 @@ def test_what_cannot_be_sealed_is_a_failure_of_the_engine(envelope: Envelope, te
 
 def test_a_stream_that_ends_within_an_event_says_nothing_of_it(envelope: Envelope) -> None:
     stream = cover(envelope, streams=True, status=200)
-    assert stream.feed(event(choices=[{"delta": {"content": SECRET}}])[:-1]) == b""
+    assert stream.feed(event(choices=[{"delta": {"content": SECRET}}])[:-3]) == b""
     with pytest.raises(UpstreamFailed):
         stream.finish()
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]\n", b"data: [DONE] \n\n", b"data:[DONE]\r\r", b"data: [DONE]\r\n"])
+def test_a_last_event_need_not_be_dispatched(client: Client, envelope: Envelope, last: bytes) -> None:
+    stream = cover(envelope, streams=True, status=200)
+    out = stream.feed(event(choices=[{"delta": {"content": SECRET}}]) + last) + stream.finish()
+    said, done, rest = out.split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    value = json.loads(said.removeprefix(b"data: "))["choices"][0]["delta"]["content"]
+    assert client.open("choices.0.delta.content", value) == SECRET
 
 
 def test_more_than_done_is_not_done(envelope: Envelope) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from libs.aci.e2ee.suites import SUITES
 from libs.aci.endpoints import CHAT, COMPLETIONS, MESSAGES
 from services.router.e2ee.errors import (
     ClientKeyRefused,
+    ContentWithoutPlace,
     DecryptionFailed,
     E2eeRefused,
     EndpointWithoutFields,
@@ -22,10 +24,10 @@ from services.router.e2ee.errors import (
     TimestampRefused,
     VersionNotSupported,
 )
-from services.router.e2ee.opening import Opening
+from services.router.e2ee.opening import MOST_FIELDS, Opening
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.workload.workload import E2eeKey
-from tests.unit.services.router.e2ee.prompts import Client
+from tests.fakes.sealed_prompts import Client
 
 KEYS = tuple(E2eeKey.generate(suite) for suite in SUITES.values())
 
@@ -40,14 +42,14 @@ def client(request: pytest.FixtureRequest) -> Client:
     return Client(request.param, request.param.suite.key())
 
 
-def refusal(opening: Opening, client: Client, body: bytes, **changed: str | None) -> type[E2eeRefused]:
+async def refusal(opening: Opening, client: Client, body: bytes, **changed: str | None) -> type[E2eeRefused]:
     with pytest.raises(E2eeRefused) as refused:
-        opening.open(client.headers(**changed), CHAT, body)
+        await opening.open(client.headers(**changed), CHAT, body)
     return type(refused.value)
 
 
-def test_a_prompt_is_opened_and_its_answer_goes_to_who_sent_it(opening: Opening, client: Client) -> None:
-    opened = opening.open(client.headers(), CHAT, client.chat(client.seal("messages.0.content", "é\u2028"), n=1))
+async def test_a_prompt_is_opened_and_its_answer_goes_to_who_sent_it(opening: Opening, client: Client) -> None:
+    opened = await opening.open(client.headers(), CHAT, client.chat(client.seal("messages.0.content", "é\u2028"), n=1))
     assert opened.body == '{"model":"m","messages":[{"role":"user","content":"é\u2028"}],"n":1}'.encode()
     assert opened.envelope.key_id == client.key.key_id
     sealed = opened.envelope.suite.seal(opened.envelope.client, b"said", opened.envelope.binding.of_response("p", "i"))
@@ -66,38 +68,40 @@ def test_a_prompt_is_opened_and_its_answer_goes_to_who_sent_it(opening: Opening,
         ("17", '"17"'),
     ],
 )
-def test_a_whole_content_is_a_list_or_a_text(opening: Opening, client: Client, plaintext: str, restored: str) -> None:
-    opened = opening.open(client.headers(), CHAT, client.sealed_chat(plaintext))
+async def test_a_whole_content_is_a_list_or_a_text(
+    opening: Opening, client: Client, plaintext: str, restored: str
+) -> None:
+    opened = await opening.open(client.headers(), CHAT, client.sealed_chat(plaintext))
     assert opened.body == f'{{"model":"m","messages":[{{"role":"user","content":{restored}}}]}}'.encode()
 
 
-def test_a_prompt_that_reads_as_a_list_stays_a_text(opening: Opening, client: Client) -> None:
+async def test_a_prompt_that_reads_as_a_list_stays_a_text(opening: Opening, client: Client) -> None:
     body = json.dumps({"model": "m", "prompt": client.seal("prompt", "[1]")}).encode()
-    assert opening.open(client.headers(), COMPLETIONS, body).body == b'{"model":"m","prompt":"[1]"}'
+    assert (await opening.open(client.headers(), COMPLETIONS, body)).body == b'{"model":"m","prompt":"[1]"}'
 
 
 @pytest.mark.parametrize("plaintext", [b'[{"a":1,"a":2}]', b"\xff", b"[\xff]"])
-def test_what_cannot_be_restored_is_refused(opening: Opening, client: Client, plaintext: bytes) -> None:
-    assert refusal(opening, client, client.sealed_chat(plaintext)) is DecryptionFailed
+async def test_what_cannot_be_restored_is_refused(opening: Opening, client: Client, plaintext: bytes) -> None:
+    assert await refusal(opening, client, client.sealed_chat(plaintext)) is DecryptionFailed
 
 
-def test_what_came_in_clear_beside_what_was_sealed_stays(opening: Opening, client: Client) -> None:
+async def test_what_came_in_clear_beside_what_was_sealed_stays(opening: Opening, client: Client) -> None:
     parts = [{"text": "in clear"}, {"text": client.seal("messages.0.content.1.text", "a")}, {"text": "ab12"}]
-    opened = opening.open(client.headers(), CHAT, client.chat(parts))
+    opened = await opening.open(client.headers(), CHAT, client.chat(parts))
     assert [part["text"] for part in json.loads(opened.body)["messages"][0]["content"]] == ["in clear", "a", "ab12"]
 
 
-def test_one_field_that_cannot_be_opened_refuses_the_others(opening: Opening, client: Client) -> None:
+async def test_one_field_that_cannot_be_opened_refuses_the_others(opening: Opening, client: Client) -> None:
     parts = [{"text": client.seal("messages.0.content.0.text", "a")}, {"text": "ab" * 80}]
-    assert refusal(opening, client, client.chat(parts)) is DecryptionFailed
+    assert await refusal(opening, client, client.chat(parts)) is DecryptionFailed
 
 
-def test_a_truncated_field_is_not_taken_for_a_text(opening: Opening, client: Client) -> None:
+async def test_a_truncated_field_is_not_taken_for_a_text(opening: Opening, client: Client) -> None:
     parts = [
         {"text": client.seal("messages.0.content.0.text", "a")},
         {"text": client.seal("messages.0.content.1.text", "b")[: 2 * client.key.suite.public_bytes + 1]},
     ]
-    assert refusal(opening, client, client.chat(parts)) is DecryptionFailed
+    assert await refusal(opening, client, client.chat(parts)) is DecryptionFailed
 
 
 @pytest.mark.parametrize(
@@ -118,20 +122,20 @@ def test_a_truncated_field_is_not_taken_for_a_text(opening: Opening, client: Cli
         ({"x_client_pub_key": "ab"}, ClientKeyRefused),
     ],
 )
-def test_headers_are_refused_before_anything_is_read(
+async def test_headers_are_refused_before_anything_is_read(
     opening: Opening, client: Client, changed: dict[str, str | None], refused: type[E2eeRefused]
 ) -> None:
-    assert refusal(opening, client, b"{not json", **changed) is refused
+    assert await refusal(opening, client, b"{not json", **changed) is refused
 
 
-def test_an_older_protocol_alone_is_refused_too(opening: Opening) -> None:
+async def test_an_older_protocol_alone_is_refused_too(opening: Opening) -> None:
     with pytest.raises(VersionNotSupported):
-        opening.open({"x-signing-algo": "ecdsa"}, CHAT, b"{}")
+        await opening.open({"x-signing-algo": "ecdsa"}, CHAT, b"{}")
 
 
-def test_an_endpoint_without_fields_is_refused_first(opening: Opening) -> None:
+async def test_an_endpoint_without_fields_is_refused_first(opening: Opening) -> None:
     with pytest.raises(EndpointWithoutFields):
-        opening.open({"x-e2ee-nonce": ""}, MESSAGES, b"{not json")
+        await opening.open({"x-e2ee-nonce": ""}, MESSAGES, b"{not json")
 
 
 @pytest.mark.parametrize(
@@ -147,27 +151,60 @@ def test_an_endpoint_without_fields_is_refused_first(opening: Opening) -> None:
         (b'{"model":"m","messages":[{"content":"in clear"}]}', DecryptionFailed),
     ],
 )
-def test_a_body_that_holds_nothing_sealed_is_refused(
+async def test_a_body_that_holds_nothing_sealed_is_refused(
     opening: Opening, client: Client, body: bytes, refused: type[E2eeRefused]
 ) -> None:
-    assert refusal(opening, client, body) is refused
+    assert await refusal(opening, client, body) is refused
 
 
-def test_a_request_comes_once_also_if_it_could_not_be_opened(opening: Opening, client: Client) -> None:
-    assert refusal(opening, client, client.chat("in clear")) is DecryptionFailed
-    assert refusal(opening, client, client.sealed_chat()) is Replayed
+async def test_a_request_comes_once_also_if_it_could_not_be_opened(opening: Opening, client: Client) -> None:
+    assert await refusal(opening, client, client.chat("in clear")) is DecryptionFailed
+    assert await refusal(opening, client, client.sealed_chat()) is Replayed
 
 
-def test_what_was_refused_for_its_headers_may_come_again(opening: Opening, client: Client) -> None:
-    assert refusal(opening, client, client.sealed_chat(), x_e2ee_version="3") is VersionNotSupported
-    opening.open(client.headers(), CHAT, client.sealed_chat())
+async def test_a_recorded_request_is_not_answered_to_somebody_else(opening: Opening, client: Client) -> None:
+    body = client.sealed_chat()
+    await opening.open(client.headers(), CHAT, body)
+    other = replace(client, private=client.key.suite.key())
+    assert await refusal(opening, other, body) is Replayed
 
 
-def test_another_routers_keys_open_nothing(client: Client) -> None:
+@pytest.mark.parametrize("asked", [{"tools": []}, {"functions": [1]}, {"logprobs": True}, {"prompt_logprobs": 0}])
+async def test_what_would_be_answered_in_clear_is_refused(
+    opening: Opening, client: Client, asked: dict[str, Any]
+) -> None:
+    body = client.chat(client.seal("messages.0.content", "a"), **asked)
+    assert await refusal(opening, client, body) is ContentWithoutPlace
+
+
+@pytest.mark.parametrize("asked", [{"tools": None}, {"logprobs": False}])
+async def test_what_is_asked_not_to_be_answered_is_no_matter(
+    opening: Opening, client: Client, asked: dict[str, Any]
+) -> None:
+    await opening.open(client.headers(), CHAT, client.chat(client.seal("messages.0.content", "a"), **asked))
+
+
+async def test_more_fields_than_anybody_needs_are_refused(opening: Opening, client: Client) -> None:
+    sealed = [client.seal(f"prompt.{number}", "a") for number in range(2)]
+    body = json.dumps({"model": "m", "prompt": sealed + sealed[:1] * MOST_FIELDS}).encode()
+    assert await refusal(opening, client, body) is DecryptionFailed
+
+
+async def test_a_model_that_would_be_hashed_with_every_field_is_short(opening: Opening, client: Client) -> None:
+    long = replace(client, model="m" * 257)
+    assert await refusal(opening, long, long.sealed_chat()) is ModelNotBound
+
+
+async def test_what_was_refused_for_its_headers_may_come_again(opening: Opening, client: Client) -> None:
+    assert await refusal(opening, client, client.sealed_chat(), x_e2ee_version="3") is VersionNotSupported
+    await opening.open(client.headers(), CHAT, client.sealed_chat())
+
+
+async def test_another_routers_keys_open_nothing(client: Client) -> None:
     other = Opening(tuple(E2eeKey.generate(suite) for suite in SUITES.values()), AcceptanceWindow())
-    assert refusal(other, client, client.sealed_chat()) is ModelKeyMismatch
+    assert await refusal(other, client, client.sealed_chat()) is ModelKeyMismatch
 
 
-def test_a_model_of_another_name_opens_nothing(opening: Opening, client: Client) -> None:
+async def test_a_model_of_another_name_opens_nothing(opening: Opening, client: Client) -> None:
     sealed = replace(client, model="other").sealed_chat()
-    assert refusal(opening, client, sealed.replace(b"other", b"m")) is DecryptionFailed
+    assert await refusal(opening, client, sealed.replace(b"other", b"m")) is DecryptionFailed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, Encrypted
 from tests.fakes.leases import MODEL
 from tests.fakes.routers import STREAMED, RouterBench
-from tests.unit.services.router.e2ee.prompts import Client
+from tests.fakes.sealed_prompts import Client
 
 PATH = "choices.0.delta.content"
 
@@ -48,7 +49,7 @@ async def test_the_receipt_is_over_what_was_asked_and_what_goes_out(bench: Route
     assert receipt.received.body_hash == digest(restored)
     assert receipt.returned.body_hash == digest(answer.body)
     assert [event for event in receipt.events if isinstance(event, Encrypted)] == [
-        Encrypted("2", client.key.suite.algo, client.key.key_id)
+        Encrypted("2", client.key.suite.algo, client.key.key_id, hashlib.sha256(client.private.public).hexdigest())
     ]
 
 

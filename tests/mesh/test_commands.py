@@ -46,10 +46,18 @@ def test_chat_verifies_every_answer_and_what_it_keeps_verifies_again(mesh: Runni
     assert again.stdout.count("PASS") == 12
 
 
-def test_chat_verifies_an_answer_that_came_encrypted(mesh: RunningMesh) -> None:
-    done = mesh.run("chat", "--e2ee", "What is the capital of France? Answer in one sentence.", timeout=110)
+def test_chat_verifies_an_answer_that_came_encrypted_and_what_it_keeps_opens_again(
+    mesh: RunningMesh, tmp_path: Path
+) -> None:
+    kept = str(tmp_path / "answer.json")
+    question = "What is the capital of France? Answer in one sentence."
+    done = mesh.run("chat", "--e2ee", question, "--save", kept, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "VERIFIED: 12 of 12 checks passed" in done.stdout
+    assert "VERIFIED: 13 of 13 checks passed" in done.stdout
+    require_documented_exchange(Path(kept).read_bytes())
+    again = teemesh("verify", kept, "--mesh", str(mesh.state / "mesh.json"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "PASS 13 answer could be read" in again.stdout
 
 
 def test_status_shows_everyone_serving(mesh: RunningMesh) -> None:

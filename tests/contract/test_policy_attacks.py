@@ -73,12 +73,17 @@ class Lies:
         self._kms = kms
         self._left = iter(attacks)
         self._now: Bend = genuine
+        self._told: dict[tuple[Bend, int], bytes] = {}
         self.ended = asyncio.Event()
         self.repented = asyncio.Event()
         """Set by a test: from then on the truth."""
 
     def policy(self, version: int) -> bytes:
-        return self._now(self._mesh, self._kms, version)
+        """One lie is one document, also if it has the time in it and the next second has begun."""
+        which = self._now, version
+        if which not in self._told:
+            self._told[which] = self._now(self._mesh, self._kms, version)
+        return self._told[which]
 
     async def statement(self) -> Statement:
         """The next lie is told, and its digest stated."""

@@ -81,9 +81,9 @@ class Author(Issuer):
     def start(self) -> Candidate:
         return self.entry(Kind.START, {"epoch": 1, "build": "00", "recovered_size": 0})
 
-    def quarantine(self, issuer: bytes, number: int) -> Candidate:
+    def quarantine(self, issuer: bytes, number: int, reason: str = "VAULT_UNKNOWN") -> Candidate:
         names = {"issuer": issuer.hex(), "issuer_seq": number}
-        return self.entry(Kind.QUARANTINE, {**names, "record_sha256": "00" * 32, "reason": "VAULT_UNKNOWN"})
+        return self.entry(Kind.QUARANTINE, {**names, "record_sha256": "00" * 32, "reason": reason})
 
     def conflict(self, issuer: bytes, number: int) -> Candidate:
         names = {"issuer": issuer.hex(), "issuer_seq": number}

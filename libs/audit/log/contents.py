@@ -18,6 +18,8 @@ from libs.audit.log.tenants import PublicVault, TenantVault
 from libs.audit.log.walk import Located
 
 _GAP, _CONFLICT, _QUARANTINE, _PRUNE = 17, 18, 19, 22
+_ITS_OWN_DOING = ("KIND_NOT_ALLOWED", "BODY_NOT_OPENED", "ENTRY_MALFORMED", "SEQUENCE_TOO_FAR")
+"""Why a number was refused, where nobody but its issuer can be the cause: it does not explain what is missing."""
 
 OnEntry = Callable[[int, int, PublicEntry], None]
 """Given an entry's index, and when it was committed."""
@@ -140,6 +142,10 @@ class Contents:
             self._admit(read_keyset(entry, self.origin), located.frame.header.wall_ns)
         elif entry.kind == _QUARANTINE:
             self._explained.add(_named(entry.body))
+            if (reason := entry.body.get("reason")) in _ITS_OWN_DOING:
+                issuer, issuer_seq = _named(entry.body)
+                told = f"{_name(issuer)} gave number {issuer_seq} to what no honest issuer writes: {reason}"
+                self._report(Status.GAP, located, number, told)
         elif entry.kind == _CONFLICT:
             issuer, issuer_seq = _named(entry.body)
             self._report(Status.GAP, located, number, f"{_name(issuer)} gave number {issuer_seq} to two entries")

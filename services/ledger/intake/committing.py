@@ -168,6 +168,12 @@ class Committing:
         """Return what is to be said in the log of what is lost and refused, and tell the operator of it."""
         for gap in gaps:
             log.error("the stream has lost messages", first=gap.first, last=gap.last)
+        # Whoever has the bytes can send them again: each number's conflict is said once.
+        new: dict[tuple[bytes, int], Verdict] = {}
+        for verdict in conflicts:
+            number = verdict.candidate.issuer, verdict.candidate.issuer_seq
+            if not self._rejections.has_conflict(*number):
+                new.setdefault(number, verdict)
         holes: dict[tuple[bytes, int], Refusal] = {}
         for refusal in refusals:
             log.error(
@@ -182,7 +188,7 @@ class Committing:
                 holes.setdefault((refusal.issuer, refusal.issuer_seq), refusal)
         return [
             *(lost(self._source, gap) for gap in gaps),
-            *(contradicted(verdict) for verdict in conflicts),
+            *(contradicted(verdict) for verdict in new.values()),
             *(quarantined(refusal) for refusal in holes.values()),
         ]
 

@@ -109,17 +109,25 @@ class Rejections:
         with self._lock:
             return (issuer, issuer_seq) in self._known
 
+    def has_conflict(self, issuer: bytes, issuer_seq: int) -> bool:
+        """Say whether a second entry under this number was refused; a quarantine of the only one is another fault."""
+        with self._lock:
+            return self._known.get((issuer, issuer_seq)) is Reason.CONFLICT
+
     def recall(self, stored: StoredEntry) -> None:
         """Take in what an entry says of a refused number: another member may have refused it, as the writer then."""
         body = parse_entry(stored.row.body[SALT_SIZE:]).body
         reason = Reason.CONFLICT if stored.leaf.kind is Kind.CONFLICT else Reason.__members__.get(str(body["reason"]))
-        if reason is not None and not self.has(bytes.fromhex(body["issuer"]), body["issuer_seq"]):
+        known = self.has(bytes.fromhex(body["issuer"]), body["issuer_seq"])
+        if reason is not None and (reason is Reason.CONFLICT or not known):
             self._remember(bytes.fromhex(body["issuer"]), body["issuer_seq"], reason)
 
     def close(self) -> None:
         self._file.close()
 
     def _is_new(self, refusal: Refusal) -> bool:
+        if refusal.reason is Reason.CONFLICT:
+            return not self.has_conflict(refusal.issuer, refusal.issuer_seq)
         if refusal.reason.is_proven:
             return not self.has(refusal.issuer, refusal.issuer_seq)
         return self._size < MAX_UNPROVEN_BYTES

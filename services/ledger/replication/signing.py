@@ -14,8 +14,7 @@ from libs.errors import Code, MeshError
 from libs.transparency import checkpoint as checkpoints
 from libs.transparency import note as notes
 from libs.transparency.checkpoint import Checkpoint
-from libs.transparency.cosignature import attach, verify_quorum
-from libs.transparency.note import Signature
+from libs.transparency.cosignature import CosignatureInvalid, CosignerKey, attach, verify_cosignature, verify_quorum
 from services.ledger.checkpoints.auditing import AuditorRefused, Checkpoints, SignedTree
 from services.ledger.checkpoints.witnessing import Asked, History
 from services.ledger.growth import Growth
@@ -95,7 +94,7 @@ class Signing:
                 raise TreeNotTaken("this member writes itself, or its keys are not in the log yet")
             await self._sign(tree)
             if witnessed:
-                await self._keep(tree, notes.parse(note).signatures)
+                await self._keep(tree, note)
 
     async def _require_held(self, tree: Checkpoint) -> None:
         if tree.origin != self._origin or tree.size == 0:
@@ -114,18 +113,28 @@ class Signing:
     async def _sign(self, tree: Checkpoint) -> None:
         if tree.size < self._least:
             return
+        # Before it is asked: the auditor goes on also if whoever showed the tree gives up, and signs none below then.
+        self._least = tree.size + 1
         try:
             await self._checkpoints.sign(tree.size, tree.root)
         except AuditorRefused as error:
             self._end(error)
             raise
-        self._least = tree.size + 1
 
-    async def _keep(self, tree: Checkpoint, lines: tuple[Signature, ...]) -> None:
+    async def _keep(self, tree: Checkpoint, note: bytes) -> None:
         """Keep the cosignatures, where this member has signed that very tree: else those of a later one."""
         own = self._checkpoints.of_size(tree.size)
         if not own or tree.size <= self._checkpoints.witnessed_size:
             return
-        known = {(key.name, key.key_id) for key in self._keys}
-        note = attach(own, [line for line in lines if (line.name, line.key_id) in known])
-        await self._checkpoints.witness(SignedTree(tree.size, tree.root, note))
+        lines = {(line.name, line.key_id): line for line in notes.parse(note).signatures}
+        # A reader may refuse a note for one line that is wrong.
+        right = [lines[key.name, key.key_id] for key in self._keys if _has_cosigned(note, key)]
+        await self._checkpoints.witness(SignedTree(tree.size, tree.root, attach(own, right)))
+
+
+def _has_cosigned(note: bytes, key: CosignerKey) -> bool:
+    try:
+        verify_cosignature(note, key)
+    except CosignatureInvalid:
+        return False
+    return True

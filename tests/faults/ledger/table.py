@@ -159,7 +159,7 @@ FAULTS = (
     Fault(
         16,
         "an older image of the disk is put back, whole and consistent",
-        "exit status 4, by a witness or another member",
+        "exit status 4, by a witness",
     ),
     Fault(
         17,

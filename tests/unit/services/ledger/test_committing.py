@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from libs.errors import Code, MeshError
+from libs.events.batches import encode_batch
 from libs.events.consume import StreamGap, StreamMessage
 from libs.events.records import commit_to
 from libs.events.vault import VaultKey
@@ -227,6 +229,18 @@ async def test_a_number_that_comes_twice_at_once_is_named_once(ledger: Ledger, r
     refused = router.batch(router.seal(Kind.POLICY))
     await ledger.take(refused, refused)
     assert len(ledger.said(Kind.QUARANTINE)) == 1
+
+
+async def test_a_conflict_is_named_once_however_often_its_bytes_come(ledger: Ledger, router: LogWriter) -> None:
+    twin = copy.copy(router.issuer)
+    first, other = (
+        encode_batch(issuer.id, 2, [issuer.seal(Kind.RECEIPT, {"n": name}, VAULT).record], router.issuer.key)
+        for name, issuer in (("one", router.issuer), ("other", twin))
+    )
+    await ledger.take(first, other, other)
+    for _ in range(3):
+        await ledger.take(other)
+    assert len(ledger.said(Kind.CONFLICT)) == 1
 
 
 async def test_refused_issuers_leave_no_entries_in_the_log(mesh: JoinedMesh, kms: KmsCore, ledger: Ledger) -> None:

@@ -72,6 +72,15 @@ def test_number_that_a_quarantine_entry_names_is_no_gap(begun: WrittenLog) -> No
     assert read(begun.files()).findings.worst is Status.SOUND
 
 
+@pytest.mark.parametrize("reason", ["KIND_NOT_ALLOWED", "BODY_NOT_OPENED", "ENTRY_MALFORMED", "SEQUENCE_TOO_FAR"])
+def test_a_number_cannot_be_withheld_by_having_it_refused(begun: WrittenLog, reason: str) -> None:
+    begun.router.receipt("withheld")
+    begun.append([begun.router.receipt(), begun.ledger.quarantine(begun.router.id, 3, reason)])
+    found = read(begun.files())
+    assert found.findings.worst is Status.GAP
+    assert f"to what no honest issuer writes: {reason}" in said(found)
+
+
 def test_last_numbers_before_a_restart_are_missed_by_the_next_start(begun: WrittenLog) -> None:
     begun.append([begun.router.receipt()])
     successor = Author("router", previous=PreviousIssuer(begun.router.id, 4))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -51,6 +53,7 @@ class Member:
 
     def __init__(self, store: LogStore, auditor: AuditorProcess, asked: Asked, signed_size: int) -> None:
         self.store = store
+        self.auditor = auditor
         self.growth = Growth(5, store.index.tree.root(5), is_all=lambda: False)
         self.checkpoints = Checkpoints(auditor, self.growth, _synced, 0.01, has_witnesses=True)
         self.key = VerifierKey(ORIGIN, auditor.checkpoint_key)
@@ -233,6 +236,27 @@ async def test_a_tree_below_one_that_was_signed_before_is_passed_over_and_ends_n
         assert (has_signed(member), member.ended) == (False, [])
         await member.signing.take(member.witnessed(5), witnessed=True)
         assert member.checkpoints.witnessed.size == 5
+
+
+async def test_a_tree_whose_showing_was_given_up_ends_nobody(member: Member) -> None:
+    """The auditor goes on with it, and would refuse any below."""
+    os.kill(member.auditor.pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await member.signing.take(member.note(5), witnessed=False)
+    os.kill(member.auditor.pid, signal.SIGCONT)
+    await member.signing.take(member.witnessed(3), witnessed=True)
+    assert member.ended == []
+
+
+async def test_a_line_of_a_known_witness_that_is_wrong_is_not_passed_on(log: Path) -> None:
+    forged = Signature(NAMES[1], cosigner_key(NAMES[1], COSIGNERS[1]).key_id, b"\x00" * 72)
+    async with member_on(log, quorum=1) as member:
+        note = attach(cosigned(member.tree(3), COSIGNERS[0]), [forged])
+        await member.signing.take(note, witnessed=True)
+        assert len(member.checkpoints.witnessed.note.splitlines()) == 6
+        keys = [cosigner_key(NAMES[0], COSIGNERS[0])]
+        assert verify_quorum(member.checkpoints.witnessed.note, keys, 1) == NAMES[:1]
 
 
 async def test_an_auditor_that_reads_another_tree_ends_the_member(member: Member) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -26,6 +25,7 @@ from libs.rpc.channel import open_channel
 from libs.rpc.tls import load_client_context
 from services.broker.supervision import private_folder
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore, hear
+from tests.fakes.ports import free_port
 from tests.fakes.refusals import refusal
 from tests.fakes.revocations import value_of
 from tests.fakes.running_broker import RunningBroker, running_broker
@@ -34,12 +34,6 @@ SUBJECT = issuer_subject(1, bytes(32))
 STREAM = stream_name(1)
 PATIENCE_SECONDS = 30.0
 TRIES = 5
-
-
-def free_port() -> int:
-    """A port that was free a moment ago: who comes back must be found where it was."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

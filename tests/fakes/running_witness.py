@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from libs.process import tethered
 from libs.process.readiness import listening
 from libs.transparency.cosignature import CosignerKey
 from tests.fakes.pki import ThrowawayCa
+from tests.fakes.ports import HOST, free_port
 
 _ROOT = Path(__file__).parents[2]
 
@@ -33,8 +33,7 @@ class RunningWitness:
         key, certificate = authority.leaf(None, "localhost", ip="127.0.0.1")
         for path, data in ((self.ca, authority.pem), (folder / "tls.pem", certificate), (folder / "tls.key", key)):
             path.write_bytes(data)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            listen = f"127.0.0.1:{probe.getsockname()[1]}"
+        listen = f"{HOST}:{free_port()}"
         self.url = f"https://{listen}"
         self.state = folder / "state"
         config = {

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -32,6 +31,7 @@ from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.servicer import CollateralServicer, collateral_binding
 from services.kms.root import Root, open_root
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.ports import free_ports
 from tests.fakes.running_broker import running_broker
 
 ROOT = Path(__file__).parents[2]
@@ -278,12 +278,3 @@ class KmsMesh:
             "ip_addresses": ["127.0.0.1"],
             "checkpoint_seconds": 0.1,
         }
-
-
-def free_ports(count: int) -> list[int]:
-    """So many ports that were free a moment ago, all different."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -17,9 +17,10 @@ from libs.identity.member import Member, join
 from services.broker.supervision import Broker
 from services.devtee.machine import VirtualTd
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
+from tests.fakes.ports import free_ports
 from tests.fakes.running_broker import RunningBroker, running_broker
 from tests.fakes.running_kms import RunningKms, running_kms
-from tests.faults.kms_processes import Service, free_ports, serving_collateral
+from tests.faults.kms_processes import Service, serving_collateral
 
 
 class RegistryMesh:

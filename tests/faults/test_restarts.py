@@ -23,11 +23,12 @@ import pytest
 
 from services.ledger.storage import frames, segments
 from services.ledger.storage.segment_files import SEGMENTS
+from tests.fakes.ports import free_port
 from tests.faults.flipped import flipped, start_on_flipped
 from tests.faults.load import Completion, Record, open_client
 from tests.faults.proof import Prover
 from tests.mesh.processes import descendants, still_alive, watched
-from tests.mesh.running import ROOT, RunningMesh, free_port, running_mesh, short_folder
+from tests.mesh.running import ROOT, RunningMesh, running_mesh, short_folder
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(200)]
 

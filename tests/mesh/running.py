@@ -7,7 +7,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from libs.process import tethered
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 100
@@ -115,12 +115,6 @@ def running_mesh(folder: Path, *arguments: str, environment: Mapping[str, str] |
             finally:
                 up.kill()
                 reader.join(10)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _read(up: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.entry_schema import require_documented_exchange
-from tests.mesh.running import ROOT, RunningMesh, free_port, short_folder, teemesh, until_serving
+from tests.fakes.ports import free_port
+from tests.mesh.running import ROOT, RunningMesh, short_folder, teemesh, until_serving
 
 pytestmark = pytest.mark.mesh
 

@@ -35,10 +35,11 @@ from libs.transparency.leaf import Kind
 from libs.transparency.merkle import CompactRange, leaf_hash
 from services.cli.ledger.files import LogFolder
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
+from tests.fakes.ports import free_port
 from tests.fakes.running_broker import RunningBroker, running_broker
 from tests.faults.ledger.outcome import Outcome
 from tests.faults.ledger_failover import open_vault
-from tests.unit.services.ledger.live import LiveMesh, Router, free_port
+from tests.unit.services.ledger.live import LiveMesh, Router
 
 PATIENCE_SECONDS = 60.0
 _WRITERS = 6

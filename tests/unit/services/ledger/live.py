@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -48,6 +47,7 @@ from services.kms.revocation import Revocations
 from services.kms.servicer import KmsServicer, kms_binding
 from services.kms.statements import StatementSource
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
+from tests.fakes.ports import free_port
 from tests.fakes.running_broker import RunningBroker, running_broker
 from tests.mesh.processes import descendants
 
@@ -66,11 +66,6 @@ class _Collateral:
 
 def _now() -> int:
     return int(time.time())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ from libs.rpc.errors import remote_errors
 from services.ledger.replication.cutting import START_ANEW
 from tests.fakes.cuttable import Way, way_to
 from tests.fakes.joined_mesh import JoinedMesh
+from tests.fakes.ports import free_port
 
-from .live import LedgerProcess, LiveMesh, Place, Surroundings, free_port
+from .live import LedgerProcess, LiveMesh, Place, Surroundings
 
 _LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 60.0

@@ -22,7 +22,7 @@ from libs.aci import endpoints
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import RequestReceived, ResponseReturned
+from libs.aci.receipt_events import Aborted, RequestReceived, ResponseReturned
 from libs.errors import Code, MeshError
 from libs.identity.collateral import CollateralSource
 from libs.identity.freshness import PolicyStale
@@ -440,3 +440,12 @@ def prompt(**members: Any) -> bytes:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def aborts(receipt: Receipt) -> list[str]:
+    return [event.reason for event in receipt.events if isinstance(event, Aborted)]
+
+
+async def until_waiting(event: asyncio.Event) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await event.wait()

@@ -16,6 +16,7 @@ import tomli_w
 from libs.process import tethered
 from libs.process.readiness import listening
 from libs.transparency.cosignature import CosignerKey
+from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.ports import HOST, free_port
 
@@ -87,3 +88,16 @@ class RunningWitness:
             yield self
         finally:
             await self.kill()
+
+
+def attested_witness(mesh: JoinedMesh, origin: str) -> RunningWitness:
+    """One that was told operators and seed policy, and no key of the log's."""
+    seed = mesh.folder / "witness-seed.json"
+    seed.write_bytes(mesh.seed)
+    attested = {
+        "trust_domain": TRUST_DOMAIN,
+        "operator_keys": [key.public_key().public_bytes_raw().hex() for key in mesh.operators],
+        "operator_threshold": 2,
+        "seed_policy": str(seed),
+    }
+    return RunningWitness(mesh.folder / "w", [{"origin": origin, "attested": attested}])

@@ -24,7 +24,7 @@ from services.cli.mesh.reading import MeshReader
 from services.cli.mesh.witnessed import NotWitnessed, ask_witnessed, read_witnessed_access
 from services.ledger.storage.recovery import CHECKPOINT_WITNESSED
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
-from tests.fakes.running_witness import RunningWitness
+from tests.fakes.running_witness import RunningWitness, attested_witness
 
 from .live_group import PATIENCE_SECONDS, LiveGroup
 from .test_group import standing_in
@@ -35,16 +35,7 @@ _LOOK_SECONDS = 0.05
 
 @pytest.fixture
 async def both(mesh: JoinedMesh) -> AsyncIterator[tuple[LiveGroup, RunningWitness]]:
-    """The witness was told operators and seed policy, and no key of the log's."""
-    group, seed = LiveGroup(mesh), mesh.folder / "witness-seed.json"
-    seed.write_bytes(mesh.seed)
-    attested = {
-        "trust_domain": TRUST_DOMAIN,
-        "operator_keys": [key.public_key().public_bytes_raw().hex() for key in mesh.operators],
-        "operator_threshold": 2,
-        "seed_policy": str(seed),
-    }
-    witness = RunningWitness(mesh.folder / "w", [{"origin": ORIGIN, "attested": attested}])
+    group, witness = LiveGroup(mesh), attested_witness(mesh, ORIGIN)
     async with witness.running():
         group.witnesses.append(witness.settings)
         async with group.running():

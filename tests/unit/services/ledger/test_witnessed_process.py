@@ -18,8 +18,8 @@ from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.cosignature import verify_quorum
 from libs.transparency.leaf import Kind
 from libs.transparency.note import VerifierKey
-from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
-from tests.fakes.running_witness import RunningWitness
+from tests.fakes.joined_mesh import JoinedMesh
+from tests.fakes.running_witness import RunningWitness, attested_witness
 
 from .live import LiveMesh
 from .test_process import ORIGIN, PATIENCE_SECONDS, Client, commit, index_of
@@ -27,16 +27,7 @@ from .test_process import ORIGIN, PATIENCE_SECONDS, Client, commit, index_of
 
 @pytest.fixture
 async def both(mesh: JoinedMesh) -> AsyncIterator[tuple[LiveMesh, RunningWitness]]:
-    """The witness was told operators and seed policy, and no key of the log's."""
-    live, seed = LiveMesh(mesh), mesh.folder / "witness-seed.json"
-    seed.write_bytes(mesh.seed)
-    attested = {
-        "trust_domain": TRUST_DOMAIN,
-        "operator_keys": [key.public_key().public_bytes_raw().hex() for key in mesh.operators],
-        "operator_threshold": 2,
-        "seed_policy": str(seed),
-    }
-    witness = RunningWitness(mesh.folder / "w", [{"origin": ORIGIN, "attested": attested}])
+    live, witness = LiveMesh(mesh), attested_witness(mesh, ORIGIN)
     async with witness.running():
         live.witnesses.append(witness.settings)
         async with live.running():

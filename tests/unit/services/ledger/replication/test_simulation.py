@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from .simulated import simulate, simulate_slow_disks
+from .simulation import simulate, simulate_slow_disks
 
 
 @pytest.mark.parametrize("members", [3, 5])

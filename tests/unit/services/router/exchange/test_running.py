@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.registry.v1 import registry_pb2
 
-from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import Aborted, PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
+from libs.aci.receipt_events import PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
 from libs.events.answers import EntryRejected
 from libs.identity.freshness import PolicyStale
 from libs.policy.constraints import Constraints, TenantConstraints
@@ -24,46 +22,27 @@ from libs.policy.revoked import Revoked
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
-from services.router.errors import LedgerUnavailable, NotFound
-from services.router.exchange.course import Part, Started
+from services.router.errors import LedgerUnavailable
+from services.router.exchange.course import Started
 from services.router.prompt import Constraints as Demands
-from services.router.proof.issuance import Issuance
-from services.router.proof.store import StoredReceipt
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, VAULT
-from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, prompt, router_bench, sha256
-
-
-def aborts(receipt: Receipt) -> list[str]:
-    return [event.reason for event in receipt.events if isinstance(event, Aborted)]
+from tests.fakes.routers import (
+    BUFFERED,
+    PATIENCE_SECONDS,
+    STREAMED,
+    RouterBench,
+    aborts,
+    prompt,
+    router_bench,
+    sha256,
+    until_waiting,
+)
 
 
 def error_type(body: bytes) -> str:
     value: str = json.loads(body)["error"]["type"]
     return value
-
-
-async def until_waiting(event: asyncio.Event) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await event.wait()
-
-
-async def cancelled_after(
-    event: asyncio.Event, exchange: AsyncGenerator[Part, None], read: asyncio.Event | None = None
-) -> None:
-    """Let a client wait for the next part of a response, and leave once `event` has come; `read` tells of bytes."""
-
-    async def wait() -> None:
-        async with aclosing(exchange):
-            async for part in exchange:
-                if isinstance(part, bytes) and read is not None:
-                    read.set()
-
-    client = asyncio.create_task(wait())
-    await until_waiting(event)
-    client.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await client
 
 
 async def test_a_buffered_response_is_whole_and_its_receipt_says_all(bench: RouterBench) -> None:
@@ -484,131 +463,6 @@ async def test_a_node_whose_receipt_another_key_signed_has_failed(bench: RouterB
     bench.nodes[0].key = Ed25519PrivateKey.generate()
     answer = await bench.run(prompt())
     assert (answer.started.status, error_type(answer.body)) == (502, "upstream_error")
-
-
-async def test_a_client_that_leaves_a_stream_leaves_one_receipt_and_no_engine_at_work(bench: RouterBench) -> None:
-    node = bench.nodes[0]
-    node.stream()
-    node.waits_at = 1
-    read = asyncio.Event()
-    async with bench.issuance.recording():
-        await cancelled_after(read, bench.exchanges.run(bench.request(prompt(stream=True))), read)
-        await until_waiting(node.left)
-        await bench.logged()
-    receipt = bench.only_receipt()
-    assert aborts(receipt) == ["client_disconnected"]
-    assert receipt.returned.body_hash == digest(STREAMED[0])
-    assert isinstance(receipt.upstream, UpstreamVerified)
-
-
-async def test_a_client_that_stops_reading_leaves_one_receipt(bench: RouterBench) -> None:
-    node = bench.nodes[0]
-    node.stream()
-    exchange = bench.exchanges.run(bench.request(prompt(stream=True)))
-    async with asyncio.timeout(PATIENCE_SECONDS), bench.issuance.recording():
-        assert isinstance(await anext(exchange), Started)
-        out = await anext(exchange)
-        await exchange.aclose()
-        await bench.logged()
-        await node.left.wait()
-    receipt = bench.only_receipt()
-    assert isinstance(out, bytes)
-    assert (aborts(receipt), receipt.returned.body_hash) == (["client_disconnected"], digest(out))
-
-
-async def test_a_client_that_leaves_before_the_head_leaves_one_receipt(bench: RouterBench) -> None:
-    node = bench.nodes[0]
-    node.waits_before_head = True
-    await cancelled_after(node.waiting, bench.exchanges.run(bench.request(prompt())))
-    await until_waiting(node.left)
-    async with bench.issuance.recording():
-        await bench.logged()
-    receipt = bench.only_receipt()
-    assert aborts(receipt) == ["client_disconnected"]
-    assert receipt.forwarded is not None
-    assert receipt.returned.body_hash == digest(b"")
-
-
-async def test_a_client_that_leaves_while_the_vault_opens_leaves_one_receipt(bench: RouterBench) -> None:
-    bench.ledger.vault_waits = True
-    await cancelled_after(bench.ledger.asked, bench.exchanges.run(bench.request(prompt())))
-    bench.ledger.vault_waits = False
-    async with bench.issuance.recording():
-        await bench.logged()
-    assert aborts(bench.only_receipt()) == ["client_disconnected"]
-
-
-async def test_a_client_that_leaves_while_the_ledger_is_asked_is_amended(bench: RouterBench) -> None:
-    bench.ledger.waits = True
-    await cancelled_after(bench.ledger.asked, bench.exchanges.run(bench.request(prompt())))
-    assert bench.only_receipt().returned.body_hash == digest(b"".join(BUFFERED))
-    (amendment,) = bench.ledger.of(Kind.AMENDMENT)
-    assert amendment["effect"] == "not_released"
-
-
-@pytest.mark.parametrize("body", [prompt(), b"{"], ids=["answer", "refusal"])
-async def test_a_logged_response_of_which_only_the_head_was_taken_is_amended(bench: RouterBench, body: bytes) -> None:
-    exchange = bench.exchanges.run(bench.request(body))
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        assert isinstance(await anext(exchange), Started)
-        await exchange.aclose()
-    (amendment,) = bench.ledger.of(Kind.AMENDMENT)
-    assert (amendment["effect"], amendment["emitted_hash"]) == ("not_released", digest(b""))
-    assert bench.ledger.cut == []
-    assert len(bench.ledger.of(Kind.RECEIPT)) == 1
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_logged_end_that_was_not_written_to_its_end_is_amended_as_unknown(
-    bench: RouterBench, stream: bool
-) -> None:
-    if stream:
-        bench.nodes[0].stream()
-    exchange = bench.exchanges.run(bench.request(prompt(stream=stream)))
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not bench.ledger.entries:
-            await anext(exchange)
-        if not stream:
-            await anext(exchange)
-        await exchange.aclose()
-    (amendment,) = bench.ledger.of(Kind.AMENDMENT)
-    assert amendment["effect"] == "release_unknown"
-    assert bench.ledger.cut == []
-    assert aborts(bench.only_receipt()) == []
-
-
-async def test_a_receipt_that_waits_for_its_vault_outlives_the_process(bench: RouterBench) -> None:
-    bench.ledger.vault_open = False
-    await bench.run(prompt())
-    bench.ledger.vault_open = True
-    next_start = Issuance(
-        bench.workload, cast(Any, bench.ledger), cast(Any, bench.ledger), bench.store, cast(Any, bench.ledger)
-    )
-    async with next_start.recording():
-        await bench.logged()
-    assert aborts(bench.only_receipt()) == ["ledger_unavailable"]
-
-
-async def test_a_client_that_leaves_while_the_copy_is_kept_is_amended_and_the_copy_is_there(bench: RouterBench) -> None:
-    """The ledger has acknowledged, the response is not out: the record may not stay open, nor the copy be lost."""
-    bench.nodes[0].stream()
-    bench.ledger.copies_wait = True
-    await cancelled_after(bench.ledger.asked, bench.exchanges.run(bench.request(prompt(stream=True))))
-    receipt = bench.only_receipt()
-    (amendment,) = bench.ledger.of(Kind.AMENDMENT)
-    assert amendment["emitted_hash"] == digest(b"".join(STREAMED[:2]))
-    bench.ledger.copies_go_on.set()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while (stored := await found(bench, receipt.receipt_id)) is None:  # noqa: ASYNC110 - nothing announces it
-            await asyncio.sleep(0)
-    assert receipts.parse(stored.receipt).receipt_id == receipt.receipt_id
-
-
-async def found(bench: RouterBench, receipt_id: str) -> StoredReceipt | None:
-    try:
-        return await bench.store.find(receipt_id, TENANT.tenant_id)
-    except NotFound:
-        return None
 
 
 async def test_an_answer_is_served_when_the_prompt_is_handed_over(tmp_path: Path) -> None:

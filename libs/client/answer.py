@@ -9,7 +9,7 @@ import aiohttp
 from libs.client.exchange import Exchange
 from libs.client.reading import StreamedText, whole_text
 from libs.client.record import Record
-from libs.client.sealing import SealedRequest
+from libs.client.sealing import Opener
 
 
 class Answer:
@@ -19,10 +19,10 @@ class Answer:
     verified all the same: what was emitted is receipted.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, record: Record, sealed: SealedRequest | None = None) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, record: Record, opener: Opener | None = None) -> None:
         self._response = response
         self._record = record
-        self._sealed = sealed
+        self._opener = opener
 
     @property
     def exchange(self) -> Exchange:
@@ -34,9 +34,9 @@ class Answer:
         encrypted `AnswerNotSealed`, once all was read: nothing is given out from there on.
         """
         if self._response.content_type != "text/event-stream":
-            yield whole_text(await self._record.take_all(self._response), self._sealed)
+            yield whole_text(await self._record.take_all(self._response), self._opener)
             return
-        text = StreamedText(self._sealed)
+        text = StreamedText(self._opener)
         async for chunk in self._record.take(self._response):
             for piece in text.feed(chunk):
                 yield piece

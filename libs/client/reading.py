@@ -12,7 +12,7 @@ from typing import Any
 from libs.aci.sse import Event, EventSplitter, Mark, Protocol, mark
 from libs.client.exchange import delta_text, message_text
 from libs.client.http import AnswerTooLarge, AnswerUnreadable
-from libs.client.sealing import AnswerNotSealed, SealedRequest
+from libs.client.sealing import AnswerNotSealed, Opener
 from libs.errors import Code, MeshError
 
 _MAX_EVENT_BYTES = 1 << 20
@@ -26,10 +26,10 @@ class AnswerBrokenOff(MeshError):
 
 
 class StreamedText:
-    """Of a stream. `sealed` opens what was encrypted."""
+    """Of a stream. `opener` opens what was encrypted."""
 
-    def __init__(self, sealed: SealedRequest | None) -> None:
-        self._sealed = sealed
+    def __init__(self, opener: Opener | None) -> None:
+        self._opener = opener
         self._splitter = EventSplitter()
         self._failure = ""
         self._has_ended = False
@@ -60,24 +60,24 @@ class StreamedText:
 
     def _delta(self, event: Event) -> str:
         try:
-            return delta_text(_read(event.data, self._sealed))
+            return delta_text(_read(event.data, self._opener))
         except AnswerNotSealed as error:
             self._unsealed = error
             return ""
 
 
-def whole_text(body: bytes, sealed: SealedRequest | None) -> str:
+def whole_text(body: bytes, opener: Opener | None) -> str:
     """Return the text of a buffered response. Raises `AnswerNotSealed` or `AnswerUnreadable`."""
-    text = message_text(_read(body, sealed))
+    text = message_text(_read(body, opener))
     if not text:
         raise AnswerUnreadable("the response holds no message")
     return text
 
 
-def _read(data: str | bytes, sealed: SealedRequest | None) -> Any:
+def _read(data: str | bytes, opener: Opener | None) -> Any:
     """The JSON of an event or a body in clear, None if it is none. Raises `AnswerNotSealed`."""
-    if sealed is not None and data:
-        return sealed.open(data)
+    if opener is not None and data:
+        return opener.open(data)
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

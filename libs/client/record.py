@@ -14,7 +14,7 @@ import aiohttp
 from libs.client.exchange import Exchange
 from libs.client.http import AnswerTooLarge
 from libs.client.reopening import opening_key
-from libs.client.sealing import SealedRequest
+from libs.client.sealing import Opener, SealedRequest
 from libs.errors import MeshError
 
 MAX_RESPONSE_BYTES = 32 << 20
@@ -31,7 +31,7 @@ class Record:
 
     def __init__(self, *, keep: bool = False) -> None:
         self._request: bytes | None = None
-        self._sealed: SealedRequest | None = None
+        self._opener: Opener | None = None
         self._sent_at = 0.0
         self._receipt_id: str | None = None
         self._hash = hashlib.sha256()
@@ -46,7 +46,8 @@ class Record:
 
     def begin(self, body: bytes, sent_at: float, sealed: SealedRequest | None) -> None:
         """The request goes out now, as it is or `sealed`."""
-        self._request, self._sent_at, self._sealed = body if sealed is None else sealed.clear, sent_at, sealed
+        self._request, self._sent_at = body if sealed is None else sealed.clear, sent_at
+        self._opener = None if sealed is None else sealed.opener
 
     def name(self, receipt_id: str | None) -> None:
         """The response names its receipt."""
@@ -84,8 +85,8 @@ class Record:
             received_at=self._now() if self._received_at is None else self._received_at,
             response=None if self._kept is None else bytes(self._kept),
             broken_off=broken_off,
-            sealed_to=None if self._sealed is None else self._sealed.client_key_sha256,
-            opening_key=None if self._sealed is None or self._kept is None else opening_key(self._sealed),
+            sealed_to=None if self._opener is None else self._opener.client_key_sha256,
+            opening_key=None if self._opener is None or self._kept is None else opening_key(self._opener),
         )
 
     def _now(self) -> float:

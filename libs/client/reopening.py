@@ -9,14 +9,14 @@ from libs.aci.e2ee.binding import Binding
 from libs.aci.e2ee.suites import SUITES
 from libs.client.exchange import Exchange, OpeningKey
 from libs.client.reading import StreamedText, whole_text
-from libs.client.sealing import AnswerNotSealed, SealedRequest
+from libs.client.sealing import AnswerNotSealed, Opener
 from libs.errors import MeshError
 
 
-def opening_key(sealed: SealedRequest) -> OpeningKey:
-    """Return what opens the answer to this request."""
-    binding = sealed.binding
-    return OpeningKey(binding.algo, sealed.private.secret, binding.nonce, binding.timestamp)
+def opening_key(opener: Opener) -> OpeningKey:
+    """Return what has to be kept of it."""
+    binding = opener.binding
+    return OpeningKey(binding.algo, opener.private.secret, binding.nonce, binding.timestamp)
 
 
 def sealed_to(key: OpeningKey) -> str:
@@ -29,18 +29,17 @@ def read_again(exchange: Exchange, key: OpeningKey) -> str:
 
     Raises `AnswerNotSealed`, and what reading it raised when it came.
     """
-    sealed, body = _opener(exchange.request, key), exchange.response or b""
+    opener, body = _opener(exchange.request, key), exchange.response or b""
     # Its media type was not kept. No stream of events begins like an object.
     if body.lstrip().startswith(b"{"):
-        return whole_text(body, sealed)
-    text = StreamedText(sealed)
+        return whole_text(body, opener)
+    text = StreamedText(opener)
     said = "".join(text.feed(body))
     text.finish()
     return said
 
 
-def _opener(request: bytes, key: OpeningKey) -> SealedRequest:
-    """The request as far as its answer needs it: the body that went out is in no file."""
+def _opener(request: bytes, key: OpeningKey) -> Opener:
     suite = SUITES[key.algo]
     try:
         members = rewriting.loads(request)
@@ -48,5 +47,4 @@ def _opener(request: bytes, key: OpeningKey) -> SealedRequest:
     except (MeshError, ValueError) as error:
         raise AnswerNotSealed("the request that was kept is none that could be encrypted by this key") from error
     model = str(members.get("model")) if isinstance(members, dict) else ""
-    binding = Binding(key.algo, model, key.nonce, key.timestamp)
-    return SealedRequest(request, request, {}, suite, private, binding)
+    return Opener(suite, private, Binding(key.algo, model, key.nonce, key.timestamp))

@@ -63,14 +63,9 @@ class AnswerNotSealed(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class SealedRequest:
-    """A request as it goes out, and what opens its answer."""
+class Opener:
+    """What opens the answer to one request, and nothing else."""
 
-    body: bytes
-    """With its content encrypted."""
-    clear: bytes = field(repr=False)
-    """What the receipt is over: the same in clear, compact (e2ee-v2 section 8)."""
-    headers: Mapping[str, str]
     suite: Suite
     private: PrivateKey = field(repr=False)
     binding: Binding
@@ -99,6 +94,18 @@ class SealedRequest:
             raise AnswerNotSealed("a field of the answer is not encrypted to this request's key") from error
 
 
+@dataclass(frozen=True, slots=True)
+class SealedRequest:
+    """A request as it goes out, and what opens its answer."""
+
+    body: bytes
+    """With its content encrypted."""
+    clear: bytes = field(repr=False)
+    """What the receipt is over: the same in clear, compact (e2ee-v2 section 8)."""
+    headers: Mapping[str, str]
+    opener: Opener
+
+
 def seal(body: bytes, keyset: Keyset) -> SealedRequest:
     """Encrypt a chat request under keys and a nonce of its own: each message's content as a whole, as a text or a list
     of parts of any kind. A text that reads as a list goes as a part, or the other side would take it for one.
@@ -122,7 +129,7 @@ def seal(body: bytes, keyset: Keyset) -> SealedRequest:
         "X-E2EE-Nonce": nonce,
         "X-E2EE-Timestamp": str(timestamp),
     }
-    return SealedRequest(rewriting.dumps(members), clear, headers, suite, private, binding)
+    return SealedRequest(rewriting.dumps(members), clear, headers, Opener(suite, private, binding))
 
 
 def _chat(body: bytes) -> dict[str, Any]:

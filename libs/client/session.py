@@ -146,7 +146,7 @@ class RouterSession:
                 refuse_encoded(response)
             if response.status != 200:
                 raise refusal(response, await kept.take_all(response, MAX_DOCUMENT_BYTES))
-            yield Answer(response, kept, sealing)
+            yield Answer(response, kept, None if sealing is None else sealing.opener)
 
     async def verify(self, exchange: Exchange) -> list[Check]:
         """Fetch everything that the exchange can be checked by, and check it. What cannot be had fails its check."""

@@ -53,7 +53,7 @@ async def test_a_router_opens_what_it_was_sent_and_the_client_its_answer(key: E2
     answer.feed(json.dumps(ANSWER).encode())
     text = answer.finish()
     assert b"said" not in text
-    assert sealed.open(text) == ANSWER
+    assert sealed.opener.open(text) == ANSWER
 
 
 def test_no_two_requests_share_anything() -> None:
@@ -65,7 +65,7 @@ def test_no_two_requests_share_anything() -> None:
 
 def test_the_suite_for_browsers_comes_first() -> None:
     both = keyset(*(key.entry() for key in reversed(KEYS)))
-    assert seal(BODY, both).suite is SUITES[next(iter(SUITES))]
+    assert seal(BODY, both).opener.suite is SUITES[next(iter(SUITES))]
 
 
 @pytest.mark.parametrize("keys", [(), (PublicKey("k", "a-suite-of-later", "00"),)])
@@ -146,7 +146,7 @@ async def test_an_answer_that_was_changed_on_its_way_is_not_shown(lie: Callable[
     text = json.loads(answer.finish())
     lie(text)
     with pytest.raises(AnswerNotSealed):
-        sealed.open(json.dumps(text))
+        sealed.opener.open(json.dumps(text))
 
 
 async def test_the_answer_to_another_request_is_not_shown() -> None:
@@ -154,10 +154,10 @@ async def test_the_answer_to_another_request_is_not_shown() -> None:
     answer = cover((await opened(first)).envelope, streams=False, status=200)
     answer.feed(json.dumps(ANSWER).encode())
     with pytest.raises(AnswerNotSealed):
-        second.open(answer.finish())
+        second.opener.open(answer.finish())
 
 
 @pytest.mark.parametrize("text", ["", "said", '"said"', "[]", '{"id":"\\ud800","choices":[{"text":"00"}]}'])
 def test_what_is_no_answer_is_not_shown(text: str) -> None:
     with pytest.raises(AnswerNotSealed):
-        seal(BODY, keyset(KEYS[0].entry())).open(text)
+        seal(BODY, keyset(KEYS[0].entry())).opener.open(text)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,6 +230,30 @@ async def test_a_number_that_comes_twice_at_once_is_named_once(ledger: Ledger, r
     refused = router.batch(router.seal(Kind.POLICY))
     await ledger.take(refused, refused)
     assert len(ledger.said(Kind.QUARANTINE)) == 1
+
+
+async def test_evidence_is_synced_before_whatever_would_keep_it_from_being_found_again(
+    ledger: Ledger, router: LogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the rejections know is not said again, and what the log has stepped over is not read again."""
+    done: list[str] = []
+
+    def watch(owner: type[Any], name: str) -> None:
+        real = getattr(owner, name)
+
+        def told(self: Any, *given: Any) -> Any:
+            result = real(self, *given)
+            done.append(f"{owner.__name__}.{name}")
+            return result
+
+        monkeypatch.setattr(owner, name, told)
+
+    watch(Owed, "add")
+    watch(Rejections, "keep")
+    watch(Sequencer, "append")
+    await ledger.take(router.batch(router.seal(Kind.POLICY)), router.batch(router.seal(Kind.RECEIPT, vault=VAULT)))
+    assert ledger.said(Kind.QUARANTINE)
+    assert done == ["Owed.add", "Rejections.keep", "Sequencer.append"]
 
 
 async def test_a_conflict_is_named_once_however_often_its_bytes_come(ledger: Ledger, router: LogWriter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -142,3 +143,19 @@ async def test_a_record_that_was_being_written_is_cut_and_damage_before_it_is_re
     with pytest.raises(MeshError) as refusal:
         Owed(tmp_path)
     assert refusal.value.reason == "LOG_DAMAGED"
+
+
+def test_what_is_owed_is_synced_when_it_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Owed(tmp_path)) as owed:
+        synced: list[tuple[int, int]] = []
+        sync = os.fdatasync
+
+        def told(descriptor: int) -> None:
+            sync(descriptor)
+            found = os.fstat(descriptor)
+            synced.append((found.st_ino, found.st_size))
+
+        monkeypatch.setattr(os, "fdatasync", told)
+        owed.add([lost(SOURCE, StreamGap(1, 2))])
+        held = (tmp_path / NAME).stat()
+        assert synced == [(held.st_ino, held.st_size)]

@@ -21,6 +21,7 @@ from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
 from services.router.face.documents import Documents
 from services.router.face.listener import https
+from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
@@ -112,6 +113,7 @@ def paths_of(
     max_body_bytes: int,
     body_seconds: float = 30.0,
     total_seconds: float = 90.0,
+    origins: Collection[str] = (),
 ) -> Paths:
     """A router's paths."""
     prompts = Prompts(
@@ -122,7 +124,9 @@ def paths_of(
         total_seconds=total_seconds,
         body_seconds=body_seconds,
     )
-    return Paths(bench.workload.headers, prompts, documents_of(bench, directory, reports), bench.metrics)
+    return Paths(
+        bench.workload.headers, prompts, documents_of(bench, directory, reports), Origins(origins), bench.metrics
+    )
 
 
 @dataclass(slots=True)

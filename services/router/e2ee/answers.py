@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from libs.aci import rewriting
 from libs.aci.e2ee.fields import AnswerNotUnderstood, visit_answer
-from libs.aci.openai_errors import error_body
+from libs.aci.error_bodies import error_body
 from libs.aci.rewriting import JsonNotRewritable, is_text
 from libs.aci.sse import DONE, Event, EventSplitter, parse_event
 from libs.errors import MeshError

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from libs.aci.endpoints import Endpoint
 from services.router.errors import ModelNotFound, RouterError, SessionNotAccepted, UpstreamVerificationFailed
 from services.router.prompt import Prompt
 from services.router.routing.foreign.providers import ForeignProviders
@@ -53,7 +54,9 @@ class NodeRoute:
         `NodeUnavailable`.
         """
         prompt = errand.prompt
-        if not self.upstreams.still_suits(self.upstream, prompt.model, prompt.constraints, errand.tenant_id):
+        if not self.upstreams.still_suits(
+            self.upstream, prompt.model, errand.endpoint, prompt.constraints, errand.tenant_id
+        ):
             raise NodeUnavailable("the node may not serve this request any more")
 
 
@@ -64,18 +67,18 @@ class Routes:
         self._upstreams = upstreams
         self._foreign = foreign
 
-    def choose(self, prompt: Prompt, tenant_id: str, tried: frozenset[str]) -> Route:
+    def choose(self, prompt: Prompt, endpoint: Endpoint, tenant_id: str, tried: frozenset[str]) -> Route:
         """Return a node that may serve this prompt, or where there is none a foreign provider.
 
-        Raises what refuses: `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
+        Raises what refuses: `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
         `UpstreamVerificationFailed`, `PolicyStale`.
         """
         try:
             return NodeRoute(
-                self._upstreams.choose(prompt.model, prompt.constraints, tenant_id, tried), self._upstreams
+                self._upstreams.choose(prompt.model, endpoint, prompt.constraints, tenant_id, tried), self._upstreams
             )
         except RouterError as refusal:
-            foreign = self._foreign.choose(prompt.model, prompt.constraints, tenant_id, tried)
+            foreign = self._foreign.choose(prompt.model, endpoint, prompt.constraints, tenant_id, tried)
             if foreign is not None:
                 return foreign
             raise self._why(refusal, prompt, tenant_id) from refusal

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
+from libs.aci.endpoints import Endpoint
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
@@ -39,14 +40,14 @@ class ForeignProviders:
         self._choice = random.SystemRandom()
 
     def choose(
-        self, model: str, constraints: Constraints, tenant_id: str, tried: frozenset[str]
+        self, model: str, endpoint: Endpoint, constraints: Constraints, tenant_id: str, tried: frozenset[str]
     ) -> ForeignRoute | None:
         """Return the way to the provider to use, None where none may serve. Raises
         `TenantConstraintsUnmet`, `PolicyStale`, `PolicyNotValidNow`.
         """
         policy = self._policy.require_fresh()
         listed = {known.name: known for known in self._listed(policy)}
-        wanted = Wanted(model, constraints, tenant_id, policy.constraints.of(tenant_id))
+        wanted = Wanted(model, endpoint, constraints, tenant_id, policy.constraints.of(tenant_id))
         name = select_foreign(
             [known.candidate() for known in listed.values()],
             wanted,

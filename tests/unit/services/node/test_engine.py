@@ -128,7 +128,7 @@ async def test_the_engine_wants_its_key_which_is_not_in_its_arguments(engine: Su
     assert modes == [0, 0]
     async with EngineChannel(socket, "another key") as stranger:
         with pytest.raises(EngineUnavailable, match="401"):
-            await stranger.probe(MODEL)
+            await stranger.probe(endpoints.CHAT, MODEL)
 
 
 async def test_a_killed_engine_comes_back(generation: Generation, engine: SupervisedEngine) -> None:

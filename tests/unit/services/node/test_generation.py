@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from libs.aci import endpoints, receipt
+from libs.aci.endpoints import Endpoint
 from libs.aci.receipt_events import PolicyInForce
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
@@ -44,6 +45,7 @@ class ToldEngine:
     content_type: str = "application/json"
     chunks: tuple[bytes, ...] = (b'{"choices":', b"[]}")
     salted: bool = False
+    endpoints: tuple[Endpoint, ...] = endpoints.FIRST
     ready: bool = True
     load: EngineLoad = EngineLoad(running=0, waiting=0, capacity=1)  # noqa: RUF009 - frozen
     bodies: list[bytes] = field(default_factory=list)

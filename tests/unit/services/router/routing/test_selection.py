@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from libs.aci.endpoints import CHAT
 from libs.policy.constraints import TenantConstraints
 from services.router.errors import (
     ModelNotFound,
@@ -46,6 +47,7 @@ def pick(
     return select(
         candidates,
         model=model,
+        endpoint=CHAT,
         constraints=Constraints(verified=True, session_ids=pinned),
         tenant=tenant,
         allowed_models=ALLOWED,
@@ -73,6 +75,7 @@ def test_ties_fall_to_chance_and_repeat_with_the_seed() -> None:
         select(
             [node("a"), node("b"), node("c")],
             model="m",
+            endpoint=CHAT,
             constraints=Constraints(),
             tenant=ANYONE,
             allowed_models=ALLOWED,
@@ -184,6 +187,7 @@ def _pick_of(nodes: tuple[Candidate, ...], tenant: TenantConstraints, **more: An
     return select(
         nodes,
         model="m",
+        endpoint=CHAT,
         constraints=Constraints(),
         tenant=tenant,
         now_ms=NOW,

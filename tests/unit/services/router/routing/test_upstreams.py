@@ -13,6 +13,7 @@ import pytest
 from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
+from libs.aci.endpoints import CHAT
 from libs.aci.session import Session, session_id, verify_session
 from libs.identity.member import Member
 from libs.identity.peers import Peer
@@ -33,7 +34,7 @@ ENDPOINT = "127.0.0.1:4000"
 
 
 def choose(bench: RouterBench) -> Upstream:
-    return bench.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
+    return bench.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset())
 
 
 def why_none(bench: RouterBench) -> str | None:
@@ -284,7 +285,7 @@ async def test_what_is_chosen_is_what_the_selection_would_return(two_nodes: Rout
             requests.enter_context(bench.upstreams.using(idle))
         assert choose(bench).candidate.spiffe_id == names[one]
     assert choose(bench).candidate.spiffe_id == names[two]
-    chosen = bench.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset({names[two]}))
+    chosen = bench.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset({names[two]}))
     assert chosen.candidate.spiffe_id == names[one]
     bench.upstreams.take(registry_pb2.WatchResponse(ended=names[two]))
     assert choose(bench).candidate.spiffe_id == names[one]

@@ -33,3 +33,25 @@ def error_body(error_type: str, message: str, protocol: Protocol = Protocol.CHAT
     error = {"message": message, "type": error_type_in(protocol, error_type), "code": None, "param": None}
     outer = {"type": "error"} if protocol is Protocol.MESSAGES else {}
     return json.dumps({**outer, "error": error}, separators=(",", ":")).encode("utf-8")
+
+
+def as_anthropic(body: bytes) -> bytes:
+    """Return an error body in Anthropic's form, untouched where it is in it: type and message of one in OpenAI's form.
+
+    What is in neither form says no more than that the request was refused.
+    """
+    try:
+        members = json.loads(body)
+    except (ValueError, RecursionError):
+        members = None
+    error = members.get("error") if isinstance(members, dict) else None
+    if not isinstance(members, dict) or not isinstance(error, dict):
+        return error_body("invalid_request_error", "the request was refused", Protocol.MESSAGES)
+    if members.get("type") == "error":
+        return body
+    named, said = error.get("type"), error.get("message")
+    return error_body(
+        named if isinstance(named, str) else "invalid_request_error",
+        said if isinstance(said, str) else "the request was refused",
+        Protocol.MESSAGES,
+    )

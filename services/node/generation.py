@@ -17,15 +17,17 @@ from typing import Any, ClassVar, NoReturn
 
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
-from libs.aci.error_bodies import error_body
+from libs.aci.error_bodies import as_anthropic, error_body
 from libs.aci.receipt_events import PolicyInForce
+from libs.aci.sse import Protocol
 from libs.errors import Code, MeshError
-from services.node.channel import EngineUnavailable
+from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.receipts import Exchange, ReceiptSigner
 
 MAX_BODY_BYTES = 1024 * 1024
 
+_MAX_REFUSAL_BYTES = 64 << 10
 _FAILED = "the engine failed to answer this request"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -120,6 +122,11 @@ class Generation:
         # Born here and gone with this process, as the cache is that it parts: no other node looks into this one's.
         self._salt_key = secrets.token_bytes(32)
 
+    @property
+    def endpoints(self) -> list[str]:
+        """The paths at which it is asked, sorted."""
+        return paths(self._engine.endpoints)
+
     async def generate(self, request: Request, timeout_seconds: float) -> AsyncGenerator[Part, None]:
         """Yield the head, the body's bytes as they come, and the conclusion.
 
@@ -147,6 +154,12 @@ class Generation:
                 yield Head(502, JSON)
                 returned.update(body)
                 yield body
+            elif answer.status >= 400 and endpoint.protocol is Protocol.MESSAGES:
+                # Engines speak of it in OpenAI's form here, too.
+                body = as_anthropic(await _bounded(answer))
+                yield Head(answer.status, JSON)
+                returned.update(body)
+                yield body
             else:
                 yield Head(answer.status, answer.content_type)
                 async for chunk in answer.chunks:
@@ -171,6 +184,15 @@ class Generation:
             returned=returned,
         )
         return Conclusion(self._receipts.sign(exchange, self._policy()))
+
+
+async def _bounded(answer: Answer) -> bytes:
+    body = b""
+    async for chunk in answer.chunks:
+        body += chunk
+        if len(body) > _MAX_REFUSAL_BYTES:
+            raise EngineUnavailable("the engine refuses at too great a length")
+    return body
 
 
 def verify_request(request: Request, offered: Collection[Endpoint]) -> Endpoint:

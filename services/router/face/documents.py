@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
+from libs.aci.endpoints import Endpoint, paths
 from libs.aci.session import abbreviated
 from libs.errors import MeshError
 from services.router.admission.tenants import Tenants, bearer
@@ -41,9 +42,17 @@ class Documents:
 
     async def models(self, arrival: Arrival, name: str) -> Reply:
         tenant = await self.tenants.authenticate(authorization(arrival.headers))
+        ours, theirs = self.upstreams.endpoints(tenant.tenant_id), self.foreign.models(tenant.tenant_id)
+        nowhere: frozenset[Endpoint] = frozenset()
         models = [
-            {"id": model, "object": "model", "created": 0, "owned_by": "teemesh"}
-            for model in sorted({*self.upstreams.weights(tenant.tenant_id), *self.foreign.models(tenant.tenant_id)})
+            {
+                "id": model,
+                "object": "model",
+                "created": 0,
+                "owned_by": "teemesh",
+                "endpoints": paths(ours.get(model, nowhere) | theirs.get(model, nowhere)),
+            }
+            for model in sorted({*ours, *theirs})
         ]
         return value({"object": "list", "data": models})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -160,6 +160,16 @@ class Upstreams:
             for model, weights in upstream.candidate.models.items()
             if tenant.allows_weights(model, weights)
         }
+
+    def endpoints(self, tenant_id: str) -> dict[str, frozenset[Endpoint]]:
+        """The same models: where a node serves each."""
+        tenant = self._member.policy.current.constraints.of(tenant_id)
+        served: defaultdict[str, frozenset[Endpoint]] = defaultdict(frozenset)
+        for candidate in self.candidates():
+            for model, weights in candidate.models.items():
+                if tenant.allows_weights(model, weights):
+                    served[model] |= frozenset(candidate.endpoints)
+        return served
 
     async def follow(self) -> None:
         """Follow the registry for ever. When it is away the last list stands, and its leases run out by themselves."""

@@ -120,7 +120,7 @@ async def test_the_session_is_listed_and_says_what_was_verified(router: RouterBe
     assert session.claims.model_weights_provenance.status == "unknown"
     assert session.identity == {"keyset_digest": other.bench.workload.keyset_digest}
     assert router.foreign.current_sessions(None, "another-model") == []
-    assert router.foreign.models(TENANT.tenant_id) == frozenset({HERE})
+    assert set(router.foreign.models(TENANT.tenant_id)) == {HERE}
 
 
 async def test_a_client_may_pin_the_session_and_nothing_else_serves_it(router: RouterBench, other: OtherRouter) -> None:
@@ -237,7 +237,7 @@ async def test_what_is_tampered_with_is_refused_by_its_reason_and_gets_no_prompt
     other.lies[route] = lie(other.mesh)
     async with first_router(tmp_path / "first", other.mesh, listing(other.mesh, other.origin)) as router:
         assert_refused(router, await router.run(asked()), reason)
-        assert router.foreign.models(TENANT.tenant_id) == frozenset()
+        assert router.foreign.models(TENANT.tenant_id) == {}
     assert other.bodies == []
 
 
@@ -470,5 +470,5 @@ async def test_a_tenant_for_whom_policy_demands_what_no_provider_shows_is_refuse
     router.member.policy.enact(demanding)
     answer = await router.run(asked())
     assert (answer.started.status, error_type(answer)) == (503, "tenant_constraints_unmet")
-    assert router.foreign.models(TENANT.tenant_id) == frozenset()
+    assert router.foreign.models(TENANT.tenant_id) == {}
     assert other.bodies == []

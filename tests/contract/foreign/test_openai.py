@@ -60,7 +60,7 @@ async def ask(
         await router.foreign.verify()
         answer = await router.run(prompt(model=HERE, **members))
         assert router.foreign.current_sessions(None, None) == []
-        assert router.foreign.models(TENANT.tenant_id) == frozenset()
+        assert router.foreign.models(TENANT.tenant_id) == {}
         return answer, _receipt(router)
 
 

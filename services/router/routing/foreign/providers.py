@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -70,12 +70,18 @@ class ForeignProviders:
             | {SERVES_UNVERIFIED for known in self._of(model) if known.is_live and known.session is None and demanded}
         )
 
-    def models(self, tenant_id: str) -> frozenset[str]:
-        """The models that a verified provider serves this tenant now. What is served unverified is not listed."""
+    def models(self, tenant_id: str) -> dict[str, frozenset[Endpoint]]:
+        """The models that a verified provider serves this tenant now, and where it can be asked for each. What is
+        served unverified is not listed.
+        """
         tenant, now = self._policy.current.constraints.of(tenant_id), time.time()
         verified = [known for known in self._of(None) if known.session is not None]
         serving = [known for known in verified if not lacking(known.candidate(), tenant, now)]
-        return frozenset(model for known in serving for model in known.provider.models)
+        served: defaultdict[str, frozenset[Endpoint]] = defaultdict(frozenset)
+        for known in serving:
+            for model in known.provider.models:
+                served[model] |= known.adapter.declaration.endpoints
+        return served
 
     def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
         """The session documents that could be cited now (ACI §8.1)."""

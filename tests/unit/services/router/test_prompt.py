@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, COMPLETIONS, RESPONSES
 from services.router.errors import InvalidRequest
-from services.router.prompt import Constraints, Prompt, parse, strip
+from services.router.prompt import Constraints, Prompt, parse, readdress, strip
 
 ID = "0123456789abcdef" * 4
 
@@ -154,3 +154,42 @@ def test_deep_nesting_is_refused_and_not_a_crash() -> None:
         except InvalidRequest:
             continue
         assert b"aci_" not in forwarded
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"conversation": {"id": "conv_1"}},
+        {"prompt": {"id": "pmpt_1"}},
+        {"store": True},
+        {"store": "true"},
+        {"store": 0},
+        {"store": []},
+        {"background": True},
+        {"background": 1},
+    ],
+    ids=repr,
+)
+def test_a_response_that_rests_on_what_is_kept_is_refused(members: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(members))):
+        parse(body(input="a", **members), RESPONSES)
+
+
+def test_a_response_that_says_nothing_of_it_or_that_nothing_is_kept_goes_on_as_it_came() -> None:
+    for members in ({}, {"store": False, "background": False}, {"store": None, "previous_response_id": None}):
+        raw = body(input="a", **members)
+        assert parse(raw, RESPONSES).forwarded == raw
+
+
+def test_elsewhere_these_members_are_the_engines_to_judge() -> None:
+    assert parse(body(prompt="a", store=True), COMPLETIONS).forwarded == body(prompt="a", store=True)
+
+
+def test_a_provider_elsewhere_is_told_to_keep_no_response() -> None:
+    said = b'{"model": "m", "input": 1.50%s}'
+    assert readdress(said % b"", RESPONSES, "n") == b'{"model":"n","input":1.50,"store":false}'
+    assert readdress(said % b',"store":null', RESPONSES, "m") == b'{"model":"m","input":1.50,"store":false}'
+    assert readdress(said % b',"store":false', RESPONSES, "m") == said % b',"store":false'
+    assert readdress(said % b"", CHAT, "m") == said % b""

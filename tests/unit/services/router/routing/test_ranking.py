@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, MESSAGES
 from services.router.routing.ranking import Ranking
 
 M, N = [("m", CHAT)], [("n", CHAT)]
@@ -64,3 +64,13 @@ def test_it_agrees_with_sorting_after_any_changes() -> None:
         found = list(ranked.of("m", CHAT))
         assert sorted(found) == sorted(loads)
         assert [loads[each] for each in found] == sorted(loads.values())
+
+
+def test_a_node_has_a_place_where_it_is_asked_and_nowhere_else() -> None:
+    ranked = ranking()
+    ranked.put("first", M, busy=0, capacity=4)
+    ranked.put("more", [*M, ("m", MESSAGES)], busy=3, capacity=4)
+    assert list(ranked.of("m", MESSAGES)) == ["more"]
+    assert list(ranked.of("m", CHAT)) == ["first", "more"]
+    ranked.remove("more")
+    assert list(ranked.of("m", MESSAGES)) == []

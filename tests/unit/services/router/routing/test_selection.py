@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, Endpoint
 from libs.policy.constraints import TenantConstraints
 from services.router.errors import (
+    EndpointNotOffered,
     ModelNotFound,
     SessionNotAccepted,
     TenantConstraintsUnmet,
@@ -40,6 +41,7 @@ def node(name: str, **changes: Any) -> Candidate:
 def pick(
     *candidates: Candidate,
     model: str = "m",
+    endpoint: Endpoint = CHAT,
     pinned: frozenset[str] | None = None,
     tenant: TenantConstraints = ANYONE,
     **more: Any,
@@ -47,7 +49,7 @@ def pick(
     return select(
         candidates,
         model=model,
-        endpoint=CHAT,
+        endpoint=endpoint,
         constraints=Constraints(verified=True, session_ids=pinned),
         tenant=tenant,
         allowed_models=ALLOWED,
@@ -214,3 +216,28 @@ def test_without_a_candidate_no_constraint_is_blamed_and_a_pin_escapes_none() ->
     abroad, home = node("abroad", region="us-1"), node("home", region="eu-1")
     with pytest.raises(SessionNotAccepted):
         pick(abroad, home, tenant=tenant, pinned=frozenset({abroad.session_id}))
+
+
+def test_only_a_node_that_offers_the_endpoint_is_chosen_however_busy() -> None:
+    first = node("first")
+    more = node("more", endpoints={CHAT, MESSAGES}, load=Load(9, 9, 1))
+    assert pick(first, more, endpoint=MESSAGES) == "more"
+    assert pick(first, more) == "first"
+
+
+def test_an_endpoint_that_no_node_offers_is_a_refusal_and_not_another_endpoint() -> None:
+    with pytest.raises(EndpointNotOffered) as refused:
+        pick(node("first"), node("more", endpoints={CHAT, MESSAGES}), endpoint=EMBEDDINGS)
+    assert (refused.value.status, refused.value.type) == (404, "not_found_error")
+    with pytest.raises(EndpointNotOffered):
+        pick(node("none", endpoints=()))
+
+
+def test_a_node_that_may_not_serve_does_not_make_an_endpoint_known() -> None:
+    with pytest.raises(UpstreamVerificationFailed):
+        pick(node("a", endpoints={EMBEDDINGS}, draining=True), endpoint=EMBEDDINGS)
+
+
+def test_a_node_whose_claims_name_none_offers_the_two_of_before() -> None:
+    for endpoint in (CHAT, COMPLETIONS):
+        assert pick(node("first"), endpoint=endpoint) == "first"

@@ -13,14 +13,14 @@ import pytest
 from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
 from libs.aci.session import Session, session_id, verify_session
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.policy.constraints import Constraints as Demanded
 from libs.policy.constraints import TenantConstraints
 from services.registry.sessions import draft_session
-from services.router.errors import UpstreamVerificationFailed
+from services.router.errors import EndpointNotOffered, UpstreamVerificationFailed
 from services.router.prompt import Constraints
 from services.router.routing.confirmation import SessionNotOurs, confirm
 from services.router.routing.listed import Upstream
@@ -292,3 +292,19 @@ async def test_what_is_chosen_is_what_the_selection_would_return(two_nodes: Rout
     bench.peer_of(one).known = None
     with pytest.raises(UpstreamVerificationFailed):
         choose(bench)
+
+
+async def test_where_a_node_is_asked_is_what_its_evidence_claims(bench: RouterBench) -> None:
+    """The registry has no part in it: whatever it says of a node, its prompts go where its measured code says."""
+    node = bench.nodes[0]
+    assert choose(bench).candidate.endpoints == set(DEFINED)
+    old = node_lease("one", key="older", more_claims={"receipt_key": "00" * 32})
+    node.lease = old
+    bench.peer_of(node).known = old
+    bench.publish_session(old, node.target)
+    bench.upstreams.take(bench.snapshot(node.provider()))
+    await bench.upstreams.verify()
+    assert choose(bench).candidate.endpoints == {CHAT, COMPLETIONS}
+    with pytest.raises(EndpointNotOffered):
+        bench.upstreams.choose(MODEL, MESSAGES, Constraints(), TENANT.tenant_id, frozenset())
+    assert bench.upstreams.endpoints(TENANT.tenant_id) == {MODEL: {CHAT, COMPLETIONS}}

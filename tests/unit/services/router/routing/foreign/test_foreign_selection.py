@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, MESSAGES
 from libs.policy.constraints import TenantConstraints
 from services.router.errors import TenantConstraintsUnmet
 from services.router.prompt import Constraints
@@ -106,3 +106,9 @@ def test_what_policy_demands_for_the_tenant_and_a_provider_does_not_show_is_refu
 def test_a_provider_that_shows_what_policy_demands_for_the_tenant_serves() -> None:
     tenant = TenantConstraints(tee_types=frozenset({"tdx"}), max_evidence_age_seconds=60)
     assert pick(VERIFIED, tenant=tenant) == "foreign/a"
+
+
+def test_a_provider_is_asked_only_where_its_kind_answers() -> None:
+    assert pick(VERIFIED, BEST_EFFORT, endpoint=MESSAGES) is None
+    other = replace(BEST_EFFORT, endpoints={CHAT, MESSAGES})
+    assert pick(VERIFIED, other, endpoint=MESSAGES) == "foreign/z"

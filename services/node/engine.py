@@ -87,6 +87,7 @@ class SupervisedEngine:
         self._supervisor: Supervisor | None = None
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
+        self._unfit = asyncio.Event()
         self._requests = 0
         self._kv_cache_permille: int | None = None
 
@@ -118,6 +119,10 @@ class SupervisedEngine:
     async def until_ended(self) -> None:
         """Wait until the engine that answers now does so no more."""
         await self._ended.wait()
+
+    async def until_found_unfit(self) -> None:
+        """Wait until an engine answered that must not serve."""
+        await self._unfit.wait()
 
     @asynccontextmanager
     async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
@@ -179,6 +184,7 @@ class SupervisedEngine:
                     except SaltIgnored as error:
                         # It stays so for as long as this engine runs, and whoever asks it must not be served.
                         log.error("engine is not fit to serve", reason=error.reason, detail=str(error))
+                        self._unfit.set()
                         await self._ended.wait()
         except TimeoutError:
             log.warning("engine gave no answer", seconds=self._settings.start_seconds)

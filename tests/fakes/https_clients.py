@@ -13,6 +13,7 @@ from typing import Any, cast
 import aiohttp
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
@@ -169,11 +170,17 @@ class Site:
 
 
 @asynccontextmanager
-async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncIterator[Site]:
+async def https_site(
+    folder: Path,
+    *,
+    total_seconds: float = 90.0,
+    origins: Collection[str] = (),
+    offered: Collection[Endpoint] = DEFINED,
+) -> AsyncIterator[Site]:
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
-    async with router_bench(folder) as bench:
+    async with router_bench(folder, offered=offered) as bench:
         paths = paths_of(
             bench,
             directory,
@@ -181,6 +188,7 @@ async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncItera
             max_body_bytes=MAX_BODY_BYTES,
             body_seconds=BODY_SECONDS,
             total_seconds=total_seconds,
+            origins=origins,
         )
         outward = OutwardCertificate(key, certificate)
         listener = https(

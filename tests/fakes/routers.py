@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,14 +74,14 @@ class SessionUnknown(MeshError):
 class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
     """One verified node. It answers what it is told, and may refuse, wait, break off or forge its receipt."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, offered: Collection[Endpoint] = endpoints.DEFINED) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.lease = node_lease(
             instance,
             more_claims={
                 "receipt_key": self.key.public_key().public_bytes_raw().hex(),
                 "engine_args_sha256": "00" * 32,
-                "endpoints": endpoints.paths(endpoints.DEFINED),
+                "endpoints": endpoints.paths(offered),
             },
         )
         self.status = 200
@@ -383,6 +383,7 @@ async def router_bench(
     folder: Path,
     *,
     nodes: int = 1,
+    offered: Collection[Endpoint] = endpoints.DEFINED,
     policy: KeeperTwin | None = None,
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
@@ -392,7 +393,7 @@ async def router_bench(
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
     workload, metrics = Workload("spiffe://mesh.test/router/one", keyset_days), Metrics()
-    twins = [NodeTwin(f"n{number}") for number in range(nodes)]
+    twins = [NodeTwin(f"n{number}", offered) for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
     async def listen(add: Callable[[grpc.aio.Server], None]) -> str:

@@ -17,7 +17,7 @@ from services.router.errors import (
     UpstreamVerificationFailed,
 )
 from services.router.prompt import Constraints
-from services.router.routing.selection import Candidate, Load, select
+from services.router.routing.selection import Candidate, Load, select, suits
 
 NOW = 1_000_000
 ANYONE = TenantConstraints()
@@ -241,3 +241,19 @@ def test_a_node_that_may_not_serve_does_not_make_an_endpoint_known() -> None:
 def test_a_node_whose_claims_name_none_offers_the_two_of_before() -> None:
     for endpoint in (CHAT, COMPLETIONS):
         assert pick(node("first"), endpoint=endpoint) == "first"
+
+
+def test_a_node_that_was_chosen_suits_only_where_it_is_asked() -> None:
+    def suited(endpoint: Endpoint) -> bool:
+        return suits(
+            node("first"),
+            model="m",
+            endpoint=endpoint,
+            constraints=Constraints(),
+            tenant=ANYONE,
+            allowed_models=ALLOWED,
+            now_ms=NOW,
+        )
+
+    assert suited(CHAT)
+    assert not suited(MESSAGES)

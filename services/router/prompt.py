@@ -6,9 +6,10 @@ number texts kept, because they name this router's own sessions and no node may 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from libs.aci import rewriting
@@ -16,6 +17,9 @@ from libs.aci.rewriting import JsonNotRewritable, is_text
 from services.router.errors import InvalidRequest
 
 MAX_MODEL_CHARACTERS = 256
+
+_MAX_BEGINNING_OCTETS = 16 << 10
+_MAX_BEGINNING_CHARACTERS = 1 << 10
 
 _SESSION_ID = re.compile(r"[0-9a-f]{64}")
 _ACI_MEMBERS = ("aci_verified", "aci_session_ids")
@@ -37,6 +41,8 @@ class Prompt:
     stream: bool
     constraints: Constraints
     forwarded: bytes
+    beginning: bytes = field(default=b"", repr=False)
+    """What all turns of one conversation begin with; empty where nothing is known of that. It MUST NOT be logged."""
 
 
 def parse(body: bytes) -> Prompt:
@@ -45,7 +51,28 @@ def parse(body: bytes) -> Prompt:
     constraints = _constraints(members)
     if "cache_salt" in members:
         raise InvalidRequest("cache_salt is set by the service for each tenant and cannot be chosen by a client")
-    return Prompt(_model(members), _stream(members), constraints, _strip(body, members))
+    return Prompt(_model(members), _stream(members), constraints, _strip(body, members), beginning(members))
+
+
+def beginning(members: Mapping[str, Any]) -> bytes:
+    """Return what stays the same while a conversation goes on: what comes before its first answer, up to 16 KiB of it.
+
+    Of a prompt without messages, which grows at its end, it is the first KiB.
+    """
+    messages = members.get("messages")
+    if isinstance(messages, list):
+        asked = (number for number, message in enumerate(messages, 1) if _is_of_a_user(message))
+        first = messages[: next(asked, len(messages))]
+        try:
+            return json.dumps(first, sort_keys=True).encode()[:_MAX_BEGINNING_OCTETS]
+        except RecursionError:
+            return b""  # Nested just so deeply that it could be read; whether it is refused is not decided here.
+    text = next((members[name] for name in ("prompt", "input") if is_text(members.get(name))), "")
+    return json.dumps(text[:_MAX_BEGINNING_CHARACTERS]).encode() if text else b""
+
+
+def _is_of_a_user(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") == "user"
 
 
 def strip(body: bytes) -> bytes:

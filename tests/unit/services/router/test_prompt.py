@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -149,3 +150,59 @@ def test_deep_nesting_is_refused_and_not_a_crash() -> None:
         except InvalidRequest:
             continue
         assert b"aci_" not in forwarded
+
+
+def message(role: str, content: object) -> dict[str, object]:
+    return {"role": role, "content": content}
+
+
+SYSTEM, ASKED = message("system", "Be brief."), message("user", "What is a mesh?")
+CONVERSATION = [SYSTEM, ASKED, message("assistant", "A net."), message("user", "And a tee?"), message("tool", "T")]
+
+
+def test_all_turns_of_a_conversation_begin_alike() -> None:
+    turns = {parse(body(messages=CONVERSATION[:number])).beginning for number in (2, 3, 4, 5)}
+    assert len(turns) == 1
+    assert turns != {b""}
+    reordered = [dict(reversed(each.items())) for each in CONVERSATION]
+    assert {parse(body(messages=reordered, temperature=1)).beginning} == turns
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [SYSTEM, message("user", "What is a tee?")],
+        [message("system", "Be long."), ASKED],
+        [ASKED],
+        [message("user", [{"type": "text", "text": "What is a mesh?"}])],
+    ],
+)
+def test_another_conversation_begins_otherwise(other: list[dict[str, object]]) -> None:
+    assert parse(body(messages=other)).beginning != parse(body(messages=CONVERSATION)).beginning
+
+
+def test_a_prompt_that_grows_at_its_end_begins_alike() -> None:
+    grown = {parse(body(prompt="a" * 1024 + rest)).beginning for rest in ("", "b", "cc")}
+    assert len(grown) == 1
+    assert parse(body(prompt="b" * 1024)).beginning not in grown
+
+
+@pytest.mark.parametrize(
+    "members", [{}, {"messages": "no list"}, {"messages": 1}, {"prompt": ["a", "b"]}, {"prompt": ""}, {"prompt": 12}]
+)
+def test_of_anything_else_no_beginning_is_known(members: dict[str, object]) -> None:
+    assert parse(body(**members)).beginning == b""
+
+
+def test_a_beginning_has_a_bound_and_is_not_shown() -> None:
+    prompt = parse(body(messages=[message("user", "secret words " * 10_000)]))
+    assert len(prompt.beginning) == 16 << 10
+    assert b"secret" in prompt.beginning
+    assert "beginning" not in repr(prompt)
+
+
+@pytest.mark.parametrize("depth", [*range(100, 1100, 50)])
+def test_a_prompt_of_any_depth_is_read_or_refused(depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    with suppress(InvalidRequest):
+        parse(b'{"model":"m","messages":[{"role":"user","content":' + nested + b"}]}")

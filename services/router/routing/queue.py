@@ -92,7 +92,7 @@ class Queue:
         displaced = line.join(tenant, waiter)
         if displaced is waiter:
             raise self._overloaded(line, "full")
-        if displaced is not None:
+        if displaced is not None and not displaced.turn.done():  # Done is who leaves by itself at this moment.
             displaced.turn.set_exception(self._overloaded(line, "displaced"))
         began = self._clock()
         self._metrics.waiting.add()

@@ -202,6 +202,16 @@ async def test_whoever_waited_is_judged_as_if_they_came_now(
     assert len(bench.ledger.of(Kind.RECEIPT)) == CAPACITY + 1
 
 
+@pytest.mark.parametrize("happens", [_the_node_is_drained, _the_registry_ends_it])
+async def test_who_waits_for_a_node_that_leaves_is_told_at_once(tmp_path: Path, happens: Happening) -> None:
+    async with crowded(tmp_path) as (bench, node):
+        late = asyncio.create_task(bench.run(prompt(n=1)))
+        await until(lambda: waiting(bench) == 1)
+        happens(bench)
+        assert told(await late) == (503, "upstream_verification_failed")
+        assert node.running == CAPACITY
+
+
 async def test_a_pin_waits_for_its_node_and_is_served_by_no_other(tmp_path: Path) -> None:
     async with crowded(tmp_path) as (bench, node):
         session = draft_session(node.lease, node.target).session_id

@@ -223,6 +223,20 @@ async def test_a_tenant_that_fills_the_line_makes_way_for_another() -> None:
     assert nodes.metrics.turned_away.numbers == {"displaced": 1}
 
 
+async def test_one_that_leaves_as_it_is_to_make_way_harms_nobody() -> None:
+    nodes = Nodes(1, length=2)
+    async with full(nodes) as end:
+        first, leaving = (asyncio.create_task(nodes.ask(name)) for name in ("a1", "a2"))
+        await settled()
+        other = asyncio.create_task(nodes.ask("b1"))
+        leaving.cancel()  # Its turn can be given to nobody now, and it is still in the line when the other comes.
+        await settled()
+        end.set()
+        await asyncio.gather(first, other)
+    assert nodes.served == ["x", "a1", "b1"]
+    assert (nodes.taken, nodes.waiting) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("most", "own", "reason"), [(0.01, 60.0, "waited"), (60.0, 0.01, "waited"), (60.0, 0.0, "no_time")]
 )

@@ -173,7 +173,11 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
             return {
                 "registry": [addresses.of("registry")],
                 "ledger": addresses.of("ledger"),
-                "http": {"listen": addresses.router, "grpc_listen": addresses.of("router_grpc")},
+                "http": {
+                    "listen": addresses.router,
+                    "grpc_listen": addresses.of("router_grpc"),
+                    "allowed_origins": ["*"],
+                },
                 "keyset": {
                     "dns_names": ["localhost"],
                     "ip_addresses": [HOST],

@@ -6,23 +6,23 @@ number texts kept, because they name this router's own sessions and no node may 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from libs.aci import rewriting
+from libs.aci.endpoints import RESPONSES, Endpoint
 from libs.aci.rewriting import JsonNotRewritable, is_text
+from services.router.beginning import beginning_of
 from services.router.errors import InvalidRequest
 
 MAX_MODEL_CHARACTERS = 256
 
-_MAX_BEGINNING_OCTETS = 16 << 10
-_MAX_BEGINNING_CHARACTERS = 1 << 10
-
 _SESSION_ID = re.compile(r"[0-9a-f]{64}")
 _ACI_MEMBERS = ("aci_verified", "aci_session_ids")
+_KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt")
+"""What a request to /v1/responses may name that lies with a service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +45,15 @@ class Prompt:
     """What all turns of one conversation begin with; empty where nothing is known of that. It MUST NOT be logged."""
 
 
-def parse(body: bytes) -> Prompt:
+def parse(body: bytes, endpoint: Endpoint) -> Prompt:
     """Read a prompt request: its JSON, then its constraints, then the rest. Raises `InvalidRequest`."""
     members = _load(body)
     constraints = _constraints(members)
     if "cache_salt" in members:
         raise InvalidRequest("cache_salt is set by the service for each tenant and cannot be chosen by a client")
-    return Prompt(_model(members), _stream(members), constraints, _strip(body, members), beginning(members))
-
-
-def beginning(members: Mapping[str, Any]) -> bytes:
-    """Return what stays the same while a conversation goes on: what comes before its first answer, up to 16 KiB of it.
-
-    Of a prompt without messages, which grows at its end, it is the first KiB.
-    """
-    messages = members.get("messages")
-    if isinstance(messages, list):
-        asked = (number for number, message in enumerate(messages, 1) if _is_of_a_user(message))
-        first = messages[: next(asked, len(messages))]
-        try:
-            return json.dumps(first, sort_keys=True).encode()[:_MAX_BEGINNING_OCTETS]
-        except RecursionError:
-            return b""  # Nested just so deeply that it could be read; whether it is refused is not decided here.
-    text = next((members[name] for name in ("prompt", "input") if is_text(members.get(name))), "")
-    return json.dumps(text[:_MAX_BEGINNING_CHARACTERS]).encode() if text else b""
-
-
-def _is_of_a_user(message: object) -> bool:
-    return isinstance(message, dict) and message.get("role") == "user"
+    if endpoint == RESPONSES:
+        _require_nothing_kept(members)
+    return Prompt(_model(members), _stream(members), constraints, _strip(body, members), beginning_of(members))
 
 
 def strip(body: bytes) -> bytes:
@@ -83,15 +64,19 @@ def strip(body: bytes) -> bytes:
     return _strip(body, _load(body))
 
 
-def readdress(body: bytes, model: str, demands: Mapping[str, Any] | None = None) -> bytes:
-    """Return the body for a provider that knows the model as `model`, with `demands` put into its `provider` member.
+def readdress(body: bytes, endpoint: Endpoint, model: str, demands: Mapping[str, Any] | None = None) -> bytes:
+    """Return the body for a provider that knows the model as `model`, with `demands` put into its `provider` member,
+    and at /v1/responses with `store: false`: whoever leaves that out is remembered there.
 
     All else stays as it was written, number texts included; a body that already says all this is returned untouched.
     """
     members = _load(body)
-    if members["model"] == model and demands is None:
+    is_kept = endpoint == RESPONSES and members.get("store") is not False
+    if members["model"] == model and demands is None and not is_kept:
         return body
     rewritten = {**members, "model": model}
+    if is_kept:
+        rewritten["store"] = False
     if demands is not None:
         # A body that is forwarded has passed `parse`: its `provider` is an object, null or absent.
         rewritten["provider"] = {**(members.get("provider") or {}), **demands}
@@ -141,6 +126,19 @@ def _constraints(members: dict[str, Any]) -> Constraints:
     if session_ids is not None and "aci_verified" in provider and not verified:
         raise InvalidRequest("provider.aci_session_ids cannot be combined with aci_verified: false")
     return Constraints(verified or session_ids is not None, session_ids)
+
+
+def _require_nothing_kept(members: dict[str, Any]) -> None:
+    """Refuse what rests on what a service keeps of earlier requests, or has it keep this one. Raises `InvalidRequest`.
+
+    Nobody here keeps a prompt or an answer once it was given.
+    """
+    named = [name for name in _KEPT_ELSEWHERE if members.get(name) is not None]
+    if named:
+        raise InvalidRequest(f"{named[0]} names what this service does not keep: send the whole conversation")
+    for name in ("store", "background"):
+        if members.get(name) not in (None, False):
+            raise InvalidRequest(f"{name} must be false: this service keeps no response")
 
 
 def _session_ids(value: object) -> frozenset[str]:

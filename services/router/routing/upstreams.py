@@ -10,6 +10,7 @@ import asyncio
 import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -17,6 +18,7 @@ from itertools import islice
 import structlog
 from teemesh.registry.v1 import registry_pb2
 
+from libs.aci.endpoints import Endpoint
 from libs.errors import MeshError
 from libs.identity.any_peer import Channels
 from libs.identity.member import Member
@@ -83,6 +85,7 @@ class Upstreams:
     def choose(
         self,
         model: str,
+        endpoint: Endpoint,
         constraints: Constraints,
         tenant_id: str,
         tried: frozenset[str],
@@ -92,8 +95,8 @@ class Upstreams:
         """Return the node to use: of those that may serve and are not avoided the least busy, or one that is hardly
         busier and has served what begins alike. Where all are avoided, the least busy of them.
 
-        Raises `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet`, `UpstreamVerificationFailed`, and
-        `NodesFull` where those that may serve have no room.
+        Raises `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
+        `UpstreamVerificationFailed`, and `NodesFull` where those that may serve have no room.
         """
         policy = self._member.policy.require_fresh()
         tenant, now_ms = policy.constraints.of(tenant_id), int(time.time() * 1000)
@@ -106,6 +109,7 @@ class Upstreams:
                 and suits(
                     upstream.candidate,
                     model=model,
+                    endpoint=endpoint,
                     constraints=constraints,
                     tenant=tenant,
                     allowed_models=policy.models,
@@ -117,7 +121,7 @@ class Upstreams:
             return None
 
         avoided: Upstream | None = None
-        for name in self._ranking.of(model):
+        for name in self._ranking.of(model, endpoint):
             if (upstream := suiting(name)) is None:
                 continue
             if not self.breakers.admits(name):
@@ -141,6 +145,7 @@ class Upstreams:
             chosen = select(
                 [upstream.candidate for upstream in live.values()],
                 model=model,
+                endpoint=endpoint,
                 constraints=constraints,
                 tenant=tenant,
                 allowed_models=policy.models,
@@ -165,7 +170,9 @@ class Upstreams:
         admitted = self._known[name].admitted
         return math.inf if admitted is None else self._occupancy.busy(name) / admitted.candidate.load.capacity
 
-    def still_suits(self, upstream: Upstream, model: str, constraints: Constraints, tenant_id: str) -> bool:
+    def still_suits(
+        self, upstream: Upstream, model: str, endpoint: Endpoint, constraints: Constraints, tenant_id: str
+    ) -> bool:
         """Say whether `choose` could return this node now, by what policy and registry have said since."""
         known = self._known.get(upstream.candidate.spiffe_id)
         if known is None or known.admitted is None:
@@ -176,6 +183,7 @@ class Upstreams:
         return suits(
             upstream.candidate if renewed else known.admitted.candidate,
             model=model,
+            endpoint=endpoint,
             constraints=constraints,
             tenant=policy.constraints.of(tenant_id),
             allowed_models=policy.models,
@@ -222,6 +230,16 @@ class Upstreams:
             for model, weights in upstream.candidate.models.items()
             if tenant.allows_weights(model, weights)
         }
+
+    def endpoints(self, tenant_id: str) -> dict[str, frozenset[Endpoint]]:
+        """The same models: where a node serves each."""
+        tenant = self._member.policy.current.constraints.of(tenant_id)
+        served: defaultdict[str, frozenset[Endpoint]] = defaultdict(frozenset)
+        for candidate in self.candidates():
+            for model, weights in candidate.models.items():
+                if tenant.allows_weights(model, weights):
+                    served[model] |= frozenset(candidate.endpoints)
+        return served
 
     async def follow(self) -> None:
         """Follow the registry for ever. When it is away the last list stands, and its leases run out by themselves."""
@@ -330,7 +348,8 @@ class Upstreams:
             self._affinity.remove(name)
             return
         candidate = known.admitted.candidate
-        self._ranking.put(name, candidate.models, self._occupancy.busy(name), candidate.load.capacity)
+        offers = [(model, endpoint) for model in candidate.models for endpoint in candidate.endpoints]
+        self._ranking.put(name, offers, self._occupancy.busy(name), candidate.load.capacity)
         self._affinity.put(name, candidate.models if candidate.load.capacity > 0 else ())
 
     def _peer(self, endpoint: str) -> Peer:

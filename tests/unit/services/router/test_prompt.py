@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from libs.aci.endpoints import CHAT, COMPLETIONS, RESPONSES
 from services.router.errors import InvalidRequest
-from services.router.prompt import Constraints, parse, strip
+from services.router.prompt import Constraints, Prompt, parse, readdress, strip
 
 ID = "0123456789abcdef" * 4
 
 
 def body(**members: Any) -> bytes:
     return json.dumps({"model": "m"} | members).encode()
+
+
+def read(given: bytes) -> Prompt:
+    return parse(given, CHAT)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +33,8 @@ def body(**members: Any) -> bytes:
     ],
 )
 def test_constraints_are_read(provider: object, expected: Constraints) -> None:
-    assert parse(body(provider=provider)).constraints == expected
-    assert parse(body()).constraints == Constraints()
+    assert read(body(provider=provider)).constraints == expected
+    assert read(body()).constraints == Constraints()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def test_constraints_are_read(provider: object, expected: Constraints) -> None:
 )
 def test_malformed_constraint_is_a_client_error_judged_in_order(provider: object, named: str) -> None:
     with pytest.raises(InvalidRequest, match=named):
-        parse(body(provider=provider))
+        read(body(provider=provider))
 
 
 @pytest.mark.parametrize(
@@ -80,34 +84,34 @@ def test_malformed_constraint_is_a_client_error_judged_in_order(provider: object
 )
 def test_body_that_is_not_one_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest, match="invalid json"):
-        parse(raw)
+        read(raw)
     with pytest.raises(InvalidRequest, match="invalid json"):
         strip(raw)
 
 
 def test_refusal_repeats_nothing_of_the_prompt() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        parse(b'{"model":"m","messages":"secret words')
+        read(b'{"model":"m","messages":"secret words')
     assert b"secret" not in refused.value.body
 
 
 def test_cache_salt_of_a_client_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="cache_salt"):
-        parse(body(cache_salt=None))
+        read(body(cache_salt=None))
 
 
 @pytest.mark.parametrize("model", [None, "", 7, ["m"], "x" * 257, "a\nb", "\ud800"])
 def test_model_that_cannot_be_receipted_is_refused(model: object) -> None:
     with pytest.raises(InvalidRequest, match="model must"):
-        parse(body(model=model))
+        read(body(model=model))
 
 
 def test_stream_is_a_flag() -> None:
-    assert parse(body(stream=True)).stream
-    assert not parse(body(stream=None)).stream
-    assert not parse(body()).stream
+    assert read(body(stream=True)).stream
+    assert not read(body(stream=None)).stream
+    assert not read(body()).stream
     with pytest.raises(InvalidRequest, match="stream"):
-        parse(body(stream="true"))
+        read(body(stream="true"))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_stream_is_a_flag() -> None:
     ],
 )
 def test_body_without_constraints_is_forwarded_byte_for_byte(raw: bytes) -> None:
-    assert parse(raw).forwarded == raw
+    assert read(raw).forwarded == raw
     assert strip(raw) == raw
 
 
@@ -139,70 +143,53 @@ def test_constraints_are_not_forwarded_and_all_else_is_kept() -> None:
 
 
 def test_provider_left_empty_goes_too() -> None:
-    assert parse(b'{"model": "m", "provider": {"aci_verified": false}}').forwarded == b'{"model":"m"}'
+    assert read(b'{"model": "m", "provider": {"aci_verified": false}}').forwarded == b'{"model":"m"}'
 
 
 def test_deep_nesting_is_refused_and_not_a_crash() -> None:
     for depth in range(300, 1100, 25):
         raw = b'{"model":"m","provider":{"aci_verified":true},"a":' + b"[" * depth + b"]" * depth + b"}"
         try:
-            forwarded = parse(raw).forwarded
+            forwarded = read(raw).forwarded
         except InvalidRequest:
             continue
         assert b"aci_" not in forwarded
 
 
-def message(role: str, content: object) -> dict[str, object]:
-    return {"role": role, "content": content}
-
-
-SYSTEM, ASKED = message("system", "Be brief."), message("user", "What is a mesh?")
-CONVERSATION = [SYSTEM, ASKED, message("assistant", "A net."), message("user", "And a tee?"), message("tool", "T")]
-
-
-def test_all_turns_of_a_conversation_begin_alike() -> None:
-    turns = {parse(body(messages=CONVERSATION[:number])).beginning for number in (2, 3, 4, 5)}
-    assert len(turns) == 1
-    assert turns != {b""}
-    reordered = [dict(reversed(each.items())) for each in CONVERSATION]
-    assert {parse(body(messages=reordered, temperature=1)).beginning} == turns
-
-
 @pytest.mark.parametrize(
-    "other",
+    "members",
     [
-        [SYSTEM, message("user", "What is a tee?")],
-        [message("system", "Be long."), ASKED],
-        [ASKED],
-        [message("user", [{"type": "text", "text": "What is a mesh?"}])],
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"conversation": {"id": "conv_1"}},
+        {"prompt": {"id": "pmpt_1"}},
+        {"store": True},
+        {"store": "true"},
+        {"store": 0},
+        {"store": []},
+        {"background": True},
+        {"background": 1},
     ],
+    ids=repr,
 )
-def test_another_conversation_begins_otherwise(other: list[dict[str, object]]) -> None:
-    assert parse(body(messages=other)).beginning != parse(body(messages=CONVERSATION)).beginning
+def test_a_response_that_rests_on_what_is_kept_is_refused(members: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(members))):
+        parse(body(input="a", **members), RESPONSES)
 
 
-def test_a_prompt_that_grows_at_its_end_begins_alike() -> None:
-    grown = {parse(body(prompt="a" * 1024 + rest)).beginning for rest in ("", "b", "cc")}
-    assert len(grown) == 1
-    assert parse(body(prompt="b" * 1024)).beginning not in grown
+def test_a_response_that_says_nothing_of_it_or_that_nothing_is_kept_goes_on_as_it_came() -> None:
+    for members in ({}, {"store": False, "background": False}, {"store": None, "previous_response_id": None}):
+        raw = body(input="a", **members)
+        assert parse(raw, RESPONSES).forwarded == raw
 
 
-@pytest.mark.parametrize(
-    "members", [{}, {"messages": "no list"}, {"messages": 1}, {"prompt": ["a", "b"]}, {"prompt": ""}, {"prompt": 12}]
-)
-def test_of_anything_else_no_beginning_is_known(members: dict[str, object]) -> None:
-    assert parse(body(**members)).beginning == b""
+def test_elsewhere_these_members_are_the_engines_to_judge() -> None:
+    assert parse(body(prompt="a", store=True), COMPLETIONS).forwarded == body(prompt="a", store=True)
 
 
-def test_a_beginning_has_a_bound_and_is_not_shown() -> None:
-    prompt = parse(body(messages=[message("user", "secret words " * 10_000)]))
-    assert len(prompt.beginning) == 16 << 10
-    assert b"secret" in prompt.beginning
-    assert "beginning" not in repr(prompt)
-
-
-@pytest.mark.parametrize("depth", [*range(100, 1100, 50)])
-def test_a_prompt_of_any_depth_is_read_or_refused(depth: int) -> None:
-    nested = b"[" * depth + b"]" * depth
-    with suppress(InvalidRequest):
-        parse(b'{"model":"m","messages":[{"role":"user","content":' + nested + b"}]}")
+def test_a_provider_elsewhere_is_told_to_keep_no_response() -> None:
+    said = b'{"model": "m", "input": 1.50%s}'
+    assert readdress(said % b"", RESPONSES, "n") == b'{"model":"n","input":1.50,"store":false}'
+    assert readdress(said % b',"store":null', RESPONSES, "m") == b'{"model":"m","input":1.50,"store":false}'
+    assert readdress(said % b',"store":false', RESPONSES, "m") == said % b',"store":false'
+    assert readdress(said % b"", CHAT, "m") == said % b""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from teemesh.registry.v1 import registry_pb2 as pb
 
+from libs.aci.endpoints import CHAT
 from services.registry.sessions import draft_session
 from services.router.errors import SessionNotAccepted, UpstreamFailed, UpstreamVerificationFailed
 from services.router.prompt import Constraints
@@ -53,7 +54,7 @@ def choose(
     tenant: str = TENANT.tenant_id,
 ) -> str:
     excluded = frozenset(name_of(node) for node in tried)
-    chosen = bench.upstreams.choose(MODEL, constraints or Constraints(), tenant, excluded, beginning=beginning)
+    chosen = bench.upstreams.choose(MODEL, CHAT, constraints or Constraints(), tenant, excluded, beginning=beginning)
     return chosen.candidate.spiffe_id
 
 
@@ -175,7 +176,7 @@ async def test_conversations_are_spread_over_the_nodes(five: RouterBench) -> Non
 async def test_a_node_is_given_no_more_than_its_capacity(five: RouterBench) -> None:
     with ExitStack() as running:
         for _ in range(20):
-            chosen = five.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
+            chosen = five.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset())
             running.enter_context(five.upstreams.using(chosen))
         with pytest.raises(NodesFull):
             choose(five)
@@ -187,7 +188,7 @@ async def test_a_node_is_given_as_much_more_as_is_configured(tmp_path: Path) -> 
     async with router_bench(tmp_path, routing=RoutingSettings(queue_factor=1.5)) as bench:
         with ExitStack() as running:
             for _ in range(6):
-                upstream = bench.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
+                upstream = bench.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset())
                 running.enter_context(bench.upstreams.using(upstream))
             with pytest.raises(NodesFull):
                 choose(bench)
@@ -211,7 +212,7 @@ async def test_a_report_of_what_has_ended_does_not_keep_a_node_full(five: Router
 
 
 async def test_what_the_registry_tells_again_is_no_new_report(five: RouterBench) -> None:
-    upstream = five.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
+    upstream = five.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset())
     name = upstream.candidate.spiffe_id
     place = [name_of(node) for node in five.nodes].index(name)
     with ExitStack() as running:

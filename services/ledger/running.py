@@ -211,7 +211,7 @@ async def running(
             )
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
-            vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
+            vault_orders = VaultOrders(in_force, store, growth, vaults, erasures, erasing, own)
             retention = Retention(
                 in_force, vaults, erasures, vault_orders, lambda entry: store.index.find(entry) is not None
             )
@@ -229,7 +229,7 @@ async def running(
                 tasks.create_task(announcing.keep_witnessed()),
                 tasks.create_task(retention.keep()),
             ]
-            prune_orders = PruneOrders(in_force, store, own)
+            prune_orders = PruneOrders(in_force, store, growth, own)
             yield Ledger(vaults, acknowledgements, erasures, vault_orders, prune_orders, reading)
             for task in background:
                 task.cancel()

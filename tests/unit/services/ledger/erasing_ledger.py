@@ -68,6 +68,8 @@ class Own:
             self.waiting.append((number, said))
             raise LedgerUnavailable("late", entry_id(ISSUER, number))
         await self.erasure(said)
+        if not self._ledger.is_held:
+            raise LedgerUnavailable("late", entry_id(ISSUER, 1))
 
     def come_back(self) -> None:
         """Have the stream bring what waited."""
@@ -131,8 +133,12 @@ class ErasingLedger:
         self.own, self.trees = Own(self), Trees(self)
         self._sequencer: Sequencer = sequencer(store)
         self._last_number = 0
+        self.is_held = True
+        """Whether a majority of the members holds what is written, as it is written."""
         self.erasing = Erasing(store, self.growth, self.erasures, self.vaults, keys, self.trees, self.own)
-        self.orders = VaultOrders(lambda: self.policy, store, self.vaults, self.erasures, self.erasing, self.own, clock)
+        self.orders = VaultOrders(
+            lambda: self.policy, store, self.growth, self.vaults, self.erasures, self.erasing, self.own, clock
+        )
 
     def next_number(self) -> int:
         progress = self.store.index.progress(ISSUER)
@@ -152,8 +158,14 @@ class ErasingLedger:
         commit = self._sequencer.append([candidate], SOURCE, high, high)[-1]
         if kind is Kind.ERASURE:
             self.erasures.take(entry)
-        self.growth.reach(commit.size, commit.root)
+        if self.is_held:
+            self.growth.reach(commit.size, commit.root)
         return commit.first
+
+    def hold(self) -> None:
+        """Have a majority of the members hold all that is written."""
+        self.is_held = True
+        self.growth.reach(self.store.head.size, self.store.head.root())
 
     def said(self) -> list[ErasureEntry]:
         """What the log says of vaults, in order."""

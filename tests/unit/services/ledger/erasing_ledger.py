@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
-from libs.events.erasure import ErasureEntry, parse_erasure
+from libs.events.erasure import ErasureDone, ErasureEntry, parse_erasure
 from libs.events.outbox import OutboxFull
 from libs.events.publish import LedgerUnavailable
 from libs.events.records import Entry, parse_entry
@@ -53,6 +53,8 @@ class Own:
         self._ledger = ledger
         self.full = 0
         self.away = False
+        self.is_done = asyncio.Event()
+        """Set once it was said that an erasure is done."""
         self.waiting: list[tuple[int, ErasureEntry]] = []
         """What lies in the outbox, by its numbers."""
 
@@ -61,6 +63,8 @@ class Own:
             self.full -= 1
             raise OutboxFull("full")
         self._log(said, self._ledger.next_number())
+        if isinstance(said, ErasureDone):
+            self.is_done.set()
 
     async def erasure_logged(self, said: ErasureEntry) -> None:
         if self.away:

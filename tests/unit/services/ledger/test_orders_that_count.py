@@ -95,8 +95,7 @@ async def test_nobody_is_told_that_a_vault_is_erased_by_what_no_majority_holds(l
     await ledger.trees.asked.wait()
     ledger.is_held = False
     ledger.trees.signing.set()
-    while [said.body()["step"] for said in ledger.said()] != ["ordered", "done"]:
-        await asyncio.sleep(0)
+    await ledger.own.is_done.wait()
     erased = await answered_once_it_counts(ledger, lambda: ledger.orders.erase(signed))
     assert erased == await first
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,7 +31,6 @@ from services.ledger.intake.committing import Committing
 from services.ledger.intake.examining import open_examiner
 from services.ledger.intake.introduction import Introduction
 from services.ledger.intake.logged_writers import LoggedWriters
-from services.ledger.intake.owed import Owed, Paying
 from services.ledger.intake.own import OwnEntries
 from services.ledger.intake.policies import LoggedPolicies
 from services.ledger.intake.position import Position
@@ -160,9 +159,7 @@ async def running(
     store, growth = opened.store, reading.growth
     erasures = Erasures()
     vaults = await _open_vaults(config, store, keys, erasures, term.holding)
-    with ExitStack() as closings:
-        rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
-        owed = closings.enter_context(closing(await asyncio.to_thread(Owed, config.data_dir)))
+    with closing(await asyncio.to_thread(Rejections, config.data_dir)) as rejections:
         admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
@@ -185,7 +182,7 @@ async def running(
                 sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
                 rejections=rejections,
                 acknowledgements=acknowledgements,
-                owed=owed,
+                owed=introduction.owed,
                 issuer=publisher.issuer,
                 growth=growth,
                 holding=term.holding,
@@ -222,7 +219,6 @@ async def running(
                 tasks.create_task(examiner.watch()),
                 tasks.create_task(intake.run()),
                 tasks.create_task(room.keep()),
-                tasks.create_task(Paying(owed, publisher).keep()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),

@@ -138,9 +138,14 @@ class World:
     def forgotten(self, share: int) -> None:
         self._erased.add(share)
         for member in self.members.values():
-            if share in member.shares():
+            # One whose disk was put back had it replaced before that, and has it replaced again.
+            if share in member.shares() and not member.asks:
                 raise Broken(f"share {share} is erased, and {member.name} has it")
         self.seen["erased"] += 1
+
+    def has_asked(self, member: Simulated) -> None:
+        if self._erased & member.shares():
+            raise Broken(f"{member.name} was put back, has asked the others, and has a share that was erased")
 
     # What befalls them
 
@@ -210,6 +215,7 @@ class World:
 
     @property
     def _faults(self) -> Sequence[Callable[[], None]]:
+        # A disk is put back more often than it can be.
         return (self._kill, self._forget, self._put_back, self._put_back, self._isolate, self._block, self._slow)
 
     def _append_some(self) -> None:
@@ -317,6 +323,7 @@ class Simulated:
         """Whether its disk was put back, and it has not heard of the others what it may have forgotten."""
         if self._is_put_back and self.life is not None and self.life.follower.allegiance.is_informed:
             self._is_put_back = False
+            self._world.has_asked(self)
         return self._is_put_back
 
     def hurry(self) -> None:

@@ -212,7 +212,9 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
     gone, target = (name for name in live.names if name != writer)
     await live.kill_member(gone)
     async with standing_in(live, gone, target) as stand:
-        assert not (await stand.vote(standing.epoch + 5)).granted  # It hears its writer well.
+        said = await stand.vote(standing.epoch + 5)
+        assert not said.granted  # It hears its writer well.
+        assert (said.last_epoch, said.size > 0) == (standing.epoch, True)
         assert not (await stand.append(standing.epoch)).HasField("held")
         assert not (await stand.append(standing.epoch - 1)).HasField("held")
         with pytest.raises(grpc.aio.AioRpcError) as other_log:

@@ -24,6 +24,9 @@ from services.ledger.replication.settings import Replication
 _ROUNDS = 2
 """As many calls that last as long as calls may are waited for, of a member that does not answer."""
 
+_MOST_LEAVES = 1 << 48
+"""No log has so many, and JSON holds the number."""
+
 log = structlog.get_logger()
 
 
@@ -72,9 +75,12 @@ class Elections:
                 asked = await asyncio.gather(*(self._learn_from(other) for other in self.others))
                 heard |= {other.instance for other, told in zip(self.others, asked, strict=True) if told}
                 is_late = allegiance.settled and self._clock() >= until
-                if len(heard) >= (settings.majority - 1 if is_late else settings.majority):
-                    if is_late:
-                        log.warning("others do not answer: what this member told them is taken from its disk alone")
+                if len(heard) >= settings.majority:
+                    allegiance.inform()
+                elif is_late and len(heard) >= settings.majority - 1:
+                    log.warning(
+                        "too few answer: what this member told the others is taken from its disk", heard=[*heard]
+                    )
                     allegiance.inform()
                 else:
                     await self._pause(settings.heartbeat_seconds)
@@ -82,8 +88,8 @@ class Elections:
     async def _learn_from(self, other: OtherMember) -> bool:
         """Take in what another knows; return whether that was all it knows."""
         _, vote = await self._ask(other, self._follower.ballot(), trial=True)
-        if vote is None:
-            return False
+        if vote is None or vote.extent.last_epoch > vote.epoch or vote.extent.size > _MOST_LEAVES:
+            return False  # No log goes so far. Taken in, it would keep this member's vote from counting.
         if vote.keyring > self._follower.keyring.version:
             try:
                 await self._follower.recall_keyring(await other.read_keyring())

@@ -334,6 +334,21 @@ async def test_a_member_that_may_have_forgotten_its_promise_follows_nobody_befor
         assert (await again.follower.take("two", heading(1, writer.end.name), b"")).held == writer.end.name
 
 
+async def test_what_a_member_may_have_forgotten_is_past_once_it_holds_what_a_begun_writer_does(
+    member: Member, writer: Writer
+) -> None:
+    """Nobody else had the rest, so it never counted."""
+    await member.follower.take("two", heading(1, committed=5, begun=True), writer.after())
+    await member.follower.recall(Extent(2, 99))
+    assert not member.follower.settled
+    assert not (await member.follower.vote("two", ballot(2, last_epoch=2, size=98), trial=True)).settled
+    assert (await member.follower.vote("two", ballot(2, last_epoch=2, size=99), trial=True)).settled
+    await member.follower.take("two", heading(1, writer.end.name, committed=5, begun=False), b"")
+    assert not member.follower.settled
+    await member.follower.take("two", heading(1, writer.end.name, committed=5, begun=True), b"")
+    assert member.follower.settled
+
+
 async def test_who_has_voted_for_another_meanwhile_does_not_become_the_writer(member: Member) -> None:
     standing = member.follower.ballot()
     assert await member.follower.stand(standing)

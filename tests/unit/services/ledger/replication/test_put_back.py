@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from services.ledger.replication.election import Elections
+from services.ledger.replication.exchange import Ballot, Vote
 from services.ledger.replication.keyring_copy import KeyringCopy
+from services.ledger.replication.promise import Extent
 
-from .near import Group, group_at
+from .near import Group, Near, group_at
 from .test_election import until, until_held, until_settled, write, writing
 
 
@@ -92,6 +95,30 @@ async def test_it_has_the_keyring_again_that_it_answered_for(group: Group) -> No
     group.away = set()
     await restart_asking(group, "two")
     assert group.members["two"].follower.keyring == KeyringCopy(epoch, 4, b"with a share")
+
+
+class Boaster(Near):
+    """Says that its log goes so far."""
+
+    def __init__(self, group: Group, caller: str, instance: str, extent: Extent) -> None:
+        super().__init__(group, caller, instance)
+        self._extent = extent
+
+    async def vote(self, ballot: Ballot, *, trial: bool) -> Vote:
+        return replace(await super().vote(ballot, trial=trial), extent=self._extent)
+
+
+@pytest.mark.parametrize("extent", [Extent(2**53, 1), Extent(9, 1), Extent(1, 2**64 - 1), Extent(1, 2**48 + 1)])
+async def test_a_log_that_goes_further_than_any_is_not_taken_in(group: Group, extent: Extent) -> None:
+    group.start_anew("two")
+    member = group.members["two"]
+
+    async def pause(seconds: float) -> None:
+        member.clock.now += seconds
+
+    others = [Boaster(group, "two", "one", extent), Near(group, "two", "three")]
+    await Elections(group.settings, member.follower, others, member.clock, pause).until_informed()
+    assert member.follower.settled
 
 
 async def test_three_that_start_at_once_go_on(group: Group) -> None:

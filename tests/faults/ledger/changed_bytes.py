@@ -18,7 +18,8 @@ from services.ledger.auditor import RootDiffers
 from services.ledger.storage import segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogRolledBack, StoredLogError
 from services.ledger.storage.derived import FOLDER as DERIVED
-from services.ledger.storage.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, LOST_AND_FOUND
+from services.ledger.storage.lost_and_found import LOST_AND_FOUND
+from services.ledger.storage.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG
 from services.ledger.storage.segment_files import SEGMENTS
 from tests.faults.ledger.disk import Kind, Trouble
 from tests.faults.ledger.life import WITNESS, auditor_of, keyring_of, open_log, run

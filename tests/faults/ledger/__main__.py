@@ -1,7 +1,8 @@
 """Try the ledger's twenty faults at length: `python -m tests.faults.ledger --only 1,9 --shard 0/4 --state DIR`.
 
 It prints what each was found to do and exits 0 only if everything held. With a state folder a run that was interrupted,
-or whose rounds were raised, goes on where it was, unless the code has changed since; shards split the work among machines, each with its own folder.
+or whose rounds were raised, goes on where it was, unless the code has changed since; shards split the work among
+machines, each with its own folder.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ FAULTS = (
         1,
         "the ledger is killed at random, under load",
         "everything acknowledged is there once, the second reading is sound, every released tree is a beginning",
-        (Part("killed", on_ground(killed.ledger_killed), rounds=1000, short=1, batch=20),),
+        (Part("killed", on_ground(killed.ledger_killed), rounds=1000, short=1, batch=10),),
     ),
     Fault(
         2,

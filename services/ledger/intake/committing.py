@@ -92,9 +92,10 @@ class Committing:
         growth: Growth,
         holding: Holding,
         thread: ThreadPoolExecutor,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`issuer` is the ledger itself. `thread` has exactly one worker: what judges and writes runs there, one thing
-        at a time.
+        at a time. `clock` gives seconds that never go back.
         """
         self._admission = admission
         self._sequencer = sequencer
@@ -105,9 +106,10 @@ class Committing:
         self._growth = growth
         self._holding = holding
         self._thread = thread
+        self._clock = clock
         self._source = b""
         self._low = 0
-        self._positioned_at = time.monotonic()
+        self._positioned_at = clock()
         self._taken: Taken | None = None
 
     @property
@@ -212,7 +214,7 @@ class Committing:
             self._owed.add(decided.sayings)
             self._rejections.keep(decided.refusals)
             commits: Sequence[Commit] = ()
-            now = time.monotonic()
+            now = self._clock()
             # With nothing new the position alone may lag: what it misses is read again after a restart, and known.
             if decided.new or decided.sayings or now - self._positioned_at >= _POSITION_SECONDS:
                 candidates = [verdict.candidate for verdict in decided.new]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+import structlog
+
 from libs import jcs
 from libs.events.outbox import OutboxFull
 from libs.transparency.leaf import Kind
@@ -28,6 +30,8 @@ _TOGETHER = 64
 """As many go into one batch of a publisher's."""
 _RETRY_SECONDS = 0.5
 _TOLD = "told"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,9 @@ class Owed:
         self._told = 0
         end, _ = records_log.read_each(self._path, records_log.OWED, self._recall)
         self._file = records_log.RecordsLog(self._path, records_log.OWED, end)
+        if self._file.saved is not None:
+            # A bit that changed in what was synced last looks like this, too.
+            log.error("what was owed last was cut short", at=end, saved=str(self._file.saved))
         self._lock = threading.Lock()
         self._closed = False
         self._some = asyncio.Event()
@@ -121,11 +128,15 @@ class Paying:
         """Say it, for ever. What was said as the process died may be said again, nothing is left out."""
         while True:
             await self._owed.some()
-            while (part := await asyncio.to_thread(self._owed.first)) is not None:
-                async with asyncio.TaskGroup() as tasks:
-                    for saying in part.sayings:
-                        tasks.create_task(self._say(saying))
-                await asyncio.to_thread(self._settle, part)
+            await self.pay()
+
+    async def pay(self) -> None:
+        """Say all that is owed."""
+        while (part := await asyncio.to_thread(self._owed.first)) is not None:
+            async with asyncio.TaskGroup() as tasks:
+                for saying in part.sayings:
+                    tasks.create_task(self._say(saying))
+            await asyncio.to_thread(self._settle, part)
 
     async def _say(self, saying: Saying) -> None:
         while True:

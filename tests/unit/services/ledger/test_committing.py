@@ -77,6 +77,7 @@ class Ledger:
         holding: Holding | None = None,
     ) -> None:
         self.store = store
+        self.seconds = 0.0
         self.vaults = OneVault()
         self.owed = Owed(store.directory)
         self.holding = holding or Alone()
@@ -100,6 +101,7 @@ class Ledger:
             growth=self.growth,
             holding=self.holding,
             thread=thread,
+            clock=lambda: self.seconds,
         )
         self.arrivals = Arrivals(self.vaults, ExaminerHere())
         self.committing.begin(Start(SOURCE, 0))
@@ -223,6 +225,19 @@ async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router:
     await ledger.take(message, message)
     assert ledger.store.head.size == size
     assert not ledger.said(Kind.CONFLICT)
+
+
+async def test_the_place_in_the_stream_lags_for_a_second_where_nothing_is_new(
+    ledger: Ledger, router: LogWriter
+) -> None:
+    message = router.batch(router.seal(Kind.RECEIPT, vault=VAULT))
+    await ledger.take(message)
+    high = ledger.store.head.source_high
+    await ledger.take(message)
+    assert ledger.store.head.source_high == high
+    ledger.seconds += 1.0
+    await ledger.take(message)
+    assert ledger.store.head.source_high == high + 2
 
 
 async def test_two_entries_under_one_number_are_a_conflict_and_the_first_one_stays(

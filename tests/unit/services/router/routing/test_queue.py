@@ -11,7 +11,8 @@ import pytest
 
 from services.router.errors import Overloaded, TenantRevoked
 from services.router.metrics import RoutingMetrics
-from services.router.routing.queue import NodesFull, Queue
+from services.router.routing.preference import NodesFull
+from services.router.routing.queue import Queue
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.routers import PATIENCE_SECONDS
 

@@ -204,6 +204,18 @@ async def test_whoever_waited_is_judged_as_if_they_came_now(
     assert len(bench.ledger.of(Kind.RECEIPT)) == CAPACITY + 1
 
 
+async def test_the_turn_of_a_revoked_tenant_takes_no_room(tmp_path: Path) -> None:
+    async with crowded(tmp_path) as (bench, node):
+        late = asyncio.create_task(bench.run(prompt(n=1)))
+        await until(lambda: waiting(bench) == 1)
+        reached: list[bool] = []
+        bench.peer_of(node).meanwhile = lambda: reached.append(True)
+        _the_tenant_is_revoked(bench)
+        bench.upstreams.queue.news((MODEL,))
+        assert told(await late) == (403, "tenant_revoked")
+        assert not reached
+
+
 @pytest.mark.parametrize("happens", [_the_node_is_drained, _the_registry_ends_it])
 async def test_who_waits_for_a_node_that_leaves_is_told_at_once(tmp_path: Path, happens: Happening) -> None:
     async with crowded(tmp_path) as (bench, node):

@@ -48,6 +48,7 @@ from services.router.routing.routes import Routes
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.provenance import provenance_of
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import OutwardCertificate, Workload
 
 
@@ -112,6 +113,7 @@ async def serve(config: Config) -> None:
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
+                worker=WorkerForm(workload, reports),
             )
             prompts = Prompts(
                 tenants,

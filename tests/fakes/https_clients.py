@@ -27,6 +27,7 @@ from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
@@ -103,6 +104,7 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
         receipts=bench.store,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
+        worker=WorkerForm(bench.workload, reports),
     )
 
 

@@ -126,7 +126,11 @@ class Committing:
         """Take in what came, in stream order. When this returns, all of it is durable in the log or refused.
 
         Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
+        Raises what `Holding.require_writer` does.
         """
+        # A writer that was stopped for a while finds a stream that another has read, and purged, and vaults that it has
+        # not heard of. It would owe the log evidence of faults that nobody committed.
+        self._holding.require_writer()
         last = events[-1]
         high = last.last if isinstance(last, StreamGap) else last.sequence
         decided, written = await self._in_thread(lambda: self._decide_and_write(events, high))

@@ -3,7 +3,8 @@ them.
 
 Only reading the stream empties the outbox, so reading cannot wait until the outbox has room; and what is left out is
 evidence, which whoever causes faults fast enough would have forgotten. So it lies in a file of its own, which has no
-other bound than the quarantine beside it: what is refused is kept there too.
+other bound than the quarantine beside it: what is refused is kept there too. Who writes adds to it; whether this member
+writes or another does, it says what is in it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Owed:
             # A bit that changed in what was synced last looks like this, too.
             log.error("what was owed last was cut short", at=end, saved=str(self._file.saved))
         self._lock = threading.Lock()
+        self._closed = False
         self._some = asyncio.Event()
         self._some.set()
 
@@ -82,6 +84,8 @@ class Owed:
     def settle(self, part: Part) -> None:
         """What `first` returned is durable elsewhere: owe it no more. Raises `LogBroken`."""
         with self._lock:
+            if self._closed:
+                return  # Whoever opens it next says it again.
             self._told = part.end
             if part.end == self._file.end:
                 self._file.empty()
@@ -99,7 +103,10 @@ class Owed:
         self._some.clear()
 
     def close(self) -> None:
-        self._file.close()
+        """Have no more written; what runs in other threads is waited for."""
+        with self._lock:
+            self._closed = True
+            self._file.close()
 
     def _recall(self, record: bytes) -> None:
         self._told = jcs.loads_object(record).get(_TOLD, self._told)

@@ -6,13 +6,8 @@ import re
 
 from libs.errors import Code, MeshError
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.tenants import (
-    TenantRecord,
-    TenantRecordMalformed,
-    TenantSignatureInvalid,
-    verify_tenant,
-    verify_tenant_successor,
-)
+from libs.policy.tenant_record import TenantRecord, TenantRecordMalformed
+from libs.policy.tenants import TenantSignatureInvalid, verify_tenant, verify_tenant_successor
 from services.registry.store import Bucket
 
 _DIGEST_BYTES = 32

@@ -46,6 +46,30 @@ class Unauthorized(RouterError):
     reason = "API_KEY_INVALID"
 
 
+class KeyExpired(Unauthorized):
+    """The key was a tenant's until the time that its record gives."""
+
+    reason = "API_KEY_EXPIRED"
+
+
+class KeyNotScoped(RouterError):
+    """The tenant's record lists the key for other purposes."""
+
+    status = 403
+    type = "key_not_scoped"
+    code = Code.PERMISSION_DENIED
+    reason = "KEY_NOT_SCOPED"
+
+
+class TenantDisabled(RouterError):
+    """The tenant administrator has disabled the tenant."""
+
+    status = 403
+    type = "tenant_disabled"
+    code = Code.PERMISSION_DENIED
+    reason = "TENANT_DISABLED"
+
+
 class TenantRevoked(RouterError):
     """Operators have withdrawn the tenant, whatever keys its record lists."""
 

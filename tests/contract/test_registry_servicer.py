@@ -20,7 +20,8 @@ from libs.aci.session import verify_session
 from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.identity.lease import Lease
 from libs.identity.revoked import NodeRevoked
-from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
+from libs.policy.tenant_record import TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest, sign_tenant
 from libs.rpc.errors import reason_of
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import Caller, MethodRule, merge_methods
@@ -34,7 +35,7 @@ from tests.fakes.small_mesh import RoleGate, SmallMesh
 
 NODE = "spiffe://mesh.test/node/1"
 ADMIN = Ed25519PrivateKey.generate()
-RECORD = TenantRecord("ab" * 16, 1, "Acme", (api_key_digest("sk-one"),))
+RECORD = TenantRecord("ab" * 16, 1, "Acme", unrestricted(api_key_digest("sk-one")))
 
 
 class Policy:

@@ -17,8 +17,11 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.aci.session import verify_session
+from libs.policy.tenant_record import ApiKey, TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.admission.tenants import TTL_SECONDS
 from tests.fakes.https_clients import EVIDENCE, EVIDENCE_DIGEST, KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
@@ -125,16 +128,49 @@ async def test_a_prompt_is_answered_and_its_receipt_is_the_tenants_alone(site: S
 
 
 @pytest.mark.parametrize("path", ["/v1/aci/receipts/{}", "/v1/teemesh/receipts/{}/commitment"])
-@pytest.mark.parametrize("wrong", ["sk-wrong", OTHER_KEY, "revoked"])
+@pytest.mark.parametrize("wrong", ["sk-wrong", OTHER_KEY, "revoked", "disabled"])
 async def test_a_key_that_opens_no_receipt_learns_nothing_of_it(site: Site, path: str, wrong: str) -> None:
     """What is there and what is not is refused alike, for a key of nobody, of another, and of one who may no longer."""
     response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
     _, missing = await site.ask("GET", path.format("rcpt-none"), key=OTHER_KEY)
     if wrong == "revoked":
         site.directory.revoked = {TENANT.tenant_id}
+    if wrong == "disabled":
+        site.directory.store(
+            TenantRecord(TENANT.tenant_id, 2, "Acme", unrestricted(api_key_digest(KEY)), disabled=True)
+        )
+        site.directory.now += TTL_SECONDS
+    own = wrong in ("revoked", "disabled")
     for identifier in (response.headers["X-Receipt-Id"], "rcpt-none"):
-        refused, body = await site.ask("GET", path.format(identifier), key=KEY if wrong == "revoked" else wrong)
+        refused, body = await site.ask("GET", path.format(identifier), key=KEY if own else wrong)
         assert (refused.status, error_type(body), body) == (404, "not_found", missing)
+
+
+async def test_receipts_stay_reachable_under_the_next_key_and_not_under_the_one_withdrawn(site: Site) -> None:
+    response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    path = f"/v1/aci/receipts/{response.headers['X-Receipt-Id']}"
+    old, new = unrestricted(api_key_digest(KEY), api_key_digest("sk-next"))
+    site.directory.store(TenantRecord(TENANT.tenant_id, 2, "Acme", (old, new)))
+    for key in (KEY, "sk-next"):
+        assert (await site.ask("GET", path, key=key))[0].status == 200
+    site.directory.store(TenantRecord(TENANT.tenant_id, 3, "Acme", (new,)))
+    site.directory.now += TTL_SECONDS
+    assert (await site.ask("GET", path, key=KEY))[0].status == 404
+    assert (await site.ask("GET", path, key="sk-next"))[0].status == 200
+
+
+@pytest.mark.parametrize("scope", [None, "receipts", "chat"])
+async def test_a_key_opens_what_its_scopes_name(site: Site, scope: str | None) -> None:
+    response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    key = ApiKey("laptop", api_key_digest("sk-next"), scopes=None if scope is None else (scope,), models=())
+    site.directory.store(TenantRecord(TENANT.tenant_id, 2, "Acme", (key,)))
+    fetched, _ = await site.ask("GET", f"/v1/aci/receipts/{response.headers['X-Receipt-Id']}", key="sk-next")
+    assert fetched.status == (404 if scope == "chat" else 200)
+    asked, body = await site.ask("POST", CHAT, key="sk-next", body=prompt())
+    assert asked.status == (403 if scope == "receipts" else 404)
+    assert error_type(body) == ("key_not_scoped" if scope == "receipts" else "not_found_error")
+    _, models = await site.ask("GET", "/v1/models", key="sk-next")
+    assert json.loads(models)["data"] == []
 
 
 def parted(answer: bytes) -> tuple[bytes, bytes]:

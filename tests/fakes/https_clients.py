@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
-from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
+from libs.policy.tenant_record import TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
 from libs.rpc.tls import load_client_context
 from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
@@ -49,15 +50,23 @@ class DirectoryTwin:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.now = 0.0
+        """The clock by which a router's answers about keys grow old."""
         self.broken: Exception | None = None
         self.revoked: Collection[str] = ()
         self.refused: list[str] = []
+        self._records: dict[bytes, bytes] = {}
+        for key, tenant_id in ((KEY, TENANT.tenant_id), (OTHER_KEY, "cd" * 16)):
+            self.store(TenantRecord(tenant_id, 1, "Acme", unrestricted(api_key_digest(key))))
+
+    def store(self, record: TenantRecord) -> None:
+        """Have a record, and under no other key than those it lists."""
+        signed = sign_tenant(record, _ADMIN)
         self._records = {
-            bytes.fromhex(api_key_digest(key)): sign_tenant(
-                TenantRecord(tenant_id, 1, "Acme", (api_key_digest(key),)), _ADMIN
-            )
-            for key, tenant_id in ((KEY, TENANT.tenant_id), (OTHER_KEY, "cd" * 16))
-        }
+            digest: kept
+            for digest, kept in self._records.items()
+            if verify_tenant(kept, _ADMIN.public_key().public_bytes_raw()).tenant_id != record.tenant_id
+        } | {bytes.fromhex(digest): signed for digest in record.api_key_sha256}
 
     async def find(self, digest: bytes) -> bytes:
         self.asked += 1
@@ -87,7 +96,13 @@ class EvidenceTwin:
 
 def tenants_of(directory: DirectoryTwin) -> Tenants:
     admin_key = _ADMIN.public_key().public_bytes_raw()
-    return Tenants(directory.find, lambda: admin_key, lambda: directory.revoked, directory.refused.append)
+    return Tenants(
+        directory.find,
+        lambda: admin_key,
+        lambda: directory.revoked,
+        directory.refused.append,
+        clock=lambda: directory.now,
+    )
 
 
 def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports) -> Documents:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.issuer import Issuer
 from libs.events.publish import Committed, Enqueued, LedgerUnavailable
 from libs.events.vault import VaultKey
+from libs.policy.tenant_record import ApiKey
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
@@ -18,7 +19,7 @@ from services.router.admission.tenants import Tenant
 from services.router.errors import LedgerUnavailable as VaultUnavailable
 from tests.fakes.entry_schema import require_documented
 
-TENANT = Tenant("ab" * 16, "Acme")
+TENANT = Tenant("ab" * 16, "Acme", ApiKey("one", "11" * 32))
 VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT.tenant_id)
 ACKNOWLEDGEMENT = Acknowledgement(b"statement", b"leaf", 1, 1, (), 1, b"signature")
 

@@ -35,6 +35,7 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.admission.tenants import Tenant
 from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.course import Request, Started
@@ -318,11 +319,13 @@ class RouterBench:
     issuance: Issuance
     exchanges: Exchanges
     metrics: Metrics
+    tenant: Tenant = TENANT
+    """Whose requests are run."""
 
     def request(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Request:
         deadline = asyncio.get_running_loop().time() + seconds
         return Request(
-            endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
+            endpoints.CHAT, body, self.tenant, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
         )
 
     async def run(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Answer:

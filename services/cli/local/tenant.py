@@ -16,7 +16,8 @@ from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
 from libs import jcs
 from libs.files import write_durably
-from libs.policy.tenants import TENANT_ID_BYTES, TenantRecord, api_key_digest, sign_tenant
+from libs.policy.tenant_record import TENANT_ID_BYTES, TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest, sign_tenant
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import to_mesh_error
 from services.cli.mesh.layout import Layout
@@ -38,7 +39,7 @@ class LocalTenant:
 
     @property
     def record(self) -> TenantRecord:
-        return TenantRecord(self.tenant_id, version=1, name="local", api_key_sha256=(api_key_digest(self.api_key),))
+        return TenantRecord(self.tenant_id, version=1, name="local", keys=unrestricted(api_key_digest(self.api_key)))
 
 
 def ensure_tenant(layout: Layout) -> LocalTenant:

@@ -17,11 +17,12 @@ from libs.aci.endpoints import JSON
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
+from libs.policy.tenant_record import SCOPE_OF_PATH
 from services.router import prompt as prompts
 from services.router.admission.tenants import Tenant
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
-from services.router.errors import RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
+from services.router.errors import ModelNotFound, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
@@ -92,10 +93,15 @@ class Exchanges:
             request = course.request
             if request.unread is not None:
                 raise request.unread
+            request.tenant.require_scope(SCOPE_OF_PATH[request.endpoint.path])
             if request.sealing:
-                course.opened(await self._opening.open(request.sealing, request.endpoint, request.body))
+                course.opened(
+                    await self._opening.open(request.tenant.tenant_id, request.sealing, request.endpoint, request.body)
+                )
             prompt = prompts.parse(course.body)
             course.model = prompt.model
+            if not request.tenant.key.allows_model(prompt.model):
+                raise ModelNotFound("no such model; GET /v1/models lists those served")
             async with aclosing(self._answer(course, prompt)) as answer:
                 async for part in answer:
                     yield part

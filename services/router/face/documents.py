@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from libs.aci.encoding import is_hex
 from libs.aci.session import abbreviated
 from libs.errors import MeshError
+from libs.policy.tenant_record import RECEIPTS
 from services.router.admission.tenants import Tenants, bearer
-from services.router.errors import NotFound, TenantRevoked, Unauthorized
+from services.router.errors import KeyNotScoped, NotFound, TenantDisabled, TenantRevoked, Unauthorized
 from services.router.face.answers import Reply, document, value
 from services.router.face.arrivals import Arrival
 from services.router.proof.commitments import Commitments, EvidenceDocuments
@@ -43,6 +44,7 @@ class Documents:
         models = [
             {"id": model, "object": "model", "created": 0, "owned_by": "teemesh"}
             for model in sorted({*self.upstreams.weights(tenant.tenant_id), *self.foreign.models(tenant.tenant_id)})
+            if tenant.key.allows_model(model)
         ]
         return value({"object": "list", "data": models})
 
@@ -80,7 +82,8 @@ class Documents:
         authorization = arrival.headers.only("authorization")
         try:
             tenant = await self.tenants.authenticate(authorization)
-        except (Unauthorized, TenantRevoked) as error:
+            tenant.require_scope(RECEIPTS)
+        except (Unauthorized, TenantRevoked, TenantDisabled, KeyNotScoped) as error:
             if bearer(authorization) is None:
                 raise
             raise ReceiptNotFound from error

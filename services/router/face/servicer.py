@@ -121,6 +121,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
             models=[
                 pb.ServedModel(id=model, weights_sha256=bytes.fromhex(weights))
                 for model, weights in sorted(self._upstreams.weights(tenant.tenant_id).items())
+                if tenant.key.allows_model(model)
             ]
         )
 

@@ -20,8 +20,10 @@ from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
 from services.router.admission.directory import TenantDirectory
+from services.router.admission.limits import Gates
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
+from services.router.admission.usage import Usage
 from services.router.config import Config
 from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
@@ -87,6 +89,7 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
+            gates, usage = Gates(), Usage(publisher, vaults.key)
             exchanges = Exchanges(
                 member.policy,
                 Opening(workload.e2ee_keys, AcceptanceWindow()),
@@ -94,13 +97,20 @@ async def serve(config: Config) -> None:
                 issuance,
                 config.receipts.ledger_seconds,
                 metrics,
+                gates,
+                usage,
             )
             refusals = Refusals(publisher)
+
+            def counted(reason: str) -> None:
+                refusals.count(reason)
+                metrics.refusals.add(reason)
+
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
                 lambda: member.policy.current.revoked.tenants,
-                refusals.count,
+                counted,
             )
             documents = Documents(
                 workload=workload,
@@ -114,6 +124,7 @@ async def serve(config: Config) -> None:
             )
             prompts = Prompts(
                 tenants,
+                gates,
                 exchanges,
                 max_body_bytes=config.http.max_body_bytes,
                 request_seconds=config.http.request_seconds,
@@ -121,13 +132,21 @@ async def serve(config: Config) -> None:
             )
             paths = Paths(workload.headers, prompts, documents, metrics)
             servicer = RouterServicer(
-                workload, tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
+                workload,
+                tenants,
+                gates,
+                exchanges,
+                upstreams,
+                store,
+                config.http.max_body_bytes,
+                config.http.request_seconds,
             )
             outward = await workload.certify(member, config.keyset.dns_names, config.keyset.ip_addresses)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
                 refusals.recording(),
+                usage.recording(),
                 https(config.http.listen, paths.answer, workload.headers, outward),
                 serving(
                     config.http.grpc_listen,

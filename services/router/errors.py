@@ -17,6 +17,8 @@ class RouterError(MeshError):
 
     status: ClassVar[int]
     type: ClassVar[str]
+    error_code: ClassVar[str | None] = None
+    """What OpenAI's clients know as the error's code, where they know one."""
     headers: Mapping[str, str] = {}
     """What the answer carries beside what every answer does."""
     why: str | None = None
@@ -25,7 +27,7 @@ class RouterError(MeshError):
     @property
     def body(self) -> bytes:
         """The response body, in OpenAI's error shape."""
-        return error_body(self.type, str(self))
+        return error_body(self.type, str(self), self.error_code)
 
 
 class InvalidRequest(RouterError):

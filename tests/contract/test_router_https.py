@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -17,15 +18,16 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.aci.session import verify_session
-from libs.policy.tenant_record import ApiKey, TenantRecord, unrestricted
+from libs.policy.tenant_record import ApiKey, Limits, TenantRecord, unrestricted
 from libs.policy.tenants import api_key_digest
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.admission.limits import RECEIPTED_AT_ONCE, TenantConcurrencyExceeded
 from services.router.admission.tenants import TTL_SECONDS
 from tests.fakes.https_clients import EVIDENCE, EVIDENCE_DIGEST, KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
+from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt, until_waiting
 
 
 @pytest.fixture
@@ -171,6 +173,55 @@ async def test_a_key_opens_what_its_scopes_name(site: Site, scope: str | None) -
     assert error_type(body) == ("key_not_scoped" if scope == "receipts" else "not_found_error")
     _, models = await site.ask("GET", "/v1/models", key="sk-next")
     assert json.loads(models)["data"] == []
+
+
+async def test_a_tenant_beyond_its_rate_is_refused_unread_with_a_receipt(site: Site) -> None:
+    site.directory.limit(Limits(requests_per_minute=2, burst=1))
+    assert (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 200
+    refused, body = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "30")
+    error = json.loads(body)["error"]
+    assert (error["type"], error["code"]) == ("rate_limited", "rate_limit_exceeded")
+    fetched, document = await site.ask("GET", f"/v1/aci/receipts/{refused.headers['X-Receipt-Id']}", key=KEY)
+    assert fetched.status == 200
+    receipt = verify_receipt(document, site.bench.workload.keyset)
+    assert receipt.upstream == UpstreamFailed(True, "none", "tenant_rate_exceeded")
+    assert (receipt.received.body_hash, receipt.returned.body_hash) == (digest(b""), digest(body))
+    site.directory.now += 30
+    assert (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 200
+
+
+async def test_a_flood_of_refusals_leaves_a_few_receipts_and_a_number(site: Site) -> None:
+    site.directory.limit(Limits(requests_per_minute=1))
+    await site.ask("POST", CHAT, key=KEY, body=prompt())
+    without = 0
+    for _ in range(15):
+        refused, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "60")
+        without += "X-Receipt-Id" not in refused.headers
+    assert without == 15 - RECEIPTED_AT_ONCE
+    assert len(site.bench.ledger.of(Kind.RECEIPT)) == 1 + RECEIPTED_AT_ONCE
+    assert site.bench.metrics.refusals.numbers == {"TENANT_RATE_EXCEEDED": 15}
+    site.directory.now += 1
+    refused, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    assert "X-Receipt-Id" in refused.headers
+
+
+async def test_a_place_among_those_that_run_is_free_again_when_an_answer_ends(site: Site) -> None:
+    site.directory.limit(Limits(concurrent=1))
+    site.bench.nodes[0].stream()
+    site.bench.ledger.waits = True
+    first = asyncio.ensure_future(site.ask("POST", CHAT, key=KEY, body=prompt(stream=True)))
+    await until_waiting(site.bench.ledger.asked)
+    with site.bench.gates.entered(replace(TENANT, limits=Limits(concurrent=1))) as refused:
+        assert isinstance(refused, TenantConcurrencyExceeded)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    site.bench.ledger.waits = False
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 429:
+            pass
+    assert (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 200
 
 
 def parted(answer: bytes) -> tuple[bytes, bytes]:

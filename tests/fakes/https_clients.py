@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
-from libs.policy.tenant_record import TenantRecord, unrestricted
+from libs.policy.tenant_record import Limits, TenantRecord, unrestricted
 from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
 from libs.rpc.tls import load_client_context
-from services.router.admission.tenants import Tenants
+from services.router.admission.tenants import TTL_SECONDS, Tenants
 from services.router.errors import NotFound
 from services.router.face.documents import Documents
 from services.router.face.listener import https
@@ -51,13 +51,18 @@ class DirectoryTwin:
     def __init__(self) -> None:
         self.asked = 0
         self.now = 0.0
-        """The clock by which a router's answers about keys grow old."""
+        """The clock by which a router's answers about keys grow old, and what tenants may do comes back."""
         self.broken: Exception | None = None
         self.revoked: Collection[str] = ()
         self.refused: list[str] = []
         self._records: dict[bytes, bytes] = {}
         for key, tenant_id in ((KEY, TENANT.tenant_id), (OTHER_KEY, "cd" * 16)):
             self.store(TenantRecord(tenant_id, 1, "Acme", unrestricted(api_key_digest(key))))
+
+    def limit(self, limits: Limits) -> None:
+        """Give the first tenant limits."""
+        self.now += TTL_SECONDS
+        self.store(TenantRecord(TENANT.tenant_id, 2, "Acme", unrestricted(api_key_digest(KEY)), limits))
 
     def store(self, record: TenantRecord) -> None:
         """Have a record, and under no other key than those it lists."""
@@ -131,6 +136,7 @@ def paths_of(
     """A router's paths."""
     prompts = Prompts(
         tenants_of(directory),
+        bench.gates,
         bench.exchanges,
         max_body_bytes=max_body_bytes,
         request_seconds=60.0,
@@ -184,7 +190,7 @@ async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncItera
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
-    async with router_bench(folder) as bench:
+    async with router_bench(folder, monotonic=lambda: directory.now) as bench:
         paths = paths_of(
             bench,
             directory,

@@ -35,7 +35,9 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.admission.limits import Gates
 from services.router.admission.tenants import Tenant
+from services.router.admission.usage import Usage
 from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.course import Request, Started
@@ -319,6 +321,8 @@ class RouterBench:
     issuance: Issuance
     exchanges: Exchanges
     metrics: Metrics
+    gates: Gates
+    usage: Usage
     tenant: Tenant = TENANT
     """Whose requests are run."""
 
@@ -378,6 +382,7 @@ async def router_bench(
     collateral: CollateralSource | None = None,
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
@@ -408,8 +413,12 @@ async def router_bench(
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
+        gates = Gates(monotonic)
+        usage = Usage(cast(Any, ledger), ledger.key)
         opening = Opening(workload.e2ee_keys, AcceptanceWindow())
-        exchanges = Exchanges(member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, clock)
+        exchanges = Exchanges(
+            member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, gates, usage, clock
+        )
         bench = RouterBench(
             member,
             registry,
@@ -423,6 +432,8 @@ async def router_bench(
             issuance,
             exchanges,
             metrics,
+            gates,
+            usage,
         )
         for twin in twins:
             bench.publish_session(twin.lease, twin.target)

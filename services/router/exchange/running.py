@@ -19,7 +19,9 @@ from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.tenant_record import SCOPE_OF_PATH
 from services.router import prompt as prompts
+from services.router.admission.limits import Gates, TenantLimited
 from services.router.admission.tenants import Tenant
+from services.router.admission.usage import Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
 from services.router.errors import ModelNotFound, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
@@ -49,6 +51,8 @@ class Exchanges:
         issuance: Issuance,
         ledger_seconds: float,
         metrics: Metrics,
+        gates: Gates,
+        usage: Usage,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` is in Unix seconds."""
@@ -59,14 +63,16 @@ class Exchanges:
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
         self._metrics = metrics
+        self._gates = gates
+        self._usage = usage
         self._release = Release(issuance, ledger_seconds, metrics)
 
     async def run(self, request: Request) -> AsyncGenerator[Part, None]:
         """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
 
         Whoever asks for the next part says that the one before is written: what was signed and not written is amended.
-        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request; everything later is a
-        response with a receipt.
+        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request, and `TenantLimited` of a
+        tenant that was refused too often for a receipt each; everything later is a response with a receipt.
         """
         policy = self._policy.require_fresh()
         self._issuance.require_room()
@@ -87,6 +93,16 @@ class Exchanges:
                 self._release.record_later(course, ended, None if course.held is None else course.held.emitted_hash())
             for end in course.aborts:
                 self._metrics.ends.add(end.value)
+            self._count(course)
+
+    def _count(self, course: Course) -> None:
+        tenant = course.request.tenant
+        if course.without_receipt is not None:
+            self._usage.refused_without_receipt(tenant, course.without_receipt)
+        elif course.model is None or not course.reached or course.refusal is not None:
+            self._usage.refused(tenant)
+        else:
+            self._usage.answered(tenant, course.model, course.tokens)
 
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:
@@ -106,6 +122,10 @@ class Exchanges:
                 async for part in answer:
                     yield part
         except RouterError as error:
+            self._metrics.refusals.add(error.reason)
+            if isinstance(error, TenantLimited) and not self._gates.spares_receipt(course.request.tenant.tenant_id):
+                course.recorded, course.without_receipt = True, error.reason
+                raise
             async with aclosing(self._release.refuse(course, error)) as refusal:
                 async for part in refusal:
                     yield part

@@ -16,12 +16,13 @@ from libs.transparency.leaf import Kind
 from services.ledger.intake.issuers import KINDS_OF_ROLE
 from tests.fakes.entry_schema import DOCUMENTED, SCHEMA, require_documented, require_documented_entry
 
-NOT_WRITTEN = {Kind.USAGE, Kind.PIPELINE}
-"""Their numbers are taken; nothing writes them yet."""
+NOT_WRITTEN = {Kind.PIPELINE}
+"""Its number is taken; nothing writes it yet."""
 
 SAMPLES: dict[Kind, dict[str, Any]] = {
     Kind.AMENDMENT: {"entry_id": "ab" * 32, "effect": "not_released"},
     Kind.REFUSALS: {"from": 1, "until": 3601, "counts": {"API_KEY_INVALID": 3}},
+    Kind.USAGE: {"from": 1, "until": 3601, "rows": [], "without_receipt": {"TENANT_RATE_EXCEEDED": 3}},
     Kind.START: {"epoch": 1, "build": "ab" * 32, "recovered_size": 0},
     Kind.GAP: {"source": "ab" * 16, "from": 1, "to": 2},
     Kind.CONFLICT: {"issuer": "ab" * 32, "issuer_seq": 1, "logged": "cd" * 32, "refused": "ef" * 32},

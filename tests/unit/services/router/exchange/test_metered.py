@@ -1,0 +1,101 @@
+"""What an exchange is counted as: by its receipt, and in its tenant's usage, which say the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+
+from libs.aci.receipt_events import Metered
+from libs.aci.usage import Tokens
+from libs.policy.tenant_record import Limits
+from libs.transparency.leaf import Kind
+from services.router.admission.limits import TenantRateExceeded
+from tests.fakes.leases import MODEL
+from tests.fakes.ledgers import TENANT
+from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, prompt
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 11, "total_tokens": 18}
+IN_STREAM = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
+
+
+async def used(bench: RouterBench) -> Counter[str]:
+    """Write what was used, and return it, all rows together."""
+    async with asyncio.timeout(PATIENCE_SECONDS), bench.usage.recording():
+        pass
+    total: Counter[str] = Counter()
+    for body in bench.ledger.of(Kind.USAGE):
+        for row in body["rows"]:
+            assert row["key"] == TENANT.key.id
+            assert row["model"] == (None if row["refused"] else MODEL)
+            total.update({name: value for name, value in row.items() if name not in ("key", "model")})
+        total.update(body["without_receipt"])
+    return total
+
+
+def metered(bench: RouterBench) -> Metered:
+    (event,) = [event for event in bench.only_receipt().events if isinstance(event, Metered)]
+    return event
+
+
+async def test_a_buffered_answers_tokens_are_what_it_states(bench: RouterBench) -> None:
+    bench.nodes[0].chunks = (json.dumps({"id": "x", "choices": [], "usage": USAGE}).encode(),)
+    await bench.run(prompt())
+    assert metered(bench) == Metered("one", 7, 11)
+    assert await used(bench) == Counter(requests=1, prompt_tokens=7, completion_tokens=11)
+
+
+async def test_a_streams_tokens_are_what_its_end_states(bench: RouterBench) -> None:
+    bench.nodes[0].stream()
+    bench.nodes[0].chunks = (*STREAMED[:-1], IN_STREAM, STREAMED[-1])
+    await bench.run(prompt(stream=True))
+    assert metered(bench) == Metered("one", 7, 11)
+    assert await used(bench) == Counter(requests=1, prompt_tokens=7, completion_tokens=11)
+
+
+async def test_an_answer_that_states_none_is_counted_and_not_guessed(bench: RouterBench) -> None:
+    await bench.run(prompt())
+    assert metered(bench) == Metered("one")
+    assert await used(bench) == Counter(requests=1, unmetered=1)
+
+
+async def test_a_refusal_is_counted_as_one(bench: RouterBench) -> None:
+    await bench.run(b"{}")
+    assert metered(bench) == Metered("one")
+    assert await used(bench) == Counter(requests=1, refused=1)
+
+
+async def test_a_client_that_leaves_is_counted_too(bench: RouterBench) -> None:
+    bench.nodes[0].stream()
+    exchange = bench.exchanges.run(bench.request(prompt(stream=True)))
+    async with asyncio.timeout(PATIENCE_SECONDS), aclosing(exchange), bench.issuance.recording():
+        await anext(exchange)
+        await exchange.aclose()
+        await bench.logged()
+    assert await used(bench) == Counter(requests=1, unmetered=1)
+
+
+async def test_every_refusal_has_a_receipt_or_is_in_the_number(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(requests_per_minute=1))
+    refused = TenantRateExceeded("too many", 60.0)
+    without = 0
+    for _ in range(14):
+        request = replace(bench.request(prompt()), unread=refused)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS), aclosing(bench.exchanges.run(request)) as exchange:
+                async for _part in exchange:
+                    pass
+        except TenantRateExceeded:
+            without += 1
+    assert await used(bench) == Counter(requests=14 - without, refused=14 - without, TENANT_RATE_EXCEEDED=without)
+    assert len(bench.ledger.of(Kind.RECEIPT)) == 14 - without
+    assert without > 0
+
+
+@pytest.mark.parametrize("tokens", [Tokens(), Tokens(1), Tokens(None, 1)])
+def test_half_a_statement_is_none(tokens: Tokens) -> None:
+    assert not tokens.stated

@@ -21,6 +21,8 @@ from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
 from services.router.admission.directory import TenantDirectory
 from services.router.admission.limits import Gates
+from services.router.admission.quota_file import QuotaFile
+from services.router.admission.quotas import Quotas
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
 from services.router.admission.usage import Usage
@@ -56,6 +58,8 @@ async def serve(config: Config) -> None:
     """Wire the router and serve until terminated."""
     settings = config.member
     credentials = read_credentials(config.foreign)
+    quota_file = QuotaFile(settings.state_dir / "quotas.json")
+    counted_tokens = quota_file.read()
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
     workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset.days)
@@ -89,7 +93,7 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
-            gates, usage = Gates(), Usage(publisher, vaults.key)
+            gates, usage, quotas = Gates(), Usage(publisher, vaults.key), Quotas(quota_file, counted_tokens)
             exchanges = Exchanges(
                 member.policy,
                 Opening(workload.e2ee_keys, AcceptanceWindow()),
@@ -99,6 +103,7 @@ async def serve(config: Config) -> None:
                 metrics,
                 gates,
                 usage,
+                quotas,
             )
             refusals = Refusals(publisher)
 
@@ -147,6 +152,7 @@ async def serve(config: Config) -> None:
                 issuance.recording(),
                 refusals.recording(),
                 usage.recording(),
+                quotas.keeping(),
                 https(config.http.listen, paths.answer, workload.headers, outward),
                 serving(
                     config.http.grpc_listen,

@@ -36,6 +36,8 @@ from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.admission.limits import Gates
+from services.router.admission.quota_file import QuotaFile
+from services.router.admission.quotas import Quotas
 from services.router.admission.tenants import Tenant
 from services.router.admission.usage import Usage
 from services.router.e2ee.opening import Opening
@@ -323,6 +325,7 @@ class RouterBench:
     metrics: Metrics
     gates: Gates
     usage: Usage
+    quotas: Quotas
     tenant: Tenant = TENANT
     """Whose requests are run."""
 
@@ -383,6 +386,7 @@ async def router_bench(
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
@@ -415,9 +419,10 @@ async def router_bench(
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
         gates = Gates(monotonic)
         usage = Usage(cast(Any, ledger), ledger.key)
+        quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)
         opening = Opening(workload.e2ee_keys, AcceptanceWindow())
         exchanges = Exchanges(
-            member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, gates, usage, clock
+            member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, gates, usage, quotas, clock
         )
         bench = RouterBench(
             member,
@@ -434,6 +439,7 @@ async def router_bench(
             metrics,
             gates,
             usage,
+            quotas,
         )
         for twin in twins:
             bench.publish_session(twin.lease, twin.target)

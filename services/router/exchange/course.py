@@ -93,6 +93,8 @@ class Course:
     """When whoever served was handed the prompt, Unix seconds: then its session had to be current (section 8)."""
     served: KnownEvent | None = None
     refusal: str | None = None
+    failed: bool = False
+    """Whether what answered was an error, or broke off by itself."""
     aborts: list[End] = field(default_factory=list)
     recorded: bool = False
     """True once somebody else sees to the receipt, whatever happens to this exchange."""
@@ -146,6 +148,13 @@ class Course:
     def tokens(self) -> Tokens:
         """What the answer has said of its tokens by now."""
         return Tokens() if self.held is None else self.held.tokens
+
+    def cost(self) -> int | None:
+        """How many tokens it was; None where nobody said, and it was as many as the prompt allowed, perhaps."""
+        tokens = self.tokens
+        if tokens.prompt is not None and tokens.completion is not None:
+            return tokens.prompt + tokens.completion
+        return 0 if self.failed or not self.reached else None
 
     def left(self) -> float:
         """How much of the request's time is left, seconds."""

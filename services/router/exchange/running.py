@@ -20,6 +20,7 @@ from libs.policy.document import Policy
 from libs.policy.tenant_record import SCOPE_OF_PATH
 from services.router import prompt as prompts
 from services.router.admission.limits import Gates, TenantLimited
+from services.router.admission.quotas import Quotas
 from services.router.admission.tenants import Tenant
 from services.router.admission.usage import Usage
 from services.router.e2ee import answers as covers
@@ -36,6 +37,7 @@ from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, R
 from services.router.routing.routes import Route, Routes
 
 _ATTEMPTS = 3
+_SUCCESS = 200
 
 log = structlog.get_logger()
 
@@ -53,6 +55,7 @@ class Exchanges:
         metrics: Metrics,
         gates: Gates,
         usage: Usage,
+        quotas: Quotas,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` is in Unix seconds."""
@@ -65,6 +68,7 @@ class Exchanges:
         self._metrics = metrics
         self._gates = gates
         self._usage = usage
+        self._quotas = quotas
         self._release = Release(issuance, ledger_seconds, metrics)
 
     async def run(self, request: Request) -> AsyncGenerator[Part, None]:
@@ -118,9 +122,10 @@ class Exchanges:
             course.model = prompt.model
             if not request.tenant.key.allows_model(prompt.model):
                 raise ModelNotFound("no such model; GET /v1/models lists those served")
-            async with aclosing(self._answer(course, prompt)) as answer:
-                async for part in answer:
-                    yield part
+            with self._quotas.reserved(request.tenant, prompt, course.cost):
+                async with aclosing(self._answer(course, prompt)) as answer:
+                    async for part in answer:
+                        yield part
         except RouterError as error:
             self._metrics.refusals.add(error.reason)
             if isinstance(error, TenantLimited) and not self._gates.spares_receipt(course.request.tenant.tenant_id):
@@ -203,6 +208,7 @@ class Exchanges:
             held = course.held = withhold(
                 request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
             )
+            course.failed = begun.status != _SUCCESS
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
             started = Started(begun.status, begun.content_type, course.receipt_id, cover.suite)
@@ -219,9 +225,11 @@ class Exchanges:
                     elif isinstance(part, bytes) and (out := held.feed(cover.feed(part))):
                         yield out
             except (UpstreamFailed, TenantRevoked) as error:
-                course.aborts.append(end_of(error))
+                end = end_of(error)
+                course.aborts.append(end)
+                course.failed |= end is End.UPSTREAM_FAILED
                 held.fail(error)
                 started = Started(error.status, JSON, course.receipt_id)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
-            async for end in released:
-                yield end
+            async for last in released:
+                yield last

@@ -149,3 +149,27 @@ def test_deep_nesting_is_refused_and_not_a_crash() -> None:
         except InvalidRequest:
             continue
         assert b"aci_" not in forwarded
+
+
+@pytest.mark.parametrize(
+    ("members", "most", "completions"),
+    [
+        ({}, None, 1),
+        ({"max_tokens": 5}, 5, 1),
+        ({"max_tokens": 5, "max_completion_tokens": 50, "n": 3}, 50, 3),
+        ({"max_output_tokens": 7, "best_of": 4, "n": 2}, 7, 4),
+        ({"max_tokens": 10**30, "n": 10**30}, 10**12, 10**12),
+        ({"max_tokens": -1, "n": -1}, None, 1),
+        ({"max_tokens": 1.5, "n": "3"}, None, 1),
+        ({"max_tokens": None, "n": 0}, None, 1),
+        ({"prompt": ["a", "b"], "n": 2}, None, 4),
+        ({"prompt": [[1, 2], [3]]}, None, 2),
+        ({"prompt": [1, 2, 3]}, None, 1),
+        ({"prompt": []}, None, 1),
+    ],
+)
+def test_how_much_is_asked_for_is_read_and_never_less_than_it_says(
+    members: dict[str, Any], most: int | None, completions: int
+) -> None:
+    prompt = parse(body(**members))
+    assert (prompt.most_completion, prompt.completions) == (most, completions)

@@ -15,6 +15,7 @@ from libs.aci.usage import Tokens
 from libs.policy.tenant_record import Limits
 from libs.transparency.leaf import Kind
 from services.router.admission.limits import TenantRateExceeded
+from services.router.admission.quotas import OCTETS_PER_TOKEN
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, prompt
@@ -99,3 +100,64 @@ async def test_every_refusal_has_a_receipt_or_is_in_the_number(bench: RouterBenc
 @pytest.mark.parametrize("tokens", [Tokens(), Tokens(1), Tokens(None, 1)])
 def test_half_a_statement_is_none(tokens: Tokens) -> None:
     assert not tokens.stated
+
+
+def used_today(bench: RouterBench) -> int:
+    counted = bench.quotas.counted(TENANT.tenant_id)
+    return counted.day_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_costs_what_it_states(bench: RouterBench, stream: bool) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    if stream:
+        bench.nodes[0].stream()
+        bench.nodes[0].chunks = (*STREAMED[:-1], IN_STREAM, STREAMED[-1])
+    else:
+        bench.nodes[0].chunks = (json.dumps({"id": "x", "choices": [], "usage": USAGE}).encode(),)
+    await bench.run(prompt(stream=stream, max_tokens=100))
+    assert used_today(bench) == 18
+
+
+async def test_an_answer_that_states_nothing_costs_what_it_might_have(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    body = prompt(max_tokens=100)
+    await bench.run(body)
+    assert used_today(bench) == -(-len(body) // OCTETS_PER_TOKEN) + 100
+
+
+async def test_a_client_that_leaves_before_the_end_saves_nothing(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    bench.nodes[0].stream()
+    bench.nodes[0].chunks = (*STREAMED[:-1], IN_STREAM, STREAMED[-1])
+    exchange = bench.exchanges.run(bench.request(prompt(stream=True, max_tokens=100)))
+    async with asyncio.timeout(PATIENCE_SECONDS), aclosing(exchange):
+        await anext(exchange)
+        await exchange.aclose()
+    assert used_today(bench) > 100
+
+
+@pytest.mark.parametrize("failure", ["engine", "node", "break", "model"])
+async def test_what_fails_costs_nothing(bench: RouterBench, failure: str) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    node = bench.nodes[0]
+    if failure == "engine":
+        node.status, node.chunks = 400, (b'{"error":{}}',)
+    elif failure == "node":
+        node.refuses = True
+    elif failure == "break":
+        node.breaks_at = 1
+    await bench.run(prompt(model="another" if failure == "model" else MODEL))
+    assert used_today(bench) == 0
+
+
+async def test_beyond_the_quota_nothing_is_forwarded(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=200))
+    assert (await bench.run(prompt(max_tokens=100))).started.status == 200
+    answer = await bench.run(prompt(max_tokens=100))
+    assert answer.started.status == 429
+    error = json.loads(answer.body)["error"]
+    assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
+    assert int(answer.started.headers["Retry-After"]) == answer.started.retry_seconds
+    assert len(bench.nodes[0].requests) == 1
+    assert bench.metrics.refusals.numbers["TENANT_QUOTA_EXCEEDED"] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,8 @@ class Hours:
         self.now = 1_000_000.0
         self.full = False
         self.broken: dict[str, MeshError] = {}
+        self.meanwhile: Callable[[], None] | None = None
+        """What happens while a vault is opened."""
         self.opening: asyncio.Event | None = None
         self.storing: asyncio.Event | None = None
         self.entries: list[tuple[str, Mapping[str, Any]]] = []
@@ -48,6 +50,8 @@ class Hours:
         if self.opening is not None:
             self.opening.set()
             await asyncio.Event().wait()
+        if self.meanwhile is not None:
+            self.meanwhile()
         if tenant_id in self.broken:
             raise self.broken[tenant_id]
         return replace(VAULT, tenant=tenant_id)
@@ -131,6 +135,21 @@ async def test_what_cannot_be_written_is_written_with_the_next_and_once(hours: H
         await hours.passes()
     ((_, body),) = [entry for entry in hours.entries if entry[0] == TENANT.tenant_id]
     assert (body["from"], body["rows"]) == (1_000_000, [row("m", 2, 0, 0, 7, 11)])
+
+
+async def test_what_comes_while_a_vault_does_not_open_is_added_to_what_waits(hours: Hours) -> None:
+    usage = usage_of(hours)
+    async with asyncio.timeout(20), usage.recording():
+        usage.answered(TENANT, "m", Tokens(3, 5))
+        usage.refused_without_receipt(TENANT, "TENANT_RATE_EXCEEDED")
+        hours.broken = {TENANT.tenant_id: VaultAway("away")}
+        hours.meanwhile = lambda: usage.answered(TENANT, "n", Tokens(4, 6))
+        await hours.passes()
+        hours.broken, hours.meanwhile = {}, None
+    ((_, body),) = hours.entries
+    assert body["from"] == 1_000_000
+    assert sorted(body["rows"], key=str) == sorted([row("m", 1, 0, 0, 3, 5), row("n", 1, 0, 0, 4, 6)], key=str)
+    assert body["without_receipt"] == {"TENANT_RATE_EXCEEDED": 1}
 
 
 async def test_what_nobody_could_read_is_not_kept(hours: Hours) -> None:

@@ -14,6 +14,7 @@ from libs.aci.sse import Event, Protocol
 
 MOST_TOKENS = 1 << 40
 """What is said beyond it is not believed."""
+_CACHED = ("cache_creation_input_tokens", "cache_read_input_tokens")
 _HOLDERS = {Protocol.CHAT: None, Protocol.MESSAGES: "message", Protocol.RESPONSES: "response"}
 
 
@@ -54,10 +55,11 @@ def tokens_of_event(event: Event, protocol: Protocol) -> Tokens:
 def _read(usage: Any) -> Tokens:
     if not isinstance(usage, Mapping):
         return Tokens()
-    prompt, completion = (
-        _first(usage, "prompt_tokens", "input_tokens"),
-        _first(usage, "completion_tokens", "output_tokens"),
-    )
+    prompt = _first(usage, "prompt_tokens", "input_tokens")
+    completion = _first(usage, "completion_tokens", "output_tokens")
+    if prompt is not None:
+        # Anthropic's count leaves out what came from a cache, or went into one.
+        prompt += sum(_first(usage, name) or 0 for name in _CACHED)
     total = _first(usage, "total_tokens")
     if completion is None and prompt is not None and total == prompt:
         completion = 0  # Embeddings complete nothing, and do not say so.

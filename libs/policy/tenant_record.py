@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from libs.aci.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
+from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES
 from libs.errors import Code, MeshError
 from libs.policy.members import Members
 from libs.policy.vocabulary import KEY_BYTES
@@ -26,6 +26,7 @@ SCOPE_OF_PATH = {
     COMPLETIONS.path: "completions",
     EMBEDDINGS.path: "embeddings",
     MESSAGES.path: "messages",
+    COUNT_TOKENS.path: "messages",
     RESPONSES.path: "responses",
 }
 SCOPES = frozenset({*SCOPE_OF_PATH.values(), RECEIPTS})

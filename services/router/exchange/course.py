@@ -147,7 +147,9 @@ class Course:
     @property
     def tokens(self) -> Tokens:
         """What the answer has said of its tokens by now."""
-        return Tokens() if self.held is None else self.held.tokens
+        if self.held is None:
+            return Tokens()
+        return self.held.tokens if self.request.endpoint.runs_model else Tokens(0, 0)
 
     def cost(self) -> int | None:
         """How many tokens it was; None where nobody said, and it was as many as the prompt allowed, perhaps."""

@@ -118,7 +118,7 @@ class Exchanges:
                 course.opened(
                     await self._opening.open(request.tenant.tenant_id, request.sealing, request.endpoint, request.body)
                 )
-            prompt = prompts.parse(course.body)
+            prompt = prompts.parse(course.body, request.endpoint)
             course.model = prompt.model
             if not request.tenant.key.allows_model(prompt.model):
                 raise ModelNotFound("no such model; GET /v1/models lists those served")
@@ -173,7 +173,7 @@ class Exchanges:
             if not tried:
                 course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
             # Nothing is awaited in between, so the choice is made under the same policy.
-            route = self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
+            route = self._routes.choose(prompt, course.request.endpoint, course.request.tenant.tenant_id, tried)
             course.judge(policy, prompt.constraints)
             return route
         except RouterError:
@@ -229,7 +229,7 @@ class Exchanges:
                 course.aborts.append(end)
                 course.failed |= end is End.UPSTREAM_FAILED
                 held.fail(error)
-                started = Started(error.status, JSON, course.receipt_id)
+                started = Started(error.told(request.endpoint.protocol)[0], JSON, course.receipt_id)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for last in released:
                 yield last

@@ -20,6 +20,11 @@ from libs.aci.usage import MOST_TOKENS, Tokens, tokens_of, tokens_of_event
         (Protocol.CHAT, {"usage": {"prompt_tokens": 3.0, "completion_tokens": MOST_TOKENS + 1}}, Tokens()),
         (Protocol.CHAT, {"usage": [3]}, Tokens()),
         (Protocol.MESSAGES, {"message": {"usage": {"input_tokens": 3, "output_tokens": 1}}}, Tokens(3, 1)),
+        (
+            Protocol.MESSAGES,
+            {"usage": {"input_tokens": 3, "cache_read_input_tokens": 40, "output_tokens": 1}},
+            Tokens(43, 1),
+        ),
         (Protocol.MESSAGES, {"type": "message_delta", "usage": {"output_tokens": 9}}, Tokens(None, 9)),
         (Protocol.MESSAGES, {"message": 3, "usage": {"input_tokens": 3, "output_tokens": 1}}, Tokens(3, 1)),
         (Protocol.RESPONSES, {"response": {"usage": {"input_tokens": 3, "output_tokens": 1}}}, Tokens(3, 1)),

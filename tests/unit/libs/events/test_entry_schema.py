@@ -16,9 +16,6 @@ from libs.transparency.leaf import Kind
 from services.ledger.intake.issuers import KINDS_OF_ROLE
 from tests.fakes.entry_schema import DOCUMENTED, SCHEMA, require_documented, require_documented_entry
 
-NOT_WRITTEN = {Kind.PIPELINE}
-"""Its number is taken; nothing writes it yet."""
-
 SAMPLES: dict[Kind, dict[str, Any]] = {
     Kind.AMENDMENT: {"entry_id": "ab" * 32, "effect": "not_released"},
     Kind.REFUSALS: {"from": 1, "until": 3601, "counts": {"API_KEY_INVALID": 3}},
@@ -40,9 +37,8 @@ def test_the_schema_is_one_of_2020_12() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_every_kind_is_documented_or_never_written() -> None:
-    assert set(Kind) == DOCUMENTED | NOT_WRITTEN
-    assert not DOCUMENTED & NOT_WRITTEN
+def test_every_kind_is_documented() -> None:
+    assert set(Kind) == DOCUMENTED
 
 
 def test_kinds_that_somebody_may_write_are_named_on_the_page() -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from libs.aci.endpoints import COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
 from libs.aci.receipt_events import Metered
 from libs.aci.usage import Tokens
 from libs.policy.tenant_record import Limits
@@ -161,3 +162,20 @@ async def test_beyond_the_quota_nothing_is_forwarded(bench: RouterBench) -> None
     assert int(answer.started.headers["Retry-After"]) == answer.started.retry_seconds
     assert len(bench.nodes[0].requests) == 1
     assert bench.metrics.refusals.numbers["TENANT_QUOTA_EXCEEDED"] == 1
+
+
+async def test_counting_tokens_uses_none(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    bench.nodes[0].chunks = (b'{"input_tokens":7}',)
+    assert (await bench.run(prompt(), endpoint=COUNT_TOKENS)).started.status == 200
+    assert used_today(bench) == 0
+    assert await used(bench) == Counter(requests=1)
+
+
+@pytest.mark.parametrize("endpoint", [MESSAGES, RESPONSES])
+async def test_a_refusal_for_a_limit_is_in_the_protocols_own_words(bench: RouterBench, endpoint: Endpoint) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10))
+    answer = await bench.run(prompt(max_tokens=100), endpoint=endpoint)
+    assert answer.started.status == 429
+    kind = json.loads(answer.body)["error"]["type"]
+    assert kind == ("rate_limit_error" if endpoint is MESSAGES else "insufficient_quota")

@@ -43,6 +43,7 @@ from services.router.proof.commitments import Attested, Commitments, EvidenceDoc
 from services.router.proof.erasures import ErasureReading
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import open_receipt_store
+from services.router.proof.usage import UsageCopies
 from services.router.proof.vaults import Vaults
 from services.router.routing.foreign.access import read_credentials
 from services.router.routing.foreign.adapters import Adapters
@@ -94,7 +95,9 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
-            gates, usage, quotas = Gates(), Usage(publisher, vaults.key), Quotas(quota_file, counted_tokens)
+            copies = UsageCopies(store)
+            gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
+            quotas = Quotas(quota_file, counted_tokens)
             exchanges = Exchanges(
                 member.policy,
                 Opening(workload.e2ee_keys, AcceptanceWindow()),
@@ -127,6 +130,7 @@ async def serve(config: Config) -> None:
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
+                usage=copies,
             )
             prompts = Prompts(
                 tenants,

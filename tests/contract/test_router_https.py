@@ -175,6 +175,26 @@ async def test_a_key_opens_what_its_scopes_name(site: Site, scope: str | None) -
     assert json.loads(models)["data"] == []
 
 
+async def test_what_was_used_is_its_tenants_alone(site: Site) -> None:
+    await site.ask("POST", CHAT, key=KEY, body=prompt())
+    async with site.bench.usage.recording():
+        pass
+    asked, body = await site.ask("GET", "/v1/teemesh/usage", key=KEY)
+    assert asked.status == 200
+    (entry,) = json.loads(body)["entries"]
+    (logged,) = site.bench.ledger.of(Kind.USAGE)
+    assert entry == {"entry_id": entry["entry_id"], **logged}
+    assert len(bytes.fromhex(entry["entry_id"])) == 32
+    _, others = await site.ask("GET", "/v1/teemesh/usage", key=OTHER_KEY)
+    assert json.loads(others) == {"entries": [], "before": None}
+    assert json.loads((await site.ask("GET", "/v1/teemesh/usage?before=1", key=KEY))[1])["entries"] == []
+    assert (await site.ask("GET", "/v1/teemesh/usage?before=x", key=KEY))[0].status == 400
+    assert (await site.ask("GET", "/v1/teemesh/usage"))[0].status == 401
+    key = ApiKey("chat-only", api_key_digest("sk-next"), scopes=("chat",))
+    site.directory.store(TenantRecord(TENANT.tenant_id, 2, "Acme", (key,)))
+    assert (await site.ask("GET", "/v1/teemesh/usage", key="sk-next"))[0].status == 403
+
+
 async def test_a_tenant_beyond_its_rate_is_refused_unread_with_a_receipt(site: Site) -> None:
     site.directory.limit(Limits(requests_per_minute=2, burst=1))
     assert (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 200

@@ -27,6 +27,7 @@ from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
+from services.router.proof.usage import UsageCopies
 from services.router.workload.reports import Reports
 from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
@@ -123,6 +124,7 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
         receipts=bench.store,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
+        usage=UsageCopies(bench.store),
     )
 
 

@@ -49,6 +49,7 @@ from services.router.exchange.running import Exchanges
 from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import ReceiptStore, open_receipt_store
+from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
@@ -434,7 +435,7 @@ async def router_bench(
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
         gates = Gates(monotonic)
-        usage = Usage(cast(Any, ledger), ledger.key)
+        usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store).keep)
         quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)
         opening = Opening(workload.e2ee_keys, AcceptanceWindow())
         exchanges = Exchanges(

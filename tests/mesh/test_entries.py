@@ -82,3 +82,5 @@ def test_a_router_that_stops_has_the_log_say_what_a_tenant_used(mesh: RunningMes
     while Kind.USAGE not in {leaves.parse(row).kind for row, _ in asyncio.run(copy_log(access, PATIENCE_SECONDS)).rows}:
         assert time.monotonic() < ends_at
     until_serving(mesh)
+    entries = https.get("/v1/teemesh/usage").json["entries"]
+    assert sum(row["refused"] for entry in entries for row in entry["rows"]) >= 1

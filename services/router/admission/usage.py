@@ -19,6 +19,7 @@ import structlog
 
 from libs.aci.usage import Tokens
 from libs.errors import MeshError
+from libs.events.publish import Enqueued
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
 from services.router.admission.tenants import Tenant
@@ -34,9 +35,13 @@ log = structlog.get_logger()
 class Log(Protocol):
     """What of a publisher is needed."""
 
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey) -> object:
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey) -> Enqueued:
         """Return when the entry is durable here. Raises `OutboxFull`."""
         ...
+
+
+Keep = Callable[[VaultKey, bytes, Mapping[str, Any]], Awaitable[None]]
+"""Keeps a copy of an entry's body, by the vault that it lies in and its id. Raises a `MeshError` if it cannot."""
 
 
 class Used:
@@ -84,12 +89,14 @@ class Usage:
         self,
         log: Log,
         open_vault: Callable[[str], Awaitable[VaultKey]],
+        keep: Keep,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`open_vault` returns the current key of a tenant's vault, by its id."""
         self._log = log
         self._open_vault = open_vault
+        self._keep_copy = keep
         self._clock = clock
         self._pause = pause
         self._tallies: dict[str, _Tally] = {}
@@ -155,11 +162,17 @@ class Usage:
             if error.reason != "VAULT_ERASED":  # Else nobody could read it.
                 self._put_back(tenant_id, tally, error.reason)
             return
+        body = tally.body(int(self._clock()))
         try:
             # From here on a cancellation changes nothing: the entry has its number, and is logged.
-            await self._log.enqueue(Kind.USAGE, tally.body(int(self._clock())), vault=vault)
+            enqueued = await self._log.enqueue(Kind.USAGE, body, vault=vault)
         except MeshError as error:
             self._put_back(tenant_id, tally, error.reason)
+            return
+        try:
+            await self._keep_copy(vault, enqueued.entry_id, body)
+        except MeshError as error:
+            log.error("what a tenant used is in the ledger alone", tenant=tenant_id, reason=error.reason)
 
     def _put_back(self, tenant_id: str, tally: _Tally, reason: str | None = None) -> None:
         """It is written with what comes until the next entry."""

@@ -12,6 +12,7 @@ import pytest
 from libs.aci.usage import Tokens
 from libs.errors import Code, MeshError
 from libs.events.outbox import OutboxFull
+from libs.events.publish import Enqueued
 from libs.events.vault import VaultKey
 from libs.policy.tenant_record import ApiKey
 from libs.transparency.leaf import Kind
@@ -31,6 +32,10 @@ class VaultAway(MeshError):
     reason = "LEDGER_UNAVAILABLE"
 
 
+class DiskFull(MeshError):
+    reason = "RECEIPT_STORE_FAILED"
+
+
 class Hours:
     """A log and its vaults, and a clock of which a test has hours pass."""
 
@@ -43,6 +48,8 @@ class Hours:
         self.opening: asyncio.Event | None = None
         self.storing: asyncio.Event | None = None
         self.entries: list[tuple[str, Mapping[str, Any]]] = []
+        self.copies: list[tuple[str, bytes, Mapping[str, Any]]] = []
+        self.disk_full = False
         self._passed = asyncio.Semaphore(0)
         self._waits = asyncio.Event()
 
@@ -56,7 +63,12 @@ class Hours:
             raise self.broken[tenant_id]
         return replace(VAULT, tenant=tenant_id)
 
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey) -> None:
+    async def keep(self, vault: VaultKey, entry_id: bytes, body: Mapping[str, Any]) -> None:
+        if self.disk_full:
+            raise DiskFull("no space")
+        self.copies.append((vault.tenant, entry_id, body))
+
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey) -> Enqueued:
         if self.full:
             raise OutboxFull("no room")
         assert kind is Kind.USAGE
@@ -65,6 +77,7 @@ class Hours:
         if self.storing is not None:
             self.storing.set()
             await asyncio.Event().wait()
+        return Enqueued(len(self.entries).to_bytes(32, "big"), bytes(32), len(self.entries))
 
     async def pause(self, seconds: float) -> None:
         self._waits.set()
@@ -88,7 +101,7 @@ def hours() -> Hours:
 
 
 def usage_of(hours: Hours) -> Usage:
-    return Usage(hours, hours.key, lambda: hours.now, hours.pause)
+    return Usage(hours, hours.key, hours.keep, lambda: hours.now, hours.pause)
 
 
 def row(model: str | None, requests: int, refused: int, unmetered: int, prompt: int, completion: int) -> dict[str, Any]:
@@ -117,6 +130,17 @@ async def test_an_hours_use_is_one_entry_of_each_tenant(hours: Hours) -> None:
         "without_receipt": {"TENANT_RATE_EXCEEDED": 1},
     }
     assert second["rows"] == [row("m", 1, 0, 0, 100, 0)]
+
+
+@pytest.mark.parametrize("disk_full", [False, True])
+async def test_a_copy_is_kept_of_what_is_logged_and_its_loss_repeats_nothing(hours: Hours, disk_full: bool) -> None:
+    usage = usage_of(hours)
+    hours.disk_full = disk_full
+    async with asyncio.timeout(20), usage.recording():
+        usage.answered(TENANT, "m", Tokens(3, 5))
+        await hours.passes()
+    ((_, body),) = hours.entries
+    assert hours.copies == ([] if disk_full else [(TENANT.tenant_id, (1).to_bytes(32, "big"), body)])
 
 
 @pytest.mark.parametrize("failure", ["vault", "outbox"])

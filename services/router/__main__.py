@@ -87,7 +87,7 @@ async def serve(config: Config) -> None:
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
             metrics = Metrics()
-            upstreams = Upstreams(member, registry)
+            upstreams = Upstreams(member, registry, settings=config.routing, metrics=metrics.routing)
             issuance = Issuance(
                 workload, publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot)
             )

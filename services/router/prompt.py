@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from libs.aci import rewriting
 from libs.aci.endpoints import COUNT_TOKENS, EMBEDDINGS, RESPONSES, Endpoint
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
+from services.router.beginning import beginning_of
 from services.router.errors import InvalidRequest
 
 MAX_MODEL_CHARACTERS = 256
@@ -43,6 +44,8 @@ class Prompt:
     stream: bool
     constraints: Constraints
     forwarded: bytes
+    beginning: bytes = field(default=b"", repr=False)
+    """What all turns of one conversation begin with; empty where nothing is known of that. It MUST NOT be logged."""
     most_completion: int | None = None
     """How many tokens each completion may have, as the body bounds it; None: it does not."""
     completions: int = 1
@@ -62,6 +65,7 @@ def parse(body: bytes, endpoint: Endpoint) -> Prompt:
         _stream(members),
         constraints,
         _strip(body, members),
+        beginning_of(members),
         _most_completion(members),
         0 if endpoint in (EMBEDDINGS, COUNT_TOKENS) else _completions(members),
     )

@@ -57,7 +57,7 @@ class Bench:
 
 def prompt(tokens: int) -> Prompt:
     """One that may be so many tokens."""
-    return Prompt("m", False, Constraints(), b"", tokens)
+    return Prompt("m", False, Constraints(), b"", most_completion=tokens)
 
 
 @pytest.fixture
@@ -153,9 +153,9 @@ def test_no_day_ever_has_more_than_its_quota(costs: list[int], pauses: list[int]
 @pytest.mark.parametrize(
     ("asked", "tokens"),
     [
-        (Prompt("m", False, Constraints(), b"12345", 7), 3 + 7),
+        (Prompt("m", False, Constraints(), b"12345", most_completion=7), 3 + 7),
         (Prompt("m", False, Constraints(), b"12345"), 3 + UNSAID_COMPLETION),
-        (Prompt("m", False, Constraints(), b"", 7, 4), 28),
+        (Prompt("m", False, Constraints(), b"", most_completion=7, completions=4), 28),
     ],
 )
 def test_an_estimate_is_of_the_prompt_and_all_that_it_asks_for(asked: Prompt, tokens: int) -> None:

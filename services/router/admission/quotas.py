@@ -137,8 +137,8 @@ class Quotas:
         return self._counted.get(name, Counted(day, 0, month, 0)).at(day, month)
 
     def _periods(self) -> tuple[str, str]:
-        now = self._moment()
-        return f"{now:%Y-%m-%d}", f"{now:%Y-%m}"
+        day = self._moment().date().isoformat()
+        return day, day[: len("2026-03")]
 
     def _moment(self) -> datetime:
         # The host's clock may go back, and a day that is over must not begin again.

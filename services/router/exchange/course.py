@@ -93,6 +93,8 @@ class Course:
     """When whoever served was handed the prompt, Unix seconds: then its session had to be current (section 8)."""
     served: KnownEvent | None = None
     refusal: str | None = None
+    ended: bool = False
+    """Whether the answer came to its end."""
     failed: bool = False
     """Whether what answered was an error, or broke off by itself."""
     aborts: list[End] = field(default_factory=list)
@@ -146,8 +148,8 @@ class Course:
 
     @property
     def tokens(self) -> Tokens:
-        """What the answer has said of its tokens by now."""
-        if self.held is None:
+        """What the answer says of its tokens. One that did not come to its end may have counted its beginning alone."""
+        if self.held is None or not self.ended:
             return Tokens()
         return self.held.tokens if self.request.endpoint.runs_model else Tokens(0, 0)
 

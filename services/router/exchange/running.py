@@ -231,7 +231,7 @@ class Exchanges:
                 async for part in parts:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
-                        course.served = part.served
+                        course.served, course.ended = part.served, True
                         if out := held.feed(cover.finish()):
                             yield out
                         held.complete()

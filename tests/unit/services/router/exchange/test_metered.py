@@ -17,6 +17,7 @@ from libs.policy.tenant_record import Limits
 from libs.transparency.leaf import Kind
 from services.router.admission.limits import TenantRateExceeded
 from services.router.admission.quotas import OCTETS_PER_TOKEN
+from services.router.exchange.course import Started
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, prompt
@@ -136,6 +137,23 @@ async def test_a_client_that_leaves_before_the_end_saves_nothing(bench: RouterBe
         await anext(exchange)
         await exchange.aclose()
     assert used_today(bench) > 100
+
+
+async def test_what_a_stream_says_at_its_start_is_not_what_it_cost(bench: RouterBench) -> None:
+    """Anthropic's streams begin with the count of their prompt, and of an answer that has hardly begun."""
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    begun = {"type": "message_start", "message": {"id": "msg_1", "usage": {"input_tokens": 3, "output_tokens": 1}}}
+    said = {"type": "content_block_delta", "delta": {"text": "a"}}
+    bench.nodes[0].stream(*(b"data: " + json.dumps(event).encode() + b"\n\n" for event in (begun, said, said)))
+    exchange = bench.exchanges.run(replace(bench.request(prompt(stream=True, max_tokens=100)), endpoint=MESSAGES))
+    async with asyncio.timeout(PATIENCE_SECONDS), aclosing(exchange):
+        assert isinstance(await anext(exchange), Started)
+        first = await anext(exchange)
+        assert isinstance(first, bytes)
+        assert b"message_start" in first
+        await exchange.aclose()
+    assert used_today(bench) > 100
+    assert await used(bench) == Counter(requests=1, unmetered=1)
 
 
 @pytest.mark.parametrize("failure", ["engine", "node", "break", "model"])

@@ -53,6 +53,7 @@ from services.router.routing.routes import Routes
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.provenance import provenance_of
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import OutwardCertificate, Workload
 
 
@@ -131,6 +132,7 @@ async def serve(config: Config) -> None:
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
                 usage=copies,
+                worker=WorkerForm(workload, reports),
             )
             prompts = Prompts(
                 tenants,

@@ -15,12 +15,13 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from teemesh.inference.v1 import inference_pb2 as pb
 from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
+from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
 from libs.aci.encoding import digest
 from libs.aci.endpoints import DEFINED, Endpoint, paths
 from libs.aci.receipt import verify_receipt
-from libs.aci.receipt_events import Aborted
+from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.policy.tenant_record import Limits
 from libs.rpc.errors import STATUS_DETAILS_KEY, reason_of
 from libs.rpc.middleware import public_middleware
@@ -28,6 +29,7 @@ from libs.rpc.server import serving
 from libs.transparency.leaf import Kind
 from services.router.admission.limits import RECEIPTED_AT_ONCE
 from services.router.face.servicer import RouterServicer, router_binding
+from services.router.routing.settings import RoutingSettings
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import ACKNOWLEDGEMENT, TENANT
@@ -82,11 +84,11 @@ class Line:
 
 
 @asynccontextmanager
-async def _line(folder: Path) -> AsyncIterator[Line]:
+async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIterator[Line]:
     ca = ThrowawayCa()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     directory = DirectoryTwin()
-    async with router_bench(folder, monotonic=lambda: directory.now) as bench:
+    async with router_bench(folder, allowances=lambda: directory.now, routing=routing) as bench:
         servicer = RouterServicer(
             bench.workload,
             tenants_of(directory),
@@ -285,3 +287,21 @@ async def test_a_tenant_that_goes_on_is_refused_with_a_retry_info_and_no_receipt
     assert any(detail.Unpack(retry) for detail in status.details)
     assert retry.retry_delay.seconds == 1
     assert len(line.bench.ledger.of(Kind.RECEIPT)) == RECEIPTED_AT_ONCE
+
+
+async def test_overload_is_an_answer_with_a_receipt(tmp_path: Path) -> None:
+    async with _line(tmp_path, RoutingSettings(queue_length=0)) as line:
+        full = line.bench.nodes[0].provider(load=registry_pb2.Load(running_requests=4))
+        line.bench.upstreams.take(line.bench.snapshot(full))
+        head, chunk, end = await line.parts()
+        assert (head.head.status, b'"overloaded"' in chunk.chunk) == (429, True)
+        receipt = verify_receipt(end.conclusion.receipt, line.bench.workload.keyset)
+        assert receipt.upstream == UpstreamFailed(True, MODEL, "overloaded")
+
+
+async def test_a_call_whose_time_nears_its_end_is_told_so_while_it_waits(tmp_path: Path) -> None:
+    async with _line(tmp_path) as line:
+        full = line.bench.nodes[0].provider(load=registry_pb2.Load(running_requests=4))
+        line.bench.upstreams.take(line.bench.snapshot(full))
+        head, *_ = await line.parts(timeout=6.5)
+        assert head.head.status == 429

@@ -28,7 +28,9 @@ from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
 from services.router.proof.usage import UsageCopies
+from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
@@ -125,6 +127,7 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
         usage=UsageCopies(bench.store),
+        worker=WorkerForm(bench.workload, reports),
     )
 
 
@@ -199,11 +202,12 @@ async def https_site(
     total_seconds: float = 90.0,
     origins: Collection[str] = (),
     offered: Collection[Endpoint] = DEFINED,
+    routing: RoutingSettings | None = None,
 ) -> AsyncIterator[Site]:
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
-    async with router_bench(folder, monotonic=lambda: directory.now, offered=offered) as bench:
+    async with router_bench(folder, allowances=lambda: directory.now, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
             directory,

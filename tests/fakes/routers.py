@@ -419,6 +419,7 @@ async def router_bench(
     clock: Callable[[], float] = time.time,
     routing: RoutingSettings | None = None,
     monotonic: Callable[[], float] = time.monotonic,
+    allowances: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
@@ -452,7 +453,7 @@ async def router_bench(
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
-        gates = Gates(monotonic)
+        gates = Gates(allowances)
         usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store).keep)
         quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)
         opening = Opening(workload.e2ee_keys, AcceptanceWindow())

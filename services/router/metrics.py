@@ -92,6 +92,7 @@ class Metrics:
         self.exchanges = Count("teemesh_router_exchanges_total", "Prompts of tenants, by endpoint.", "endpoint")
         self.responses = Count("teemesh_router_responses_total", "Answers to prompts, by status.", "status")
         self.ends = Count("teemesh_router_ends_total", "Answers that ended before their time, by reason.", "reason")
+        self.refusals = Count("teemesh_router_refusals_total", "Requests that were refused, by reason.", "reason")
         self.replies = Count("teemesh_router_http_replies_total", "All HTTP replies, by status.", "status")
         self.head_seconds = Durations("teemesh_router_head_seconds", "From a prompt to the head of its answer.")
         self.exchange_seconds = Durations("teemesh_router_exchange_seconds", "From a prompt to the end of its answer.")
@@ -128,7 +129,7 @@ class Metrics:
     def text(self) -> str:
         """Return all of it as Prometheus reads it."""
         lines: list[str] = []
-        for each in (self.running, self.exchanges, self.responses, self.ends, self.replies):
+        for each in (self.running, self.exchanges, self.responses, self.ends, self.refusals, self.replies):
             lines.extend(each.lines())
         for taken in (self.head_seconds, self.exchange_seconds, self.commit_seconds):
             lines.extend(taken.lines())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
-import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
@@ -15,10 +16,10 @@ from libs.events.publish import open_publisher
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
-from libs.process import notify_ready, until_terminated
+from libs.process import notify_ready, notify_status, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
-from libs.rpc.server import serving
+from libs.rpc.server import Serving, serving
 from services.router.admission.directory import TenantDirectory
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
@@ -45,9 +46,12 @@ from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
 from services.router.routing.upstreams import Upstreams
+from services.router.workload.introduction import Introduction
+from services.router.workload.outward import Outward
 from services.router.workload.provenance import provenance_of
+from services.router.workload.renewal import Renewal
 from services.router.workload.reports import Reports
-from services.router.workload.workload import OutwardCertificate, Workload
+from services.router.workload.workload import Workload
 
 
 async def serve(config: Config) -> None:
@@ -56,11 +60,13 @@ async def serve(config: Config) -> None:
     credentials = read_credentials(config.foreign)
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
-    workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset.days)
+    outward = Outward(config.keyset.dns_names, config.keyset.ip_addresses)
+    subject = f"spiffe://{settings.trust_domain}/router/{settings.instance}"
+    workload = Workload(subject, config.keyset.lifetime, outward.spki_sha256)
     claims = {
         "log_key": log_key.public_key().public_bytes_raw().hex(),
         "hpke_key": receiver.public.hex(),
-        "receipt_key": workload.receipt_key.public_key().public_bytes_raw().hex(),
+        "receipt_key": workload.newest.receipt_public,
     }
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
     async with join(settings, "router", claims, collateral=collateral, registry=config.registry) as member:
@@ -78,18 +84,17 @@ async def serve(config: Config) -> None:
             ) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
-            metrics = Metrics()
+            metrics = Metrics(lambda: workload.newest.not_after)
             upstreams = Upstreams(member, registry)
-            issuance = Issuance(
-                workload, publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot)
-            )
+            issuance = Issuance(publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot))
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
             exchanges = Exchanges(
                 member.policy,
-                Opening(workload.e2ee_keys, AcceptanceWindow()),
+                workload,
+                Opening(workload, AcceptanceWindow()),
                 Routes(upstreams, foreign),
                 issuance,
                 config.receipts.ledger_seconds,
@@ -102,8 +107,16 @@ async def serve(config: Config) -> None:
                 lambda: member.policy.current.revoked.tenants,
                 refusals.count,
             )
+            renewal = Renewal(
+                workload,
+                reports,
+                Introduction(member, publisher, outward),
+                config.keyset.overlap,
+                metrics.keyset_renewals.add,
+            )
             documents = Documents(
                 workload=workload,
+                overdue=lambda: renewal.overdue,
                 reports=reports,
                 tenants=tenants,
                 upstreams=upstreams,
@@ -121,17 +134,17 @@ async def serve(config: Config) -> None:
             )
             paths = Paths(workload.headers, prompts, documents, metrics)
             servicer = RouterServicer(
-                workload, tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
+                tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
             )
-            outward = await workload.certify(member, config.keyset.dns_names, config.keyset.ip_addresses)
+            await outward.certify(member)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
                 refusals.recording(),
-                https(config.http.listen, paths.answer, workload.headers, outward),
+                https(config.http.listen, paths.answer, workload.headers, outward.context()),
                 serving(
                     config.http.grpc_listen,
-                    _credentials(outward),
+                    outward.credentials(),
                     clients,
                     public_middleware(merge_methods(clients)),
                 ) as outer,
@@ -144,11 +157,13 @@ async def serve(config: Config) -> None:
                     tasks.create_task(upstreams.reconcile()),
                     tasks.create_task(foreign.maintain()),
                     tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
+                    tasks.create_task(renewal.keep()),
                 ]
                 if config.metrics.listen:
                     await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))
-                outer.ready()
-                inner.ready()
+                for each in (outer, inner):
+                    each.ready()
+                background.append(tasks.create_task(renewal.watch(partial(_serve, (outer, inner)))))
                 notify_ready()
                 await until_terminated()
                 servicer.stop()
@@ -156,8 +171,14 @@ async def serve(config: Config) -> None:
                     task.cancel()
 
 
-def _credentials(outward: OutwardCertificate) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials([(outward.key_pem, outward.certificate_pem)])
+def _serve(servers: Sequence[Serving], holds_keyset: bool) -> None:
+    """Say to whoever asks for this router's health whether it has a keyset to serve under."""
+    for server in servers:
+        if holds_keyset:
+            server.ready()
+        else:
+            server.not_ready()
+    notify_status("serving" if holds_keyset else "the keyset has ended, and none follows it")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,6 @@ async def _line(folder: Path) -> AsyncIterator[Line]:
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     async with router_bench(folder) as bench:
         servicer = RouterServicer(
-            bench.workload,
             tenants_of(DirectoryTwin()),
             bench.exchanges,
             bench.upstreams,

@@ -100,6 +100,16 @@ def _authority(mesh: AttestedMesh) -> OutwardAuthority:
 
 
 @dataclass(slots=True)
+class ShiftedClock:
+    """A clock that goes right and was set so far ahead."""
+
+    ahead_seconds: float
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_seconds
+
+
+@dataclass(slots=True)
 class JoinedTwin:
     """What of a member the router's own identity needs."""
 
@@ -116,6 +126,8 @@ class OtherRouter:
     bench: RouterBench
     port: int
     paths: Paths
+    clock: ShiftedClock
+    """By which its keysets end."""
     lies: dict[str, Lie] = field(default_factory=dict)
     """By the last fixed part of a route: attestation, sessions, session, receipts."""
     reports: int = 0
@@ -159,23 +171,30 @@ def made(folder: Path) -> Path:
 
 @asynccontextmanager
 async def other_router(
-    folder: Path, mesh: AttestedMesh, *, port: int = 0, keyset_days: int = 7, nodes: int = 1
+    folder: Path,
+    mesh: AttestedMesh,
+    *,
+    port: int = 0,
+    ahead_seconds: float = 0.0,
+    nodes: int = 1,
 ) -> AsyncIterator[OtherRouter]:
     """Start it; started again on the same port it is the same service with other keys."""
-    server = grpc.aio.server()
+    server, clock = grpc.aio.server(), ShiftedClock(ahead_seconds)
     kms_pb2_grpc.add_KmsServiceServicer_to_server(_authority(mesh), server)
     kms = PeerTwin(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", None)
     await server.start()
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
-        async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
+        async with router_bench(made(folder), nodes=nodes, keyset_clock=clock) as bench:
             reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0)
             paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
-            outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
-            router = OtherRouter(mesh, bench, port, paths)
+            await bench.outward.certify(cast(Any, member))
+            router = OtherRouter(mesh, bench, port, paths, clock)
             async with (
                 bench.issuance.recording(),
-                https(f"127.0.0.1:{port}", router.answer, bench.workload.headers, outward) as router.port,
+                https(
+                    f"127.0.0.1:{port}", router.answer, bench.workload.headers, bench.outward.context()
+                ) as router.port,
             ):
                 yield router
     finally:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
-from libs.rpc.tls import load_client_context
+from libs.rpc.tls import load_client_context, load_server_context
 from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
 from services.router.face.documents import Documents
@@ -25,7 +25,6 @@ from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
 from services.router.workload.reports import Reports
-from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
@@ -94,6 +93,7 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
     """A router's documents; receipts' commitments and evidence are twins."""
     return Documents(
         workload=bench.workload,
+        overdue=lambda: None,
         reports=reports,
         tenants=tenants_of(directory),
         upstreams=bench.upstreams,
@@ -178,12 +178,11 @@ async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncItera
             body_seconds=BODY_SECONDS,
             total_seconds=total_seconds,
         )
-        outward = OutwardCertificate(key, certificate)
         listener = https(
             "127.0.0.1:0",
             paths.answer,
             bench.workload.headers,
-            outward,
+            load_server_context(key_pem=key, certificate_pem=certificate),
             idle_seconds=IDLE_SECONDS,
             shutdown_seconds=SHUTDOWN_SECONDS,
         )

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +49,8 @@ from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
 from services.router.routing.upstreams import Upstreams
+from services.router.workload.outward import Outward
+from services.router.workload.settings import DAY_SECONDS
 from services.router.workload.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, LedgerTwin
@@ -314,6 +316,7 @@ class RouterBench:
     foreign: ForeignProviders
     ledger: LedgerTwin
     store: ReceiptStore
+    outward: Outward
     workload: Workload
     issuance: Issuance
     exchanges: Exchanges
@@ -325,13 +328,20 @@ class RouterBench:
             endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
         )
 
-    async def run(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Answer:
+    async def run(
+        self,
+        body: bytes,
+        seconds: float = 60.0,
+        sealing: Mapping[str, str] | None = None,
+        keyset_digest: str | None = None,
+    ) -> Answer:
         """Run an exchange to its end. `sealing`: the headers of a request that is encrypted."""
+        request = replace(self.request(body, seconds, sealing), keyset_digest=keyset_digest)
         started: Started | None = None
         parts: list[bytes] = []
         async with (
             asyncio.timeout(PATIENCE_SECONDS),
-            aclosing(self.exchanges.run(self.request(body, seconds, sealing))) as exchange,
+            aclosing(self.exchanges.run(request)) as exchange,
         ):
             async for part in exchange:
                 if isinstance(part, Started):
@@ -375,10 +385,17 @@ async def router_bench(
     collateral: CollateralSource | None = None,
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
+    keyset_clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[RouterBench]:
-    """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
+    """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
+    `keyset_clock` is the one by which keysets end, if that is another.
+    """
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
-    workload, metrics = Workload("spiffe://mesh.test/router/one", keyset_days), Metrics()
+    outward = Outward(("localhost",), ("127.0.0.1",))
+    workload = Workload(
+        "spiffe://mesh.test/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock or clock
+    )
+    metrics = Metrics(lambda: workload.newest.not_after)
     twins = [NodeTwin(f"n{number}") for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
@@ -402,11 +419,13 @@ async def router_bench(
         member.peers[twin.target] = PeerTwin(twin.target, twin.lease)
     upstreams = Upstreams(cast(Any, member), cast(Any, registry_peer))
     async with open_receipt_store(folder / "receipts.sqlite") as store:
-        issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
+        issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
-        opening = Opening(workload.e2ee_keys, AcceptanceWindow())
-        exchanges = Exchanges(member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, clock)
+        opening = Opening(workload, AcceptanceWindow())
+        exchanges = Exchanges(
+            member.policy, workload, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, clock
+        )
         bench = RouterBench(
             member,
             registry,
@@ -416,6 +435,7 @@ async def router_bench(
             foreign,
             ledger,
             store,
+            outward,
             workload,
             issuance,
             exchanges,

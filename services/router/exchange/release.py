@@ -42,7 +42,7 @@ class Release:
         except LedgerUnavailable as error:
             log.warning("response not released", receipt=course.receipt_id, detail=str(error))
             if not streaming:
-                yield Started(sorry.status, JSON, course.receipt_id)
+                yield course.head(sorry.status, JSON)
             yield end
             return
         async with aclosing(_give_out(logged, None if streaming else started, held.withheld)) as rest:
@@ -59,12 +59,11 @@ class Release:
         try:
             logged = await self._commit(course, digest(body), digest(sorry.body))
         except LedgerUnavailable:
-            yield Started(sorry.status, JSON, course.receipt_id)
+            yield course.head(sorry.status, JSON)
             yield sorry.body
             return
-        async with aclosing(
-            _give_out(logged, Started(error.status, JSON, course.receipt_id, headers=error.headers), body)
-        ) as rest:
+        head = course.head(error.status, JSON, headers=error.headers)
+        async with aclosing(_give_out(logged, head, body)) as rest:
             async for part in rest:
                 yield part
 

@@ -31,8 +31,12 @@ from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.routing.routes import Route, Routes
+from services.router.workload.generation import Generation
+from services.router.workload.workload import Workload
 
 _ATTEMPTS = 3
+_SETTLING_SECONDS = 30.0
+"""How long after a request's time its receipt may be signed, and then be fetched: a client may be slow to read."""
 
 log = structlog.get_logger()
 
@@ -43,6 +47,7 @@ class Exchanges:
     def __init__(
         self,
         policy: PolicyKeeper,
+        workload: Workload,
         opening: Opening,
         routes: Routes,
         issuance: Issuance,
@@ -52,6 +57,7 @@ class Exchanges:
     ) -> None:
         """`clock` is in Unix seconds."""
         self._policy = policy
+        self._workload = workload
         self._clock = clock
         self._opening = opening
         self._routes = routes
@@ -64,12 +70,12 @@ class Exchanges:
         """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
 
         Whoever asks for the next part says that the one before is written: what was signed and not written is amended.
-        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request; everything later is a
-        response with a receipt.
+        Raises `PolicyStale`, `LedgerUnavailable` or `KeysetEnded` before anything was done with the request; everything
+        later is a response with a receipt.
         """
         policy = self._policy.require_fresh()
         self._issuance.require_room()
-        course = Course.begin(request, policy)
+        course = Course.begin(request, policy, self._lasting(request, request.keyset_digest))
         ended = End.INTERNAL_ERROR
         try:
             with self._metrics.exchange(request.endpoint.path) as head:
@@ -93,7 +99,8 @@ class Exchanges:
             if request.unread is not None:
                 raise request.unread
             if request.sealing:
-                course.opened(await self._opening.open(request.sealing, request.endpoint, request.body))
+                opened = await self._opening.open(request.sealing, request.endpoint, request.body)
+                course.opened(opened, self._lasting(request, opened.keyset_digest))
             prompt = prompts.parse(course.body)
             course.model = prompt.model
             async with aclosing(self._answer(course, prompt)) as answer:
@@ -123,6 +130,11 @@ class Exchanges:
                     route = self._choose(course, prompt, tried)
                 except RouterError:
                     raise error from None  # There was one; that it failed is what the client should know.
+
+    def _lasting(self, request: Request, named: str | None) -> Generation:
+        """Return the keyset to serve under, which outlives the request. Raises `KeysetEnded`."""
+        left = max(request.deadline - asyncio.get_running_loop().time(), 0.0)
+        return self._workload.lasting(left + _SETTLING_SECONDS, named)
 
     def _require_tenant(self, tenant: Tenant) -> None:
         """Operators may revoke a tenant whose answer is on its way. Raises `TenantRevoked`."""
@@ -179,7 +191,7 @@ class Exchanges:
             )
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
-            started = Started(begun.status, begun.content_type, course.receipt_id, cover.suite)
+            started = course.head(begun.status, begun.content_type, sealed=cover.suite)
             if streaming:
                 yield started
             try:
@@ -195,7 +207,7 @@ class Exchanges:
             except (UpstreamFailed, TenantRevoked) as error:
                 course.aborts.append(end_of(error))
                 held.fail(error)
-                started = Started(error.status, JSON, course.receipt_id)
+                started = course.head(error.status, JSON)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for end in released:
                 yield end

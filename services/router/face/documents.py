@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
@@ -24,6 +25,8 @@ class Documents:
     """What the documents are made of. Each method answers one path; `name` is what the path names, if anything."""
 
     workload: Workload
+    overdue: Callable[[], str | None]
+    """Says why the keyset is not renewed, although it should be by now."""
     reports: Reports
     tenants: Tenants
     upstreams: Upstreams
@@ -33,10 +36,13 @@ class Documents:
     evidence: EvidenceDocuments
 
     async def root(self, arrival: Arrival, name: str) -> Reply:
-        return value({"api_version": "aci/1", "workload_keyset_digest": self.workload.keyset_digest})
+        return value({"api_version": "aci/1", "workload_keyset_digest": self.workload.lasting(0).digest})
 
     async def health(self, arrival: Arrival, name: str) -> Reply:
-        return value({"status": "ok"})
+        """That the process serves, under a keyset of its own. Raises `KeysetEnded`."""
+        self.workload.lasting(0)
+        overdue = self.overdue()
+        return value({"status": "ok"} if overdue is None else {"status": "ok", "keyset_overdue": overdue})
 
     async def models(self, arrival: Arrival, name: str) -> Reply:
         tenant = await self.tenants.authenticate(arrival.headers.only("authorization"))

@@ -73,7 +73,7 @@ class Paths:
                 log.exception("bug in a handler", path=arrival.path)
                 reply = refusal(InternalError("internal error"))
             self._metrics.replies.add(str(reply.status))
-            yield replace(reply, headers={**reply.headers, **self._headers()})
+            yield replace(reply, headers={**self._headers(), **reply.headers})
 
     def _open(self, arrival: Arrival) -> AbstractAsyncContextManager[Reply]:
         """Raises `EndpointNotSupported`, `MethodNotAllowed` or `ExpectationFailed`."""

@@ -31,7 +31,7 @@ from services.router.errors import LedgerUnavailable
 from services.router.proof.commitments import Attested
 from services.router.proof.store import PendingReceipt, ReceiptStore, StoredReceipt
 from services.router.proof.vaults import Vaults
-from services.router.workload.workload import RECEIPT_KEY_ID, Workload
+from services.router.workload.generation import Generation
 
 _RETRY_SECONDS = 2.0
 _LATE_SECONDS = 30.0
@@ -52,6 +52,8 @@ class Draft:
     events: tuple[KnownEvent, ...]
     served_at: int
     """Unix seconds."""
+    generation: Generation
+    """The keyset under which its client was served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,12 @@ class Issuance:
     """Signs and commits receipts."""
 
     def __init__(
-        self, workload: Workload, publisher: Publisher, vaults: Vaults, store: ReceiptStore, attested: Attested
+        self,
+        publisher: Publisher,
+        vaults: Vaults,
+        store: ReceiptStore,
+        attested: Attested,
     ) -> None:
-        self._workload = workload
         self._publisher = publisher
         self._vaults = vaults
         self._store = store
@@ -194,19 +199,21 @@ class Issuance:
         await self._store.settle(pending.receipt_id)
         return True
 
-    def _sign(self, draft: Draft) -> bytes:
+    @staticmethod
+    def _sign(draft: Draft) -> bytes:
+        generation = draft.generation
         unsigned = Receipt(
             receipt_id=draft.receipt_id,
             chat_id=draft.chat_id,
             model=draft.model,
-            workload_keyset_digest=self._workload.keyset_digest,
+            workload_keyset_digest=generation.digest,
             endpoint=draft.endpoint,
             method="POST",
             served_at=draft.served_at,
             events=draft.events,
-            key_id=RECEIPT_KEY_ID,
+            key_id=generation.receipt_key_id,
         )
-        return receipts.sign(unsigned, self._workload.receipt_key)
+        return receipts.sign(unsigned, generation.receipt_key)
 
     async def _kept(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy, whatever becomes of the caller."""

@@ -1,7 +1,7 @@
 """It is responsible for attestation reports: the one that is there for anybody, and fresh ones, a quote for each.
 
 The device is the guest's, and whoever asks need not say who they are. So what a flood of nonces can have of it is
-bounded, and it keeps nobody from the report that is there.
+bounded, and it keeps nobody from the report that is there. All of them name the newest keyset, and none that has ended.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from libs.rpc.rates import Allowances
 from libs.tee import tdx
 from libs.tee.eventlog import RUNTIME_REGISTER, with_digests
 from services.router.errors import ReportsBusy
+from services.router.workload.generation import Generation
 from services.router.workload.workload import Workload
 
 MOST_AWAITED = 16
@@ -58,26 +59,31 @@ class Reports:
         self._quoting = asyncio.Lock()
         self._flights: dict[str, _Flight] = {}
         self._renewing = asyncio.Lock()
-        self._unchallenged: tuple[float, bytes] | None = None
+        self._unchallenged: dict[str, tuple[float, bytes]] = {}
+        """By the digest of the keyset: the newest's, and for a moment its successor's."""
 
     async def report(self, nonce: str | None) -> bytes:
-        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy`."""
-        return await (self._current() if nonce is None else self._fresh(report.check_nonce(nonce)))
+        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy`, `KeysetEnded`."""
+        generation = self._workload.lasting(0)
+        return await (self.unchallenged(generation) if nonce is None else self._fresh(report.check_nonce(nonce)))
 
-    async def _current(self) -> bytes:
-        """The unchallenged report. It waits for nobody while it is kept, and for no nonce when it is made anew."""
-        if (kept := self._kept()) is not None:
+    async def unchallenged(self, generation: Generation) -> bytes:
+        """Return a keyset's report without a nonce. It waits for nobody while it is kept, and for no nonce when it is
+        made anew.
+        """
+        if (kept := self._kept(generation)) is not None:
             return kept
         async with self._renewing:
-            if (kept := self._kept()) is None:
-                kept = await self._make(None)
-                self._unchallenged = (self._clock(), kept)
+            if (kept := self._kept(generation)) is None:
+                kept = await self._make(generation, None)
+                current = self._workload.keyset_digest
+                self._unchallenged = {name: one for name, one in self._unchallenged.items() if name == current}
+                self._unchallenged[generation.digest] = self._clock(), kept
             return kept
 
-    def _kept(self) -> bytes | None:
-        if self._unchallenged is None or self._clock() - self._unchallenged[0] > _CACHE_SECONDS:
-            return None
-        return self._unchallenged[1]
+    def _kept(self, generation: Generation) -> bytes | None:
+        made_at, document = self._unchallenged.get(generation.digest, (0.0, None))
+        return None if document is None or self._clock() - made_at > _CACHE_SECONDS else document
 
     async def _fresh(self, nonce: str) -> bytes:
         """One quote for all who ask with this nonce at the same time, also if the first of them leaves."""
@@ -87,7 +93,7 @@ class Reports:
             async with flight.turn:
                 if flight.document is None:
                     async with self._quoting:
-                        flight.document = await self._make(nonce)
+                        flight.document = await self._make(self._workload.lasting(0), nonce)
                 return flight.document
         finally:
             flight.waiting -= 1
@@ -102,8 +108,8 @@ class Reports:
         flight = self._flights[nonce] = _Flight()
         return flight
 
-    async def _make(self, nonce: str | None) -> bytes:
-        keyset = self._workload.keyset
+    async def _make(self, generation: Generation, nonce: str | None) -> bytes:
+        keyset = generation.keyset
         slot = report.slot(report.report_data(keyset.digest, nonce))
         compose = await self._member.guest.measured_compose()
         quote = await self._member.guest.quote(slot)

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 IMAGE, SOURCES = "image", "sources"
+DAY_SECONDS = 24 * 3600
+LONGEST_SECONDS = 31 * DAY_SECONDS
+_CERTIFICATE_SECONDS = 29 * DAY_SECONDS
+"""The KMS certifies an outward key for thirty days, and again with each keyset."""
+_OVERLAPS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +17,13 @@ class KeysetSettings:
     """The TOML table [keyset]."""
 
     days: int = 7
-    """How long the keyset, and the outward TLS key in it, is valid, days."""
+    """How long a keyset is valid, days: 31 at most, which is as far ahead as clients believe."""
+    lifetime_seconds: int | None = None
+    """The same, instead of `days`, in seconds."""
+    overlap_seconds: int | None = None
+    """How long before its end a keyset is replaced, seconds: for so long clients that verified it may go on with it. At
+    most half of its life; absent: a seventh.
+    """
     dns_names: tuple[str, ...] = ()
     """Names in the outward certificate, beside the IP addresses."""
     ip_addresses: tuple[str, ...] = ()
@@ -27,7 +38,23 @@ class KeysetSettings:
     at once; more is refused with 429."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.lifetime <= LONGEST_SECONDS:
+            raise ValueError(f"a keyset lives for {LONGEST_SECONDS // DAY_SECONDS} days at most")
+        if not 0 < self.overlap <= self.lifetime // 2:
+            raise ValueError("keyset.overlap_seconds must be positive, and at most half of the keyset's life")
+        if self.lifetime - self.overlap > _CERTIFICATE_SECONDS:
+            raise ValueError("keyset.overlap_seconds is too short: the outward certificate would end before the keyset")
         if self.image_digest_of not in (IMAGE, SOURCES):
             raise ValueError(f"keyset.image_digest_of must be {IMAGE} or {SOURCES}")
         if not self.quotes_per_second > 0:
             raise ValueError("keyset.quotes_per_second must be positive")
+
+    @property
+    def lifetime(self) -> int:
+        """How long a keyset is valid, seconds."""
+        return self.days * DAY_SECONDS if self.lifetime_seconds is None else self.lifetime_seconds
+
+    @property
+    def overlap(self) -> int:
+        """How long before its end a keyset is replaced, seconds."""
+        return self.lifetime // _OVERLAPS if self.overlap_seconds is None else self.overlap_seconds

@@ -52,7 +52,7 @@ class Device(TdGuest):
 
 
 def reports_over(mesh: AttestedMesh, guest: TdGuest, *, per_second: float = 1000.0, now: float = 0.0) -> Reports:
-    workload = Workload("spiffe://mesh.test/router/1", 1)
+    workload = Workload("spiffe://mesh.test/router/1", 86400, "00" * 32)
     member = cast(Any, MemberTwin(guest))
     return Reports(member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, lambda: now)
 

@@ -205,8 +205,8 @@ class Publisher:
     ) -> Committed:
         """Log under which evidence and report this issuer writes on; return once the ledger has it.
 
-        `certificate` is DER, `evidence` the document that it names, whose claims MUST name the same log key. Raises what
-        `commit` raises; where that is `LedgerUnavailable`, the entry is still logged later.
+        `certificate` is DER, `evidence` the document that it names, whose claims MUST name the same log key. Raises
+        what `commit` raises; where that is `LedgerUnavailable`, the entry is still logged later.
         """
         keyset = Keyset(self._issuer.spki, self._issuer.boot, certificate, evidence, report, None)
         return await self.commit(Kind.KEYSET, keyset.body(), vault=None, timeout=timeout, essential=True)

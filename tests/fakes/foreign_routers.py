@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs import jcs
+from libs.aci.keyset import KEYSET_HEADER, Keyset
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import UpstreamFailed
 from libs.aci.report import SourceProvenance
@@ -133,6 +134,8 @@ class OtherRouter:
     reports: int = 0
     nonce: str = ""
     """The one that was asked with last."""
+    claimed_keyset: str | None = None
+    """Which one its responses say that they are served under, if not the right one."""
     bodies: list[bytes] = field(default_factory=list)
     """Every prompt that came, to whatever end."""
 
@@ -156,6 +159,8 @@ class OtherRouter:
             lie = self.lies.get(route)
             if lie is not None and isinstance(reply.body, bytes):
                 reply = document(lie(reply.body))
+            if self.claimed_keyset is not None:
+                reply = replace(reply, headers={**reply.headers, KEYSET_HEADER: self.claimed_keyset})
             yield reply
 
 
@@ -248,8 +253,9 @@ def asked(**members: Any) -> bytes:
     return prompt(model=HERE, messages=[{"role": "user", "content": WORDS}], **members)
 
 
-def last_receipt(router: RouterBench) -> Receipt:
-    return verify_receipt(jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1])), router.workload.keyset)
+def last_receipt(router: RouterBench, keyset: Keyset | None = None) -> Receipt:
+    """The newest receipt, which verifies under the keyset of now if none is given."""
+    return verify_receipt(jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1])), keyset or router.workload.keyset)
 
 
 def error_type(answer: Answer) -> str:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
 from libs.aci.endpoints import CHAT
+from libs.aci.keyset import Keyset
 from libs.aci.session import session_id
 from services.router.e2ee.answers import cover
 from services.router.e2ee.opening import Opening
@@ -37,6 +38,8 @@ class RouterTwin:
     seen_keys: list[str | None] = field(default_factory=list)
     served: dict[str, Served] = field(default_factory=dict)
     session: bytes = b""
+    keyset: Keyset | None = None
+    """The one that its report is about, if not the mesh's."""
     extra_headers: dict[str, str] = field(default_factory=dict)
     not_yet: int = 0
     """How often a commitment is still to be answered with 404."""
@@ -81,7 +84,7 @@ class RouterTwin:
 
     async def _attestation(self, request: web.Request) -> web.Response:
         self.seen_keys.append(request.headers.get("Authorization"))
-        return self._json("report", self.mesh.report(request.query["nonce"]))
+        return self._json("report", self.mesh.report(request.query["nonce"], self.keyset))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

@@ -385,16 +385,14 @@ async def router_bench(
     collateral: CollateralSource | None = None,
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
-    keyset_clock: Callable[[], float] | None = None,
+    keyset_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
-    `keyset_clock` is the one by which keysets end, if that is another.
+    `keyset_clock` is the one by which keysets end.
     """
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
     outward = Outward(("localhost",), ("127.0.0.1",))
-    workload = Workload(
-        "spiffe://mesh.test/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock or clock
-    )
+    workload = Workload("spiffe://mesh.test/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock)
     metrics = Metrics(lambda: workload.newest.not_after)
     twins = [NodeTwin(f"n{number}") for number in range(nodes)]
     servers: list[grpc.aio.Server] = []

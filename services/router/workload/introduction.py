@@ -34,8 +34,8 @@ class Introduction:
     ) -> None:
         """Return once the log holds the keyset, and listeners show a certificate that lasts for it.
 
-        Until then nobody but the KMS and the ledger MUST have seen it. Raises what the KMS, the ledger or this service's
-        own outbox refuse it for, `LedgerUnavailable` among it.
+        Until then nobody but KMS and ledger MUST have seen it. Raises what these, or this service's own outbox, refuse
+        it for, `LedgerUnavailable` among it.
         """
         await self._outward.certify(self._member)
         credential = self._member.identity.current

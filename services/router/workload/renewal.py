@@ -67,11 +67,13 @@ class Renewal:
 
     async def keep(self) -> NoReturn:
         """Renew for as long as the process lives."""
+        delay = _FIRST_RETRY_SECONDS
         while True:
-            while (rest := self.due_in()) > 0:
+            if (rest := self.due_in()) > 0:
                 await asyncio.sleep(min(rest, _LOOK_SECONDS))
-            delay = _FIRST_RETRY_SECONDS
-            while not await self.renew():
+            elif await self.renew():
+                delay = _FIRST_RETRY_SECONDS
+            else:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LAST_RETRY_SECONDS)
 

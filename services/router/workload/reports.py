@@ -63,7 +63,9 @@ class Reports:
         """By the digest of the keyset: the newest's, and for a moment its successor's."""
 
     async def report(self, nonce: str | None) -> bytes:
-        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy`, `KeysetEnded`."""
+        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy` or
+        `KeysetEnded`.
+        """
         generation = self._workload.lasting(0)
         return await (self.unchallenged(generation) if nonce is None else self._fresh(report.check_nonce(nonce)))
 

@@ -457,12 +457,26 @@ async def test_an_answer_under_way_is_cut_when_its_providers_code_is_revoked(
 
 async def test_nothing_of_an_answer_under_another_keyset_goes_out(router: RouterBench, other: OtherRouter) -> None:
     other.bench.nodes[0].stream()
-    workload = other.bench.workload
-    other.clock.ahead_seconds = 8 * DAY_SECONDS
-    workload.serve(workload.bear())
+    other.claimed_keyset = digest(b"another keyset")
     answer = await router.run(asked(stream=True))
     assert (answer.started.status, error_type(answer)) == (502, "upstream_error")
     assert other.reports == 3
+
+
+async def test_a_provider_that_renewed_its_keyset_goes_on_under_the_verified_one_until_that_ends(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    workload, reports = other.bench.workload, other.reports
+    verified = workload.keyset
+    workload.serve(workload.bear())
+    assert (await router.run(asked())).started.status == 200
+    assert last_receipt(other.bench, verified).workload_keyset_digest == verified.digest
+    assert other.reports == reports
+    other.clock.ahead_seconds = 8 * DAY_SECONDS
+    workload.serve(workload.bear())
+    assert (await router.run(asked())).started.status == 200
+    assert last_receipt(other.bench).workload_keyset_digest == workload.keyset_digest != verified.digest
+    assert other.reports == reports + 1
 
 
 async def test_a_tenant_for_whom_policy_demands_what_no_provider_shows_is_refused(

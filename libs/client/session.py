@@ -178,7 +178,7 @@ class RouterSession:
         )
 
     async def _usable(self) -> Keyset:
-        """Return the keyset to send under: another, verified now, where the router has one or this one ends too soon."""
+        """Return the keyset to send under: one verified now, where the router has another or this one ends soon."""
         if self._served_under is not None:
             await self._keysets.renew(self._served_under)
             self._served_under = None

@@ -32,11 +32,10 @@ from services.router.proof.issuance import Issuance
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.routing.routes import Route, Routes
 from services.router.workload.generation import Generation
+from services.router.workload.settings import SETTLING_SECONDS
 from services.router.workload.workload import Workload
 
 _ATTEMPTS = 3
-_SETTLING_SECONDS = 30.0
-"""How long after a request's time its receipt may be signed, and then be fetched: a client may be slow to read."""
 
 log = structlog.get_logger()
 
@@ -134,7 +133,7 @@ class Exchanges:
     def _lasting(self, request: Request, named: str | None) -> Generation:
         """Return the keyset to serve under, which outlives the request. Raises `KeysetEnded`."""
         left = max(request.deadline - asyncio.get_running_loop().time(), 0.0)
-        return self._workload.lasting(left + _SETTLING_SECONDS, named)
+        return self._workload.lasting(left + SETTLING_SECONDS, named)
 
     def _require_tenant(self, tenant: Tenant) -> None:
         """Operators may revoke a tenant whose answer is on its way. Raises `TenantRevoked`."""

@@ -10,6 +10,8 @@ LONGEST_SECONDS = 31 * DAY_SECONDS
 _CERTIFICATE_SECONDS = 29 * DAY_SECONDS
 """The KMS certifies an outward key for thirty days, and again with each keyset."""
 _OVERLAPS = 7
+SETTLING_SECONDS = 30.0
+"""How long after a request's time its receipt may be signed, and then be fetched: a client may be slow to read."""
 
 
 @dataclass(frozen=True, slots=True)

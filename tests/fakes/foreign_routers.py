@@ -37,7 +37,7 @@ from services.router.face.listener import https
 from services.router.face.paths import Paths
 from services.router.routing.foreign.access import Credentials
 from services.router.workload.reports import Reports
-from tests.fakes.attested_mesh import AttestedMesh
+from tests.fakes.attested_mesh import TRUST_DOMAIN, AttestedMesh
 from tests.fakes.https_clients import (
     KEY,
     DirectoryTwin,
@@ -129,6 +129,7 @@ class OtherRouter:
     paths: Paths
     clock: ShiftedClock
     """By which its keysets end."""
+    member: JoinedTwin
     lies: dict[str, Lie] = field(default_factory=dict)
     """By the last fixed part of a route: attestation, sessions, session, receipts."""
     reports: int = 0
@@ -190,11 +191,11 @@ async def other_router(
     await server.start()
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
-        async with router_bench(made(folder), nodes=nodes, keyset_clock=clock) as bench:
+        async with router_bench(made(folder), nodes=nodes, trust_domain=TRUST_DOMAIN, keyset_clock=clock) as bench:
             reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0)
             paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
             await bench.outward.certify(cast(Any, member))
-            router = OtherRouter(mesh, bench, port, paths, clock)
+            router = OtherRouter(mesh, bench, port, paths, clock, member)
             async with (
                 bench.issuance.recording(),
                 https(

@@ -383,6 +383,7 @@ async def router_bench(
     policy: KeeperTwin | None = None,
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
+    trust_domain: str = "mesh.test",
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
     keyset_clock: Callable[[], float] = time.time,
@@ -392,7 +393,9 @@ async def router_bench(
     """
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
     outward = Outward(("localhost",), ("127.0.0.1",))
-    workload = Workload("spiffe://mesh.test/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock)
+    workload = Workload(
+        f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock
+    )
     metrics = Metrics(lambda: workload.newest.not_after)
     twins = [NodeTwin(f"n{number}") for number in range(nodes)]
     servers: list[grpc.aio.Server] = []

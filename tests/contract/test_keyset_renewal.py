@@ -20,9 +20,7 @@ from libs.client.exchange import chat_body
 from libs.client.pinning import spki_sha256
 from libs.client.session import Patience, RouterSession, open_session
 from libs.rpc.channel import fetch_leaf
-from libs.rpc.middleware import public_middleware
-from libs.rpc.policies import merge_methods
-from libs.rpc.server import serving
+from libs.rpc.health import Health
 from libs.rpc.tls import load_client_context
 from libs.transparency.leaf import Kind
 from services.router.workload.settings import DAY_SECONDS
@@ -205,25 +203,25 @@ async def still_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 async def test_a_new_certificate_is_shown_to_who_connects_and_cuts_nobody_off(router: OtherRouter) -> None:
     outward, member = router.bench.outward, cast(Any, router.member)
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(Health([]), server)  # type: ignore[no-untyped-call]
+    grpc_port = server.add_secure_port("127.0.0.1:0", outward.credentials())
+    await server.start()
     credentials = grpc.ssl_channel_credentials(router.mesh.ca.pem)
-    async with (
-        serving(
-            "127.0.0.1:0", outward.credentials(), [], public_middleware(merge_methods([])), drain_seconds=0
-        ) as grpc_listener,
-        grpc.aio.secure_channel(f"localhost:{grpc_listener.port}", credentials) as channel,
-    ):
+    async with grpc.aio.secure_channel(f"localhost:{grpc_port}", credentials) as channel:
         reader, writer = await asyncio.open_connection(
             "localhost", router.port, ssl=load_client_context(ca_pem=router.mesh.ca.pem)
         )
         await still_answers(reader, writer)
-        health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
-        before = [await leaf(router, port) for port in (router.port, grpc_listener.port)]
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())  # type: ignore[no-untyped-call]
+        await watching.read()
+        before = [await leaf(router, port) for port in (router.port, grpc_port)]
         await outward.certify(member)
-        after = [await leaf(router, port) for port in (router.port, grpc_listener.port)]
+        after = [await leaf(router, port) for port in (router.port, grpc_port)]
         assert before[0] == before[1] != after[0] == after[1]
         assert {spki_sha256(each) for each in (*before, *after)} == {outward.spki_sha256}
         await still_answers(reader, writer)
         writer.close()
-        await health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert not watching.done(), "the stream was cut"
+    await server.stop(None)
     assert outward.spki_sha256 in router.bench.workload.keyset.pins("localhost")

@@ -38,6 +38,7 @@ from services.router.metrics import Metrics
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.proof.erasures import ErasureReading
 from services.router.proof.issuance import Issuance
+from services.router.proof.retention import Retention
 from services.router.proof.store import open_receipt_store
 from services.router.proof.vaults import Vaults
 from services.router.routing.foreign.access import read_credentials
@@ -45,6 +46,7 @@ from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
+from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.introduction import Introduction
 from services.router.workload.outward import Outward
@@ -75,7 +77,14 @@ async def serve(config: Config) -> None:
         ledger, acknowledging = member.ledger(ledgers), member.ledger(ledgers)
         registry = member.any_peer("registry", config.registry)
         vaults = Vaults(member, ledger, receiver)
-        reports = Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second)
+        reports = Reports(
+            member,
+            workload,
+            collateral,
+            provenance,
+            config.keyset.quotes_per_second,
+            config.receipts.retain_seconds,
+        )
         # With it the log has the keyset that this process's receipts name, and the quote that binds it.
         report = jcs.loads_object(await reports.report(None))
         async with (
@@ -86,11 +95,13 @@ async def serve(config: Config) -> None:
         ):
             metrics = Metrics(lambda: workload.newest.not_after)
             upstreams = Upstreams(member, registry)
-            issuance = Issuance(publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot))
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
+            sessions = Sessions(upstreams, foreign)
+            attested = Attested(member, acknowledging, publisher.boot)
+            issuance = Issuance(publisher, vaults, store, attested, sessions.find)
             exchanges = Exchanges(
                 member.policy,
                 workload,
@@ -121,6 +132,7 @@ async def serve(config: Config) -> None:
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,
+                cited=sessions,
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
@@ -158,6 +170,7 @@ async def serve(config: Config) -> None:
                     tasks.create_task(foreign.maintain()),
                     tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
                     tasks.create_task(renewal.keep()),
+                    tasks.create_task(Retention(store, config.receipts, metrics.let_go.add).keep()),
                 ]
                 if config.metrics.listen:
                     await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))

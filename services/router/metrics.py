@@ -78,6 +78,9 @@ class Metrics:
         self.keyset_renewals = Count(
             "teemesh_router_keyset_renewals_total", "Tries to renew the keyset, by what came of them.", "outcome"
         )
+        self.let_go = Count(
+            "teemesh_router_receipts_let_go_total", "Receipts that are handed out no more, by reason.", "reason"
+        )
         self.head_seconds = Durations("teemesh_router_head_seconds", "From a prompt to the head of its answer.")
         self.exchange_seconds = Durations("teemesh_router_exchange_seconds", "From a prompt to the end of its answer.")
         self.commit_seconds = Durations("teemesh_router_commit_seconds", "For a receipt to be logged and kept.")
@@ -119,6 +122,7 @@ class Metrics:
             self.ends,
             self.replies,
             self.keyset_renewals,
+            self.let_go,
         ):
             lines.extend(each.lines())
         ends = Count("teemesh_router_keyset_not_after_seconds", "When the keyset of now ends, Unix time.")

@@ -50,6 +50,7 @@ from tests.fakes.routers import Answer, KeeperTwin, PeerTwin, RouterBench, promp
 NAME = "other-mesh"
 THERE = MODEL
 HERE = "their-model"
+RETAIN_SECONDS = 30 * 86400
 WORDS = "which nobody on the way may read"
 Lie = Callable[[bytes], bytes]
 
@@ -192,7 +193,9 @@ async def other_router(
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
         async with router_bench(made(folder), nodes=nodes, trust_domain=TRUST_DOMAIN, keyset_clock=clock) as bench:
-            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0)
+            reports = Reports(
+                cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0, RETAIN_SECONDS
+            )
             paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
             await bench.outward.certify(cast(Any, member))
             router = OtherRouter(mesh, bench, port, paths, clock, member)

@@ -98,6 +98,7 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
         tenants=tenants_of(directory),
         upstreams=bench.upstreams,
         foreign=bench.foreign,
+        cited=bench.sessions,
         receipts=bench.store,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),

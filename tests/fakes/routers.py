@@ -48,6 +48,7 @@ from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
+from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.outward import Outward
 from services.router.workload.settings import DAY_SECONDS
@@ -315,6 +316,7 @@ class RouterBench:
     upstreams: Upstreams
     foreign: ForeignProviders
     ledger: LedgerTwin
+    sessions: Sessions
     store: ReceiptStore
     outward: Outward
     workload: Workload
@@ -420,9 +422,15 @@ async def router_bench(
         member.peers[twin.target] = PeerTwin(twin.target, twin.lease)
     upstreams = Upstreams(cast(Any, member), cast(Any, registry_peer))
     async with open_receipt_store(folder / "receipts.sqlite") as store:
-        issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
+        sessions = Sessions(upstreams, foreign)
+
+        async def find_session(session_id: str) -> bytes:
+            await ledger.until_copied()
+            return await sessions.find(session_id)
+
+        issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger), find_session)
         opening = Opening(workload, AcceptanceWindow())
         exchanges = Exchanges(
             member.policy, workload, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, clock
@@ -435,6 +443,7 @@ async def router_bench(
             upstreams,
             foreign,
             ledger,
+            sessions,
             store,
             outward,
             workload,

@@ -15,6 +15,7 @@ from services.router.face.arrivals import Arrival
 from services.router.proof.commitments import Commitments, EvidenceDocuments
 from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
 from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.reports import Reports
 from services.router.workload.workload import Workload
@@ -31,6 +32,7 @@ class Documents:
     tenants: Tenants
     upstreams: Upstreams
     foreign: ForeignProviders
+    cited: Sessions
     receipts: ReceiptStore
     commitments: Commitments
     evidence: EvidenceDocuments
@@ -70,7 +72,7 @@ class Documents:
         try:
             if not is_hex(name, 32):
                 raise NotFound("session ids are 64 lower-case hex digits")
-            return document(await self._session_document(name))
+            return document(await self.cited.find(name))
         except MeshError as error:
             if error.reason == "SESSION_UNKNOWN":
                 raise NotFound("no such session") from error
@@ -91,10 +93,3 @@ class Documents:
                 raise
             raise ReceiptNotFound from error
         return await self.receipts.find(name, tenant.tenant_id)
-
-    async def _session_document(self, session_id: str) -> bytes:
-        """Sessions of foreign providers are this router's own; those of nodes are the registry's."""
-        try:
-            return await self.foreign.session(session_id)
-        except NotFound:
-            return await self.upstreams.session(session_id)

@@ -7,7 +7,7 @@ response that a receipt is about MUST NOT be released.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,8 @@ from teemesh.ledger.v1 import acknowledgement_pb2
 from libs import jcs
 from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import KnownEvent
+from libs.aci.receipt_events import KnownEvent, UpstreamVerified
+from libs.client.chain import cited_by, foreign_link
 from libs.errors import MeshError
 from libs.events.answers import EntryRejected
 from libs.events.publish import Committed, Publisher
@@ -36,6 +37,10 @@ from services.router.workload.generation import Generation
 _RETRY_SECONDS = 2.0
 _LATE_SECONDS = 30.0
 _PENDING_AT_ONCE = 100
+_MAX_KEPT_SESSIONS = 10_000
+
+FindSession = Callable[[str], Awaitable[bytes]]
+"""Returns a session document by its id."""
 
 log = structlog.get_logger()
 
@@ -88,11 +93,15 @@ class Issuance:
         vaults: Vaults,
         store: ReceiptStore,
         attested: Attested,
+        session: FindSession,
     ) -> None:
         self._publisher = publisher
         self._vaults = vaults
         self._store = store
         self._attested = attested
+        self._session = session
+        self._kept_sessions: set[str] = set()
+        """Lately kept by this process: they need not be looked for again."""
         self._put_off = asyncio.Event()
         self._keeping: set[asyncio.Task[None]] = set()
 
@@ -224,6 +233,8 @@ class Issuance:
 
     async def _keep(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
+        attested, cited = self._attested.now()
+        cited |= await self._sessions_behind(receipt.receipt)
         try:
             await self._store.put(
                 StoredReceipt(
@@ -236,13 +247,38 @@ class Issuance:
                     entry_id=committed.entry_id,
                     issuer_seq=committed.issuer_seq,
                     acknowledgement=to_wire(committed.acknowledgement).SerializeToString(),
-                    attested=await self._attested.now(),
+                    attested=attested,
                     vault_id=vault.vault_id,
                     vault_epoch=vault.epoch,
-                )
+                ),
+                cited,
             )
         except MeshError as error:
             log.error("a receipt is in the ledger alone", receipt=receipt.receipt_id, reason=error.reason)
+
+    async def _sessions_behind(self, document: bytes) -> dict[bytes, bytes | None]:
+        """Return the sessions that a receipt cites, which stay with it: the registry keeps them by its own bounds."""
+        cited: dict[bytes, bytes | None] = {}
+        for name in _cited_by(receipts.parse(document)):
+            cited[bytes.fromhex(name)] = None
+            if name in self._kept_sessions:
+                continue
+            try:
+                cited[bytes.fromhex(name)] = await self._session(name)
+            except MeshError as error:
+                log.warning("a session is not kept with its receipt", session=name, reason=error.reason)
+                continue
+            if len(self._kept_sessions) >= _MAX_KEPT_SESSIONS:
+                self._kept_sessions.clear()
+            self._kept_sessions.add(name)
+        return cited
+
+
+def _cited_by(receipt: Receipt) -> set[str]:
+    """Name the sessions behind an answer: this router's about who served, and a provider's own behind that."""
+    cited = {event.session_id for event in receipt.events if isinstance(event, UpstreamVerified)}
+    link = foreign_link(receipt)
+    return cited | ({behind} if link is not None and (behind := cited_by(link)) is not None else set())
 
 
 def _pending(draft: Draft, signed: bytes) -> PendingReceipt:

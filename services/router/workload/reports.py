@@ -27,6 +27,8 @@ MOST_AWAITED = 16
 _CACHE_SECONDS = 3600.0
 _BURST_SECONDS = 4.0
 _ALL = "all"
+RETENTION = "teemesh_receipt_retention_seconds"
+"""How long a receipt is handed out, while there is room: a word to clients that nothing binds."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Reports:
         collateral: CollateralSource,
         provenance: report.SourceProvenance,
         quotes_per_second: float,
+        retain_seconds: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._member = member
@@ -55,6 +58,7 @@ class Reports:
         self._collateral = collateral
         self._provenance = provenance
         self._allowances = Allowances(quotes_per_second, max(1.0, quotes_per_second * _BURST_SECONDS), clock)
+        self._retain_seconds = retain_seconds
         self._clock = clock
         self._quoting = asyncio.Lock()
         self._flights: dict[str, _Flight] = {}
@@ -139,4 +143,5 @@ class Reports:
             provenance=self._provenance,
             evidence=evidence,
             e2ee_versions=(e2ee.VERSION,),
+            more_capabilities={RETENTION: self._retain_seconds},
         )

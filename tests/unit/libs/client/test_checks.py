@@ -328,7 +328,8 @@ def test_a_receipt_key_of_an_earlier_keyset_counts_while_the_issuers_evidence_cl
     for earlier, failures in (
         (renewed, {}),
         (renewed | {"earlier_receipt_keys": ["11" * 32]}, {9: "ISSUER_NOT_THIS_ROUTER"}),
-        (renewed | {"earlier_receipt_keys": f"{own} "}, {9: "ISSUER_NOT_THIS_ROUTER"}),
+        (renewed | {"earlier_receipt_keys": own}, {9: "ISSUER_NOT_THIS_ROUTER"}),
+        (renewed | {"earlier_receipt_keys": 7}, {9: "ISSUER_NOT_THIS_ROUTER"}),
     ):
         other = mesh.prove("router", mesh.workloads["router"].claims | earlier)
         changed = _commitment(honest, lambda document: document.update(issuer_evidence_sha256=other.digest.hex()))  # noqa: B023

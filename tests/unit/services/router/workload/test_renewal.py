@@ -19,7 +19,7 @@ from services.router.workload.renewal import RENEWED, Renewal
 from services.router.workload.reports import Reports
 from services.router.workload.workload import Workload
 from tests.fakes.attested_mesh import AttestedMesh
-from tests.fakes.foreign_routers import MachineCollateral, ShiftedClock, TdGuest
+from tests.fakes.foreign_routers import RETAIN_SECONDS, MachineCollateral, ShiftedClock, TdGuest
 from tests.fakes.routers import PATIENCE_SECONDS
 
 LIFE, OVERLAP = 7000, 1000
@@ -89,7 +89,13 @@ def bench(mesh: AttestedMesh) -> Bench:
     clock, guest, told = ShiftedClock(0.0), Guest(mesh), list[str]()
     workload = Workload("spiffe://mesh.test/router/1", LIFE, "ab" * 32, clock)
     reports = Reports(
-        cast(Any, MemberTwin(guest)), workload, MachineCollateral(mesh), SourceProvenance(), 1000.0, clock
+        cast(Any, MemberTwin(guest)),
+        workload,
+        MachineCollateral(mesh),
+        SourceProvenance(),
+        1000.0,
+        RETAIN_SECONDS,
+        clock,
     )
     introduction = IntroductionTwin(workload)
     renewal = Renewal(workload, reports, introduction, OVERLAP, told.append)

@@ -136,6 +136,14 @@ async def test_without_room_the_oldest_go_before_their_time_and_the_file_does_no
     assert max(sizes) < 1.5 * limit, "64 MiB went through it"
 
 
+async def test_what_is_due_goes_first_and_only_then_what_there_is_no_room_for(desk: Desk) -> None:
+    await desk.store.put(stored(1))
+    desk.now += DAY
+    await desk.store.put(stored(2))
+    steps = [await desk.store.let_go(int(desk.now), 0) for _ in range(3)]
+    assert [(step.aged, step.crowded) for step in steps] == [(1, 0), (0, 1), (0, 0)]
+
+
 async def test_an_erasure_of_many_takes_all_of_them_and_overwrites_them(desk: Desk) -> None:
     for number in range(1, 700):
         await desk.store.put(sealed(number, VAULT if number % 2 else b"\x0b" * 16))

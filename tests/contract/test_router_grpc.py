@@ -184,9 +184,13 @@ async def test_a_call_without_a_deadline_is_refused(line: Line) -> None:
     assert (await line.refused(timeout=None))[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_stale_policy_is_named(line: Line) -> None:
+async def test_a_stale_policy_is_named_and_has_a_receipt_to_come(line: Line) -> None:
     line.bench.member.policy.fresh = False
-    assert await line.refused() == (grpc.StatusCode.UNAVAILABLE, "POLICY_STALE")
+    call = line.infer(body=prompt())
+    head, chunk = await call.read(), await call.read()
+    assert head.head.status == 503
+    assert b"POLICY_STALE" in chunk.chunk
+    assert [one.receipt_id for one in await line.bench.store.pending(9)] == [head.head.receipt_id]
 
 
 async def test_the_models_are_those_that_a_verified_node_serves(line: Line) -> None:

@@ -306,6 +306,7 @@ async def test_a_stale_policy_is_a_503_that_names_it(site: Site) -> None:
     response, body = await site.ask("POST", CHAT, key=KEY, body=prompt())
     assert (response.status, error_type(body)) == (503, "service_unavailable")
     assert b"POLICY_STALE" in body
+    assert [one.receipt_id for one in await site.bench.store.pending(9)] == [response.headers["X-Receipt-Id"]]
 
 
 async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_receipt(site: Site) -> None:

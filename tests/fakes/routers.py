@@ -42,7 +42,7 @@ from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance
-from services.router.proof.store import ReceiptStore, open_receipt_store
+from services.router.proof.store import MOST_PENDING, ReceiptStore, open_receipt_store
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
@@ -389,6 +389,7 @@ async def router_bench(
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
     keyset_clock: Callable[[], float] = time.time,
+    most_pending: int = MOST_PENDING,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
     `keyset_clock` is the one by which keysets end.
@@ -421,7 +422,7 @@ async def router_bench(
         )
         member.peers[twin.target] = PeerTwin(twin.target, twin.lease)
     upstreams = Upstreams(cast(Any, member), cast(Any, registry_peer))
-    async with open_receipt_store(folder / "receipts.sqlite") as store:
+    async with open_receipt_store(folder / "receipts.sqlite", most_pending=most_pending) as store:
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
         sessions = Sessions(upstreams, foreign)

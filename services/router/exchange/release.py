@@ -67,6 +67,20 @@ class Release:
             async for part in rest:
                 yield part
 
+    async def refuse_unlogged(self, course: Course, error: RouterError) -> AsyncGenerator[Part, None]:
+        """Answer with an error whose receipt waits here, durably, until it can be logged. Raises the error itself,
+        before anything goes out, where nothing more may wait.
+        """
+        course.refusal = error.why or error.reason.lower()
+        course.recorded = True
+        try:
+            await self._issuance.put_off(course.draft(digest(error.body)))
+        except MeshError as full:
+            log.error("a refusal has no receipt", receipt=course.receipt_id, reason=full.reason)
+            raise error from full
+        yield course.head(error.status, JSON, headers=error.headers)
+        yield error.body
+
     async def _commit(self, course: Course, returned: str, otherwise: str) -> Logged:
         """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""
         try:

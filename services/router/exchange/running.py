@@ -69,12 +69,10 @@ class Exchanges:
         """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
 
         Whoever asks for the next part says that the one before is written: what was signed and not written is amended.
-        Raises `PolicyStale`, `LedgerUnavailable` or `KeysetEnded` before anything was done with the request; everything
-        later is a response with a receipt.
+        Raises `KeysetEnded`, and what keeps a receipt from being put off, before anything was done with the request;
+        everything else is a response with a receipt.
         """
-        policy = self._policy.require_fresh()
-        self._issuance.require_room()
-        course = Course.begin(request, policy, self._lasting(request, request.keyset_digest))
+        course = Course.begin(request, self._policy.current, self._lasting(request, request.keyset_digest))
         ended = End.INTERNAL_ERROR
         try:
             with self._metrics.exchange(request.endpoint.path) as head:
@@ -93,6 +91,15 @@ class Exchanges:
                 self._metrics.ends.add(end.value)
 
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
+        try:
+            self._require_fresh()
+            self._issuance.require_room()
+        except RouterError as error:
+            # Nothing is judged under a policy that may be outdated, nor done for what could not be logged.
+            async with aclosing(self._release.refuse_unlogged(course, error)) as refusal:
+                async for part in refusal:
+                    yield part
+            return
         try:
             request = course.request
             if request.unread is not None:

@@ -158,6 +158,14 @@ class Issuance:
             log.error("a receipt is lost", receipt=draft.receipt_id, reason=error.reason)
         self._put_off.set()
 
+    async def put_off(self, draft: Draft) -> None:
+        """Keep a receipt of a refusal for the ledger, durably, before the refusal goes out.
+
+        Raises `ReceiptStoreFailed` or `ReceiptsPutOffFull`.
+        """
+        await asyncio.shield(self._store.put_off_if_room(_pending(draft, self._sign(draft))))
+        self._put_off.set()
+
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
         """Commit what was put off, by this process or an earlier one, while the body runs."""
@@ -172,12 +180,20 @@ class Issuance:
         while True:
             self._put_off.clear()
             settled = 0
-            for pending in await self._store.pending(_PENDING_AT_ONCE):
-                settled += await self._commit_late(pending)
+            if self._has_room():
+                for pending in await self._store.pending(_PENDING_AT_ONCE):
+                    settled += await self._commit_late(pending)
             if settled == 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
                         await self._put_off.wait()
+
+    def _has_room(self) -> bool:
+        try:
+            self._publisher.require_room()
+        except MeshError:
+            return False
+        return True
 
     async def _commit_late(self, pending: PendingReceipt) -> bool:
         """Give one receipt to the ledger; say whether it is settled.

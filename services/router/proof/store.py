@@ -17,12 +17,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
+from libs.errors import Code, MeshError
 from libs.policy.vault_orders import VaultPart
 from services.router.errors import NotFound
 from services.router.proof import kept_documents
 from services.router.proof.file import ReceiptStoreFailed, connect
 
 MAX_IDENTIFIER = 256
+MOST_PENDING = 100_000
+"""Some 200 MB of refusals."""
 _AT_ONCE = 200
 _DOCUMENTS_AT_ONCE = 20
 
@@ -39,6 +42,13 @@ class ReceiptNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no such receipt; it may have expired")
+
+
+class ReceiptsPutOffFull(MeshError):
+    """As many receipts of refusals wait for the ledger as may."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "RECEIPTS_PUT_OFF_FULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +103,11 @@ class LetGo:
 class ReceiptStore:
     """Receipts in SQLite. Calls run in threads, one at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, clock: Callable[[], float], most_pending: int = MOST_PENDING
+    ) -> None:
         self._connection = connection
+        self._most_pending = most_pending
         self._clock = clock
         # Not an asyncio lock: a cancelled caller leaves its thread at work, and the next must still wait for it.
         self._lock = threading.Lock()
@@ -125,6 +138,12 @@ class ReceiptStore:
         It blocks for one commit to disk: for the few requests whose client has left or whose vault is out of reach.
         """
         self._locked(lambda: self._put_off(pending))
+
+    async def put_off_if_room(self, pending: PendingReceipt) -> None:
+        """The same for those that anybody with a key can make many of: in a thread, and only so many of them. Raises
+        `ReceiptsPutOffFull`.
+        """
+        await asyncio.to_thread(self._locked, lambda: self._put_off_if_room(pending))
 
     async def pending(self, limit: int) -> list[PendingReceipt]:
         """Return the oldest receipts that were put off and not settled."""
@@ -246,6 +265,15 @@ class ReceiptStore:
                 (pending.receipt_id, pending.chat_id, pending.tenant_id, pending.receipt),
             )
 
+    def _put_off_if_room(self, pending: PendingReceipt) -> None:
+        # Numbers are never given twice, so this is at least how many there are.
+        (span,) = self._connection.execute(
+            "SELECT COALESCE((SELECT max(position) FROM pending) - (SELECT min(position) FROM pending) + 1, 0)"
+        ).fetchone()
+        if span >= self._most_pending:
+            raise ReceiptsPutOffFull("too many receipts wait for the ledger")
+        self._put_off(pending)
+
     def _pending(self, limit: int) -> list[tuple[Any, ...]]:
         return self._connection.execute(
             "SELECT receipt_id, chat_id, tenant_id, receipt FROM pending ORDER BY position LIMIT ?", (limit,)
@@ -319,12 +347,14 @@ class ReceiptStore:
 
 
 @asynccontextmanager
-async def open_receipt_store(path: Path, *, clock: Callable[[], float] = time.time) -> AsyncIterator[ReceiptStore]:
+async def open_receipt_store(
+    path: Path, *, clock: Callable[[], float] = time.time, most_pending: int = MOST_PENDING
+) -> AsyncIterator[ReceiptStore]:
     """Open or create the store, readable by this user only. `clock` is in Unix seconds.
 
     Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`.
     """
-    store = ReceiptStore(await asyncio.to_thread(connect, path), clock)
+    store = ReceiptStore(await asyncio.to_thread(connect, path), clock, most_pending)
     try:
         yield store
     finally:

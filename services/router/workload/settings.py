@@ -9,6 +9,7 @@ DAY_SECONDS = 24 * 3600
 LONGEST_SECONDS = 31 * DAY_SECONDS
 _CERTIFICATE_SECONDS = 29 * DAY_SECONDS
 """The KMS certifies an outward key for thirty days, and again with each keyset."""
+_DEFAULT_SECONDS = 7 * DAY_SECONDS
 _OVERLAPS = 7
 SETTLING_SECONDS = 30.0
 """How long after a request's time its receipt may be signed, and then be fetched: a client may be slow to read."""
@@ -18,10 +19,10 @@ SETTLING_SECONDS = 30.0
 class KeysetSettings:
     """The TOML table [keyset]."""
 
-    days: int = 7
-    """How long a keyset is valid, days: 31 at most, which is as far ahead as clients believe."""
     lifetime_seconds: int | None = None
-    """The same, instead of `days`, in seconds."""
+    """How long a keyset is valid, seconds: 31 days at most, as far ahead as clients believe; absent: a week."""
+    days: int | None = None
+    """The same in days, as earlier files have it; one of the two."""
     overlap_seconds: int | None = None
     """How long before its end a keyset is replaced, seconds: for so long clients that verified it may go on with it. At
     most half of its life; absent: a seventh.
@@ -40,6 +41,8 @@ class KeysetSettings:
     at once; more is refused with 429."""
 
     def __post_init__(self) -> None:
+        if None not in (self.days, self.lifetime_seconds):
+            raise ValueError("keyset.days is what lifetime_seconds was before: give one of them")
         if not 0 < self.lifetime <= LONGEST_SECONDS:
             raise ValueError(f"a keyset lives for {LONGEST_SECONDS // DAY_SECONDS} days at most")
         if not 0 < self.overlap <= self.lifetime // 2:
@@ -54,7 +57,9 @@ class KeysetSettings:
     @property
     def lifetime(self) -> int:
         """How long a keyset is valid, seconds."""
-        return self.days * DAY_SECONDS if self.lifetime_seconds is None else self.lifetime_seconds
+        if self.days is not None:
+            return self.days * DAY_SECONDS
+        return _DEFAULT_SECONDS if self.lifetime_seconds is None else self.lifetime_seconds
 
     @property
     def overlap(self) -> int:

@@ -30,6 +30,7 @@ from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.documents import Documents
 from services.router.face.listener import https, plain_http
+from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import DELIVERY_SECONDS, Prompts
 from services.router.face.servicer import RouterServicer, router_binding
@@ -144,7 +145,7 @@ async def serve(config: Config) -> None:
                 request_seconds=config.http.request_seconds,
                 total_seconds=config.http.request_seconds + DELIVERY_SECONDS,
             )
-            paths = Paths(workload.headers, prompts, documents, metrics)
+            paths = Paths(workload.headers, prompts, documents, Origins(config.http.allowed_origins), metrics)
             servicer = RouterServicer(
                 tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
             )

@@ -16,6 +16,7 @@ from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 
 from libs import jcs
 from libs.aci.encoding import digest
+from libs.aci.endpoints import DEFINED, Endpoint, paths
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted
 from libs.rpc.errors import reason_of
@@ -176,7 +177,7 @@ async def test_a_body_over_the_limit_is_refused(line: Line) -> None:
 
 
 async def test_an_endpoint_that_is_not_served_is_named_so(line: Line) -> None:
-    refused = await line.refused(endpoint="/v1/embeddings")
+    refused = await line.refused(endpoint="/v1/systemone")
     assert refused == (grpc.StatusCode.UNIMPLEMENTED, "ENDPOINT_NOT_SUPPORTED")
 
 
@@ -184,18 +185,25 @@ async def test_a_call_without_a_deadline_is_refused(line: Line) -> None:
     assert (await line.refused(timeout=None))[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_stale_policy_is_named_and_has_a_receipt_to_come(line: Line) -> None:
+async def test_a_stale_policy_is_named_and_the_refusal_has_a_receipt(line: Line) -> None:
     line.bench.member.policy.fresh = False
     call = line.infer(body=prompt())
     head, chunk = await call.read(), await call.read()
     assert head.head.status == 503
     assert b"POLICY_STALE" in chunk.chunk
-    assert [one.receipt_id for one in await line.bench.store.pending(9)] == [head.head.receipt_id]
+    assert (await line.bench.logged())["receipt_id"] == head.head.receipt_id
 
 
 async def test_the_models_are_those_that_a_verified_node_serves(line: Line) -> None:
     listed = await line.stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS, metadata=AUTHORIZED)
     assert [(model.id, model.weights_sha256.hex()) for model in listed.models] == [(MODEL, WEIGHTS)]
+    assert list(listed.models[0].endpoints) == paths(DEFINED)
+
+
+@pytest.mark.parametrize("endpoint", DEFINED, ids=lambda endpoint: endpoint.path)
+async def test_a_prompt_is_answered_at_every_endpoint(line: Line, endpoint: Endpoint) -> None:
+    *_, last = await line.parts(endpoint=endpoint.path)
+    assert verify_receipt(last.conclusion.receipt, line.bench.workload.keyset).endpoint == endpoint.path
 
 
 async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_receipt(line: Line) -> None:

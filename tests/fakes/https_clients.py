@@ -13,6 +13,7 @@ from typing import Any, cast
 import aiohttp
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
@@ -21,6 +22,7 @@ from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
 from services.router.face.documents import Documents
 from services.router.face.listener import https
+from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
@@ -113,6 +115,7 @@ def paths_of(
     max_body_bytes: int,
     body_seconds: float = 30.0,
     total_seconds: float = 90.0,
+    origins: Collection[str] = (),
 ) -> Paths:
     """A router's paths."""
     prompts = Prompts(
@@ -123,7 +126,9 @@ def paths_of(
         total_seconds=total_seconds,
         body_seconds=body_seconds,
     )
-    return Paths(bench.workload.headers, prompts, documents_of(bench, directory, reports), bench.metrics)
+    return Paths(
+        bench.workload.headers, prompts, documents_of(bench, directory, reports), Origins(origins), bench.metrics
+    )
 
 
 @dataclass(slots=True)
@@ -166,11 +171,17 @@ class Site:
 
 
 @asynccontextmanager
-async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncIterator[Site]:
+async def https_site(
+    folder: Path,
+    *,
+    total_seconds: float = 90.0,
+    origins: Collection[str] = (),
+    offered: Collection[Endpoint] = DEFINED,
+) -> AsyncIterator[Site]:
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
-    async with router_bench(folder) as bench:
+    async with router_bench(folder, offered=offered) as bench:
         paths = paths_of(
             bench,
             directory,
@@ -178,6 +189,7 @@ async def https_site(folder: Path, *, total_seconds: float = 90.0) -> AsyncItera
             max_body_bytes=MAX_BODY_BYTES,
             body_seconds=BODY_SECONDS,
             total_seconds=total_seconds,
+            origins=origins,
         )
         listener = https(
             "127.0.0.1:0",

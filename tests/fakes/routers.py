@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from libs import jcs
 from libs.aci import endpoints
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
+from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, RequestReceived, ResponseReturned
 from libs.errors import Code, MeshError
@@ -76,13 +77,14 @@ class SessionUnknown(MeshError):
 class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
     """One verified node. It answers what it is told, and may refuse, wait, break off or forge its receipt."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, offered: Collection[Endpoint] = endpoints.DEFINED) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.lease = node_lease(
             instance,
             more_claims={
                 "receipt_key": self.key.public_key().public_bytes_raw().hex(),
                 "engine_args_sha256": "00" * 32,
+                "endpoints": endpoints.paths(offered),
             },
         )
         self.status = 200
@@ -125,21 +127,22 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
                     await self._wait()
                 if chunk:
                     yield inference_pb2.InferResponse(chunk=chunk)
-            yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=self.receipt(request.body)))
+            receipt = self.receipt(request.body, request.endpoint)
+            yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=receipt))
         finally:
             self.left.set()
 
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
         return inference_pb2.ListModelsResponse()
 
-    def receipt(self, body: bytes) -> bytes:
+    def receipt(self, body: bytes, endpoint: str = CHAT) -> bytes:
         returned = digest(b"other" if self.forges else b"".join(self.chunks))
         unsigned = Receipt(
             receipt_id="rcpt-node",
             chat_id=None,
             model=self.said.get("model", MODEL),
             workload_keyset_digest=digest(b"node"),
-            endpoint=self.said.get("endpoint", CHAT),
+            endpoint=self.said.get("endpoint", endpoint),
             method="POST",
             served_at=1,
             events=(RequestReceived(digest(self.said.get("body", body))), ResponseReturned(returned)),
@@ -324,11 +327,15 @@ class RouterBench:
     exchanges: Exchanges
     metrics: Metrics
 
-    def request(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Request:
+    def request(
+        self,
+        body: bytes,
+        seconds: float = 60.0,
+        sealing: Mapping[str, str] | None = None,
+        endpoint: Endpoint = endpoints.CHAT,
+    ) -> Request:
         deadline = asyncio.get_running_loop().time() + seconds
-        return Request(
-            endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
-        )
+        return Request(endpoint, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {}))
 
     async def run(
         self,
@@ -336,9 +343,10 @@ class RouterBench:
         seconds: float = 60.0,
         sealing: Mapping[str, str] | None = None,
         keyset_digest: str | None = None,
+        endpoint: Endpoint = endpoints.CHAT,
     ) -> Answer:
         """Run an exchange to its end. `sealing`: the headers of a request that is encrypted."""
-        request = replace(self.request(body, seconds, sealing), keyset_digest=keyset_digest)
+        request = replace(self.request(body, seconds, sealing, endpoint), keyset_digest=keyset_digest)
         started: Started | None = None
         parts: list[bytes] = []
         async with (
@@ -382,6 +390,7 @@ async def router_bench(
     folder: Path,
     *,
     nodes: int = 1,
+    offered: Collection[Endpoint] = endpoints.DEFINED,
     policy: KeeperTwin | None = None,
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
@@ -400,7 +409,7 @@ async def router_bench(
         f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock
     )
     metrics = Metrics(lambda: workload.newest.not_after)
-    twins = [NodeTwin(f"n{number}") for number in range(nodes)]
+    twins = [NodeTwin(f"n{number}", offered) for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
     async def listen(add: Callable[[grpc.aio.Server], None]) -> str:

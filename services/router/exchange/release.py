@@ -54,15 +54,16 @@ class Release:
         course.refusal = error.why or error.reason.lower()
         if course.reached:
             course.aborts.append(end_of(error))
-        body = error.body
-        sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt")
+        protocol = course.request.endpoint.protocol
+        status, body = error.told(protocol)
+        sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt").told(protocol)
         try:
-            logged = await self._commit(course, digest(body), digest(sorry.body))
+            logged = await self._commit(course, digest(body), digest(sorry[1]))
         except LedgerUnavailable:
-            yield course.head(sorry.status, JSON)
-            yield sorry.body
+            yield course.head(sorry[0], JSON)
+            yield sorry[1]
             return
-        head = course.head(error.status, JSON, headers=error.headers)
+        head = course.head(status, JSON, headers=error.headers)
         async with aclosing(_give_out(logged, head, body)) as rest:
             async for part in rest:
                 yield part
@@ -73,13 +74,14 @@ class Release:
         """
         course.refusal = error.why or error.reason.lower()
         course.recorded = True
+        status, body = error.told(course.request.endpoint.protocol)
         try:
-            await self._issuance.put_off(course.draft(digest(error.body)))
+            await self._issuance.put_off(course.draft(digest(body)))
         except MeshError as full:
             log.error("a refusal has no receipt", receipt=course.receipt_id, reason=full.reason)
             raise error from full
-        yield course.head(error.status, JSON, headers=error.headers)
-        yield error.body
+        yield course.head(status, JSON, headers=error.headers)
+        yield body
 
     async def _commit(self, course: Course, returned: str, otherwise: str) -> Logged:
         """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""

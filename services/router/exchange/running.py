@@ -107,7 +107,7 @@ class Exchanges:
             if request.sealing:
                 opened = await self._opening.open(request.sealing, request.endpoint, request.body)
                 course.opened(opened, self._lasting(request, opened.keyset_digest))
-            prompt = prompts.parse(course.body)
+            prompt = prompts.parse(course.body, request.endpoint)
             course.model = prompt.model
             async with aclosing(self._answer(course, prompt)) as answer:
                 async for part in answer:
@@ -160,7 +160,7 @@ class Exchanges:
             if not tried:
                 course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
             # Nothing is awaited in between, so the choice is made under the same policy.
-            route = self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
+            route = self._routes.choose(prompt, course.request.endpoint, course.request.tenant.tenant_id, tried)
             course.judge(policy, prompt.constraints)
             return route
         except RouterError:
@@ -213,7 +213,7 @@ class Exchanges:
             except (UpstreamFailed, TenantRevoked) as error:
                 course.aborts.append(end_of(error))
                 held.fail(error)
-                started = course.head(error.status, JSON)
+                started = course.head(error.told(request.endpoint.protocol)[0], JSON)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for end in released:
                 yield end

@@ -32,6 +32,7 @@ class LedgerTwin:
         self.cut: list[int] = []
         self.silent = False
         self.full = False
+        self.room_asked = asyncio.Semaphore(0)
         self.waits = False
         self.broken: Exception | None = None
         self.asked = asyncio.Event()
@@ -43,6 +44,7 @@ class LedgerTwin:
         self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
 
     def require_room(self) -> None:
+        self.room_asked.release()
         if self.full:
             raise LedgerUnavailable("full", b"")
 

@@ -241,8 +241,12 @@ async def test_a_client_that_leaves_while_its_refusal_is_put_off_leaves_one_rece
 
 async def test_while_the_outbox_is_full_nothing_that_waits_is_given_to_it(bench: RouterBench) -> None:
     bench.ledger.full = True
+    bench.ledger.vault_waits = True
     await bench.run(prompt())
-    assert not bench.issuance._has_room()
+    async with asyncio.timeout(PATIENCE_SECONDS), bench.issuance.recording():
+        for _ in range(2):
+            await bench.ledger.room_asked.acquire()
+    assert not bench.ledger.asked.is_set(), "a vault was opened for what there is no room for"
 
 
 async def test_a_disk_that_fails_after_the_acknowledgement_does_not_break_the_response(bench: RouterBench) -> None:

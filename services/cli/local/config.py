@@ -105,7 +105,7 @@ def write_service_configs(
             own["certificate_seconds"] = certificate_seconds
         if role_of(service) == "router" and keyset_seconds is not None:
             own["keyset"] = {**own["keyset"], **_short_lived(keyset_seconds)}
-            own["http"] = {**own["http"], "request_seconds": min(keyset_seconds // 9, _REQUEST_SECONDS)}
+            own["http"] = {**own["http"], "request_seconds": min(keyset_seconds // 7, _REQUEST_SECONDS)}
         if role_of(service) == "ledger":
             own |= {"witnesses": list(witnesses), "witness_quorum": len(witnesses)}
         write_config(layout, service, {"member": member, **own})

@@ -54,6 +54,7 @@ from services.router.workload.outward import Outward
 from services.router.workload.provenance import provenance_of
 from services.router.workload.renewal import Renewal
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import Workload
 
 
@@ -95,7 +96,7 @@ async def serve(config: Config) -> None:
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
             metrics = Metrics(lambda: workload.newest.not_after)
-            upstreams = Upstreams(member, registry)
+            upstreams = Upstreams(member, registry, settings=config.routing, metrics=metrics.routing)
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
@@ -137,6 +138,7 @@ async def serve(config: Config) -> None:
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
+                worker=WorkerForm(workload, reports),
             )
             prompts = Prompts(
                 tenants,

@@ -50,6 +50,7 @@ from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
 from services.router.routing.sessions import Sessions
+from services.router.routing.settings import RoutingSettings
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.outward import Outward
 from services.router.workload.settings import DAY_SECONDS
@@ -91,6 +92,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.content_type = "application/json"
         self.chunks: Sequence[bytes] = BUFFERED
         self.refuses = False
+        self.refuses_as_too_large = False
         self.breaks_at: int | None = None
         self.waits_at: int | None = None
         self.waits_before_head = False
@@ -99,6 +101,10 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         """What its receipt says instead of what it was sent: body, endpoint, model."""
         self.meanwhile: Callable[[], None] | None = None
         """What happens once it has a prompt."""
+        self.goes_on: asyncio.Event | None = None
+        """Until when it holds back its answers, while it has so many."""
+        self.running = 0
+        self.most_running = 0
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
         self.left = asyncio.Event()
@@ -110,11 +116,17 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: Any, context: Any) -> AsyncIterator[inference_pb2.InferResponse]:  # noqa: N802
         self.requests.append(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
         if self.meanwhile is not None:
             self.meanwhile()
         try:
+            if self.goes_on is not None:
+                await self.goes_on.wait()
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            if self.refuses_as_too_large:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
             if self.waits_before_head:
                 await self._wait()
             yield inference_pb2.InferResponse(
@@ -130,6 +142,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
             receipt = self.receipt(request.body, request.endpoint)
             yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=receipt))
         finally:
+            self.running -= 1
             self.left.set()
 
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
@@ -316,6 +329,8 @@ class RouterBench:
     registry: RegistryTwin
     registry_peer: PeerTwin
     nodes: list[NodeTwin]
+    servers: list[grpc.aio.Server]
+    """The nodes'."""
     upstreams: Upstreams
     foreign: ForeignProviders
     ledger: LedgerTwin
@@ -399,6 +414,8 @@ async def router_bench(
     clock: Callable[[], float] = time.time,
     keyset_clock: Callable[[], float] = time.time,
     most_pending: int = MOST_PENDING,
+    routing: RoutingSettings | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
     `keyset_clock` is the one by which keysets end.
@@ -430,7 +447,9 @@ async def router_bench(
             lambda server, adding=adding: inference_pb2_grpc.add_InferenceServiceServicer_to_server(adding, server)  # type: ignore[misc]
         )
         member.peers[twin.target] = PeerTwin(twin.target, twin.lease)
-    upstreams = Upstreams(cast(Any, member), cast(Any, registry_peer))
+    upstreams = Upstreams(
+        cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic
+    )
     async with open_receipt_store(folder / "receipts.sqlite", most_pending=most_pending) as store:
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
@@ -450,6 +469,7 @@ async def router_bench(
             registry,
             registry_peer,
             twins,
+            servers[1:],
             upstreams,
             foreign,
             ledger,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from libs.client.attestation import LONGEST_KEYSET_SECONDS
 from libs.config import ConfigInvalid, load
 from services.router.config import Config
+from services.router.routing.settings import RoutingSettings
 
 DAY = 24 * 3600
 
@@ -96,6 +99,16 @@ def test_a_keyset_may_live_for_as_long_as_clients_believe_one(tmp_path: Path) ->
     assert read(tmp_path, keyset(days=31)).keyset.lifetime == LONGEST_KEYSET_SECONDS
 
 
+def test_a_file_without_a_routing_table_has_its_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, TABLES).routing == RoutingSettings()
+    assert read(tmp_path, TABLES + "[routing]\nqueue_length = 0\n").routing == RoutingSettings(queue_length=0)
+
+
+def test_the_template_says_the_defaults() -> None:
+    template = tomllib.loads((Path(__file__).parents[4] / "deploy" / "config" / "router.toml").read_text())
+    assert template["routing"] == dataclasses.asdict(RoutingSettings())
+
+
 @pytest.mark.parametrize(
     ("own", "complaint"),
     [
@@ -103,6 +116,13 @@ def test_a_keyset_may_live_for_as_long_as_clients_believe_one(tmp_path: Path) ->
         ('keyset = "x"\nkeyset_days = 3\n' + LISTENERS, "keyset: must be a table"),
         ("keyset_days = 3.5\n" + LISTENERS, "keyset.days: must be an integer"),
         ("", "http: missing"),
+        (TABLES + "[routing]\nbreaker_failures = 0\n", "routing: breaker_failures must be at least 1"),
+        (TABLES + "[routing]\nqueue_length = -1\n", "routing: breaker_failures must be at least 1, queue_length at"),
+        (TABLES + "[routing]\nqueue_factor = nan\n", "routing: queue_factor must be over 0"),
+        (TABLES + "[routing]\naffinity_slack = -0.1\n", "routing: queue_factor must be over 0, affinity_slack at"),
+        (TABLES + "[routing]\nslow_factor = 0.5\n", "routing: slow_factor must be at least 1"),
+        (TABLES + "[routing]\nidle_seconds = 0\n", "routing: times must be over 0 seconds"),
+        (TABLES + "[routing]\nfirst_byte_seconds = nan\n", "routing: times must be over 0 seconds"),
         (TABLES.replace('listen = "127.0.0.1:8"\n', "", 1), "http.listen: missing"),
     ],
 )

@@ -35,6 +35,7 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (413, "request_too_large"),
         (415, "unsupported_media_type"),
         (417, "expectation_failed"),
+        (429, "overloaded"),
         (429, "rate_limited"),
         (500, "internal_error"),
         (502, "upstream_error"),

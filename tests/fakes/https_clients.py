@@ -26,6 +26,7 @@ from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.proof.store import StoredReceipt
+from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
 from tests.fakes.ledgers import TENANT
@@ -179,11 +180,12 @@ async def https_site(
     total_seconds: float = 90.0,
     origins: Collection[str] = (),
     offered: Collection[Endpoint] = DEFINED,
+    routing: RoutingSettings | None = None,
 ) -> AsyncIterator[Site]:
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls = load_client_context(ca_pem=ca.pem)
-    async with router_bench(folder, offered=offered) as bench:
+    async with router_bench(folder, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
             directory,

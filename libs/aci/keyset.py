@@ -17,6 +17,10 @@ from libs.aci.encoding import Members, digest
 from libs.errors import Code, MeshError
 
 ED25519 = "ed25519"
+KEYSET_HEADER = "X-ACI-Keyset-Digest"
+"""On every response, the serving keyset's digest (§5.2). On a request, as our own extension, the one that the client
+verified: a service that still honours it serves under it.
+"""
 
 # DER of a SubjectPublicKeyInfo up to the raw key (RFC 8410).
 _ED25519_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")

@@ -121,8 +121,12 @@ def assemble(
     evidence: Mapping[str, Any],
     serving: str = AGGREGATOR,
     e2ee_versions: tuple[str, ...] = (),
+    more_capabilities: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the report document, JSON. The evidence must hold a quote over `slot(report_data(...))`."""
+    """Return the report document, JSON. The evidence must hold a quote over `slot(report_data(...))`.
+
+    `more_capabilities` are of the service's own making; readers that do not know them ignore them (Appendix B).
+    """
     keyset_digest = keyset.digest
     return jcs.dumps(
         {
@@ -135,7 +139,11 @@ def assemble(
                 "source_provenance": provenance.document(),
                 "evidence": dict(evidence),
             },
-            "service_capabilities": {"supported_e2ee_versions": list(e2ee_versions), "serving": serving},
+            "service_capabilities": {
+                **(more_capabilities or {}),
+                "supported_e2ee_versions": list(e2ee_versions),
+                "serving": serving,
+            },
         }
     )
 

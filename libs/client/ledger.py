@@ -124,13 +124,15 @@ def verify_issuer(
     """Prove that the entry's issuer is the router process that holds the receipt key, as of when it served, or when its
     evidence began if that was later: a stream outlasts evidence.
 
-    One measured process claims both its log key and its receipt key in one quote. Raises `EvidenceNotTheNamedOne`,
+    One measured process claims both its log key and its receipt keys in one quote: the newest keyset's, and those of
+    earlier ones that it still honoured. Raises `EvidenceNotTheNamedOne`,
     `IssuerNotThisRouter` or what the evidence is refused for.
     """
     evidence = _named(document, commitment.issuer_evidence_sha256, ROUTER_ROLE)
     appraisal = _appraise(evidence, ROUTER_ROLE, policy, ca, max(served_at, evidence.challenge.issued_at))
     claims = appraisal.workload_claims
-    if claims.get("receipt_key") != receipt_key.hex():
+    earlier = claims.get("earlier_receipt_keys", [])
+    if receipt_key.hex() not in (claims.get("receipt_key"), *(earlier if isinstance(earlier, list) else [])):
         raise IssuerNotThisRouter("the issuer's evidence names another receipt key than the one that signed")
     try:
         log_key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(claims["log_key"]))

@@ -3,7 +3,8 @@ proves each answer.
 
 Order: a fresh nonce, the report over a connection that carries no secret, its appraisal; from then on every connection
 is refused inside its TLS handshake unless it ends in a key of the attested keyset. Only such connections carry the API
-key and prompts.
+key and prompts. A router renews its keyset while it runs: the next one is verified in the same way before the last one
+ends, and before more is sent to a router that answered under it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from libs.aci import receipt as receipts
 from libs.aci.endpoints import CHAT
-from libs.aci.keyset import verify_usable
+from libs.aci.keyset import KEYSET_HEADER, Keyset, verify_usable
 from libs.aci.receipt_events import UpstreamVerified
 from libs.client import commitment as commitments
 from libs.client.answer import Answer
-from libs.client.attestation import LONGEST_KEYSET_SECONDS, Attested, verify_channel, verify_report
+from libs.client.attestation import LONGEST_KEYSET_SECONDS, Attested
 from libs.client.chain import cited_by, foreign_link
 from libs.client.checks import Check, Materials, run_checks
 from libs.client.exchange import Exchange, receipt_segment
@@ -35,19 +36,13 @@ from libs.client.http import (
     refuse_encoded,
 )
 from libs.client.record import Record
-from libs.client.reporting import fetch_report
 from libs.client.sealing import seal
 from libs.client.trust import Trust
+from libs.client.verified import Verified, VerifiedKeysets, verify_router
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
 from libs.policy.succession import verify_valid_at
 from libs.transparency.cosignature import QuorumNotReached
-
-
-class KeysetChanged(MeshError):
-    """The router serves under another keyset than the one verified: open a new session before sending more."""
-
-    reason = "KEYSET_CHANGED"
 
 
 class NothingCited(MeshError):
@@ -88,22 +83,22 @@ class RouterSession:
         origin: Origin,
         api_key: str,
         trust: Trust,
-        attested: Attested,
-        report: bytes,
-        nonce: str,
-        observed: set[str],
+        keysets: VerifiedKeysets,
         patience: Patience,
     ) -> None:
         self._http = http
         self._origin = origin
         self._api_key = api_key
         self._trust = trust
-        self._report = report
-        self._nonce = nonce
-        self._observed = observed
+        self._keysets = keysets
         self._patience = patience
-        self._keyset_changed = False
-        self.attested = attested
+        self._served_under: str | None = None
+        """A keyset that the router answered under and that was not verified yet."""
+
+    @property
+    def attested(self) -> Attested:
+        """The router under its newest keyset that was verified."""
+        return self._keysets.newest.attested
 
     @property
     def policy(self) -> Policy:
@@ -114,12 +109,13 @@ class RouterSession:
         """Send a chat request, byte for byte or `sealed` (E2EE v2, on top of TLS), and yield its answer as it comes.
         What was sent and came is in `record`, however this ends.
 
-        Raises, before anything is sent, `KeysetChanged`, `KeysetExpired`, `PolicyNotValidNow`, `TlsKeyNotPinned` or
-        `SealingNotOffered`; then `RouterRefused`, `RouterUnreachable`, `AnswerTooLarge` or `AnswerUnreadable`.
+        Raises, before anything is sent, `KeysetChanged`, `KeysetExpired`, `PolicyNotValidNow`, `TlsKeyNotPinned`,
+        `SealingNotOffered` or what a new keyset is refused for; then `RouterRefused`, `RouterUnreachable`,
+        `AnswerTooLarge` or `AnswerUnreadable`.
         """
+        keyset = await self._usable()
         sent_at = time.time()
-        self._require_usable(sent_at)
-        sealing = seal(body, self.attested.keyset) if sealed else None
+        sealing = seal(body, keyset) if sealed else None
         outgoing = body if sealing is None else sealing.body
         kept = Record() if record is None else record
 
@@ -133,14 +129,15 @@ class RouterSession:
             begun(),
             size=len(outgoing),
             api_key=self._api_key,
-            headers=None if sealing is None else sealing.headers,
+            headers={KEYSET_HEADER: keyset.digest, **({} if sealing is None else sealing.headers)},
             silence_seconds=self._patience.silence,
             total_seconds=self._patience.total,
             encoded=True,
         ) as response:
             kept.name(response.headers.get("X-Receipt-Id"))
-            served_under = response.headers.get("X-ACI-Keyset-Digest")
-            self._keyset_changed |= served_under not in (None, self.attested.keyset.digest)
+            served_under = response.headers.get(KEYSET_HEADER)
+            if served_under is not None and self._keysets.of(served_under) is None:
+                self._served_under = served_under
             if is_encoded(response):
                 await kept.take_all(response)
                 refuse_encoded(response)
@@ -156,6 +153,7 @@ class RouterSession:
     async def gather(self, exchange: Exchange) -> Materials:
         """Fetch everything that the exchange can be checked by, for `run_checks` or a file."""
         receipt = await _attempt(self._receipt(exchange))
+        verified = await self._verified_for(receipt)
         session = await _attempt(self._session(receipt))
         commitment = await _attempt(self._commitment(exchange))
         evidence = await self._evidence(commitment)
@@ -163,9 +161,9 @@ class RouterSession:
             policy=self.policy,
             mesh_ca=self._trust.mesh_ca,
             host=self._origin.host,
-            report=self._report,
-            nonce=self._nonce,
-            observed_spkis=frozenset(self._observed),
+            report=verified.report,
+            nonce=verified.nonce,
+            observed_spkis=frozenset(self._keysets.observed),
             exchange=exchange,
             receipt=receipt,
             session=session,
@@ -179,11 +177,28 @@ class RouterSession:
             quorum=self._trust.quorum,
         )
 
-    def _require_usable(self, now: float) -> None:
-        if self._keyset_changed:
-            raise KeysetChanged("the router has another keyset now: open a new session")
+    async def _usable(self) -> Keyset:
+        """Return the keyset to send under: one verified now, where the router has another or this one ends soon."""
+        if self._served_under is not None:
+            await self._keysets.renew(self._served_under)
+            self._served_under = None
+        elif self.attested.keyset.not_after - time.time() < self._patience.total:
+            with suppress(MeshError):  # It may go on under this one until its end.
+                await self._keysets.renew()
+        now = time.time()
         verify_usable(self.attested.keyset, now=int(now), longest_seconds=LONGEST_KEYSET_SECONDS)
         verify_valid_at(self.policy, now)
+        return self.attested.keyset
+
+    async def _verified_for(self, receipt: bytes | MeshError) -> Verified:
+        """Return what proves the keyset that a receipt names. The unverified receipt only says which to look for."""
+        with suppress(MeshError):
+            named = receipts.parse(_had(receipt)).workload_keyset_digest
+            if (held := self._keysets.of(named)) is not None:
+                return held
+            await self._keysets.renew(named)
+            return self._keysets.of(named) or self._keysets.newest
+        return self._keysets.newest
 
     async def _receipt(self, exchange: Exchange) -> bytes:
         return await self._once_there(f"/v1/aci/receipts/{receipt_segment(exchange.receipt_id)}")
@@ -256,30 +271,15 @@ async def open_session(
     prompt was sent then.
     """
     origin = parse_origin(base_url)
-    now = time.time()
-    policy = trust.policy(now)
-    fetched = await fetch_report(origin, trust.ca_pem)
-    attested = await asyncio.to_thread(verify_report, fetched.report, fetched.nonce, policy, int(now))
-    verify_channel(attested, origin.host, fetched.spki_sha256)
-    observed = {fetched.spki_sha256}
-    pins = attested.pins(origin.host)
-
-    def is_pinned(spki_sha256: str) -> bool:
-        if spki_sha256 not in pins:
-            return False
-        observed.add(spki_sha256)
-        return True
-
-    async with open_http(origin, trust.ca_pem, is_pinned) as http:
+    first, spki_sha256 = await verify_router(origin, trust)
+    keysets = VerifiedKeysets(origin, trust, first, {spki_sha256})
+    async with open_http(origin, trust.ca_pem, keysets.admit) as http:
         yield RouterSession(
             http=http,
             origin=origin,
             api_key=api_key,
             trust=trust,
-            attested=attested,
-            report=fetched.report,
-            nonce=fetched.nonce,
-            observed=observed,
+            keysets=keysets,
             patience=patience or Patience(),
         )
 

@@ -31,7 +31,9 @@ class PreviousIssuer:
 
 @dataclass(frozen=True, slots=True)
 class Keyset:
-    """The body of an issuer's entry 1. What it claims holds only once the evidence is appraised."""
+    """The body of an issuer's entry 1, and of those that renew it. What it claims holds only once the evidence is
+    appraised.
+    """
 
     spki: bytes
     """The Ed25519 log key, DER."""

@@ -200,6 +200,17 @@ class Publisher:
         """
         return self._hand_over(Kind.KEYSET, keyset.body(), None, withheld=False, cuts=()).durable
 
+    async def introduce_again(
+        self, certificate: bytes, evidence: bytes, report: Mapping[str, Any], *, timeout: float
+    ) -> Committed:
+        """Log under which evidence and report this issuer writes on; return once the ledger has it.
+
+        `certificate` is DER, `evidence` the document that it names, whose claims MUST name the same log key. Raises
+        what `commit` raises; where that is `LedgerUnavailable`, the entry is still logged later.
+        """
+        keyset = Keyset(self._issuer.spki, self._issuer.boot, certificate, evidence, report, None)
+        return await self.commit(Kind.KEYSET, keyset.body(), vault=None, timeout=timeout, essential=True)
+
     async def amend_earlier(self, open_vault: OpenVault | None) -> None:
         """Say of every response that an earlier start left open what is known of it; try until all is said."""
         open_ones = [one for issuer in self._outbox.earlier for one in self._outbox.state.uncut(issuer)]

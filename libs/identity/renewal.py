@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -120,6 +120,7 @@ class Identity:
         self._role = role
         self._instance = instance
         self._renewed = asyncio.Event()
+        self._renewing = asyncio.Lock()
         self._current: Credential | None = None
         self._previous: Credential | None = None
         self._ca: bytes = b""
@@ -164,6 +165,15 @@ class Identity:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY_SECONDS)
 
+    async def claim(self, claims: Mapping[str, Any]) -> Credential:
+        """Claim these members too, or with these values, from now on: get a credential whose evidence does.
+
+        Raises what refuses it; then nothing has changed.
+        """
+        prover = replace(self._prover, claims={**self._prover.claims, **claims})
+        await self._renew_once(prover)
+        return self.current
+
     async def keep(self) -> None:
         """Renew for as long as the service lives. A failure is retried until the certificate has run out."""
         while True:
@@ -186,9 +196,14 @@ class Identity:
         await self._renewed.wait()
         return self.current
 
-    async def _renew_once(self) -> None:
+    async def _renew_once(self, prover: Prover | None = None) -> None:
+        # One at a time: an older request that came back later would take back what a newer one claims.
+        async with self._renewing:
+            await self._obtain_next(prover or self._prover)
+
+    async def _obtain_next(self, prover: Prover) -> None:
         policy = self._policy.current
-        request = _Request(self._prover, self._instance, policy.rules(self._role).gpu_required)
+        request = _Request(prover, self._instance, policy.rules(self._role).gpu_required)
         issued = await self._authority.issue(request, policy)
         certificate = certificates.verify_issued(issued.certificate, issued.ca_certificate, time.time())
         if request.evidence is None:
@@ -198,7 +213,7 @@ class Identity:
         ca_spki = certificates.spki_of_certificate(issued.ca_certificate)
         if self._ca and certificates.spki_of_certificate(self._ca) != ca_spki:
             raise CaChanged("the KMS speaks for another CA than when this service started")
-        self._ca = issued.ca_certificate
+        self._ca, self._prover = issued.ca_certificate, prover
         self._previous, self._current = self._current, Credential(request.key, certificate, request.evidence)
         log.info("certificate obtained", spiffe_id=certificate.spiffe_id, until=certificate.not_after)
         renewed, self._renewed = self._renewed, asyncio.Event()

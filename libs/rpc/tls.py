@@ -14,7 +14,7 @@ def load_client_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=ca_pem.decode("ascii"))
     if key_pem is not None and certificate_pem is not None:
-        _load_key(context, key_pem, certificate_pem)
+        show(context, key_pem=key_pem, certificate_pem=certificate_pem)
     return context
 
 
@@ -27,8 +27,9 @@ def trusting_context() -> ssl.SSLContext:
     return context
 
 
-def _load_key(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) -> None:
-    """OpenSSL's binding reads keys from files only; this one lives in memory and is gone with its descriptor."""
+def show(context: ssl.SSLContext, *, key_pem: bytes, certificate_pem: bytes) -> None:
+    """Show this certificate in every handshake that begins from now on."""
+    # OpenSSL's binding reads keys from files only; this one lives in memory and is gone with its descriptor.
     descriptor = os.memfd_create("teemesh-credential", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -42,5 +43,5 @@ def load_server_context(*, key_pem: bytes, certificate_pem: bytes) -> ssl.SSLCon
     """Return a context for an HTTPS listener that asks for no client certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    _load_key(context, key_pem, certificate_pem)
+    show(context, key_pem=key_pem, certificate_pem=certificate_pem)
     return context

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
-import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
@@ -15,10 +16,10 @@ from libs.events.publish import open_publisher
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
-from libs.process import notify_ready, until_terminated
+from libs.process import notify_ready, notify_status, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
-from libs.rpc.server import serving
+from libs.rpc.server import Serving, serving
 from services.router.admission.directory import TenantDirectory
 from services.router.admission.limits import Gates
 from services.router.admission.quota_file import QuotaFile
@@ -42,6 +43,7 @@ from services.router.metrics import Metrics
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
 from services.router.proof.erasures import ErasureReading
 from services.router.proof.issuance import Issuance
+from services.router.proof.retention import Retention
 from services.router.proof.store import open_receipt_store
 from services.router.proof.usage import UsageCopies
 from services.router.proof.vaults import Vaults
@@ -50,11 +52,15 @@ from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
+from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
+from services.router.workload.introduction import Introduction
+from services.router.workload.outward import Outward
 from services.router.workload.provenance import provenance_of
+from services.router.workload.renewal import Renewal
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
-from services.router.workload.workload import OutwardCertificate, Workload
+from services.router.workload.workload import Workload
 
 
 async def serve(config: Config) -> None:
@@ -65,11 +71,13 @@ async def serve(config: Config) -> None:
     counted_tokens = quota_file.read()
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
-    workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset.days)
+    outward = Outward(config.keyset.dns_names, config.keyset.ip_addresses)
+    subject = f"spiffe://{settings.trust_domain}/router/{settings.instance}"
+    workload = Workload(subject, config.keyset.lifetime, outward.spki_sha256)
     claims = {
         "log_key": log_key.public_key().public_bytes_raw().hex(),
         "hpke_key": receiver.public.hex(),
-        "receipt_key": workload.receipt_key.public_key().public_bytes_raw().hex(),
+        "receipt_key": workload.newest.receipt_public,
     }
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
     async with join(settings, "router", claims, collateral=collateral, registry=config.registry) as member:
@@ -78,7 +86,14 @@ async def serve(config: Config) -> None:
         ledger, acknowledging = member.ledger(ledgers), member.ledger(ledgers)
         registry = member.any_peer("registry", config.registry)
         vaults = Vaults(member, ledger, receiver)
-        reports = Reports(member, workload, collateral, provenance, config.keyset.quotes_per_second)
+        reports = Reports(
+            member,
+            workload,
+            collateral,
+            provenance,
+            config.keyset.quotes_per_second,
+            config.receipts.retain_seconds,
+        )
         # With it the log has the keyset that this process's receipts name, and the quote that binds it.
         report = jcs.loads_object(await reports.report(None))
         async with (
@@ -87,11 +102,8 @@ async def serve(config: Config) -> None:
             ) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
-            metrics = Metrics()
+            metrics = Metrics(lambda: workload.newest.not_after)
             upstreams = Upstreams(member, registry, settings=config.routing, metrics=metrics.routing)
-            issuance = Issuance(
-                workload, publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot)
-            )
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
@@ -99,9 +111,13 @@ async def serve(config: Config) -> None:
             copies = UsageCopies(store)
             gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
             quotas = Quotas(quota_file, counted_tokens)
+            sessions = Sessions(upstreams, foreign)
+            attested = Attested(member, acknowledging, publisher.boot)
+            issuance = Issuance(publisher, vaults, store, attested, sessions.find)
             exchanges = Exchanges(
                 member.policy,
-                Opening(workload.e2ee_keys, AcceptanceWindow()),
+                workload,
+                Opening(workload, AcceptanceWindow()),
                 Routes(upstreams, foreign),
                 issuance,
                 config.receipts.ledger_seconds,
@@ -122,12 +138,21 @@ async def serve(config: Config) -> None:
                 lambda: member.policy.current.revoked.tenants,
                 counted,
             )
+            renewal = Renewal(
+                workload,
+                reports,
+                Introduction(member, publisher, outward),
+                config.keyset.overlap,
+                metrics.keyset_renewals.add,
+            )
             documents = Documents(
                 workload=workload,
+                overdue=lambda: renewal.overdue,
                 reports=reports,
                 tenants=tenants,
                 upstreams=upstreams,
                 foreign=foreign,
+                cited=sessions,
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
@@ -144,7 +169,6 @@ async def serve(config: Config) -> None:
             )
             paths = Paths(workload.headers, prompts, documents, Origins(config.http.allowed_origins), metrics)
             servicer = RouterServicer(
-                workload,
                 tenants,
                 gates,
                 exchanges,
@@ -153,17 +177,17 @@ async def serve(config: Config) -> None:
                 config.http.max_body_bytes,
                 config.http.request_seconds,
             )
-            outward = await workload.certify(member, config.keyset.dns_names, config.keyset.ip_addresses)
+            await outward.certify(member)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
                 refusals.recording(),
                 usage.recording(),
                 quotas.keeping(),
-                https(config.http.listen, paths.answer, workload.headers, outward),
+                https(config.http.listen, paths.answer, workload.headers, outward.context()),
                 serving(
                     config.http.grpc_listen,
-                    _credentials(outward),
+                    outward.credentials(),
                     clients,
                     public_middleware(merge_methods(clients)),
                 ) as outer,
@@ -176,11 +200,14 @@ async def serve(config: Config) -> None:
                     tasks.create_task(upstreams.reconcile()),
                     tasks.create_task(foreign.maintain()),
                     tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
+                    tasks.create_task(renewal.keep()),
+                    tasks.create_task(Retention(store, config.receipts, metrics.let_go.add).keep()),
                 ]
                 if config.metrics.listen:
                     await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))
-                outer.ready()
-                inner.ready()
+                for each in (outer, inner):
+                    each.ready()
+                background.append(tasks.create_task(renewal.watch(partial(_serve, (outer, inner)))))
                 notify_ready()
                 await until_terminated()
                 servicer.stop()
@@ -188,8 +215,14 @@ async def serve(config: Config) -> None:
                     task.cancel()
 
 
-def _credentials(outward: OutwardCertificate) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials([(outward.key_pem, outward.certificate_pem)])
+def _serve(servers: Sequence[Serving], holds_keyset: bool) -> None:
+    """Say to whoever asks for this router's health whether it has a keyset to serve under."""
+    for server in servers:
+        if holds_keyset:
+            server.ready()
+        else:
+            server.not_ready()
+    notify_status("serving" if holds_keyset else "the keyset has ended, and none follows it")
 
 
 if __name__ == "__main__":

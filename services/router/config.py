@@ -13,7 +13,7 @@ from services.router.face.watching import MetricsSettings
 from services.router.proof.settings import ReceiptSettings
 from services.router.routing.foreign.access import ForeignAccess
 from services.router.routing.settings import RoutingSettings
-from services.router.workload.settings import KeysetSettings
+from services.router.workload.settings import SETTLING_SECONDS, KeysetSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +54,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.registry:
             raise ValueError("registry must name at least one instance")
+        if self.keyset.overlap <= self.http.request_seconds + SETTLING_SECONDS:
+            raise ValueError(
+                f"keyset: the overlap must be longer than a request may take and {SETTLING_SECONDS:.0f} seconds more"
+            )

@@ -271,6 +271,17 @@ class LedgerUnavailable(RouterError):
     reason = "LEDGER_UNAVAILABLE"
 
 
+class KeysetEnded(RouterError):
+    """The keyset that clients verified has ended, or ends before the request would, and there is no other to serve
+    under.
+    """
+
+    status = 503
+    type = "keyset_ended"
+    code = Code.UNAVAILABLE
+    reason = "KEYSET_ENDED"
+
+
 class TenantsUnavailable(RouterError):
     """Nobody can be authenticated now: the directory does not answer, or not with what verifies."""
 

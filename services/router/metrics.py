@@ -86,7 +86,9 @@ class RoutingMetrics:
 class Metrics:
     """What one router counts."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, keyset_ends: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        """`keyset_ends` says when the keyset of now does, Unix seconds."""
+        self._keyset_ends = keyset_ends
         self._clock = clock
         self.running = Count("teemesh_router_exchanges_running", "Prompts that are being answered now.")
         self.exchanges = Count("teemesh_router_exchanges_total", "Prompts of tenants, by endpoint.", "endpoint")
@@ -94,6 +96,12 @@ class Metrics:
         self.ends = Count("teemesh_router_ends_total", "Answers that ended before their time, by reason.", "reason")
         self.refusals = Count("teemesh_router_refusals_total", "Requests that were refused, by reason.", "reason")
         self.replies = Count("teemesh_router_http_replies_total", "All HTTP replies, by status.", "status")
+        self.keyset_renewals = Count(
+            "teemesh_router_keyset_renewals_total", "Tries to renew the keyset, by what came of them.", "outcome"
+        )
+        self.let_go = Count(
+            "teemesh_router_receipts_let_go_total", "Receipts that are handed out no more, by reason.", "reason"
+        )
         self.head_seconds = Durations("teemesh_router_head_seconds", "From a prompt to the head of its answer.")
         self.exchange_seconds = Durations("teemesh_router_exchange_seconds", "From a prompt to the end of its answer.")
         self.commit_seconds = Durations("teemesh_router_commit_seconds", "For a receipt to be logged and kept.")
@@ -129,8 +137,20 @@ class Metrics:
     def text(self) -> str:
         """Return all of it as Prometheus reads it."""
         lines: list[str] = []
-        for each in (self.running, self.exchanges, self.responses, self.ends, self.refusals, self.replies):
+        for each in (
+            self.running,
+            self.exchanges,
+            self.responses,
+            self.ends,
+            self.refusals,
+            self.replies,
+            self.keyset_renewals,
+            self.let_go,
+        ):
             lines.extend(each.lines())
+        ends = Count("teemesh_router_keyset_not_after_seconds", "When the keyset of now ends, Unix time.")
+        ends.add(amount=self._keyset_ends())
+        lines.extend(ends.lines())
         for taken in (self.head_seconds, self.exchange_seconds, self.commit_seconds):
             lines.extend(taken.lines())
         lines.extend(self.routing.lines())

@@ -90,7 +90,6 @@ async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIt
     directory = DirectoryTwin()
     async with router_bench(folder, allowances=lambda: directory.now, routing=routing) as bench:
         servicer = RouterServicer(
-            bench.workload,
             tenants_of(directory),
             bench.gates,
             bench.exchanges,
@@ -196,9 +195,13 @@ async def test_a_call_without_a_deadline_is_refused(line: Line) -> None:
     assert (await line.refused(timeout=None))[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_stale_policy_is_named(line: Line) -> None:
+async def test_a_stale_policy_is_named_and_the_refusal_has_a_receipt(line: Line) -> None:
     line.bench.member.policy.fresh = False
-    assert await line.refused() == (grpc.StatusCode.UNAVAILABLE, "POLICY_STALE")
+    call = line.infer(body=prompt())
+    head, chunk = await call.read(), await call.read()
+    assert head.head.status == 503
+    assert b"POLICY_STALE" in chunk.chunk
+    assert (await line.bench.logged())["receipt_id"] == head.head.receipt_id
 
 
 async def test_the_models_are_those_that_a_verified_node_serves(line: Line) -> None:

@@ -413,6 +413,7 @@ async def test_a_stale_policy_is_a_503_that_names_it(site: Site) -> None:
     response, body = await site.ask("POST", CHAT, key=KEY, body=prompt())
     assert (response.status, error_type(body)) == (503, "service_unavailable")
     assert b"POLICY_STALE" in body
+    assert (await site.bench.logged())["receipt_id"] == response.headers["X-Receipt-Id"]
 
 
 async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_receipt(site: Site) -> None:

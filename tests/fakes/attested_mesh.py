@@ -59,7 +59,7 @@ from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from services.devtee.collateral import CollateralShape
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
-from services.router.workload.workload import E2eeKey
+from services.router.workload.generation import E2eeKey
 from tests.fakes.policy_draft import policy_draft
 
 TRUST_DOMAIN = "mesh.local"

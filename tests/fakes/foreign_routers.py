@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs import jcs
+from libs.aci.keyset import KEYSET_HEADER, Keyset
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import UpstreamFailed
 from libs.aci.report import SourceProvenance
@@ -36,7 +37,7 @@ from services.router.face.listener import https
 from services.router.face.paths import Paths
 from services.router.routing.foreign.access import Credentials
 from services.router.workload.reports import Reports
-from tests.fakes.attested_mesh import AttestedMesh
+from tests.fakes.attested_mesh import TRUST_DOMAIN, AttestedMesh
 from tests.fakes.https_clients import (
     KEY,
     DirectoryTwin,
@@ -49,6 +50,7 @@ from tests.fakes.routers import Answer, KeeperTwin, PeerTwin, RouterBench, promp
 NAME = "other-mesh"
 THERE = MODEL
 HERE = "their-model"
+RETAIN_SECONDS = 30 * 86400
 WORDS = "which nobody on the way may read"
 Lie = Callable[[bytes], bytes]
 
@@ -100,6 +102,16 @@ def _authority(mesh: AttestedMesh) -> OutwardAuthority:
 
 
 @dataclass(slots=True)
+class ShiftedClock:
+    """A clock that goes right and was set so far ahead."""
+
+    ahead_seconds: float
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_seconds
+
+
+@dataclass(slots=True)
 class JoinedTwin:
     """What of a member the router's own identity needs."""
 
@@ -116,11 +128,16 @@ class OtherRouter:
     bench: RouterBench
     port: int
     paths: Paths
+    clock: ShiftedClock
+    """By which its keysets end."""
+    member: JoinedTwin
     lies: dict[str, Lie] = field(default_factory=dict)
     """By the last fixed part of a route: attestation, sessions, session, receipts."""
     reports: int = 0
     nonce: str = ""
     """The one that was asked with last."""
+    claimed_keyset: str | None = None
+    """Which one its responses say that they are served under, if not the right one."""
     bodies: list[bytes] = field(default_factory=list)
     """Every prompt that came, to whatever end."""
 
@@ -144,6 +161,8 @@ class OtherRouter:
             lie = self.lies.get(route)
             if lie is not None and isinstance(reply.body, bytes):
                 reply = document(lie(reply.body))
+            if self.claimed_keyset is not None:
+                reply = replace(reply, headers={**reply.headers, KEYSET_HEADER: self.claimed_keyset})
             yield reply
 
 
@@ -159,23 +178,32 @@ def made(folder: Path) -> Path:
 
 @asynccontextmanager
 async def other_router(
-    folder: Path, mesh: AttestedMesh, *, port: int = 0, keyset_days: int = 7, nodes: int = 1
+    folder: Path,
+    mesh: AttestedMesh,
+    *,
+    port: int = 0,
+    ahead_seconds: float = 0.0,
+    nodes: int = 1,
 ) -> AsyncIterator[OtherRouter]:
     """Start it; started again on the same port it is the same service with other keys."""
-    server = grpc.aio.server()
+    server, clock = grpc.aio.server(), ShiftedClock(ahead_seconds)
     kms_pb2_grpc.add_KmsServiceServicer_to_server(_authority(mesh), server)
     kms = PeerTwin(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", None)
     await server.start()
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
-        async with router_bench(made(folder), nodes=nodes, keyset_days=keyset_days) as bench:
-            reports = Reports(cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0)
+        async with router_bench(made(folder), nodes=nodes, trust_domain=TRUST_DOMAIN, keyset_clock=clock) as bench:
+            reports = Reports(
+                cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0, RETAIN_SECONDS
+            )
             paths = paths_of(bench, DirectoryTwin(), reports, max_body_bytes=1 << 20)
-            outward = await bench.workload.certify(cast(Any, member), ("localhost",), ("127.0.0.1",))
-            router = OtherRouter(mesh, bench, port, paths)
+            await bench.outward.certify(cast(Any, member))
+            router = OtherRouter(mesh, bench, port, paths, clock, member)
             async with (
                 bench.issuance.recording(),
-                https(f"127.0.0.1:{port}", router.answer, bench.workload.headers, outward) as router.port,
+                https(
+                    f"127.0.0.1:{port}", router.answer, bench.workload.headers, bench.outward.context()
+                ) as router.port,
             ):
                 yield router
     finally:
@@ -229,8 +257,9 @@ def asked(**members: Any) -> bytes:
     return prompt(model=HERE, messages=[{"role": "user", "content": WORDS}], **members)
 
 
-def last_receipt(router: RouterBench) -> Receipt:
-    return verify_receipt(jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1])), router.workload.keyset)
+def last_receipt(router: RouterBench, keyset: Keyset | None = None) -> Receipt:
+    """The newest receipt, which verifies under the keyset of now if none is given."""
+    return verify_receipt(jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1])), keyset or router.workload.keyset)
 
 
 def error_type(answer: Answer) -> str:

@@ -18,7 +18,7 @@ from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
 from libs.policy.tenant_record import Limits, TenantRecord, unrestricted
 from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
-from libs.rpc.tls import load_client_context
+from libs.rpc.tls import load_client_context, load_server_context
 from services.router.admission.tenants import TTL_SECONDS, Tenants
 from services.router.errors import NotFound
 from services.router.face.documents import Documents
@@ -31,7 +31,6 @@ from services.router.proof.usage import UsageCopies
 from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
-from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
@@ -119,10 +118,12 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
     """A router's documents; receipts' commitments and evidence are twins."""
     return Documents(
         workload=bench.workload,
+        overdue=lambda: None,
         reports=reports,
         tenants=tenants_of(directory),
         upstreams=bench.upstreams,
         foreign=bench.foreign,
+        cited=bench.sessions,
         receipts=bench.store,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
@@ -217,12 +218,11 @@ async def https_site(
             total_seconds=total_seconds,
             origins=origins,
         )
-        outward = OutwardCertificate(key, certificate)
         listener = https(
             "127.0.0.1:0",
             paths.answer,
             bench.workload.headers,
-            outward,
+            load_server_context(key_pem=key, certificate_pem=certificate),
             idle_seconds=IDLE_SECONDS,
             shutdown_seconds=SHUTDOWN_SECONDS,
         )

@@ -15,11 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
 from libs.aci.endpoints import CHAT
+from libs.aci.keyset import Keyset
 from libs.aci.session import session_id
 from services.router.e2ee.answers import cover
 from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
 from tests.fakes.attested_mesh import E2EE_KEY, AttestedMesh, Served, pem_of
+from tests.fakes.sealed_prompts import ListedKeys
 
 API_KEY = "key-of-a-tenant"
 WORDS = ("Hello", ", ", "world")
@@ -36,6 +38,8 @@ class RouterTwin:
     seen_keys: list[str | None] = field(default_factory=list)
     served: dict[str, Served] = field(default_factory=dict)
     session: bytes = b""
+    keyset: Keyset | None = None
+    """The one that its report is about, if not the mesh's."""
     extra_headers: dict[str, str] = field(default_factory=dict)
     not_yet: int = 0
     """How often a commitment is still to be answered with 404."""
@@ -80,7 +84,7 @@ class RouterTwin:
 
     async def _attestation(self, request: web.Request) -> web.Response:
         self.seen_keys.append(request.headers.get("Authorization"))
-        return self._json("report", self.mesh.report(request.query["nonce"]))
+        return self._json("report", self.mesh.report(request.query["nonce"], self.keyset))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -155,7 +159,7 @@ def server_context(mesh: AttestedMesh, folder: Path, key: ec.EllipticCurvePrivat
 
 async def _sealed(headers: Mapping[str, str], body: bytes, answer: bytes, *, streams: bool) -> tuple[bytes, bytes, str]:
     """The prompt as it is in clear, the answer as it goes out, and to which key."""
-    opening = Opening((E2EE_KEY,), AcceptanceWindow())
+    opening = Opening(ListedKeys(E2EE_KEY), AcceptanceWindow())
     opened = await opening.open("ab" * 16, {name.lower(): value for name, value in headers.items()}, CHAT, body)
     hidden = cover(opened.envelope, streams=streams, status=200)
     client = hashlib.sha256(bytes.fromhex(headers["X-Client-Pub-Key"])).hexdigest()

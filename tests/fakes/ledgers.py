@@ -35,6 +35,7 @@ class LedgerTwin:
         self.cut: list[int] = []
         self.silent = False
         self.full = False
+        self.room_asked = asyncio.Semaphore(0)
         self.waits = False
         self.broken: Exception | None = None
         self.asked = asyncio.Event()
@@ -46,6 +47,7 @@ class LedgerTwin:
         self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
 
     def require_room(self) -> None:
+        self.room_asked.release()
         if self.full:
             raise LedgerUnavailable("full", b"")
 
@@ -61,11 +63,13 @@ class LedgerTwin:
     def drop(self, part: VaultPart) -> None:
         self.dropped.append(part)
 
-    async def now(self) -> bytes:
+    def now(self) -> tuple[bytes, dict[bytes, bytes | None]]:
+        return b"{}", {}
+
+    async def until_copied(self) -> None:
         if self.copies_wait:
             self.asked.set()
             await self.copies_go_on.wait()
-        return b"{}"
 
     async def commit(
         self,

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,15 +48,18 @@ from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance
-from services.router.proof.store import ReceiptStore, open_receipt_store
+from services.router.proof.store import MOST_PENDING, ReceiptStore, open_receipt_store
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
+from services.router.routing.sessions import Sessions
 from services.router.routing.settings import RoutingSettings
 from services.router.routing.upstreams import Upstreams
+from services.router.workload.outward import Outward
+from services.router.workload.settings import DAY_SECONDS
 from services.router.workload.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, LedgerTwin
@@ -337,7 +340,9 @@ class RouterBench:
     upstreams: Upstreams
     foreign: ForeignProviders
     ledger: LedgerTwin
+    sessions: Sessions
     store: ReceiptStore
+    outward: Outward
     workload: Workload
     issuance: Issuance
     exchanges: Exchanges
@@ -365,14 +370,16 @@ class RouterBench:
         body: bytes,
         seconds: float = 60.0,
         sealing: Mapping[str, str] | None = None,
+        keyset_digest: str | None = None,
         endpoint: Endpoint = endpoints.CHAT,
     ) -> Answer:
         """Run an exchange to its end. `sealing`: the headers of a request that is encrypted."""
+        request = replace(self.request(body, seconds, sealing, endpoint), keyset_digest=keyset_digest)
         started: Started | None = None
         parts: list[bytes] = []
         async with (
             asyncio.timeout(PATIENCE_SECONDS),
-            aclosing(self.exchanges.run(self.request(body, seconds, sealing, endpoint))) as exchange,
+            aclosing(self.exchanges.run(request)) as exchange,
         ):
             async for part in exchange:
                 if isinstance(part, Started):
@@ -415,16 +422,25 @@ async def router_bench(
     policy: KeeperTwin | None = None,
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
+    trust_domain: str = "mesh.test",
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
+    keyset_clock: Callable[[], float] = time.time,
+    most_pending: int = MOST_PENDING,
     routing: RoutingSettings | None = None,
     monotonic: Callable[[], float] = time.monotonic,
     allowances: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[RouterBench]:
-    """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
+    """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
+    `keyset_clock` is the one by which keysets end.
+    """
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
-    workload, metrics = Workload("spiffe://mesh.test/router/one", keyset_days), Metrics()
+    outward = Outward(("localhost",), ("127.0.0.1",))
+    workload = Workload(
+        f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock
+    )
+    metrics = Metrics(lambda: workload.newest.not_after)
     twins = [NodeTwin(f"n{number}", offered) for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
@@ -449,16 +465,32 @@ async def router_bench(
     upstreams = Upstreams(
         cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic
     )
-    async with open_receipt_store(folder / "receipts.sqlite") as store:
-        issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
+    async with open_receipt_store(folder / "receipts.sqlite", most_pending=most_pending) as store:
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
         gates = Gates(allowances)
         usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store).keep)
         quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)
-        opening = Opening(workload.e2ee_keys, AcceptanceWindow())
+        sessions = Sessions(upstreams, foreign)
+
+        async def find_session(session_id: str) -> bytes:
+            await ledger.until_copied()
+            return await sessions.find(session_id)
+
+        issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger), find_session)
+        opening = Opening(workload, AcceptanceWindow())
         exchanges = Exchanges(
-            member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, gates, usage, quotas, clock
+            member.policy,
+            workload,
+            opening,
+            Routes(upstreams, foreign),
+            issuance,
+            5.0,
+            metrics,
+            gates,
+            usage,
+            quotas,
+            clock,
         )
         bench = RouterBench(
             member,
@@ -469,7 +501,9 @@ async def router_bench(
             upstreams,
             foreign,
             ledger,
+            sessions,
             store,
+            outward,
             workload,
             issuance,
             exchanges,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from libs.aci.e2ee.binding import Binding
 from libs.aci.e2ee.suites import PrivateKey
-from services.router.workload.workload import E2eeKey
+from services.router.workload.generation import E2eeKey, Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +50,13 @@ class Client:
 
     def open(self, path: str, value: str, response_id: str = "") -> str:
         return self.key.suite.open(self.private, value, self.binding.of_response(path, response_id)).decode()
+
+
+class ListedKeys:
+    """A keyset in force that lists these keys."""
+
+    def __init__(self, *keys: E2eeKey) -> None:
+        self.generation = replace(Generation.born("spiffe://mesh.test/router/one", 1 << 40, "00" * 32), e2ee_keys=keys)
+
+    def listing(self, text: str) -> tuple[Generation, E2eeKey] | None:
+        return next(((self.generation, key) for key in self.generation.e2ee_keys if key.listed_as(text)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,18 +53,22 @@ class Author(Issuer):
         self, role: str, *, instance: str = "1", previous: PreviousIssuer | None = None, origin: str = ORIGIN
     ) -> None:
         super().__init__(Ed25519PrivateKey.generate())
-        self.role, self.origin = role, origin
+        self.role, self.origin, self._instance = role, origin, instance
         self.ack_key, self.checkpoint_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-        claims = {"role": role, "log_key": self.log_key.hex()}
-        if role == "ledger":
-            claims |= {
-                "origin": origin,
+        self.keyset = replace(self.attested(), previous=previous)
+
+    def attested(self, *, instance: str | None = None, **claims: str) -> Keyset:
+        """Return a keyset of this start with evidence of its own, which claims these, too."""
+        said = {"role": self.role, "log_key": self.log_key.hex(), **claims}
+        if self.role == "ledger":
+            said |= {
+                "origin": self.origin,
                 "ack_key": self.ack_key.public_key().public_bytes_raw().hex(),
                 "checkpoint_key": self.checkpoint_key.public_key().public_bytes_raw().hex(),
             }
-        evidence = jcs.dumps({"claims": claims})
-        spiffe_id = f"spiffe://mesh.local/{role}/{instance}"
-        self.keyset = Keyset(self.spki, self.boot, _certificate(spiffe_id, evidence), evidence, None, previous)
+        evidence = jcs.dumps({"claims": said})
+        spiffe_id = f"spiffe://mesh.local/{self.role}/{instance or self._instance}"
+        return Keyset(self.spki, self.boot, _certificate(spiffe_id, evidence), evidence, None, None)
 
     @property
     def vkey(self) -> VerifierKey:

@@ -139,7 +139,11 @@ class Contents:
 
     def _understand(self, located: Located, number: int, entry: PublicEntry) -> None:
         if entry.kind == KEYSET:
-            self._admit(read_keyset(entry, self.origin), located.frame.header.wall_ns)
+            keyset = read_keyset(entry, self.origin)
+            if entry.issuer_seq == 1:
+                self._admit(keyset, located.frame.header.wall_ns)
+            elif not self.is_part:
+                self._renew(keyset)
         elif entry.kind == _QUARANTINE:
             self._explained.add(_named(entry.body))
             if (reason := entry.body.get("reason")) in _ITS_OWN_DOING:
@@ -168,6 +172,12 @@ class Contents:
             closed = self.writers.get(issuer)
             if closed is not None and closed.spiffe_id == writer.spiffe_id:
                 self._sequences.close(issuer, last, wall_ns)
+
+    def _renew(self, renewed: Writer) -> None:
+        """A keyset that is renewed changes nothing about who may write: it is held against the first."""
+        first = self.writers.get(renewed.issuer)
+        if first is None or first.spiffe_id != renewed.spiffe_id:
+            raise KeysetWrong("it renews the keyset of another service, or of none")
 
     def _add_run(self, located: Located, issuer: bytes, start: int, end: int) -> None:
         rows = located.frame.rows

@@ -1,4 +1,5 @@
-"""It is responsible for who may write what, by the log's own word: the keyset that every issuer begins with.
+"""It is responsible for who may write what, by the log's own word: the keyset that every issuer begins with, and those
+by which it shows later keys and evidence.
 
 A keyset's evidence is not appraised here: that a machine stands behind its claims is for policy to say. What is checked
 is that name, certificate, evidence and claims are about one another.
@@ -65,10 +66,12 @@ class Writer:
 
 
 def read_keyset(entry: PublicEntry, origin: str) -> Writer:
-    """Read an issuer's first entry. Raises `KeysetWrong`, or `EntryWrong` for a body of another form."""
+    """Read a keyset. Raises `KeysetWrong`, or `EntryWrong` for a body of another form."""
     body = entry.body
-    if body.keys() != _MEMBERS or not isinstance(body["evidence"], dict) or entry.issuer_seq != 1:
-        raise EntryWrong("a keyset is its issuer's first entry, and has other members")
+    if body.keys() != _MEMBERS or not isinstance(body["evidence"], dict):
+        raise EntryWrong("a keyset has other members")
+    if entry.issuer_seq != 1 and body["previous"] is not None:
+        raise EntryWrong("a keyset that is renewed closes no sequence")
     spki, boot, der = octets(body["spki"]), octets(body["boot"], 16), octets(body["certificate"])
     if sha256(b"teemesh/issuer/v1\x00" + spki + boot).digest() != entry.issuer:
         raise KeysetWrong("the issuer is named by another key or start")

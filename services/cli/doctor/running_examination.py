@@ -12,7 +12,7 @@ from services.cli.mesh.patience import patiently
 from services.cli.mesh.ports import HOST, read_ports
 from services.cli.mesh.reading import MeshReader
 from services.cli.mesh.roster import SERVICES, WITNESS
-from services.cli.mesh.served import ask_served
+from services.cli.mesh.served import ask_overdue, ask_served
 from services.cli.mesh.status import Access, ask_health, read_mesh
 from services.cli.mesh.witnessed import WitnessedAccess, ask_witnessed, read_witnessed_access
 
@@ -45,7 +45,18 @@ def examine_running(layout: Layout) -> Iterator[Finding]:
         yield Finding("serving", str(error), f"see why the node is not admitted, in {layout.log('router')}")
         return
     yield Finding("serving", f"every service, and {model}")
+    yield _renewed(url, ca, layout)
     yield _witnessed(mesh, layout)
+
+
+def _renewed(url: str, ca: str, layout: Layout) -> Finding:
+    try:
+        overdue = asyncio.run(ask_overdue(url, ca))
+    except MeshError as error:
+        return Finding("keyset", str(error), f"see why in {layout.log('router')}")
+    if overdue is None:
+        return Finding("keyset", "renewed in time")
+    return Finding("keyset", f"not renewed in time: {overdue}", f"see why in {layout.log('router')}")
 
 
 def _witnessed(mesh: MeshReader, layout: Layout) -> Finding:

@@ -22,6 +22,8 @@ from services.cli.terminal.inputs import InputUnreadable, read_input
 
 TEMPLATES = SOURCE_ROOT / "deploy" / "config"
 
+_REQUEST_SECONDS = 120
+
 _HEADER = "# Written by teemesh up from deploy/config/{service}.toml at every start: changes here are lost.\n\n"
 
 
@@ -74,14 +76,15 @@ def write_service_configs(
     policy: Path,
     *,
     certificate_seconds: int | None = None,
+    keyset_seconds: int | None = None,
     engine: LocalEngine = EMBEDDED,
     names: Sequence[str] = SERVICES,
     witnesses: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write every process's file; each begins with the given signed policy.
 
-    `engine` is the node's. `certificate_seconds` is the life of certificates where it is to be another than
-    production's. All `witnesses` are the quorum.
+    `engine` is the node's. `certificate_seconds` is the life of certificates, `keyset_seconds` of the router's keysets,
+    where it is to be another than production's. All `witnesses` are the quorum.
     """
     kms = [name for name in names if role_of(name) == "kms"]
     ledgers = [name for name in names if role_of(name) == "ledger"]
@@ -100,9 +103,17 @@ def write_service_configs(
         own = {**_own(service, layout, addresses, engine), **_members(service, addresses, ledgers)}
         if role_of(service) == "kms" and certificate_seconds is not None:
             own["certificate_seconds"] = certificate_seconds
+        if role_of(service) == "router" and keyset_seconds is not None:
+            own["keyset"] = {**own["keyset"], **_short_lived(keyset_seconds)}
+            own["http"] = {**own["http"], "request_seconds": min(keyset_seconds // 7, _REQUEST_SECONDS)}
         if role_of(service) == "ledger":
             own |= {"witnesses": list(witnesses), "witness_quorum": len(witnesses)}
         write_config(layout, service, {"member": member, **own})
+
+
+def _short_lived(keyset_seconds: int) -> dict[str, Any]:
+    """Each keyset is replaced in the middle of its life, and lasts for any request that is begun under it."""
+    return {"lifetime_seconds": keyset_seconds, "overlap_seconds": keyset_seconds // 2}
 
 
 def _members(service: str, addresses: Addresses, ledgers: Sequence[str]) -> dict[str, Any]:

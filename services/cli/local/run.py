@@ -59,6 +59,8 @@ class RunOptions:
     """How many members keep the log."""
     certificate_seconds: int | None = None
     """Life of the services' certificates; None: as in production."""
+    keyset_seconds: int | None = None
+    """Life of the router's keysets; None: as in production."""
     engine: LocalEngine = EMBEDDED
     """The node's."""
 
@@ -122,6 +124,7 @@ class MeshRun:
             addresses,
             layout.policy(policy.version),
             certificate_seconds=self._options.certificate_seconds,
+            keyset_seconds=self._options.keyset_seconds,
             engine=engine,
             names=names,
             witnesses=[ledgers_witness(layout, addresses)],

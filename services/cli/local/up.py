@@ -65,6 +65,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="life of the services' certificates, 10 to 3600; short ones show renewal (default: an hour)",
     )
     parser.add_argument(
+        "--keyset-seconds",
+        type=_keyset_life,
+        help="life of the router's keysets, 90 seconds to a week; short ones show renewal (default: a week)",
+    )
+    parser.add_argument(
         "--vllm",
         type=Path,
         metavar="PYTHON",
@@ -103,6 +108,7 @@ def _run(args: argparse.Namespace) -> int:
         kms_replica=args.kms_replica,
         ledger_members=args.ledger_members,
         certificate_seconds=args.certificate_seconds,
+        keyset_seconds=args.keyset_seconds,
         engine=_engine(args),
     )
     return asyncio.run(run_up(layout_of(args), options, Console()))
@@ -164,6 +170,10 @@ def _port(text: str) -> int:
 
 def _life(text: str) -> int:
     return _number(text, 10, 3600)
+
+
+def _keyset_life(text: str) -> int:
+    return _number(text, 90, 604_800)
 
 
 def _number(text: str, least: int, most: int) -> int:

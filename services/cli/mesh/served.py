@@ -28,6 +28,19 @@ async def until_served(router_url: str, router_ca: Path | str, model: str) -> No
     await patiently(lambda: ask_served(router_url, router_ca, model))
 
 
+async def ask_overdue(router_url: str, router_ca: Path | str) -> str | None:
+    """Return why the router's keyset is not renewed although it should be; None if it is. Raises `RouterNotServing`."""
+    context = ssl.create_default_context(cafile=str(router_ca))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)) as client:
+        try:
+            async with client.get(f"{router_url}/health", ssl=context) as response:
+                response.raise_for_status()
+                overdue = (await response.json()).get("keyset_overdue")
+        except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError) as error:
+            raise RouterNotServing(f"the router does not answer: {error}") from error
+    return None if overdue is None else str(overdue)
+
+
 async def ask_served(router_url: str, router_ca: Path | str, model: str) -> None:
     """Ask once. Raises `RouterNotServing`."""
     context = ssl.create_default_context(cafile=str(router_ca))

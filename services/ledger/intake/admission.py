@@ -24,7 +24,15 @@ from libs.events.vault import VaultKey
 from libs.identity.certificate import parse
 from libs.transparency.leaf import Kind
 from services.ledger.intake.examination import VaultKeys
-from services.ledger.intake.issuers import KINDS_OF_ROLE, Writer, Writers, nobody, read_keyset, verify_keyset
+from services.ledger.intake.issuers import (
+    KINDS_OF_ROLE,
+    Writer,
+    Writers,
+    nobody,
+    read_keyset,
+    verify_keyset,
+    verify_renewal,
+)
 from services.ledger.intake.policies import LoggedPolicies
 from services.ledger.intake.rejections import Reason, Refusal
 from services.ledger.intake.sequencer import Candidate
@@ -174,7 +182,7 @@ class Admission:
                     self._judge_place(record.header, number, limit, writer)
                     vault = self._vault_of(record.header, vaults)
                     if vault is None or number not in opens:
-                        self._judge_entry(_open(record, batch.issuer, number, vault))
+                        self._judge_entry(_open(record, batch.issuer, number, vault), writer, message)
             except _Refused as error:
                 judged.refusals.append(_refusal(message, batch, number, record, error.reason, error.detail))
             else:
@@ -200,10 +208,10 @@ class Admission:
             raise _Refused(Reason.VAULT_UNKNOWN, "the vault was never opened for that month")
         return vault
 
-    def _judge_entry(self, entry: Entry) -> None:
+    def _judge_entry(self, entry: Entry, writer: Writer, message: StreamMessage) -> None:
         """Take in what an entry changes about what may be logged."""
         if entry.kind is Kind.KEYSET and entry.issuer_seq != 1:
-            raise _Refused(Reason.KEYSET_MALFORMED, "a keyset is its issuer's first entry")
+            self._judge_renewal(entry, writer, message)
         if entry.kind is Kind.POLICY:
             try:
                 self._policies.take(jcs.dumps(dict(entry.body)))
@@ -219,6 +227,18 @@ class Admission:
                     parse_prune(entry.body)
             except MeshError as error:
                 raise _Refused(Reason.ENTRY_MALFORMED, f"{error.reason}: {error}") from error
+
+    def _judge_renewal(self, entry: Entry, writer: Writer, message: StreamMessage) -> None:
+        """One that is refused takes nothing from its issuer, which goes on under the keyset before."""
+        try:
+            keyset, key = read_keyset(entry.body, entry.issuer)
+        except KeysetMalformed as error:
+            raise _Refused(Reason.KEYSET_MALFORMED, str(error)) from error
+        try:
+            verify_renewal(keyset, key, writer, self._policies.newest, self._ca, message.time_ms / 1000)
+        except MeshError as error:
+            # Not KEYSET_REFUSED, which would say that nothing is taken from this issuer any more.
+            raise _Refused(Reason.KEYSET_NOT_RENEWED, f"{error.reason}: {error}") from error
 
     def _revoke(self, entry: Entry) -> None:
         """What no operator of the log's policies signed is an entry like any other, and withdraws nothing."""

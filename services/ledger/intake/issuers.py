@@ -131,6 +131,20 @@ def verify_keyset(
     return Writer(key, certificate.role, certificate.spiffe_id)
 
 
+def verify_renewal(
+    keyset: Keyset, key: Ed25519PublicKey, writer: Writer, policy: Policy, ca_certificate: bytes, received: float
+) -> None:
+    """Accept a later keyset of an issuer that may write: other evidence of the same service about the same log key.
+
+    Raises what `verify_keyset` raises.
+    """
+    if keyset.previous is not None:
+        raise KeysetNotAttested("a keyset that is renewed closes no sequence")
+    renewed = verify_keyset(keyset, key, policy, ca_certificate, received)
+    if renewed.spiffe_id != writer.spiffe_id:
+        raise KeysetNotAttested("the keyset is another service's")
+
+
 def logged_writer(keyset: Keyset, key: Ed25519PublicKey) -> Writer:
     """Return the writer of a keyset that this log has admitted before: it was verified then."""
     certificate = parse(keyset.certificate)

@@ -49,6 +49,7 @@ class Reason(IntEnum):
     POLICY_REFUSED = 12
     CONFLICT = 13
     VAULT_ERASED = 14
+    KEYSET_NOT_RENEWED = 15
 
     @property
     def is_proven(self) -> bool:

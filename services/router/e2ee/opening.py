@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from libs.aci import rewriting
 from libs.aci.e2ee import VERSION
@@ -36,7 +36,7 @@ from services.router.e2ee.errors import (
 )
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.prompt import MAX_MODEL_CHARACTERS
-from services.router.workload.workload import E2eeKey
+from services.router.workload.generation import E2eeKey, Generation
 
 _VERSION_HEADER, _OLDER = "x-e2ee-version", "x-signing-algo"
 _CLIENT_KEY, _MODEL_KEY, _NONCE, _TIMESTAMP = "x-client-pub-key", "x-model-pub-key", "x-e2ee-nonce", "x-e2ee-timestamp"
@@ -71,12 +71,22 @@ class Opened:
 
     body: bytes
     envelope: Envelope
+    keyset_digest: str
+    """Of the keyset that lists the key it came encrypted to: the one that its client verified."""
+
+
+class Keys(Protocol):
+    """The keys of keysets that are in force."""
+
+    def listing(self, text: str) -> tuple[Generation, E2eeKey] | None:
+        """Return the key that a client means, and the keyset that lists it."""
+        ...
 
 
 class Opening:
     """Opens requests with this router's keys."""
 
-    def __init__(self, keys: Sequence[E2eeKey], window: AcceptanceWindow) -> None:
+    def __init__(self, keys: Keys, window: AcceptanceWindow) -> None:
         self._keys = keys
         self._window = window
 
@@ -93,7 +103,7 @@ class Opening:
         if _NONCE_FORM.fullmatch(nonce) is None:
             raise NonceRefused("X-E2EE-Nonce must be exactly 64 hex digits")
         timestamp = self._timestamp(headers[_TIMESTAMP])
-        key = self._key(headers[_MODEL_KEY])
+        generation, key = self._key(headers[_MODEL_KEY])
         try:
             client = key.suite.read_public(headers[_CLIENT_KEY])
         except E2eeKeyInvalid as error:
@@ -105,7 +115,7 @@ class Opening:
         try:
             # Every field costs a key agreement, for which nobody else shall wait.
             restored = await asyncio.to_thread(_restore, members, key, binding)
-            return Opened(restored, Envelope(key.suite, key.key_id, client, binding))
+            return Opened(restored, Envelope(key.suite, key.key_id, client, binding), generation.digest)
         except (FieldNotOpened, JsonNotRewritable) as error:
             raise DecryptionFailed from error
 
@@ -115,11 +125,10 @@ class Opening:
         self._window.judge(int(text))
         return int(text)
 
-    def _key(self, text: str) -> E2eeKey:
-        for key in self._keys:
-            if key.listed_as(text):
-                return key
-        raise ModelKeyMismatch("X-Model-Pub-Key is no E2EE key of this service's attested keyset")
+    def _key(self, text: str) -> tuple[Generation, E2eeKey]:
+        if (found := self._keys.listing(text)) is None:
+            raise ModelKeyMismatch("X-Model-Pub-Key is no E2EE key of a keyset of this service that is in force")
+        return found
 
 
 def _require_version(headers: Mapping[str, str]) -> None:

@@ -31,6 +31,7 @@ from services.router.exchange.withholding import Withholding
 from services.router.prompt import Constraints
 from services.router.proof.issuance import Draft
 from services.router.routing.hop import Reached
+from services.router.workload.generation import Generation
 
 ANSWER_MARGIN_SECONDS = 1.0
 """What is kept back of a request's time to answer in."""
@@ -51,6 +52,8 @@ class Request:
     """The headers by which it asks for end-to-end encryption, names in lower case; none if it came in clear."""
     unread: RouterError | None = None
     """Why its body is not there, if it could not be read; it is refused for that."""
+    keyset_digest: str | None = None
+    """The keyset that its client says it verified. Nothing rests on it: the client sees which one served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class Started:
     status: int
     content_type: str
     receipt_id: str
+    keyset_digest: str
+    """Of the keyset under which its receipt is signed."""
     sealed: str | None = None
     """The suite under which its content is encrypted."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +87,8 @@ class Course:
     """Whether that policy or the request itself demands verified serving (ACI section 7.5)."""
     body: bytes
     """What was asked, in clear; what came over the wire as long as that could not be opened."""
+    generation: Generation
+    """The keyset under which it is served, chosen so that it outlives the exchange."""
     envelope: Envelope | None = None
     """How the answer goes back, if the request came encrypted."""
     receipt_id: str = field(default_factory=fresh_receipt_id)
@@ -104,12 +111,26 @@ class Course:
     """Why it was refused, if it gets no receipt and is only counted."""
 
     @classmethod
-    def begin(cls, request: Request, policy: Policy) -> Course:
-        return cls(request, _in_force(policy), _demands(policy, request), request.body)
+    def begin(cls, request: Request, policy: Policy, generation: Generation) -> Course:
+        return cls(request, _in_force(policy), _demands(policy, request), request.body, generation)
 
-    def opened(self, opened: Opened) -> None:
-        """Take note of what was asked, now that it is in clear."""
-        self.body, self.envelope = opened.body, opened.envelope
+    def opened(self, opened: Opened, generation: Generation) -> None:
+        """Take note of what was asked, now that it is in clear, and under which keyset."""
+        self.body, self.envelope, self.generation = opened.body, opened.envelope, generation
+
+    def head(
+        self,
+        status: int,
+        content_type: str,
+        *,
+        sealed: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry_seconds: int | None = None,
+    ) -> Started:
+        """Return what its response is."""
+        return Started(
+            status, content_type, self.receipt_id, self.generation.digest, sealed, headers or {}, retry_seconds
+        )
 
     def judge(self, policy: Policy, constraints: Constraints) -> None:
         """Take note of the policy under which somebody to serve it is chosen now."""
@@ -144,6 +165,7 @@ class Course:
             chat_id=None if self.held is None else self.held.chat_id,
             events=tuple(events),
             served_at=int(time.time()) if self.served_at is None else self.served_at,
+            generation=self.generation,
         )
 
     @property

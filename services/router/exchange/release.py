@@ -42,7 +42,7 @@ class Release:
         except LedgerUnavailable as error:
             log.warning("response not released", receipt=course.receipt_id, detail=str(error))
             if not streaming:
-                yield Started(sorry.status, JSON, course.receipt_id)
+                yield course.head(sorry.status, JSON)
             yield end
             return
         async with aclosing(_give_out(logged, None if streaming else started, held.withheld)) as rest:
@@ -60,24 +60,28 @@ class Release:
         try:
             logged = await self._commit(course, digest(body), digest(sorry[1]))
         except LedgerUnavailable:
-            yield Started(sorry[0], JSON, course.receipt_id)
+            yield course.head(sorry[0], JSON)
             yield sorry[1]
             return
-        async with aclosing(
-            _give_out(
-                logged,
-                Started(
-                    status,
-                    JSON,
-                    course.receipt_id,
-                    headers=error.headers,
-                    retry_seconds=error.retry_seconds,
-                ),
-                body,
-            )
-        ) as rest:
+        head = course.head(status, JSON, headers=error.headers, retry_seconds=error.retry_seconds)
+        async with aclosing(_give_out(logged, head, body)) as rest:
             async for part in rest:
                 yield part
+
+    async def refuse_unlogged(self, course: Course, error: RouterError) -> AsyncGenerator[Part, None]:
+        """Answer with an error whose receipt waits here, durably, until it can be logged. Raises the error itself,
+        before anything goes out, where nothing more may wait.
+        """
+        course.refusal = error.why or error.reason.lower()
+        course.recorded = True
+        status, body = error.told(course.request.endpoint.protocol)
+        try:
+            await self._issuance.put_off(course.draft(digest(body)))
+        except MeshError as full:
+            log.error("a refusal has no receipt", receipt=course.receipt_id, reason=full.reason)
+            raise error from full
+        yield course.head(status, JSON, headers=error.headers)
+        yield body
 
     async def _commit(self, course: Course, returned: str, otherwise: str) -> Logged:
         """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""

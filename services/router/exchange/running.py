@@ -36,6 +36,9 @@ from services.router.proof.issuance import Issuance
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.routing.preference import NodesFull
 from services.router.routing.routes import Route, Routes
+from services.router.workload.generation import Generation
+from services.router.workload.settings import SETTLING_SECONDS
+from services.router.workload.workload import Workload
 
 _ATTEMPTS = 3
 _SUCCESS = 200
@@ -49,6 +52,7 @@ class Exchanges:
     def __init__(
         self,
         policy: PolicyKeeper,
+        workload: Workload,
         opening: Opening,
         routes: Routes,
         issuance: Issuance,
@@ -61,6 +65,7 @@ class Exchanges:
     ) -> None:
         """`clock` is in Unix seconds."""
         self._policy = policy
+        self._workload = workload
         self._clock = clock
         self._opening = opening
         self._routes = routes
@@ -76,12 +81,11 @@ class Exchanges:
         """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
 
         Whoever asks for the next part says that the one before is written: what was signed and not written is amended.
-        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request, and `TenantLimited` of a
-        tenant that was refused too often for a receipt each; everything later is a response with a receipt.
+        Raises `KeysetEnded`, what keeps a receipt from being put off, and `TenantLimited` of a tenant that was refused
+        too often for a receipt each, before anything was done with the request; everything else is a response with a
+        receipt.
         """
-        policy = self._policy.require_fresh()
-        self._issuance.require_room()
-        course = Course.begin(request, policy)
+        course = Course.begin(request, self._policy.current, self._lasting(request, request.keyset_digest))
         ended = End.INTERNAL_ERROR
         try:
             with self._metrics.exchange(request.endpoint.path) as head:
@@ -111,14 +115,24 @@ class Exchanges:
 
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:
+            self._require_fresh()
+            self._issuance.require_room()
+        except RouterError as error:
+            # Nothing is judged under a policy that may be outdated, nor done for what could not be logged.
+            async with aclosing(self._release.refuse_unlogged(course, error)) as refusal:
+                async for part in refusal:
+                    yield part
+            return
+        try:
             request = course.request
             if request.unread is not None:
                 raise request.unread
             request.tenant.require_scope(SCOPE_OF_PATH[request.endpoint.path])
             if request.sealing:
-                course.opened(
-                    await self._opening.open(request.tenant.tenant_id, request.sealing, request.endpoint, request.body)
+                opened = await self._opening.open(
+                    request.tenant.tenant_id, request.sealing, request.endpoint, request.body
                 )
+                course.opened(opened, self._lasting(request, opened.keyset_digest))
             prompt = prompts.parse(course.body, request.endpoint)
             course.model = prompt.model
             if not request.tenant.key.allows_model(prompt.model):
@@ -155,6 +169,11 @@ class Exchanges:
                     route = await self._turn(course, prompt, tried)
                 except RouterError:
                     raise error from None  # There was one; that it failed is what the client should know.
+
+    def _lasting(self, request: Request, named: str | None) -> Generation:
+        """Return the keyset to serve under, which outlives the request. Raises `KeysetEnded`."""
+        left = max(request.deadline - asyncio.get_running_loop().time(), 0.0)
+        return self._workload.lasting(left + SETTLING_SECONDS, named)
 
     def _require_tenant(self, tenant: Tenant) -> None:
         """Operators may revoke a tenant whose answer is on its way. Raises `TenantRevoked`."""
@@ -224,7 +243,7 @@ class Exchanges:
             course.failed = begun.status != _SUCCESS
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
-            started = Started(begun.status, begun.content_type, course.receipt_id, cover.suite)
+            started = course.head(begun.status, begun.content_type, sealed=cover.suite)
             if streaming:
                 yield started
             try:
@@ -242,7 +261,7 @@ class Exchanges:
                 course.aborts.append(end)
                 course.failed |= end is End.UPSTREAM_FAILED
                 held.fail(error)
-                started = Started(error.told(request.endpoint.protocol)[0], JSON, course.receipt_id)
+                started = course.head(error.told(request.endpoint.protocol)[0], JSON)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for last in released:
                 yield last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
@@ -20,6 +21,7 @@ from services.router.proof.commitments import Commitments, EvidenceDocuments
 from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
@@ -33,10 +35,13 @@ class Documents:
     """What the documents are made of. Each method answers one path; `name` is what the path names, if anything."""
 
     workload: Workload
+    overdue: Callable[[], str | None]
+    """Says why the keyset is not renewed, although it should be by now."""
     reports: Reports
     tenants: Tenants
     upstreams: Upstreams
     foreign: ForeignProviders
+    cited: Sessions
     receipts: ReceiptStore
     commitments: Commitments
     evidence: EvidenceDocuments
@@ -44,10 +49,13 @@ class Documents:
     worker: WorkerForm
 
     async def root(self, arrival: Arrival, name: str) -> Reply:
-        return value({"api_version": "aci/1", "workload_keyset_digest": self.workload.keyset_digest})
+        return value({"api_version": "aci/1", "workload_keyset_digest": self.workload.lasting(0).digest})
 
     async def health(self, arrival: Arrival, name: str) -> Reply:
-        return value({"status": "ok"})
+        """That the process serves, under a keyset of its own. Raises `KeysetEnded`."""
+        self.workload.lasting(0)
+        overdue = self.overdue()
+        return value({"status": "ok"} if overdue is None else {"status": "ok", "keyset_overdue": overdue})
 
     async def models(self, arrival: Arrival, name: str) -> Reply:
         tenant = await self.tenants.authenticate(authorization(arrival.headers))
@@ -92,7 +100,7 @@ class Documents:
         try:
             if not is_hex(name, 32):
                 raise NotFound("session ids are 64 lower-case hex digits")
-            return document(await self._session_document(name))
+            return document(await self.cited.find(name))
         except MeshError as error:
             if error.reason == "SESSION_UNKNOWN":
                 raise NotFound("no such session") from error
@@ -124,10 +132,3 @@ class Documents:
                 raise
             raise ReceiptNotFound from error
         return await self.receipts.find(name, tenant.tenant_id)
-
-    async def _session_document(self, session_id: str) -> bytes:
-        """Sessions of foreign providers are this router's own; those of nodes are the registry's."""
-        try:
-            return await self.foreign.session(session_id)
-        except NotFound:
-            return await self.upstreams.session(session_id)

@@ -11,10 +11,8 @@ from aiohttp import web
 
 from libs.errors import Code, MeshError
 from libs.rpc.address import parse_address
-from libs.rpc.tls import load_server_context
 from services.router.face.answers import Answer, Headers
 from services.router.face.http1 import Http1Server
-from services.router.workload.workload import OutwardCertificate
 
 _SHUTDOWN_SECONDS = 10.0
 _IDLE_SECONDS = 30.0
@@ -33,7 +31,7 @@ async def https(
     address: str,
     answer: Answer,
     headers: Headers,
-    outward: OutwardCertificate,
+    context: ssl.SSLContext,
     *,
     idle_seconds: float = _IDLE_SECONDS,
     shutdown_seconds: float = _SHUTDOWN_SECONDS,
@@ -43,7 +41,6 @@ async def https(
 
     `headers` go on answers to what is no request; `answer` puts its own on all others.
     """
-    context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
     async with _listening(address, Http1Server(answer, headers, idle_seconds), context, shutdown_seconds) as port:
         yield port
 

@@ -83,7 +83,7 @@ class Paths:
                 log.exception("bug in a handler", path=arrival.path)
                 reply = refusal(InternalError("internal error"), protocol)
             self._metrics.replies.add(str(reply.status))
-            yield replace(reply, headers={**reply.headers, **self._origins.headers(arrival), **self._headers()})
+            yield replace(reply, headers={**self._headers(), **reply.headers, **self._origins.headers(arrival)})
 
     def _open(self, arrival: Arrival) -> AbstractAsyncContextManager[Reply]:
         """Raises `EndpointNotSupported`, `MethodNotAllowed` or `ExpectationFailed`."""

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from libs.aci.e2ee import VERSION
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
+from libs.aci.keyset import KEYSET_HEADER
 from services.router.admission.limits import Gates
 from services.router.admission.tenants import Tenant, Tenants
 from services.router.e2ee.opening import HEADERS
@@ -86,12 +87,17 @@ class Prompts:
                 why=why,
                 sealing=_sealing(arrival.headers),
                 unread=unread,
+                keyset_digest=arrival.headers.first(KEYSET_HEADER.lower()),
             )
             async with aclosing(self._exchanges.run(request)) as exchange:
                 started = await anext(exchange)
                 if not isinstance(started, Started):
                     raise InternalError("internal error")
-                headers = {**started.headers, "X-Receipt-Id": started.receipt_id}
+                headers = {
+                    **started.headers,
+                    "X-Receipt-Id": started.receipt_id,
+                    KEYSET_HEADER: started.keyset_digest,
+                }
                 if started.content_type.startswith(EVENT_STREAM):
                     headers |= _UNBUFFERED
                 if started.sealed is not None:

@@ -12,6 +12,7 @@ from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 from teemesh.ledger.v1 import acknowledgement_pb2
 
 from libs.aci.endpoints import SERVED, Endpoint, paths
+from libs.aci.keyset import KEYSET_HEADER
 from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
@@ -33,7 +34,6 @@ from services.router.exchange.running import Exchanges
 from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
 from services.router.routing.upstreams import Upstreams
-from services.router.workload.workload import Workload
 
 _CLIENTS_CLOCK_SECONDS = 0.1
 """A client's time is over a little before this side knows: who leaves in these last moments has run out of it."""
@@ -53,7 +53,6 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
 
     def __init__(
         self,
-        workload: Workload,
         tenants: Tenants,
         gates: Gates,
         exchanges: Exchanges,
@@ -62,7 +61,6 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         max_body_bytes: int,
         request_seconds: float,
     ) -> None:
-        self._workload = workload
         self._tenants = tenants
         self._gates = gates
         self._exchanges = exchanges
@@ -121,6 +119,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                 deadline=asyncio.get_running_loop().time() + seconds,
                 why=why,
                 unread=limited,
+                keyset_digest=_named_keyset(context),
             )
             async with aclosing(self._exchanges.run(asked)) as exchange:
                 async for part in exchange:
@@ -131,7 +130,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                                 status=part.status,
                                 content_type=part.content_type,
                                 receipt_id=part.receipt_id,
-                                workload_keyset_digest=self._workload.keyset_digest,
+                                workload_keyset_digest=part.keyset_digest,
                                 retry_delay=_delay(part),
                             )
                         )
@@ -185,6 +184,12 @@ def _authorization(context: Context) -> str | None:
     if len(given) > 1:
         raise InvalidRequest("authorization is given more than once")
     return given[0] if given and isinstance(given[0], str) else None
+
+
+def _named_keyset(context: Context) -> str | None:
+    """Return the keyset that the client says it verified: a hint, as over HTTPS."""
+    given = (value for name, value in context.invocation_metadata() or () if name == KEYSET_HEADER.lower())
+    return next((value for value in given if isinstance(value, str)), None)
 
 
 def _require_clear(context: Context) -> None:

@@ -18,13 +18,11 @@ from libs.identity.ledger_writer import LedgerWriter
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.rpc.errors import remote_errors
-from libs.tee.evidence import Evidence
 from libs.transparency.acknowledgement import Statement
 from services.router.errors import LedgerUnavailable, NotFound
 from services.router.proof.store import ReceiptStore, StoredReceipt
 
 _CALL_SECONDS = 5.0
-_MAX_KNOWN = 1024
 
 
 class Attested:
@@ -34,32 +32,20 @@ class Attested:
     runs now.
     """
 
-    def __init__(self, member: Member, ledger: Peer | LedgerWriter, store: ReceiptStore, issuer_boot: bytes) -> None:
+    def __init__(self, member: Member, ledger: Peer | LedgerWriter, issuer_boot: bytes) -> None:
         self._member = member
         self._ledger = ledger
-        self._store = store
         self._issuer_boot = issuer_boot
-        self._kept: set[bytes] = set()
 
-    async def now(self) -> bytes:
-        """Return the canonical JSON to store with a receipt committed now, its evidence documents being kept."""
+    def now(self) -> tuple[bytes, dict[bytes, bytes | None]]:
+        """Return the canonical JSON to store with a receipt committed now, and the evidence documents that it names."""
         own, lease = self._member.identity.current.evidence, self._ledger.lease
-        await self._keep(own)
-        await self._keep(lease.evidence)
-        return jcs.dumps(
-            {
-                "issuer_boot": self._issuer_boot.hex(),
-                "issuer_evidence_sha256": own.digest.hex(),
-                "acknowledged_by": ledger_document(lease),
-            }
-        )
-
-    async def _keep(self, evidence: Evidence) -> None:
-        if evidence.digest not in self._kept:
-            await self._store.keep_evidence(evidence.digest, evidence.document)
-            if len(self._kept) >= _MAX_KNOWN:
-                self._kept.clear()
-            self._kept.add(evidence.digest)
+        named = {
+            "issuer_boot": self._issuer_boot.hex(),
+            "issuer_evidence_sha256": own.digest.hex(),
+            "acknowledged_by": ledger_document(lease),
+        }
+        return jcs.dumps(named), {each.digest: each.document for each in (own, lease.evidence)}
 
 
 class Commitments:

@@ -11,7 +11,8 @@ from libs.errors import Code, MeshError
 
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 5.0
-_OVERWRITES_SINCE = 2
+_OVERWRITES = 2
+"""Since this version, what is deleted is overwritten."""
 
 VERSION_1 = """
 CREATE TABLE receipts (
@@ -56,7 +57,15 @@ CREATE TABLE usage (
 ) STRICT;
 CREATE INDEX usage_by_tenant ON usage (tenant_id, position);
 CREATE INDEX usage_by_vault ON usage (vault_id, vault_epoch);
+ALTER TABLE receipts ADD COLUMN kept_at INTEGER NOT NULL DEFAULT 0;
+UPDATE receipts SET kept_at = CAST(strftime('%s', 'now') AS INTEGER);
+CREATE TABLE cited (digest BLOB PRIMARY KEY, position INTEGER NOT NULL, kept_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX cited_by_position ON cited (position);
+INSERT INTO cited SELECT digest, (SELECT COALESCE(max(position), 0) FROM receipts),
+  CAST(strftime('%s', 'now') AS INTEGER) FROM evidence;
 """
+"""What an earlier version kept was kept just now, as far as anybody knows, and each of its receipts may cite all of its
+documents."""
 
 
 class ReceiptStoreFailed(MeshError):
@@ -105,8 +114,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise ReceiptStoreUnusable(f"{path} has version {version}, this router knows {SCHEMA_VERSION}")
     if version == SCHEMA_VERSION:
         return
-    steps = "".join((VERSION_1, SINCE_VERSION_1, _SINCE_VERSION_2)[version:])
-    connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    if version < _OVERWRITES_SINCE:
-        # What an earlier version deleted is still in free pages.
+    made = "".join((VERSION_1, SINCE_VERSION_1, _SINCE_VERSION_2)[version:])
+    connection.executescript(f"BEGIN; {made} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    if version < _OVERWRITES:
+        # What that version deleted is still in free pages.
         connection.execute("VACUUM")

@@ -7,7 +7,7 @@ response that a receipt is about MUST NOT be released.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,8 @@ from teemesh.ledger.v1 import acknowledgement_pb2
 from libs import jcs
 from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import KnownEvent
+from libs.aci.receipt_events import KnownEvent, UpstreamVerified
+from libs.client.chain import cited_by, foreign_link
 from libs.errors import MeshError
 from libs.events.answers import EntryRejected
 from libs.events.publish import Committed, Publisher
@@ -31,11 +32,15 @@ from services.router.errors import LedgerUnavailable
 from services.router.proof.commitments import Attested
 from services.router.proof.store import PendingReceipt, ReceiptStore, StoredReceipt
 from services.router.proof.vaults import Vaults
-from services.router.workload.workload import RECEIPT_KEY_ID, Workload
+from services.router.workload.generation import Generation
 
 _RETRY_SECONDS = 2.0
 _LATE_SECONDS = 30.0
 _PENDING_AT_ONCE = 100
+_MAX_KEPT_SESSIONS = 10_000
+
+FindSession = Callable[[str], Awaitable[bytes]]
+"""Returns a session document by its id."""
 
 log = structlog.get_logger()
 
@@ -52,6 +57,8 @@ class Draft:
     events: tuple[KnownEvent, ...]
     served_at: int
     """Unix seconds."""
+    generation: Generation
+    """The keyset under which its client was served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +88,20 @@ class Issuance:
     """Signs and commits receipts."""
 
     def __init__(
-        self, workload: Workload, publisher: Publisher, vaults: Vaults, store: ReceiptStore, attested: Attested
+        self,
+        publisher: Publisher,
+        vaults: Vaults,
+        store: ReceiptStore,
+        attested: Attested,
+        session: FindSession,
     ) -> None:
-        self._workload = workload
         self._publisher = publisher
         self._vaults = vaults
         self._store = store
         self._attested = attested
+        self._session = session
+        self._kept_sessions: set[str] = set()
+        """Lately kept by this process: they need not be looked for again."""
         self._put_off = asyncio.Event()
         self._keeping: set[asyncio.Task[None]] = set()
 
@@ -144,6 +158,14 @@ class Issuance:
             log.error("a receipt is lost", receipt=draft.receipt_id, reason=error.reason)
         self._put_off.set()
 
+    async def put_off(self, draft: Draft) -> None:
+        """Keep a receipt of a refusal for the ledger, durably, before the refusal goes out.
+
+        Raises `ReceiptStoreFailed` or `ReceiptsPutOffFull`.
+        """
+        await asyncio.shield(self._store.put_off_if_room(_pending(draft, self._sign(draft))))
+        self._put_off.set()
+
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
         """Commit what was put off, by this process or an earlier one, while the body runs."""
@@ -158,12 +180,20 @@ class Issuance:
         while True:
             self._put_off.clear()
             settled = 0
-            for pending in await self._store.pending(_PENDING_AT_ONCE):
-                settled += await self._commit_late(pending)
+            if self._has_room():
+                for pending in await self._store.pending(_PENDING_AT_ONCE):
+                    settled += await self._commit_late(pending)
             if settled == 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
                         await self._put_off.wait()
+
+    def _has_room(self) -> bool:
+        try:
+            self._publisher.require_room()
+        except MeshError:
+            return False
+        return True
 
     async def _commit_late(self, pending: PendingReceipt) -> bool:
         """Give one receipt to the ledger; say whether it is settled.
@@ -194,19 +224,21 @@ class Issuance:
         await self._store.settle(pending.receipt_id)
         return True
 
-    def _sign(self, draft: Draft) -> bytes:
+    @staticmethod
+    def _sign(draft: Draft) -> bytes:
+        generation = draft.generation
         unsigned = Receipt(
             receipt_id=draft.receipt_id,
             chat_id=draft.chat_id,
             model=draft.model,
-            workload_keyset_digest=self._workload.keyset_digest,
+            workload_keyset_digest=generation.digest,
             endpoint=draft.endpoint,
             method="POST",
             served_at=draft.served_at,
             events=draft.events,
-            key_id=RECEIPT_KEY_ID,
+            key_id=generation.receipt_key_id,
         )
-        return receipts.sign(unsigned, self._workload.receipt_key)
+        return receipts.sign(unsigned, generation.receipt_key)
 
     async def _kept(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy, whatever becomes of the caller."""
@@ -217,6 +249,8 @@ class Issuance:
 
     async def _keep(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
+        attested, cited = self._attested.now()
+        cited |= await self._sessions_behind(receipt.receipt)
         try:
             await self._store.put(
                 StoredReceipt(
@@ -229,13 +263,38 @@ class Issuance:
                     entry_id=committed.entry_id,
                     issuer_seq=committed.issuer_seq,
                     acknowledgement=to_wire(committed.acknowledgement).SerializeToString(),
-                    attested=await self._attested.now(),
+                    attested=attested,
                     vault_id=vault.vault_id,
                     vault_epoch=vault.epoch,
-                )
+                ),
+                cited,
             )
         except MeshError as error:
             log.error("a receipt is in the ledger alone", receipt=receipt.receipt_id, reason=error.reason)
+
+    async def _sessions_behind(self, document: bytes) -> dict[bytes, bytes | None]:
+        """Return the sessions that a receipt cites, which stay with it: the registry keeps them by its own bounds."""
+        cited: dict[bytes, bytes | None] = {}
+        for name in _cited_by(receipts.parse(document)):
+            cited[bytes.fromhex(name)] = None
+            if name in self._kept_sessions:
+                continue
+            try:
+                cited[bytes.fromhex(name)] = await self._session(name)
+            except MeshError as error:
+                log.warning("a session is not kept with its receipt", session=name, reason=error.reason)
+                continue
+            if len(self._kept_sessions) >= _MAX_KEPT_SESSIONS:
+                self._kept_sessions.clear()
+            self._kept_sessions.add(name)
+        return cited
+
+
+def _cited_by(receipt: Receipt) -> set[str]:
+    """Name the sessions behind an answer: this router's about who served, and a provider's own behind that."""
+    cited = {event.session_id for event in receipt.events if isinstance(event, UpstreamVerified)}
+    link = foreign_link(receipt)
+    return cited | ({behind} if link is not None and (behind := cited_by(link)) is not None else set())
 
 
 def _pending(draft: Draft, signed: bytes) -> PendingReceipt:

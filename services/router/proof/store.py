@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
+from libs.errors import Code, MeshError
 from libs.policy.vault_orders import VaultPart
 from services.router.errors import NotFound
+from services.router.proof import kept_documents
 from services.router.proof.file import ReceiptStoreFailed, connect
 
 MAX_IDENTIFIER = 256
@@ -24,6 +28,10 @@ MOST_USAGE = 100_000
 """So many copies of usage entries, of all tenants together."""
 USAGE_PAGE = 50
 """An entry has at most some 200 KB, and mostly less than one."""
+MOST_PENDING = 100_000
+"""Some 200 MB of refusals."""
+_AT_ONCE = 200
+_DOCUMENTS_AT_ONCE = 20
 
 T = TypeVar("T")
 
@@ -38,6 +46,13 @@ class ReceiptNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no such receipt; it may have expired")
+
+
+class ReceiptsPutOffFull(MeshError):
+    """As many receipts of refusals wait for the ledger as may."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "RECEIPTS_PUT_OFF_FULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +101,48 @@ class PendingReceipt:
     receipt: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """What one step of letting go did, in numbers."""
+
+    aged: int
+    """Receipts that had been kept for their time."""
+    crowded: int
+    """Receipts that went before it."""
+    documents: int
+
+    @property
+    def is_some(self) -> bool:
+        return bool(self.aged or self.crowded or self.documents)
+
+
 class ReceiptStore:
     """Receipts in SQLite. Calls run in threads, one at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, retained: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, clock: Callable[[], float], most_pending: int = MOST_PENDING
+    ) -> None:
         self._connection = connection
-        self._retained = retained
+        self._most_pending = most_pending
+        self._clock = clock
         # Not an asyncio lock: a cancelled caller leaves its thread at work, and the next must still wait for it.
         self._lock = threading.Lock()
 
-    async def put(self, stored: StoredReceipt) -> None:
-        """Store a receipt durably, then drop the oldest beyond what is retained. Raises `ReceiptStoreFailed`."""
-        await asyncio.to_thread(self._locked, lambda: self._put(stored))
+    async def put(self, stored: StoredReceipt, cited: Mapping[bytes, bytes | None] | None = None) -> None:
+        """Store a receipt durably, and by their digests the documents that it rests on: they stay as long as it does.
+        None stands for one that is kept already. Raises `ReceiptStoreFailed`.
+        """
+        await asyncio.to_thread(self._locked, lambda: self._put(stored, cited or {}))
+
+    async def let_go(self, before: int, most_bytes: int) -> LetGo:
+        """Delete some receipts that were kept before this time, Unix seconds, or, where none was, some of the oldest if
+        everything here takes more than so many bytes; and some documents that none cites any more. Raises
+        `ReceiptStoreFailed`.
+
+        The bytes are overwritten, and the room is for what comes next: the file does not become smaller, as moving what
+        is left would leave copies of it in blocks that are nobody's.
+        """
+        return await asyncio.to_thread(self._locked, lambda: self._let_go(before, most_bytes))
 
     async def acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
         """Add the ledger's acknowledgement, which MUST be verified. No effect when the receipt is no longer kept."""
@@ -109,6 +154,12 @@ class ReceiptStore:
         It blocks for one commit to disk: for the few requests whose client has left or whose vault is out of reach.
         """
         self._locked(lambda: self._put_off(pending))
+
+    async def put_off_if_room(self, pending: PendingReceipt) -> None:
+        """The same for those that anybody with a key can make many of: in a thread, and only so many of them. Raises
+        `ReceiptsPutOffFull`.
+        """
+        await asyncio.to_thread(self._locked, lambda: self._put_off_if_room(pending))
 
     async def pending(self, limit: int) -> list[PendingReceipt]:
         """Return the oldest receipts that were put off and not settled."""
@@ -137,7 +188,11 @@ class ReceiptStore:
 
         The bytes are overwritten in the file, and the log of writes beside it is emptied.
         """
-        await asyncio.to_thread(self._locked, lambda: self._erase(part))
+        await asyncio.to_thread(self._locked, lambda: self._close(part))
+        # In steps, between which other receipts are kept.
+        while await asyncio.to_thread(self._locked, lambda: self._erase_some(part)):
+            pass
+        await asyncio.to_thread(self._locked, self._empty_log)
 
     async def erasures_read(self) -> bytes:
         """Return how far the ledger's erasures were read: a resume token, empty at first."""
@@ -149,7 +204,7 @@ class ReceiptStore:
         await asyncio.to_thread(self._locked, lambda: self._keep_place(token))
 
     async def keep_evidence(self, digest: bytes, document: bytes) -> None:
-        """Keep an evidence document for as long as this store lives: receipts outlive the processes they speak of."""
+        """Keep a document by its digest for a day, and for as long as a receipt here cites it."""
         await asyncio.to_thread(self._locked, lambda: self._keep_evidence(digest, document))
 
     async def evidence(self, digest: bytes) -> bytes:
@@ -183,12 +238,12 @@ class ReceiptStore:
             except sqlite3.Error as error:
                 raise ReceiptStoreFailed(f"the receipt store failed: {type(error).__name__}") from error
 
-    def _put(self, stored: StoredReceipt) -> None:
+    def _put(self, stored: StoredReceipt, cited: Mapping[bytes, bytes | None]) -> None:
         with self._connection as transaction:
             if self._is_erased(stored):
                 return  # The erasure overtook it: a copy would be there for ever.
             position = transaction.execute(
-                f"INSERT INTO receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
+                f"INSERT INTO receipts ({_COLUMNS}, kept_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
                 (
                     stored.receipt_id,
                     stored.chat_id,
@@ -202,10 +257,34 @@ class ReceiptStore:
                     stored.attested,
                     stored.vault_id,
                     stored.vault_epoch,
+                    int(self._clock()),
                 ),
             ).lastrowid
             if position is not None:
-                transaction.execute("DELETE FROM receipts WHERE position <= ?", (position - self._retained,))
+                kept_documents.cite(transaction, position, cited, int(self._clock()))
+
+    def _let_go(self, before: int, most_bytes: int) -> LetGo:
+        with self._connection as transaction:
+            oldest = transaction.execute(
+                "SELECT position, kept_at FROM receipts ORDER BY position LIMIT ?", (_AT_ONCE,)
+            ).fetchall()
+            due = [position for position, _ in takewhile(lambda row: row[1] < before, oldest)]
+            aged, crowded = len(due), 0
+            if not due and self._size() > most_bytes:
+                due = [position for position, _ in oldest]
+                crowded = len(due)
+            if due:
+                transaction.execute("DELETE FROM receipts WHERE position <= ?", (due[-1],))
+            documents = kept_documents.let_go(transaction, int(self._clock()), _DOCUMENTS_AT_ONCE)
+        return LetGo(aged, crowded, documents)
+
+    def _size(self) -> int:
+        """How much is in use, bytes: what was deleted is room."""
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
 
     def _keep_usage(self, usage: StoredUsage) -> None:
         with self._connection as transaction:
@@ -232,6 +311,15 @@ class ReceiptStore:
                 (pending.receipt_id, pending.chat_id, pending.tenant_id, pending.receipt),
             )
 
+    def _put_off_if_room(self, pending: PendingReceipt) -> None:
+        # Numbers are never given twice, so this is at least how many there are.
+        (span,) = self._connection.execute(
+            "SELECT COALESCE((SELECT max(position) FROM pending) - (SELECT min(position) FROM pending) + 1, 0)"
+        ).fetchone()
+        if span >= self._most_pending:
+            raise ReceiptsPutOffFull("too many receipts wait for the ledger")
+        self._put_off(pending)
+
     def _pending(self, limit: int) -> list[tuple[Any, ...]]:
         return self._connection.execute(
             "SELECT receipt_id, chat_id, tenant_id, receipt FROM pending ORDER BY position LIMIT ?", (limit,)
@@ -245,17 +333,28 @@ class ReceiptStore:
         query = "SELECT 1 FROM erased WHERE vault_id = ? AND (vault_epoch IS NULL OR vault_epoch = ?)"
         return self._connection.execute(query, (stored.vault_id, stored.vault_epoch)).fetchone() is not None
 
-    def _erase(self, part: VaultPart) -> None:
+    def _close(self, part: VaultPart) -> None:
+        """Let nothing more in."""
         with self._connection as transaction:
             transaction.execute("INSERT INTO erased (vault_id, vault_epoch) VALUES (?, ?)", (part.vault_id, part.epoch))
-            transaction.execute(
-                "DELETE FROM receipts WHERE vault_id IS NULL OR vault_id = ? AND (? IS NULL OR vault_epoch = ?)",
-                (part.vault_id, part.epoch, part.epoch),
+
+    def _erase_some(self, part: VaultPart) -> int:
+        lies_in = "vault_id = ? AND (? IS NULL OR vault_epoch = ?)"
+        with self._connection as transaction:
+            # Each by its index: a scan of everything would hold up what is to be kept.
+            return sum(
+                transaction.execute(
+                    f"DELETE FROM {table} WHERE position IN (SELECT position FROM {table} WHERE {where} LIMIT ?)",  # noqa: S608 - constant text
+                    (*values, _AT_ONCE),
+                ).rowcount
+                for table, where, values in (
+                    ("receipts", "vault_id IS NULL", ()),
+                    ("receipts", lies_in, (part.vault_id, part.epoch, part.epoch)),
+                    ("usage", lies_in, (part.vault_id, part.epoch, part.epoch)),
+                )
             )
-            transaction.execute(
-                "DELETE FROM usage WHERE vault_id = ? AND (? IS NULL OR vault_epoch = ?)",
-                (part.vault_id, part.epoch, part.epoch),
-            )
+
+    def _empty_log(self) -> None:
         (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise ReceiptStoreFailed("what was erased is still in the store's log of writes: something else reads it")
@@ -270,7 +369,7 @@ class ReceiptStore:
 
     def _keep_evidence(self, digest: bytes, document: bytes) -> None:
         with self._connection as transaction:
-            transaction.execute("INSERT OR IGNORE INTO evidence (digest, document) VALUES (?, ?)", (digest, document))
+            kept_documents.keep(transaction, digest, document, int(self._clock()))
 
     def _find_evidence(self, digest: bytes) -> tuple[bytes] | None:
         row: tuple[bytes] | None = self._connection.execute(
@@ -296,9 +395,14 @@ class ReceiptStore:
 
 
 @asynccontextmanager
-async def open_receipt_store(path: Path, *, retained: int = 1_000_000) -> AsyncIterator[ReceiptStore]:
-    """Open or create the store, readable by this user only. Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`."""
-    store = ReceiptStore(await asyncio.to_thread(connect, path), retained)
+async def open_receipt_store(
+    path: Path, *, clock: Callable[[], float] = time.time, most_pending: int = MOST_PENDING
+) -> AsyncIterator[ReceiptStore]:
+    """Open or create the store, readable by this user only. `clock` is in Unix seconds.
+
+    Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`.
+    """
+    store = ReceiptStore(await asyncio.to_thread(connect, path), clock, most_pending)
     try:
         yield store
     finally:

@@ -1,7 +1,7 @@
 """It is responsible for attestation reports: the one that is there for anybody, and fresh ones, a quote for each.
 
 The device is the guest's, and whoever asks need not say who they are. So what a flood of nonces can have of it is
-bounded, and it keeps nobody from the report that is there.
+bounded, and it keeps nobody from the report that is there. All of them name the newest keyset, and none that has ended.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from libs.tee import tdx
 from libs.tee.dstack import GuestQuote
 from libs.tee.eventlog import RUNTIME_REGISTER, with_digests
 from services.router.errors import ReportsBusy
+from services.router.workload.generation import Generation
 from services.router.workload.workload import Workload
 
 MOST_AWAITED = 16
@@ -27,6 +28,8 @@ MOST_AWAITED = 16
 _CACHE_SECONDS = 3600.0
 _BURST_SECONDS = 4.0
 _ALL = "all"
+RETENTION = "teemesh_receipt_retention_seconds"
+"""How long a receipt is handed out, while there is room: a word to clients that nothing binds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Reports:
         collateral: CollateralSource,
         provenance: report.SourceProvenance,
         quotes_per_second: float,
+        retain_seconds: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._member = member
@@ -65,16 +69,21 @@ class Reports:
         self._collateral = collateral
         self._provenance = provenance
         self._allowances = Allowances(quotes_per_second, max(1.0, quotes_per_second * _BURST_SECONDS), clock)
+        self._retain_seconds = retain_seconds
         self._clock = clock
         self._quoting = asyncio.Lock()
         self._flights: dict[str, _Flight] = {}
         self._awaited = 0
         self._renewing = asyncio.Lock()
-        self._unchallenged: tuple[float, bytes] | None = None
+        self._unchallenged: dict[str, tuple[float, bytes]] = {}
+        """By the digest of the keyset: the newest's, and for a moment its successor's."""
 
     async def report(self, nonce: str | None) -> bytes:
-        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy`."""
-        return await (self._current() if nonce is None else self._fresh(report.check_nonce(nonce)))
+        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy` or
+        `KeysetEnded`.
+        """
+        generation = self._workload.lasting(0)
+        return await (self.unchallenged(generation) if nonce is None else self._fresh(report.check_nonce(nonce)))
 
     async def quoted(self, slot: bytes) -> Quoted:
         """Return a quote over 64 bytes for a report of another form, which this one's MUST NOT be taken for: within
@@ -89,20 +98,23 @@ class Reports:
         finally:
             self._awaited -= 1
 
-    async def _current(self) -> bytes:
-        """The unchallenged report. It waits for nobody while it is kept, and for no nonce when it is made anew."""
-        if (kept := self._kept()) is not None:
+    async def unchallenged(self, generation: Generation) -> bytes:
+        """Return a keyset's report without a nonce. It waits for nobody while it is kept, and for no nonce when it is
+        made anew.
+        """
+        if (kept := self._kept(generation)) is not None:
             return kept
         async with self._renewing:
-            if (kept := self._kept()) is None:
-                kept = await self._make(None)
-                self._unchallenged = (self._clock(), kept)
+            if (kept := self._kept(generation)) is None:
+                kept = await self._make(generation, None)
+                current = self._workload.keyset_digest
+                self._unchallenged = {name: one for name, one in self._unchallenged.items() if name == current}
+                self._unchallenged[generation.digest] = self._clock(), kept
             return kept
 
-    def _kept(self) -> bytes | None:
-        if self._unchallenged is None or self._clock() - self._unchallenged[0] > _CACHE_SECONDS:
-            return None
-        return self._unchallenged[1]
+    def _kept(self, generation: Generation) -> bytes | None:
+        made_at, document = self._unchallenged.get(generation.digest, (0.0, None))
+        return None if document is None or self._clock() - made_at > _CACHE_SECONDS else document
 
     async def _fresh(self, nonce: str) -> bytes:
         """One quote for all who ask with this nonce at the same time, also if the first of them leaves."""
@@ -112,7 +124,7 @@ class Reports:
             async with flight.turn:
                 if flight.document is None:
                     async with self._quoting:
-                        flight.document = await self._make(nonce)
+                        flight.document = await self._make(self._workload.lasting(0), nonce)
                 return flight.document
         finally:
             flight.waiting -= 1
@@ -127,8 +139,8 @@ class Reports:
         flight = self._flights[nonce] = _Flight()
         return flight
 
-    async def _make(self, nonce: str | None) -> bytes:
-        keyset = self._workload.keyset
+    async def _make(self, generation: Generation, nonce: str | None) -> bytes:
+        keyset = generation.keyset
         slot = report.slot(report.report_data(keyset.digest, nonce))
         quoted = await self._quote(slot)
         quote = quoted.quote
@@ -154,6 +166,7 @@ class Reports:
             provenance=self._provenance,
             evidence=evidence,
             e2ee_versions=(e2ee.VERSION,),
+            more_capabilities={RETENTION: self._retain_seconds},
         )
 
     async def _quote(self, slot: bytes) -> Quoted:

@@ -1,94 +1,95 @@
-"""It is responsible for the router's own ACI identity: keys born here, and the keyset that lists them.
+"""It is responsible for the router's own ACI identity: which keyset it serves under, and which others it still honours.
 
-The outward TLS key is another than the mesh key: it lives as long as the keyset, and its certificate may be anyone's.
+A keyset's private keys are dropped when it ends. Time here never goes back, as the host's clock may: what has ended
+would be in force again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
-
-from libs.aci import keyset as keysets
-from libs.aci.e2ee.suites import SUITES, PrivateKey, Suite
-from libs.aci.keyset import Keyset, PublicKey, TlsKey
-from libs.identity import certificate as certificates
-from libs.identity.member import Member
-from libs.rpc.errors import remote_errors
-
-RECEIPT_KEY_ID = "router-receipt"
-_DAY_SECONDS = 24 * 3600
-_CALL_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class OutwardCertificate:
-    """What clients see: a key that the keyset lists, and a certificate for it."""
-
-    key_pem: bytes
-    certificate_pem: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class E2eeKey:
-    """A key to which prompts may be encrypted."""
-
-    key_id: str
-    suite: Suite
-    private: PrivateKey
-
-    @classmethod
-    def generate(cls, suite: Suite) -> E2eeKey:
-        return cls(f"router-e2ee-{suite.curve}", suite, suite.key())
-
-    def entry(self) -> PublicKey:
-        """Return what the keyset has of it."""
-        return PublicKey(self.key_id, self.suite.algo, self.private.public.hex())
-
-    def listed_as(self, text: str) -> bool:
-        """Say whether a client means this key, in any form in which it may be written (e2ee-v2 section 4)."""
-        public = self.private.public
-        return text.removeprefix("0x").lower() in (public.hex(), public.removeprefix(self.suite.prefix).hex())
+from libs.aci.keyset import Keyset
+from services.router.errors import KeysetEnded
+from services.router.workload.generation import E2eeKey, Generation
 
 
 class Workload:
-    """The keys and the keyset of this process."""
+    """The keysets of this process: the newest, which everybody is shown, and those before it until they end."""
 
-    def __init__(self, subject: str, keyset_days: int) -> None:
-        self.receipt_key = Ed25519PrivateKey.generate()
-        self.e2ee_keys = tuple(E2eeKey.generate(suite) for suite in SUITES.values())
-        self._tls_key = ec.generate_private_key(ec.SECP256R1())
-        spki = certificates.spki_of(self._tls_key.public_key())
-        self.keyset: Keyset = keysets.build(
-            subject=subject,
-            not_after=int(time.time()) + keyset_days * _DAY_SECONDS,
-            receipt_keys={RECEIPT_KEY_ID: self.receipt_key.public_key().public_bytes_raw()},
-            tls_keys=(TlsKey(hashlib.sha256(spki).hexdigest(), None),),
-            e2ee_keys=tuple(key.entry() for key in self.e2ee_keys),
-        )
-        self.keyset_digest = self.keyset.digest
-        """In every response and receipt, so it is computed once."""
+    def __init__(
+        self, subject: str, lifetime_seconds: int, tls_spki_sha256: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        """The first keyset is born now. `clock` is in Unix seconds."""
+        self._subject = subject
+        self._lifetime_seconds = lifetime_seconds
+        self._tls_spki_sha256 = tls_spki_sha256
+        self._clock = clock
+        self._now = clock()
+        self._newest = self.bear()
+        self._earlier: tuple[Generation, ...] = ()
+
+    @property
+    def newest(self) -> Generation:
+        """The one that clients are shown, whether or not it has ended."""
+        return self._newest
+
+    @property
+    def keyset(self) -> Keyset:
+        return self._newest.keyset
+
+    @property
+    def keyset_digest(self) -> str:
+        return self._newest.digest
 
     def headers(self) -> dict[str, str]:
-        """Return what every response carries now."""
-        return {"X-ACI-Version": "aci/1", "X-ACI-Keyset-Digest": self.keyset_digest}
+        """Return what every response carries that does not say otherwise."""
+        return {"X-ACI-Version": "aci/1", "X-ACI-Keyset-Digest": self._newest.digest}
 
-    async def certify(
-        self, member: Member, dns_names: tuple[str, ...], ip_addresses: tuple[str, ...]
-    ) -> OutwardCertificate:
-        """Have the mesh CA sign the outward key for these names. Raises the KMS's refusal."""
-        peer = member.kms
-        stub = kms_pb2_grpc.KmsServiceStub(await peer.channel(_CALL_SECONDS))
-        with remote_errors():
-            response = await stub.IssueServerCertificate(
-                kms_pb2.IssueServerCertificateRequest(
-                    csr=certificates.make_csr(self._tls_key), dns_names=dns_names, ip_addresses=ip_addresses
-                ),
-                timeout=_CALL_SECONDS,
-            )
-        chain = certificates.pem_of(response.certificate) + member.ca_pem
-        return OutwardCertificate(certificates.key_pem(self._tls_key), chain)
+    def bear(self) -> Generation:
+        """Make the next keyset. It is served by nobody before `serve`."""
+        return Generation.born(self._subject, int(self.now()) + self._lifetime_seconds, self._tls_spki_sha256)
+
+    def serve(self, generation: Generation) -> None:
+        """Serve under a keyset from now on. The log MUST hold it. Those before it are honoured until they end."""
+        self._earlier = (*self._earlier, self._newest)
+        self._newest = generation
+        self.drop_ended()
+
+    def held(self) -> tuple[Generation, ...]:
+        """Return every keyset that has not ended, the newest first."""
+        self.drop_ended()
+        held = (self._newest, *reversed(self._earlier))
+        return tuple(generation for generation in held if not self._has_ended(generation))
+
+    def drop_ended(self) -> None:
+        """Forget the keys of keysets that have ended. The newest is kept for its name, and does nothing any more."""
+        self._earlier = tuple(generation for generation in self._earlier if not self._has_ended(generation))
+
+    def lasting(self, seconds: float, named: str | None = None) -> Generation:
+        """Return the keyset under which to do what takes so long: the one of this digest if it is held and lasts, else
+        the newest. Raises `KeysetEnded`.
+        """
+        lasts = [generation for generation in self.held() if self.now() + seconds < generation.not_after]
+        for generation in lasts:
+            if generation.digest == named:
+                return generation
+        if self._newest in lasts:
+            return self._newest
+        raise KeysetEnded("this router's keyset ends, and no other is in the log yet")
+
+    def listing(self, text: str) -> tuple[Generation, E2eeKey] | None:
+        """Return the E2EE key that a client means, and the keyset that lists it; None if no keyset in force does."""
+        for generation in self.held():
+            for key in generation.e2ee_keys:
+                if key.listed_as(text):
+                    return generation, key
+        return None
+
+    def now(self) -> float:
+        """Return the latest time that was seen, Unix seconds."""
+        self._now = max(self._now, self._clock())
+        return self._now
+
+    def _has_ended(self, generation: Generation) -> bool:
+        return self.now() >= generation.not_after

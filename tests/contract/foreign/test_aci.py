@@ -35,6 +35,7 @@ from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
 from services.router.prompt import Constraints, parse
 from services.router.routing.hop import Errand, Reached
+from services.router.workload.settings import DAY_SECONDS
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import (
     HERE,
@@ -261,7 +262,8 @@ async def test_a_keyset_that_fits_all_but_the_quote_is_refused_and_gets_no_promp
 
 
 async def test_an_expired_keyset_is_refused_and_gets_no_prompt(tmp_path: Path, other_mesh: AttestedMesh) -> None:
-    async with other_router(tmp_path / "other", other_mesh, keyset_days=0) as other:
+    # By its own clock it has not ended.
+    async with other_router(tmp_path / "other", other_mesh, ahead_seconds=-8 * DAY_SECONDS) as other:
         async with first_router(tmp_path / "first", other_mesh, listing(other_mesh, other.origin)) as router:
             assert_refused(router, await router.run(asked()), "KEYSET_EXPIRED")
         assert other.bodies == []
@@ -455,10 +457,26 @@ async def test_an_answer_under_way_is_cut_when_its_providers_code_is_revoked(
 
 async def test_nothing_of_an_answer_under_another_keyset_goes_out(router: RouterBench, other: OtherRouter) -> None:
     other.bench.nodes[0].stream()
-    other.bench.workload.keyset_digest = digest(b"another keyset")
+    other.claimed_keyset = digest(b"another keyset")
     answer = await router.run(asked(stream=True))
     assert (answer.started.status, error_type(answer)) == (502, "upstream_error")
     assert other.reports == 3
+
+
+async def test_a_provider_that_renewed_its_keyset_goes_on_under_the_verified_one_until_that_ends(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    workload, reports = other.bench.workload, other.reports
+    verified = workload.keyset
+    workload.serve(workload.bear())
+    assert (await router.run(asked())).started.status == 200
+    assert last_receipt(other.bench, verified).workload_keyset_digest == verified.digest
+    assert other.reports == reports
+    other.clock.ahead_seconds = 8 * DAY_SECONDS
+    workload.serve(workload.bear())
+    assert (await router.run(asked())).started.status == 200
+    assert last_receipt(other.bench).workload_keyset_digest == workload.keyset_digest != verified.digest
+    assert other.reports == reports + 1
 
 
 async def test_a_tenant_for_whom_policy_demands_what_no_provider_shows_is_refused(

@@ -91,7 +91,7 @@ async def test_of_an_answer_that_was_encrypted_the_chain_ends_at_its_request(
     router: RouterBench, other: OtherRouter
 ) -> None:
     """What the provider said is nowhere in clear, so nobody can hold its receipt against it."""
-    key = router.workload.e2ee_keys[0]
+    key = router.workload.newest.e2ee_keys[0]
     client = Client(key, key.suite.key(), HERE)
     answer = await router.run(client.sealed_chat(), sealing=client.headers())
     assert answer.started.sealed is not None

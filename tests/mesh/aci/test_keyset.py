@@ -116,7 +116,7 @@ def test_c052_an_older_receipt_still_verifies_under_the_keyset_of_its_time(
     receipt = reader.parse(fetched.body)
     assert receipt["workload_keyset_digest"] == before["workload_keyset_digest"]
     assert reader.signature_holds(receipt, before["attestation"]["workload_keyset"])
-    assert not reader.signature_holds(receipt, keyset)
+    assert receipt["key_id"] not in {key["key_id"] for key in keyset["receipt_signing_keys"]}
 
 
 def test_c055_keys_are_bare_hex(keyset: dict[str, Any]) -> None:

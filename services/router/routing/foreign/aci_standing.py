@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from libs.aci.keyset import KEYSET_HEADER
 from libs.aci.receipt_events import ServedByForeign, UpstreamVerified
 from libs.aci.report import DIRECT
 from libs.aci.session import Session
@@ -62,7 +63,8 @@ class AciStanding:
         there = self.place.provider.models[errand.prompt.model]
         body = readdress(errand.prompt.forwarded, errand.endpoint, there, self._demands())
         outcome = UpstreamVerified(errand.required, there, self.session_id)
-        return hop(self.place, self.context, errand, body, outcome, _ReceiptProof(self, body))
+        verified = {KEYSET_HEADER: self.established.keyset.digest}
+        return hop(self.place, self.context, errand, body, outcome, _ReceiptProof(self, body), verified)
 
     def _demands(self) -> dict[str, Any]:
         """What the service must serve by. Raises `ProofOutdated` when every session that was accepted has ended."""
@@ -87,7 +89,7 @@ class _ReceiptProof:
     async def admit(self, response: aiohttp.ClientResponse) -> None:
         """See `Proof`. An error without a receipt proves nothing, so it is nobody's to see."""
         place, verified = self._standing.place, self._standing.established.keyset.digest
-        if response.headers.get("X-ACI-Keyset-Digest", verified) != verified:
+        if response.headers.get(KEYSET_HEADER, verified) != verified:
             raise ProofOutdated(f"{place.name} serves under another keyset than the one verified")
         if response.status == _SESSION_NOT_ACCEPTED:
             raise ProofOutdated(f"{place.name} has other sessions than the ones verified")

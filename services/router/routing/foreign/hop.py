@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 import aiohttp
@@ -50,13 +50,14 @@ async def hop(
     body: bytes,
     outcome: UpstreamVerified | UpstreamFailed,
     proof: Proof,
+    headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Yield the steps of `services.router.routing.routes.Route`. `context` decides which TLS keys there may be.
 
     Raises `ProofOutdated` where the provider is no longer what was verified.
     """
     ends_at = asyncio.get_running_loop().time() + errand.timeout
-    async with open_http_over(place.origin, context) as http, sending(http, body) as request:
+    async with open_http_over(place.origin, context) as http, sending(http, body, headers or {}) as request:
         try:
             await request.reach(errand.endpoint.path, place.api_key, errand.timeout)
         except TlsKeyNotPinned as error:

@@ -7,7 +7,7 @@ the prompt leave; so whoever records where prompts went records it before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import aiohttp
@@ -21,9 +21,10 @@ _SILENCE_SECONDS = 120.0
 class Sending:
     """One request whose body is held back."""
 
-    def __init__(self, http: RouterHttp, body: bytes) -> None:
+    def __init__(self, http: RouterHttp, body: bytes, headers: Mapping[str, str]) -> None:
         self._http = http
         self._body = body
+        self._headers = headers
         self._connected = asyncio.Event()
         self._released = asyncio.Event()
         self._posting: asyncio.Task[aiohttp.ClientResponse] | None = None
@@ -60,6 +61,7 @@ class Sending:
                 self._held_back(),
                 size=len(self._body),
                 api_key=api_key,
+                headers=self._headers,
                 silence_seconds=_SILENCE_SECONDS,
                 total_seconds=timeout,
             )
@@ -72,9 +74,9 @@ class Sending:
 
 
 @asynccontextmanager
-async def sending(http: RouterHttp, body: bytes) -> AsyncIterator[Sending]:
+async def sending(http: RouterHttp, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Sending]:
     """Hold a body until it is asked for. Leaving early closes the connection, so the other side stops."""
-    request = Sending(http, body)
+    request = Sending(http, body, headers)
     try:
         yield request
     finally:

@@ -320,6 +320,29 @@ def test_an_issuer_with_another_receipt_key_is_not_this_router(honest: Materials
     assert _failures(replace(changed, issuer_evidence=other.document)) == {9: "ISSUER_NOT_THIS_ROUTER"}
 
 
+def test_a_receipt_key_of_an_earlier_keyset_counts_while_the_issuers_evidence_claims_it(
+    honest: Materials, mesh: AttestedMesh
+) -> None:
+    own = mesh.workloads["router"].claims["receipt_key"]
+    renewed = {"receipt_key": "00" * 32, "earlier_receipt_keys": ["11" * 32, own]}
+    for earlier, failures in (
+        (renewed, {}),
+        (renewed | {"earlier_receipt_keys": ["11" * 32]}, {9: "ISSUER_NOT_THIS_ROUTER"}),
+        (renewed | {"earlier_receipt_keys": own}, {9: "ISSUER_NOT_THIS_ROUTER"}),
+        (renewed | {"earlier_receipt_keys": 7}, {9: "ISSUER_NOT_THIS_ROUTER"}),
+    ):
+        other = mesh.prove("router", mesh.workloads["router"].claims | earlier)
+        changed = _commitment(honest, lambda document: document.update(issuer_evidence_sha256=other.digest.hex()))  # noqa: B023
+        assert _failures(replace(changed, issuer_evidence=other.document)) == failures
+
+
+def test_a_receipt_of_a_keyset_that_has_ended_is_refused(honest: Materials) -> None:
+    """Whoever kept its key, or found it, signs for nobody who asks now."""
+    (ended, *others) = _failures(replace(honest, now=honest.now + 8 * 86400)).items()
+    assert ended == (1, "KEYSET_EXPIRED")
+    assert (3, "RESTS_ON_FAILED_CHECK") in others
+
+
 def test_evidence_that_is_not_the_named_document_fails(honest: Materials, mesh: AttestedMesh) -> None:
     changed = replace(honest, issuer_evidence=mesh.prove("router").document)
 

@@ -18,7 +18,8 @@ from libs.client.sealing import AnswerNotSealed, SealedRequest, SealingIncomplet
 from services.router.e2ee.answers import cover
 from services.router.e2ee.opening import Opened, Opening
 from services.router.e2ee.window import AcceptanceWindow
-from services.router.workload.workload import E2eeKey
+from services.router.workload.generation import E2eeKey
+from tests.fakes.sealed_prompts import ListedKeys
 
 KEYS = tuple(E2eeKey.generate(suite) for suite in SUITES.values())
 BODY = (
@@ -40,7 +41,7 @@ def keyset(*keys: PublicKey) -> Keyset:
 
 async def opened(sealed: SealedRequest) -> Opened:
     headers = {name.lower(): value for name, value in sealed.headers.items()}
-    return await Opening(KEYS, AcceptanceWindow()).open("ab" * 16, headers, CHAT, sealed.body)
+    return await Opening(ListedKeys(*KEYS), AcceptanceWindow()).open("ab" * 16, headers, CHAT, sealed.body)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=[key.suite.curve for key in KEYS])

@@ -21,7 +21,8 @@ from libs.client.http import RouterRefused, RouterUrlInvalid, TlsKeyNotPinned
 from libs.client.reading import AnswerBrokenOff
 from libs.client.record import AnswerNotRead, Record
 from libs.client.sealing import AnswerNotSealed
-from libs.client.session import KeysetChanged, Patience, RouterSession, open_session
+from libs.client.session import Patience, RouterSession, open_session
+from libs.client.verified import KeysetChanged
 from libs.errors import MeshError
 from libs.transparency.cosignature import cosigner_key
 from libs.transparency.quorum import Quorum
@@ -244,14 +245,43 @@ async def test_another_key_under_the_same_ca_gets_no_byte_of_the_request(mesh: A
     assert not kept.is_sent
 
 
-async def test_a_changed_keyset_stops_the_session(router: RouterTwin, mesh: AttestedMesh) -> None:
-    router.extra_headers["X-ACI-Keyset-Digest"] = "sha256:" + "00" * 32
+ANOTHER = "sha256:" + "00" * 32
+
+
+async def test_a_router_that_names_another_keyset_is_verified_before_it_gets_more(
+    router: RouterTwin, mesh: AttestedMesh
+) -> None:
+    router.extra_headers["X-ACI-Keyset-Digest"] = ANOTHER
     async with open_session(router.url, API_KEY, mesh.trust(), patience=QUICK) as session:
         await _ask(session)
-        with pytest.raises(KeysetChanged):
+        router.lies["report"] = _other_nonce(mesh)
+        with pytest.raises(MeshError) as refused:
             await _ask(session)
+        assert refused.value.reason == "REPORT_DATA_MISMATCH"
+        assert len(router.prompts) == 1
+        del router.lies["report"]
+        await _ask(session)
 
-    assert len(router.prompts) == 1
+    assert len(router.prompts) == 2
+
+
+async def test_a_router_that_is_another_process_now_is_for_another_session(mesh: AttestedMesh, tmp_path: Path) -> None:
+    """Its report is genuine, and so is its TLS key; but what was observed before ended elsewhere."""
+    first, second = RouterTwin(mesh), RouterTwin(mesh)
+    first.extra_headers["X-ACI-Keyset-Digest"] = ANOTHER
+    key = ec.generate_private_key(ec.SECP256R1())
+    second.keyset = mesh.keyset_of(key)
+    async with AsyncExitStack() as stack:
+        async with serving(first, tmp_path):
+            session = await stack.enter_async_context(open_session(first.url, API_KEY, mesh.trust(), patience=QUICK))
+            await _ask(session)
+        second.port = first.port
+        async with serving(second, tmp_path, key):
+            with pytest.raises(KeysetChanged):
+                await _ask(session)
+
+    assert second.prompts == []
+    assert second.seen_keys == [None]
 
 
 async def test_a_stream_cut_short_is_said_and_still_hashed(router: RouterTwin, mesh: AttestedMesh) -> None:

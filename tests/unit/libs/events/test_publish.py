@@ -193,6 +193,29 @@ async def test_a_start_that_the_ledger_does_not_admit_ends_itself(mesh: Mesh) ->
     assert ended.value.subgroup(KeysetRefused) is not None
 
 
+async def test_a_later_keyset_of_the_same_start_is_logged_after_what_it_wrote(mesh: Mesh) -> None:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=10)
+        committed = await publisher.introduce_again(b"certificate", b'{"claims":{}}', {"report": 1}, timeout=10)
+        first, renewed = (parse_keyset(entry.body) for entry in logged(mesh) if entry.kind is Kind.KEYSET)
+    assert committed.issuer_seq == 3
+    assert renewed.issuer == first.issuer == publisher.issuer
+    assert (renewed.certificate, renewed.evidence) == (b"certificate", b'{"claims":{}}')
+    assert renewed.report == {"report": 1}
+    assert renewed.previous is None
+
+
+async def test_a_later_keyset_that_the_ledger_refuses_ends_nothing(mesh: Mesh) -> None:
+    async with mesh.reading(), mesh.publisher() as publisher:
+        await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=10)
+        mesh.ledger.reject = "KEYSET_NOT_RENEWED"
+        with pytest.raises(MeshError) as refusal:
+            await publisher.introduce_again(b"certificate", b"{}", {}, timeout=10)
+        assert refusal.value.reason == "ENTRY_REJECTED"
+        mesh.ledger.reject = None
+        await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=10)
+
+
 async def fill(publisher: Publisher) -> NoReturn:
     while True:
         await publisher.enqueue(Kind.KEY_DECISION, {"padding": "x" * 100_000}, vault=None)

@@ -79,6 +79,31 @@ async def test_a_service_joins_and_follows_policy(mesh: JoinedMesh, kms: KmsCore
     assert kept == ["1.json", "2.json", "3.json"]
 
 
+async def test_a_service_may_claim_more_and_every_later_credential_claims_it_too(
+    mesh: JoinedMesh, kms: KmsCore
+) -> None:
+    async with surroundings(mesh, kms) as around, join(around.settings, "router", {"log_key": "ab"}) as member:
+        before = member.identity.current
+        claimed = await member.identity.claim({"receipt_key": "cd"})
+        assert claimed is member.identity.current is not before
+        said = {"role": "router", "log_key": "ab", "receipt_key": "cd"}
+        assert claimed.evidence.claims == said
+        await member.identity.obtain()
+        assert member.identity.current is not claimed
+        assert member.identity.current.evidence.claims == said
+
+
+async def test_what_is_refused_to_be_claimed_is_claimed_by_no_later_credential(mesh: JoinedMesh, kms: KmsCore) -> None:
+    async with surroundings(mesh, kms) as around, join(around.settings, "router", {"log_key": "ab"}) as member:
+        before = member.identity.current
+        with pytest.raises(MeshError) as refusal:
+            await member.identity.claim({"role": "ledger"})
+        assert refusal.value.reason == "MEASUREMENT_NOT_ALLOWED"
+        assert member.identity.current is before
+        await member.identity.obtain()
+        assert member.identity.current.evidence.claims == {"role": "router", "log_key": "ab"}
+
+
 async def test_missed_versions_are_all_walked_through(mesh: JoinedMesh, kms: KmsCore) -> None:
     for _ in range(3):
         kms.policy.accept(mesh.successor(kms.policy.current))

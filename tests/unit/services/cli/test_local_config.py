@@ -44,7 +44,7 @@ def test_the_template_is_a_configuration(service: str) -> None:
 def test_the_template_says_everything_that_can_be_said(service: str) -> None:
     """So that an operator sees each key once, with its meaning."""
     template = tomllib.loads((TEMPLATES / f"{service}.toml").read_text())
-    assert _unmentioned(kind(service), template) <= {"threads", "log_json", "join", "foreign"}
+    assert _unmentioned(kind(service), template) <= {"threads", "log_json", "join", "foreign", "days"}
 
 
 @pytest.mark.parametrize("service", [DEVTEE, *SERVICES])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
-from libs.events.keyset import PreviousIssuer
+from libs.events.keyset import Keyset, PreviousIssuer
 from libs.events.records import Record
 from libs.events.vault import VaultKey
 from libs.policy.revocation import RevocationKind, RevocationSignatureInvalid, parse_revocation
@@ -216,8 +217,44 @@ def test_only_the_ledger_writes_what_is_the_ledgers() -> None:
             assert [role for role, kinds in KINDS_OF_ROLE.items() if kind in kinds] == ["ledger"]
 
 
-def test_a_second_keyset_of_one_issuer_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
-    assert gate.reasons(router.batch(router.introduce())) == ["KEYSET_MALFORMED"]
+def renewed(mesh: JoinedMesh, kms: KmsCore, router: LogWriter, role: str = "router", **others: Any) -> Keyset:
+    """A later keyset of the issuer, with evidence of its own."""
+    said = {"log_key": router.issuer.log_key.hex(), "receipt_key": "07" * 32}
+    return router.attested(mesh, kms, role, said, **others)
+
+
+def test_an_issuer_may_renew_its_keyset_and_writes_on(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, router: LogWriter
+) -> None:
+    keyset = router.seal(Kind.KEYSET, renewed(mesh, kms, router).body())
+    assert gate.reasons(router.batch(keyset, router.seal(Kind.RECEIPT, vault=VAULT))) == []
+
+
+def test_a_keyset_is_renewed_by_its_own_service_alone(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, router: LogWriter
+) -> None:
+    """Its issuer is told, and writes on under the keyset before."""
+    other = LogWriter(mesh, kms, "router")
+    forged = {
+        "another instance's": renewed(mesh, kms, router, instance="2"),
+        "another role's": renewed(mesh, kms, router, role="registry"),
+        "another log key's": router.attested(mesh, kms, "router", {"log_key": other.issuer.log_key.hex()}),
+        "one that closes": replace(renewed(mesh, kms, router), previous=PreviousIssuer(other.issuer.id, 2)),
+        "evidence of before": replace(renewed(mesh, kms, router), evidence=router.keyset.evidence),
+    }
+    told = {
+        what: gate.reasons(router.batch(router.seal(Kind.KEYSET, keyset.body()))) for what, keyset in forged.items()
+    }
+    assert told == {what: ["KEYSET_NOT_RENEWED"] for what in forged}
+    assert gate.reasons(router.batch(router.seal(Kind.KEYSET, other.keyset.body()))) == ["KEYSET_MALFORMED"]
+    assert gate.reasons(router.batch(router.seal(Kind.RECEIPT, vault=VAULT))) == []
+
+
+def test_a_keyset_is_not_renewed_by_evidence_that_policy_no_longer_admits(
+    mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, router: LogWriter
+) -> None:
+    keyset = renewed(mesh, kms, router, td=mesh.tds["node"])
+    assert gate.reasons(router.batch(router.seal(Kind.KEYSET, keyset.body()))) == ["KEYSET_NOT_RENEWED"]
 
 
 def test_a_vault_that_was_never_opened_is_refused(gate: Gatekeeper, router: LogWriter) -> None:
@@ -251,7 +288,7 @@ def test_vouching_stands_for_the_opening_and_for_nothing_else(
         "VAULT_UNKNOWN": router.batch(router.seal(Kind.RECEIPT, vault=replace(VAULT, epoch=VAULT.epoch + 1))),
         "KIND_NOT_ALLOWED": authority.batch(authority.seal(Kind.RECEIPT, vault=VAULT)),
         "POLICY_REFUSED": policy_message(authority, mesh.successor(parse_signed(mesh.seed).policy)),
-        "KEYSET_MALFORMED": router.batch(router.introduce()),
+        "KEYSET_MALFORMED": router.batch(router.seal(Kind.KEYSET, {"n": 1})),
     }
     refused = {
         reason: [each.reason.name for each in gate.judge(message, opens=everything).refusals]

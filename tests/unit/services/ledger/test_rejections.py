@@ -108,4 +108,5 @@ def test_numbers_of_reasons_are_permanent() -> None:
         "POLICY_REFUSED": 12,
         "CONFLICT": 13,
         "VAULT_ERASED": 14,
+        "KEYSET_NOT_RENEWED": 15,
     }

@@ -52,14 +52,28 @@ class LogWriter:
         previous: PreviousIssuer | None = None,
     ) -> None:
         self.issuer = Issuer(Ed25519PrivateKey.generate())
+        said = {"log_key": self.issuer.log_key.hex()} if claims is None else claims
+        self.keyset = self.attested(mesh, kms, role, said, instance=instance, td=td, previous=previous)
+
+    def attested(
+        self,
+        mesh: JoinedMesh,
+        kms: KmsCore,
+        role: str,
+        said: Mapping[str, Any],
+        *,
+        instance: str = "1",
+        td: VirtualTd | None = None,
+        previous: PreviousIssuer | None = None,
+    ) -> Keyset:
+        """Return a keyset of this issuer with evidence made now."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = int(time.time())
         challenge = Challenge.signed("kms/1", "issuance", now, kms.ca.key, kms.ca.certificate)
-        said = {"log_key": self.issuer.log_key.hex()} if claims is None else claims
         evidence = mesh.evidence(role, challenge, key, td=td, claims=said)
         subject = Subject(TRUST_DOMAIN, role, instance, evidence.digest)
         certificate = kms.ca.issue_svid(subject, key.public_key(), now)
-        self.keyset = Keyset(self.issuer.spki, self.issuer.boot, certificate, evidence.document, None, previous)
+        return Keyset(self.issuer.spki, self.issuer.boot, certificate, evidence.document, None, previous)
 
     def introduce(self) -> Sealed:
         return self.issuer.seal(Kind.KEYSET, self.keyset.body(), None)

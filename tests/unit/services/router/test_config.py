@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from libs.client.attestation import LONGEST_KEYSET_SECONDS
 from libs.config import ConfigInvalid, load
 from services.router.config import Config
 from services.router.routing.settings import RoutingSettings
+
+DAY = 24 * 3600
 
 REST = """
 [member]
@@ -63,7 +66,37 @@ def read(folder: Path, own: str) -> Config:
 
 def test_a_file_of_before_means_what_it_meant(tmp_path: Path) -> None:
     assert read(tmp_path, LISTENERS + FLAT) == read(tmp_path, TABLES)
-    assert read(tmp_path, LISTENERS).keyset.days == 7
+    keyset = read(tmp_path, LISTENERS).keyset
+    assert (keyset.lifetime, keyset.overlap) == (7 * DAY, DAY)
+    assert read(tmp_path, TABLES).keyset.lifetime == 3 * DAY
+
+
+def keyset(days: int | None = None, seconds: int | None = None, overlap: int | None = None) -> str:
+    said = {"days": days, "lifetime_seconds": seconds, "overlap_seconds": overlap}
+    members = "".join(f"{name} = {value}\n" for name, value in said.items() if value is not None)
+    return f'[http]\nlisten = "127.0.0.1:8"\ngrpc_listen = "127.0.0.1:9"\n[keyset]\n{members}'
+
+
+@pytest.mark.parametrize(
+    ("own", "complaint"),
+    [
+        (keyset(days=32), "a keyset lives for 31 days at most"),
+        (keyset(seconds=31 * DAY + 1), "a keyset lives for 31 days at most"),
+        (keyset(days=0), "a keyset lives for 31 days at most"),
+        (keyset(days=7, seconds=7 * DAY), "give one of them"),
+        (keyset(seconds=1000, overlap=501), "at most half"),
+        (keyset(seconds=1000, overlap=0), "must be positive"),
+        (keyset(days=31, overlap=DAY), "the outward certificate would end"),
+        (keyset(seconds=900), "the overlap must be longer than a request may take"),
+    ],
+)
+def test_a_keyset_that_no_client_could_rely_on_is_refused(tmp_path: Path, own: str, complaint: str) -> None:
+    with pytest.raises(ConfigInvalid, match=complaint):
+        read(tmp_path, own)
+
+
+def test_a_keyset_may_live_for_as_long_as_clients_believe_one(tmp_path: Path) -> None:
+    assert read(tmp_path, keyset(days=31)).keyset.lifetime == LONGEST_KEYSET_SECONDS
 
 
 def test_a_file_without_a_routing_table_has_its_defaults(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (502, "upstream_error"),
         (503, "upstream_verification_failed"),
         (503, "tenant_constraints_unmet"),
+        (503, "keyset_ended"),
         (503, "ledger_unavailable"),
         (503, "service_unavailable"),
     }

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from services.router.metrics import Count, Durations, Metrics
 
+ENDS = 1_800_000_000
+
 
 class Clock:
     def __init__(self) -> None:
@@ -36,7 +38,7 @@ def test_a_count_that_may_shrink_is_a_gauge_by_value() -> None:
 
 
 def test_who_waits_and_which_nodes_are_avoided_is_told() -> None:
-    metrics = Metrics()
+    metrics = Metrics(lambda: ENDS)
     metrics.routing.waiting.add()
     metrics.routing.turned_away.add("full")
     metrics.routing.breakers.add("errors")
@@ -63,7 +65,7 @@ def test_the_classes_of_durations_add_up() -> None:
 
 def test_an_exchange_is_running_until_it_ends_however_it_does() -> None:
     clock = Clock()
-    metrics = Metrics(clock)
+    metrics = Metrics(lambda: ENDS, clock)
     try:
         with metrics.exchange("/v1/completions") as head:
             assert lines(metrics, "teemesh_router_exchanges_running ") == ["teemesh_router_exchanges_running 1"]
@@ -82,7 +84,7 @@ def test_an_exchange_is_running_until_it_ends_however_it_does() -> None:
 
 
 def test_a_status_that_a_node_makes_up_gets_no_line_of_its_own() -> None:
-    metrics = Metrics()
+    metrics = Metrics(lambda: ENDS)
     for status in (200, 600, 70_000):
         with metrics.exchange("/v1/completions") as head:
             head(status)

@@ -193,6 +193,34 @@ def test_tree_head_by_an_unknown_key_is_not_proven(log: WrittenLog) -> None:
     assert read(log.files(), keys=(known,)).findings.worst is Status.SOUND
 
 
+def test_a_keyset_may_be_renewed_by_the_same_service_about_the_same_log_key(begun: WrittenLog) -> None:
+    router = begun.router
+    later = router.attested(receipt_key="07" * 32)
+    begun.append([router.receipt(), router.entry(Kind.KEYSET, later.body())], [router.receipt()])
+    assert read(begun.files()).findings.worst is Status.SOUND
+
+
+def test_a_renewed_keyset_of_another_service_is_not_proven(begun: WrittenLog) -> None:
+    begun.append([begun.router.entry(Kind.KEYSET, begun.router.attested(instance="2").body())])
+    reading = read(begun.files())
+    assert reading.findings.worst is Status.UNPROVEN
+    assert "it renews the keyset of another service" in said(reading)
+
+
+def test_a_renewed_keyset_about_another_log_key_is_not_proven(begun: WrittenLog) -> None:
+    other = replace(Author("router").keyset, spki=begun.router.spki, boot=begun.router.boot)
+    begun.append([begun.router.entry(Kind.KEYSET, other.body())])
+    assert "the evidence claims another log key" in said(read(begun.files()))
+
+
+def test_a_renewed_keyset_that_closes_a_sequence_is_damage(begun: WrittenLog) -> None:
+    closing = replace(begun.router.attested(), previous=PreviousIssuer(begun.ledger.id, 1))
+    begun.append([begun.router.entry(Kind.KEYSET, closing.body())])
+    reading = read(begun.files())
+    assert reading.findings.worst is Status.DAMAGED
+    assert "a keyset that is renewed closes no sequence" in said(reading)
+
+
 def test_tree_head_of_a_restarted_ledger_is_proven_by_its_own_keyset(begun: WrittenLog) -> None:
     begun.sign()
     restarted = Author("ledger", previous=PreviousIssuer(begun.ledger.id, 1))

@@ -12,7 +12,7 @@ from libs.aci.sse import DONE
 from services.router.e2ee.answers import MAX_BYTES, cover
 from services.router.e2ee.opening import Envelope
 from services.router.errors import UpstreamFailed
-from services.router.workload.workload import E2eeKey
+from services.router.workload.generation import E2eeKey
 from tests.fakes.sealed_prompts import Client
 
 KEY = E2eeKey.generate(SUITES[X25519_ALGO])

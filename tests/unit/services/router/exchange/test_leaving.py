@@ -134,9 +134,8 @@ async def test_a_receipt_that_waits_for_its_vault_outlives_the_process(bench: Ro
     bench.ledger.vault_open = False
     await bench.run(prompt())
     bench.ledger.vault_open = True
-    next_start = Issuance(
-        bench.workload, cast(Any, bench.ledger), cast(Any, bench.ledger), bench.store, cast(Any, bench.ledger)
-    )
+    ledger = cast(Any, bench.ledger)
+    next_start = Issuance(ledger, ledger, bench.store, ledger, bench.sessions.find)
     async with next_start.recording():
         await bench.logged()
     assert aborts(bench.only_receipt()) == ["ledger_unavailable"]

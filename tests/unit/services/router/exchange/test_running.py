@@ -18,13 +18,12 @@ from libs.aci.endpoints import CHAT
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
 from libs.events.answers import EntryRejected
-from libs.identity.freshness import PolicyStale
 from libs.policy.constraints import Constraints, TenantConstraints
 from libs.policy.revoked import Revoked
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
-from services.router.errors import LedgerUnavailable
+from services.router.errors import RouterError
 from services.router.exchange.course import Started
 from services.router.prompt import Constraints as Demands
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
@@ -178,18 +177,77 @@ async def test_a_refusal_without_acknowledgement_says_so(bench: RouterBench) -> 
     assert amendment["emitted_hash"] == digest(answer.body)
 
 
-async def test_a_full_outbox_refuses_before_anything_is_done(bench: RouterBench) -> None:
-    bench.ledger.full = True
-    with pytest.raises(LedgerUnavailable):
-        await bench.run(prompt())
+def _outbox_is_full(bench: RouterBench, yes: bool) -> None:
+    bench.ledger.full = yes
+
+
+def _policy_is_stale(bench: RouterBench, yes: bool) -> None:
+    bench.member.policy.fresh = not yes
+
+
+NOT_NOW = [
+    pytest.param(_outbox_is_full, "ledger_unavailable", "ledger_unavailable", id="full outbox"),
+    pytest.param(_policy_is_stale, "service_unavailable", "service_unavailable", id="stale policy"),
+]
+
+
+@pytest.mark.parametrize(("hinder", "error", "why"), NOT_NOW)
+async def test_what_refuses_before_anything_is_done_leaves_one_receipt_once_it_can_be_logged(
+    bench: RouterBench, hinder: Callable[[RouterBench, bool], None], error: str, why: str
+) -> None:
+    hinder(bench, True)
+    body = prompt()
+    answer = await bench.run(body)
+    assert (answer.started.status, error_type(answer.body)) == (503, error)
     assert bench.nodes[0].requests == []
-
-
-async def test_a_stale_policy_refuses_before_anything_is_done(bench: RouterBench) -> None:
-    bench.member.policy.fresh = False
-    with pytest.raises(PolicyStale):
-        await bench.run(prompt())
     assert bench.ledger.entries == []
+    assert [one.receipt_id for one in await bench.store.pending(9)] == [answer.started.receipt_id]
+    hinder(bench, False)
+    async with bench.issuance.recording():
+        await bench.logged()
+    receipt = bench.only_receipt()
+    assert receipt.receipt_id == answer.started.receipt_id
+    assert (receipt.received.body_hash, receipt.returned.body_hash) == (digest(body), digest(answer.body))
+    assert receipt.upstream == UpstreamFailed(required=True, model_id="none", reason=why)
+    assert receipt.forwarded is None
+    assert bench.ledger.of(Kind.AMENDMENT) == []
+
+
+@pytest.mark.parametrize(("hinder", "error", "why"), NOT_NOW)
+async def test_more_refusals_than_may_wait_have_no_receipt_and_no_head(
+    tmp_path: Path, hinder: Callable[[RouterBench, bool], None], error: str, why: str
+) -> None:
+    async with router_bench(tmp_path, most_pending=2) as bench:
+        hinder(bench, True)
+        for _ in range(2):
+            assert (await bench.run(prompt())).started.receipt_id
+        with pytest.raises(RouterError) as refusal:
+            await bench.run(prompt())
+        assert refusal.value.type == error
+        assert len(await bench.store.pending(9)) == 2
+
+
+async def test_a_client_that_leaves_while_its_refusal_is_put_off_leaves_one_receipt(bench: RouterBench) -> None:
+    bench.ledger.full = True
+    asking = asyncio.create_task(bench.run(prompt()))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    bench.ledger.full = False
+    async with bench.issuance.recording():
+        await bench.logged()
+    assert bench.only_receipt().upstream == UpstreamFailed(True, "none", "ledger_unavailable")
+
+
+async def test_while_the_outbox_is_full_nothing_that_waits_is_given_to_it(bench: RouterBench) -> None:
+    bench.ledger.full = True
+    bench.ledger.vault_waits = True
+    await bench.run(prompt())
+    async with asyncio.timeout(PATIENCE_SECONDS), bench.issuance.recording():
+        for _ in range(2):
+            await bench.ledger.room_asked.acquire()
+    assert not bench.ledger.asked.is_set(), "a vault was opened for what there is no room for"
 
 
 async def test_a_disk_that_fails_after_the_acknowledgement_does_not_break_the_response(bench: RouterBench) -> None:

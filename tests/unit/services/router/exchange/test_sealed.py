@@ -19,7 +19,7 @@ PATH = "choices.0.delta.content"
 
 @pytest.fixture
 def client(bench: RouterBench) -> Client:
-    key = bench.workload.e2ee_keys[0]
+    key = bench.workload.newest.e2ee_keys[0]
     return Client(key, key.suite.key(), MODEL)
 
 

@@ -64,17 +64,6 @@ async def test_unknown_identifier_is_not_found(tmp_path: Path, identifier: str) 
             await store.find(identifier, "t1")
 
 
-async def test_only_the_newest_are_retained(tmp_path: Path) -> None:
-    async with open_receipt_store(tmp_path / "r.db", retained=2) as store:
-        for number in range(1, 5):
-            await store.put(stored(number))
-        for number in (1, 2):
-            with pytest.raises(NotFound):
-                await store.find(f"rcpt-{number}", "t1")
-        assert (await store.find("rcpt-3", "t1")).issuer_seq == 3
-        await store.acknowledge(stored(1).entry_id, b"ack")
-
-
 async def test_concurrent_calls_lose_nothing(tmp_path: Path) -> None:
     async with open_receipt_store(tmp_path / "r.db") as store:
         async with asyncio.TaskGroup() as tasks:

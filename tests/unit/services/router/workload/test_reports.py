@@ -18,7 +18,7 @@ from services.router.errors import ReportsBusy
 from services.router.workload.reports import MOST_AWAITED, Reports
 from services.router.workload.workload import Workload
 from tests.fakes.attested_mesh import AttestedMesh
-from tests.fakes.foreign_routers import MachineCollateral, TdGuest
+from tests.fakes.foreign_routers import RETAIN_SECONDS, MachineCollateral, TdGuest
 from tests.fakes.routers import PATIENCE_SECONDS
 
 NONCE = "ab" * 32
@@ -52,9 +52,11 @@ class Device(TdGuest):
 
 
 def reports_over(mesh: AttestedMesh, guest: TdGuest, *, per_second: float = 1000.0, now: float = 0.0) -> Reports:
-    workload = Workload("spiffe://mesh.test/router/1", 1)
+    workload = Workload("spiffe://mesh.test/router/1", 86400, "00" * 32)
     member = cast(Any, MemberTwin(guest))
-    return Reports(member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, lambda: now)
+    return Reports(
+        member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, RETAIN_SECONDS, lambda: now
+    )
 
 
 async def reported(mesh: AttestedMesh, guest: TdGuest) -> Report:
@@ -70,6 +72,15 @@ async def test_the_event_log_states_every_digest_whatever_the_agent_leaves_out(
     assert log == mesh.workloads["router"].event_log
     assert all(len(event.digest) == 48 for event in log)
     eventlog.verify_replay(log, tdx.read_report(bytes.fromhex(said["quote"])).rtmrs)
+
+
+async def test_a_report_says_how_long_receipts_are_kept(mesh: AttestedMesh) -> None:
+    said = json.loads(await reports_over(mesh, TdGuest(mesh)).report(NONCE))["service_capabilities"]
+    assert said == {
+        "serving": "aggregator",
+        "supported_e2ee_versions": ["2"],
+        "teemesh_receipt_retention_seconds": RETAIN_SECONDS,
+    }
 
 
 async def test_the_vm_config_is_the_agents_own(mesh: AttestedMesh) -> None:

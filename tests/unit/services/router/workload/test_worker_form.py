@@ -47,12 +47,12 @@ def mesh() -> AttestedMesh:
 
 @pytest.fixture
 def workload() -> Workload:
-    return Workload("spiffe://mesh.test/router/1", 1)
+    return Workload("spiffe://mesh.test/router/1", 86400, "ab" * 32)
 
 
 def reports_over(mesh: AttestedMesh, workload: Workload, per_second: float = 1000.0) -> Reports:
     member = cast(Any, MemberTwin(TdGuest(mesh)))
-    return Reports(member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, lambda: 0.0)
+    return Reports(member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, 86400, lambda: 0.0)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
+from services.router.face.bodies import BodyRoom
 from services.router.face.documents import Documents
 from services.router.face.listener import https, plain_http
 from services.router.face.paths import Paths
@@ -116,6 +117,7 @@ async def serve(config: Config) -> None:
                 tenants,
                 exchanges,
                 max_body_bytes=config.http.max_body_bytes,
+                body_seconds=config.http.body_seconds,
                 request_seconds=config.http.request_seconds,
                 total_seconds=config.http.request_seconds + DELIVERY_SECONDS,
             )
@@ -128,7 +130,15 @@ async def serve(config: Config) -> None:
             async with (
                 issuance.recording(),
                 refusals.recording(),
-                https(config.http.listen, paths.answer, workload.headers, outward),
+                https(
+                    config.http,
+                    paths.answer,
+                    workload.headers,
+                    outward,
+                    room=BodyRoom(max(config.http.max_bodies_bytes, config.http.max_body_bytes)),
+                    metrics=metrics,
+                    drain_seconds=settings.drain_seconds,
+                ),
                 serving(
                     config.http.grpc_listen,
                     _credentials(outward),

@@ -73,6 +73,10 @@ class Metrics:
         self.responses = Count("teemesh_router_responses_total", "Answers to prompts, by status.", "status")
         self.ends = Count("teemesh_router_ends_total", "Answers that ended before their time, by reason.", "reason")
         self.replies = Count("teemesh_router_http_replies_total", "All HTTP replies, by status.", "status")
+        self.connections = Count("teemesh_router_connections", "Connections of HTTP clients that are open now.")
+        self.turned_away = Count(
+            "teemesh_router_connections_turned_away_total", "Connections that were not let in, by reason.", "reason"
+        )
         self.head_seconds = Durations("teemesh_router_head_seconds", "From a prompt to the head of its answer.")
         self.exchange_seconds = Durations("teemesh_router_exchange_seconds", "From a prompt to the end of its answer.")
         self.commit_seconds = Durations("teemesh_router_commit_seconds", "For a receipt to be logged and kept.")
@@ -107,7 +111,15 @@ class Metrics:
     def text(self) -> str:
         """Return all of it as Prometheus reads it."""
         lines: list[str] = []
-        for each in (self.running, self.exchanges, self.responses, self.ends, self.replies):
+        for each in (
+            self.running,
+            self.exchanges,
+            self.responses,
+            self.ends,
+            self.replies,
+            self.connections,
+            self.turned_away,
+        ):
             lines.extend(each.lines())
         for taken in (self.head_seconds, self.exchange_seconds, self.commit_seconds):
             lines.extend(taken.lines())

@@ -396,48 +396,6 @@ async def test_a_bug_after_the_first_byte_does_not_look_like_an_end(site: Site) 
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"\x16\x03\x01 not http at all\r\n\r\n",
-        b"GET / HTTP/9.9 what\r\n\r\n",
-        b"GET\r\n\r\n",
-        b"GET / HTTP/1.1\r\nbroken header\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: minus\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(40_000)) + b"\r\n",
-    ],
-    ids=[
-        "another protocol",
-        "version",
-        "half a line",
-        "no colon",
-        "length",
-        "length twice",
-        "long header",
-        "long path",
-        "many headers",
-    ],
-)
-async def test_what_is_no_request_gets_json_or_a_closed_connection(
-    site: Site, data: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    with capture_logs() as logs:
-        answer = await site.raw(data)
-    if answer:
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.split()[1] == b"400"
-        assert b"aiohttp" not in head
-        assert b"X-ACI-Version: aci/1" in head
-        assert error_type(body) == "invalid_request_error"
-        assert [entry["event"] for entry in logs] == ["unreadable request"]
-    assert "Traceback" not in caplog.text
-    response, _ = await site.ask("GET", "/health")
-    assert response.status == 200
-
-
-@pytest.mark.parametrize(
     ("begun", "more", "status", "kind"),
     [
         (b"\r\nzz\r\n", b"", b"400", "invalid_request_error"),

@@ -204,7 +204,6 @@ def test_c082_an_unknown_expectation_is_answered_in_json(stage: Stage, router: R
     assert answer.error_type
 
 
-@not_yet("whatever cannot be read is a 400")
 @pytest.mark.parametrize(
     ("line", "header", "status"),
     [("/", "X-Long: " + "x" * 20_000, 431), ("/" + "x" * 20_000, "X-Short: x", 414)],

@@ -70,6 +70,8 @@ def test_a_file_of_before_means_what_it_meant(tmp_path: Path) -> None:
         ('keyset = "x"\nkeyset_days = 3\n' + LISTENERS, "keyset: must be a table"),
         ("keyset_days = 3.5\n" + LISTENERS, "keyset.days: must be an integer"),
         ("", "http: missing"),
+        (TABLES.replace("max_body_bytes = 1", "max_connections = 0"), "http.max_connections must be positive"),
+        (TABLES.replace("max_body_bytes = 1", "stall_seconds = -1.0"), "http.stall_seconds must be positive"),
         (TABLES.replace('listen = "127.0.0.1:8"\n', "", 1), "http.listen: missing"),
     ],
 )

@@ -32,15 +32,18 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (408, "request_timeout"),
         (412, "session_not_accepted"),
         (413, "request_too_large"),
+        (414, "uri_too_long"),
         (415, "unsupported_media_type"),
         (417, "expectation_failed"),
         (429, "rate_limited"),
+        (431, "request_headers_too_large"),
         (500, "internal_error"),
         (502, "upstream_error"),
         (503, "upstream_verification_failed"),
         (503, "tenant_constraints_unmet"),
         (503, "ledger_unavailable"),
         (503, "service_unavailable"),
+        (505, "http_version_not_supported"),
     }
 
 

@@ -18,7 +18,10 @@ _ONE_MESH_ALONE = frozenset({"tests/mesh/aci"})
 _ON_ONE_MESH = frozenset(
     {
         *(f"tests/faults/test_{name}.py" for name in ("kill", "ledger_away", "policy", "tenants")),
-        *(f"tests/mesh/test_{name}.py" for name in ("channels", "client_api", "commands", "entries", "secrets")),
+        *(
+            f"tests/mesh/test_{name}.py"
+            for name in ("channels", "client_api", "commands", "entries", "hostile_http", "secrets")
+        ),
     }
 )
 """Files whose tests all use their folder's own mesh. Any other file is right too, and only slower."""

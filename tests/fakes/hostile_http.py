@@ -202,7 +202,6 @@ def _bodies(key: str, body: bytes) -> dict[str, Hostile]:
         "a control character in a text": with_member(b'"a":"\x01"'),
         "a comma too many": of(body[:-1] + b",}"),
         "arrays 1500 deep": with_member(b'"a":' + b"[" * 1500 + b"]" * 1500),
-        "objects 500 deep": with_member(b'"a":' + b'{"a":' * 500 + b"1" + b"}" * 500),
         "broken UTF-8": with_member(b'"a":"\xff"'),
         "an encoded surrogate in a text": with_member(b'"a":"\xed\xa0\x80"'),
         "an overlong slash": with_member(b'"a":"\xc0\xaf"'),

@@ -71,10 +71,19 @@ class Http1Server(web.Server):
         return Http1Connection(self, self._headers, self._settings, loop=self._loop, **self._kwargs)
 
     def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return _Request(message, payload, protocol, writer, task, self._loop)
+        spoken = message.version in (HttpVersion10, HttpVersion11)
+        if not spoken:
+            # Or it would be answered in whatever version it claims.
+            message = message._replace(version=HttpVersion11)
+        request = _Request(message, payload, protocol, writer, task, self._loop)
+        request.spoken = spoken
+        return request
 
 
 class _Request(web.BaseRequest):
+    spoken = True
+    """Whether it is of a version that is spoken here."""
+
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         # Without a name of ours aiohttp gives its own and its version.
         response.headers.popall("Server", None)
@@ -294,7 +303,7 @@ def _arrival(request: web.BaseRequest, connection: Http1Connection, share: Share
 
 def _require_one_reading(request: web.BaseRequest, limit: int) -> None:
     """Raises `VersionNotSupported`, `InvalidRequest` or `HeadTooLarge`."""
-    if request.version not in (HttpVersion10, HttpVersion11):
+    if not cast(_Request, request).spoken:
         raise VersionNotSupported("HTTP/1.0, HTTP/1.1 and, agreed upon in TLS, HTTP/2 are spoken here")
     codings = request.headers.getall("Transfer-Encoding", [])
     if codings and (request.version < HttpVersion11 or [coding.strip().lower() for coding in codings] != ["chunked"]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import structlog
@@ -14,7 +15,7 @@ from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.exceptions import ProtocolError
+from h2.exceptions import NoSuchStreamError, ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
@@ -168,8 +169,10 @@ class Http2Connection(asyncio.Protocol):
     def _begin(self, event: events.RequestReceived) -> None:
         self._served += 1
         if len(self._streams) >= self.settings.max_streams:
-            # Nothing was done about it: a client may ask again (RFC 9113, section 8.7).
-            self.h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+            # Nothing was done about it: a client may ask again (RFC 9113, section 8.7). It may have reset it itself by
+            # now, in what was read together with its beginning.
+            with suppress(NoSuchStreamError):
+                self.h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._rest()
         stream = Stream(self, event.stream_id, event.headers, refused=self._draining)

@@ -137,7 +137,9 @@ class Http1Connection(RequestHandler):
             return
         before, in_body = self._request_count, not self._body.is_eof()
         super().data_received(data)
-        if self._request_count != before and self._messages:
+        if in_body and self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._break_body()
+        elif self._request_count != before and self._messages:
             self._body, self._head_bytes = self._messages[-1][1], 0
         elif not in_body:
             self._head_bytes += len(data)
@@ -169,7 +171,7 @@ class Http1Connection(RequestHandler):
     @property
     def ends(self) -> bool:
         """Whether the request that runs is the last one."""
-        return self._draining or self._served >= self.settings.max_connection_requests
+        return self._draining or self._refused or self._served >= self.settings.max_connection_requests
 
     def handle_error(
         self,
@@ -209,6 +211,13 @@ class Http1Connection(RequestHandler):
         if isinstance(exc, LineTooLong) or (isinstance(exc, BadHttpMessage) and _TOO_MANY in exc.message):
             return HeadTooLarge(f"the request's head has too many fields, or is over {limit} bytes")
         return InvalidRequest("this cannot be read as an HTTP request")
+
+    def _break_body(self) -> None:
+        """Tell whoever reads the body that the rest is none: aiohttp has them wait for it, and would answer twice."""
+        self._refused = True
+        self._messages.pop()
+        self._body.set_exception(web.RequestPayloadError("the rest of the body cannot be read"))
+        self._body.feed_eof()
 
     def _refuse_head(self) -> None:
         self._refused = True

@@ -7,10 +7,13 @@ STAMP := $(VENV)/.installed
 FUZZ_SECONDS ?= 20
 SOURCES := $(shell find protos -name '*.proto' 2>/dev/null)
 
+# What `make bench-gateways` is given, for example "--requests 100000".
+GATEWAYS ?=
+
 # What `make faults` is given, for example "--only 1,9 --shard 0/4 --state DIR".
 FAULTS ?=
 
-.PHONY: run demo test conformance faults fuzz lint protos bench mutation clean setup
+.PHONY: run demo test conformance faults fuzz lint protos bench bench-gateways mutation clean setup
 
 setup: $(STAMP)
 
@@ -64,5 +67,11 @@ mutation: $(STAMP) ## takes every check of libs/tee, identity and keys away, one
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench
 
+bench-gateways: $(STAMP) ## the router beside other gateways, which are installed in an environment of their own
+	@test -x .venv-gateways/bin/python || $(PYTHON) -m venv .venv-gateways
+	@.venv-gateways/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r constraints-gateways.txt
+	@$(BIN)/python -m tests.bench.gateways --rivals .venv-gateways $(GATEWAYS)
+
 clean:
-	rm -rf $(VENV) gen .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gateways gen .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

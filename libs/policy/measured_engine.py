@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from libs import jcs
+from libs.aci.endpoints import DEFINED, Endpoint
 from libs.policy.compose import ComposeMalformed
 from libs.policy.members import Members
 
@@ -17,6 +18,7 @@ _MEMBER = "teemesh_engine"
 _KIND = re.compile(r"embedded|vllm")
 _PATH = re.compile(r"/[A-Za-z0-9._/-]{1,255}")
 _ARGUMENT = re.compile(r"[ -~]{1,1024}")
+_ENDPOINT = re.compile("|".join(re.escape(endpoint.path) for endpoint in DEFINED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class MeasuredEngine:
     """The interpreter of the engine's own virtual environment in the image; None: the node's."""
     arguments: tuple[str, ...] = ()
     """Further arguments of the engine, for example ("--tensor-parallel-size", "8")."""
+    endpoints: frozenset[Endpoint] | None = None
+    """Where it is asked; None: where its kind always is."""
 
 
 def read_engine(app_compose_text: str) -> MeasuredEngine:
@@ -43,8 +47,10 @@ def read_engine(app_compose_text: str) -> MeasuredEngine:
     kind = members.text("kind", _KIND)
     python = members.text("python", _PATH) if members.has("python") else None
     arguments = tuple(_argument(members, value) for value in _list(members.value("arguments"), members))
+    paths = members.texts("endpoints", _ENDPOINT) if members.has("endpoints") else None
     members.end()
-    return MeasuredEngine(kind, python, arguments)
+    endpoints = None if paths is None else frozenset(endpoint for endpoint in DEFINED if endpoint.path in paths)
+    return MeasuredEngine(kind, python, arguments, endpoints)
 
 
 def _list(value: object, members: Members) -> list[object]:

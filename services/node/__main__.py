@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from libs.aci.endpoints import paths
 from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
 from libs.identity.member import Member, join, open_guest
@@ -32,6 +33,7 @@ async def serve(config: Config) -> None:
     claims = {
         "engine": launch.name,
         "engine_args_sha256": launch.arguments_sha256.hex(),
+        "endpoints": paths(launch.endpoints),
         "models": [{"id": model.model_id, "weights_sha256": model.weights_sha256.hex()} for model in models],
         "receipt_key": receipts.public_key.hex(),
         **({"region": config.region} if config.region else {}),

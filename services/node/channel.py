@@ -14,9 +14,10 @@ from typing import Self
 
 import aiohttp
 
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, Endpoint
 from libs.errors import Code, MeshError
 from services.node.metrics import permille_of
+from services.node.questions import question
 
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 60.0
@@ -36,6 +37,13 @@ class EngineTooSlow(MeshError):
 
     code = Code.DEADLINE_EXCEEDED
     reason = "ENGINE_TOO_SLOW"
+
+
+class SaltIgnored(MeshError):
+    """The engine would look into one cache for all tenants."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "SALT_IGNORED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +100,38 @@ class EngineChannel:
                     text += more
         return permille_of(text[:_MAX_METRICS_BYTES].decode(errors="replace"), gauge)
 
-    async def probe(self, model: str) -> None:
-        """Have one token generated. Raises `EngineUnavailable` or `EngineTooSlow` unless one was.
+    async def probe(self, endpoint: Endpoint, model: str) -> None:
+        """Have the smallest question answered. Raises `EngineUnavailable` or `EngineTooSlow` unless it was.
 
         A health page proves nothing: engines have said they were well and failed at the first request.
         """
-        question = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-        async with self.post(CHAT.path, json.dumps(question).encode(), _PROBE_SECONDS) as answer:
-            body = b"".join([chunk async for chunk in answer.chunks])
-        if answer.status != 200:
-            raise EngineUnavailable(f"the engine answered its first question with status {answer.status}")
+        status, body = await self._ask(endpoint, model)
+        if status != 200:
+            raise EngineUnavailable(f"the engine answered its first question at {endpoint.path} with status {status}")
+        if endpoint != CHAT:
+            return
         try:
             tokens = json.loads(body)["usage"]["completion_tokens"]
         except (ValueError, KeyError, TypeError) as error:
             raise EngineUnavailable("the engine's first answer is not OpenAI's") from error
         if tokens != 1:
             raise EngineUnavailable("the engine did not generate the token it was asked for")
+
+    async def require_salted(self, endpoint: Endpoint, model: str) -> None:
+        """Raise `SaltIgnored` unless the engine reads `cache_salt` there, or what `probe` raises.
+
+        One that does not know the member answers as if it were not there, and would share its cache among tenants: only
+        one that refuses a salt which is none is known to read it.
+        """
+        await self.probe(endpoint, model)
+        status, _ = await self._ask(endpoint, model, cache_salt=7)
+        if status == 200:
+            raise SaltIgnored(f"the engine takes no cache salt at {endpoint.path}: measure it without a prefix cache")
+
+    async def _ask(self, endpoint: Endpoint, model: str, **members: object) -> tuple[int, bytes]:
+        body = json.dumps(question(endpoint, model) | members).encode()
+        async with self.post(endpoint.path, body, _PROBE_SECONDS) as answer:
+            return answer.status, b"".join([chunk async for chunk in answer.chunks])
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -11,11 +11,13 @@ import os
 import signal
 from pathlib import Path
 
-from xllamacpp import CommonParams, Server  # type: ignore[attr-defined]  # it has no types
+from xllamacpp import CommonParams, Server, llama_pooling_type  # type: ignore[attr-defined]  # it has no types
 
 from libs.process import protect_memory
 
 _LOG_ERRORS_ONLY = 1
+_MOST_EMBEDDED_TOKENS = 2048
+"""Of one input. It is embedded at once, so the memory for that grows with it."""
 
 
 def main() -> None:
@@ -65,6 +67,10 @@ def _parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
     parameters.cache_prompt = False
     parameters.cache_idle_slots = False
     parameters.cache_ram_mib = 0
+    # The model that generates embeds, too: an input is the mean of what the model makes of its tokens.
+    parameters.embedding = True
+    parameters.pooling_type = llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    parameters.n_batch = parameters.n_ubatch = min(arguments.context, _MOST_EMBEDDED_TOKENS)
     parameters.verbosity = _LOG_ERRORS_ONLY
     return parameters
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import Protocol
 
 import structlog
 
+from libs.aci.endpoints import DEFINED, Endpoint
 from libs.process import Exit, Program, Supervisor, supervised
-from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable
+from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable, SaltIgnored
 from services.node.launch import EngineSettings, Launch
 
 _PROBE_PAUSE_SECONDS = 0.1
@@ -49,6 +50,10 @@ class Engine(Protocol):
 
     @property
     def ready(self) -> bool: ...
+
+    @property
+    def endpoints(self) -> Collection[Endpoint]:
+        """Where it is asked."""
 
     @property
     def salted(self) -> bool:
@@ -82,12 +87,17 @@ class SupervisedEngine:
         self._supervisor: Supervisor | None = None
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
+        self._unfit = asyncio.Event()
         self._requests = 0
         self._kv_cache_permille: int | None = None
 
     @property
     def ready(self) -> bool:
         return self._ready.is_set()
+
+    @property
+    def endpoints(self) -> Collection[Endpoint]:
+        return self._launch.endpoints
 
     @property
     def salted(self) -> bool:
@@ -109,6 +119,10 @@ class SupervisedEngine:
     async def until_ended(self) -> None:
         """Wait until the engine that answers now does so no more."""
         await self._ended.wait()
+
+    async def until_found_unfit(self) -> None:
+        """Wait until an engine answered that must not serve."""
+        await self._unfit.wait()
 
     @asynccontextmanager
     async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
@@ -163,14 +177,29 @@ class SupervisedEngine:
             async with asyncio.timeout(self._settings.start_seconds):
                 while not self._ended.is_set():
                     try:
-                        await self._channel.probe(self._settings.model)
+                        await self._probe()
                         return
                     except (EngineUnavailable, EngineTooSlow):
                         await asyncio.sleep(_PROBE_PAUSE_SECONDS)
+                    except SaltIgnored as error:
+                        # It stays so for as long as this engine runs, and whoever asks it must not be served.
+                        log.error("engine is not fit to serve", reason=error.reason, detail=str(error))
+                        self._unfit.set()
+                        await self._ended.wait()
         except TimeoutError:
             log.warning("engine gave no answer", seconds=self._settings.start_seconds)
             if self.pid is not None:
                 os.kill(self.pid, signal.SIGKILL)
+
+    async def _probe(self) -> None:
+        """Raises `EngineUnavailable`, `EngineTooSlow` or `SaltIgnored`."""
+        endpoints = [endpoint for endpoint in DEFINED if endpoint in self._launch.endpoints]
+        if not self._launch.salted:
+            await self._channel.probe(endpoints[0], self._settings.model)
+            return
+        for endpoint in endpoints:
+            if endpoint.runs_model:
+                await self._channel.require_salted(endpoint, self._settings.model)
 
     def _on_exit(self, ended: Exit) -> None:
         self._ready.clear()

@@ -11,26 +11,29 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from libs.aci.encoding import digest
-from libs.aci.endpoints import JSON, SERVED, Endpoint
-from libs.aci.openai_errors import error_body
+from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
+from libs.aci.error_bodies import as_anthropic, error_body
 from libs.aci.receipt_events import PolicyInForce
+from libs.aci.sse import Protocol
 from libs.errors import Code, MeshError
-from services.node.channel import EngineUnavailable
+from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.receipts import Exchange, ReceiptSigner
 
 MAX_BODY_BYTES = 1024 * 1024
 
+_MAX_REFUSAL_BYTES = 64 << 10
+_FAILED = "the engine failed to answer this request"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class EndpointNotSupported(MeshError):
-    """The endpoint is not one that this node serves."""
+    """The endpoint is not one that this node offers."""
 
     code = Code.UNIMPLEMENTED
     reason = "ENDPOINT_NOT_SUPPORTED"
@@ -119,22 +122,27 @@ class Generation:
         # Born here and gone with this process, as the cache is that it parts: no other node looks into this one's.
         self._salt_key = secrets.token_bytes(32)
 
+    @property
+    def endpoints(self) -> list[str]:
+        """The paths at which it is asked, sorted."""
+        return paths(self._engine.endpoints)
+
     async def generate(self, request: Request, timeout_seconds: float) -> AsyncGenerator[Part, None]:
         """Yield the head, the body's bytes as they come, and the conclusion.
 
         Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `EngineUnavailable` or `EngineTooSlow`.
         What is wrong with the body is a response. Closing the generator ends the generation at the engine.
         """
-        endpoint = verify_request(request)
+        endpoint = verify_request(request, self._engine.endpoints)
         try:
             model = read_model(request.body, self._models)
         except BodyRefused as refusal:
-            body = error_body(refusal.type, str(refusal))
+            body = error_body(refusal.type, str(refusal), endpoint.protocol)
             yield Head(refusal.status, JSON)
             yield body
             yield self._conclude(request, None, None, digest(body))
             return
-        forwarded = self._for_engine(request)
+        forwarded = self._for_engine(request, endpoint)
         async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
             if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                 # Between the node and its engine, not the client: nothing of it is the model's answer.
@@ -142,8 +150,14 @@ class Generation:
             returned = hashlib.sha256()
             if answer.status >= 500:
                 # The engine's own words may tell of its inside.
-                body = error_body("upstream_error", "the engine failed to answer this request")
+                body = error_body("upstream_error", _FAILED, endpoint.protocol)
                 yield Head(502, JSON)
+                returned.update(body)
+                yield body
+            elif answer.status >= 400 and endpoint.protocol is Protocol.MESSAGES:
+                # Engines speak of it in OpenAI's form here, too.
+                body = as_anthropic(await _bounded(answer))
+                yield Head(answer.status, JSON)
                 returned.update(body)
                 yield body
             else:
@@ -153,9 +167,9 @@ class Generation:
                     yield chunk
         yield self._conclude(request, model, forwarded, f"sha256:{returned.hexdigest()}")
 
-    def _for_engine(self, request: Request) -> bytes:
+    def _for_engine(self, request: Request, endpoint: Endpoint) -> bytes:
         """Add what the engine needs and leave every other byte as it came."""
-        if not self._engine.salted:
+        if not self._engine.salted or not endpoint.runs_model:
             return request.body
         salt = hmac.digest(self._salt_key, request.tenant_id.encode(), "sha256").hex()
         # The object has a member, `model`, so a comma follows. Serialising anew would change numbers and spacing.
@@ -172,11 +186,20 @@ class Generation:
         return Conclusion(self._receipts.sign(exchange, self._policy()))
 
 
-def verify_request(request: Request) -> Endpoint:
+async def _bounded(answer: Answer) -> bytes:
+    body = b""
+    async for chunk in answer.chunks:
+        body += chunk
+        if len(body) > _MAX_REFUSAL_BYTES:
+            raise EngineUnavailable("the engine refuses at too great a length")
+    return body
+
+
+def verify_request(request: Request, offered: Collection[Endpoint]) -> Endpoint:
     """Return where it goes. Raises `EndpointNotSupported`, `RequestMalformed` or `BodyTooLarge`."""
     endpoint = SERVED.get(request.endpoint)
-    if endpoint is None:
-        raise EndpointNotSupported(f"this node serves {', '.join(SERVED)}")
+    if endpoint is None or endpoint not in offered:
+        raise EndpointNotSupported(f"this node offers {', '.join(paths(offered))}")
     if _NAME.fullmatch(request.request_id) is None:
         raise RequestMalformed('request_id must be 1 to 64 letters, digits, "-" or "_"')
     if _NAME.fullmatch(request.tenant_id) is None:

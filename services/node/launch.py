@@ -9,19 +9,27 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from libs import jcs
+from libs.aci.endpoints import DEFINED, FIRST, Endpoint
 from libs.errors import MeshError
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
 _VLLM_KEY_VARIABLE = "VLLM_API_KEY"
-_VLLM_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+_VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # Nothing of a response outlives it.
+    "VLLM_ENABLE_RESPONSES_API_STORE": "0",
+}
+_CACHING, _NO_CACHING = "--enable-prefix-caching", "--no-enable-prefix-caching"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,8 @@ class Launch:
     socket_option: str
     environment: Mapping[str, str]
     key_variable: str
+    endpoints: frozenset[Endpoint]
+    """Where it is asked; stands in the evidence claims."""
     salted: bool
     """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
     kv_cache_gauge: str | None = None
@@ -88,10 +98,10 @@ class Launch:
 
 def plan(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
     """Decide how to start the measured engine. Raises `EngineNotInstalled` or `WeightsMissing`."""
-    return _vllm(settings, engine) if engine.kind == "vllm" else _embedded(settings)
+    return _vllm(settings, engine) if engine.kind == "vllm" else _embedded(settings, engine)
 
 
-def _embedded(settings: EngineSettings) -> Launch:
+def _embedded(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
     try:
         name = f"xllamacpp {version('xllamacpp')}"
     except PackageNotFoundError as error:
@@ -111,6 +121,7 @@ def _embedded(settings: EngineSettings) -> Launch:
         socket_option="--socket",
         environment={},
         key_variable=_EMBEDDED_KEY_VARIABLE,
+        endpoints=engine.endpoints or frozenset(DEFINED),
         salted=False,
     )
 
@@ -137,6 +148,15 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
         socket_option="--uds",
         environment=_VLLM_ENVIRONMENT,
         key_variable=_VLLM_KEY_VARIABLE,
-        salted=True,
+        # Which of the others it has, and takes a salt at, is for who measures its version to say.
+        endpoints=engine.endpoints or frozenset(FIRST),
+        salted=not _has_no_prefix_cache(engine.arguments),
         kv_cache_gauge="vllm:kv_cache_usage_perc",
     )
+
+
+def _has_no_prefix_cache(arguments: Sequence[str]) -> bool:
+    """Say whether the measured arguments switch the cache off, and nothing in them might switch it on again."""
+    names = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    # A name may be given by its beginning.
+    return _NO_CACHING in names and not any(name.startswith("--e") and _CACHING.startswith(name) for name in names)

@@ -52,7 +52,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         models = sorted(self._models, key=lambda model: model.model_id)
         return inference_pb2.ListModelsResponse(
             models=[
-                inference_pb2.ServedModel(id=model.model_id, weights_sha256=model.weights_sha256) for model in models
+                inference_pb2.ServedModel(
+                    id=model.model_id, weights_sha256=model.weights_sha256, endpoints=self._generation.endpoints
+                )
+                for model in models
             ]
         )
 

@@ -19,6 +19,7 @@ from libs.process import notify_ready, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
+from libs.rpc.tls import load_server_context
 from services.router.admission.directory import TenantDirectory
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
@@ -30,6 +31,7 @@ from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.bodies import BodyRoom
 from services.router.face.documents import Documents
 from services.router.face.listener import https, plain_http
+from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import DELIVERY_SECONDS, Prompts
 from services.router.face.servicer import RouterServicer, router_binding
@@ -121,7 +123,7 @@ async def serve(config: Config) -> None:
                 request_seconds=config.http.request_seconds,
                 total_seconds=config.http.request_seconds + DELIVERY_SECONDS,
             )
-            paths = Paths(workload.headers, prompts, documents, metrics)
+            paths = Paths(workload.headers, prompts, documents, Origins(config.http.allowed_origins), metrics)
             servicer = RouterServicer(
                 workload, tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
             )
@@ -134,7 +136,7 @@ async def serve(config: Config) -> None:
                     config.http,
                     paths.answer,
                     workload.headers,
-                    outward,
+                    load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem),
                     room=BodyRoom(max(config.http.max_bodies_bytes, config.http.max_body_bytes)),
                     metrics=metrics,
                     drain_seconds=settings.drain_seconds,

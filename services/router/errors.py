@@ -1,6 +1,7 @@
 """Responsible for what the router answers when it does not answer: status, stable type, message, gRPC code and reason.
 
-One value serves both faces: HTTP clients see `status` and the OpenAI-shaped body, gRPC clients `code` and `reason`.
+One value serves both faces: HTTP clients see status and body as their protocol has them, gRPC clients `code` and
+`reason`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from libs.aci.openai_errors import error_body
+from libs.aci.error_bodies import error_body
+from libs.aci.sse import Protocol
 from libs.errors import Code, MeshError
+
+_ANTHROPIC_OVERLOADED = 529
 
 
 class RouterError(MeshError):
@@ -25,7 +29,13 @@ class RouterError(MeshError):
     @property
     def body(self) -> bytes:
         """The response body, in OpenAI's error shape."""
-        return error_body(self.type, str(self))
+        return self.told(Protocol.CHAT)[1]
+
+    def told(self, protocol: Protocol) -> tuple[int, bytes]:
+        """Return status and body as the protocol's clients know them."""
+        overloaded = protocol is Protocol.MESSAGES and self.type == ServiceUnavailable.type
+        status = _ANTHROPIC_OVERLOADED if overloaded else self.status
+        return status, error_body(self.type, str(self), protocol)
 
 
 class InvalidRequest(RouterError):
@@ -80,6 +90,15 @@ class EndpointNotSupported(RouterError):
     type = "not_found"
     code = Code.UNIMPLEMENTED
     reason = "ENDPOINT_NOT_SUPPORTED"
+
+
+class EndpointNotOffered(RouterError):
+    """The model is served, and by nobody at this endpoint. The prompt went nowhere."""
+
+    status = 404
+    type = "not_found_error"
+    code = Code.UNIMPLEMENTED
+    reason = "ENDPOINT_NOT_OFFERED"
 
 
 class MethodNotAllowed(RouterError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.aci import rewriting
+from libs.aci.endpoints import RESPONSES, Endpoint
 from libs.aci.rewriting import JsonNotRewritable, is_text
 from services.router.errors import InvalidRequest
 
@@ -19,6 +20,8 @@ MAX_MODEL_CHARACTERS = 256
 
 _SESSION_ID = re.compile(r"[0-9a-f]{64}")
 _ACI_MEMBERS = ("aci_verified", "aci_session_ids")
+_KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt")
+"""What a request to /v1/responses may name that lies with a service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ class Prompt:
     forwarded: bytes
 
 
-def parse(body: bytes) -> Prompt:
+def parse(body: bytes, endpoint: Endpoint) -> Prompt:
     """Read a prompt request: its JSON, then its constraints, then the rest. Raises `InvalidRequest`."""
     members = _load(body)
     constraints = _constraints(members)
     if "cache_salt" in members:
         raise InvalidRequest("cache_salt is set by the service for each tenant and cannot be chosen by a client")
+    if endpoint == RESPONSES:
+        _require_nothing_kept(members)
     return Prompt(_model(members), _stream(members), constraints, _strip(body, members))
 
 
@@ -56,15 +61,19 @@ def strip(body: bytes) -> bytes:
     return _strip(body, _load(body))
 
 
-def readdress(body: bytes, model: str, demands: Mapping[str, Any] | None = None) -> bytes:
-    """Return the body for a provider that knows the model as `model`, with `demands` put into its `provider` member.
+def readdress(body: bytes, endpoint: Endpoint, model: str, demands: Mapping[str, Any] | None = None) -> bytes:
+    """Return the body for a provider that knows the model as `model`, with `demands` put into its `provider` member,
+    and at /v1/responses with `store: false`: whoever leaves that out is remembered there.
 
     All else stays as it was written, number texts included; a body that already says all this is returned untouched.
     """
     members = _load(body)
-    if members["model"] == model and demands is None:
+    is_kept = endpoint == RESPONSES and members.get("store") is not False
+    if members["model"] == model and demands is None and not is_kept:
         return body
     rewritten = {**members, "model": model}
+    if is_kept:
+        rewritten["store"] = False
     if demands is not None:
         # A body that is forwarded has passed `parse`: its `provider` is an object, null or absent.
         rewritten["provider"] = {**(members.get("provider") or {}), **demands}
@@ -114,6 +123,19 @@ def _constraints(members: dict[str, Any]) -> Constraints:
     if session_ids is not None and "aci_verified" in provider and not verified:
         raise InvalidRequest("provider.aci_session_ids cannot be combined with aci_verified: false")
     return Constraints(verified or session_ids is not None, session_ids)
+
+
+def _require_nothing_kept(members: dict[str, Any]) -> None:
+    """Refuse what rests on what a service keeps of earlier requests, or has it keep this one. Raises `InvalidRequest`.
+
+    Nobody here keeps a prompt or an answer once it was given.
+    """
+    named = [name for name in _KEPT_ELSEWHERE if members.get(name) is not None]
+    if named:
+        raise InvalidRequest(f"{named[0]} names what this service does not keep: send the whole conversation")
+    for name in ("store", "background"):
+        if members.get(name) not in (None, False):
+            raise InvalidRequest(f"{name} must be false: this service keeps no response")
 
 
 def _session_ids(value: object) -> frozenset[str]:

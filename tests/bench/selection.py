@@ -11,6 +11,7 @@ from pathlib import Path
 
 from teemesh.registry.v1 import registry_pb2 as pb
 
+from libs.aci.endpoints import CHAT
 from libs.policy.constraints import VERIFIED_ONLY
 from services.router.prompt import Constraints
 from services.router.routing.selection import Candidate, select
@@ -64,6 +65,7 @@ async def measure_selection(folder: Path, nodes: int) -> Chosen:
             return select(
                 upstreams.candidates(),
                 model=MODEL,
+                endpoint=CHAT,
                 constraints=Constraints(),
                 tenant=VERIFIED_ONLY.of(_TENANT),
                 allowed_models=policy.models,
@@ -72,7 +74,7 @@ async def measure_selection(folder: Path, nodes: int) -> Chosen:
             )
 
         def choose() -> None:
-            with upstreams.using(upstreams.choose(MODEL, Constraints(), _TENANT, frozenset())):
+            with upstreams.using(upstreams.choose(MODEL, CHAT, Constraints(), _TENANT, frozenset())):
                 pass
 
         base, ours = _times(whole, _TIMES // 10), _times(choose, _TIMES)

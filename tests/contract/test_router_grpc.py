@@ -16,6 +16,7 @@ from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 
 from libs import jcs
 from libs.aci.encoding import digest
+from libs.aci.endpoints import DEFINED, Endpoint, paths
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted
 from libs.rpc.errors import reason_of
@@ -177,7 +178,7 @@ async def test_a_body_over_the_limit_is_refused(line: Line) -> None:
 
 
 async def test_an_endpoint_that_is_not_served_is_named_so(line: Line) -> None:
-    refused = await line.refused(endpoint="/v1/embeddings")
+    refused = await line.refused(endpoint="/v1/systemone")
     assert refused == (grpc.StatusCode.UNIMPLEMENTED, "ENDPOINT_NOT_SUPPORTED")
 
 
@@ -193,6 +194,13 @@ async def test_a_stale_policy_is_named(line: Line) -> None:
 async def test_the_models_are_those_that_a_verified_node_serves(line: Line) -> None:
     listed = await line.stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS, metadata=AUTHORIZED)
     assert [(model.id, model.weights_sha256.hex()) for model in listed.models] == [(MODEL, WEIGHTS)]
+    assert list(listed.models[0].endpoints) == paths(DEFINED)
+
+
+@pytest.mark.parametrize("endpoint", DEFINED, ids=lambda endpoint: endpoint.path)
+async def test_a_prompt_is_answered_at_every_endpoint(line: Line, endpoint: Endpoint) -> None:
+    *_, last = await line.parts(endpoint=endpoint.path)
+    assert verify_receipt(last.conclusion.receipt, line.bench.workload.keyset).endpoint == endpoint.path
 
 
 async def test_a_client_that_leaves_mid_stream_stops_the_engine_and_leaves_one_receipt(line: Line) -> None:

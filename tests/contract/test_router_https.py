@@ -58,7 +58,7 @@ def assert_aci(site: Site, response: aiohttp.ClientResponse) -> None:
     ("method", "path", "key", "status", "kind"),
     [
         ("GET", "/nowhere", None, 404, "not_found"),
-        ("GET", "/v1/embeddings", KEY, 404, "not_found"),
+        ("GET", "/v1/images/generations", KEY, 404, "not_found"),
         ("DELETE", "/v1/models", KEY, 405, "method_not_allowed"),
         ("GET", CHAT, KEY, 405, "method_not_allowed"),
         ("GET", "/v1/models", None, 401, "unauthorized"),

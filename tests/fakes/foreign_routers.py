@@ -26,6 +26,7 @@ from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import UpstreamFailed
 from libs.aci.report import SourceProvenance
 from libs.policy.document import Policy, read
+from libs.rpc.tls import load_server_context
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestQuote
 from libs.tee.eventlog import RUNTIME_REGISTER
@@ -182,7 +183,7 @@ async def other_router(
                     HttpSettings(listen=f"127.0.0.1:{port}", grpc_listen=""),
                     router.answer,
                     bench.workload.headers,
-                    outward,
+                    load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem),
                     room=BodyRoom(1 << 20),
                     metrics=bench.metrics,
                     drain_seconds=DRAIN_SECONDS,

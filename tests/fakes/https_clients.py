@@ -13,21 +13,22 @@ from typing import Any, cast
 import aiohttp
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
 from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
-from libs.rpc.tls import load_client_context
+from libs.rpc.tls import load_client_context, load_server_context
 from services.router.admission.tenants import Tenants
 from services.router.errors import NotFound
 from services.router.face.bodies import BodyRoom
 from services.router.face.documents import Documents
 from services.router.face.listener import https
+from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.face.settings import HttpSettings
 from services.router.proof.store import StoredReceipt
 from services.router.workload.reports import Reports
-from services.router.workload.workload import OutwardCertificate
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
@@ -121,6 +122,7 @@ def paths_of(
     max_body_bytes: int,
     body_seconds: float = 30.0,
     total_seconds: float = 90.0,
+    origins: Collection[str] = (),
 ) -> Paths:
     """A router's paths."""
     prompts = Prompts(
@@ -131,7 +133,9 @@ def paths_of(
         total_seconds=total_seconds,
         body_seconds=body_seconds,
     )
-    return Paths(bench.workload.headers, prompts, documents_of(bench, directory, reports), bench.metrics)
+    return Paths(
+        bench.workload.headers, prompts, documents_of(bench, directory, reports), Origins(origins), bench.metrics
+    )
 
 
 @dataclass(slots=True)
@@ -188,7 +192,13 @@ class Site:
 
 @asynccontextmanager
 async def https_site(
-    folder: Path, *, total_seconds: float = 90.0, drain_seconds: float = DRAIN_SECONDS, **limits: float
+    folder: Path,
+    *,
+    total_seconds: float = 90.0,
+    drain_seconds: float = DRAIN_SECONDS,
+    origins: Collection[str] = (),
+    offered: Collection[Endpoint] = DEFINED,
+    **limits: float,
 ) -> AsyncIterator[Site]:
     """`limits`: what the table [http] says otherwise."""
     room = BodyRoom(int(limits.get("max_bodies_bytes", SETTINGS.max_bodies_bytes)))
@@ -197,7 +207,7 @@ async def https_site(
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)
     tls_h2.set_alpn_protocols(["h2"])
-    async with router_bench(folder) as bench:
+    async with router_bench(folder, offered=offered) as bench:
         paths = paths_of(
             bench,
             directory,
@@ -205,13 +215,13 @@ async def https_site(
             max_body_bytes=settings.max_body_bytes,
             body_seconds=settings.body_seconds,
             total_seconds=total_seconds,
+            origins=origins,
         )
-        outward = OutwardCertificate(key, certificate)
         listener = https(
             settings,
             paths.answer,
             bench.workload.headers,
-            outward,
+            load_server_context(key_pem=key, certificate_pem=certificate),
             room=room,
             metrics=bench.metrics,
             drain_seconds=drain_seconds,

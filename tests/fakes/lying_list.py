@@ -16,6 +16,7 @@ import pytest
 from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
+from libs.aci.endpoints import CHAT
 from libs.aci.session import session_id
 from libs.identity.authority import Authority, CertificateRequest, Issued
 from libs.identity.certificate import Subject
@@ -179,7 +180,7 @@ class LyingList:
         await until(lambda: self.upstreams.taken >= until_taken)
 
     def choose(self) -> Upstream:
-        return self.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
+        return self.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset())
 
     def why_none(self) -> str | None:
         """Why no node may be used; one that may is the test's failure."""

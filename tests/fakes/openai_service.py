@@ -21,6 +21,7 @@ class OpenAiTwin:
     pieces: tuple[bytes, ...] = (b'{"id":"chatcmpl-9","choi', b'ces":[{"finish_reason":"stop"}]}')
     content_type: str = "application/json"
     breaks: bool = False
+    paths: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     port: int = 0
@@ -30,6 +31,7 @@ class OpenAiTwin:
         return f"https://127.0.0.1:{self.port}"
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.paths.append(request.path)
         self.bodies.append(await request.read())
         self.keys.append(request.headers.get("Authorization"))
         response = web.StreamResponse(status=self.status, headers={"Content-Type": self.content_type})
@@ -45,7 +47,7 @@ class OpenAiTwin:
 async def openai_service() -> AsyncIterator[OpenAiTwin]:
     twin = OpenAiTwin()
     application = web.Application()
-    application.router.add_post("/v1/chat/completions", twin.answer)
+    application.router.add_post("/v1/{path:.*}", twin.answer)
     key, certificate = twin.ca.leaf(None, "localhost", ip="127.0.0.1")
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()

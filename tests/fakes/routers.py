@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from libs import jcs
 from libs.aci import endpoints
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
+from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, RequestReceived, ResponseReturned
 from libs.errors import Code, MeshError
@@ -73,13 +74,14 @@ class SessionUnknown(MeshError):
 class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
     """One verified node. It answers what it is told, and may refuse, wait, break off or forge its receipt."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, offered: Collection[Endpoint] = endpoints.DEFINED) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.lease = node_lease(
             instance,
             more_claims={
                 "receipt_key": self.key.public_key().public_bytes_raw().hex(),
                 "engine_args_sha256": "00" * 32,
+                "endpoints": endpoints.paths(offered),
             },
         )
         self.status = 200
@@ -124,21 +126,22 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
                     await self._wait()
                 if chunk:
                     yield inference_pb2.InferResponse(chunk=chunk)
-            yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=self.receipt(request.body)))
+            receipt = self.receipt(request.body, request.endpoint)
+            yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=receipt))
         finally:
             self.left.set()
 
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
         return inference_pb2.ListModelsResponse()
 
-    def receipt(self, body: bytes) -> bytes:
+    def receipt(self, body: bytes, endpoint: str = CHAT) -> bytes:
         returned = digest(b"other" if self.forges else b"".join(self.chunks))
         unsigned = Receipt(
             receipt_id="rcpt-node",
             chat_id=None,
             model=self.said.get("model", MODEL),
             workload_keyset_digest=digest(b"node"),
-            endpoint=self.said.get("endpoint", CHAT),
+            endpoint=self.said.get("endpoint", endpoint),
             method="POST",
             served_at=1,
             events=(RequestReceived(digest(self.said.get("body", body))), ResponseReturned(returned)),
@@ -321,19 +324,29 @@ class RouterBench:
     exchanges: Exchanges
     metrics: Metrics
 
-    def request(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Request:
+    def request(
+        self,
+        body: bytes,
+        seconds: float = 60.0,
+        sealing: Mapping[str, str] | None = None,
+        endpoint: Endpoint = endpoints.CHAT,
+    ) -> Request:
         deadline = asyncio.get_running_loop().time() + seconds
-        return Request(
-            endpoints.CHAT, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
-        )
+        return Request(endpoint, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {}))
 
-    async def run(self, body: bytes, seconds: float = 60.0, sealing: Mapping[str, str] | None = None) -> Answer:
+    async def run(
+        self,
+        body: bytes,
+        seconds: float = 60.0,
+        sealing: Mapping[str, str] | None = None,
+        endpoint: Endpoint = endpoints.CHAT,
+    ) -> Answer:
         """Run an exchange to its end. `sealing`: the headers of a request that is encrypted."""
         started: Started | None = None
         parts: list[bytes] = []
         async with (
             asyncio.timeout(PATIENCE_SECONDS),
-            aclosing(self.exchanges.run(self.request(body, seconds, sealing))) as exchange,
+            aclosing(self.exchanges.run(self.request(body, seconds, sealing, endpoint))) as exchange,
         ):
             async for part in exchange:
                 if isinstance(part, Started):
@@ -372,6 +385,7 @@ async def router_bench(
     folder: Path,
     *,
     nodes: int = 1,
+    offered: Collection[Endpoint] = endpoints.DEFINED,
     policy: KeeperTwin | None = None,
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
@@ -381,7 +395,7 @@ async def router_bench(
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
     workload, metrics = Workload("spiffe://mesh.test/router/one", keyset_days), Metrics()
-    twins = [NodeTwin(f"n{number}") for number in range(nodes)]
+    twins = [NodeTwin(f"n{number}", offered) for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
     async def listen(add: Callable[[grpc.aio.Server], None]) -> str:

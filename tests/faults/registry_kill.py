@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from libs.aci.endpoints import CHAT
 from libs.rpc.hardening import ssl_hardening
 
 ssl_hardening()
@@ -236,7 +237,9 @@ class Killing:
         elif not self._known_since:
             self._known_since = clock
         with suppress(MeshError):
-            chosen = self._upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset()).candidate.spiffe_id
+            chosen = self._upstreams.choose(
+                MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset()
+            ).candidate.spiffe_id
             self.outcome.chosen[chosen] += 1
             if chosen in self._revoked_for and self._known_since and clock - self._known_since > _HEARD_SECONDS:
                 self.outcome.wrong.append(f"the router chose {chosen}, which is revoked")

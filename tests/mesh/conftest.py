@@ -6,6 +6,8 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
+from anthropic import Anthropic
+from anthropic import DefaultHttpxClient as AnthropicHttpxClient
 from openai import DefaultHttpxClient, OpenAI
 
 from tests.mesh.https import Https
@@ -27,6 +29,21 @@ def openai_client(mesh: RunningMesh) -> Iterator[OpenAI]:
         base_url=f"{described['router_url']}/v1",
         api_key=described["api_key"],
         http_client=DefaultHttpxClient(verify=context),
+        max_retries=0,
+        timeout=60,
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def anthropic_client(mesh: RunningMesh) -> Iterator[Anthropic]:
+    """Anthropic's SDK, given the same."""
+    described = mesh.mesh
+    context = ssl.create_default_context(cafile=described["router_ca"])
+    with Anthropic(
+        base_url=described["router_url"],
+        api_key=described["api_key"],
+        http_client=AnthropicHttpxClient(verify=context),
         max_retries=0,
         timeout=60,
     ) as client:

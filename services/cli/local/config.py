@@ -14,14 +14,13 @@ from typing import Any
 import tomli_w
 
 from libs.files import write_durably
+from services.cli.local.engine import EMBEDDED, LocalEngine
 from services.cli.mesh.layout import Layout
 from services.cli.mesh.ports import HOST
 from services.cli.mesh.roster import DEVTEE, SERVICES, SOURCE_ROOT, TRUST_DOMAIN, instance_of, role_of
 from services.cli.terminal.inputs import InputUnreadable, read_input
 
 TEMPLATES = SOURCE_ROOT / "deploy" / "config"
-MODEL = "smollm2-135m"
-"""The model of a local mesh: it comes as a package and runs on the CPU."""
 
 _HEADER = "# Written by teemesh up from deploy/config/{service}.toml at every start: changes here are lost.\n\n"
 
@@ -75,13 +74,14 @@ def write_service_configs(
     policy: Path,
     *,
     certificate_seconds: int | None = None,
+    engine: LocalEngine = EMBEDDED,
     names: Sequence[str] = SERVICES,
     witnesses: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write every process's file; each begins with the given signed policy.
 
-    `certificate_seconds` is the life of certificates where it is to be another than production's. All `witnesses` are
-    the quorum.
+    `engine` is the node's. `certificate_seconds` is the life of certificates where it is to be another than
+    production's. All `witnesses` are the quorum.
     """
     kms = [name for name in names if role_of(name) == "kms"]
     ledgers = [name for name in names if role_of(name) == "ledger"]
@@ -97,7 +97,7 @@ def write_service_configs(
             "guest_socket": str(layout.guest_socket(service)),
             "seed_policy": str(policy),
         }
-        own = {**_own(service, layout, addresses), **_members(service, addresses, ledgers)}
+        own = {**_own(service, layout, addresses, engine), **_members(service, addresses, ledgers)}
         if role_of(service) == "kms" and certificate_seconds is not None:
             own["certificate_seconds"] = certificate_seconds
         if role_of(service) == "ledger":
@@ -117,7 +117,7 @@ def _members(service: str, addresses: Addresses, ledgers: Sequence[str]) -> dict
     return {}
 
 
-def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
+def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine) -> dict[str, Any]:
     """What is a service's own, beside the table that all of them have."""
     events = {
         "nats_url": addresses.nats_url,
@@ -167,13 +167,17 @@ def _own(service: str, layout: Layout, addresses: Addresses) -> dict[str, Any]:
                 "registry": [addresses.of("registry")],
                 "endpoint": addresses.of("node"),
                 "region": "local",
-                "engine": {"model": MODEL, "weights": None, "context_tokens": 2048, "parallel": 2},
+                "engine": engine.settings(),
             }
         case "router":
             return {
                 "registry": [addresses.of("registry")],
                 "ledger": addresses.of("ledger"),
-                "http": {"listen": addresses.router, "grpc_listen": addresses.of("router_grpc")},
+                "http": {
+                    "listen": addresses.router,
+                    "grpc_listen": addresses.of("router_grpc"),
+                    "allowed_origins": ["*"],
+                },
                 "keyset": {
                     "dns_names": ["localhost"],
                     "ip_addresses": [HOST],

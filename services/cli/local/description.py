@@ -8,7 +8,8 @@ from pathlib import Path
 from libs.files import write_durably
 from libs.identity.certificate import pem_of
 from libs.policy.document import Policy
-from services.cli.local.config import MODEL, Addresses
+from services.cli.local.config import Addresses
+from services.cli.local.engine import MODEL
 from services.cli.local.policy import LocalOperators
 from services.cli.mesh.layout import Layout
 from services.cli.mesh.mesh_file import MeshDescription

@@ -22,7 +22,7 @@ from services.cli.local.measured_sources import source_digest
 from services.cli.mesh.layout import Layout
 from services.cli.mesh.operators import ensure_operators, ensure_tenant_admin, public_key
 from services.cli.mesh.roster import SERVICES, TRUST_DOMAIN
-from services.cli.policy.composes import local_template, render_compose
+from services.cli.policy.composes import render_compose
 from services.cli.policy.draft import draft_policy, sign_policy, unsigned
 from services.cli.policy.reference import DeployedCompose, read_reference
 from services.cli.terminal.inputs import read_input, read_json
@@ -58,13 +58,15 @@ def open_operators(layout: Layout) -> LocalOperators:
     return LocalOperators(keys, ensure_tenant_admin(layout.operators))
 
 
-def write_composes(layout: Layout, operators: LocalOperators, dstack_kms_root: bytes) -> Mapping[str, bytes]:
+def write_composes(
+    layout: Layout, operators: LocalOperators, dstack_kms_root: bytes, node_template: bytes
+) -> Mapping[str, bytes]:
     """Write the measured app-compose of every service, the KMS's with its pin; return them by role."""
     composes = {
         role: render_compose(
             operators.anchors(role, dstack_kms_root if role == "kms" else None),
             source_digest(role),
-            local_template(role),
+            node_template if role == "node" else None,
         )
         for role in SERVICES
     }

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
-from libs.weights import measure, packaged_weights
 from services.cli.chat.demo import demonstrate
 from services.cli.ledger.key import fetch_ledger_vkey
 from services.cli.local.children import Child, Children, State
-from services.cli.local.config import MODEL, Addresses, write_devtee_config, write_service_configs
+from services.cli.local.config import Addresses, write_devtee_config, write_service_configs
 from services.cli.local.description import describe, write_vendor_root
 from services.cli.local.display import Display
+from services.cli.local.engine import EMBEDDED, MODEL, LocalEngine
 from services.cli.local.join_order import order_join
 from services.cli.local.next_steps import next_steps
 from services.cli.local.platform import dstack_kms_root
@@ -59,6 +59,8 @@ class RunOptions:
     """How many members keep the log."""
     certificate_seconds: int | None = None
     """Life of the services' certificates; None: as in production."""
+    engine: LocalEngine = EMBEDDED
+    """The node's."""
 
 
 class MeshRun:
@@ -106,9 +108,10 @@ class MeshRun:
         layout = self._layout
         names = self._names
         write_devtee_config(layout, addresses, names)
-        composes = write_composes(layout, operators, await dstack_kms_root(layout))
+        engine = self._options.engine
+        composes = write_composes(layout, operators, await dstack_kms_root(layout), engine.template())
         devtee = await children.start(DEVTEE)
-        weights = (await measure(packaged_weights())).hex()
+        weights = await engine.weights_digest()
         await devtee.until_ready()
         write_vendor_root(layout)
         policy = ensure_policy(layout, operators, composes, {MODEL: [weights]}, int(time.time()))
@@ -119,6 +122,7 @@ class MeshRun:
             addresses,
             layout.policy(policy.version),
             certificate_seconds=self._options.certificate_seconds,
+            engine=engine,
             names=names,
             witnesses=[ledgers_witness(layout, addresses)],
         )

@@ -11,19 +11,30 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from libs import logs
+from libs.errors import Code, MeshError
+from libs.policy.measured_engine import MeasuredEngine
 from libs.process import until_terminated
+from services.cli.local.engine import EMBEDDED, LocalEngine
 from services.cli.local.run import MeshRun, RunOptions
 from services.cli.mesh.layout import Layout, add_state_option, layout_of
 from services.cli.mesh.lock import holding
 from services.cli.mesh.roster import INSTANCE
 
 DEFAULT_ROUTER_PORT = 8443
+
+
+class EngineUnclear(MeshError):
+    """The options do not say what engine is to run."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "ENGINE_UNCLEAR"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,6 +63,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=_life,
         help="life of the services' certificates, 10 to 3600; short ones show renewal (default: an hour)",
     )
+    parser.add_argument(
+        "--vllm",
+        type=Path,
+        metavar="PYTHON",
+        help="run vLLM in the node, by this interpreter of an environment that has it; needs --weights",
+    )
+    parser.add_argument(
+        "--vllm-argument",
+        action="append",
+        default=[],
+        metavar="ARGUMENT",
+        help="another argument of vLLM's server, measured with it; may be given again: --vllm-argument=--enforce-eager",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FOLDER", help="the model's files, for --vllm")
+    parser.add_argument(
+        "--parallel",
+        type=_parallel,
+        default=2,
+        help="requests that the engine serves at once (default: %(default)s)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -63,6 +94,7 @@ def _run(args: argparse.Namespace) -> int:
         kms_replica=args.kms_replica,
         ledger_members=args.ledger_members,
         certificate_seconds=args.certificate_seconds,
+        engine=_engine(args),
     )
     return asyncio.run(run_up(layout_of(args), options, Console()))
 
@@ -98,6 +130,22 @@ async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
         asked.add_done_callback(lambda _: working.cancel())
         working.add_done_callback(lambda _: asked.cancel())
     return 0 if working.cancelled() else working.result()
+
+
+def _engine(args: argparse.Namespace) -> LocalEngine:
+    """Raises `EngineUnclear`."""
+    if args.vllm is None:
+        if args.weights is not None or args.vllm_argument:
+            raise EngineUnclear("--weights and --vllm-argument are vLLM's: say --vllm PYTHON too")
+        return replace(EMBEDDED, parallel=args.parallel)
+    if args.weights is None:
+        raise EngineUnclear("--vllm needs --weights FOLDER: the model's files")
+    measured = MeasuredEngine("vllm", str(args.vllm.absolute()), tuple(args.vllm_argument))
+    return LocalEngine(measured, args.weights, args.parallel)
+
+
+def _parallel(text: str) -> int:
+    return _number(text, 1, 4096)
 
 
 def _port(text: str) -> int:

@@ -175,7 +175,7 @@ def _run_compose(args: argparse.Namespace) -> int:
         args.threshold,
         args.dstack_kms_root,
     )
-    text = render_compose(anchors, args.image_digest, args.template)
+    text = render_compose(anchors, args.image_digest, read_input(args.template) if args.template else None)
     write_output(args.out, text)
     print(f"{args.out}: compose hash {compose_hash(text)}")
     return 0

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from libs.aci import rewriting
 from libs.aci.e2ee.fields import AnswerNotUnderstood, visit_answer
-from libs.aci.openai_errors import error_body
+from libs.aci.error_bodies import error_body
 from libs.aci.rewriting import JsonNotRewritable, is_text
 from libs.aci.sse import DONE, Event, EventSplitter, parse_event
 from libs.errors import MeshError
@@ -22,6 +22,7 @@ MAX_BYTES = 16 << 20
 """Of an answer that is not streamed, or of one event, before it is encrypted: that doubles what it says."""
 
 _SUCCESS = 200
+_EMBEDDING = ".embedding"
 _UNTOLD = "the engine refused the request; its own words are kept back, as they may quote what came encrypted"
 _PLAIN_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -121,7 +122,9 @@ def _sealed(envelope: Envelope, text: bytes) -> bytes:
         named = response_id if is_text(response_id) else ""
 
         def seal(path: str, value: Any) -> str:
-            plaintext = value.encode("utf-8") if is_text(value) else rewriting.dumps(value)
+            # An embedding is JSON also where it is a text (§5): base64 is the other form of its numbers.
+            is_plain = is_text(value) and not path.endswith(_EMBEDDING)
+            plaintext = value.encode("utf-8") if is_plain else rewriting.dumps(value)
             return envelope.suite.seal(envelope.client, plaintext, envelope.binding.of_response(path, named))
 
         return rewriting.dumps(visit_answer(members, seal))

@@ -54,16 +54,17 @@ class Release:
         course.refusal = error.why or error.reason.lower()
         if course.reached:
             course.aborts.append(end_of(error))
-        body = error.body
-        sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt")
+        protocol = course.request.endpoint.protocol
+        status, body = error.told(protocol)
+        sorry = LedgerUnavailable("the ledger did not acknowledge this refusal's receipt").told(protocol)
         try:
-            logged = await self._commit(course, digest(body), digest(sorry.body))
+            logged = await self._commit(course, digest(body), digest(sorry[1]))
         except LedgerUnavailable:
-            yield Started(sorry.status, JSON, course.receipt_id)
-            yield sorry.body
+            yield Started(sorry[0], JSON, course.receipt_id)
+            yield sorry[1]
             return
         async with aclosing(
-            _give_out(logged, Started(error.status, JSON, course.receipt_id, headers=error.headers), body)
+            _give_out(logged, Started(status, JSON, course.receipt_id, headers=error.headers), body)
         ) as rest:
             async for part in rest:
                 yield part

@@ -94,7 +94,7 @@ class Exchanges:
                 raise request.unread
             if request.sealing:
                 course.opened(await self._opening.open(request.sealing, request.endpoint, request.body))
-            prompt = prompts.parse(course.body)
+            prompt = prompts.parse(course.body, request.endpoint)
             course.model = prompt.model
             async with aclosing(self._answer(course, prompt)) as answer:
                 async for part in answer:
@@ -142,7 +142,7 @@ class Exchanges:
             if not tried:
                 course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
             # Nothing is awaited in between, so the choice is made under the same policy.
-            route = self._routes.choose(prompt, course.request.tenant.tenant_id, tried)
+            route = self._routes.choose(prompt, course.request.endpoint, course.request.tenant.tenant_id, tried)
             course.judge(policy, prompt.constraints)
             return route
         except RouterError:
@@ -195,7 +195,7 @@ class Exchanges:
             except (UpstreamFailed, TenantRevoked) as error:
                 course.aborts.append(end_of(error))
                 held.fail(error)
-                started = Started(error.status, JSON, course.receipt_id)
+                started = Started(error.told(request.endpoint.protocol)[0], JSON, course.receipt_id)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for end in released:
                 yield end

@@ -14,6 +14,7 @@ import json
 from libs.aci import sse
 from libs.aci.encoding import digest
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
+from libs.aci.error_bodies import error_type_in
 from libs.aci.sse import DONE, Event, EventSplitter, Mark
 from services.router.errors import RouterError, UpstreamFailed
 
@@ -59,8 +60,8 @@ class BufferedResponse:
         """The upstream ended the response; its body is what came."""
 
     def fail(self, error: RouterError) -> None:
-        """The upstream broke off: what goes out, under `error.status`, is the error in place of what came."""
-        self._body[:] = error.body
+        """The upstream broke off: what goes out, under its status, is the error in place of what came."""
+        self._body[:] = error.told(self._protocol)[1]
 
     def emitted_hash(self, end: bytes = b"") -> str:
         """Return the hash of what went out when `end` replaced what was withheld."""
@@ -68,7 +69,7 @@ class BufferedResponse:
 
     def error_end(self, error: RouterError) -> bytes:
         """Return what to send in place of what is withheld."""
-        return error.body
+        return error.told(self._protocol)[1]
 
 
 class StreamedResponse:
@@ -144,7 +145,8 @@ class StreamedResponse:
         return self._error_after(error, self._last_released)
 
     def _error_after(self, error: RouterError, last: int) -> bytes:
-        return sse.error_event(self._protocol, error.type, str(error), status=error.status, sequence_number=last + 1)
+        error_type = error_type_in(self._protocol, error.type)
+        return sse.error_event(self._protocol, error_type, str(error), status=error.status, sequence_number=last + 1)
 
     def _append(self, end: bytes) -> None:
         self._withheld += self._splitter.take() + end

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from libs.aci.endpoints import JSON
+from libs.aci.sse import Protocol
 from services.router.errors import RouterError
 from services.router.face.arrivals import Arrival
 
@@ -44,6 +45,7 @@ def value(members: Mapping[str, object]) -> Reply:
     return document(json.dumps(members).encode())
 
 
-def refusal(error: RouterError) -> Reply:
-    """Reply with an error."""
-    return Reply(error.status, JSON, error.body, error.headers)
+def refusal(error: RouterError, protocol: Protocol = Protocol.CHAT) -> Reply:
+    """Reply with an error, as the protocol's clients read it."""
+    status, body = error.told(protocol)
+    return Reply(status, JSON, body, error.headers)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
+from libs.aci.endpoints import Endpoint, paths
 from libs.aci.session import abbreviated
 from libs.errors import MeshError
 from services.router.admission.tenants import Tenants, bearer
 from services.router.errors import NotFound, TenantRevoked, Unauthorized
 from services.router.face.answers import Reply, document, value
 from services.router.face.arrivals import Arrival
+from services.router.face.credentials import authorization
 from services.router.proof.commitments import Commitments, EvidenceDocuments
 from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
 from services.router.routing.foreign.providers import ForeignProviders
@@ -39,10 +41,18 @@ class Documents:
         return value({"status": "ok"})
 
     async def models(self, arrival: Arrival, name: str) -> Reply:
-        tenant = await self.tenants.authenticate(arrival.headers.only("authorization"))
+        tenant = await self.tenants.authenticate(authorization(arrival.headers))
+        ours, theirs = self.upstreams.endpoints(tenant.tenant_id), self.foreign.models(tenant.tenant_id)
+        nowhere: frozenset[Endpoint] = frozenset()
         models = [
-            {"id": model, "object": "model", "created": 0, "owned_by": "teemesh"}
-            for model in sorted({*self.upstreams.weights(tenant.tenant_id), *self.foreign.models(tenant.tenant_id)})
+            {
+                "id": model,
+                "object": "model",
+                "created": 0,
+                "owned_by": "teemesh",
+                "endpoints": paths(ours.get(model, nowhere) | theirs.get(model, nowhere)),
+            }
+            for model in sorted({*ours, *theirs})
         ]
         return value({"object": "list", "data": models})
 
@@ -77,11 +87,11 @@ class Documents:
         """The receipt that is asked for. A key that opens nothing is refused as if there were no such receipt (ACI
         section 7.6), whosever it is or was; only that there is no key at all is told.
         """
-        authorization = arrival.headers.only("authorization")
+        shown = authorization(arrival.headers)
         try:
-            tenant = await self.tenants.authenticate(authorization)
+            tenant = await self.tenants.authenticate(shown)
         except (Unauthorized, TenantRevoked) as error:
-            if bearer(authorization) is None:
+            if bearer(shown) is None:
                 raise
             raise ReceiptNotFound from error
         return await self.receipts.find(name, tenant.tenant_id)

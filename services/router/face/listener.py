@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 from libs.errors import Code, MeshError
 from libs.rpc.address import parse_address
-from libs.rpc.tls import load_server_context
 from services.router.face.answers import Answer, Headers
 from services.router.face.bodies import BodyRoom
 from services.router.face.connections import H2, HTTP11, Connection, Connections
@@ -17,7 +16,6 @@ from services.router.face.http1 import Http1Server
 from services.router.face.http2 import Http2Connection
 from services.router.face.settings import HttpSettings
 from services.router.metrics import Metrics
-from services.router.workload.workload import OutwardCertificate
 
 _BACKLOG = 1024
 _OPERATORS_SECONDS = 1.0
@@ -36,7 +34,7 @@ async def https(
     settings: HttpSettings,
     answer: Answer,
     headers: Headers,
-    outward: OutwardCertificate,
+    context: ssl.SSLContext,
     *,
     room: BodyRoom,
     metrics: Metrics,
@@ -45,9 +43,9 @@ async def https(
     """Serve HTTPS while the body runs, then let running requests end, for `drain_seconds` at most. Yields the port;
     raises `PortTaken`, `AddressMalformed`.
 
+    `context` has the certificate that clients see; what changes in it holds for the connections that come then.
     `headers` go on answers to what is no request; `answer` puts its own on all others.
     """
-    context = load_server_context(key_pem=outward.key_pem, certificate_pem=outward.certificate_pem)
     context.set_alpn_protocols([H2, HTTP11])
     http1 = Http1Server(answer, headers, settings, room)
     async with asyncio.TaskGroup() as streams:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import structlog
 
-from libs.aci.endpoints import SERVED
+from libs.aci.endpoints import SERVED, protocol_at
 from libs.aci.report import NonceMalformed
 from libs.errors import Code, MeshError
 from services.router.errors import (
@@ -25,6 +25,7 @@ from services.router.errors import (
 from services.router.face.answers import Headers, Reply, refusal
 from services.router.face.arrivals import Arrival
 from services.router.face.documents import Documents
+from services.router.face.origins import Origins
 from services.router.face.prompts import Prompts
 from services.router.metrics import Metrics
 
@@ -40,8 +41,11 @@ log = structlog.get_logger()
 class Paths:
     """Answers requests. What `headers` returns goes on every reply, errors included."""
 
-    def __init__(self, headers: Headers, prompts: Prompts, documents: Documents, metrics: Metrics) -> None:
+    def __init__(
+        self, headers: Headers, prompts: Prompts, documents: Documents, origins: Origins, metrics: Metrics
+    ) -> None:
         self._headers = headers
+        self._origins = origins
         self._metrics = metrics
         self._table: Mapping[str, tuple[str, Opening]] = {
             **{path: ("POST", partial(_prompt, prompts, path)) for path in SERVED},
@@ -65,15 +69,18 @@ class Paths:
     async def answer(self, arrival: Arrival) -> AsyncIterator[Reply]:
         """See `answers.Answer`."""
         async with AsyncExitStack() as stack:
+            protocol = protocol_at(arrival.path)
             try:
-                reply = await stack.enter_async_context(self._open(arrival))
+                reply = self._origins.preflight(arrival)
+                if reply is None:
+                    reply = await stack.enter_async_context(self._open(arrival))
             except MeshError as error:
-                reply = refusal(_told(error, arrival))
+                reply = refusal(_told(error, arrival), protocol)
             except Exception:
                 log.exception("bug in a handler", path=arrival.path)
-                reply = refusal(InternalError("internal error"))
+                reply = refusal(InternalError("internal error"), protocol)
             self._metrics.replies.add(str(reply.status))
-            yield replace(reply, headers={**reply.headers, **self._headers()})
+            yield replace(reply, headers={**reply.headers, **self._origins.headers(arrival), **self._headers()})
 
     def _open(self, arrival: Arrival) -> AbstractAsyncContextManager[Reply]:
         """Raises `EndpointNotSupported`, `MethodNotAllowed` or `ExpectationFailed`."""

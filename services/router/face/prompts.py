@@ -18,6 +18,7 @@ from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.face.answers import Reply
 from services.router.face.arrivals import Arrival, Fields
+from services.router.face.credentials import authorization
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -54,7 +55,7 @@ class Prompts:
 
         Nothing of the body is read for whoever has no key.
         """
-        tenant = await self._tenants.authenticate(arrival.headers.only("authorization"))
+        tenant = await self._tenants.authenticate(authorization(arrival.headers))
         body, unread = await self._body(arrival)
         asked = arrival.headers.first("x-request-id") or ""
         # A client that does not read must not hold its receipt open for ever.

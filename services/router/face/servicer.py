@@ -10,7 +10,7 @@ from teemesh.inference.v1 import inference_pb2 as pb
 from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 from teemesh.ledger.v1 import acknowledgement_pb2
 
-from libs.aci.endpoints import SERVED
+from libs.aci.endpoints import SERVED, paths
 from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
@@ -117,9 +117,12 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         tenant = await self._tenants.authenticate(_authorization(context))
+        endpoints = self._upstreams.endpoints(tenant.tenant_id)
         return pb.ListModelsResponse(
             models=[
-                pb.ServedModel(id=model, weights_sha256=bytes.fromhex(weights))
+                pb.ServedModel(
+                    id=model, weights_sha256=bytes.fromhex(weights), endpoints=paths(endpoints.get(model, ()))
+                )
                 for model, weights in sorted(self._upstreams.weights(tenant.tenant_id).items())
             ]
         )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from services.router.face.origins import EVERY
+
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class HttpSettings:
     """How long a request body may take to its end, seconds."""
     stall_seconds: float = 30.0
     """How long a client may take none of what is written to it, seconds."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call this service from a browser, "https://chat.example.org"; "*" for every one."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -51,3 +58,6 @@ class HttpSettings:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"http.{name} must be positive")
+        for origin in self.allowed_origins:
+            if origin != EVERY and not _ORIGIN.fullmatch(origin):
+                raise ValueError("http.allowed_origins must hold origins, scheme://host or scheme://host:port, or *")

@@ -21,6 +21,7 @@ from services.router.face.heads import require_authority, split_target
 if TYPE_CHECKING:
     from services.router.face.http2 import Http2Connection
 
+_NO_CONTENT = 204
 _PIECE_BYTES = 128 << 10
 """Of so much at a time a client must take some."""
 
@@ -143,7 +144,8 @@ class Stream:
         headers = [(":status", str(reply.status)), ("content-type", reply.content_type)]
         headers.extend((name.lower(), value) for name, value in reply.headers.items())
         if isinstance(reply.body, bytes):
-            headers.append(("content-length", str(len(reply.body))))
+            if reply.status != _NO_CONTENT:
+                headers.append(("content-length", str(len(reply.body))))
             body = _whole(reply.body)
         else:
             body = reply.body

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from teemesh.registry.v1 import registry_pb2
 
+from libs.aci.endpoints import offered
 from libs.aci.session import Session, verify_session
 from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
@@ -147,6 +148,7 @@ def _candidate(provider: registry_pb2.Provider, lease: Lease, session: Session) 
         session_id=session.session_id,
         lease_until_ms=min(provider.lease_until_ms, int(lease.until * 1000), session.expires_at * 1000),
         load=Load(provider.load.running_requests, provider.load.waiting_requests, provider.load.capacity),
+        endpoints=offered(appraisal.workload_claims.get("endpoints")),
         draining=provider.draining,
         tee_type=appraisal.tee_type,
         has_gpu=appraisal.gpu is not None,

@@ -1,6 +1,6 @@
 """It is responsible for the order in which nodes would be chosen, kept up to date so that no request reads all of them.
 
-It knows loads and models only: whether a node may serve a request is asked of those that come first.
+It knows loads, models and endpoints only: whether a node may serve a request is asked of those that come first.
 """
 
 from __future__ import annotations
@@ -9,43 +9,47 @@ import random
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
 
+from libs.aci.endpoints import Endpoint
+
+Offer = tuple[str, Endpoint]
+"""A model, and where it is served."""
 _Place = tuple[float, str]
 """Load relative to capacity, and the node's name."""
 
 
 class Ranking:
-    """For each model the nodes that serve it, the least loaded first; which of the least loaded, is chance's to say."""
+    """For each offer the nodes that make it, the least loaded first; which of the least loaded, is chance's to say."""
 
     def __init__(self, choice: random.Random) -> None:
         self._choice = choice
-        self._placed: dict[str, tuple[_Place, tuple[str, ...]]] = {}
-        self._ranked: dict[str, list[_Place]] = {}
+        self._placed: dict[str, tuple[_Place, tuple[Offer, ...]]] = {}
+        self._ranked: dict[Offer, list[_Place]] = {}
 
-    def put(self, name: str, models: Collection[str], busy: int, capacity: int) -> None:
+    def put(self, name: str, offers: Collection[Offer], busy: int, capacity: int) -> None:
         """Give a node its place, or another one. A node without capacity has none."""
         self.remove(name)
         if capacity <= 0:
             return
         # Equal quotients of integers are equal floats, so ties are ties.
         place = (busy / capacity, name)
-        self._placed[name] = (place, tuple(models))
-        for model in models:
-            insort(self._ranked.setdefault(model, []), place)
+        self._placed[name] = (place, tuple(offers))
+        for offer in offers:
+            insort(self._ranked.setdefault(offer, []), place)
 
     def remove(self, name: str) -> None:
         """Take a node's place away, if it has one."""
-        place, models = self._placed.pop(name, (None, ()))
+        place, offers = self._placed.pop(name, (None, ()))
         if place is None:
             return
-        for model in models:
-            ranked = self._ranked[model]
+        for offer in offers:
+            ranked = self._ranked[offer]
             del ranked[bisect_left(ranked, place)]
             if not ranked:
-                del self._ranked[model]
+                del self._ranked[offer]
 
-    def of(self, model: str) -> Iterator[str]:
-        """Yield the names of nodes that serve a model. Nothing may be put or removed meanwhile."""
-        ranked = self._ranked.get(model)
+    def of(self, model: str, endpoint: Endpoint) -> Iterator[str]:
+        """Yield the names of nodes that serve a model there. Nothing may be put or removed meanwhile."""
+        ranked = self._ranked.get((model, endpoint))
         if not ranked:
             return
         equals = bisect_right(ranked, ranked[0][0], key=lambda place: place[0])

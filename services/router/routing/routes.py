@@ -7,7 +7,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.router.errors import ModelNotFound, RouterError, SessionNotAccepted, UpstreamVerificationFailed
+from libs.aci.endpoints import Endpoint
+from services.router.errors import (
+    EndpointNotOffered,
+    ModelNotFound,
+    RouterError,
+    SessionNotAccepted,
+    UpstreamVerificationFailed,
+)
 from services.router.prompt import Prompt
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.hop import Errand, NodeUnavailable, Reached, Step, forward
@@ -53,7 +60,9 @@ class NodeRoute:
         `NodeUnavailable`.
         """
         prompt = errand.prompt
-        if not self.upstreams.still_suits(self.upstream, prompt.model, prompt.constraints, errand.tenant_id):
+        if not self.upstreams.still_suits(
+            self.upstream, prompt.model, errand.endpoint, prompt.constraints, errand.tenant_id
+        ):
             raise NodeUnavailable("the node may not serve this request any more")
 
 
@@ -64,23 +73,23 @@ class Routes:
         self._upstreams = upstreams
         self._foreign = foreign
 
-    def choose(self, prompt: Prompt, tenant_id: str, tried: frozenset[str]) -> Route:
+    def choose(self, prompt: Prompt, endpoint: Endpoint, tenant_id: str, tried: frozenset[str]) -> Route:
         """Return a node that may serve this prompt, or where there is none a foreign provider.
 
-        Raises what refuses: `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
+        Raises what refuses: `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
         `UpstreamVerificationFailed`, `PolicyStale`.
         """
         try:
             return NodeRoute(
-                self._upstreams.choose(prompt.model, prompt.constraints, tenant_id, tried), self._upstreams
+                self._upstreams.choose(prompt.model, endpoint, prompt.constraints, tenant_id, tried), self._upstreams
             )
         except RouterError as refusal:
-            foreign = self._foreign.choose(prompt.model, prompt.constraints, tenant_id, tried)
+            foreign = self._foreign.choose(prompt.model, endpoint, prompt.constraints, tenant_id, tried)
             if foreign is not None:
                 return foreign
-            raise self._why(refusal, prompt, tenant_id) from refusal
+            raise self._why(refusal, prompt, endpoint, tenant_id) from refusal
 
-    def _why(self, refusal: RouterError, prompt: Prompt, tenant_id: str) -> RouterError:
+    def _why(self, refusal: RouterError, prompt: Prompt, endpoint: Endpoint, tenant_id: str) -> RouterError:
         """Return the refusal, with what keeps foreign providers of this model from serving it."""
         if not isinstance(refusal, ModelNotFound | UpstreamVerificationFailed):
             return refusal
@@ -88,6 +97,7 @@ class Routes:
             return SessionNotAccepted("none of the pinned sessions can serve this request")
         reasons = self._foreign.why_none(prompt.model, prompt.constraints, tenant_id)
         if not reasons:
-            return refusal
+            elsewhere = isinstance(refusal, ModelNotFound) and prompt.model in self._foreign.models(tenant_id)
+            return EndpointNotOffered(f"nobody offers {endpoint.path} for this model") if elsewhere else refusal
         reasons = sorted({*reasons, *(refusal.why.split(", ") if refusal.why else ())})
         return UpstreamVerificationFailed("nobody verified can serve this model now", ", ".join(reasons))

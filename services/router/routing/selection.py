@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from libs.aci.endpoints import FIRST, Endpoint
 from libs.policy.constraints import TenantConstraints
 from services.router.errors import (
+    EndpointNotOffered,
     ModelNotFound,
     SessionNotAccepted,
     TenantConstraintsUnmet,
@@ -42,6 +44,8 @@ class Candidate:
     session_id: str
     lease_until_ms: int
     load: Load
+    endpoints: Collection[Endpoint] = FIRST
+    """Where its engine answers."""
     draining: bool = False
     verified: bool = True
     """False for a provider whose evidence nobody can appraise."""
@@ -58,6 +62,7 @@ def select(
     candidates: Iterable[Candidate],
     *,
     model: str,
+    endpoint: Endpoint,
     constraints: Constraints,
     tenant: TenantConstraints,
     allowed_models: Mapping[str, Collection[str]],
@@ -66,12 +71,12 @@ def select(
     in_flight: Mapping[str, int] | None = None,
     excluded: Collection[str] = (),
 ) -> Candidate:
-    """Return the least loaded node that may serve the model; ties fall to `choice`.
+    """Return the least loaded node that may serve the model at this endpoint; ties fall to `choice`.
 
     `constraints` are the request's, `tenant` the policy's for who makes it. `allowed_models` is the policy's: id to
     allowed weights. `in_flight` counts this router's own requests by SPIFFE ID, which the node's last report may lack.
-    `excluded` are nodes already tried. Raises `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet` or
-    `UpstreamVerificationFailed`.
+    `excluded` are nodes already tried. Raises `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`,
+    `TenantConstraintsUnmet` or `UpstreamVerificationFailed`.
     """
     weights = allowed_models.get(model)
     if weights is None or not tenant.allows_model(model):
@@ -82,6 +87,7 @@ def select(
         if candidate.spiffe_id not in excluded and _serves(candidate, model, weights, constraints, tenant, now_ms)
     ]
     if eligible:
+        eligible = _offering(eligible, endpoint)
         eligible = _meeting(eligible, model, tenant, now_ms)
     if constraints.session_ids is not None:
         eligible = [candidate for candidate in eligible if candidate.session_id in constraints.session_ids]
@@ -98,6 +104,7 @@ def suits(
     candidate: Candidate,
     *,
     model: str,
+    endpoint: Endpoint,
     constraints: Constraints,
     tenant: TenantConstraints,
     allowed_models: Mapping[str, Collection[str]],
@@ -106,6 +113,7 @@ def suits(
     """Say whether `select` would return this candidate if there were no other."""
     return (
         tenant.allows_model(model)
+        and endpoint in candidate.endpoints
         and _serves(candidate, model, allowed_models.get(model, ()), constraints, tenant, now_ms)
         and (constraints.session_ids is None or candidate.session_id in constraints.session_ids)
         and not _lacking(candidate, model, tenant, now_ms)
@@ -133,6 +141,14 @@ def _serves(
         and candidate.load.capacity > 0
         and (candidate.verified or not (constraints.verified or tenant.verified_only))
     )
+
+
+def _offering(candidates: list[Candidate], endpoint: Endpoint) -> list[Candidate]:
+    """Return those that offer the endpoint. Raises `EndpointNotOffered` if none does."""
+    offering = [candidate for candidate in candidates if endpoint in candidate.endpoints]
+    if not offering:
+        raise EndpointNotOffered(f"no node offers {endpoint.path} for this model")
+    return offering
 
 
 def _meeting(candidates: list[Candidate], model: str, tenant: TenantConstraints, now_ms: int) -> list[Candidate]:

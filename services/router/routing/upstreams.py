@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
 from teemesh.registry.v1 import registry_pb2
 
+from libs.aci.endpoints import Endpoint
 from libs.errors import MeshError
 from libs.identity.any_peer import Channels
 from libs.identity.member import Member
@@ -55,13 +56,15 @@ class Upstreams:
         self._ranking = Ranking(self._choice)
         self._changed = asyncio.Event()
 
-    def choose(self, model: str, constraints: Constraints, tenant_id: str, tried: frozenset[str]) -> Upstream:
-        """Return the node to use. Raises `ModelNotFound`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
-        `UpstreamVerificationFailed`.
+    def choose(
+        self, model: str, endpoint: Endpoint, constraints: Constraints, tenant_id: str, tried: frozenset[str]
+    ) -> Upstream:
+        """Return the node to use. Raises `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`,
+        `TenantConstraintsUnmet`, `UpstreamVerificationFailed`.
         """
         policy = self._member.policy.require_fresh()
         tenant, now_ms = policy.constraints.of(tenant_id), int(time.time() * 1000)
-        for name in self._ranking.of(model):
+        for name in self._ranking.of(model, endpoint):
             upstream = self._known[name].admitted
             if (
                 upstream is not None
@@ -69,6 +72,7 @@ class Upstreams:
                 and suits(
                     upstream.candidate,
                     model=model,
+                    endpoint=endpoint,
                     constraints=constraints,
                     tenant=tenant,
                     allowed_models=policy.models,
@@ -83,6 +87,7 @@ class Upstreams:
             chosen = select(
                 [upstream.candidate for upstream in live.values()],
                 model=model,
+                endpoint=endpoint,
                 constraints=constraints,
                 tenant=tenant,
                 allowed_models=policy.models,
@@ -95,7 +100,9 @@ class Upstreams:
             raise UpstreamVerificationFailed(str(error), self._why_none(model)) from error
         return live[chosen.spiffe_id]
 
-    def still_suits(self, upstream: Upstream, model: str, constraints: Constraints, tenant_id: str) -> bool:
+    def still_suits(
+        self, upstream: Upstream, model: str, endpoint: Endpoint, constraints: Constraints, tenant_id: str
+    ) -> bool:
         """Say whether `choose` could return this node now, by what policy and registry have said since."""
         known = self._known.get(upstream.candidate.spiffe_id)
         if known is None or known.admitted is None:
@@ -106,6 +113,7 @@ class Upstreams:
         return suits(
             upstream.candidate if renewed else known.admitted.candidate,
             model=model,
+            endpoint=endpoint,
             constraints=constraints,
             tenant=policy.constraints.of(tenant_id),
             allowed_models=policy.models,
@@ -152,6 +160,16 @@ class Upstreams:
             for model, weights in upstream.candidate.models.items()
             if tenant.allows_weights(model, weights)
         }
+
+    def endpoints(self, tenant_id: str) -> dict[str, frozenset[Endpoint]]:
+        """The same models: where a node serves each."""
+        tenant = self._member.policy.current.constraints.of(tenant_id)
+        served: defaultdict[str, frozenset[Endpoint]] = defaultdict(frozenset)
+        for candidate in self.candidates():
+            for model, weights in candidate.models.items():
+                if tenant.allows_weights(model, weights):
+                    served[model] |= frozenset(candidate.endpoints)
+        return served
 
     async def follow(self) -> None:
         """Follow the registry for ever. When it is away the last list stands, and its leases run out by themselves."""
@@ -249,7 +267,8 @@ class Upstreams:
             return
         candidate = known.admitted.candidate
         load = candidate.load
-        self._ranking.put(name, candidate.models, busy(load, self._in_flight[name]), load.capacity)
+        offers = [(model, endpoint) for model in candidate.models for endpoint in candidate.endpoints]
+        self._ranking.put(name, offers, busy(load, self._in_flight[name]), load.capacity)
 
     def _peer(self, endpoint: str) -> Peer:
         """Return the peer there. Those of endpoints that nothing uses any more are forgotten, many at a time."""

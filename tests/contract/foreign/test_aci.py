@@ -120,7 +120,7 @@ async def test_the_session_is_listed_and_says_what_was_verified(router: RouterBe
     assert session.claims.model_weights_provenance.status == "unknown"
     assert session.identity == {"keyset_digest": other.bench.workload.keyset_digest}
     assert router.foreign.current_sessions(None, "another-model") == []
-    assert router.foreign.models(TENANT.tenant_id) == frozenset({HERE})
+    assert set(router.foreign.models(TENANT.tenant_id)) == {HERE}
 
 
 async def test_a_client_may_pin_the_session_and_nothing_else_serves_it(router: RouterBench, other: OtherRouter) -> None:
@@ -237,7 +237,7 @@ async def test_what_is_tampered_with_is_refused_by_its_reason_and_gets_no_prompt
     other.lies[route] = lie(other.mesh)
     async with first_router(tmp_path / "first", other.mesh, listing(other.mesh, other.origin)) as router:
         assert_refused(router, await router.run(asked()), reason)
-        assert router.foreign.models(TENANT.tenant_id) == frozenset()
+        assert router.foreign.models(TENANT.tenant_id) == {}
     assert other.bodies == []
 
 
@@ -389,9 +389,9 @@ async def test_nothing_of_the_prompt_leaves_before_its_receipt_would_say_so(
     router: RouterBench, other: OtherRouter
 ) -> None:
     """The caller leaves at the very moment at which it is told that the service is reached."""
-    route = router.foreign.choose(HERE, Constraints(), TENANT.tenant_id, frozenset())
+    route = router.foreign.choose(HERE, CHAT, Constraints(), TENANT.tenant_id, frozenset())
     assert route is not None
-    errand = Errand(parse(asked()), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
+    errand = Errand(parse(asked(), CHAT), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
     steps = route.forward(errand)
     assert isinstance(await anext(steps), Reached)
     await steps.aclose()
@@ -414,7 +414,7 @@ async def test_a_provider_that_policy_no_longer_lists_is_not_used_before_anybody
 ) -> None:
     policy: Policy = router.member.policy.current
     router.member.policy.enact(replace(policy, foreign_providers=()))
-    assert router.foreign.choose(HERE, Constraints(), TENANT.tenant_id, frozenset()) is None
+    assert router.foreign.choose(HERE, CHAT, Constraints(), TENANT.tenant_id, frozenset()) is None
     answer = await router.run(asked())
     assert (answer.started.status, error_type(answer)) == (404, "not_found_error")
     assert other.bodies == []
@@ -427,7 +427,7 @@ async def test_a_provider_whose_entry_changed_is_not_used_before_it_is_verified_
     (provider,) = policy.foreign_providers
     stricter = replace(provider, session_claims=frozenset({"gpu_attested"}))
     router.member.policy.enact(replace(policy, foreign_providers=(stricter,)))
-    assert router.foreign.choose(HERE, Constraints(), TENANT.tenant_id, frozenset()) is None
+    assert router.foreign.choose(HERE, CHAT, Constraints(), TENANT.tenant_id, frozenset()) is None
     await router.foreign.verify()
     assert_refused(router, await router.run(asked()), "SESSION_CLAIMS_INSUFFICIENT")
     assert other.bodies == []
@@ -470,5 +470,5 @@ async def test_a_tenant_for_whom_policy_demands_what_no_provider_shows_is_refuse
     router.member.policy.enact(demanding)
     answer = await router.run(asked())
     assert (answer.started.status, error_type(answer)) == (503, "tenant_constraints_unmet")
-    assert router.foreign.models(TENANT.tenant_id) == frozenset()
+    assert router.foreign.models(TENANT.tenant_id) == {}
     assert other.bodies == []

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from libs.aci.endpoints import CHAT
 from libs.aci.session import Session
 from libs.client.attestation import Established
 from libs.policy.document import Policy
@@ -24,7 +25,7 @@ Rests = tuple[Established, dict[str, Session], Policy]
 
 @pytest.fixture
 async def standing(router: RouterBench) -> AciStanding:
-    route = router.foreign.choose(HERE, Constraints(), TENANT.tenant_id, frozenset())
+    route = router.foreign.choose(HERE, CHAT, Constraints(), TENANT.tenant_id, frozenset())
     assert route is not None
     standing = await route.known.standing_for(route.wanted)
     assert isinstance(standing, AciStanding)

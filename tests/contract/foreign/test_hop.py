@@ -38,7 +38,7 @@ async def test_an_answer_whose_proof_does_not_come_fails_when_its_time_is_over()
         service.pieces = BUFFERED
         provider = ForeignProvider("slow", ForeignKind.OPENAI, service.origin, {"m": "m"})
         place = Place.of(provider, Credentials())
-        errand = Errand(parse(prompt(model="m")), CHAT, "req_1", TENANT.tenant_id, SECONDS, required=True)
+        errand = Errand(parse(prompt(model="m"), CHAT), CHAT, "req_1", TENANT.tenant_id, SECONDS, required=True)
         context = client_context(service.ca.pem, lambda spki_sha256: True)
         outcome = Unverified(False, "m", "never_verified", "foreign/slow")
         steps = hop(place, context, errand, prompt(model="m"), outcome, NeverProven(place))

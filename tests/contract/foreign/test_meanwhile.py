@@ -122,11 +122,13 @@ async def test_revoked_code_gets_no_prompt_before_anybody_looks(router: RouterBe
 
 
 async def test_what_policy_takes_away_after_the_choice_gets_no_prompt(router: RouterBench, other: OtherRouter) -> None:
-    route = router.foreign.choose(HERE, Constraints(), TENANT.tenant_id, frozenset())
+    route = router.foreign.choose(HERE, CHAT, Constraints(), TENANT.tenant_id, frozenset())
     assert route is not None
     policy: Policy = router.member.policy.current
     router.member.policy.enact(replace(policy, foreign_providers=()))
-    steps = route.forward(Errand(parse(asked()), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True))
+    steps = route.forward(
+        Errand(parse(asked(), CHAT), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
+    )
     with pytest.raises(ForeignNotVerified, match="NOT_LISTED"):
         await anext(steps)
     assert other.bodies == []

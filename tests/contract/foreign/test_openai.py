@@ -12,6 +12,7 @@ import pytest
 
 from libs import jcs
 from libs.aci.encoding import digest
+from libs.aci.endpoints import CHAT, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.transparency.leaf import Kind
@@ -52,15 +53,16 @@ async def ask(
     tenants: list[str],
     ca_pem: bytes | None = None,
     verified_only: bool = False,
+    endpoint: Endpoint = CHAT,
     **members: Any,
 ) -> tuple[Answer, Receipt]:
     credentials = {"commercial": Credentials("sk-ours", ca_pem or service.ca.pem)}
     policy = listed(service, tenants, verified_only=verified_only)
     async with router_bench(folder, nodes=0, policy=policy, credentials=credentials) as router:
         await router.foreign.verify()
-        answer = await router.run(prompt(model=HERE, **members))
+        answer = await router.run(prompt(model=HERE, **members), endpoint=endpoint)
         assert router.foreign.current_sessions(None, None) == []
-        assert router.foreign.models(TENANT.tenant_id) == frozenset()
+        assert router.foreign.models(TENANT.tenant_id) == {}
         return answer, _receipt(router)
 
 
@@ -167,3 +169,21 @@ async def test_a_service_that_breaks_off_does_not_look_complete(tmp_path: Path, 
     answer, receipt = await ask(tmp_path, service, tenants=[TENANT.tenant_id])
     assert (answer.started.status, error_type(answer)) == (502, "upstream_error")
     assert Aborted("upstream_failed") in receipt.events
+
+
+@pytest.mark.parametrize("endpoint", [EMBEDDINGS, RESPONSES], ids=lambda endpoint: endpoint.path)
+async def test_it_is_asked_where_openai_answers_and_told_to_keep_nothing(
+    tmp_path: Path, service: OpenAiTwin, endpoint: Endpoint
+) -> None:
+    service.pieces = (b'{"id":"resp_1"}',)
+    answer, receipt = await ask(tmp_path, service, tenants=[TENANT.tenant_id], endpoint=endpoint, input="a")
+    assert (answer.started.status, service.paths) == (200, [endpoint.path])
+    assert json.loads(service.bodies[0]).get("store") is (False if endpoint is RESPONSES else None)
+    assert receipt.forwarded is not None
+    assert receipt.forwarded.body_hash == digest(service.bodies[0])
+
+
+async def test_it_is_not_asked_where_it_does_not(tmp_path: Path, service: OpenAiTwin) -> None:
+    answer, _ = await ask(tmp_path, service, tenants=[TENANT.tenant_id], endpoint=MESSAGES)
+    assert answer.started.status == 404
+    assert service.bodies == []

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
+from libs.aci.endpoints import CHAT, MESSAGES, Endpoint
 from libs.aci.receipt import Receipt, verify_receipt, verify_serving
 from libs.aci.receipt_events import ServedByForeign, UpstreamFailed, UpstreamVerified
 from libs.aci.session import TlsBinding, verify_session
@@ -62,7 +63,7 @@ def listing(mesh: AttestedMesh, origin: str, **changes: Any) -> Policy:
 
 
 async def ask(
-    folder: Path, worker: WorkerTwin, policy: Policy | None = None, **members: Any
+    folder: Path, worker: WorkerTwin, policy: Policy | None = None, endpoint: Endpoint = CHAT, **members: Any
 ) -> tuple[Answer, Receipt, RouterBench]:
     policy = policy or listing(worker.mesh, worker.origin)
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a folder of the test's own
@@ -74,7 +75,8 @@ async def ask(
         collateral=MachineCollateral(worker.mesh),
     ) as router:
         await router.foreign.verify()
-        answer = await router.run(prompt(model=HERE, messages=[{"role": "user", "content": WORDS}], **members))
+        asked = prompt(model=HERE, messages=[{"role": "user", "content": WORDS}], **members)
+        answer = await router.run(asked, endpoint=endpoint)
         document = jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1]))
         return answer, verify_receipt(document, router.workload.keyset), router
 
@@ -266,3 +268,11 @@ async def test_policy_may_accept_an_unbound_channel_for_named_tenants_and_receip
     demanded, _, _ = await ask(tmp_path / "third", worker, policy, provider={"aci_verified": True})
     assert demanded.started.status == 503
     assert len(worker.bodies) == 1
+
+
+async def test_a_worker_is_not_asked_where_its_kind_does_not_answer(tmp_path: Path, worker: WorkerTwin) -> None:
+    answer, receipt, _ = await ask(tmp_path / "router", worker, endpoint=MESSAGES)
+    assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (404, "not_found_error")
+    assert isinstance(receipt.upstream, UpstreamFailed)
+    assert (receipt.upstream.reason, receipt.forwarded) == ("endpoint_not_offered", None)
+    assert worker.bodies == []

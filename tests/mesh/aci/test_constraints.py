@@ -11,18 +11,12 @@ from tests.mesh.aci import reader
 from tests.mesh.aci.exchanges import Exchanges, constrained, current_session, exchange, prompt
 from tests.mesh.aci.provider import Provider
 from tests.mesh.aci.stage import PLAIN_MODEL, UNPROVEN_MODEL, Stage
-from tests.mesh.aci.standing import not_yet
 from tests.mesh.aci.wire import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Router
 
 pytestmark = pytest.mark.mesh
 
 PIN = "ab" * 32
-NOT_SERVED = "only chat completions and completions are served yet"
-ENDPOINTS = [
-    CHAT,
-    COMPLETIONS,
-    *(pytest.param(path, marks=not_yet(NOT_SERVED)) for path in (EMBEDDINGS, MESSAGES, RESPONSES)),
-]
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES)
 
 
 def refusal(stage: Stage, endpoint: str, provider: Any, model: str | None = None) -> tuple[int, str]:

@@ -26,7 +26,6 @@ from tests.mesh.aci.sealed_prompts import (
 )
 from tests.mesh.aci.sealing import NAMES, NONCE_BYTES, SECP256K1, SUITES, TAG_BYTES, X25519, Envelope, request_aad, seal
 from tests.mesh.aci.stage import Stage
-from tests.mesh.aci.standing import ENDPOINT_NOT_SERVED
 from tests.mesh.aci.wire import COMPLETIONS, EMBEDDINGS
 
 pytestmark = pytest.mark.mesh
@@ -88,7 +87,6 @@ def test_c188_completions_are_sealed_both_ways(
     assert envelope.unseal("choices.0.text", chunk["choices"][0]["text"], RESPONSE_ID) == ANSWER
 
 
-@ENDPOINT_NOT_SERVED
 def test_c189_embeddings_are_sealed_both_ways(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     provider.answers(b'{"object":"list","data":[{"index":0,"object":"embedding","embedding":[0.5,-1.25e-3]}]}')
     body = {"model": envelope.model, "input": envelope.seal("input", MARKER)}

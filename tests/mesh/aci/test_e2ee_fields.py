@@ -25,7 +25,6 @@ from tests.mesh.aci.sealed_prompts import (
 )
 from tests.mesh.aci.sealing import Envelope, response_aad, seal
 from tests.mesh.aci.stage import Stage
-from tests.mesh.aci.standing import ENDPOINT_NOT_SERVED
 from tests.mesh.aci.wire import COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 
 pytestmark = pytest.mark.mesh
@@ -91,7 +90,6 @@ def test_c211_prompts_are_restored(stage: Stage, provider: Provider, envelope: E
     assert restored(provider)["prompt"] == ["first", "second"]
 
 
-@ENDPOINT_NOT_SERVED
 def test_c212_inputs_are_restored_and_tokens_pass(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     provider.answers(b'{"object":"list","data":[{"index":0,"embedding":[1]}]}')
     body = {"model": envelope.model, "input": [envelope.seal("input.0", MARKER), [1, 2, 3]]}
@@ -142,7 +140,6 @@ def test_c219_a_completions_text_is_sealed(stage: Stage, provider: Provider, env
     assert envelope.unseal("choices.0.text", answer.json["choices"][0]["text"], RESPONSE_ID) == "said"
 
 
-@ENDPOINT_NOT_SERVED
 def test_c220_an_embedding_is_sealed_as_compact_json(stage: Stage, provider: Provider, envelope: Envelope) -> None:
     provider.answers(b'{"object":"list","data":[{"index":0,"embedding":[1, 2]}]}')
     body = {"model": envelope.model, "input": envelope.seal("input", MARKER)}
@@ -160,7 +157,6 @@ def test_c221_the_index_is_the_entrys_own(stage: Stage, provider: Provider, enve
         assert envelope.unseal(path, choice["message"]["content"], RESPONSE_ID) == said
 
 
-@ENDPOINT_NOT_SERVED
 @pytest.mark.parametrize("endpoint", [MESSAGES, RESPONSES])
 def test_c222_an_endpoint_of_other_fields_refuses_before_it_reads(
     stage: Stage, envelope: Envelope, endpoint: str

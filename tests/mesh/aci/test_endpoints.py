@@ -12,7 +12,6 @@ from tests.mesh.aci import reader
 from tests.mesh.aci.exchanges import REFUSED, STREAMS, Exchange, Exchanges, prompt
 from tests.mesh.aci.provider import Provider
 from tests.mesh.aci.stage import PLAIN_MODEL, Stage
-from tests.mesh.aci.standing import not_yet
 from tests.mesh.aci.wire import (
     CHAT,
     COMPLETIONS,
@@ -26,8 +25,6 @@ from tests.mesh.aci.wire import (
 )
 
 pytestmark = pytest.mark.mesh
-
-NOT_SERVED = "only chat completions and completions are served yet"
 
 
 def chunks_of(exchange: Exchange) -> list[dict[str, Any]]:
@@ -71,7 +68,6 @@ def test_c072_a_completion_is_streamed(exchanges: Exchanges) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
 
 
-@not_yet(NOT_SERVED)
 @pytest.mark.parametrize("streaming", [{}, {"stream": True}], ids=["buffered", "stream asked for"])
 def test_c073_embeddings_are_served_and_never_streamed(stage: Stage, router: Router, streaming: dict[str, Any]) -> None:
     body = json.dumps({"model": stage.model, "input": "a"} | streaming).encode()
@@ -81,7 +77,6 @@ def test_c073_embeddings_are_served_and_never_streamed(stage: Stage, router: Rou
     assert answer.receipt_id
 
 
-@not_yet(NOT_SERVED)
 def test_c074_messages_are_answered_in_their_own_shape(stage: Stage, router: Router) -> None:
     answer = router.post(MESSAGES, prompt(MESSAGES, stage.model), key=stage.owner.key)
     assert answer.status == 200
@@ -89,7 +84,6 @@ def test_c074_messages_are_answered_in_their_own_shape(stage: Stage, router: Rou
     assert answer.json["stop_reason"] in ("end_turn", "max_tokens")
 
 
-@not_yet(NOT_SERVED)
 def test_c074_messages_are_streamed_in_their_own_shape(stage: Stage, router: Router) -> None:
     answer = router.post(MESSAGES, prompt(MESSAGES, stage.model, stream=True), key=stage.owner.key)
     assert answer.status == 200
@@ -97,7 +91,6 @@ def test_c074_messages_are_streamed_in_their_own_shape(stage: Stage, router: Rou
     assert b"event: message_stop\n" in answer.body
 
 
-@not_yet(NOT_SERVED)
 def test_c075_responses_are_answered_in_their_own_shape(stage: Stage, router: Router) -> None:
     body = json.dumps({"model": stage.model, "input": "a", "max_output_tokens": 16}).encode()
     answer = router.post(RESPONSES, body, key=stage.owner.key)
@@ -106,7 +99,6 @@ def test_c075_responses_are_answered_in_their_own_shape(stage: Stage, router: Ro
     assert answer.json["status"] in ("completed", "incomplete")
 
 
-@not_yet(NOT_SERVED)
 def test_c075_responses_are_streamed_in_their_own_shape(stage: Stage, router: Router) -> None:
     body = json.dumps({"model": stage.model, "input": "a", "max_output_tokens": 16, "stream": True}).encode()
     answer = router.post(RESPONSES, body, key=stage.owner.key)

@@ -20,7 +20,6 @@ from tests.mesh.aci.exchanges import (
 from tests.mesh.aci.provider import EVENTS, Provider
 from tests.mesh.aci.reports import Challenge
 from tests.mesh.aci.stage import PLAIN_MODEL, Stage
-from tests.mesh.aci.standing import not_yet
 from tests.mesh.aci.wire import (
     ATTESTATION,
     CHAT,
@@ -36,8 +35,6 @@ from tests.mesh.aci.wire import (
 )
 
 pytestmark = pytest.mark.mesh
-
-NOT_CHAT_YET = "only chat completions and completions are served yet"
 
 
 def require_headers(answer: Answer, challenged: Challenge) -> None:
@@ -154,7 +151,6 @@ def test_c060_a_preflight_has_both_headers(router: Router, challenged: Challenge
     require_headers(router.send("OPTIONS", path, headers=headers), challenged)
 
 
-@not_yet("nothing is said to browsers of other origins yet")
 def test_c060_a_preflight_is_answered(router: Router) -> None:
     headers = [("Origin", "https://elsewhere.example"), ("Access-Control-Request-Method", "POST")]
     answer = router.send("OPTIONS", CHAT, headers=headers)
@@ -222,14 +218,7 @@ def test_c066_a_body_too_large_names_its_receipt(stage: Stage, router: Router) -
     assert router.receipt(answer.receipt_id, stage.owner.key).status == 200
 
 
-@pytest.mark.parametrize(
-    "endpoint",
-    [
-        CHAT,
-        COMPLETIONS,
-        *(pytest.param(path, marks=not_yet(NOT_CHAT_YET)) for path in (EMBEDDINGS, MESSAGES, RESPONSES)),
-    ],
-)
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES])
 def test_c067_every_prompt_endpoint_names_receipts(stage: Stage, router: Router, endpoint: str) -> None:
     answer = router.post(endpoint, prompt(endpoint, stage.model), key=stage.owner.key)
     assert answer.receipt_id

@@ -15,6 +15,7 @@ import structlog
 
 from libs import jcs
 from libs.aci.encoding import Members
+from libs.aci.endpoints import DEFINED
 from libs.aci.report import DIRECT
 from libs.aci.session import Session, TlsBinding, session_document, session_id
 from libs.client.attestation import Established, TlsKeyNotAttested, quote_without_collateral
@@ -58,6 +59,7 @@ class AciAdapter:
         scope="service",
         claims=APPRAISED,
         receipts=True,
+        endpoints=frozenset(DEFINED),
     )
 
     def __init__(

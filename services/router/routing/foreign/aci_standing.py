@@ -60,7 +60,7 @@ class AciStanding:
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `services.router.routing.foreign.adapter.Standing`."""
         there = self.place.provider.models[errand.prompt.model]
-        body = readdress(errand.prompt.forwarded, there, self._demands())
+        body = readdress(errand.prompt.forwarded, errand.endpoint, there, self._demands())
         outcome = UpstreamVerified(errand.required, there, self.session_id)
         return hop(self.place, self.context, errand, body, outcome, _ReceiptProof(self, body))
 

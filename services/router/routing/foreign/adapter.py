@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from libs.aci.claims import CLAIM_NAMES
+from libs.aci.endpoints import Endpoint
 from libs.aci.session import session_id, verify_session
 from libs.errors import Code, MeshError
 from libs.policy.document import Policy
@@ -52,6 +53,8 @@ class Declaration:
     """
     receipts: bool
     """Whether the provider's own receipt is verified over each answer."""
+    endpoints: frozenset[Endpoint]
+    """Where a service of this kind can be asked; whether this one answers there is for it to say."""
 
     def require_kept(self, document: bytes | None) -> None:
         """Raise `DeclarationExceeded` where a session says what is not declared, or binds no channel."""

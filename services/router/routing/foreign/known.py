@@ -102,6 +102,7 @@ class Known:
         return ForeignCandidate(
             name=self.name,
             models=self.provider.models,
+            endpoints=self.adapter.declaration.endpoints,
             session_id=None if session is None else session_id(session),
             until=self.until,
             tenants=self.provider.tenants,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from libs.aci.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.client.http import RouterHttp
 from libs.client.pinning import client_context
@@ -33,7 +34,12 @@ _LIFE_SECONDS = 3600
 class OpenAiAdapter:
     """Speaks to one service as any client would."""
 
-    declaration = Declaration(scope="service", claims=frozenset(), receipts=False)
+    declaration = Declaration(
+        scope="service",
+        claims=frozenset(),
+        receipts=False,
+        endpoints=frozenset({CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES}),
+    )
 
     def __init__(self, provider: ForeignProvider, credentials: Credentials) -> None:
         self._place = Place.of(provider, credentials)
@@ -64,7 +70,7 @@ class OpenAiStanding:
         """See `services.router.routing.foreign.adapter.Standing`."""
         there = self.place.provider.models[errand.prompt.model]
         outcome = Unverified(False, there, NEVER_VERIFIED, f"foreign/{self.place.name}")
-        body = readdress(errand.prompt.forwarded, there)
+        body = readdress(errand.prompt.forwarded, errand.endpoint, there)
         return hop(self.place, self.context, errand, body, outcome, NoProof(self.place))
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 
+from libs.aci.endpoints import Endpoint
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
@@ -39,14 +40,14 @@ class ForeignProviders:
         self._choice = random.SystemRandom()
 
     def choose(
-        self, model: str, constraints: Constraints, tenant_id: str, tried: frozenset[str]
+        self, model: str, endpoint: Endpoint, constraints: Constraints, tenant_id: str, tried: frozenset[str]
     ) -> ForeignRoute | None:
         """Return the way to the provider to use, None where none may serve. Raises
         `TenantConstraintsUnmet`, `PolicyStale`, `PolicyNotValidNow`.
         """
         policy = self._policy.require_fresh()
         listed = {known.name: known for known in self._listed(policy)}
-        wanted = Wanted(model, constraints, tenant_id, policy.constraints.of(tenant_id))
+        wanted = Wanted(model, endpoint, constraints, tenant_id, policy.constraints.of(tenant_id))
         name = select_foreign(
             [known.candidate() for known in listed.values()],
             wanted,
@@ -69,12 +70,18 @@ class ForeignProviders:
             | {SERVES_UNVERIFIED for known in self._of(model) if known.is_live and known.session is None and demanded}
         )
 
-    def models(self, tenant_id: str) -> frozenset[str]:
-        """The models that a verified provider serves this tenant now. What is served unverified is not listed."""
+    def models(self, tenant_id: str) -> dict[str, frozenset[Endpoint]]:
+        """The models that a verified provider serves this tenant now, and where it can be asked for each. What is
+        served unverified is not listed.
+        """
         tenant, now = self._policy.current.constraints.of(tenant_id), time.time()
         verified = [known for known in self._of(None) if known.session is not None]
         serving = [known for known in verified if not lacking(known.candidate(), tenant, now)]
-        return frozenset(model for known in serving for model in known.provider.models)
+        served: defaultdict[str, frozenset[Endpoint]] = defaultdict(frozenset)
+        for known in serving:
+            for model in known.provider.models:
+                served[model] |= known.adapter.declaration.endpoints
+        return served
 
     def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
         """The session documents that could be cited now (ACI §8.1)."""

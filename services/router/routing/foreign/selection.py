@@ -11,6 +11,7 @@ import random
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from libs.aci.endpoints import Endpoint
 from libs.policy.constraints import TenantConstraints
 from services.router.errors import TenantConstraintsUnmet
 from services.router.prompt import Constraints
@@ -23,6 +24,7 @@ class ForeignCandidate:
     name: str
     models: Collection[str]
     """As clients of this mesh write them."""
+    endpoints: Collection[Endpoint]
     session_id: str | None
     """None: nothing is verified."""
     until: float
@@ -39,6 +41,7 @@ class Wanted:
     """What one request asks of whoever serves it."""
 
     model: str
+    endpoint: Endpoint
     constraints: Constraints
     """The request's own."""
     tenant_id: str
@@ -51,7 +54,8 @@ class Wanted:
 
     def is_served_by(self, candidate: ForeignCandidate, now: float) -> bool:
         """The same, but for what policy demands for the tenant of whoever is verified."""
-        if self.model not in candidate.models or candidate.until <= now:
+        offers = self.model in candidate.models and self.endpoint in candidate.endpoints
+        if not offers or candidate.until <= now:
             return False
         if candidate.session_id is None:
             demanded = self.constraints.verified or self.tenant.verified_only

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from libs.aci.endpoints import CHAT, COMPLETIONS
 from libs.aci.session import TlsBinding, session_document
 from libs.client.attestation import TlsKeyNotAttested
 from libs.client.foreign import VLLM_PROXY_FORMAT, ForeignEvidence
@@ -48,6 +49,7 @@ class VllmProxyAdapter:
         scope="service",
         claims=APPRAISED,
         receipts=True,
+        endpoints=frozenset({CHAT, COMPLETIONS}),
     )
 
     def __init__(

@@ -57,7 +57,7 @@ class VllmProxyStanding:
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `services.router.routing.foreign.adapter.Standing`."""
         there = self.place.provider.models[errand.prompt.model]
-        body = readdress(errand.prompt.forwarded, there)
+        body = readdress(errand.prompt.forwarded, errand.endpoint, there)
         outcome: UpstreamVerified | Unverified
         if self.session is None:
             outcome = Unverified(False, there, CHANNEL_NOT_BOUND, f"foreign/{self.place.name}")

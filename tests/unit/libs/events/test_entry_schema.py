@@ -16,8 +16,8 @@ from libs.transparency.leaf import Kind
 from services.ledger.intake.issuers import KINDS_OF_ROLE
 from tests.fakes.entry_schema import DOCUMENTED, SCHEMA, require_documented, require_documented_entry
 
-NOT_WRITTEN = {Kind.USAGE, Kind.PIPELINE}
-"""Their numbers are taken; nothing writes them yet."""
+NOT_WRITTEN = {Kind.USAGE}
+"""Its number is taken; nothing writes it yet."""
 
 SAMPLES: dict[Kind, dict[str, Any]] = {
     Kind.AMENDMENT: {"entry_id": "ab" * 32, "effect": "not_released"},

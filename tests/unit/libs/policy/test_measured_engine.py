@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from libs.aci.endpoints import CHAT, MESSAGES
 from libs.policy.compose import ComposeMalformed
 from libs.policy.measured_engine import MeasuredEngine, read_engine
 
@@ -35,9 +36,21 @@ def test_both_templates_name_their_engine() -> None:
         compose({"kind": "vllm", "arguments": ["two\nlines"]}),
         compose({"kind": "vllm", "arguments": [], "python": "python"}),
         compose({"kind": "vllm", "arguments": [], "middleware": "evil"}),
+        compose({"kind": "vllm", "arguments": [], "endpoints": []}),
+        compose({"kind": "vllm", "arguments": [], "endpoints": "/v1/messages"}),
+        compose({"kind": "vllm", "arguments": [], "endpoints": ["/v1/messages", "/v1/messages"]}),
+        compose({"kind": "vllm", "arguments": [], "endpoints": ["/v1/systemone"]}),
+        compose({"kind": "vllm", "arguments": [], "endpoints": ["/v1/messages/"]}),
+        compose({"kind": "vllm", "arguments": [], "endpoints": None}),
         "not json",
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ComposeMalformed):
         read_engine(text)
+
+
+def test_where_it_is_asked_may_be_measured_too() -> None:
+    named = {"kind": "vllm", "arguments": [], "endpoints": ["/v1/chat/completions", "/v1/messages"]}
+    assert read_engine(compose(named)).endpoints == frozenset({CHAT, MESSAGES})
+    assert read_engine(compose({"kind": "vllm", "arguments": []})).endpoints is None

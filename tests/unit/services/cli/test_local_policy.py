@@ -12,6 +12,7 @@ from libs import jcs
 from libs.policy.compose import read_anchors
 from libs.policy.document import Policy
 from libs.policy.signatures import PolicySignaturesInsufficient, parse_signed
+from services.cli.local.engine import EMBEDDED
 from services.cli.local.policy import (
     LocalOperators,
     ensure_policy,
@@ -58,7 +59,7 @@ def local(desk: Desk, tmp_path: Path) -> Local:
     layout = Layout(tmp_path / "state")
     layout.prepare()
     operators = open_operators(layout)
-    composes = write_composes(layout, operators, DSTACK_KMS_ROOT)
+    composes = write_composes(layout, operators, DSTACK_KMS_ROOT, EMBEDDED.template())
     reference = jcs.loads_object((desk.folder / "reference.json").read_bytes())
     reference["pccs_url"] = "http://127.0.0.1:1"
     reference["instances"] = {

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from libs.aci import endpoints, receipt
+from libs.aci.endpoints import Endpoint
 from libs.aci.receipt_events import PolicyInForce
 from libs.policy.measured_engine import MeasuredEngine
 from services.node.channel import EngineChannel, EngineUnavailable
@@ -29,6 +30,7 @@ MODEL = "smollm2-135m"
 CHAT = endpoints.CHAT.path
 POLICY = PolicyInForce(1, "sha256:" + "0" * 64)
 PATIENCE_SECONDS = 60.0
+QUESTION = [{"role": "user", "content": "Say hi."}]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -95,6 +97,46 @@ async def test_a_stream_ends_with_done_and_is_receipted(generation: Generation, 
     )
 
 
+async def at(generation: Generation, endpoint: Endpoint, **members: object) -> bytes:
+    """What is answered there, its head being that of a success."""
+    body = json.dumps({"model": MODEL, **members}).encode()
+    head, *chunks, _ = await answered(generation, Request(endpoint.path, body, "request-1", "tenant-1"))
+    assert isinstance(head, Head)
+    assert head.status == 200
+    return b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
+
+
+async def test_one_engine_generates_and_embeds(generation: Generation) -> None:
+    answer = json.loads(await at(generation, endpoints.EMBEDDINGS, input=["red", "red", "a railway timetable"]))
+    same, again, other = (entry["embedding"] for entry in answer["data"])
+    assert same == again != other
+    assert len(same) == len(other) > 100
+
+
+async def test_as_much_is_embedded_as_may_be_asked(generation: Generation) -> None:
+    answer = json.loads(await at(generation, endpoints.EMBEDDINGS, input="a " * 1000))
+    assert answer["usage"]["prompt_tokens"] > 900
+
+
+async def test_messages_are_answered_counted_and_streamed(generation: Generation) -> None:
+    asked = {"messages": QUESTION, "temperature": 0}
+    answer = json.loads(await at(generation, endpoints.MESSAGES, max_tokens=3, **asked))
+    assert (answer["type"], answer["usage"]["output_tokens"]) == ("message", 3)
+    counted = json.loads(await at(generation, endpoints.COUNT_TOKENS, messages=QUESTION))
+    assert counted["input_tokens"] == answer["usage"]["input_tokens"]
+    stream = await at(generation, endpoints.MESSAGES, max_tokens=3, stream=True, **asked)
+    assert stream.startswith(b"event: message_start\n")
+    assert b"event: message_stop\n" in stream
+
+
+async def test_responses_are_answered_and_streamed(generation: Generation) -> None:
+    answer = json.loads(await at(generation, endpoints.RESPONSES, input="Hi", max_output_tokens=3))
+    assert (answer["object"], answer["usage"]["output_tokens"]) == ("response", 3)
+    stream = await at(generation, endpoints.RESPONSES, input="Hi", max_output_tokens=3, stream=True)
+    assert stream.startswith(b"event: response.created\n")
+    assert b"event: response.completed\n" in stream
+
+
 async def test_a_request_that_the_engine_refuses_is_a_response(generation: Generation) -> None:
     request = Request(CHAT, b'{"model":"smollm2-135m","messages":"no array"}', "r", "t")
     head, *_ = await answered(generation, request)
@@ -128,7 +170,7 @@ async def test_the_engine_wants_its_key_which_is_not_in_its_arguments(engine: Su
     assert modes == [0, 0]
     async with EngineChannel(socket, "another key") as stranger:
         with pytest.raises(EngineUnavailable, match="401"):
-            await stranger.probe(MODEL)
+            await stranger.probe(endpoints.CHAT, MODEL)
 
 
 async def test_a_killed_engine_comes_back(generation: Generation, engine: SupervisedEngine) -> None:

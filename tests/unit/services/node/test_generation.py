@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from libs.aci import endpoints, receipt
+from libs.aci.endpoints import Endpoint
 from libs.aci.receipt_events import PolicyInForce
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
@@ -44,6 +45,7 @@ class ToldEngine:
     content_type: str = "application/json"
     chunks: tuple[bytes, ...] = (b'{"choices":', b"[]}")
     salted: bool = False
+    endpoints: tuple[Endpoint, ...] = endpoints.DEFINED
     ready: bool = True
     load: EngineLoad = EngineLoad(running=0, waiting=0, capacity=1)  # noqa: RUF009 - frozen
     bodies: list[bytes] = field(default_factory=list)
@@ -165,3 +167,42 @@ async def test_an_engines_failure_is_told_without_its_words() -> None:
 async def test_an_engine_that_does_not_serve_this_node_is_unavailable(engine: ToldEngine) -> None:
     with pytest.raises(EngineUnavailable):
         await generate(engine)
+
+
+async def test_an_endpoint_that_the_engine_does_not_offer_reaches_it_by_no_name() -> None:
+    engine = ToldEngine(endpoints=(endpoints.CHAT,))
+    for path in ("/v1/embeddings", "/v1/messages", "/v1/chat/completions/", "/v1/messages/batches"):
+        with pytest.raises(EndpointNotSupported):
+            await generate(engine, fields={"endpoint": path})
+    assert engine.bodies == []
+
+
+@pytest.mark.parametrize("endpoint", endpoints.DEFINED, ids=lambda endpoint: endpoint.path)
+async def test_wherever_the_model_runs_there_is_a_salt(endpoint: Endpoint) -> None:
+    engine = ToldEngine(salted=True)
+    await generate(engine, fields={"endpoint": endpoint.path})
+    assert ("cache_salt" in json.loads(engine.bodies[0])) is endpoint.runs_model
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+async def test_an_engines_refusal_at_messages_is_in_anthropics_form_and_receipted_so(status: int) -> None:
+    engine = ToldEngine(status=status, chunks=(b'{"error":{"type":"invalid', b'_request_error","message":"why"}}'))
+    (head, body, conclusion), _ = await generate(engine, fields={"endpoint": "/v1/messages"})
+    assert head == Head(status, "application/json")
+    assert isinstance(body, bytes)
+    assert (json.loads(body)["type"], json.loads(body)["error"]["message"]) == ("error", "why")
+    assert isinstance(conclusion, Conclusion)
+    assert receipt.parse(conclusion.receipt).returned.body_hash == "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+async def test_a_refusal_at_too_great_a_length_is_none() -> None:
+    engine = ToldEngine(status=400, chunks=(b"x" * 70_000,))
+    with pytest.raises(EngineUnavailable):
+        await generate(engine, fields={"endpoint": "/v1/messages"})
+
+
+async def test_this_nodes_own_refusals_at_messages_are_in_anthropics_form() -> None:
+    for engine, body in ((ToldEngine(), b'{"model":"other"}'), (ToldEngine(status=500), GOOD)):
+        (_, said, _), _ = await generate(engine, body, {"endpoint": "/v1/messages"})
+        assert isinstance(said, bytes)
+        assert json.loads(said)["type"] == "error"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
 from services.node.launch import EngineSettings, plan
@@ -36,3 +37,41 @@ def test_vllm_is_started_as_a_module_with_its_key_in_the_environment(tmp_path: P
 def test_vllm_without_weights_is_refused() -> None:
     with pytest.raises(WeightsMissing):
         plan(EngineSettings(), MeasuredEngine("vllm"))
+
+
+def test_the_embedded_engine_is_asked_everywhere_and_vllm_where_it_always_was(tmp_path: Path) -> None:
+    settings = EngineSettings(weights=tmp_path)
+    assert plan(settings, EMBEDDED).endpoints == set(DEFINED)
+    assert plan(settings, MeasuredEngine("vllm")).endpoints == {CHAT, COMPLETIONS}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "embedded"])
+def test_what_was_measured_says_where_the_engine_is_asked(tmp_path: Path, kind: str) -> None:
+    measured = MeasuredEngine(kind, endpoints=frozenset({CHAT, MESSAGES}))
+    assert plan(EngineSettings(weights=tmp_path), measured).endpoints == {CHAT, MESSAGES}
+
+
+def test_vllm_keeps_no_response_whatever_the_host_has_in_its_environment(tmp_path: Path) -> None:
+    launch = plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"))
+    assert launch.environment["VLLM_ENABLE_RESPONSES_API_STORE"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "salted"),
+    [
+        (("--no-enable-prefix-caching",), False),
+        (("--dtype", "bfloat16", "--no_enable_prefix_caching"), False),
+        ((), True),
+        (("--enable-prefix-caching",), True),
+        (("--no-enable-prefix-caching", "--enable-prefix-caching"), True),
+        (("--no-enable-prefix-caching", "--enable_prefix_caching"), True),
+        (("--no-enable-prefix-caching", "--enable-prefix"), True),
+        (("--no-enable-prefix-caching", "--enable-prefix-caching=True"), True),
+        (("--no-enable-prefix-caching-at-all",), True),
+    ],
+    ids=repr,
+)
+def test_vllm_needs_no_salt_only_if_its_cache_is_measured_away(
+    tmp_path: Path, arguments: tuple[str, ...], salted: bool
+) -> None:
+    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments)).salted is salted

@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 
+from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import PolicyInForce
 from services.node.channel import Answer
 from services.node.engine import EngineLoad
@@ -29,6 +30,7 @@ class EndlessEngine:
 
     ready = True
     salted = False
+    endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 
     def __init__(self, *, ends: bool) -> None:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 
+from libs.aci.sse import Protocol
 from services.router import errors
-from services.router.errors import LedgerUnavailable, RouterError
+from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, TenantsUnavailable
 
 
 def kinds() -> list[type[RouterError]]:
@@ -50,3 +51,9 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
 def test_each_error_has_a_reason_of_its_own() -> None:
     reasons = [kind.reason for kind in kinds()]
     assert len(set(reasons)) == len(reasons)
+
+
+def test_anthropics_clients_are_told_that_the_service_is_overloaded_and_all_else_under_its_own_status() -> None:
+    told = {kind: kind.__new__(kind).told(Protocol.MESSAGES)[0] for kind in kinds()}
+    assert {kind for kind, status in told.items() if status != kind.status} == {ServiceUnavailable, TenantsUnavailable}
+    assert told[ServiceUnavailable] == 529

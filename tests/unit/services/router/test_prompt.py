@@ -5,14 +5,19 @@ from typing import Any
 
 import pytest
 
+from libs.aci.endpoints import CHAT, COMPLETIONS, RESPONSES
 from services.router.errors import InvalidRequest
-from services.router.prompt import Constraints, parse, strip
+from services.router.prompt import Constraints, Prompt, parse, readdress, strip
 
 ID = "0123456789abcdef" * 4
 
 
 def body(**members: Any) -> bytes:
     return json.dumps({"model": "m"} | members).encode()
+
+
+def read(given: bytes) -> Prompt:
+    return parse(given, CHAT)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +33,8 @@ def body(**members: Any) -> bytes:
     ],
 )
 def test_constraints_are_read(provider: object, expected: Constraints) -> None:
-    assert parse(body(provider=provider)).constraints == expected
-    assert parse(body()).constraints == Constraints()
+    assert read(body(provider=provider)).constraints == expected
+    assert read(body()).constraints == Constraints()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_constraints_are_read(provider: object, expected: Constraints) -> None:
 )
 def test_malformed_constraint_is_a_client_error_judged_in_order(provider: object, named: str) -> None:
     with pytest.raises(InvalidRequest, match=named):
-        parse(body(provider=provider))
+        read(body(provider=provider))
 
 
 @pytest.mark.parametrize(
@@ -79,34 +84,34 @@ def test_malformed_constraint_is_a_client_error_judged_in_order(provider: object
 )
 def test_body_that_is_not_one_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest, match="invalid json"):
-        parse(raw)
+        read(raw)
     with pytest.raises(InvalidRequest, match="invalid json"):
         strip(raw)
 
 
 def test_refusal_repeats_nothing_of_the_prompt() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        parse(b'{"model":"m","messages":"secret words')
+        read(b'{"model":"m","messages":"secret words')
     assert b"secret" not in refused.value.body
 
 
 def test_cache_salt_of_a_client_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="cache_salt"):
-        parse(body(cache_salt=None))
+        read(body(cache_salt=None))
 
 
 @pytest.mark.parametrize("model", [None, "", 7, ["m"], "x" * 257, "a\nb", "\ud800"])
 def test_model_that_cannot_be_receipted_is_refused(model: object) -> None:
     with pytest.raises(InvalidRequest, match="model must"):
-        parse(body(model=model))
+        read(body(model=model))
 
 
 def test_stream_is_a_flag() -> None:
-    assert parse(body(stream=True)).stream
-    assert not parse(body(stream=None)).stream
-    assert not parse(body()).stream
+    assert read(body(stream=True)).stream
+    assert not read(body(stream=None)).stream
+    assert not read(body()).stream
     with pytest.raises(InvalidRequest, match="stream"):
-        parse(body(stream="true"))
+        read(body(stream="true"))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ def test_stream_is_a_flag() -> None:
     ],
 )
 def test_body_without_constraints_is_forwarded_byte_for_byte(raw: bytes) -> None:
-    assert parse(raw).forwarded == raw
+    assert read(raw).forwarded == raw
     assert strip(raw) == raw
 
 
@@ -138,14 +143,53 @@ def test_constraints_are_not_forwarded_and_all_else_is_kept() -> None:
 
 
 def test_provider_left_empty_goes_too() -> None:
-    assert parse(b'{"model": "m", "provider": {"aci_verified": false}}').forwarded == b'{"model":"m"}'
+    assert read(b'{"model": "m", "provider": {"aci_verified": false}}').forwarded == b'{"model":"m"}'
 
 
 def test_deep_nesting_is_refused_and_not_a_crash() -> None:
     for depth in range(300, 1100, 25):
         raw = b'{"model":"m","provider":{"aci_verified":true},"a":' + b"[" * depth + b"]" * depth + b"}"
         try:
-            forwarded = parse(raw).forwarded
+            forwarded = read(raw).forwarded
         except InvalidRequest:
             continue
         assert b"aci_" not in forwarded
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"conversation": {"id": "conv_1"}},
+        {"prompt": {"id": "pmpt_1"}},
+        {"store": True},
+        {"store": "true"},
+        {"store": 0},
+        {"store": []},
+        {"background": True},
+        {"background": 1},
+    ],
+    ids=repr,
+)
+def test_a_response_that_rests_on_what_is_kept_is_refused(members: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(members))):
+        parse(body(input="a", **members), RESPONSES)
+
+
+def test_a_response_that_says_nothing_of_it_or_that_nothing_is_kept_goes_on_as_it_came() -> None:
+    for members in ({}, {"store": False, "background": False}, {"store": None, "previous_response_id": None}):
+        raw = body(input="a", **members)
+        assert parse(raw, RESPONSES).forwarded == raw
+
+
+def test_elsewhere_these_members_are_the_engines_to_judge() -> None:
+    assert parse(body(prompt="a", store=True), COMPLETIONS).forwarded == body(prompt="a", store=True)
+
+
+def test_a_provider_elsewhere_is_told_to_keep_no_response() -> None:
+    said = b'{"model": "m", "input": 1.50%s}'
+    assert readdress(said % b"", RESPONSES, "n") == b'{"model":"n","input":1.50,"store":false}'
+    assert readdress(said % b',"store":null', RESPONSES, "m") == b'{"model":"m","input":1.50,"store":false}'
+    assert readdress(said % b',"store":false', RESPONSES, "m") == said % b',"store":false'
+    assert readdress(said % b"", CHAT, "m") == said % b""

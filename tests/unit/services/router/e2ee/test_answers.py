@@ -153,3 +153,11 @@ def test_what_is_kept_back_is_bounded(envelope: Envelope, streams: bool) -> None
     held.feed(b"x" * MAX_BYTES)
     with pytest.raises(UpstreamFailed):
         held.feed(b"x")
+
+
+@pytest.mark.parametrize("value", [[0.5, -1.25e-3], "AAAAPw==", []], ids=repr)
+def test_an_embedding_is_sealed_as_the_json_of_it(client: Client, envelope: Envelope, value: object) -> None:
+    body = cover(envelope, streams=False, status=200)
+    body.feed(json.dumps({"object": "list", "data": [{"index": 0, "embedding": value}]}).encode())
+    sealed = json.loads(body.finish())["data"][0]["embedding"]
+    assert json.loads(client.open("data.0.embedding", sealed, "")) == value

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from teemesh.registry.v1 import registry_pb2
 
 from libs.aci.encoding import digest
+from libs.aci.endpoints import CHAT
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
 from libs.events.answers import EntryRejected
@@ -270,7 +271,7 @@ async def test_another_node_is_tried_before_the_first_byte(two_nodes: RouterBenc
         if fails == "another key":
             bench.peer_of(node).renewed = node_lease("n0", key="second")
     bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(draining=True)))
-    first = bench.upstreams.choose(MODEL, Demands(), TENANT.tenant_id, frozenset())
+    first = bench.upstreams.choose(MODEL, CHAT, Demands(), TENANT.tenant_id, frozenset())
     assert first.candidate.spiffe_id == bench.nodes[0].lease.certificate.spiffe_id
     bench.upstreams.take(
         bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(load=registry_pb2.Load(running_requests=1)))

@@ -203,3 +203,15 @@ def test_only_a_successful_stream_that_was_asked_for_goes_out_in_parts(
 
 def test_an_answer_of_an_endpoint_that_does_not_stream_is_withheld_whole() -> None:
     assert isinstance(withhold(EMBEDDINGS, stream=True, status=200, content_type=EVENT_STREAM), BufferedResponse)
+
+
+def test_an_answer_of_anthropics_that_fails_is_its_error() -> None:
+    response = BufferedResponse(MESSAGES)
+    response.feed(b'{"type":"message"}')
+    response.fail(GONE)
+    assert (json.loads(response.withheld)["type"], json.loads(response.withheld)["error"]["type"]) == (
+        "error",
+        "api_error",
+    )
+    _, _, data = stream(endpoint=MESSAGES)[0].error_end(GONE).partition(b"data: ")
+    assert json.loads(data)["error"]["type"] == "api_error"

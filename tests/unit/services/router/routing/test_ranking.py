@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from libs.aci.endpoints import CHAT, MESSAGES
 from services.router.routing.ranking import Ranking
+
+M, N = [("m", CHAT)], [("n", CHAT)]
 
 
 def ranking(seed: int = 1) -> Ranking:
@@ -14,20 +17,20 @@ def ranking(seed: int = 1) -> Ranking:
 
 def test_the_least_loaded_for_its_capacity_comes_first() -> None:
     ranked = ranking()
-    ranked.put("small", ["m"], busy=1, capacity=2)
-    ranked.put("large", ["m"], busy=3, capacity=8)
-    ranked.put("full", ["m"], busy=9, capacity=8)
-    assert list(ranked.of("m")) == ["large", "small", "full"]
+    ranked.put("small", M, busy=1, capacity=2)
+    ranked.put("large", M, busy=3, capacity=8)
+    ranked.put("full", M, busy=9, capacity=8)
+    assert list(ranked.of("m", CHAT)) == ["large", "small", "full"]
 
 
 def test_among_the_least_loaded_chance_decides_each_time() -> None:
     ranked, first = ranking(), Counter[str]()
     names = ["a", "b", "c"]
     for name in names:
-        ranked.put(name, ["m"], busy=2, capacity=4)
-    ranked.put("busier", ["m"], busy=3, capacity=4)
+        ranked.put(name, M, busy=2, capacity=4)
+    ranked.put("busier", M, busy=3, capacity=4)
     for _ in range(600):
-        order = list(ranked.of("m"))
+        order = list(ranked.of("m", CHAT))
         first[order[0]] += 1
         assert (sorted(order[:3]), order[3]) == (names, "busier")
     assert min(first[name] for name in names) > 150
@@ -36,11 +39,11 @@ def test_among_the_least_loaded_chance_decides_each_time() -> None:
 def test_a_node_is_ranked_once_for_each_model_and_leaves_no_place_behind() -> None:
     ranked = ranking()
     for busy in range(5):
-        ranked.put("a", ["m", "n"], busy=busy, capacity=4)
-    ranked.put("a", ["n"], busy=0, capacity=4)
-    assert (list(ranked.of("m")), list(ranked.of("n"))) == ([], ["a"])
-    ranked.put("a", ["n"], busy=0, capacity=0)
-    assert list(ranked.of("n")) == []
+        ranked.put("a", [*M, *N], busy=busy, capacity=4)
+    ranked.put("a", N, busy=0, capacity=4)
+    assert (list(ranked.of("m", CHAT)), list(ranked.of("n", CHAT))) == ([], ["a"])
+    ranked.put("a", N, busy=0, capacity=0)
+    assert list(ranked.of("n", CHAT)) == []
     ranked.remove("a")
     ranked.remove("never there")
     assert not ranked._ranked
@@ -56,8 +59,18 @@ def test_it_agrees_with_sorting_after_any_changes() -> None:
             loads.pop(name, None)
         else:
             busy, capacity = chance.randrange(9), chance.randrange(1, 9)
-            ranked.put(name, ["m"], busy, capacity)
+            ranked.put(name, M, busy, capacity)
             loads[name] = busy / capacity
-        found = list(ranked.of("m"))
+        found = list(ranked.of("m", CHAT))
         assert sorted(found) == sorted(loads)
         assert [loads[each] for each in found] == sorted(loads.values())
+
+
+def test_a_node_has_a_place_where_it_is_asked_and_nowhere_else() -> None:
+    ranked = ranking()
+    ranked.put("first", M, busy=0, capacity=4)
+    ranked.put("more", [*M, ("m", MESSAGES)], busy=3, capacity=4)
+    assert list(ranked.of("m", MESSAGES)) == ["more"]
+    assert list(ranked.of("m", CHAT)) == ["first", "more"]
+    ranked.remove("more")
+    assert list(ranked.of("m", MESSAGES)) == []

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
+from libs.aci.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, Endpoint
 from libs.policy.constraints import TenantConstraints
 from services.router.errors import (
+    EndpointNotOffered,
     ModelNotFound,
     SessionNotAccepted,
     TenantConstraintsUnmet,
     UpstreamVerificationFailed,
 )
 from services.router.prompt import Constraints
-from services.router.routing.selection import Candidate, Load, select
+from services.router.routing.selection import Candidate, Load, select, suits
 
 NOW = 1_000_000
 ANYONE = TenantConstraints()
@@ -39,6 +41,7 @@ def node(name: str, **changes: Any) -> Candidate:
 def pick(
     *candidates: Candidate,
     model: str = "m",
+    endpoint: Endpoint = CHAT,
     pinned: frozenset[str] | None = None,
     tenant: TenantConstraints = ANYONE,
     **more: Any,
@@ -46,6 +49,7 @@ def pick(
     return select(
         candidates,
         model=model,
+        endpoint=endpoint,
         constraints=Constraints(verified=True, session_ids=pinned),
         tenant=tenant,
         allowed_models=ALLOWED,
@@ -73,6 +77,7 @@ def test_ties_fall_to_chance_and_repeat_with_the_seed() -> None:
         select(
             [node("a"), node("b"), node("c")],
             model="m",
+            endpoint=CHAT,
             constraints=Constraints(),
             tenant=ANYONE,
             allowed_models=ALLOWED,
@@ -184,6 +189,7 @@ def _pick_of(nodes: tuple[Candidate, ...], tenant: TenantConstraints, **more: An
     return select(
         nodes,
         model="m",
+        endpoint=CHAT,
         constraints=Constraints(),
         tenant=tenant,
         now_ms=NOW,
@@ -210,3 +216,44 @@ def test_without_a_candidate_no_constraint_is_blamed_and_a_pin_escapes_none() ->
     abroad, home = node("abroad", region="us-1"), node("home", region="eu-1")
     with pytest.raises(SessionNotAccepted):
         pick(abroad, home, tenant=tenant, pinned=frozenset({abroad.session_id}))
+
+
+def test_only_a_node_that_offers_the_endpoint_is_chosen_however_busy() -> None:
+    first = node("first")
+    more = node("more", endpoints={CHAT, MESSAGES}, load=Load(9, 9, 1))
+    assert pick(first, more, endpoint=MESSAGES) == "more"
+    assert pick(first, more) == "first"
+
+
+def test_an_endpoint_that_no_node_offers_is_a_refusal_and_not_another_endpoint() -> None:
+    with pytest.raises(EndpointNotOffered) as refused:
+        pick(node("first"), node("more", endpoints={CHAT, MESSAGES}), endpoint=EMBEDDINGS)
+    assert (refused.value.status, refused.value.type) == (404, "not_found_error")
+    with pytest.raises(EndpointNotOffered):
+        pick(node("none", endpoints=()))
+
+
+def test_a_node_that_may_not_serve_does_not_make_an_endpoint_known() -> None:
+    with pytest.raises(UpstreamVerificationFailed):
+        pick(node("a", endpoints={EMBEDDINGS}, draining=True), endpoint=EMBEDDINGS)
+
+
+def test_a_node_whose_claims_name_none_offers_the_two_of_before() -> None:
+    for endpoint in (CHAT, COMPLETIONS):
+        assert pick(node("first"), endpoint=endpoint) == "first"
+
+
+def test_a_node_that_was_chosen_suits_only_where_it_is_asked() -> None:
+    def suited(endpoint: Endpoint) -> bool:
+        return suits(
+            node("first"),
+            model="m",
+            endpoint=endpoint,
+            constraints=Constraints(),
+            tenant=ANYONE,
+            allowed_models=ALLOWED,
+            now_ms=NOW,
+        )
+
+    assert suited(CHAT)
+    assert not suited(MESSAGES)

@@ -13,13 +13,14 @@ import pytest
 from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
+from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
 from libs.aci.session import Session, session_id, verify_session
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.policy.constraints import Constraints as Demanded
 from libs.policy.constraints import TenantConstraints
 from services.registry.sessions import draft_session
-from services.router.errors import UpstreamVerificationFailed
+from services.router.errors import EndpointNotOffered, UpstreamVerificationFailed
 from services.router.prompt import Constraints
 from services.router.routing.confirmation import SessionNotOurs, confirm
 from services.router.routing.listed import Upstream
@@ -33,7 +34,7 @@ ENDPOINT = "127.0.0.1:4000"
 
 
 def choose(bench: RouterBench) -> Upstream:
-    return bench.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset())
+    return bench.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset())
 
 
 def why_none(bench: RouterBench) -> str | None:
@@ -284,10 +285,26 @@ async def test_what_is_chosen_is_what_the_selection_would_return(two_nodes: Rout
             requests.enter_context(bench.upstreams.using(idle))
         assert choose(bench).candidate.spiffe_id == names[one]
     assert choose(bench).candidate.spiffe_id == names[two]
-    chosen = bench.upstreams.choose(MODEL, Constraints(), TENANT.tenant_id, frozenset({names[two]}))
+    chosen = bench.upstreams.choose(MODEL, CHAT, Constraints(), TENANT.tenant_id, frozenset({names[two]}))
     assert chosen.candidate.spiffe_id == names[one]
     bench.upstreams.take(registry_pb2.WatchResponse(ended=names[two]))
     assert choose(bench).candidate.spiffe_id == names[one]
     bench.peer_of(one).known = None
     with pytest.raises(UpstreamVerificationFailed):
         choose(bench)
+
+
+async def test_where_a_node_is_asked_is_what_its_evidence_claims(bench: RouterBench) -> None:
+    """The registry has no part in it: whatever it says of a node, its prompts go where its measured code says."""
+    node = bench.nodes[0]
+    assert choose(bench).candidate.endpoints == set(DEFINED)
+    old = node_lease("one", key="older", more_claims={"receipt_key": "00" * 32})
+    node.lease = old
+    bench.peer_of(node).known = old
+    bench.publish_session(old, node.target)
+    bench.upstreams.take(bench.snapshot(node.provider()))
+    await bench.upstreams.verify()
+    assert choose(bench).candidate.endpoints == {CHAT, COMPLETIONS}
+    with pytest.raises(EndpointNotOffered):
+        bench.upstreams.choose(MODEL, MESSAGES, Constraints(), TENANT.tenant_id, frozenset())
+    assert bench.upstreams.endpoints(TENANT.tenant_id) == {MODEL: {CHAT, COMPLETIONS}}

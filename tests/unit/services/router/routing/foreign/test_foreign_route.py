@@ -63,7 +63,7 @@ class StandingTwin:
 class AdapterTwin:
     """Verifies to what it is given, one after the other."""
 
-    declaration = Declaration("service", frozenset(), receipts=False)
+    declaration = Declaration("service", frozenset(), receipts=False, endpoints=frozenset({CHAT}))
 
     def __init__(self, *standings: StandingTwin) -> None:
         self._standings = iter(standings)
@@ -86,14 +86,16 @@ class Bench:
 
     async def route(self) -> ForeignRoute:
         await self.known.refresh()
-        wanted = Wanted("m", Constraints(), TENANT.tenant_id, TenantConstraints(verified_only=False))
+        wanted = Wanted("m", CHAT, Constraints(), TENANT.tenant_id, TenantConstraints(verified_only=False))
         return ForeignRoute(self.known, wanted, cast(Any, {self.known.name: 0}))
 
     def enact(self, version: int) -> None:
         self.policy.enact(replace(cast(Any, self.policy.current), version=version))
 
     async def forward(self) -> list[Step]:
-        errand = Errand(parse(prompt(model="m")), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
+        errand = Errand(
+            parse(prompt(model="m"), CHAT), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True
+        )
         return [step async for step in (await self.route()).forward(errand)]
 
 

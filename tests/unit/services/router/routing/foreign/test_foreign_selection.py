@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from libs.aci.endpoints import CHAT, MESSAGES
 from libs.policy.constraints import TenantConstraints
 from services.router.errors import TenantConstraintsUnmet
 from services.router.prompt import Constraints
@@ -15,13 +16,14 @@ from services.router.routing.foreign.selection import ForeignCandidate, Wanted, 
 
 NOW = 1000.0
 TENANT = "ab" * 16
-VERIFIED = ForeignCandidate("foreign/a", {"m": "n"}, "aa" * 32, NOW + 1, frozenset(), NOW - 60, "tdx")
-BEST_EFFORT = ForeignCandidate("foreign/z", {"m": "n"}, None, NOW + 1, frozenset({TENANT}))
+VERIFIED = ForeignCandidate("foreign/a", {"m": "n"}, {CHAT}, "aa" * 32, NOW + 1, frozenset(), NOW - 60, "tdx")
+BEST_EFFORT = ForeignCandidate("foreign/z", {"m": "n"}, {CHAT}, None, NOW + 1, frozenset({TENANT}))
 
 
 def pick(*candidates: ForeignCandidate, constraints: Constraints | None = None, **changes: Any) -> str | None:
     asked: dict[str, Any] = {
         "model": "m",
+        "endpoint": CHAT,
         "tenant_id": TENANT,
         "tenant": TenantConstraints(verified_only=False),
         "now": NOW,
@@ -30,7 +32,7 @@ def pick(*candidates: ForeignCandidate, constraints: Constraints | None = None, 
         "excluded": (),
         **changes,
     }
-    of_request = {name: asked.pop(name) for name in ("model", "tenant_id", "tenant")}
+    of_request = {name: asked.pop(name) for name in ("model", "endpoint", "tenant_id", "tenant")}
     return select_foreign(candidates, Wanted(constraints=constraints or Constraints(), **of_request), **asked)
 
 
@@ -104,3 +106,9 @@ def test_what_policy_demands_for_the_tenant_and_a_provider_does_not_show_is_refu
 def test_a_provider_that_shows_what_policy_demands_for_the_tenant_serves() -> None:
     tenant = TenantConstraints(tee_types=frozenset({"tdx"}), max_evidence_age_seconds=60)
     assert pick(VERIFIED, tenant=tenant) == "foreign/a"
+
+
+def test_a_provider_is_asked_only_where_its_kind_answers() -> None:
+    assert pick(VERIFIED, BEST_EFFORT, endpoint=MESSAGES) is None
+    other = replace(BEST_EFFORT, endpoints={CHAT, MESSAGES})
+    assert pick(VERIFIED, other, endpoint=MESSAGES) == "foreign/z"

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from libs.aci.claims import Claim, Claims
+from libs.aci.endpoints import CHAT
 from libs.aci.session import TlsBinding, session_document
 from libs.errors import MeshError
 from libs.policy.foreign import ForeignKind, ForeignProvider
@@ -46,7 +47,7 @@ class StandingTwin:
 class AdapterTwin:
     """Verifies when it is let, and as often as it is asked."""
 
-    declaration = Declaration("service", frozenset(), receipts=False)
+    declaration = Declaration("service", frozenset(), receipts=False, endpoints=frozenset({CHAT}))
 
     def __init__(self) -> None:
         self.asked = 0
@@ -219,7 +220,7 @@ async def test_a_session_that_says_more_than_its_adapter_declares_is_not_used(
     declared: frozenset[str], refusal: str
 ) -> None:
     class Sealing(AdapterTwin):
-        declaration = Declaration("service", declared, receipts=False)
+        declaration = Declaration("service", declared, receipts=False, endpoints=frozenset({CHAT}))
 
         async def verify(self, policy: object) -> Standing:
             return StandingTwin(session=SEALED)
@@ -232,7 +233,7 @@ async def test_a_session_that_says_more_than_its_adapter_declares_is_not_used(
 
 async def test_a_provider_that_shows_less_than_before_is_not_taken_up_silently() -> None:
     class Sealing(AdapterTwin):
-        declaration = Declaration("service", frozenset({"tee_attested"}), receipts=False)
+        declaration = Declaration("service", frozenset({"tee_attested"}), receipts=False, endpoints=frozenset({CHAT}))
 
         async def verify(self, policy: object) -> Standing:
             self.asked += 1

@@ -1,0 +1,61 @@
+"""It is responsible for the engine of a local mesh's node: the model that comes as a package, or vLLM from an
+environment of its own.
+
+Which engine it is gets measured, as in production: it stands in the node's app-compose, and so does its interpreter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from libs import jcs
+from libs.policy.measured_engine import MeasuredEngine
+from libs.weights import measure, packaged_weights
+from services.cli.policy.composes import TEMPLATES, template_path
+from services.cli.terminal.inputs import read_input
+
+MODEL = "smollm2-135m"
+"""The model of a local mesh: it comes as a package and runs on the CPU."""
+_CONTEXT_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """What runs, and how much of it."""
+
+    measured: MeasuredEngine
+    weights: Path | None = None
+    """A model's folder, for vLLM; None: the packaged model's file."""
+    parallel: int = 2
+    """How many requests are generated at once."""
+
+    async def weights_digest(self) -> str:
+        """Return what policy lists for the model, hexadecimal. Raises `WeightsMissing`."""
+        return (await measure(self.weights or packaged_weights())).hex()
+
+    def template(self) -> bytes:
+        """Return the template of the node's app-compose. Raises `InputUnreadable`."""
+        if self.measured.kind == "embedded":
+            return read_input(TEMPLATES / "node-embedded.app-compose.json")
+        value = jcs.loads_object(read_input(template_path("node")))
+        value["teemesh_engine"] = {
+            "kind": self.measured.kind,
+            "python": self.measured.python,
+            "arguments": list(self.measured.arguments),
+        }
+        return jcs.dumps(value)
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return the table [engine] of the node's configuration."""
+        return {
+            "model": MODEL,
+            "weights": None if self.weights is None else str(self.weights.absolute()),
+            "context_tokens": _CONTEXT_TOKENS,
+            "parallel": self.parallel,
+        }
+
+
+EMBEDDED = LocalEngine(MeasuredEngine("embedded"))

@@ -1,0 +1,101 @@
+"""Responsible for asking a gateway as cheaply as can be: HTTP/1.1 on kept-alive connections, without a client library.
+
+Load, gateway and engine share a machine, so what the load costs is missing to the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tests.bench.samples import Action
+
+_SECONDS = 60.0
+PATH = "/v1/chat/completions"
+
+
+class GatewayFailed(RuntimeError):
+    """A gateway did not answer 200, or not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where to ask, and with what."""
+
+    name: str
+    url: str
+    tls: ssl.SSLContext | None = None
+    headers: Mapping[str, str] | None = None
+
+    def request(self, body: bytes) -> bytes:
+        """Return the bytes of a prompt request."""
+        lines = {
+            "Host": urlsplit(self.url).netloc,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+        }
+        told = "".join(f"{name}: {value}\r\n" for name, value in {**lines, **(self.headers or {})}.items())
+        return f"POST {PATH} HTTP/1.1\r\n{told}\r\n".encode() + body
+
+
+class _Asking:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def ask(self, request: bytes) -> float:
+        """Send a request and read the answer; return the seconds to the first byte of its body."""
+        began = time.perf_counter()
+        self._writer.write(request)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        if not head.startswith(b"http/1.1 200"):
+            raise GatewayFailed(f"{head!r} {await self._reader.read(500)!r}")
+        if b"transfer-encoding: chunked" in head:
+            return await self._chunks() - began
+        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        await self._reader.readexactly(length)
+        return time.perf_counter() - began
+
+    async def _chunks(self) -> float:
+        first = 0.0
+        while (size := int(await self._reader.readuntil(b"\r\n"), 16)) > 0:
+            await self._reader.readexactly(size + 2)
+            first = first or time.perf_counter()
+        await self._reader.readexactly(2)
+        return first
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+
+
+@asynccontextmanager
+async def asking(gateway: Gateway, body: bytes) -> AsyncIterator[Action]:
+    """Give what asks once. As many connections are opened as are asked at once, and kept."""
+    where = urlsplit(gateway.url)
+    request = gateway.request(body)
+    idle: list[_Asking] = []
+    opened: list[_Asking] = []
+
+    async def ask() -> float:
+        async with asyncio.timeout(_SECONDS):
+            if idle:
+                connection = idle.pop()
+            else:
+                connection = _Asking(*await asyncio.open_connection(where.hostname, where.port, ssl=gateway.tls))
+                opened.append(connection)
+            first = await connection.ask(request)
+            idle.append(connection)
+            return first
+
+    try:
+        yield ask
+    finally:
+        for connection in opened:
+            connection.close()

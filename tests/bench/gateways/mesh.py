@@ -1,0 +1,44 @@
+"""Responsible for a whole mesh in front of the engine that costs nothing, which its node takes for vLLM."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.bench.gateways.load import Gateway
+from tests.mesh.running import ROOT, RunningMesh, running_mesh
+
+_PARALLEL = 2000
+"""More than anything here asks at once: the node is to queue nothing."""
+
+
+@contextmanager
+def mesh_before(folder: Path, *, pause: float = 0.0) -> Iterator[RunningMesh]:
+    """Run a mesh whose engine streams with so many seconds between its words."""
+    modules = folder / "modules"
+    server = modules / "vllm" / "entrypoints" / "openai" / "api_server.py"
+    server.parent.mkdir(parents=True)
+    server.write_text("from tests.bench.gateways.engine import main\n\nmain()\n")
+    interpreter = folder / "python"
+    interpreter.write_text(f'#!/bin/sh\nPYTHONPATH="{modules}:{ROOT}" exec "{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
+    weights = folder / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    options = ("--vllm", str(interpreter), f"--vllm-argument=--pause={pause}", "--weights", str(weights))
+    with running_mesh(folder, *options, "--parallel", str(_PARALLEL)) as mesh:
+        yield mesh
+
+
+def router_of(mesh: RunningMesh) -> Gateway:
+    """The router's HTTPS, as a client of the mesh asks it."""
+    described = mesh.mesh
+    return Gateway(
+        "teemesh",
+        described["router_url"],
+        ssl.create_default_context(cafile=described["router_ca"]),
+        {"Authorization": f"Bearer {described['api_key']}"},
+    )

@@ -1,0 +1,179 @@
+"""The router's other prompt endpoints over real TLS: keys and errors as their own clients have them, and receipts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.aci.encoding import digest
+from libs.aci.endpoints import DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
+from libs.aci.receipt import verify_receipt
+from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
+from tests.fakes.routers import prompt
+
+MESSAGE = b'{"id":"msg_1","type":"message","role":"assistant","content":[],"stop_reason":"end_turn"}'
+RESPONSE = b'{"id":"resp_1","object":"response","status":"completed","output":[]}'
+STREAMED_MESSAGE = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_2"}}\n\n',
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"a"}}\n\n',
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+)
+STREAMED_RESPONSE = (
+    b'event: response.created\ndata: {"type":"response.created","response":{"id":"resp_2"},"sequence_number":0}\n\n',
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":1}\n\n',
+    b'event: response.completed\ndata: {"type":"response.completed","sequence_number":2}\n\n',
+)
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with https_site(tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "chunks", "identifier"),
+    [
+        (MESSAGES, (MESSAGE,), "msg_1"),
+        (MESSAGES, STREAMED_MESSAGE, "msg_2"),
+        (RESPONSES, (RESPONSE,), "resp_1"),
+        (RESPONSES, STREAMED_RESPONSE, "resp_2"),
+    ],
+    ids=["message", "streamed message", "response", "streamed response"],
+)
+async def test_an_answer_comes_as_it_is_and_its_own_id_finds_its_receipt(
+    site: Site, endpoint: Endpoint, chunks: tuple[bytes, ...], identifier: str
+) -> None:
+    node, streams = site.bench.nodes[0], len(chunks) > 1
+    node.chunks = chunks
+    if streams:
+        node.stream(*chunks)
+    response, body = await site.ask("POST", endpoint.path, key=KEY, body=prompt(stream=streams))
+    assert (response.status, body) == (200, b"".join(chunks))
+    assert node.requests[0].endpoint == endpoint.path
+    for name in (identifier, response.headers["X-Receipt-Id"]):
+        found, document = await site.ask("GET", f"/v1/aci/receipts/{name}", key=KEY)
+        assert found.status == 200
+        receipt = verify_receipt(document, site.bench.workload.keyset)
+        assert (receipt.endpoint, receipt.chat_id) == (endpoint.path, identifier)
+        assert receipt.returned.body_hash == digest(body)
+        stranger, _ = await site.ask("GET", f"/v1/aci/receipts/{name}", key=OTHER_KEY)
+        assert stranger.status == 404
+
+
+@pytest.mark.parametrize(("endpoint", "chunks"), [(MESSAGES, STREAMED_MESSAGE), (RESPONSES, STREAMED_RESPONSE)])
+async def test_the_end_of_a_stream_waits_for_its_receipt_in_every_protocol(
+    site: Site, endpoint: Endpoint, chunks: tuple[bytes, ...]
+) -> None:
+    site.bench.nodes[0].stream(*chunks)
+    site.bench.ledger.silent = True
+    response, body = await site.ask("POST", endpoint.path, key=KEY, body=prompt(stream=True))
+    assert response.status == 200
+    ending = 2 if endpoint is MESSAGES else 1
+    sent, _, error = body.partition(b"\n\nevent: error\ndata: ")
+    assert sent + b"\n\n" == b"".join(chunks[:-ending]) + b"\n\n"
+    said = json.loads(error)
+    assert "ledger_unavailable" in (said.get("code"), said.get("error", {}).get("type"))
+
+
+async def test_embeddings_are_never_streamed(site: Site) -> None:
+    node = site.bench.nodes[0]
+    node.chunks = (b'{"object":"list","data":[]}',)
+    response, body = await site.ask("POST", EMBEDDINGS.path, key=KEY, body=prompt(stream=True))
+    assert (response.content_type, body) == ("application/json", node.chunks[0])
+
+
+@pytest.mark.parametrize("path", [MESSAGES.path, "/v1/chat/completions"])
+async def test_a_key_may_come_as_anthropics_clients_send_it(site: Site, path: str) -> None:
+    site.bench.nodes[0].chunks = (MESSAGE,)
+    headers: dict[str, Any] = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+    response, _ = await site.ask("POST", path, body=prompt(), **headers)
+    assert response.status == 200
+    for document in ("/v1/models", f"/v1/aci/receipts/{response.headers['X-Receipt-Id']}"):
+        fetched, _ = await site.ask("GET", document, **headers)
+        assert fetched.status == 200
+
+
+async def test_of_two_keys_that_differ_neither_is_taken(site: Site) -> None:
+    for first, second in ((KEY, OTHER_KEY), (OTHER_KEY, KEY)):
+        response, body = await site.ask("POST", MESSAGES.path, key=first, body=prompt(), **{"x-api-key": second})
+        assert (response.status, json.loads(body)["error"]["type"]) == (400, "invalid_request_error")
+        assert "X-Receipt-Id" not in response.headers
+    assert site.bench.nodes[0].requests == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key", "body", "status", "kind"),
+    [
+        ("POST", MESSAGES.path, None, b"{}", 401, "authentication_error"),
+        ("POST", MESSAGES.path, "sk-wrong", b"{}", 401, "authentication_error"),
+        ("GET", MESSAGES.path, KEY, None, 405, "method_not_allowed"),
+        ("POST", MESSAGES.path, KEY, b"{", 400, "invalid_request_error"),
+        ("POST", MESSAGES.path, KEY, b'{"model":"other"}', 404, "not_found_error"),
+        ("POST", MESSAGES.path, KEY, b" " * (MAX_BODY_BYTES + 1), 413, "request_too_large"),
+        ("POST", f"{MESSAGES.path}/batches", KEY, b"{}", 404, "not_found_error"),
+        ("POST", f"{MESSAGES.path}/count_tokens", None, b"{}", 401, "authentication_error"),
+    ],
+)
+async def test_a_refusal_at_messages_is_in_anthropics_form(
+    site: Site, method: str, path: str, key: str | None, body: bytes | None, status: int, kind: str
+) -> None:
+    response, said = await site.ask(method, path, key=key, body=body)
+    read = json.loads(said)
+    assert (response.status, read["type"], read["error"]["type"]) == (status, "error", kind)
+    assert read["error"]["message"]
+
+
+async def test_a_service_that_cannot_answer_now_is_overloaded_to_anthropics_clients(site: Site) -> None:
+    site.bench.member.policy.fresh = False
+    response, said = await site.ask("POST", MESSAGES.path, key=KEY, body=prompt())
+    assert (response.status, json.loads(said)["error"]["type"]) == (529, "overloaded_error")
+
+
+@pytest.mark.parametrize("endpoint", DEFINED, ids=lambda endpoint: endpoint.path)
+async def test_an_endpoint_that_no_node_offers_is_refused_with_a_receipt(tmp_path: Path, endpoint: Endpoint) -> None:
+    async with https_site(tmp_path, offered=[one for one in DEFINED if one != endpoint]) as site:
+        response, said = await site.ask("POST", endpoint.path, key=KEY, body=prompt())
+        assert (response.status, json.loads(said)["error"]["type"]) == (404, "not_found_error")
+        assert site.bench.nodes[0].requests == []
+        receipt = site.bench.only_receipt()
+        assert (receipt.receipt_id, receipt.forwarded) == (response.headers["X-Receipt-Id"], None)
+        assert receipt.returned.body_hash == digest(said)
+        _, listed = await site.ask("GET", "/v1/models", key=KEY)
+        (model,) = json.loads(listed)["data"]
+        assert endpoint.path not in model["endpoints"]
+
+
+async def test_a_response_that_would_be_kept_is_refused_with_a_receipt(site: Site) -> None:
+    response, said = await site.ask("POST", RESPONSES.path, key=KEY, body=prompt(store=True))
+    assert (response.status, json.loads(said)["error"]["type"]) == (400, "invalid_request_error")
+    assert site.bench.only_receipt().forwarded is None
+    assert site.bench.nodes[0].requests == []
+
+
+async def test_a_listed_origins_page_reads_answers_and_refusals_and_no_other_ones(tmp_path: Path) -> None:
+    here = "https://chat.example.org"
+    asks: dict[str, Any] = {"Access-Control-Request-Method": "POST"}
+    async with https_site(tmp_path, origins=[here]) as site:
+        for path in ("/health", "/nowhere", "/v1/models"):
+            response, _ = await site.ask("GET", path, Origin=here)
+            assert response.headers["Access-Control-Allow-Origin"] == here
+            assert "X-ACI-Keyset-Digest" in response.headers["Access-Control-Expose-Headers"]
+            other, _ = await site.ask("GET", path, Origin="https://elsewhere.example")
+            assert "Access-Control-Allow-Origin" not in other.headers
+        allowed, _ = await site.ask("OPTIONS", MESSAGES.path, Origin=here, **asks)
+        refused, _ = await site.ask("OPTIONS", MESSAGES.path, Origin="https://elsewhere.example", **asks)
+        assert (allowed.status, refused.status) == (204, 405)
+        assert allowed.headers["X-ACI-Version"] == refused.headers["X-ACI-Version"] == "aci/1"
+
+
+async def test_without_configuration_no_page_of_another_origin_reads_anything(site: Site) -> None:
+    asks: dict[str, Any] = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    response, _ = await site.ask("OPTIONS", MESSAGES.path, **asks)
+    assert response.status == 405
+    assert not [name for name in response.headers if name.startswith("Access-Control")]

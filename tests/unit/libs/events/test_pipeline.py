@@ -1,0 +1,75 @@
+"""Stages of pipelines: read as they were written, and nothing else is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from jsonschema import ValidationError
+
+from libs import jcs
+from libs.events.pipeline import MAX_ARTIFACTS, Artifact, Stage, StageMalformed, Step, parse_stage
+from libs.transparency.leaf import Kind
+from tests.fakes.entry_schema import require_documented
+
+DATA = Artifact("claims-2026", b"\x01" * 32, made_by=b"\x02" * 32)
+BASE = Artifact("smollm2-135m", b"\x03" * 32)
+TUNED = Artifact("smollm2-claims", b"\x04" * 32)
+STAGE = Stage(Step.FINE_TUNING, "third try", (DATA, BASE), (TUNED,), b"\x05" * 32, 1_000, 2_000)
+
+
+@pytest.mark.parametrize("step", Step)
+def test_a_stage_is_read_as_it_was_written(step: Step) -> None:
+    for stage in (replace(STAGE, step=step), replace(STAGE, step=step, inputs=(), ended_ms=1_000)):
+        require_documented(Kind.PIPELINE, stage.body())
+        assert parse_stage(jcs.loads_object(jcs.dumps(stage.body()))) == stage
+
+
+@pytest.mark.parametrize("name", STAGE.body())
+def test_every_member_must_be_there(name: str) -> None:
+    body = {member: value for member, value in STAGE.body().items() if member != name}
+    _require_refused(body)
+    _require_refused({**STAGE.body(), name: None})
+
+
+def test_there_is_no_other_member() -> None:
+    _require_refused({**STAGE.body(), "more": 1})
+    _require_refused({**STAGE.body(), "inputs": [{**DATA.members(), "more": 1}]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"v": 2},
+        {"stage": "distillation"},
+        {"name": ""},
+        {"name": "two\nlines"},
+        {"outputs": []},
+        {"outputs": [DATA.members()]},
+        {"inputs": [{"name": "x", "sha256": "00"}]},
+        {"inputs": [{**DATA.members(), "made_by": None}]},
+        {"inputs": [Artifact(f"part {number}", bytes(32)).members() for number in range(MAX_ARTIFACTS + 1)]},
+        {"parameters_sha256": "AB" * 32},
+        {"began_ms": -1},
+    ],
+)
+def test_what_is_no_stage_is_neither_read_nor_documented(change: dict[str, Any]) -> None:
+    _require_refused({**STAGE.body(), **change})
+
+
+def test_a_stage_does_not_end_before_it_began() -> None:
+    with pytest.raises(StageMalformed, match="ended_ms"):
+        parse_stage({**STAGE.body(), "ended_ms": 999})
+
+
+def test_a_name_stands_for_one_artifact() -> None:
+    with pytest.raises(StageMalformed, match="inputs names the same thing twice"):
+        parse_stage({**STAGE.body(), "inputs": [DATA.members(), {**BASE.members(), "name": DATA.name}]})
+
+
+def _require_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(StageMalformed):
+        parse_stage(body)
+    with pytest.raises(ValidationError):
+        require_documented(Kind.PIPELINE, body)

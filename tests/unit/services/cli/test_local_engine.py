@@ -1,0 +1,68 @@
+"""The engine of a local mesh: what a command line asks for is what is measured, listed and started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from libs.config import load
+from libs.policy.compose import render
+from libs.policy.measured_engine import MeasuredEngine, read_engine
+from services.cli.__main__ import main
+from services.cli.local.config import Addresses, write_service_configs
+from services.cli.local.engine import EMBEDDED, MODEL, LocalEngine
+from services.cli.local.policy import open_operators
+from services.cli.mesh.layout import Layout
+from services.cli.mesh.ports import NAMES
+from services.node.config import Config
+from services.node.launch import plan
+
+VLLM = MeasuredEngine("vllm", "/opt/vllm/bin/python", ("--enforce-eager",))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"\x01" * 64)
+    return folder
+
+
+@pytest.mark.parametrize("measured", [EMBEDDED.measured, VLLM])
+def test_the_engine_is_measured(tmp_path: Path, measured: MeasuredEngine) -> None:
+    layout = Layout(tmp_path / "state")
+    layout.prepare()
+    anchors = open_operators(layout).anchors("node")
+    compose = render(LocalEngine(measured).template(), "ab" * 32, anchors)
+    assert read_engine(compose.decode()) == measured
+
+
+async def test_policy_lists_the_weights_that_the_engine_is_given(weights: Path) -> None:
+    listed = await LocalEngine(VLLM, weights).weights_digest()
+    (weights / "model.safetensors").write_bytes(b"\x02" * 64)
+    assert await LocalEngine(VLLM, weights).weights_digest() != listed
+    assert await EMBEDDED.weights_digest() != listed
+
+
+def test_the_node_starts_what_was_asked_for(tmp_path: Path, weights: Path) -> None:
+    layout = Layout(tmp_path / "state")
+    layout.prepare()
+    addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
+    write_service_configs(layout, addresses, layout.policy(1), engine=LocalEngine(VLLM, weights, parallel=7))
+    settings = load(layout.config("node"), Config).engine
+    argv = plan(settings, VLLM).argv(tmp_path / "socket")
+    assert argv[0] == VLLM.python
+    assert argv[argv.index("--model") + 1] == str(weights)
+    assert argv[argv.index("--served-model-name") + 1] == MODEL
+    assert argv[argv.index("--max-num-seqs") + 1] == "7"
+    assert "--enforce-eager" in argv
+
+
+@pytest.mark.parametrize(
+    "options", [["--vllm", "/usr/bin/python3"], ["--weights", "/tmp"], ["--vllm-argument=--enforce-eager"]]
+)
+def test_half_an_engine_is_refused(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "--state", str(tmp_path / "state"), *options]) == 1
+    assert "ENGINE_UNCLEAR" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()

@@ -1,0 +1,84 @@
+"""An engine that keeps one cache for all tenants serves only where it was seen to read a salt."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, MESSAGES, RESPONSES, Endpoint
+from services.node.channel import EngineChannel, EngineUnavailable, SaltIgnored
+from services.node.engine import SupervisedEngine, open_engine
+from services.node.launch import EngineSettings, Launch
+from tests.fakes.salted_engine import application
+
+MODEL = "m"
+PATIENCE_SECONDS = 30.0
+
+
+@asynccontextmanager
+async def channel_to(folder: Path, salted: list[str]) -> AsyncIterator[EngineChannel]:
+    async with AsyncExitStack() as stack:
+        runner = web.AppRunner(application(salted), access_log=None)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        socket = folder / "e.sock"
+        await web.UnixSite(runner, str(socket)).start()
+        yield await stack.enter_async_context(EngineChannel(socket, "key"))
+
+
+@pytest.mark.parametrize(
+    "endpoint", [endpoint for endpoint in DEFINED if endpoint.runs_model], ids=lambda one: one.path
+)
+async def test_a_salt_is_believed_to_be_read_where_one_that_is_none_is_refused(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    async with channel_to(tmp_path, [endpoint.path]) as channel:
+        await channel.require_salted(endpoint, MODEL)
+        others = [other for other in DEFINED if other.runs_model and other != endpoint]
+        for other in others:
+            with pytest.raises(SaltIgnored) as ignored:
+                await channel.require_salted(other, MODEL)
+            assert ignored.value.reason == "SALT_IGNORED"
+
+
+@asynccontextmanager
+async def engine(
+    folder: Path, endpoints: Collection[Endpoint], salted: list[Endpoint]
+) -> AsyncIterator[SupervisedEngine]:
+    arguments = [part for endpoint in salted for part in ("--salted", endpoint.path)]
+    launch = Launch(
+        name="salted",
+        weights=folder,
+        program=(sys.executable, "-m", "tests.fakes.salted_engine"),
+        arguments=tuple(arguments),
+        weights_option="--model",
+        socket_option="--uds",
+        environment={},
+        key_variable="TEST_ENGINE_KEY",
+        endpoints=frozenset(endpoints),
+        salted=True,
+    )
+    async with open_engine(EngineSettings(model=MODEL), launch, folder) as running:
+        yield running
+
+
+async def test_an_engine_that_reads_a_salt_wherever_it_is_asked_is_ready(tmp_path: Path) -> None:
+    """Counting tokens looks into no cache."""
+    asked = [CHAT, COMPLETIONS, MESSAGES, COUNT_TOKENS, RESPONSES]
+    async with engine(tmp_path, asked, [CHAT, COMPLETIONS, MESSAGES, RESPONSES]) as running:
+        await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
+
+
+async def test_an_engine_that_reads_none_at_one_of_them_is_never_ready(tmp_path: Path) -> None:
+    async with engine(tmp_path, [CHAT, COMPLETIONS, MESSAGES], [CHAT, COMPLETIONS]) as running:
+        await asyncio.wait_for(running.until_found_unfit(), PATIENCE_SECONDS)
+        assert not running.ready
+        with pytest.raises(EngineUnavailable):
+            async with running.post(CHAT.path, b"{}", 1.0):
+                pass

@@ -4,7 +4,14 @@ import json
 
 from libs.aci.sse import Protocol
 from services.router import errors
-from services.router.errors import LedgerUnavailable, RouterError, ServiceUnavailable, TenantsUnavailable
+from services.router.errors import (
+    BodiesBusy,
+    ConnectionEnding,
+    LedgerUnavailable,
+    RouterError,
+    ServiceUnavailable,
+    TenantsUnavailable,
+)
 
 
 def kinds() -> list[type[RouterError]]:
@@ -55,5 +62,10 @@ def test_each_error_has_a_reason_of_its_own() -> None:
 
 def test_anthropics_clients_are_told_that_the_service_is_overloaded_and_all_else_under_its_own_status() -> None:
     told = {kind: kind.__new__(kind).told(Protocol.MESSAGES)[0] for kind in kinds()}
-    assert {kind for kind, status in told.items() if status != kind.status} == {ServiceUnavailable, TenantsUnavailable}
+    assert {kind for kind, status in told.items() if status != kind.status} == {
+        ServiceUnavailable,
+        TenantsUnavailable,
+        BodiesBusy,
+        ConnectionEnding,
+    }
     assert told[ServiceUnavailable] == 529

@@ -351,3 +351,16 @@ async def test_a_stream_that_comes_while_the_router_stops_is_told_to_go_elsewher
         assert (await client.answer(1)).body == b"".join(STREAMED)
         assert await client.ended() == 0
         await stopping
+
+
+async def test_a_connection_ends_after_its_requests_once_all_are_answered(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connection_requests=3, idle_seconds=PATIENCE_SECONDS) as site,
+        raw_http2(site.port, site.tls_h2) as client,
+    ):
+        for stream_id in (1, 3, 5):
+            client.ask(stream_id, get())
+        for stream_id in (1, 3, 5):
+            assert (await client.answer(stream_id)).headers[":status"] == "200"
+        assert await client.ended() == 0

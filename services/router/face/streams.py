@@ -152,7 +152,8 @@ class Stream:
         async with aclosing(body):
             empty = self._pseudo.first(":method") == "HEAD"
             connection.h2.send_headers(self._id, headers, end_stream=empty)
-            connection.flush()
+            if empty or not isinstance(reply.body, bytes):
+                connection.flush()
             if empty:
                 return
             async for data in body:

@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from hpack import Encoder
 from hyperframe.frame import PingFrame, SettingsFrame
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from services.router.errors import RouterError
 from services.router.face.answers import Reply
 from services.router.face.arrivals import Arrival
 from services.router.face.bodies import BodyRoom
@@ -66,3 +70,52 @@ async def test_a_client_that_does_not_read_is_not_read_from() -> None:
         assert transport.written.endswith(PingFrame(0, b"12345678", flags=["ACK"]).serialize())
         connection.connection_lost(None)
     assert connection.over.is_set()
+
+
+@asynccontextmanager
+async def prompt_reply(arrival: Arrival) -> AsyncIterator[Reply]:
+    try:
+        body = await arrival.read(1000)
+    except RouterError as error:
+        body = error.body
+    yield Reply(200, "text/plain", body)
+
+
+async def speak(pieces: list[bytes]) -> TransportTwin:
+    """Let a connection read this. It raises nothing, whatever it is, and is over once it is lost."""
+    transport = TransportTwin()
+    async with asyncio.TaskGroup() as tasks:
+        connection = Http2Connection(prompt_reply, dict, HttpSettings("", ""), BodyRoom(2000), tasks)
+        connection.connection_made(transport)
+        for piece in pieces:
+            connection.data_received(piece)
+            await asyncio.sleep(0)
+        connection.connection_lost(None)
+    assert connection.over.is_set()
+    return transport
+
+
+def frame_of(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big") + payload
+
+
+HEAD = Encoder().encode([(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", "/")], huffman=False)
+FRAMES = st.builds(
+    frame_of,
+    st.integers(0, 12),
+    st.integers(0, 255),
+    st.sampled_from([0, 1, 1, 1, 2, 3, 5, (1 << 31) - 1, 1 << 31]),
+    st.one_of(st.binary(max_size=40), st.just(HEAD), st.just(HEAD[:5]), st.just(bytes(4)), st.just(bytes(8))),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.one_of(FRAMES, st.binary(max_size=30)), max_size=12))
+def test_whatever_comes_is_answered_or_ends_the_connection(frames: list[bytes]) -> None:
+    asyncio.run(speak([PREFACE, *frames]))
+
+
+@given(st.binary(max_size=60))
+def test_what_is_no_preface_ends_the_connection(data: bytes) -> None:
+    transport = asyncio.run(speak([data, data]))
+    assert transport.closing or PREFACE.startswith((data + data)[: len(PREFACE)])

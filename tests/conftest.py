@@ -20,7 +20,16 @@ _ON_ONE_MESH = frozenset(
         *(f"tests/faults/test_{name}.py" for name in ("kill", "ledger_away", "policy", "tenants")),
         *(
             f"tests/mesh/test_{name}.py"
-            for name in ("channels", "client_api", "commands", "entries", "hostile_http", "sdks", "secrets")
+            for name in (
+                "channels",
+                "client_api",
+                "commands",
+                "entries",
+                "hostile_http",
+                "sdks",
+                "secrets",
+                "two_routers",
+            )
         ),
     }
 )

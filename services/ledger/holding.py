@@ -9,6 +9,10 @@ from typing import Protocol
 class Holding(Protocol):
     """Who knows what the members hold."""
 
+    def require_writer(self) -> None:
+        """Raise what ends this process unless nobody else can have begun to write."""
+        ...
+
     async def held(self) -> None:
         """Return once everything that is written so far counts. Nothing MUST be written meanwhile."""
         ...
@@ -24,6 +28,9 @@ class Holding(Protocol):
 
 class Alone:
     """The log is on this machine alone: what is durable here counts."""
+
+    def require_writer(self) -> None:
+        return
 
     async def held(self) -> None:
         return

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,7 +31,6 @@ from services.ledger.intake.committing import Committing
 from services.ledger.intake.examining import open_examiner
 from services.ledger.intake.introduction import Introduction
 from services.ledger.intake.logged_writers import LoggedWriters
-from services.ledger.intake.owed import Owed, Paying
 from services.ledger.intake.own import OwnEntries
 from services.ledger.intake.policies import LoggedPolicies
 from services.ledger.intake.position import Position
@@ -160,9 +159,7 @@ async def running(
     store, growth = opened.store, reading.growth
     erasures = Erasures()
     vaults = await _open_vaults(config, store, keys, erasures, term.holding)
-    with ExitStack() as closings:
-        rejections = closings.enter_context(closing(await asyncio.to_thread(Rejections, config.data_dir)))
-        owed = closings.enter_context(closing(await asyncio.to_thread(Owed, config.data_dir)))
+    with closing(await asyncio.to_thread(Rejections, config.data_dir)) as rejections:
         admission = Admission(trust.policies, _view_of(store), trust.ca_certificate, erasures)
         await asyncio.to_thread(restore, store, admission, trust.policies, vaults, erasures, rejections)
         acknowledgements = Acknowledgements(store, rejections, opened.ack_key, term.epoch, lambda: growth.size)
@@ -185,7 +182,7 @@ async def running(
                 sequencer=Sequencer(store, epoch=term.epoch, tag=vaults.tag, clock=time.time_ns),
                 rejections=rejections,
                 acknowledgements=acknowledgements,
-                owed=owed,
+                owed=introduction.owed,
                 issuer=publisher.issuer,
                 growth=growth,
                 holding=term.holding,
@@ -211,7 +208,7 @@ async def running(
             )
             in_force = trust.in_force
             erasing = Erasing(store, growth, erasures, vaults, keys, reading.checkpoints, own)
-            vault_orders = VaultOrders(in_force, store, vaults, erasures, erasing, own)
+            vault_orders = VaultOrders(in_force, store, growth, vaults, erasures, erasing, own)
             retention = Retention(
                 in_force, vaults, erasures, vault_orders, lambda entry: store.index.find(entry) is not None
             )
@@ -222,14 +219,13 @@ async def running(
                 tasks.create_task(examiner.watch()),
                 tasks.create_task(intake.run()),
                 tasks.create_task(room.keep()),
-                tasks.create_task(Paying(owed, publisher).keep()),
                 tasks.create_task(witnessing.keep()),
                 tasks.create_task(erasing.keep()),
                 tasks.create_task(announcing.keep_seals()),
                 tasks.create_task(announcing.keep_witnessed()),
                 tasks.create_task(retention.keep()),
             ]
-            prune_orders = PruneOrders(in_force, store, own)
+            prune_orders = PruneOrders(in_force, store, growth, own)
             yield Ledger(vaults, acknowledgements, erasures, vault_orders, prune_orders, reading)
             for task in background:
                 task.cancel()

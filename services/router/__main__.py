@@ -50,6 +50,7 @@ from services.router.routing.routes import Routes
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.provenance import provenance_of
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import OutwardCertificate, Workload
 
 
@@ -82,7 +83,7 @@ async def serve(config: Config) -> None:
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
         ):
             metrics = Metrics()
-            upstreams = Upstreams(member, registry)
+            upstreams = Upstreams(member, registry, settings=config.routing, metrics=metrics.routing)
             issuance = Issuance(
                 workload, publisher, vaults, store, Attested(member, acknowledging, store, publisher.boot)
             )
@@ -114,6 +115,7 @@ async def serve(config: Config) -> None:
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
+                worker=WorkerForm(workload, reports),
             )
             prompts = Prompts(
                 tenants,

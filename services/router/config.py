@@ -12,6 +12,7 @@ from services.router.face.settings import HttpSettings
 from services.router.face.watching import MetricsSettings
 from services.router.proof.settings import ReceiptSettings
 from services.router.routing.foreign.access import ForeignAccess
+from services.router.routing.settings import RoutingSettings
 from services.router.workload.settings import KeysetSettings
 
 
@@ -43,6 +44,7 @@ class Config:
     """host:port of the mesh listeners of the log's other members, where it has several."""
     keyset: KeysetSettings = field(default_factory=KeysetSettings)
     receipts: ReceiptSettings = field(default_factory=ReceiptSettings)
+    routing: RoutingSettings = field(default_factory=RoutingSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     foreign: Mapping[str, ForeignAccess] = field(default_factory=dict)
     """Keys and authorities for foreign providers, by their names in policy."""

@@ -217,6 +217,20 @@ class ReportsBusy(RouterError):
     headers: Mapping[str, str] = {"Retry-After": "1"}
 
 
+class Overloaded(RouterError):
+    """Every node that may serve is full, and as many wait as may, or this one has waited as long as it may."""
+
+    status = 429
+    type = "overloaded"
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+
+    def __init__(self, retry_seconds: int) -> None:
+        super().__init__(f"every node that may serve this is busy; try again in {retry_seconds} s")
+        self.retry_seconds = retry_seconds
+        self.headers = {"Retry-After": str(retry_seconds)}
+
+
 class InternalError(RouterError):
     """Something is wrong with the router itself; the client learns no more."""
 
@@ -234,10 +248,12 @@ class UpstreamFailed(RouterError):
     code = Code.UNAVAILABLE
     reason = "ENGINE_UNAVAILABLE"
 
-    def __init__(self, message: str, *, late: bool = False) -> None:
+    def __init__(self, message: str, *, late: bool = False, excused: bool = False) -> None:
         super().__init__(message)
         self.late = late
         """Whether it ran out of the request's time."""
+        self.excused = excused
+        """Whether this says nothing of who did not answer: another request may be answered."""
 
 
 class UpstreamVerificationFailed(RouterError):

@@ -21,18 +21,20 @@ _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 
 @dataclass(slots=True)
 class Count:
-    """A number per label value, which only grows; without a label, one number that may shrink too."""
+    """A number per label value, which only grows unless it is said to shrink; without a label, one that may do both."""
 
     name: str
     meaning: str
     label: str | None = None
+    shrinks: bool = False
+    """Whether the numbers of a label's values may shrink."""
     numbers: Counter[str] = field(default_factory=Counter)
 
     def add(self, value: str = "", amount: int = 1) -> None:
         self.numbers[value] += amount
 
     def lines(self) -> Iterator[str]:
-        yield from _head(self.name, self.meaning, "gauge" if self.label is None else "counter")
+        yield from _head(self.name, self.meaning, "gauge" if self.label is None or self.shrinks else "counter")
         if self.label is None:
             yield f"{self.name} {self.numbers['']}"
             return
@@ -63,6 +65,24 @@ class Durations:
         yield f"{self.name}_count {upto}"
 
 
+class RoutingMetrics:
+    """What is counted of nodes and of who waits for them; no node has a line of its own."""
+
+    def __init__(self) -> None:
+        self.breakers = Count(
+            "teemesh_router_breakers_open", "Nodes that are avoided now, by cause.", "cause", shrinks=True
+        )
+        self.waiting = Count("teemesh_router_waiting", "Prompts that wait for a node now.")
+        self.turned_away = Count(
+            "teemesh_router_turned_away_total", "Prompts that found no room, or not in time, by reason.", "reason"
+        )
+        self.waited_seconds = Durations("teemesh_router_waited_seconds", "For a node, of prompts that had to.")
+
+    def lines(self) -> Iterator[str]:
+        for each in (self.breakers, self.waiting, self.turned_away, self.waited_seconds):
+            yield from each.lines()
+
+
 class Metrics:
     """What one router counts."""
 
@@ -80,6 +100,7 @@ class Metrics:
         self.head_seconds = Durations("teemesh_router_head_seconds", "From a prompt to the head of its answer.")
         self.exchange_seconds = Durations("teemesh_router_exchange_seconds", "From a prompt to the end of its answer.")
         self.commit_seconds = Durations("teemesh_router_commit_seconds", "For a receipt to be logged and kept.")
+        self.routing = RoutingMetrics()
 
     @contextmanager
     def exchange(self, endpoint: str) -> Iterator[Callable[[int], None]]:
@@ -123,6 +144,7 @@ class Metrics:
             lines.extend(each.lines())
         for taken in (self.head_seconds, self.exchange_seconds, self.commit_seconds):
             lines.extend(taken.lines())
+        lines.extend(self.routing.lines())
         return "\n".join((*lines, ""))
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from libs.aci import rewriting
 from libs.aci.endpoints import RESPONSES, Endpoint
 from libs.aci.rewriting import JsonNotRewritable, is_text
+from services.router.beginning import beginning_of
 from services.router.errors import InvalidRequest
 
 MAX_MODEL_CHARACTERS = 256
@@ -40,6 +41,8 @@ class Prompt:
     stream: bool
     constraints: Constraints
     forwarded: bytes
+    beginning: bytes = field(default=b"", repr=False)
+    """What all turns of one conversation begin with; empty where nothing is known of that. It MUST NOT be logged."""
 
 
 def parse(body: bytes, endpoint: Endpoint) -> Prompt:
@@ -50,7 +53,7 @@ def parse(body: bytes, endpoint: Endpoint) -> Prompt:
         raise InvalidRequest("cache_salt is set by the service for each tenant and cannot be chosen by a client")
     if endpoint == RESPONSES:
         _require_nothing_kept(members)
-    return Prompt(_model(members), _stream(members), constraints, _strip(body, members))
+    return Prompt(_model(members), _stream(members), constraints, _strip(body, members), beginning_of(members))
 
 
 def strip(body: bytes) -> bytes:

@@ -31,12 +31,10 @@ from services.attestation.servicer import AttestationServicer, attestation_bindi
 from services.kms.replication import replication_binding
 from services.kms.servicer import kms_binding
 from services.ledger.serving.servicer import LedgerServicer, ledger_binding
-from services.node.registration import ServedModel
 from services.node.servicer import InferenceServicer
 from services.node.servicer import binding as node_binding
 from services.registry.servicer import RegistryServicer, registry_binding, tenants_binding
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore, hear
-from tests.fakes.leases import MODEL
 from tests.fakes.lying_list import lying_list
 
 _CALL_SECONDS = 10.0
@@ -83,7 +81,7 @@ SERVICES: Mapping[str, Service] = {
         does="LEDGER_NOT_READY",
     ),
     "node": Service(
-        lambda kms, policy: node_binding(InferenceServicer(NOTHING, [ServedModel(MODEL, bytes(32))], 1.0)),
+        lambda kms, policy: node_binding(InferenceServicer(NOTHING, [], 1.0)),
         "router",
         lambda channel: inference_pb2_grpc.InferenceServiceStub(channel).ListModels(
             inference_pb2.ListModelsRequest(), timeout=_CALL_SECONDS

@@ -177,3 +177,17 @@ async def test_without_configuration_no_page_of_another_origin_reads_anything(si
     response, _ = await site.ask("OPTIONS", MESSAGES.path, **asks)
     assert response.status == 405
     assert not [name for name in response.headers if name.startswith("Access-Control")]
+
+
+async def test_a_signature_in_the_older_form_is_the_tenants_alone(site: Site) -> None:
+    site.bench.nodes[0].chunks = (MESSAGE,)
+    response, body = await site.ask("POST", MESSAGES.path, key=KEY, body=prompt())
+    for name in ("msg_1", response.headers["X-Receipt-Id"]):
+        path = f"/v1/signature/{name}?signing_algo=ed25519"
+        found, said = await site.ask("GET", path, key=KEY)
+        assert (found.status, json.loads(said)["text"].split(":")[1]) == (200, digest(body).removeprefix("sha256:"))
+        for key, status in ((None, 401), (OTHER_KEY, 404), ("sk-wrong", 404)):
+            refused, _ = await site.ask("GET", path, key=key)
+            assert refused.status == status
+    odd, said = await site.ask("GET", "/v1/signature/msg_1?signing_algo=rsa", key=KEY)
+    assert (odd.status, json.loads(said)["error"]["type"]) == (400, "invalid_signing_algo")

@@ -29,6 +29,7 @@ from services.router.face.prompts import Prompts
 from services.router.face.settings import HttpSettings
 from services.router.proof.store import StoredReceipt
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from tests.fakes.ledgers import TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
@@ -111,6 +112,7 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
         receipts=bench.store,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
+        worker=WorkerForm(bench.workload, reports),
     )
 
 

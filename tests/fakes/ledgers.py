@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +20,7 @@ from services.router.errors import LedgerUnavailable as VaultUnavailable
 from tests.fakes.entry_schema import require_documented
 
 TENANT = Tenant("ab" * 16, "Acme")
+OTHER_TENANT = Tenant("cd" * 16, "Other")
 VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT.tenant_id)
 ACKNOWLEDGEMENT = Acknowledgement(b"statement", b"leaf", 1, 1, (), 1, b"signature")
 
@@ -47,13 +49,13 @@ class LedgerTwin:
             raise LedgerUnavailable("full", b"")
 
     async def key(self, tenant_id: str) -> VaultKey:
-        assert tenant_id == TENANT.tenant_id
+        assert tenant_id in (TENANT.tenant_id, OTHER_TENANT.tenant_id)
         if self.vault_waits:
             self.asked.set()
             await asyncio.Event().wait()
         if not self.vault_open:
             raise VaultUnavailable("the tenant's vault cannot be opened")
-        return VAULT
+        return replace(VAULT, tenant=tenant_id)
 
     def drop(self, part: VaultPart) -> None:
         self.dropped.append(part)

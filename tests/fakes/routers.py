@@ -49,6 +49,7 @@ from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.routes import Routes
+from services.router.routing.settings import RoutingSettings
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.workload import Workload
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
@@ -88,6 +89,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.content_type = "application/json"
         self.chunks: Sequence[bytes] = BUFFERED
         self.refuses = False
+        self.refuses_as_too_large = False
         self.breaks_at: int | None = None
         self.waits_at: int | None = None
         self.waits_before_head = False
@@ -96,6 +98,10 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         """What its receipt says instead of what it was sent: body, endpoint, model."""
         self.meanwhile: Callable[[], None] | None = None
         """What happens once it has a prompt."""
+        self.goes_on: asyncio.Event | None = None
+        """Until when it holds back its answers, while it has so many."""
+        self.running = 0
+        self.most_running = 0
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -109,11 +115,17 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: Any, context: Any) -> AsyncIterator[inference_pb2.InferResponse]:  # noqa: N802
         self.requests.append(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
         if self.meanwhile is not None:
             self.meanwhile()
         try:
+            if self.goes_on is not None:
+                await self.goes_on.wait()
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            if self.refuses_as_too_large:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
             if self.waits_before_head:
                 await self._wait()
             yield inference_pb2.InferResponse(
@@ -129,6 +141,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
             receipt = self.receipt(request.body, request.endpoint)
             yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=receipt))
         finally:
+            self.running -= 1
             self.left.set()
 
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
@@ -315,6 +328,8 @@ class RouterBench:
     registry: RegistryTwin
     registry_peer: PeerTwin
     nodes: list[NodeTwin]
+    servers: list[grpc.aio.Server]
+    """The nodes'."""
     upstreams: Upstreams
     foreign: ForeignProviders
     ledger: LedgerTwin
@@ -391,6 +406,8 @@ async def router_bench(
     collateral: CollateralSource | None = None,
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
+    routing: RoutingSettings | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
@@ -416,7 +433,9 @@ async def router_bench(
             lambda server, adding=adding: inference_pb2_grpc.add_InferenceServiceServicer_to_server(adding, server)  # type: ignore[misc]
         )
         member.peers[twin.target] = PeerTwin(twin.target, twin.lease)
-    upstreams = Upstreams(cast(Any, member), cast(Any, registry_peer))
+    upstreams = Upstreams(
+        cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic
+    )
     async with open_receipt_store(folder / "receipts.sqlite") as store:
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
@@ -428,6 +447,7 @@ async def router_bench(
             registry,
             registry_peer,
             twins,
+            servers[1:],
             upstreams,
             foreign,
             ledger,

@@ -260,7 +260,19 @@ class FilesInMemory:
 
 def _certificate(spiffe_id: str, evidence: bytes) -> bytes:
     now = dt.datetime(2027, 1, 15, tzinfo=dt.UTC)
-    uri = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)])
+    trust_domain, role, _ = spiffe_id.removeprefix("spiffe://").split("/")
+    names = [x509.UniformResourceIdentifier(spiffe_id), x509.DNSName(f"{role}.{trust_domain}")]
+    signs = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
     digest = b"\x04\x20" + sha256(evidence).digest()
     builder = (
         x509.CertificateBuilder()
@@ -270,7 +282,9 @@ def _certificate(spiffe_id: str, evidence: bytes) -> bytes:
         .serial_number(1)
         .not_valid_before(now)
         .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(uri, critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(signs, critical=True)
         .add_extension(x509.UnrecognizedExtension(EVIDENCE_OID, digest), critical=False)
     )
     return builder.sign(_CA_KEY, hashes.SHA256()).public_bytes(Encoding.DER)

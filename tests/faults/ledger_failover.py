@@ -2,8 +2,9 @@
 
 `python -m tests.faults.ledger_failover --rounds 20 --seed 1` prints what happened, and exits 0 only if everything held.
 The writer is killed, stopped for a while, or cut off from the other members while everyone else still reaches it; or
-another member is, has no room left, or is damaged. A reader follows the log over all of it by its resume tokens. At the
-end all are stopped, and every member's copy must prove itself.
+another member is, has no room left, or is damaged; or the witness is killed. A reader follows the log over all of it by
+its resume tokens. What the witness cosigned is a beginning of the log, whoever wrote it. At the end all are stopped,
+and every member's copy must prove itself.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import resource
-import shutil
 import signal
 import statistics
 import sys
@@ -35,18 +34,20 @@ from libs.audit.log.reading import Question, read_log  # noqa: E402
 from libs.errors import MeshError  # noqa: E402
 from libs.events.publish import Committed  # noqa: E402
 from libs.events.vault import VaultKey  # noqa: E402
-from libs.identity.member import Member  # noqa: E402
 from libs.identity.sealed import release_info  # noqa: E402
 from libs.transparency import checkpoint, leaf  # noqa: E402
 from libs.transparency.chain import chain_next, chain_start, entry_id  # noqa: E402
+from libs.transparency.checkpoint import Checkpoint  # noqa: E402
+from libs.transparency.cosignature import verify_quorum  # noqa: E402
 from libs.transparency.leaf import Kind  # noqa: E402
 from libs.transparency.merkle import CompactRange, leaf_hash  # noqa: E402
 from libs.transparency.note import VerifierKey  # noqa: E402
 from services.cli.ledger.files import LogFolder  # noqa: E402
 from services.devtee.machine import Machine  # noqa: E402
-from services.ledger.storage.damage import LogRolledBack  # noqa: E402
-from services.ledger.storage.segment_files import SEGMENTS  # noqa: E402
+from services.ledger.storage.recovery import CHECKPOINT_WITNESSED  # noqa: E402
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh  # noqa: E402
+from tests.fakes.running_witness import RunningWitness, attested_witness  # noqa: E402
+from tests.faults.member_faults import Faults  # noqa: E402
 from tests.unit.services.ledger.live import Router  # noqa: E402
 from tests.unit.services.ledger.live_group import LiveGroup  # noqa: E402
 
@@ -55,9 +56,6 @@ TENANT = "ab" * 16
 _AT_ONCE = 16
 _CALL_SECONDS = 10.0
 _LOOK_SECONDS = 0.1
-_LONGEST_LAG_SECONDS = 3.0
-_FROM_THE_END = 40
-"""So far before the end of the last frame there is its hash."""
 _PATIENCE_SECONDS = 90.0
 
 
@@ -70,6 +68,10 @@ class Witnessed:
     """Commits that nobody acknowledged in time; they may be in the log all the same."""
     roots: dict[int, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     """Every root that a verified checkpoint gave a size."""
+    cosigned: set[int] = field(default_factory=set)
+    """Sizes of trees that the witness cosigned; their roots are among the others."""
+    cosigning: asyncio.Event = field(default_factory=asyncio.Event)
+    """Another one was seen."""
     followed: list[ledger_pb2.LoggedEntry] = field(default_factory=list)
     resumed: int = 0
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -79,13 +81,14 @@ class Witnessed:
 
     @property
     def holds(self) -> bool:
-        return bool(self.committed) and not self.wrong
+        return bool(self.committed and self.cosigned) and not self.wrong
 
     def report(self) -> str:
         lines = [
             f"acknowledged   {len(self.committed)}, and {self.late} too late to wait for",
             f"log            {self.entries} entries",
             f"checkpoints    {sum(map(len, self.roots.values()))} of {len(self.roots)} sizes",
+            f"cosigned       {len(self.cosigned)} sizes",
             f"followed       {len(self.followed)} entries, resumed {self.resumed} times",
             "",
             f"{'fault':<20} {'times':>5} {'written again after (s): median':>34} {'longest':>8}",
@@ -160,6 +163,19 @@ class Bystander:
                 await self._hold_to_majority(signed.size)
             self._seen.roots[signed.size].add(signed.root)
 
+    async def watch_witnessed(self, witness: RunningWitness) -> None:
+        """Take down every tree that the witness has cosigned, as members keep it."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for name in self._live.names:
+                if (tree := cosigned_at(self._live, name, witness)) is None:
+                    continue
+                if tree.size not in self._seen.cosigned:
+                    await self._hold_to_majority(tree.size)
+                self._seen.cosigned.add(tree.size)
+                self._seen.cosigning.set()
+                self._seen.roots[tree.size].add(tree.root)
+
     async def _hold_to_majority(self, size: int) -> None:
         """A tree that is out must be durable on a majority. Who does not answer may hold it."""
         names = self._live.names
@@ -186,116 +202,16 @@ class Bystander:
             call.cancel()
 
 
-class Faults:
-    """What is done to a group, and what must come of it."""
-
-    def __init__(self, live: LiveGroup, observer: Member, chance: random.Random) -> None:
-        self._live = live
-        self._observer = observer
-        self._chance = chance
-
-    @property
-    def all(self) -> Sequence[Callable[[], Awaitable[str]]]:
-        return (
-            self.kill_writer,
-            self.stop_writer,
-            self.isolate_writer,
-            self.kill_follower,
-            self.stop_follower,
-            self.isolate_follower,
-            self.fill_follower,
-            self.damage_follower,
-        )
-
-    async def kill_writer(self) -> str:
-        writer, epoch = await self._writer()
-        await self._live.kill_member(writer)
-        await self._live.writer(self._observer, above_epoch=epoch)
-        await self._live.processes[writer].start()
-        return "writer killed"
-
-    async def stop_writer(self) -> str:
-        """It stands still, and goes on once another writes: then it knows nothing of that."""
-        writer, epoch = await self._writer()
-        self._live.processes[writer].send(signal.SIGSTOP)
-        await self._live.writer(self._observer, above_epoch=epoch)
-        self._live.processes[writer].send(signal.SIGCONT)
-        await self._live.start_anew(writer)
-        return "writer stopped"
-
-    async def isolate_writer(self) -> str:
-        writer, epoch = await self._writer()
-        self._live.isolate(writer)
-        await self._live.writer(self._observer, above_epoch=epoch)
-        await self._live.start_anew(writer)
-        self._live.mend()
-        return "writer cut off"
-
-    async def kill_follower(self) -> str:
-        follower = await self._follower()
-        await self._live.kill_member(follower)
-        await self._live.processes[follower].start()
-        return "follower killed"
-
-    async def stop_follower(self) -> str:
-        """It stands still, falls behind, and goes on."""
-        follower = await self._follower()
-        self._live.processes[follower].send(signal.SIGSTOP)
-        await asyncio.sleep(self._chance.uniform(0, _LONGEST_LAG_SECONDS))
-        self._live.processes[follower].send(signal.SIGCONT)
-        return "follower stopped"
-
-    async def isolate_follower(self) -> str:
-        self._live.isolate(await self._follower())
-        await asyncio.sleep(self._chance.uniform(0, _LONGEST_LAG_SECONDS))
-        self._live.mend()
-        return "follower cut off"
-
-    async def fill_follower(self) -> str:
-        """Its disk takes nothing more: it ends, and catches up when it is started with room."""
-        process = self._live.processes[await self._follower()]
-        _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, hard))
-        await process.ended()
-        await process.start()
-        return "follower full"
-
-    async def damage_follower(self) -> str:
-        """A bit of its last frame changes: it does not start, and gets everything from the others on an empty disk."""
-        follower = await self._follower()
-        process, place = self._live.processes[follower], self._live.places[follower]
-        await self._live.kill_member(follower)
-        segment = max((place.data_dir / SEGMENTS).iterdir())
-        data = bytearray(segment.read_bytes())
-        data[len(data.rstrip(b"\0")) - _FROM_THE_END] ^= 1
-        segment.write_bytes(data)
-        await process.start(ready=False)
-        code, said = await process.ended()
-        assert code == LogRolledBack.exit_status, said
-        await asyncio.to_thread(shutil.rmtree, place.data_dir)
-        await process.start()
-        return "follower damaged"
-
-    async def _follower(self) -> str:
-        writer, _ = await self._writer()
-        return self._chance.choice([name for name in self._live.names if name != writer])
-
-    async def _writer(self) -> tuple[str, int]:
-        writer = await self._live.writer(self._observer)
-        standing = await self._live.standing(self._observer, writer)
-        return writer, 0 if standing is None else standing.epoch
-
-
-async def fail_over(live: LiveGroup, *, rounds: int, seed: int) -> Witnessed:
+async def fail_over(live: LiveGroup, witness: RunningWitness, *, rounds: int, seed: int) -> Witnessed:
     """Do `rounds` faults under load, each once the log is written again and everyone has it; then prove."""
     seen, chance = Witnessed(), random.Random(seed)  # noqa: S311 - an order, not a secret
     async with live.router() as router:
         await live.start_all()
         vault = await open_vault(router)
         bystander = Bystander(live, router, vault, seen)
-        faults = Faults(live, live.member, chance)
+        faults = Faults(live, witness, chance)
         await bystander.commit(0, _PATIENCE_SECONDS)
-        async with _busy(live, bystander):
+        async with _busy(live, bystander, witness):
             for number in range(rounds):
                 fault = faults.all[number % len(faults.all)] if number else chance.choice(faults.all[:3])
                 began = time.monotonic()
@@ -304,7 +220,8 @@ async def fail_over(live: LiveGroup, *, rounds: int, seed: int) -> Witnessed:
                 again = time.monotonic() - began
                 seen.seconds[await restarting].append(again)
                 await until_all_run(live)
-        await bystander.commit(-1, _PATIENCE_SECONDS)
+            await bystander.commit(-1, _PATIENCE_SECONDS)
+            await _until_cosigned(live, seen)
         await prove(live, router, seen)
     return seen
 
@@ -318,16 +235,37 @@ async def _written_again(bystander: Bystander, number: int) -> None:
 
 
 @asynccontextmanager
-async def _busy(live: LiveGroup, bystander: Bystander) -> AsyncIterator[None]:
+async def _busy(live: LiveGroup, bystander: Bystander, witness: RunningWitness) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as tasks:
         busy = [
             *(tasks.create_task(bystander.write()) for _ in range(_AT_ONCE)),
             tasks.create_task(bystander.follow()),
             *(tasks.create_task(bystander.watch(name)) for name in live.names),
+            tasks.create_task(bystander.watch_witnessed(witness)),
         ]
         yield
         for task in busy:
             task.cancel()
+
+
+def cosigned_at(live: LiveGroup, name: str, witness: RunningWitness) -> Checkpoint | None:
+    """The newest tree that a member keeps as cosigned, verified; None where it keeps none."""
+    try:
+        note = (live.places[name].data_dir / CHECKPOINT_WITNESSED).read_bytes()
+    except FileNotFoundError:
+        return None
+    verify_quorum(note, witness.keys, 1)
+    return checkpoint.parse(note)
+
+
+async def _until_cosigned(live: LiveGroup, seen: Witnessed) -> None:
+    """Wait until the witness has cosigned what a majority holds now, under whoever writes now."""
+    standing = await live.standing(live.member, await live.writer(live.member))
+    size = 0 if standing is None else standing.committed
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while max(seen.cosigned, default=0) < size:
+            seen.cosigning.clear()
+            await seen.cosigning.wait()
 
 
 async def open_vault(router: Router) -> VaultKey:
@@ -411,9 +349,11 @@ async def run(rounds: int, seed: int) -> Witnessed:
     """Make everything anew, and take the writer away."""
     with tempfile.TemporaryDirectory(prefix="mesh") as folder:
         mesh = JoinedMesh(Path(folder), Machine.create(int(time.time())))
-        async with LiveGroup(mesh).running() as live:
-            assert isinstance(live, LiveGroup)
-            return await fail_over(live, rounds=rounds, seed=seed)
+        group, witness = LiveGroup(mesh), attested_witness(mesh, ORIGIN)
+        async with witness.running():
+            group.witnesses.append(witness.settings)
+            async with group.running():
+                return await fail_over(group, witness, rounds=rounds, seed=seed)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ What tries a running ledger shares one; its log is held against everything that 
 from __future__ import annotations
 
 import ast
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,7 @@ from tests.faults.ledger.elsewhere import ROOT
 from tests.faults.ledger.ground import Ground, ground
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger.progress import Progress, units_of
+from tests.faults.ledger.sources import SOURCES, digest_of
 from tests.faults.ledger.stage import Stage
 from tests.faults.ledger.table import FAULTS, Fault, Part
 from tests.mesh.running import short_folder
@@ -86,11 +88,36 @@ def test_shards_do_all_of_it_and_nothing_twice() -> None:
 def test_a_run_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
     [first, second] = units_of(frozenset({5}), 1000)
     path = tmp_path / "progress.jsonl"
-    Progress(path, SEED).add(first, Outcome(Counter(images=3), ["one did not start"]))
+    Progress(path, SEED, "this").add(first, Outcome(Counter(images=3), ["one did not start"]))
     with path.open("a") as file:
         file.write('{"unit": "5/im')
-    again = Progress(path, SEED)
+    again = Progress(path, SEED, "this")
     assert again.done == {first.name: Outcome(Counter(images=3), ["one did not start"])}
     again.add(second, Outcome(Counter(images=4)))
-    assert set(Progress(path, SEED).done) == {first.name, second.name}
-    assert Progress(path, SEED + 1).done == {}
+    assert set(Progress(path, SEED, "this").done) == {first.name, second.name}
+    assert Progress(path, SEED + 1, "this").done == {}
+
+
+def test_what_other_code_did_is_done_again_and_that_is_said(tmp_path: Path) -> None:
+    [first, second] = units_of(frozenset({5}), 1000)
+    path = tmp_path / "progress.jsonl"
+    path.write_text(json.dumps({"unit": first.name, "seed": SEED, "counts": {"images": 3}, "wrong": []}) + "\n")
+    Progress(path, SEED, "other").add(second, Outcome(Counter(images=4)))
+    mine = Progress(path, SEED, "this")
+    assert (mine.done, mine.begun_again) == ({}, 2)
+    mine.add(second, Outcome(Counter(images=5)))
+    again = Progress(path, SEED, "this")
+    assert (again.done, again.begun_again) == ({second.name: Outcome(Counter(images=5))}, 1)
+
+
+def test_code_is_another_when_any_of_it_changes_its_name_or_content(tmp_path: Path) -> None:
+    source = tmp_path / "ledger" / "storage" / "frames.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("one")
+    digests = {digest_of(tmp_path, ["ledger"])}
+    source.write_text("two")
+    digests.add(digest_of(tmp_path, ["ledger"]))
+    source.rename(source.with_name("other.py"))
+    digests.add(digest_of(tmp_path, ["ledger"]))
+    assert len(digests) == 3
+    assert all((ROOT / folder).is_dir() for folder in SOURCES)

@@ -20,6 +20,7 @@ RELEASED = (CHECKPOINT, CHECKPOINT_WITNESSED)
 """Files of the newest heads. Each head is in `checkpoints.log` before it is in one of these."""
 WATERMARK = "wm"
 QUARANTINE_LOG = "quarantine.log"
+OWED_LOG = "owed.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,20 @@ class Promises:
     _proven: dict[int, Checkpoint] = field(default_factory=dict)
     """By size: heads that are proven and, as far as the tree tells, true."""
 
-    def read(self, released: Mapping[str, bytes], checkpoints_log: bytes, watermark: bytes, quarantine: bytes) -> None:
+    def read(
+        self,
+        released: Mapping[str, bytes],
+        checkpoints_log: bytes,
+        watermark: bytes,
+        *,
+        quarantine: bytes = b"",
+        owed: bytes = b"",
+    ) -> None:
         """Take in the folder's own. `released` are notes by their file's name, and MUST be older than the log."""
         self._mark = read_watermark(watermark, WATERMARK, self.findings)
-        for _ in read_records(quarantine, b"TMQR", QUARANTINE_LOG, self.findings):
-            pass  # Only that each is whole: what was refused is no part of the log.
+        for data, magic, file in ((quarantine, b"TMQR", QUARANTINE_LOG), (owed, b"TMOW", OWED_LOG)):
+            for _ in read_records(data, magic, file, self.findings):
+                pass  # Only that each is whole: what was refused is no part of the log, and what is owed not yet.
         last = 0
         for offset, record in read_records(checkpoints_log, b"TMCK", CHECKPOINTS_LOG, self.findings):
             last = max(self._read_signed(offset, record, last), last)

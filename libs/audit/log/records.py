@@ -28,9 +28,13 @@ class Mark:
 
 
 def read_records(data: bytes, magic: bytes, file: str, findings: Findings) -> Iterator[tuple[int, bytes]]:
-    """Yield each whole record with its offset. What follows them is torn, or damage if a whole one comes later."""
+    """Yield each whole record with its offset. What follows them is torn, or damage if what was synced later is whole.
+
+    Records that were synced together with the one before them have their magic's last letter in lower case.
+    """
     at = 0
-    while (record := _record_at(data, at, magic)) is not None:
+    together = magic[:-1] + magic[-1:].lower()
+    while (record := _record_at(data, at, magic) or _record_at(data, at, together)) is not None:
         yield at, record
         at += len(record) + _FRAMING
     if at == len(data):
@@ -39,7 +43,7 @@ def read_records(data: bytes, magic: bytes, file: str, findings: Findings) -> It
     while later >= 0 and _record_at(data, later, magic) is None:
         later = data.find(magic, later + 1)
     if later >= 0:
-        findings.add(Status.DAMAGED, file, at, f"no record, though a whole one follows at byte {later}")
+        findings.add(Status.DAMAGED, file, at, f"no record, though a later one is whole at byte {later}")
     else:
         findings.add(Status.TORN, file, at, "the last record was cut short")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from libs import jcs
+from libs.aci.endpoints import paths
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import measure, packaged_weights
 from services.cli.policy.composes import TEMPLATES, template_path
@@ -46,6 +47,8 @@ class LocalEngine:
             "python": self.measured.python,
             "arguments": list(self.measured.arguments),
         }
+        if self.measured.endpoints is not None:
+            value["teemesh_engine"]["endpoints"] = paths(self.measured.endpoints)
         return jcs.dumps(value)
 
     def settings(self) -> Mapping[str, Any]:

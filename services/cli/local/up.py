@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from libs import logs
+from libs.aci.endpoints import DEFINED, paths
 from libs.errors import Code, MeshError
 from libs.policy.measured_engine import MeasuredEngine
 from libs.process import until_terminated
@@ -75,6 +76,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         metavar="ARGUMENT",
         help="another argument of vLLM's server, measured with it; may be given again: --vllm-argument=--enforce-eager",
+    )
+    parser.add_argument(
+        "--vllm-endpoint",
+        action="append",
+        default=[],
+        choices=paths(DEFINED),
+        metavar="PATH",
+        help="where it is asked, measured with it; may be given again (default: chat and completions)",
     )
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="the model's files, for --vllm")
     parser.add_argument(
@@ -135,12 +144,13 @@ async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
 def _engine(args: argparse.Namespace) -> LocalEngine:
     """Raises `EngineUnclear`."""
     if args.vllm is None:
-        if args.weights is not None or args.vllm_argument:
-            raise EngineUnclear("--weights and --vllm-argument are vLLM's: say --vllm PYTHON too")
+        if args.weights is not None or args.vllm_argument or args.vllm_endpoint:
+            raise EngineUnclear("--weights, --vllm-argument and --vllm-endpoint are vLLM's: say --vllm PYTHON too")
         return replace(EMBEDDED, parallel=args.parallel)
     if args.weights is None:
         raise EngineUnclear("--vllm needs --weights FOLDER: the model's files")
-    measured = MeasuredEngine("vllm", str(args.vllm.absolute()), tuple(args.vllm_argument))
+    endpoints = frozenset(endpoint for endpoint in DEFINED if endpoint.path in args.vllm_endpoint) or None
+    measured = MeasuredEngine("vllm", str(args.vllm.absolute()), tuple(args.vllm_argument), endpoints)
     return LocalEngine(measured, args.weights, args.parallel)
 
 

@@ -92,9 +92,10 @@ class Committing:
         growth: Growth,
         holding: Holding,
         thread: ThreadPoolExecutor,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`issuer` is the ledger itself. `thread` has exactly one worker: what judges and writes runs there, one thing
-        at a time.
+        at a time. `clock` gives seconds that never go back.
         """
         self._admission = admission
         self._sequencer = sequencer
@@ -105,9 +106,10 @@ class Committing:
         self._growth = growth
         self._holding = holding
         self._thread = thread
+        self._clock = clock
         self._source = b""
         self._low = 0
-        self._positioned_at = time.monotonic()
+        self._positioned_at = clock()
         self._taken: Taken | None = None
 
     @property
@@ -124,7 +126,11 @@ class Committing:
         """Take in what came, in stream order. When this returns, all of it is durable in the log or refused.
 
         Durable is what enough members of the log hold. Until then nobody is told of it, and nothing more is taken in.
+        Raises what `Holding.require_writer` does.
         """
+        # A writer that was stopped for a while finds a stream that another has read, and purged, and vaults that it has
+        # not heard of. It would owe the log evidence of faults that nobody committed.
+        self._holding.require_writer()
         last = events[-1]
         high = last.last if isinstance(last, StreamGap) else last.sequence
         decided, written = await self._in_thread(lambda: self._decide_and_write(events, high))
@@ -208,7 +214,7 @@ class Committing:
             self._owed.add(decided.sayings)
             self._rejections.keep(decided.refusals)
             commits: Sequence[Commit] = ()
-            now = time.monotonic()
+            now = self._clock()
             # With nothing new the position alone may lag: what it misses is read again after a restart, and known.
             if decided.new or decided.sayings or now - self._positioned_at >= _POSITION_SECONDS:
                 candidates = [verdict.candidate for verdict in decided.new]

@@ -1,14 +1,15 @@
 """It is responsible for this ledger's own way into the log, whether it writes or another member does.
 
 It is introduced like everybody who writes: by a keyset with the whole of its evidence, which the writer admits or
-refuses. So the log says of each member whose keys its heads and seals are under.
+refuses. So the log says of each member whose keys its heads and seals are under. What it still owes the log of the
+faults that it found as a writer it says by the same way, whoever writes now.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from libs.events.publish import Publisher, open_publisher
 from libs.identity.member import Member
 from services.ledger.config import Config
 from services.ledger.growth import Growth
+from services.ledger.intake.owed import Owed, Paying
 from services.ledger.intake.own import RESERVED_FRACTION
 
 
@@ -74,6 +76,8 @@ class Introduction:
 
     publisher: Publisher
     answering: Answering
+    owed: Owed
+    """What it has to say besides, as there is room."""
 
 
 async def until_introduced(issuer: bytes, places: Places, growth: Growth) -> None:
@@ -91,18 +95,25 @@ async def introducing(
 ) -> AsyncIterator[Introduction]:
     """Be an issuer of the log of that name while the body runs. The keyset IS durable here when it begins.
 
-    Raises what `open_publisher` does; inside a group `KeysetRefused` where the writer does not admit this process.
+    Raises what `open_publisher` does, `LogDamaged` or `LogBroken` where what is owed cannot be read; inside a group
+    `KeysetRefused` where the writer does not admit this process.
     """
     others = [each.address for each in config.replication.others(config.member.instance)]
     # A ledger alone is never called by itself: it answers itself as soon as it runs.
     writer = member.ledger(others or [config.member.listen])
     answering = Answering(LedgerAcknowledgements(writer, origin) if others else None)
-    async with open_publisher(
-        member,
-        config.events,
-        writer,
-        log_key=log_key,
-        acknowledgements=answering,
-        reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
-    ) as publisher:
-        yield Introduction(publisher, answering)
+    with closing(await asyncio.to_thread(Owed, config.data_dir)) as owed:
+        async with (
+            open_publisher(
+                member,
+                config.events,
+                writer,
+                log_key=log_key,
+                acknowledgements=answering,
+                reserve_bytes=config.events.outbox_max_bytes // RESERVED_FRACTION,
+            ) as publisher,
+            asyncio.TaskGroup() as tasks,
+        ):
+            paying = tasks.create_task(Paying(owed, publisher).keep())
+            yield Introduction(publisher, answering, owed)
+            paying.cancel()

@@ -3,7 +3,8 @@ them.
 
 Only reading the stream empties the outbox, so reading cannot wait until the outbox has room; and what is left out is
 evidence, which whoever causes faults fast enough would have forgotten. So it lies in a file of its own, which has no
-other bound than the quarantine beside it: what is refused is kept there too.
+other bound than the quarantine beside it: what is refused is kept there too. Who writes adds to it; whether this member
+writes or another does, it says what is in it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
+
+import structlog
 
 from libs import jcs
 from libs.events.outbox import OutboxFull
@@ -27,6 +30,8 @@ _TOGETHER = 64
 """As many go into one batch of a publisher's."""
 _RETRY_SECONDS = 0.5
 _TOLD = "told"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,11 @@ class Owed:
         self._told = 0
         end, _ = records_log.read_each(self._path, records_log.OWED, self._recall)
         self._file = records_log.RecordsLog(self._path, records_log.OWED, end)
+        if self._file.saved is not None:
+            # A bit that changed in what was synced last looks like this, too.
+            log.error("what was owed last was cut short", at=end, saved=str(self._file.saved))
         self._lock = threading.Lock()
+        self._closed = False
         self._some = asyncio.Event()
         self._some.set()
 
@@ -72,6 +81,8 @@ class Owed:
     def settle(self, part: Part) -> None:
         """What `first` returned is durable elsewhere: owe it no more. Raises `LogBroken`."""
         with self._lock:
+            if self._closed:
+                return  # Whoever opens it next says it again.
             self._told = part.end
             if part.end == self._file.end:
                 self._file.empty()
@@ -89,7 +100,10 @@ class Owed:
         self._some.clear()
 
     def close(self) -> None:
-        self._file.close()
+        """Have no more written; what runs in other threads is waited for."""
+        with self._lock:
+            self._closed = True
+            self._file.close()
 
     def _recall(self, record: bytes) -> None:
         self._told = jcs.loads_object(record).get(_TOLD, self._told)
@@ -114,11 +128,15 @@ class Paying:
         """Say it, for ever. What was said as the process died may be said again, nothing is left out."""
         while True:
             await self._owed.some()
-            while (part := await asyncio.to_thread(self._owed.first)) is not None:
-                async with asyncio.TaskGroup() as tasks:
-                    for saying in part.sayings:
-                        tasks.create_task(self._say(saying))
-                await asyncio.to_thread(self._settle, part)
+            await self.pay()
+
+    async def pay(self) -> None:
+        """Say all that is owed."""
+        while (part := await asyncio.to_thread(self._owed.first)) is not None:
+            async with asyncio.TaskGroup() as tasks:
+                for saying in part.sayings:
+                    tasks.create_task(self._say(saying))
+            await asyncio.to_thread(self._settle, part)
 
     async def _say(self, saying: Saying) -> None:
         while True:

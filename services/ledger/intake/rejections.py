@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+import structlog
+
 from libs.events.records import SALT_SIZE, parse_entry
 from libs.transparency.leaf import Kind
 from services.ledger.storage import records_log
@@ -26,6 +28,8 @@ RECALLED = (Kind.QUARANTINE, Kind.CONFLICT)
 _REMEMBERED = 65_536
 _SEQUENCE_AT = 32
 _RECORD_AT = 40
+
+log = structlog.get_logger()
 
 
 class Reason(IntEnum):
@@ -83,6 +87,8 @@ class Rejections:
         self._known: OrderedDict[tuple[bytes, int], Reason] = OrderedDict()
         self._size, _ = records_log.read_each(path, records_log.QUARANTINE, self._recall)
         self._file = records_log.RecordsLog(path, records_log.QUARANTINE, self._size)
+        if self._file.saved is not None:
+            log.error("what was refused last was cut short", at=self._size, saved=str(self._file.saved))
 
     def keep(self, refusals: Sequence[Refusal]) -> None:
         """Make refusals durable, each number's once. Raises `LogBroken`."""

@@ -15,7 +15,7 @@ import structlog
 
 from libs.errors import Code, MeshError
 from services.ledger.replication.cutting import START_ANEW
-from services.ledger.replication.promise import Promise, PromiseFile
+from services.ledger.replication.promise import NOTHING, Extent, Promise, PromiseFile
 from services.ledger.replication.turns import Turns
 
 MAX_RISE = 1 << 16
@@ -35,7 +35,9 @@ class WriterDeposed(MeshError):
 
 
 class PromiseUnknown(MeshError):
-    """This member may have forgotten what it promised: it follows nobody before it has heard enough of the others."""
+    """This member may have forgotten what it promised: it follows nobody, and votes for none, before it has heard
+    enough of the others.
+    """
 
     code = Code.UNAVAILABLE
     reason = "PROMISE_UNKNOWN"
@@ -72,7 +74,9 @@ class Allegiance:
         kept = promises.load() or Promise(last_epoch)
         # Nobody gets this member's vote for an epoch that its own log has a frame of.
         self._promise = kept if kept.epoch >= last_epoch else replace(kept, epoch=last_epoch, to="")
-        self._is_informed = kept.settled
+        self._is_informed = False
+        self._spent = self._promise.epoch
+        """No vote is given up to this epoch but one that was given: the disk may be older than another one."""
         self._ended: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         self.writes = False
         """Whether this member writes, or did: then it starts anew before it takes another writer's frames."""
@@ -89,7 +93,12 @@ class Allegiance:
 
     @property
     def settled(self) -> bool:
+        """Whether this member knows how far the log goes, at most, that it ever answered for."""
         return self._promise.settled
+
+    def is_settled_with(self, log: Extent) -> bool:
+        """Whether a log that goes so far has all that this member ever answered for."""
+        return self.settled and log >= self._promise.forgotten
 
     def hears(self) -> bool:
         """Whether there is a writer, as far as this member knows; itself only while a majority answers it."""
@@ -114,17 +123,24 @@ class Allegiance:
         return self._is_informed
 
     def inform(self) -> None:
-        """Take in that enough of the others were asked, and `rise_to` was told what they have promised."""
-        self._is_informed = True
+        """Take in that enough of the others were asked, and `rise_to` and `recall` were told what they have."""
+        self._is_informed, self._spent = True, self.epoch
+
+    async def recall(self, extent: Extent) -> None:
+        """Take in that this member may have answered for a log that goes so far, and does not know of it."""
+        if extent > self._promise.forgotten:
+            await self._store(replace(self._promise, forgotten=extent))
 
     def is_free_for(self, candidate: str, epoch: int) -> bool:
         """Whether a candidate can have this member's vote in an epoch. Raises `EpochTooFar`."""
         if epoch > self.epoch + MAX_RISE:
             raise self._too_far(epoch)
         # A writer ends before it votes: what it holds, and counts itself, must be what the candidate is measured by.
-        if self.writes or self.hears():
+        if self.writes or self.hears() or not self._is_informed:
             return False
-        return epoch > self.epoch or (epoch == self.epoch and self._promise.to in ("", candidate))
+        if epoch == self.epoch:
+            return self._promise.to == candidate or (not self._promise.to and epoch > self._spent)
+        return epoch > self.epoch
 
     async def vote_for(self, candidate: str, epoch: int) -> None:
         """Give a vote. It IS durable then."""
@@ -172,8 +188,8 @@ class Allegiance:
 
     async def settle(self) -> None:
         """Take in that this member holds all that it ever answered for."""
-        if not self.settled:
-            await self._store(replace(self._promise, settled=True))
+        if not self.settled or self._promise.forgotten != NOTHING:
+            await self._store(replace(self._promise, settled=True, forgotten=NOTHING))
 
     async def _promise_to(self, epoch: int, instance: str) -> None:
         if epoch > self.epoch:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
-from libs.files import fsync_dir, write_durably
+from libs.files import fsync_dir
 from services.ledger.replication.frame_files import FrameEnd, Tip
-from services.ledger.storage import segments, watermark
+from services.ledger.storage import lost_and_found, segments, watermark
 from services.ledger.storage.damage import LogBroken, StoredLogError
-from services.ledger.storage.recovery import LOST_AND_FOUND
 from services.ledger.storage.segment_files import SEGMENTS
 from services.ledger.storage.watermark import Watermark
 
@@ -52,11 +50,11 @@ def cut(directory: Path, end: FrameEnd, tip: Tip) -> None:
         folder = directory / SEGMENTS
         for name in sorted(os.listdir(folder), reverse=True):
             if name.endswith(segments.SUFFIX) and int(name.removesuffix(segments.SUFFIX)) > end.segment:
-                _save(directory, folder / name, segments.HEADER_SIZE)
+                lost_and_found.keep(directory, folder / name, segments.HEADER_SIZE)
                 os.unlink(folder / name)
                 fsync_dir(folder)
         path = folder / segments.file_name(end.segment)
-        _save(directory, path, end.offset)
+        lost_and_found.keep(directory, path, end.offset)
         _truncate(path, end.offset)
     except OSError as error:
         raise LogBroken(f"the log could not be cut: {error.strerror}") from error
@@ -71,16 +69,6 @@ def _lower_watermark(directory: Path, end: FrameEnd, tip: Tip) -> None:
         mark.sync()
     finally:
         mark.close()
-
-
-def _save(directory: Path, path: Path, start: int) -> None:
-    tail = path.read_bytes()[start:].rstrip(b"\0")
-    if not tail:
-        return
-    folder = directory / LOST_AND_FOUND
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_durably(folder / f"{path.stem}.{start}.{sha256(tail).hexdigest()[:16]}", tail)
-    fsync_dir(directory)
 
 
 def _truncate(path: Path, end: int) -> None:

@@ -21,6 +21,12 @@ from services.ledger.replication.leading import Elected
 from services.ledger.replication.others import OtherMember
 from services.ledger.replication.settings import Replication
 
+_ROUNDS = 2
+"""As many calls that last as long as calls may are waited for, of a member that does not answer."""
+
+_MOST_LEAVES = 1 << 48
+"""No log has so many, and JSON holds the number."""
+
 log = structlog.get_logger()
 
 
@@ -37,10 +43,11 @@ class Elections:
     ) -> None:
         self._settings = settings
         self._follower = follower
-        self._others = others
+        self.others = others
         self._clock = clock
         self._pause = pause
         self._tried_at = clock()
+        self._asking = asyncio.Lock()
 
     async def until_elected(self) -> Elected:
         """Return once this member is to write: it takes no other writer's frames any more."""
@@ -53,18 +60,44 @@ class Elections:
             self._tried_at = self._clock()
 
     async def until_informed(self) -> None:
-        """Learn what the others have promised, where this member may have forgotten its own promises.
+        """Learn what the others have promised and hold: the disk here may be emptied, or put back to what it was.
 
-        Whoever was elected with its vote asked a majority, with itself. So many of the others are asked that one of
-        those is among them; of three members, both.
+        What ever counted by this member's word, a vote, a frame or a keyring, did so with a majority. So many of the
+        others are asked that one of those is among them; of three members, both. A member that knows of no reason to
+        doubt its disk goes on without them after a while, with as many as elect a writer: or nobody could be restarted
+        while another is away.
         """
-        while not self._follower.allegiance.is_informed:
-            ballot = self._follower.ballot()
-            answers = await asyncio.gather(*(self._ask(other, ballot, trial=True) for other in self._others))
-            if sum(vote is not None for _, vote in answers) >= self._settings.majority:
-                self._follower.allegiance.inform()
-            else:
-                await self._pause(self._settings.heartbeat_seconds)
+        allegiance, settings = self._follower.allegiance, self._settings
+        async with self._asking:
+            until = self._clock() + _ROUNDS * settings.election_seconds
+            heard: set[str] = set()
+            while not allegiance.is_informed:
+                asked = await asyncio.gather(*(self._learn_from(other) for other in self.others))
+                heard |= {other.instance for other, told in zip(self.others, asked, strict=True) if told}
+                is_late = allegiance.settled and self._clock() >= until
+                if len(heard) >= settings.majority:
+                    allegiance.inform()
+                elif is_late and len(heard) >= settings.majority - 1:
+                    log.warning(
+                        "too few answer: what this member told the others is taken from its disk", heard=[*heard]
+                    )
+                    allegiance.inform()
+                else:
+                    await self._pause(settings.heartbeat_seconds)
+
+    async def _learn_from(self, other: OtherMember) -> bool:
+        """Take in what another knows; return whether that was all it knows."""
+        _, vote = await self._ask(other, self._follower.ballot(), trial=True)
+        if vote is None or vote.extent.last_epoch > vote.epoch or vote.extent.size > _MOST_LEAVES:
+            return False  # No log goes so far. Taken in, it would keep this member's vote from counting.
+        if vote.keyring > self._follower.keyring.version:
+            try:
+                await self._follower.recall_keyring(await other.read_keyring())
+            except MeshError as error:
+                log.info("no keyring", member=other.instance, reason=error.reason)
+                return False
+        await self._follower.recall(vote.extent)
+        return True
 
     async def _until_silence(self) -> None:
         """Wait until no writer was heard, and none voted for, for a while, another while each time: or all would stand
@@ -99,7 +132,7 @@ class Elections:
     async def _votes(self, ballot: Ballot, *, trial: bool) -> Mapping[str, Vote] | None:
         """Return the others' granted votes as soon as they suffice, or None where they do not."""
         granted: dict[str, Vote] = {}
-        asking = [asyncio.create_task(self._ask(other, ballot, trial=trial)) for other in self._others]
+        asking = [asyncio.create_task(self._ask(other, ballot, trial=trial)) for other in self.others]
         try:
             for answered in asyncio.as_completed(asking):
                 instance, vote = await answered
@@ -125,14 +158,14 @@ class Elections:
 
     def _suffices(self, granted: Mapping[str, Vote]) -> bool:
         settled = sum(vote.settled for vote in granted.values()) + self._follower.settled
-        return settled >= self._settings.majority or len(granted) == len(self._others)
+        return settled >= self._settings.majority or len(granted) == len(self.others)
 
     async def _newest_keyring(self, votes: Mapping[str, Vote]) -> KeyringCopy:
         """Return the newest keyring that these members know. One that counted is known to a majority, so to one of
         them, and none of them takes another from an earlier writer any more.
         """
         newest = self._follower.keyring
-        for other in self._others:
+        for other in self.others:
             vote = votes.get(other.instance)
             if vote is not None and vote.keyring > newest.version:
                 newest = await other.read_keyring()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.ledger.replication.frame_files import FrameName
+from services.ledger.replication.promise import NOTHING, Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,10 @@ class Ballot:
     """Of the last frame in its log."""
     size: int
 
+    @property
+    def extent(self) -> Extent:
+        return Extent(self.last_epoch, self.size)
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:
@@ -24,8 +29,11 @@ class Vote:
     granted: bool
     epoch: int
     settled: bool
+    """Whether it holds all that it ever answered for, or the candidate does."""
     keyring: tuple[int, int]
     """Version of its copy of the keyring."""
+    extent: Extent = NOTHING
+    """How far its own log goes. Members of earlier releases do not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from services.ledger.replication.allegiance import Allegiance
 from services.ledger.replication.exchange import Ballot, Heading, Taken, Vote
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
-from services.ledger.replication.promise import PromiseFile
+from services.ledger.replication.promise import Extent, PromiseFile
 from services.ledger.replication.replica import FrameNotHere, Replica
 from services.ledger.replication.turns import Turns
 from services.ledger.storage.damage import StoredLogError
@@ -60,7 +60,13 @@ class Follower:
 
     @property
     def settled(self) -> bool:
-        return self.allegiance.settled
+        """Whether this member holds all that it ever answered for."""
+        return self.allegiance.is_settled_with(self.extent)
+
+    @property
+    def extent(self) -> Extent:
+        """How far the log on this disk goes."""
+        return Extent(self._replica.last_epoch, self.size)
 
     @property
     def size(self) -> int:
@@ -80,10 +86,11 @@ class Follower:
 
         async def answer() -> Vote:
             is_free = self.allegiance.is_free_for(candidate, ballot.epoch)
-            granted = is_free and (ballot.last_epoch, ballot.size) >= (self._replica.last_epoch, self.size)
+            granted = is_free and ballot.extent >= self.extent
             if granted and not trial:
                 await self.allegiance.vote_for(candidate, ballot.epoch)
-            return Vote(granted, self.epoch, self.settled, self._keyring.version)
+            settled = self.allegiance.is_settled_with(ballot.extent)
+            return Vote(granted, self.epoch, settled, self._keyring.version, self.extent)
 
         return await self._turns.take(answer)
 
@@ -109,6 +116,27 @@ class Follower:
         """
         if epoch > self.epoch:
             await self._turns.take(lambda: self.allegiance.rise_to(epoch))
+
+    async def recall(self, extent: Extent) -> None:
+        """Take in how far another's log goes: no further goes what this member answered it for, whatever its disk says.
+
+        It IS durable then.
+        """
+
+        async def answer() -> None:
+            if extent > self.extent:
+                await self.allegiance.recall(extent)
+
+        await self._turns.take(answer)
+
+    async def recall_keyring(self, copy: KeyringCopy) -> None:
+        """Keep another's copy of the keyring where it is newer: it may have been here. It IS durable then."""
+
+        async def answer() -> None:
+            if copy.version > self._keyring.version:
+                await self._store_keyring(copy, forget=True)
+
+        await self._turns.take(answer)
 
     async def become_writer(self, epoch: int, keyring: KeyringCopy) -> bool:
         """Write from now on, and let the writer begin with a keyring; return whether the vote for oneself still holds.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -86,22 +86,28 @@ class Group:
         """Take part while the body runs; yields what can be read here. Raises what must end this process:
         `LogDiverged`, `WriterDeposed`, `WriterCutOff`, and what the log's own state refuses.
         """
-        reading = await open_reading(self._config, self._opened, keys, self._growth)
-        servicer.follow(reading, lambda: self._follower.allegiance.writer)
-        signing = self._signing(reading)
-        self._servicer.signs(signing)
-        async with self._looking_around(member) as reach, asyncio.TaskGroup() as tasks:
-            background = [
-                tasks.create_task(self._follower.allegiance.until_ended()),
-                tasks.create_task(keep_sound(self._config, self._opened)),
-                tasks.create_task(self._introduce(introduction, signing)),
-                tasks.create_task(
-                    self._write_when_elected(member, servicer, introduction, trust, keys, reading, signing, reach)
-                ),
-            ]
-            yield reading
-            for task in background:
-                task.cancel()
+        others = others_of(self._settings, self._own, lambda at: member.peer("ledger", at), self._log_digest)
+        elections = Elections(self._settings, self._follower, others, self._clock)
+        # Before any key is there: a majority may need this member, and the KMS a writer to release one.
+        async with _informing(elections):
+            reading = await open_reading(self._config, self._opened, keys, self._growth)
+            servicer.follow(reading, lambda: self._follower.allegiance.writer)
+            signing = self._signing(reading)
+            self._servicer.signs(signing)
+            async with self._looking_around(member) as reach, asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(self._follower.allegiance.until_ended()),
+                    tasks.create_task(keep_sound(self._config, self._opened)),
+                    tasks.create_task(self._introduce(introduction, signing)),
+                    tasks.create_task(
+                        self._write_when_elected(
+                            elections, member, servicer, introduction, trust, keys, reading, signing, reach
+                        )
+                    ),
+                ]
+                yield reading
+                for task in background:
+                    task.cancel()
 
     @asynccontextmanager
     async def _looking_around(self, member: Member) -> AsyncIterator[Reach]:
@@ -143,6 +149,7 @@ class Group:
 
     async def _write_when_elected(
         self,
+        elections: Elections,
         member: Member,
         servicer: LedgerServicer,
         introduction: Introduction,
@@ -152,9 +159,7 @@ class Group:
         signing: Signing,
         reach: Reach,
     ) -> None:
-        others = others_of(self._settings, self._own, lambda at: member.peer("ledger", at), self._log_digest)
-        elections = Elections(self._settings, self._follower, others, self._clock)
-        elected = await elections.until_elected()
+        elected, others = await elections.until_elected(), elections.others
         leading = await self._lead(elected, others)
         term = Term(elected.epoch, leading)
         stepping_down = SteppingDown(self._settings, reach, others)
@@ -180,7 +185,7 @@ class Group:
         floors = await witnessed_floors(asked.witnesses, asked.quorum, store.description.origin, _say_nothing)
         require_witnessed(store, floors)
 
-    async def _lead(self, elected: Elected, others: list[OtherMember]) -> Leading:
+    async def _lead(self, elected: Elected, others: Sequence[OtherMember]) -> Leading:
         store, files = self._opened.store, FrameFiles(self._opened.store)
         first = await asyncio.get_running_loop().run_in_executor(self._thread, begin_epoch, store, files, elected.epoch)
         return Leading(
@@ -214,6 +219,15 @@ def require_witnessed(store: LogStore, floors: Iterable[Floor]) -> None:
             segment, offset = store.end
             why = f"no majority holds the tree of {floor.size} leaves that {floor.source} cosigned"
             raise LogRolledBack(segments.file_name(segment), offset, why)
+
+
+@asynccontextmanager
+async def _informing(elections: Elections) -> AsyncIterator[None]:
+    """Learn from the others what may be forgotten here while the body runs."""
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(elections.until_informed())
+        yield
+        asking.cancel()
 
 
 async def _say_nothing() -> None:

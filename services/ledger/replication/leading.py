@@ -130,6 +130,13 @@ class Leading:
         """Whether nobody else can be the writer yet. This member itself gives no vote while it writes."""
         return self.tenure.left > 0
 
+    def require_writer(self) -> None:
+        """Raise `WriterDeposed`, which ends this process too, where somebody else may be the writer."""
+        if not self.is_heard():
+            deposed = _unanswered()
+            self._follower.allegiance.end(deposed)
+            raise deposed
+
     async def _share(self, copy: KeyringCopy) -> None:
         await self._follower.keep_own_keyring(copy)
         self.majority.has_keyring(self._own, copy.version)
@@ -170,9 +177,13 @@ class Leading:
         while True:
             left = self.tenure.left
             if left <= 0:
-                self._follower.allegiance.end(WriterDeposed("no majority of the members answers"))
+                self._follower.allegiance.end(_unanswered())
                 return
             await asyncio.sleep(left)
+
+
+def _unanswered() -> WriterDeposed:
+    return WriterDeposed("no majority of the members answers")
 
 
 def begin_epoch(store: LogStore, files: FrameFiles, epoch: int) -> FrameEnd:

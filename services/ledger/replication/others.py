@@ -18,6 +18,7 @@ from libs.rpc.errors import remote_errors
 from services.ledger.replication.exchange import Ballot, Heading, Reached, Taken, Vote
 from services.ledger.replication.frame_files import FrameName
 from services.ledger.replication.keyring_copy import MAX_BYTES, KeyringCopy, KeyringMalformed
+from services.ledger.replication.promise import Extent
 
 PIECE_BYTES = 1 << 20
 _APPEND_SECONDS = 10.0
@@ -73,7 +74,8 @@ class OtherMember:
         )
         with remote_errors():
             answer = await stub.AskVote(request, timeout=self._vote_seconds)
-        return Vote(answer.granted, answer.epoch, answer.settled, (answer.keyring_epoch, answer.keyring_generation))
+        keyring, extent = (answer.keyring_epoch, answer.keyring_generation), Extent(answer.last_epoch, answer.size)
+        return Vote(answer.granted, answer.epoch, answer.settled, keyring, extent)
 
     async def append(self, heading: Heading, data: bytes) -> Taken:
         """Give it frames, perhaps none. Raises `MeshError`."""

@@ -1,7 +1,8 @@
 """It is responsible for what this member has promised: in which epoch, and to whom. Durable before anyone is told.
 
 A member that forgot could vote twice in one epoch, and two could write. So a promise that cannot be read keeps the
-member down, and one that never was is told from one that was lost: such a member is not settled.
+member down, and one that never was is told from one that was lost: such a member is not settled. One that is older than
+what was promised looks like any other: what the others say that it may have forgotten is kept here, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,19 @@ _FORMAT = 1
 _TYPES = {"format": int, "epoch": int, "to": str, "settled": bool}
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Extent:
+    """How far a log goes, as votes compare it."""
+
+    last_epoch: int
+    """Of the last frame."""
+    size: int
+    """How many leaves it has."""
+
+
+NOTHING = Extent(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Promise:
     """What a member stands by."""
@@ -32,9 +46,13 @@ class Promise:
     """The instance that has this member's vote in the epoch, or that it follows; empty: nobody yet."""
     settled: bool = False
     """Whether it holds all that it ever answered for. A new member does not, nor does one whose disk was emptied."""
+    forgotten: Extent = NOTHING
+    """How far the log went, at most, that it answered for and may have forgotten."""
 
     def document(self) -> bytes:
         members: dict[str, Any] = {"format": _FORMAT, "epoch": self.epoch, "to": self.to, "settled": self.settled}
+        if self.forgotten != NOTHING:
+            members["forgotten"] = [self.forgotten.last_epoch, self.forgotten.size]
         members["sha256"] = sha256(jcs.dumps(members)).hexdigest()
         return jcs.dumps(members) + b"\n"
 
@@ -75,7 +93,7 @@ class PromiseFile:
             members = jcs.loads_object(data)
             if any(type(members.get(name)) is not kind for name, kind in _TYPES.items()):
                 raise ValueError("a member is missing or has the wrong type")
-            promise = Promise(members["epoch"], members["to"], members["settled"])
+            promise = Promise(members["epoch"], members["to"], members["settled"], _extent(members.get("forgotten")))
         except (jcs.JsonMalformed, ValueError) as error:
             raise LogDamaged(NAME, 0, f"it is no promise: {error}") from error
         if promise.document() != data:
@@ -88,3 +106,12 @@ class PromiseFile:
             write_durably(self._path, promise.document())
         except OSError as error:
             raise LogBroken(f"the promise could not be written: {error.strerror}") from error
+
+
+def _extent(value: Any) -> Extent:
+    """Return what a document says was forgotten; absent where nothing was. Raises `ValueError`."""
+    if value is None:
+        return NOTHING
+    if not isinstance(value, list) or [type(each) for each in value] != [int, int]:
+        raise ValueError("what was forgotten is an epoch and a size")
+    return Extent(*value)

@@ -87,6 +87,8 @@ class ReplicationServicer(pb_grpc.LedgerReplicationServiceServicer):
             settled=vote.settled,
             keyring_epoch=epoch,
             keyring_generation=generation,
+            last_epoch=vote.extent.last_epoch,
+            size=vote.extent.size,
         )
 
     async def AppendFrames(  # noqa: N802

@@ -266,6 +266,8 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         ledger, receiver = self._served, parse(current_caller().certificate_der).spki_sha256
         ledger.reading.growth.require_all()
         given = await ledger.vault_orders.give_tag_key(request.signed_order, receiver)
+        # The log was waited for, and another writer may have erased the vault meanwhile.
+        ledger.reading.growth.require_all()
         return pb.GetTagKeyResponse(vault_id=given.vault_id, tag_key=given.key, index=given.index)
 
     async def AllowPruning(  # noqa: N802

@@ -1,7 +1,9 @@
 """Files of records that are appended and synced before anything they say is acted on: notes, rejections, what is owed.
 
-A record is `magic || u32 length || bytes || SHA-256 of those`. A torn last record was never synced, so nobody has acted
-on it and it is cut; anything else that does not verify is damage.
+A record is `magic || u32 length || bytes || SHA-256 of those`. Of the records that are synced together, all but the
+first have their magic's last letter in lower case. What a power cut leaves of them may begin with a hole; so where a
+first one follows bytes that do not verify, that is damage, and anything else was never synced: nobody has acted on it,
+and it is kept elsewhere and cut.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from libs.files import fsync_dir
+from services.ledger.storage import lost_and_found
 from services.ledger.storage.damage import LogBroken, LogDamaged
 
 CHECKPOINTS = b"TMCK"
@@ -34,7 +37,7 @@ class Records:
     end: int
     """Where the last whole record ends."""
     torn: bytes
-    """What follows it: the start of a record that was being written."""
+    """What follows it: a part of what was being written."""
 
 
 def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: int = 0) -> tuple[int, bytes]:
@@ -54,9 +57,9 @@ def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: in
     except FileNotFoundError:
         return 0, b""
     # Another one cannot begin before this one's end; what looks like it, in its length and first bytes, was made to.
-    later = _find_record(rest, _FRAMING, magic)
+    later = _find_first(rest, _FRAMING, magic)
     if later is not None:
-        raise LogDamaged(path.name, end, f"a whole record follows at byte {end + later}")
+        raise LogDamaged(path.name, end, f"what was synced later is whole at byte {end + later}")
     return end, rest
 
 
@@ -70,7 +73,7 @@ def read_end(path: Path, magic: bytes, most: int = 1 << 18) -> Records:
     if path.exists() and path.stat().st_size > most:
         with path.open("rb") as file:
             start = file.seek(-most, os.SEEK_END)
-            first = _find_record(file.read(), 0, magic)
+            first = _find_first(file.read(), 0, magic)
     if first is None:
         return read_end(path, magic, 2 * most)
     records: list[bytes] = []
@@ -93,13 +96,19 @@ def read_some(path: Path, magic: bytes, start: int, most: int) -> Records:
 class RecordsLog:
     """Appends to a file of records. Owned by one writer."""
 
-    __slots__ = ("_broken", "_descriptor", "_end", "_magic", "_name")
+    __slots__ = ("_broken", "_descriptor", "_end", "_magic", "_name", "saved")
+
+    saved: Path | None
+    """Where the bytes that were cut lie now."""
 
     def __init__(self, path: Path, magic: bytes, end: int) -> None:
-        """Open the file after `read`, cutting what follows `end`, and make that durable."""
+        """Open the file after `read`, cutting what follows `end` after keeping a copy, and make that durable."""
         self._magic, self._name, self._end, self._broken = magic, path.name, end, False
+        self.saved = None
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if os.fstat(self._descriptor).st_size > end:
+                self.saved = lost_and_found.keep(path.parent, path, end)
             os.ftruncate(self._descriptor, end)
             os.fsync(self._descriptor)
             fsync_dir(path.parent)
@@ -116,7 +125,8 @@ class RecordsLog:
         """Add records. They ARE durable when this returns. Raises `LogBroken`, after which nothing more is taken."""
         if self._broken:
             raise LogBroken(f"{self._name} is broken since an earlier write")
-        data = b"".join(encode(self._magic, record) for record in records)
+        following = _following(self._magic)
+        data = b"".join(encode(following if at else self._magic, record) for at, record in enumerate(records))
         try:
             write_all(self._descriptor, data, self._end)
             os.fdatasync(self._descriptor)
@@ -169,13 +179,19 @@ def write_all(descriptor: int, data: bytes, offset: int) -> None:
         done += os.pwrite(descriptor, view[done:], offset + done)
 
 
+def _following(magic: bytes) -> bytes:
+    """With what a record begins that was synced together with the one before it."""
+    return magic[:-1] + magic[-1:].lower()
+
+
 def _next_record(file: BinaryIO, magic: bytes) -> bytes | None:
     head = file.read(8)
     length = min(int.from_bytes(head[4:], "big"), MAX_RECORD)
     return _record_at(head + file.read(length + 32), 0, magic)
 
 
-def _find_record(data: bytes, at: int, magic: bytes) -> int | None:
+def _find_first(data: bytes, at: int, magic: bytes) -> int | None:
+    """Where the next whole record is that was synced later than what lies before it."""
     at = data.find(magic, at)
     while at >= 0 and _record_at(data, at, magic) is None:
         at = data.find(magic, at + 1)
@@ -183,7 +199,7 @@ def _find_record(data: bytes, at: int, magic: bytes) -> int | None:
 
 
 def _record_at(data: bytes, at: int, magic: bytes) -> bytes | None:
-    if data[at : at + 4] != magic:
+    if data[at : at + 4] not in (magic, _following(magic)):
         return None
     length = int.from_bytes(data[at + 4 : at + 8], "big")
     end = at + 8 + length

@@ -10,13 +10,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
-from libs.files import fsync_dir, remove_drafts, write_durably
+from libs.files import fsync_dir, remove_drafts
 from libs.transparency import checkpoint, note
 from libs.transparency.checkpoint import Checkpoint
-from services.ledger.storage import description, keyring, records_log, segments, watermark
+from services.ledger.storage import description, keyring, lost_and_found, records_log, segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogRolledBack
 from services.ledger.storage.index import Index
 from services.ledger.storage.prunings import Prunings, read_prunings
@@ -27,11 +26,9 @@ from services.ledger.storage.segment_files import BARE, SEGMENTS, is_temporary
 CHECKPOINT = "checkpoint"
 CHECKPOINT_WITNESSED = "checkpoint.witnessed"
 CHECKPOINTS_LOG = "checkpoints.log"
-LOST_AND_FOUND = "lost+found"
 _WRITTEN_WHOLE = re.compile(
     "|".join(map(re.escape, (description.NAME, keyring.NAME, CHECKPOINT, CHECKPOINT_WITNESSED)))
 )
-_SAVED_TAIL = re.compile(r"[^.]+\.[0-9]+\.[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +105,12 @@ def recover(directory: Path, examined: Examined) -> Report:
     for unfinished in _unfinished(folder, directory / BARE):
         os.unlink(unfinished)
     remove_drafts(directory, _WRITTEN_WHOLE)
-    remove_drafts(directory / LOST_AND_FOUND, _SAVED_TAIL)
+    lost_and_found.remove_unfinished(directory)
     saved = None
     if scanned.number:
         path = folder / segments.file_name(scanned.last_segment)
         if scanned.torn:
-            saved = _save_tail(directory / LOST_AND_FOUND, path, scanned.torn.start)
+            saved = lost_and_found.keep(directory, path, scanned.torn.start)
         _settle(path, scanned.torn)
     fsync_dir(folder)
     return Report(
@@ -169,17 +166,6 @@ def _hold(scanned: Scanned, floor: Floor) -> None:
 def _unfinished(*folders: Path) -> list[str]:
     found = [folder for folder in folders if folder.is_dir()]
     return [entry.path for folder in found for entry in os.scandir(folder) if is_temporary(entry.name)]
-
-
-def _save_tail(folder: Path, path: Path, start: int) -> Path:
-    with path.open("rb") as file:
-        file.seek(start)
-        tail = file.read().rstrip(b"\0")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    saved = folder / f"{path.stem}.{start}.{sha256(tail).hexdigest()[:16]}"
-    write_durably(saved, tail)
-    fsync_dir(folder.parent)
-    return saved
 
 
 def _settle(path: Path, torn: TornTail | None) -> None:

@@ -94,13 +94,13 @@ class Erasing:
                 await self._growth.beyond(size)
 
     async def until_done(self, part: VaultPart) -> Erased:
-        """Wait until the log says that what was ordered of a part is done."""
+        """Wait until the log says that what was ordered of a part is done, by entries that count."""
         while True:
             size = self._growth.size
             erasure = self._erasures.of(part)
             if erasure is not None and erasure.done is not None:
                 ordered, done = (self._store.index.find(entry) for entry in (erasure.ordered, erasure.done))
-                if ordered is not None and done is not None:
+                if ordered is not None and done is not None and max(ordered, done) < size:
                     return Erased(erasure.part, ordered, done, self._said_at(done))
             await self._growth.beyond(size)
 

@@ -1,7 +1,8 @@
 """It is responsible for what is ordered of vaults: judged here under the policy in force, then said in the log.
 
 What the log says decides, not what this process was asked for: of an erasure and a hold at once, the one that the log
-has first counts.
+has first counts. Nothing is answered before the entry that says it counts: what no majority of the members holds may be
+lost again, and whoever was answered would know better than the log.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from libs.events.vault import vault_epoch
 from libs.policy.document import Policy
 from libs.policy.orders import HOLD_VAULT, RELEASE_VAULT, parse_order
 from libs.policy.vault_orders import VaultPart, month_of, verify_erasure, verify_hold, verify_tag_key_gift
+from services.ledger.growth import Growth
 from services.ledger.storage.store import LogStore
 from services.ledger.vaults.erasing import Erased, Erasing, Sayings
 from services.ledger.vaults.erasures import Erasures
@@ -80,6 +82,7 @@ class VaultOrders:
         self,
         policy: Callable[[], Policy],
         store: LogStore,
+        growth: Growth,
         vaults: Vaults,
         erasures: Erasures,
         erasing: Erasing,
@@ -89,6 +92,7 @@ class VaultOrders:
         """`policy` returns the policy in force, or raises."""
         self._policy = policy
         self._store = store
+        self._growth = growth
         self._vaults = vaults
         self._erasures = erasures
         self._erasing = erasing
@@ -130,10 +134,9 @@ class VaultOrders:
         hold = self._erasures.hold_of(part.vault_id)
         if hold is None or self._erasures.of(part) is not None:
             raise VaultErased("the vault was closed before the hold")
-        index = self._store.index.find(hold.entry)
-        if hold.held != held or index is None:
+        if hold.held != held:
             raise OrderSpent("another order has changed the hold since: sign a new one")
-        return HoldSet(part.vault_id, held, index)
+        return HoldSet(part.vault_id, held, await self._until_it_counts(hold.entry))
 
     async def give_tag_key(self, signed: bytes, receiver: bytes) -> TagKey:
         """Give a vault's tag key to whom an order names, who is asking; the log has the order first.
@@ -150,12 +153,20 @@ class VaultOrders:
         self._require_there(gift.vault_id)
         if self._erasures.gift_by(parsed.order) is None:
             await self._own.erasure_logged(TagKeyGiven(gift.vault_id, policy.version, parsed))
-            self._require_there(gift.vault_id)
         entry = self._erasures.gift_by(parsed.order)
-        index = None if entry is None else self._store.index.find(entry)
-        if index is None:
+        if entry is None:
             raise RuntimeError("the log has an entry that gives out a tag key, and it is not found")
+        index = await self._until_it_counts(entry)
+        self._require_there(gift.vault_id)
         return TagKey(gift.vault_id, self._vaults.tag_key(gift.vault_id), index)
+
+    async def _until_it_counts(self, entry: bytes) -> int:
+        """Wait until an entry that was judged is in the log and counts, whoever had it written; return its index."""
+        while True:
+            size, index = self._growth.size, self._store.index.find(entry)
+            if index is not None and index < size:
+                return index
+            await self._growth.beyond(size)
 
     def _require_erasable(self, part: VaultPart) -> None:
         vault = self._vaults.of(part.vault_id)

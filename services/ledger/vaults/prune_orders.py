@@ -15,6 +15,7 @@ from libs.events.pruning import PruneOrdered
 from libs.policy.document import Policy
 from libs.policy.orders import parse_order
 from libs.policy.prune_orders import verify_pruning
+from services.ledger.growth import Growth
 from services.ledger.storage.prunings import read_prunings
 from services.ledger.storage.store import LogStore
 
@@ -57,17 +58,19 @@ class PruneOrders:
         self,
         policy: Callable[[], Policy],
         store: LogStore,
+        growth: Growth,
         own: PruneSayings,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`policy` returns the policy in force, or raises."""
         self._policy = policy
         self._store = store
+        self._growth = growth
         self._own = own
         self._clock = clock
 
     async def allow(self, signed: bytes) -> Allowed:
-        """Have the log say what is ordered; return once it does.
+        """Have the log say what is ordered; return once it does, and that counts.
 
         Raises what `verify_pruning` does, `PruneOfAnotherLog`, `EntriesNotSealed`, `LedgerUnavailable`, `OutboxFull`.
         """
@@ -87,6 +90,8 @@ class PruneOrders:
             index = self._said(pruning.min_index)
         if index is None:
             raise RuntimeError("the log has an entry that allows pruning, and it is not found")
+        # Whoever had it written: one that no majority holds may be lost again, and nothing be allowed.
+        await self._growth.beyond(index)
         return Allowed(pruning.min_index, index)
 
     def _said(self, limit: int) -> int | None:

@@ -30,6 +30,7 @@ from services.router.metrics import Metrics
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
+from services.router.routing.queue import NodesFull
 from services.router.routing.routes import Route, Routes
 
 _ATTEMPTS = 3
@@ -107,7 +108,7 @@ class Exchanges:
     async def _answer(self, course: Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out."""
         tried: frozenset[str] = frozenset()
-        route = self._choose(course, prompt, tried)
+        route = await self._turn(course, prompt, tried)
         while True:
             try:
                 async with aclosing(self._relay(course, prompt, route)) as forwarded:
@@ -120,7 +121,7 @@ class Exchanges:
                 if len(tried) >= _ATTEMPTS or course.left() <= 0:
                     raise
                 try:
-                    route = self._choose(course, prompt, tried)
+                    route = await self._turn(course, prompt, tried)
                 except RouterError:
                     raise error from None  # There was one; that it failed is what the client should know.
 
@@ -136,16 +137,28 @@ class Exchanges:
         except MeshError as error:
             raise ServiceUnavailable(f"not now: {error.reason}") from error
 
+    async def _turn(self, course: Course, prompt: Prompt, tried: frozenset[str]) -> Route:
+        """Return where it goes, once there is room. It MUST be used before anything else is awaited."""
+        request = course.request
+        return await self._routes.turn(
+            prompt,
+            request.tenant.tenant_id,
+            (request.endpoint.path, prompt.constraints, tried),
+            lambda: self._choose(course, prompt, tried),
+            course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS,
+        )
+
     def _choose(self, course: Course, prompt: Prompt, tried: frozenset[str]) -> Route:
         try:
             policy = self._require_fresh()
+            self._require_tenant(course.request.tenant)
             if not tried:
                 course.judge(policy, prompt.constraints)  # Whoever cannot be chosen is refused under it, too.
             # Nothing is awaited in between, so the choice is made under the same policy.
             route = self._routes.choose(prompt, course.request.endpoint, course.request.tenant.tenant_id, tried)
             course.judge(policy, prompt.constraints)
             return route
-        except RouterError:
+        except (RouterError, NodesFull):
             raise
         except MeshError as error:
             raise ServiceUnavailable(f"not now: {error.reason}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
@@ -18,6 +19,7 @@ from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredRec
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.reports import Reports
+from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import Workload
 
 
@@ -33,6 +35,7 @@ class Documents:
     receipts: ReceiptStore
     commitments: Commitments
     evidence: EvidenceDocuments
+    worker: WorkerForm
 
     async def root(self, arrival: Arrival, name: str) -> Reply:
         return value({"api_version": "aci/1", "workload_keyset_digest": self.workload.keyset_digest})
@@ -82,6 +85,16 @@ class Documents:
 
     async def evidence_document(self, arrival: Arrival, name: str) -> Reply:
         return document(await self.evidence.find(name))
+
+    async def worker_report(self, arrival: Arrival, name: str) -> Reply:
+        query = arrival.query
+        return value(await self.worker.report(query.only("nonce"), query.only("signing_algo"), query.only("version")))
+
+    async def signature(self, arrival: Arrival, name: str) -> Reply:
+        stored = await self._stored(arrival, name)
+        # Telling which of two keys signed takes longer than the loop should wait.
+        signed = asyncio.to_thread(self.worker.signature, stored.receipt, arrival.query.only("signing_algo"))
+        return value(await signed)
 
     async def _stored(self, arrival: Arrival, name: str) -> StoredReceipt:
         """The receipt that is asked for. A key that opens nothing is refused as if there were no such receipt (ACI

@@ -56,6 +56,8 @@ class Paths:
                     ("/health", documents.health),
                     ("/v1/models", documents.models),
                     ("/v1/aci/attestation", documents.attestation),
+                    ("/v1/attestation/report", documents.worker_report),
+                    ("/v1/signature/{}", documents.signature),
                     ("/v1/aci/receipts/{}", documents.receipt),
                     ("/v1/aci/sessions", documents.sessions),
                     ("/v1/aci/sessions/{}", documents.session),

@@ -5,6 +5,7 @@ What a hop tells on its way is the same for every route that a prompt may take.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -21,8 +22,13 @@ from libs.rpc.errors import RemoteRefused, remote_errors
 from services.router.errors import UpstreamFailed
 from services.router.prompt import Prompt
 from services.router.routing.listed import Upstream
+from services.router.routing.settings import RoutingSettings
 
 _CONNECT_SECONDS = 5.0
+_REQUESTS_FAULT = frozenset(
+    {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.RESOURCE_EXHAUSTED}
+)
+"""What a node refuses a request with that it could not be asked in any state."""
 
 
 class NodeUnavailable(UpstreamFailed):
@@ -73,11 +79,11 @@ class Ended:
 Step = Reached | Begun | bytes | Ended
 
 
-async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, None]:
+async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings) -> AsyncGenerator[Step, None]:
     """Yield `Reached`, then `Begun`, then bytes, then `Ended`: the node's own receipt is over exactly these bytes.
 
-    Raises `NodeUnavailable` before `Begun` when the node cannot be reached, and `UpstreamFailed` when it breaks off or
-    its receipt does not cover what it sent.
+    Raises `NodeUnavailable` before `Begun` when the node cannot be reached or is silent for too long, and
+    `UpstreamFailed` when it breaks off, falls silent, or its receipt does not cover what it sent.
     """
     prompt = errand.prompt
     try:
@@ -86,7 +92,7 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
         raise NodeUnavailable(f"the node cannot be reached: {error.reason}") from error
     if link.lease.certificate != upstream.lease.certificate:
         # Genuine, perhaps, but the session that the receipt would cite is bound to the key before.
-        raise NodeUnavailable("the node has another key than the one verified")
+        raise NodeUnavailable("the node has another key than the one verified", excused=True)
     session_id = upstream.candidate.session_id
     yield Reached(digest(prompt.forwarded), UpstreamVerified(errand.required, prompt.model, session_id))
     call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(
@@ -99,16 +105,24 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
         timeout=errand.timeout,
     )
     begun = False
+    # Of an answer that is not streamed, nothing comes before all of it is there.
+    patience = settings.first_byte_seconds if prompt.stream else errand.timeout + _CONNECT_SECONDS
     seen = hashlib.sha256()
     try:
         while True:
             try:
-                with remote_errors():
-                    response = await call.read()
+                # By its deadline the call ends itself.
+                async with asyncio.timeout(patience):
+                    with remote_errors():
+                        response = await call.read()
+            except TimeoutError as error:
+                silent = f"the node was silent for {patience:g} s"
+                raise (UpstreamFailed(silent) if begun else NodeUnavailable(silent)) from error
             except RemoteRefused as error:
                 late = error.code == Code.DEADLINE_EXCEEDED
                 if not begun:
-                    raise NodeUnavailable(f"the node refused: {error.reason}", late=late) from error
+                    excused = error.code in _REQUESTS_FAULT
+                    raise NodeUnavailable(f"the node refused: {error.reason}", late=late, excused=excused) from error
                 # A channel that this router closed says nothing; why it was closed does.
                 said = upstream.peer.refusal or error.reason
                 raise UpstreamFailed(f"the node broke off: {said}", late=late) from error
@@ -119,6 +133,7 @@ async def forward(upstream: Upstream, errand: Errand) -> AsyncGenerator[Step, No
                     begun = True
                     yield Begun(response.head.status, response.head.content_type)
                 case "chunk" if begun:
+                    patience = settings.idle_seconds
                     seen.update(response.chunk)
                     yield response.chunk
                 case "conclusion" if begun:

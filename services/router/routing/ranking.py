@@ -18,7 +18,7 @@ _Place = tuple[float, str]
 
 
 class Ranking:
-    """For each offer the nodes that make it, the least loaded first; which of the least loaded, is chance's to say."""
+    """For each offer the nodes that make it, the least loaded first; which of equals, is chance's to say."""
 
     def __init__(self, choice: random.Random) -> None:
         self._choice = choice
@@ -49,12 +49,11 @@ class Ranking:
 
     def of(self, model: str, endpoint: Endpoint) -> Iterator[str]:
         """Yield the names of nodes that serve a model there. Nothing may be put or removed meanwhile."""
-        ranked = self._ranked.get((model, endpoint))
-        if not ranked:
-            return
-        equals = bisect_right(ranked, ranked[0][0], key=lambda place: place[0])
-        first = self._choice.randrange(equals)
-        for place in range(equals):
-            yield ranked[(first + place) % equals][1]
-        for place in range(equals, len(ranked)):
-            yield ranked[place][1]
+        ranked = self._ranked.get((model, endpoint), [])
+        begin = 0
+        while begin < len(ranked):
+            equals = bisect_right(ranked, ranked[begin][0], lo=begin, key=lambda place: place[0]) - begin
+            first = self._choice.randrange(equals)
+            for place in range(equals):
+                yield ranked[begin + (first + place) % equals][1]
+            begin += equals

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,10 @@ class Route(Protocol):
         """Tells routes apart, for logs and for what has been tried."""
         ...
 
+    def held(self) -> AbstractContextManager[None]:
+        """Count as taken, until the context is left."""
+        ...
+
     def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """Yield `Reached`, then `Begun`, then bytes, then `Ended`. Raises as `hop.forward` does."""
         ...
@@ -48,12 +52,18 @@ class NodeRoute:
 
     async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `hop.forward`."""
-        with self.upstreams.using(self.upstream):
-            async with aclosing(forward(self.upstream, errand)) as steps:
+        breakers, model, streams = self.upstreams.breakers, errand.prompt.model, errand.prompt.stream
+        with self.held(), breakers.attempt(self.name, model, streams=streams) as attempt:
+            async with aclosing(forward(self.upstream, errand, self.upstreams.settings)) as steps:
                 async for step in steps:
                     if isinstance(step, Reached):
                         self._require_suiting(errand)
+                    breakers.note(attempt, step)
                     yield step
+
+    def held(self) -> AbstractContextManager[None]:
+        """See `Route.held`."""
+        return self.upstreams.using(self.upstream)
 
     def _require_suiting(self, errand: Errand) -> None:
         """Connecting may have taken a while: what was chosen must still be what this prompt may go to. Raises
@@ -63,7 +73,7 @@ class NodeRoute:
         if not self.upstreams.still_suits(
             self.upstream, prompt.model, errand.endpoint, prompt.constraints, errand.tenant_id
         ):
-            raise NodeUnavailable("the node may not serve this request any more")
+            raise NodeUnavailable("the node may not serve this request any more", excused=True)
 
 
 class Routes:
@@ -73,16 +83,23 @@ class Routes:
         self._upstreams = upstreams
         self._foreign = foreign
 
+    async def turn(
+        self, prompt: Prompt, tenant_id: str, wants: Hashable, choose: Callable[[], Route], seconds: float
+    ) -> Route:
+        """Return what `choose` does: at once or, while it raises `NodesFull`, in the tenant's turn (`Queue.turn`)."""
+        return await self._upstreams.queue.turn(prompt.model, tenant_id, wants, choose, seconds)
+
     def choose(self, prompt: Prompt, endpoint: Endpoint, tenant_id: str, tried: frozenset[str]) -> Route:
         """Return a node that may serve this prompt, or where there is none a foreign provider.
 
         Raises what refuses: `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
-        `UpstreamVerificationFailed`, `PolicyStale`.
+        `UpstreamVerificationFailed`, `PolicyStale`; and `NodesFull` where those that may have no room.
         """
         try:
-            return NodeRoute(
-                self._upstreams.choose(prompt.model, endpoint, prompt.constraints, tenant_id, tried), self._upstreams
+            upstream = self._upstreams.choose(
+                prompt.model, endpoint, prompt.constraints, tenant_id, tried, beginning=prompt.beginning
             )
+            return NodeRoute(upstream, self._upstreams)
         except RouterError as refusal:
             foreign = self._foreign.choose(prompt.model, endpoint, prompt.constraints, tenant_id, tried)
             if foreign is not None:

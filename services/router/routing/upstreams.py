@@ -7,11 +7,13 @@ receipts will cite must say what that appraisal says.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import structlog
 from teemesh.registry.v1 import registry_pb2
@@ -22,16 +24,24 @@ from libs.identity.any_peer import Channels
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from services.router.errors import UpstreamVerificationFailed
+from services.router.metrics import RoutingMetrics
 from services.router.prompt import Constraints
+from services.router.routing.affinity import Affinity
+from services.router.routing.breaker import Breakers
 from services.router.routing.listed import Listed, Upstream
+from services.router.routing.occupancy import Occupancy
+from services.router.routing.queue import NodesFull, Queue
 from services.router.routing.ranking import Ranking
 from services.router.routing.registry import Registry
-from services.router.routing.selection import Candidate, busy, select, suits
+from services.router.routing.selection import Candidate, select, suits
 from services.router.routing.session_documents import SessionDocuments
+from services.router.routing.settings import RoutingSettings
 
 _RECONCILE_SECONDS = 1.0
 _MAX_LISTED = 10_000
 _MAX_VERIFYING = 64
+_MAX_NEIGHBOURS = 8
+"""How many nodes are asked for room in the order of a beginning."""
 
 log = structlog.get_logger()
 
@@ -39,8 +49,23 @@ log = structlog.get_logger()
 class Upstreams:
     """All nodes that the registry lists, and which of them this router has verified."""
 
-    def __init__(self, member: Member, registry: Channels, max_listed: int = _MAX_LISTED) -> None:
-        """So many listed nodes are considered at most: a registry can name any number that there are not."""
+    def __init__(
+        self,
+        member: Member,
+        registry: Channels,
+        max_listed: int = _MAX_LISTED,
+        *,
+        settings: RoutingSettings | None = None,
+        metrics: RoutingMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """So many listed nodes are considered at most: a registry can name any number that there are not. By `clock`
+        breakers open and waiting is measured, in seconds.
+        """
+        self.settings = settings or RoutingSettings()
+        metrics = metrics or RoutingMetrics()
+        self.breakers = Breakers(self.settings, metrics.breakers, clock)
+        self.queue = Queue(self.settings, metrics, clock)
         self._member = member
         self._registry = Registry(registry)
         self._sessions = SessionDocuments(registry)
@@ -51,20 +76,32 @@ class Upstreams:
         self._endpoints: set[str] = set()
         """Wherever a node was ever said to be, until that is forgotten."""
         self._verifying = asyncio.Semaphore(_MAX_VERIFYING)
-        self._in_flight: Counter[str] = Counter()
+        self._occupancy = Occupancy()
+        self._affinity = Affinity()
         self._choice = random.SystemRandom()
         self._ranking = Ranking(self._choice)
         self._changed = asyncio.Event()
 
     def choose(
-        self, model: str, endpoint: Endpoint, constraints: Constraints, tenant_id: str, tried: frozenset[str]
+        self,
+        model: str,
+        endpoint: Endpoint,
+        constraints: Constraints,
+        tenant_id: str,
+        tried: frozenset[str],
+        *,
+        beginning: bytes = b"",
     ) -> Upstream:
-        """Return the node to use. Raises `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`,
-        `TenantConstraintsUnmet`, `UpstreamVerificationFailed`.
+        """Return the node to use: of those that may serve and are not avoided the least busy, or one that is hardly
+        busier and has served what begins alike. Where all are avoided, the least busy of them.
+
+        Raises `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
+        `UpstreamVerificationFailed`, and `NodesFull` where those that may serve have no room.
         """
         policy = self._member.policy.require_fresh()
         tenant, now_ms = policy.constraints.of(tenant_id), int(time.time() * 1000)
-        for name in self._ranking.of(model, endpoint):
+
+        def suiting(name: str) -> Upstream | None:
             upstream = self._known[name].admitted
             if (
                 upstream is not None
@@ -81,6 +118,27 @@ class Upstreams:
                 and self._known[name].is_live
             ):
                 return upstream
+            return None
+
+        avoided: Upstream | None = None
+        for name in self._ranking.of(model, endpoint):
+            if (upstream := suiting(name)) is None:
+                continue
+            if not self.breakers.admits(name):
+                avoided = avoided or upstream
+                continue
+            least = self._require_room(upstream)
+            most = least + self.settings.affinity_slack
+            near = islice(self._affinity.of(model, tenant_id, beginning), _MAX_NEIGHBOURS) if beginning else ()
+            for other in near:
+                busyness = self._busyness(other)
+                has_room = busyness <= most and busyness < self.settings.queue_factor
+                if has_room and self.breakers.admits(other) and (alike := suiting(other)) is not None:
+                    return alike
+            return upstream
+        if avoided is not None:
+            self._require_room(avoided)
+            return avoided
         # Nobody may serve it. The selection itself says why.
         live = {upstream.candidate.spiffe_id: upstream for upstream in self._live()}
         try:
@@ -93,12 +151,24 @@ class Upstreams:
                 allowed_models=policy.models,
                 now_ms=now_ms,
                 choice=self._choice,
-                in_flight=self._in_flight,
+                in_flight=self._occupancy.own(),
                 excluded=tried,
             )
         except UpstreamVerificationFailed as error:
             raise UpstreamVerificationFailed(str(error), self._why_none(model)) from error
         return live[chosen.spiffe_id]
+
+    def _require_room(self, upstream: Upstream) -> float:
+        """Return how busy the least busy node is. Raises `NodesFull` if even that is to be given no more."""
+        busyness = self._busyness(upstream.candidate.spiffe_id)
+        if busyness >= self.settings.queue_factor:
+            raise NodesFull("every node that may serve this has as many requests as it is to be given")
+        return busyness
+
+    def _busyness(self, name: str) -> float:
+        """How many requests a ranked node has, relative to its capacity."""
+        admitted = self._known[name].admitted
+        return math.inf if admitted is None else self._occupancy.busy(name) / admitted.candidate.load.capacity
 
     def still_suits(
         self, upstream: Upstream, model: str, endpoint: Endpoint, constraints: Constraints, tenant_id: str
@@ -124,13 +194,13 @@ class Upstreams:
     def using(self, upstream: Upstream) -> Iterator[None]:
         """Count a request as this node's while it runs."""
         name = upstream.candidate.spiffe_id
-        self._in_flight[name] += 1
-        self._rank(name)
         try:
-            yield
+            with self._occupancy.using(name):
+                self._rank(name)
+                yield
         finally:
-            self._in_flight[name] -= 1
             self._rank(name)
+            self.queue.news(upstream.candidate.models)
 
     def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
         """The session documents that could be cited now, newest first (ACI section 8.1)."""
@@ -242,10 +312,12 @@ class Upstreams:
                 self._rank(known.name)
             return
         self._rank(known.name)
+        self.queue.news(known.admitted.candidate.models)
         log.info("node admitted", node=known.name, session=known.admitted.session.session_id)
 
     def _list(self, provider: registry_pb2.Provider) -> None:
         self._dropped.pop(provider.spiffe_id, None)
+        reports = False
         known = self._known.get(provider.spiffe_id)
         if known is None and len(self._known) >= self._max_listed:
             log.warning("a node too many is passed over", node=provider.spiffe_id[:100])
@@ -255,20 +327,30 @@ class Upstreams:
             renewed = known is not None and known.peer is peer and known.provider.spki_sha256 != provider.spki_sha256
             known = Listed(provider, peer, known.admitted if known is not None and renewed else None)
             self._known[provider.spiffe_id] = known
+            self.breakers.know(provider.spiffe_id)
+            self._occupancy.know(provider.spiffe_id)
             self._changed.set()
+            reports = True
+        # What is told again, for another reason, is no new report.
+        reports = reports or _reported(known.provider) != _reported(provider)
         known.update(provider)
+        if reports:
+            load = provider.load
+            self._occupancy.reported(provider.spiffe_id, load.running_requests + load.waiting_requests)
         self._rank(provider.spiffe_id)
+        self.queue.news([served.id for served in provider.models])
 
     def _rank(self, name: str) -> None:
         """Give a node the place that its load earns it now, if it is admitted and still listed."""
         known = self._known.get(name)
         if known is None or known.admitted is None:
             self._ranking.remove(name)
+            self._affinity.remove(name)
             return
         candidate = known.admitted.candidate
-        load = candidate.load
         offers = [(model, endpoint) for model in candidate.models for endpoint in candidate.endpoints]
-        self._ranking.put(name, offers, busy(load, self._in_flight[name]), load.capacity)
+        self._ranking.put(name, offers, self._occupancy.busy(name), candidate.load.capacity)
+        self._affinity.put(name, candidate.models if candidate.load.capacity > 0 else ())
 
     def _peer(self, endpoint: str) -> Peer:
         """Return the peer there. Those of endpoints that nothing uses any more are forgotten, many at a time."""
@@ -281,6 +363,15 @@ class Upstreams:
     def _drop(self, spiffe_id: str) -> None:
         if (known := self._known.pop(spiffe_id, None)) is not None:
             self._ranking.remove(spiffe_id)
+            self._affinity.remove(spiffe_id)
+            self._occupancy.forget(spiffe_id)
+            self.breakers.forget(spiffe_id)
+            # Who waits for it alone is to hear that it is gone.
+            self.queue.news([served.id for served in known.provider.models])
             self._dropped[spiffe_id] = known
             if len(self._dropped) > self._max_listed:
                 self._dropped.pop(next(iter(self._dropped)))
+
+
+def _reported(provider: registry_pb2.Provider) -> tuple[int, registry_pb2.Load]:
+    return provider.lease_until_ms, provider.load

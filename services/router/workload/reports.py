@@ -17,6 +17,7 @@ from libs.identity.collateral import CollateralSource
 from libs.identity.member import Member
 from libs.rpc.rates import Allowances
 from libs.tee import tdx
+from libs.tee.dstack import GuestQuote
 from libs.tee.eventlog import RUNTIME_REGISTER, with_digests
 from services.router.errors import ReportsBusy
 from services.router.workload.workload import Workload
@@ -26,6 +27,16 @@ MOST_AWAITED = 16
 _CACHE_SECONDS = 3600.0
 _BURST_SECONDS = 4.0
 _ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A quote, and what explains it."""
+
+    quote: GuestQuote
+    event_log: str
+    """JSON, every digest stated."""
+    app_compose: str
 
 
 @dataclass(slots=True)
@@ -57,12 +68,26 @@ class Reports:
         self._clock = clock
         self._quoting = asyncio.Lock()
         self._flights: dict[str, _Flight] = {}
+        self._awaited = 0
         self._renewing = asyncio.Lock()
         self._unchallenged: tuple[float, bytes] | None = None
 
     async def report(self, nonce: str | None) -> bytes:
         """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy`."""
         return await (self._current() if nonce is None else self._fresh(report.check_nonce(nonce)))
+
+    async def quoted(self, slot: bytes) -> Quoted:
+        """Return a quote over 64 bytes for a report of another form, which this one's MUST NOT be taken for: within
+        what the device may be asked for. Raises `ReportsBusy`.
+        """
+        if self._awaited >= MOST_AWAITED or not self._allowances.take(_ALL):
+            raise ReportsBusy("reports are asked for too often; try again")
+        self._awaited += 1
+        try:
+            async with self._quoting:
+                return await self._quote(slot)
+        finally:
+            self._awaited -= 1
 
     async def _current(self) -> bytes:
         """The unchallenged report. It waits for nobody while it is kept, and for no nonce when it is made anew."""
@@ -105,16 +130,14 @@ class Reports:
     async def _make(self, nonce: str | None) -> bytes:
         keyset = self._workload.keyset
         slot = report.slot(report.report_data(keyset.digest, nonce))
-        compose = await self._member.guest.measured_compose()
-        quote = await self._member.guest.quote(slot)
+        quoted = await self._quote(slot)
+        quote = quoted.quote
         collateral = await self._collateral.collateral(quote.quote)
-        signed = tdx.read_report(quote.quote).rtmrs[RUNTIME_REGISTER]
-        events = [event.to_json() for event in with_digests(quote.event_log, signed)]
         evidence = {
             "quote": quote.quote.hex(),
             "quote_report_data": slot.hex(),
-            "event_log": json.dumps(events, separators=(",", ":")),
-            "app_compose": compose,
+            "event_log": quoted.event_log,
+            "app_compose": quoted.app_compose,
             "vm_config": quote.vm_config,
             "collateral": collateral.to_json(),
             "key_custody": {
@@ -132,3 +155,10 @@ class Reports:
             evidence=evidence,
             e2ee_versions=(e2ee.VERSION,),
         )
+
+    async def _quote(self, slot: bytes) -> Quoted:
+        compose = await self._member.guest.measured_compose()
+        quote = await self._member.guest.quote(slot)
+        signed = tdx.read_report(quote.quote).rtmrs[RUNTIME_REGISTER]
+        events = [event.to_json() for event in with_digests(quote.event_log, signed)]
+        return Quoted(quote, json.dumps(events, separators=(",", ":")), compose)

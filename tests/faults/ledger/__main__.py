@@ -1,7 +1,8 @@
 """Try the ledger's twenty faults at length: `python -m tests.faults.ledger --only 1,9 --shard 0/4 --state DIR`.
 
 It prints what each was found to do and exits 0 only if everything held. With a state folder a run that was interrupted,
-or whose rounds were raised, goes on where it was; shards split the work among machines, each with its own folder.
+or whose rounds were raised, goes on where it was, unless the code has changed since; shards split the work among
+machines, each with its own folder.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tests.faults.ledger.elsewhere import run_tests  # noqa: E402
 from tests.faults.ledger.ground import Ground, ground  # noqa: E402
 from tests.faults.ledger.outcome import Batch, Outcome  # noqa: E402
 from tests.faults.ledger.progress import Progress, Unit, units_of  # noqa: E402
+from tests.faults.ledger.sources import digest_of  # noqa: E402
 from tests.faults.ledger.stage import Stage  # noqa: E402
 from tests.faults.ledger.table import FAULTS  # noqa: E402
 from tests.mesh.running import short_folder  # noqa: E402
@@ -93,7 +95,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as elsewhere:
         state = arguments.state or Path(elsewhere)
         state.mkdir(parents=True, exist_ok=True)
-        progress = Progress(state / f"shard-{part}-of-{parts}.jsonl", arguments.seed)
+        code = digest_of()
+        progress = Progress(state / f"shard-{part}-of-{parts}.jsonl", arguments.seed, code)
+        sys.stdout.write(f"the code is {code[:16]}\n")
+        if progress.begun_again:
+            sys.stdout.write(f"{progress.begun_again} units were done by other code, and are begun again\n")
+        sys.stdout.flush()
         asyncio.run(try_all(units, progress, arguments.seed))
     told, all_hold = summary(units, progress)
     sys.stdout.write(told)

@@ -1,33 +1,48 @@
-"""6: a log cut at every byte of its last frames. 7: one bit changed at every byte of every file. 8: in the last
-acknowledged frame. 18: on its way from memory to the disk.
+"""6: a log cut at every byte of its last frames, and what is owed at every byte. 7: one bit changed at every byte of
+every file. 8: in the last acknowledged frame. 18: on its way from memory to the disk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
+from libs.audit.log.findings import Findings
+from libs.audit.log.records import read_records
+from libs.events.outbox import open_outbox
+from libs.events.outbox_items import OutboxDamaged
 from libs.transparency import checkpoint
 from libs.transparency.cosignature import QuorumNotReached, verify_quorum
 from libs.transparency.merkle import root_of
 from libs.transparency.note import NoteMalformed
 from services.ledger.auditor import RootDiffers
+from services.ledger.intake import owed
+from services.ledger.intake.owed import Owed
+from services.ledger.intake.rejections import Rejections
 from services.ledger.storage import segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogRolledBack, StoredLogError
 from services.ledger.storage.derived import FOLDER as DERIVED
-from services.ledger.storage.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG, LOST_AND_FOUND
+from services.ledger.storage.lost_and_found import LOST_AND_FOUND
+from services.ledger.storage.recovery import CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG
 from services.ledger.storage.segment_files import SEGMENTS
+from tests.faults.ledger.commits import OUTBOX
 from tests.faults.ledger.disk import Kind, Trouble
 from tests.faults.ledger.life import WITNESS, auditor_of, keyring_of, open_log, run
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger.recorder import second_reading
+from tests.faults.ledger.saying import owed_in
 from tests.faults.ledger.small_log import SmallLog, remove
 
 _FLOORS = (watermark.NAME, CHECKPOINT, CHECKPOINT_WITNESSED, CHECKPOINTS_LOG)
 _FRAMES = 3
+_FRAMING = 40
+"""Bytes around a record of what is owed."""
 
 
 def cuts(batch: Batch) -> Outcome:
@@ -56,6 +71,31 @@ def cuts(batch: Batch) -> Outcome:
             is_kept = any((folder / LOST_AND_FOUND).glob("*")) if (folder / LOST_AND_FOUND).exists() else False
             outcome.require(is_kept == (length > ends[whole]), f"{trial}: what was removed is not kept")
             outcome.counts["cuts to the last whole frame"] += 1
+        remove(folder)
+    return outcome
+
+
+def cuts_of_what_is_owed(batch: Batch) -> Outcome:
+    """Cut `owed.log` at any byte: what was whole is owed, and the rest is said to be cut and kept."""
+    outcome, log = Outcome(), SmallLog.make(batch.folder)
+    data = (log.folder / owed.NAME).read_bytes()
+    ends = [0, *(at + len(record) + _FRAMING for at, record in read_records(data, b"TMOW", owed.NAME, Findings()))]
+    sayings = owed_in(log.folder)
+    lengths = batch.in_any_order(range(len(data)))
+    for number in batch.rounds:
+        length = lengths[number % len(lengths)]
+        folder = log.copy(f"{number}")
+        os.truncate(folder / owed.NAME, length)
+        whole = max(at for at, end in enumerate(ends) if end <= length)
+        with capture_logs() as said:
+            left = owed_in(folder)
+        outcome.require(left == sayings[:whole], f"cut at byte {length}: {len(left)} of {whole} are owed")
+        rest = data[ends[whole] : length]
+        outcome.require(
+            _kept(folder, owed.NAME) == rest.rstrip(b"\0"), f"cut at byte {length}: what was removed is not kept"
+        )
+        outcome.require(bool(said) == bool(rest), f"cut at byte {length}: nobody is told")
+        outcome.counts["cuts of what is owed"] += 1
         remove(folder)
     return outcome
 
@@ -189,8 +229,16 @@ def _noticed(log: SmallLog, folder: Path, name: Path) -> str:
             keyring_of(folder, store.log_id)
             if store.report.watermark_damaged_slots:
                 return "reported by the start"
+        with capture_logs() as said:
+            Rejections(folder).close()
+            Owed(folder).close()
+            asyncio.run(_open_outbox(folder / OUTBOX))
+        if said:
+            return "cut and reported by the start" if name.parent.name == OUTBOX or _kept(folder, name.name) else ""
     except LogDamaged:
         return "refused with exit status 3"
+    except OutboxDamaged:
+        return "refused as OUTBOX_DAMAGED"
     except StoredLogError as error:
         return f"refused with exit status {error.exit_status}"
     if name.parts[0] == DERIVED:
@@ -202,6 +250,17 @@ def _noticed(log: SmallLog, folder: Path, name: Path) -> str:
         if name.name == CHECKPOINT_WITNESSED and not _is_witnessed(folder)
         else ""
     )
+
+
+def _kept(folder: Path, name: str) -> bytes:
+    """What of a file was cut, and kept."""
+    kept = (folder / LOST_AND_FOUND).glob(f"{Path(name).stem}.*") if (folder / LOST_AND_FOUND).exists() else ()
+    return b"".join(path.read_bytes() for path in kept)
+
+
+async def _open_outbox(folder: Path) -> None:
+    async with open_outbox(folder, bytes(32)):
+        pass
 
 
 def _is_witnessed(folder: Path) -> bool:

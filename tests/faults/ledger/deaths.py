@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tests.faults.ledger.disk import Kind, Met, SyncedAgain, Trouble
-from tests.faults.ledger.life import Lived, run
+from tests.faults.ledger.life import run
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger.small_log import SmallLog, remove
+from tests.faults.ledger.told import Lived
 
 _LONGEST_CHAIN = 3
 

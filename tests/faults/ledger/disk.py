@@ -1,7 +1,7 @@
 """A disk that a process meets at its own writes: it dies there, is told of an error, or writes what it was not given.
 
-Steps are the calls that change files: `os.pwrite`, `fsync`, `fdatasync`, `ftruncate`, `rename`, `replace`, `unlink`,
-`mkdir`, and opens that create. Installed in a process of its own, once, before the first step.
+Steps are the calls that change files: `os.pwrite`, `write`, `fsync`, `fdatasync`, `ftruncate`, `rename`, `replace`,
+`unlink`, `mkdir`, and opens that create. Installed in a process of its own, once, before the first step.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-STEPS = ("pwrite", "fsync", "fdatasync", "ftruncate", "rename", "replace", "unlink", "mkdir", "open")
+STEPS = ("pwrite", "write", "fsync", "fdatasync", "ftruncate", "rename", "replace", "unlink", "mkdir", "open")
 SECTOR = 512
 _SYNCS = frozenset({"fsync", "fdatasync"})
+WRITES = frozenset({"pwrite", "write"})
+_LAST_WORDS = 2
+"""The descriptor of what a process says."""
 _Result = TypeVar("_Result")
 
 
@@ -84,7 +87,7 @@ class Disk:
             if not changes(name, arguments):
                 return real(*arguments, **options)
             self.steps += 1
-            if name == "pwrite":
+            if name in WRITES:
                 self.writes.append(self.steps)
             begun = self.steps - self._trouble.step
             if self._trouble.kind is not Kind.NONE and 0 <= begun < self._trouble.lasting:
@@ -102,15 +105,15 @@ class Disk:
     def _meet(self, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return what the call is made with instead; dies or raises where there is to be none."""
         kind = self._trouble.kind
-        if kind is Kind.TORN and name == "pwrite":
-            descriptor, data, offset = arguments
-            real(descriptor, _half(data), offset)
+        if kind is Kind.TORN and name in WRITES:
+            descriptor, data, *offset = arguments
+            real(descriptor, _half(data), *offset)
         if kind in (Kind.DEATH, Kind.TORN):
             os.kill(os.getpid(), signal.SIGKILL)
-        if name == "pwrite" and kind is Kind.SHORT and len(arguments[1]) > SECTOR:
-            return arguments[0], _half(arguments[1]), arguments[2]
-        if name == "pwrite" and kind is Kind.FLIP:
-            return arguments[0], _flipped(bytes(arguments[1]), self._trouble.number), arguments[2]
+        if name in WRITES and kind is Kind.SHORT and len(arguments[1]) > SECTOR:
+            return arguments[0], _half(arguments[1]), *arguments[2:]
+        if name in WRITES and kind is Kind.FLIP:
+            return arguments[0], _flipped(bytes(arguments[1]), self._trouble.number), *arguments[2:]
         if name in _SYNCS:
             self._failed.add(_file_of(arguments[0]))
             if kind is Kind.DROPPED:
@@ -128,6 +131,8 @@ def changes(name: str, arguments: tuple[Any, ...]) -> bool:
     """Whether a call is a step: opening what is there, and making a folder that is there, change nothing."""
     if name == "open":
         return bool(arguments[1] & os.O_CREAT)
+    if name == "write":
+        return bool(arguments[0] > _LAST_WORDS)
     return name != "mkdir" or not os.path.isdir(arguments[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from tests.faults.ledger.deaths import after_the_error
-from tests.faults.ledger.disk import Kind, Met, Trouble
+from tests.faults.ledger.disk import WRITES, Kind, Met, Trouble
 from tests.faults.ledger.life import run
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger.small_log import SmallLog, remove
@@ -43,7 +43,7 @@ def _write_in_pieces(log: SmallLog, step: int, outcome: Outcome) -> None:
     folder, recorder = log.copy("pieces"), log.recorder()
     lived = run(folder, log.plan, Trouble(Kind.SHORT, step, 1, errno.ENOSPC))
     recorder.take(lived)
-    was_a_write = any(isinstance(each, Met) and each.name == "pwrite" for each in lived.told)
+    was_a_write = any(isinstance(each, Met) and each.name in WRITES for each in lived.told)
     outcome.counts["short writes"] += was_a_write
     log.finish(folder, recorder, outcome, f"a short write at step {step}")
     remove(folder)

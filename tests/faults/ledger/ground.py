@@ -1,7 +1,7 @@
 """A real ledger process over a real nats-server, writers that never rest, and an independent record of what they saw.
 
-What is recorded: every entry's own bytes, what was acknowledged about it, every tree that was released, and every leaf
-that was ever read. `prove` holds the log against it (I1, I2, I3, I5).
+What is recorded: every entry's own bytes, what was acknowledged about it, every tree that was released, every leaf that
+was ever read, and every number that the ledger must refuse. `prove` holds the log against it (I1, I2, I3, I5, I6).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from libs.audit.log.reading import Question, read_log
 from libs.errors import MeshError
 from libs.events.connect import NatsLink, connect_nats
 from libs.events.publish import Committed, EventSettings, LedgerUnavailable, Publisher, open_publisher
-from libs.events.records import Record, RecordHeader, open_record
+from libs.events.records import SALT_SIZE, Record, RecordHeader, open_record, parse_entry
 from libs.events.sending import Timing
 from libs.events.subjects import inbox_prefix
 from libs.events.vault import VaultKey
@@ -47,6 +47,7 @@ _PAUSE_SECONDS = 0.02
 _LOOK_SECONDS = 0.1
 _SETTLE_SECONDS = 20.0
 _CALL_SECONDS = 5.0
+_NO_VAULT = VaultKey(b"\x0f" * 16, 1, bytes(32), "0f" * 16)
 
 
 class BreakableMesh(LiveMesh):
@@ -123,6 +124,8 @@ class Seen:
     """Entries that nobody acknowledged in time: their issuer sends them until they are in the log all the same."""
     trees: set[tuple[int, bytes]] = field(default_factory=set)
     leaves: dict[int, bytes] = field(default_factory=dict)
+    at_fault: set[tuple[bytes, int]] = field(default_factory=set)
+    """Issuers and numbers of what is to be refused, and said in the log to be."""
 
 
 class Ground:
@@ -154,6 +157,7 @@ class Ground:
             for _ in range(_WRITERS):
                 tasks.create_task(self._write(ending))
             tasks.create_task(self._watch(ending))
+            tasks.create_task(self._be_at_fault(ending))
             try:
                 yield
             finally:
@@ -198,8 +202,10 @@ class Ground:
         outcome.wrong += await self._second_reading()
         outcome.counts["entries acknowledged"] += len(self.seen.committed)
         outcome.counts["entries acknowledged to nobody"] += len(self.seen.late)
+        outcome.counts["faults said"] += len(self.seen.at_fault)
         self.seen.committed.clear()
         self.seen.late.clear()
+        self.seen.at_fault.clear()
 
     async def _second_reading(self) -> list[str]:
         """What stays wrong. A ledger that was killed early says by its next start alone who it was."""
@@ -223,14 +229,15 @@ class Ground:
         return [*wrong, *(f"I2: {what}" for what in rest)]
 
     async def _read_with_late(self) -> list[ledger_pb2.LoggedEntry]:
-        """Read the log once what came too late for its writer is in it. Raises `TimeoutError`."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                entries = await self.read()
-                publics = [leaf.parse(entry.leaf_data) for entry in entries]
-                if self.seen.late <= {entry_id(public.issuer, public.issuer_seq) for public in publics}:
-                    return entries
-                await asyncio.sleep(_LOOK_SECONDS)
+        """Read the log once what came too late for its writer is in it, and what is said of others' faults, or as it is
+        when that took too long.
+        """
+        ending = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        while True:
+            entries = await self.read()
+            if not _missing(entries, self.seen) or asyncio.get_running_loop().time() > ending:
+                return entries
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _write(self, ending: asyncio.Event) -> None:
         while not ending.is_set():
@@ -239,6 +246,13 @@ class Ground:
             except LedgerUnavailable as error:
                 self.seen.late.add(error.entry_id)
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _be_at_fault(self, ending: asyncio.Event) -> None:
+        """Hand in, now and then, what no ledger takes: sealed in a vault that it never opened."""
+        while not ending.is_set():
+            one = await self.router.publisher.enqueue(Kind.RECEIPT, {"n": 0}, vault=_NO_VAULT)
+            self.seen.at_fault.add((one.issuer, one.issuer_seq))
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _watch(self, ending: asyncio.Event) -> None:
         """Take down every tree that is released."""
@@ -267,6 +281,7 @@ def _contradictions(entries: Sequence[ledger_pb2.LoggedEntry], seen: Seen, vault
     publics = [leaf.parse(entry.leaf_data) for entry in entries]
     ids = [entry_id(public.issuer, public.issuer_seq) for public in publics]
     wrong = [f"I1: entry {name.hex()[:12]} is there twice" for name, count in Counter(ids).items() if count > 1]
+    wrong += _missing(entries, seen)
     place = {name: index for index, name in enumerate(ids)}
     for committed in seen.committed:
         index = int.from_bytes(committed.acknowledgement.statement[8:16], "big")
@@ -287,6 +302,21 @@ def _contradictions(entries: Sequence[ledger_pb2.LoggedEntry], seen: Seen, vault
         if seen.leaves.setdefault(index, entry.leaf_data) != entry.leaf_data:
             wrong.append(f"I5: index {index} has another leaf than it had")
     return wrong
+
+
+def _missing(entries: Sequence[ledger_pb2.LoggedEntry], seen: Seen) -> list[str]:
+    """What is to come into the log by itself and is not there."""
+    publics = [leaf.parse(entry.leaf_data) for entry in entries]
+    late = seen.late - {entry_id(public.issuer, public.issuer_seq) for public in publics}
+    said = {
+        (bytes.fromhex(body["issuer"]), body["issuer_seq"])
+        for entry, public in zip(entries, publics, strict=True)
+        if public.kind is Kind.QUARANTINE
+        for body in [parse_entry(entry.body[SALT_SIZE:]).body]
+    }
+    return [f"I1: entry {name.hex()[:12]} never came into the log" for name in late] + [
+        f"I6: that number {number} was refused is not said" for _, number in seen.at_fault - said
+    ]
 
 
 def record_of(entry: ledger_pb2.LoggedEntry, public: leaf.Leaf) -> Record:

@@ -23,7 +23,7 @@ def old_entries(batch: Batch) -> Outcome:
     before = {path.name: path.read_bytes() for path in (folder / FOLDER).iterdir()}
     shutil.rmtree(folder / FOLDER)
     places = {each.entry_id: each.index for each in log.lived.acknowledged()}
-    logged = [each for frame in log.plan.frames for each in frame if each.entry_id in places]
+    logged = [each for each in log.plan.entries if each.entry_id in places]
     with open_log(folder, log.plan) as store:
         after = {path.name: path.read_bytes() for path in (folder / FOLDER).iterdir()}
         outcome.require(before == after, "the index that was made anew is another")

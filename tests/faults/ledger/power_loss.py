@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.errors import MeshError
-from tests.faults.ledger.life import Acknowledged, Kept, Lived, Signed, Told, run
+from tests.faults.ledger.life import run
 from tests.faults.ledger.outcome import Batch, Outcome
 from tests.faults.ledger.recorder import Recorder
 from tests.faults.ledger.recording import Begun, FolderSynced, Made, Removed, Renamed, Synced, Wrote
 from tests.faults.ledger.small_log import SmallLog, remove
+from tests.faults.ledger.told import Acknowledged, Kept, Lived, Signed, Told
 
 _SECTORS = (512, 4096)
 _GARBAGE_SHARE = 0.1
@@ -41,8 +42,10 @@ class _File:
         return b"".join(self._sector(at, min(size, length - at), keep, chance) for at in range(0, length, size))
 
     def _sector(self, at: int, size: int, keep: str, chance: random.Random) -> bytes:
-        found = {version[at : at + size].ljust(size, b"\0") for version in self.versions}
-        newest = self.versions[-1][at : at + size].ljust(size, b"\0")
+        # To cut a file short changes its length alone: nothing is written to the sectors behind its new end.
+        last = max(number for number, version in enumerate(self.versions) if len(version) > at)
+        written = [version[at : at + size].ljust(size, b"\0") for version in self.versions[: last + 1]]
+        found, newest = set(written), written[-1]
         if len(found) == 1 or (keep == "newest but one" and chance.random() > _GARBAGE_SHARE):
             return newest
         if keep == "garbage" and chance.random() < _GARBAGE_SHARE:

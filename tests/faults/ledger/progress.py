@@ -1,4 +1,4 @@
-"""Which units of a long run are done, in a file that outlives it, so that it can be taken up again."""
+"""Which units of a long run are done, and by which code, in a file that outlives it: so it can be taken up again."""
 
 from __future__ import annotations
 
@@ -43,21 +43,28 @@ def units_of(numbers: frozenset[int], rounds: int | None) -> list[Unit]:
 class Progress:
     """The file: one line of JSON for each unit that came to its end, durable before the next one begins."""
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(self, path: Path, seed: int, code: str) -> None:
+        """`code` names the sources that run now: what others did is done again."""
         self._path = path
-        self._seed = seed
+        self._run = {"seed": seed, "code": code}
         self.done: dict[str, Outcome] = {}
+        self.begun_again = 0
+        """So many units were done by other code."""
+        others: set[str] = set()
         if path.exists():
             *lines, torn = path.read_bytes().split(b"\n")
             os.truncate(path, path.stat().st_size - len(torn))
             for line in lines:
                 members = json.loads(line)
-                if members["seed"] == seed:
+                if {name: members.get(name) for name in self._run} == self._run:
                     self.done[members["unit"]] = Outcome.parse(members)
+                elif members["seed"] == seed:
+                    others.add(members["unit"])
+        self.begun_again = len(others - self.done.keys())
 
     def add(self, unit: Unit, outcome: Outcome) -> None:
         self.done[unit.name] = outcome
-        line = json.dumps({"unit": unit.name, "seed": self._seed, **outcome.members()})
+        line = json.dumps({"unit": unit.name, **self._run, **outcome.members()})
         with self._path.open("a") as file:
             file.write(line + "\n")
             file.flush()

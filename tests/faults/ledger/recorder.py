@@ -1,7 +1,8 @@
 """What was promised, held against the log: it remembers every entry's bytes itself and believes nobody.
 
 I1: what was acknowledged is there once, and opens to the same bytes. I2: the second reading of the format finds nothing
-wrong. I3: every tree that was signed is a beginning of this one. I5: no index has another leaf than it had.
+wrong. I3: every tree that was signed is a beginning of this one. I5: no index has another leaf than it had. I6: what
+the log has stepped over, and was at fault, is owed or stored (`saying`).
 (I4, nothing before it is durable, is `order`'s.)
 """
 
@@ -21,7 +22,10 @@ from services.cli.ledger.files import LogFolder
 from services.ledger.intake.sequencer import Candidate
 from services.ledger.storage.reading import StoredEntry
 from tests.fakes.written_log import VAULT
-from tests.faults.ledger.life import GEOMETRY, Lived, Plan, keyring_of, open_log
+from tests.faults.ledger.life import GEOMETRY, keyring_of, open_log
+from tests.faults.ledger.plan import Plan
+from tests.faults.ledger.saying import unsaid
+from tests.faults.ledger.told import Lived
 
 
 class Recorder:
@@ -29,7 +33,7 @@ class Recorder:
 
     def __init__(self, plan: Plan, lives: Iterable[Lived] = ()) -> None:
         self._plan = plan
-        self._entries = {each.entry_id: each for frame in plan.frames for each in frame}
+        self._entries = {each.entry_id: each for each in plan.entries}
         self._leaves: dict[int, bytes] = {}
         self._acknowledged: set[tuple[int, bytes]] = set()
         self._notes: list[bytes] = []
@@ -56,6 +60,8 @@ class Recorder:
         with open_log(folder, self._plan) as store:
             stored = list(store.reader.entries(0, store.head.size))
             generation = keyring_of(folder, store.log_id).generation
+            high = store.head.source_high
+        self.wrong += unsaid(folder, self._plan, high)
         self._hold_entries(stored, whole=whole)
         self._hold_trees([each.row.leaf_data for each in stored])
         if generation < self._generation:
@@ -103,7 +109,7 @@ def _is_as_written(candidate: Candidate | None, each: StoredEntry) -> bool:
         candidate.vault_epoch,
     ):
         return False
-    header = RecordHeader(len(row.body), each.leaf.kind, row.vault_epoch, row.vault_id, each.leaf.commitment)
     vault = None if row.vault_id == PUBLIC_VAULT_ID else VAULT
+    header = RecordHeader(len(row.body), each.leaf.kind, row.vault_epoch, row.vault_id, each.leaf.commitment)
     open_record(Record(header, row.body), each.leaf.issuer, each.leaf.issuer_seq, vault)
     return True

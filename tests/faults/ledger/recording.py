@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.faults.ledger.disk import STEPS, changes
+from tests.faults.ledger.disk import STEPS, WRITES, changes
 
 _Result = TypeVar("_Result")
 
@@ -96,7 +96,7 @@ class Recording:
             result = real(*arguments, **options)
             if is_change:
                 self.steps += 1
-                if name == "pwrite":
+                if name in WRITES:
                     self.writes.append(self.steps)
                 self._record(name, arguments, result, is_new=is_new)
             return result
@@ -107,7 +107,7 @@ class Recording:
         match name:
             case "open" if is_new:
                 self._make(self._name(arguments[0]), os.fstat(result).st_ino)
-            case "open" | "pwrite" | "ftruncate":
+            case "open" | "pwrite" | "write" | "ftruncate":
                 self._follow_descriptor(result if name == "open" else arguments[0])
             case "fsync" | "fdatasync" if os.path.isdir(path := f"/proc/self/fd/{arguments[0]}"):
                 self._tell(FolderSynced(self._name(os.readlink(path))))

@@ -58,7 +58,7 @@ FAULTS = (
         1,
         "the ledger is killed at random, under load",
         "everything acknowledged is there once, the second reading is sound, every released tree is a beginning",
-        (Part("killed", on_ground(killed.ledger_killed), rounds=1000, short=1, batch=20),),
+        (Part("killed", on_ground(killed.ledger_killed), rounds=1000, short=1, batch=10),),
     ),
     Fault(
         2,
@@ -92,9 +92,12 @@ FAULTS = (
     ),
     Fault(
         6,
-        "the active segment is cut at every byte of its last three frames",
-        "exactly the whole frames are left and the rest is kept, or exit status 4",
-        (Part("cuts", on_disk(changed_bytes.cuts), rounds=5000, short=60, batch=500),),
+        "the active segment is cut at every byte of its last three frames, and what is owed at every byte",
+        "exactly what was whole is left and the rest is kept, or exit status 4",
+        (
+            Part("cuts", on_disk(changed_bytes.cuts), rounds=5000, short=60, batch=500),
+            Part("cuts of what is owed", on_disk(changed_bytes.cuts_of_what_is_owed), rounds=2000, short=60, batch=500),
+        ),
     ),
     Fault(
         7,

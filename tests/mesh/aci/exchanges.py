@@ -11,7 +11,7 @@ from typing import Any
 from tests.mesh.aci import reader
 from tests.mesh.aci.provider import ANSWER, EVENTS
 from tests.mesh.aci.stage import PLAIN_MODEL, RENAMED_MODEL, UNPROVEN_MODEL, Stage, Tenant
-from tests.mesh.aci.wire import CHAT, COMPLETIONS, MESSAGES, Answer, Headers
+from tests.mesh.aci.wire import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Answer, Headers
 
 MARKER = "prompt-marker-7c1f"
 """Part of every prompt here: it must turn up nowhere else."""
@@ -24,6 +24,8 @@ FINISHED = (
     b'"finish_reason":"stop"}]}\n\n'
 )
 DONE = b"data: [DONE]\n\n"
+_LONGEST = {RESPONSES: "max_output_tokens"}
+"""What bounds an answer, where it is not `max_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ def prompt(endpoint: str, model: str, text: str = MARKER, **members: Any) -> byt
         asked["prompt"] = text
     else:
         asked["input"] = text
-    return json.dumps(asked | {"max_tokens": 3} | members).encode()
+    longest = {} if endpoint == EMBEDDINGS else {_LONGEST.get(endpoint, "max_tokens"): 3}
+    return json.dumps(asked | longest | members).encode()
 
 
 def constrained(model: str, provider: Any, **members: Any) -> bytes:
@@ -132,6 +135,11 @@ _KINDS: Mapping[str, Callable[[Stage], Exchange]] = {
     "streamed chat": _by_node(CHAT, stream=True),
     "completion": _by_node(COMPLETIONS, stream=False),
     "streamed completion": _by_node(COMPLETIONS, stream=True),
+    "embedding": _by_node(EMBEDDINGS, stream=False),
+    "message": _by_node(MESSAGES, stream=False),
+    "streamed message": _by_node(MESSAGES, stream=True),
+    "response": _by_node(RESPONSES, stream=False),
+    "streamed response": _by_node(RESPONSES, stream=True),
     "verified": _verified,
     "pinned": _pinned,
     "unverified": _unverified,
@@ -149,8 +157,11 @@ STATUSES = dict.fromkeys(_KINDS, 200) | {
     "unverifiable": 503,
 }
 ALL = tuple(_KINDS)
-BY_NODE = ("chat", "streamed chat", "completion", "streamed completion", "verified", "pinned")
+BY_NODE = (
+    *("chat", "streamed chat", "completion", "streamed completion", "embedding"),
+    *("message", "streamed message", "response", "streamed response", "verified", "pinned"),
+)
 BY_PROVIDER = ("unverified", "unverified stream", "renamed")
 SERVED = (*BY_NODE, *BY_PROVIDER)
 REFUSED = ("malformed", "unknown model", "unknown pin", "unverifiable")
-STREAMS = ("streamed chat", "streamed completion", "unverified stream")
+STREAMS = ("streamed chat", "streamed completion", "streamed message", "streamed response", "unverified stream")

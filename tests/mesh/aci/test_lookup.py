@@ -28,7 +28,7 @@ def test_c106_a_receipt_is_found_by_the_id_in_the_header(
     assert known.receipt["receipt_id"] == known.answer.receipt_id
 
 
-@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("kind", ["chat", "completion", "message", "response"])
 def test_c107_a_receipt_is_found_by_the_answers_own_id(
     stage: Stage, router: Router, exchanges: Exchanges, kind: str
 ) -> None:

@@ -36,8 +36,11 @@ def id_of(known: Exchange) -> str | None:
     """The answer's own id, where it has one."""
     body = known.answer.body
     if known.answer.header("Content-Type").startswith("text/event-stream"):
-        body = body.partition(b"\n\n")[0].removeprefix(b"data: ")
-    found = json.loads(body).get("id")
+        first = body.partition(b"\n\n")[0]
+        (body,) = (line.removeprefix(b"data: ") for line in first.split(b"\n") if line.startswith(b"data: "))
+    members = json.loads(body)
+    # The first event of a stream of messages or responses holds what begins.
+    found = members.get("message", members.get("response", members)).get("id")
     return None if found is None else str(found)
 
 

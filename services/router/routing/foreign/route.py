@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 
 import structlog
@@ -34,6 +34,10 @@ class ForeignRoute:
     @property
     def name(self) -> str:
         return self.known.name
+
+    def held(self) -> AbstractContextManager[None]:
+        """A provider has no number of places."""
+        return nullcontext()
 
     async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """Forward by what stands, or by what a new verification finds where the provider has changed since: if the

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from libs.aci.endpoints import CHAT, MESSAGES
 from libs.config import load
 from libs.policy.compose import render
 from libs.policy.measured_engine import MeasuredEngine, read_engine
@@ -19,6 +21,7 @@ from services.node.config import Config
 from services.node.launch import plan
 
 VLLM = MeasuredEngine("vllm", "/opt/vllm/bin/python", ("--enforce-eager",))
+ASKED_AT = replace(VLLM, endpoints=frozenset({CHAT, MESSAGES}))
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def weights(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("measured", [EMBEDDED.measured, VLLM])
+@pytest.mark.parametrize("measured", [EMBEDDED.measured, VLLM, ASKED_AT])
 def test_the_engine_is_measured(tmp_path: Path, measured: MeasuredEngine) -> None:
     layout = Layout(tmp_path / "state")
     layout.prepare()
@@ -60,7 +63,13 @@ def test_the_node_starts_what_was_asked_for(tmp_path: Path, weights: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "options", [["--vllm", "/usr/bin/python3"], ["--weights", "/tmp"], ["--vllm-argument=--enforce-eager"]]
+    "options",
+    [
+        ["--vllm", "/usr/bin/python3"],
+        ["--weights", "/tmp"],
+        ["--vllm-argument=--enforce-eager"],
+        ["--vllm-endpoint", "/v1/messages"],
+    ],
 )
 def test_half_an_engine_is_refused(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up", "--state", str(tmp_path / "state"), *options]) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
-from libs.events.erasure import ErasureEntry, parse_erasure
+from libs.events.erasure import ErasureDone, ErasureEntry, parse_erasure
 from libs.events.outbox import OutboxFull
 from libs.events.publish import LedgerUnavailable
 from libs.events.records import Entry, parse_entry
@@ -53,6 +53,8 @@ class Own:
         self._ledger = ledger
         self.full = 0
         self.away = False
+        self.is_done = asyncio.Event()
+        """Set once it was said that an erasure is done."""
         self.waiting: list[tuple[int, ErasureEntry]] = []
         """What lies in the outbox, by its numbers."""
 
@@ -61,6 +63,8 @@ class Own:
             self.full -= 1
             raise OutboxFull("full")
         self._log(said, self._ledger.next_number())
+        if isinstance(said, ErasureDone):
+            self.is_done.set()
 
     async def erasure_logged(self, said: ErasureEntry) -> None:
         if self.away:
@@ -68,6 +72,8 @@ class Own:
             self.waiting.append((number, said))
             raise LedgerUnavailable("late", entry_id(ISSUER, number))
         await self.erasure(said)
+        if not self._ledger.is_held:
+            raise LedgerUnavailable("late", entry_id(ISSUER, 1))
 
     def come_back(self) -> None:
         """Have the stream bring what waited."""
@@ -131,8 +137,12 @@ class ErasingLedger:
         self.own, self.trees = Own(self), Trees(self)
         self._sequencer: Sequencer = sequencer(store)
         self._last_number = 0
+        self.is_held = True
+        """Whether a majority of the members holds what is written, as it is written."""
         self.erasing = Erasing(store, self.growth, self.erasures, self.vaults, keys, self.trees, self.own)
-        self.orders = VaultOrders(lambda: self.policy, store, self.vaults, self.erasures, self.erasing, self.own, clock)
+        self.orders = VaultOrders(
+            lambda: self.policy, store, self.growth, self.vaults, self.erasures, self.erasing, self.own, clock
+        )
 
     def next_number(self) -> int:
         progress = self.store.index.progress(ISSUER)
@@ -152,8 +162,14 @@ class ErasingLedger:
         commit = self._sequencer.append([candidate], SOURCE, high, high)[-1]
         if kind is Kind.ERASURE:
             self.erasures.take(entry)
-        self.growth.reach(commit.size, commit.root)
+        if self.is_held:
+            self.growth.reach(commit.size, commit.root)
         return commit.first
+
+    def hold(self) -> None:
+        """Have a majority of the members hold all that is written."""
+        self.is_held = True
+        self.growth.reach(self.store.head.size, self.store.head.root())
 
     def said(self) -> list[ErasureEntry]:
         """What the log says of vaults, in order."""

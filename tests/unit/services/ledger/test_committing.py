@@ -77,6 +77,7 @@ class Ledger:
         holding: Holding | None = None,
     ) -> None:
         self.store = store
+        self.seconds = 0.0
         self.vaults = OneVault()
         self.owed = Owed(store.directory)
         self.holding = holding or Alone()
@@ -100,6 +101,7 @@ class Ledger:
             growth=self.growth,
             holding=self.holding,
             thread=thread,
+            clock=lambda: self.seconds,
         )
         self.arrivals = Arrivals(self.vaults, ExaminerHere())
         self.committing.begin(Start(SOURCE, 0))
@@ -129,6 +131,12 @@ class Members:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.answering = asyncio.Event()
+        self.have_another = False
+        """Whether another may write."""
+
+    def require_writer(self) -> None:
+        if self.have_another:
+            raise Away("another writes")
 
     async def held(self) -> None:
         self.asked.set()
@@ -190,6 +198,26 @@ async def test_nothing_is_told_of_a_commit_before_a_majority_holds_it(
             assert [type(each) for each in await answer] == [Acknowledgement]
 
 
+async def test_a_writer_that_another_may_have_replaced_accuses_nobody(
+    mesh: JoinedMesh, kms: KmsCore, tmp_path: Path
+) -> None:
+    """It was stopped for a while, and what the other one has read is purged: to it, that is a stream with a gap."""
+    LogStore.create(tmp_path / "log", describe_log(mesh))
+    members, writer = Members(), LogWriter(mesh, kms, "router")
+    members.answering.set()
+    with open_store(tmp_path / "log", Geometry(zeros_ahead=4096)) as store, ThreadPoolExecutor(1) as thread:
+        ledger = Ledger(store, mesh, kms, thread, members)
+        await ledger.take(writer.batch(writer.introduce()))
+        members.have_another = True
+        with pytest.raises(Away):
+            await ledger.lose(5)
+        with pytest.raises(Away):
+            await ledger.take(writer.batch(writer.seal(Kind.POLICY)))
+        assert ledger.owed.first() is None
+        assert not ledger.rejections.has(writer.issuer.id, 2)
+        assert (store.head.size, store.head.source_high) == (1, 1)
+
+
 async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router: LogWriter) -> None:
     message = router.batch(router.seal(Kind.RECEIPT, vault=VAULT))
     await ledger.take(message)
@@ -197,6 +225,19 @@ async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router:
     await ledger.take(message, message)
     assert ledger.store.head.size == size
     assert not ledger.said(Kind.CONFLICT)
+
+
+async def test_the_place_in_the_stream_lags_for_a_second_where_nothing_is_new(
+    ledger: Ledger, router: LogWriter
+) -> None:
+    message = router.batch(router.seal(Kind.RECEIPT, vault=VAULT))
+    await ledger.take(message)
+    high = ledger.store.head.source_high
+    await ledger.take(message)
+    assert ledger.store.head.source_high == high
+    ledger.seconds += 1.0
+    await ledger.take(message)
+    assert ledger.store.head.source_high == high + 2
 
 
 async def test_two_entries_under_one_number_are_a_conflict_and_the_first_one_stays(

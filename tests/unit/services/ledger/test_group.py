@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 
 import grpc.aio
@@ -15,12 +15,14 @@ from teemesh.ledger.v1 import replication_pb2 as pb
 from teemesh.ledger.v1 import replication_pb2_grpc as pb_grpc
 
 from libs.identity.member import Member
+from libs.rpc.calls import Context
 from libs.rpc.errors import reason_of
 from libs.transparency.leaf import Kind
 from libs.transparency.note import VerifierKey
 from services.ledger.checkpoints.witnesses import open_witnesses
 from services.ledger.config import WitnessSettings
 from services.ledger.replication.cutting import START_ANEW
+from services.ledger.replication.servicer import ReplicationServicer, replication_binding
 from services.ledger.storage import description
 from tests.fakes.joined_mesh import JoinedMesh
 from tests.fakes.running_witness import RunningWitness
@@ -78,6 +80,30 @@ class Stand:
             yield pb.AppendFramesRequest(frames=frames)
 
         return await (await self.stub()).AppendFrames(parts(), timeout=5)
+
+
+class Bystander(ReplicationServicer):
+    """A member that has promised nothing, holds nothing, and says so."""
+
+    def __init__(self) -> None:
+        """It has no log."""
+
+    async def AskVote(  # noqa: N802
+        self, request: pb.AskVoteRequest, context: Context
+    ) -> pb.AskVoteResponse:
+        return pb.AskVoteResponse()
+
+
+@asynccontextmanager
+async def bystanders(live: LiveGroup, *names: str) -> AsyncIterator[None]:
+    """Have these members answer what another asks when it starts, and do nothing else."""
+    async with AsyncExitStack() as stack:
+        for name in names:
+            joining = live.mesh.member("ledger", live.kms, instance=name, listen=live.targets[name])
+            member = await stack.enter_async_context(joining)
+            serving = await stack.enter_async_context(member.serve([replication_binding(Bystander())]))
+            serving.ready()
+        yield
 
 
 @asynccontextmanager
@@ -186,7 +212,9 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
     gone, target = (name for name in live.names if name != writer)
     await live.kill_member(gone)
     async with standing_in(live, gone, target) as stand:
-        assert not (await stand.vote(standing.epoch + 5)).granted  # It hears its writer well.
+        said = await stand.vote(standing.epoch + 5)
+        assert not said.granted  # It hears its writer well.
+        assert (said.last_epoch, said.size > 0) == (standing.epoch, True)
         assert not (await stand.append(standing.epoch)).HasField("held")
         assert not (await stand.append(standing.epoch - 1)).HasField("held")
         with pytest.raises(grpc.aio.AioRpcError) as other_log:
@@ -217,20 +245,21 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
 async def test_a_vote_is_not_given_twice_when_the_voter_dies_before_it_answers(live: LiveGroup) -> None:
     """It dies when the new promise is in place, and nobody was told of it."""
     voter, first, second = live.names
-    process = live.processes[voter]
-    await process.start(command=("-m", "tests.faults.dying", "ledger"), options=("--step", "3", "--serving"))
-    async with standing_in(live, first, voter) as stand:
-        await _until_patience_ends(stand)
-        process.send(signal.SIGUSR1)
-        with pytest.raises(grpc.aio.AioRpcError):
-            await stand.vote(7)
-        assert (await process.ended())[0] == -signal.SIGKILL
-    await process.start()
-    async with standing_in(live, second, voter) as stand:
-        await _until_patience_ends(stand, epoch=8)
-        assert (await stand.vote(7)).granted is False
-    async with standing_in(live, first, voter) as stand:
-        assert (await stand.vote(7)).granted
+    async with bystanders(live, first, second):
+        process = live.processes[voter]
+        await process.start(command=("-m", "tests.faults.dying", "ledger"), options=("--step", "3", "--serving"))
+        async with standing_in(live, first, voter) as stand:
+            await _until_patience_ends(stand)
+            process.send(signal.SIGUSR1)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stand.vote(7)
+            assert (await process.ended())[0] == -signal.SIGKILL
+        await process.start()
+        async with standing_in(live, second, voter) as stand:
+            await _until_patience_ends(stand, epoch=8)
+            assert (await stand.vote(7)).granted is False
+        async with standing_in(live, first, voter) as stand:
+            assert (await stand.vote(7)).granted
 
 
 async def _until_patience_ends(stand: Stand, epoch: int = 7) -> None:

@@ -19,6 +19,7 @@ from services.ledger.intake.faults import Saying, contradicted, lost, quarantine
 from services.ledger.intake.owed import NAME, Owed, Part, Paying
 from services.ledger.intake.rejections import Reason, Refusal
 from services.ledger.intake.sequencer import Candidate, Outcome, Verdict
+from services.ledger.storage.lost_and_found import LOST_AND_FOUND
 from tests.fakes.entry_schema import require_documented
 
 ISSUER = b"\x0a" * 32
@@ -133,12 +134,15 @@ async def test_the_next_process_says_what_this_one_did_not(tmp_path: Path) -> No
 
 async def test_a_record_that_was_being_written_is_cut_and_damage_before_it_is_refused(tmp_path: Path) -> None:
     with closing(Watched(tmp_path)) as owed:
-        owed.add(refusals(2))
+        for each in refusals(2):
+            owed.add([each])
     whole = (tmp_path / NAME).read_bytes()
     (tmp_path / NAME).write_bytes(whole[:-1])
     with closing(Watched(tmp_path)) as owed:
         assert (part := owed.first()) is not None
         assert part.sayings == refusals(2)[:1]
+    [saved] = (tmp_path / LOST_AND_FOUND).iterdir()
+    assert whole[:-1].endswith(saved.read_bytes())
     (tmp_path / NAME).write_bytes(whole[:20] + bytes([whole[20] ^ 1]) + whole[21:])
     with pytest.raises(MeshError) as refusal:
         Owed(tmp_path)

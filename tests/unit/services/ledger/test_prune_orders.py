@@ -53,7 +53,7 @@ async def ledger(empty_log: Path, mesh: JoinedMesh) -> AsyncIterator[ErasingLedg
 
 @pytest.fixture
 def orders(ledger: ErasingLedger) -> PruneOrders:
-    return PruneOrders(lambda: ledger.policy, ledger.store, Own(ledger), ledger.clock)
+    return PruneOrders(lambda: ledger.policy, ledger.store, ledger.growth, Own(ledger), ledger.clock)
 
 
 async def test_order_is_in_the_log_whole_and_once(ledger: ErasingLedger, orders: PruneOrders) -> None:
@@ -102,7 +102,7 @@ async def test_start_knows_what_the_log_allows(empty_log: Path, mesh: JoinedMesh
         for number in range(6):
             ledger.append(Kind.START, {"epoch": number + 1, "build": "00" * 32, "recovered_size": 0})
         assert ledger.store.prunings == Prunings()
-        await PruneOrders(lambda: ledger.policy, ledger.store, Own(ledger), ledger.clock).allow(
+        await PruneOrders(lambda: ledger.policy, ledger.store, ledger.growth, Own(ledger), ledger.clock).allow(
             ledger.order(PRUNE_LOG, FOUR)
         )
     async with started(empty_log, mesh, Keys(), Clock(APRIL)) as ledger:

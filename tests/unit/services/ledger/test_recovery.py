@@ -13,8 +13,9 @@ from libs.transparency import checkpoint
 from libs.transparency.checkpoint import Checkpoint
 from services.ledger.storage import recovery, segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
-from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog, read_end
-from services.ledger.storage.recovery import LOST_AND_FOUND, Floor
+from services.ledger.storage.lost_and_found import LOST_AND_FOUND
+from services.ledger.storage.records_log import CHECKPOINTS, OWED, RecordsLog, read_each, read_end
+from services.ledger.storage.recovery import Floor
 from services.ledger.storage.segment_files import SEGMENTS
 from services.ledger.storage.store import LogStore
 
@@ -279,10 +280,40 @@ def test_flipped_bit_anywhere_in_a_records_file_is_found_or_looks_torn(tmp_path:
         flip(path, at)
 
 
+@pytest.mark.parametrize("lost", range(1, 1 << 4))
+def test_what_a_power_cut_leaves_of_records_synced_together_is_cut(tmp_path: Path, lost: int) -> None:
+    """Sectors come to the disk in any order: later records may be whole, and the first one a hole."""
+    path = tmp_path / "owed.log"
+    log = RecordsLog(path, OWED, 0)
+    log.append([b"synced"])
+    synced = log.end
+    log.append([b"%d" % number * 300 for number in range(6)])
+    log.close()
+    data = bytearray(path.read_bytes())
+    for sector in range(4):
+        if lost >> sector & 1:
+            start = max(sector * 512, synced)
+            data[start : (sector + 1) * 512] = bytes((sector + 1) * 512 - start)
+    path.write_bytes(data)
+    found: list[bytes] = []
+    end, torn = read_each(path, OWED, found.append)
+    assert found[0] == b"synced"
+    assert found[1:] == [b"%d" % number * 300 for number in range(len(found) - 1)]
+    assert torn
+    again = RecordsLog(path, OWED, end)
+    assert again.saved is not None
+    assert again.saved.read_bytes() == torn.rstrip(b"\0")
+    again.append([b"next"])
+    again.close()
+    read_each(path, OWED, found.append)
+    assert found[-1] == b"next"
+
+
 def test_of_a_long_records_file_the_end_is_read_alone(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints.log"
     log = RecordsLog(path, CHECKPOINTS, 0)
-    log.append([b"note %d" % number for number in range(1000)])
+    for number in range(1000):
+        log.append([b"note %d" % number])
     log.close()
     whole = read_end(path, CHECKPOINTS)
     assert len(whole.records) == 1000

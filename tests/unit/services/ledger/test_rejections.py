@@ -43,7 +43,8 @@ def test_what_nobody_signed_is_kept_and_told_to_nobody(tmp_path: Path) -> None:
 
 def test_damage_in_the_quarantine_is_found(tmp_path: Path) -> None:
     rejections = Rejections(tmp_path)
-    rejections.keep([refusal(1), refusal(2)])
+    rejections.keep([refusal(1)])
+    rejections.keep([refusal(2)])
     rejections.close()
     data = bytearray((tmp_path / NAME).read_bytes())
     data[20] ^= 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from libs.config import ConfigInvalid, load
 from services.router.config import Config
+from services.router.routing.settings import RoutingSettings
 
 REST = """
 [member]
@@ -63,6 +66,16 @@ def test_a_file_of_before_means_what_it_meant(tmp_path: Path) -> None:
     assert read(tmp_path, LISTENERS).keyset.days == 7
 
 
+def test_a_file_without_a_routing_table_has_its_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, TABLES).routing == RoutingSettings()
+    assert read(tmp_path, TABLES + "[routing]\nqueue_length = 0\n").routing == RoutingSettings(queue_length=0)
+
+
+def test_the_template_says_the_defaults() -> None:
+    template = tomllib.loads((Path(__file__).parents[4] / "deploy" / "config" / "router.toml").read_text())
+    assert template["routing"] == dataclasses.asdict(RoutingSettings())
+
+
 @pytest.mark.parametrize(
     ("own", "complaint"),
     [
@@ -72,6 +85,13 @@ def test_a_file_of_before_means_what_it_meant(tmp_path: Path) -> None:
         ("", "http: missing"),
         (TABLES.replace("max_body_bytes = 1", "max_connections = 0"), "http.max_connections must be positive"),
         (TABLES.replace("max_body_bytes = 1", "stall_seconds = -1.0"), "http.stall_seconds must be positive"),
+        (TABLES + "[routing]\nbreaker_failures = 0\n", "routing: breaker_failures must be at least 1"),
+        (TABLES + "[routing]\nqueue_length = -1\n", "routing: breaker_failures must be at least 1, queue_length at"),
+        (TABLES + "[routing]\nqueue_factor = nan\n", "routing: queue_factor must be over 0"),
+        (TABLES + "[routing]\naffinity_slack = -0.1\n", "routing: queue_factor must be over 0, affinity_slack at"),
+        (TABLES + "[routing]\nslow_factor = 0.5\n", "routing: slow_factor must be at least 1"),
+        (TABLES + "[routing]\nidle_seconds = 0\n", "routing: times must be over 0 seconds"),
+        (TABLES + "[routing]\nfirst_byte_seconds = nan\n", "routing: times must be over 0 seconds"),
         (TABLES.replace('listen = "127.0.0.1:8"\n', "", 1), "http.listen: missing"),
     ],
 )

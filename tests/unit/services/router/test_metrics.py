@@ -28,6 +28,28 @@ def test_a_count_has_a_line_for_each_value_that_came() -> None:
     ]
 
 
+def test_a_count_that_may_shrink_is_a_gauge_by_value() -> None:
+    count = Count("a_now", "So many.", "kind", shrinks=True)
+    count.add("x", 2)
+    count.add("x", -1)
+    assert list(count.lines())[1:] == ["# TYPE a_now gauge", 'a_now{kind="x"} 1']
+
+
+def test_who_waits_and_which_nodes_are_avoided_is_told() -> None:
+    metrics = Metrics()
+    metrics.routing.waiting.add()
+    metrics.routing.turned_away.add("full")
+    metrics.routing.breakers.add("errors")
+    metrics.routing.waited_seconds.observe(0.5)
+    for line in (
+        "teemesh_router_waiting 1",
+        'teemesh_router_turned_away_total{reason="full"} 1',
+        'teemesh_router_breakers_open{cause="errors"} 1',
+        "teemesh_router_waited_seconds_count 1",
+    ):
+        assert line in metrics.text().splitlines()
+
+
 def test_the_classes_of_durations_add_up() -> None:
     durations = Durations("a_seconds", "How long.")
     for seconds in (0.001, 0.005, 0.2, 1000.0):

@@ -18,7 +18,7 @@ from libs.events.keyset import PreviousIssuer
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
 from services.ledger.storage import watermark
-from services.ledger.storage.records_log import CHECKPOINTS, RecordsLog
+from services.ledger.storage.records_log import CHECKPOINTS, OWED, QUARANTINE, RecordsLog
 from tests.fakes.written_log import TAG_KEY, VAULT, Author, WrittenLog, rewritten, tag_of
 
 from .conftest import read, said
@@ -408,6 +408,23 @@ def test_files_that_were_exchanged_under_a_signed_head_prove_no_second_history(
     reading = read({**exchanged, "checkpoint": begun.files()["checkpoint"]})
     assert (reading.findings.worst, reading.contradictions) == (Status.ROLLED_BACK, ())
     assert "the log is not what it signed" in said(reading)
+
+
+@pytest.mark.parametrize(("name", "magic"), [("owed.log", OWED), ("quarantine.log", QUARANTINE)])
+def test_what_is_owed_or_was_refused_is_held_to_be_whole(begun: WrittenLog, name: str, magic: bytes) -> None:
+    path = begun.folder / name
+    log = RecordsLog(path, magic, 0)
+    log.append([b"synced", b"together"])
+    between = log.end
+    log.append([b"synced", b"later"])
+    log.close()
+    assert read(begun.files()).findings.worst is Status.SOUND
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        findings = read(begun.files()).findings
+        assert findings.worst is (Status.DAMAGED if at < between else Status.TORN), at
+        assert {each.file for each in findings.wrong} == {name}
 
 
 def test_head_that_witnesses_signed_later_is_the_logs_own(begun: WrittenLog) -> None:

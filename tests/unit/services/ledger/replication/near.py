@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import copytree, rmtree
 
 from libs.errors import Code, MeshError
 from services.ledger.replication.election import Elections
@@ -89,6 +90,17 @@ class Group:
         self.folder.joinpath(name).rename(self.folder / f"{name}-lost")
         self.members[name] = self.start(name)
 
+    def keep_copy(self, name: str) -> None:
+        """Keep what a member's disk has now."""
+        copytree(self.folder / name, self.folder / f"{name}-copy")
+
+    def put_back(self, name: str) -> None:
+        """Put a member's disk back to what was kept of it, and start it anew on that."""
+        self._stacks[name].close()
+        rmtree(self.folder / name)
+        self.folder.joinpath(f"{name}-copy").rename(self.folder / name)
+        self.members[name] = self.start(name)
+
     def others(self, name: str) -> list[OtherMember]:
         return [Near(self, name, other) for other in self.names if other != name]
 
@@ -97,16 +109,23 @@ class Group:
         return Elections(self.settings, member.follower, self.others(name), member.clock, pause)
 
     async def inform(self, name: str) -> None:
-        """Let one of them ask the others what they have promised."""
+        """Let one of them ask the others what they have promised, by its own clock in no time."""
+        clock = self.members[name].clock
+
+        async def pause(seconds: float) -> None:
+            clock.now += seconds
+            await asyncio.sleep(0.001)
+
         async with asyncio.timeout(20):
-            await self.elections(name).until_informed()
+            await self.elections(name, pause).until_informed()
 
     async def campaign(self, name: str) -> Elected | None:
-        """Let one of them stand once, everyone having waited long enough, and asked the others where all are there."""
+        """Let one of them stand once, everyone having waited long enough, and asked the others where that ends."""
         for each, member in self.members.items():
-            member.wait()
-            if not self.away:
+            if each not in self.away and (member.follower.allegiance.settled or not self.away):
                 await self.inform(each)
+        for member in self.members.values():
+            member.wait()
         return await self.elections(name).campaign()
 
     def leading(self, name: str, elected: Elected) -> Leading:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shutil import copytree, rmtree
 from typing import Any, NoReturn, TypeVar
 
 from libs.errors import Code, MeshError
@@ -137,9 +138,14 @@ class World:
     def forgotten(self, share: int) -> None:
         self._erased.add(share)
         for member in self.members.values():
-            if share in member.shares():
+            # One whose disk was put back had it replaced before that, and has it replaced again.
+            if share in member.shares() and not member.asks:
                 raise Broken(f"share {share} is erased, and {member.name} has it")
         self.seen["erased"] += 1
+
+    def has_asked(self, member: Simulated) -> None:
+        if self._erased & member.shares():
+            raise Broken(f"{member.name} was put back, has asked the others, and has a share that was erased")
 
     # What befalls them
 
@@ -156,7 +162,9 @@ class World:
         while loop.time() < until:
             await asyncio.sleep(self.chance.expovariate(0.5))
             self._append_some()
-            self.chance.choice(self._faults)()
+            self._some().keep_copy()
+            if not any(member.asks for member in self.members.values()):
+                self.chance.choice(self._faults)()
             self._require_nothing_wrong()
         self._end_troubles()
         if lost:
@@ -207,7 +215,8 @@ class World:
 
     @property
     def _faults(self) -> Sequence[Callable[[], None]]:
-        return (self._kill, self._forget, self._isolate, self._block, self._slow)
+        # A disk is put back more often than it can be.
+        return (self._kill, self._forget, self._put_back, self._put_back, self._isolate, self._block, self._slow)
 
     def _append_some(self) -> None:
         for _ in range(self.chance.randrange(4)):
@@ -221,6 +230,13 @@ class World:
         """Empty a disk: one at a time, the next when all know again what they answered for."""
         if all(member.is_settled for member in self.members.values()):
             self._some().forget()
+
+    def _put_back(self) -> None:
+        """Put a disk back to what it was: one at a time, and while the others can tell that member what they know."""
+        names = sorted(self.members)
+        heard = [name for name in names if not any(self.cut[name, other] + self.cut[other, name] for other in names)]
+        if heard and not any(each.life is None or each.lacks for each in self.members.values()):
+            self.members[self.chance.choice(heard)].put_back()
 
     def _isolate(self) -> None:
         name = self._some().name
@@ -264,7 +280,7 @@ class World:
     async def hop(self, one: str, other: str) -> None:
         """Return when a message arrives: soon, late, or never."""
         await asyncio.sleep(self.chance.uniform(0.0005, 0.02))
-        if self.troubled:
+        if self.troubled and not (self.members[one].asks or self.members[other].asks):
             luck = self.chance.random()
             if luck < 0.02 or self.cut[one, other] > 0:
                 await asyncio.Event().wait()
@@ -284,15 +300,31 @@ class Simulated:
         self.is_lost = False
         self._held: tuple[int, list[bytes]] = (0, [EMPTY_ROOT])
         self._folder = world.folder / name
+        self._copy = world.folder / f"{name}-copy"
         self._forgotten = 0
         self._is_emptied = False
+        """Whether it lacks what it had: its disk was emptied, or put back."""
+        self._is_put_back = False
 
     @property
     def is_settled(self) -> bool:
-        if self.life is None or not self.life.follower.settled:
+        if self.life is None or not self.life.follower.settled or not self.life.follower.allegiance.is_informed:
             return False
         self._is_emptied = False
         return True
+
+    @property
+    def lacks(self) -> bool:
+        """Whether it lacks what it had, or may."""
+        return self._is_emptied and not self.is_settled
+
+    @property
+    def asks(self) -> bool:
+        """Whether its disk was put back, and it has not heard of the others what it may have forgotten."""
+        if self._is_put_back and self.life is not None and self.life.follower.allegiance.is_informed:
+            self._is_put_back = False
+            self._world.has_asked(self)
+        return self._is_put_back
 
     def hurry(self) -> None:
         """Have a disk as fast as others."""
@@ -329,6 +361,21 @@ class Simulated:
             self._is_emptied = True
             self._world.seen["disks lost"] += 1
 
+    def keep_copy(self) -> None:
+        """Keep what the disk has now."""
+        if self.life is not None:
+            rmtree(self._copy, ignore_errors=True)
+            copytree(self._folder, self._copy)
+
+    def put_back(self) -> None:
+        """Put the disk back to what was kept of it last, while the process is away."""
+        if self.life is not None and self._copy.exists():
+            self.fail()
+            rmtree(self._folder)
+            copytree(self._copy, self._folder)
+            self._is_emptied = self._is_put_back = True
+            self._world.seen["put back"] += 1
+
     def shares(self) -> set[int]:
         """Every share that is on the disk."""
         found: set[int] = set()
@@ -351,7 +398,7 @@ class Simulated:
 
     def holds(self, size: int, root: bytes) -> bool:
         """Whether the disk has the tree, or may have had it before it was lost."""
-        if self._is_emptied and not self.is_settled:
+        if self.lacks:
             return True
         if self.store is not None:
             return self.store.head.size >= size and self.store.index.tree.root(size) == root

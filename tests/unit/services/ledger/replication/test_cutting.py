@@ -11,7 +11,7 @@ import pytest
 
 from services.ledger.replication.cutting import START_ANEW, cut, cut_and_end
 from services.ledger.replication.frame_files import LOG_START, FrameEnd, Tip
-from services.ledger.storage.recovery import LOST_AND_FOUND
+from services.ledger.storage.lost_and_found import LOST_AND_FOUND
 from services.ledger.storage.segment_files import SEGMENTS
 from tests.faults.dying import Death, counting
 from tests.unit.services.ledger.conftest import open_store

@@ -13,7 +13,15 @@ from services.ledger.replication.allegiance import MAX_RISE, EpochTooFar, Promis
 from services.ledger.replication.cutting import LogDiverged
 from services.ledger.replication.frame_files import LOG_START, FrameName
 from services.ledger.replication.keyring_copy import NO_KEYRING, KeyringCopy
-from services.ledger.replication.promise import FOLDER, NAME, MembersMissing, Promise, PromiseFile, require_no_promise
+from services.ledger.replication.promise import (
+    FOLDER,
+    NAME,
+    Extent,
+    MembersMissing,
+    Promise,
+    PromiseFile,
+    require_no_promise,
+)
 from services.ledger.replication.replica import AppendMalformed
 from services.ledger.storage.damage import LogDamaged
 from services.ledger.storage.frames import FrameDamaged
@@ -50,11 +58,14 @@ async def test_only_one_candidate_gets_the_vote_of_an_epoch(member: Member) -> N
 async def test_a_vote_outlives_the_process(tmp_path: Path) -> None:
     with member_at(tmp_path / "one") as first:
         first.wait()
+        first.follower.allegiance.inform()
         assert (await first.follower.vote("two", ballot(3), trial=False)).granted
     with member_at(tmp_path / "one") as second:
         second.wait()
+        second.follower.allegiance.inform()
         assert not (await second.follower.vote("three", ballot(3), trial=False)).granted
         assert not (await second.follower.vote("three", ballot(2), trial=False)).granted
+        assert (await second.follower.vote("two", ballot(3), trial=False)).granted
 
 
 async def test_a_trial_promises_nothing(member: Member) -> None:
@@ -78,6 +89,8 @@ async def test_a_vote_that_nobody_waits_for_any_more_is_still_the_only_one(membe
 async def test_a_promise_that_cannot_be_read_keeps_the_member_down(tmp_path: Path, changed: int) -> None:
     with member_at(tmp_path / "one") as first:
         first.wait()
+        first.follower.allegiance.inform()
+        await first.follower.allegiance.recall(Extent(2, 5))
         await first.follower.vote("two", ballot(3), trial=False)
     path = tmp_path / "one" / FOLDER / NAME
     data = bytearray(path.read_bytes())
@@ -94,6 +107,7 @@ async def test_a_promise_that_is_older_than_the_log_does_not_count_below_the_log
         PromiseFile(writer.store.directory).store(Promise(2, "two", settled=True))
     with member_at(tmp_path / "one") as member:
         member.wait()
+        member.follower.allegiance.inform()
         assert member.follower.epoch == 4
         assert not (await member.follower.vote("two", ballot(3, last_epoch=4, size=9), trial=False)).granted
         assert (await member.follower.take("two", heading(3, last), b"")).held is None
@@ -129,6 +143,7 @@ async def test_a_log_that_had_other_members_is_not_kept_alone(tmp_path: Path) ->
     with member_at(tmp_path / "one") as first:
         require_no_promise(tmp_path / "one")
         first.wait()
+        first.follower.allegiance.inform()
         await first.follower.vote("two", ballot(1), trial=False)
     with pytest.raises(MembersMissing):
         require_no_promise(tmp_path / "one")
@@ -306,12 +321,32 @@ async def test_a_member_that_may_have_forgotten_its_promise_follows_nobody_befor
             await new.follower.take("two", heading(1), writer.after())
         with pytest.raises(PromiseUnknown):
             await new.follower.keep_keyring("two", KeyringCopy(1, 1, b"content"))
+        new.wait()
+        assert not (await new.follower.vote("two", ballot(1), trial=False)).granted
         assert (new.follower.size, new.follower.keyring.version) == (0, (0, 0))
         new.follower.allegiance.inform()
         await new.follower.take("two", heading(1, committed=5, begun=True), writer.after())
         assert new.follower.settled
     with member_at(tmp_path / "new") as again:
+        with pytest.raises(PromiseUnknown):
+            await again.follower.take("two", heading(1, writer.end.name), b"")
+        again.follower.allegiance.inform()
         assert (await again.follower.take("two", heading(1, writer.end.name), b"")).held == writer.end.name
+
+
+async def test_what_a_member_may_have_forgotten_is_past_once_it_holds_what_a_begun_writer_does(
+    member: Member, writer: Writer
+) -> None:
+    """Nobody else had the rest, so it never counted."""
+    await member.follower.take("two", heading(1, committed=5, begun=True), writer.after())
+    await member.follower.recall(Extent(2, 99))
+    assert not member.follower.settled
+    assert not (await member.follower.vote("two", ballot(2, last_epoch=2, size=98), trial=True)).settled
+    assert (await member.follower.vote("two", ballot(2, last_epoch=2, size=99), trial=True)).settled
+    await member.follower.take("two", heading(1, writer.end.name, committed=5, begun=False), b"")
+    assert not member.follower.settled
+    await member.follower.take("two", heading(1, writer.end.name, committed=5, begun=True), b"")
+    assert member.follower.settled
 
 
 async def test_who_has_voted_for_another_meanwhile_does_not_become_the_writer(member: Member) -> None:

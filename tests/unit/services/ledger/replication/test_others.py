@@ -14,6 +14,7 @@ from libs.rpc.calls import Context
 from services.ledger.replication.group import others_of
 from services.ledger.replication.keyring_copy import NO_KEYRING
 from services.ledger.replication.others import AnotherMember, OtherMember
+from services.ledger.replication.promise import Extent
 from services.ledger.replication.settings import MemberAddress, Replication
 
 from .members import ballot, heading
@@ -50,7 +51,7 @@ class Voter(pb_grpc.LedgerReplicationServiceServicer):
     async def AskVote(  # noqa: N802
         self, request: pb.AskVoteRequest, context: Context
     ) -> pb.AskVoteResponse:
-        return pb.AskVoteResponse(epoch=round(context.time_remaining()))
+        return pb.AskVoteResponse(epoch=round(context.time_remaining()), last_epoch=3, size=9)
 
 
 CALLS: tuple[Callable[[OtherMember], Awaitable[object]], ...] = (
@@ -95,3 +96,4 @@ async def test_a_disk_may_take_as_long_for_a_vote_as_is_configured() -> None:
     assert peer.timeouts == [500.0]
     # gRPC rounds what is left of a deadline up.
     assert 400 < vote.epoch < 510
+    assert vote.extent == Extent(3, 9)

@@ -27,6 +27,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for no thread: there are none, and one that ends them comes back in a time that is not virtual."""
+
     def _pass(self, seconds: float | None) -> None:
         if seconds is None:
             raise NobodyActs

@@ -36,6 +36,16 @@ def test_among_the_least_loaded_chance_decides_each_time() -> None:
     assert min(first[name] for name in names) > 150
 
 
+def test_so_it_does_among_any_that_are_equally_loaded() -> None:
+    ranked, second = ranking(), Counter[str]()
+    ranked.put("idle", M, busy=0, capacity=4)
+    for name in ("a", "b", "c"):
+        ranked.put(name, M, busy=2, capacity=4)
+    for _ in range(300):
+        second[list(ranked.of("m", CHAT))[1]] += 1
+    assert min(second[name] for name in ("a", "b", "c")) > 60
+
+
 def test_a_node_is_ranked_once_for_each_model_and_leaves_no_place_behind() -> None:
     ranked = ranking()
     for busy in range(5):

@@ -1,0 +1,191 @@
+"""It is responsible for which nodes are avoided for a while: those that have failed, or begun slowly, several times.
+
+A breaker is this router's guess and a preference. It opens no way around a check, and where every node that may serve
+is avoided, one of them serves all the same. What a client can bring about alone says nothing of a node.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+
+import structlog
+
+from services.router.errors import UpstreamFailed
+from services.router.metrics import Count
+from services.router.routing.hop import Begun, Reached, Step
+from services.router.routing.settings import RoutingSettings
+
+_SMOOTHING = 0.2
+"""What the newest time to a first byte counts in a node's usual one."""
+
+log = structlog.get_logger()
+
+
+class Cause(Enum):
+    """Why a node is avoided. The values are labels of a metric."""
+
+    ERRORS = "errors"
+    LATENCY = "latency"
+
+
+@dataclass(slots=True)
+class _Breaker:
+    """One node's. Without a cause it is closed."""
+
+    cause: Cause | None = None
+    until: float = 0.0
+    openings: int = 0
+    failures: int = 0
+    slow: int = 0
+    on_trial: bool = False
+    """Whether the one request runs that was let through after the time was over."""
+    usual: dict[str, float] = field(default_factory=dict)
+    """By model the smoothed time to the first byte of a stream, seconds."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request at one node, as far as it has gone."""
+
+    name: str
+    model: str
+    streams: bool
+    breaker: _Breaker
+    openings: int
+    """How often the breaker had opened when this began."""
+    handed_at: float | None = None
+    status: int | None = None
+    answered: bool = False
+    """Whether a byte of the body has come."""
+
+
+class Breakers:
+    """The breakers of the nodes that are listed; `opened` counts those that are open, by cause."""
+
+    def __init__(self, settings: RoutingSettings, opened: Count, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._opened = opened
+        self._clock = clock
+        self._breakers: dict[str, _Breaker] = {}
+        for cause in Cause:
+            opened.add(cause.value, 0)
+
+    def admits(self, name: str) -> bool:
+        """Say whether a node should be given a request: its breaker is closed, or is to be tried now."""
+        breaker = self._breakers.get(name)
+        return breaker is None or breaker.cause is None or (self._clock() >= breaker.until and not breaker.on_trial)
+
+    def know(self, name: str) -> None:
+        """Have a breaker for a node that is listed now."""
+        self._breakers.setdefault(name, _Breaker())
+
+    def forget(self, name: str) -> None:
+        """Forget a node that is not listed any more. What still runs there leaves no trace."""
+        breaker = self._breakers.pop(name, None)
+        if breaker is not None and breaker.cause is not None:
+            self._opened.add(breaker.cause.value, -1)
+
+    @contextmanager
+    def attempt(self, name: str, model: str, *, streams: bool) -> Iterator[Attempt]:
+        """Watch one request at a node, whose steps are to be given to `note`. A client that leaves says nothing."""
+        breaker = self._breakers.get(name) or _Breaker()
+        trial = breaker.cause is not None and not breaker.on_trial and self._clock() >= breaker.until
+        attempt = Attempt(name, model, streams, breaker, breaker.openings)
+        breaker.on_trial = breaker.on_trial or trial
+        try:
+            yield attempt
+        except UpstreamFailed as error:
+            if not self._excused(attempt, error):
+                self._failed(attempt)
+            raise
+        finally:
+            if trial:
+                breaker.on_trial = False
+
+    def note(self, attempt: Attempt, step: Step) -> None:
+        """Take note of the next step of an attempt."""
+        if isinstance(step, Reached):
+            attempt.handed_at = self._clock()
+        elif isinstance(step, Begun):
+            attempt.status = step.status
+        elif isinstance(step, bytes):
+            if not attempt.answered and attempt.status is not None and attempt.status < 400:
+                self._timed(attempt)
+            attempt.answered = True
+        elif attempt.status is not None:
+            # What the client asked for wrongly, the node may have refused before it asked its engine.
+            if attempt.status >= 500:
+                self._failed(attempt)
+            elif attempt.status < 400:
+                self._succeeded(attempt)
+
+    def _excused(self, attempt: Attempt, error: UpstreamFailed) -> bool:
+        """A client's own short time is no failing of the node's; a long silence is."""
+        if not error.late:
+            return error.excused
+        waited = 0.0 if attempt.handed_at is None else self._clock() - attempt.handed_at
+        return attempt.answered or waited < self._settings.first_byte_seconds
+
+    def _timed(self, attempt: Attempt) -> None:
+        """The first byte has come. That of a buffered answer tells how long the answer is, and nothing of the node."""
+        breaker, settings = attempt.breaker, self._settings
+        if not attempt.streams or attempt.handed_at is None or _is_stale(attempt):
+            return
+        seconds = self._clock() - attempt.handed_at
+        usual = breaker.usual.get(attempt.model, seconds)
+        breaker.usual[attempt.model] = usual + _SMOOTHING * (seconds - usual)
+        if seconds <= settings.slow_seconds or not self._is_far_above_others(attempt, seconds):
+            breaker.slow = 0
+            return
+        breaker.slow += 1
+        if breaker.slow >= settings.breaker_failures or breaker.cause is Cause.LATENCY:
+            self._open(attempt, Cause.LATENCY)
+
+    def _is_far_above_others(self, attempt: Attempt, seconds: float) -> bool:
+        """Where all are slow, none is: with the usual time of the others, of which there have to be some."""
+        usual = (each.usual.get(attempt.model) for each in self._breakers.values() if each is not attempt.breaker)
+        others = [time for time in usual if time is not None]
+        return bool(others) and seconds > self._settings.slow_factor * statistics.median(others)
+
+    def _failed(self, attempt: Attempt) -> None:
+        breaker = attempt.breaker
+        if _is_stale(attempt):
+            return
+        breaker.failures += 1
+        if breaker.failures >= self._settings.breaker_failures or breaker.cause is not None:
+            self._open(attempt, Cause.ERRORS)
+
+    def _succeeded(self, attempt: Attempt) -> None:
+        breaker = attempt.breaker
+        if _is_stale(attempt):
+            return
+        breaker.failures = 0
+        if breaker.cause is not None:
+            self._count(attempt, breaker.cause, -1)
+            breaker.cause, breaker.slow = None, 0
+            log.info("node is used again", node=attempt.name)
+
+    def _open(self, attempt: Attempt, cause: Cause) -> None:
+        breaker = attempt.breaker
+        if breaker.cause is not cause:
+            if breaker.cause is not None:
+                self._count(attempt, breaker.cause, -1)
+            self._count(attempt, cause, 1)
+            log.warning("node is avoided", node=attempt.name, cause=cause.value, seconds=self._settings.breaker_seconds)
+        breaker.cause = cause
+        breaker.openings += 1
+        breaker.until = self._clock() + self._settings.breaker_seconds
+
+    def _count(self, attempt: Attempt, cause: Cause, amount: int) -> None:
+        if self._breakers.get(attempt.name) is attempt.breaker:
+            self._opened.add(cause.value, amount)
+
+
+def _is_stale(attempt: Attempt) -> bool:
+    """What began before the breaker opened says nothing of the node since."""
+    return attempt.openings != attempt.breaker.openings

@@ -1,0 +1,235 @@
+"""Which nodes are avoided: those that fail or begin slowly, for as long as they do, and for nothing a client can do."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+
+from libs.aci.receipt_events import UpstreamVerified
+from services.router.errors import UpstreamFailed
+from services.router.metrics import RoutingMetrics
+from services.router.routing.breaker import Breakers
+from services.router.routing.hop import Begun, Ended, NodeUnavailable, Reached
+from services.router.routing.settings import RoutingSettings
+
+SETTINGS = RoutingSettings(breaker_failures=3, breaker_seconds=10.0, slow_seconds=1.0, slow_factor=4.0)
+BROKEN = UpstreamFailed("the node broke off")
+REACHED = Reached("sha256:00", UpstreamVerified(True, "m", "00" * 32))
+
+
+class Nodes:
+    """Breakers, a clock, and requests at the nodes that they watch."""
+
+    def __init__(self, *names: str, settings: RoutingSettings = SETTINGS) -> None:
+        self.now = 1000.0
+        self.metrics = RoutingMetrics()
+        self.breakers = Breakers(settings, self.metrics.breakers, lambda: self.now)
+        for name in names:
+            self.breakers.know(name)
+
+    def ask(
+        self,
+        name: str,
+        *,
+        status: int = 200,
+        first_byte: float = 0.1,
+        fails: UpstreamFailed | None = None,
+        leaves: bool = False,
+        streams: bool = True,
+        model: str = "m",
+    ) -> None:
+        """One request, from its choice to its end. One that `fails` does before its first byte."""
+        with suppress(UpstreamFailed, GeneratorExit), self.breakers.attempt(name, model, streams=streams) as attempt:
+            self.breakers.note(attempt, REACHED)
+            self.now += first_byte
+            if fails is not None:
+                raise fails
+            if leaves:
+                raise GeneratorExit
+            for step in (Begun(status, "application/json"), b"a", b"b", Ended(None)):
+                self.breakers.note(attempt, step)
+
+    def open(self, name: str) -> None:
+        for _ in range(3):
+            self.ask(name, fails=BROKEN)
+        assert not self.breakers.admits(name)
+
+    @property
+    def counted(self) -> dict[str, int]:
+        return dict(self.metrics.breakers.numbers)
+
+
+def test_failures_in_a_row_open_it_and_no_fewer() -> None:
+    nodes = Nodes("a", "b")
+    for fails in (BROKEN, BROKEN, None, NodeUnavailable("refused"), BROKEN):
+        nodes.ask("a", fails=fails)
+    assert nodes.breakers.admits("a")
+    nodes.ask("a", fails=BROKEN)
+    assert (nodes.breakers.admits("a"), nodes.breakers.admits("b")) == (False, True)
+    assert nodes.counted == {"errors": 1, "latency": 0}
+
+
+def test_an_engine_that_fails_with_an_answer_has_failed() -> None:
+    nodes = Nodes("a")
+    for _ in range(3):
+        nodes.ask("a", status=502)
+    assert not nodes.breakers.admits("a")
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        {"status": 400},
+        {"status": 429, "first_byte": 50.0},
+        {"leaves": True},
+        {"fails": NodeUnavailable("the node refused: BODY_TOO_LARGE", excused=True)},
+        {"fails": NodeUnavailable("no time", late=True), "first_byte": 1.0},
+        {"streams": False, "first_byte": 50.0},
+    ],
+)
+def test_nothing_that_a_client_can_do_opens_it(does: dict[str, Any]) -> None:
+    nodes = Nodes("a", "b")
+    for _ in range(20):
+        nodes.ask("b")
+        nodes.ask("a", **does)
+    assert nodes.breakers.admits("a")
+
+
+def test_nor_does_it_hide_that_the_node_fails() -> None:
+    nodes = Nodes("a")
+    for _ in range(3):
+        nodes.ask("a", fails=BROKEN)
+        nodes.ask("a", status=400)
+        nodes.ask("a", leaves=True)
+    assert not nodes.breakers.admits("a")
+
+
+def test_a_client_that_waited_long_for_nothing_had_a_node_that_failed() -> None:
+    nodes = Nodes("a")
+    for _ in range(3):
+        nodes.ask(
+            "a", streams=False, fails=NodeUnavailable("no time", late=True), first_byte=SETTINGS.first_byte_seconds
+        )
+    assert not nodes.breakers.admits("a")
+
+
+def test_after_its_time_one_request_tries_it_and_closes_it() -> None:
+    nodes = Nodes("a")
+    nodes.open("a")
+    nodes.now += 9.9
+    assert not nodes.breakers.admits("a")
+    nodes.now += 0.1
+    assert nodes.breakers.admits("a")
+    with nodes.breakers.attempt("a", "m", streams=True) as trial:
+        assert not nodes.breakers.admits("a")
+        for step in (REACHED, Begun(200, ""), b"x", Ended(None)):
+            nodes.breakers.note(trial, step)
+    assert nodes.breakers.admits("a")
+    assert nodes.counted == {"errors": 0, "latency": 0}
+    nodes.ask("a", fails=BROKEN)
+    assert nodes.breakers.admits("a"), "it counts from the beginning again"
+
+
+def test_a_trial_that_fails_opens_it_again_at_once() -> None:
+    nodes = Nodes("a")
+    nodes.open("a")
+    nodes.now += 10.0
+    nodes.ask("a", fails=BROKEN)
+    assert not nodes.breakers.admits("a")
+    assert nodes.counted == {"errors": 1, "latency": 0}
+    nodes.now += 10.0
+    assert nodes.breakers.admits("a")
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_client_that_leaves_its_trial_or_asks_wrongly_keeps_nobody_from_the_next(status: int) -> None:
+    nodes = Nodes("a")
+    nodes.open("a")
+    nodes.now += 10.0
+    nodes.ask("a", leaves=status == 200, status=status)
+    assert nodes.breakers.admits("a")
+    assert nodes.counted == {"errors": 1, "latency": 0}
+
+
+def test_a_request_from_before_it_opened_says_nothing_of_the_node_now() -> None:
+    nodes = Nodes("a")
+    with nodes.breakers.attempt("a", "m", streams=True) as long:
+        for step in (REACHED, Begun(200, ""), b"x"):
+            nodes.breakers.note(long, step)
+        nodes.open("a")
+        nodes.breakers.note(long, Ended(None))
+    assert nodes.counted == {"errors": 1, "latency": 0}, "it ends well, and the breaker stays open"
+
+
+def test_nor_does_one_that_fails_after_it_closed_again() -> None:
+    nodes = Nodes("a")
+    with ExitStack() as long:
+        for _ in range(5):
+            long.enter_context(suppress(UpstreamFailed))
+            long.enter_context(nodes.breakers.attempt("a", "m", streams=True))
+            long.push(_breaking_off)
+        nodes.open("a")
+        nodes.now += 10.0
+        nodes.ask("a")
+    assert nodes.breakers.admits("a")
+    assert nodes.counted == {"errors": 0, "latency": 0}
+
+
+def _breaking_off(*_: object) -> bool:
+    raise BROKEN
+
+
+def test_streams_that_begin_far_later_than_the_others_open_it() -> None:
+    nodes = Nodes("a", "b", "c")
+    for _ in range(3):
+        assert nodes.breakers.admits("a")
+        nodes.ask("b", first_byte=0.5)
+        nodes.ask("c", first_byte=0.5)
+        nodes.ask("a", first_byte=2.1)
+    assert not nodes.breakers.admits("a")
+    assert nodes.counted == {"errors": 0, "latency": 1}
+    nodes.now += 10.0
+    nodes.ask("a", first_byte=2.1)
+    assert not nodes.breakers.admits("a"), "its trial was slow as well"
+    nodes.now += 10.0
+    nodes.ask("a", first_byte=0.5)
+    assert nodes.breakers.admits("a")
+    assert nodes.counted == {"errors": 0, "latency": 0}
+
+
+def test_one_slow_beginning_is_a_long_prompt_and_nothing_more() -> None:
+    nodes = Nodes("a", "b")
+    for _ in range(10):
+        nodes.ask("b", first_byte=0.1)
+        for first_byte in (30.0, 30.0, 0.1):
+            nodes.ask("a", first_byte=first_byte)
+            assert nodes.counted == {"errors": 0, "latency": 0}
+
+
+@pytest.mark.parametrize(("others", "own"), [(0.01, 0.9), (10.0, 30.0), (None, 30.0)])
+def test_nobody_is_slow_who_is_quick_enough_or_as_slow_as_the_others(others: float | None, own: float) -> None:
+    nodes = Nodes("a", "b")
+    for _ in range(10):
+        if others is not None:
+            nodes.ask("b", first_byte=others)
+        nodes.ask("b", first_byte=0.01, model="a smaller model")
+        nodes.ask("a", first_byte=own)
+    assert nodes.breakers.admits("a")
+
+
+def test_a_node_that_is_not_listed_any_more_leaves_nothing() -> None:
+    nodes = Nodes("a")
+    nodes.open("a")
+    with suppress(UpstreamFailed), nodes.breakers.attempt("a", "m", streams=True):
+        nodes.breakers.forget("a")
+        assert nodes.counted == {"errors": 0, "latency": 0}
+        raise BROKEN
+    for _ in range(5):
+        nodes.ask("a", fails=BROKEN)
+    assert nodes.breakers.admits("a")
+    assert nodes.counted == {"errors": 0, "latency": 0}
+    assert not nodes.breakers._breakers
+    nodes.breakers.know("a")
+    assert nodes.breakers.admits("a")

@@ -30,7 +30,7 @@ from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, Site, https_site
 from tests.fakes.raw_http2 import PREFACE, Header, RawHttp2, get, post, raw_http2
 from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
 
-PROTOCOL, FLOW_CONTROL, FRAME_SIZE, REFUSED, CALM = 0x1, 0x3, 0x6, 0x7, 0xB
+PROTOCOL, INTERNAL, FLOW_CONTROL, FRAME_SIZE, REFUSED, CALM = 0x1, 0x2, 0x3, 0x6, 0x7, 0xB
 MANY = 3000
 """Frames: more than a client may send at once."""
 INITIAL_WINDOW, ENABLE_PUSH = 0x4, 0x2
@@ -106,6 +106,24 @@ async def test_a_stream_that_was_reset_counts_no_more(tmp_path: Path) -> None:
         assert answered.headers[":status"] == "200"
 
 
+async def test_data_of_a_refused_stream_takes_no_room_for_good(tmp_path: Path) -> None:
+    """All of them together send more than a connection has room for."""
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_streams=1) as site,
+        raw_http2(site.port, site.tls_h2) as client,
+    ):
+        for number in range(1, 40, 4):
+            await client.room(14_000)
+            client.send(
+                client.head(number, get(), "END_STREAM"),
+                RstStreamFrame(number, 8),
+                client.head(number + 2, get()),
+                DataFrame(number + 2, b"x" * 14_000),
+            )
+            assert (await client.answer(number + 2)).reset in (REFUSED, 0)
+
+
 def unspeakable() -> dict[str, tuple[Callable[[RawHttp2], bytes], int]]:
     """What ends the connection, and the code that says why."""
 
@@ -137,7 +155,8 @@ def unspeakable() -> dict[str, tuple[Callable[[RawHttp2], bytes], int]]:
         "another stream within a head": (begun(HeadersFrame(3, b"", flags=[])), PROTOCOL),
         "a part of no head": (of(ContinuationFrame(1, b"", flags=["END_HEADERS"])), PROTOCOL),
         "a head that cannot be unpacked": (of(HeadersFrame(1, b"\xff" * 20, flags=["END_HEADERS"])), PROTOCOL),
-        "a head that names itself over and over": (bomb, CALM),
+        "a head that names itself over and over": (bomb(1000), CALM),
+        "a head that is too large once unpacked": (bomb(8), CALM),
         "a field that is too long": (head(get("/health", ("x-long", "x" * 17_000))), FRAME_SIZE),
         "a stream of the server's": (streams(2), PROTOCOL),
         "a stream older than the last": (streams(5, 3), PROTOCOL),
@@ -189,10 +208,14 @@ def of_bytes(data: bytes) -> Callable[[RawHttp2], bytes]:
     return lambda client: data
 
 
-def bomb(client: RawHttp2) -> bytes:
+def bomb(times: int) -> Callable[[RawHttp2], bytes]:
     """A long field, put into the table once and then named by one byte each time."""
-    first = client.block([*get(), ("x-a", "x" * 3000)])
-    return HeadersFrame(1, first + b"\xbe" * 1000, flags=["END_HEADERS", "END_STREAM"]).serialize()
+
+    def made(client: RawHttp2) -> bytes:
+        first = client.block([*get(), ("x-a", "x" * 3000)])
+        return HeadersFrame(1, first + b"\xbe" * times, flags=["END_HEADERS", "END_STREAM"]).serialize()
+
+    return made
 
 
 def held_streams(client: RawHttp2) -> bytes:
@@ -364,3 +387,16 @@ async def test_a_connection_ends_after_its_requests_once_all_are_answered(tmp_pa
         for stream_id in (1, 3, 5):
             assert (await client.answer(stream_id)).headers[":status"] == "200"
         assert await client.ended() == 0
+
+
+async def test_a_bug_in_the_middle_of_an_answer_resets_its_stream_alone(site: Site, client: RawHttp2) -> None:
+    site.bench.nodes[0].stream()
+    site.bench.ledger.broken = RuntimeError("bug")
+    with capture_logs() as logs:
+        client.ask(1, post(CHAT, KEY), prompt(stream=True))
+        answered = await client.answer(1)
+    assert (answered.ended, answered.reset) == (False, INTERNAL)
+    assert STREAMED[0] in answered.body
+    assert "bug in the listener" in [entry["event"] for entry in logs]
+    client.ask(3, get())
+    assert (await client.answer(3)).headers[":status"] == "200"

@@ -16,6 +16,7 @@ _ANTHROPIC_TYPES: Mapping[str, str] = {
     "internal_error": "api_error",
     "upstream_error": "api_error",
     "service_unavailable": "overloaded_error",
+    "overloaded": "overloaded_error",
 }
 """What Anthropic's clients know under another name. The types that ACI and E2EE v2 define keep their own (§10)."""
 

@@ -33,7 +33,7 @@ class RouterError(MeshError):
 
     def told(self, protocol: Protocol) -> tuple[int, bytes]:
         """Return status and body as the protocol's clients know them."""
-        overloaded = protocol is Protocol.MESSAGES and self.type == ServiceUnavailable.type
+        overloaded = protocol is Protocol.MESSAGES and self.type in (ServiceUnavailable.type, Overloaded.type)
         status = _ANTHROPIC_OVERLOADED if overloaded else self.status
         return status, error_body(self.type, str(self), protocol)
 

@@ -13,17 +13,19 @@ import grpc.aio
 import pytest
 from teemesh.inference.v1 import inference_pb2 as pb
 from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
+from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
 from libs.aci.encoding import digest
 from libs.aci.endpoints import DEFINED, Endpoint, paths
 from libs.aci.receipt import verify_receipt
-from libs.aci.receipt_events import Aborted
+from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.rpc.errors import reason_of
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.transparency.leaf import Kind
 from services.router.face.servicer import RouterServicer, router_binding
+from services.router.routing.settings import RoutingSettings
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import ACKNOWLEDGEMENT
@@ -76,10 +78,10 @@ class Line:
 
 
 @asynccontextmanager
-async def _line(folder: Path) -> AsyncIterator[Line]:
+async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIterator[Line]:
     ca = ThrowawayCa()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
-    async with router_bench(folder) as bench:
+    async with router_bench(folder, routing=routing) as bench:
         servicer = RouterServicer(
             bench.workload,
             tenants_of(DirectoryTwin()),
@@ -247,3 +249,21 @@ async def test_a_client_whose_time_is_over_is_not_said_to_have_left(line: Line) 
         await line.bench.logged()
     receipt = line.bench.only_receipt()
     assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("deadline_exceeded")]
+
+
+async def test_overload_is_an_answer_with_a_receipt(tmp_path: Path) -> None:
+    async with _line(tmp_path, RoutingSettings(queue_length=0)) as line:
+        full = line.bench.nodes[0].provider(load=registry_pb2.Load(running_requests=4))
+        line.bench.upstreams.take(line.bench.snapshot(full))
+        head, chunk, end = await line.parts()
+        assert (head.head.status, b'"overloaded"' in chunk.chunk) == (429, True)
+        receipt = verify_receipt(end.conclusion.receipt, line.bench.workload.keyset)
+        assert receipt.upstream == UpstreamFailed(True, MODEL, "overloaded")
+
+
+async def test_a_call_whose_time_nears_its_end_is_told_so_while_it_waits(tmp_path: Path) -> None:
+    async with _line(tmp_path) as line:
+        full = line.bench.nodes[0].provider(load=registry_pb2.Load(running_requests=4))
+        line.bench.upstreams.take(line.bench.snapshot(full))
+        head, *_ = await line.parts(timeout=6.5)
+        assert head.head.status == 429

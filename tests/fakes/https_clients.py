@@ -28,6 +28,7 @@ from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.face.settings import HttpSettings
 from services.router.proof.store import StoredReceipt
+from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
 from tests.fakes.ledgers import TENANT
@@ -200,6 +201,7 @@ async def https_site(
     drain_seconds: float = DRAIN_SECONDS,
     origins: Collection[str] = (),
     offered: Collection[Endpoint] = DEFINED,
+    routing: RoutingSettings | None = None,
     **limits: float,
 ) -> AsyncIterator[Site]:
     """`limits`: what the table [http] says otherwise."""
@@ -209,7 +211,7 @@ async def https_site(
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)
     tls_h2.set_alpn_protocols(["h2"])
-    async with router_bench(folder, offered=offered) as bench:
+    async with router_bench(folder, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
             directory,

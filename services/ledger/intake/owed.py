@@ -24,6 +24,7 @@ from libs.transparency.leaf import Kind
 from services.ledger.intake.faults import Saying
 from services.ledger.storage import records_log
 from services.ledger.storage.breaking import ending_when_broken
+from services.ledger.storage.damage import LogDamaged
 
 NAME = "owed.log"
 _TOGETHER = 64
@@ -70,11 +71,13 @@ class Owed:
                 self._file.append([jcs.dumps({"kind": each.kind, "body": dict(each.body)}) for each in sayings])
 
     def first(self) -> Part | None:
-        """Return what is to be said next, if anything is owed."""
+        """Return what is to be said next, if anything is owed. Raises `LogDamaged` where it cannot be read any more."""
         with self._lock:
             if self._told == self._file.end:
                 return None
             read = records_log.read_some(self._path, records_log.OWED, self._told, _TOGETHER)
+        if not read.records:
+            raise LogDamaged(NAME, self._told, "what is owed has changed since it was written")
         values = [value for value in map(jcs.loads_object, read.records) if _TOLD not in value]
         return Part([Saying(Kind(value["kind"]), value["body"]) for value in values], read.end)
 
@@ -125,13 +128,16 @@ class Paying:
         self._outbox = outbox
 
     async def keep(self) -> NoReturn:
-        """Say it, for ever. What was said as the process died may be said again, nothing is left out."""
+        """Say it, for ever. What was said as the process died may be said again, nothing is left out.
+
+        Raises `LogDamaged`.
+        """
         while True:
             await self._owed.some()
             await self.pay()
 
     async def pay(self) -> None:
-        """Say all that is owed."""
+        """Say all that is owed. Raises `LogDamaged`."""
         while (part := await asyncio.to_thread(self._owed.first)) is not None:
             async with asyncio.TaskGroup() as tasks:
                 for saying in part.sayings:

@@ -30,7 +30,7 @@ from services.router.metrics import Metrics
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
-from services.router.routing.queue import NodesFull
+from services.router.routing.preference import NodesFull
 from services.router.routing.routes import Route, Routes
 
 _ATTEMPTS = 3

@@ -13,10 +13,11 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from libs.errors import Code, MeshError
+from libs.errors import MeshError
 from services.router.errors import Overloaded
 from services.router.metrics import RoutingMetrics
 from services.router.routing.line import Line
+from services.router.routing.preference import NodesFull
 from services.router.routing.settings import RoutingSettings
 
 
@@ -29,13 +30,6 @@ class Place(Protocol):
 
 
 P = TypeVar("P", bound=Place)
-
-
-class NodesFull(MeshError):
-    """Every node that may serve has as many requests as it is to be given."""
-
-    code = Code.RESOURCE_EXHAUSTED
-    reason = "NODES_FULL"
 
 
 @dataclass(eq=False, slots=True)

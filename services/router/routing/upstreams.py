@@ -13,7 +13,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 import structlog
 from teemesh.registry.v1 import registry_pb2
@@ -30,7 +29,8 @@ from services.router.routing.affinity import Affinity
 from services.router.routing.breaker import Breakers
 from services.router.routing.listed import Listed, Upstream
 from services.router.routing.occupancy import Occupancy
-from services.router.routing.queue import NodesFull, Queue
+from services.router.routing.preference import prefer
+from services.router.routing.queue import Queue
 from services.router.routing.ranking import Ranking
 from services.router.routing.registry import Registry
 from services.router.routing.selection import Candidate, select, suits
@@ -40,8 +40,6 @@ from services.router.routing.settings import RoutingSettings
 _RECONCILE_SECONDS = 1.0
 _MAX_LISTED = 10_000
 _MAX_VERIFYING = 64
-_MAX_NEIGHBOURS = 8
-"""How many nodes are asked for room in the order of a beginning."""
 
 log = structlog.get_logger()
 
@@ -120,25 +118,16 @@ class Upstreams:
                 return upstream
             return None
 
-        avoided: Upstream | None = None
-        for name in self._ranking.of(model, endpoint):
-            if (upstream := suiting(name)) is None:
-                continue
-            if not self.breakers.admits(name):
-                avoided = avoided or upstream
-                continue
-            least = self._require_room(upstream)
-            most = least + self.settings.affinity_slack
-            near = islice(self._affinity.of(model, tenant_id, beginning), _MAX_NEIGHBOURS) if beginning else ()
-            for other in near:
-                busyness = self._busyness(other)
-                has_room = busyness <= most and busyness < self.settings.queue_factor
-                if has_room and self.breakers.admits(other) and (alike := suiting(other)) is not None:
-                    return alike
-            return upstream
-        if avoided is not None:
-            self._require_room(avoided)
-            return avoided
+        preferred = prefer(
+            self._ranking.of(model, endpoint),
+            self._affinity.of(model, tenant_id, beginning) if beginning else (),
+            suiting=suiting,
+            admits=self.breakers.admits,
+            busyness=self._busyness,
+            settings=self.settings,
+        )
+        if preferred is not None:
+            return preferred
         # Nobody may serve it. The selection itself says why.
         live = {upstream.candidate.spiffe_id: upstream for upstream in self._live()}
         try:
@@ -157,13 +146,6 @@ class Upstreams:
         except UpstreamVerificationFailed as error:
             raise UpstreamVerificationFailed(str(error), self._why_none(model)) from error
         return live[chosen.spiffe_id]
-
-    def _require_room(self, upstream: Upstream) -> float:
-        """Return how busy the least busy node is. Raises `NodesFull` if even that is to be given no more."""
-        busyness = self._busyness(upstream.candidate.spiffe_id)
-        if busyness >= self.settings.queue_factor:
-            raise NodesFull("every node that may serve this has as many requests as it is to be given")
-        return busyness
 
     def _busyness(self, name: str) -> float:
         """How many requests a ranked node has, relative to its capacity."""

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from libs.events.outbox import OutboxFailed
+from libs.errors import MeshError
 from libs.transparency import checkpoint, cose_receipt, cosignature
 from services.ledger.auditor import Auditor
 from services.ledger.intake.owed import Owed
@@ -137,7 +137,7 @@ def _live_apart(folder: Path, plan: Plan, trouble: Trouble | None, telling: Conn
     try:
         with ending_when_broken():
             asyncio.run(live(folder, plan, telling.send))
-    except* (OSError, OutboxFailed):
+    except* (OSError, MeshError):
         # As a service's own entry point does with what nobody expected.
         sys.stderr.write(traceback.format_exc(limit=-1))
         failed = True

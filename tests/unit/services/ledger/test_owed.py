@@ -19,6 +19,7 @@ from services.ledger.intake.faults import Saying, contradicted, lost, quarantine
 from services.ledger.intake.owed import NAME, Owed, Part, Paying
 from services.ledger.intake.rejections import Reason, Refusal
 from services.ledger.intake.sequencer import Candidate, Outcome, Verdict
+from services.ledger.storage.damage import LogDamaged
 from services.ledger.storage.lost_and_found import LOST_AND_FOUND
 from tests.fakes.entry_schema import require_documented
 
@@ -147,6 +148,22 @@ async def test_a_record_that_was_being_written_is_cut_and_damage_before_it_is_re
     with pytest.raises(MeshError) as refusal:
         Owed(tmp_path)
     assert refusal.value.reason == "LOG_DAMAGED"
+
+
+def test_what_is_owed_and_changes_before_it_is_said_is_damage(tmp_path: Path) -> None:
+    with closing(Owed(tmp_path)) as owed:
+        owed.add(refusals(1))
+        between = (tmp_path / NAME).stat().st_size
+        owed.add(refusals(2)[1:])
+        data = bytearray((tmp_path / NAME).read_bytes())
+        data[between + 20] ^= 1
+        (tmp_path / NAME).write_bytes(data)
+        part = owed.first()
+        assert part is not None
+        assert part.sayings == refusals(1)
+        owed.settle(part)
+        with pytest.raises(LogDamaged, match=f"{NAME} is damaged at byte {between}"):
+            owed.first()
 
 
 def test_what_is_owed_is_synced_when_it_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from services.router.errors import (
     BodiesBusy,
     ConnectionEnding,
     LedgerUnavailable,
+    Overloaded,
     RouterError,
     ServiceUnavailable,
     TenantsUnavailable,
@@ -64,9 +65,10 @@ def test_each_error_has_a_reason_of_its_own() -> None:
 def test_anthropics_clients_are_told_that_the_service_is_overloaded_and_all_else_under_its_own_status() -> None:
     told = {kind: kind.__new__(kind).told(Protocol.MESSAGES)[0] for kind in kinds()}
     assert {kind for kind, status in told.items() if status != kind.status} == {
-        ServiceUnavailable,
-        TenantsUnavailable,
         BodiesBusy,
         ConnectionEnding,
+        Overloaded,
+        ServiceUnavailable,
+        TenantsUnavailable,
     }
-    assert told[ServiceUnavailable] == 529
+    assert told[ServiceUnavailable] == told[Overloaded] == 529

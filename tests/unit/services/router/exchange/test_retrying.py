@@ -12,10 +12,11 @@ from teemesh.registry.v1 import registry_pb2
 
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import UpstreamVerified
+from libs.policy.constraints import VERIFIED_ONLY, Constraints, TenantConstraints
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.routing.settings import RoutingSettings
-from tests.fakes.leases import MODEL
+from tests.fakes.leases import MODEL, node_lease
 from tests.fakes.routers import (
     BUFFERED,
     STREAMED,
@@ -173,6 +174,21 @@ async def test_a_node_that_fails_again_and_again_is_asked_no_more(two: RouterBen
     assert (await two.run(prompt())).body == b"".join(BUFFERED)
     assert asked(two)[0] == 2
     assert two.metrics.routing.breakers.numbers["errors"] == 1
+
+
+@pytest.mark.parametrize("turns_out", ["not to be for this tenant", "to have renewed its key"])
+async def test_a_node_that_may_not_serve_a_request_any_more_has_not_failed(two: RouterBench, turns_out: str) -> None:
+    first, peer, policy = two.nodes[0], two.peer_of(two.nodes[0]), two.member.policy
+    abroad = Constraints(default=TenantConstraints(regions=frozenset({"eu-1"})))
+    for _ in range(4):
+        if turns_out == "to have renewed its key":
+            peer.renewed = node_lease("n0", key="second")
+        else:
+            peer.meanwhile = lambda: setattr(policy, "constraints", abroad)
+        await two.run(prompt())
+        policy.constraints, peer.renewed, peer.known = VERIFIED_ONLY, None, first.lease
+    assert asked(two)[0] == 0
+    assert not is_avoided(two, first)
 
 
 @pytest.mark.parametrize("does", ["asks wrongly", "leaves", "has no time", "is too large"])

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
 from libs.aci import receipt as receipts
@@ -202,6 +204,18 @@ async def test_whoever_waited_is_judged_as_if_they_came_now(
     assert len(bench.ledger.of(Kind.RECEIPT)) == CAPACITY + 1
 
 
+async def test_the_turn_of_a_revoked_tenant_takes_no_room(tmp_path: Path) -> None:
+    async with crowded(tmp_path) as (bench, node):
+        late = asyncio.create_task(bench.run(prompt(n=1)))
+        await until(lambda: waiting(bench) == 1)
+        reached: list[bool] = []
+        bench.peer_of(node).meanwhile = lambda: reached.append(True)
+        _the_tenant_is_revoked(bench)
+        bench.upstreams.queue.news((MODEL,))
+        assert told(await late) == (403, "tenant_revoked")
+        assert not reached
+
+
 @pytest.mark.parametrize("happens", [_the_node_is_drained, _the_registry_ends_it])
 async def test_who_waits_for_a_node_that_leaves_is_told_at_once(tmp_path: Path, happens: Happening) -> None:
     async with crowded(tmp_path) as (bench, node):
@@ -235,6 +249,18 @@ async def test_a_node_that_joins_is_news_to_those_who_wait(tmp_path: Path) -> No
             await bench.upstreams.verify()
             await until(lambda: len(second.requests) == 1)
             first.goes_on.set()
+
+
+@pytest.mark.parametrize("changes", [{"load": registry_pb2.Load(running_requests=3)}, {}], ids=["less", "none"])
+async def test_a_report_of_room_is_news_to_those_who_wait(bench: RouterBench, changes: dict[str, Any]) -> None:
+    """Other routers' requests fill the node, and end."""
+    (node,) = bench.nodes
+    bench.upstreams.take(bench.snapshot(node.provider(load=registry_pb2.Load(running_requests=CAPACITY))))
+    late = asyncio.create_task(bench.run(prompt()))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await until(lambda: waiting(bench) == 1)
+        bench.upstreams.take(bench.snapshot(node.provider(**changes)))
+        assert (await late).started.status == 200
 
 
 async def test_one_whose_node_fails_waits_for_another_and_is_told_of_the_failure_if_there_is_no_room(

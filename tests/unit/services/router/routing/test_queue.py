@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -10,7 +11,8 @@ import pytest
 
 from services.router.errors import Overloaded, TenantRevoked
 from services.router.metrics import RoutingMetrics
-from services.router.routing.queue import NodesFull, Queue
+from services.router.routing.preference import NodesFull
+from services.router.routing.queue import Queue
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.routers import PATIENCE_SECONDS
 
@@ -249,6 +251,45 @@ async def test_nobody_waits_longer_than_they_may_or_have(most: float, own: float
         assert not nodes.queue._lines
     assert nodes.served == ["x"]
     assert nodes.metrics.turned_away.numbers == {reason: 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_comes_and_goes_nobody_is_lost_and_nothing_is_left(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a seed makes the test repeat
+    nodes = Nodes(3, length=12)
+    ends: list[str] = []
+    inside: set[str] = set()
+
+    async def client(name: str) -> None:
+        for _ in range(chance.randrange(200)):
+            await asyncio.sleep(0)
+        inside.add(name)
+        try:
+            place = await nodes.queue.turn("m", name[0], chance.randrange(2), nodes.take, PATIENCE_SECONDS)
+            with place.held():
+                for _ in range(chance.randrange(8)):
+                    await asyncio.sleep(0)
+            ends.append("served")
+        except Overloaded:
+            ends.append("refused")
+        except asyncio.CancelledError:
+            ends.append("left")
+            raise
+        finally:
+            inside.discard(name)
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        names = [f"{chance.choice('aaab')}{number}" for number in range(300)]
+        clients = {name: asyncio.create_task(client(name)) for name in names}
+        while not all(task.done() for task in clients.values()):
+            await asyncio.sleep(0)
+            if inside and chance.random() < 0.4:
+                clients[chance.choice(sorted(inside))].cancel()
+        await asyncio.gather(*clients.values(), return_exceptions=True)
+    assert len(ends) == len(clients)
+    assert min(ends.count(end) for end in ("served", "refused", "left")) > 10
+    assert (nodes.most, nodes.taken, nodes.waiting) == (3, 0, 0)
+    assert not nodes.queue._lines
 
 
 async def test_lines_of_models_do_not_meet() -> None:

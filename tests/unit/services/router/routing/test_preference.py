@@ -15,7 +15,7 @@ from libs.aci.endpoints import CHAT
 from services.registry.sessions import draft_session
 from services.router.errors import SessionNotAccepted, UpstreamFailed, UpstreamVerificationFailed
 from services.router.prompt import Constraints
-from services.router.routing.queue import NodesFull
+from services.router.routing.preference import NodesFull
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT

@@ -94,6 +94,7 @@ class Http1Connection(RequestHandler):
 
     __slots__ = (
         "_body",
+        "_closed",
         "_draining",
         "_head_bytes",
         "_headers",
@@ -121,12 +122,15 @@ class Http1Connection(RequestHandler):
         self._head_bytes = 0
         """How much of the next head has come."""
         self._refused = False
+        self._closed = False
+        """Whether all that was written has gone out, or never will. aiohttp lets go of its transport before."""
         self._draining = False
         self._stopped = False
         self._running = 0
         self._served = 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._closed = True
         self.lost = not self._stopped
         super().connection_lost(exc)
         self._settle()
@@ -227,7 +231,7 @@ class Http1Connection(RequestHandler):
             self._waiter.set_result(None)
 
     def _settle(self) -> None:
-        if self.transport is None and not self._running:
+        if self._closed and not self._running:
             self.over.set()
 
 

@@ -28,6 +28,7 @@ _ON_ONE_MESH = frozenset(
                 "hostile_http",
                 "sdks",
                 "secrets",
+                "tenants",
                 "two_routers",
             )
         ),

@@ -90,6 +90,10 @@ class Members:
             raise self.refuse(name, "must be a non-negative integer")
         return value
 
+    def optional_integer(self, name: str) -> int | None:
+        """Return a member that may be left out, but not null."""
+        return self.integer(name) if self.has(name) else None
+
     def flag(self, name: str) -> bool:
         value = self._required(name)
         if not isinstance(value, bool):

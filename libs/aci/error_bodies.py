@@ -10,8 +10,11 @@ from libs.aci.sse import Protocol
 _ANTHROPIC_TYPES: Mapping[str, str] = {
     "unauthorized": "authentication_error",
     "tenant_revoked": "permission_error",
+    "tenant_disabled": "permission_error",
+    "key_not_scoped": "permission_error",
     "not_found": "not_found_error",
     "rate_limited": "rate_limit_error",
+    "insufficient_quota": "rate_limit_error",
     "request_timeout": "timeout_error",
     "internal_error": "api_error",
     "upstream_error": "api_error",
@@ -26,12 +29,12 @@ def error_type_in(protocol: Protocol, error_type: str) -> str:
     return _ANTHROPIC_TYPES.get(error_type, error_type) if protocol is Protocol.MESSAGES else error_type
 
 
-def error_body(error_type: str, message: str, protocol: Protocol = Protocol.CHAT) -> bytes:
+def error_body(error_type: str, message: str, protocol: Protocol = Protocol.CHAT, code: str | None = None) -> bytes:
     """Return the JSON body. The message MUST hold no secret and nothing of a prompt.
 
     Anthropic's form is that of §10 with a member more, so who reads the one reads the other.
     """
-    error = {"message": message, "type": error_type_in(protocol, error_type), "code": None, "param": None}
+    error = {"message": message, "type": error_type_in(protocol, error_type), "code": code, "param": None}
     outer = {"type": "error"} if protocol is Protocol.MESSAGES else {}
     return json.dumps({**outer, "error": error}, separators=(",", ":")).encode("utf-8")
 

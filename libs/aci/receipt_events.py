@@ -137,6 +137,16 @@ class Encrypted:
 
 
 @dataclass(frozen=True, slots=True)
+class Metered:
+    """By which of its keys the tenant asked, and what the answer said of its tokens, if it did."""
+
+    TYPE: ClassVar[str] = "teemesh.usage"
+    key: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownEvent:
     """An event of a type that this version does not know; carried, never judged (§7.4)."""
 
@@ -156,6 +166,7 @@ KnownEvent = (
     | Aborted
     | SealedUnder
     | Encrypted
+    | Metered
 )
 Event = KnownEvent | UnknownEvent
 
@@ -204,6 +215,12 @@ def read(members: Members) -> Event:
                 members.text("algo"),
                 members.text("key_id"),
                 members.hex("client_key_sha256", 32),
+            )
+        case Metered.TYPE:
+            return Metered(
+                members.text("key"),
+                members.optional_integer("prompt_tokens"),
+                members.optional_integer("completion_tokens"),
             )
         case _:
             return UnknownEvent(kind, members.raw())

@@ -37,3 +37,5 @@ class MeshError(Exception):
 
     code: ClassVar[Code] = Code.FAILED_PRECONDITION
     reason: ClassVar[str]
+    retry_seconds: int | None = None
+    """After which asking again may help; None where nothing is known."""

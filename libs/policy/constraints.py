@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from libs.policy.members import Members
-from libs.policy.tenants import TENANT_ID_BYTES
+from libs.policy.tenant_record import TENANT_ID_BYTES
 from libs.policy.vocabulary import REGION
 
 _DEFAULT = "default"

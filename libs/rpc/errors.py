@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import grpc
 import grpc.aio
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -39,7 +40,11 @@ class RemoteRefused(MeshError):
 
 def status_of(error: MeshError) -> status_pb2.Status:
     """Return the wire form of an error."""
-    return _status(grpc.StatusCode[error.code], error.reason, str(error)[:_MESSAGE_LIMIT])
+    status = _status(grpc.StatusCode[error.code], error.reason, str(error)[:_MESSAGE_LIMIT])
+    if error.retry_seconds is not None:
+        delay = duration_pb2.Duration(seconds=error.retry_seconds)
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
 
 
 def internal_status() -> status_pb2.Status:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "evidence": "evidence.command",
     "providers": "providers.command",
     "sessions": "sessions.command",
+    "tenants": "tenants.command",
     "operator-key": "mesh.operators",
 }
 """Commands and their modules in this package, in the order in which help lists them."""

@@ -198,6 +198,21 @@ class TenantServicer(tenants_pb2_grpc.TenantServiceServicer):
     ) -> tenants_pb2.FindTenantResponse:
         return tenants_pb2.FindTenantResponse(signed_record=await self._tenants.find(request.api_key_sha256))
 
+    async def GetTenant(  # noqa: N802
+        self,
+        request: tenants_pb2.GetTenantRequest,
+        context: Context,
+    ) -> tenants_pb2.GetTenantResponse:
+        return tenants_pb2.GetTenantResponse(signed_record=await self._tenants.get(request.tenant_id))
+
+    async def ListTenants(  # noqa: N802
+        self,
+        request: tenants_pb2.ListTenantsRequest,
+        context: Context,
+    ) -> tenants_pb2.ListTenantsResponse:
+        records, following = await self._tenants.page(request.page_token, request.page_size)
+        return tenants_pb2.ListTenantsResponse(signed_records=records, next_page_token=following)
+
 
 def registry_binding(servicer: RegistryServicer) -> ServiceBinding:
     name = "teemesh.registry.v1.ProviderRegistryService"
@@ -227,6 +242,8 @@ def tenants_binding(servicer: TenantServicer) -> ServiceBinding:
         methods={
             f"/{name}/PutTenant": MethodRule(roles=frozenset({"operator"})),
             f"/{name}/FindTenant": MethodRule(roles=frozenset({"router"})),
+            f"/{name}/GetTenant": MethodRule(roles=frozenset({_OPERATOR})),
+            f"/{name}/ListTenants": MethodRule(roles=frozenset({_OPERATOR})),
         },
     )
 

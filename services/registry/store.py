@@ -6,6 +6,7 @@ tenant records are signed. Losing the store loses leases, which heartbeats bring
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,22 @@ class Bucket:
         """Watch keys, all unless told: what is stored, then None, then changes. Raises `StoreUnavailable`."""
         with self._mapped():
             return await (await self._kv()).watch(keys)
+
+    async def names(self, keys: str) -> list[str]:
+        """Return the names of the keys that are stored and match, in order. Raises `StoreUnavailable`."""
+        with self._mapped():
+            watcher = await (await self._kv()).watch(keys, ignore_deletes=True, meta_only=True)
+            try:
+                found: list[str] = []
+                async with asyncio.timeout(self._timeout_seconds):
+                    # None says that this is all there was.
+                    async for entry in watcher:
+                        if entry is None:
+                            break
+                        found.append(entry.key)
+            finally:
+                await watcher.stop()  # type: ignore[no-untyped-call]
+        return sorted(found)
 
     async def incarnation(self) -> Incarnation:
         """Say which bucket this is now. Raises `StoreUnavailable`."""

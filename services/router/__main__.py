@@ -21,8 +21,12 @@ from libs.rpc.policies import merge_methods
 from libs.rpc.server import serving
 from libs.rpc.tls import load_server_context
 from services.router.admission.directory import TenantDirectory
+from services.router.admission.limits import Gates
+from services.router.admission.quota_file import QuotaFile
+from services.router.admission.quotas import Quotas
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
+from services.router.admission.usage import Usage
 from services.router.config import Config
 from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
@@ -41,6 +45,7 @@ from services.router.proof.commitments import Attested, Commitments, EvidenceDoc
 from services.router.proof.erasures import ErasureReading
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import open_receipt_store
+from services.router.proof.usage import UsageCopies
 from services.router.proof.vaults import Vaults
 from services.router.routing.foreign.access import read_credentials
 from services.router.routing.foreign.adapters import Adapters
@@ -58,6 +63,8 @@ async def serve(config: Config) -> None:
     """Wire the router and serve until terminated."""
     settings = config.member
     credentials = read_credentials(config.foreign)
+    quota_file = QuotaFile(settings.state_dir / "quotas.json")
+    counted_tokens = quota_file.read()
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
     workload = Workload(f"spiffe://{settings.trust_domain}/router/{settings.instance}", config.keyset.days)
@@ -91,6 +98,9 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
+            copies = UsageCopies(store)
+            gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
+            quotas = Quotas(quota_file, counted_tokens)
             exchanges = Exchanges(
                 member.policy,
                 Opening(workload.e2ee_keys, AcceptanceWindow()),
@@ -98,13 +108,21 @@ async def serve(config: Config) -> None:
                 issuance,
                 config.receipts.ledger_seconds,
                 metrics,
+                gates,
+                usage,
+                quotas,
             )
             refusals = Refusals(publisher)
+
+            def counted(reason: str) -> None:
+                refusals.count(reason)
+                metrics.refusals.add(reason)
+
             tenants = Tenants(
                 TenantDirectory(registry).find,
                 lambda: member.policy.current.tenant_admin_key,
                 lambda: member.policy.current.revoked.tenants,
-                refusals.count,
+                counted,
             )
             documents = Documents(
                 workload=workload,
@@ -115,10 +133,12 @@ async def serve(config: Config) -> None:
                 receipts=store,
                 commitments=Commitments(member, ledger, store),
                 evidence=EvidenceDocuments(member, store),
+                usage=copies,
                 worker=WorkerForm(workload, reports),
             )
             prompts = Prompts(
                 tenants,
+                gates,
                 exchanges,
                 max_body_bytes=config.http.max_body_bytes,
                 body_seconds=config.http.body_seconds,
@@ -127,13 +147,22 @@ async def serve(config: Config) -> None:
             )
             paths = Paths(workload.headers, prompts, documents, Origins(config.http.allowed_origins), metrics)
             servicer = RouterServicer(
-                workload, tenants, exchanges, upstreams, store, config.http.max_body_bytes, config.http.request_seconds
+                workload,
+                tenants,
+                gates,
+                exchanges,
+                upstreams,
+                store,
+                config.http.max_body_bytes,
+                config.http.request_seconds,
             )
             outward = await workload.certify(member, config.keyset.dns_names, config.keyset.ip_addresses)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
             async with (
                 issuance.recording(),
                 refusals.recording(),
+                usage.recording(),
+                quotas.keeping(),
                 https(
                     config.http,
                     paths.answer,

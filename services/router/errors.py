@@ -21,6 +21,8 @@ class RouterError(MeshError):
 
     status: ClassVar[int]
     type: ClassVar[str]
+    error_code: ClassVar[str | None] = None
+    """What OpenAI's clients know as the error's code, where they know one."""
     headers: Mapping[str, str] = {}
     """What the answer carries beside what every answer does."""
     why: str | None = None
@@ -35,7 +37,7 @@ class RouterError(MeshError):
         """Return status and body as the protocol's clients know them."""
         overloaded = protocol is Protocol.MESSAGES and self.type in (ServiceUnavailable.type, Overloaded.type)
         status = _ANTHROPIC_OVERLOADED if overloaded else self.status
-        return status, error_body(self.type, str(self), protocol)
+        return status, error_body(self.type, str(self), protocol, self.error_code)
 
 
 class InvalidRequest(RouterError):
@@ -54,6 +56,30 @@ class Unauthorized(RouterError):
     type = "unauthorized"
     code = Code.UNAUTHENTICATED
     reason = "API_KEY_INVALID"
+
+
+class KeyExpired(Unauthorized):
+    """The key was a tenant's until the time that its record gives."""
+
+    reason = "API_KEY_EXPIRED"
+
+
+class KeyNotScoped(RouterError):
+    """The tenant's record lists the key for other purposes."""
+
+    status = 403
+    type = "key_not_scoped"
+    code = Code.PERMISSION_DENIED
+    reason = "KEY_NOT_SCOPED"
+
+
+class TenantDisabled(RouterError):
+    """The tenant administrator has disabled the tenant."""
+
+    status = 403
+    type = "tenant_disabled"
+    code = Code.PERMISSION_DENIED
+    reason = "TENANT_DISABLED"
 
 
 class TenantRevoked(RouterError):

@@ -92,6 +92,7 @@ class Metrics:
         self.exchanges = Count("teemesh_router_exchanges_total", "Prompts of tenants, by endpoint.", "endpoint")
         self.responses = Count("teemesh_router_responses_total", "Answers to prompts, by status.", "status")
         self.ends = Count("teemesh_router_ends_total", "Answers that ended before their time, by reason.", "reason")
+        self.refusals = Count("teemesh_router_refusals_total", "Requests that were refused, by reason.", "reason")
         self.replies = Count("teemesh_router_http_replies_total", "All HTTP replies, by status.", "status")
         self.connections = Count("teemesh_router_connections", "Connections of HTTP clients that are open now.")
         self.turned_away = Count(
@@ -137,6 +138,7 @@ class Metrics:
             self.exchanges,
             self.responses,
             self.ends,
+            self.refusals,
             self.replies,
             self.connections,
             self.turned_away,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from libs.aci import rewriting
-from libs.aci.endpoints import RESPONSES, Endpoint
-from libs.aci.rewriting import JsonNotRewritable, is_text
+from libs.aci.endpoints import COUNT_TOKENS, EMBEDDINGS, RESPONSES, Endpoint
+from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from services.router.beginning import beginning_of
 from services.router.errors import InvalidRequest
 
@@ -23,6 +23,9 @@ _SESSION_ID = re.compile(r"[0-9a-f]{64}")
 _ACI_MEMBERS = ("aci_verified", "aci_session_ids")
 _KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt")
 """What a request to /v1/responses may name that lies with a service."""
+_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_MANY = 10**12
+"""What is more is as much as this: it is more than any answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,10 @@ class Prompt:
     forwarded: bytes
     beginning: bytes = field(default=b"", repr=False)
     """What all turns of one conversation begin with; empty where nothing is known of that. It MUST NOT be logged."""
+    most_completion: int | None = None
+    """How many tokens each completion may have, as the body bounds it; None: it does not."""
+    completions: int = 1
+    """How many it asks for."""
 
 
 def parse(body: bytes, endpoint: Endpoint) -> Prompt:
@@ -53,7 +60,15 @@ def parse(body: bytes, endpoint: Endpoint) -> Prompt:
         raise InvalidRequest("cache_salt is set by the service for each tenant and cannot be chosen by a client")
     if endpoint == RESPONSES:
         _require_nothing_kept(members)
-    return Prompt(_model(members), _stream(members), constraints, _strip(body, members), beginning_of(members))
+    return Prompt(
+        _model(members),
+        _stream(members),
+        constraints,
+        _strip(body, members),
+        beginning_of(members),
+        _most_completion(members),
+        0 if endpoint in (EMBEDDINGS, COUNT_TOKENS) else _completions(members),
+    )
 
 
 def strip(body: bytes) -> bytes:
@@ -165,3 +180,24 @@ def _stream(members: dict[str, Any]) -> bool:
     if stream is not None and not isinstance(stream, bool):
         raise InvalidRequest("stream must be true or false")
     return stream is True
+
+
+def _most_completion(members: dict[str, Any]) -> int | None:
+    bounds = [number for name in _BOUNDS if (number := _number(members.get(name))) is not None]
+    # Engines differ in which they go by.
+    return max(bounds, default=None)
+
+
+def _completions(members: dict[str, Any]) -> int:
+    prompts = members.get("prompt")
+    # Of a list of token ids there is one prompt, of a list of texts or of such lists as many as it has.
+    many = isinstance(prompts, list) and any(is_text(each) or isinstance(each, list) for each in prompts)
+    choices = max(_number(members.get("n")) or 1, _number(members.get("best_of")) or 1)
+    return min(choices * (len(prompts) if many and prompts else 1), _MANY)
+
+
+def _number(value: object) -> int | None:
+    """Return a count as a body has it; None for what is none, which the engine judges."""
+    if not isinstance(value, Number) or not value.isdigit():
+        return None
+    return min(int(value), _MANY) if len(value) <= len(str(_MANY)) else _MANY

@@ -20,7 +20,8 @@ from libs.aci.session import verify_session
 from libs.identity.freshness import PolicyKeeper, PolicyUnknown
 from libs.identity.lease import Lease
 from libs.identity.revoked import NodeRevoked
-from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
+from libs.policy.tenant_record import TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest, sign_tenant
 from libs.rpc.errors import reason_of
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import Caller, MethodRule, merge_methods
@@ -34,7 +35,7 @@ from tests.fakes.small_mesh import RoleGate, SmallMesh
 
 NODE = "spiffe://mesh.test/node/1"
 ADMIN = Ed25519PrivateKey.generate()
-RECORD = TenantRecord("ab" * 16, 1, "Acme", (api_key_digest("sk-one"),))
+RECORD = TenantRecord("ab" * 16, 1, "Acme", unrestricted(api_key_digest("sk-one")))
 
 
 class Policy:
@@ -412,6 +413,45 @@ async def test_a_tenant_is_put_by_an_operator_and_found_by_a_router(line: Line) 
         await operator.PutTenant(put, timeout=PATIENCE_SECONDS)
         found = await router.FindTenant(find, timeout=PATIENCE_SECONDS)
         assert found.signed_record == put.signed_record
+
+
+async def test_operators_read_every_record_page_by_page_and_nobody_else_does(line: Line) -> None:
+    records = [sign_tenant(replace(RECORD, tenant_id=f"{number:032x}", keys=()), ADMIN) for number in range(5)]
+    async with line.tenants("operator") as operator, line.tenants("router") as router:
+        empty = await operator.ListTenants(tenants_pb2.ListTenantsRequest(), timeout=PATIENCE_SECONDS)
+        assert (list(empty.signed_records), empty.next_page_token) == ([], "")
+        for signed in reversed(records):
+            await operator.PutTenant(tenants_pb2.PutTenantRequest(signed_record=signed), timeout=PATIENCE_SECONDS)
+        for page_size in (0, 1, 2, 5):
+            found: list[bytes] = []
+            token = ""
+            while True:
+                request = tenants_pb2.ListTenantsRequest(page_token=token, page_size=page_size)
+                page = await operator.ListTenants(request, timeout=PATIENCE_SECONDS)
+                assert len(page.signed_records) <= (page_size or 20)
+                found.extend(page.signed_records)
+                token = page.next_page_token
+                if not token:
+                    break
+            assert found == records
+        get = tenants_pb2.GetTenantRequest(tenant_id=(3).to_bytes(16, "big"))
+        assert (await operator.GetTenant(get, timeout=PATIENCE_SECONDS)).signed_record == records[3]
+        for call in (
+            router.GetTenant(get, timeout=PATIENCE_SECONDS),
+            router.ListTenants(tenants_pb2.ListTenantsRequest(), timeout=PATIENCE_SECONDS),
+        ):
+            assert (await refused(call))[1] == "ROLE_NOT_ALLOWED"
+        for tenant_id in (bytes(16).replace(b"\0", b"\xff"), b"", b"*" * 16, b"x" * 17):
+            unknown = tenants_pb2.GetTenantRequest(tenant_id=tenant_id)
+            assert await refused(operator.GetTenant(unknown, timeout=PATIENCE_SECONDS)) == (
+                grpc.StatusCode.NOT_FOUND,
+                "TENANT_UNKNOWN",
+            )
+        for wrong in (
+            tenants_pb2.ListTenantsRequest(page_size=51),
+            tenants_pb2.ListTenantsRequest(page_token="next"),
+        ):
+            assert (await refused(operator.ListTenants(wrong, timeout=PATIENCE_SECONDS)))[1] == "PAGE_TOKEN_MALFORMED"
 
 
 @pytest.mark.parametrize(

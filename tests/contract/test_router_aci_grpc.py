@@ -135,3 +135,14 @@ async def test_evidence_is_served_by_its_digest(line: Line) -> None:
     assert (await line.ask("GetEvidence", pb.GetEvidenceRequest(digest=EVIDENCE_DIGEST))).evidence == EVIDENCE
     refused = await line.refused("GetEvidence", pb.GetEvidenceRequest(digest="00" * 32))
     assert refused[:2] == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+async def test_what_was_used_is_its_tenants_alone(line: Line) -> None:
+    await line.bench.run(prompt())
+    async with line.bench.usage.recording():
+        pass
+    said = json.loads((await line.ask("GetUsage", pb.GetUsageRequest(), KEY)).usage)
+    assert [entry["rows"][0]["requests"] for entry in said["entries"]] == [1]
+    for request, key in ((pb.GetUsageRequest(), OTHER_KEY), (pb.GetUsageRequest(before=1), KEY)):
+        assert json.loads((await line.ask("GetUsage", request, key)).usage) == {"entries": [], "before": None}
+    assert (await line.refused("GetUsage", pb.GetUsageRequest()))[1] == "API_KEY_INVALID"

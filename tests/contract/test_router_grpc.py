@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from teemesh.inference.v1 import inference_pb2 as pb
 from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 from teemesh.registry.v1 import registry_pb2
@@ -20,15 +22,17 @@ from libs.aci.encoding import digest
 from libs.aci.endpoints import DEFINED, Endpoint, paths
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
-from libs.rpc.errors import reason_of
+from libs.policy.tenant_record import Limits
+from libs.rpc.errors import STATUS_DETAILS_KEY, reason_of
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.transparency.leaf import Kind
+from services.router.admission.limits import RECEIPTED_AT_ONCE
 from services.router.face.servicer import RouterServicer, router_binding
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
 from tests.fakes.leases import MODEL, WEIGHTS
-from tests.fakes.ledgers import ACKNOWLEDGEMENT
+from tests.fakes.ledgers import ACKNOWLEDGEMENT, TENANT
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import (
     BUFFERED,
@@ -47,11 +51,13 @@ class Line:
     def __init__(
         self,
         bench: RouterBench,
+        directory: DirectoryTwin,
         servicer: RouterServicer,
         stop: Callable[[], Awaitable[None]],
         stub: pb_grpc.InferenceServiceStub,
     ) -> None:
         self.bench = bench
+        self.directory = directory
         self.servicer = servicer
         self.stop = stop
         self.stub = stub
@@ -81,10 +87,12 @@ class Line:
 async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIterator[Line]:
     ca = ThrowawayCa()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
-    async with router_bench(folder, routing=routing) as bench:
+    directory = DirectoryTwin()
+    async with router_bench(folder, allowances=lambda: directory.now, routing=routing) as bench:
         servicer = RouterServicer(
             bench.workload,
-            tenants_of(DirectoryTwin()),
+            tenants_of(directory),
+            bench.gates,
             bench.exchanges,
             bench.upstreams,
             bench.store,
@@ -100,7 +108,7 @@ async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIt
             async with grpc.aio.secure_channel(
                 f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)
             ) as channel:
-                yield Line(bench, servicer, stopping.aclose, pb_grpc.InferenceServiceStub(channel))
+                yield Line(bench, directory, servicer, stopping.aclose, pb_grpc.InferenceServiceStub(channel))
 
 
 @pytest.fixture
@@ -249,6 +257,36 @@ async def test_a_client_whose_time_is_over_is_not_said_to_have_left(line: Line) 
         await line.bench.logged()
     receipt = line.bench.only_receipt()
     assert [event for event in receipt.events if isinstance(event, Aborted)] == [Aborted("deadline_exceeded")]
+
+
+async def test_a_tenant_beyond_its_rate_is_refused_with_a_receipt_and_told_when_to_come_again(line: Line) -> None:
+    line.directory.limit(Limits(requests_per_minute=1))
+    await line.parts()
+    head, chunk, conclusion = await line.parts()
+    assert (head.head.status, head.head.retry_delay.seconds) == (429, 60)
+    receipt = verify_receipt(conclusion.conclusion.receipt, line.bench.workload.keyset)
+    assert receipt.returned.body_hash == digest(chunk.chunk)
+    line.directory.now += 60
+    assert (await line.parts())[0].head.status == 200
+
+
+async def test_a_tenant_that_goes_on_is_refused_with_a_retry_info_and_no_receipt(line: Line) -> None:
+    line.directory.limit(Limits(concurrent=1))
+    with line.bench.gates.entered(replace(TENANT, limits=Limits(concurrent=1))):
+        for _ in range(int(RECEIPTED_AT_ONCE)):
+            assert (await line.parts())[0].head.status == 429
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await line.parts()
+    assert (refused.value.code(), reason_of(refused.value)) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TENANT_CONCURRENCY_EXCEEDED",
+    )
+    metadata = dict(refused.value.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(metadata[STATUS_DETAILS_KEY])
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    assert retry.retry_delay.seconds == 1
+    assert len(line.bench.ledger.of(Kind.RECEIPT)) == RECEIPTED_AT_ONCE
 
 
 async def test_overload_is_an_answer_with_a_receipt(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -17,12 +18,16 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.aci.session import verify_session
+from libs.policy.tenant_record import ApiKey, Limits, TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.admission.limits import RECEIPTED_AT_ONCE, TenantConcurrencyExceeded
+from services.router.admission.tenants import TTL_SECONDS
 from tests.fakes.https_clients import EVIDENCE, EVIDENCE_DIGEST, KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
+from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt, until_waiting
 
 
 @pytest.fixture
@@ -125,16 +130,118 @@ async def test_a_prompt_is_answered_and_its_receipt_is_the_tenants_alone(site: S
 
 
 @pytest.mark.parametrize("path", ["/v1/aci/receipts/{}", "/v1/teemesh/receipts/{}/commitment"])
-@pytest.mark.parametrize("wrong", ["sk-wrong", OTHER_KEY, "revoked"])
+@pytest.mark.parametrize("wrong", ["sk-wrong", OTHER_KEY, "revoked", "disabled"])
 async def test_a_key_that_opens_no_receipt_learns_nothing_of_it(site: Site, path: str, wrong: str) -> None:
     """What is there and what is not is refused alike, for a key of nobody, of another, and of one who may no longer."""
     response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
     _, missing = await site.ask("GET", path.format("rcpt-none"), key=OTHER_KEY)
     if wrong == "revoked":
         site.directory.revoked = {TENANT.tenant_id}
+    if wrong == "disabled":
+        site.directory.store(
+            TenantRecord(TENANT.tenant_id, 2, "Acme", unrestricted(api_key_digest(KEY)), disabled=True)
+        )
+        site.directory.now += TTL_SECONDS
+    own = wrong in ("revoked", "disabled")
     for identifier in (response.headers["X-Receipt-Id"], "rcpt-none"):
-        refused, body = await site.ask("GET", path.format(identifier), key=KEY if wrong == "revoked" else wrong)
+        refused, body = await site.ask("GET", path.format(identifier), key=KEY if own else wrong)
         assert (refused.status, error_type(body), body) == (404, "not_found", missing)
+
+
+async def test_receipts_stay_reachable_under_the_next_key_and_not_under_the_one_withdrawn(site: Site) -> None:
+    response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    path = f"/v1/aci/receipts/{response.headers['X-Receipt-Id']}"
+    old, new = unrestricted(api_key_digest(KEY), api_key_digest("sk-next"))
+    site.directory.store(TenantRecord(TENANT.tenant_id, 2, "Acme", (old, new)))
+    for key in (KEY, "sk-next"):
+        assert (await site.ask("GET", path, key=key))[0].status == 200
+    site.directory.store(TenantRecord(TENANT.tenant_id, 3, "Acme", (new,)))
+    site.directory.now += TTL_SECONDS
+    assert (await site.ask("GET", path, key=KEY))[0].status == 404
+    assert (await site.ask("GET", path, key="sk-next"))[0].status == 200
+
+
+@pytest.mark.parametrize("scope", [None, "receipts", "chat"])
+async def test_a_key_opens_what_its_scopes_name(site: Site, scope: str | None) -> None:
+    response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    key = ApiKey("laptop", api_key_digest("sk-next"), scopes=None if scope is None else (scope,), models=())
+    site.directory.store(TenantRecord(TENANT.tenant_id, 2, "Acme", (key,)))
+    fetched, _ = await site.ask("GET", f"/v1/aci/receipts/{response.headers['X-Receipt-Id']}", key="sk-next")
+    assert fetched.status == (404 if scope == "chat" else 200)
+    asked, body = await site.ask("POST", CHAT, key="sk-next", body=prompt())
+    assert asked.status == (403 if scope == "receipts" else 404)
+    assert error_type(body) == ("key_not_scoped" if scope == "receipts" else "not_found_error")
+    _, models = await site.ask("GET", "/v1/models", key="sk-next")
+    assert json.loads(models)["data"] == []
+
+
+async def test_what_was_used_is_its_tenants_alone(site: Site) -> None:
+    await site.ask("POST", CHAT, key=KEY, body=prompt())
+    async with site.bench.usage.recording():
+        pass
+    asked, body = await site.ask("GET", "/v1/teemesh/usage", key=KEY)
+    assert asked.status == 200
+    (entry,) = json.loads(body)["entries"]
+    (logged,) = site.bench.ledger.of(Kind.USAGE)
+    assert entry == {"entry_id": entry["entry_id"], **logged}
+    assert len(bytes.fromhex(entry["entry_id"])) == 32
+    _, others = await site.ask("GET", "/v1/teemesh/usage", key=OTHER_KEY)
+    assert json.loads(others) == {"entries": [], "before": None}
+    assert json.loads((await site.ask("GET", "/v1/teemesh/usage?before=1", key=KEY))[1])["entries"] == []
+    assert (await site.ask("GET", "/v1/teemesh/usage?before=x", key=KEY))[0].status == 400
+    assert (await site.ask("GET", "/v1/teemesh/usage"))[0].status == 401
+    key = ApiKey("chat-only", api_key_digest("sk-next"), scopes=("chat",))
+    site.directory.store(TenantRecord(TENANT.tenant_id, 2, "Acme", (key,)))
+    assert (await site.ask("GET", "/v1/teemesh/usage", key="sk-next"))[0].status == 403
+
+
+async def test_a_tenant_beyond_its_rate_is_refused_unread_with_a_receipt(site: Site) -> None:
+    site.directory.limit(Limits(requests_per_minute=2, burst=1))
+    assert (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 200
+    refused, body = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "30")
+    error = json.loads(body)["error"]
+    assert (error["type"], error["code"]) == ("rate_limited", "rate_limit_exceeded")
+    fetched, document = await site.ask("GET", f"/v1/aci/receipts/{refused.headers['X-Receipt-Id']}", key=KEY)
+    assert fetched.status == 200
+    receipt = verify_receipt(document, site.bench.workload.keyset)
+    assert receipt.upstream == UpstreamFailed(True, "none", "tenant_rate_exceeded")
+    assert (receipt.received.body_hash, receipt.returned.body_hash) == (digest(b""), digest(body))
+    site.directory.now += 30
+    assert (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 200
+
+
+async def test_a_flood_of_refusals_leaves_a_few_receipts_and_a_number(site: Site) -> None:
+    site.directory.limit(Limits(requests_per_minute=1))
+    await site.ask("POST", CHAT, key=KEY, body=prompt())
+    without = 0
+    for _ in range(15):
+        refused, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "60")
+        without += "X-Receipt-Id" not in refused.headers
+    assert without == 15 - RECEIPTED_AT_ONCE
+    assert len(site.bench.ledger.of(Kind.RECEIPT)) == 1 + RECEIPTED_AT_ONCE
+    assert site.bench.metrics.refusals.numbers == {"TENANT_RATE_EXCEEDED": 15}
+    site.directory.now += 1
+    refused, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+    assert "X-Receipt-Id" in refused.headers
+
+
+async def test_a_place_among_those_that_run_is_free_again_when_an_answer_ends(site: Site) -> None:
+    site.directory.limit(Limits(concurrent=1))
+    site.bench.nodes[0].stream()
+    site.bench.ledger.waits = True
+    first = asyncio.ensure_future(site.ask("POST", CHAT, key=KEY, body=prompt(stream=True)))
+    await until_waiting(site.bench.ledger.asked)
+    with site.bench.gates.entered(replace(TENANT, limits=Limits(concurrent=1))) as refused:
+        assert isinstance(refused, TenantConcurrencyExceeded)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    site.bench.ledger.waits = False
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 429:
+            pass
+    assert (await site.ask("POST", CHAT, key=KEY, body=prompt()))[0].status == 200
 
 
 def parted(answer: bytes) -> tuple[bytes, bytes]:

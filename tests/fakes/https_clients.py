@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
-from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
+from libs.policy.tenant_record import Limits, TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
 from libs.rpc.tls import load_client_context, load_server_context
-from services.router.admission.tenants import Tenants
+from services.router.admission.tenants import TTL_SECONDS, Tenants
 from services.router.errors import NotFound
 from services.router.face.bodies import BodyRoom
 from services.router.face.documents import Documents
@@ -28,6 +29,7 @@ from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.face.settings import HttpSettings
 from services.router.proof.store import StoredReceipt
+from services.router.proof.usage import UsageCopies
 from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
@@ -61,15 +63,28 @@ class DirectoryTwin:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.now = 0.0
+        """The clock by which a router's answers about keys grow old, and what tenants may do comes back."""
         self.broken: Exception | None = None
         self.revoked: Collection[str] = ()
         self.refused: list[str] = []
+        self._records: dict[bytes, bytes] = {}
+        for key, tenant_id in ((KEY, TENANT.tenant_id), (OTHER_KEY, "cd" * 16)):
+            self.store(TenantRecord(tenant_id, 1, "Acme", unrestricted(api_key_digest(key))))
+
+    def limit(self, limits: Limits) -> None:
+        """Give the first tenant limits."""
+        self.now += TTL_SECONDS
+        self.store(TenantRecord(TENANT.tenant_id, 2, "Acme", unrestricted(api_key_digest(KEY)), limits))
+
+    def store(self, record: TenantRecord) -> None:
+        """Have a record, and under no other key than those it lists."""
+        signed = sign_tenant(record, _ADMIN)
         self._records = {
-            bytes.fromhex(api_key_digest(key)): sign_tenant(
-                TenantRecord(tenant_id, 1, "Acme", (api_key_digest(key),)), _ADMIN
-            )
-            for key, tenant_id in ((KEY, TENANT.tenant_id), (OTHER_KEY, "cd" * 16))
-        }
+            digest: kept
+            for digest, kept in self._records.items()
+            if verify_tenant(kept, _ADMIN.public_key().public_bytes_raw()).tenant_id != record.tenant_id
+        } | {bytes.fromhex(digest): signed for digest in record.api_key_sha256}
 
     async def find(self, digest: bytes) -> bytes:
         self.asked += 1
@@ -99,7 +114,13 @@ class EvidenceTwin:
 
 def tenants_of(directory: DirectoryTwin) -> Tenants:
     admin_key = _ADMIN.public_key().public_bytes_raw()
-    return Tenants(directory.find, lambda: admin_key, lambda: directory.revoked, directory.refused.append)
+    return Tenants(
+        directory.find,
+        lambda: admin_key,
+        lambda: directory.revoked,
+        directory.refused.append,
+        clock=lambda: directory.now,
+    )
 
 
 def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports) -> Documents:
@@ -113,6 +134,7 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
         receipts=bench.store,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
+        usage=UsageCopies(bench.store),
         worker=WorkerForm(bench.workload, reports),
     )
 
@@ -130,6 +152,7 @@ def paths_of(
     """A router's paths."""
     prompts = Prompts(
         tenants_of(directory),
+        bench.gates,
         bench.exchanges,
         max_body_bytes=max_body_bytes,
         request_seconds=60.0,
@@ -211,7 +234,7 @@ async def https_site(
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)
     tls_h2.set_alpn_protocols(["h2"])
-    async with router_bench(folder, offered=offered, routing=routing) as bench:
+    async with router_bench(folder, allowances=lambda: directory.now, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
             directory,

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.events.issuer import Issuer
 from libs.events.publish import Committed, Enqueued, LedgerUnavailable
 from libs.events.vault import VaultKey
+from libs.policy.tenant_record import ApiKey
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
@@ -19,8 +20,8 @@ from services.router.admission.tenants import Tenant
 from services.router.errors import LedgerUnavailable as VaultUnavailable
 from tests.fakes.entry_schema import require_documented
 
-TENANT = Tenant("ab" * 16, "Acme")
-OTHER_TENANT = Tenant("cd" * 16, "Other")
+TENANT = Tenant("ab" * 16, "Acme", ApiKey("one", "11" * 32))
+OTHER_TENANT = Tenant("cd" * 16, "Other", ApiKey("two", "22" * 32))
 VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT.tenant_id)
 ACKNOWLEDGEMENT = Acknowledgement(b"statement", b"leaf", 1, 1, (), 1, b"signature")
 

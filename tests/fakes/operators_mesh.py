@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from teemesh.registry.v1 import registry_pb2 as pb
-from teemesh.registry.v1 import registry_pb2_grpc
+from teemesh.registry.v1 import registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
 from libs.errors import Code, MeshError
 from libs.identity.certificate import Subject, key_pem, pem_of, spki_of_certificate
@@ -85,6 +85,28 @@ class TalkingRegistry(registry_pb2_grpc.ProviderRegistryServiceServicer):
         return pb.ResumeResponse()
 
 
+class TalkingTenants(tenants_pb2_grpc.TenantServiceServicer):
+    """Gives out the records that it was told to, two at a time, and takes whatever it is given."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, bytes] = {}
+        self.put: list[bytes] = []
+        self.endless = False
+
+    async def GetTenant(self, request: Any, context: Any) -> tenants_pb2.GetTenantResponse:  # noqa: N802
+        return tenants_pb2.GetTenantResponse(signed_record=self.records[request.tenant_id])
+
+    async def ListTenants(self, request: Any, context: Any) -> tenants_pb2.ListTenantsResponse:  # noqa: N802
+        first = int(request.page_token or 0)
+        more = str(first + 2) if self.endless or first + 2 < len(self.records) else ""
+        page = [*self.records.values()][first : first + 2]
+        return tenants_pb2.ListTenantsResponse(signed_records=page, next_page_token=more)
+
+    async def PutTenant(self, request: Any, context: Any) -> tenants_pb2.PutTenantResponse:  # noqa: N802
+        self.put.append(request.signed_record)
+        return tenants_pb2.PutTenantResponse()
+
+
 @dataclass(slots=True)
 class Node:
     """One that serves, and its session as a registry would have sealed it."""
@@ -118,6 +140,7 @@ class OperatorsMesh:
     joined: JoinedMesh
     kms: RunningKms
     registry: TalkingRegistry
+    tenants: TalkingTenants
     folder: Path
     mesh: Path
     stack: AsyncExitStack = field(repr=False)
@@ -152,16 +175,20 @@ async def operators_mesh(joined: JoinedMesh, folder: Path) -> AsyncIterator[Oper
     joined.seed = joined.sign(joined.draft)
     async with AsyncExitStack() as stack:
         kms = await stack.enter_async_context(running_kms(joined, joined.kms()))
-        registry = _registry()
+        registry, tenants = _registry(), _tenants()
         member = await stack.enter_async_context(joined.member("registry", kms.core))
-        serving = await stack.enter_async_context(member.serve([_binding(registry)]))
+        serving = await stack.enter_async_context(member.serve([_binding(registry), _tenants_binding(tenants)]))
         serving.ready()
         mesh = _describe(joined, kms, f"127.0.0.1:{serving.port}", folder)
-        yield OperatorsMesh(joined, kms, registry, folder, mesh, stack)
+        yield OperatorsMesh(joined, kms, registry, tenants, folder, mesh, stack)
 
 
 def _registry() -> TalkingRegistry:
     return TalkingRegistry()  # type: ignore[abstract]  # The other methods stay unimplemented.
+
+
+def _tenants() -> TalkingTenants:
+    return TalkingTenants()  # type: ignore[abstract]
 
 
 def _describe(joined: JoinedMesh, kms: RunningKms, registry: str, folder: Path) -> Path:
@@ -194,5 +221,15 @@ def _binding(registry: TalkingRegistry) -> ServiceBinding:
     return ServiceBinding(
         name=name,
         add=lambda server: registry_pb2_grpc.add_ProviderRegistryServiceServicer_to_server(registry, server),
+        methods={f"/{name}/{call}": MethodRule(roles=_OPERATORS) for call in calls},
+    )
+
+
+def _tenants_binding(tenants: TalkingTenants) -> ServiceBinding:
+    name = "teemesh.registry.v1.TenantService"
+    calls = ("GetTenant", "ListTenants", "PutTenant")
+    return ServiceBinding(
+        name=name,
+        add=lambda server: tenants_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server),
         methods={f"/{name}/{call}": MethodRule(roles=_OPERATORS) for call in calls},
     )

@@ -36,6 +36,11 @@ from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
+from services.router.admission.limits import Gates
+from services.router.admission.quota_file import QuotaFile
+from services.router.admission.quotas import Quotas
+from services.router.admission.tenants import Tenant
+from services.router.admission.usage import Usage
 from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.course import Request, Started
@@ -44,6 +49,7 @@ from services.router.exchange.running import Exchanges
 from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance
 from services.router.proof.store import ReceiptStore, open_receipt_store
+from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
@@ -338,6 +344,11 @@ class RouterBench:
     issuance: Issuance
     exchanges: Exchanges
     metrics: Metrics
+    gates: Gates
+    usage: Usage
+    quotas: Quotas
+    tenant: Tenant = TENANT
+    """Whose requests are run."""
 
     def request(
         self,
@@ -347,7 +358,9 @@ class RouterBench:
         endpoint: Endpoint = endpoints.CHAT,
     ) -> Request:
         deadline = asyncio.get_running_loop().time() + seconds
-        return Request(endpoint, body, TENANT, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {}))
+        return Request(
+            endpoint, body, self.tenant, "req_1", deadline, lambda: End.CLIENT_DISCONNECTED, dict(sealing or {})
+        )
 
     async def run(
         self,
@@ -408,6 +421,8 @@ async def router_bench(
     clock: Callable[[], float] = time.time,
     routing: RoutingSettings | None = None,
     monotonic: Callable[[], float] = time.monotonic,
+    allowances: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers."""
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
@@ -440,8 +455,13 @@ async def router_bench(
         issuance = Issuance(workload, cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger))
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
+        gates = Gates(allowances)
+        usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store).keep)
+        quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)
         opening = Opening(workload.e2ee_keys, AcceptanceWindow())
-        exchanges = Exchanges(member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, clock)
+        exchanges = Exchanges(
+            member.policy, opening, Routes(upstreams, foreign), issuance, 5.0, metrics, gates, usage, quotas, clock
+        )
         bench = RouterBench(
             member,
             registry,
@@ -456,6 +476,9 @@ async def router_bench(
             issuance,
             exchanges,
             metrics,
+            gates,
+            usage,
+            quotas,
         )
         for twin in twins:
             bench.publish_session(twin.lease, twin.target)

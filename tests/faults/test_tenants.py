@@ -6,7 +6,8 @@ import secrets
 
 import pytest
 
-from libs.policy.tenants import TenantRecord, api_key_digest
+from libs.policy.tenant_record import TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest
 from tests.faults.load import Client, open_client
 from tests.mesh.operating import put_tenant
 from tests.mesh.running import RunningMesh
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.mesh
 
 async def test_a_second_tenant_cannot_fetch_the_firsts_receipts(mesh: RunningMesh, client: Client) -> None:
     api_key = "sk-teemesh-" + secrets.token_urlsafe(32)
-    record = TenantRecord(secrets.token_hex(16), version=1, name="second", api_key_sha256=(api_key_digest(api_key),))
+    record = TenantRecord(secrets.token_hex(16), version=1, name="second", keys=unrestricted(api_key_digest(api_key)))
     await put_tenant(mesh, record)
     answer = await client.reply(client.body(1, stream=False))
     assert answer.status == 200

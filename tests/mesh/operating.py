@@ -13,7 +13,8 @@ from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 from libs import jcs
 from libs.policy.revocation import Revocation, RevocationKind, SignedRevocation, sign_revocation
 from libs.policy.signatures import parse_signed
-from libs.policy.tenants import TenantRecord, sign_tenant
+from libs.policy.tenant_record import TenantRecord
+from libs.policy.tenants import sign_tenant
 from libs.rpc.channel import open_channel
 from services.cli.mesh.operators import load_key
 from services.cli.policy.draft import sign_policy, unsigned

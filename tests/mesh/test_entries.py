@@ -72,3 +72,15 @@ def test_a_router_that_stops_has_the_log_say_how_many_it_did_not_let_in(mesh: Ru
     said = until_met(mesh, {Kind.REFUSALS})[Kind.REFUSALS]
     assert sum(body["counts"]["API_KEY_INVALID"] for body in said) >= 3
     until_serving(mesh)
+
+
+def test_a_router_that_stops_has_the_log_say_what_a_tenant_used(mesh: RunningMesh, https: Https) -> None:
+    assert https.post("/v1/chat/completions", b"{}").status == 400
+    os.kill(mesh.mesh["services"]["router"]["pid"], signal.SIGTERM)
+    access = read_service_access(MeshReader(mesh.state / "mesh.json"), "ledger")
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while Kind.USAGE not in {leaves.parse(row).kind for row, _ in asyncio.run(copy_log(access, PATIENCE_SECONDS)).rows}:
+        assert time.monotonic() < ends_at
+    until_serving(mesh)
+    entries = https.get("/v1/teemesh/usage").json["entries"]
+    assert sum(row["refused"] for entry in entries for row in entry["rows"]) >= 1

@@ -1,6 +1,7 @@
 """It is responsible for the one tenant of a local mesh: a random id, one API key, and its record in the registry.
 
-The record is signed by the tenant administrator; storing it again changes nothing, so that is done at every start.
+The record is signed by the tenant administrator; storing it again changes nothing, so that is done at every start. One
+that operators have changed since stays as they made it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from teemesh.registry.v1 import tenants_pb2, tenants_pb2_grpc
 
 from libs import jcs
 from libs.files import write_durably
-from libs.policy.tenants import TENANT_ID_BYTES, TenantRecord, api_key_digest, sign_tenant
+from libs.policy.tenant_record import TENANT_ID_BYTES, TenantRecord, unrestricted
+from libs.policy.tenants import TenantVersionNotNext, api_key_digest, sign_tenant
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import to_mesh_error
 from services.cli.mesh.layout import Layout
@@ -38,7 +40,7 @@ class LocalTenant:
 
     @property
     def record(self) -> TenantRecord:
-        return TenantRecord(self.tenant_id, version=1, name="local", api_key_sha256=(api_key_digest(self.api_key),))
+        return TenantRecord(self.tenant_id, version=1, name="local", keys=unrestricted(api_key_digest(self.api_key)))
 
 
 def ensure_tenant(layout: Layout) -> LocalTenant:
@@ -72,4 +74,7 @@ async def store_tenant(
         try:
             await tenants_pb2_grpc.TenantServiceStub(channel).PutTenant(request, timeout=_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise to_mesh_error(error) from error
+            refusal = to_mesh_error(error)
+            # A later version of it is there: operators have changed it since.
+            if refusal.reason != TenantVersionNotNext.reason:
+                raise refusal from error

@@ -14,8 +14,17 @@ from dataclasses import dataclass
 import structlog
 
 from libs.errors import MeshError
-from libs.policy.tenants import TenantRecord, api_key_digest, verify_tenant
-from services.router.errors import RouterError, TenantRevoked, TenantsUnavailable, Unauthorized
+from libs.policy.tenant_record import UNLIMITED, ApiKey, Limits, TenantRecord
+from libs.policy.tenants import api_key_digest, verify_tenant
+from services.router.errors import (
+    KeyExpired,
+    KeyNotScoped,
+    RouterError,
+    TenantDisabled,
+    TenantRevoked,
+    TenantsUnavailable,
+    Unauthorized,
+)
 
 TTL_SECONDS = 30.0
 NEGATIVE_TTL_SECONDS = 5.0
@@ -30,10 +39,19 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who a request belongs to. `tenant_id` is random and may be logged; `name` is for people."""
+    """Who a request belongs to, and what the key that it came with is for."""
 
     tenant_id: str
+    """Random: it may be logged."""
     name: str
+    """For people."""
+    key: ApiKey
+    limits: Limits = UNLIMITED
+
+    def require_scope(self, scope: str) -> None:
+        """Raises `KeyNotScoped`."""
+        if not self.key.allows(scope):
+            raise KeyNotScoped(f"this API key is not for {scope}")
 
 
 class TenantRecordOutdated(MeshError):
@@ -50,13 +68,14 @@ class TenantRecordForeign(MeshError):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    tenant: Tenant | None
+    record: TenantRecord | None
     admin_key: bytes
     until: float
 
 
 class Tenants:
-    """Authenticates bearers. A revoked key stops working when its answer's short life ends.
+    """Authenticates bearers. A key that is withdrawn stops when the answer's short life ends, or sooner if this router
+    hears of the newer record by another key.
 
     `admin_key` returns the policy's `tenant_admin_key` now: when it changes, cached answers no longer count. `revoked`
     returns the ids of the tenants that operators have withdrawn by now. `refused` is told the reason of every refusal:
@@ -71,6 +90,7 @@ class Tenants:
         refused: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         ttl_seconds: float = TTL_SECONDS,
         negative_ttl_seconds: float = NEGATIVE_TTL_SECONDS,
         limit: int = MAX_CACHED,
@@ -80,6 +100,7 @@ class Tenants:
         self._revoked = revoked
         self._refused = refused
         self._clock = clock
+        self._wall = wall
         self._ttl = ttl_seconds
         self._negative_ttl = negative_ttl_seconds
         self._known = _Answers(limit)
@@ -88,7 +109,9 @@ class Tenants:
         self._versions: dict[str, int] = {}
 
     async def authenticate(self, authorization: str | None) -> Tenant:
-        """Return the tenant of an `Authorization`. Raises `Unauthorized`, `TenantRevoked`, `TenantsUnavailable`."""
+        """Return the tenant of an `Authorization`. Raises `Unauthorized`, `TenantRevoked`, `TenantDisabled` or
+        `TenantsUnavailable`. What its key is for, the caller MUST ask.
+        """
         try:
             return await self._authenticate(authorization)
         except RouterError as error:
@@ -102,14 +125,26 @@ class Tenants:
         digest = bytes.fromhex(api_key_digest(key))
         admin_key, now = self._admin_key(), self._clock()
         answer = self._known.get(digest, admin_key, now) or self._unknown.get(digest, admin_key, now)
-        tenant = await self._look_up(digest, admin_key) if answer is None else answer.tenant
-        if tenant is None:
+        if answer is None or self._is_outdated(answer.record):
+            record = await self._look_up(digest, admin_key)
+        else:
+            record = answer.record
+        # A record that is found lists the key.
+        listed = None if record is None else record.key(digest.hex())
+        if record is None or listed is None:
             raise Unauthorized("the API key is not one of any tenant")
-        if tenant.tenant_id in self._revoked():
+        if record.tenant_id in self._revoked():
             raise TenantRevoked("the tenant of this API key is revoked")
-        return tenant
+        if record.disabled:
+            raise TenantDisabled("the tenant of this API key is disabled")
+        if listed.not_after is not None and self._wall() >= listed.not_after:
+            raise KeyExpired("the API key has expired")
+        return Tenant(record.tenant_id, record.name, listed, record.limits)
 
-    async def _look_up(self, digest: bytes, admin_key: bytes) -> Tenant | None:
+    def _is_outdated(self, record: TenantRecord | None) -> bool:
+        return record is not None and record.version < self._versions.get(record.tenant_id, 0)
+
+    async def _look_up(self, digest: bytes, admin_key: bytes) -> TenantRecord | None:
         try:
             record = self._verify(await self._find(digest), digest, admin_key)
         except MeshError as error:
@@ -118,13 +153,12 @@ class Tenants:
                 raise TenantsUnavailable("the tenant directory cannot be relied on now; try again") from error
             self._unknown.put(digest, _Answer(None, admin_key, self._clock() + self._negative_ttl))
             return None
-        tenant = Tenant(record.tenant_id, record.name)
-        self._known.put(digest, _Answer(tenant, admin_key, self._clock() + self._ttl))
-        return tenant
+        self._known.put(digest, _Answer(record, admin_key, self._clock() + self._ttl))
+        return record
 
     def _verify(self, signed: bytes, digest: bytes, admin_key: bytes) -> TenantRecord:
         record = verify_tenant(signed, admin_key)
-        if digest.hex() not in record.api_key_sha256:
+        if record.key(digest.hex()) is None:
             raise TenantRecordForeign("the record does not list the key that was asked for")
         if record.version < self._versions.get(record.tenant_id, 0):
             raise TenantRecordOutdated("the record is older than one already seen")

@@ -80,7 +80,7 @@ class Opening:
         self._keys = keys
         self._window = window
 
-    async def open(self, headers: Mapping[str, str], endpoint: Endpoint, body: bytes) -> Opened:
+    async def open(self, tenant_id: str, headers: Mapping[str, str], endpoint: Endpoint, body: bytes) -> Opened:
         """Open a request that has any of `HEADERS`. Raises `E2eeRefused`, or `TooManyRemembered`.
 
         A request that comes as far as its fields has used up its nonce, whoever it says that the answer is for: one
@@ -101,7 +101,7 @@ class Opening:
         members = _members(body)
         binding = _bind(key, members.get("model"), nonce, timestamp)
         _require_answerable(members)
-        self._window.take(timestamp, key.private.public, bytes.fromhex(nonce))
+        self._window.take(tenant_id, timestamp, key.private.public, bytes.fromhex(nonce))
         try:
             # Every field costs a key agreement, for which nobody else shall wait.
             restored = await asyncio.to_thread(_restore, members, key, binding)

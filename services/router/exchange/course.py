@@ -13,6 +13,7 @@ from libs.aci.receipt import fresh_receipt_id
 from libs.aci.receipt_events import (
     Aborted,
     KnownEvent,
+    Metered,
     PolicyInForce,
     RequestForwarded,
     RequestReceived,
@@ -20,6 +21,7 @@ from libs.aci.receipt_events import (
     SealedUnder,
 )
 from libs.aci.receipt_events import UpstreamFailed as NoUpstream
+from libs.aci.usage import Tokens
 from libs.policy.document import Policy
 from services.router.admission.tenants import Tenant
 from services.router.e2ee.opening import Envelope, Opened
@@ -62,6 +64,8 @@ class Started:
     """The suite under which its content is encrypted."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """What it carries beside what every response does."""
+    retry_seconds: int | None = None
+    """After which asking again may help, if it is a refusal of that kind."""
 
 
 Part = Started | bytes
@@ -89,9 +93,15 @@ class Course:
     """When whoever served was handed the prompt, Unix seconds: then its session had to be current (section 8)."""
     served: KnownEvent | None = None
     refusal: str | None = None
+    ended: bool = False
+    """Whether the answer came to its end."""
+    failed: bool = False
+    """Whether what answered was an error, or broke off by itself."""
     aborts: list[End] = field(default_factory=list)
     recorded: bool = False
     """True once somebody else sees to the receipt, whatever happens to this exchange."""
+    without_receipt: str | None = None
+    """Why it was refused, if it gets no receipt and is only counted."""
 
     @classmethod
     def begin(cls, request: Request, policy: Policy) -> Course:
@@ -120,6 +130,8 @@ class Course:
             events.append(NoUpstream(required=self.required, model_id=model, reason=self.refusal or "not_forwarded"))
         if self.served is not None:
             events.append(self.served)
+        tokens = self.tokens
+        events.append(Metered(self.request.tenant.key.id, tokens.prompt, tokens.completion))
         events.extend(Aborted(end.value) for end in self.aborts)
         if vault_epoch is not None:
             events.append(SealedUnder(vault_epoch))
@@ -133,6 +145,20 @@ class Course:
             events=tuple(events),
             served_at=int(time.time()) if self.served_at is None else self.served_at,
         )
+
+    @property
+    def tokens(self) -> Tokens:
+        """What the answer says of its tokens. One that did not come to its end may have counted its beginning alone."""
+        if self.held is None or not self.ended:
+            return Tokens()
+        return self.held.tokens if self.request.endpoint.runs_model else Tokens(0, 0)
+
+    def cost(self) -> int | None:
+        """How many tokens it was; None where nobody said, and it was as many as the prompt allowed, perhaps."""
+        tokens = self.tokens
+        if tokens.prompt is not None and tokens.completion is not None:
+            return tokens.prompt + tokens.completion
+        return 0 if self.failed or not self.reached else None
 
     def left(self) -> float:
         """How much of the request's time is left, seconds."""

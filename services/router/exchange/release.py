@@ -64,7 +64,17 @@ class Release:
             yield sorry[1]
             return
         async with aclosing(
-            _give_out(logged, Started(status, JSON, course.receipt_id, headers=error.headers), body)
+            _give_out(
+                logged,
+                Started(
+                    status,
+                    JSON,
+                    course.receipt_id,
+                    headers=error.headers,
+                    retry_seconds=error.retry_seconds,
+                ),
+                body,
+            )
         ) as rest:
             async for part in rest:
                 yield part

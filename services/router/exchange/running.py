@@ -17,11 +17,15 @@ from libs.aci.endpoints import JSON
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
+from libs.policy.tenant_record import SCOPE_OF_PATH
 from services.router import prompt as prompts
+from services.router.admission.limits import Gates, TenantLimited
+from services.router.admission.quotas import Quotas
 from services.router.admission.tenants import Tenant
+from services.router.admission.usage import Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
-from services.router.errors import RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
+from services.router.errors import ModelNotFound, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
@@ -34,6 +38,7 @@ from services.router.routing.preference import NodesFull
 from services.router.routing.routes import Route, Routes
 
 _ATTEMPTS = 3
+_SUCCESS = 200
 
 log = structlog.get_logger()
 
@@ -49,6 +54,9 @@ class Exchanges:
         issuance: Issuance,
         ledger_seconds: float,
         metrics: Metrics,
+        gates: Gates,
+        usage: Usage,
+        quotas: Quotas,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` is in Unix seconds."""
@@ -59,14 +67,17 @@ class Exchanges:
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
         self._metrics = metrics
+        self._gates = gates
+        self._usage = usage
+        self._quotas = quotas
         self._release = Release(issuance, ledger_seconds, metrics)
 
     async def run(self, request: Request) -> AsyncGenerator[Part, None]:
         """Yield `Started`, then the body. Close it (`aclosing`) when the client leaves.
 
         Whoever asks for the next part says that the one before is written: what was signed and not written is amended.
-        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request; everything later is a
-        response with a receipt.
+        Raises `PolicyStale` or `LedgerUnavailable` before anything was done with the request, and `TenantLimited` of a
+        tenant that was refused too often for a receipt each; everything later is a response with a receipt.
         """
         policy = self._policy.require_fresh()
         self._issuance.require_room()
@@ -87,20 +98,40 @@ class Exchanges:
                 self._release.record_later(course, ended, None if course.held is None else course.held.emitted_hash())
             for end in course.aborts:
                 self._metrics.ends.add(end.value)
+            self._count(course)
+
+    def _count(self, course: Course) -> None:
+        tenant = course.request.tenant
+        if course.without_receipt is not None:
+            self._usage.refused_without_receipt(tenant, course.without_receipt)
+        elif course.model is None or not course.reached or course.refusal is not None:
+            self._usage.refused(tenant)
+        else:
+            self._usage.answered(tenant, course.model, course.tokens)
 
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:
             request = course.request
             if request.unread is not None:
                 raise request.unread
+            request.tenant.require_scope(SCOPE_OF_PATH[request.endpoint.path])
             if request.sealing:
-                course.opened(await self._opening.open(request.sealing, request.endpoint, request.body))
+                course.opened(
+                    await self._opening.open(request.tenant.tenant_id, request.sealing, request.endpoint, request.body)
+                )
             prompt = prompts.parse(course.body, request.endpoint)
             course.model = prompt.model
-            async with aclosing(self._answer(course, prompt)) as answer:
-                async for part in answer:
-                    yield part
+            if not request.tenant.key.allows_model(prompt.model):
+                raise ModelNotFound("no such model; GET /v1/models lists those served")
+            with self._quotas.reserved(request.tenant, prompt, course.cost):
+                async with aclosing(self._answer(course, prompt)) as answer:
+                    async for part in answer:
+                        yield part
         except RouterError as error:
+            self._metrics.refusals.add(error.reason)
+            if isinstance(error, TenantLimited) and not self._gates.spares_receipt(course.request.tenant.tenant_id):
+                course.recorded, course.without_receipt = True, error.reason
+                raise
             async with aclosing(self._release.refuse(course, error)) as refusal:
                 async for part in refusal:
                     yield part
@@ -190,6 +221,7 @@ class Exchanges:
             held = course.held = withhold(
                 request.endpoint, stream=prompt.stream, status=begun.status, content_type=begun.content_type
             )
+            course.failed = begun.status != _SUCCESS
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
             started = Started(begun.status, begun.content_type, course.receipt_id, cover.suite)
@@ -199,16 +231,18 @@ class Exchanges:
                 async for part in parts:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
-                        course.served = part.served
+                        course.served, course.ended = part.served, True
                         if out := held.feed(cover.finish()):
                             yield out
                         held.complete()
                     elif isinstance(part, bytes) and (out := held.feed(cover.feed(part))):
                         yield out
             except (UpstreamFailed, TenantRevoked) as error:
-                course.aborts.append(end_of(error))
+                end = end_of(error)
+                course.aborts.append(end)
+                course.failed |= end is End.UPSTREAM_FAILED
                 held.fail(error)
                 started = Started(error.told(request.endpoint.protocol)[0], JSON, course.receipt_id)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
-            async for end in released:
-                yield end
+            async for last in released:
+                yield last

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from libs.aci import sse
 from libs.aci.encoding import digest
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from libs.aci.error_bodies import error_type_in
 from libs.aci.sse import DONE, Event, EventSplitter, Mark
+from libs.aci.usage import Tokens, tokens_of, tokens_of_event
 from services.router.errors import RouterError, UpstreamFailed
 
 MAX_WITHHELD_BYTES = 16 << 20
@@ -30,6 +32,7 @@ class BufferedResponse:
         self._protocol = endpoint.protocol
         self._limit = limit
         self._body = bytearray()
+        self._read: tuple[int, dict[str, Any] | None] | None = None
 
     @property
     def withheld(self) -> bytes:
@@ -43,11 +46,14 @@ class BufferedResponse:
     @property
     def chat_id(self) -> str | None:
         """The response's own id, when the body is JSON and has one."""
-        try:
-            value = json.loads(self._body)
-        except (ValueError, RecursionError):
-            return None
-        return sse.id_of(value, self._protocol) if isinstance(value, dict) else None
+        value = self._members()
+        return None if value is None else sse.id_of(value, self._protocol)
+
+    @property
+    def tokens(self) -> Tokens:
+        """What the response says of its tokens."""
+        value = self._members()
+        return Tokens() if value is None else tokens_of(value, self._protocol)
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body; nothing may go out. Raises `UpstreamFailed` when it grows over the limit."""
@@ -62,6 +68,17 @@ class BufferedResponse:
     def fail(self, error: RouterError) -> None:
         """The upstream broke off: what goes out, under its status, is the error in place of what came."""
         self._body[:] = error.told(self._protocol)[1]
+        self._read = None
+
+    def _members(self) -> dict[str, Any] | None:
+        """The body, when it is a JSON object. It is read once, when it is whole."""
+        if self._read is None or self._read[0] != len(self._body):
+            try:
+                value = json.loads(self._body)
+            except (ValueError, RecursionError):
+                value = None
+            self._read = len(self._body), value if isinstance(value, dict) else None
+        return self._read[1]
 
     def emitted_hash(self, end: bytes = b"") -> str:
         """Return the hash of what went out when `end` replaced what was withheld."""
@@ -88,6 +105,7 @@ class StreamedResponse:
         self._last_seen = -1
         self._last_released = -1
         self._chat_id: str | None = None
+        self._tokens = Tokens()
 
     @property
     def withheld(self) -> bytes:
@@ -103,6 +121,11 @@ class StreamedResponse:
     def chat_id(self) -> str | None:
         """The response's own id, once an event carried one."""
         return self._chat_id
+
+    @property
+    def tokens(self) -> Tokens:
+        """What the response has said of its tokens by now."""
+        return self._tokens
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return what may go out now. Raises `UpstreamFailed` when too much is withheld."""
@@ -158,6 +181,7 @@ class StreamedResponse:
         self._closed = self._closed or mark in (Mark.TERMINAL, Mark.ERROR)
         if self._chat_id is None:
             self._chat_id = sse.response_id(event, self._protocol)
+        self._tokens = self._tokens.then(tokens_of_event(event, self._protocol))
         if self._protocol is sse.Protocol.RESPONSES:
             number = (event.json() or {}).get("sequence_number")
             self._last_seen = number if isinstance(number, int) else self._last_seen

@@ -16,7 +16,7 @@ from services.router.face.arrivals import Arrival, Fields
 from services.router.face.documents import Documents
 
 _SERVICE = "teemesh.inference.v1.AciService"
-_METHODS = ("GetAttestation", "GetReceipt", "GetCommitment", "ListSessions", "GetSession", "GetEvidence")
+_METHODS = ("GetAttestation", "GetReceipt", "GetCommitment", "GetUsage", "ListSessions", "GetSession", "GetEvidence")
 
 
 class AciServicer(pb_grpc.AciServiceServicer):
@@ -43,6 +43,10 @@ class AciServicer(pb_grpc.AciServiceServicer):
     ) -> pb.GetCommitmentResponse:
         reply = await self._documents.commitment(_arrival(context), request.id)
         return pb.GetCommitmentResponse(commitment=_whole(reply))
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:  # noqa: N802
+        asked = [("before", str(request.before))] if request.HasField("before") else []
+        return pb.GetUsageResponse(usage=_whole(await self._documents.used(_arrival(context, asked), "")))
 
     async def ListSessions(  # noqa: N802
         self, request: pb.ListSessionsRequest, context: Context

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
 from libs.aci.endpoints import Endpoint, paths
 from libs.aci.session import abbreviated
 from libs.errors import MeshError
+from libs.policy.tenant_record import RECEIPTS
 from services.router.admission.tenants import Tenants, bearer
-from services.router.errors import NotFound, TenantRevoked, Unauthorized
+from services.router.errors import InvalidRequest, KeyNotScoped, NotFound, TenantDisabled, TenantRevoked, Unauthorized
 from services.router.face.answers import Reply, document, value
 from services.router.face.arrivals import Arrival
 from services.router.face.credentials import authorization
 from services.router.proof.commitments import Commitments, EvidenceDocuments
 from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
+from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
 from services.router.workload.workload import Workload
+
+_PLACE = re.compile(r"[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Documents:
     receipts: ReceiptStore
     commitments: Commitments
     evidence: EvidenceDocuments
+    usage: UsageCopies
     worker: WorkerForm
 
     async def root(self, arrival: Arrival, name: str) -> Reply:
@@ -56,6 +62,7 @@ class Documents:
                 "endpoints": paths(ours.get(model, nowhere) | theirs.get(model, nowhere)),
             }
             for model in sorted({*ours, *theirs})
+            if tenant.key.allows_model(model)
         ]
         return value({"object": "list", "data": models})
 
@@ -67,6 +74,14 @@ class Documents:
 
     async def commitment(self, arrival: Arrival, name: str) -> Reply:
         return value(await self.commitments.of(await self._stored(arrival, name)))
+
+    async def used(self, arrival: Arrival, name: str) -> Reply:
+        tenant = await self.tenants.authenticate(authorization(arrival.headers))
+        tenant.require_scope(RECEIPTS)
+        before = arrival.query.only("before")
+        if before is not None and _PLACE.fullmatch(before) is None:
+            raise InvalidRequest("before is the place that the page before named")
+        return value(await self.usage.page(tenant.tenant_id, None if before is None else int(before)))
 
     async def sessions(self, arrival: Arrival, name: str) -> Reply:
         filters = arrival.query.only("upstream_name"), arrival.query.only("model")
@@ -103,7 +118,8 @@ class Documents:
         shown = authorization(arrival.headers)
         try:
             tenant = await self.tenants.authenticate(shown)
-        except (Unauthorized, TenantRevoked) as error:
+            tenant.require_scope(RECEIPTS)
+        except (Unauthorized, TenantRevoked, TenantDisabled, KeyNotScoped) as error:
             if bearer(shown) is None:
                 raise
             raise ReceiptNotFound from error

@@ -62,6 +62,7 @@ class Paths:
                     ("/v1/aci/sessions", documents.sessions),
                     ("/v1/aci/sessions/{}", documents.session),
                     ("/v1/teemesh/receipts/{}/commitment", documents.commitment),
+                    ("/v1/teemesh/usage", documents.used),
                     ("/v1/teemesh/evidence/{}", documents.evidence_document),
                 )
             },

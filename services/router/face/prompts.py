@@ -10,7 +10,8 @@ from contextlib import aclosing, asynccontextmanager
 
 from libs.aci.e2ee import VERSION
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
-from services.router.admission.tenants import Tenants
+from services.router.admission.limits import Gates
+from services.router.admission.tenants import Tenant, Tenants
 from services.router.e2ee.opening import HEADERS
 from services.router.errors import ContentEncodingNotSupported, InternalError, RequestTooSlow, RouterError
 from services.router.exchange.course import Part, Request, Started
@@ -35,6 +36,7 @@ class Prompts:
     def __init__(
         self,
         tenants: Tenants,
+        gates: Gates,
         exchanges: Exchanges,
         *,
         max_body_bytes: int,
@@ -43,6 +45,7 @@ class Prompts:
         body_seconds: float,
     ) -> None:
         self._tenants = tenants
+        self._gates = gates
         self._exchanges = exchanges
         self._max_body_bytes = max_body_bytes
         self._request_seconds = request_seconds
@@ -53,10 +56,18 @@ class Prompts:
     async def answer(self, endpoint: Endpoint, arrival: Arrival) -> AsyncIterator[Reply]:
         """Run an exchange; leaving the context early ends it. Raises `RouterError`, or what `Exchanges.run` raises.
 
-        Nothing of the body is read for whoever has no key.
+        Nothing of the body is read for whoever has no key, or has asked too much.
         """
         tenant = await self._tenants.authenticate(authorization(arrival.headers))
-        body, unread = await self._body(arrival)
+        with self._gates.entered(tenant) as limited:
+            body, unread = await self._body(arrival) if limited is None else (b"", limited)
+            async with self._exchange(endpoint, arrival, tenant, body, unread) as reply:
+                yield reply
+
+    @asynccontextmanager
+    async def _exchange(
+        self, endpoint: Endpoint, arrival: Arrival, tenant: Tenant, body: bytes, unread: RouterError | None
+    ) -> AsyncIterator[Reply]:
         asked = arrival.headers.first("x-request-id") or ""
         # A client that does not read must not hold its receipt open for ever.
         async with asyncio.timeout(self._total_seconds) as patience:

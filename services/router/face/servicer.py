@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
+from google.protobuf import duration_pb2
 from teemesh.inference.v1 import inference_pb2 as pb
 from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 from teemesh.ledger.v1 import acknowledgement_pb2
 
-from libs.aci.endpoints import SERVED, paths
+from libs.aci.endpoints import SERVED, Endpoint, paths
 from libs.errors import Code, MeshError
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
-from services.router.admission.tenants import Tenants
+from services.router.admission.limits import Gates
+from services.router.admission.tenants import Tenant, Tenants
 from services.router.e2ee.opening import HEADERS
-from services.router.errors import EndpointNotSupported, InvalidRequest, LedgerUnavailable, NotFound, RequestTooLarge
+from services.router.errors import (
+    EndpointNotSupported,
+    InvalidRequest,
+    LedgerUnavailable,
+    NotFound,
+    RequestTooLarge,
+    RouterError,
+)
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
@@ -46,6 +55,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self,
         workload: Workload,
         tenants: Tenants,
+        gates: Gates,
         exchanges: Exchanges,
         upstreams: Upstreams,
         receipts: ReceiptStore,
@@ -54,6 +64,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     ) -> None:
         self._workload = workload
         self._tenants = tenants
+        self._gates = gates
         self._exchanges = exchanges
         self._upstreams = upstreams
         self._receipts = receipts
@@ -77,6 +88,19 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
             raise RequestTooLarge(f"the request body is over {self._max_body_bytes} bytes")
         if REQUEST_ID.fullmatch(request.request_id) is None:
             raise RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
+        with self._gates.entered(tenant) as limited:
+            async with aclosing(self._exchange(request, endpoint, tenant, limited, context)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def _exchange(
+        self,
+        request: pb.InferRequest,
+        endpoint: Endpoint,
+        tenant: Tenant,
+        limited: RouterError | None,
+        context: Context,
+    ) -> AsyncGenerator[pb.InferResponse, None]:
         seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
         receipt_id = ""
         # A client that does not read must not hold its receipt open for as long as it likes.
@@ -96,6 +120,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                 request_id=request.request_id,
                 deadline=asyncio.get_running_loop().time() + seconds,
                 why=why,
+                unread=limited,
             )
             async with aclosing(self._exchanges.run(asked)) as exchange:
                 async for part in exchange:
@@ -107,6 +132,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                                 content_type=part.content_type,
                                 receipt_id=part.receipt_id,
                                 workload_keyset_digest=self._workload.keyset_digest,
+                                retry_delay=_delay(part),
                             )
                         )
                     elif part:
@@ -124,6 +150,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                     id=model, weights_sha256=bytes.fromhex(weights), endpoints=paths(endpoints.get(model, ()))
                 )
                 for model, weights in sorted(self._upstreams.weights(tenant.tenant_id).items())
+                if tenant.key.allows_model(model)
             ]
         )
 
@@ -145,6 +172,11 @@ def router_binding(servicer: RouterServicer) -> ServiceBinding:
         add=lambda server: pb_grpc.add_InferenceServiceServicer_to_server(servicer, server),
         methods={f"/{_SERVICE}/Infer": anyone, f"/{_SERVICE}/ListModels": anyone},
     )
+
+
+def _delay(started: Started) -> duration_pb2.Duration | None:
+    seconds = started.retry_seconds
+    return None if seconds is None else duration_pb2.Duration(seconds=seconds)
 
 
 def _authorization(context: Context) -> str | None:

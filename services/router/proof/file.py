@@ -9,8 +9,9 @@ from pathlib import Path
 
 from libs.errors import Code, MeshError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 5.0
+_OVERWRITES_SINCE = 2
 
 VERSION_1 = """
 CREATE TABLE receipts (
@@ -37,12 +38,24 @@ CREATE TABLE evidence (digest BLOB PRIMARY KEY, document BLOB NOT NULL) STRICT, 
 CREATE INDEX receipts_by_chat ON receipts (tenant_id, chat_id, position);
 CREATE INDEX receipts_by_entry ON receipts (entry_id);
 """
-_SINCE_VERSION_1 = """
+SINCE_VERSION_1 = """
 ALTER TABLE receipts ADD COLUMN vault_id BLOB;
 ALTER TABLE receipts ADD COLUMN vault_epoch INTEGER;
 CREATE INDEX receipts_by_vault ON receipts (vault_id, vault_epoch);
 CREATE TABLE erased (vault_id BLOB NOT NULL, vault_epoch INTEGER) STRICT;
 CREATE TABLE erasures_read (id INTEGER PRIMARY KEY CHECK (id = 1), token BLOB NOT NULL) STRICT;
+"""
+_SINCE_VERSION_2 = """
+CREATE TABLE usage (
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  tenant_id TEXT NOT NULL,
+  vault_id BLOB NOT NULL,
+  vault_epoch INTEGER NOT NULL,
+  entry_id BLOB NOT NULL,
+  body BLOB NOT NULL
+) STRICT;
+CREATE INDEX usage_by_tenant ON usage (tenant_id, position);
+CREATE INDEX usage_by_vault ON usage (vault_id, vault_epoch);
 """
 
 
@@ -88,11 +101,12 @@ def connect(path: Path) -> sqlite3.Connection:
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     with closing(connection.execute("PRAGMA user_version")) as cursor:
         version = cursor.fetchone()[0]
-    if version not in (0, 1, SCHEMA_VERSION):
+    if version not in range(SCHEMA_VERSION + 1):
         raise ReceiptStoreUnusable(f"{path} has version {version}, this router knows {SCHEMA_VERSION}")
     if version == SCHEMA_VERSION:
         return
-    made = "" if version else VERSION_1
-    connection.executescript(f"BEGIN; {made} {_SINCE_VERSION_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    # What an earlier version deleted is still in free pages.
-    connection.execute("VACUUM")
+    steps = "".join((VERSION_1, SINCE_VERSION_1, _SINCE_VERSION_2)[version:])
+    connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    if version < _OVERWRITES_SINCE:
+        # What an earlier version deleted is still in free pages.
+        connection.execute("VACUUM")

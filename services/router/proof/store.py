@@ -20,6 +20,10 @@ from services.router.errors import NotFound
 from services.router.proof.file import ReceiptStoreFailed, connect
 
 MAX_IDENTIFIER = 256
+MOST_USAGE = 100_000
+"""So many copies of usage entries, of all tenants together."""
+USAGE_PAGE = 50
+"""An entry has at most some 200 KB, and mostly less than one."""
 
 T = TypeVar("T")
 
@@ -58,6 +62,18 @@ class StoredReceipt:
     vault_id: bytes | None = None
     """Where the ledger has the entry, by which an erasure names it; None in what an earlier version kept."""
     vault_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUsage:
+    """What this router logged of a tenant's use, once."""
+
+    tenant_id: str
+    vault_id: bytes
+    vault_epoch: int
+    entry_id: bytes
+    body: bytes
+    """Canonical JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,18 @@ class ReceiptStore:
     async def settle(self, receipt_id: str) -> None:
         """The ledger has it."""
         await asyncio.to_thread(self._locked, lambda: self._settle(receipt_id))
+
+    async def keep_usage(self, usage: StoredUsage) -> None:
+        """Keep a copy durably, then drop the oldest beyond what is retained. Raises `ReceiptStoreFailed`."""
+        await asyncio.to_thread(self._locked, lambda: self._keep_usage(usage))
+
+    async def usage(self, tenant_id: str, before: int | None = None) -> tuple[list[StoredUsage], int | None]:
+        """Return a tenant's newest copies, those of a page before a place, and the next page's place, if there is one.
+        Raises `ReceiptStoreFailed`.
+        """
+        rows = await asyncio.to_thread(self._locked, lambda: self._find_usage(tenant_id, before))
+        following = rows[USAGE_PAGE - 1][0] if len(rows) > USAGE_PAGE else None
+        return [StoredUsage(tenant_id, *row[1:]) for row in rows[:USAGE_PAGE]], following
 
     async def erase(self, part: VaultPart) -> None:
         """Delete what lies in an erased part of a vault, and whatever is not known to lie elsewhere. Raises
@@ -179,6 +207,24 @@ class ReceiptStore:
             if position is not None:
                 transaction.execute("DELETE FROM receipts WHERE position <= ?", (position - self._retained,))
 
+    def _keep_usage(self, usage: StoredUsage) -> None:
+        with self._connection as transaction:
+            if self._is_erased(usage):
+                return
+            position = transaction.execute(
+                "INSERT INTO usage (tenant_id, vault_id, vault_epoch, entry_id, body) VALUES (?, ?, ?, ?, ?)",
+                (usage.tenant_id, usage.vault_id, usage.vault_epoch, usage.entry_id, usage.body),
+            ).lastrowid
+            if position is not None:
+                transaction.execute("DELETE FROM usage WHERE position <= ?", (position - MOST_USAGE,))
+
+    def _find_usage(self, tenant_id: str, before: int | None) -> list[tuple[Any, ...]]:
+        return self._connection.execute(
+            "SELECT position, vault_id, vault_epoch, entry_id, body FROM usage "
+            "WHERE tenant_id = ? AND (? IS NULL OR position < ?) ORDER BY position DESC LIMIT ?",
+            (tenant_id, before, before, USAGE_PAGE + 1),
+        ).fetchall()
+
     def _put_off(self, pending: PendingReceipt) -> None:
         with self._connection as transaction:
             transaction.execute(
@@ -195,7 +241,7 @@ class ReceiptStore:
         with self._connection as transaction:
             transaction.execute("DELETE FROM pending WHERE receipt_id = ?", (receipt_id,))
 
-    def _is_erased(self, stored: StoredReceipt) -> bool:
+    def _is_erased(self, stored: StoredReceipt | StoredUsage) -> bool:
         query = "SELECT 1 FROM erased WHERE vault_id = ? AND (vault_epoch IS NULL OR vault_epoch = ?)"
         return self._connection.execute(query, (stored.vault_id, stored.vault_epoch)).fetchone() is not None
 
@@ -204,6 +250,10 @@ class ReceiptStore:
             transaction.execute("INSERT INTO erased (vault_id, vault_epoch) VALUES (?, ?)", (part.vault_id, part.epoch))
             transaction.execute(
                 "DELETE FROM receipts WHERE vault_id IS NULL OR vault_id = ? AND (? IS NULL OR vault_epoch = ?)",
+                (part.vault_id, part.epoch, part.epoch),
+            )
+            transaction.execute(
+                "DELETE FROM usage WHERE vault_id = ? AND (? IS NULL OR vault_epoch = ?)",
                 (part.vault_id, part.epoch, part.epoch),
             )
         (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.policy.tenants import TenantRecord, api_key_digest
+from libs.policy.tenant_record import TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest
 from tests.fakes.pki import ThrowawayCa
 from tests.mesh.aci.provider import Provider, serving
 from tests.mesh.aci.wire import ATTESTATION, CHAT, SESSIONS, Router
@@ -158,7 +159,7 @@ def _question(model: str) -> bytes:
 
 def _store(mesh: RunningMesh, tenant_id: str, version: int, keys: tuple[str, ...]) -> None:
     digests = tuple(sorted(api_key_digest(key) for key in keys))
-    record = TenantRecord(tenant_id, version=version, name=f"tenant-{tenant_id[:8]}", api_key_sha256=digests)
+    record = TenantRecord(tenant_id, version=version, name=f"tenant-{tenant_id[:8]}", keys=unrestricted(*digests))
     asyncio.run(put_tenant(mesh, record))
 
 

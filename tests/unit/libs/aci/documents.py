@@ -13,6 +13,7 @@ from libs.aci.receipt_events import (
     Aborted,
     Encrypted,
     Event,
+    Metered,
     PolicyInForce,
     RequestForwarded,
     RequestReceived,
@@ -82,6 +83,7 @@ def full_events() -> tuple[Event, ...]:
         ),
         SealedUnder(vault_epoch=670),
         Encrypted(version="2", algo="x25519-aes-256-gcm-hkdf-sha256", key_id="e2ee-1", client_key_sha256="5e" * 32),
+        Metered("laptop", completion_tokens=5),
         Aborted("upstream_failed", "the node broke off"),
         ResponseReturned(digest(RESPONSE)),
     )

@@ -88,7 +88,8 @@ def test_events_are_flat_objects_under_their_own_names() -> None:
     }
     assert log[5] == {"type": "teemesh.key_epoch", "vault_epoch": 670}
     assert log[6]["type"] == "teemesh.e2ee"
-    assert log[7] == {"type": "teemesh.abort", "reason": "upstream_failed", "detail": "the node broke off"}
+    assert log[7] == {"type": "teemesh.usage", "key": "laptop", "completion_tokens": 5}
+    assert log[8] == {"type": "teemesh.abort", "reason": "upstream_failed", "detail": "the node broke off"}
 
 
 def test_receipts_of_earlier_versions_say_less_of_a_node_and_verify() -> None:

@@ -40,7 +40,7 @@ def keyset(*keys: PublicKey) -> Keyset:
 
 async def opened(sealed: SealedRequest) -> Opened:
     headers = {name.lower(): value for name, value in sealed.headers.items()}
-    return await Opening(KEYS, AcceptanceWindow()).open(headers, CHAT, sealed.body)
+    return await Opening(KEYS, AcceptanceWindow()).open("ab" * 16, headers, CHAT, sealed.body)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=[key.suite.curve for key in KEYS])

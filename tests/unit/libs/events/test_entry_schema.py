@@ -16,12 +16,10 @@ from libs.transparency.leaf import Kind
 from services.ledger.intake.issuers import KINDS_OF_ROLE
 from tests.fakes.entry_schema import DOCUMENTED, SCHEMA, require_documented, require_documented_entry
 
-NOT_WRITTEN = {Kind.USAGE}
-"""Its number is taken; nothing writes it yet."""
-
 SAMPLES: dict[Kind, dict[str, Any]] = {
     Kind.AMENDMENT: {"entry_id": "ab" * 32, "effect": "not_released"},
     Kind.REFUSALS: {"from": 1, "until": 3601, "counts": {"API_KEY_INVALID": 3}},
+    Kind.USAGE: {"from": 1, "until": 3601, "rows": [], "without_receipt": {"TENANT_RATE_EXCEEDED": 3}},
     Kind.START: {"epoch": 1, "build": "ab" * 32, "recovered_size": 0},
     Kind.GAP: {"source": "ab" * 16, "from": 1, "to": 2},
     Kind.CONFLICT: {"issuer": "ab" * 32, "issuer_seq": 1, "logged": "cd" * 32, "refused": "ef" * 32},
@@ -39,9 +37,8 @@ def test_the_schema_is_one_of_2020_12() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_every_kind_is_documented_or_never_written() -> None:
-    assert set(Kind) == DOCUMENTED | NOT_WRITTEN
-    assert not DOCUMENTED & NOT_WRITTEN
+def test_every_kind_is_documented() -> None:
+    assert set(Kind) == DOCUMENTED
 
 
 def test_kinds_that_somebody_may_write_are_named_on_the_page() -> None:

@@ -211,6 +211,7 @@ async def test_who_is_no_member_or_comes_from_the_past_changes_nothing(live: Liv
     assert standing is not None
     gone, target = (name for name in live.names if name != writer)
     await live.kill_member(gone)
+    await live.until_committed(live.member, target, 1)
     async with standing_in(live, gone, target) as stand:
         said = await stand.vote(standing.epoch + 5)
         assert not said.granted  # It hears its writer well.

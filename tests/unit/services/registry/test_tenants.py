@@ -10,20 +10,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.identity.freshness import PolicyKeeper
-from libs.policy.tenants import (
-    TenantRecord,
-    TenantRecordMalformed,
-    TenantSignatureInvalid,
-    TenantVersionNotNext,
-    api_key_digest,
-    sign_tenant,
-)
+from libs.policy.tenant_record import TenantRecord, TenantRecordMalformed, unrestricted
+from libs.policy.tenants import TenantSignatureInvalid, TenantVersionNotNext, api_key_digest, sign_tenant
 from services.registry.tenants import ApiKeyUnknown, Tenants
 from tests.fakes.registries import Registry
 
 ADMIN, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-FIRST = TenantRecord("ab" * 16, 1, "Acme", (api_key_digest("sk-one"),))
-SECOND = replace(FIRST, version=2, api_key_sha256=(api_key_digest("sk-two"),))
+FIRST = TenantRecord("ab" * 16, 1, "Acme", unrestricted(api_key_digest("sk-one")))
+SECOND = replace(FIRST, version=2, keys=unrestricted(api_key_digest("sk-two")))
 
 
 @dataclass(slots=True)

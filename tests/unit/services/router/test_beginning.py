@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from libs.aci.endpoints import CHAT, MESSAGES, RESPONSES
+from services.router.beginning import beginning_of
 from services.router.errors import InvalidRequest
 from services.router.prompt import parse
 
@@ -81,3 +82,12 @@ def test_a_prompt_of_any_depth_is_read_or_refused(depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
     with suppress(InvalidRequest):
         parse(b'{"model":"m","messages":[{"role":"user","content":' + nested + b"}]}", CHAT)
+
+
+def test_what_is_nested_too_deeply_to_be_written_has_no_beginning() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert beginning_of({"messages": [message("user", nested)]}) == b""
+    while nested:  # Or its end would be as deep.
+        nested = nested.pop()

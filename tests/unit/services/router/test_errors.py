@@ -34,6 +34,8 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
     assert {(kind.status, kind.type) for kind in kinds()} == {
         (400, "invalid_request_error"),
         (401, "unauthorized"),
+        (403, "key_not_scoped"),
+        (403, "tenant_disabled"),
         (403, "tenant_revoked"),
         (404, "not_found"),
         (404, "not_found_error"),

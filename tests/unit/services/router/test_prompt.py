@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from libs.aci.endpoints import CHAT, COMPLETIONS, RESPONSES
+from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, RESPONSES, Endpoint
 from services.router.errors import InvalidRequest
 from services.router.prompt import Constraints, Prompt, parse, readdress, strip
 
@@ -193,3 +193,32 @@ def test_a_provider_elsewhere_is_told_to_keep_no_response() -> None:
     assert readdress(said % b',"store":null', RESPONSES, "m") == b'{"model":"m","input":1.50,"store":false}'
     assert readdress(said % b',"store":false', RESPONSES, "m") == said % b',"store":false'
     assert readdress(said % b"", CHAT, "m") == said % b""
+
+
+@pytest.mark.parametrize(
+    ("members", "most", "completions"),
+    [
+        ({}, None, 1),
+        ({"max_tokens": 5}, 5, 1),
+        ({"max_tokens": 5, "max_completion_tokens": 50, "n": 3}, 50, 3),
+        ({"max_output_tokens": 7, "best_of": 4, "n": 2}, 7, 4),
+        ({"max_tokens": 10**30, "n": 10**30}, 10**12, 10**12),
+        ({"max_tokens": -1, "n": -1}, None, 1),
+        ({"max_tokens": 1.5, "n": "3"}, None, 1),
+        ({"max_tokens": None, "n": 0}, None, 1),
+        ({"prompt": ["a", "b"], "n": 2}, None, 4),
+        ({"prompt": [[1, 2], [3]]}, None, 2),
+        ({"prompt": [1, 2, 3]}, None, 1),
+        ({"prompt": []}, None, 1),
+    ],
+)
+def test_how_much_is_asked_for_is_read_and_never_less_than_it_says(
+    members: dict[str, Any], most: int | None, completions: int
+) -> None:
+    prompt = read(body(**members))
+    assert (prompt.most_completion, prompt.completions) == (most, completions)
+
+
+@pytest.mark.parametrize("endpoint", [EMBEDDINGS, COUNT_TOKENS])
+def test_what_completes_nothing_asks_for_no_completion(endpoint: Endpoint) -> None:
+    assert parse(body(input=["a"], max_tokens=5), endpoint).completions == 0

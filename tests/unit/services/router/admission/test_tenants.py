@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.errors import Code, MeshError
-from libs.policy.tenants import TenantRecord, api_key_digest, sign_tenant
+from libs.policy.tenant_record import UNLIMITED, ApiKey, Limits, TenantRecord, unrestricted
+from libs.policy.tenants import api_key_digest, sign_tenant
 from services.router.admission.tenants import Tenant, Tenants, bearer
-from services.router.errors import RouterError, TenantRevoked, TenantsUnavailable, Unauthorized
+from services.router.errors import (
+    KeyExpired,
+    KeyNotScoped,
+    RouterError,
+    TenantDisabled,
+    TenantRevoked,
+    TenantsUnavailable,
+    Unauthorized,
+)
 
 ADMIN = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER_ADMIN = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
-TENANT = Tenant("ab" * 16, "Acme")
+(KEY,) = unrestricted(api_key_digest("sk-one"))
+TENANT = Tenant("ab" * 16, "Acme", KEY)
 BEARER = "Bearer sk-one"
 
 
@@ -49,6 +61,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.wall = 1_000_000.0
         self.admin = ADMIN.public_key().public_bytes_raw()
         self.revoked: set[str] = set()
         self.refused: list[str] = []
@@ -60,6 +73,7 @@ class Bench:
             lambda: self.revoked,
             self.refused.append,
             clock=lambda: self.now,
+            wall=lambda: self.wall,
             ttl_seconds=30,
             negative_ttl_seconds=5,
             limit=3,
@@ -68,7 +82,7 @@ class Bench:
 
 def record(version: int = 2, keys: tuple[str, ...] = ("sk-one", "sk-two"), signer: Ed25519PrivateKey = ADMIN) -> bytes:
     digests = tuple(api_key_digest(key) for key in keys)
-    return sign_tenant(TenantRecord(TENANT.tenant_id, version, TENANT.name, digests), signer)
+    return sign_tenant(TenantRecord(TENANT.tenant_id, version, TENANT.name, unrestricted(*digests)), signer)
 
 
 @pytest.fixture
@@ -98,7 +112,7 @@ async def test_unknown_key_is_unauthorized_and_remembered_shortly(bench: Bench) 
     assert bench.directory.asked == 1
     bench.directory.add("sk-new", record(version=3, keys=("sk-new",)))
     bench.now = 5.0
-    assert await bench.tenants.authenticate("Bearer sk-new") == TENANT
+    assert (await bench.tenants.authenticate("Bearer sk-new")).tenant_id == TENANT.tenant_id
 
 
 async def test_flood_of_wrong_keys_stays_bounded_and_leaves_right_ones_known(bench: Bench) -> None:
@@ -127,6 +141,50 @@ async def test_a_revoked_tenant_is_refused_at_once_though_its_key_is_known(bench
         await bench.tenants.authenticate(BEARER)
     bench.revoked.clear()
     assert await bench.tenants.authenticate(BEARER) == TENANT
+
+
+def of_second_form(key: ApiKey = KEY, limits: Limits = UNLIMITED, *, disabled: bool = False) -> bytes:
+    return sign_tenant(TenantRecord(TENANT.tenant_id, 3, TENANT.name, (key,), limits, disabled), ADMIN)
+
+
+async def test_a_withdrawn_key_stops_at_once_where_the_newer_record_is_known(bench: Bench) -> None:
+    await bench.tenants.authenticate(BEARER)
+    bench.directory.records.clear()
+    bench.directory.add("sk-two", record(version=3, keys=("sk-two",)))
+    assert await bench.tenants.authenticate(BEARER) == TENANT
+    await bench.tenants.authenticate("Bearer sk-two")
+    with pytest.raises(Unauthorized):
+        await bench.tenants.authenticate(BEARER)
+
+
+async def test_a_key_ends_at_its_time_though_its_record_is_known(bench: Bench) -> None:
+    key = ApiKey("laptop", KEY.sha256, not_after=1_000_010)
+    bench.directory.add("sk-one", of_second_form(key))
+    assert (await bench.tenants.authenticate(BEARER)).key == key
+    bench.wall = 1_000_010.0
+    with pytest.raises(KeyExpired):
+        await bench.tenants.authenticate(BEARER)
+    assert bench.refused == ["API_KEY_EXPIRED"]
+
+
+async def test_a_disabled_tenant_is_refused_whatever_its_keys(bench: Bench) -> None:
+    bench.directory.add("sk-one", of_second_form(disabled=True))
+    with pytest.raises(TenantDisabled):
+        await bench.tenants.authenticate(BEARER)
+
+
+async def test_limits_are_those_of_the_record(bench: Bench) -> None:
+    limits = Limits(concurrent=2)
+    bench.directory.add("sk-one", of_second_form(limits=limits))
+    assert (await bench.tenants.authenticate(BEARER)).limits == limits
+
+
+def test_a_key_is_for_its_scopes_and_without_any_for_all() -> None:
+    TENANT.require_scope("chat")
+    for scopes in ((), ("receipts",)):
+        with pytest.raises(KeyNotScoped):
+            replace(TENANT, key=replace(KEY, scopes=scopes)).require_scope("chat")
+    replace(TENANT, key=replace(KEY, scopes=("chat",))).require_scope("chat")
 
 
 async def test_every_refusal_is_counted_by_its_reason_and_nobody_else(bench: Bench) -> None:

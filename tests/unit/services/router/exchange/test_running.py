@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -473,3 +474,25 @@ async def test_an_answer_is_served_when_the_prompt_is_handed_over(tmp_path: Path
         bench.nodes[0].stream()
         assert (await bench.run(prompt(stream=True))).started.status == 200
         assert bench.only_receipt().served_at == 1_750_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "kind"),
+    [
+        ({"scopes": ("completions", "receipts")}, 403, "key_not_scoped"),
+        ({"models": ("another",)}, 404, "not_found_error"),
+    ],
+)
+async def test_a_key_for_something_else_gets_nothing_forwarded_and_a_receipt(
+    bench: RouterBench, change: dict[str, Any], status: int, kind: str
+) -> None:
+    bench.tenant = replace(TENANT, key=replace(TENANT.key, **change))
+    answer = await bench.run(prompt())
+    assert (answer.started.status, error_type(answer.body)) == (status, kind)
+    assert bench.nodes[0].requests == []
+    assert bench.only_receipt().returned.body_hash == digest(answer.body)
+
+
+async def test_a_key_for_this_is_served(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, key=replace(TENANT.key, scopes=("chat",), models=(MODEL,)))
+    assert (await bench.run(prompt())).started.status == 200

@@ -54,6 +54,12 @@ def waiting(bench: RouterBench) -> int:
     return bench.metrics.routing.waiting.numbers[""]
 
 
+async def until_waiting(bench: RouterBench, number: int) -> None:
+    """So many wait, and each has been told already that there is no room."""
+    await until(lambda: waiting(bench) == number)
+    await until(lambda: not bench.upstreams.queue._told)
+
+
 async def asked_by(bench: RouterBench, tenant: Tenant, body: bytes) -> None:
     async for _ in bench.exchanges.run(replace(bench.request(body), tenant=tenant)):
         pass
@@ -83,7 +89,7 @@ async def test_all_are_answered_each_with_a_receipt_and_the_node_never_has_more_
         bodies = [prompt(n=number) for number in range(30)]
         async with asyncio.TaskGroup() as tasks:
             answers = [tasks.create_task(bench.run(body)) for body in bodies]
-            await until(lambda: waiting(bench) == 30)
+            await until_waiting(bench, 30)
             assert len(node.requests) == CAPACITY
             assert node.goes_on is not None
             node.goes_on.set()
@@ -98,10 +104,10 @@ async def test_a_tenant_with_many_requests_waits_in_turn_with_one_that_has_few(t
     async with crowded(tmp_path) as (bench, node), asyncio.TaskGroup() as tasks:
         for number in range(20):
             tasks.create_task(asked_by(bench, TENANT, prompt(n=number)))
-        await until(lambda: waiting(bench) == 20)
+        await until_waiting(bench, 20)
         for number in range(2):
             tasks.create_task(asked_by(bench, OTHER_TENANT, prompt(n=number)))
-        await until(lambda: waiting(bench) == 22)
+        await until_waiting(bench, 22)
         assert node.goes_on is not None
         node.goes_on.set()
     order = [request.tenant_id for request in node.requests[CAPACITY:]]
@@ -134,7 +140,7 @@ async def test_who_has_no_time_to_wait_is_refused_while_there_is_time_to_say_so(
 async def test_a_client_that_leaves_while_it_waits_leaves_one_receipt_and_nothing_else(tmp_path: Path) -> None:
     async with crowded(tmp_path) as (bench, node), bench.issuance.recording():
         leaving, staying = (asyncio.create_task(bench.run(prompt(n=number))) for number in range(2))
-        await until(lambda: waiting(bench) == 2)
+        await until_waiting(bench, 2)
         leaving.cancel()
         with suppress(asyncio.CancelledError):
             await leaving
@@ -194,7 +200,7 @@ async def test_whoever_waited_is_judged_as_if_they_came_now(
 ) -> None:
     async with crowded(tmp_path) as (bench, node):
         late = asyncio.create_task(bench.run(prompt(n=1)))
-        await until(lambda: waiting(bench) == 1)
+        await until_waiting(bench, 1)
         happens(bench)
         assert node.goes_on is not None
         node.goes_on.set()
@@ -207,7 +213,7 @@ async def test_whoever_waited_is_judged_as_if_they_came_now(
 async def test_the_turn_of_a_revoked_tenant_takes_no_room(tmp_path: Path) -> None:
     async with crowded(tmp_path) as (bench, node):
         late = asyncio.create_task(bench.run(prompt(n=1)))
-        await until(lambda: waiting(bench) == 1)
+        await until_waiting(bench, 1)
         reached: list[bool] = []
         bench.peer_of(node).meanwhile = lambda: reached.append(True)
         _the_tenant_is_revoked(bench)
@@ -220,7 +226,7 @@ async def test_the_turn_of_a_revoked_tenant_takes_no_room(tmp_path: Path) -> Non
 async def test_who_waits_for_a_node_that_leaves_is_told_at_once(tmp_path: Path, happens: Happening) -> None:
     async with crowded(tmp_path) as (bench, node):
         late = asyncio.create_task(bench.run(prompt(n=1)))
-        await until(lambda: waiting(bench) == 1)
+        await until_waiting(bench, 1)
         happens(bench)
         assert told(await late) == (503, "upstream_verification_failed")
         assert node.running == CAPACITY
@@ -230,7 +236,7 @@ async def test_a_pin_waits_for_its_node_and_is_served_by_no_other(tmp_path: Path
     async with crowded(tmp_path) as (bench, node):
         session = draft_session(node.lease, node.target).session_id
         pinned = asyncio.create_task(bench.run(prompt(provider={"aci_session_ids": [session]})))
-        await until(lambda: waiting(bench) == 1)
+        await until_waiting(bench, 1)
         assert node.goes_on is not None
         node.goes_on.set()
         assert (await pinned).started.status == 200
@@ -244,7 +250,7 @@ async def test_a_node_that_joins_is_news_to_those_who_wait(tmp_path: Path) -> No
         async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
             for _ in range(CAPACITY + 1):
                 tasks.create_task(bench.run(prompt()))
-            await until(lambda: waiting(bench) == 1)
+            await until_waiting(bench, 1)
             bench.upstreams.take(bench.snapshot(first.provider(), second.provider()))
             await bench.upstreams.verify()
             await until(lambda: len(second.requests) == 1)
@@ -258,7 +264,7 @@ async def test_a_report_of_room_is_news_to_those_who_wait(bench: RouterBench, ch
     bench.upstreams.take(bench.snapshot(node.provider(load=registry_pb2.Load(running_requests=CAPACITY))))
     late = asyncio.create_task(bench.run(prompt()))
     async with asyncio.timeout(PATIENCE_SECONDS):
-        await until(lambda: waiting(bench) == 1)
+        await until_waiting(bench, 1)
         bench.upstreams.take(bench.snapshot(node.provider(**changes)))
         assert (await late).started.status == 200
 

@@ -11,8 +11,8 @@ import pytest
 
 from libs.policy.vault_orders import VaultPart
 from services.router.errors import NotFound
-from services.router.proof.file import VERSION_1, ReceiptStoreFailed, ReceiptStoreUnusable
-from services.router.proof.store import ReceiptStore, StoredReceipt, open_receipt_store
+from services.router.proof.file import SINCE_VERSION_1, VERSION_1, ReceiptStoreFailed, ReceiptStoreUnusable
+from services.router.proof.store import USAGE_PAGE, ReceiptStore, StoredReceipt, StoredUsage, open_receipt_store
 
 
 def stored(number: int, *, chat_id: str | None = "chatcmpl-1", tenant_id: str = "t1") -> StoredReceipt:
@@ -197,3 +197,47 @@ async def test_the_place_in_the_log_outlives_the_process(tmp_path: Path) -> None
             await store.keep_place(token)
         async with open_receipt_store(tmp_path / "r.db") as store:
             assert await store.erasures_read() == token
+
+
+def used(number: int, tenant_id: str = "t1", vault_id: bytes = VAULT, epoch: int = MARCH) -> StoredUsage:
+    return StoredUsage(tenant_id, vault_id, epoch, number.to_bytes(32, "big"), b'{"from":%d}' % number)
+
+
+async def test_usage_is_its_tenants_alone_page_by_page_from_the_newest(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        for number in range(2 * USAGE_PAGE + 1):
+            await store.keep_usage(used(number))
+            await store.keep_usage(used(number, "t2", b"\x0b" * 16))
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        found: list[StoredUsage] = []
+        before: int | None = None
+        for pages_left in (2, 1, 0):
+            page, before = await store.usage("t1", before)
+            found += page
+            assert (before is not None) == (pages_left > 0)
+        assert found == [used(number) for number in reversed(range(2 * USAGE_PAGE + 1))]
+        assert await store.usage("t3") == ([], None)
+
+
+async def test_usage_goes_with_its_erased_month_or_vault_and_no_other(tmp_path: Path) -> None:
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        for one in (used(1), used(2, epoch=APRIL), used(3, vault_id=b"\x0b" * 16)):
+            await store.keep_usage(one)
+        await store.erase(VaultPart(VAULT, MARCH))
+        await store.keep_usage(used(4))
+        assert [each.entry_id[-1] for each in (await store.usage("t1"))[0]] == [3, 2]
+        await store.erase(VaultPart(VAULT, None))
+        assert [each.entry_id[-1] for each in (await store.usage("t1"))[0]] == [3]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_store_of_a_version_before_keeps_usage(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "r.db"
+    make_version_1(path)
+    if version == 2:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(f"{SINCE_VERSION_1} PRAGMA user_version = 2;")
+    async with open_receipt_store(path) as store:
+        await store.keep_usage(used(1))
+        assert await store.usage("t1") == ([used(1)], None)
+        assert (await store.find("rcpt-1", "t1")).receipt == b"{}"

@@ -20,7 +20,17 @@ _ON_ONE_MESH = frozenset(
         *(f"tests/faults/test_{name}.py" for name in ("kill", "ledger_away", "policy", "tenants")),
         *(
             f"tests/mesh/test_{name}.py"
-            for name in ("channels", "client_api", "commands", "entries", "sdks", "secrets", "tenants", "two_routers")
+            for name in (
+                "channels",
+                "client_api",
+                "commands",
+                "entries",
+                "hostile_http",
+                "sdks",
+                "secrets",
+                "tenants",
+                "two_routers",
+            )
         ),
     }
 )

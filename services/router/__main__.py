@@ -32,6 +32,7 @@ from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
+from services.router.face.bodies import BodyRoom
 from services.router.face.documents import Documents
 from services.router.face.listener import https, plain_http
 from services.router.face.origins import Origins
@@ -164,6 +165,7 @@ async def serve(config: Config) -> None:
                 gates,
                 exchanges,
                 max_body_bytes=config.http.max_body_bytes,
+                body_seconds=config.http.body_seconds,
                 request_seconds=config.http.request_seconds,
                 total_seconds=config.http.request_seconds + DELIVERY_SECONDS,
             )
@@ -184,7 +186,15 @@ async def serve(config: Config) -> None:
                 refusals.recording(),
                 usage.recording(),
                 quotas.keeping(),
-                https(config.http.listen, paths.answer, workload.headers, outward.context()),
+                https(
+                    config.http,
+                    paths.answer,
+                    workload.headers,
+                    outward.context(),
+                    room=BodyRoom(max(config.http.max_bodies_bytes, config.http.max_body_bytes)),
+                    metrics=metrics.connections,
+                    drain_seconds=settings.drain_seconds,
+                ),
                 serving(
                     config.http.grpc_listen,
                     outward.credentials(),

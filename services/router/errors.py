@@ -167,6 +167,53 @@ class RequestTooLarge(RouterError):
     reason = "BODY_TOO_LARGE"
 
 
+class TargetTooLong(RouterError):
+    """The request's target is over the limit."""
+
+    status = 414
+    type = "uri_too_long"
+    code = Code.INVALID_ARGUMENT
+    reason = "TARGET_TOO_LONG"
+
+
+class HeadTooLarge(RouterError):
+    """The request's head is over the limit: one field, or all of them together."""
+
+    status = 431
+    type = "request_headers_too_large"
+    code = Code.INVALID_ARGUMENT
+    reason = "HEAD_TOO_LARGE"
+
+
+class VersionNotSupported(RouterError):
+    """The request is of a version of HTTP that this listener does not speak."""
+
+    status = 505
+    type = "http_version_not_supported"
+    code = Code.UNIMPLEMENTED
+    reason = "HTTP_VERSION_NOT_SUPPORTED"
+
+
+class BodiesBusy(RouterError):
+    """The bodies of all requests together take what room there is."""
+
+    status = 503
+    type = "service_unavailable"
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "BODIES_BUSY"
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+
+
+class ConnectionEnding(RouterError):
+    """The connection takes no new request: the router stops, or it has taken as many as one may."""
+
+    status = 503
+    type = "service_unavailable"
+    code = Code.UNAVAILABLE
+    reason = "CONNECTION_ENDING"
+    headers: Mapping[str, str] = {"Retry-After": "0"}
+
+
 class ContentEncodingNotSupported(RouterError):
     """The body is encoded. What a receipt hashes is what came, so what came has to be what is read."""
 

@@ -83,6 +83,20 @@ class RoutingMetrics:
             yield from each.lines()
 
 
+class ConnectionMetrics:
+    """What is counted of connections."""
+
+    def __init__(self) -> None:
+        self.open = Count("teemesh_router_connections", "Connections of HTTP clients that are open now.")
+        self.turned_away = Count(
+            "teemesh_router_connections_turned_away_total", "Connections that were not let in, by reason.", "reason"
+        )
+
+    def lines(self) -> Iterator[str]:
+        for each in (self.open, self.turned_away):
+            yield from each.lines()
+
+
 class Metrics:
     """What one router counts."""
 
@@ -106,6 +120,7 @@ class Metrics:
         self.exchange_seconds = Durations("teemesh_router_exchange_seconds", "From a prompt to the end of its answer.")
         self.commit_seconds = Durations("teemesh_router_commit_seconds", "For a receipt to be logged and kept.")
         self.routing = RoutingMetrics()
+        self.connections = ConnectionMetrics()
 
     @contextmanager
     def exchange(self, endpoint: str) -> Iterator[Callable[[int], None]]:
@@ -154,6 +169,7 @@ class Metrics:
         for taken in (self.head_seconds, self.exchange_seconds, self.commit_seconds):
             lines.extend(taken.lines())
         lines.extend(self.routing.lines())
+        lines.extend(self.connections.lines())
         return "\n".join((*lines, ""))
 
 

@@ -33,12 +33,15 @@ from libs.tee.eventlog import RUNTIME_REGISTER
 from libs.transparency.leaf import Kind
 from services.router.face.answers import Reply, document
 from services.router.face.arrivals import Arrival
+from services.router.face.bodies import BodyRoom
 from services.router.face.listener import https
 from services.router.face.paths import Paths
+from services.router.face.settings import HttpSettings
 from services.router.routing.foreign.access import Credentials
 from services.router.workload.reports import Reports
 from tests.fakes.attested_mesh import TRUST_DOMAIN, AttestedMesh
 from tests.fakes.https_clients import (
+    DRAIN_SECONDS,
     KEY,
     DirectoryTwin,
     paths_of,
@@ -202,7 +205,13 @@ async def other_router(
             async with (
                 bench.issuance.recording(),
                 https(
-                    f"127.0.0.1:{port}", router.answer, bench.workload.headers, bench.outward.context()
+                    HttpSettings(listen=f"127.0.0.1:{port}", grpc_listen=""),
+                    router.answer,
+                    bench.workload.headers,
+                    bench.outward.context(),
+                    room=BodyRoom(1 << 20),
+                    metrics=bench.metrics.connections,
+                    drain_seconds=DRAIN_SECONDS,
                 ) as router.port,
             ):
                 yield router

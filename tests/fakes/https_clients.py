@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +21,13 @@ from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
 from libs.rpc.tls import load_client_context, load_server_context
 from services.router.admission.tenants import TTL_SECONDS, Tenants
 from services.router.errors import NotFound
+from services.router.face.bodies import BodyRoom
 from services.router.face.documents import Documents
 from services.router.face.listener import https
 from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
+from services.router.face.settings import HttpSettings
 from services.router.proof.store import StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.settings import RoutingSettings
@@ -38,7 +40,14 @@ from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
 MAX_BODY_BYTES = 4096
 BODY_SECONDS = 1.0
 IDLE_SECONDS = 1.0
-SHUTDOWN_SECONDS = 0.1
+DRAIN_SECONDS = 0.1
+SETTINGS = HttpSettings(
+    listen="127.0.0.1:0",
+    grpc_listen="",
+    max_body_bytes=MAX_BODY_BYTES,
+    body_seconds=BODY_SECONDS,
+    idle_seconds=IDLE_SECONDS,
+)
 KEY, OTHER_KEY = "sk-acme", "sk-other"
 EVIDENCE, EVIDENCE_DIGEST = b'{"v":1}', "ee" * 32
 _ADMIN = Ed25519PrivateKey.generate()
@@ -165,9 +174,22 @@ class Site:
     directory: DirectoryTwin
     port: int
     tls: ssl.SSLContext
+    tls_h2: ssl.SSLContext
+    """For whoever speaks nothing but HTTP/2."""
     session: aiohttp.ClientSession
-    stop: Callable[[], Awaitable[None]]
+    room: BodyRoom
+    stop: Callable[[], Coroutine[None, None, None]]
     """Ends the listener, as a router that is terminated does."""
+
+    async def refusing(self) -> None:
+        """Return once the listener takes no connection any more: it is stopping."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    return
+                writer.transport.abort()
 
     def url(self, path: str) -> str:
         return f"https://127.0.0.1:{self.port}{path}"
@@ -201,30 +223,37 @@ async def https_site(
     folder: Path,
     *,
     total_seconds: float = 90.0,
+    drain_seconds: float = DRAIN_SECONDS,
     origins: Collection[str] = (),
     offered: Collection[Endpoint] = DEFINED,
     routing: RoutingSettings | None = None,
+    **limits: float,
 ) -> AsyncIterator[Site]:
+    """`limits`: what the table [http] says otherwise."""
+    room = BodyRoom(int(limits.get("max_bodies_bytes", SETTINGS.max_bodies_bytes)))
+    settings = replace(SETTINGS, **cast(Any, limits))
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
-    tls = load_client_context(ca_pem=ca.pem)
+    tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)
+    tls_h2.set_alpn_protocols(["h2"])
     async with router_bench(folder, allowances=lambda: directory.now, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
             directory,
             cast(Any, ReportsTwin()),
-            max_body_bytes=MAX_BODY_BYTES,
-            body_seconds=BODY_SECONDS,
+            max_body_bytes=settings.max_body_bytes,
+            body_seconds=settings.body_seconds,
             total_seconds=total_seconds,
             origins=origins,
         )
         listener = https(
-            "127.0.0.1:0",
+            settings,
             paths.answer,
             bench.workload.headers,
             load_server_context(key_pem=key, certificate_pem=certificate),
-            idle_seconds=IDLE_SECONDS,
-            shutdown_seconds=SHUTDOWN_SECONDS,
+            room=room,
+            metrics=bench.metrics.connections,
+            drain_seconds=drain_seconds,
         )
         async with (
             bench.issuance.recording(),
@@ -234,4 +263,4 @@ async def https_site(
             ) as session,
         ):
             port = await listening.enter_async_context(listener)
-            yield Site(bench, directory, port, tls, session, listening.aclose)
+            yield Site(bench, directory, port, tls, tls_h2, session, room, listening.aclose)

@@ -113,6 +113,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.most_running = 0
         self.requests: list[inference_pb2.InferRequest] = []
         self.waiting = asyncio.Event()
+        self.go_on = asyncio.Event()
+        """Set by a test: it waits no longer."""
         self.left = asyncio.Event()
         self.target = ""
 
@@ -186,7 +188,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _wait(self) -> None:
         self.waiting.set()
-        await asyncio.Event().wait()
+        await self.go_on.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,3 +51,5 @@ class Arrival:
     """
     gone: Callable[[], bool]
     """Whether the client has left. Whatever is cancelled while it has not, this router cancelled."""
+    stalled: Callable[[], bool] = lambda: False
+    """Whether the client is there and takes nothing of what is written to it."""

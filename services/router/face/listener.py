@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
-
 from libs.errors import Code, MeshError
 from libs.rpc.address import parse_address
 from services.router.face.answers import Answer, Headers
+from services.router.face.bodies import BodyRoom
+from services.router.face.connections import H2, HTTP11, Connection, Connections
 from services.router.face.http1 import Http1Server
+from services.router.face.http2 import Http2Connection
+from services.router.face.settings import HttpSettings
+from services.router.metrics import ConnectionMetrics
 
-_SHUTDOWN_SECONDS = 10.0
-_IDLE_SECONDS = 30.0
-"""How long a connection may take to a whole request head, the first one or the next."""
+_BACKLOG = 1024
+_OPERATORS_SECONDS = 1.0
+"""How long those who watch a router that stops may still read."""
 
 
 class PortTaken(MeshError):
@@ -28,21 +32,37 @@ class PortTaken(MeshError):
 
 @asynccontextmanager
 async def https(
-    address: str,
+    settings: HttpSettings,
     answer: Answer,
     headers: Headers,
     context: ssl.SSLContext,
     *,
-    idle_seconds: float = _IDLE_SECONDS,
-    shutdown_seconds: float = _SHUTDOWN_SECONDS,
+    room: BodyRoom,
+    metrics: ConnectionMetrics,
+    drain_seconds: float,
 ) -> AsyncIterator[int]:
-    """Serve HTTPS while the body runs, then let running requests end, for twice `shutdown_seconds` at most. Yields the
-    port; raises `PortTaken`, `AddressMalformed`.
+    """Serve HTTPS while the body runs, then let running requests end, for `drain_seconds` at most. Yields the port;
+    raises `PortTaken`, `AddressMalformed`.
 
+    `context` has the certificate that clients see; what changes in it holds for the connections that come then.
     `headers` go on answers to what is no request; `answer` puts its own on all others.
     """
-    async with _listening(address, Http1Server(answer, headers, idle_seconds), context, shutdown_seconds) as port:
-        yield port
+    context.set_alpn_protocols([H2, HTTP11])
+    http1 = Http1Server(answer, headers, settings, room)
+    async with asyncio.TaskGroup() as streams:
+
+        def speak(agreed: str) -> Connection:
+            return Http2Connection(answer, headers, settings, room, streams) if agreed == H2 else http1()
+
+        connections = Connections(
+            speak,
+            context,
+            limit=settings.max_connections,
+            handshake_seconds=settings.idle_seconds,
+            metrics=metrics,
+        )
+        async with _listening(settings.listen, connections, drain_seconds) as port:
+            yield port
 
 
 @asynccontextmanager
@@ -50,23 +70,32 @@ async def plain_http(address: str, answer: Answer) -> AsyncIterator[int]:
     """Serve HTTP without TLS while the body runs, to those whom the operator lets reach the address. Yields the port;
     raises `PortTaken`, `AddressMalformed`.
     """
-    async with _listening(address, Http1Server(answer, dict, _IDLE_SECONDS), None, _SHUTDOWN_SECONDS) as port:
+    settings = HttpSettings(address, "")
+    http1 = Http1Server(answer, dict, settings, BodyRoom(settings.max_bodies_bytes))
+    connections = Connections(
+        lambda agreed: http1(),
+        None,
+        limit=settings.max_connections,
+        handshake_seconds=settings.idle_seconds,
+        metrics=ConnectionMetrics(),  # Those who watch are no clients.
+    )
+    async with _listening(address, connections, _OPERATORS_SECONDS) as port:
         yield port
 
 
 @asynccontextmanager
-async def _listening(
-    address: str, server: Http1Server, context: ssl.SSLContext | None, shutdown_seconds: float
-) -> AsyncIterator[int]:
+async def _listening(address: str, connections: Connections, drain_seconds: float) -> AsyncIterator[int]:
     parsed = parse_address(address)
-    runner = web.ServerRunner(server, shutdown_timeout=shutdown_seconds)
-    await runner.setup()
     try:
+        listening = socket.create_server((parsed.host, parsed.port), family=parsed.family, backlog=_BACKLOG)
+    except OSError as error:
+        raise PortTaken(f"cannot listen on {address}: {error.strerror}") from error
+    listening.setblocking(False)
+    async with asyncio.TaskGroup() as tasks:
+        connections.open(listening, tasks)
         try:
-            listening = socket.create_server((parsed.host, parsed.port), family=parsed.family)
-        except OSError as error:
-            raise PortTaken(f"cannot listen on {address}: {error.strerror}") from error
-        await web.SockSite(runner, listening, ssl_context=context).start()
-        yield listening.getsockname()[1]
-    finally:
-        await runner.cleanup()
+            yield listening.getsockname()[1]
+        finally:
+            connections.close(listening)
+            listening.close()
+            await connections.drain(drain_seconds)

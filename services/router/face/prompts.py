@@ -43,7 +43,7 @@ class Prompts:
         max_body_bytes: int,
         request_seconds: float,
         total_seconds: float,
-        body_seconds: float = 30.0,
+        body_seconds: float,
     ) -> None:
         self._tenants = tenants
         self._gates = gates
@@ -74,7 +74,7 @@ class Prompts:
         async with asyncio.timeout(self._total_seconds) as patience:
 
             def why() -> End:
-                if patience.expired():
+                if patience.expired() or arrival.stalled():
                     return End.CLIENT_TOO_SLOW
                 return End.CLIENT_DISCONNECTED if arrival.gone() else End.SHUTDOWN
 

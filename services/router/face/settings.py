@@ -22,10 +22,42 @@ class HttpSettings:
     """The largest request body, bytes."""
     request_seconds: float = 120.0
     """How long one request may take from first to last byte, seconds."""
+    max_head_bytes: int = 16 << 10
+    """The largest request head, its line and all its fields together, bytes. Half of it is left for the target."""
+    max_bodies_bytes: int = 256 << 20
+    """How much the bodies of all requests that run may take together, bytes, and at least one largest body;
+    more is refused with 503."""
+    max_connections: int = 1000
+    """How many connections may be open at once; the next one is closed as it comes."""
+    max_streams: int = 100
+    """How many requests may run at once on one HTTP/2 connection."""
+    max_connection_requests: int = 1000
+    """After how many requests a connection ends; the client makes another."""
+    idle_seconds: float = 30.0
+    """How long a connection may take to its TLS session, then to a whole request head, the first or the next one,
+    seconds."""
+    body_seconds: float = 30.0
+    """How long a request body may take to its end, seconds."""
+    stall_seconds: float = 30.0
+    """How long a client may take none of what is written to it, seconds."""
     allowed_origins: tuple[str, ...] = ()
     """Origins whose web pages may call this service from a browser, "https://chat.example.org"; "*" for every one."""
 
     def __post_init__(self) -> None:
+        for name in (
+            "max_body_bytes",
+            "request_seconds",
+            "max_head_bytes",
+            "max_bodies_bytes",
+            "max_connections",
+            "max_streams",
+            "max_connection_requests",
+            "idle_seconds",
+            "body_seconds",
+            "stall_seconds",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"http.{name} must be positive")
         for origin in self.allowed_origins:
             if origin != EVERY and not _ORIGIN.fullmatch(origin):
                 raise ValueError("http.allowed_origins must hold origins, scheme://host or scheme://host:port, or *")

@@ -12,7 +12,6 @@ from tests.mesh.aci import reader
 from tests.mesh.aci.exchanges import REFUSED, STREAMS, Exchange, Exchanges, prompt
 from tests.mesh.aci.provider import Provider
 from tests.mesh.aci.stage import PLAIN_MODEL, Stage
-from tests.mesh.aci.standing import not_yet
 from tests.mesh.aci.wire import (
     CHAT,
     COMPLETIONS,
@@ -197,7 +196,6 @@ def test_c082_an_unknown_expectation_is_answered_in_json(stage: Stage, router: R
     assert answer.error_type
 
 
-@not_yet("whatever cannot be read is a 400")
 @pytest.mark.parametrize(
     ("line", "header", "status"),
     [("/", "X-Long: " + "x" * 20_000, 431), ("/" + "x" * 20_000, "X-Short: x", 414)],

@@ -116,6 +116,8 @@ def test_the_template_says_the_defaults() -> None:
         ('keyset = "x"\nkeyset_days = 3\n' + LISTENERS, "keyset: must be a table"),
         ("keyset_days = 3.5\n" + LISTENERS, "keyset.days: must be an integer"),
         ("", "http: missing"),
+        (TABLES.replace("max_body_bytes = 1", "max_connections = 0"), "http.max_connections must be positive"),
+        (TABLES.replace("max_body_bytes = 1", "stall_seconds = -1.0"), "http.stall_seconds must be positive"),
         (TABLES + "[routing]\nbreaker_failures = 0\n", "routing: breaker_failures must be at least 1"),
         (TABLES + "[routing]\nqueue_length = -1\n", "routing: breaker_failures must be at least 1, queue_length at"),
         (TABLES + "[routing]\nqueue_factor = nan\n", "routing: queue_factor must be over 0"),

@@ -4,7 +4,15 @@ import json
 
 from libs.aci.sse import Protocol
 from services.router import errors
-from services.router.errors import LedgerUnavailable, Overloaded, RouterError, ServiceUnavailable, TenantsUnavailable
+from services.router.errors import (
+    BodiesBusy,
+    ConnectionEnding,
+    LedgerUnavailable,
+    Overloaded,
+    RouterError,
+    ServiceUnavailable,
+    TenantsUnavailable,
+)
 
 
 def kinds() -> list[type[RouterError]]:
@@ -35,10 +43,12 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (408, "request_timeout"),
         (412, "session_not_accepted"),
         (413, "request_too_large"),
+        (414, "uri_too_long"),
         (415, "unsupported_media_type"),
         (417, "expectation_failed"),
         (429, "overloaded"),
         (429, "rate_limited"),
+        (431, "request_headers_too_large"),
         (500, "internal_error"),
         (502, "upstream_error"),
         (503, "upstream_verification_failed"),
@@ -46,6 +56,7 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (503, "keyset_ended"),
         (503, "ledger_unavailable"),
         (503, "service_unavailable"),
+        (505, "http_version_not_supported"),
     }
 
 
@@ -57,6 +68,8 @@ def test_each_error_has_a_reason_of_its_own() -> None:
 def test_anthropics_clients_are_told_that_the_service_is_overloaded_and_all_else_under_its_own_status() -> None:
     told = {kind: kind.__new__(kind).told(Protocol.MESSAGES)[0] for kind in kinds()}
     assert {kind for kind, status in told.items() if status != kind.status} == {
+        BodiesBusy,
+        ConnectionEnding,
         Overloaded,
         ServiceUnavailable,
         TenantsUnavailable,

@@ -1,0 +1,157 @@
+"""It is responsible for connections: how many are open, from the first one to the last, and that each ends in time.
+
+What is said on one is its protocol's business; whoever accepts them knows none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, cast
+
+import structlog
+
+from services.router.metrics import ConnectionMetrics
+
+H2, HTTP11 = "h2", "http/1.1"
+"""The names of both versions in a TLS session's handshake (RFC 7301)."""
+
+_CLOSING_SECONDS = 2.0
+"""For how long the end of a TLS session waits for its client's."""
+_UNSENT_BYTES = 64 << 10
+"""How much of what is written may wait in this process for its client to read; beyond it, writers wait."""
+_PAUSE_SECONDS = 1.0
+"""Before the next attempt where the system has no descriptor left."""
+
+log = structlog.get_logger()
+
+
+class Connection(Protocol):
+    """One client's connection. It is also the protocol of its transport (`asyncio.Protocol`)."""
+
+    over: asyncio.Event
+    """Set once it is lost and nothing runs on it any more."""
+
+    def drain(self) -> None:
+        """Take no new request, and end when those that run have ended."""
+        ...
+
+    def abort(self) -> None:
+        """End now; what is cut off is cut off by this router."""
+        ...
+
+
+class Connections:
+    """The connections of one listener. `speak` has the protocols by their names in TLS; without TLS it is HTTP/1."""
+
+    def __init__(
+        self,
+        speak: Callable[[str], Connection],
+        context: ssl.SSLContext | None,
+        *,
+        limit: int,
+        handshake_seconds: float,
+        metrics: ConnectionMetrics,
+    ) -> None:
+        self._speak = speak
+        self._context = context
+        self._limit = limit
+        self._handshake_seconds = handshake_seconds
+        self._metrics = metrics
+        self._serving: dict[socket.socket, asyncio.Task[None]] = {}
+        """All connections, those too whose TLS session has not begun."""
+        self._open: dict[socket.socket, Connection] = {}
+        """Those of which it has."""
+        self._closed = False
+
+    def open(self, listening: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        """Serve whoever comes, in `tasks`, and close what comes beyond the limit: its client learns it at once."""
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening, tasks)
+
+    def close(self, listening: socket.socket) -> None:
+        """Let nobody in any more."""
+        self._closed = True
+        asyncio.get_running_loop().remove_reader(listening)
+
+    async def drain(self, seconds: float) -> None:
+        """Let what runs end, for so long at most, and end the rest."""
+        for accepted, task in self._serving.items():
+            if accepted in self._open:
+                self._open[accepted].drain()
+            else:
+                task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving.values(), timeout=seconds)
+        for connection in self._open.values():
+            connection.abort()
+        if self._serving:
+            await asyncio.wait(self._serving.values())
+
+    def _accept(self, listening: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        try:
+            accepted, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # Whoever it was has left.
+        except OSError as error:
+            log.error("cannot accept connections now", detail=error.strerror)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listening)
+            loop.call_later(_PAUSE_SECONDS, self._resume, listening, tasks)
+            return
+        if len(self._serving) >= self._limit:
+            self._metrics.turned_away.add("full")
+            accepted.close()
+            return
+        accepted.setblocking(False)
+        self._metrics.open.add()
+        task = self._serving[accepted] = tasks.create_task(self._serve(accepted))
+        task.add_done_callback(partial(self._forget, accepted))
+
+    def _resume(self, listening: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        if not self._closed:
+            self.open(listening, tasks)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        def begin(agreed: str) -> Connection:
+            connection = self._open[accepted] = self._speak(agreed)
+            return connection
+
+        tls = self._context is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _Doorway(begin),
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self._handshake_seconds if tls else None,
+                ssl_shutdown_timeout=_CLOSING_SECONDS if tls else None,
+            )
+        except OSError:
+            # Also what is no TLS, is of another version of it, or takes too long.
+            self._metrics.turned_away.add("handshake")
+            return
+        await self._open[accepted].over.wait()
+
+    def _forget(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        del self._serving[accepted]
+        if self._open.pop(accepted, None) is None:
+            accepted.close()  # Its task may have been cancelled before it did anything.
+        self._metrics.open.add(amount=-1)
+
+
+class _Doorway(asyncio.Protocol):
+    """Hands the connection to the protocol that both sides have agreed upon."""
+
+    def __init__(self, begin: Callable[[str], Connection]) -> None:
+        self._begin = begin
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        session = transport.get_extra_info("ssl_object")
+        agreed = HTTP11 if session is None else session.selected_alpn_protocol() or HTTP11
+        connection = cast(asyncio.Protocol, self._begin(agreed))
+        transport.set_protocol(connection)
+        connection.connection_made(transport)

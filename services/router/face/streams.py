@@ -1,0 +1,205 @@
+"""It is responsible for a request of HTTP/2: between its stream's frames and the plain values of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+
+from services.router.errors import ConnectionEnding, InvalidRequest, RequestTooLarge, RouterError
+from services.router.face.answers import Reply, refusal
+from services.router.face.arrivals import Arrival, Fields
+from services.router.face.bodies import Share
+from services.router.face.heads import require_authority, split_target
+
+if TYPE_CHECKING:
+    from services.router.face.http2 import Http2Connection
+
+_NO_CONTENT = 204
+_PIECE_BYTES = 128 << 10
+"""Of so much at a time a client must take some."""
+
+log = structlog.get_logger()
+
+
+class Stream:
+    """One request and its answer. One that is `refused` came on a connection that ends."""
+
+    def __init__(
+        self,
+        connection: Http2Connection,
+        stream_id: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        refused: bool,
+    ) -> None:
+        self._connection = connection
+        self._id = stream_id
+        self._refused = refused
+        named = [(name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in headers]
+        self._pseudo = Fields(pair for pair in named if pair[0].startswith(":"))
+        self._headers = Fields(pair for pair in named if not pair[0].startswith(":"))
+        self._chunks: deque[tuple[bytes, int]] = deque()
+        self._ended = False
+        self._came = asyncio.Event()
+        self.lost = False
+        """Whether the client has given the request up."""
+        self._stalled = False
+
+    def feed(self, data: bytes, flow_bytes: int) -> None:
+        """Take a part of the body, which used up so much of what the client may send."""
+        self._chunks.append((data, flow_bytes))
+        self._came.set()
+
+    def feed_end(self) -> None:
+        self._ended = True
+        self._came.set()
+
+    async def run(self) -> None:
+        """Answer. Whatever happens, the stream is closed or reset."""
+        code = ErrorCodes.INTERNAL_ERROR
+        try:
+            with self._connection.room.share() as share:
+                async with self._answered(share) as reply:
+                    await self._send(reply)
+                # What is left of the body is of no interest (RFC 9113, section 8.1).
+                code = ErrorCodes.NO_ERROR
+        except TimeoutError:
+            log.info("the client does not read")
+            code = ErrorCodes.CANCEL
+        except ProtocolError:
+            # The client reset the stream, or ended the connection, while something was being written.
+            log.info("the client left")
+        except Exception:
+            log.exception("bug in the listener")
+        finally:
+            self._close(code)
+
+    @asynccontextmanager
+    async def _answered(self, share: Share) -> AsyncIterator[Reply]:
+        try:
+            arrival = self._arrival(share)
+        except RouterError as error:
+            log.info("unreadable request", status=error.status)
+            reply = refusal(error)
+            yield Reply(reply.status, reply.content_type, reply.body, {**reply.headers, **self._connection.headers()})
+            return
+        async with self._connection.answer(arrival) as reply:
+            yield reply
+
+    def _arrival(self, share: Share) -> Arrival:
+        """Raises `InvalidRequest`, `ConnectionEnding`."""
+        if self._refused:
+            raise ConnectionEnding("this connection is about to end; make another one")
+        given = {*self._pseudo.all(":authority"), *self._headers.all("host")}
+        target = self._pseudo.first(":path")
+        if target is None or self._pseudo.first(":scheme") != "https":
+            raise InvalidRequest("the request must be for a path, by https")
+        path, query = split_target(target, require_authority(tuple(given)))
+
+        async def read(limit: int) -> bytes:
+            return await self._read(share, limit)
+
+        return Arrival(
+            method=self._pseudo.first(":method") or "",
+            path=path,
+            query=query,
+            headers=self._headers,
+            read=read,
+            gone=lambda: self.lost or self._connection.lost,
+            stalled=lambda: self._stalled,
+        )
+
+    async def _read(self, share: Share, limit: int) -> bytes:
+        too_large = RequestTooLarge(f"the request body is over {limit} bytes")
+        announced = self._headers.only("content-length")
+        if announced is not None and int(announced) > limit:
+            raise too_large
+        if self._headers.first("expect") is not None and not self._ended:
+            self._connection.h2.send_headers(self._id, [(":status", "100")])
+            self._connection.flush()
+        body = bytearray()
+        while True:
+            while self._chunks:
+                data, flow_bytes = self._chunks.popleft()
+                share.take(len(data))
+                body += data
+                if len(body) > limit:
+                    raise too_large
+                self._acknowledge(flow_bytes)
+            if self._ended:
+                return bytes(body)
+            self._came.clear()
+            await self._came.wait()
+
+    async def _send(self, reply: Reply) -> None:
+        """Write a reply as it comes. Raises `TimeoutError` where the client takes nothing of it in time."""
+        connection = self._connection
+        headers = [(":status", str(reply.status)), ("content-type", reply.content_type)]
+        headers.extend((name.lower(), value) for name, value in reply.headers.items())
+        if isinstance(reply.body, bytes):
+            if reply.status != _NO_CONTENT:
+                headers.append(("content-length", str(len(reply.body))))
+            body = _whole(reply.body)
+        else:
+            body = reply.body
+        async with aclosing(body):
+            empty = self._pseudo.first(":method") == "HEAD"
+            connection.h2.send_headers(self._id, headers, end_stream=empty)
+            if empty or not isinstance(reply.body, bytes):
+                connection.flush()
+            if empty:
+                return
+            async for data in body:
+                await self._write(data)
+        connection.h2.end_stream(self._id)
+        connection.flush()
+
+    async def _write(self, data: bytes) -> None:
+        """Return once nearly all is with the operating system. Raises `TimeoutError` where the client takes too little
+        of it in time.
+        """
+        for start in range(0, len(data), _PIECE_BYTES):
+            try:
+                async with asyncio.timeout(self._connection.settings.stall_seconds):
+                    await self._write_piece(memoryview(data)[start : start + _PIECE_BYTES])
+            except TimeoutError:
+                self._stalled = True
+                raise
+
+    async def _write_piece(self, piece: memoryview) -> None:
+        connection = self._connection
+        while count := await connection.sendable(self._id, len(piece)):
+            connection.h2.send_data(self._id, bytes(piece[:count]))
+            connection.flush()
+            connection.allowance.earn()
+            piece = piece[count:]
+
+    def _close(self, code: ErrorCodes) -> None:
+        """Give back what nobody read of the window, and reset the stream unless both sides have closed it."""
+        connection = self._connection
+        if connection.transport.is_closing():
+            return
+        try:
+            for _, flow_bytes in self._chunks:
+                self._acknowledge(flow_bytes)
+            if code is not ErrorCodes.NO_ERROR or not self._ended:
+                connection.h2.reset_stream(self._id, code)
+        except ProtocolError:
+            log.debug("the stream is closed already")
+        connection.flush()
+
+    def _acknowledge(self, flow_bytes: int) -> None:
+        if flow_bytes:
+            self._connection.h2.acknowledge_received_data(flow_bytes, self._id)
+            self._connection.flush()
+
+
+async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body

@@ -1,0 +1,243 @@
+"""Connections of a router's clients: how many, for how long, how much they hold, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from pathlib import Path
+
+import aiohttp
+import pytest
+from structlog.testing import capture_logs
+
+from libs.aci.encoding import digest
+from libs.aci.receipt_events import Aborted
+from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, Site, https_site
+from tests.fakes.raw_http2 import get, post, raw_http2
+from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def connect(site: Site) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+
+
+async def healthy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """Ask once; return the head of the answer."""
+    writer.write(HEALTH)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(await reader.readuntil(b"}")) == {"status": "ok"}
+    return head
+
+
+def upload(length: int) -> bytes:
+    """The head of a prompt whose body is still to come."""
+    return (
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def refused(site: Site, reason: str) -> int:
+    return site.bench.metrics.turned_away.numbers[reason]
+
+
+async def test_a_connection_beyond_the_limit_is_closed_at_once_and_the_others_go_on(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=2, idle_seconds=PATIENCE_SECONDS) as site,
+    ):
+        first, second = await connect(site), await connect(site)
+        await healthy(*first)
+        with pytest.raises(OSError):  # noqa: PT011  # Cut off in the middle of the handshake, one way or another.
+            await connect(site)
+        assert refused(site, "full") == 1
+        await healthy(*second)
+        second[1].close()
+        await second[1].wait_closed()
+        while site.bench.metrics.connections.numbers[""] > 1:
+            await healthy(*first)  # Until the router, too, has seen it end.
+        third = await connect(site)
+        await healthy(*third)
+        for _, writer in (first, third):
+            writer.transport.abort()
+
+
+async def test_who_does_not_even_begin_tls_counts_and_is_closed_in_time(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=1, idle_seconds=0.3) as site,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        with pytest.raises(OSError):  # noqa: PT011
+            await connect(site)
+        assert await reader.read() == b""
+        writer.close()
+        assert (refused(site, "full"), refused(site, "handshake")) == (1, 1)
+        response, _ = await site.ask("GET", "/health")
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2])
+async def test_an_older_tls_is_refused(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), https_site(tmp_path) as site:
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.minimum_version = old.maximum_version = version
+        with pytest.raises(OSError):  # noqa: PT011
+            await asyncio.open_connection("127.0.0.1", site.port, ssl=old)
+        response, _ = await site.ask("GET", "/health")
+        assert response.status == 200
+
+
+async def test_what_is_no_tls_is_closed_without_an_answer(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), https_site(tmp_path) as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(HEALTH)
+        assert b"HTTP" not in await reader.read()
+        writer.close()
+
+
+async def test_an_unknown_name_in_tls_gets_the_certificate_that_there_is(tmp_path: Path) -> None:
+    """The client judges it; what a certificate is for, it says itself."""
+    async with asyncio.timeout(PATIENCE_SECONDS), https_site(tmp_path) as site:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls, server_hostname="elsewhere.example")
+
+
+async def test_a_connection_ends_after_its_requests_and_says_so(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), https_site(tmp_path, max_connection_requests=3) as site:
+        reader, writer = await connect(site)
+        assert b"Connection: close" not in await healthy(reader, writer)
+        assert b"Connection: close" not in await healthy(reader, writer)
+        assert b"Connection: close" in await healthy(reader, writer)
+        assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("second", ["HTTP/1.1", "HTTP/2"])
+async def test_bodies_have_one_room_and_whoever_comes_when_it_is_full_is_told_when_to_come_again(
+    tmp_path: Path, second: str
+) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_bodies_bytes=MAX_BODY_BYTES, body_seconds=PATIENCE_SECONDS) as site,
+        raw_http2(site.port, site.tls_h2) as client,
+    ):
+        filling = upload(MAX_BODY_BYTES) + b" " * (MAX_BODY_BYTES - len(prompt()))
+        reader, writer = await connect(site)
+        writer.write(filling)
+        await writer.drain()
+        body = prompt() + b" "  # One byte too many, with what has come.
+        while site.room.taken < MAX_BODY_BYTES - len(prompt()):
+            await site.ask("GET", "/health")
+        if second == "HTTP/2":
+            client.ask(1, post(CHAT, KEY), body)
+            answered = await client.answer(1)
+            assert answered.refusal == (503, "service_unavailable")
+            assert answered.headers["retry-after"] == "1"
+        else:
+            response, refusal = await site.ask("POST", CHAT, key=KEY, body=body)
+            assert (response.status, json.loads(refusal)["error"]["type"]) == (503, "service_unavailable")
+            assert response.headers["Retry-After"] == "1"
+        writer.write(prompt())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        assert BUFFERED[1] in await reader.readuntil(b"\r\n0\r\n\r\n")
+        response, _ = await site.ask("POST", CHAT, key=KEY, body=body)
+        assert response.status == 200
+        assert site.room.taken == 0
+        writer.transport.abort()
+
+
+async def test_what_is_only_announced_takes_no_room(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_bodies_bytes=MAX_BODY_BYTES, body_seconds=PATIENCE_SECONDS) as site,
+    ):
+        announcing = [await connect(site) for _ in range(5)]
+        for reader, writer in announcing:
+            writer.write(upload(MAX_BODY_BYTES).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+            assert b" 100 " in await reader.readuntil(b"\r\n\r\n")  # Its body is being read.
+        response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+        assert response.status == 200
+        for _, writer in announcing:
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_takes_nothing_for_too_long_is_cut_off_and_said_to_be_slow(
+    tmp_path: Path, stream: bool
+) -> None:
+    event = b'data: {"choices":[{"delta":{"content":"' + b"a" * (1 << 20) + b'"}}]}\n\n'
+    async with https_site(tmp_path, stall_seconds=0.5) as site, asyncio.timeout(PATIENCE_SECONDS):
+        if stream:
+            site.bench.nodes[0].stream(*[event] * 15)  # More than the sockets between them take.
+        else:
+            site.bench.nodes[0].chunks = [b"x" * (1 << 20)] * 15
+        reader, writer = await connect(site)
+        writer.write(upload(len(prompt(stream=stream))) + prompt(stream=stream))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        document = await site.bench.logged()
+        if not stream:
+            document = await site.bench.logged()  # The response was committed before it went out.
+            assert document["effect"] == "release_unknown"
+        writer.transport.abort()
+    if stream:
+        receipt = site.bench.only_receipt()
+        assert [each for each in receipt.events if isinstance(each, Aborted)] == [Aborted("client_too_slow")]
+
+
+async def test_a_router_that_stops_lets_a_stream_end_and_closes_what_is_idle(tmp_path: Path) -> None:
+    async with https_site(tmp_path, drain_seconds=PATIENCE_SECONDS, idle_seconds=PATIENCE_SECONDS) as site:
+        node = site.bench.nodes[0]
+        node.stream()
+        node.waits_at = 1
+        async with asyncio.timeout(PATIENCE_SECONDS), raw_http2(site.port, site.tls_h2) as idle_http2:
+            idle = await connect(site)
+            await healthy(*idle)
+            idle_http2.ask(1, get())
+            await idle_http2.answer(1)
+            response = await site.session.post(
+                site.url(CHAT), data=prompt(stream=True), headers={"Authorization": f"Bearer {KEY}"}
+            )
+            assert await response.content.readuntil(b"\n\n") == STREAMED[0]
+            stopping = asyncio.create_task(site.stop())
+            assert await idle[0].read() == b""
+            assert await idle_http2.ended() == 0
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await site.ask("GET", "/health")
+            node.go_on.set()
+            assert await response.content.read() == b"".join(STREAMED[1:])
+            await stopping
+            idle[1].close()
+    assert site.bench.only_receipt().returned.body_hash == digest(b"".join(STREAMED))
+
+
+async def test_a_request_behind_one_that_runs_is_not_begun_by_a_router_that_stops(tmp_path: Path) -> None:
+    async with https_site(tmp_path, drain_seconds=PATIENCE_SECONDS) as site, asyncio.timeout(PATIENCE_SECONDS):
+        node = site.bench.nodes[0]
+        node.stream()
+        node.waits_at = 1
+        reader, writer = await connect(site)
+        asked = upload(len(prompt(stream=True))) + prompt(stream=True)
+        writer.write(asked + asked)
+        await node.waiting.wait()
+        stopping = asyncio.create_task(site.stop())
+        await site.refusing()
+        node.go_on.set()
+        answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 200 ") == 1
+        assert answer.endswith(b"0\r\n\r\n")
+        await stopping
+        writer.close()
+    assert len(node.requests) == 1
+
+
+async def test_unreadable_requests_leave_no_trace_of_what_they_said(tmp_path: Path) -> None:
+    async with https_site(tmp_path) as site:
+        with capture_logs() as logs:
+            answer = await site.raw(b"GET / HTTP/1.1\r\nHost: a\r\nX-Secret\0: hush\r\n\r\n")
+        assert b"hush" not in answer
+        assert "hush" not in repr(logs)

@@ -41,7 +41,7 @@ def upload(length: int) -> bytes:
 
 
 def refused(site: Site, reason: str) -> int:
-    return site.bench.metrics.turned_away.numbers[reason]
+    return site.bench.metrics.connections.turned_away.numbers[reason]
 
 
 async def test_a_connection_beyond_the_limit_is_closed_at_once_and_the_others_go_on(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ async def test_a_connection_beyond_the_limit_is_closed_at_once_and_the_others_go
         await healthy(*second)
         second[1].close()
         await second[1].wait_closed()
-        while site.bench.metrics.connections.numbers[""] > 1:
+        while site.bench.metrics.connections.open.numbers[""] > 1:
             await healthy(*first)  # Until the router, too, has seen it end.
         third = await connect(site)
         await healthy(*third)

@@ -93,7 +93,7 @@ async def test_requests_run_beside_each_other_on_one_connection(site: Site, clie
     await node.waiting.wait()
     answers = await asyncio.gather(*(client.get("/health") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
-    assert site.bench.metrics.connections.numbers[""] == 1
+    assert site.bench.metrics.connections.open.numbers[""] == 1
     node.go_on.set()
     assert (await waiting).content == b"".join(BUFFERED)
 

@@ -14,6 +14,8 @@ import time
 
 MODEL = "smollm2-135m"
 WORDS = ("The", " sky", " is", " blue", " because", " air", " scatters", " short", " waves", " most", ".")
+_NO_SALT = re.compile(rb'"cache_salt": ?[0-9]')
+"""Salts are texts: a node serves by an engine with a shared cache only where it refuses others."""
 _MOST = re.compile(rb'"max_tokens": ?([0-9]+)')
 _METRICS = b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\nvllm:kv_cache_usage_perc 0.1\n"
 _MOST_HEAD = 64 * 1024
@@ -88,6 +90,9 @@ class _Connection(asyncio.Protocol):
             listed = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode()
             told = {b"/v1/models": (listed, b"application/json"), b"/metrics": (_METRICS, b"text/plain")}
             self._transport.write(_answer(*told.get(path, (b"{}", b"application/json"))))
+            return
+        if _NO_SALT.search(body):
+            self._transport.write(_answer(b"{}", b"application/json", b"400 Bad Request"))
             return
         type(self).answered += 1
         number, most = self.answered, _MOST.search(body)

@@ -20,7 +20,7 @@ from libs.policy.tenant_record import Limits
 from services.router.admission.limits import TenantLimited
 from services.router.admission.quota_file import Counted
 from services.router.admission.tenants import Tenant
-from services.router.errors import RouterError
+from services.router.errors import RouterError, UpstreamFailed
 from services.router.prompt import Prompt
 
 OCTETS_PER_TOKEN = 2
@@ -69,8 +69,8 @@ class Quotas:
     def reserved(self, tenant: Tenant, prompt: Prompt, cost: Callable[[], int | None]) -> Iterator[None]:
         """Reserve what a prompt may cost, and count what it did when the context ends. Raises `TenantQuotaExceeded`.
 
-        `cost` is asked then: what nobody knows is what was reserved, and a refusal is nothing. Of a tenant without a
-        quota nothing is counted.
+        `cost` is asked then: what nobody knows is what was reserved, and a refusal is nothing, unless it is one for
+        want of time: how much there is, clients say. Of a tenant without a quota nothing is counted.
         """
         limits, name, tokens = tenant.limits, tenant.tenant_id, estimate(prompt)
         if limits.tokens_per_day is None and limits.tokens_per_month is None:
@@ -81,8 +81,8 @@ class Quotas:
         refused = False
         try:
             yield
-        except RouterError:
-            refused = True
+        except RouterError as error:
+            refused = not (isinstance(error, UpstreamFailed) and error.late)
             raise
         finally:
             self._release(name, tokens)

@@ -215,6 +215,16 @@ async def test_what_fails_costs_nothing(bench: RouterBench, failure: str) -> Non
     assert used_today(bench) == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_time_that_ran_out_before_anything_came_was_not_free(bench: RouterBench, stream: bool) -> None:
+    """Or nodes would work for whoever gives them a little too little time, as often as they like."""
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    bench.nodes[0].waits_before_head = True
+    answer = await bench.run(prompt(stream=stream, max_tokens=100), seconds=1.0)
+    assert (answer.started.status, len(bench.nodes[0].requests)) == (502, 1)
+    assert used_today(bench) > 100
+
+
 async def test_beyond_the_quota_nothing_is_forwarded(bench: RouterBench) -> None:
     bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=200))
     assert (await bench.run(prompt(max_tokens=100))).started.status == 200

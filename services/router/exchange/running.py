@@ -136,9 +136,9 @@ class Exchanges:
             self._issuance.require_room()
         except RouterError as error:
             # Nothing is judged under a policy that may be outdated, nor done for what could not be logged.
-            self._metrics.refusals.add(error.reason)
             if course.request.unread is not None:
                 self._require_receipt(course, course.request.unread)
+            self._metrics.refusals.add(error.reason)
             async with aclosing(self._release.refuse_unlogged(course, error)) as refusal:
                 async for part in refusal:
                     yield part
@@ -162,8 +162,8 @@ class Exchanges:
                     async for part in answer:
                         yield part
         except RouterError as error:
-            self._metrics.refusals.add(error.reason)
             self._require_receipt(course, error)
+            self._metrics.refusals.add(error.reason)
             async with aclosing(self._release.refuse(course, error)) as refusal:
                 async for part in refusal:
                     yield part
@@ -171,6 +171,7 @@ class Exchanges:
     def _require_receipt(self, course: Course, error: RouterError) -> None:
         """Raise the error itself where it is a tenant's limits and has been too often: it is counted, and no more."""
         if isinstance(error, TenantLimited) and not self._gates.spares_receipt(course.request.tenant.tenant_id):
+            self._metrics.refusals.add(error.reason)
             course.recorded, course.without_receipt = True, error.reason
             raise error
 

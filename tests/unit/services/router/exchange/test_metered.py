@@ -117,7 +117,7 @@ async def test_a_tenant_over_its_rate_does_not_fill_what_waits_for_the_ledger(be
         except TenantRateExceeded:
             told["TENANT_RATE_EXCEEDED"] += 1
     waiting, without = len(await bench.store.pending(99)), told["TENANT_RATE_EXCEEDED"]
-    assert told == Counter(LEDGER_UNAVAILABLE=waiting, TENANT_RATE_EXCEEDED=without)
+    assert told == Counter(LEDGER_UNAVAILABLE=waiting, TENANT_RATE_EXCEEDED=without) == bench.metrics.refusals.numbers
     assert without > 0
     bench.ledger.full = False
     assert await used(bench) == Counter(requests=waiting, refused=waiting, TENANT_RATE_EXCEEDED=without)

@@ -200,6 +200,7 @@ async def serve(config: Config) -> None:
                     outward.credentials(),
                     clients,
                     public_middleware(merge_methods(clients)),
+                    drain_seconds=settings.drain_seconds,
                 ) as outer,
                 member.serve([]) as inner,
                 AsyncExitStack() as watched,

@@ -163,6 +163,13 @@ async def test_without_a_tenants_key_nothing_is_done(line: Line, metadata: Any) 
     assert reason_of(error.value) == "API_KEY_INVALID"
 
 
+async def test_a_key_may_come_as_anthropics_clients_send_it(line: Line) -> None:
+    parts = await line.parts(metadata=(("x-api-key", KEY),))
+    assert parts[0].head.status == 200
+    refused = await line.refused(metadata=(*AUTHORIZED, ("x-api-key", "sk-wrong")))
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+
+
 async def test_two_keys_are_refused_whosever_they_are(line: Line) -> None:
     refused = await line.refused(metadata=(*AUTHORIZED, ("authorization", "Bearer sk-wrong")))
     assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")

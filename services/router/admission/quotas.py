@@ -8,8 +8,9 @@ later: a router that is killed forgets no more than that.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn, Protocol
@@ -20,7 +21,7 @@ from libs.policy.tenant_record import Limits
 from services.router.admission.limits import TenantLimited
 from services.router.admission.quota_file import Counted
 from services.router.admission.tenants import Tenant
-from services.router.errors import RouterError
+from services.router.errors import RouterError, UpstreamFailed
 from services.router.prompt import Prompt
 
 OCTETS_PER_TOKEN = 2
@@ -57,20 +58,23 @@ class Quotas:
         kept: Kept,
         counted: dict[str, Counted],
         clock: Callable[[], float] = time.time,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._kept = kept
+        self._pause = pause
         self._counted = counted
         self._reserved: dict[str, int] = {}
         self._clock = clock
         self._now = clock()
         self._changed = False
+        self._writing = threading.Lock()
 
     @contextmanager
     def reserved(self, tenant: Tenant, prompt: Prompt, cost: Callable[[], int | None]) -> Iterator[None]:
         """Reserve what a prompt may cost, and count what it did when the context ends. Raises `TenantQuotaExceeded`.
 
-        `cost` is asked then: what nobody knows is what was reserved, and a refusal is nothing. Of a tenant without a
-        quota nothing is counted.
+        `cost` is asked then: what nobody knows is what was reserved, and a refusal is nothing, unless it is one for
+        want of time: how much there is, clients say. Of a tenant without a quota nothing is counted.
         """
         limits, name, tokens = tenant.limits, tenant.tenant_id, estimate(prompt)
         if limits.tokens_per_day is None and limits.tokens_per_month is None:
@@ -81,8 +85,8 @@ class Quotas:
         refused = False
         try:
             yield
-        except RouterError:
-            refused = True
+        except RouterError as error:
+            refused = not (isinstance(error, UpstreamFailed) and error.late)
             raise
         finally:
             self._release(name, tokens)
@@ -147,7 +151,7 @@ class Quotas:
 
     async def _keep(self) -> NoReturn:
         while True:
-            await asyncio.sleep(WRITE_SECONDS)
+            await self._pause(WRITE_SECONDS)
             await self._write()
 
     async def _write(self) -> None:
@@ -158,10 +162,15 @@ class Quotas:
         # Whoever used nothing this month has nothing to be kept.
         self._counted = {name: counted for name, counted in self._counted.items() if counted.month == month}
         try:
-            await asyncio.to_thread(self._kept.write, dict(self._counted))
+            await asyncio.to_thread(self._write_whole)
         except OSError as error:
             self._changed = True
             log.error("tokens that were used are not written down", problem=error.strerror)
+
+    def _write_whole(self) -> None:
+        # A write whose caller was cancelled goes on in its thread. What comes after it MUST hold no less.
+        with self._writing:
+            self._kept.write(dict(self._counted))
 
 
 def estimate(prompt: Prompt) -> int:

@@ -79,6 +79,7 @@ class Release:
             await self._issuance.put_off(course.draft(digest(body)))
         except MeshError as full:
             log.error("a refusal has no receipt", receipt=course.receipt_id, reason=full.reason)
+            course.without_receipt = error.reason
             raise error from full
         yield course.head(status, JSON, headers=error.headers)
         yield body

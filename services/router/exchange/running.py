@@ -25,7 +25,14 @@ from services.router.admission.tenants import Tenant
 from services.router.admission.usage import Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
-from services.router.errors import ModelNotFound, RouterError, ServiceUnavailable, TenantRevoked, UpstreamFailed
+from services.router.errors import (
+    KeysetEnded,
+    ModelNotFound,
+    RouterError,
+    ServiceUnavailable,
+    TenantRevoked,
+    UpstreamFailed,
+)
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
@@ -85,7 +92,7 @@ class Exchanges:
         too often for a receipt each, before anything was done with the request; everything else is a response with a
         receipt.
         """
-        course = Course.begin(request, self._policy.current, self._lasting(request, request.keyset_digest))
+        course = self._begun(request)
         ended = End.INTERNAL_ERROR
         try:
             with self._metrics.exchange(request.endpoint.path) as head:
@@ -104,6 +111,16 @@ class Exchanges:
                 self._metrics.ends.add(end.value)
             self._count(course)
 
+    def _begun(self, request: Request) -> Course:
+        """Raises `KeysetEnded`: there is nothing to sign a receipt with, so it is counted."""
+        try:
+            generation = self._lasting(request, request.keyset_digest)
+        except KeysetEnded as error:
+            self._metrics.refusals.add(error.reason)
+            self._usage.refused_without_receipt(request.tenant, error.reason)
+            raise
+        return Course.begin(request, self._policy.current, generation)
+
     def _count(self, course: Course) -> None:
         tenant = course.request.tenant
         if course.without_receipt is not None:
@@ -119,6 +136,9 @@ class Exchanges:
             self._issuance.require_room()
         except RouterError as error:
             # Nothing is judged under a policy that may be outdated, nor done for what could not be logged.
+            if course.request.unread is not None:
+                self._require_receipt(course, course.request.unread)
+            self._metrics.refusals.add(error.reason)
             async with aclosing(self._release.refuse_unlogged(course, error)) as refusal:
                 async for part in refusal:
                     yield part
@@ -142,13 +162,18 @@ class Exchanges:
                     async for part in answer:
                         yield part
         except RouterError as error:
+            self._require_receipt(course, error)
             self._metrics.refusals.add(error.reason)
-            if isinstance(error, TenantLimited) and not self._gates.spares_receipt(course.request.tenant.tenant_id):
-                course.recorded, course.without_receipt = True, error.reason
-                raise
             async with aclosing(self._release.refuse(course, error)) as refusal:
                 async for part in refusal:
                     yield part
+
+    def _require_receipt(self, course: Course, error: RouterError) -> None:
+        """Raise the error itself where it is a tenant's limits and has been too often: it is counted, and no more."""
+        if isinstance(error, TenantLimited) and not self._gates.spares_receipt(course.request.tenant.tenant_id):
+            self._metrics.refusals.add(error.reason)
+            course.recorded, course.without_receipt = True, error.reason
+            raise error
 
     async def _answer(self, course: Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
         """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out."""

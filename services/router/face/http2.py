@@ -183,7 +183,9 @@ class Http2Connection(asyncio.Protocol):
         task.add_done_callback(lambda done: self._forget(event.stream_id))
 
     def _forget(self, stream_id: int) -> None:
-        del self._streams[stream_id]
+        stream, _ = self._streams.pop(stream_id)
+        if not self.transport.is_closing():
+            stream.give_back()
         if not self._streams and not self.transport.is_closing():
             self._await_request()
         self._end_if_drained()

@@ -31,6 +31,8 @@ from services.router.errors import (
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
+from services.router.face.arrivals import Fields
+from services.router.face.credentials import authorization
 from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
 from services.router.routing.upstreams import Upstreams
@@ -179,11 +181,11 @@ def _delay(started: Started) -> duration_pb2.Duration | None:
 
 
 def _authorization(context: Context) -> str | None:
-    """Raises `InvalidRequest`: of two values somebody on the way may have read the other one."""
-    given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
-    if len(given) > 1:
-        raise InvalidRequest("authorization is given more than once")
-    return given[0] if given and isinstance(given[0], str) else None
+    """Return what the call shows, as over HTTPS. Raises `InvalidRequest`: of two values somebody on the way may have
+    read the other one.
+    """
+    given = context.invocation_metadata() or ()
+    return authorization(Fields((name, value) for name, value in given if isinstance(value, str)))
 
 
 def _named_keyset(context: Context) -> str | None:

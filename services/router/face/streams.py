@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -60,6 +60,12 @@ class Stream:
     def feed_end(self) -> None:
         self._ended = True
         self._came.set()
+
+    def give_back(self) -> None:
+        """Give back what nobody has read of the connection's window, nor will."""
+        with suppress(ProtocolError):  # The client has ended the connection.
+            while self._chunks:
+                self._acknowledge(self._chunks.popleft()[1])
 
     async def run(self) -> None:
         """Answer. Whatever happens, the stream is closed or reset."""
@@ -182,13 +188,11 @@ class Stream:
             piece = piece[count:]
 
     def _close(self, code: ErrorCodes) -> None:
-        """Give back what nobody read of the window, and reset the stream unless both sides have closed it."""
+        """Reset the stream unless both sides have closed it."""
         connection = self._connection
         if connection.transport.is_closing():
             return
         try:
-            for _, flow_bytes in self._chunks:
-                self._acknowledge(flow_bytes)
             if code is not ErrorCodes.NO_ERROR or not self._ended:
                 connection.h2.reset_stream(self._id, code)
         except ProtocolError:

@@ -12,6 +12,11 @@ from collections.abc import Mapping
 AT_LEAST_SECONDS = 24 * 3600
 """What was kept so lately stays: a receipt that is on its way may cite it, and a client be about to ask for it."""
 
+_TOLD_AGAIN_SECONDS = 3600
+"""Whoever asks for a proof has its documents kept: so often at most it is written down again, or a loop of one client
+would have all receipts wait for the disk.
+"""
+
 _NEXT = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'receipts'), 0) + 1"
 
 
@@ -20,8 +25,9 @@ def keep(transaction: sqlite3.Connection, digest: bytes, document: bytes, now: i
     transaction.execute("INSERT OR IGNORE INTO evidence (digest, document) VALUES (?, ?)", (digest, document))
     transaction.execute(
         f"INSERT INTO cited (digest, position, kept_at) VALUES (?, {_NEXT}, ?) "  # noqa: S608 - constant text
-        "ON CONFLICT (digest) DO UPDATE SET position = excluded.position, kept_at = excluded.kept_at",
-        (digest, now),
+        "ON CONFLICT (digest) DO UPDATE SET position = excluded.position, kept_at = excluded.kept_at "
+        "WHERE cited.kept_at + ? < excluded.kept_at",
+        (digest, now, _TOLD_AGAIN_SECONDS),
     )
 
 
@@ -44,8 +50,9 @@ def let_go(transaction: sqlite3.Connection, now: int, limit: int) -> int:
     (oldest,) = transaction.execute(
         f"SELECT COALESCE((SELECT min(position) FROM receipts), {_NEXT})"  # noqa: S608 - constant text
     ).fetchone()
+    before = now - AT_LEAST_SECONDS - _TOLD_AGAIN_SECONDS
     gone = transaction.execute(
-        "SELECT digest FROM cited WHERE position < ? AND kept_at < ? LIMIT ?", (oldest, now - AT_LEAST_SECONDS, limit)
+        "SELECT digest FROM cited WHERE position < ? AND kept_at < ? LIMIT ?", (oldest, before, limit)
     ).fetchall()
     transaction.executemany("DELETE FROM evidence WHERE digest = ?", gone)
     transaction.executemany("DELETE FROM cited WHERE digest = ?", gone)

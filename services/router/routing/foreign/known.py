@@ -17,6 +17,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from libs.policy.hardware import TDX
+from services.router.proof.kept_documents import AT_LEAST_SECONDS
 from services.router.routing.foreign.adapter import Adapter, ForeignNotVerified, Standing
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.foreign.selection import ForeignCandidate, Wanted
@@ -203,7 +204,7 @@ class Known:
         if not self.withdrawn.is_set():
             self._judged = verified
         self._failures = 0
-        self._due = loop.time() + max((verified.until - time.time()) / 2, _FIRST_RETRY_SECONDS)
+        self._due = loop.time() + rest_seconds(verified.until - time.time())
         declared = self.adapter.declaration
         log.info(
             "foreign provider taken up",
@@ -224,3 +225,10 @@ class Known:
             # It must hold under the policy that is in force when it is taken up.
             verified = await verified.under(self._policy.require_fresh())
         return verified
+
+
+def rest_seconds(left: float) -> float:
+    """Return when the next verification is due, of one that holds for so long: in half of it, and before what this one
+    kept may be let go, as nobody may have cited it.
+    """
+    return max(min(left, AT_LEAST_SECONDS) / 2, _FIRST_RETRY_SECONDS)

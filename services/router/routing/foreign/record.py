@@ -27,7 +27,7 @@ class Log(Protocol):
 
 
 class SessionRecord:
-    """Keeps each session document once."""
+    """Keeps session documents, and logs each once."""
 
     def __init__(self, log: Log, store: ReceiptStore) -> None:
         self._log = log
@@ -41,9 +41,10 @@ class SessionRecord:
         """
         for document in (*standing.supporting, *([] if standing.session is None else [standing.session])):
             identifier = session_id(document)
+            # Those too that were kept before: what no receipt has cited for a day is let go.
+            await self._store.keep_evidence(bytes.fromhex(identifier), document)
             if identifier in self._kept:
                 continue
-            await self._store.keep_evidence(bytes.fromhex(identifier), document)
             await self._log.enqueue(Kind.SESSION, jcs.loads_object(document), vault=None)
             if len(self._kept) >= _MAX_REMEMBERED:
                 self._kept.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -218,3 +219,41 @@ def test_a_file_that_is_not_as_it_was_written_is_refused(tmp_path: Path, harm: C
     harm(path)
     with pytest.raises(QuotasUnreadable):
         QuotaFile(path).read()
+
+
+async def test_a_write_that_is_overtaken_does_not_take_back_what_came_since() -> None:
+    """One that runs as the router stops goes on in its thread, beside the last."""
+    going_on, begun = threading.Event(), threading.Event()
+    written: list[int] = []
+
+    class Slow(Memory):
+        def write(self, counted: dict[str, Counted]) -> None:
+            if not begun.is_set():
+                begun.set()
+                assert going_on.wait(20)
+            written.append(counted[TENANT.tenant_id].day_tokens)
+
+    async def pause(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    quotas = Quotas(Slow(), {}, lambda: NOON, pause)
+    limited, leaving = replace(TENANT, limits=Limits(tokens_per_day=1000)), asyncio.Event()
+
+    async def keep() -> None:
+        async with quotas.keeping():
+            await leaving.wait()
+
+    def use(tokens: int) -> None:
+        with quotas.reserved(limited, prompt(100), lambda: tokens):
+            pass
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(keep())
+        use(5)
+        await asyncio.to_thread(begun.wait)
+        use(7)
+        leaving.set()
+        # Without an order the last write would be done by then.
+        await asyncio.wait({keeping}, timeout=0.2)
+        going_on.set()
+    assert written == [5, 12]

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,12 @@ from libs.policy.tenant_record import Limits
 from libs.transparency.leaf import Kind
 from services.router.admission.limits import TenantRateExceeded
 from services.router.admission.quotas import OCTETS_PER_TOKEN
+from services.router.errors import KeysetEnded, LedgerUnavailable
 from services.router.exchange.course import Started
+from services.router.workload.settings import DAY_SECONDS
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, prompt
+from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, prompt, router_bench
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 11, "total_tokens": 18}
 IN_STREAM = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
@@ -99,6 +102,48 @@ async def test_every_refusal_has_a_receipt_or_is_in_the_number(bench: RouterBenc
     assert without > 0
 
 
+async def test_a_tenant_over_its_rate_does_not_fill_what_waits_for_the_ledger(bench: RouterBench) -> None:
+    """Or it would keep the receipts of everybody else's refusals out."""
+    bench.tenant = replace(TENANT, limits=Limits(requests_per_minute=1))
+    bench.ledger.full = True
+    told: Counter[str] = Counter()
+    for _ in range(14):
+        asked = replace(bench.request(prompt()), unread=TenantRateExceeded("too many", 60.0))
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS), aclosing(bench.exchanges.run(asked)) as exchange:
+                async for _part in exchange:
+                    pass
+            told["LEDGER_UNAVAILABLE"] += 1
+        except TenantRateExceeded:
+            told["TENANT_RATE_EXCEEDED"] += 1
+    waiting, without = len(await bench.store.pending(99)), told["TENANT_RATE_EXCEEDED"]
+    assert told == Counter(LEDGER_UNAVAILABLE=waiting, TENANT_RATE_EXCEEDED=without) == bench.metrics.refusals.numbers
+    assert without > 0
+    bench.ledger.full = False
+    assert await used(bench) == Counter(requests=waiting, refused=waiting, TENANT_RATE_EXCEEDED=without)
+
+
+async def test_a_refusal_for_which_no_receipt_can_wait_is_in_the_number(tmp_path: Path) -> None:
+    async with router_bench(tmp_path, most_pending=1) as bench:
+        bench.ledger.full = True
+        await bench.run(prompt())
+        with pytest.raises(LedgerUnavailable):
+            await bench.run(prompt())
+        bench.ledger.full = False
+        assert await used(bench) == Counter(requests=1, refused=1, LEDGER_UNAVAILABLE=1)
+        assert bench.metrics.refusals.numbers["LEDGER_UNAVAILABLE"] == 2
+
+
+async def test_a_refusal_by_a_router_whose_keyset_ends_is_in_the_number(tmp_path: Path) -> None:
+    now = 1_000_000.0
+    async with router_bench(tmp_path, keyset_days=1, keyset_clock=lambda: now) as bench:
+        now += DAY_SECONDS
+        with pytest.raises(KeysetEnded):
+            await bench.run(prompt())
+        assert await used(bench) == Counter(KEYSET_ENDED=1)
+        assert bench.metrics.refusals.numbers["KEYSET_ENDED"] == 1
+
+
 @pytest.mark.parametrize("tokens", [Tokens(), Tokens(1), Tokens(None, 1)])
 def test_half_a_statement_is_none(tokens: Tokens) -> None:
     assert not tokens.stated
@@ -168,6 +213,16 @@ async def test_what_fails_costs_nothing(bench: RouterBench, failure: str) -> Non
         node.breaks_at = 1
     await bench.run(prompt(model="another" if failure == "model" else MODEL))
     assert used_today(bench) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_time_that_ran_out_before_anything_came_was_not_free(bench: RouterBench, stream: bool) -> None:
+    """Or nodes would work for whoever gives them a little too little time, as often as they like."""
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    bench.nodes[0].waits_before_head = True
+    answer = await bench.run(prompt(stream=stream, max_tokens=100), seconds=1.0)
+    assert (answer.started.status, len(bench.nodes[0].requests)) == (502, 1)
+    assert used_today(bench) > 100
 
 
 async def test_beyond_the_quota_nothing_is_forwarded(bench: RouterBench) -> None:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from h2.errors import ErrorCodes
 from hpack import Encoder
-from hyperframe.frame import PingFrame, SettingsFrame
+from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,23 @@ async def test_a_client_that_does_not_read_is_not_read_from() -> None:
         assert transport.written.endswith(PingFrame(0, b"12345678", flags=["ACK"]).serialize())
         connection.connection_lost(None)
     assert connection.over.is_set()
+
+
+async def test_what_was_sent_of_a_request_that_was_given_up_at_once_is_given_back() -> None:
+    """All in one piece, so that nothing of the request was ever begun: other streams need the connection's window."""
+    transport = TransportTwin()
+    async with asyncio.TaskGroup() as tasks:
+        connection = Http2Connection(silent, dict, HttpSettings("", ""), BodyRoom(1), tasks)
+        connection.connection_made(transport)
+        connection.data_received(PREFACE)
+        for stream_id in range(1, 21, 2):
+            head = HeadersFrame(stream_id, HEAD, flags=["END_HEADERS"]).serialize()
+            sent = DataFrame(stream_id, bytes(10_000)).serialize()
+            connection.data_received(head + sent + RstStreamFrame(stream_id, ErrorCodes.CANCEL).serialize())
+            for _ in range(2):
+                await asyncio.sleep(0)
+        assert not transport.closing, "the client kept to its window"
+        connection.connection_lost(None)
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from tests.fakes.routers import RouterBench, prompt
 
 from .test_store import VAULT, content_of, sealed, stored
 
+HOUR = 3600
 DAY = 24 * 3600
 BEGAN = 1_750_000_000.0
 KIB = 1 << 10
@@ -116,9 +117,27 @@ async def test_a_document_that_nobody_cited_yet_stays_for_a_day_at_least(desk: D
     desk.now += DAY - 1
     await desk.store.let_go(int(desk.now), 0)
     assert await desk.has(digest)
-    desk.now += 2
+    desk.now += HOUR + 2
     await desk.store.let_go(int(desk.now), 0)
     assert not await desk.has(digest)
+
+
+async def test_a_document_that_is_kept_again_and_again_is_not_written_each_time(tmp_path: Path) -> None:
+    """Each commit to disk holds up the receipts of answers, and anybody with one receipt may ask for its proof."""
+    digest, log_of_writes = b"\x07" * 32, tmp_path / "r.db-wal"
+    async with desk_in(tmp_path) as desk:
+        await desk.store.keep_evidence(digest, b"document")
+        written = log_of_writes.stat().st_size
+        for _ in range(3):
+            desk.now += HOUR / 4
+            await desk.store.keep_evidence(digest, b"document")
+        assert log_of_writes.stat().st_size == written
+        desk.now += HOUR
+        await desk.store.keep_evidence(digest, b"document")
+        assert log_of_writes.stat().st_size > written
+        desk.now += DAY - 1
+        await desk.store.let_go(int(desk.now), 0)
+        assert await desk.has(digest)
 
 
 async def test_without_room_the_oldest_go_before_their_time_and_the_file_does_not_grow(tmp_path: Path) -> None:

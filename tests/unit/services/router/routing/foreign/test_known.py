@@ -17,7 +17,7 @@ from libs.aci.session import TlsBinding, session_document
 from libs.errors import MeshError
 from libs.policy.foreign import ForeignKind, ForeignProvider
 from services.router.routing.foreign.adapter import Declaration, ForeignNotVerified, Standing
-from services.router.routing.foreign.known import Known
+from services.router.routing.foreign.known import Known, rest_seconds
 from services.router.routing.hop import Errand, Step
 from tests.fakes.routers import PATIENCE_SECONDS, PolicyTwin
 
@@ -90,6 +90,11 @@ async def verified(adapter: AdapterTwin) -> tuple[Known, Standing]:
 async def until_set(event: asyncio.Event) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         await event.wait()
+
+
+@pytest.mark.parametrize(("left", "rest"), [(3600, 1800), (7 * 86400, 43200), (-5, 1)])
+def test_a_verification_is_due_before_it_ends_and_before_what_it_kept_is_let_go(left: float, rest: float) -> None:
+    assert rest_seconds(left) == rest
 
 
 async def test_many_who_find_it_outdated_share_one_verification() -> None:

@@ -233,8 +233,9 @@ class Committing:
         waiting = asyncio.get_running_loop().run_in_executor(self._thread, work)
         try:
             return await asyncio.shield(waiting)
-        finally:
+        except asyncio.CancelledError:
             await asyncio.wait((waiting,))
+            raise
 
 
 def _conflicting(verdict: Verdict, stream_seq: int) -> Refusal:

@@ -86,7 +86,7 @@ def _require_keyring(keyring: KeyringFile, directory: Path, found: Examined) -> 
     if keyring.key_epoch() is not None or (directory / REPLICATION).exists():
         return  # A member of a group is given the keyring by whoever writes.
     index = found.scanned.index
-    require_shares(index, logged_erasures(index, found.reader), lambda vault_id, epoch: False)
+    require_shares(index, logged_erasures(index, found.reader, index.size), lambda vault_id, epoch: False)
 
 
 def remove_derived(directory: Path) -> int:

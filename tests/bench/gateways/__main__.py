@@ -166,7 +166,7 @@ def _added_first(row: Row) -> float:
 
 def _rss(mesh: RunningMesh) -> int:
     """Return the router's resident memory, MB."""
-    status = Path(f"/proc/{mesh.mesh['services']['router']}/status").read_text()
+    status = Path(f"/proc/{mesh.mesh['services']['router']['pid']}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) // 1000
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from libs.files import fsync_dir
+from services.ledger.intake.owed import NAME as OWED_LOG
+from services.ledger.intake.rejections import NAME as QUARANTINE_LOG
 from services.ledger.replication.promise import FOLDER as REPLICATION
-from services.ledger.storage import derived, description, segments
+from services.ledger.storage import derived, description, records_log, segments
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogRolledBack, StoredLogError
 from services.ledger.storage.index import Index
 from services.ledger.storage.keyring import KeyringFile
@@ -68,6 +70,7 @@ def check(directory: Path, geometry: segments.Geometry = _DEFAULT) -> Verdict:
             # Nothing is derived there yet, so every byte is read.
             found = examine(directory, described.origin, geometry, Index(Path(elsewhere), os.urandom(32)))
             _require_keyring(KeyringFile(directory, described.log_id), directory, found)
+            _require_records(directory)
         except (LogDamaged, LogRolledBack) as error:
             word = error.reason.removeprefix("LOG_").lower()
             return Verdict(error.exit_status, word, str(error), None, error.file, error.offset)
@@ -86,7 +89,13 @@ def _require_keyring(keyring: KeyringFile, directory: Path, found: Examined) -> 
     if keyring.key_epoch() is not None or (directory / REPLICATION).exists():
         return  # A member of a group is given the keyring by whoever writes.
     index = found.scanned.index
-    require_shares(index, logged_erasures(index, found.reader), lambda vault_id, epoch: False)
+    require_shares(index, logged_erasures(index, found.reader, index.size), lambda vault_id, epoch: False)
+
+
+def _require_records(directory: Path) -> None:
+    """Raise `LogDamaged` where what was refused, or what is owed, has changed: a start reads that, too."""
+    for name, magic in ((QUARANTINE_LOG, records_log.QUARANTINE), (OWED_LOG, records_log.OWED)):
+        records_log.read_each(directory / name, magic, lambda record: None)
 
 
 def remove_derived(directory: Path) -> int:

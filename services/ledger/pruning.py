@@ -79,12 +79,15 @@ def prune(directory: Path, archives: Sequence[Archive], geometry: segments.Geome
     with _locked(directory), tempfile.TemporaryDirectory() as elsewhere:
         index = Index(Path(elsewhere), os.urandom(32))
         examined = examine(directory, description.read(directory).origin, geometry, index=index)
-        limit, erasures = _limit(directory, examined), logged_erasures(index, examined.reader)
+        signed = _signed_size(directory)
+        limit = _limit(examined, signed)
+        # What no signed tree holds may be lost again: it keeps bodies, and takes none.
+        written, erasures = (logged_erasures(index, examined.reader, size) for size in (index.size, signed))
         chosen = [each for each in index.files if each.end <= limit and each.first not in examined.scanned.bare]
         going, held = [], []
         for each in chosen:
             parts = [part for part in each.sealed_under() if part.vault_id != PUBLIC_VAULT_ID]
-            if any(erasures.is_held(part.vault_id) for part in parts):
+            if any(said.is_held(part.vault_id) for part in parts for said in (written, erasures)):
                 held.append(segments.file_name(each.first))
             elif parts:
                 _require_spared(directory, each.first, parts, erasures, archives)
@@ -102,10 +105,13 @@ def put_back(directory: Path, first: int) -> None:
         make_whole(directory, first, sys.stdin.buffer)
 
 
-def _limit(directory: Path, examined: Examined) -> int:
-    """Return before which entry bodies may go, by what a signed tree holds."""
+def _signed_size(directory: Path) -> int:
     newest = read_signed(directory).newest
-    signed = 0 if newest is None else newest.size
+    return 0 if newest is None else newest.size
+
+
+def _limit(examined: Examined, signed: int) -> int:
+    """Return before which entry bodies may go, by what a signed tree holds."""
     prunings = examined.prunings
     limits = [limit for limit, entry in zip(prunings.limits, prunings.entries, strict=True) if entry < signed]
     if not limits:

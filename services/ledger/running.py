@@ -226,7 +226,7 @@ async def running(
                 tasks.create_task(retention.keep()),
             ]
             prune_orders = PruneOrders(in_force, store, growth, own)
-            yield Ledger(vaults, acknowledgements, erasures, vault_orders, prune_orders, reading)
+            yield Ledger(vaults, acknowledgements, vault_orders, prune_orders, reading)
             for task in background:
                 task.cancel()
 

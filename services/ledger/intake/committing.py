@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -229,8 +229,13 @@ class Committing:
         return _Written(commits, acknowledgements + again)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        waiting: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        return await waiting
+        """Have it done to its end, also where whoever waits is cancelled: the files that it writes are closed then."""
+        waiting = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            await asyncio.wait((waiting,))
+            raise
 
 
 def _conflicting(verdict: Verdict, stream_seq: int) -> Refusal:

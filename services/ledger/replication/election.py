@@ -62,10 +62,10 @@ class Elections:
     async def until_informed(self) -> None:
         """Learn what the others have promised and hold: the disk here may be emptied, or put back to what it was.
 
-        What ever counted by this member's word, a vote, a frame or a keyring, did so with a majority. So many of the
-        others are asked that one of those is among them; of three members, both. A member that knows of no reason to
-        doubt its disk goes on without them after a while, with as many as elect a writer: or nobody could be restarted
-        while another is away.
+        What ever counted by this member's word, a vote, a frame or a keyring, somebody else had before it was given:
+        who asked for it. So all the others are asked, and who does not answer is waited for longer than a vote is. Then
+        so many suffice that each majority has one of them; of three members, both. A member that knows of no reason to
+        doubt its disk goes on with as many as elect a writer: or nobody could be restarted while another is away.
         """
         allegiance, settings = self._follower.allegiance, self._settings
         async with self._asking:
@@ -74,13 +74,14 @@ class Elections:
             while not allegiance.is_informed:
                 asked = await asyncio.gather(*(self._learn_from(other) for other in self.others))
                 heard |= {other.instance for other, told in zip(self.others, asked, strict=True) if told}
-                is_late = allegiance.settled and self._clock() >= until
-                if len(heard) >= settings.majority:
+                least = settings.majority - 1 if allegiance.settled else settings.majority
+                if len(heard) == len(self.others):
                     allegiance.inform()
-                elif is_late and len(heard) >= settings.majority - 1:
-                    log.warning(
-                        "too few answer: what this member told the others is taken from its disk", heard=[*heard]
-                    )
+                elif self._clock() >= until and len(heard) >= least:
+                    if len(heard) < settings.majority:
+                        log.warning(
+                            "too few answer: what this member told the others is taken from its disk", heard=[*heard]
+                        )
                     allegiance.inform()
                 else:
                     await self._pause(settings.heartbeat_seconds)

@@ -28,7 +28,6 @@ from services.ledger.storage.prunings import Prunings
 from services.ledger.storage.reading import LogReader
 from services.ledger.storage.selection import Selection
 from services.ledger.vaults.closed import ClosedVaults
-from services.ledger.vaults.erasures import Erasures
 from services.ledger.vaults.orders import VaultOrders
 from services.ledger.vaults.prune_orders import PruneOrders
 from services.ledger.vaults.vaults import Vaults, VaultUnknown, require_tenant_id, seal_for
@@ -109,7 +108,6 @@ class Ledger:
 
     vaults: Vaults
     acknowledgements: Acknowledgements
-    erasures: Erasures
     vault_orders: VaultOrders
     prune_orders: PruneOrders
     reading: Reading
@@ -231,20 +229,26 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         self, request: pb.GetVaultRequest, context: Context
     ) -> pb.GetVaultResponse:
         ledger = self._served
+        # By what counts, as orders are answered: what is only written here may be lost again.
+        said = await ledger.reading.closed.said()
+        ledger.reading.growth.require_all()
         vault = ledger.vaults.of_tenant(require_tenant_id(request.tenant_id))
         if vault is None:
             raise VaultUnknown("the tenant has no vault in this log")
         return pb.GetVaultResponse(
             vault_id=vault.vault_id,
             epochs=sorted(vault.epochs),
-            held=ledger.erasures.is_held(vault.vault_id),
-            closed=ledger.erasures.of(VaultPart(vault.vault_id, None)) is not None,
+            held=said.is_held(vault.vault_id),
+            closed=said.of(VaultPart(vault.vault_id, None)) is not None,
         )
 
     async def EraseVault(  # noqa: N802
         self, request: pb.EraseVaultRequest, context: Context
     ) -> pb.EraseVaultResponse:
-        erased = await self._served.vault_orders.erase(request.signed_order)
+        ledger = self._served
+        # A writer that was stopped for a while may have another, who knows of vaults and holds that it does not.
+        ledger.reading.growth.require_all()
+        erased = await ledger.vault_orders.erase(request.signed_order)
         return pb.EraseVaultResponse(
             vault_id=erased.part.vault_id,
             epoch=erased.part.epoch or 0,
@@ -257,7 +261,9 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
     async def SetHold(  # noqa: N802
         self, request: pb.SetHoldRequest, context: Context
     ) -> pb.SetHoldResponse:
-        hold = await self._served.vault_orders.set_hold(request.signed_order)
+        ledger = self._served
+        ledger.reading.growth.require_all()
+        hold = await ledger.vault_orders.set_hold(request.signed_order)
         return pb.SetHoldResponse(vault_id=hold.vault_id, held=hold.held, index=hold.index)
 
     async def GetTagKey(  # noqa: N802

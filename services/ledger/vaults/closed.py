@@ -1,4 +1,4 @@
-"""It is responsible for what readers are given of closed vaults: by the log alone, so by every member alike."""
+"""It is responsible for what is said of vaults by what counts of the log alone, so by every member alike."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ class ClosedVaults:
         """Return, for the months of each frame, epochs and vaults, whether the log has no order that closed any."""
         await self._follow()
         return [not self._erasures.closes_any(months) for months in frames]
+
+    async def said(self) -> Erasures:
+        """Return what the log says of vaults."""
+        await self._follow()
+        return self._erasures
 
     def _order_of(self, stored: StoredEntry) -> int | None:
         if stored.row.vault_id == PUBLIC_VAULT_ID:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import structlog
 
@@ -127,9 +128,9 @@ class Erasures:
         self._holds[said.vault_id] = Hold(said.held, name)
 
 
-def logged_erasures(index: Index, reader: LogReader) -> Erasures:
-    """Return what a log that nobody writes says. Raises `LogDamaged`."""
+def logged_erasures(index: Index, reader: LogReader, size: int) -> Erasures:
+    """Return what the first `size` entries of a log that nobody writes say. Raises `LogDamaged`."""
     erasures = Erasures()
-    for at in index.of_kinds((Kind.ERASURE,)):
+    for at in takewhile(lambda each: each < size, index.of_kinds((Kind.ERASURE,))):
         erasures.take(parse_entry(reader.entry(at).row.body[SALT_SIZE:]))
     return erasures

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -101,11 +102,14 @@ class Ledger:
             growth=self.growth,
             holding=self.holding,
             thread=thread,
-            clock=lambda: self.seconds,
+            clock=self.now,
         )
         self.arrivals = Arrivals(self.vaults, ExaminerHere())
         self.committing.begin(Start(SOURCE, 0))
         self._sequence = 0
+
+    def now(self) -> float:
+        return self.seconds
 
     async def take(self, *messages: bytes) -> None:
         events = []
@@ -123,6 +127,19 @@ class Ledger:
         gap = StreamGap(self._sequence + 1, self._sequence + count)
         self._sequence += count
         await self.committing.commit([gap])
+
+
+class StandingStill(Ledger):
+    """A ledger whose thread stands still in the middle of a commit, once a test says so, until it is let go."""
+
+    in_the_middle: Event | None = None
+    let_go: Event
+
+    def now(self) -> float:
+        if self.in_the_middle is not None:
+            self.in_the_middle.set()
+            assert self.let_go.wait(30)
+        return super().now()
 
 
 class Members:
@@ -216,6 +233,29 @@ async def test_a_writer_that_another_may_have_replaced_accuses_nobody(
         assert ledger.owed.first() is None
         assert not ledger.rejections.has(writer.issuer.id, 2)
         assert (store.head.size, store.head.source_high) == (1, 1)
+
+
+async def test_a_commit_that_is_cancelled_is_over_when_its_thread_has_written(
+    mesh: JoinedMesh, kms: KmsCore, tmp_path: Path
+) -> None:
+    """Whoever cancels closes the files next, whose descriptors are those of other files then."""
+    LogStore.create(tmp_path / "log", describe_log(mesh))
+    writer = LogWriter(mesh, kms, "router")
+    with open_store(tmp_path / "log", Geometry(zeros_ahead=4096)) as store, ThreadPoolExecutor(1) as thread:
+        ledger = StandingStill(store, mesh, kms, thread)
+        await ledger.take(writer.batch(writer.introduce()))
+        ledger.in_the_middle, ledger.let_go = Event(), Event()
+        taking = asyncio.create_task(ledger.take(writer.batch(writer.seal(Kind.RECEIPT, vault=VAULT))))
+        assert await asyncio.to_thread(ledger.in_the_middle.wait, 30)
+        taking.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        is_over = taking.done()
+        ledger.let_go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        assert not is_over
+        assert store.head.size == 2
 
 
 async def test_a_resend_is_acknowledged_at_its_old_place(ledger: Ledger, router: LogWriter) -> None:

@@ -13,9 +13,11 @@ from libs.events.records import Entry
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.ledger.fsck import check, main, remove_derived
+from services.ledger.intake.owed import NAME as OWED_LOG
+from services.ledger.intake.rejections import NAME as QUARANTINE_LOG
 from services.ledger.intake.sequencer import Candidate
 from services.ledger.replication.promise import FOLDER as REPLICATION
-from services.ledger.storage import derived, keyring, segments, watermark
+from services.ledger.storage import derived, keyring, records_log, segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
 from services.ledger.storage.keyring import Keyring, KeyringFile
 from services.ledger.storage.segment_files import SEGMENTS
@@ -57,6 +59,18 @@ def test_damage_in_a_sealed_segment_is_found_though_a_start_would_pass_over_it(t
     assert (verdict.exit_status, verdict.verdict, verdict.file) == (LogDamaged.exit_status, "damaged", FIRST)
     assert verdict.offset is not None
     assert verdict.offset <= at
+
+
+@pytest.mark.parametrize(("name", "magic"), [(OWED_LOG, records_log.OWED), (QUARANTINE_LOG, records_log.QUARANTINE)])
+def test_what_is_owed_and_what_was_refused_is_read_too(two_segments: Path, name: str, magic: bytes) -> None:
+    kept = records_log.RecordsLog(two_segments / name, magic, 0)
+    for number in range(3):
+        kept.append([b"%d" % number])
+    kept.close()
+    assert check(two_segments, SMALL).exit_status == 0
+    flip(two_segments / name, 8)
+    verdict = check(two_segments, SMALL)
+    assert (verdict.exit_status, verdict.file, verdict.offset) == (LogDamaged.exit_status, name, 0)
 
 
 def test_log_below_a_promise_is_rolled_back(two_segments: Path) -> None:

@@ -32,12 +32,11 @@ class Writer:
         self.is_heard = True
         self.keys = Keys()
         file, key = KeyringFile(folder, b"\x01" * 32), ReleasedKey(1, b"\x02" * 32)
-        erasures = Erasures()
-        self.vaults = Vaults(file, file.load(key.key), key, self.keys, erasures)
+        self.vaults = Vaults(file, file.load(key.key), key, self.keys, Erasures())
         growth = Growth(0, bytes(32), is_all=lambda: self.is_heard)
         reading = Reading(growth, *[_NOTHING] * 7)
         self._servicer = LedgerServicer()
-        self._servicer.begin(Ledger(self.vaults, _NOTHING, erasures, _NOTHING, _NOTHING, reading))
+        self._servicer.begin(Ledger(self.vaults, _NOTHING, _NOTHING, _NOTHING, reading))
 
     async def open(self) -> None:
         """Ask for a tenant's key, as a router."""

@@ -8,23 +8,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
+from teemesh.ledger.v1 import ledger_pb2 as pb
 
 from libs.events.publish import LedgerUnavailable
-from libs.policy.orders import ERASE_VAULT, GIVE_TAG_KEY, HOLD_VAULT, PRUNE_LOG
+from libs.policy.orders import ERASE_VAULT, GIVE_TAG_KEY, HOLD_VAULT, PRUNE_LOG, RELEASE_VAULT
 from libs.policy.vault_orders import TagKeyGift
+from libs.rpc.calls import Context
 from libs.transparency.leaf import Kind
+from services.ledger.growth import LogBehind
+from services.ledger.serving.servicer import Ledger, LedgerServicer, Reading
+from services.ledger.vaults.closed import ClosedVaults
 from services.ledger.vaults.orders import TagKey
 from services.ledger.vaults.prune_orders import PruneOrders
 from tests.fakes.joined_mesh import Clock, JoinedMesh
 
 from .conftest import ORIGIN
-from .erasing_ledger import APRIL, TENANT, ErasingLedger, started
+from .erasing_ledger import APRIL, OTHER, TENANT, ErasingLedger, started
 from .test_prune_orders import Own
 from .writers import Keys
 
+CALL = cast(Context, None)
+"""Nothing here asks who calls."""
 RECEIVER = b"\x07" * 32
 
 T = TypeVar("T")
@@ -85,6 +92,55 @@ async def test_nobody_is_told_of_a_hold_that_no_majority_holds(ledger: ErasingLe
     with pytest.raises(LedgerUnavailable):
         await ledger.orders.set_hold(signed)
     assert (await answered_once_it_counts(ledger, lambda: ledger.orders.set_hold(signed))).held
+
+
+def face_of(ledger: ErasingLedger) -> LedgerServicer:
+    """What a writer serves of its vaults."""
+    nothing = cast(Any, None)
+    closed = ClosedVaults(ledger.store, ledger.growth)
+    reading = Reading(ledger.growth, nothing, nothing, ledger.store.reader, nothing, closed, nothing, nothing)
+    servicer = LedgerServicer()
+    servicer.begin(Ledger(ledger.vaults, nothing, ledger.orders, nothing, reading))
+    return servicer
+
+
+async def test_nobody_is_shown_what_no_majority_holds_of_a_vault(ledger: ErasingLedger) -> None:
+    vault = await ledger.vaults.open(TENANT)
+    face, asked = face_of(ledger), pb.GetVaultRequest(tenant_id=TENANT)
+    ledger.is_held = False
+    with pytest.raises(LedgerUnavailable):
+        await ledger.orders.set_hold(ledger.order(HOLD_VAULT, vault.vault_id.hex()))
+    assert not (await face.GetVault(asked, CALL)).held
+    ledger.hold()
+    assert (await face.GetVault(asked, CALL)).held
+    ledger.is_held = False
+    with pytest.raises(LedgerUnavailable):
+        await ledger.orders.set_hold(ledger.order(RELEASE_VAULT, vault.vault_id.hex()))
+    with pytest.raises(LedgerUnavailable):
+        await ledger.orders.erase(ledger.order(ERASE_VAULT, vault.vault_id.hex()))
+    shown = await face.GetVault(asked, CALL)
+    assert (shown.held, shown.closed) == (True, False)
+    ledger.trees.signing.clear()
+    ledger.hold()
+    shown = await face.GetVault(asked, CALL)
+    assert (shown.held, shown.closed) == (False, True)
+
+
+async def test_a_writer_that_another_may_have_replaced_says_nothing_of_vaults(ledger: ErasingLedger) -> None:
+    vault = await ledger.vaults.open(TENANT)
+    face = face_of(ledger)
+    ledger.growth.is_all = lambda: False
+    size = ledger.store.head.size
+    for asking in (
+        face.GetVault(pb.GetVaultRequest(tenant_id=TENANT), CALL),
+        face.GetVault(pb.GetVaultRequest(tenant_id=OTHER), CALL),
+        face.SetHold(pb.SetHoldRequest(signed_order=ledger.order(HOLD_VAULT, vault.vault_id.hex())), CALL),
+        face.SetHold(pb.SetHoldRequest(signed_order=ledger.order(HOLD_VAULT, "00" * 16)), CALL),
+        face.EraseVault(pb.EraseVaultRequest(signed_order=ledger.order(ERASE_VAULT, "00" * 16)), CALL),
+    ):
+        with pytest.raises(LogBehind):
+            await asking
+    assert ledger.store.head.size == size
 
 
 async def test_nobody_is_told_that_a_vault_is_erased_by_what_no_majority_holds(ledger: ErasingLedger) -> None:

@@ -302,7 +302,15 @@ def test_held_vault_keeps_its_bodies_though_they_are_archived(log: WrittenLog) -
         assert prune(log.folder, archives, SMALL) == Outcome((), (FIRST, SECOND))
         assert log.files() == before
     log.append([holding(log.ledger, held=False)])
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((), (FIRST, SECOND)), "its release may be lost again"
+    log.sign()
     assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((FIRST, SECOND), ())
+
+
+def test_hold_that_no_signed_tree_has_keeps_bodies_too(log: WrittenLog) -> None:
+    allow(log)
+    log.append([holding(log.ledger, held=True)])
+    assert prune(log.folder, [archive_of(log)], SMALL) == Outcome((), (FIRST, SECOND))
 
 
 def test_what_is_held_keeps_nothing_else(log: WrittenLog) -> None:
@@ -321,6 +329,9 @@ def test_what_is_erased_needs_no_archive(log: WrittenLog) -> None:
     with pytest.raises(SegmentNotArchived):  # The shares are still there.
         prune(log.folder, [], SMALL)
     log.append([done])
+    with pytest.raises(SegmentNotArchived):  # What says that they are gone may be lost again.
+        prune(log.folder, [], SMALL)
+    log.sign()
     assert prune(log.folder, [], SMALL) == Outcome((FIRST, SECOND), ())
 
 

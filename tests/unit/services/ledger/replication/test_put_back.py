@@ -154,6 +154,42 @@ async def test_a_restarted_member_waits_for_who_does_not_answer_at_once(group: G
     assert member.follower.allegiance.is_informed
 
 
+async def test_of_five_who_had_its_vote_is_waited_for_though_three_others_answer(tmp_path: Path) -> None:
+    """One had it and is out of reach for a while; three may still vote for one, when it has told two of nothing."""
+    with group_at(tmp_path, 5) as group:
+        async with writing(group, "one", await group.campaign("one")):
+            await until_settled(group)
+        group.start_anew("two")
+        group.keep_copy("two")
+        await restart_asking(group, *group.names)
+        stood = group.members["one"].follower.ballot()
+        assert (await group.members["two"].follower.vote("one", stood, trial=False)).granted
+        group.put_back("two")
+        group.away = {"one"}
+        member, waits = group.members["two"], 0
+
+        async def pause(seconds: float) -> None:
+            nonlocal waits
+            waits += 1
+            if waits == 3:
+                assert await group.members["one"].follower.stand(stood)
+                group.away = set()
+            member.clock.now += seconds
+
+        await group.elections("two", pause).until_informed()
+        member.wait()
+        assert (await group.members["three"].follower.vote("one", stood, trial=False)).granted
+        assert not (await member.follower.vote("five", stood, trial=False)).granted
+
+
+async def test_of_five_as_many_as_share_one_with_each_majority_suffice_after_a_while(tmp_path: Path) -> None:
+    with group_at(tmp_path, 5) as group:
+        group.away = {"one"}
+        member, since = group.members["two"], group.members["two"].clock.now
+        await group.inform("two")
+        assert member.clock.now >= since + 2 * group.settings.election_seconds
+
+
 async def test_alone_a_member_hears_of_nobody_and_follows_nobody(group: Group) -> None:
     group.away = {"one", "three"}
     group.start_anew("two")

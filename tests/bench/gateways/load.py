@@ -49,6 +49,8 @@ class _Asking:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.ends = False
+        """Whether the gateway said that this was the last answer here."""
 
     async def ask(self, request: bytes) -> float:
         """Send a request and read the answer; return the seconds to the first byte of its body."""
@@ -57,6 +59,7 @@ class _Asking:
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"http/1.1 200"):
             raise GatewayFailed(f"{head!r} {await self._reader.read(500)!r}")
+        self.ends = b"\r\nconnection: close\r\n" in head
         if b"transfer-encoding: chunked" in head:
             return await self._chunks() - began
         length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
@@ -85,14 +88,21 @@ async def asking(gateway: Gateway, body: bytes) -> AsyncIterator[Action]:
 
     async def ask() -> float:
         async with asyncio.timeout(_SECONDS):
-            if idle:
+            while idle:
                 connection = idle.pop()
-            else:
-                connection = _Asking(*await asyncio.open_connection(where.hostname, where.port, ssl=gateway.tls))
-                opened.append(connection)
-            first = await connection.ask(request)
+                try:
+                    return await ask_by(connection)
+                except (EOFError, ConnectionError):
+                    continue  # It was closed because nobody used it.
+            connection = _Asking(*await asyncio.open_connection(where.hostname, where.port, ssl=gateway.tls))
+            opened.append(connection)
+            return await ask_by(connection)
+
+    async def ask_by(connection: _Asking) -> float:
+        first = await connection.ask(request)
+        if not connection.ends:
             idle.append(connection)
-            return first
+        return first
 
     try:
         yield ask

@@ -191,7 +191,7 @@ async def serve(config: Config) -> None:
                     paths.answer,
                     workload.headers,
                     outward.context(),
-                    room=BodyRoom(max(config.http.max_bodies_bytes, config.http.max_body_bytes)),
+                    room=BodyRoom(config.http.max_bodies_bytes, config.http.max_body_bytes),
                     metrics=metrics.connections,
                     drain_seconds=settings.drain_seconds,
                 ),

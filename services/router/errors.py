@@ -195,7 +195,7 @@ class VersionNotSupported(RouterError):
 
 
 class BodiesBusy(RouterError):
-    """The bodies of all requests together take what room there is."""
+    """The bodies of all requests together, or of one tenant's, take what room there is for them."""
 
     status = 503
     type = "service_unavailable"

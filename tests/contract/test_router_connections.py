@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import Aborted
-from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, Site, https_site
+from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
 from tests.fakes.raw_http2 import get, post, raw_http2
 from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
 
@@ -148,6 +148,30 @@ async def test_bodies_have_one_room_and_whoever_comes_when_it_is_full_is_told_wh
         response, _ = await site.ask("POST", CHAT, key=KEY, body=body)
         assert response.status == 200
         assert site.room.taken == 0
+        writer.transport.abort()
+
+
+async def test_a_tenant_with_large_bodies_fills_its_own_part_and_nobody_elses(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_bodies_bytes=4 * MAX_BODY_BYTES, body_seconds=PATIENCE_SECONDS) as site,
+        raw_http2(site.port, site.tls_h2) as client,
+    ):
+        _, writer = await connect(site)
+        writer.write(upload(MAX_BODY_BYTES) + b" " * (MAX_BODY_BYTES - 1))
+        await writer.drain()
+        while site.room.taken < MAX_BODY_BYTES - 1:
+            await site.ask("GET", "/health")
+        response, _ = await site.ask("POST", CHAT, key=KEY, body=prompt())
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        receipt = await site.bench.logged()
+        assert receipt["receipt_id"] == response.headers["X-Receipt-Id"]
+        client.ask(1, post(CHAT, KEY), prompt())
+        assert (await client.answer(1)).refusal == (503, "service_unavailable")
+        response, _ = await site.ask("POST", CHAT, key=OTHER_KEY, body=prompt())
+        assert response.status == 200
+        client.ask(3, post(CHAT, OTHER_KEY), prompt())
+        assert (await client.answer(3)).headers[":status"] == "200"
         writer.transport.abort()
 
 

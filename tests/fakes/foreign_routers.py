@@ -156,8 +156,8 @@ class OtherRouter:
             self.reports += 1
             self.nonce = arrival.query.first("nonce") or ""
 
-        async def read(limit: int) -> bytes:
-            self.bodies.append(await arrival.read(limit))
+        async def read(limit: int, tenant_id: str) -> bytes:
+            self.bodies.append(await arrival.read(limit, tenant_id))
             return self.bodies[-1]
 
         async with self.paths.answer(replace(arrival, read=read)) as reply:
@@ -209,7 +209,7 @@ async def other_router(
                     router.answer,
                     bench.workload.headers,
                     bench.outward.context(),
-                    room=BodyRoom(1 << 20),
+                    room=BodyRoom(1 << 20, 1 << 20),
                     metrics=bench.metrics.connections,
                     drain_seconds=DRAIN_SECONDS,
                 ) as router.port,

@@ -230,8 +230,8 @@ async def https_site(
     **limits: float,
 ) -> AsyncIterator[Site]:
     """`limits`: what the table [http] says otherwise."""
-    room = BodyRoom(int(limits.get("max_bodies_bytes", SETTINGS.max_bodies_bytes)))
     settings = replace(SETTINGS, **cast(Any, limits))
+    room = BodyRoom(settings.max_bodies_bytes, settings.max_body_bytes)
     ca, directory = ThrowawayCa(), DirectoryTwin()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)

@@ -327,7 +327,8 @@ def _require_one_reading(request: web.BaseRequest, limit: int) -> None:
         raise HeadTooLarge(f"the request's head is over {limit} bytes")
 
 
-async def _read(request: web.BaseRequest, share: Share, limit: int) -> bytes:
+async def _read(request: web.BaseRequest, share: Share, limit: int, tenant_id: str) -> bytes:
+    share.assign(tenant_id)
     too_large = RequestTooLarge(f"the request body is over {limit} bytes")
     if (request.content_length or 0) > limit:
         raise too_large
@@ -338,10 +339,10 @@ async def _read(request: web.BaseRequest, share: Share, limit: int) -> bytes:
     body = bytearray()
     try:
         while chunk := await request.content.readany():
+            if len(body) + len(chunk) > limit:
+                raise too_large
             share.take(len(chunk))
             body += chunk
-            if len(body) > limit:
-                raise too_large
     except web.RequestPayloadError as error:
         raise InvalidRequest("the request body cannot be read to its end") from error
     return bytes(body)

@@ -71,7 +71,7 @@ async def plain_http(address: str, answer: Answer) -> AsyncIterator[int]:
     raises `PortTaken`, `AddressMalformed`.
     """
     settings = HttpSettings(address, "")
-    http1 = Http1Server(answer, dict, settings, BodyRoom(settings.max_bodies_bytes))
+    http1 = Http1Server(answer, dict, settings, BodyRoom(settings.max_bodies_bytes, settings.max_body_bytes))
     connections = Connections(
         lambda agreed: http1(),
         None,

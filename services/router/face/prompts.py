@@ -61,7 +61,7 @@ class Prompts:
         """
         tenant = await self._tenants.authenticate(authorization(arrival.headers))
         with self._gates.entered(tenant) as limited:
-            body, unread = await self._body(arrival) if limited is None else (b"", limited)
+            body, unread = await self._body(arrival, tenant.tenant_id) if limited is None else (b"", limited)
             async with self._exchange(endpoint, arrival, tenant, body, unread) as reply:
                 yield reply
 
@@ -104,13 +104,13 @@ class Prompts:
                     headers |= {"X-E2EE-Applied": "true", "X-E2EE-Version": VERSION, "X-E2EE-Algo": started.sealed}
                 yield Reply(started.status, started.content_type, _bytes(exchange), headers)
 
-    async def _body(self, arrival: Arrival) -> tuple[bytes, RouterError | None]:
+    async def _body(self, arrival: Arrival, tenant_id: str) -> tuple[bytes, RouterError | None]:
         """Return the body; or none of it, and why: whoever has a key gets a receipt for that, too."""
         try:
             _require_no_encoding(arrival.headers)
             # A client, or a chunk that no face can make sense of, must not hold this open.
             async with asyncio.timeout(self._body_seconds):
-                return await arrival.read(self._max_body_bytes), None
+                return await arrival.read(self._max_body_bytes, tenant_id), None
         except TimeoutError:
             return b"", RequestTooSlow(f"the request body did not come within {self._body_seconds:.0f} s")
         except RouterError as error:

@@ -26,7 +26,7 @@ class HttpSettings:
     """The largest request head, its line and all its fields together, bytes. Half of it is left for the target."""
     max_bodies_bytes: int = 256 << 20
     """How much the bodies of all requests that run may take together, bytes, and at least one largest body;
-    more is refused with 503."""
+    more is refused with 503. One tenant's may take a quarter of it, and at least one largest body."""
     max_connections: int = 1000
     """How many connections may be open at once; the next one is closed as it comes."""
     max_streams: int = 100

@@ -109,7 +109,8 @@ class Stream:
             raise InvalidRequest("the request must be for a path, by https")
         path, query = split_target(target, require_authority(tuple(given)))
 
-        async def read(limit: int) -> bytes:
+        async def read(limit: int, tenant_id: str) -> bytes:
+            share.assign(tenant_id)
             return await self._read(share, limit)
 
         return Arrival(
@@ -134,10 +135,10 @@ class Stream:
         while True:
             while self._chunks:
                 data, flow_bytes = self._chunks.popleft()
+                if len(body) + len(data) > limit:
+                    raise too_large
                 share.take(len(data))
                 body += data
-                if len(body) > limit:
-                    raise too_large
                 self._acknowledge(flow_bytes)
             if self._ended:
                 return bytes(body)

@@ -60,7 +60,7 @@ async def test_a_client_that_does_not_read_is_not_read_from() -> None:
     """Or it could have answers to its pings pile up here for ever: as many as its allowance gives back with time."""
     transport = TransportTwin()
     async with asyncio.TaskGroup() as tasks:
-        connection = Http2Connection(silent, dict, HttpSettings("", ""), BodyRoom(1), tasks)
+        connection = Http2Connection(silent, dict, HttpSettings("", ""), BodyRoom(1, 1), tasks)
         connection.connection_made(transport)
         connection.data_received(PREFACE)
         connection.pause_writing()
@@ -77,7 +77,7 @@ async def test_what_was_sent_of_a_request_that_was_given_up_at_once_is_given_bac
     """All in one piece, so that nothing of the request was ever begun: other streams need the connection's window."""
     transport = TransportTwin()
     async with asyncio.TaskGroup() as tasks:
-        connection = Http2Connection(silent, dict, HttpSettings("", ""), BodyRoom(1), tasks)
+        connection = Http2Connection(silent, dict, HttpSettings("", ""), BodyRoom(1, 1), tasks)
         connection.connection_made(transport)
         connection.data_received(PREFACE)
         for stream_id in range(1, 21, 2):
@@ -93,7 +93,7 @@ async def test_what_was_sent_of_a_request_that_was_given_up_at_once_is_given_bac
 @asynccontextmanager
 async def prompt_reply(arrival: Arrival) -> AsyncIterator[Reply]:
     try:
-        body = await arrival.read(1000)
+        body = await arrival.read(1000, "tenant")
     except RouterError as error:
         body = error.body
     yield Reply(200, "text/plain", body)
@@ -103,7 +103,7 @@ async def speak(pieces: list[bytes]) -> TransportTwin:
     """Let a connection read this. It raises nothing, whatever it is, and is over once it is lost."""
     transport = TransportTwin()
     async with asyncio.TaskGroup() as tasks:
-        connection = Http2Connection(prompt_reply, dict, HttpSettings("", ""), BodyRoom(2000), tasks)
+        connection = Http2Connection(prompt_reply, dict, HttpSettings("", ""), BodyRoom(2000, 2000), tasks)
         connection.connection_made(transport)
         for piece in pieces:
             connection.data_received(piece)

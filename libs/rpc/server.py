@@ -24,7 +24,6 @@ from libs.rpc.streams import LongLivedStreams
 _OPTIONS = (
     # Two servers on one port would share its calls: the second must fail instead.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
     # A connection whose other end vanished must not hold its calls; clients ping too (channel.py).
     ("grpc.keepalive_time_ms", 30_000),
@@ -71,17 +70,24 @@ async def serving(
     middleware: Sequence[Middleware],
     *,
     drain_seconds: float = 10.0,
+    message_bytes: int = MESSAGE_BYTES,
+    max_calls: int | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve on `address` ("host:port", port 0 for any) with health and reflection beside the bindings.
 
-    On leaving, new calls are refused, long-lived streams end and other running calls have `drain_seconds` to. Raises
-    `PortTaken`, `CannotListen`, `MethodTableWrong`.
+    A request's message may have `message_bytes`, and `max_calls` may run at once, health and reflection among them:
+    gRPC itself refuses what is more as RESOURCE_EXHAUSTED. On leaving, new calls are refused, long-lived streams end
+    and other running calls have `drain_seconds` to. Raises `PortTaken`, `CannotListen`, `MethodTableWrong`.
     """
     streams = LongLivedStreams(merge_methods(bindings))
     names = [binding.name for binding in bindings]
     # Innermost, so that the others see the error that ends a stream.
     interceptor = MiddlewareInterceptor([*middleware, streams.middleware])
-    server = grpc.aio.server(interceptors=(interceptor,), options=_OPTIONS)
+    server = grpc.aio.server(
+        interceptors=(interceptor,),
+        options=(*_OPTIONS, ("grpc.max_receive_message_length", message_bytes)),
+        maximum_concurrent_rpcs=max_calls,
+    )
     for binding in bindings:
         binding.add(server)
     health = Health(names)

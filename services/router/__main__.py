@@ -38,7 +38,7 @@ from services.router.face.listener import https, plain_http
 from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import DELIVERY_SECONDS, Prompts
-from services.router.face.servicer import RouterServicer, router_binding
+from services.router.face.servicer import ENVELOPE_BYTES, RouterServicer, router_binding
 from services.router.face.watching import Watched
 from services.router.metrics import Metrics
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
@@ -160,6 +160,7 @@ async def serve(config: Config) -> None:
                 usage=copies,
                 worker=WorkerForm(workload, reports),
             )
+            room = BodyRoom(config.http.max_bodies_bytes, config.http.max_body_bytes)
             prompts = Prompts(
                 tenants,
                 gates,
@@ -176,6 +177,7 @@ async def serve(config: Config) -> None:
                 exchanges,
                 upstreams,
                 store,
+                room,
                 config.http.max_body_bytes,
                 config.http.request_seconds,
             )
@@ -191,7 +193,7 @@ async def serve(config: Config) -> None:
                     paths.answer,
                     workload.headers,
                     outward.context(),
-                    room=BodyRoom(config.http.max_bodies_bytes, config.http.max_body_bytes),
+                    room=room,
                     metrics=metrics.connections,
                     drain_seconds=settings.drain_seconds,
                 ),
@@ -201,6 +203,8 @@ async def serve(config: Config) -> None:
                     clients,
                     public_middleware(merge_methods(clients)),
                     drain_seconds=settings.drain_seconds,
+                    message_bytes=config.http.max_body_bytes + ENVELOPE_BYTES,
+                    max_calls=config.http.max_grpc_calls,
                 ) as outer,
                 member.serve([]) as inner,
                 AsyncExitStack() as watched,

@@ -202,6 +202,7 @@ class BodiesBusy(RouterError):
     code = Code.RESOURCE_EXHAUSTED
     reason = "BODIES_BUSY"
     headers: Mapping[str, str] = {"Retry-After": "1"}
+    retry_seconds = 1
 
 
 class ConnectionEnding(RouterError):

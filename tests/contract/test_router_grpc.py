@@ -28,9 +28,10 @@ from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.transparency.leaf import Kind
 from services.router.admission.limits import RECEIPTED_AT_ONCE
-from services.router.face.servicer import RouterServicer, router_binding
+from services.router.face.bodies import BodyRoom
+from services.router.face.servicer import ENVELOPE_BYTES, RouterServicer, router_binding
 from services.router.routing.settings import RoutingSettings
-from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, DirectoryTwin, tenants_of
+from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, DirectoryTwin, tenants_of
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import ACKNOWLEDGEMENT, TENANT
 from tests.fakes.pki import ThrowawayCa
@@ -52,12 +53,14 @@ class Line:
         self,
         bench: RouterBench,
         directory: DirectoryTwin,
+        room: BodyRoom,
         servicer: RouterServicer,
         stop: Callable[[], Awaitable[None]],
         stub: pb_grpc.InferenceServiceStub,
     ) -> None:
         self.bench = bench
         self.directory = directory
+        self.room = room
         self.servicer = servicer
         self.stop = stop
         self.stub = stub
@@ -84,10 +87,13 @@ class Line:
 
 
 @asynccontextmanager
-async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIterator[Line]:
+async def _line(
+    folder: Path, routing: RoutingSettings | None = None, max_calls: int | None = None
+) -> AsyncIterator[Line]:
     ca = ThrowawayCa()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     directory = DirectoryTwin()
+    room = BodyRoom(4 * MAX_BODY_BYTES, MAX_BODY_BYTES)
     async with router_bench(folder, allowances=lambda: directory.now, routing=routing) as bench:
         servicer = RouterServicer(
             tenants_of(directory),
@@ -95,6 +101,7 @@ async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIt
             bench.exchanges,
             bench.upstreams,
             bench.store,
+            room,
             MAX_BODY_BYTES,
             60.0,
         )
@@ -102,12 +109,20 @@ async def _line(folder: Path, routing: RoutingSettings | None = None) -> AsyncIt
         credentials = grpc.ssl_server_credentials([(key, certificate)])
         async with bench.issuance.recording(), AsyncExitStack() as stopping:
             server = await stopping.enter_async_context(
-                serving("127.0.0.1:0", credentials, [clients], public_middleware(clients.methods), drain_seconds=0.5)
+                serving(
+                    "127.0.0.1:0",
+                    credentials,
+                    [clients],
+                    public_middleware(clients.methods),
+                    drain_seconds=0.5,
+                    message_bytes=MAX_BODY_BYTES + ENVELOPE_BYTES,
+                    max_calls=max_calls,
+                )
             )
             async with grpc.aio.secure_channel(
                 f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)
             ) as channel:
-                yield Line(bench, directory, servicer, stopping.aclose, pb_grpc.InferenceServiceStub(channel))
+                yield Line(bench, directory, room, servicer, stopping.aclose, pb_grpc.InferenceServiceStub(channel))
 
 
 @pytest.fixture
@@ -183,14 +198,70 @@ async def test_whoever_wants_to_be_encrypted_is_not_answered_without(line: Line,
 
 
 @pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
-async def test_a_request_id_that_is_none_is_refused(line: Line, request_id: str) -> None:
-    refused = await line.refused(request_id=request_id)
-    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_MALFORMED")
+async def test_a_request_id_that_is_none_is_refused_with_a_receipt(line: Line, request_id: str) -> None:
+    head, _, last = await line.parts(request_id=request_id)
+    assert head.head.status == 400
+    assert verify_receipt(last.conclusion.receipt, line.bench.workload.keyset).receipt_id == head.head.receipt_id
+    assert line.bench.metrics.refusals.numbers == {"REQUEST_ID_MALFORMED": 1}
 
 
-async def test_a_body_over_the_limit_is_refused(line: Line) -> None:
-    refused = await line.refused(body=b"x" * (MAX_BODY_BYTES + 1))
-    assert refused == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BODY_TOO_LARGE")
+async def test_a_body_over_the_limit_is_refused_with_a_receipt(line: Line) -> None:
+    head, _, last = await line.parts(body=b"x" * (MAX_BODY_BYTES + 1))
+    assert head.head.status == 413
+    assert verify_receipt(last.conclusion.receipt, line.bench.workload.keyset).receipt_id == head.head.receipt_id
+    assert line.bench.metrics.refusals.numbers == {"BODY_TOO_LARGE": 1}
+
+
+@pytest.mark.parametrize("wrong", [{"request_id": "a b"}, {"body": b"x" * (MAX_BODY_BYTES + 1)}], ids=["id", "body"])
+async def test_what_is_refused_for_its_form_counts_towards_its_tenants_limits(line: Line, wrong: Any) -> None:
+    line.directory.limit(Limits(requests_per_minute=1))
+    assert (await line.parts(**wrong))[0].head.status in (400, 413)
+    assert (await line.parts(**wrong))[0].head.status == 429
+
+
+async def test_a_message_that_no_body_needs_is_not_taken(line: Line) -> None:
+    code, reason = await line.refused(body=b"x" * (MAX_BODY_BYTES + ENVELOPE_BYTES))
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, None)
+    assert line.bench.ledger.entries == []
+
+
+async def test_a_tenants_bodies_have_their_part_of_the_room_and_leave_the_others_theirs(line: Line) -> None:
+    with line.room.share() as https:
+        https.assign(TENANT.tenant_id)
+        https.take(MAX_BODY_BYTES)
+        head, _, last = await line.parts()
+        assert (head.head.status, head.head.retry_delay.seconds) == (503, 1)
+        assert verify_receipt(last.conclusion.receipt, line.bench.workload.keyset).receipt_id == head.head.receipt_id
+        other = await line.parts(metadata=(("authorization", f"Bearer {OTHER_KEY}"),))
+        assert other[0].head.status == 200
+    assert (await line.parts())[0].head.status == 200
+    assert line.room.taken == 0
+
+
+async def test_a_body_takes_room_over_grpc_as_long_as_its_request_runs(line: Line) -> None:
+    node = line.bench.nodes[0]
+    node.stream()
+    node.waits_at = 1
+    body = prompt(stream=True)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        call = line.infer(body=body)
+        assert (await call.read()).WhichOneof("part") == "head"
+        assert line.room.taken == len(body)
+        call.cancel()
+        await node.left.wait()
+        await line.bench.logged()
+
+
+async def test_no_more_calls_run_at_once_than_may(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), _line(tmp_path, max_calls=1) as line:
+        node = line.bench.nodes[0]
+        node.stream()
+        node.waits_at = 1
+        call = line.infer(body=prompt(stream=True))
+        assert (await call.read()).WhichOneof("part") == "head"
+        assert await line.refused() == (grpc.StatusCode.RESOURCE_EXHAUSTED, None)
+        call.cancel()
+        await line.bench.logged()
 
 
 async def test_an_endpoint_that_is_not_served_is_named_so(line: Line) -> None:

@@ -47,8 +47,8 @@ class Arrival:
     """Their names in lower case."""
     read: Callable[[int, str], Awaitable[bytes]]
     """Reads the whole body, as it came over the wire, up to this many bytes, for the tenant of this id; a client that
-    waits for leave to send it gets that now. Raises `RequestTooLarge`, `BodiesBusy`, or `InvalidRequest` where it cannot
-    be read to its end.
+    waits for leave to send it gets that now. Raises `RequestTooLarge`, `BodiesBusy`, or `InvalidRequest` where it
+    cannot be read to its end.
     """
     gone: Callable[[], bool]
     """Whether the client has left. Whatever is cancelled while it has not, this router cancelled."""

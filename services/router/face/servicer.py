@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -13,7 +14,7 @@ from teemesh.ledger.v1 import acknowledgement_pb2
 
 from libs.aci.endpoints import SERVED, Endpoint, paths
 from libs.aci.keyset import KEYSET_HEADER
-from libs.errors import Code, MeshError
+from libs.errors import Code
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
@@ -21,6 +22,7 @@ from services.router.admission.limits import Gates
 from services.router.admission.tenants import Tenant, Tenants
 from services.router.e2ee.opening import HEADERS
 from services.router.errors import (
+    BodiesBusy,
     EndpointNotSupported,
     InvalidRequest,
     LedgerUnavailable,
@@ -32,6 +34,7 @@ from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.face.arrivals import Fields
+from services.router.face.bodies import BodyRoom, Share
 from services.router.face.credentials import authorization
 from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
 from services.router.proof.store import ReceiptStore
@@ -40,12 +43,19 @@ from services.router.routing.upstreams import Upstreams
 _CLIENTS_CLOCK_SECONDS = 0.1
 """A client's time is over a little before this side knows: who leaves in these last moments has run out of it."""
 
+ENVELOPE_BYTES = 64 << 10
+"""How much more than the largest body a message may have: its other fields, and what makes a body too large. Of a
+larger message nothing is read, so nobody knows whose it is.
+"""
+
 _SERVICE = "teemesh.inference.v1.InferenceService"
 
 
-class RequestIdMalformed(MeshError):
+class RequestIdMalformed(RouterError):
     """Not a request id."""
 
+    status = 400
+    type = "invalid_request_error"
     code = Code.INVALID_ARGUMENT
     reason = "REQUEST_ID_MALFORMED"
 
@@ -60,6 +70,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         exchanges: Exchanges,
         upstreams: Upstreams,
         receipts: ReceiptStore,
+        room: BodyRoom,
         max_body_bytes: int,
         request_seconds: float,
     ) -> None:
@@ -68,6 +79,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self._exchanges = exchanges
         self._upstreams = upstreams
         self._receipts = receipts
+        self._room = room
         self._max_body_bytes = max_body_bytes
         self._request_seconds = request_seconds
         self._stopping = False
@@ -84,25 +96,35 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         if endpoint is None:
             raise EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
         _require_clear(context)
-        if len(request.body) > self._max_body_bytes:
-            raise RequestTooLarge(f"the request body is over {self._max_body_bytes} bytes")
-        if REQUEST_ID.fullmatch(request.request_id) is None:
-            raise RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
-        with self._gates.entered(tenant) as limited:
-            async with aclosing(self._exchange(request, endpoint, tenant, limited, context)) as parts:
+        with self._gates.entered(tenant) as limited, self._room.share() as share:
+            share.assign(tenant.tenant_id)
+            unread = limited or self._unread(request, share)
+            async with aclosing(self._exchange(request, endpoint, tenant, unread, context)) as parts:
                 async for part in parts:
                     yield part
+
+    def _unread(self, request: pb.InferRequest, share: Share) -> RouterError | None:
+        """Return why nothing of it is judged: whoever has a key gets a receipt for that, too."""
+        if REQUEST_ID.fullmatch(request.request_id) is None:
+            return RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
+        if len(request.body) > self._max_body_bytes:
+            return RequestTooLarge(f"the request body is over {self._max_body_bytes} bytes")
+        try:
+            share.take(len(request.body))
+        except BodiesBusy as busy:
+            return busy
+        return None
 
     async def _exchange(
         self,
         request: pb.InferRequest,
         endpoint: Endpoint,
         tenant: Tenant,
-        limited: RouterError | None,
+        unread: RouterError | None,
         context: Context,
     ) -> AsyncGenerator[pb.InferResponse, None]:
         seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
-        receipt_id = ""
+        receipt_id, asked_id = "", request.request_id
         # A client that does not read must not hold its receipt open for as long as it likes.
         async with asyncio.timeout(seconds + DELIVERY_SECONDS) as patience:
 
@@ -117,10 +139,10 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                 endpoint=endpoint,
                 body=request.body,
                 tenant=tenant,
-                request_id=request.request_id,
+                request_id=asked_id if REQUEST_ID.fullmatch(asked_id) else f"req_{secrets.token_hex(16)}",
                 deadline=asyncio.get_running_loop().time() + seconds,
                 why=why,
-                unread=limited,
+                unread=unread,
                 keyset_digest=_named_keyset(context),
             )
             async with aclosing(self._exchanges.run(asked)) as exchange:

@@ -33,6 +33,9 @@ class HttpSettings:
     """How many requests may run at once on one HTTP/2 connection."""
     max_connection_requests: int = 1000
     """After how many requests a connection ends; the client makes another."""
+    max_grpc_calls: int = 512
+    """How many calls may run at once on the gRPC listener, all clients together; the next one is refused. Each may hold
+    one largest body before anybody knows whose it is."""
     idle_seconds: float = 30.0
     """How long a connection may take to its TLS session, then to a whole request head, the first or the next one,
     seconds."""
@@ -52,6 +55,7 @@ class HttpSettings:
             "max_connections",
             "max_streams",
             "max_connection_requests",
+            "max_grpc_calls",
             "idle_seconds",
             "body_seconds",
             "stall_seconds",

@@ -117,6 +117,7 @@ def test_the_template_says_the_defaults() -> None:
         ("keyset_days = 3.5\n" + LISTENERS, "keyset.days: must be an integer"),
         ("", "http: missing"),
         (TABLES.replace("max_body_bytes = 1", "max_connections = 0"), "http.max_connections must be positive"),
+        (TABLES.replace("max_body_bytes = 1", "max_grpc_calls = 0"), "http.max_grpc_calls must be positive"),
         (TABLES.replace("max_body_bytes = 1", "stall_seconds = -1.0"), "http.stall_seconds must be positive"),
         (TABLES + "[routing]\nbreaker_failures = 0\n", "routing: breaker_failures must be at least 1"),
         (TABLES + "[routing]\nqueue_length = -1\n", "routing: breaker_failures must be at least 1, queue_length at"),

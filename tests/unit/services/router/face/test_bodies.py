@@ -64,9 +64,9 @@ def test_what_was_refused_took_nothing() -> None:
 
 def test_a_share_comes_back_whatever_happened() -> None:
     room = BodyRoom(10, 10)
-    with pytest.raises(BodiesBusy), room.share() as share:
-        share.take(7)
-        share.take(4)
+    with pytest.raises(BodiesBusy), room.share() as first, room.share() as second:  # noqa: PT012
+        first.take(7)
+        second.take(4)
     with room.share() as share:
         share.take(10)
     assert room.taken == 0

@@ -81,7 +81,7 @@ def _arrival(context: Context, query: Iterable[tuple[str, str]] = ()) -> Arrival
     return Arrival("GET", "", Fields(query), Fields(given), _no_body, context.cancelled)
 
 
-async def _no_body(limit: int) -> bytes:
+async def _no_body(limit: int, tenant_id: str) -> bytes:
     return b""
 
 

@@ -11,7 +11,7 @@ from services.router.face.settings import HttpSettings
 HERE, ELSEWHERE = "https://chat.example.org", "https://elsewhere.example"
 
 
-async def _read(limit: int) -> bytes:
+async def _read(limit: int, tenant_id: str) -> bytes:
     return b""
 
 

@@ -80,7 +80,8 @@ def test_damaged_archive_is_none(log: WrittenLog, run: Run, tmp_path: Path) -> N
         damaged = tmp_path / "damaged"
         shutil.copytree(tmp_path / "bundle", damaged)
         path = damaged / "objects" / manifest["files"][name]
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         code, said = run("prune", log.folder, "--archive", tmp_path / "bundle", "--archive", damaged)
         assert (code, f"ARCHIVE_DAMAGED: {name}" in said) == (1, True)
         shutil.rmtree(damaged)

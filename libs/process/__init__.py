@@ -3,6 +3,7 @@
 And for what nobody else may read of them.
 """
 
+from libs.process.beside import beside
 from libs.process.memory import protect_memory
 from libs.process.notify import notify_ready, notify_status, notify_stopping
 from libs.process.supervisor import Exit, Program, Supervisor, supervised
@@ -13,6 +14,7 @@ __all__ = [
     "Exit",
     "Program",
     "Supervisor",
+    "beside",
     "notify_ready",
     "notify_status",
     "notify_stopping",

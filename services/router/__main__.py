@@ -16,7 +16,7 @@ from libs.events.publish import open_publisher
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
-from libs.process import notify_ready, notify_status, until_terminated
+from libs.process import beside, notify_ready, notify_status, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
 from libs.rpc.server import Serving, serving
@@ -183,11 +183,7 @@ async def serve(config: Config) -> None:
             )
             await outward.certify(member)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
-            async with (
-                issuance.recording(),
-                refusals.recording(),
-                usage.recording(),
-                quotas.keeping(),
+            listeners = beside(
                 https(
                     config.http,
                     paths.answer,
@@ -205,27 +201,38 @@ async def serve(config: Config) -> None:
                     drain_seconds=settings.drain_seconds,
                     message_bytes=config.http.max_body_bytes + ENVELOPE_BYTES,
                     max_calls=config.http.max_grpc_calls,
-                ) as outer,
+                ),
+            )
+            async with (
+                issuance.recording(),
+                refusals.recording(),
+                usage.recording(),
+                quotas.keeping(),
                 member.serve([]) as inner,
                 AsyncExitStack() as watched,
                 asyncio.TaskGroup() as tasks,
             ):
-                background = [
-                    tasks.create_task(upstreams.follow()),
-                    tasks.create_task(upstreams.reconcile()),
-                    tasks.create_task(foreign.maintain()),
-                    tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
-                    tasks.create_task(renewal.keep()),
-                    tasks.create_task(Retention(store, config.receipts, metrics.let_go.add).keep()),
-                ]
-                if config.metrics.listen:
-                    await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))
-                for each in (outer, inner):
-                    each.ready()
-                background.append(tasks.create_task(renewal.watch(partial(_serve, (outer, inner)))))
-                notify_ready()
-                await until_terminated()
-                servicer.stop()
+                async with listeners as (_, outer):
+                    background = [
+                        tasks.create_task(upstreams.follow()),
+                        tasks.create_task(upstreams.reconcile()),
+                        tasks.create_task(foreign.maintain()),
+                        tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
+                        tasks.create_task(renewal.keep()),
+                        tasks.create_task(Retention(store, config.receipts, metrics.let_go.add).keep()),
+                    ]
+                    if config.metrics.listen:
+                        await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))
+                    for each in (outer, inner):
+                        each.ready()
+                    health = tasks.create_task(renewal.watch(partial(_serve, (outer, inner))))
+                    notify_ready()
+                    await until_terminated()
+                    health.cancel()
+                    inner.not_ready()
+                    servicer.stop()
+                    upstreams.queue.close()
+                # Whatever was on its way has ended: until then it needed the leases, the erasures and the keyset.
                 for task in background:
                     task.cancel()
 

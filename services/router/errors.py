@@ -215,6 +215,16 @@ class ConnectionEnding(RouterError):
     headers: Mapping[str, str] = {"Retry-After": "0"}
 
 
+class RouterStopping(RouterError):
+    """The request found no room, and the router stops: nobody waits for room any more. The prompt went nowhere."""
+
+    status = 503
+    type = "service_unavailable"
+    code = Code.UNAVAILABLE
+    reason = "ROUTER_STOPPING"
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+
+
 class ContentEncodingNotSupported(RouterError):
     """The body is encoded. What a receipt hashes is what came, so what came has to be what is read."""
 

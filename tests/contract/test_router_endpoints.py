@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from libs.aci.encoding import digest
 from libs.aci.endpoints import DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from libs.aci.receipt import verify_receipt
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
-from tests.fakes.routers import prompt
+from tests.fakes.raw_http2 import get, post, raw_http2
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 
 MESSAGE = b'{"id":"msg_1","type":"message","role":"assistant","content":[],"stop_reason":"end_turn"}'
 RESPONSE = b'{"id":"resp_1","object":"response","status":"completed","output":[]}'
@@ -78,7 +80,8 @@ async def test_the_end_of_a_stream_waits_for_its_receipt_in_every_protocol(
     sent, _, error = body.partition(b"\n\nevent: error\ndata: ")
     assert sent + b"\n\n" == b"".join(chunks[:-ending]) + b"\n\n"
     said = json.loads(error)
-    assert "ledger_unavailable" in (said.get("code"), said.get("error", {}).get("type"))
+    named = said["error"]["type"] if endpoint is MESSAGES else said["code"]
+    assert named == ("api_error" if endpoint is MESSAGES else "ledger_unavailable")
 
 
 async def test_embeddings_are_never_streamed(site: Site) -> None:
@@ -112,7 +115,7 @@ async def test_of_two_keys_that_differ_neither_is_taken(site: Site) -> None:
     [
         ("POST", MESSAGES.path, None, b"{}", 401, "authentication_error"),
         ("POST", MESSAGES.path, "sk-wrong", b"{}", 401, "authentication_error"),
-        ("GET", MESSAGES.path, KEY, None, 405, "method_not_allowed"),
+        ("GET", MESSAGES.path, KEY, None, 405, "invalid_request_error"),
         ("POST", MESSAGES.path, KEY, b"{", 400, "invalid_request_error"),
         ("POST", MESSAGES.path, KEY, b'{"model":"other"}', 404, "not_found_error"),
         ("POST", MESSAGES.path, KEY, b" " * (MAX_BODY_BYTES + 1), 413, "request_too_large"),
@@ -127,6 +130,68 @@ async def test_a_refusal_at_messages_is_in_anthropics_form(
     read = json.loads(said)
     assert (response.status, read["type"], read["error"]["type"]) == (status, "error", kind)
     assert read["error"]["message"]
+
+
+LONG = "x" * 20_000
+TWICE = "Host: a\r\nHost: b"
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "status", "kind"),
+    [
+        (f"POST {MESSAGES.path} HTTP/1.1", f"Host: a\r\nX-Long: {LONG}", 431, "request_too_large"),
+        (f"POST {MESSAGES.path}?{LONG} HTTP/1.1", "Host: a", 414, "request_too_large"),
+        (f"POST {MESSAGES.path}/{LONG} HTTP/1.1", "Host: a", 414, "request_too_large"),
+        (f"\r\nPOST {MESSAGES.path} HTTP/1.1", "no field", 400, "invalid_request_error"),
+        (f"POST {MESSAGES.path}?a=b HTTP/1.1", TWICE, 400, "invalid_request_error"),
+    ],
+    ids=["head", "query", "path", "unreadable", "two hosts"],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_is_no_request_for_messages_is_refused_in_anthropics_form(
+    site: Site, line: str, fields: str, status: int, kind: str, *, at_once: bool
+) -> None:
+    head = f"{line}\r\n{fields}\r\n\r\n".encode()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+        if not at_once:
+            writer.write(head[:9])
+            await site.ask("GET", "/health")  # The router reads this later than that.
+            head = head[9:]
+        writer.write(head)
+        answer, _, said = (await reader.read()).partition(b"\r\n\r\n")
+        writer.transport.abort()
+    read = json.loads(said)
+    assert int(answer.split()[1]) == status
+    assert (read["type"], read["error"]["type"]) == ("error", kind)
+
+
+async def test_who_asks_for_something_else_before_is_told_in_the_form_of_each(site: Site) -> None:
+    first = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    answers = await site.raw(first + f"POST {MESSAGES.path} HTTP/1.1\r\nHost: b@a\r\n\r\n".encode())
+    assert json.loads(answers.rpartition(b"\r\n\r\n")[2])["type"] == "error"
+
+
+async def test_what_is_no_request_for_another_path_is_refused_in_openais_form(site: Site) -> None:
+    for path in (f"{MESSAGES.path}{LONG}", f"/?{MESSAGES.path}/{LONG}", CHAT + LONG):
+        said = (await site.raw(f"POST {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())).partition(b"\r\n\r\n")[2]
+        assert json.loads(said).keys() == {"error"}
+        assert json.loads(said)["error"]["type"] == "uri_too_long"
+
+
+async def test_a_request_for_messages_on_a_connection_that_ends_is_refused_in_anthropics_form(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connection_requests=1, body_seconds=PATIENCE_SECONDS) as site,
+        raw_http2(site.port, site.tls_h2) as client,
+    ):
+        client.send(client.head(1, post(CHAT, KEY)))  # Its body does not come, so the connection cannot end.
+        client.ask(3, get(f"{MESSAGES.path}?beta=true"))
+        client.ask(5, get(CHAT))
+        at_messages, elsewhere = await client.answer(3), await client.answer(5)
+        assert at_messages.refusal == (529, "overloaded_error")
+        assert json.loads(at_messages.body)["type"] == "error"
+        assert elsewhere.refusal == (503, "service_unavailable")
 
 
 async def test_a_service_that_cannot_answer_now_is_overloaded_to_anthropics_clients(site: Site) -> None:

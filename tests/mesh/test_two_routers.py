@@ -116,7 +116,8 @@ def question(mesh: RunningMesh) -> dict[str, object]:
 @contextmanager
 def occupying(https: Https, mesh: RunningMesh) -> Iterator[None]:
     """A client of whose answer there is far more to come when it leaves."""
-    body = json.dumps({**question(mesh), "max_tokens": _LONG_TOKENS, "stream": True}).encode()
+    # The model would end its sentence: the engine is told to go on.
+    body = json.dumps({**question(mesh), "max_tokens": _LONG_TOKENS, "stream": True, "ignore_eos": True}).encode()
     context = ssl.create_default_context(cafile=https.ca)
     address = urlsplit(https.url)
     connection = http.client.HTTPSConnection(

@@ -17,8 +17,10 @@ import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 
+from libs.aci.endpoints import protocol_at
+from libs.aci.sse import Protocol
 from services.router.errors import (
     HeadTooLarge,
     InternalError,
@@ -38,6 +40,8 @@ _LINGERING_SECONDS = 1.0
 """For how long the rest of a refused body is read, so that the client can read why before the connection closes."""
 _PIECE_BYTES = 128 << 10
 """Over the 64 KiB from which on aiohttp waits until there is room."""
+_TARGET_BYTES = 256
+"""How much of the beginning of a head tells whose clients ask there."""
 _BUG_STATUS = 500
 _LATE_STATUS = 504
 """What aiohttp makes of a `TimeoutError`."""
@@ -93,6 +97,7 @@ class Http1Connection(RequestHandler):
     """One connection (`connections.Connection`)."""
 
     __slots__ = (
+        "_beginning",
         "_body",
         "_closed",
         "_draining",
@@ -119,6 +124,8 @@ class Http1Connection(RequestHandler):
         """Whether the other side is there and does not read."""
         self._body: Any = EMPTY_PAYLOAD
         """Of the request that was read last."""
+        self._beginning = b""
+        """Of the head that came last: aiohttp does not say for which path it was what it cannot read."""
         self._head_bytes = 0
         """How much of the next head has come."""
         self._refused = False
@@ -140,6 +147,9 @@ class Http1Connection(RequestHandler):
         if self._refused:
             return
         before, in_body = self._request_count, not self._body.is_eof()
+        if not in_body:
+            begun = self._beginning if self._head_bytes else b""
+            self._beginning = begun + data[: _TARGET_BYTES - len(begun)]
         super().data_received(data)
         if in_body and self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._break_body()
@@ -196,9 +206,10 @@ class Http1Connection(RequestHandler):
             log.info("unreadable request", status=error.status, kind=type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
+        told, body = error.told(self._protocol(request))
         response = web.Response(
-            status=error.status,
-            body=error.body,
+            status=told,
+            body=body,
             content_type="application/json",
             headers={**error.headers, **self._headers()},
         )
@@ -215,6 +226,15 @@ class Http1Connection(RequestHandler):
         if isinstance(exc, LineTooLong) or (isinstance(exc, BadHttpMessage) and _TOO_MANY in exc.message):
             return HeadTooLarge(f"the request's head has too many fields, or is over {limit} bytes")
         return InvalidRequest("this cannot be read as an HTTP request")
+
+    def _protocol(self, request: web.BaseRequest) -> Protocol:
+        """Return whose clients ask for the path, as far as it is known."""
+        if request._message is not ERROR:
+            target = request.raw_path
+        else:
+            line = self._beginning.lstrip(b"\r\n").partition(b"\n")[0].decode("latin-1").split(" ")
+            target = line[1] if len(line) > 1 else ""
+        return protocol_at(target.partition("?")[0])
 
     def _break_body(self) -> None:
         """Tell whoever reads the body that the rest is none: aiohttp has them wait for it, and would answer twice."""

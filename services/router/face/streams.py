@@ -12,6 +12,7 @@ import structlog
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
+from libs.aci.endpoints import protocol_at
 from services.router.errors import ConnectionEnding, InvalidRequest, RequestTooLarge, RouterError
 from services.router.face.answers import Reply, refusal
 from services.router.face.arrivals import Arrival, Fields
@@ -93,7 +94,8 @@ class Stream:
             arrival = self._arrival(share)
         except RouterError as error:
             log.info("unreadable request", status=error.status)
-            reply = refusal(error)
+            path, _, _ = (self._pseudo.first(":path") or "").partition("?")
+            reply = refusal(error, protocol_at(path))
             yield Reply(reply.status, reply.content_type, reply.body, {**reply.headers, **self._connection.headers()})
             return
         async with self._connection.answer(arrival) as reply:

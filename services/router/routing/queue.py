@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from libs.errors import MeshError
-from services.router.errors import Overloaded
+from services.router.errors import Overloaded, RouterStopping
 from services.router.metrics import RoutingMetrics
 from services.router.routing.line import Line
 from services.router.routing.preference import NodesFull
@@ -52,12 +52,13 @@ class Queue:
         self._clock = clock
         self._lines: dict[str, Line[_Waiter[Any]]] = {}
         self._told: set[str] = set()
+        self._closed = False
 
     async def turn(self, model: str, tenant: str, wants: Hashable, take: Callable[[], P], seconds: float) -> P:
         """Return what `take` returns as soon as it does not raise `NodesFull`, in turn, within `seconds` at most.
 
-        Raises `Overloaded`, and what else `take` raises when the turn has come. Whoever is given a place MUST use it
-        before anything else is awaited: until then it is held.
+        Raises `Overloaded`, `RouterStopping`, and what else `take` raises when the turn has come. Whoever is given a
+        place MUST use it before anything else is awaited: until then it is held.
         """
         line = self._lines.get(model)
         if line is None:
@@ -79,7 +80,17 @@ class Queue:
                 self._told.add(model)
                 asyncio.get_running_loop().call_soon(self._offer, model)
 
+    def close(self) -> None:
+        """Let nobody wait any more: whoever does is refused now, while there is time for a receipt of it."""
+        self._closed = True
+        for line in self._lines.values():
+            for _, waiter in line.in_turn():
+                if not waiter.turn.done():
+                    waiter.turn.set_exception(self._stopping())
+
     async def _wait(self, line: Line[_Waiter[Any]], model: str, tenant: str, waiter: _Waiter[P], seconds: float) -> P:
+        if self._closed:
+            raise self._stopping()
         patience = min(seconds, self._settings.queue_seconds)
         if patience <= 0.0:
             raise self._overloaded(line, "no_time")
@@ -131,6 +142,10 @@ class Queue:
             line.served(tenant, waiter, self._clock())
             return True
         return False
+
+    def _stopping(self) -> RouterStopping:
+        self._metrics.turned_away.add("stopping")
+        return RouterStopping("this router is about to stop; ask again")
 
     def _overloaded(self, line: Line[_Waiter[Any]], why: str) -> Overloaded:
         self._metrics.turned_away.add(why)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from libs.aci.sse import Protocol
 from services.router import errors
 from services.router.errors import (
@@ -10,9 +12,25 @@ from services.router.errors import (
     LedgerUnavailable,
     Overloaded,
     RouterError,
+    RouterStopping,
     ServiceUnavailable,
     TenantsUnavailable,
 )
+
+ANTHROPICS = {
+    "invalid_request_error",
+    "authentication_error",
+    "permission_error",
+    "not_found_error",
+    "request_too_large",
+    "rate_limit_error",
+    "timeout_error",
+    "api_error",
+    "overloaded_error",
+}
+"""The types of Anthropic's API, as its reference lists them."""
+OF_ACI = {"session_not_accepted", "upstream_verification_failed"}
+"""Types that ACI defines, section 10."""
 
 
 def kinds() -> list[type[RouterError]]:
@@ -71,7 +89,14 @@ def test_anthropics_clients_are_told_that_the_service_is_overloaded_and_all_else
         BodiesBusy,
         ConnectionEnding,
         Overloaded,
+        RouterStopping,
         ServiceUnavailable,
         TenantsUnavailable,
     }
     assert told[ServiceUnavailable] == told[Overloaded] == 529
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.reason)
+def test_anthropics_clients_know_the_type_of_each_refusal_that_aci_does_not_define(kind: type[RouterError]) -> None:
+    named = json.loads(kind.__new__(kind).told(Protocol.MESSAGES)[1])["error"]["type"]
+    assert named == kind.type if kind.type in OF_ACI else named in ANTHROPICS

@@ -130,6 +130,24 @@ async def test_who_waits_in_vain_is_refused_with_a_receipt(tmp_path: Path) -> No
         assert waiting(bench) == 0
 
 
+async def test_who_waits_when_the_router_stops_is_refused_at_once_with_a_receipt_and_what_runs_ends(
+    tmp_path: Path,
+) -> None:
+    async with crowded(tmp_path) as (bench, node), asyncio.TaskGroup() as tasks:
+        waiter = tasks.create_task(bench.run(prompt(n=1)))
+        await until_waiting(bench, 1)
+        bench.upstreams.queue.close()
+        answer = await waiter
+        assert told(answer) == (503, "service_unavailable")
+        assert reason_of(bench, answer) == "router_stopping"
+        assert await refused(bench) == (503, "service_unavailable", "router_stopping"), "nobody begins to wait"
+        assert (waiting(bench), len(node.requests), node.running) == (0, CAPACITY, CAPACITY)
+        assert node.goes_on is not None
+        node.goes_on.set()
+        await until(lambda: not any(bench.upstreams._occupancy.own().values()))
+        assert (await bench.run(prompt(n=2))).started.status == 200, "who finds room is served while there is time"
+
+
 async def test_who_has_no_time_to_wait_is_refused_while_there_is_time_to_say_so(tmp_path: Path) -> None:
     async with crowded(tmp_path) as (bench, _):
         answer = await bench.run(prompt(n=1), seconds=6.05)

@@ -72,12 +72,12 @@ def rivals(environment: Path, engine_url: str, folder: Path) -> list[Rival]:
     for name, data in zip(("tls.key", "tls.pem"), authority.leaf(None, "localhost", ip="127.0.0.1"), strict=True):
         (folder / name).write_bytes(data)
     trusted = ssl.create_default_context(cadata=authority.pem.decode())
-    here, quiet = "--host 127.0.0.1 --port", f"--prometheus-port {free_port()} --log-level error"
+    here, quiet = "--host 127.0.0.1 --port", "--log-level error --prometheus-port"
     tls = f"--ssl-certificate {folder / 'tls.pem'} --ssl-keyfile {folder / 'tls.key'}"
     told = {
         "LiteLLM, 2 workers": f"litellm --config {config} {here} {ports[0]} --num_workers 2 --telemetry False",
-        "vllm-router": f"vllm-router {here} {ports[1]} --worker-urls {engine_url} {quiet}",
-        "sglang-router": f"sglang-router launch {here} {ports[2]} --worker-urls {engine_url} {quiet}",
+        "vllm-router": f"vllm-router {here} {ports[1]} --worker-urls {engine_url} {quiet} {free_port()}",
+        "sglang-router": f"sglang-router launch {here} {ports[2]} --worker-urls {engine_url} {quiet} {free_port()}",
         "granian + aiohttp, TLS": f"granian --interface asgi {here} {ports[3]} {tls} --no-ws --log-level error "
         "tests.bench.gateways.passthrough:app",
     }

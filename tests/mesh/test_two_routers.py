@@ -9,9 +9,8 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ import tomli_w
 from libs.process import tethered
 from tests.fakes.ports import free_ports
 from tests.mesh.https import Answer, Https
+from tests.mesh.patience import PATIENCE_SECONDS, until
 from tests.mesh.running import ROOT, RunningMesh, short_folder
 
 pytestmark = pytest.mark.mesh
 
 CHAT = "/v1/chat/completions"
-PATIENCE_SECONDS = 60.0
-_POLL_SECONDS = 0.1
 _CAPACITY = 2
 """Of the local node's engine."""
 _WAITING = 2
@@ -79,14 +77,6 @@ def second(mesh: RunningMesh) -> Iterator[Router]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE_SECONDS)
-
-
-def until(claim: Callable[[], bool], otherwise: Callable[[], str] = str) -> None:
-    """Ask another process again and again."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not claim():
-        assert time.monotonic() < deadline, otherwise()
-        time.sleep(_POLL_SECONDS)
 
 
 def serves(https: Https) -> bool:

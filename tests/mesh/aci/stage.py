@@ -11,8 +11,7 @@ import json
 import os
 import secrets
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.fakes.pki import ThrowawayCa
 from tests.mesh.aci.provider import Provider, serving
 from tests.mesh.aci.wire import ATTESTATION, CHAT, SESSIONS, Router
 from tests.mesh.operating import publish, put_tenant
+from tests.mesh.patience import until
 from tests.mesh.running import RunningMesh, running_mesh
 
 PLAIN_MODEL = "plain-model"
@@ -31,11 +31,6 @@ RENAMED_MODEL = "renamed-model"
 THERE_NAMED = "its-name-over-there"
 UNPROVEN_MODEL = "unproven-model"
 """Served by nobody but a provider that policy wants verified, and that has nothing to show."""
-_PATIENCE_SECONDS = 60
-
-
-class NotStaged(Exception):
-    """The mesh did not become what the tests need. No assertion: a check that is expected to fail must not hide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +119,7 @@ def staged(folder: Path) -> Iterator[Stage]:
         earlier = _started_anew(mesh, router, owner)
         publish(mesh, {"foreign_providers": [plain, unproven], "constraints": constraints}, folder)
         stage = Stage(mesh, router, owner, new_tenant(mesh), guest, provider, earlier)
-        _until(lambda: _is_served(router, guest, PLAIN_MODEL) and _is_served(router, owner, stage.model), mesh)
+        until(lambda: _is_served(router, guest, PLAIN_MODEL) and _is_served(router, owner, stage.model), mesh.logs)
         yield stage
 
 
@@ -136,7 +131,7 @@ def _started_anew(mesh: RunningMesh, router: Router, owner: Tenant) -> Earlier:
     (session,) = router.get(SESSIONS).json["sessions"]
     for name in ("router", "node"):
         os.kill(mesh.mesh["services"][name]["pid"], signal.SIGKILL)
-    _until(lambda: _served_by_another(router, session["session_id"]), mesh)
+    until(lambda: _served_by_another(router, session["session_id"]), mesh.logs)
     return Earlier(report.body, session["session_id"], answer.receipt_id)
 
 
@@ -161,12 +156,3 @@ def _store(mesh: RunningMesh, tenant_id: str, version: int, keys: tuple[str, ...
     digests = tuple(sorted(api_key_digest(key) for key in keys))
     record = TenantRecord(tenant_id, version=version, name=f"tenant-{tenant_id[:8]}", keys=unrestricted(*digests))
     asyncio.run(put_tenant(mesh, record))
-
-
-def _until(holds: Callable[[], bool], mesh: RunningMesh) -> None:
-    """Ask until it holds: nothing tells this process."""
-    ends_at = time.monotonic() + _PATIENCE_SECONDS
-    while not holds():
-        if time.monotonic() >= ends_at:
-            raise NotStaged(mesh.logs())
-        time.sleep(0.2)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import structlog
 
-from .simulated import Broken, World
+from .broken import Broken
 from .virtual import run_virtually
+from .world import World
 
 _MEMORY = "/dev/shm"
 

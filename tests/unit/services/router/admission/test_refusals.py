@@ -10,19 +10,18 @@ from libs.events.outbox import OutboxFull
 from libs.transparency.leaf import Kind
 from services.router.admission.refusals import PERIOD_SECONDS, Refusals
 from tests.fakes.entry_schema import require_documented
+from tests.fakes.stepped_hours import SteppedHours
 
 HOUR = int(PERIOD_SECONDS)
 
 
-class Hours:
+class Hours(SteppedHours):
     """A log that takes what is documented, and a clock of which a test has hours pass."""
 
     def __init__(self) -> None:
-        self.now = 1_000_000.0
+        super().__init__()
         self.full = False
         self.entries: list[Mapping[str, Any]] = []
-        self._passed = asyncio.Semaphore(0)
-        self._waits = asyncio.Event()
 
     async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: None) -> None:
         if self.full:
@@ -30,18 +29,6 @@ class Hours:
         assert kind is Kind.REFUSALS
         require_documented(kind, body)
         self.entries.append(body)
-
-    async def pause(self, seconds: float) -> None:
-        self._waits.set()
-        await self._passed.acquire()
-        self.now += seconds
-
-    async def passes(self) -> None:
-        """An hour passes, and what is due then is done."""
-        await self._waits.wait()
-        self._waits.clear()
-        self._passed.release()
-        await self._waits.wait()
 
 
 def refusals(hours: Hours) -> Refusals:

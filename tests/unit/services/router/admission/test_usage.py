@@ -19,6 +19,7 @@ from libs.transparency.leaf import Kind
 from services.router.admission.usage import MOST_ROWS, Usage
 from tests.fakes.entry_schema import require_documented
 from tests.fakes.ledgers import TENANT, VAULT
+from tests.fakes.stepped_hours import SteppedHours
 
 OTHER = replace(TENANT, tenant_id="cd" * 16, key=ApiKey("two", "22" * 32))
 
@@ -36,11 +37,11 @@ class DiskFull(MeshError):
     reason = "RECEIPT_STORE_FAILED"
 
 
-class Hours:
+class Hours(SteppedHours):
     """A log and its vaults, and a clock of which a test has hours pass."""
 
     def __init__(self) -> None:
-        self.now = 1_000_000.0
+        super().__init__()
         self.full = False
         self.broken: dict[str, MeshError] = {}
         self.meanwhile: Callable[[], None] | None = None
@@ -50,8 +51,6 @@ class Hours:
         self.entries: list[tuple[str, Mapping[str, Any]]] = []
         self.copies: list[tuple[str, bytes, Mapping[str, Any]]] = []
         self.disk_full = False
-        self._passed = asyncio.Semaphore(0)
-        self._waits = asyncio.Event()
 
     async def key(self, tenant_id: str) -> VaultKey:
         if self.opening is not None:
@@ -78,18 +77,6 @@ class Hours:
             self.storing.set()
             await asyncio.Event().wait()
         return Enqueued(len(self.entries).to_bytes(32, "big"), bytes(32), len(self.entries))
-
-    async def pause(self, seconds: float) -> None:
-        self._waits.set()
-        await self._passed.acquire()
-        self.now += seconds
-
-    async def passes(self) -> None:
-        """An hour passes, and what is due then is done."""
-        await self._waits.wait()
-        self._waits.clear()
-        self._passed.release()
-        await self._waits.wait()
 
     def total(self, tenant_id: str, name: str) -> int:
         return sum(row[name] for tenant, body in self.entries if tenant == tenant_id for row in body["rows"])

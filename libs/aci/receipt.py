@@ -151,7 +151,7 @@ def verify_signed_by(document: bytes, public_key: bytes) -> Receipt:
     signature = Members(value, "receipt", ReceiptMalformed).hex("signature", 64)
     unsigned = {name: member for name, member in value.items() if name != "signature"}
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(bytes.fromhex(signature), jcs.dumps(unsigned))
+        Ed25519PublicKey.from_public_bytes(public_key).verify(bytes.fromhex(signature), jcs.dumps_parsed(unsigned))
     except (InvalidSignature, ValueError) as error:
         raise ReceiptSignatureInvalid("the receipt's signature does not verify under its key") from error
     return receipt

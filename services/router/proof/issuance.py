@@ -114,6 +114,15 @@ class Issuance:
         except MeshError as error:
             raise LedgerUnavailable("receipts cannot be kept now: the outbox is full") from error
 
+    def require_room_to_wait(self, tenant: Tenant) -> None:
+        """Raise `LedgerUnavailable` while no more of a tenant's receipts may wait: one of its requests, once begun,
+        always leaves one.
+        """
+        try:
+            self._store.put_off.require_room(tenant.tenant_id)
+        except MeshError as error:
+            raise LedgerUnavailable("too many receipts of this tenant's wait for the ledger") from error
+
     async def vault(self, tenant: Tenant) -> VaultKey:
         """Return what seals this tenant's receipts now. Raises `LedgerUnavailable`."""
         return await self._vaults.key(tenant.tenant_id)
@@ -223,7 +232,7 @@ class Issuance:
                 return False
         else:
             await self._keep(waiting, committed, vault)
-        await self._store.put_off.settle(waiting.receipt_id)
+        await self._store.put_off.settle(waiting)
         return True
 
     @staticmethod

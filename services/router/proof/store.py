@@ -43,7 +43,7 @@ async def open_receipt_store(
             file,
             KeptReceipts(file, clock),
             KeptDocuments(file, clock),
-            PutOff(file, most_put_off),
+            await PutOff.open(file, most_put_off),
             KeptUsage(file),
             Erased(file),
         )

@@ -23,11 +23,11 @@ from libs.policy.revoked import Revoked
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
-from services.router.errors import RouterError
+from services.router.errors import LedgerUnavailable, RouterError
 from services.router.exchange.course import Started
 from services.router.prompt import Constraints as Demands
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
-from tests.fakes.ledgers import TENANT, VAULT
+from tests.fakes.ledgers import OTHER_TENANT, TENANT, VAULT
 from tests.fakes.routers import (
     BUFFERED,
     PATIENCE_SECONDS,
@@ -217,7 +217,7 @@ async def test_what_refuses_before_anything_is_done_leaves_one_receipt_once_it_c
 async def test_more_refusals_than_may_wait_have_no_receipt_and_no_head(
     tmp_path: Path, hinder: Callable[[RouterBench, bool], None], error: str, why: str
 ) -> None:
-    async with router_bench(tmp_path, most_put_off=2) as bench:
+    async with router_bench(tmp_path, most_put_off=4) as bench:
         hinder(bench, True)
         for _ in range(2):
             assert (await bench.run(prompt())).started.receipt_id
@@ -225,6 +225,44 @@ async def test_more_refusals_than_may_wait_have_no_receipt_and_no_head(
             await bench.run(prompt())
         assert refusal.value.type == error
         assert len(await bench.store.put_off.oldest(9)) == 2
+
+
+@pytest.mark.parametrize(("hinder", "error", "why"), NOT_NOW)
+async def test_a_tenants_refusals_take_no_receipts_from_anothers(
+    tmp_path: Path, hinder: Callable[[RouterBench, bool], None], error: str, why: str
+) -> None:
+    async with router_bench(tmp_path, most_put_off=8) as bench:
+        hinder(bench, True)
+        for _ in range(4):
+            await bench.run(prompt())
+        for _ in range(8):
+            with pytest.raises(RouterError):
+                await bench.run(prompt())
+        bench.tenant = OTHER_TENANT
+        answer = await bench.run(prompt())
+        assert error_type(answer.body) == error
+        hinder(bench, False)
+        async with bench.issuance.recording():
+            logged = [await bench.logged() for _ in range(5)]
+        assert logged[-1]["receipt_id"] == answer.started.receipt_id
+
+
+async def test_a_tenant_for_whose_receipts_there_is_no_room_is_served_nothing_that_would_leave_one(
+    tmp_path: Path,
+) -> None:
+    """Each answer that is not released leaves a receipt that waits: they are bounded as refusals are."""
+    async with router_bench(tmp_path, most_put_off=8) as bench:
+        bench.ledger.vault_open = False
+        for _ in range(4):
+            await bench.run(prompt())
+        served = len(bench.nodes[0].requests)
+        for _ in range(4):
+            with pytest.raises(LedgerUnavailable):
+                await bench.run(prompt())
+        assert (served, len(bench.nodes[0].requests)) == (4, 4)
+        assert len(await bench.store.put_off.oldest(99)) == 4
+        bench.tenant = OTHER_TENANT
+        assert (await bench.run(prompt())).started.receipt_id
 
 
 async def test_a_client_that_leaves_while_its_refusal_is_put_off_leaves_one_receipt(bench: RouterBench) -> None:

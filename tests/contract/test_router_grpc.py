@@ -100,7 +100,7 @@ async def _line(
             bench.gates,
             bench.exchanges,
             bench.upstreams,
-            bench.store,
+            bench.store.receipts,
             room,
             MAX_BODY_BYTES,
             60.0,

@@ -28,7 +28,7 @@ from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.face.settings import HttpSettings
-from services.router.proof.store import StoredReceipt
+from services.router.proof.kept_receipts import StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
@@ -133,10 +133,10 @@ def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports)
         upstreams=bench.upstreams,
         foreign=bench.foreign,
         cited=bench.sessions,
-        receipts=bench.store,
+        receipts=bench.store.receipts,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
-        usage=UsageCopies(bench.store),
+        usage=UsageCopies(bench.store.usage),
         worker=WorkerForm(bench.workload, reports),
     )
 

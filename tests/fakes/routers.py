@@ -48,7 +48,8 @@ from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance
-from services.router.proof.store import MOST_PENDING, ReceiptStore, open_receipt_store
+from services.router.proof.put_off import MOST_PUT_OFF
+from services.router.proof.store import ReceiptStore, open_receipt_store
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapters import Adapters
@@ -428,7 +429,7 @@ async def router_bench(
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
     keyset_clock: Callable[[], float] = time.time,
-    most_pending: int = MOST_PENDING,
+    most_put_off: int = MOST_PUT_OFF,
     routing: RoutingSettings | None = None,
     monotonic: Callable[[], float] = time.monotonic,
     allowances: Callable[[], float] = time.monotonic,
@@ -467,11 +468,11 @@ async def router_bench(
     upstreams = Upstreams(
         cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic
     )
-    async with open_receipt_store(folder / "receipts.sqlite", most_pending=most_pending) as store:
+    async with open_receipt_store(folder / "receipts.sqlite", most_put_off=most_put_off) as store:
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
-        foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
+        foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store.documents))
         gates = Gates(allowances)
-        usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store).keep)
+        usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store.usage).keep)
         quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)
         sessions = Sessions(upstreams, foreign)
 

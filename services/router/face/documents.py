@@ -18,7 +18,7 @@ from services.router.face.answers import Reply, document, value
 from services.router.face.arrivals import Arrival
 from services.router.face.credentials import authorization
 from services.router.proof.commitments import Commitments, EvidenceDocuments
-from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
+from services.router.proof.kept_receipts import KeptReceipts, ReceiptNotFound, StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.sessions import Sessions
@@ -42,7 +42,7 @@ class Documents:
     upstreams: Upstreams
     foreign: ForeignProviders
     cited: Sessions
-    receipts: ReceiptStore
+    receipts: KeptReceipts
     commitments: Commitments
     evidence: EvidenceDocuments
     usage: UsageCopies

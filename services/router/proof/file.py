@@ -1,13 +1,22 @@
-"""Responsible for the file of the receipt store: its tables, its versions, and that what is deleted is overwritten."""
+"""Responsible for the file of the receipt store: its tables, its versions, and that what is deleted is overwritten.
+
+Whoever keeps something in it works through `StoreFile`: in threads, one at a time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from libs.errors import Code, MeshError
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 5.0
@@ -79,6 +88,31 @@ class ReceiptStoreUnusable(MeshError):
     """The file is not a receipt store of this version."""
 
     reason = "RECEIPT_STORE_UNUSABLE"
+
+
+class StoreFile:
+    """The open file. Work is given the connection, and MUST leave no transaction open: `with connection` ends one."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        # Not an asyncio lock: a cancelled caller leaves its thread at work, and the next must still wait for it.
+        self._lock = threading.Lock()
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work in a thread, and return what it does. Raises `ReceiptStoreFailed`."""
+        return await asyncio.to_thread(self.run_now, work)
+
+    def run_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The same in this thread, which it blocks. Raises `ReceiptStoreFailed`."""
+        with self._lock:
+            try:
+                return work(self._connection)
+            except sqlite3.Error as error:
+                raise ReceiptStoreFailed(f"the receipt store failed: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -16,7 +16,7 @@ from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
 from services.router.exchange.course import Part, Started
 from services.router.proof.issuance import Issuance
-from services.router.proof.store import StoredReceipt
+from services.router.proof.kept_receipts import StoredReceipt
 from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, aborts, prompt, until_waiting
 
@@ -158,6 +158,6 @@ async def test_a_client_that_leaves_while_the_copy_is_kept_is_amended_and_the_co
 
 async def found(bench: RouterBench, receipt_id: str) -> StoredReceipt | None:
     try:
-        return await bench.store.find(receipt_id, TENANT.tenant_id)
+        return await bench.store.receipts.find(receipt_id, TENANT.tenant_id)
     except NotFound:
         return None

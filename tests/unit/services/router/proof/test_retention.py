@@ -42,18 +42,18 @@ class Desk:
         def let_go(why: str, number: int) -> None:
             self.gone[why] += number
 
-        await Retention(self.store, ReceiptSettings(5.0, days, most_bytes), let_go, lambda: self.now).trim()
+        await Retention(self.store.receipts, ReceiptSettings(5.0, days, most_bytes), let_go, lambda: self.now).trim()
 
     async def kept(self, *numbers: int) -> list[int]:
         found = []
         for number in numbers:
             with suppress(NotFound):
-                found.append((await self.store.find(f"rcpt-{number}", "t1")).issuer_seq)
+                found.append((await self.store.receipts.find(f"rcpt-{number}", "t1")).issuer_seq)
         return found
 
     async def has(self, digest: bytes) -> bool:
         try:
-            return bool(await self.store.evidence(digest))
+            return bool(await self.store.documents.find(digest))
         except NotFound:
             return False
 
@@ -73,9 +73,9 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 async def test_a_receipt_is_there_for_its_time_and_not_after(desk: Desk) -> None:
-    await desk.store.put(stored(1))
+    await desk.store.receipts.put(stored(1))
     desk.now += DAY
-    await desk.store.put(stored(2))
+    await desk.store.receipts.put(stored(2))
     desk.now = BEGAN + 30 * DAY
     await desk.trim()
     assert await desk.kept(1, 2) == [1, 2]
@@ -87,9 +87,9 @@ async def test_a_receipt_is_there_for_its_time_and_not_after(desk: Desk) -> None
 
 async def test_many_go_in_steps_until_none_is_due(desk: Desk) -> None:
     for number in range(450):
-        await desk.store.put(stored(number))
+        await desk.store.receipts.put(stored(number))
     desk.now += 31 * DAY
-    await desk.store.put(stored(450))
+    await desk.store.receipts.put(stored(450))
     await desk.trim()
     assert await desk.kept(*range(451)) == [450]
     assert desk.gone == {AGED: 450}
@@ -97,9 +97,9 @@ async def test_many_go_in_steps_until_none_is_due(desk: Desk) -> None:
 
 async def test_a_document_stays_as_long_as_a_receipt_cites_it(desk: Desk) -> None:
     first, both, last = (bytes([number]) * 32 for number in range(3))
-    await desk.store.put(stored(1), {first: b"first", both: b"both"})
+    await desk.store.receipts.put(stored(1), {first: b"first", both: b"both"})
     desk.now += 10 * DAY
-    await desk.store.put(stored(2), {both: None, last: b"last"})
+    await desk.store.receipts.put(stored(2), {both: None, last: b"last"})
     desk.now = BEGAN + 31 * DAY
     await desk.trim()
     assert [await desk.has(digest) for digest in (first, both, last)] == [False, True, True]
@@ -110,15 +110,15 @@ async def test_a_document_stays_as_long_as_a_receipt_cites_it(desk: Desk) -> Non
 
 async def test_a_document_that_nobody_cited_yet_stays_for_a_day_at_least(desk: Desk) -> None:
     digest = b"\x07" * 32
-    await desk.store.keep_evidence(digest, b"document")
+    await desk.store.documents.put(digest, b"document")
     for number in range(3):
-        await desk.store.put(stored(number))
+        await desk.store.receipts.put(stored(number))
     await desk.trim(most_bytes=16 << 20)
     desk.now += DAY - 1
-    await desk.store.let_go(int(desk.now), 0)
+    await desk.store.receipts.let_go(int(desk.now), 0)
     assert await desk.has(digest)
     desk.now += HOUR + 2
-    await desk.store.let_go(int(desk.now), 0)
+    await desk.store.receipts.let_go(int(desk.now), 0)
     assert not await desk.has(digest)
 
 
@@ -126,17 +126,17 @@ async def test_a_document_that_is_kept_again_and_again_is_not_written_each_time(
     """Each commit to disk holds up the receipts of answers, and anybody with one receipt may ask for its proof."""
     digest, log_of_writes = b"\x07" * 32, tmp_path / "r.db-wal"
     async with desk_in(tmp_path) as desk:
-        await desk.store.keep_evidence(digest, b"document")
+        await desk.store.documents.put(digest, b"document")
         written = log_of_writes.stat().st_size
         for _ in range(3):
             desk.now += HOUR / 4
-            await desk.store.keep_evidence(digest, b"document")
+            await desk.store.documents.put(digest, b"document")
         assert log_of_writes.stat().st_size == written
         desk.now += HOUR
-        await desk.store.keep_evidence(digest, b"document")
+        await desk.store.documents.put(digest, b"document")
         assert log_of_writes.stat().st_size > written
         desk.now += DAY - 1
-        await desk.store.let_go(int(desk.now), 0)
+        await desk.store.receipts.let_go(int(desk.now), 0)
         assert await desk.has(digest)
 
 
@@ -144,7 +144,7 @@ async def test_without_room_the_oldest_go_before_their_time_and_the_file_does_no
     limit, sizes = 16 << 20, []
     async with desk_in(tmp_path) as desk:
         for number in range(4000):
-            await desk.store.put(dataclasses.replace(stored(number), entry=bytes([number % 251]) * 16 * KIB))
+            await desk.store.receipts.put(dataclasses.replace(stored(number), entry=bytes([number % 251]) * 16 * KIB))
             if number % 250 == 249:
                 await desk.trim(most_bytes=limit)
                 sizes.append((tmp_path / "r.db").stat().st_size)
@@ -156,17 +156,17 @@ async def test_without_room_the_oldest_go_before_their_time_and_the_file_does_no
 
 
 async def test_what_is_due_goes_first_and_only_then_what_there_is_no_room_for(desk: Desk) -> None:
-    await desk.store.put(stored(1))
+    await desk.store.receipts.put(stored(1))
     desk.now += DAY
-    await desk.store.put(stored(2))
-    steps = [await desk.store.let_go(int(desk.now), 0) for _ in range(3)]
+    await desk.store.receipts.put(stored(2))
+    steps = [await desk.store.receipts.let_go(int(desk.now), 0) for _ in range(3)]
     assert [(step.aged, step.crowded) for step in steps] == [(1, 0), (0, 1), (0, 0)]
 
 
 async def test_an_erasure_of_many_takes_all_of_them_and_overwrites_them(desk: Desk) -> None:
     for number in range(1, 700):
-        await desk.store.put(sealed(number, VAULT if number % 2 else b"\x0b" * 16))
-    await desk.store.erase(VaultPart(VAULT, None))
+        await desk.store.receipts.put(sealed(number, VAULT if number % 2 else b"\x0b" * 16))
+    await desk.store.erased.erase(VaultPart(VAULT, None))
     assert await desk.kept(*range(1, 700)) == list(range(2, 700, 2))
     files = content_of(desk.folder)
     assert b"the entry of number 699" not in files
@@ -174,10 +174,10 @@ async def test_an_erasure_of_many_takes_all_of_them_and_overwrites_them(desk: De
 
 
 async def test_what_went_for_its_age_is_in_no_file_once_its_vault_is_erased(desk: Desk) -> None:
-    await desk.store.put(sealed(1))
+    await desk.store.receipts.put(sealed(1))
     desk.now += 31 * DAY
     await desk.trim()
-    await desk.store.erase(VaultPart(VAULT, None))
+    await desk.store.erased.erase(VaultPart(VAULT, None))
     assert b"the entry of number 001" not in content_of(desk.folder)
 
 
@@ -197,7 +197,7 @@ async def test_a_store_of_the_version_before_keeps_its_receipts_for_their_time_f
             desk.now = opened_at + ahead
             await desk.trim()
             assert await desk.kept(1, 2) == kept
-        await desk.store.put(stored(3))
+        await desk.store.receipts.put(stored(3))
         await desk.trim()
         assert not await desk.has(b"\x01" * 32)
 
@@ -209,7 +209,7 @@ async def test_the_session_that_a_receipt_cites_is_kept_with_it_whatever_the_reg
     outcome = bench.only_receipt().upstream
     assert isinstance(outcome, UpstreamVerified)
     document = bench.registry.sessions.pop(bytes.fromhex(outcome.session_id))
-    assert await bench.store.evidence(bytes.fromhex(outcome.session_id)) == document
+    assert await bench.store.documents.find(bytes.fromhex(outcome.session_id)) == document
     assert await bench.foreign.session(outcome.session_id) == document
 
 

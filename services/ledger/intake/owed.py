@@ -51,7 +51,7 @@ class Owed:
         """Go on where the process before stopped. Raises `LogDamaged`, `LogBroken`."""
         self._path = directory / NAME
         self._told = 0
-        end, _ = records_log.read_each(self._path, records_log.OWED, self._recall)
+        end = records_log.read_each(self._path, records_log.OWED, self._recall)
         self._file = records_log.RecordsLog(self._path, records_log.OWED, end)
         if self._file.saved is not None:
             # A bit that changed in what was synced last looks like this, too.

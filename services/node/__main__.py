@@ -14,6 +14,7 @@ from libs.weights import measure
 from services.node.config import Config
 from services.node.engine import open_engine
 from services.node.generation import Generation
+from services.node.installed import engine_name
 from services.node.launch import plan
 from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
@@ -27,7 +28,8 @@ async def serve(config: Config) -> None:
     answers before routers are told of this node.
     """
     async with open_guest(config.member, "node") as (guest, _):
-        launch = plan(config.engine, read_engine(await guest.measured_compose()))
+        measured = read_engine(await guest.measured_compose())
+    launch = plan(config.engine, measured, await engine_name(measured))
     models = [ServedModel(config.engine.model, await measure(launch.weights))]
     receipts = ReceiptSigner()
     claims = {

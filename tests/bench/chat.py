@@ -121,7 +121,7 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
     ]
     rows = []
     async with (
-        open_engine(settings, plan(settings, MeasuredEngine("embedded")), folder) as engine,
+        open_engine(settings, plan(settings, MeasuredEngine("embedded"), "xllamacpp"), folder) as engine,
         router_client(mesh) as client,
     ):
         await engine.until_ready()

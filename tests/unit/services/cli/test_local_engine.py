@@ -54,7 +54,7 @@ def test_the_node_starts_what_was_asked_for(tmp_path: Path, weights: Path) -> No
     addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
     write_service_configs(layout, addresses, layout.policy(1), engine=LocalEngine(VLLM, weights, parallel=7))
     settings = load(layout.config("node"), Config).engine
-    argv = plan(settings, VLLM).argv(tmp_path / "socket")
+    argv = plan(settings, VLLM, "vllm").argv(tmp_path / "socket")
     assert argv[0] == VLLM.python
     assert argv[argv.index("--model") + 1] == str(weights)
     assert argv[argv.index("--served-model-name") + 1] == MODEL

@@ -37,7 +37,7 @@ QUESTION = [{"role": "user", "content": "Say hi."}]
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SupervisedEngine]:
     settings = EngineSettings(model=MODEL, context_tokens=1024, parallel=1, threads=1)
     async with open_engine(
-        settings, plan(settings, MeasuredEngine("embedded")), tmp_path_factory.mktemp("engine")
+        settings, plan(settings, MeasuredEngine("embedded"), "xllamacpp"), tmp_path_factory.mktemp("engine")
     ) as running:
         await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
         yield running
@@ -195,7 +195,7 @@ async def test_a_killed_engine_comes_back(generation: Generation, engine: Superv
 
 async def test_an_engine_that_ends_at_once_is_never_ready(tmp_path: Path) -> None:
     settings = EngineSettings(model=MODEL, weights=tmp_path / "absent.gguf")
-    async with open_engine(settings, plan(settings, MeasuredEngine("embedded")), tmp_path) as engine:
+    async with open_engine(settings, plan(settings, MeasuredEngine("embedded"), "xllamacpp"), tmp_path) as engine:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(engine.until_ready(), 1.0)
         assert not engine.ready

@@ -129,6 +129,8 @@ def _owe_once(path: Path, said: bytes) -> None:
     end = records_log.read_each(path, records_log.OWED, look)
     if not owes[0]:
         with closing(records_log.RecordsLog(path, records_log.OWED, end)) as file:
+            if file.saved is not None:
+                sys.stderr.write(f"ledger: {path.name} ended in a write that was cut short: kept as {file.saved}\n")
             file.append([said])
 
 

@@ -176,6 +176,20 @@ def test_what_was_owed_before_a_refused_file_is_set_aside_is_owed_on(empty_log: 
     assert told.body["file"] == QUARANTINE_LOG
 
 
+def test_what_was_being_owed_when_the_power_went_is_kept_and_told_before_more_is_owed(
+    empty_log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sayings = owing(empty_log)
+    refusing(empty_log)
+    flip(empty_log / QUARANTINE_LOG, 20)
+    with (empty_log / OWED_LOG).open("ab") as file:
+        file.write(b"TMOW cut short")
+    set_aside(empty_log, QUARANTINE_LOG)
+    assert "owed.log ended in a write that was cut short" in capsys.readouterr().err
+    assert b"TMOW cut short" in kept_of(empty_log)
+    assert owed_of(empty_log)[:-1] == sayings[3:]
+
+
 def test_of_two_damaged_files_the_one_in_which_it_is_to_be_said_comes_first(empty_log: Path) -> None:
     owing(empty_log)
     refusing(empty_log)

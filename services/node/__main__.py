@@ -10,7 +10,6 @@ from libs.entry import run
 from libs.identity.member import Member, join, open_guest
 from libs.policy.measured_engine import read_engine
 from libs.process import notify_ready, until_terminated
-from libs.weights import measure
 from services.node.config import Config
 from services.node.engine import open_engine
 from services.node.generation import Generation
@@ -19,6 +18,7 @@ from services.node.launch import plan
 from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
 from services.node.servicer import InferenceServicer, binding
+from services.node.weights import measured_weights
 
 
 async def serve(config: Config) -> None:
@@ -30,7 +30,8 @@ async def serve(config: Config) -> None:
     async with open_guest(config.member, "node") as (guest, _):
         measured = read_engine(await guest.measured_compose())
     launch = plan(config.engine, measured, await engine_name(measured))
-    models = [ServedModel(config.engine.model, await measure(launch.weights))]
+    weights = await measured_weights(config.engine, launch, config.member.state_dir)
+    models = [ServedModel(config.engine.model, weights.manifest.digest)]
     receipts = ReceiptSigner()
     claims = {
         "engine": launch.name,
@@ -42,7 +43,7 @@ async def serve(config: Config) -> None:
     }
     async with (
         join(config.member, "node", claims, registry=config.registry) as member,
-        open_engine(config.engine, launch, config.member.state_dir) as engine,
+        open_engine(config.engine, launch, weights, config.member.state_dir) as engine,
     ):
         served = frozenset(model.model_id for model in models)
         generation = Generation(engine, served, receipts, lambda: _policy_in_force(member))

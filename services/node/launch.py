@@ -41,6 +41,9 @@ class EngineSettings:
 
     Policy lists its digest.
     """
+    manifest: Path | None = None
+    """The manifest that the files must agree with: see `teemesh weights`. Policy decides with or without it; with it,
+    this node says which file is wrong, and does not start."""
     context_tokens: int = 2048
     """Longest prompt and answer of one request together, tokens."""
     parallel: int = 2

@@ -12,7 +12,7 @@ from libs.policy.measured_engine import read_engine
 from libs.process import notify_ready, until_terminated
 from services.node.config import Config
 from services.node.engine import open_engine
-from services.node.generation import Generation
+from services.node.generation import Claimed, Generation
 from services.node.installed import engine_name
 from services.node.launch import plan
 from services.node.receipts import ReceiptSigner
@@ -45,8 +45,10 @@ async def serve(config: Config) -> None:
         join(config.member, "node", claims, registry=config.registry) as member,
         open_engine(config.engine, launch, weights, config.member.state_dir) as engine,
     ):
-        served = frozenset(model.model_id for model in models)
-        generation = Generation(engine, served, receipts, lambda: _policy_in_force(member))
+        claimed = Claimed(
+            launch.name, launch.arguments_sha256, {model.model_id: model.weights_sha256 for model in models}
+        )
+        generation = Generation(engine, claimed, receipts, lambda: _policy_in_force(member))
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
         async with member.serve([binding(servicer)]) as serving:
             await engine.until_ready()

@@ -20,7 +20,7 @@ from libs.rpc.errors import reason_of
 from libs.rpc.middleware import map_errors
 from services.node.channel import Answer
 from services.node.engine import EngineLoad
-from services.node.generation import Generation
+from services.node.generation import Claimed, Generation
 from services.node.receipts import ReceiptSigner
 from services.node.whole_answers import METHODS, WholeAnswerServicer, binding
 
@@ -66,7 +66,8 @@ class PiecesEngine:
 async def serving(
     engine: PiecesEngine, receipts: ReceiptSigner
 ) -> AsyncIterator[whole_answer_pb2_grpc.WholeAnswerServiceStub]:
-    generation = Generation(engine, frozenset({"m"}), receipts, lambda: PolicyInForce(1, "sha256:" + "0" * 64))
+    claimed = Claimed("an engine", bytes(32), {"m": bytes(32)})
+    generation = Generation(engine, claimed, receipts, lambda: PolicyInForce(1, "sha256:" + "0" * 64))
     whole = binding(WholeAnswerServicer(generation, 30.0))
     server = grpc.aio.server(
         interceptors=(MiddlewareInterceptor([map_errors]),),

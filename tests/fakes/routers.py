@@ -100,6 +100,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.chunks: Sequence[bytes] = BUFFERED
         self.refuses = False
         self.refuses_as_too_large = False
+        self.refuses_as_too_slow = False
         self.breaks_at: int | None = None
         self.waits_at: int | None = None
         self.waits_before_head = False
@@ -134,6 +135,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
                 await self.goes_on.wait()
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            if self.refuses_as_too_slow:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no time is left")
             if self.refuses_as_too_large:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
             if self.waits_before_head:

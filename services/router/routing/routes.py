@@ -52,8 +52,9 @@ class NodeRoute:
 
     async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `hop.forward`."""
-        breakers, model, streams = self.upstreams.breakers, errand.prompt.model, errand.prompt.stream
-        with self.held(), breakers.attempt(self.name, model, streams=streams) as attempt:
+        breakers, prompt = self.upstreams.breakers, errand.prompt
+        attempting = breakers.attempt(self.name, prompt.model, errand.tenant_id, streams=prompt.stream)
+        with self.held(), attempting as attempt:
             async with aclosing(forward(self.upstream, errand, self.upstreams.settings)) as steps:
                 async for step in steps:
                     if isinstance(step, Reached):

@@ -437,6 +437,7 @@ async def router_bench(
     monotonic: Callable[[], float] = time.monotonic,
     allowances: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
+    window: AcceptanceWindow | None = None,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
     `keyset_clock` is the one by which keysets end.
@@ -484,7 +485,7 @@ async def router_bench(
             return await sessions.find(session_id)
 
         issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger), find_session)
-        opening = Opening(workload, AcceptanceWindow())
+        opening = Opening(workload, window or AcceptanceWindow())
         exchanges = Exchanges(
             member.policy,
             workload,

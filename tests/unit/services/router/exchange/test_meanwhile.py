@@ -63,20 +63,20 @@ def _constrain(bench: RouterBench, tenant: TenantConstraints) -> None:
     bench.member.policy.constraints = Constraints(by_tenant={TENANT.tenant_id: tenant})
 
 
-_UNAVAILABLE = (502, "upstream_error", "engine_unavailable")
+_UNSUITED = (502, "upstream_error", "node_no_longer_suits")
 
 
 @pytest.mark.parametrize(
     ("happens", "refusal"),
     [
-        (_the_model_is_withdrawn, _UNAVAILABLE),
-        (_its_weights_are_withdrawn, _UNAVAILABLE),
-        (_the_tenant_may_use_another_model_only, _UNAVAILABLE),
-        (_the_tenant_is_kept_to_a_region, _UNAVAILABLE),
-        (_the_tenants_evidence_must_be_younger, _UNAVAILABLE),
-        (_the_node_is_drained, _UNAVAILABLE),
-        (_its_lease_is_shortened, _UNAVAILABLE),
-        (_the_registry_ends_it, _UNAVAILABLE),
+        (_the_model_is_withdrawn, _UNSUITED),
+        (_its_weights_are_withdrawn, _UNSUITED),
+        (_the_tenant_may_use_another_model_only, _UNSUITED),
+        (_the_tenant_is_kept_to_a_region, _UNSUITED),
+        (_the_tenants_evidence_must_be_younger, _UNSUITED),
+        (_the_node_is_drained, _UNSUITED),
+        (_its_lease_is_shortened, _UNSUITED),
+        (_the_registry_ends_it, _UNSUITED),
         (_the_policy_goes_stale, (503, "service_unavailable", "service_unavailable")),
         (_the_tenant_is_revoked, (403, "tenant_revoked", "tenant_revoked")),
     ],
@@ -131,7 +131,7 @@ async def test_a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_pro
     bench.peer_of(first).meanwhile = renews
     answer = await bench.run(prompt(provider={"aci_session_ids": [pinned]}))
     assert (answer.started.status, first.requests, second.requests) == (502, [], [])
-    assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "engine_unavailable")
+    assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "node_key_changed")
 
 
 async def test_another_node_serves_where_one_may_not_any_more(two_nodes: RouterBench) -> None:

@@ -83,7 +83,7 @@ async def test_a_node_whose_measurement_the_next_policy_does_not_list_gets_no_pr
         await reach(line, upstream)
 
 
-async def test_a_node_that_has_gone_since_gets_no_prompt_and_neither_does_whoever_is_there_now(line: LyingList) -> None:
+async def test_a_node_that_has_gone_since_gets_no_prompt(line: LyingList) -> None:
     upstream = await chosen(line)
     await line.stop_nodes()
     with pytest.raises(NodeUnavailable, match=r"PEER_UNREACHABLE|PEER_UNAVAILABLE"):

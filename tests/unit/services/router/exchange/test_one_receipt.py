@@ -20,6 +20,7 @@ from services.router.admission.limits import TenantConcurrencyExceeded, TenantLi
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.course import Started
 from services.router.exchange.ends import End
+from services.router.exchange.withholding import MAX_WITHHELD_BYTES
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import (
@@ -136,6 +137,28 @@ async def test_a_node_that_is_killed_in_the_middle_of_its_answer(bench: RouterBe
     assert answer.body.startswith(STREAMED[0]) is stream
     assert isinstance(receipt.upstream, UpstreamVerified)
     assert bench.ledger.of(Kind.AMENDMENT) == []
+
+
+async def test_a_node_that_is_killed_before_its_answer(bench: RouterBench) -> None:
+    node = bench.nodes[0]
+    node.waits_before_head = True
+    running = asyncio.create_task(bench.run(prompt()))
+    await until_waiting(node.waiting)
+    await bench.servers[0].stop(None)
+    answer = await running
+    receipt = bench.only_receipt()
+    assert (answer.started.status, aborts(receipt)) == (502, ["upstream_failed"])
+    assert receipt.returned.body_hash == digest(answer.body)
+    assert isinstance(receipt.upstream, UpstreamVerified)
+
+
+async def test_an_answer_that_is_larger_than_may_be_withheld(bench: RouterBench) -> None:
+    piece = b"x" * (1 << 20)
+    bench.nodes[0].chunks = [piece] * (MAX_WITHHELD_BYTES // len(piece) + 1)
+    answer = await bench.run(prompt())
+    receipt = bench.only_receipt()
+    assert (answer.started.status, aborts(receipt)) == (502, ["upstream_failed"])
+    assert receipt.returned.body_hash == digest(answer.body)
 
 
 async def test_an_engine_that_reports_an_error_within_its_stream(bench: RouterBench) -> None:

@@ -140,6 +140,8 @@ def _verify_named_node(receipt: Receipt, outcome: UpstreamVerified, session: Ses
         raise NodeNotEvidenced("the receipt names another node than the session that it cites")
     if node.weights_sha256 != _weights(appraisal.workload_claims, outcome.model_id):
         raise NodeNotEvidenced("the node's evidence does not claim this model with these weights")
+    if node.engine != appraisal.workload_claims.get("engine"):
+        raise NodeNotEvidenced("the node's evidence does not claim this engine")
     if node.engine_args_sha256 not in (None, appraisal.workload_claims.get("engine_args_sha256")):
         raise NodeNotEvidenced("the node's evidence does not claim this engine's arguments")
     if node.receipt is not None:

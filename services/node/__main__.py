@@ -10,14 +10,15 @@ from libs.entry import run
 from libs.identity.member import Member, join, open_guest
 from libs.policy.measured_engine import read_engine
 from libs.process import notify_ready, until_terminated
-from libs.weights import measure
 from services.node.config import Config
 from services.node.engine import open_engine
 from services.node.generation import Generation
+from services.node.installed import engine_name
 from services.node.launch import plan
 from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
 from services.node.servicer import InferenceServicer, binding
+from services.node.weights import measured_weights
 
 
 async def serve(config: Config) -> None:
@@ -27,8 +28,10 @@ async def serve(config: Config) -> None:
     answers before routers are told of this node.
     """
     async with open_guest(config.member, "node") as (guest, _):
-        launch = plan(config.engine, read_engine(await guest.measured_compose()))
-    models = [ServedModel(config.engine.model, await measure(launch.weights))]
+        measured = read_engine(await guest.measured_compose())
+    launch = plan(config.engine, measured, await engine_name(measured))
+    weights = await measured_weights(config.engine, launch, config.member.state_dir)
+    models = [ServedModel(config.engine.model, weights.manifest.digest)]
     receipts = ReceiptSigner()
     claims = {
         "engine": launch.name,
@@ -40,7 +43,7 @@ async def serve(config: Config) -> None:
     }
     async with (
         join(config.member, "node", claims, registry=config.registry) as member,
-        open_engine(config.engine, launch, config.member.state_dir) as engine,
+        open_engine(config.engine, launch, weights, config.member.state_dir) as engine,
     ):
         served = frozenset(model.model_id for model in models)
         generation = Generation(engine, served, receipts, lambda: _policy_in_force(member))

@@ -223,8 +223,11 @@ def _naming(honest: Materials, mesh: AttestedMesh, **members: Any) -> Materials:
     return replace(honest, receipt=signed, commitment=jcs.dumps(mesh.commit(signed)))
 
 
-def test_a_receipt_that_names_other_arguments_than_the_node_claims_fails(honest: Materials, mesh: AttestedMesh) -> None:
-    assert _failures(_naming(honest, mesh, engine_args_sha256="01" * 32)) == {7: "NODE_NOT_EVIDENCED"}
+@pytest.mark.parametrize("other", [{"engine": "vllm 0.0.1"}, {"engine_args_sha256": "01" * 32}], ids=str)
+def test_a_receipt_that_names_another_engine_or_other_arguments_than_the_node_claims_fails(
+    honest: Materials, mesh: AttestedMesh, other: dict[str, str]
+) -> None:
+    assert _failures(_naming(honest, mesh, **other)) == {7: "NODE_NOT_EVIDENCED"}
 
 
 @pytest.mark.parametrize("wrong", ["prompt", "key", "digest"])

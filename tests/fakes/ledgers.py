@@ -41,6 +41,8 @@ class LedgerTwin:
         self.asked = asyncio.Event()
         self.vault_open = True
         self.vault_waits = False
+        self.unopened: set[str] = set()
+        """Tenants whose vaults alone cannot be opened."""
         self.dropped: list[VaultPart] = []
         self.copies_wait = False
         self.copies_go_on = asyncio.Event()
@@ -56,7 +58,7 @@ class LedgerTwin:
         if self.vault_waits:
             self.asked.set()
             await asyncio.Event().wait()
-        if not self.vault_open:
+        if not self.vault_open or tenant_id in self.unopened:
             raise VaultUnavailable("the tenant's vault cannot be opened")
         return replace(VAULT, tenant=tenant_id)
 

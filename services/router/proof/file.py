@@ -101,6 +101,7 @@ CREATE TRIGGER {table}_out AFTER DELETE ON {table}
 
 _SINCE_VERSION_3 = f"""
 CREATE TABLE beside (name TEXT PRIMARY KEY, octets INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX pending_by_tenant ON pending (tenant_id, position);
 {_measured("usage", "body")}
 {_measured("pending", "receipt")}
 """

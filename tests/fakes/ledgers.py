@@ -37,6 +37,8 @@ class LedgerTwin:
         self.full = False
         self.room_asked = asyncio.Semaphore(0)
         self.waits = False
+        self.goes_on = asyncio.Event()
+        """Set by a test: whoever waits is answered."""
         self.broken: Exception | None = None
         self.asked = asyncio.Event()
         self.vault_open = True
@@ -91,7 +93,7 @@ class LedgerTwin:
         try:
             if self.waits:
                 self.asked.set()
-                await asyncio.Event().wait()
+                await self.goes_on.wait()
         except asyncio.CancelledError:
             if withheld:
                 self._amend(sealed.entry_id, abandoned or {}, "not_released")

@@ -311,6 +311,11 @@ ENDS: tuple[Row, ...] = (
         "release_unknown",
         f"{_PUBLISH}an_acknowledged_receipt_that_was_not_released_is_amended_as_unknown",
     ),
+    Row(
+        "the router stops while a receipt that waited is on its way",
+        "ledger_unavailable",
+        f"{_LEAVING}a_receipt_that_the_ledger_has_been_given_at_a_stop_is_logged_once",
+    ),
     Row("a defect of the router's", "internal_error", f"{_ONE}a_defect_of_the_routers_own"),
 )
 

@@ -24,6 +24,7 @@ from services.router.admission.directory import TenantDirectory
 from services.router.admission.limits import Gates
 from services.router.admission.quota_file import QuotaFile
 from services.router.admission.quotas import Quotas
+from services.router.admission.reads import Reads
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
 from services.router.admission.usage import Usage
@@ -151,6 +152,7 @@ async def serve(config: Config) -> None:
                 overdue=lambda: renewal.overdue,
                 reports=reports,
                 tenants=tenants,
+                reads=Reads(config.http.reads_per_second),
                 upstreams=upstreams,
                 foreign=foreign,
                 cited=sessions,

@@ -108,6 +108,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         self.chunks: Sequence[bytes] = BUFFERED
         self.refuses = False
         self.refuses_as_too_large = False
+        self.refuses_as_too_slow = False
         self.breaks_at: int | None = None
         self.waits_at: int | None = None
         self.waits_before_head = False
@@ -147,6 +148,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
                 await self.goes_on.wait()
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            if self.refuses_as_too_slow:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no time is left")
             if self.refuses_as_too_large:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
             if self.waits_before_head:
@@ -472,6 +475,7 @@ async def router_bench(
     monotonic: Callable[[], float] = time.monotonic,
     allowances: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
+    window: AcceptanceWindow | None = None,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes, which give whole answers or do not. `policy`, if not the default, may
     list foreign providers. `keyset_clock` is the one by which keysets end.
@@ -516,7 +520,7 @@ async def router_bench(
             return await sessions.find(session_id)
 
         issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger), find_session)
-        opening = Opening(workload, AcceptanceWindow())
+        opening = Opening(workload, window or AcceptanceWindow())
         exchanges = Exchanges(
             member.policy,
             workload,

@@ -18,7 +18,7 @@ from libs.errors import Code, MeshError
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 5.0
 _OVERWRITES = 2
 """Since this version, what is deleted is overwritten."""
@@ -55,7 +55,7 @@ CREATE INDEX receipts_by_vault ON receipts (vault_id, vault_epoch);
 CREATE TABLE erased (vault_id BLOB NOT NULL, vault_epoch INTEGER) STRICT;
 CREATE TABLE erasures_read (id INTEGER PRIMARY KEY CHECK (id = 1), token BLOB NOT NULL) STRICT;
 """
-_SINCE_VERSION_2 = """
+SINCE_VERSION_2 = """
 CREATE TABLE usage (
   position INTEGER PRIMARY KEY AUTOINCREMENT,
   tenant_id TEXT NOT NULL,
@@ -75,6 +75,37 @@ INSERT INTO cited SELECT digest, (SELECT COALESCE(max(position), 0) FROM receipt
 """
 """What an earlier version kept was kept just now, as far as anybody knows, and each of its receipts may cite all of its
 documents."""
+
+_PAGE, _ROW = 4096, 256
+"""SQLite's page, and what a row takes beside what is counted of it, indexes and all."""
+
+
+def _room(octets: str) -> str:
+    """What a row with so many bytes takes of the file, as near as that can be told: whole pages, or its part of one."""
+    row = f"({octets} + {_ROW})"
+    pages, part = f"({row} + {_PAGE - 1}) / {_PAGE} * {_PAGE}", f"{_PAGE} / ({_PAGE} / {row})"
+    return f"CASE WHEN {row} > {_PAGE} THEN {pages} ELSE {part} END"
+
+
+def _measured(table: str, column: str) -> str:
+    """Keep the sum of what a table takes, whoever writes to it."""
+    more = "UPDATE beside SET octets = octets"
+    return f"""
+INSERT INTO beside SELECT '{table}', COALESCE(sum({_room(f"length({column})")}), 0) FROM {table};
+CREATE TRIGGER {table}_in AFTER INSERT ON {table}
+  BEGIN {more} + {_room(f"length(NEW.{column})")} WHERE name = '{table}'; END;
+CREATE TRIGGER {table}_out AFTER DELETE ON {table}
+  BEGIN {more} - {_room(f"length(OLD.{column})")} WHERE name = '{table}'; END;
+"""  # noqa: S608 - constant names
+
+
+_SINCE_VERSION_3 = f"""
+CREATE TABLE beside (name TEXT PRIMARY KEY, octets INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX pending_by_tenant ON pending (tenant_id, position);
+{_measured("usage", "body")}
+{_measured("pending", "receipt")}
+"""
+"""What lies beside the receipts, measured, so that receipts do not go because of it."""
 
 
 class ReceiptStoreFailed(MeshError):
@@ -119,6 +150,12 @@ class StoreFile:
             self._connection.close()
 
 
+def taken(connection: sqlite3.Connection, table: str) -> int:
+    """Return how much room one of the tables beside the receipts takes, bytes."""
+    (octets,) = connection.execute("SELECT octets FROM beside WHERE name = ?", (table,)).fetchone()
+    return int(octets)
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open or create the file, readable by this user only. Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`."""
     try:
@@ -152,7 +189,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise ReceiptStoreUnusable(f"{path} has version {version}, this router knows {SCHEMA_VERSION}")
     if version == SCHEMA_VERSION:
         return
-    made = "".join((VERSION_1, SINCE_VERSION_1, _SINCE_VERSION_2)[version:])
+    made = "".join((VERSION_1, SINCE_VERSION_1, SINCE_VERSION_2, _SINCE_VERSION_3)[version:])
     connection.executescript(f"BEGIN; {made} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     if version < _OVERWRITES:
         # What that version deleted is still in free pages.

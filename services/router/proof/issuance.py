@@ -38,6 +38,7 @@ from services.router.workload.generation import Generation
 
 _RETRY_SECONDS = 2.0
 _LATE_SECONDS = 30.0
+_STOPPING_SECONDS = 5.0
 _WAITING_AT_ONCE = 100
 _MAX_KEPT_SESSIONS = 10_000
 
@@ -105,6 +106,8 @@ class Issuance:
         self._kept_sessions: set[str] = set()
         """Lately kept by this process: they need not be looked for again."""
         self._put_off = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
+        """How long the receipt that is given to the ledger now may take, once this stops."""
         self._keeping: set[asyncio.Task[None]] = set()
 
     def require_room(self) -> None:
@@ -180,21 +183,25 @@ class Issuance:
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
-        """Commit what was put off, by this process or an earlier one, while the body runs."""
+        """Commit what was put off, by this process or an earlier one, while the body runs. One that the ledger has been
+        given by the end is waited for: else it would be logged again by the next start.
+        """
         async with asyncio.TaskGroup() as tasks:
-            committing = tasks.create_task(self._commit_waiting())
+            committing = tasks.create_task(self._commit_waiting(tasks))
             try:
                 yield
             finally:
                 committing.cancel()
+                if self._patience is not None:
+                    self._patience.reschedule(asyncio.get_running_loop().time() + _STOPPING_SECONDS)
 
-    async def _commit_waiting(self) -> None:
+    async def _commit_waiting(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             self._put_off.clear()
             settled = 0
             if self._has_room():
                 for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
-                    settled += await self._commit_late(waiting)
+                    settled += await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
             if settled == 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
@@ -206,6 +213,16 @@ class Issuance:
         except MeshError:
             return False
         return True
+
+    async def _commit_in_time(self, waiting: WaitingReceipt) -> bool:
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                return await self._commit_late(waiting)
+        except TimeoutError:
+            log.warning("a receipt may be logged again", receipt=waiting.receipt_id)
+            return False
+        finally:
+            self._patience = None
 
     async def _commit_late(self, waiting: WaitingReceipt) -> bool:
         """Give one receipt to the ledger; say whether it is settled.

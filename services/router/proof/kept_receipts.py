@@ -15,7 +15,7 @@ from typing import Any
 from services.router.errors import NotFound
 from services.router.proof import citations
 from services.router.proof.erased import is_erased
-from services.router.proof.file import StoreFile
+from services.router.proof.file import StoreFile, taken
 from services.router.proof.shared_commits import SharedCommits
 
 MAX_IDENTIFIER = 256
@@ -90,7 +90,7 @@ class KeptReceipts:
 
     async def let_go(self, before: int, most_bytes: int) -> LetGo:
         """Delete some receipts that were kept before this time, Unix seconds, or, where none was, some of the oldest if
-        everything here takes more than so many bytes; and some documents that none cites any more. Raises
+        they take more than so many bytes with what they rest on; and some documents that none cites any more. Raises
         `ReceiptStoreFailed`.
 
         The bytes are overwritten, and the room is for what comes next: the file does not become smaller, as moving what
@@ -152,11 +152,13 @@ def _let_go(connection: sqlite3.Connection, before: int, most_bytes: int, now: i
 
 
 def _size(connection: sqlite3.Connection) -> int:
-    """How much is in use, bytes: what was deleted is room."""
+    """How much is in use for receipts and what they rest on, bytes: what was deleted is room, and what lies beside them
+    has bounds of its own.
+    """
     pages, free, size = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
-    return int((pages - free) * size)
+    return int((pages - free) * size) - taken(connection, "usage") - taken(connection, "pending")
 
 
 def _find(connection: sqlite3.Connection, identifier: str, tenant_id: str) -> tuple[Any, ...] | None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.router.proof.erased import is_erased
-from services.router.proof.file import StoreFile
+from services.router.proof.file import StoreFile, taken
 
 MOST_USAGE = 100_000
 """So many copies, of all tenants together."""
+MOST_USAGE_BYTES = 1 << 30
+"""So much room for them."""
 USAGE_PAGE = 50
 """An entry has at most some 200 KB, and mostly less than one."""
 
@@ -30,12 +32,13 @@ class StoredUsage:
 class KeptUsage:
     """The copies in the store's file."""
 
-    def __init__(self, file: StoreFile) -> None:
+    def __init__(self, file: StoreFile, most_bytes: int = MOST_USAGE_BYTES) -> None:
         self._file = file
+        self._most_bytes = most_bytes
 
     async def put(self, usage: StoredUsage) -> None:
         """Keep a copy durably, then drop the oldest beyond what is retained. Raises `ReceiptStoreFailed`."""
-        await self._file.run(lambda connection: _put(connection, usage))
+        await self._file.run(lambda connection: _put(connection, usage, self._most_bytes))
 
     async def page(self, tenant_id: str, before: int | None = None) -> tuple[list[StoredUsage], int | None]:
         """Return a tenant's newest copies, those of a page before a place, and the next page's place, if there is one.
@@ -46,7 +49,7 @@ class KeptUsage:
         return [StoredUsage(tenant_id, *row[1:]) for row in rows[:USAGE_PAGE]], following
 
 
-def _put(connection: sqlite3.Connection, usage: StoredUsage) -> None:
+def _put(connection: sqlite3.Connection, usage: StoredUsage, most_bytes: int) -> None:
     with connection as transaction:
         if is_erased(transaction, usage.vault_id, usage.vault_epoch):
             return
@@ -56,6 +59,8 @@ def _put(connection: sqlite3.Connection, usage: StoredUsage) -> None:
         ).lastrowid
         if position is not None:
             transaction.execute("DELETE FROM usage WHERE position <= ?", (position - MOST_USAGE,))
+        while taken(transaction, "usage") > most_bytes:
+            transaction.execute("DELETE FROM usage WHERE position = (SELECT min(position) FROM usage)")
 
 
 def _find(connection: sqlite3.Connection, tenant_id: str, before: int | None) -> list[tuple[Any, ...]]:

@@ -44,6 +44,8 @@ class PutOff:
         self._waiting = waiting
         """How many, by whose they are. Like their sum it is changed where the file is, one at a time."""
         self._sum = waiting.total()
+        self._first = 0
+        """Whose turn comes first, among all of them."""
 
     @classmethod
     async def open(cls, file: StoreFile, most: int) -> PutOff:
@@ -70,8 +72,10 @@ class PutOff:
         await self._file.run(lambda connection: self._put_if_room(connection, waiting))
 
     async def oldest(self, limit: int) -> list[WaitingReceipt]:
-        """Return the oldest that are not settled. Raises `ReceiptStoreFailed`."""
-        rows = await self._file.run(lambda connection: _oldest(connection, limit))
+        """Return some that are not settled: of all tenants alike, in turn where there are more of them, and of each its
+        oldest. So nobody's that cannot be logged now keep others waiting. Raises `ReceiptStoreFailed`.
+        """
+        rows = await self._file.run(lambda connection: self._oldest(connection, limit))
         return [WaitingReceipt(*row) for row in rows]
 
     async def settle(self, waiting: WaitingReceipt) -> None:
@@ -81,6 +85,16 @@ class PutOff:
     def _put_if_room(self, connection: sqlite3.Connection, waiting: WaitingReceipt) -> None:
         self.require_room(waiting.tenant_id)
         self._put(connection, waiting)
+
+    def _oldest(self, connection: sqlite3.Connection, limit: int) -> list[tuple[Any, ...]]:
+        tenants = list(self._waiting)
+        if len(tenants) > limit:
+            tenants = [tenants[(self._first + turn) % len(tenants)] for turn in range(limit)]
+            self._first += limit
+        query = (
+            "SELECT receipt_id, chat_id, tenant_id, receipt FROM pending WHERE tenant_id = ? ORDER BY position LIMIT ?"
+        )
+        return [row for tenant in tenants for row in connection.execute(query, (tenant, limit // len(tenants)))]
 
     def _put(self, connection: sqlite3.Connection, waiting: WaitingReceipt) -> None:
         with connection as transaction:
@@ -104,9 +118,3 @@ class PutOff:
 
 def _count(connection: sqlite3.Connection) -> Counter[str]:
     return Counter(dict(connection.execute("SELECT tenant_id, count(*) FROM pending GROUP BY tenant_id")))
-
-
-def _oldest(connection: sqlite3.Connection, limit: int) -> list[tuple[Any, ...]]:
-    return connection.execute(
-        "SELECT receipt_id, chat_id, tenant_id, receipt FROM pending ORDER BY position LIMIT ?", (limit,)
-    ).fetchall()

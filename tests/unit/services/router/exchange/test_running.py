@@ -265,6 +265,18 @@ async def test_a_tenant_for_whose_receipts_there_is_no_room_is_served_nothing_th
         assert (await bench.run(prompt())).started.receipt_id
 
 
+async def test_receipts_that_cannot_be_logged_hold_up_nobody_elses(bench: RouterBench) -> None:
+    bench.ledger.full = True
+    for _ in range(120):
+        await bench.run(prompt())
+    bench.tenant = OTHER_TENANT
+    other = await bench.run(prompt())
+    bench.ledger.full = False
+    bench.ledger.unopened = {TENANT.tenant_id}
+    async with bench.issuance.recording():
+        assert (await bench.logged())["receipt_id"] == other.started.receipt_id
+
+
 async def test_a_client_that_leaves_while_its_refusal_is_put_off_leaves_one_receipt(bench: RouterBench) -> None:
     bench.ledger.full = True
     asking = asyncio.create_task(bench.run(prompt()))

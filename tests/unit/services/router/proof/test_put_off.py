@@ -74,3 +74,24 @@ async def test_many_at_once_are_no_more_than_may(tmp_path: Path) -> None:
         results = await asyncio.gather(*asked, return_exceptions=True)
         refused = [each for each in results if isinstance(each, ReceiptsPutOffFull)]
         assert len(refused) == len(await store.put_off.oldest(MOST)) == MOST // 2
+
+
+async def test_all_that_wait_have_their_turn_and_each_tenants_come_in_order(tmp_path: Path) -> None:
+    tenants = [f"t{number}" for number in range(25)]
+    async with open_receipt_store(tmp_path / "r.db") as store:
+        for number in range(3):
+            for tenant_id in tenants:
+                await store.put_off.put_if_room(waiting(number, tenant_id))
+        seen: set[str] = set()
+        for _ in range(3):
+            batch = await store.put_off.oldest(10)
+            assert len(batch) == 10
+            assert {one.receipt_id[-2:] for one in batch} == {"-0"}
+            seen |= {one.tenant_id for one in batch}
+        assert seen == set(tenants)
+        assert [one.receipt_id for one in await store.put_off.oldest(50)][:4] == [
+            "rcpt-t0-0",
+            "rcpt-t0-1",
+            "rcpt-t1-0",
+            "rcpt-t1-1",
+        ]

@@ -15,13 +15,16 @@ import pytest
 from libs.aci.receipt_events import UpstreamVerified
 from libs.policy.vault_orders import VaultPart
 from services.router.errors import NotFound
-from services.router.proof.file import SINCE_VERSION_1, VERSION_1
+from services.router.proof.file import SINCE_VERSION_1, SINCE_VERSION_2, VERSION_1, taken
+from services.router.proof.kept_receipts import StoredReceipt
+from services.router.proof.kept_usage import KeptUsage
+from services.router.proof.put_off import WaitingReceipt
 from services.router.proof.retention import AGED, CROWDED, Retention
 from services.router.proof.settings import ReceiptSettings
 from services.router.proof.store import ReceiptStore, open_receipt_store
 from tests.fakes.routers import RouterBench, prompt
 
-from .test_store import VAULT, content_of, sealed, stored
+from .test_store import VAULT, content_of, sealed, stored, used
 
 HOUR = 3600
 DAY = 24 * 3600
@@ -70,6 +73,10 @@ async def desk_in(folder: Path) -> AsyncIterator[Desk]:
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with desk_in(tmp_path) as desk:
         yield desk
+
+
+def large(number: int) -> StoredReceipt:
+    return dataclasses.replace(stored(number), entry=bytes([number % 251]) * 16 * KIB)
 
 
 async def test_a_receipt_is_there_for_its_time_and_not_after(desk: Desk) -> None:
@@ -144,7 +151,7 @@ async def test_without_room_the_oldest_go_before_their_time_and_the_file_does_no
     limit, sizes = 16 << 20, []
     async with desk_in(tmp_path) as desk:
         for number in range(4000):
-            await desk.store.receipts.put(dataclasses.replace(stored(number), entry=bytes([number % 251]) * 16 * KIB))
+            await desk.store.receipts.put(large(number))
             if number % 250 == 249:
                 await desk.trim(most_bytes=limit)
                 sizes.append((tmp_path / "r.db").stat().st_size)
@@ -153,6 +160,45 @@ async def test_without_room_the_oldest_go_before_their_time_and_the_file_does_no
         assert desk.gone == {CROWDED: kept[0]}
         assert 500 <= len(kept) <= limit // (16 * KIB)
     assert max(sizes) < 1.5 * limit, "64 MiB went through it"
+
+
+async def test_receipts_do_not_go_for_what_lies_beside_them(desk: Desk) -> None:
+    """Copies of usage and receipts that wait have bounds of their own."""
+    for number in range(700):
+        await desk.store.receipts.put(large(number))
+    for number in range(800):
+        await desk.store.usage.put(dataclasses.replace(used(number), body=bytes(6 * KIB)))
+        await desk.store.put_off.put_if_room(WaitingReceipt(f"w-{number}", None, "t1", bytes(3 * KIB)))
+    for number in range(4000):
+        await desk.store.usage.put(dataclasses.replace(used(number), body=bytes(100 + number % 1500)))
+    assert (desk.folder / "r.db").stat().st_size > 24 << 20
+    await desk.trim(most_bytes=16 << 20)
+    assert await desk.kept(*range(700)) == list(range(700))
+    for number in range(700, 1200):
+        await desk.store.receipts.put(large(number))
+    await desk.trim(most_bytes=16 << 20)
+    kept = await desk.kept(*range(1200))
+    assert kept == list(range(kept[0], 1200))
+    assert 600 <= len(kept) <= 1000
+
+
+async def test_what_lies_beside_receipts_is_room_for_them_when_it_is_gone(desk: Desk) -> None:
+    for number in range(1, 400):
+        await desk.store.usage.put(dataclasses.replace(used(number), body=bytes(6 * KIB)))
+        store = desk.store.put_off
+        await store.put_if_room(WaitingReceipt(f"w-{number}", None, "t1", bytes(3 * KIB)))
+    await desk.store.erased.erase(VaultPart(VAULT, None))
+    for waiting in await store.oldest(1000):
+        await store.settle(waiting)
+    assert await desk.store.file.run(lambda file: (taken(file, "usage"), taken(file, "pending"))) == (0, 0)
+
+
+async def test_copies_of_usage_take_so_much_room_and_the_oldest_go(desk: Desk) -> None:
+    kept = KeptUsage(desk.store.file, most_bytes=64 * KIB)
+    for number in range(40):
+        await kept.put(dataclasses.replace(used(number), body=bytes(6 * KIB)))
+    page, _ = await kept.page("t1")
+    assert [each.entry_id[-1] for each in page] == [39, 38, 37, 36, 35, 34, 33, 32]
 
 
 async def test_what_is_due_goes_first_and_only_then_what_there_is_no_room_for(desk: Desk) -> None:
@@ -211,6 +257,20 @@ async def test_the_session_that_a_receipt_cites_is_kept_with_it_whatever_the_reg
     document = bench.registry.sessions.pop(bytes.fromhex(outcome.session_id))
     assert await bench.store.documents.find(bytes.fromhex(outcome.session_id)) == document
     assert await bench.foreign.session(outcome.session_id) == document
+
+
+async def test_a_store_of_the_version_before_has_measured_what_lies_beside_its_receipts(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"{VERSION_1} {SINCE_VERSION_1} {SINCE_VERSION_2} PRAGMA user_version = 3;")
+        for number in range(10):
+            values = ("t1", VAULT, 1, b"i%d" % number, bytes(6 * KIB))
+            connection.execute(
+                "INSERT INTO usage (tenant_id, vault_id, vault_epoch, entry_id, body) VALUES (?, ?, ?, ?, ?)", values
+            )
+        connection.commit()
+    async with desk_in(tmp_path) as desk:
+        assert await desk.store.file.run(lambda file: (taken(file, "usage"), taken(file, "pending"))) == (80 * KIB, 0)
 
 
 @pytest.mark.parametrize(("name", "value"), [("retain_days", 0), ("retain_bytes", (16 << 20) - 1)])

@@ -11,7 +11,13 @@ import pytest
 
 from libs.policy.vault_orders import VaultPart
 from services.router.errors import NotFound
-from services.router.proof.file import SINCE_VERSION_1, VERSION_1, ReceiptStoreFailed, ReceiptStoreUnusable
+from services.router.proof.file import (
+    SINCE_VERSION_1,
+    SINCE_VERSION_2,
+    VERSION_1,
+    ReceiptStoreFailed,
+    ReceiptStoreUnusable,
+)
 from services.router.proof.kept_receipts import StoredReceipt
 from services.router.proof.kept_usage import USAGE_PAGE, StoredUsage
 from services.router.proof.store import ReceiptStore, open_receipt_store
@@ -220,13 +226,13 @@ async def test_usage_goes_with_its_erased_month_or_vault_and_no_other(tmp_path: 
         assert [each.entry_id[-1] for each in (await store.usage.page("t1"))[0]] == [3]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_store_of_a_version_before_keeps_usage(tmp_path: Path, version: int) -> None:
     path = tmp_path / "r.db"
     make_version_1(path)
-    if version == 2:
-        with closing(sqlite3.connect(path)) as connection:
-            connection.executescript(f"{SINCE_VERSION_1} PRAGMA user_version = 2;")
+    later = (SINCE_VERSION_1, SINCE_VERSION_2)[: version - 1]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"{''.join(later)} PRAGMA user_version = {version};")
     async with open_receipt_store(path) as store:
         await store.usage.put(used(1))
         assert await store.usage.page("t1") == ([used(1)], None)

@@ -37,7 +37,7 @@ from services.router.face.arrivals import Fields
 from services.router.face.bodies import BodyRoom, Share
 from services.router.face.credentials import authorization
 from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
-from services.router.proof.store import ReceiptStore
+from services.router.proof.kept_receipts import KeptReceipts
 from services.router.routing.upstreams import Upstreams
 
 _CLIENTS_CLOCK_SECONDS = 0.1
@@ -69,7 +69,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         gates: Gates,
         exchanges: Exchanges,
         upstreams: Upstreams,
-        receipts: ReceiptStore,
+        receipts: KeptReceipts,
         room: BodyRoom,
         max_body_bytes: int,
         request_seconds: float,

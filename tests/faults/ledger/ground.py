@@ -186,7 +186,7 @@ class Ground:
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while await self.count(kind) <= beyond:
-                    await asyncio.sleep(_LOOK_SECONDS)
+                    await self.commit()
                 return True
         return False
 

@@ -33,6 +33,7 @@ from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.bodies import BodyRoom
+from services.router.face.connections import PROTOCOLS
 from services.router.face.documents import Documents
 from services.router.face.listener import https, plain_http
 from services.router.face.origins import Origins
@@ -72,9 +73,9 @@ async def serve(config: Config) -> None:
     counted_tokens = quota_file.read()
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
-    outward = Outward(config.keyset.dns_names, config.keyset.ip_addresses)
+    outward = Outward(config.keyset.dns_names, config.keyset.ip_addresses, config.keyset.domains)
     subject = f"spiffe://{settings.trust_domain}/router/{settings.instance}"
-    workload = Workload(subject, config.keyset.lifetime, outward.spki_sha256)
+    workload = Workload(subject, config.keyset.lifetime, outward.listed)
     claims = {
         "log_key": log_key.public_key().public_bytes_raw().hex(),
         "hpke_key": receiver.public.hex(),
@@ -188,7 +189,7 @@ async def serve(config: Config) -> None:
                     config.http,
                     paths.answer,
                     workload.headers,
-                    outward.context(),
+                    outward.context(PROTOCOLS),
                     room=room,
                     metrics=metrics.connections,
                     drain_seconds=settings.drain_seconds,

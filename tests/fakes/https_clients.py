@@ -22,6 +22,7 @@ from libs.rpc.tls import load_client_context, load_server_context
 from services.router.admission.tenants import TTL_SECONDS, Tenants
 from services.router.errors import NotFound
 from services.router.face.bodies import BodyRoom
+from services.router.face.connections import PROTOCOLS
 from services.router.face.documents import Documents
 from services.router.face.listener import https
 from services.router.face.origins import Origins
@@ -236,6 +237,8 @@ async def https_site(
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)
     tls_h2.set_alpn_protocols(["h2"])
+    shown = load_server_context(key_pem=key, certificate_pem=certificate)
+    shown.set_alpn_protocols(list(PROTOCOLS))
     async with router_bench(folder, allowances=lambda: directory.now, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
@@ -250,7 +253,7 @@ async def https_site(
             settings,
             paths.answer,
             bench.workload.headers,
-            load_server_context(key_pem=key, certificate_pem=certificate),
+            shown,
             room=room,
             metrics=bench.metrics.connections,
             drain_seconds=drain_seconds,

@@ -18,6 +18,8 @@ from services.router.metrics import ConnectionMetrics
 
 H2, HTTP11 = "h2", "http/1.1"
 """The names of both versions in a TLS session's handshake (RFC 7301)."""
+PROTOCOLS = (H2, HTTP11)
+"""What a listener offers, what it prefers first."""
 
 _CLOSING_SECONDS = 2.0
 """For how long the end of a TLS session waits for its client's."""

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from services.router.errors import InvalidRequest
 from services.router.face.arrivals import Fields
 
-_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{0,5})?")
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{0,5})?")
 """A host and a port (RFC 3986, section 3.2), without user information and what else could hide one host in another."""
 _ORIGIN_FORM = re.compile(r"/[!-~]*")
 _SCHEME = "https://"
@@ -25,6 +25,12 @@ def require_authority(given: Sequence[str]) -> str:
     if len(given) != 1 or not _AUTHORITY.fullmatch(given[0]):
         raise InvalidRequest("the request must name its host, once")
     return given[0]
+
+
+def host_of(authority: str) -> str:
+    """Return the host of an authority, as keysets write one; empty if there is none."""
+    named = _AUTHORITY.fullmatch(authority)
+    return "" if named is None else named[1].strip("[]").lower()
 
 
 def split_target(target: str, authority: str) -> tuple[str, Fields]:

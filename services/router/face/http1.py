@@ -33,7 +33,7 @@ from services.router.errors import (
 from services.router.face.answers import Answer, Headers
 from services.router.face.arrivals import Arrival, Fields
 from services.router.face.bodies import BodyRoom, Share
-from services.router.face.heads import require_authority, split_target
+from services.router.face.heads import host_of, require_authority, split_target
 from services.router.face.settings import HttpSettings
 
 _LINGERING_SECONDS = 1.0
@@ -322,7 +322,8 @@ def _arrival(request: web.BaseRequest, connection: Http1Connection, share: Share
     _require_one_reading(request, connection.settings.max_head_bytes)
     given = request.headers.getall("Host", [])
     named = bool(given) or request.version >= HttpVersion11
-    path, query = split_target(request.raw_path, require_authority(given) if named else "")
+    authority = require_authority(given) if named else ""
+    path, query = split_target(request.raw_path, authority)
     return Arrival(
         method=request.method,
         path=path,
@@ -331,6 +332,7 @@ def _arrival(request: web.BaseRequest, connection: Http1Connection, share: Share
         read=partial(_read, request, share),
         gone=lambda: connection.lost,
         stalled=lambda: connection.stalled,
+        host=host_of(authority),
     )
 
 

@@ -12,7 +12,7 @@ from libs.errors import Code, MeshError
 from libs.rpc.address import parse_address
 from services.router.face.answers import Answer, Headers
 from services.router.face.bodies import BodyRoom
-from services.router.face.connections import H2, HTTP11, Connection, Connections
+from services.router.face.connections import H2, Connection, Connections
 from services.router.face.http1 import Http1Server
 from services.router.face.http2 import Http2Connection
 from services.router.face.settings import HttpSettings
@@ -44,10 +44,9 @@ async def https(
     """Serve HTTPS while the body runs, then let running requests end, for `drain_seconds` at most. Yields the port;
     raises `PortTaken`, `AddressMalformed`.
 
-    `context` has the certificate that clients see; what changes in it holds for the connections that come then.
-    `headers` go on answers to what is no request; `answer` puts its own on all others.
+    `context` has the certificates that clients see, and offers `PROTOCOLS`; what changes in it holds for the
+    connections that come then. `headers` go on answers to what is no request; `answer` puts its own on all others.
     """
-    context.set_alpn_protocols([H2, HTTP11])
     http1 = Http1Server(answer, headers, settings, room)
     async with asyncio.TaskGroup() as streams:
 

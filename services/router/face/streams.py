@@ -17,7 +17,7 @@ from services.router.errors import ConnectionEnding, InvalidRequest, RequestTooL
 from services.router.face.answers import Reply, refusal
 from services.router.face.arrivals import Arrival, Fields
 from services.router.face.bodies import Share
-from services.router.face.heads import require_authority, split_target
+from services.router.face.heads import host_of, require_authority, split_target
 
 if TYPE_CHECKING:
     from services.router.face.http2 import Http2Connection
@@ -109,7 +109,8 @@ class Stream:
         target = self._pseudo.first(":path")
         if target is None or self._pseudo.first(":scheme") != "https":
             raise InvalidRequest("the request must be for a path, by https")
-        path, query = split_target(target, require_authority(tuple(given)))
+        authority = require_authority(tuple(given))
+        path, query = split_target(target, authority)
 
         async def read(limit: int, tenant_id: str) -> bytes:
             share.assign(tenant_id)
@@ -123,6 +124,7 @@ class Stream:
             read=read,
             gone=lambda: self.lost or self._connection.lost,
             stalled=lambda: self._stalled,
+            host=host_of(authority),
         )
 
     async def _read(self, share: Share, limit: int) -> bytes:

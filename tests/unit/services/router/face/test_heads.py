@@ -5,12 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.errors import InvalidRequest
-from services.router.face.heads import require_authority, split_target
+from services.router.face.heads import host_of, require_authority, split_target
 
 
 @pytest.mark.parametrize("name", ["localhost", "a.example:443", "127.0.0.1:8443", "[::1]", "[::1]:443", "a_b.example"])
 def test_a_host_is_one_name_and_perhaps_a_port(name: str) -> None:
     assert require_authority([name]) == name
+
+
+@pytest.mark.parametrize(
+    ("authority", "host"),
+    [("A.example:443", "a.example"), ("127.0.0.1", "127.0.0.1"), ("[::1]:443", "::1"), ("[FE80::1]", "fe80::1")],
+)
+def test_a_host_is_read_as_keysets_write_it(authority: str, host: str) -> None:
+    assert host_of(authority) == host
 
 
 @pytest.mark.parametrize(

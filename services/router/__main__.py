@@ -35,11 +35,13 @@ from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.bodies import BodyRoom
 from services.router.face.connections import PROTOCOLS
 from services.router.face.documents import Documents
+from services.router.face.door import Door
 from services.router.face.listener import https, plain_http
 from services.router.face.origins import Origins
 from services.router.face.paths import Paths
-from services.router.face.prompts import DELIVERY_SECONDS, Prompts
+from services.router.face.prompts import Prompts
 from services.router.face.servicer import ENVELOPE_BYTES, RouterServicer, router_binding
+from services.router.face.settings import DELIVERY_SECONDS
 from services.router.face.watching import Watched
 from services.router.metrics import Metrics
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
@@ -173,7 +175,6 @@ async def serve(config: Config) -> None:
             )
             paths = Paths(workload.headers, prompts, documents, Origins(config.http.allowed_origins), metrics)
             servicer = RouterServicer(
-                tenants,
                 gates,
                 exchanges,
                 upstreams,
@@ -184,6 +185,7 @@ async def serve(config: Config) -> None:
             )
             await outward.certify(member)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
+            door = Door(tenants, usage, counted, calls=config.http.max_grpc_calls)
             listeners = beside(
                 https(
                     config.http,
@@ -198,10 +200,10 @@ async def serve(config: Config) -> None:
                     config.http.grpc_listen,
                     outward.credentials(),
                     clients,
-                    public_middleware(merge_methods(clients)),
+                    (*public_middleware(merge_methods(clients)), door.middleware),
                     drain_seconds=settings.drain_seconds,
                     message_bytes=config.http.max_body_bytes + ENVELOPE_BYTES,
-                    max_calls=config.http.max_grpc_calls,
+                    bounds=config.http.grpc_bounds(),
                 ),
             )
             async with (

@@ -67,6 +67,9 @@ class DirectoryTwin:
         self.now = 0.0
         """The clock by which a router's answers about keys grow old, and what tenants may do comes back."""
         self.broken: Exception | None = None
+        self.answers = asyncio.Event()
+        """Cleared, it keeps whoever asks about a key waiting."""
+        self.answers.set()
         self.revoked: Collection[str] = ()
         self.refused: list[str] = []
         self._records: dict[bytes, bytes] = {}
@@ -89,6 +92,7 @@ class DirectoryTwin:
 
     async def find(self, digest: bytes) -> bytes:
         self.asked += 1
+        await self.answers.wait()
         if self.broken is not None:
             raise self.broken
         if digest not in self._records:

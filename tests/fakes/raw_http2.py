@@ -90,6 +90,10 @@ class RawHttp2:
         else:
             self.send(self.head(stream_id, headers), DataFrame(stream_id, body, flags=["END_STREAM"]))
 
+    def end(self, stream_id: int) -> None:
+        """Say that a request has no more to come."""
+        self.send(DataFrame(stream_id, b"", flags=["END_STREAM"]))
+
     async def answer(self, stream_id: int) -> Answered:
         """Return what came on a stream once nothing more will."""
         while True:

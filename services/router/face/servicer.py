@@ -19,7 +19,7 @@ from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.router.admission.limits import Gates
-from services.router.admission.tenants import Tenant, Tenants
+from services.router.admission.tenants import Tenant
 from services.router.e2ee.opening import HEADERS
 from services.router.errors import (
     BodiesBusy,
@@ -33,10 +33,10 @@ from services.router.errors import (
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
-from services.router.face.arrivals import Fields
 from services.router.face.bodies import BodyRoom, Share
-from services.router.face.credentials import authorization
-from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
+from services.router.face.door import INFER, LIST_MODELS, admitted, metadata
+from services.router.face.prompts import REQUEST_ID
+from services.router.face.settings import DELIVERY_SECONDS
 from services.router.proof.store import ReceiptStore
 from services.router.routing.upstreams import Upstreams
 
@@ -65,7 +65,6 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
 
     def __init__(
         self,
-        tenants: Tenants,
         gates: Gates,
         exchanges: Exchanges,
         upstreams: Upstreams,
@@ -73,8 +72,8 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         room: BodyRoom,
         max_body_bytes: int,
         request_seconds: float,
+        delivery_seconds: float = DELIVERY_SECONDS,
     ) -> None:
-        self._tenants = tenants
         self._gates = gates
         self._exchanges = exchanges
         self._upstreams = upstreams
@@ -82,6 +81,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self._room = room
         self._max_body_bytes = max_body_bytes
         self._request_seconds = request_seconds
+        self._delivery_seconds = delivery_seconds
         self._stopping = False
 
     def stop(self) -> None:
@@ -91,7 +91,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     async def Infer(  # noqa: N802
         self, request: pb.InferRequest, context: Context
     ) -> AsyncIterator[pb.InferResponse]:
-        tenant = await self._tenants.authenticate(_authorization(context))
+        tenant = admitted()
         endpoint = SERVED.get(request.endpoint)
         if endpoint is None:
             raise EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
@@ -125,8 +125,8 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     ) -> AsyncGenerator[pb.InferResponse, None]:
         seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
         receipt_id, asked_id = "", request.request_id
-        # A client that does not read must not hold its receipt open for as long as it likes.
-        async with asyncio.timeout(seconds + DELIVERY_SECONDS) as patience:
+        # A client that does not read must not hold its receipt, nor its place, for as long as it likes.
+        async with asyncio.timeout(seconds + self._delivery_seconds) as patience:
 
             def why() -> End:
                 if patience.expired():
@@ -160,12 +160,12 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                         )
                     elif part:
                         yield pb.InferResponse(chunk=part)
-        yield pb.InferResponse(conclusion=await self._conclusion(receipt_id, tenant.tenant_id))
+            yield pb.InferResponse(conclusion=await self._conclusion(receipt_id, tenant.tenant_id))
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        tenant = await self._tenants.authenticate(_authorization(context))
+        tenant = admitted()
         endpoints = self._upstreams.endpoints(tenant.tenant_id)
         return pb.ListModelsResponse(
             models=[
@@ -188,12 +188,12 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
 
 
 def router_binding(servicer: RouterServicer) -> ServiceBinding:
-    """The client listener's only service: no client certificate, but an API key in every call."""
+    """For the client listener: no client certificate, but an API key in every call, which `door` asks for."""
     anyone = MethodRule(roles=ANY_ROLE, lease=False)
     return ServiceBinding(
         name=_SERVICE,
         add=lambda server: pb_grpc.add_InferenceServiceServicer_to_server(servicer, server),
-        methods={f"/{_SERVICE}/Infer": anyone, f"/{_SERVICE}/ListModels": anyone},
+        methods={INFER: anyone, LIST_MODELS: anyone},
     )
 
 
@@ -202,18 +202,9 @@ def _delay(started: Started) -> duration_pb2.Duration | None:
     return None if seconds is None else duration_pb2.Duration(seconds=seconds)
 
 
-def _authorization(context: Context) -> str | None:
-    """Return what the call shows, as over HTTPS. Raises `InvalidRequest`: of two values somebody on the way may have
-    read the other one.
-    """
-    given = context.invocation_metadata() or ()
-    return authorization(Fields((name, value) for name, value in given if isinstance(value, str)))
-
-
 def _named_keyset(context: Context) -> str | None:
     """Return the keyset that the client says it verified: a hint, as over HTTPS."""
-    given = (value for name, value in context.invocation_metadata() or () if name == KEYSET_HEADER.lower())
-    return next((value for value in given if isinstance(value, str)), None)
+    return metadata(context).first(KEYSET_HEADER.lower())
 
 
 def _require_clear(context: Context) -> None:

@@ -104,10 +104,20 @@ async def test_two_keys_are_refused_whosever_they_are(line: Line) -> None:
     assert line.bench.ledger.entries == []
 
 
+def assert_refused_with_receipt(line: Line, document: bytes, reason: str, answer: bytes) -> None:
+    """The client has the receipt that was logged: what came, what it was refused for, what it was told."""
+    receipt = verify_receipt(document, line.bench.workload.keyset)
+    assert receipt == line.bench.only_receipt()
+    assert receipt.upstream == UpstreamFailed(True, "none", reason)
+    assert (receipt.received.body_hash, receipt.returned.body_hash) == (digest(prompt()), digest(answer))
+    assert line.bench.nodes[0].requests == []
+
+
 @pytest.mark.parametrize("name", ["x-e2ee-version", "x-client-pub-key", "x-signing-algo"])
 async def test_whoever_wants_to_be_encrypted_is_not_answered_without(line: Line, name: str) -> None:
-    refused = await line.refused(metadata=(*AUTHORIZED, (name, "2")))
-    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+    head, chunk, last = await line.parts(metadata=(*AUTHORIZED, (name, "2")))
+    assert (head.head.status, b"invalid_request_error" in chunk.chunk) == (400, True)
+    assert_refused_with_receipt(line, last.conclusion.receipt, "request_invalid", chunk.chunk)
 
 
 @pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
@@ -165,9 +175,12 @@ async def test_a_body_takes_room_over_grpc_as_long_as_its_request_runs(line: Lin
         await line.bench.logged()
 
 
-async def test_an_endpoint_that_is_not_served_is_named_so(line: Line) -> None:
-    refused = await line.refused(endpoint="/v1/systemone")
-    assert refused == (grpc.StatusCode.UNIMPLEMENTED, "ENDPOINT_NOT_SUPPORTED")
+@pytest.mark.parametrize("endpoint", ["/v1/systemone", "", "none", "/v1/chat/completions/" + "x" * 50_000])
+async def test_an_endpoint_that_is_not_served_is_refused_with_a_receipt(line: Line, endpoint: str) -> None:
+    head, chunk, last = await line.parts(endpoint=endpoint)
+    assert (head.head.status, b"not_found" in chunk.chunk) == (404, True)
+    assert_refused_with_receipt(line, last.conclusion.receipt, "endpoint_not_supported", chunk.chunk)
+    assert line.bench.only_receipt().endpoint == "none"
 
 
 async def test_a_call_without_a_deadline_is_refused(line: Line) -> None:

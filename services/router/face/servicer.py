@@ -14,6 +14,7 @@ from teemesh.ledger.v1 import acknowledgement_pb2
 
 from libs.aci.endpoints import SERVED, Endpoint, paths
 from libs.aci.keyset import KEYSET_HEADER
+from libs.aci.sse import Protocol
 from libs.errors import Code
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
@@ -47,6 +48,9 @@ ENVELOPE_BYTES = 64 << 10
 """How much more than the largest body a message may have: its other fields, and what makes a body too large. Of a
 larger message nothing is read, so nobody knows whose it is.
 """
+
+_NOWHERE = Endpoint("none", Protocol.CHAT, streams=False, e2ee=False)
+"""Stands in receipts where a request names no endpoint that there is: what it names may be anything, of any length."""
 
 _SERVICE = "teemesh.inference.v1.InferenceService"
 
@@ -91,20 +95,21 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     async def Infer(  # noqa: N802
         self, request: pb.InferRequest, context: Context
     ) -> AsyncIterator[pb.InferResponse]:
-        tenant = admitted()
-        endpoint = SERVED.get(request.endpoint)
-        if endpoint is None:
-            raise EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
-        _require_clear(context)
+        tenant, endpoint = admitted(), SERVED.get(request.endpoint, _NOWHERE)
         with self._gates.entered(tenant) as limited, self._room.share() as share:
             share.assign(tenant.tenant_id)
-            unread = limited or self._unread(request, share)
+            unread = limited or self._unread(request, context, share)
             async with aclosing(self._exchange(request, endpoint, tenant, unread, context)) as parts:
                 async for part in parts:
                     yield part
 
-    def _unread(self, request: pb.InferRequest, share: Share) -> RouterError | None:
+    def _unread(self, request: pb.InferRequest, context: Context, share: Share) -> RouterError | None:
         """Return why nothing of it is judged: whoever has a key gets a receipt for that, too."""
+        if request.endpoint not in SERVED:
+            return EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
+        if any(metadata(context).all(name) for name in HEADERS):
+            # E2EE v2 is a protocol over HTTP. Whoever asks for it here must not be answered without.
+            return InvalidRequest("end-to-end encryption is not served over gRPC")
         if REQUEST_ID.fullmatch(request.request_id) is None:
             return RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
         if len(request.body) > self._max_body_bytes:
@@ -205,9 +210,3 @@ def _delay(started: Started) -> duration_pb2.Duration | None:
 def _named_keyset(context: Context) -> str | None:
     """Return the keyset that the client says it verified: a hint, as over HTTPS."""
     return metadata(context).first(KEYSET_HEADER.lower())
-
-
-def _require_clear(context: Context) -> None:
-    """E2EE v2 is a protocol over HTTP. Whoever asks for it here must not be answered without."""
-    if any(name in HEADERS for name, _ in context.invocation_metadata() or ()):
-        raise InvalidRequest("end-to-end encryption is not served over gRPC")

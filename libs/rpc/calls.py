@@ -102,7 +102,6 @@ async def _read_first(
 ) -> None:
     response = await run(await read_message(context, seconds), context)
     if not writes:
-        await _send_headers(context)
         # Once this returns, the client has room for it: until then the call has not ended.
         await _write(context, response)
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs import jcs
 from libs.entry import run
 from libs.events.publish import open_publisher
+from libs.https.connections import PROTOCOLS
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
@@ -33,7 +34,6 @@ from services.router.e2ee.window import AcceptanceWindow
 from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.bodies import BodyRoom
-from services.router.face.connections import PROTOCOLS
 from services.router.face.documents import Documents
 from services.router.face.door import Door
 from services.router.face.listener import https, plain_http

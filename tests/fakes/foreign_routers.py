@@ -26,6 +26,7 @@ from libs.aci.keyset import KEYSET_HEADER, Keyset
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import UpstreamFailed
 from libs.aci.report import SourceProvenance
+from libs.https.connections import PROTOCOLS
 from libs.policy.document import Policy, read
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestQuote
@@ -34,7 +35,6 @@ from libs.transparency.leaf import Kind
 from services.router.face.answers import Reply, document
 from services.router.face.arrivals import Arrival
 from services.router.face.bodies import BodyRoom
-from services.router.face.connections import PROTOCOLS
 from services.router.face.listener import https
 from services.router.face.paths import Paths
 from services.router.face.settings import HttpSettings

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
+from libs.https.connections import PROTOCOLS
 from libs.policy.tenant_record import Limits, TenantRecord, unrestricted
 from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
 from libs.rpc.tls import load_client_context, load_server_context
 from services.router.admission.tenants import TTL_SECONDS, Tenants
 from services.router.errors import NotFound
 from services.router.face.bodies import BodyRoom
-from services.router.face.connections import PROTOCOLS
 from services.router.face.documents import Documents
 from services.router.face.listener import https
 from services.router.face.origins import Origins

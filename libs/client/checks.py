@@ -194,7 +194,8 @@ class _Proof:
             return verify_chain(session, receipt, outcome, link, upstream, self._policy) + self._development
         appraisal = verify_node(_had(self._given.session), receipt, outcome, self._policy, self._ca_spki())
         measured = appraisal.measurement.compose_hash[:16]
-        return f"TCB {appraisal.tcb_status}, compose {measured}..." + self._development
+        engine = appraisal.workload_claims["engine"]
+        return f"TCB {appraisal.tcb_status}, compose {measured}..., engine {engine}" + self._development
 
     def entry_is_the_receipt(self) -> str:
         proven(self._receipt, 3)

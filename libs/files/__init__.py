@@ -6,7 +6,9 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}", re.DOTALL)
 
@@ -16,12 +18,19 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
 
     The folder must exist. It blocks for as long as the disk takes.
     """
+    with writing_durably(path, mode) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def writing_durably(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Replace `path` with what the body writes, as `write_durably` does; where the body raises, nothing changes."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)  # Whatever the umask is.
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(descriptor)
         os.replace(draft, path)

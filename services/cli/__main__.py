@@ -24,6 +24,7 @@ _COMMANDS = {
     "providers": "providers.command",
     "sessions": "sessions.command",
     "tenants": "tenants.command",
+    "weights": "weights.command",
     "operator-key": "mesh.operators",
 }
 """Commands and their modules in this package, in the order in which help lists them."""

@@ -2,7 +2,9 @@
 
 It reads every byte by the ledger's own code, passes over nothing, and changes nothing. Exit status 0: a start would
 serve it; 2: a start would cut a torn tail; 3: damaged; 4: below what was promised; 1: no log, or one that is in use.
-Of the keyring it says whether there is one where entries need it: what is in it only the KMS's key can tell.
+Of the keyring it says whether there is one where entries need it, and whether any key could open it: what is in it only
+the KMS's key can tell. Of a member's files it reads what it has promised and its copy of the keyring, on which a start
+of that member ends, too.
 With `--repair-derived` the files that are derived from the segments are removed: the next start makes them anew.
 """
 
@@ -23,7 +25,9 @@ from typing import Any
 from libs.files import fsync_dir
 from services.ledger.intake.owed import NAME as OWED_LOG
 from services.ledger.intake.rejections import NAME as QUARANTINE_LOG
+from services.ledger.replication.keyring_copy import read_keyring_copy
 from services.ledger.replication.promise import FOLDER as REPLICATION
+from services.ledger.replication.promise import read_promise
 from services.ledger.storage import derived, description, records_log, segments
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogRolledBack, StoredLogError
 from services.ledger.storage.index import Index
@@ -69,14 +73,15 @@ def check(directory: Path, geometry: segments.Geometry = _DEFAULT) -> Verdict:
             described = description.read(directory)
             # Nothing is derived there yet, so every byte is read.
             found = examine(directory, described.origin, geometry, Index(Path(elsewhere), os.urandom(32)))
-            _require_keyring(KeyringFile(directory, described.log_id), directory, found)
+            beside = _require_keyring(KeyringFile(directory, described.log_id), directory, found)
+            beside += _require_promise(directory)
             _require_records(directory)
         except (LogDamaged, LogRolledBack) as error:
             word = error.reason.removeprefix("LOG_").lower()
             return Verdict(error.exit_status, word, str(error), None, error.file, error.offset)
     scanned, size = found.scanned, found.scanned.head.size
     slots = "".join(f"; slot {slot} of the watermark is no mark" for slot in found.marks.damaged_slots)
-    told = f"{size} entries in {scanned.number} segments, at least {found.floor} promised{slots}"
+    told = f"{size} entries in {scanned.number} segments, at least {found.floor} promised{slots}{beside}"
     if scanned.torn is None:
         return Verdict(CLEAN, "clean", told, size)
     file = segments.file_name(scanned.last_segment)
@@ -84,12 +89,30 @@ def check(directory: Path, geometry: segments.Geometry = _DEFAULT) -> Verdict:
     return Verdict(TORN, "torn", f"{told}; {torn}", size, file, scanned.torn.damage)
 
 
-def _require_keyring(keyring: KeyringFile, directory: Path, found: Examined) -> None:
-    """Raise `LogDamaged` where no keyring is there and entries need one."""
-    if keyring.key_epoch() is not None or (directory / REPLICATION).exists():
-        return  # A member of a group is given the keyring by whoever writes.
-    index = found.scanned.index
-    require_shares(index, logged_erasures(index, found.reader, index.size), lambda vault_id, epoch: False)
+def _require_keyring(keyring: KeyringFile, directory: Path, found: Examined) -> str:
+    """Return what is to be said of it. Raises `LogDamaged` where no key opens it, or none is there and entries need it.
+
+    A member's own file is not read by its start, which gives it the copy instead.
+    """
+    copy = read_keyring_copy(directory)
+    if copy is not None:
+        return f"; its copy of the keyring is the writer's of epoch {copy.epoch}, generation {copy.generation}"
+    epoch = keyring.key_epoch()
+    if epoch is not None:
+        return f"; the keyring is under epoch {epoch} of its key, which alone can tell what is in it"
+    if not (directory / REPLICATION).exists():  # A member of a group is given the keyring by whoever writes.
+        index = found.scanned.index
+        require_shares(index, logged_erasures(index, found.reader, index.size), lambda vault_id, epoch: False)
+    return ""
+
+
+def _require_promise(directory: Path) -> str:
+    """Return what is to be said of it. Raises `LogDamaged` where a member would no longer know what it has promised."""
+    promise = read_promise(directory)
+    if promise is None:
+        return ""
+    to = f" to {promise.to}" if promise.to else ""
+    return f"; epoch {promise.epoch} is promised{to}, so it starts as a member of its group only"
 
 
 def _require_records(directory: Path) -> None:

@@ -22,6 +22,7 @@ import structlog
 
 from libs.aci.endpoints import DEFINED, Endpoint
 from libs.process import Exit, Program, Supervisor, supervised
+from libs.weights import MeasuredWeights, WeightsChanged, WeightsMissing
 from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable, SaltIgnored
 from services.node.launch import EngineSettings, Launch
 
@@ -72,10 +73,17 @@ class SupervisedEngine:
     """An engine that is a child of this process."""
 
     def __init__(
-        self, settings: EngineSettings, launch: Launch, channel: EngineChannel, socket: Path, api_key: str
+        self,
+        settings: EngineSettings,
+        launch: Launch,
+        weights: MeasuredWeights,
+        channel: EngineChannel,
+        socket: Path,
+        api_key: str,
     ) -> None:
         self._settings = settings
         self._launch = launch
+        self._weights = weights
         self._channel = channel
         self._socket = socket
         self._program = Program(
@@ -178,10 +186,12 @@ class SupervisedEngine:
                 while not self._ended.is_set():
                     try:
                         await self._probe()
+                        # It loads them anew at every start, and by now it has.
+                        await self._weights.require_unchanged()
                         return
                     except (EngineUnavailable, EngineTooSlow):
                         await asyncio.sleep(_PROBE_PAUSE_SECONDS)
-                    except SaltIgnored as error:
+                    except (SaltIgnored, WeightsChanged, WeightsMissing) as error:
                         # It stays so for as long as this engine runs, and whoever asks it must not be served.
                         log.error("engine is not fit to serve", reason=error.reason, detail=str(error))
                         self._unfit.set()
@@ -210,13 +220,18 @@ class SupervisedEngine:
 
 
 @asynccontextmanager
-async def open_engine(settings: EngineSettings, launch: Launch, state: Path) -> AsyncIterator[SupervisedEngine]:
-    """Run the engine while the body runs. It is not ready yet when this returns: see `until_ready`."""
+async def open_engine(
+    settings: EngineSettings, launch: Launch, weights: MeasuredWeights, state: Path
+) -> AsyncIterator[SupervisedEngine]:
+    """Run the engine while the body runs. It is not ready yet when this returns: see `until_ready`.
+
+    `weights` are those that the launch names, as they were measured; it serves with no others.
+    """
     api_key = secrets.token_hex(32)
     with _socket_folder(state) as folder:
         socket = folder / "engine.sock"
         async with EngineChannel(socket, api_key) as channel:
-            engine = SupervisedEngine(settings, launch, channel, socket, api_key)
+            engine = SupervisedEngine(settings, launch, weights, channel, socket, api_key)
             async with engine.running():
                 yield engine
 

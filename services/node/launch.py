@@ -11,14 +11,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from libs import jcs
 from libs.aci.endpoints import DEFINED, FIRST, Endpoint
-from libs.errors import MeshError
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
+from services.node.opening import SealedSettings
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
 _VLLM_KEY_VARIABLE = "VLLM_API_KEY"
@@ -43,6 +42,11 @@ class EngineSettings:
 
     Policy lists its digest.
     """
+    manifest: Path | None = None
+    """The manifest that the files must agree with: see `teemesh weights`. Policy decides with or without it; with it,
+    this node says which file is wrong, and does not start."""
+    sealed: SealedSettings | None = None
+    """Where the weights come from if they come encrypted: `weights` is then where they are opened. Needs `manifest`."""
     context_tokens: int = 2048
     """Longest prompt and answer of one request together, tokens."""
     parallel: int = 2
@@ -55,15 +59,13 @@ class EngineSettings:
     request_seconds: float = 300.0
     """How long one request may take at most, seconds; a caller's shorter deadline wins."""
 
+    def __post_init__(self) -> None:
+        if self.sealed is not None and None in (self.weights, self.manifest):
+            raise ValueError("engine.sealed needs engine.weights, where they are opened, and engine.manifest")
+
     @property
     def effective_threads(self) -> int:
         return self.threads or max(1, (os.cpu_count() or 2) - 1)
-
-
-class EngineNotInstalled(MeshError):
-    """The configured engine is not among the installed packages."""
-
-    reason = "ENGINE_NOT_INSTALLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Launch:
     """How one engine is started."""
 
     name: str
-    """The engine and, when it is installed beside this node, its version; stands in the evidence claims."""
+    """The engine and its version; stands in the evidence claims."""
     weights: Path
     program: tuple[str, ...]
     arguments: tuple[str, ...]
@@ -96,16 +98,12 @@ class Launch:
         return [*self.program, self.weights_option, str(self.weights), *self.arguments, self.socket_option, str(socket)]
 
 
-def plan(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
-    """Decide how to start the measured engine. Raises `EngineNotInstalled` or `WeightsMissing`."""
-    return _vllm(settings, engine) if engine.kind == "vllm" else _embedded(settings, engine)
+def plan(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch:
+    """Decide how to start the measured engine, which calls itself so. Raises `WeightsMissing`."""
+    return _vllm(settings, engine, name) if engine.kind == "vllm" else _embedded(settings, engine, name)
 
 
-def _embedded(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
-    try:
-        name = f"xllamacpp {version('xllamacpp')}"
-    except PackageNotFoundError as error:
-        raise EngineNotInstalled("install the extra node-embedded, or measure another engine") from error
+def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch:
     arguments = {
         "--model-alias": settings.model,
         "--context": str(settings.context_tokens),
@@ -126,7 +124,7 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
     )
 
 
-def _vllm(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
+def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch:
     if settings.weights is None:
         raise WeightsMissing("vLLM needs engine.weights: the folder with the model's files")
     arguments = {
@@ -135,7 +133,7 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine) -> Launch:
         "--max-num-seqs": str(settings.parallel),
     }
     return Launch(
-        name="vllm",
+        name=name,
         weights=settings.weights,
         # Not the command `vllm`, which the CPU build does not have.
         program=(engine.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server"),

@@ -23,6 +23,7 @@ from tests.bench import (
     machine,
     registry,
     revocation,
+    weights,
 )
 from tests.bench.report import Section, show
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
@@ -38,6 +39,7 @@ _SECTIONS = (
     "kms",
     "registry",
     "revocation",
+    "weights",
 )
 
 
@@ -84,6 +86,8 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float, e
             return await kms.measure(folder)
         case "registry":
             return await registry.measure(folder)
+        case "weights":
+            return await weights.measure(folder, seconds=seconds * 4)
         case _:
             return await revocation.measure(mesh, folder)
 

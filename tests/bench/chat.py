@@ -16,6 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
+from libs import weights
 from libs.config import load
 from libs.policy.measured_engine import MeasuredEngine
 from services.cli.mesh.layout import Layout
@@ -120,8 +121,9 @@ async def measure(mesh: RunningMesh, folder: Path, *, seconds: float) -> Section
         "where the model works, its own spread is wider than what is added; the refused requests show that alone",
     ]
     rows = []
+    launch = plan(settings, MeasuredEngine("embedded"), "xllamacpp")
     async with (
-        open_engine(settings, plan(settings, MeasuredEngine("embedded")), folder) as engine,
+        open_engine(settings, launch, await weights.measure(launch.weights), folder) as engine,
         router_client(mesh) as client,
     ):
         await engine.until_ready()

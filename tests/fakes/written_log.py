@@ -261,6 +261,9 @@ class FilesInMemory:
     def read(self, name: str) -> bytes | None:
         return self.files.get(name)
 
+    def open_beside(self, name: str) -> BinaryIO | None:
+        return io.BytesIO(self.files[name]) if name in self.files else None
+
 
 def _certificate(spiffe_id: str, evidence: bytes) -> bytes:
     now = dt.datetime(2027, 1, 15, tzinfo=dt.UTC)

@@ -162,8 +162,7 @@ class Contents:
                 raise EntryWrong("it allows no entries before it to be pruned")
             self.prune_limit = max(self.prune_limit, limit)
         elif entry.kind == _GAP:
-            lost = f"{entry.body.get('from')} to {entry.body.get('to')}"
-            self.findings.remark(f"the stream lost messages {lost}, as an entry says; issuers send theirs again")
+            self.findings.remark(_gap(entry.body))
 
     def _admit(self, writer: Writer, wall_ns: int) -> None:
         self.writers[writer.issuer] = writer
@@ -205,6 +204,14 @@ def _named(body: Mapping[str, Any]) -> tuple[bytes, int]:
     if type(number) is not int:
         raise EntryWrong("it names no number of an issuer")
     return octets(body.get("issuer"), 32), number
+
+
+def _gap(body: Mapping[str, Any]) -> str:
+    if "file" in body:
+        digest = octets(body.get("sha256"), 32).hex()[:16]
+        return f"what a ledger kept of others' faults was damaged and set aside, as an entry says: SHA-256 {digest}..."
+    lost = f"{body.get('from')} to {body.get('to')}"
+    return f"the stream lost messages {lost}, as an entry says; issuers send theirs again"
 
 
 def _name(issuer: bytes) -> str:

@@ -6,8 +6,10 @@ head that the tree contradicts shows that the files are not the log's; an unsign
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from libs.audit.log.findings import Findings, Status
 from libs.audit.log.notes import Checkpoint, Key, NoteUnproven, NoteUnreadable, read_checkpoint
@@ -19,8 +21,9 @@ CHECKPOINTS_LOG = "checkpoints.log"
 RELEASED = (CHECKPOINT, CHECKPOINT_WITNESSED)
 """Files of the newest heads. Each head is in `checkpoints.log` before it is in one of these."""
 WATERMARK = "wm"
-QUARANTINE_LOG = "quarantine.log"
-OWED_LOG = "owed.log"
+_BESIDE = {"quarantine.log": b"TMQR", "owed.log": b"TMOW"}
+BESIDE = tuple(_BESIDE)
+"""Files of what was refused, and of what the ledger has yet to say: they grow without a bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +74,23 @@ class Promises:
         released: Mapping[str, bytes],
         checkpoints_log: bytes,
         watermark: bytes,
-        *,
-        quarantine: bytes = b"",
-        owed: bytes = b"",
     ) -> None:
         """Take in the folder's own. `released` are notes by their file's name, and MUST be older than the log."""
         self._mark = read_watermark(watermark, WATERMARK, self.findings)
-        for data, magic, file in ((quarantine, b"TMQR", QUARANTINE_LOG), (owed, b"TMOW", OWED_LOG)):
-            for _ in read_records(data, magic, file, self.findings):
-                pass  # Only that each is whole: what was refused is no part of the log, and what is owed not yet.
         last = 0
-        for offset, record in read_records(checkpoints_log, b"TMCK", CHECKPOINTS_LOG, self.findings):
+        for offset, record in read_records(io.BytesIO(checkpoints_log), b"TMCK", CHECKPOINTS_LOG, self.findings):
             last = max(self._read_signed(offset, record, last), last)
         self._log = checkpoints_log
         for name, note in released.items():
             self._read_released(name, note)
+
+    def read_beside(self, name: str, stored: BinaryIO) -> None:
+        """Take in what is kept of refusals or of what is owed, by its file's name.
+
+        Only that each record is whole: what was refused is no part of the log, and what is owed not yet.
+        """
+        for _ in read_records(stored, _BESIDE[name], name, self.findings):
+            pass
 
     @property
     def sizes(self) -> Iterator[int]:
@@ -111,7 +116,7 @@ class Promises:
             self.findings.add(Status.ROLLED_BACK, *end, f"{tree.size} leaves are left, but {by} promises {size}")
 
     def _own(self) -> Iterator[Held]:
-        for offset, record in read_records(self._log, b"TMCK", CHECKPOINTS_LOG, Findings()):
+        for offset, record in read_records(io.BytesIO(self._log), b"TMCK", CHECKPOINTS_LOG, Findings()):
             try:
                 yield Held(CHECKPOINTS_LOG, offset, read_checkpoint(record))
             except NoteUnreadable:

@@ -19,9 +19,8 @@ from libs.audit.log.frames import PUBLIC, Frame
 from libs.audit.log.notes import Checkpoint, Key
 from libs.audit.log.place import Place
 from libs.audit.log.promises import (
+    BESIDE,
     CHECKPOINTS_LOG,
-    OWED_LOG,
-    QUARANTINE_LOG,
     RELEASED,
     WATERMARK,
     Held,
@@ -138,13 +137,12 @@ class _Reader:
     def run(self) -> Reading:
         read, promises, place = self._source.read, self._promises, self._place
         released = {name: note for name in RELEASED if (note := read(name)) is not None}
-        promises.read(
-            released,
-            read(CHECKPOINTS_LOG) or b"",
-            read(WATERMARK) or b"",
-            quarantine=read(QUARANTINE_LOG) or b"",
-            owed=read(OWED_LOG) or b"",
-        )
+        promises.read(released, read(CHECKPOINTS_LOG) or b"", read(WATERMARK) or b"")
+        for name in BESIDE:
+            beside = self._source.open_beside(name)
+            if beside is not None:
+                with beside:
+                    promises.read_beside(name, beside)
         self._wanted = sorted({*promises.sizes, *self._question.sizes})
         if self._part is not None and not self._begin(self._part):
             return Reading(self._findings, self._description)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import BinaryIO
 
 from libs.audit.log.findings import Findings, Status
 
 _FRAMING = 40
 _MAX_RECORD = 4 << 20
+_PIECE = 1 << 20
 _SLOT_SIZE = 512
 _SLOT_HASHED = 480
 _MARK = struct.Struct(">8sQQQ32s32s")
@@ -27,22 +31,21 @@ class Mark:
     root: bytes
 
 
-def read_records(data: bytes, magic: bytes, file: str, findings: Findings) -> Iterator[tuple[int, bytes]]:
+def read_records(stored: BinaryIO, magic: bytes, file: str, findings: Findings) -> Iterator[tuple[int, bytes]]:
     """Yield each whole record with its offset. What follows them is torn, or damage if what was synced later is whole.
 
-    Records that were synced together with the one before them have their magic's last letter in lower case.
+    Records that were synced together with the one before them have their magic's last letter in lower case. A record or
+    a piece of `stored` is held at a time; what is appended meanwhile is not looked at.
     """
-    at = 0
+    at, size = 0, stored.seek(0, os.SEEK_END)
     together = magic[:-1] + magic[-1:].lower()
-    while (record := _record_at(data, at, magic) or _record_at(data, at, together)) is not None:
+    while (record := _record_at(stored, at, size, magic, together)) is not None:
         yield at, record
         at += len(record) + _FRAMING
-    if at == len(data):
-        return
-    later = data.find(magic, at + 1)
-    while later >= 0 and _record_at(data, later, magic) is None:
-        later = data.find(magic, later + 1)
-    if later >= 0:
+    later = next((each for each in _places(stored, at + 1, size, magic) if _is_record(stored, each, size, magic)), None)
+    if at == size or stored.seek(0, os.SEEK_END) < size:
+        return  # A ledger that has said all that it owes empties the file, also while it is read here.
+    if later is not None:
         findings.add(Status.DAMAGED, file, at, f"no record, though a later one is whole at byte {later}")
     else:
         findings.add(Status.TORN, file, at, "the last record was cut short")
@@ -63,11 +66,26 @@ def read_watermark(data: bytes, file: str, findings: Findings) -> Mark | None:
     return max(marks, key=lambda mark: mark.generation, default=None)
 
 
-def _record_at(data: bytes, at: int, magic: bytes) -> bytes | None:
-    end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
-    if data[at : at + 4] != magic or not at + 8 <= end <= at + 8 + _MAX_RECORD or end + 32 > len(data):
+def _record_at(stored: BinaryIO, at: int, size: int, *magics: bytes) -> bytes | None:
+    stored.seek(at)
+    head = stored.read(8)
+    length = int.from_bytes(head[4:], "big")
+    if head[:4] not in magics or length > _MAX_RECORD or at + length + _FRAMING > size:
         return None
-    return data[at + 8 : end] if sha256(data[at:end]).digest() == data[end : end + 32] else None
+    data = head + stored.read(length)
+    return data[8:] if sha256(data).digest() == stored.read(32) else None
+
+
+def _is_record(stored: BinaryIO, at: int, size: int, magic: bytes) -> bool:
+    return _record_at(stored, at, size, magic) is not None
+
+
+def _places(stored: BinaryIO, start: int, end: int, sought: bytes) -> Iterator[int]:
+    """Yield where these bytes stand. Whoever takes the places may move about in `stored` meanwhile."""
+    for begin in range(start, end, _PIECE):
+        stored.seek(begin)
+        piece = stored.read(_PIECE + len(sought) - 1)
+        yield from (begin + found.start() for found in re.finditer(re.escape(sought), piece))
 
 
 def _mark(piece: bytes, slot: int) -> Mark | None:

@@ -38,6 +38,10 @@ class LogSource(Protocol):
         """Return another file's bytes, None where there is none."""
         ...
 
+    def open_beside(self, name: str) -> BinaryIO | None:
+        """Open another file that may be long, None where there is none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Seal:

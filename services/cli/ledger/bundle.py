@@ -141,6 +141,9 @@ class Bundle:
         with self._open(name) as file:
             return file.read()
 
+    def open_beside(self, name: str) -> BinaryIO | None:
+        return self._open(name) if name in self.manifest.files else None
+
     def wrong(self) -> Iterator[str]:
         """Yield the files that are not what the manifest says."""
         for name, digest in self.manifest.files.items():

@@ -31,6 +31,7 @@ from services.cli.ledger.fsck import add_fsck
 from services.cli.ledger.lines import describe_entry
 from services.cli.ledger.prune import add_prune
 from services.cli.ledger.read_tree import ReadTree, witnessed_head
+from services.cli.ledger.set_aside import add_set_aside
 from services.cli.ledger.tag_keys import add_tag_keys
 from services.cli.ledger.tail_state import ChainBroken, ChainReader, TailState, keep_tail_state, load_tail_state
 from services.cli.ledger.verify import add_verify
@@ -92,6 +93,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_restore(commands.add_parser("restore", help="make a log's folder of a bundle, every file as it was"))
     add_prune(commands)
     add_fsck(commands.add_parser("fsck", help="what a start would say of a log; reads, and cuts nothing"))
+    add_set_aside(commands.add_parser("set-aside", help="keep a damaged owed.log or quarantine.log, and start without"))
 
 
 def read_ledger_access(state: Path) -> LedgerAccess:

@@ -153,7 +153,9 @@ class _Snapshot:
     def take(cls, source: LogFolder) -> _Snapshot:
         heads = {name: source.read(name) for name in (DESCRIPTION, *RELEASED)}
         log = source.read(CHECKPOINTS_LOG) or b""
-        ends = [at + len(record) + _RECORD_FRAMING for at, record in read_records(log, b"TMCK", "", Findings())]
+        ends = [
+            at + len(record) + _RECORD_FRAMING for at, record in read_records(io.BytesIO(log), b"TMCK", "", Findings())
+        ]
         found = {name: data for name, data in heads.items() if data is not None}
         return cls(source, {**found, CHECKPOINTS_LOG: log[: max(ends, default=0)]})
 
@@ -168,6 +170,10 @@ class _Snapshot:
 
     def read(self, name: str) -> bytes | None:
         return self.heads.get(name)
+
+    def open_beside(self, name: str) -> BinaryIO | None:
+        """A bundle has none: what was refused is no part of the log, and what is owed not yet."""
+        return None
 
 
 @dataclass(slots=True)

@@ -49,6 +49,15 @@ class LogFolder:
             except FileNotFoundError:
                 return None
 
+    def open_beside(self, name: str) -> BinaryIO | None:
+        """Open a file that a ledger may append to, or empty, meanwhile."""
+        path = self.path / name
+        with _readable(path):
+            try:
+                return path.open("rb")
+            except FileNotFoundError:
+                return None
+
 
 def add_log_argument(parser: argparse.ArgumentParser) -> None:
     """Add the log that a command is about: a folder, by default the local mesh's."""

@@ -178,7 +178,7 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
                 "registry": [addresses.of("registry")],
                 "endpoint": addresses.of("node"),
                 "region": "local",
-                "engine": engine.settings(),
+                "engine": engine.settings(layout.weights_manifest),
             }
         case "router":
             return {

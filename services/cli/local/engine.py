@@ -14,7 +14,7 @@ from typing import Any
 from libs import jcs
 from libs.aci.endpoints import paths
 from libs.policy.measured_engine import MeasuredEngine
-from libs.weights import measure, packaged_weights
+from libs.weights import Manifest, measure, packaged_weights
 from services.cli.policy.composes import TEMPLATES, template_path
 from services.cli.terminal.inputs import read_input
 
@@ -33,9 +33,9 @@ class LocalEngine:
     parallel: int = 2
     """How many requests are generated at once."""
 
-    async def weights_digest(self) -> str:
-        """Return what policy lists for the model, hexadecimal. Raises `WeightsMissing`."""
-        return (await measure(self.weights or packaged_weights())).hex()
+    async def manifest(self) -> Manifest:
+        """Return what the model's files are now: policy lists its digest. Raises `WeightsMissing`, `WeightsChanged`."""
+        return (await measure(self.weights or packaged_weights())).manifest
 
     def template(self) -> bytes:
         """Return the template of the node's app-compose. Raises `InputUnreadable`."""
@@ -51,9 +51,10 @@ class LocalEngine:
             value["teemesh_engine"]["endpoints"] = paths(self.measured.endpoints)
         return jcs.dumps(value)
 
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self, manifest: Path) -> Mapping[str, Any]:
         """Return the table [engine] of the node's configuration."""
         return {
+            "manifest": str(manifest),
             "model": MODEL,
             "weights": None if self.weights is None else str(self.weights.absolute()),
             "context_tokens": _CONTEXT_TOKENS,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from libs.errors import Code, MeshError
+from libs.files import write_durably
 from libs.policy.document import Policy
 from services.cli.chat.demo import demonstrate
 from services.cli.ledger.key import fetch_ledger_vkey
@@ -113,10 +114,11 @@ class MeshRun:
         engine = self._options.engine
         composes = write_composes(layout, operators, await dstack_kms_root(layout), engine.template())
         devtee = await children.start(DEVTEE)
-        weights = await engine.weights_digest()
+        weights = await engine.manifest()
+        write_durably(layout.weights_manifest, weights.document + b"\n", mode=0o644)
         await devtee.until_ready()
         write_vendor_root(layout)
-        policy = ensure_policy(layout, operators, composes, {MODEL: [weights]}, int(time.time()))
+        policy = ensure_policy(layout, operators, composes, {MODEL: [weights.digest.hex()]}, int(time.time()))
         self._display.say(f"policy version {policy.version} holds, digest {policy.digest.hex()}")
         await self._start_witness(children, addresses, operators, policy)
         write_service_configs(

@@ -53,6 +53,11 @@ class Layout:
         return self.root / "config" / "ports.json"
 
     @property
+    def weights_manifest(self) -> Path:
+        """What the node's model was when the mesh was started."""
+        return self.root / "config" / "weights.json"
+
+    @property
     def operators(self) -> Path:
         return self.root / "operators"
 

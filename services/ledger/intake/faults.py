@@ -1,4 +1,6 @@
-"""It is responsible for how the ledger says that others are at fault: messages lost, numbers given twice or refused."""
+"""It is responsible for how the ledger says that others are at fault: messages lost, numbers given twice or refused;
+and that what it kept of such faults was damaged.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from libs.events.consume import StreamGap
 from libs.transparency.leaf import Kind
 from services.ledger.intake.rejections import Refusal
 from services.ledger.intake.sequencer import Verdict
+from services.ledger.storage.lost_and_found import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,14 @@ class Saying:
 def lost(source: bytes, gap: StreamGap) -> Saying:
     """Say that the stream lost messages."""
     return Saying(Kind.GAP, {"source": source.hex(), "from": gap.first, "to": gap.last})
+
+
+def set_aside(file: str, kept: Kept, damaged_at: int, records: int) -> Saying:
+    """Say that evidence beside the log was damaged: which file, where its copy differs first from what was written, and
+    how many of its records are still in it.
+    """
+    place: dict[str, str | int] = {"file": file, "size": kept.size, "damaged_at": damaged_at}
+    return Saying(Kind.GAP, {**place, "sha256": kept.digest, "records_kept": records})
 
 
 def contradicted(verdict: Verdict) -> Saying:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -35,6 +35,25 @@ _TOLD = "told"
 log = structlog.get_logger()
 
 
+def stored(saying: Saying) -> bytes:
+    """Return the record of something that is owed."""
+    return jcs.dumps({"kind": saying.kind, "body": dict(saying.body)})
+
+
+def unsaid(path: Path) -> Iterator[bytes]:
+    """Yield the records of what is still owed that a file holds whole, whatever lies between them.
+
+    What a whole mark says was said IS durable elsewhere, so it counts although it comes after damage: what it covers is
+    in nobody's debt, were it damaged or not.
+    """
+    told = 0
+    for _, record in records_log.read_whole(path, records_log.OWED):
+        told = jcs.loads_object(record).get(_TOLD, told)
+    for at, record in records_log.read_whole(path, records_log.OWED):
+        if at >= told and _TOLD not in jcs.loads_object(record):
+            yield record
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """The next of what is owed."""
@@ -51,7 +70,7 @@ class Owed:
         """Go on where the process before stopped. Raises `LogDamaged`, `LogBroken`."""
         self._path = directory / NAME
         self._told = 0
-        end, _ = records_log.read_each(self._path, records_log.OWED, self._recall)
+        end = records_log.read_each(self._path, records_log.OWED, self._recall)
         self._file = records_log.RecordsLog(self._path, records_log.OWED, end)
         if self._file.saved is not None:
             # A bit that changed in what was synced last looks like this, too.
@@ -68,7 +87,7 @@ class Owed:
         """
         if sayings:
             with self._lock:
-                self._file.append([jcs.dumps({"kind": each.kind, "body": dict(each.body)}) for each in sayings])
+                self._file.append([stored(each) for each in sayings])
 
     def first(self) -> Part | None:
         """Return what is to be said next, if anything is owed. Raises `LogDamaged` where it cannot be read any more."""

@@ -86,7 +86,7 @@ class Rejections:
         path = directory / NAME
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[bytes, int], Reason] = OrderedDict()
-        self._size, _ = records_log.read_each(path, records_log.QUARANTINE, self._recall)
+        self._size = records_log.read_each(path, records_log.QUARANTINE, self._recall)
         self._file = records_log.RecordsLog(path, records_log.QUARANTINE, self._size)
         if self._file.saved is not None:
             log.error("what was refused last was cut short", at=self._size, saved=str(self._file.saved))

@@ -50,6 +50,11 @@ class KeyringCopy:
 NO_KEYRING = KeyringCopy(0, 0, b"")
 
 
+def read_keyring_copy(directory: Path) -> KeyringCopy | None:
+    """Return the copy of the member whose log this is, and change nothing. Raises `LogDamaged`."""
+    return _read(directory / FOLDER / NAME)
+
+
 class KeyringCopyFile:
     """The copy, and the file that the writer among the members works with."""
 
@@ -64,17 +69,11 @@ class KeyringCopyFile:
         Where there is one, what a writer on this machine worked with is gone after this. Raises `LogDamaged` or
         `LogBroken`.
         """
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
+        copy = _read(self._path)
+        if copy is None:
             return KeyringCopy(0, 0, self.writers_own())
-        if len(data) < _HEAD.size + _HASH_SIZE or sha256(data[:-_HASH_SIZE]).digest() != data[-_HASH_SIZE:]:
-            raise LogDamaged(f"{FOLDER}/{NAME}", 0, "it does not match its own hash")
-        magic, epoch, generation = _HEAD.unpack_from(data)
-        if magic != _MAGIC:
-            raise LogDamaged(f"{FOLDER}/{NAME}", 0, "it is no copy of version 1")
         self.forget_writers_own()
-        return KeyringCopy(epoch, generation, data[_HEAD.size : -_HASH_SIZE])
+        return copy
 
     def store(self, copy: KeyringCopy) -> None:
         """Replace the copy. It IS durable when this returns. Raises `LogBroken`."""
@@ -109,3 +108,16 @@ class KeyringCopyFile:
                 fsync_dir(self._writers.parent)
         except OSError as error:
             raise LogBroken(f"the keyring could not be removed: {error.strerror}") from error
+
+
+def _read(path: Path) -> KeyringCopy | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) < _HEAD.size + _HASH_SIZE or sha256(data[:-_HASH_SIZE]).digest() != data[-_HASH_SIZE:]:
+        raise LogDamaged(f"{FOLDER}/{NAME}", 0, "it does not match its own hash")
+    magic, epoch, generation = _HEAD.unpack_from(data)
+    if magic != _MAGIC:
+        raise LogDamaged(f"{FOLDER}/{NAME}", 0, "it is no copy of version 1")
+    return KeyringCopy(epoch, generation, data[_HEAD.size : -_HASH_SIZE])

@@ -69,6 +69,11 @@ def require_no_promise(directory: Path) -> None:
         raise MembersMissing(f"{directory} holds a log with other members: name them in [replication]")
 
 
+def read_promise(directory: Path) -> Promise | None:
+    """Return what the member whose log this is has promised; None where it never did. Raises `LogDamaged`."""
+    return _read(directory / FOLDER / NAME)
+
+
 class PromiseFile:
     """The file of one member's promise. Owned by one process."""
 
@@ -85,20 +90,7 @@ class PromiseFile:
 
     def load(self) -> Promise | None:
         """Return the promise, or None where none was ever made. Raises `LogDamaged`."""
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            members = jcs.loads_object(data)
-            if any(type(members.get(name)) is not kind for name, kind in _TYPES.items()):
-                raise ValueError("a member is missing or has the wrong type")
-            promise = Promise(members["epoch"], members["to"], members["settled"], _extent(members.get("forgotten")))
-        except (jcs.JsonMalformed, ValueError) as error:
-            raise LogDamaged(NAME, 0, f"it is no promise: {error}") from error
-        if promise.document() != data:
-            raise LogDamaged(NAME, 0, "it does not match its own hash")
-        return promise
+        return _read(self._path)
 
     def store(self, promise: Promise) -> None:
         """Replace the promise. It IS durable when this returns. Raises `LogBroken`."""
@@ -106,6 +98,23 @@ class PromiseFile:
             write_durably(self._path, promise.document())
         except OSError as error:
             raise LogBroken(f"the promise could not be written: {error.strerror}") from error
+
+
+def _read(path: Path) -> Promise | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        members = jcs.loads_object(data)
+        if any(type(members.get(name)) is not kind for name, kind in _TYPES.items()):
+            raise ValueError("a member is missing or has the wrong type")
+        promise = Promise(members["epoch"], members["to"], members["settled"], _extent(members.get("forgotten")))
+    except (jcs.JsonMalformed, ValueError) as error:
+        raise LogDamaged(f"{FOLDER}/{NAME}", 0, f"it is no promise: {error}") from error
+    if promise.document() != data:
+        raise LogDamaged(f"{FOLDER}/{NAME}", 0, "it does not match its own hash")
+    return promise
 
 
 def _extent(value: Any) -> Extent:

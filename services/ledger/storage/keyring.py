@@ -25,6 +25,7 @@ NAME = "keyring"
 KEY_NAME = "ledger-keyring"
 _MAGIC = b"TMKR"
 _HEAD = struct.Struct(">4sI12s")
+_TAG_SIZE = 16
 _OPEN = "open"
 
 
@@ -55,7 +56,10 @@ class KeyringFile:
         self._log_id = log_id
 
     def key_epoch(self) -> int | None:
-        """Return which epoch of the key opens the stored file, or None where there is no file yet."""
+        """Return which epoch of the key opens the stored file, or None where there is no file yet.
+
+        Raises `LogDamaged` for what no key opens: another form, no whole head and tag, or no epoch.
+        """
         data = self._read()
         return None if data is None else self._head(data)[0]
 
@@ -90,9 +94,11 @@ class KeyringFile:
             return None
 
     def _head(self, data: bytes) -> tuple[int, bytes]:
-        if len(data) < _HEAD.size or data[:4] != _MAGIC:
+        if len(data) < _HEAD.size + _TAG_SIZE or data[:4] != _MAGIC:
             raise LogDamaged(NAME, 0, "it is no keyring of version 1")
         _, epoch, nonce = _HEAD.unpack_from(data)
+        if epoch == 0:
+            raise LogDamaged(NAME, len(_MAGIC), "a key's epochs begin with 1")
         return epoch, nonce
 
     def _associated(self, key_epoch: int) -> bytes:

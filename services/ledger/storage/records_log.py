@@ -9,7 +9,7 @@ and it is kept elsewhere and cut.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ CHECKPOINTS = b"TMCK"
 QUARANTINE = b"TMQR"
 OWED = b"TMOW"
 MAX_RECORD = 4 << 20
+_PIECE = 1 << 20
 _FRAMING = 4 + 4 + 32
 _BEGINNING = QUARANTINE[:-1]
 _BROKEN_OFF = _BEGINNING + b"\0"
@@ -35,13 +36,11 @@ class Records:
 
     records: tuple[bytes, ...]
     end: int
-    """Where the last whole record ends."""
-    torn: bytes
-    """What follows it: a part of what was being written."""
+    """Where the last whole record ends. What follows it is a part of what was being written."""
 
 
-def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: int = 0) -> tuple[int, bytes]:
-    """Hand over every record from `start` on, one at a time. Returns where the last whole one ends, and what follows.
+def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: int = 0) -> int:
+    """Hand over every record from `start` on, one at a time. Returns where the last whole one ends.
 
     A missing file is empty. Raises `LogDamaged` for damage that is not a torn tail.
     """
@@ -52,15 +51,28 @@ def read_each(path: Path, magic: bytes, take: Callable[[bytes], None], start: in
             while (record := _next_record(file, magic)) is not None:
                 take(record)
                 end += len(record) + _FRAMING
-            file.seek(end)
-            rest = file.read()
+            # Another one cannot begin before this one's end; what looks like it, in its length and first bytes, was
+            # made to.
+            later = _find_whole(file, end + _FRAMING, magic, magic)
     except FileNotFoundError:
-        return 0, b""
-    # Another one cannot begin before this one's end; what looks like it, in its length and first bytes, was made to.
-    later = _find_first(rest, _FRAMING, magic)
+        return 0
     if later is not None:
-        raise LogDamaged(path.name, end, f"what was synced later is whole at byte {end + later}")
-    return end, rest
+        raise LogDamaged(path.name, end, f"what was synced later is whole at byte {later}")
+    return end
+
+
+def read_whole(path: Path, magic: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield every record that is whole, with its offset, whatever lies before it: what a damaged file still holds."""
+    with path.open("rb") as file:
+        at: int | None = 0
+        while at is not None:
+            file.seek(at)
+            record = _next_record(file, magic)
+            if record is None:
+                at = _find_whole(file, at + _FRAMING, magic, magic[:-1])
+            else:
+                yield at, record
+                at += len(record) + _FRAMING
 
 
 def read_end(path: Path, magic: bytes, most: int = 1 << 18) -> Records:
@@ -68,17 +80,15 @@ def read_end(path: Path, magic: bytes, most: int = 1 << 18) -> Records:
 
     For a file that grows with the log, whose last records say all. No record MUST hold what looks like another one.
     """
-    first: int | None = 0
-    start = 0
+    start: int | None = 0
     if path.exists() and path.stat().st_size > most:
         with path.open("rb") as file:
-            start = file.seek(-most, os.SEEK_END)
-            first = _find_first(file.read(), 0, magic)
-    if first is None:
+            start = _find_whole(file, file.seek(-most, os.SEEK_END), magic, magic)
+    if start is None:
         return read_end(path, magic, 2 * most)
     records: list[bytes] = []
-    end, torn = read_each(path, magic, records.append, start + first)
-    return Records(tuple(records), end, torn)
+    end = read_each(path, magic, records.append, start)
+    return Records(tuple(records), end)
 
 
 def read_some(path: Path, magic: bytes, start: int, most: int) -> Records:
@@ -90,7 +100,7 @@ def read_some(path: Path, magic: bytes, start: int, most: int) -> Records:
         while len(records) < most and (record := _next_record(file, magic)) is not None:
             records.append(record)
             end += len(record) + _FRAMING
-    return Records(tuple(records), end, b"")
+    return Records(tuple(records), end)
 
 
 class RecordsLog:
@@ -185,24 +195,29 @@ def _following(magic: bytes) -> bytes:
 
 
 def _next_record(file: BinaryIO, magic: bytes) -> bytes | None:
+    """Return the record that begins where the file stands, if a whole one does."""
     head = file.read(8)
-    length = min(int.from_bytes(head[4:], "big"), MAX_RECORD)
-    return _record_at(head + file.read(length + 32), 0, magic)
-
-
-def _find_first(data: bytes, at: int, magic: bytes) -> int | None:
-    """Where the next whole record is that was synced later than what lies before it."""
-    at = data.find(magic, at)
-    while at >= 0 and _record_at(data, at, magic) is None:
-        at = data.find(magic, at + 1)
-    return at if at >= 0 else None
-
-
-def _record_at(data: bytes, at: int, magic: bytes) -> bytes | None:
-    if data[at : at + 4] not in (magic, _following(magic)):
+    length = int.from_bytes(head[4:], "big")
+    if head[:4] not in (magic, _following(magic)) or length > MAX_RECORD:
         return None
-    length = int.from_bytes(data[at + 4 : at + 8], "big")
-    end = at + 8 + length
-    if length > MAX_RECORD or end + 32 > len(data) or sha256(data[at:end]).digest() != data[end : end + 32]:
-        return None
-    return data[at + 8 : end]
+    record, digest = file.read(length), file.read(32)
+    return record if sha256(head + record).digest() == digest else None
+
+
+def _find_whole(file: BinaryIO, start: int, magic: bytes, beginning: bytes) -> int | None:
+    """Where, from `start` on, the next whole record begins that begins so: by the whole magic, one that was synced
+    later than what lies before it; by all of it but the last letter, any.
+    """
+    at = start
+    while True:
+        file.seek(at)
+        piece = file.read(_PIECE)
+        found = piece.find(beginning)
+        while found >= 0:
+            file.seek(at + found)
+            if _next_record(file, magic) is not None:
+                return at + found
+            found = piece.find(beginning, found + 1)
+        if len(piece) < _PIECE:
+            return None
+        at += _PIECE - len(beginning) + 1

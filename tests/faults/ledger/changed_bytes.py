@@ -5,6 +5,7 @@ every file. 8: in the last acknowledged frame. 18: on its way from memory to the
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,10 @@ def cuts_of_what_is_owed(batch: Batch) -> Outcome:
     """Cut `owed.log` at any byte: what was whole is owed, and the rest is said to be cut and kept."""
     outcome, log = Outcome(), SmallLog.make(batch.folder)
     data = (log.folder / owed.NAME).read_bytes()
-    ends = [0, *(at + len(record) + _FRAMING for at, record in read_records(data, b"TMOW", owed.NAME, Findings()))]
+    ends = [
+        0,
+        *(at + len(record) + _FRAMING for at, record in read_records(io.BytesIO(data), b"TMOW", owed.NAME, Findings())),
+    ]
     sayings = owed_in(log.folder)
     lengths = batch.in_any_order(range(len(data)))
     for number in batch.rounds:

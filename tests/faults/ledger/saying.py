@@ -40,7 +40,8 @@ def unsaid(folder: Path, plan: Plan, high: int) -> list[str]:
 def owed_in(folder: Path) -> list[Saying]:
     """All that is owed, as a start finds it, and without saying any of it."""
     Owed(folder).close()
-    read = list(read_records((folder / NAME).read_bytes(), b"TMOW", NAME, Findings()))
+    with (folder / NAME).open("rb") as stored:
+        read = list(read_records(stored, b"TMOW", NAME, Findings()))
     records = [(at, jcs.loads_object(record)) for at, record in read]
     said = max((record["told"] for _, record in records if "told" in record), default=0)
     return [Saying(Kind(each["kind"]), each["body"]) for at, each in records if at >= said and "told" not in each]

@@ -47,6 +47,15 @@ def test_kinds_that_somebody_may_write_are_named_on_the_page() -> None:
         assert re.search(rf"`{kind.name.lower()}`", text), kind.name
 
 
+def test_a_gap_is_of_the_stream_or_of_a_file_and_not_of_both() -> None:
+    aside = {"file": "owed.log", "size": 9, "sha256": "ab" * 32, "damaged_at": 0, "records_kept": 0}
+    require_documented(Kind.GAP, aside)
+    less = [{name: value for name, value in aside.items() if name != left} for left in aside]
+    for body in (*less, {**aside, **SAMPLES[Kind.GAP]}, {**aside, "file": "log.json"}):
+        with pytest.raises(ValidationError):
+            require_documented(Kind.GAP, body)
+
+
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_samples_are_documented(kind: Kind) -> None:
     require_documented(kind, SAMPLES[kind])

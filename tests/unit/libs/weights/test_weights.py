@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from libs.weights import WeightsMissing, measure, packaged_weights
+from libs.weights import WeightsChanged, WeightsMissing, measure, packaged_weights
 
 PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+async def digest_of(path: Path) -> bytes:
+    return (await measure(path)).manifest.digest
 
 
 async def test_one_file_is_named_by_its_manifest(tmp_path: Path) -> None:
@@ -19,24 +26,49 @@ async def test_one_file_is_named_by_its_manifest(tmp_path: Path) -> None:
         b'{"files":[{"name":"model.gguf",'
         b'"sha256":"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","size":3}]}'
     )
-    assert await measure(path) == hashlib.sha256(manifest).digest()
+    assert await digest_of(path) == hashlib.sha256(manifest).digest()
 
 
 async def test_every_file_below_a_folder_counts_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "one").write_bytes(b"1")
-    before = await measure(tmp_path)
+    before = await digest_of(tmp_path)
     (tmp_path / "part" / "one").rename(tmp_path / "part" / "two")
-    moved = await measure(tmp_path)
+    moved = await digest_of(tmp_path)
     (tmp_path / "config.json").write_bytes(b"{}")
-    assert len({before, moved, await measure(tmp_path)}) == 3
+    assert len({before, moved, await digest_of(tmp_path)}) == 3
+
+
+async def test_a_link_to_a_file_counts_as_the_file(tmp_path: Path) -> None:
+    """As models lie in a cache of their hub's."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (tmp_path / "blob").write_bytes(b"1")
+    (model / "one").symlink_to(tmp_path / "blob")
+    linked = await digest_of(model)
+    (model / "one").unlink()
+    (model / "one").write_bytes(b"1")
+    assert await digest_of(model) == linked
+
+
+async def test_what_an_engine_could_follow_and_nobody_hashes_is_refused(tmp_path: Path) -> None:
+    model, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    model.mkdir()
+    elsewhere.mkdir()
+    (model / "one").write_bytes(b"1")
+    (model / "more").symlink_to(elsewhere)
+    with pytest.raises(WeightsMissing, match="more is neither"):
+        await measure(model)
+    (model / "more").unlink()
+    os.mkfifo(model / "more")
+    with pytest.raises(WeightsMissing, match="more is neither"):
+        await measure(model)
 
 
 async def test_the_packaged_model_is_the_expected_one() -> None:
     path = packaged_weights()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    assert (digest, path.stat().st_size) == (PACKAGED_SHA256, 98362432)
+    (file,) = (await measure(path)).manifest.files
+    assert (file.sha256.hex(), file.size) == (PACKAGED_SHA256, 98362432)
 
 
 async def test_missing_and_empty_weights_are_refused(tmp_path: Path) -> None:
@@ -44,3 +76,55 @@ async def test_missing_and_empty_weights_are_refused(tmp_path: Path) -> None:
         await measure(tmp_path / "absent.gguf")
     with pytest.raises(WeightsMissing):
         await measure(tmp_path)
+
+
+async def test_progress_ends_with_all_of_it(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(bytes(5 << 20))
+    told: list[tuple[int, int]] = []
+    await measure(tmp_path, progress=lambda done, of: told.append((done, of)))
+    assert told == sorted(told)
+    assert len(told) > 3
+    assert told[-1] == (15 << 20, 15 << 20)
+
+
+async def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(bytes(9 << 20))
+
+    def write(done: int, of: int) -> None:
+        with path.open("r+b") as file:
+            file.write(b"\x01")
+
+    with pytest.raises(WeightsChanged, match=r"model\.gguf changed"):
+        await measure(path, progress=write)
+
+
+async def test_who_gives_up_ends_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(bytes(64 << 20))
+    begun, given_up = threading.Event(), threading.Event()
+    told: list[int] = []
+
+    def hold(done: int, of: int) -> None:
+        told.append(done)
+        begun.set()
+        given_up.wait()
+
+    measuring = asyncio.create_task(measure(tmp_path, progress=hold))
+    await asyncio.to_thread(begun.wait)
+    measuring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await measuring
+    given_up.set()
+    # Whoever measures next waits for nobody: the first one has one piece behind it and takes no more.
+    assert (await measure(tmp_path)).manifest.files[0].size == 64 << 20
+    assert len(told) == 1
+
+
+async def test_what_is_still_the_same_is_told_from_what_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    measured = await measure(tmp_path)
+    await measured.require_unchanged()
+    (tmp_path / "b").write_bytes(b"b")
+    with pytest.raises(WeightsChanged, match="b has changed"):
+        await measured.require_unchanged()

@@ -42,10 +42,10 @@ def test_the_engine_is_measured(tmp_path: Path, measured: MeasuredEngine) -> Non
 
 
 async def test_policy_lists_the_weights_that_the_engine_is_given(weights: Path) -> None:
-    listed = await LocalEngine(VLLM, weights).weights_digest()
+    listed = await LocalEngine(VLLM, weights).manifest()
     (weights / "model.safetensors").write_bytes(b"\x02" * 64)
-    assert await LocalEngine(VLLM, weights).weights_digest() != listed
-    assert await EMBEDDED.weights_digest() != listed
+    assert await LocalEngine(VLLM, weights).manifest() != listed
+    assert await EMBEDDED.manifest() != listed
 
 
 def test_the_node_starts_what_was_asked_for(tmp_path: Path, weights: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_node_starts_what_was_asked_for(tmp_path: Path, weights: Path) -> No
     addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
     write_service_configs(layout, addresses, layout.policy(1), engine=LocalEngine(VLLM, weights, parallel=7))
     settings = load(layout.config("node"), Config).engine
-    argv = plan(settings, VLLM).argv(tmp_path / "socket")
+    argv = plan(settings, VLLM, "vllm").argv(tmp_path / "socket")
     assert argv[0] == VLLM.python
     assert argv[argv.index("--model") + 1] == str(weights)
     assert argv[argv.index("--served-model-name") + 1] == MODEL

@@ -16,7 +16,9 @@ from services.ledger.fsck import check, main, remove_derived
 from services.ledger.intake.owed import NAME as OWED_LOG
 from services.ledger.intake.rejections import NAME as QUARANTINE_LOG
 from services.ledger.intake.sequencer import Candidate
+from services.ledger.replication.keyring_copy import KeyringCopy, KeyringCopyFile
 from services.ledger.replication.promise import FOLDER as REPLICATION
+from services.ledger.replication.promise import Extent, Promise, PromiseFile
 from services.ledger.storage import derived, keyring, records_log, segments, watermark
 from services.ledger.storage.damage import LogDamaged, LogLocked, LogMissing, LogRolledBack
 from services.ledger.storage.keyring import Keyring, KeyringFile
@@ -111,6 +113,53 @@ def test_no_keyring_is_missed_where_all_that_is_sealed_was_erased(empty_log: Pat
 def test_no_keyring_is_missed_at_a_member_that_others_give_it_to(empty_log: Path) -> None:
     (sealed_entries(empty_log) / REPLICATION).mkdir()
     assert check(empty_log, SMALL).verdict == "clean"
+
+
+@pytest.mark.parametrize("at", range(0, 200, 9))
+def test_promise_on_which_a_member_ends_is_damage(two_segments: Path, at: int) -> None:
+    PromiseFile(two_segments).store(Promise(4, "ledger-2", settled=True, forgotten=Extent(3, 6)))
+    verdict = check(two_segments, SMALL)
+    assert (verdict.verdict, "epoch 4 is promised to ledger-2" in verdict.what) == ("clean", True)
+    path = two_segments / REPLICATION / "promise"
+    flip(path, at % path.stat().st_size)
+    with pytest.raises(LogDamaged):
+        PromiseFile(two_segments).load()
+    verdict = check(two_segments, SMALL)
+    assert (verdict.exit_status, verdict.file) == (LogDamaged.exit_status, "replication/promise")
+
+
+def test_copy_of_the_keyring_on_which_a_member_ends_is_damage(two_segments: Path) -> None:
+    (two_segments / REPLICATION).mkdir()
+    KeyringCopyFile(two_segments).store(KeyringCopy(4, 9, b"as a writer gave it"))
+    # What an earlier writer here worked with is removed by the start that has a copy.
+    (two_segments / keyring.NAME).write_bytes(b"nonsense")
+    verdict = check(two_segments, SMALL)
+    assert (verdict.verdict, "epoch 4, generation 9" in verdict.what) == ("clean", True)
+    path = two_segments / REPLICATION / "keyring"
+    for at in range(path.stat().st_size):
+        flip(path, at)
+        verdict = check(two_segments, SMALL)
+        assert (verdict.exit_status, verdict.file) == (LogDamaged.exit_status, "replication/keyring")
+        flip(path, at)
+
+
+def test_keyring_that_no_key_opens_is_damage_and_any_other_is_the_keys_to_judge(two_segments: Path) -> None:
+    stored = KeyringFile(two_segments, DESCRIPTION.log_id)
+    stored.store(Keyring(1, ()), bytes(32), 3)
+    path = two_segments / keyring.NAME
+    whole = path.read_bytes()
+    told = check(two_segments, SMALL)
+    assert "under epoch 3 of its key, which alone can tell" in told.what
+    head, tag = 20, 16
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(LogDamaged):
+            stored.load(bytes(32))
+        assert check(two_segments, SMALL).exit_status == (3 if length < head + tag else 0), length
+    for changed in (b"TMKX" + whole[4:], whole[:4] + bytes(4) + whole[8:]):
+        path.write_bytes(changed)
+        verdict = check(two_segments, SMALL)
+        assert (verdict.exit_status, verdict.file) == (LogDamaged.exit_status, keyring.NAME)
 
 
 def test_log_that_is_open_is_not_examined(two_segments: Path) -> None:

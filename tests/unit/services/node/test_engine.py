@@ -18,9 +18,10 @@ from libs.aci import endpoints, receipt
 from libs.aci.endpoints import Endpoint
 from libs.aci.receipt_events import PolicyInForce
 from libs.policy.measured_engine import MeasuredEngine
+from libs.weights import measure
 from services.node.channel import EngineChannel, EngineUnavailable
 from services.node.engine import EngineLoad, SupervisedEngine, open_engine
-from services.node.generation import Conclusion, Generation, Head, Part, Request
+from services.node.generation import Claimed, Conclusion, Generation, Head, Part, Request
 from services.node.launch import EngineSettings, plan
 from services.node.receipts import ReceiptSigner
 
@@ -36,9 +37,9 @@ QUESTION = [{"role": "user", "content": "Say hi."}]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SupervisedEngine]:
     settings = EngineSettings(model=MODEL, context_tokens=1024, parallel=1, threads=1)
-    async with open_engine(
-        settings, plan(settings, MeasuredEngine("embedded")), tmp_path_factory.mktemp("engine")
-    ) as running:
+    launch = plan(settings, MeasuredEngine("embedded"), "xllamacpp")
+    weights = await measure(launch.weights)
+    async with open_engine(settings, launch, weights, tmp_path_factory.mktemp("engine")) as running:
         await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
         yield running
 
@@ -50,7 +51,7 @@ def signer() -> ReceiptSigner:
 
 @pytest.fixture
 def generation(engine: SupervisedEngine, signer: ReceiptSigner) -> Generation:
-    return Generation(engine, frozenset({MODEL}), signer, lambda: POLICY)
+    return Generation(engine, Claimed("an engine", b"\x0a" * 32, {MODEL: b"\x0b" * 32}), signer, lambda: POLICY)
 
 
 def asked(question: str, **members: object) -> Request:
@@ -194,8 +195,11 @@ async def test_a_killed_engine_comes_back(generation: Generation, engine: Superv
 
 
 async def test_an_engine_that_ends_at_once_is_never_ready(tmp_path: Path) -> None:
-    settings = EngineSettings(model=MODEL, weights=tmp_path / "absent.gguf")
-    async with open_engine(settings, plan(settings, MeasuredEngine("embedded")), tmp_path) as engine:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"no weights")
+    settings = EngineSettings(model=MODEL, weights=broken)
+    launch = plan(settings, MeasuredEngine("embedded"), "xllamacpp")
+    async with open_engine(settings, launch, await measure(broken), tmp_path) as engine:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(engine.until_ready(), 1.0)
         assert not engine.ready

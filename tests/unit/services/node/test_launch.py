@@ -18,15 +18,15 @@ EMBEDDED = MeasuredEngine("embedded")
 
 def test_the_claimed_digest_follows_what_decides_the_answers_and_no_path(tmp_path: Path) -> None:
     settings = EngineSettings(weights=tmp_path / "a.gguf", threads=1)
-    digest = plan(settings, EMBEDDED).arguments_sha256
-    assert plan(replace(settings, weights=tmp_path / "b.gguf"), EMBEDDED).arguments_sha256 == digest
-    assert plan(replace(settings, context_tokens=512), EMBEDDED).arguments_sha256 != digest
+    digest = plan(settings, EMBEDDED, "an engine").arguments_sha256
+    assert plan(replace(settings, weights=tmp_path / "b.gguf"), EMBEDDED, "an engine").arguments_sha256 == digest
+    assert plan(replace(settings, context_tokens=512), EMBEDDED, "an engine").arguments_sha256 != digest
 
 
 def test_vllm_is_started_as_a_module_with_its_key_in_the_environment(tmp_path: Path) -> None:
     python = tmp_path / "bin" / "python"
     measured = MeasuredEngine("vllm", str(python), ("--dtype", "bfloat16"))
-    launch = plan(EngineSettings(weights=tmp_path), measured)
+    launch = plan(EngineSettings(weights=tmp_path), measured, "an engine")
     argv = launch.argv(SOCKET)
     assert argv[:5] == [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path)]
     assert argv[-4:] == ["--dtype", "bfloat16", "--uds", str(SOCKET)]
@@ -36,23 +36,23 @@ def test_vllm_is_started_as_a_module_with_its_key_in_the_environment(tmp_path: P
 
 def test_vllm_without_weights_is_refused() -> None:
     with pytest.raises(WeightsMissing):
-        plan(EngineSettings(), MeasuredEngine("vllm"))
+        plan(EngineSettings(), MeasuredEngine("vllm"), "an engine")
 
 
 def test_the_embedded_engine_is_asked_everywhere_and_vllm_where_it_always_was(tmp_path: Path) -> None:
     settings = EngineSettings(weights=tmp_path)
-    assert plan(settings, EMBEDDED).endpoints == set(DEFINED)
-    assert plan(settings, MeasuredEngine("vllm")).endpoints == {CHAT, COMPLETIONS}
+    assert plan(settings, EMBEDDED, "an engine").endpoints == set(DEFINED)
+    assert plan(settings, MeasuredEngine("vllm"), "an engine").endpoints == {CHAT, COMPLETIONS}
 
 
 @pytest.mark.parametrize("kind", ["vllm", "embedded"])
 def test_what_was_measured_says_where_the_engine_is_asked(tmp_path: Path, kind: str) -> None:
     measured = MeasuredEngine(kind, endpoints=frozenset({CHAT, MESSAGES}))
-    assert plan(EngineSettings(weights=tmp_path), measured).endpoints == {CHAT, MESSAGES}
+    assert plan(EngineSettings(weights=tmp_path), measured, "an engine").endpoints == {CHAT, MESSAGES}
 
 
 def test_vllm_keeps_no_response_whatever_the_host_has_in_its_environment(tmp_path: Path) -> None:
-    launch = plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"))
+    launch = plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"), "an engine")
     assert launch.environment["VLLM_ENABLE_RESPONSES_API_STORE"] == "0"
 
 
@@ -74,4 +74,4 @@ def test_vllm_keeps_no_response_whatever_the_host_has_in_its_environment(tmp_pat
 def test_vllm_needs_no_salt_only_if_its_cache_is_measured_away(
     tmp_path: Path, arguments: tuple[str, ...], salted: bool
 ) -> None:
-    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments)).salted is salted
+    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine").salted is salted

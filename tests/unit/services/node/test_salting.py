@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, MESSAGES, RESPONSES, Endpoint
+from libs.weights import measure
 from services.node.channel import EngineChannel, EngineUnavailable, SaltIgnored
 from services.node.engine import SupervisedEngine, open_engine
 from services.node.launch import EngineSettings, Launch
@@ -51,10 +52,12 @@ async def test_a_salt_is_believed_to_be_read_where_one_that_is_none_is_refused(
 async def engine(
     folder: Path, endpoints: Collection[Endpoint], salted: list[Endpoint]
 ) -> AsyncIterator[SupervisedEngine]:
+    weights = folder / "model"
+    weights.write_bytes(b"weights")
     arguments = [part for endpoint in salted for part in ("--salted", endpoint.path)]
     launch = Launch(
         name="salted",
-        weights=folder,
+        weights=weights,
         program=(sys.executable, "-m", "tests.fakes.salted_engine"),
         arguments=tuple(arguments),
         weights_option="--model",
@@ -64,7 +67,7 @@ async def engine(
         endpoints=frozenset(endpoints),
         salted=True,
     )
-    async with open_engine(EngineSettings(model=MODEL), launch, folder) as running:
+    async with open_engine(EngineSettings(model=MODEL), launch, await measure(weights), folder) as running:
         yield running
 
 
@@ -75,10 +78,14 @@ async def test_an_engine_that_reads_a_salt_wherever_it_is_asked_is_ready(tmp_pat
         await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
 
 
+async def assert_not_served(engine: SupervisedEngine) -> None:
+    assert not engine.ready
+    with pytest.raises(EngineUnavailable):
+        async with engine.post(CHAT.path, b"{}", 1.0):
+            pass
+
+
 async def test_an_engine_that_reads_none_at_one_of_them_is_never_ready(tmp_path: Path) -> None:
     async with engine(tmp_path, [CHAT, COMPLETIONS, MESSAGES], [CHAT, COMPLETIONS]) as running:
         await asyncio.wait_for(running.until_found_unfit(), PATIENCE_SECONDS)
-        assert not running.ready
-        with pytest.raises(EngineUnavailable):
-            async with running.post(CHAT.path, b"{}", 1.0):
-                pass
+        await assert_not_served(running)

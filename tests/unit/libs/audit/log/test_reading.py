@@ -455,6 +455,16 @@ def test_what_is_owed_or_was_refused_is_held_to_be_whole(begun: WrittenLog, name
         assert {each.file for each in findings.wrong} == {name}
 
 
+def test_evidence_that_was_set_aside_is_remarked_as_the_entry_says_it(begun: WrittenLog) -> None:
+    said_of_it = {"file": "owed.log", "size": 9, "sha256": "ab" * 32, "damaged_at": 0, "records_kept": 0}
+    begun.append([begun.ledger.entry(Kind.GAP, said_of_it)]).sign()
+    findings = read(begun.files()).findings
+    assert findings.worst is Status.SOUND
+    assert any("was damaged and set aside" in each and "abababababababab" in each for each in findings.remarks)
+    begun.append([begun.ledger.entry(Kind.GAP, {**said_of_it, "sha256": "\x1b[2J"})]).sign()
+    assert read(begun.files()).findings.worst is Status.DAMAGED
+
+
 def test_head_that_witnesses_signed_later_is_the_logs_own(begun: WrittenLog) -> None:
     first = begun.sign()
     line = "\N{EM DASH} witness.example " + base64.b64encode(b"\x01" * 76).decode() + "\n"

@@ -185,7 +185,7 @@ async def serve(config: Config) -> None:
             )
             await outward.certify(member)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
-            door = Door(tenants, usage, counted, calls=config.http.max_grpc_calls)
+            door = Door(tenants, usage, metrics.refusals, counted, calls=config.http.max_grpc_calls)
             listeners = beside(
                 https(
                     config.http,

@@ -157,6 +157,7 @@ async def test_a_tenant_that_brings_nothing_holds_half_of_the_places_and_others_
         assert await outcomes(greedy, *streams[:4]) == [(LATE, "MESSAGE_LATE")] * 4
         await assert_served(line)
         assert await without_receipt(line) == {"CALLS_BUSY": 17, "MESSAGE_LATE": 4}
+        assert line.bench.metrics.refusals.numbers == {"CALLS_BUSY": 17, "MESSAGE_LATE": 4}
 
 
 async def test_a_tenant_whose_answers_take_long_holds_half_of_the_places_and_others_are_served(tmp_path: Path) -> None:

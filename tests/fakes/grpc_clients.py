@@ -129,6 +129,7 @@ async def grpc_line(
         door = Door(
             tenants_of(directory),
             bench.usage,
+            bench.metrics.refusals,
             visitors_refused.append,
             calls=settings.max_grpc_calls,
             visit_seconds=visit_seconds,

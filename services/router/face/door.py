@@ -23,6 +23,7 @@ from services.router.errors import InvalidRequest, RouterError
 from services.router.face.arrivals import Fields
 from services.router.face.credentials import authorization
 from services.router.face.places import CallsBusy, Places
+from services.router.metrics import Count
 
 INFER = "/teemesh.inference.v1.InferenceService/Infer"
 LIST_MODELS = "/teemesh.inference.v1.InferenceService/ListModels"
@@ -57,12 +58,16 @@ def metadata(call: Any) -> Fields:
 
 
 class Door:
-    """Lets calls in, as middleware. `refused` is told the reason of each refusal of a visitor."""
+    """Lets calls in, as middleware. `refused` is told the reason of each refusal of a visitor.
+
+    What is refused of tenants' prompts is in their usage, and among `refusals`.
+    """
 
     def __init__(
         self,
         tenants: Tenants,
         usage: Usage,
+        refusals: Count,
         refused: Callable[[str], None],
         *,
         calls: int,
@@ -70,6 +75,7 @@ class Door:
     ) -> None:
         self._tenants = tenants
         self._usage = usage
+        self._refusals = refusals
         self._refused = refused
         self._places = Places(calls)
         self._visitors = Places(max(calls // _VISITORS_PART, 1))
@@ -94,6 +100,7 @@ class Door:
                 return await proceed()
         except (CallsBusy, MessageNotRead) as error:
             # Nobody has read what was asked: there is nothing that a receipt could be about.
+            self._refusals.add(error.reason)
             self._usage.refused_without_receipt(tenant, error.reason)
             raise
 

@@ -17,9 +17,6 @@ from google.protobuf.message import DecodeError
 
 from libs.errors import Code, MeshError
 
-_AGE_SECONDS = 600.0
-"""After how long a connection ends. What a client does not read stays with it, also when the call is over."""
-
 
 class MessageNotRead(MeshError):
     """The call's message did not come as it must. Nothing was done."""
@@ -61,6 +58,8 @@ class Bounds:
     """How long a call's message may take to its end."""
     call_seconds: float
     """The longest that a call may take: so long a connection that ends waits for those that run."""
+    age_seconds: float = 600.0
+    """After how long one ends. What a client does not read stays with it, also when the call is over."""
 
     def options(self) -> tuple[tuple[str, int], ...]:
         """Return what gRPC itself bounds."""
@@ -69,7 +68,7 @@ class Bounds:
             ("grpc.max_concurrent_streams", self.calls),
             ("grpc.server_handshake_timeout_ms", _milliseconds(self.idle_seconds)),
             ("grpc.max_connection_idle_ms", _milliseconds(self.idle_seconds)),
-            ("grpc.max_connection_age_ms", _milliseconds(_AGE_SECONDS)),
+            ("grpc.max_connection_age_ms", _milliseconds(self.age_seconds)),
             ("grpc.max_connection_age_grace_ms", _milliseconds(self.call_seconds)),
             # Else it measures the way to each client, and lets it send 4 MiB of a message that nobody reads yet.
             ("grpc.http2.bdp_probe", 0),

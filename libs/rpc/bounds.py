@@ -75,6 +75,10 @@ class Bounds:
         )
 
 
+BOOTSTRAP = Bounds(connections=1000, calls=32, idle_seconds=30.0, message_seconds=10.0, call_seconds=120.0)
+"""Of listeners that services call before they have a certificate."""
+
+
 async def read_message(context: grpc.aio.ServicerContext[Any, Any], seconds: float) -> Any:
     """Return the only message of a call that may have several for gRPC. Raises `MessageNotRead`."""
     try:

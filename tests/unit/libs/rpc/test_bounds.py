@@ -14,10 +14,14 @@ from hyperframe.frame import GoAwayFrame, RstStreamFrame, SettingsFrame
 
 from libs.rpc.bounds import Bounds
 from libs.rpc.health import Health
+from libs.rpc.middleware import public_middleware
+from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
+from libs.rpc.server import serving
 from libs.rpc.tls import load_client_context
 from tests.fakes.pki import ThrowawayCa
-from tests.fakes.raw_grpc import begin, bring
+from tests.fakes.raw_grpc import begin, bring, outcome
 from tests.fakes.raw_http2 import RawHttp2, raw_http2
+from tests.fakes.small_mesh import SERVER_NAME, SmallMesh
 
 WATCH = "/grpc.health.v1.Health/Watch"
 PATIENCE_SECONDS = 20.0
@@ -66,3 +70,25 @@ async def test_calls_beyond_those_that_may_run_at_once_are_refused_and_the_other
         assert (await client.answer(7)).reset is not None
         while not all(client.streams.get(each) and client.streams[each].body for each in (1, 3, 5)):
             assert await client.next_frame() is not None
+
+
+async def test_callers_that_bring_nothing_are_counted_and_told_in_time() -> None:
+    """The rate of an address, and the time for a message: neither waits for a message."""
+    mesh = SmallMesh()
+    binding = ServiceBinding(
+        "grpc.health.v1.Health", lambda server: None, {WATCH: MethodRule(roles=ANY_ROLE, lease=False)}
+    )
+    middleware = public_middleware(binding.methods, calls_per_second=0.25)  # One call, then none for seconds.
+    credentials = grpc.ssl_server_credentials([(mesh.server_key, mesh.server_certificate)])
+    tls = load_client_context(ca_pem=mesh.ca.pem)
+    tls.set_alpn_protocols(["h2"])
+    bounds = replace(BOUNDS, message_seconds=0.3)
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        serving("127.0.0.1:0", credentials, [binding], middleware, bounds=bounds) as server,
+        raw_http2(server.port, tls, name=SERVER_NAME) as client,
+    ):
+        for stream_id in (1, 3):
+            begin(client, stream_id, WATCH)
+        assert outcome(await client.answer(3)) == (8, "RATE_LIMITED")
+        assert outcome(await client.answer(1)) == (4, "MESSAGE_LATE")

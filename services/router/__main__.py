@@ -25,6 +25,7 @@ from services.router.admission.directory import TenantDirectory
 from services.router.admission.limits import Gates
 from services.router.admission.quota_file import QuotaFile
 from services.router.admission.quotas import Quotas
+from services.router.admission.reads import Reads
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
 from services.router.admission.usage import Usage
@@ -111,8 +112,8 @@ async def serve(config: Config) -> None:
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
-            foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
-            copies = UsageCopies(store)
+            foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents))
+            copies = UsageCopies(store.usage)
             gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
             quotas = Quotas(quota_file, counted_tokens)
             sessions = Sessions(upstreams, foreign)
@@ -154,12 +155,13 @@ async def serve(config: Config) -> None:
                 overdue=lambda: renewal.overdue,
                 reports=reports,
                 tenants=tenants,
+                reads=Reads(config.http.reads_per_second),
                 upstreams=upstreams,
                 foreign=foreign,
                 cited=sessions,
-                receipts=store,
-                commitments=Commitments(member, ledger, store),
-                evidence=EvidenceDocuments(member, store),
+                receipts=store.receipts,
+                commitments=Commitments(member, ledger, store.documents),
+                evidence=EvidenceDocuments(member, store.documents),
                 usage=copies,
                 worker=WorkerForm(workload, reports),
             )
@@ -178,7 +180,7 @@ async def serve(config: Config) -> None:
                 gates,
                 exchanges,
                 upstreams,
-                store,
+                store.receipts,
                 room,
                 config.http.max_body_bytes,
                 config.http.request_seconds,
@@ -220,9 +222,9 @@ async def serve(config: Config) -> None:
                         tasks.create_task(upstreams.follow()),
                         tasks.create_task(upstreams.reconcile()),
                         tasks.create_task(foreign.maintain()),
-                        tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
+                        tasks.create_task(ErasureReading(ledger, vaults, store.erased).follow()),
                         tasks.create_task(renewal.keep()),
-                        tasks.create_task(Retention(store, config.receipts, metrics.let_go.add).keep()),
+                        tasks.create_task(Retention(store.receipts, config.receipts, metrics.let_go.add).keep()),
                     ]
                     if config.metrics.listen:
                         await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))

@@ -120,6 +120,27 @@ async def test_whoever_wants_to_be_encrypted_is_not_answered_without(line: Line,
     assert_refused_with_receipt(line, last.conclusion.receipt, "request_invalid", chunk.chunk)
 
 
+async def test_a_prompt_that_nobody_verified_could_serve_goes_nowhere(line: Line) -> None:
+    node = line.bench.nodes[0]
+    line.bench.registry.sessions.clear()
+    line.bench.upstreams.take(line.bench.snapshot())
+    line.bench.upstreams.take(line.bench.snapshot(node.provider(session_id=b"\x01" * 32)))
+    await line.bench.upstreams.verify()
+    head, chunk, last = await line.parts(body=prompt(provider={"aci_verified": True}))
+    assert (head.head.status, b"SESSION_UNKNOWN" in chunk.chunk) == (503, True)
+    receipt = verify_receipt(last.conclusion.receipt, line.bench.workload.keyset)
+    assert receipt.upstream == UpstreamFailed(True, MODEL, "SESSION_UNKNOWN")
+    assert node.requests == []
+
+
+async def test_a_session_that_nobody_has_is_no_upstream(line: Line) -> None:
+    head, _, last = await line.parts(body=prompt(provider={"aci_session_ids": ["00" * 32]}))
+    assert head.head.status == 412
+    receipt = verify_receipt(last.conclusion.receipt, line.bench.workload.keyset)
+    assert receipt.upstream == UpstreamFailed(True, MODEL, "session_not_accepted")
+    assert line.bench.nodes[0].requests == []
+
+
 @pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
 async def test_a_request_id_that_is_none_is_refused_with_a_receipt(line: Line, request_id: str) -> None:
     head, _, last = await line.parts(request_id=request_id)

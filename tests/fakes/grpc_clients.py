@@ -116,7 +116,7 @@ async def grpc_line(
             bench.gates,
             bench.exchanges,
             bench.upstreams,
-            bench.store,
+            bench.store.receipts,
             room,
             MAX_BODY_BYTES,
             request_seconds,

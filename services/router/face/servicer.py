@@ -38,7 +38,7 @@ from services.router.face.bodies import BodyRoom, Share
 from services.router.face.door import INFER, LIST_MODELS, admitted, metadata
 from services.router.face.prompts import REQUEST_ID
 from services.router.face.settings import DELIVERY_SECONDS
-from services.router.proof.store import ReceiptStore
+from services.router.proof.kept_receipts import KeptReceipts
 from services.router.routing.upstreams import Upstreams
 
 _CLIENTS_CLOCK_SECONDS = 0.1
@@ -72,7 +72,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         gates: Gates,
         exchanges: Exchanges,
         upstreams: Upstreams,
-        receipts: ReceiptStore,
+        receipts: KeptReceipts,
         room: BodyRoom,
         max_body_bytes: int,
         request_seconds: float,

@@ -47,6 +47,9 @@ class HttpSettings:
     """How long a request body may take to its end, seconds, and a message over gRPC."""
     stall_seconds: float = 30.0
     """How long a client may take none of what is written to it, seconds."""
+    reads_per_second: float = 200.0
+    """How many receipts, commitments, signatures and pages of usage one tenant may read at this router, a second; ten
+    seconds' worth at once."""
     allowed_origins: tuple[str, ...] = ()
     """Origins whose web pages may call this service from a browser, "https://chat.example.org"; "*" for every one."""
 
@@ -73,6 +76,7 @@ class HttpSettings:
             "idle_seconds",
             "body_seconds",
             "stall_seconds",
+            "reads_per_second",
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"http.{name} must be positive")

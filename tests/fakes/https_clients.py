@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
+from libs.https.connections import PROTOCOLS
 from libs.policy.tenant_record import Limits, TenantRecord, unrestricted
 from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
 from libs.rpc.tls import load_client_context, load_server_context
@@ -67,6 +68,9 @@ class DirectoryTwin:
         self.now = 0.0
         """The clock by which a router's answers about keys grow old, and what tenants may do comes back."""
         self.broken: Exception | None = None
+        self.answers = asyncio.Event()
+        """Cleared, it keeps whoever asks about a key waiting."""
+        self.answers.set()
         self.revoked: Collection[str] = ()
         self.refused: list[str] = []
         self._records: dict[bytes, bytes] = {}
@@ -89,6 +93,7 @@ class DirectoryTwin:
 
     async def find(self, digest: bytes) -> bytes:
         self.asked += 1
+        await self.answers.wait()
         if self.broken is not None:
             raise self.broken
         if digest not in self._records:
@@ -243,6 +248,8 @@ async def https_site(
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)
     tls_h2.set_alpn_protocols(["h2"])
+    shown = load_server_context(key_pem=key, certificate_pem=certificate)
+    shown.set_alpn_protocols(list(PROTOCOLS))
     async with router_bench(folder, allowances=lambda: directory.now, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
@@ -258,7 +265,7 @@ async def https_site(
             settings,
             paths.answer,
             bench.workload.headers,
-            load_server_context(key_pem=key, certificate_pem=certificate),
+            shown,
             room=room,
             metrics=bench.metrics.connections,
             drain_seconds=drain_seconds,

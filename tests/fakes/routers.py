@@ -475,16 +475,15 @@ async def router_bench(
     monotonic: Callable[[], float] = time.monotonic,
     allowances: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
+    outward: Outward | None = None,
     window: AcceptanceWindow | None = None,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes, which give whole answers or do not. `policy`, if not the default, may
     list foreign providers. `keyset_clock` is the one by which keysets end.
     """
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
-    outward = Outward(("localhost",), ("127.0.0.1",))
-    workload = Workload(
-        f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock
-    )
+    outward = outward or Outward(("localhost",), ("127.0.0.1",))
+    workload = Workload(f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.listed, keyset_clock)
     metrics = Metrics(lambda: workload.newest.not_after)
     twins = [NodeTwin(f"n{number}", offered, gives_whole_answers=whole) for number in range(nodes)]
     servers: list[grpc.aio.Server] = []

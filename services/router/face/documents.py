@@ -114,7 +114,11 @@ class Documents:
 
     async def worker_report(self, arrival: Arrival, name: str) -> Reply:
         query = arrival.query
-        return value(await self.worker.report(query.only("nonce"), query.only("signing_algo"), query.only("version")))
+        return value(
+            await self.worker.report(
+                query.only("nonce"), query.only("signing_algo"), query.only("version"), host=arrival.host
+            )
+        )
 
     async def signature(self, arrival: Arrival, name: str) -> Reply:
         stored = await self._stored(arrival, name)

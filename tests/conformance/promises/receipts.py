@@ -21,6 +21,7 @@ _HTTPS = "contract/test_router_https.py::test_"
 _HTTP2 = "contract/test_router_http2.py::test_"
 _HOSTILE = "contract/test_router_hostile_http2.py::test_"
 _GRPC = "contract/test_router_grpc.py::test_"
+_DOOR = "contract/test_router_grpc_door.py::test_"
 _ENDPOINTS = "contract/test_router_endpoints.py::test_"
 _CONNECTIONS = "contract/test_router_connections.py::test_"
 _AWAY = "faults/test_ledger_away.py::test_"
@@ -43,6 +44,16 @@ REFUSALS: tuple[Row, ...] = (
         "its id is none, over gRPC",
         "REQUEST_ID_MALFORMED",
         f"{_GRPC}a_request_id_that_is_none_is_refused_with_a_receipt",
+    ),
+    Row(
+        "it names an endpoint that there is not, over gRPC",
+        "ENDPOINT_NOT_SUPPORTED",
+        f"{_GRPC}an_endpoint_that_is_not_served_is_refused_with_a_receipt",
+    ),
+    Row(
+        "it asks for encryption, over gRPC",
+        "REQUEST_INVALID",
+        f"{_GRPC}whoever_wants_to_be_encrypted_is_not_answered_without",
     ),
     Row("the model is unknown", "MODEL_NOT_FOUND", f"{_WHY}[unknown model]"),
     Row(
@@ -221,6 +232,11 @@ ENDS: tuple[Row, ...] = (
         f"{_HOSTILE}a_client_that_gives_no_window_is_said_to_be_slow",
     ),
     Row(
+        "the client does not read, gRPC",
+        "client_too_slow",
+        f"{_DOOR}a_tenant_that_reads_nothing_is_said_to_be_slow_and_gives_its_place_back",
+    ),
+    Row(
         "the request's time is over at the node",
         "deadline_exceeded",
         f"{_RUNNING}a_node_that_has_no_time_left_is_not_said_to_have_failed",
@@ -357,6 +373,26 @@ WITHOUT: tuple[Row, ...] = (
         "LEDGER_UNAVAILABLE",
         f"{_EXCHANGE}test_metered.py::test_a_refusal_for_which_no_receipt_can_wait_is_in_the_number",
     ),
+    Row(
+        "no place is left for its call, over gRPC: a number in the tenant's usage",
+        "CALLS_BUSY",
+        f"{_DOOR}a_tenant_that_brings_nothing_holds_half_of_the_places_and_others_are_served",
+    ),
+    Row(
+        "its message does not come, over gRPC: a number in the tenant's usage",
+        "MESSAGE_LATE",
+        f"{_DOOR}a_tenant_that_brings_nothing_holds_half_of_the_places_and_others_are_served",
+    ),
+    Row(
+        "its message is none, over gRPC: a number in the tenant's usage",
+        "MESSAGE_MALFORMED",
+        f"{_DOOR}a_message_that_is_none_is_refused_and_counted[malformed]",
+    ),
+    Row(
+        "its call ends without a message, over gRPC: a number in the tenant's usage",
+        "MESSAGE_MISSING",
+        f"{_DOOR}a_message_that_is_none_is_refused_and_counted[missing]",
+    ),
 )
 
 NOT_REFUSALS_OF_A_TENANTS_PROMPT: Mapping[str, str] = {
@@ -365,18 +401,19 @@ NOT_REFUSALS_OF_A_TENANTS_PROMPT: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
+            "CALLS_BUSY",
             "CONNECTION_ENDING",
-            "ENDPOINT_NOT_SUPPORTED",
             "EXPECTATION_FAILED",
             "HEAD_TOO_LARGE",
             "HTTP_VERSION_NOT_SUPPORTED",
             "METHOD_NOT_ALLOWED",
             "TARGET_TOO_LONG",
         ),
-        "refused by its head, before anybody asks whose it is",
+        "refused by its head, before anybody has read what it is",
     ),
     **dict.fromkeys(
-        ("NOT_FOUND", "REPORTS_BUSY", "SIGNING_ALGO_NOT_SUPPORTED", "TENANT_READS_EXCEEDED"), "asks for a document"
+        ("NOT_FOUND", "REPORTS_BUSY", "SIGNING_ALGO_NOT_SUPPORTED", "TENANT_READS_EXCEEDED", "CALL_TOO_LONG"),
+        "asks for a document",
     ),
     **dict.fromkeys(("E2EE_REFUSED", "TENANT_LIMITED"), "what others of these are kinds of"),
     "INTERNAL": "a defect, which is an end",

@@ -12,7 +12,7 @@ import pytest
 from services.router.face.answers import Answer, Reply
 from services.router.face.arrivals import Arrival
 from services.router.face.bodies import BodyRoom
-from services.router.face.http1 import Http1Server
+from services.router.face.http1 import speaking_http1
 from services.router.face.settings import HttpSettings
 
 HEAD_END = b"\r\n\r\n"
@@ -20,7 +20,7 @@ HEAD_END = b"\r\n\r\n"
 
 async def asked(answer: Answer, *, requests: int = 1) -> bytes:
     """Everything that comes back for so many requests, sent at once, until the connection ends."""
-    server = Http1Server(answer, dict, HttpSettings("", ""), BodyRoom(1, 1))
+    server = speaking_http1(answer, dict, HttpSettings("", ""), BodyRoom(1, 1))
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(server, "127.0.0.1", 0)
     async with listening:
@@ -70,7 +70,7 @@ async def test_the_head_of_a_body_that_is_not_there_yet_goes_out_at_once() -> No
     async def answer(arrival: Arrival) -> AsyncIterator[Reply]:
         yield Reply(200, "text/plain", waiting())
 
-    server = Http1Server(answer, dict, HttpSettings("", ""), BodyRoom(1, 1))
+    server = speaking_http1(answer, dict, HttpSettings("", ""), BodyRoom(1, 1))
     async with await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0) as listening:
         reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
         with contextlib.closing(writer):

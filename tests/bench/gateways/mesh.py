@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-import sys
+import sysconfig
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,19 +19,33 @@ _PARALLEL = 2000
 @contextmanager
 def mesh_before(folder: Path, *, pause: float = 0.0) -> Iterator[RunningMesh]:
     """Run a mesh whose engine streams with so many seconds between its words."""
-    modules = folder / "modules"
-    server = modules / "vllm" / "entrypoints" / "openai" / "api_server.py"
-    server.parent.mkdir(parents=True)
-    server.write_text("from tests.bench.gateways.engine import main\n\nmain()\n")
-    interpreter = folder / "python"
-    interpreter.write_text(f'#!/bin/sh\nPYTHONPATH="{modules}:{ROOT}" exec "{sys.executable}" "$@"\n')
-    interpreter.chmod(0o755)
+    environment = _environment(folder / "environment")
     weights = folder / "weights"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
-    options = ("--vllm", str(interpreter), f"--vllm-argument=--pause={pause}", "--weights", str(weights))
+    options = (
+        "--vllm",
+        str(environment / "bin" / "python"),
+        f"--vllm-argument=--pause={pause}",
+        "--weights",
+        str(weights),
+    )
     with running_mesh(folder, *options, "--parallel", str(_PARALLEL)) as mesh:
         yield mesh
+
+
+def _environment(folder: Path) -> Path:
+    """Make an environment that has what the node takes for vLLM installed."""
+    venv.create(folder, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    server = packages / "vllm" / "entrypoints" / "openai" / "api_server.py"
+    server.parent.mkdir(parents=True)
+    server.write_text("from tests.bench.gateways.engine import main\n\nmain()\n")
+    metadata = packages / "vllm-0.0.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.0.0\n")
+    (packages / "tests.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
+    return folder
 
 
 def router_of(mesh: RunningMesh) -> Gateway:

@@ -19,7 +19,7 @@ UP_VLLM := VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/teemesh up --demo --vllm $(VLLM)/bin/
 # What `make faults` is given, for example "--only 1,9 --shard 0/4 --state DIR".
 FAULTS ?=
 
-.PHONY: run demo run-vllm demo-vllm test conformance faults fuzz lint protos bench bench-gateways mutation clean setup
+.PHONY: run demo run-vllm demo-vllm test-vllm test conformance faults fuzz lint protos bench bench-gateways mutation clean setup
 
 setup: $(STAMP)
 
@@ -42,6 +42,9 @@ run-vllm: $(STAMP) $(VLLM_WEIGHTS) ## the same as run with vLLM, built for CPUs,
 
 demo-vllm: $(STAMP) $(VLLM_WEIGHTS) ## the same without a person
 	@$(UP_VLLM) --exit
+
+test-vllm: $(STAMP) $(VLLM_WEIGHTS) ## what holds of vLLM as the engine, on a mesh with it
+	@TEEMESH_VLLM=$(VLLM) $(BIN)/python -m pytest tests/vllm
 
 $(VLLM)/.installed: constraints-vllm.txt
 	@$(PYTHON) -c 'import platform, sys; sys.exit((sys.version_info[:2] != (3, 11) or (sys.platform, platform.machine()) != ("linux", "x86_64")) and "the pinned wheels of vLLM are for CPython 3.11 on x86-64 Linux: make PYTHON=/path/to/python3.11")'

@@ -13,9 +13,9 @@ class PatienceEnded(Exception):
     """It did not come to be. No assertion: a check that is expected to fail must not hide it."""
 
 
-def until(holds: Callable[[], bool], otherwise: Callable[[], str] = str) -> None:
+def until(holds: Callable[[], bool], otherwise: Callable[[], str] = str, *, seconds: float = PATIENCE_SECONDS) -> None:
     """Ask again and again. Raises `PatienceEnded` with what `otherwise` says by then."""
-    ends_at = time.monotonic() + PATIENCE_SECONDS
+    ends_at = time.monotonic() + seconds
     while not holds():
         if time.monotonic() >= ends_at:
             raise PatienceEnded(otherwise())

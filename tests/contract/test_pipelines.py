@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from libs import jcs
 from libs.client import lineage_file
 from libs.events.records import parse_entry
 from tests.fakes.joined_mesh import JoinedMesh
@@ -83,22 +82,9 @@ async def test_weights_are_led_to_their_data_by_one_command_offline(live: LiveMe
     assert f"the weights lead to their data: 'read' {made.data}" in verified.out
     missing = await made.verify(kept, "--data", "00" * 32)
     assert (missing.status, "FAIL 11" in missing.out, "DATA_NOT_USED" in missing.out) == (1, True, True)
-    await _one_edited_stage_breaks_it(made, kept)
     await _another_policy_refuses_it(live, made, kept)
     unusable = await made.verify(made.mesh_file)
     assert (unusable.status, "LINEAGE_FILE_MALFORMED" in unusable.err) == (2, True)
-
-
-async def _one_edited_stage_breaks_it(made: Pipeline, kept: Path) -> None:
-    value = jcs.loads_object(kept.read_bytes())
-    entry = jcs.loads_object(bytes.fromhex(value["stages"][1]["entry"]))
-    entry["body"]["inputs"][0]["sha256"] = "00" * 32
-    value["stages"][1]["entry"] = jcs.dumps(entry).hex()
-    edited = made.folder / "edited.json"
-    edited.write_bytes(jcs.dumps(value))
-    refused = await made.verify(edited)
-    assert (refused.status, "FAIL  8" in refused.out) == (1, True), refused.out
-    assert "ENTRY_NOT_COMMITTED" in refused.out
 
 
 async def _another_policy_refuses_it(live: LiveMesh, made: Pipeline, kept: Path) -> None:

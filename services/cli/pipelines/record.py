@@ -11,7 +11,9 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from libs import logs
 from libs.config import load
@@ -63,10 +65,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _run(args: argparse.Namespace) -> int:
-    settings = load(args.config, JobSettings)
+    settings, asked = load(args.config, JobSettings), _asked(args)
     logs.configure("job", settings.member.instance, json=settings.log_json)
     protect_memory()
-    recorded = asyncio.run(_record(settings, args))
+    recorded = asyncio.run(_record(settings, asked))
     made = {artifact.name: artifact.sha256.hex() for artifact in recorded.stage.outputs}
     if args.json:
         print(json.dumps({"entry": recorded.entry_id.hex(), "outputs": made}, indent=2))
@@ -77,7 +79,20 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _record(settings: JobSettings, args: argparse.Namespace) -> Recorded:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A stage as the command line says it."""
+
+    step: Step
+    name: str
+    work: Sequence[str]
+    inputs: Mapping[str, Given]
+    outputs: Mapping[str, Path]
+    settings: Mapping[str, Any]
+
+
+def _asked(args: argparse.Namespace) -> _Asked:
+    """Raises `InputUnreadable`."""
     made_by = {name: _entry(text) for name, text in _each_once(args.made_by, "--made-by").items()}
     given = _each_once(args.input, "--input")
     if unknown := made_by.keys() - given.keys():
@@ -85,14 +100,18 @@ async def _record(settings: JobSettings, args: argparse.Namespace) -> Recorded:
     inputs = {name: Given(Path(path), made_by.get(name)) for name, path in given.items()}
     outputs = {name: Path(path) for name, path in _each_once(args.output, "--output").items()}
     parameters = {} if args.parameters is None else read_json(args.parameters)
+    return _Asked(Step(args.stage), args.name, args.work, inputs, outputs, parameters)
+
+
+async def _record(settings: JobSettings, asked: _Asked) -> Recorded:
     async with open_job(settings) as stages:
         return await stages.run(
-            Step(args.stage),
-            args.name,
-            lambda: _work(args.work),
-            inputs=inputs,
-            outputs=outputs,
-            parameters={"command": list(args.work), "settings": parameters},
+            asked.step,
+            asked.name,
+            lambda: _work(asked.work),
+            inputs=asked.inputs,
+            outputs=asked.outputs,
+            parameters={"command": list(asked.work), "settings": dict(asked.settings)},
         )
 
 

@@ -15,6 +15,8 @@ from tests.fakes.joined_mesh import JoinedMesh
 from tests.fakes.running_jobs import Done, describe, job_config, teemesh
 from tests.unit.services.ledger.live import LiveMesh
 
+pytestmark = pytest.mark.timeout(300)
+
 CLEAN = "import sys; open(sys.argv[2], 'w').write(open(sys.argv[1]).read().lower())"
 TRAIN = "import sys; open(sys.argv[2], 'w').write(str(len(open(sys.argv[1]).read())))"
 

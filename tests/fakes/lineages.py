@@ -14,7 +14,7 @@ from libs import jcs
 from libs.client.commitment import LedgerName
 from libs.client.lineage import Lineage
 from libs.client.logged import LoggedEntry
-from libs.events.issuer import Issuer
+from libs.events.issuer import Issuer, Sealed
 from libs.events.keyset import Keyset
 from libs.events.pipeline import Artifact, Stage, Step
 from libs.events.records import SALT_SIZE
@@ -48,7 +48,9 @@ class Job:
         role: str = "job",
         claims: Mapping[str, Any] | None = None,
         ca: ec.EllipticCurvePrivateKey | None = None,
+        keyset: Keyset | None = None,
     ) -> None:
+        """`keyset` is what it shows in the place of its own."""
         mesh = log.mesh
         self._log = log
         self.issuer = Issuer(Ed25519PrivateKey.generate())
@@ -56,7 +58,7 @@ class Job:
         subject = Subject(TRUST_DOMAIN, role, "1", evidence.digest)
         key = mesh.workloads[role].key.public_key()
         certificate = issue(subject, key, ca or mesh.ca.key, mesh.ca.der, now=mesh.now)
-        self.keyset = Keyset(self.issuer.spki, self.issuer.boot, certificate, evidence.document, None, None)
+        self.keyset = keyset or Keyset(self.issuer.spki, self.issuer.boot, certificate, evidence.document, None, None)
         self.introduced = log.add(self.issuer, Kind.KEYSET, self.keyset.body())
 
     def record(self, step: Step, inputs: tuple[Artifact, ...], outputs: tuple[Artifact, ...]) -> bytes:
@@ -76,8 +78,11 @@ class Log:
 
     def add(self, issuer: Issuer, kind: Kind, body: Mapping[str, Any]) -> bytes:
         sealed = issuer.seal(kind, body, None)
+        return self.put(sealed, Leaf(kind, sealed.issuer_seq, issuer.id, bytes(16), sealed.record.header.commitment))
+
+    def put(self, sealed: Sealed, leaf: Leaf) -> bytes:
+        """Log an entry under a leaf that a ledger may have made up."""
         salt, canonical = sealed.record.body[:SALT_SIZE], sealed.record.body[SALT_SIZE:]
-        leaf = Leaf(kind, sealed.issuer_seq, issuer.id, bytes(16), sealed.record.header.commitment)
         self.entries[sealed.entry_id] = (len(self.leaves), salt, canonical)
         self.leaves.append(leaf.data())
         return sealed.entry_id

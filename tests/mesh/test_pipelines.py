@@ -19,7 +19,7 @@ from libs import jcs
 from libs.weights import packaged_weights
 from tests.mesh.running import RunningMesh, running_mesh, short_folder, teemesh
 
-pytestmark = pytest.mark.mesh
+pytestmark = [pytest.mark.mesh, pytest.mark.timeout(300)]
 
 EXAMPLE = Path("docs/examples/federated")
 COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"

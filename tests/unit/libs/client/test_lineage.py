@@ -20,12 +20,12 @@ from libs.client.lineage import Lineage, Terms, WeightsNotNamed, check_lineage, 
 from libs.client.lineage_file import LineageFileMalformed
 from libs.errors import MeshError
 from libs.events.pipeline import Artifact, Step
-from libs.events.records import commit_to
+from libs.events.records import commit_to, parse_entry
 from libs.policy.document import Policy
 from libs.policy.revocation import Revocation, RevocationKind, RevocationSet, sign_revocation
 from libs.transparency.chain import entry_id
 from libs.transparency.cosignature import cosigner_key
-from libs.transparency.leaf import Leaf
+from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.leaf import parse as parse_leaf
 from libs.transparency.quorum import Quorum
 from tests.fakes.attested_mesh import TRUST_DOMAIN, WEIGHTS, AttestedMesh
@@ -179,6 +179,40 @@ def test_a_stage_under_another_log_key_than_the_attested_one_is_refused(
     claims = {"log_key": Job(log).issuer.log_key.hex()}
     assert failed(_alone(log, Job(log, claims=claims)), terms(mesh)) == {6: "JOB_NOT_ATTESTED"}
     assert failed(_alone(log, Job(log), Job(log)), terms(mesh)) == {6: "JOB_NOT_ATTESTED"}
+
+
+def test_a_job_cannot_log_anothers_keyset_as_its_own(mesh: AttestedMesh, honest: Lineage, log: Log) -> None:
+    """The ledger admits no such issuer. Whoever is shown the entry need not rely on that."""
+    other = Job(log)
+    for introduced in (other.keyset, Job(log, claims={"log_key": "00" * 32}).keyset):
+        posing = Job(log, keyset=introduced)
+        assert failed(_alone(log, posing), terms(mesh)) == {6: "JOB_NOT_ATTESTED"}
+
+
+def test_an_entry_of_another_kind_is_no_stage_and_no_keyset(mesh: AttestedMesh, honest: Lineage) -> None:
+    found = failed(replace(honest, stages=(honest.keysets[0], honest.stages[1])), terms(mesh))
+    assert found[5] == "ENTRY_OF_ANOTHER_KIND"
+    assert failed(replace(honest, keysets=honest.stages), terms(mesh)) == {
+        6: "ENTRY_OF_ANOTHER_KIND",
+        9: "ENTRY_OF_ANOTHER_KIND",
+    }
+
+
+def test_a_stage_in_anothers_name_is_not_what_the_leaf_says(mesh: AttestedMesh, honest: Lineage, log: Log) -> None:
+    author, posing = Job(log), Job(log)
+    sealed = author.issuer.seal(Kind.PIPELINE, parse_entry(honest.stages[1].canonical).body, None)
+    commitment = sealed.record.header.commitment
+    for issuer, number in ((posing.issuer.id, sealed.issuer_seq), (author.issuer.id, sealed.issuer_seq + 1)):
+        leaf = Leaf(Kind.PIPELINE, number, issuer, bytes(16), commitment)
+        log.put(sealed, leaf)
+        found = failed(log.lineage([sealed.entry_id], [author]), terms(mesh), CLEANED.hex())
+        assert {found[number] for number in (4, 5, 6, 7)} == {"ENTRY_NOT_COMMITTED"}
+
+
+def test_a_keyset_that_the_log_does_not_have_is_refused(mesh: AttestedMesh, honest: Lineage) -> None:
+    unlogged = replace(honest.keysets[1], salt=bytes(32))
+    found = failed(replace(honest, keysets=(honest.keysets[0], unlogged)), terms(mesh))
+    assert found == {9: "ENTRY_NOT_COMMITTED"}
 
 
 def test_a_jobs_certificate_of_another_ca_is_refused(mesh: AttestedMesh, honest: Lineage, log: Log) -> None:

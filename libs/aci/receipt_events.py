@@ -94,6 +94,25 @@ class ServedByNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Generated:
+    """What a node's engine is and was asked for, in the node's own receipt.
+
+    `sampling` is canonical JSON of the settings that are numbers, as they were written, in strings; `cache_salt_sha256`
+    commits to the salt that parts this tenant's prefixes from others', where the engine has one cache for all. The
+    tokens are the engine's word, where it gave it.
+    """
+
+    TYPE: ClassVar[str] = "teemesh.generation"
+    engine: str
+    engine_args_sha256: str
+    weights_sha256: str
+    sampling: str
+    cache_salt_sha256: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServedByForeign:
     """The provider outside the mesh that served: its own receipt, as it came, so that the two chain by themselves."""
 
@@ -162,6 +181,7 @@ KnownEvent = (
     | UpstreamFailed
     | PolicyInForce
     | ServedByNode
+    | Generated
     | ServedByForeign
     | Aborted
     | SealedUnder
@@ -202,6 +222,16 @@ def read(members: Members) -> Event:
                 engine=members.text("engine"),
                 engine_args_sha256=members.optional_hex("engine_args_sha256", 32),
                 receipt=members.optional_text("receipt"),
+            )
+        case Generated.TYPE:
+            return Generated(
+                engine=members.text("engine"),
+                engine_args_sha256=members.hex("engine_args_sha256", 32),
+                weights_sha256=members.hex("weights_sha256", 32),
+                sampling=members.text("sampling"),
+                cache_salt_sha256=members.optional_hex("cache_salt_sha256", 32),
+                prompt_tokens=members.optional_integer("prompt_tokens"),
+                completion_tokens=members.optional_integer("completion_tokens"),
             )
         case ServedByForeign.TYPE:
             return ServedByForeign(members.text("provider"), members.hex("receipt_sha256", 32), members.text("receipt"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import Encrypted, ServedByNode, UpstreamVerified
+from libs.aci.receipt_events import Encrypted, Generated, ServedByNode, UpstreamVerified
 from libs.aci.session import Session, TlsBinding, verify_session
 from libs.client.exchange import Exchange
 from libs.errors import Code, MeshError
@@ -159,6 +159,10 @@ def _verify_nodes_receipt(document: bytes, node: ServedByNode, receipt: Receipt,
         own = receipts.verify_signed_by(document, bytes.fromhex(key))
     except (MeshError, ValueError) as error:
         raise NodeNotEvidenced("the node's receipt does not verify under the key in its evidence") from error
+    for generated in (event for event in own.events if isinstance(event, Generated)):
+        said = (generated.engine, generated.engine_args_sha256, generated.weights_sha256)
+        if said != (node.engine, node.engine_args_sha256, node.weights_sha256):
+            raise NodeNotEvidenced("the node's receipt names another engine, arguments or weights than its evidence")
     forwarded = None if receipt.forwarded is None else receipt.forwarded.body_hash
     if (own.received.body_hash, own.endpoint) != (forwarded, receipt.endpoint):
         raise NodeNotEvidenced("the node's receipt is for another prompt than the router forwarded")

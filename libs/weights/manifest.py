@@ -114,6 +114,7 @@ def _file(value: object) -> WeightsFile:
     if not isinstance(name, str) or not isinstance(digest, str) or not isinstance(size, int) or size < 0:
         raise ValueError
     sha256 = bytes.fromhex(digest)
-    if not name or len(sha256) != 32:
+    # A name that left the folder would have others' files opened, or written.
+    if not all(part not in ("", ".", "..") and "\0" not in part for part in name.split("/")) or len(sha256) != 32:
         raise ValueError
     return WeightsFile(name, sha256, size)

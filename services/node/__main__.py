@@ -3,50 +3,56 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AsyncExitStack
 
 from libs.aci.endpoints import paths
 from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
 from libs.identity.member import Member, join, open_guest
+from libs.identity.sealed import ReceiverKey
 from libs.policy.measured_engine import read_engine
 from libs.process import notify_ready, until_terminated
 from services.node.config import Config
 from services.node.engine import open_engine
-from services.node.generation import Generation
+from services.node.generation import Claimed, Generation
 from services.node.installed import engine_name
 from services.node.launch import plan
+from services.node.opening import released_by_kms
 from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
 from services.node.servicer import InferenceServicer, binding
-from services.node.weights import measured_weights
+from services.node.weights import weights_of
 
 
 async def serve(config: Config) -> None:
     """Wire the node and serve until terminated.
 
-    The weights are measured before the engine reads them; it starts only in a node that the mesh has admitted, and
-    answers before routers are told of this node.
+    The weights are measured before the engine reads them, those that come encrypted once the KMS has released their
+    key; it starts only in a node that the mesh has admitted, and answers before routers are told of this node.
     """
     async with open_guest(config.member, "node") as (guest, _):
         measured = read_engine(await guest.measured_compose())
     launch = plan(config.engine, measured, await engine_name(measured))
-    weights = await measured_weights(config.engine, launch, config.member.state_dir)
-    models = [ServedModel(config.engine.model, weights.manifest.digest)]
-    receipts = ReceiptSigner()
+    source = await weights_of(config.engine, launch, config.member.state_dir)
+    models = [ServedModel(config.engine.model, source.digest)]
+    receipts, receiver = ReceiptSigner(), ReceiverKey()
     claims = {
         "engine": launch.name,
         "engine_args_sha256": launch.arguments_sha256.hex(),
         "endpoints": paths(launch.endpoints),
         "models": [{"id": model.model_id, "weights_sha256": model.weights_sha256.hex()} for model in models],
         "receipt_key": receipts.public_key.hex(),
+        "hpke_key": receiver.public.hex(),
         **({"region": config.region} if config.region else {}),
     }
-    async with (
-        join(config.member, "node", claims, registry=config.registry) as member,
-        open_engine(config.engine, launch, weights, config.member.state_dir) as engine,
-    ):
-        served = frozenset(model.model_id for model in models)
-        generation = Generation(engine, served, receipts, lambda: _policy_in_force(member))
+    async with AsyncExitStack() as stack:
+        member = await stack.enter_async_context(join(config.member, "node", claims, registry=config.registry))
+        weights = await source.ready(released_by_kms(member.kms, member.identity, receiver))
+        engine = await stack.enter_async_context(open_engine(config.engine, launch, weights, config.member.state_dir))
+        claimed = Claimed(
+            launch.name, launch.arguments_sha256, {model.model_id: model.weights_sha256 for model in models}
+        )
+        generation = Generation(engine, claimed, receipts, lambda: _policy_in_force(member))
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
         async with member.serve([binding(servicer)]) as serving:
             await engine.until_ready()

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
 
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
 from libs.aci.error_bodies import as_anthropic, error_body
-from libs.aci.receipt_events import PolicyInForce
+from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.aci.sse import Protocol
+from libs.aci.usage import Tokens
 from libs.errors import Code, MeshError
+from services.node.asked import Asked, BodyRefused, read_body
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.receipts import Exchange, ReceiptSigner
+from services.node.stated import Stated
 
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -51,30 +52,6 @@ class BodyTooLarge(MeshError):
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "BODY_TOO_LARGE"
-
-
-class BodyRefused(MeshError):
-    """The body cannot be served. The client reads of it in an error of the model's API, with this HTTP status."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "BODY_REFUSED"
-    status: ClassVar[int] = 400
-    type: ClassVar[str] = "invalid_request_error"
-
-
-class ModelNotServed(BodyRefused):
-    """The model is not one of this node's."""
-
-    code = Code.NOT_FOUND
-    reason = "MODEL_NOT_SERVED"
-    status = 404
-    type = "not_found_error"
-
-
-class CacheSaltRefused(BodyRefused):
-    """A client may not choose in whose prefix cache it looks."""
-
-    reason = "CACHE_SALT_REFUSED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +82,30 @@ class Conclusion:
 Part = Head | bytes | Conclusion
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What this node's evidence says of its engine."""
+
+    engine: str
+    engine_args_sha256: bytes
+    weights: Mapping[str, bytes]
+    """Of every model that is served, by its id."""
+
+
 class Generation:
     """Serves requests on one engine."""
 
     def __init__(
         self,
         engine: Engine,
-        models: frozenset[str],
+        claimed: Claimed,
         receipts: ReceiptSigner,
         policy: Callable[[], PolicyInForce],
     ) -> None:
         self._engine = engine
+        self._claimed = claimed
         self._policy = policy
-        self._models = models
+        self._models = frozenset(claimed.weights)
         self._receipts = receipts
         # Born here and gone with this process, as the cache is that it parts: no other node looks into this one's.
         self._salt_key = secrets.token_bytes(32)
@@ -135,19 +123,20 @@ class Generation:
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:
-            model = read_model(request.body, self._models)
+            asked = read_body(request.body, self._models)
         except BodyRefused as refusal:
             body = error_body(refusal.type, str(refusal), endpoint.protocol)
             yield Head(refusal.status, JSON)
             yield body
-            yield self._conclude(request, None, None, digest(body))
+            yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(body)))
             return
-        forwarded = self._for_engine(request, endpoint)
+        salt = self._salt(request.tenant_id) if self._engine.salted and endpoint.runs_model else None
+        forwarded = request.body if salt is None else _salted(request.body, salt)
         async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
             if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                 # Between the node and its engine, not the client: nothing of it is the model's answer.
                 raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
-            returned = hashlib.sha256()
+            returned, stated = hashlib.sha256(), Stated(answer.content_type, endpoint.protocol)
             if answer.status >= 500:
                 # The engine's own words may tell of its inside.
                 body = error_body("upstream_error", _FAILED, endpoint.protocol)
@@ -164,26 +153,42 @@ class Generation:
                 yield Head(answer.status, answer.content_type)
                 async for chunk in answer.chunks:
                     returned.update(chunk)
+                    stated.feed(chunk)
                     yield chunk
-        yield self._conclude(request, model, forwarded, f"sha256:{returned.hexdigest()}")
-
-    def _for_engine(self, request: Request, endpoint: Endpoint) -> bytes:
-        """Add what the engine needs and leave every other byte as it came."""
-        if not self._engine.salted or not endpoint.runs_model:
-            return request.body
-        salt = hmac.digest(self._salt_key, request.tenant_id.encode(), "sha256").hex()
-        # The object has a member, `model`, so a comma follows. Serialising anew would change numbers and spacing.
-        return b'{"cache_salt":"' + salt.encode() + b'",' + request.body.lstrip()[1:]
-
-    def _conclude(self, request: Request, model: str | None, forwarded: bytes | None, returned: str) -> Conclusion:
-        exchange = Exchange(
-            endpoint=request.endpoint,
-            model=model,
-            received=digest(request.body),
-            forwarded=None if forwarded is None else digest(forwarded),
-            returned=returned,
+        yield self._conclude(
+            Exchange(
+                endpoint=request.endpoint,
+                model=asked.model,
+                received=digest(request.body),
+                forwarded=digest(forwarded),
+                returned=f"sha256:{returned.hexdigest()}",
+                generated=self._generated(asked, salt, stated.tokens()),
+            )
         )
+
+    def _salt(self, tenant_id: str) -> str:
+        return hmac.digest(self._salt_key, tenant_id.encode(), "sha256").hex()
+
+    def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
+        claimed = self._claimed
+        return Generated(
+            engine=claimed.engine,
+            engine_args_sha256=claimed.engine_args_sha256.hex(),
+            weights_sha256=claimed.weights[asked.model].hex(),
+            sampling=asked.sampling,
+            cache_salt_sha256=None if salt is None else hashlib.sha256(salt.encode()).hexdigest(),
+            prompt_tokens=tokens.prompt,
+            completion_tokens=tokens.completion,
+        )
+
+    def _conclude(self, exchange: Exchange) -> Conclusion:
         return Conclusion(self._receipts.sign(exchange, self._policy()))
+
+
+def _salted(body: bytes, salt: str) -> bytes:
+    """Add what the engine needs and leave every other byte as it came."""
+    # The object has a member, `model`, so a comma follows. Serialising anew would change numbers and spacing.
+    return b'{"cache_salt":"' + salt.encode() + b'",' + body.lstrip()[1:]
 
 
 async def _bounded(answer: Answer) -> bytes:
@@ -207,41 +212,3 @@ def verify_request(request: Request, offered: Collection[Endpoint]) -> Endpoint:
     if len(request.body) > MAX_BODY_BYTES:
         raise BodyTooLarge(f"the request body must be at most {MAX_BODY_BYTES} bytes")
     return endpoint
-
-
-def read_model(body: bytes, served: frozenset[str]) -> str:
-    """Return the model that the body asks for. Raises `BodyRefused`, `ModelNotServed` or `CacheSaltRefused`.
-
-    The engine judges the rest. It does not judge the model: some engines serve whatever name they are given.
-    """
-    members = _parse(body)
-    if "cache_salt" in members:
-        raise CacheSaltRefused("cache_salt is not for clients to choose")
-    model = members.get("model")
-    if not isinstance(model, str):
-        raise BodyRefused("model must be a string")
-    if model not in served:
-        raise ModelNotServed("no such model is served here")
-    return model
-
-
-def _parse(body: bytes) -> Mapping[str, Any]:
-    try:
-        members = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BodyRefused("the body is not valid JSON in UTF-8") from error
-    if not isinstance(members, dict):
-        raise BodyRefused("the body must be a JSON object")
-    return members
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two members of one name this parser and the engine's may take different ones.
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("duplicate member")
-    return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -17,6 +17,7 @@ from libs import jcs
 from libs.aci.endpoints import DEFINED, FIRST, Endpoint
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
+from services.node.opening import SealedSettings
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
 _VLLM_KEY_VARIABLE = "VLLM_API_KEY"
@@ -44,6 +45,8 @@ class EngineSettings:
     manifest: Path | None = None
     """The manifest that the files must agree with: see `teemesh weights`. Policy decides with or without it; with it,
     this node says which file is wrong, and does not start."""
+    sealed: SealedSettings | None = None
+    """Where the weights come from if they come encrypted: `weights` is then where they are opened. Needs `manifest`."""
     context_tokens: int = 2048
     """Longest prompt and answer of one request together, tokens."""
     parallel: int = 2
@@ -55,6 +58,10 @@ class EngineSettings:
     """How long the engine may take from its start to its first answer, seconds."""
     request_seconds: float = 300.0
     """How long one request may take at most, seconds; a caller's shorter deadline wins."""
+
+    def __post_init__(self) -> None:
+        if self.sealed is not None and None in (self.weights, self.manifest):
+            raise ValueError("engine.sealed needs engine.weights, where they are opened, and engine.manifest")
 
     @property
     def effective_threads(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.aci import keyset, receipt
-from libs.aci.receipt_events import Event, PolicyInForce, RequestForwarded, RequestReceived, ResponseReturned
+from libs.aci.receipt_events import Event, Generated, PolicyInForce, RequestForwarded, RequestReceived, ResponseReturned
 
 KEY_ID = "node-receipt"
 
@@ -34,6 +34,8 @@ class Exchange:
     forwarded: str | None
     """None when nothing went to the engine."""
     returned: str
+    generated: Generated | None = None
+    """None when nothing went to the engine."""
 
 
 def keyset_of(public_key: bytes) -> keyset.Keyset:
@@ -58,6 +60,8 @@ class ReceiptSigner:
         events: list[Event] = [RequestReceived(exchange.received), policy]
         if exchange.forwarded is not None:
             events.append(RequestForwarded(exchange.forwarded))
+        if exchange.generated is not None:
+            events.append(exchange.generated)
         events.append(ResponseReturned(exchange.returned))
         unsigned = receipt.Receipt(
             receipt_id=receipt.fresh_receipt_id(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
-from libs.weights import MeasuredWeights, Remembered, WeightsMissing, measure, read_manifest, require_same
+from libs.weights import Manifest, MeasuredWeights, Remembered, WeightsMissing, measure, read_manifest, require_same
 from services.node.launch import EngineSettings, Launch
+from services.node.opening import Release, SealedSettings, open_weights
 
 REMEMBERED = "weights.json"
 _SHARE = 10
@@ -23,14 +26,69 @@ async def measured_weights(settings: EngineSettings, launch: Launch, state: Path
     """
     weights = await measure(launch.weights, Remembered(state / REMEMBERED), _Told())
     if settings.manifest is not None:
-        require_same(read_manifest(_read(settings.manifest)), weights.manifest)
+        require_same(expected(settings.manifest), weights.manifest)
     log.info("weights are measured", digest=weights.manifest.digest.hex(), files=len(weights.manifest.files))
     return weights
 
 
-def _read(path: Path) -> bytes:
+class Weights(Protocol):
+    """Where a node's weights come from."""
+
+    @property
+    def digest(self) -> bytes:
+        """What this node claims them to be."""
+
+    async def ready(self, release: Release) -> MeasuredWeights:
+        """Have them lie where the engine reads them, as they are claimed to be.
+
+        Raises what `measured_weights` and `open_weights` raise.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PlainWeights:
+    """They are there, and measured."""
+
+    measured: MeasuredWeights
+
+    @property
+    def digest(self) -> bytes:
+        return self.measured.manifest.digest
+
+    async def ready(self, release: Release) -> MeasuredWeights:
+        return self.measured
+
+
+@dataclass(frozen=True, slots=True)
+class SealedWeights:
+    """They are encrypted: the manifest is taken at its word until they are opened, and nothing is served before."""
+
+    settings: EngineSettings
+    sealed: SealedSettings
+    launch: Launch
+    state: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> bytes:
+        return self.manifest.digest
+
+    async def ready(self, release: Release) -> MeasuredWeights:
+        await open_weights(self.sealed, self.manifest, self.launch.weights, release)
+        return await measured_weights(self.settings, self.launch, self.state)
+
+
+async def weights_of(settings: EngineSettings, launch: Launch, state: Path) -> Weights:
+    """Raises what `measured_weights` raises."""
+    if settings.sealed is not None and settings.manifest is not None:
+        return SealedWeights(settings, settings.sealed, launch, state, expected(settings.manifest))
+    return PlainWeights(await measured_weights(settings, launch, state))
+
+
+def expected(path: Path) -> Manifest:
+    """Read the manifest that the files must agree with. Raises `WeightsMissing` or `ManifestMalformed`."""
     try:
-        return path.read_bytes()
+        return read_manifest(path.read_bytes())
     except OSError as error:
         raise WeightsMissing(f"cannot read the manifest {path}: {error.strerror}") from error
 

@@ -30,6 +30,7 @@ from libs.aci.encoding import digest
 from libs.aci.keyset import Keyset, TlsKey
 from libs.aci.receipt_events import (
     Encrypted,
+    Generated,
     PolicyInForce,
     RequestForwarded,
     RequestReceived,
@@ -337,7 +338,9 @@ class AttestedMesh:
         receipt = receipts.sign(unsigned, self.receipt_key)
         return Served(receipt_id, receipt, self.commit(receipt))
 
-    def node_receipt(self, request: bytes, response: bytes, key: Ed25519PrivateKey | None = None) -> bytes:
+    def node_receipt(
+        self, request: bytes, response: bytes, key: Ed25519PrivateKey | None = None, engine: str = "embedded/1"
+    ) -> bytes:
         """Sign what the node does of what it was sent and sent back."""
         unsigned = receipts.Receipt(
             receipt_id=receipts.fresh_receipt_id(),
@@ -347,7 +350,11 @@ class AttestedMesh:
             endpoint="/v1/chat/completions",
             method="POST",
             served_at=self.now,
-            events=(RequestReceived(digest(request)), ResponseReturned(digest(response))),
+            events=(
+                RequestReceived(digest(request)),
+                Generated(engine, "00" * 32, WEIGHTS, "{}"),
+                ResponseReturned(digest(response)),
+            ),
             key_id="node-receipt",
         )
         return receipts.sign(unsigned, key or self.node_receipt_key)

@@ -2,6 +2,7 @@
 
 manifest  hash the files, and say or write their manifest: policy lists its digest
 verify    hash them again and hold them against a manifest, their maker's signature or both: 0 the same, 1 refused
+seal      encrypt them to a key of the KMS, which nodes of one measurement alone are given
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import tempfile
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
 from libs.errors import Code, MeshError
 from libs.weights import Manifest, WeightsDiffer, manifest, measure, read_manifest, require_same, signature
+from libs.weights.age import seal
 from libs.weights.signature import require_signed, verify_signature
-from services.cli.terminal.inputs import read_bounded_input, refuse_existing, write_output
+from services.cli.terminal.inputs import InputUnreadable, read_bounded_input, refuse_existing, write_output
 from services.cli.terminal.verdicts import ACCEPTED, REFUSED, usable
 from services.cli.terminal.words import plain
 
@@ -40,6 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     making.add_argument("path", type=Path, metavar="PATH", help="a file, or a folder with all its files")
     making.add_argument("--out", type=Path, metavar="FILE", help="write the manifest here; must not exist")
     making.set_defaults(run=_run_manifest)
+    sealing = commands.add_parser("seal", help="encrypt a model's files to a key of the KMS")
+    sealing.add_argument("path", type=Path, metavar="PATH", help="a file, or a folder with all its files")
+    sealing.add_argument("--key", type=Path, required=True, metavar="PEM", help="as `teemesh kms public-key` prints it")
+    sealing.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="is made; must not exist")
+    sealing.set_defaults(run=_run_seal)
     verifying = commands.add_parser("verify", help="hold a model's files against what they should be")
     verifying.add_argument("path", type=Path, metavar="PATH", help="a file, or a folder with all its files")
     verifying.add_argument("--manifest", type=Path, metavar="FILE", help="as `teemesh weights manifest` wrote it")
@@ -56,6 +67,30 @@ def _run_manifest(args: argparse.Namespace) -> int:
         write_output(args.out, found.document + b"\n")
     _say(found)
     return 0
+
+
+def _run_seal(args: argparse.Namespace) -> int:
+    refuse_existing(args.out)
+    key = _x25519(read_bounded_input(args.key, _MAX_KEY))
+    found = _measure(args.path)
+    # Beside it, so that it appears whole or not at all.
+    with tempfile.TemporaryDirectory(dir=args.out.absolute().parent) as elsewhere:
+        draft = Path(elsewhere) / args.out.name
+        draft.mkdir()
+        asyncio.run(seal(args.path, found, draft, key))
+        draft.rename(args.out)
+    _say(found)
+    return 0
+
+
+def _x25519(pem: bytes) -> X25519PublicKey:
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InputUnreadable("the key is not a public key in PEM") from error
+    if not isinstance(key, X25519PublicKey):
+        raise InputUnreadable("weights are sealed to an x25519 key: let policy's rule name that algorithm")
+    return key
 
 
 def _run_verify(args: argparse.Namespace) -> int:

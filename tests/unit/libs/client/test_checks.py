@@ -230,12 +230,15 @@ def test_a_receipt_that_names_another_engine_or_other_arguments_than_the_node_cl
     assert _failures(_naming(honest, mesh, **other)) == {7: "NODE_NOT_EVIDENCED"}
 
 
-@pytest.mark.parametrize("wrong", ["prompt", "key", "digest"])
+@pytest.mark.parametrize("wrong", ["prompt", "key", "digest", "engine"])
 def test_a_nodes_receipt_that_is_not_of_this_prompt_and_that_node_fails(
     honest: Materials, mesh: AttestedMesh, wrong: str
 ) -> None:
     own = mesh.node_receipt(
-        b"another" if wrong == "prompt" else REQUEST, RESPONSE, Ed25519PrivateKey.generate() if wrong == "key" else None
+        b"another" if wrong == "prompt" else REQUEST,
+        RESPONSE,
+        Ed25519PrivateKey.generate() if wrong == "key" else None,
+        "another" if wrong == "engine" else "embedded/1",
     )
     named = hashlib.sha256(b"another" if wrong == "digest" else own).hexdigest()
     served = _naming(honest, mesh, receipt=own.decode(), receipt_sha256=named)

@@ -36,7 +36,7 @@ def test_what_is_written_is_read() -> None:
         BOTH.document.replace(b"}]}", b'}],"more":0}'),
         Manifest((TWO, ONE)).document,
         Manifest((ONE, ONE)).document,
-        Manifest((replace(ONE, name=""), TWO)).document,
+        *[Manifest((replace(ONE, name=name),)).document for name in ("", "/a", "../a", "a/../b", "./a", "a//b", "a\0")],
         b" " * (5 << 20),
     ],
     ids=lambda document: document[:40].decode(),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs.weights import read_manifest
 from services.cli.__main__ import main
@@ -70,3 +73,30 @@ def test_what_cannot_be_judged_is_another_status_than_refused(model: Path, optio
 def test_weights_that_are_not_there_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "manifest", str(tmp_path / "absent")]) == 1
     assert capsys.readouterr().err.startswith("teemesh: WEIGHTS_MISSING: ")
+
+
+def _public_key(path: Path, key: X25519PrivateKey | Ed25519PrivateKey) -> str:
+    path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return str(path)
+
+
+def test_weights_are_sealed_whole_or_not_at_all(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, out = _public_key(tmp_path / "key.pem", X25519PrivateKey.generate()), tmp_path / "sealed"
+    assert main(["weights", "seal", str(model), "--key", key, "--out", str(out)]) == 0
+    sealed = capsys.readouterr().out
+    main(["weights", "manifest", str(model)])
+    assert capsys.readouterr().out == sealed
+    assert sorted(file.name for file in out.rglob("*.age")) == ["config.json.age", "model.safetensors.age", "tok.age"]
+    assert main(["weights", "seal", str(model), "--key", key, "--out", str(out)]) == 1
+    assert "OUTPUT_EXISTS" in capsys.readouterr().err
+
+
+def test_weights_are_sealed_to_no_key_of_another_kind(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, out = _public_key(tmp_path / "key.pem", Ed25519PrivateKey.generate()), tmp_path / "sealed"
+    assert main(["weights", "seal", str(model), "--key", key, "--out", str(out)]) == 1
+    assert "INPUT_UNREADABLE: weights are sealed to an x25519 key" in capsys.readouterr().err
+    assert not out.exists()

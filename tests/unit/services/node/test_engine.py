@@ -21,7 +21,7 @@ from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import measure
 from services.node.channel import EngineChannel, EngineUnavailable
 from services.node.engine import EngineLoad, SupervisedEngine, open_engine
-from services.node.generation import Conclusion, Generation, Head, Part, Request
+from services.node.generation import Claimed, Conclusion, Generation, Head, Part, Request
 from services.node.launch import EngineSettings, plan
 from services.node.receipts import ReceiptSigner
 
@@ -51,7 +51,7 @@ def signer() -> ReceiptSigner:
 
 @pytest.fixture
 def generation(engine: SupervisedEngine, signer: ReceiptSigner) -> Generation:
-    return Generation(engine, frozenset({MODEL}), signer, lambda: POLICY)
+    return Generation(engine, Claimed("an engine", b"\x0a" * 32, {MODEL: b"\x0b" * 32}), signer, lambda: POLICY)
 
 
 def asked(question: str, **members: object) -> Request:

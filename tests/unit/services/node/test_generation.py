@@ -12,29 +12,28 @@ import pytest
 
 from libs.aci import endpoints, receipt
 from libs.aci.endpoints import Endpoint
-from libs.aci.receipt_events import PolicyInForce
+from libs.aci.receipt_events import Generated, PolicyInForce
+from services.node.asked import BodyRefused, CacheSaltRefused, ModelNotServed, read_body
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
 from services.node.generation import (
     MAX_BODY_BYTES,
-    BodyRefused,
     BodyTooLarge,
-    CacheSaltRefused,
+    Claimed,
     Conclusion,
     EndpointNotSupported,
     Generation,
     Head,
-    ModelNotServed,
     Part,
     Request,
     RequestMalformed,
-    read_model,
 )
 from services.node.receipts import ReceiptSigner, keyset_of
 
 CHAT = endpoints.CHAT.path
 GOOD = b'{"model":"m","messages":[],"temperature":0.70}'
 POLICY = PolicyInForce(7, "sha256:" + "ab" * 32)
+CLAIMED = Claimed("an engine 1.0", b"\x0a" * 32, {"m": b"\x0b" * 32})
 
 
 @dataclass
@@ -67,7 +66,7 @@ async def generate(
 ) -> tuple[list[Part], ReceiptSigner]:
     signer = ReceiptSigner()
     request = Request(**({"endpoint": CHAT, "request_id": "r-1", "tenant_id": "t_1"} | (fields or {})), body=body)
-    generation = Generation(engine, frozenset({"m"}), signer, lambda: POLICY)
+    generation = Generation(engine, CLAIMED, signer, lambda: POLICY)
     async with aclosing(generation.generate(request, 5.0)) as parts:
         return [part async for part in parts], signer
 
@@ -90,7 +89,7 @@ async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_gives(
 async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> None:
     engine = ToldEngine(salted=True)
     signer = ReceiptSigner()
-    generation = Generation(engine, frozenset({"m"}), signer, lambda: POLICY)
+    generation = Generation(engine, CLAIMED, signer, lambda: POLICY)
     for tenant in ("a", "a", "b"):
         async with aclosing(generation.generate(Request(CHAT, b" " + GOOD, "r", tenant), 5.0)) as parts:
             conclusion = [part async for part in parts][-1]
@@ -102,6 +101,55 @@ async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> No
     assert signed.forwarded is not None
     assert signed.forwarded.body_hash == "sha256:" + hashlib.sha256(engine.bodies[2]).hexdigest()
     assert signed.received.body_hash == "sha256:" + hashlib.sha256(b" " + GOOD).hexdigest()
+
+
+def _generated(parts: list[Part]) -> list[Generated]:
+    conclusion = parts[-1]
+    assert isinstance(conclusion, Conclusion)
+    return [event for event in receipt.parse(conclusion.receipt).events if isinstance(event, Generated)]
+
+
+async def test_the_receipt_says_what_the_engine_is_and_was_asked_for() -> None:
+    body = (
+        b'{"model":"m","messages":[{"temperature":3}],"temperature":0.70,"seed":42,"stop":"secret","top_p":"no number"}'
+    )
+    usage = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}'
+    parts, _ = await generate(ToldEngine(chunks=(usage[:20], usage[20:])), body)
+    assert _generated(parts) == [
+        Generated("an engine 1.0", "0a" * 32, "0b" * 32, '{"seed":"42","temperature":"0.70"}', None, 3, 5)
+    ]
+
+
+async def test_the_receipt_commits_to_the_salt_that_the_engine_got() -> None:
+    engine = ToldEngine(salted=True)
+    (generated,) = _generated((await generate(engine))[0])
+    salt = json.loads(engine.bodies[0])["cache_salt"]
+    assert generated.cache_salt_sha256 == hashlib.sha256(salt.encode()).hexdigest()
+
+
+async def test_what_reached_no_engine_generated_nothing() -> None:
+    assert _generated((await generate(ToldEngine(), b'{"model":"other"}'))[0]) == []
+
+
+@pytest.mark.parametrize("before", [0, 200_000], ids=["short", "long"])
+async def test_a_stream_is_asked_at_its_end_what_it_says_of_its_tokens(before: int) -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}\n\n'
+    chunks = (b'data: {"choices":[{}],"usage":null}\n\n',) * (1 + before // 40) + (
+        usage[:30],
+        usage[30:],
+        b"data: [DONE]\n\n",
+    )
+    parts, _ = await generate(ToldEngine(content_type="text/event-stream", chunks=chunks))
+    (generated,) = _generated(parts)
+    assert (generated.prompt_tokens, generated.completion_tokens) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"[]", b'{"usage":7}', b'{"usage":{"prompt_tokens":-1}}', b'{"x":' + b"[" * 9999]
+)
+async def test_what_says_nothing_of_its_tokens_is_an_answer_all_the_same(answer: bytes) -> None:
+    (generated,) = _generated((await generate(ToldEngine(chunks=(answer,))))[0])
+    assert (generated.prompt_tokens, generated.completion_tokens) == (None, None)
 
 
 async def test_an_unknown_model_is_a_404_with_a_receipt_and_reaches_no_engine() -> None:
@@ -133,7 +181,7 @@ async def test_an_unknown_model_is_a_404_with_a_receipt_and_reaches_no_engine() 
 )
 def test_a_body_is_refused_with_its_reason(body: bytes, refusal: type[BodyRefused]) -> None:
     with pytest.raises(BodyRefused) as refused:
-        read_model(body, frozenset({"m"}))
+        read_body(body, frozenset({"m"}))
     assert type(refused.value) is refusal
 
 

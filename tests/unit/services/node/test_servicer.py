@@ -14,7 +14,7 @@ from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import PolicyInForce
 from services.node.channel import Answer
 from services.node.engine import EngineLoad
-from services.node.generation import Generation
+from services.node.generation import Claimed, Generation
 from services.node.receipts import ReceiptSigner
 from services.node.registration import ServedModel
 from services.node.servicer import METHODS, InferenceServicer
@@ -54,7 +54,12 @@ class EndlessEngine:
 
 @asynccontextmanager
 async def serving(engine: EndlessEngine) -> AsyncIterator[inference_pb2_grpc.InferenceServiceStub]:
-    generation = Generation(engine, frozenset({"m"}), ReceiptSigner(), lambda: PolicyInForce(1, "sha256:" + "0" * 64))
+    generation = Generation(
+        engine,
+        Claimed("an engine", bytes(32), {"m": bytes(32)}),
+        ReceiptSigner(),
+        lambda: PolicyInForce(1, "sha256:" + "0" * 64),
+    )
     models = [ServedModel("z", bytes(32)), ServedModel("m", bytes(range(32)))]
     server = grpc.aio.server()
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceServicer(generation, models, 30.0), server)

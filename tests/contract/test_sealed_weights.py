@@ -1,0 +1,211 @@
+"""Encrypted weights: opened by a node of the right measurement, in memory, and by nobody else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from teemesh.kms.v1 import kms_pb2
+
+from libs.errors import MeshError
+from libs.identity.sealed import ReceiverKey
+from libs.policy.custody import verify_key_statement
+from libs.weights import Manifest, WeightsDiffer, WeightsMissing, measure
+from libs.weights.age import WeightsNotOpened, seal
+from services.node.launch import EngineSettings, Launch
+from services.node.opening import Release, SealedSettings, released_by_kms
+from services.node.place import WeightsWouldRest
+from services.node.weights import weights_of
+from tests.fakes.joined_mesh import JoinedMesh, KmsCore
+from tests.fakes.kms_callers import operator
+from tests.fakes.running_kms import RunningKms, running_kms
+
+KEY = "weights/model"
+FILES = {"config.json": b"{}", "model.safetensors": os.urandom(3 << 20), "tokenizer/tokenizer.json": b"[]"}
+
+
+def rule(mesh: JoinedMesh, **changes: Any) -> dict[str, Any]:
+    mine = mesh.tds["node"].compose_hash.hex()
+    return {"name": KEY, "roles": ["node"], "algorithm": "x25519", "compose_hashes": [mine], **changes}
+
+
+@pytest.fixture
+async def running(mesh: JoinedMesh, kms: KmsCore) -> AsyncIterator[RunningKms]:
+    async with running_kms(mesh, kms) as found:
+        enact(mesh, found, rule(mesh))
+        yield found
+
+
+def enact(mesh: JoinedMesh, running: RunningKms, *rules: dict[str, Any]) -> None:
+    running.core.policy.accept(mesh.successor(running.core.policy.current, key_releases=list(rules)))
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    folder = tempfile.mkdtemp(dir="/dev/shm")
+    yield Path(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def manifest(tmp_path: Path) -> Manifest:
+    for name, content in FILES.items():
+        path = tmp_path / "plain" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    found = (await measure(tmp_path / "plain")).manifest
+    (tmp_path / "manifest.json").write_bytes(found.document)
+    return found
+
+
+@pytest.fixture
+async def settings(running: RunningKms, manifest: Manifest, tmp_path: Path, in_memory: Path) -> EngineSettings:
+    """A node's, of a model that operators sealed to the key that the KMS states."""
+    async with operator(running) as ada:
+        stated = await ada.GetPublicKey(kms_pb2.GetPublicKeyRequest(name=KEY), timeout=10)
+    statement = verify_key_statement(stated.statement, stated.statement_signature, running.core.ca.spki)
+    public = serialization.load_der_public_key(statement.public_key)
+    assert isinstance(public, X25519PublicKey)
+    await seal(tmp_path / "plain", manifest, tmp_path / "sealed", public)
+    shutil.rmtree(tmp_path / "plain")
+    sealed = SealedSettings(tmp_path / "sealed", KEY, statement.epoch)
+    return EngineSettings(weights=in_memory / "model", manifest=tmp_path / "manifest.json", sealed=sealed)
+
+
+@asynccontextmanager
+async def releasing(mesh: JoinedMesh, running: RunningKms, role: str = "node") -> AsyncIterator[Release]:
+    receiver = ReceiverKey()
+    claims: dict[str, Any] = {"hpke_key": receiver.public.hex()} | ({"models": []} if role == "node" else {})
+    async with mesh.member(role, running.core, claims=claims) as member:
+        yield released_by_kms(member.peer("kms", running.target), member.identity, receiver)
+
+
+def launch_of(settings: EngineSettings) -> Launch:
+    assert settings.weights is not None
+    return Launch("e", settings.weights, (), (), "", "", {}, "", frozenset(), salted=False)
+
+
+async def test_the_right_measurement_opens_them_in_memory_and_knows_them(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings, manifest: Manifest, tmp_path: Path
+) -> None:
+    weights = await weights_of(settings, launch_of(settings), tmp_path)
+    assert weights.digest == manifest.digest
+    async with releasing(mesh, running) as release:
+        measured = await weights.ready(release)
+    assert measured.manifest == manifest
+    assert [path.name for path in measured.path.parent.iterdir()] == ["model"]
+    assert not _somewhere_below(tmp_path, FILES["model.safetensors"])
+
+
+def _somewhere_below(folder: Path, content: bytes) -> list[Path]:
+    """Look for any part of it."""
+    parts = [content[at : at + 32] for at in range(0, len(content), 1 << 16)]
+    return [path for path in folder.rglob("*") if path.is_file() and any(part in path.read_bytes() for part in parts)]
+
+
+async def test_a_restarted_node_asks_for_no_key_and_measures_them_again(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings, manifest: Manifest, tmp_path: Path
+) -> None:
+    async with releasing(mesh, running) as release:
+        await (await weights_of(settings, launch_of(settings), tmp_path)).ready(release)
+
+    async def nobody(sealed: SealedSettings) -> Any:
+        raise AssertionError("the key was asked for")
+
+    again = await weights_of(settings, launch_of(settings), tmp_path)
+    assert (await again.ready(nobody)).manifest == manifest
+    assert settings.weights is not None
+    (settings.weights / "config.json").write_bytes(b"[]")
+    with pytest.raises(WeightsDiffer, match=r"config\.json"):
+        await again.ready(nobody)
+
+
+@pytest.mark.parametrize("role", ["node", "router"])
+async def test_another_measurement_gets_no_key_and_leaves_nothing(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings, tmp_path: Path, in_memory: Path, role: str
+) -> None:
+    others = mesh.tds["agent"].compose_hash.hex()
+    if role == "node":
+        enact(mesh, running, rule(mesh, compose_hashes=[others]))
+    weights = await weights_of(settings, launch_of(settings), tmp_path)
+    async with releasing(mesh, running, role) as release:
+        with pytest.raises(MeshError) as refused:
+            await weights.ready(release)
+    assert refused.value.reason == "KEY_NOT_ALLOWED"
+    assert os.listdir(in_memory) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "refusal"),
+    [("bit", WeightsNotOpened), ("cut", WeightsNotOpened), ("gone", WeightsMissing), ("another", WeightsDiffer)],
+)
+async def test_what_the_host_did_to_the_files_is_found(
+    mesh: JoinedMesh,
+    running: RunningKms,
+    settings: EngineSettings,
+    tmp_path: Path,
+    in_memory: Path,
+    damage: str,
+    refusal: type[MeshError],
+) -> None:
+    assert settings.sealed is not None
+    folder = settings.sealed.folder
+    file = folder / "model.safetensors.age"
+    content = bytearray(file.read_bytes())
+    if damage == "bit":
+        content[1 << 20] ^= 1
+        file.write_bytes(content)
+    elif damage == "cut":
+        file.write_bytes(content[: 1 << 20])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        # Whoever knows the public key can seal: here another of the files.
+        shutil.copy(folder / "config.json.age", file)
+    weights = await weights_of(settings, launch_of(settings), tmp_path)
+    async with releasing(mesh, running) as release:
+        with pytest.raises(refusal):
+            await weights.ready(release)
+    assert damage == "another" or os.listdir(in_memory) == []
+
+
+async def test_another_key_does_not_open_them(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings, tmp_path: Path
+) -> None:
+    assert settings.sealed is not None
+    async with operator(running) as ada:
+        await ada.RotateKey(kms_pb2.RotateKeyRequest(name=KEY, epoch=2), timeout=10)
+    wrong = EngineSettings(
+        weights=settings.weights, manifest=settings.manifest, sealed=SealedSettings(settings.sealed.folder, KEY, 2)
+    )
+    async with releasing(mesh, running) as release:
+        with pytest.raises(WeightsNotOpened):
+            await (await weights_of(wrong, launch_of(wrong), tmp_path)).ready(release)
+        # The epoch that they were sealed under is released still.
+        await (await weights_of(settings, launch_of(settings), tmp_path)).ready(release)
+
+
+async def test_they_are_not_opened_where_a_disk_would_have_them(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings
+) -> None:
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as disk:
+        wrong = EngineSettings(weights=Path(disk) / "model", manifest=settings.manifest, sealed=settings.sealed)
+        async with releasing(mesh, running) as release:
+            with pytest.raises(WeightsWouldRest):
+                await (await weights_of(wrong, launch_of(wrong), Path(disk))).ready(release)
+        assert os.listdir(disk) == []
+
+
+def test_half_a_configuration_is_refused(tmp_path: Path) -> None:
+    sealed = SealedSettings(tmp_path, KEY, 1)
+    for weights, manifest in ((tmp_path, None), (None, tmp_path), (None, None)):
+        with pytest.raises(ValueError, match=r"engine\.sealed needs"):
+            EngineSettings(sealed=sealed, weights=weights, manifest=manifest)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import ValidationError
 
 from libs import jcs
 from libs.aci import receipt as receipts
@@ -29,6 +30,7 @@ from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.leaf import parse as parse_leaf
 from libs.transparency.quorum import Quorum
 from tests.fakes.attested_mesh import TRUST_DOMAIN, WEIGHTS, AttestedMesh
+from tests.fakes.entry_schema import require_documented_lineage
 from tests.fakes.lineages import BASE, CLEANED, CORPUS, Job, Log, forged, tuned
 
 MADE = (Artifact("weights", bytes.fromhex(WEIGHTS)),)
@@ -73,6 +75,7 @@ def failed(lineage: Lineage, by: Terms, weights: str = WEIGHTS) -> dict[int, str
 
 
 def test_weights_lead_to_their_data(mesh: AttestedMesh, honest: Lineage) -> None:
+    require_documented_lineage(lineage_file.encode(honest))
     again = lineage_file.decode(lineage_file.encode(honest))
     assert again == honest
     checks = check_lineage(again, lambda: bytes.fromhex(WEIGHTS), terms(mesh, data=frozenset({CORPUS, BASE})))
@@ -279,6 +282,8 @@ def test_another_form_is_refused(honest: Lineage, change: str) -> None:
     CHANGES[change](value)
     with pytest.raises(LineageFileMalformed):
         lineage_file.decode(jcs.dumps(value))
+    with pytest.raises(ValidationError):
+        require_documented_lineage(jcs.dumps(value))
 
 
 @settings(max_examples=200, deadline=None)

@@ -24,7 +24,7 @@ verified: a service that still honours it serves under it.
 
 # DER of a SubjectPublicKeyInfo up to the raw key (RFC 8410).
 _ED25519_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
-_HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 # Public keys whose private halves are printed in the specification's vectors and its reference's fixtures.
 _PUBLISHED_PRIVATE_KEYS = frozenset(
@@ -188,7 +188,7 @@ def _read_key(members: Members) -> PublicKey:
 def _read_tls_key(members: Members) -> TlsKey:
     members.only("spki_sha256", "domain")
     domain = members.optional_text("domain")
-    if domain is not None and _HOST_NAME.fullmatch(domain) is None:
+    if domain is not None and HOST_NAME.fullmatch(domain) is None:
         raise members.refuse("domain", "must be a lower-case host name")
     return TlsKey(members.hex("spki_sha256", 32), domain)
 

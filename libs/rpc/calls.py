@@ -18,6 +18,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from libs.errors import Code, MeshError
+from libs.rpc.bounds import read_message, taking_several
+
 # Messages are whatever the service's own stubs say; nothing here looks into them.
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,6 +35,14 @@ class Call:
 
 _HEADERS_SECONDS = 1.0
 
+
+class CallerLeft(MeshError):
+    """The call's connection is gone. Nobody is told."""
+
+    code = Code.UNAVAILABLE
+    reason = "CALLER_LEFT"
+
+
 Proceed = Callable[[], Awaitable[Any]]
 """What is inside: the next middleware and at last the call itself."""
 Middleware = Callable[[Call, Proceed], Awaitable[Any]]
@@ -39,10 +50,14 @@ Middleware = Callable[[Call, Proceed], Awaitable[Any]]
 
 
 class MiddlewareInterceptor(grpc.aio.ServerInterceptor):
-    """Runs every call inside the given middleware, the first outermost."""
+    """Runs every call inside the given middleware, the first outermost.
 
-    def __init__(self, middleware: Sequence[Middleware]) -> None:
+    With `message_seconds` it does so before the call's message has come, which is then read inside, within that time.
+    """
+
+    def __init__(self, middleware: Sequence[Middleware], *, message_seconds: float | None = None) -> None:
         self._inwards = tuple(reversed(middleware))
+        self._message_seconds = message_seconds
         self._wrapped: dict[str, tuple[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]]] = {}
         """By method: the handler that its service gave last, and the same inside the middleware."""
 
@@ -65,6 +80,9 @@ class MiddlewareInterceptor(grpc.aio.ServerInterceptor):
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Callable[[Any, Context], Any] = getattr(handler, kind)
         run: Callable[[Any, Context], Any] = partial(_write_all, behaviour) if handler.response_streaming else behaviour
+        seconds = None if handler.request_streaming else self._message_seconds
+        if seconds is not None:
+            run = partial(_read_first, run, seconds, writes=handler.response_streaming)
 
         async def run_inside(request: Any, context: Context) -> Any:
             call = Call(method, context)
@@ -73,8 +91,19 @@ class MiddlewareInterceptor(grpc.aio.ServerInterceptor):
                 proceed = partial(each, call, proceed)
             return await proceed()
 
+        if seconds is not None:
+            return taking_several(handler, run_inside)
         wrap: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{kind}_rpc_method_handler")
         return wrap(run_inside, handler.request_deserializer, handler.response_serializer)
+
+
+async def _read_first(
+    run: Callable[[Any, Context], Awaitable[Any]], seconds: float, requests: object, context: Context, *, writes: bool
+) -> None:
+    response = await run(await read_message(context, seconds), context)
+    if not writes:
+        # Once this returns, the client has room for it: until then the call has not ended.
+        await _write(context, response)
 
 
 async def _write_all(
@@ -90,7 +119,14 @@ async def _write_all(
             if not begun:
                 await _send_headers(context)
                 begun = True
-            await context.write(response)
+            await _write(context, response)
+
+
+async def _write(context: Context, response: Any) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError as error:  # All that gRPC says where it has not cancelled the call yet.
+        raise CallerLeft("the connection ended before this was written") from error
 
 
 async def _send_headers(context: Context) -> None:

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from libs.errors import Code, MeshError
 from libs.rpc.address import AddressMalformed, parse_address
+from libs.rpc.bounds import Bounds
 from libs.rpc.calls import Middleware, MiddlewareInterceptor
 from libs.rpc.channel import MESSAGE_BYTES
 from libs.rpc.health import SERVICE as HEALTH_SERVICE
@@ -71,22 +72,28 @@ async def serving(
     *,
     drain_seconds: float = 10.0,
     message_bytes: int = MESSAGE_BYTES,
-    max_calls: int | None = None,
+    bounds: Bounds | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve on `address` ("host:port", port 0 for any) with health and reflection beside the bindings.
 
-    A request's message may have `message_bytes`, and `max_calls` may run at once, health and reflection among them:
-    gRPC itself refuses what is more as RESOURCE_EXHAUSTED. On leaving, new calls are refused, long-lived streams end
-    and other running calls have `drain_seconds` to. Raises `PortTaken`, `CannotListen`, `MethodTableWrong`.
+    A request's message may have `message_bytes`; gRPC itself refuses what is more as RESOURCE_EXHAUSTED. A listener
+    that anybody reaches needs `bounds`: middleware then runs before a call's message has come. On leaving, new calls
+    are refused, long-lived streams end and other running calls have `drain_seconds` to. Raises `PortTaken`,
+    `CannotListen`, `MethodTableWrong`.
     """
     streams = LongLivedStreams(merge_methods(bindings))
     names = [binding.name for binding in bindings]
     # Innermost, so that the others see the error that ends a stream.
-    interceptor = MiddlewareInterceptor([*middleware, streams.middleware])
+    interceptor = MiddlewareInterceptor(
+        [*middleware, streams.middleware], message_seconds=None if bounds is None else bounds.message_seconds
+    )
     server = grpc.aio.server(
         interceptors=(interceptor,),
-        options=(*_OPTIONS, ("grpc.max_receive_message_length", message_bytes)),
-        maximum_concurrent_rpcs=max_calls,
+        options=(
+            *_OPTIONS,
+            ("grpc.max_receive_message_length", message_bytes),
+            *(() if bounds is None else bounds.options()),
+        ),
     )
     for binding in bindings:
         binding.add(server)

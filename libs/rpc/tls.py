@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
+
+_MISSING_EXTENSION = 109
+"""The alert for a client that names no host where one is required (RFC 8446, sections 6.2 and 9.2)."""
 
 
 def load_client_context(
@@ -41,7 +45,33 @@ def show(context: ssl.SSLContext, *, key_pem: bytes, certificate_pem: bytes) -> 
 
 def load_server_context(*, key_pem: bytes, certificate_pem: bytes) -> ssl.SSLContext:
     """Return a context for an HTTPS listener that asks for no client certificate."""
+    context = _server_context()
+    show(context, key_pem=key_pem, certificate_pem=certificate_pem)
+    return context
+
+
+def named_contexts(named: Mapping[str, ssl.SSLContext], default: ssl.SSLContext | None) -> ssl.SSLContext:
+    """Return a context for a listener that goes on under the one of the host that a client names (RFC 6066, section 3),
+    and under `default` with a client that names none. Names are in lower case.
+
+    A client that names another host is refused by `unrecognized_name`; one that names none, where there is no default,
+    by `missing_extension`: no certificate is shown to either. What changes in one of them holds for the handshakes that
+    begin then.
+    """
+
+    def switch(session: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+        chosen = default if name is None else named.get(name.lower())
+        if chosen is None:
+            return _MISSING_EXTENSION if name is None else ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        session.context = chosen
+        return None
+
+    listener = _server_context()
+    listener.sni_callback = switch
+    return listener
+
+
+def _server_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    show(context, key_pem=key_pem, certificate_pem=certificate_pem)
     return context

@@ -15,6 +15,7 @@ from libs.identity.challenges import Challenges
 from libs.identity.freshness import PolicyKeeper
 from libs.identity.member import Member, join
 from libs.process import notify_ready, until_terminated
+from libs.rpc.bounds import BOOTSTRAP
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.tee.ear import Signer
@@ -56,7 +57,7 @@ async def serve(config: Config) -> None:
     leaf = make_bootstrap_leaf("attestation", settings.trust_domain)
     limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
     async with (
-        serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer,
+        serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits, bounds=BOOTSTRAP) as outer,
         asyncio.TaskGroup() as tasks,
     ):
         background = [tasks.create_task(cache.keep())]

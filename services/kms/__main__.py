@@ -19,6 +19,7 @@ from libs.identity.member import membership, open_guest
 from libs.identity.renewal import Prover
 from libs.policy.compose import Anchors
 from libs.process import notify_ready, until_terminated
+from libs.rpc.bounds import BOOTSTRAP
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.tee.dstack import Guest
@@ -113,7 +114,7 @@ async def serve(config: Config) -> None:
             limits = public_middleware(bootstrap.methods, calls_per_second=config.bootstrap_calls_per_second)
             async with (
                 keeping(decisions.refusals),
-                serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits) as outer,
+                serving(config.bootstrap_listen, leaf.credentials, [bootstrap], limits, bounds=BOOTSTRAP) as outer,
                 member.serve(bindings) as inner,
                 asyncio.TaskGroup() as tasks,
             ):

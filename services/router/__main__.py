@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs import jcs
 from libs.entry import run
 from libs.events.publish import open_publisher
+from libs.https.connections import PROTOCOLS
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
@@ -24,6 +25,7 @@ from services.router.admission.directory import TenantDirectory
 from services.router.admission.limits import Gates
 from services.router.admission.quota_file import QuotaFile
 from services.router.admission.quotas import Quotas
+from services.router.admission.reads import Reads
 from services.router.admission.refusals import Refusals
 from services.router.admission.tenants import Tenants
 from services.router.admission.usage import Usage
@@ -34,11 +36,13 @@ from services.router.exchange.running import Exchanges
 from services.router.face.aci_servicer import AciServicer, aci_binding
 from services.router.face.bodies import BodyRoom
 from services.router.face.documents import Documents
+from services.router.face.door import Door
 from services.router.face.listener import https, plain_http
 from services.router.face.origins import Origins
 from services.router.face.paths import Paths
-from services.router.face.prompts import DELIVERY_SECONDS, Prompts
+from services.router.face.prompts import Prompts
 from services.router.face.servicer import ENVELOPE_BYTES, RouterServicer, router_binding
+from services.router.face.settings import DELIVERY_SECONDS
 from services.router.face.watching import Watched
 from services.router.metrics import Metrics
 from services.router.proof.commitments import Attested, Commitments, EvidenceDocuments
@@ -72,9 +76,9 @@ async def serve(config: Config) -> None:
     counted_tokens = quota_file.read()
     log_key = Ed25519PrivateKey.generate()
     receiver = ReceiverKey()
-    outward = Outward(config.keyset.dns_names, config.keyset.ip_addresses)
+    outward = Outward(config.keyset.dns_names, config.keyset.ip_addresses, config.keyset.domains)
     subject = f"spiffe://{settings.trust_domain}/router/{settings.instance}"
-    workload = Workload(subject, config.keyset.lifetime, outward.spki_sha256)
+    workload = Workload(subject, config.keyset.lifetime, outward.listed)
     claims = {
         "log_key": log_key.public_key().public_bytes_raw().hex(),
         "hpke_key": receiver.public.hex(),
@@ -108,8 +112,8 @@ async def serve(config: Config) -> None:
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
-            foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store))
-            copies = UsageCopies(store)
+            foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents))
+            copies = UsageCopies(store.usage)
             gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
             quotas = Quotas(quota_file, counted_tokens)
             sessions = Sessions(upstreams, foreign)
@@ -151,12 +155,13 @@ async def serve(config: Config) -> None:
                 overdue=lambda: renewal.overdue,
                 reports=reports,
                 tenants=tenants,
+                reads=Reads(config.http.reads_per_second),
                 upstreams=upstreams,
                 foreign=foreign,
                 cited=sessions,
-                receipts=store,
-                commitments=Commitments(member, ledger, store),
-                evidence=EvidenceDocuments(member, store),
+                receipts=store.receipts,
+                commitments=Commitments(member, ledger, store.documents),
+                evidence=EvidenceDocuments(member, store.documents),
                 usage=copies,
                 worker=WorkerForm(workload, reports),
             )
@@ -172,23 +177,23 @@ async def serve(config: Config) -> None:
             )
             paths = Paths(workload.headers, prompts, documents, Origins(config.http.allowed_origins), metrics)
             servicer = RouterServicer(
-                tenants,
                 gates,
                 exchanges,
                 upstreams,
-                store,
+                store.receipts,
                 room,
                 config.http.max_body_bytes,
                 config.http.request_seconds,
             )
             await outward.certify(member)
             clients = [router_binding(servicer), aci_binding(AciServicer(documents))]
+            door = Door(tenants, usage, metrics.refusals, counted, calls=config.http.max_grpc_calls)
             listeners = beside(
                 https(
                     config.http,
                     paths.answer,
                     workload.headers,
-                    outward.context(),
+                    outward.context(PROTOCOLS),
                     room=room,
                     metrics=metrics.connections,
                     drain_seconds=settings.drain_seconds,
@@ -197,10 +202,10 @@ async def serve(config: Config) -> None:
                     config.http.grpc_listen,
                     outward.credentials(),
                     clients,
-                    public_middleware(merge_methods(clients)),
+                    (*public_middleware(merge_methods(clients)), door.middleware),
                     drain_seconds=settings.drain_seconds,
                     message_bytes=config.http.max_body_bytes + ENVELOPE_BYTES,
-                    max_calls=config.http.max_grpc_calls,
+                    bounds=config.http.grpc_bounds(),
                 ),
             )
             async with (
@@ -217,9 +222,9 @@ async def serve(config: Config) -> None:
                         tasks.create_task(upstreams.follow()),
                         tasks.create_task(upstreams.reconcile()),
                         tasks.create_task(foreign.maintain()),
-                        tasks.create_task(ErasureReading(ledger, vaults, store).follow()),
+                        tasks.create_task(ErasureReading(ledger, vaults, store.erased).follow()),
                         tasks.create_task(renewal.keep()),
-                        tasks.create_task(Retention(store, config.receipts, metrics.let_go.add).keep()),
+                        tasks.create_task(Retention(store.receipts, config.receipts, metrics.let_go.add).keep()),
                     ]
                     if config.metrics.listen:
                         await watched.enter_async_context(plain_http(config.metrics.listen, Watched(metrics).answer))

@@ -6,14 +6,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import structlog
 from aiohttp import web
 
 from libs.errors import Code, MeshError
-from libs.rpc.address import parse_address
+from libs.https.application import serving_application
+from libs.https.listening import PortTaken
 from libs.rpc.tls import load_server_context
 from libs.transparency.add_checkpoint import (
     ADD_CHECKPOINT,
@@ -28,9 +29,6 @@ from services.witness.book import BookBroken
 from services.witness.config import Config
 from services.witness.cosigning import Cosigning, OldSizeStale, WitnessRefusal
 
-_SHUTDOWN_SECONDS = 2.0
-_IDLE_SECONDS = 30.0
-"""How long a connection may take to a whole request head, the first one or the next."""
 _BODY_SECONDS = 10.0
 _WAITING = 64
 """How many bodies may be read or wait for their judgement."""
@@ -113,25 +111,20 @@ class Submissions:
 @asynccontextmanager
 async def serving_witness(config: Config, submissions: Submissions) -> AsyncIterator[int]:
     """Serve while the body runs. Yields the port. Raises `CannotListen` or `AddressMalformed`."""
-    parsed = parse_address(config.listen)
     try:
         context = load_server_context(
             key_pem=config.private_key.read_bytes(), certificate_pem=config.certificate.read_bytes()
         )
     except (OSError, ValueError) as error:
         raise CannotListen(f"{config.certificate} and {config.private_key} are no certificate and its key") from error
-    runner = web.AppRunner(
-        submissions.application(), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS, keepalive_timeout=_IDLE_SECONDS
-    )
-    await runner.setup()
-    try:
+    async with AsyncExitStack() as listening:
         try:
-            await web.TCPSite(runner, parsed.host, parsed.port, ssl_context=context).start()
-        except OSError as error:
-            raise CannotListen(f"cannot listen on {config.listen}: {error.strerror}") from error
-        yield int(runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
+            port = await listening.enter_async_context(
+                serving_application(config.listen, submissions.application(), context)
+            )
+        except PortTaken as error:
+            raise CannotListen(str(error)) from error
+        yield port
 
 
 async def _read(request: web.Request, most: int) -> bytes:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -17,22 +16,16 @@ from teemesh.inference.v1 import aci_pb2_grpc as pb_grpc
 from libs.aci.receipt import verify_receipt
 from libs.aci.session import verify_session
 from libs.rpc.errors import reason_of
-from libs.rpc.middleware import public_middleware
-from libs.rpc.server import serving
 from services.registry.sessions import draft_session
-from services.router.face.aci_servicer import AciServicer, aci_binding
+from tests.fakes.grpc_clients import grpc_line
 from tests.fakes.https_clients import (
     EVIDENCE,
     EVIDENCE_DIGEST,
     KEY,
     OTHER_KEY,
-    DirectoryTwin,
-    ReportsTwin,
-    documents_of,
 )
 from tests.fakes.leases import MODEL
-from tests.fakes.pki import ThrowawayCa
-from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt, router_bench
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt
 
 NONCE = "ab" * 32
 
@@ -52,27 +45,10 @@ class Line:
         return error.value.code(), reason_of(error.value), error.value.details()
 
 
-@asynccontextmanager
-async def _line(folder: Path) -> AsyncIterator[Line]:
-    ca = ThrowawayCa()
-    key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
-    async with router_bench(folder) as bench:
-        documents = documents_of(bench, DirectoryTwin(), cast(Any, ReportsTwin()))
-        binding = aci_binding(AciServicer(documents))
-        credentials = grpc.ssl_server_credentials([(key, certificate)])
-        async with (
-            serving(
-                "127.0.0.1:0", credentials, [binding], public_middleware(binding.methods), drain_seconds=0.5
-            ) as server,
-            grpc.aio.secure_channel(f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)) as channel,
-        ):
-            yield Line(bench, pb_grpc.AciServiceStub(channel))
-
-
 @pytest.fixture
 async def line(tmp_path: Path) -> AsyncIterator[Line]:
-    async with _line(tmp_path) as running:
-        yield running
+    async with grpc_line(tmp_path) as running:
+        yield Line(running.bench, running.aci)
 
 
 async def test_a_report_is_bound_to_the_nonce_or_to_none(line: Line) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from teemesh.inference.v1 import inference_pb2 as pb
-from teemesh.inference.v1 import inference_pb2_grpc as pb_grpc
 from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
@@ -24,110 +22,25 @@ from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from libs.policy.tenant_record import Limits
 from libs.rpc.errors import STATUS_DETAILS_KEY, reason_of
-from libs.rpc.middleware import public_middleware
-from libs.rpc.server import serving
 from libs.transparency.leaf import Kind
 from services.router.admission.limits import RECEIPTED_AT_ONCE
-from services.router.face.bodies import BodyRoom
-from services.router.face.servicer import ENVELOPE_BYTES, RouterServicer, router_binding
+from services.router.face.servicer import ENVELOPE_BYTES
 from services.router.routing.settings import RoutingSettings
-from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, DirectoryTwin, tenants_of
+from tests.fakes.grpc_clients import AUTHORIZED, Line, grpc_line
+from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import ACKNOWLEDGEMENT, TENANT
-from tests.fakes.pki import ThrowawayCa
 from tests.fakes.routers import (
     BUFFERED,
-    CHAT,
     PATIENCE_SECONDS,
     STREAMED,
-    RouterBench,
     prompt,
-    router_bench,
 )
-
-AUTHORIZED = (("authorization", f"Bearer {KEY}"),)
-
-
-class Line:
-    def __init__(
-        self,
-        bench: RouterBench,
-        directory: DirectoryTwin,
-        room: BodyRoom,
-        servicer: RouterServicer,
-        stop: Callable[[], Awaitable[None]],
-        stub: pb_grpc.InferenceServiceStub,
-    ) -> None:
-        self.bench = bench
-        self.directory = directory
-        self.room = room
-        self.servicer = servicer
-        self.stop = stop
-        self.stub = stub
-
-    def infer(
-        self,
-        *,
-        body: bytes | None = None,
-        endpoint: str = CHAT,
-        request_id: str = "req-1",
-        metadata: Any = AUTHORIZED,
-        timeout: float | None = PATIENCE_SECONDS,
-    ) -> Any:
-        request = pb.InferRequest(endpoint=endpoint, body=body or prompt(), request_id=request_id)
-        return self.stub.Infer(request, timeout=timeout, metadata=metadata)
-
-    async def parts(self, **changes: Any) -> list[pb.InferResponse]:
-        return [part async for part in self.infer(**changes)]
-
-    async def refused(self, **changes: Any) -> tuple[grpc.StatusCode, str | None]:
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await self.parts(**changes)
-        return error.value.code(), reason_of(error.value)
-
-
-@asynccontextmanager
-async def _line(
-    folder: Path, routing: RoutingSettings | None = None, max_calls: int | None = None
-) -> AsyncIterator[Line]:
-    ca = ThrowawayCa()
-    key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
-    directory = DirectoryTwin()
-    room = BodyRoom(4 * MAX_BODY_BYTES, MAX_BODY_BYTES)
-    async with router_bench(folder, allowances=lambda: directory.now, routing=routing) as bench:
-        servicer = RouterServicer(
-            tenants_of(directory),
-            bench.gates,
-            bench.exchanges,
-            bench.upstreams,
-            bench.store,
-            room,
-            MAX_BODY_BYTES,
-            60.0,
-        )
-        clients = router_binding(servicer)
-        credentials = grpc.ssl_server_credentials([(key, certificate)])
-        async with bench.issuance.recording(), AsyncExitStack() as stopping:
-            server = await stopping.enter_async_context(
-                serving(
-                    "127.0.0.1:0",
-                    credentials,
-                    [clients],
-                    public_middleware(clients.methods),
-                    drain_seconds=0.5,
-                    message_bytes=MAX_BODY_BYTES + ENVELOPE_BYTES,
-                    max_calls=max_calls,
-                )
-            )
-            async with grpc.aio.secure_channel(
-                f"localhost:{server.port}", grpc.ssl_channel_credentials(ca.pem)
-            ) as channel:
-                yield Line(bench, directory, room, servicer, stopping.aclose, pb_grpc.InferenceServiceStub(channel))
 
 
 @pytest.fixture
 async def line(tmp_path: Path) -> AsyncIterator[Line]:
-    async with _line(tmp_path) as running:
+    async with grpc_line(tmp_path) as running:
         yield running
 
 
@@ -191,10 +104,41 @@ async def test_two_keys_are_refused_whosever_they_are(line: Line) -> None:
     assert line.bench.ledger.entries == []
 
 
+def assert_refused_with_receipt(line: Line, document: bytes, reason: str, answer: bytes) -> None:
+    """The client has the receipt that was logged: what came, what it was refused for, what it was told."""
+    receipt = verify_receipt(document, line.bench.workload.keyset)
+    assert receipt == line.bench.only_receipt()
+    assert receipt.upstream == UpstreamFailed(True, "none", reason)
+    assert (receipt.received.body_hash, receipt.returned.body_hash) == (digest(prompt()), digest(answer))
+    assert line.bench.nodes[0].requests == []
+
+
 @pytest.mark.parametrize("name", ["x-e2ee-version", "x-client-pub-key", "x-signing-algo"])
 async def test_whoever_wants_to_be_encrypted_is_not_answered_without(line: Line, name: str) -> None:
-    refused = await line.refused(metadata=(*AUTHORIZED, (name, "2")))
-    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+    head, chunk, last = await line.parts(metadata=(*AUTHORIZED, (name, "2")))
+    assert (head.head.status, b"invalid_request_error" in chunk.chunk) == (400, True)
+    assert_refused_with_receipt(line, last.conclusion.receipt, "request_invalid", chunk.chunk)
+
+
+async def test_a_prompt_that_nobody_verified_could_serve_goes_nowhere(line: Line) -> None:
+    node = line.bench.nodes[0]
+    line.bench.registry.sessions.clear()
+    line.bench.upstreams.take(line.bench.snapshot())
+    line.bench.upstreams.take(line.bench.snapshot(node.provider(session_id=b"\x01" * 32)))
+    await line.bench.upstreams.verify()
+    head, chunk, last = await line.parts(body=prompt(provider={"aci_verified": True}))
+    assert (head.head.status, b"SESSION_UNKNOWN" in chunk.chunk) == (503, True)
+    receipt = verify_receipt(last.conclusion.receipt, line.bench.workload.keyset)
+    assert receipt.upstream == UpstreamFailed(True, MODEL, "SESSION_UNKNOWN")
+    assert node.requests == []
+
+
+async def test_a_session_that_nobody_has_is_no_upstream(line: Line) -> None:
+    head, _, last = await line.parts(body=prompt(provider={"aci_session_ids": ["00" * 32]}))
+    assert head.head.status == 412
+    receipt = verify_receipt(last.conclusion.receipt, line.bench.workload.keyset)
+    assert receipt.upstream == UpstreamFailed(True, MODEL, "session_not_accepted")
+    assert line.bench.nodes[0].requests == []
 
 
 @pytest.mark.parametrize("request_id", ["", "a b", "x" * 65, "ünicode", "²", "a/b"])
@@ -252,21 +196,12 @@ async def test_a_body_takes_room_over_grpc_as_long_as_its_request_runs(line: Lin
         await line.bench.logged()
 
 
-async def test_no_more_calls_run_at_once_than_may(tmp_path: Path) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS), _line(tmp_path, max_calls=1) as line:
-        node = line.bench.nodes[0]
-        node.stream()
-        node.waits_at = 1
-        call = line.infer(body=prompt(stream=True))
-        assert (await call.read()).WhichOneof("part") == "head"
-        assert await line.refused() == (grpc.StatusCode.RESOURCE_EXHAUSTED, None)
-        call.cancel()
-        await line.bench.logged()
-
-
-async def test_an_endpoint_that_is_not_served_is_named_so(line: Line) -> None:
-    refused = await line.refused(endpoint="/v1/systemone")
-    assert refused == (grpc.StatusCode.UNIMPLEMENTED, "ENDPOINT_NOT_SUPPORTED")
+@pytest.mark.parametrize("endpoint", ["/v1/systemone", "", "none", "/v1/chat/completions/" + "x" * 50_000])
+async def test_an_endpoint_that_is_not_served_is_refused_with_a_receipt(line: Line, endpoint: str) -> None:
+    head, chunk, last = await line.parts(endpoint=endpoint)
+    assert (head.head.status, b"not_found" in chunk.chunk) == (404, True)
+    assert_refused_with_receipt(line, last.conclusion.receipt, "endpoint_not_supported", chunk.chunk)
+    assert line.bench.only_receipt().endpoint == "none"
 
 
 async def test_a_call_without_a_deadline_is_refused(line: Line) -> None:
@@ -371,7 +306,7 @@ async def test_a_tenant_that_goes_on_is_refused_with_a_retry_info_and_no_receipt
 
 
 async def test_overload_is_an_answer_with_a_receipt(tmp_path: Path) -> None:
-    async with _line(tmp_path, RoutingSettings(queue_length=0)) as line:
+    async with grpc_line(tmp_path, routing=RoutingSettings(queue_length=0)) as line:
         full = line.bench.nodes[0].provider(load=registry_pb2.Load(running_requests=4))
         line.bench.upstreams.take(line.bench.snapshot(full))
         head, chunk, end = await line.parts()
@@ -381,7 +316,7 @@ async def test_overload_is_an_answer_with_a_receipt(tmp_path: Path) -> None:
 
 
 async def test_a_call_whose_time_nears_its_end_is_told_so_while_it_waits(tmp_path: Path) -> None:
-    async with _line(tmp_path) as line:
+    async with grpc_line(tmp_path) as line:
         full = line.bench.nodes[0].provider(load=registry_pb2.Load(running_requests=4))
         line.bench.upstreams.take(line.bench.snapshot(full))
         head, *_ = await line.parts(timeout=6.5)

@@ -9,7 +9,7 @@ import hashlib
 import ipaddress
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -97,10 +97,14 @@ class Ca:
         """Return a certificate (PEM) for 127.0.0.1 and localhost."""
         return self.outward_of(key.public_key(), now)
 
-    def outward_of(self, key: ec.EllipticCurvePublicKey, now: int) -> bytes:
-        """The same for a key of which only the public half is known."""
+    def outward_of(
+        self, key: ec.EllipticCurvePublicKey, now: int, given: Sequence[str] = ("localhost", "127.0.0.1")
+    ) -> bytes:
+        """The same for a key of which only the public half is known, and for other names."""
         issuer = x509.load_der_x509_certificate(self.der).subject
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [
+            x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in given
+        ]
         builder = (
             _builder(x509.Name([]), issuer, key, now)
             .add_extension(x509.SubjectAlternativeName(names), critical=True)

@@ -26,6 +26,7 @@ from libs.aci.keyset import KEYSET_HEADER, Keyset
 from libs.aci.receipt import Receipt, verify_receipt
 from libs.aci.receipt_events import UpstreamFailed
 from libs.aci.report import SourceProvenance
+from libs.https.connections import PROTOCOLS
 from libs.policy.document import Policy, read
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestQuote
@@ -38,6 +39,7 @@ from services.router.face.listener import https
 from services.router.face.paths import Paths
 from services.router.face.settings import HttpSettings
 from services.router.routing.foreign.access import Credentials
+from services.router.workload.outward import Outward
 from services.router.workload.reports import Reports
 from tests.fakes.attested_mesh import TRUST_DOMAIN, AttestedMesh
 from tests.fakes.https_clients import (
@@ -95,7 +97,8 @@ class OutwardAuthority(kms_pb2_grpc.KmsServiceServicer):
         self, request: Any, context: Any
     ) -> kms_pb2.IssueServerCertificateResponse:
         key = cast(ec.EllipticCurvePublicKey, x509.load_der_x509_csr(request.csr).public_key())
-        pem = self._mesh.ca.outward_of(key, self._mesh.now)
+        names = (*request.dns_names, *request.ip_addresses)
+        pem = self._mesh.ca.outward_of(key, self._mesh.now, names)
         der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
         return kms_pb2.IssueServerCertificateResponse(certificate=der)
 
@@ -187,6 +190,7 @@ async def other_router(
     port: int = 0,
     ahead_seconds: float = 0.0,
     nodes: int = 1,
+    outward: Outward | None = None,
 ) -> AsyncIterator[OtherRouter]:
     """Start it; started again on the same port it is the same service with other keys."""
     server, clock = grpc.aio.server(), ShiftedClock(ahead_seconds)
@@ -195,7 +199,9 @@ async def other_router(
     await server.start()
     member = JoinedTwin(TdGuest(mesh), kms, mesh.ca.pem)
     try:
-        async with router_bench(made(folder), nodes=nodes, trust_domain=TRUST_DOMAIN, keyset_clock=clock) as bench:
+        async with router_bench(
+            made(folder), nodes=nodes, trust_domain=TRUST_DOMAIN, keyset_clock=clock, outward=outward
+        ) as bench:
             reports = Reports(
                 cast(Any, member), bench.workload, MachineCollateral(mesh), SourceProvenance(), 1000.0, RETAIN_SECONDS
             )
@@ -208,7 +214,7 @@ async def other_router(
                     HttpSettings(listen=f"127.0.0.1:{port}", grpc_listen=""),
                     router.answer,
                     bench.workload.headers,
-                    bench.outward.context(),
+                    bench.outward.context(PROTOCOLS),
                     room=BodyRoom(1 << 20, 1 << 20),
                     metrics=bench.metrics.connections,
                     drain_seconds=DRAIN_SECONDS,

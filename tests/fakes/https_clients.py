@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.aci.endpoints import DEFINED, Endpoint
 from libs.aci.report import check_nonce
 from libs.errors import Code, MeshError
+from libs.https.connections import PROTOCOLS
 from libs.policy.tenant_record import Limits, TenantRecord, unrestricted
 from libs.policy.tenants import api_key_digest, sign_tenant, verify_tenant
 from libs.rpc.tls import load_client_context, load_server_context
+from services.router.admission.reads import Reads
 from services.router.admission.tenants import TTL_SECONDS, Tenants
 from services.router.errors import NotFound
 from services.router.face.bodies import BodyRoom
@@ -28,7 +30,7 @@ from services.router.face.origins import Origins
 from services.router.face.paths import Paths
 from services.router.face.prompts import Prompts
 from services.router.face.settings import HttpSettings
-from services.router.proof.store import StoredReceipt
+from services.router.proof.kept_receipts import StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
@@ -66,6 +68,9 @@ class DirectoryTwin:
         self.now = 0.0
         """The clock by which a router's answers about keys grow old, and what tenants may do comes back."""
         self.broken: Exception | None = None
+        self.answers = asyncio.Event()
+        """Cleared, it keeps whoever asks about a key waiting."""
+        self.answers.set()
         self.revoked: Collection[str] = ()
         self.refused: list[str] = []
         self._records: dict[bytes, bytes] = {}
@@ -88,6 +93,7 @@ class DirectoryTwin:
 
     async def find(self, digest: bytes) -> bytes:
         self.asked += 1
+        await self.answers.wait()
         if self.broken is not None:
             raise self.broken
         if digest not in self._records:
@@ -123,20 +129,26 @@ def tenants_of(directory: DirectoryTwin) -> Tenants:
     )
 
 
-def documents_of(bench: RouterBench, directory: DirectoryTwin, reports: Reports) -> Documents:
+def documents_of(
+    bench: RouterBench,
+    directory: DirectoryTwin,
+    reports: Reports,
+    reads_per_second: float = SETTINGS.reads_per_second,
+) -> Documents:
     """A router's documents; receipts' commitments and evidence are twins."""
     return Documents(
         workload=bench.workload,
         overdue=lambda: None,
         reports=reports,
         tenants=tenants_of(directory),
+        reads=Reads(reads_per_second, lambda: directory.now),
         upstreams=bench.upstreams,
         foreign=bench.foreign,
         cited=bench.sessions,
-        receipts=bench.store,
+        receipts=bench.store.receipts,
         commitments=cast(Any, CommitmentsTwin()),
         evidence=cast(Any, EvidenceTwin()),
-        usage=UsageCopies(bench.store),
+        usage=UsageCopies(bench.store.usage),
         worker=WorkerForm(bench.workload, reports),
     )
 
@@ -150,6 +162,7 @@ def paths_of(
     body_seconds: float = 30.0,
     total_seconds: float = 90.0,
     origins: Collection[str] = (),
+    reads_per_second: float = SETTINGS.reads_per_second,
 ) -> Paths:
     """A router's paths."""
     prompts = Prompts(
@@ -161,9 +174,8 @@ def paths_of(
         total_seconds=total_seconds,
         body_seconds=body_seconds,
     )
-    return Paths(
-        bench.workload.headers, prompts, documents_of(bench, directory, reports), Origins(origins), bench.metrics
-    )
+    documents = documents_of(bench, directory, reports, reads_per_second)
+    return Paths(bench.workload.headers, prompts, documents, Origins(origins), bench.metrics)
 
 
 @dataclass(slots=True)
@@ -236,6 +248,8 @@ async def https_site(
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     tls, tls_h2 = load_client_context(ca_pem=ca.pem), load_client_context(ca_pem=ca.pem)
     tls_h2.set_alpn_protocols(["h2"])
+    shown = load_server_context(key_pem=key, certificate_pem=certificate)
+    shown.set_alpn_protocols(list(PROTOCOLS))
     async with router_bench(folder, allowances=lambda: directory.now, offered=offered, routing=routing) as bench:
         paths = paths_of(
             bench,
@@ -245,12 +259,13 @@ async def https_site(
             body_seconds=settings.body_seconds,
             total_seconds=total_seconds,
             origins=origins,
+            reads_per_second=settings.reads_per_second,
         )
         listener = https(
             settings,
             paths.answer,
             bench.workload.headers,
-            load_server_context(key_pem=key, certificate_pem=certificate),
+            shown,
             room=room,
             metrics=bench.metrics.connections,
             drain_seconds=drain_seconds,

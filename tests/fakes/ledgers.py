@@ -37,10 +37,14 @@ class LedgerTwin:
         self.full = False
         self.room_asked = asyncio.Semaphore(0)
         self.waits = False
+        self.goes_on = asyncio.Event()
+        """Set by a test: whoever waits is answered."""
         self.broken: Exception | None = None
         self.asked = asyncio.Event()
         self.vault_open = True
         self.vault_waits = False
+        self.unopened: set[str] = set()
+        """Tenants whose vaults alone cannot be opened."""
         self.dropped: list[VaultPart] = []
         self.copies_wait = False
         self.copies_go_on = asyncio.Event()
@@ -56,7 +60,7 @@ class LedgerTwin:
         if self.vault_waits:
             self.asked.set()
             await asyncio.Event().wait()
-        if not self.vault_open:
+        if not self.vault_open or tenant_id in self.unopened:
             raise VaultUnavailable("the tenant's vault cannot be opened")
         return replace(VAULT, tenant=tenant_id)
 
@@ -89,7 +93,7 @@ class LedgerTwin:
         try:
             if self.waits:
                 self.asked.set()
-                await asyncio.Event().wait()
+                await self.goes_on.wait()
         except asyncio.CancelledError:
             if withheld:
                 self._amend(sealed.entry_id, abandoned or {}, "not_released")

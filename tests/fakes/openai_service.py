@@ -21,6 +21,8 @@ class OpenAiTwin:
     pieces: tuple[bytes, ...] = (b'{"id":"chatcmpl-9","choi', b'ces":[{"finish_reason":"stop"}]}')
     content_type: str = "application/json"
     breaks: bool = False
+    location: str | None = None
+    """Where it says to go, if its status is one of those that say so."""
     paths: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -34,7 +36,8 @@ class OpenAiTwin:
         self.paths.append(request.path)
         self.bodies.append(await request.read())
         self.keys.append(request.headers.get("Authorization"))
-        response = web.StreamResponse(status=self.status, headers={"Content-Type": self.content_type})
+        headers = {"Content-Type": self.content_type, **({} if self.location is None else {"Location": self.location})}
+        response = web.StreamResponse(status=self.status, headers=headers)
         await response.prepare(request)
         for piece in self.pieces:
             await response.write(piece)
@@ -47,7 +50,7 @@ class OpenAiTwin:
 async def openai_service() -> AsyncIterator[OpenAiTwin]:
     twin = OpenAiTwin()
     application = web.Application()
-    application.router.add_post("/v1/{path:.*}", twin.answer)
+    application.router.add_route("*", "/v1/{path:.*}", twin.answer)
     key, certificate = twin.ca.leaf(None, "localhost", ip="127.0.0.1")
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()

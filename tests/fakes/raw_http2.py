@@ -90,6 +90,10 @@ class RawHttp2:
         else:
             self.send(self.head(stream_id, headers), DataFrame(stream_id, body, flags=["END_STREAM"]))
 
+    def end(self, stream_id: int) -> None:
+        """Say that a request has no more to come."""
+        self.send(DataFrame(stream_id, b"", flags=["END_STREAM"]))
+
     async def answer(self, stream_id: int) -> Answered:
         """Return what came on a stream once nothing more will."""
         while True:
@@ -133,10 +137,15 @@ class RawHttp2:
 
 @asynccontextmanager
 async def raw_http2(
-    port: int, tls: ssl.SSLContext, *, settings: dict[int, int] | None = None, window: int = 1 << 20
+    port: int,
+    tls: ssl.SSLContext,
+    *,
+    settings: dict[int, int] | None = None,
+    window: int = 1 << 20,
+    name: str = "127.0.0.1",
 ) -> AsyncIterator[RawHttp2]:
     """Connect, begin, and make room for `window` bytes more on the whole connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
     try:
         connection = RawHttp2(reader, writer)
         connection.raw(PREFACE)

@@ -48,7 +48,8 @@ from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.metrics import Metrics
 from services.router.proof.issuance import Issuance
-from services.router.proof.store import MOST_PENDING, ReceiptStore, open_receipt_store
+from services.router.proof.put_off import MOST_PUT_OFF
+from services.router.proof.store import ReceiptStore, open_receipt_store
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapters import Adapters
@@ -99,6 +100,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.chunks: Sequence[bytes] = BUFFERED
         self.refuses = False
         self.refuses_as_too_large = False
+        self.refuses_as_too_slow = False
         self.breaks_at: int | None = None
         self.waits_at: int | None = None
         self.waits_before_head = False
@@ -133,6 +135,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
                 await self.goes_on.wait()
             if self.refuses:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            if self.refuses_as_too_slow:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no time is left")
             if self.refuses_as_too_large:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
             if self.waits_before_head:
@@ -428,20 +432,20 @@ async def router_bench(
     keyset_days: int = 7,
     clock: Callable[[], float] = time.time,
     keyset_clock: Callable[[], float] = time.time,
-    most_pending: int = MOST_PENDING,
+    most_put_off: int = MOST_PUT_OFF,
     routing: RoutingSettings | None = None,
     monotonic: Callable[[], float] = time.monotonic,
     allowances: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
+    outward: Outward | None = None,
+    window: AcceptanceWindow | None = None,
 ) -> AsyncIterator[RouterBench]:
     """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
     `keyset_clock` is the one by which keysets end.
     """
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
-    outward = Outward(("localhost",), ("127.0.0.1",))
-    workload = Workload(
-        f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.spki_sha256, keyset_clock
-    )
+    outward = outward or Outward(("localhost",), ("127.0.0.1",))
+    workload = Workload(f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.listed, keyset_clock)
     metrics = Metrics(lambda: workload.newest.not_after)
     twins = [NodeTwin(f"n{number}", offered) for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
@@ -467,11 +471,11 @@ async def router_bench(
     upstreams = Upstreams(
         cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic
     )
-    async with open_receipt_store(folder / "receipts.sqlite", most_pending=most_pending) as store:
+    async with open_receipt_store(folder / "receipts.sqlite", most_put_off=most_put_off) as store:
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
-        foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store))
+        foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store.documents))
         gates = Gates(allowances)
-        usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store).keep)
+        usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store.usage).keep)
         quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)
         sessions = Sessions(upstreams, foreign)
 
@@ -480,7 +484,7 @@ async def router_bench(
             return await sessions.find(session_id)
 
         issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger), find_session)
-        opening = Opening(workload, AcceptanceWindow())
+        opening = Opening(workload, window or AcceptanceWindow())
         exchanges = Exchanges(
             member.policy,
             workload,

@@ -16,6 +16,7 @@ from teemesh.registry.v1 import registry_pb2_grpc
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.challenges import Challenges
 from libs.identity.member import Member
+from libs.rpc.bounds import BOOTSTRAP
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import MethodRule, ServiceBinding
 from libs.rpc.server import serving
@@ -40,7 +41,9 @@ async def collateral_listener(mesh: JoinedMesh) -> AsyncIterator[str]:
     async with serving_vendors("127.0.0.1", 0, mesh.machine, lambda: int(Clock().now)) as url:
         binding = collateral_binding(CollateralServicer(CollateralCache(url, 10), GpuTokens(url, 10)))
         middleware = public_middleware(binding.methods)
-        async with serving("127.0.0.1:0", leaf.credentials, [binding], middleware, drain_seconds=0) as running:
+        async with serving(
+            "127.0.0.1:0", leaf.credentials, [binding], middleware, drain_seconds=0, bounds=BOOTSTRAP
+        ) as running:
             yield f"127.0.0.1:{running.port}"
 
 

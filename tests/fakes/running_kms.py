@@ -17,6 +17,7 @@ from libs.events.vault import VaultKey
 from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.member import Member
 from libs.identity.renewal import Prover
+from libs.rpc.bounds import BOOTSTRAP
 from libs.rpc.middleware import public_middleware
 from libs.rpc.server import serving
 from libs.tee.dstack import Guest
@@ -127,7 +128,7 @@ async def bootstrap_listener(
         servicer = KmsBootstrapServicer(prover, leaf_spki or leaf.spki, kms.ca, kms.challenges, kms.issuance, decisions)
         binding = bootstrap_binding(servicer)
         async with serving(
-            ALONE, leaf.credentials, [binding], public_middleware(binding.methods), drain_seconds=0
+            ALONE, leaf.credentials, [binding], public_middleware(binding.methods), drain_seconds=0, bounds=BOOTSTRAP
         ) as running:
             yield f"127.0.0.1:{running.port}"
 

@@ -56,7 +56,7 @@ class ListedKeys:
     """A keyset in force that lists these keys."""
 
     def __init__(self, *keys: E2eeKey) -> None:
-        self.generation = replace(Generation.born("spiffe://mesh.test/router/one", 1 << 40, "00" * 32), e2ee_keys=keys)
+        self.generation = replace(Generation.born("spiffe://mesh.test/router/one", 1 << 40, ()), e2ee_keys=keys)
 
     def listing(self, text: str) -> tuple[Generation, E2eeKey] | None:
         return next(((self.generation, key) for key in self.generation.e2ee_keys if key.listed_as(text)), None)

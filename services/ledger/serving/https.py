@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,16 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import Code, MeshError
+from libs.https.application import serving_application
+from libs.https.listening import PortTaken
 from libs.identity.certificate import key_pem, make_csr, pem_of
-from libs.rpc.address import parse_address
 from libs.rpc.errors import remote_errors
 from libs.rpc.tls import load_server_context
 from services.ledger.keys import KmsChannel, while_away
 
 _CALL_SECONDS = 5.0
-_SHUTDOWN_SECONDS = 2.0
-_IDLE_SECONDS = 30.0
-"""How long a connection may take to a whole request head, the first one or the next."""
 _RETRY_SECONDS = 60.0
 
 log = structlog.get_logger()
@@ -89,25 +87,15 @@ async def serving_https(address: str, authority: Certifying, application: web.Ap
     """
     certificate = await while_away(authority.certify, "https certificate")
     context = _Current(certificate)
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
-        keepalive_timeout=_IDLE_SECONDS,
-    )
-    await runner.setup()
-    parsed = parse_address(address)
-    try:
+    async with AsyncExitStack() as listening:
         try:
-            await web.TCPSite(runner, parsed.host, parsed.port, ssl_context=context.listener).start()
-        except OSError as error:
-            raise CannotListen(f"cannot listen on {address}: {error.strerror}") from error
+            port = await listening.enter_async_context(serving_application(address, application, context.listener))
+        except PortTaken as error:
+            raise CannotListen(str(error)) from error
         async with asyncio.TaskGroup() as tasks:
             renewing = tasks.create_task(_renew(authority, certificate, context))
-            yield int(runner.addresses[0][1])
+            yield port
             renewing.cancel()
-    finally:
-        await runner.cleanup()
 
 
 class _Current:

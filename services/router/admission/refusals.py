@@ -9,30 +9,34 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn, Protocol
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
 
-import structlog
-
-from libs.events.outbox import OutboxFull
 from libs.transparency.leaf import Kind
+from services.router.admission.hourly import Hourly, Log
 
-PERIOD_SECONDS = 3600.0
-
-log = structlog.get_logger()
+_NOBODYS = ""
 
 
-class Log(Protocol):
-    """What of a publisher is needed."""
+@dataclass(slots=True)
+class _Tally:
+    """What was refused since the last entry."""
 
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: None) -> object:
-        """Return when the entry is durable here. Raises `OutboxFull`."""
-        ...
+    since: int
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def body(self, until: int) -> dict[str, Any]:
+        return {"from": self.since, "until": until, "counts": dict(self.counts)}
+
+    def add(self, other: _Tally) -> None:
+        self.since = min(self.since, other.since)
+        self.counts.update(other.counts)
 
 
 class Refusals:
-    """The count since the last entry. What is counted is lost if the process is killed."""
+    """The count since the last entry."""
 
     def __init__(
         self,
@@ -40,41 +44,16 @@ class Refusals:
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._log = log
-        self._clock = clock
-        self._pause = pause
-        self._counts: Counter[str] = Counter()
-        self._since = int(clock())
+        self._hourly = Hourly(log, Kind.REFUSALS, _Tally, _open, clock=clock, pause=pause)
 
     def count(self, reason: str) -> None:
         """One more was refused. Reasons MUST be the router's own: each is a member of a public entry."""
-        self._counts[reason] += 1
+        self._hourly.of(_NOBODYS).counts[reason] += 1
 
-    @asynccontextmanager
-    async def recording(self) -> AsyncIterator[None]:
+    def recording(self) -> AbstractAsyncContextManager[None]:
         """Log the count every hour while the body runs, and the rest at its end."""
-        async with asyncio.TaskGroup() as tasks:
-            keeping = tasks.create_task(self._keep())
-            try:
-                yield
-            finally:
-                keeping.cancel()
-                await self._record()
+        return self._hourly.recording()
 
-    async def _keep(self) -> NoReturn:
-        while True:
-            await self._pause(PERIOD_SECONDS)
-            await self._record()
 
-    async def _record(self) -> None:
-        counts, since, until = self._counts, self._since, int(self._clock())
-        self._counts, self._since = Counter(), until
-        if not counts:
-            return
-        try:
-            await self._log.enqueue(Kind.REFUSALS, {"from": since, "until": until, "counts": dict(counts)}, vault=None)
-        except OutboxFull:
-            # With the next hour's.
-            self._counts.update(counts)
-            self._since = since
-            log.error("refused requests are not logged yet", since=since, counts=dict(counts))
+async def _open(whose: str) -> None:
+    """Nobody's vault seals it."""

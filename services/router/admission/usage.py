@@ -10,38 +10,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
-
-import structlog
+from typing import Any
 
 from libs.aci.usage import Tokens
-from libs.errors import MeshError
-from libs.events.publish import Enqueued
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
+from services.router.admission.hourly import Hourly, Keep, Log
 from services.router.admission.tenants import Tenant
 
-PERIOD_SECONDS = 3600.0
 MOST_ROWS = 512
 """Of keys and models that are told apart in one entry; what comes beyond is told by key alone."""
-_STOPPING_SECONDS = 10.0
-
-log = structlog.get_logger()
-
-
-class Log(Protocol):
-    """What of a publisher is needed."""
-
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey) -> Enqueued:
-        """Return when the entry is durable here. Raises `OutboxFull`."""
-        ...
-
-
-Keep = Callable[[VaultKey, bytes, Mapping[str, Any]], Awaitable[None]]
-"""Keeps a copy of an entry's body, by the vault that it lies in and its id. Raises a `MeshError` if it cannot."""
 
 
 class Used:
@@ -94,16 +75,11 @@ class Usage:
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`open_vault` returns the current key of a tenant's vault, by its id."""
-        self._log = log
-        self._open_vault = open_vault
-        self._keep_copy = keep
-        self._clock = clock
-        self._pause = pause
-        self._tallies: dict[str, _Tally] = {}
+        self._hourly = Hourly(log, Kind.USAGE, _Tally, open_vault, keep, clock, pause)
 
     def answered(self, tenant: Tenant, model: str, tokens: Tokens) -> None:
         """One request was served, as far as it went. The model MUST be one of the mesh's, not a client's word."""
-        row = self._tally(tenant.tenant_id).row(tenant.key.id, model)
+        row = self._hourly.of(tenant.tenant_id).row(tenant.key.id, model)
         row[Used.REQUESTS] += 1
         if tokens.stated:
             row[Used.PROMPT_TOKENS] += tokens.prompt or 0
@@ -113,77 +89,12 @@ class Usage:
 
     def refused(self, tenant: Tenant) -> None:
         """One request was refused with a receipt."""
-        self._tally(tenant.tenant_id).row(tenant.key.id, None).update((Used.REQUESTS, Used.REFUSED))
+        self._hourly.of(tenant.tenant_id).row(tenant.key.id, None).update((Used.REQUESTS, Used.REFUSED))
 
     def refused_without_receipt(self, tenant: Tenant, reason: str) -> None:
         """One request was refused, and this is all that the log will have of it."""
-        self._tally(tenant.tenant_id).without_receipt[reason] += 1
+        self._hourly.of(tenant.tenant_id).without_receipt[reason] += 1
 
-    @asynccontextmanager
-    async def recording(self) -> AsyncIterator[None]:
+    def recording(self) -> AbstractAsyncContextManager[None]:
         """Write the entries every hour while the body runs, and the rest at its end."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                keeping = tasks.create_task(self._keep())
-                try:
-                    yield
-                finally:
-                    keeping.cancel()
-        finally:
-            # After the group: what was being written has been put back, or has its number.
-            await self._finish()
-
-    async def _finish(self) -> None:
-        try:
-            async with asyncio.timeout(_STOPPING_SECONDS):
-                await self._record()
-        except TimeoutError:
-            log.warning("what tenants used is not written in time")
-        if self._tallies:
-            log.error("what tenants used is in their receipts alone", tenants=len(self._tallies))
-
-    async def _keep(self) -> NoReturn:
-        while True:
-            await self._pause(PERIOD_SECONDS)
-            await self._record()
-
-    async def _record(self) -> None:
-        for tenant_id in tuple(self._tallies):
-            await self._write(tenant_id)
-
-    async def _write(self, tenant_id: str) -> None:
-        tally = self._tallies.pop(tenant_id)
-        try:
-            vault = await self._open_vault(tenant_id)
-        except asyncio.CancelledError:
-            self._put_back(tenant_id, tally)
-            raise
-        except MeshError as error:
-            if error.reason != "VAULT_ERASED":  # Else nobody could read it.
-                self._put_back(tenant_id, tally, error.reason)
-            return
-        body = tally.body(int(self._clock()))
-        try:
-            # From here on a cancellation changes nothing: the entry has its number, and is logged.
-            enqueued = await self._log.enqueue(Kind.USAGE, body, vault=vault)
-        except MeshError as error:
-            self._put_back(tenant_id, tally, error.reason)
-            return
-        try:
-            await self._keep_copy(vault, enqueued.entry_id, body)
-        except MeshError as error:
-            log.error("what a tenant used is in the ledger alone", tenant=tenant_id, reason=error.reason)
-
-    def _put_back(self, tenant_id: str, tally: _Tally, reason: str | None = None) -> None:
-        """It is written with what comes until the next entry."""
-        if reason is not None:
-            log.warning("what a tenant used is not written yet", tenant=tenant_id, reason=reason)
-        meanwhile = self._tallies.setdefault(tenant_id, tally)
-        if meanwhile is not tally:
-            meanwhile.add(tally)
-
-    def _tally(self, tenant_id: str) -> _Tally:
-        tally = self._tallies.get(tenant_id)
-        if tally is None:
-            tally = self._tallies[tenant_id] = _Tally(int(self._clock()))
-        return tally
+        return self._hourly.recording()

@@ -134,6 +134,7 @@ class Exchanges:
         try:
             self._require_fresh()
             self._issuance.require_room()
+            self._issuance.require_room_to_wait(course.request.tenant)
         except RouterError as error:
             # Nothing is judged under a policy that may be outdated, nor done for what could not be logged.
             if course.request.unread is not None:

@@ -14,6 +14,7 @@ from services.router.errors import InvalidRequest
 from services.router.face.answers import Reply
 from services.router.face.arrivals import Arrival, Fields
 from services.router.face.documents import Documents
+from services.router.face.door import metadata
 
 _SERVICE = "teemesh.inference.v1.AciService"
 _METHODS = ("GetAttestation", "GetReceipt", "GetCommitment", "GetUsage", "ListSessions", "GetSession", "GetEvidence")
@@ -77,8 +78,7 @@ def aci_binding(servicer: AciServicer) -> ServiceBinding:
 
 
 def _arrival(context: Context, query: Iterable[tuple[str, str]] = ()) -> Arrival:
-    given = ((name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str))
-    return Arrival("GET", "", Fields(query), Fields(given), _no_body, context.cancelled)
+    return Arrival("GET", "", Fields(query), metadata(context), _no_body, context.cancelled)
 
 
 async def _no_body(limit: int, tenant_id: str) -> bytes:

@@ -54,3 +54,5 @@ class Arrival:
     """Whether the client has left. Whatever is cancelled while it has not, this router cancelled."""
     stalled: Callable[[], bool] = lambda: False
     """Whether the client is there and takes nothing of what is written to it."""
+    host: str = ""
+    """Whom the client says it talks to: a name or address in lower case, without a port; empty if it does not."""

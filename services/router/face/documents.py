@@ -12,13 +12,14 @@ from libs.aci.endpoints import Endpoint, paths
 from libs.aci.session import abbreviated
 from libs.errors import MeshError
 from libs.policy.tenant_record import RECEIPTS
+from services.router.admission.reads import Reads
 from services.router.admission.tenants import Tenants, bearer
 from services.router.errors import InvalidRequest, KeyNotScoped, NotFound, TenantDisabled, TenantRevoked, Unauthorized
 from services.router.face.answers import Reply, document, value
 from services.router.face.arrivals import Arrival
 from services.router.face.credentials import authorization
 from services.router.proof.commitments import Commitments, EvidenceDocuments
-from services.router.proof.store import ReceiptNotFound, ReceiptStore, StoredReceipt
+from services.router.proof.kept_receipts import KeptReceipts, ReceiptNotFound, StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.sessions import Sessions
@@ -39,10 +40,11 @@ class Documents:
     """Says why the keyset is not renewed, although it should be by now."""
     reports: Reports
     tenants: Tenants
+    reads: Reads
     upstreams: Upstreams
     foreign: ForeignProviders
     cited: Sessions
-    receipts: ReceiptStore
+    receipts: KeptReceipts
     commitments: Commitments
     evidence: EvidenceDocuments
     usage: UsageCopies
@@ -86,6 +88,7 @@ class Documents:
     async def used(self, arrival: Arrival, name: str) -> Reply:
         tenant = await self.tenants.authenticate(authorization(arrival.headers))
         tenant.require_scope(RECEIPTS)
+        self.reads.require(tenant)
         before = arrival.query.only("before")
         if before is not None and _PLACE.fullmatch(before) is None:
             raise InvalidRequest("before is the place that the page before named")
@@ -111,7 +114,11 @@ class Documents:
 
     async def worker_report(self, arrival: Arrival, name: str) -> Reply:
         query = arrival.query
-        return value(await self.worker.report(query.only("nonce"), query.only("signing_algo"), query.only("version")))
+        return value(
+            await self.worker.report(
+                query.only("nonce"), query.only("signing_algo"), query.only("version"), host=arrival.host
+            )
+        )
 
     async def signature(self, arrival: Arrival, name: str) -> Reply:
         stored = await self._stored(arrival, name)
@@ -131,4 +138,5 @@ class Documents:
             if bearer(shown) is None:
                 raise
             raise ReceiptNotFound from error
+        self.reads.require(tenant)
         return await self.receipts.find(name, tenant.tenant_id)

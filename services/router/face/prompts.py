@@ -24,8 +24,6 @@ from services.router.face.credentials import authorization
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-DELIVERY_SECONDS = 30.0
-"""How long, beyond its own time, a request's answer may take to be read by its client."""
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 

@@ -14,12 +14,13 @@ from teemesh.ledger.v1 import acknowledgement_pb2
 
 from libs.aci.endpoints import SERVED, Endpoint, paths
 from libs.aci.keyset import KEYSET_HEADER
+from libs.aci.sse import Protocol
 from libs.errors import Code
 from libs.rpc.calls import Context
 from libs.rpc.deadline import remaining_seconds
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from services.router.admission.limits import Gates
-from services.router.admission.tenants import Tenant, Tenants
+from services.router.admission.tenants import Tenant
 from services.router.e2ee.opening import HEADERS
 from services.router.errors import (
     BodiesBusy,
@@ -33,11 +34,11 @@ from services.router.errors import (
 from services.router.exchange.course import Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
-from services.router.face.arrivals import Fields
 from services.router.face.bodies import BodyRoom, Share
-from services.router.face.credentials import authorization
-from services.router.face.prompts import DELIVERY_SECONDS, REQUEST_ID
-from services.router.proof.store import ReceiptStore
+from services.router.face.door import INFER, LIST_MODELS, admitted, metadata
+from services.router.face.prompts import REQUEST_ID
+from services.router.face.settings import DELIVERY_SECONDS
+from services.router.proof.kept_receipts import KeptReceipts
 from services.router.routing.upstreams import Upstreams
 
 _CLIENTS_CLOCK_SECONDS = 0.1
@@ -47,6 +48,9 @@ ENVELOPE_BYTES = 64 << 10
 """How much more than the largest body a message may have: its other fields, and what makes a body too large. Of a
 larger message nothing is read, so nobody knows whose it is.
 """
+
+_NOWHERE = Endpoint("none", Protocol.CHAT, streams=False, e2ee=False)
+"""Stands in receipts where a request names no endpoint that there is: what it names may be anything, of any length."""
 
 _SERVICE = "teemesh.inference.v1.InferenceService"
 
@@ -65,16 +69,15 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
 
     def __init__(
         self,
-        tenants: Tenants,
         gates: Gates,
         exchanges: Exchanges,
         upstreams: Upstreams,
-        receipts: ReceiptStore,
+        receipts: KeptReceipts,
         room: BodyRoom,
         max_body_bytes: int,
         request_seconds: float,
+        delivery_seconds: float = DELIVERY_SECONDS,
     ) -> None:
-        self._tenants = tenants
         self._gates = gates
         self._exchanges = exchanges
         self._upstreams = upstreams
@@ -82,6 +85,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self._room = room
         self._max_body_bytes = max_body_bytes
         self._request_seconds = request_seconds
+        self._delivery_seconds = delivery_seconds
         self._stopping = False
 
     def stop(self) -> None:
@@ -91,20 +95,21 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     async def Infer(  # noqa: N802
         self, request: pb.InferRequest, context: Context
     ) -> AsyncIterator[pb.InferResponse]:
-        tenant = await self._tenants.authenticate(_authorization(context))
-        endpoint = SERVED.get(request.endpoint)
-        if endpoint is None:
-            raise EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
-        _require_clear(context)
+        tenant, endpoint = admitted(), SERVED.get(request.endpoint, _NOWHERE)
         with self._gates.entered(tenant) as limited, self._room.share() as share:
             share.assign(tenant.tenant_id)
-            unread = limited or self._unread(request, share)
+            unread = limited or self._unread(request, context, share)
             async with aclosing(self._exchange(request, endpoint, tenant, unread, context)) as parts:
                 async for part in parts:
                     yield part
 
-    def _unread(self, request: pb.InferRequest, share: Share) -> RouterError | None:
+    def _unread(self, request: pb.InferRequest, context: Context, share: Share) -> RouterError | None:
         """Return why nothing of it is judged: whoever has a key gets a receipt for that, too."""
+        if request.endpoint not in SERVED:
+            return EndpointNotSupported(f"endpoints are {', '.join(SERVED)}")
+        if any(metadata(context).all(name) for name in HEADERS):
+            # E2EE v2 is a protocol over HTTP. Whoever asks for it here must not be answered without.
+            return InvalidRequest("end-to-end encryption is not served over gRPC")
         if REQUEST_ID.fullmatch(request.request_id) is None:
             return RequestIdMalformed("a request id is 1 to 64 letters, digits, hyphens and underscores")
         if len(request.body) > self._max_body_bytes:
@@ -125,8 +130,8 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     ) -> AsyncGenerator[pb.InferResponse, None]:
         seconds = min(self._request_seconds, remaining_seconds() or self._request_seconds)
         receipt_id, asked_id = "", request.request_id
-        # A client that does not read must not hold its receipt open for as long as it likes.
-        async with asyncio.timeout(seconds + DELIVERY_SECONDS) as patience:
+        # A client that does not read must not hold its receipt, nor its place, for as long as it likes.
+        async with asyncio.timeout(seconds + self._delivery_seconds) as patience:
 
             def why() -> End:
                 if patience.expired():
@@ -160,12 +165,12 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
                         )
                     elif part:
                         yield pb.InferResponse(chunk=part)
-        yield pb.InferResponse(conclusion=await self._conclusion(receipt_id, tenant.tenant_id))
+            yield pb.InferResponse(conclusion=await self._conclusion(receipt_id, tenant.tenant_id))
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        tenant = await self._tenants.authenticate(_authorization(context))
+        tenant = admitted()
         endpoints = self._upstreams.endpoints(tenant.tenant_id)
         return pb.ListModelsResponse(
             models=[
@@ -188,12 +193,12 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
 
 
 def router_binding(servicer: RouterServicer) -> ServiceBinding:
-    """The client listener's only service: no client certificate, but an API key in every call."""
+    """For the client listener: no client certificate, but an API key in every call, which `door` asks for."""
     anyone = MethodRule(roles=ANY_ROLE, lease=False)
     return ServiceBinding(
         name=_SERVICE,
         add=lambda server: pb_grpc.add_InferenceServiceServicer_to_server(servicer, server),
-        methods={f"/{_SERVICE}/Infer": anyone, f"/{_SERVICE}/ListModels": anyone},
+        methods={INFER: anyone, LIST_MODELS: anyone},
     )
 
 
@@ -202,21 +207,6 @@ def _delay(started: Started) -> duration_pb2.Duration | None:
     return None if seconds is None else duration_pb2.Duration(seconds=seconds)
 
 
-def _authorization(context: Context) -> str | None:
-    """Return what the call shows, as over HTTPS. Raises `InvalidRequest`: of two values somebody on the way may have
-    read the other one.
-    """
-    given = context.invocation_metadata() or ()
-    return authorization(Fields((name, value) for name, value in given if isinstance(value, str)))
-
-
 def _named_keyset(context: Context) -> str | None:
     """Return the keyset that the client says it verified: a hint, as over HTTPS."""
-    given = (value for name, value in context.invocation_metadata() or () if name == KEYSET_HEADER.lower())
-    return next((value for value in given if isinstance(value, str)), None)
-
-
-def _require_clear(context: Context) -> None:
-    """E2EE v2 is a protocol over HTTP. Whoever asks for it here must not be answered without."""
-    if any(name in HEADERS for name, _ in context.invocation_metadata() or ()):
-        raise InvalidRequest("end-to-end encryption is not served over gRPC")
+    return metadata(context).first(KEYSET_HEADER.lower())

@@ -13,11 +13,12 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
 from libs.aci.endpoints import protocol_at
+from libs.https.heads import host_of, require_authority, split_target
+from libs.https.unreadable import Unreadable
 from services.router.errors import ConnectionEnding, InvalidRequest, RequestTooLarge, RouterError
 from services.router.face.answers import Reply, refusal
 from services.router.face.arrivals import Arrival, Fields
 from services.router.face.bodies import Share
-from services.router.face.heads import require_authority, split_target
 
 if TYPE_CHECKING:
     from services.router.face.http2 import Http2Connection
@@ -109,7 +110,11 @@ class Stream:
         target = self._pseudo.first(":path")
         if target is None or self._pseudo.first(":scheme") != "https":
             raise InvalidRequest("the request must be for a path, by https")
-        path, query = split_target(target, require_authority(tuple(given)))
+        try:
+            authority = require_authority(tuple(given))
+            path, query = split_target(target, authority)
+        except Unreadable as error:
+            raise InvalidRequest(str(error)) from error
 
         async def read(limit: int, tenant_id: str) -> bytes:
             share.assign(tenant_id)
@@ -118,11 +123,12 @@ class Stream:
         return Arrival(
             method=self._pseudo.first(":method") or "",
             path=path,
-            query=query,
+            query=Fields(query),
             headers=self._headers,
             read=read,
             gone=lambda: self.lost or self._connection.lost,
             stalled=lambda: self._stalled,
+            host=host_of(authority),
         )
 
     async def _read(self, share: Share, limit: int) -> bytes:

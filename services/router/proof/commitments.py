@@ -20,7 +20,8 @@ from libs.identity.peers import Peer
 from libs.rpc.errors import remote_errors
 from libs.transparency.acknowledgement import Statement
 from services.router.errors import LedgerUnavailable, NotFound
-from services.router.proof.store import ReceiptStore, StoredReceipt
+from services.router.proof.kept_documents import KeptDocuments
+from services.router.proof.kept_receipts import StoredReceipt
 
 _CALL_SECONDS = 5.0
 
@@ -51,10 +52,10 @@ class Attested:
 class Commitments:
     """Assembles commitments from the router's own copy and the ledger's proofs."""
 
-    def __init__(self, member: Member, ledger: Peer | LedgerWriter, store: ReceiptStore) -> None:
+    def __init__(self, member: Member, ledger: Peer | LedgerWriter, documents: KeptDocuments) -> None:
         self._member = member
         self._ledger = ledger
-        self._store = store
+        self._documents = documents
 
     async def of(self, stored: StoredReceipt) -> dict[str, Any]:
         """Return the commitment document. Raises `NotFound` until a checkpoint covers it, or `LedgerUnavailable`."""
@@ -64,7 +65,7 @@ class Commitments:
         statement = Statement.parse(acknowledgement.statement)
         proof = await self._prove(statement.index)
         lease = self._ledger.lease
-        await self._store.keep_evidence(lease.evidence.digest, lease.evidence.document)
+        await self._documents.put(lease.evidence.digest, lease.evidence.document)
         return {
             "entry": stored.entry.decode("utf-8"),
             "salt": stored.salt.hex(),
@@ -121,9 +122,9 @@ def ledger_document(lease: Lease) -> dict[str, str]:
 class EvidenceDocuments:
     """The evidence documents behind what this router hands out, by digest."""
 
-    def __init__(self, member: Member, store: ReceiptStore) -> None:
+    def __init__(self, member: Member, documents: KeptDocuments) -> None:
         self._member = member
-        self._store = store
+        self._documents = documents
 
     async def find(self, digest: str) -> bytes:
         """Return a document: one of now, or one that a receipt rests on. Raises `NotFound`."""
@@ -132,4 +133,4 @@ class EvidenceDocuments:
         for evidence in self._member.known_evidence():
             if evidence.digest.hex() == digest:
                 return evidence.document
-        return await self._store.evidence(bytes.fromhex(digest))
+        return await self._documents.find(bytes.fromhex(digest))

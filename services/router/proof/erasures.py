@@ -19,7 +19,7 @@ from libs.events.records import SALT_SIZE, parse_entry
 from libs.events.tailing import LedgerChannels, tail
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
-from services.router.proof.store import ReceiptStore
+from services.router.proof.erased import Erased
 
 _RETRY_SECONDS = 1.0
 _KEEP_PLACE_EVERY = 64
@@ -38,10 +38,10 @@ class KeptKeys(Protocol):
 class ErasureReading:
     """Reads what the log says of vaults, and forgets accordingly."""
 
-    def __init__(self, ledger: LedgerChannels, keys: KeptKeys, store: ReceiptStore) -> None:
+    def __init__(self, ledger: LedgerChannels, keys: KeptKeys, erased: Erased) -> None:
         self._ledger = ledger
         self._keys = keys
-        self._store = store
+        self._erased = erased
 
     async def follow(self) -> NoReturn:
         """Follow the log for ever."""
@@ -58,19 +58,19 @@ class ErasureReading:
 
     async def _begin_again(self) -> None:
         try:
-            await self._store.keep_place(b"")
+            await self._erased.keep_place(b"")
         except MeshError as error:
             log.error("the place in the log cannot be kept", reason=error.reason)
 
     async def _read(self) -> None:
         heard = 0
-        token = await self._store.erasures_read()
+        token = await self._erased.place()
         async with aclosing(tail(self._ledger, token, (Kind.ERASURE,), follow=True)) as messages:
             async for message in messages:
                 for logged in message.entries:
                     await self._take(logged)
                 if message.entries or heard % _KEEP_PLACE_EVERY == 0:
-                    await self._store.keep_place(message.token)
+                    await self._erased.keep_place(message.token)
                 heard += 1
 
     async def _take(self, logged: ledger_pb2.LoggedEntry) -> None:
@@ -80,5 +80,5 @@ class ErasureReading:
             case ErasureDone(part=part):
                 # Not at the order: one that a hold overtook is never done, and nothing may be gone then.
                 self._keys.drop(part)
-                await self._store.erase(part)
+                await self._erased.erase(part)
                 log.info("erased", vault=part.subject, index=logged.index)

@@ -1,15 +1,24 @@
-"""Responsible for the file of the receipt store: its tables, its versions, and that what is deleted is overwritten."""
+"""Responsible for the file of the receipt store: its tables, its versions, and that what is deleted is overwritten.
+
+Whoever keeps something in it works through `StoreFile`: in threads, one at a time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from libs.errors import Code, MeshError
 
-SCHEMA_VERSION = 3
+T = TypeVar("T")
+
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 5.0
 _OVERWRITES = 2
 """Since this version, what is deleted is overwritten."""
@@ -46,7 +55,7 @@ CREATE INDEX receipts_by_vault ON receipts (vault_id, vault_epoch);
 CREATE TABLE erased (vault_id BLOB NOT NULL, vault_epoch INTEGER) STRICT;
 CREATE TABLE erasures_read (id INTEGER PRIMARY KEY CHECK (id = 1), token BLOB NOT NULL) STRICT;
 """
-_SINCE_VERSION_2 = """
+SINCE_VERSION_2 = """
 CREATE TABLE usage (
   position INTEGER PRIMARY KEY AUTOINCREMENT,
   tenant_id TEXT NOT NULL,
@@ -67,6 +76,37 @@ INSERT INTO cited SELECT digest, (SELECT COALESCE(max(position), 0) FROM receipt
 """What an earlier version kept was kept just now, as far as anybody knows, and each of its receipts may cite all of its
 documents."""
 
+_PAGE, _ROW = 4096, 256
+"""SQLite's page, and what a row takes beside what is counted of it, indexes and all."""
+
+
+def _room(octets: str) -> str:
+    """What a row with so many bytes takes of the file, as near as that can be told: whole pages, or its part of one."""
+    row = f"({octets} + {_ROW})"
+    pages, part = f"({row} + {_PAGE - 1}) / {_PAGE} * {_PAGE}", f"{_PAGE} / ({_PAGE} / {row})"
+    return f"CASE WHEN {row} > {_PAGE} THEN {pages} ELSE {part} END"
+
+
+def _measured(table: str, column: str) -> str:
+    """Keep the sum of what a table takes, whoever writes to it."""
+    more = "UPDATE beside SET octets = octets"
+    return f"""
+INSERT INTO beside SELECT '{table}', COALESCE(sum({_room(f"length({column})")}), 0) FROM {table};
+CREATE TRIGGER {table}_in AFTER INSERT ON {table}
+  BEGIN {more} + {_room(f"length(NEW.{column})")} WHERE name = '{table}'; END;
+CREATE TRIGGER {table}_out AFTER DELETE ON {table}
+  BEGIN {more} - {_room(f"length(OLD.{column})")} WHERE name = '{table}'; END;
+"""  # noqa: S608 - constant names
+
+
+_SINCE_VERSION_3 = f"""
+CREATE TABLE beside (name TEXT PRIMARY KEY, octets INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX pending_by_tenant ON pending (tenant_id, position);
+{_measured("usage", "body")}
+{_measured("pending", "receipt")}
+"""
+"""What lies beside the receipts, measured, so that receipts do not go because of it."""
+
 
 class ReceiptStoreFailed(MeshError):
     """The store cannot be read or written: the disk, or another process's lock."""
@@ -79,6 +119,37 @@ class ReceiptStoreUnusable(MeshError):
     """The file is not a receipt store of this version."""
 
     reason = "RECEIPT_STORE_UNUSABLE"
+
+
+class StoreFile:
+    """The open file. Work is given the connection, and MUST leave no transaction open: `with connection` ends one."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        # Not an asyncio lock: a cancelled caller leaves its thread at work, and the next must still wait for it.
+        self._lock = threading.Lock()
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work in a thread, and return what it does. Raises `ReceiptStoreFailed`."""
+        return await asyncio.to_thread(self.run_now, work)
+
+    def run_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The same in this thread, which it blocks. Raises `ReceiptStoreFailed`."""
+        with self._lock:
+            try:
+                return work(self._connection)
+            except sqlite3.Error as error:
+                raise ReceiptStoreFailed(f"the receipt store failed: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+def taken(connection: sqlite3.Connection, table: str) -> int:
+    """Return how much room one of the tables beside the receipts takes, bytes."""
+    (octets,) = connection.execute("SELECT octets FROM beside WHERE name = ?", (table,)).fetchone()
+    return int(octets)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -114,7 +185,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise ReceiptStoreUnusable(f"{path} has version {version}, this router knows {SCHEMA_VERSION}")
     if version == SCHEMA_VERSION:
         return
-    made = "".join((VERSION_1, SINCE_VERSION_1, _SINCE_VERSION_2)[version:])
+    made = "".join((VERSION_1, SINCE_VERSION_1, SINCE_VERSION_2, _SINCE_VERSION_3)[version:])
     connection.executescript(f"BEGIN; {made} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     if version < _OVERWRITES:
         # What that version deleted is still in free pages.

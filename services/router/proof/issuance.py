@@ -30,13 +30,16 @@ from libs.transparency.leaf import Kind
 from services.router.admission.tenants import Tenant
 from services.router.errors import LedgerUnavailable
 from services.router.proof.commitments import Attested
-from services.router.proof.store import PendingReceipt, ReceiptStore, StoredReceipt
+from services.router.proof.kept_receipts import StoredReceipt
+from services.router.proof.put_off import WaitingReceipt
+from services.router.proof.store import ReceiptStore
 from services.router.proof.vaults import Vaults
 from services.router.workload.generation import Generation
 
 _RETRY_SECONDS = 2.0
 _LATE_SECONDS = 30.0
-_PENDING_AT_ONCE = 100
+_STOPPING_SECONDS = 5.0
+_WAITING_AT_ONCE = 100
 _MAX_KEPT_SESSIONS = 10_000
 
 FindSession = Callable[[str], Awaitable[bytes]]
@@ -103,6 +106,8 @@ class Issuance:
         self._kept_sessions: set[str] = set()
         """Lately kept by this process: they need not be looked for again."""
         self._put_off = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
+        """How long the receipt that is given to the ledger now may take, once this stops."""
         self._keeping: set[asyncio.Task[None]] = set()
 
     def require_room(self) -> None:
@@ -111,6 +116,15 @@ class Issuance:
             self._publisher.require_room()
         except MeshError as error:
             raise LedgerUnavailable("receipts cannot be kept now: the outbox is full") from error
+
+    def require_room_to_wait(self, tenant: Tenant) -> None:
+        """Raise `LedgerUnavailable` while no more of a tenant's receipts may wait: one of its requests, once begun,
+        always leaves one.
+        """
+        try:
+            self._store.put_off.require_room(tenant.tenant_id)
+        except MeshError as error:
+            raise LedgerUnavailable("too many receipts of this tenant's wait for the ledger") from error
 
     async def vault(self, tenant: Tenant) -> VaultKey:
         """Return what seals this tenant's receipts now. Raises `LedgerUnavailable`."""
@@ -141,7 +155,7 @@ class Issuance:
             raise LedgerUnavailable(f"the receipt was not logged: {error.reason}") from error
         logged = Logged(self._publisher, committed, vault, so_far)
         try:
-            await self._kept(_pending(draft, signed), committed, vault)
+            await self._kept(_waiting(draft, signed), committed, vault)
         except asyncio.CancelledError:
             logged.withdrawn()
             raise
@@ -153,7 +167,7 @@ class Issuance:
         It is on disk when this returns; a disk that fails is the one way to lose it.
         """
         try:
-            self._store.put_off(_pending(draft, self._sign(draft)))
+            self._store.put_off.put(_waiting(draft, self._sign(draft)))
         except MeshError as error:
             log.error("a receipt is lost", receipt=draft.receipt_id, reason=error.reason)
         self._put_off.set()
@@ -163,26 +177,30 @@ class Issuance:
 
         Raises `ReceiptStoreFailed` or `ReceiptsPutOffFull`.
         """
-        await asyncio.shield(self._store.put_off_if_room(_pending(draft, self._sign(draft))))
+        await asyncio.shield(self._store.put_off.put_if_room(_waiting(draft, self._sign(draft))))
         self._put_off.set()
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
-        """Commit what was put off, by this process or an earlier one, while the body runs."""
+        """Commit what was put off, by this process or an earlier one, while the body runs. One that the ledger has been
+        given by the end is waited for: else it would be logged again by the next start.
+        """
         async with asyncio.TaskGroup() as tasks:
-            committing = tasks.create_task(self._commit_pending())
+            committing = tasks.create_task(self._commit_waiting(tasks))
             try:
                 yield
             finally:
                 committing.cancel()
+                if self._patience is not None:
+                    self._patience.reschedule(asyncio.get_running_loop().time() + _STOPPING_SECONDS)
 
-    async def _commit_pending(self) -> None:
+    async def _commit_waiting(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             self._put_off.clear()
             settled = 0
             if self._has_room():
-                for pending in await self._store.pending(_PENDING_AT_ONCE):
-                    settled += await self._commit_late(pending)
+                for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
+                    settled += await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
             if settled == 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
@@ -195,16 +213,26 @@ class Issuance:
             return False
         return True
 
-    async def _commit_late(self, pending: PendingReceipt) -> bool:
+    async def _commit_in_time(self, waiting: WaitingReceipt) -> bool:
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                return await self._commit_late(waiting)
+        except TimeoutError:
+            log.warning("a receipt may be logged again", receipt=waiting.receipt_id)
+            return False
+        finally:
+            self._patience = None
+
+    async def _commit_late(self, waiting: WaitingReceipt) -> bool:
         """Give one receipt to the ledger; say whether it is settled.
 
         A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes.
         """
         try:
-            vault = await self._vaults.key(pending.tenant_id)
+            vault = await self._vaults.key(waiting.tenant_id)
             committed = await self._publisher.commit(
                 Kind.RECEIPT,
-                jcs.loads_object(pending.receipt),
+                jcs.loads_object(waiting.receipt),
                 vault=vault,
                 timeout=_LATE_SECONDS,
                 withheld=False,
@@ -212,16 +240,16 @@ class Issuance:
         except NotAcknowledged:
             pass  # It is in the outbox now, which will see to it.
         except EntryRejected as error:
-            log.warning("a receipt is sealed anew", receipt=pending.receipt_id, detail=str(error))
+            log.warning("a receipt is sealed anew", receipt=waiting.receipt_id, detail=str(error))
             self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
             return False
         except MeshError as error:
-            log.warning("a receipt waits for the ledger", receipt=pending.receipt_id, reason=error.reason)
+            log.warning("a receipt waits for the ledger", receipt=waiting.receipt_id, reason=error.reason)
             if error.reason != "VAULT_ERASED":
                 return False
         else:
-            await self._keep(pending, committed, vault)
-        await self._store.settle(pending.receipt_id)
+            await self._keep(waiting, committed, vault)
+        await self._store.put_off.settle(waiting)
         return True
 
     @staticmethod
@@ -240,19 +268,19 @@ class Issuance:
         )
         return receipts.sign(unsigned, generation.receipt_key)
 
-    async def _kept(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
+    async def _kept(self, receipt: WaitingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy, whatever becomes of the caller."""
         keeping = asyncio.get_running_loop().create_task(self._keep(receipt, committed, vault))
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
         await asyncio.shield(keeping)
 
-    async def _keep(self, receipt: PendingReceipt, committed: Committed, vault: VaultKey) -> None:
+    async def _keep(self, receipt: WaitingReceipt, committed: Committed, vault: VaultKey) -> None:
         """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
         attested, cited = self._attested.now()
         cited |= await self._sessions_behind(receipt.receipt)
         try:
-            await self._store.put(
+            await self._store.receipts.put(
                 StoredReceipt(
                     receipt_id=receipt.receipt_id,
                     chat_id=receipt.chat_id,
@@ -297,8 +325,8 @@ def _cited_by(receipt: Receipt) -> set[str]:
     return cited | ({behind} if link is not None and (behind := cited_by(link)) is not None else set())
 
 
-def _pending(draft: Draft, signed: bytes) -> PendingReceipt:
-    return PendingReceipt(draft.receipt_id, draft.chat_id, draft.tenant.tenant_id, signed)
+def _waiting(draft: Draft, signed: bytes) -> WaitingReceipt:
+    return WaitingReceipt(draft.receipt_id, draft.chat_id, draft.tenant.tenant_id, signed)
 
 
 def to_wire(acknowledgement: Acknowledgement) -> acknowledgement_pb2.Acknowledgement:

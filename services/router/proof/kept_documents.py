@@ -1,59 +1,41 @@
-"""Responsible for the documents that receipts rest on, evidence and sessions by their digests: kept while one is cited.
-
-Receipts go in the order in which they came. So a document is needed until the last one that cited it has gone, and one
-number for each says when that is. All of it runs inside a transaction of the store.
-"""
+"""Responsible for evidence and sessions by their digests, as they are handed out: kept while a receipt cites one."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable
 
-AT_LEAST_SECONDS = 24 * 3600
-"""What was kept so lately stays: a receipt that is on its way may cite it, and a client be about to ask for it."""
-
-_TOLD_AGAIN_SECONDS = 3600
-"""Whoever asks for a proof has its documents kept: so often at most it is written down again, or a loop of one client
-would have all receipts wait for the disk.
-"""
-
-_NEXT = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'receipts'), 0) + 1"
+from services.router.errors import NotFound
+from services.router.proof import citations
+from services.router.proof.file import StoreFile
 
 
-def keep(transaction: sqlite3.Connection, digest: bytes, document: bytes, now: int) -> None:
-    """Keep a document for the next receipts."""
-    transaction.execute("INSERT OR IGNORE INTO evidence (digest, document) VALUES (?, ?)", (digest, document))
-    transaction.execute(
-        f"INSERT INTO cited (digest, position, kept_at) VALUES (?, {_NEXT}, ?) "  # noqa: S608 - constant text
-        "ON CONFLICT (digest) DO UPDATE SET position = excluded.position, kept_at = excluded.kept_at "
-        "WHERE cited.kept_at + ? < excluded.kept_at",
-        (digest, now, _TOLD_AGAIN_SECONDS),
-    )
+class KeptDocuments:
+    """The documents in the store's file. `clock` is in Unix seconds."""
+
+    def __init__(self, file: StoreFile, clock: Callable[[], float]) -> None:
+        self._file = file
+        self._clock = clock
+
+    async def put(self, digest: bytes, document: bytes) -> None:
+        """Keep a document by its digest for a day, and for as long as a receipt here cites it. Raises
+        `ReceiptStoreFailed`.
+        """
+        await self._file.run(lambda connection: _put(connection, digest, document, int(self._clock())))
+
+    async def find(self, digest: bytes) -> bytes:
+        """Return a document that was kept. Raises `NotFound` or `ReceiptStoreFailed`."""
+        found = await self._file.run(lambda connection: _find(connection, digest))
+        if found is None:
+            raise NotFound("no evidence document of that digest here")
+        return found
 
 
-def cite(transaction: sqlite3.Connection, position: int, cited: Mapping[bytes, bytes | None], now: int) -> None:
-    """Take note of what the receipt at a position rests on. None stands for a document that is kept already."""
-    for digest, document in cited.items():
-        if document is None:
-            transaction.execute("UPDATE cited SET position = max(position, ?) WHERE digest = ?", (position, digest))
-            continue
-        transaction.execute("INSERT OR IGNORE INTO evidence (digest, document) VALUES (?, ?)", (digest, document))
-        transaction.execute(
-            "INSERT INTO cited (digest, position, kept_at) VALUES (?, ?, ?) "
-            "ON CONFLICT (digest) DO UPDATE SET position = max(position, excluded.position)",
-            (digest, position, now),
-        )
+def _put(connection: sqlite3.Connection, digest: bytes, document: bytes, now: int) -> None:
+    with connection as transaction:
+        citations.keep(transaction, digest, document, now)
 
 
-def let_go(transaction: sqlite3.Connection, now: int, limit: int) -> int:
-    """Delete documents that no receipt here cites any more; return how many."""
-    (oldest,) = transaction.execute(
-        f"SELECT COALESCE((SELECT min(position) FROM receipts), {_NEXT})"  # noqa: S608 - constant text
-    ).fetchone()
-    before = now - AT_LEAST_SECONDS - _TOLD_AGAIN_SECONDS
-    gone = transaction.execute(
-        "SELECT digest FROM cited WHERE position < ? AND kept_at < ? LIMIT ?", (oldest, before, limit)
-    ).fetchall()
-    transaction.executemany("DELETE FROM evidence WHERE digest = ?", gone)
-    transaction.executemany("DELETE FROM cited WHERE digest = ?", gone)
-    return len(gone)
+def _find(connection: sqlite3.Connection, digest: bytes) -> bytes | None:
+    row = connection.execute("SELECT document FROM evidence WHERE digest = ?", (digest,)).fetchone()
+    return None if row is None else bytes(row[0])

@@ -13,8 +13,8 @@ from typing import NoReturn
 import structlog
 
 from libs.errors import MeshError
+from services.router.proof.kept_receipts import KeptReceipts
 from services.router.proof.settings import ReceiptSettings
-from services.router.proof.store import ReceiptStore
 
 AGED, CROWDED = "age", "space"
 _EVERY_SECONDS = 10.0
@@ -23,17 +23,17 @@ log = structlog.get_logger()
 
 
 class Retention:
-    """Keeps a store within its bounds. `let_go` is told why how many receipts went."""
+    """Keeps receipts within their bounds. `let_go` is told why how many receipts went."""
 
     def __init__(
         self,
-        store: ReceiptStore,
+        receipts: KeptReceipts,
         settings: ReceiptSettings,
         let_go: Callable[[str, int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` is in Unix seconds."""
-        self._store = store
+        self._receipts = receipts
         self._settings = settings
         self._let_go = let_go
         self._clock = clock
@@ -51,7 +51,7 @@ class Retention:
         """Let go of everything that is due now. Raises `ReceiptStoreFailed`."""
         crowded = 0
         while True:
-            step = await self._store.let_go(
+            step = await self._receipts.let_go(
                 int(self._clock()) - self._settings.retain_seconds, self._settings.retain_bytes
             )
             for why, number in ((AGED, step.aged), (CROWDED, step.crowded)):

@@ -17,8 +17,9 @@ class ReceiptSettings:
     retain_days: int = 30
     """How long this router hands out a receipt, with what proves it, days: at least one. The log's entry stays."""
     retain_bytes: int = 16 << 30
-    """How much they may take on disk, bytes. Where that is less than `retain_days` take, the oldest go before their
-    time."""
+    """How much they may take on disk with what they rest on, bytes. Where that is less than `retain_days` take, the
+    oldest go before their time. Copies of usage take up to a gigabyte beside them, receipts that wait for the ledger
+    some 400 MB."""
 
     def __post_init__(self) -> None:
         if self.retain_days < 1:

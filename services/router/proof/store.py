@@ -1,409 +1,51 @@
-"""Responsible for the router's own durable copy of each receipt and of what proves it in the ledger.
-
-A restart loses none that was put. A receipt is found by its id first, then by the response's own id, newest first, and
-only by the tenant whose request made it: to everybody else it does not exist. Only hashes are stored, never a prompt.
-"""
+"""Responsible for the router's one file of proofs, and for whoever keeps something in it: each has its own table."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from libs.errors import Code, MeshError
-from libs.policy.vault_orders import VaultPart
-from services.router.errors import NotFound
-from services.router.proof import kept_documents
-from services.router.proof.file import ReceiptStoreFailed, connect
-
-MAX_IDENTIFIER = 256
-MOST_USAGE = 100_000
-"""So many copies of usage entries, of all tenants together."""
-USAGE_PAGE = 50
-"""An entry has at most some 200 KB, and mostly less than one."""
-MOST_PENDING = 100_000
-"""Some 200 MB of refusals."""
-_AT_ONCE = 200
-_DOCUMENTS_AT_ONCE = 20
-
-T = TypeVar("T")
-
-_COLUMNS = (
-    "receipt_id, chat_id, tenant_id, receipt, entry, salt, entry_id, issuer_seq, acknowledgement, attested, "
-    "vault_id, vault_epoch"
-)
-
-
-class ReceiptNotFound(NotFound):
-    """There is no such receipt, or not for this tenant. The same for all, so that nothing is learned by asking."""
-
-    def __init__(self) -> None:
-        super().__init__("no such receipt; it may have expired")
-
-
-class ReceiptsPutOffFull(MeshError):
-    """As many receipts of refusals wait for the ledger as may."""
-
-    code = Code.RESOURCE_EXHAUSTED
-    reason = "RECEIPTS_PUT_OFF_FULL"
+from services.router.proof.erased import Erased
+from services.router.proof.file import StoreFile, connect
+from services.router.proof.kept_documents import KeptDocuments
+from services.router.proof.kept_receipts import KeptReceipts
+from services.router.proof.kept_usage import KeptUsage
+from services.router.proof.put_off import MOST_PUT_OFF, PutOff
 
 
 @dataclass(frozen=True, slots=True)
-class StoredReceipt:
-    """A receipt, the ledger entry that carries it, and what opens and proves that entry."""
-
-    receipt_id: str
-    chat_id: str | None
-    tenant_id: str
-    receipt: bytes
-    """The signed ACI document, canonical JSON."""
-    entry: bytes = field(repr=False)
-    """The canonical ledger entry, as published."""
-    salt: bytes = field(repr=False)
-    """Opens the entry's commitment."""
-    entry_id: bytes
-    issuer_seq: int
-    acknowledgement: bytes | None = None
-    """Serialised `teemesh.ledger.v1.Acknowledgement`, verified; None while the ledger has not answered."""
-    attested: bytes | None = None
-    """Whose evidence stands behind entry and acknowledgement: see `commitments.Attested`."""
-    vault_id: bytes | None = None
-    """Where the ledger has the entry, by which an erasure names it; None in what an earlier version kept."""
-    vault_epoch: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredUsage:
-    """What this router logged of a tenant's use, once."""
-
-    tenant_id: str
-    vault_id: bytes
-    vault_epoch: int
-    entry_id: bytes
-    body: bytes
-    """Canonical JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class PendingReceipt:
-    """A signed receipt that the ledger has yet to be given: nobody waits for it, and nobody may lose it."""
-
-    receipt_id: str
-    chat_id: str | None
-    tenant_id: str
-    receipt: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class LetGo:
-    """What one step of letting go did, in numbers."""
-
-    aged: int
-    """Receipts that had been kept for their time."""
-    crowded: int
-    """Receipts that went before it."""
-    documents: int
-
-    @property
-    def is_some(self) -> bool:
-        return bool(self.aged or self.crowded or self.documents)
-
-
 class ReceiptStore:
-    """Receipts in SQLite. Calls run in threads, one at a time."""
+    """Everything that the file holds."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, clock: Callable[[], float], most_pending: int = MOST_PENDING
-    ) -> None:
-        self._connection = connection
-        self._most_pending = most_pending
-        self._clock = clock
-        # Not an asyncio lock: a cancelled caller leaves its thread at work, and the next must still wait for it.
-        self._lock = threading.Lock()
-
-    async def put(self, stored: StoredReceipt, cited: Mapping[bytes, bytes | None] | None = None) -> None:
-        """Store a receipt durably, and by their digests the documents that it rests on: they stay as long as it does.
-        None stands for one that is kept already. Raises `ReceiptStoreFailed`.
-        """
-        await asyncio.to_thread(self._locked, lambda: self._put(stored, cited or {}))
-
-    async def let_go(self, before: int, most_bytes: int) -> LetGo:
-        """Delete some receipts that were kept before this time, Unix seconds, or, where none was, some of the oldest if
-        everything here takes more than so many bytes; and some documents that none cites any more. Raises
-        `ReceiptStoreFailed`.
-
-        The bytes are overwritten, and the room is for what comes next: the file does not become smaller, as moving what
-        is left would leave copies of it in blocks that are nobody's.
-        """
-        return await asyncio.to_thread(self._locked, lambda: self._let_go(before, most_bytes))
-
-    async def acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
-        """Add the ledger's acknowledgement, which MUST be verified. No effect when the receipt is no longer kept."""
-        await asyncio.to_thread(self._locked, lambda: self._acknowledge(entry_id, acknowledgement))
-
-    def put_off(self, pending: PendingReceipt) -> None:
-        """Keep a receipt for the ledger, durably. It does not wait, so that no cancellation comes between.
-
-        It blocks for one commit to disk: for the few requests whose client has left or whose vault is out of reach.
-        """
-        self._locked(lambda: self._put_off(pending))
-
-    async def put_off_if_room(self, pending: PendingReceipt) -> None:
-        """The same for those that anybody with a key can make many of: in a thread, and only so many of them. Raises
-        `ReceiptsPutOffFull`.
-        """
-        await asyncio.to_thread(self._locked, lambda: self._put_off_if_room(pending))
-
-    async def pending(self, limit: int) -> list[PendingReceipt]:
-        """Return the oldest receipts that were put off and not settled."""
-        rows = await asyncio.to_thread(self._locked, lambda: self._pending(limit))
-        return [PendingReceipt(*row) for row in rows]
-
-    async def settle(self, receipt_id: str) -> None:
-        """The ledger has it."""
-        await asyncio.to_thread(self._locked, lambda: self._settle(receipt_id))
-
-    async def keep_usage(self, usage: StoredUsage) -> None:
-        """Keep a copy durably, then drop the oldest beyond what is retained. Raises `ReceiptStoreFailed`."""
-        await asyncio.to_thread(self._locked, lambda: self._keep_usage(usage))
-
-    async def usage(self, tenant_id: str, before: int | None = None) -> tuple[list[StoredUsage], int | None]:
-        """Return a tenant's newest copies, those of a page before a place, and the next page's place, if there is one.
-        Raises `ReceiptStoreFailed`.
-        """
-        rows = await asyncio.to_thread(self._locked, lambda: self._find_usage(tenant_id, before))
-        following = rows[USAGE_PAGE - 1][0] if len(rows) > USAGE_PAGE else None
-        return [StoredUsage(tenant_id, *row[1:]) for row in rows[:USAGE_PAGE]], following
-
-    async def erase(self, part: VaultPart) -> None:
-        """Delete what lies in an erased part of a vault, and whatever is not known to lie elsewhere. Raises
-        `ReceiptStoreFailed`.
-
-        The bytes are overwritten in the file, and the log of writes beside it is emptied.
-        """
-        await asyncio.to_thread(self._locked, lambda: self._close(part))
-        # In steps, between which other receipts are kept.
-        while await asyncio.to_thread(self._locked, lambda: self._erase_some(part)):
-            pass
-        await asyncio.to_thread(self._locked, self._empty_log)
-
-    async def erasures_read(self) -> bytes:
-        """Return how far the ledger's erasures were read: a resume token, empty at first."""
-        row = await asyncio.to_thread(self._locked, self._find_place)
-        return b"" if row is None else bytes(row[0])
-
-    async def keep_place(self, token: bytes) -> None:
-        """Keep how far the ledger's erasures were read."""
-        await asyncio.to_thread(self._locked, lambda: self._keep_place(token))
-
-    async def keep_evidence(self, digest: bytes, document: bytes) -> None:
-        """Keep a document by its digest for a day, and for as long as a receipt here cites it."""
-        await asyncio.to_thread(self._locked, lambda: self._keep_evidence(digest, document))
-
-    async def evidence(self, digest: bytes) -> bytes:
-        """Return an evidence document that was kept. Raises `NotFound`."""
-        row = await asyncio.to_thread(self._locked, lambda: self._find_evidence(digest))
-        if row is None:
-            raise NotFound("no evidence document of that digest here")
-        return bytes(row[0])
-
-    async def find(self, identifier: str, tenant_id: str) -> StoredReceipt:
-        """Return this tenant's receipt of that id, or else its newest for that response id. Raises
-        `ReceiptNotFound`.
-        """
-        row = (
-            None
-            if len(identifier) > MAX_IDENTIFIER or not identifier.isascii()
-            else await asyncio.to_thread(self._locked, lambda: self._find(identifier, tenant_id))
-        )
-        if row is None:
-            raise ReceiptNotFound
-        return StoredReceipt(*row)
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-    def _locked(self, work: Callable[[], T]) -> T:
-        with self._lock:
-            try:
-                return work()
-            except sqlite3.Error as error:
-                raise ReceiptStoreFailed(f"the receipt store failed: {type(error).__name__}") from error
-
-    def _put(self, stored: StoredReceipt, cited: Mapping[bytes, bytes | None]) -> None:
-        with self._connection as transaction:
-            if self._is_erased(stored):
-                return  # The erasure overtook it: a copy would be there for ever.
-            position = transaction.execute(
-                f"INSERT INTO receipts ({_COLUMNS}, kept_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
-                (
-                    stored.receipt_id,
-                    stored.chat_id,
-                    stored.tenant_id,
-                    stored.receipt,
-                    stored.entry,
-                    stored.salt,
-                    stored.entry_id,
-                    stored.issuer_seq,
-                    stored.acknowledgement,
-                    stored.attested,
-                    stored.vault_id,
-                    stored.vault_epoch,
-                    int(self._clock()),
-                ),
-            ).lastrowid
-            if position is not None:
-                kept_documents.cite(transaction, position, cited, int(self._clock()))
-
-    def _let_go(self, before: int, most_bytes: int) -> LetGo:
-        with self._connection as transaction:
-            oldest = transaction.execute(
-                "SELECT position, kept_at FROM receipts ORDER BY position LIMIT ?", (_AT_ONCE,)
-            ).fetchall()
-            due = [position for position, _ in takewhile(lambda row: row[1] < before, oldest)]
-            aged, crowded = len(due), 0
-            if not due and self._size() > most_bytes:
-                due = [position for position, _ in oldest]
-                crowded = len(due)
-            if due:
-                transaction.execute("DELETE FROM receipts WHERE position <= ?", (due[-1],))
-            documents = kept_documents.let_go(transaction, int(self._clock()), _DOCUMENTS_AT_ONCE)
-        return LetGo(aged, crowded, documents)
-
-    def _size(self) -> int:
-        """How much is in use, bytes: what was deleted is room."""
-        pages, free, size = (
-            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        return int((pages - free) * size)
-
-    def _keep_usage(self, usage: StoredUsage) -> None:
-        with self._connection as transaction:
-            if self._is_erased(usage):
-                return
-            position = transaction.execute(
-                "INSERT INTO usage (tenant_id, vault_id, vault_epoch, entry_id, body) VALUES (?, ?, ?, ?, ?)",
-                (usage.tenant_id, usage.vault_id, usage.vault_epoch, usage.entry_id, usage.body),
-            ).lastrowid
-            if position is not None:
-                transaction.execute("DELETE FROM usage WHERE position <= ?", (position - MOST_USAGE,))
-
-    def _find_usage(self, tenant_id: str, before: int | None) -> list[tuple[Any, ...]]:
-        return self._connection.execute(
-            "SELECT position, vault_id, vault_epoch, entry_id, body FROM usage "
-            "WHERE tenant_id = ? AND (? IS NULL OR position < ?) ORDER BY position DESC LIMIT ?",
-            (tenant_id, before, before, USAGE_PAGE + 1),
-        ).fetchall()
-
-    def _put_off(self, pending: PendingReceipt) -> None:
-        with self._connection as transaction:
-            transaction.execute(
-                "INSERT OR IGNORE INTO pending (receipt_id, chat_id, tenant_id, receipt) VALUES (?, ?, ?, ?)",
-                (pending.receipt_id, pending.chat_id, pending.tenant_id, pending.receipt),
-            )
-
-    def _put_off_if_room(self, pending: PendingReceipt) -> None:
-        # Numbers are never given twice, so this is at least how many there are.
-        (span,) = self._connection.execute(
-            "SELECT COALESCE((SELECT max(position) FROM pending) - (SELECT min(position) FROM pending) + 1, 0)"
-        ).fetchone()
-        if span >= self._most_pending:
-            raise ReceiptsPutOffFull("too many receipts wait for the ledger")
-        self._put_off(pending)
-
-    def _pending(self, limit: int) -> list[tuple[Any, ...]]:
-        return self._connection.execute(
-            "SELECT receipt_id, chat_id, tenant_id, receipt FROM pending ORDER BY position LIMIT ?", (limit,)
-        ).fetchall()
-
-    def _settle(self, receipt_id: str) -> None:
-        with self._connection as transaction:
-            transaction.execute("DELETE FROM pending WHERE receipt_id = ?", (receipt_id,))
-
-    def _is_erased(self, stored: StoredReceipt | StoredUsage) -> bool:
-        query = "SELECT 1 FROM erased WHERE vault_id = ? AND (vault_epoch IS NULL OR vault_epoch = ?)"
-        return self._connection.execute(query, (stored.vault_id, stored.vault_epoch)).fetchone() is not None
-
-    def _close(self, part: VaultPart) -> None:
-        """Let nothing more in."""
-        with self._connection as transaction:
-            transaction.execute("INSERT INTO erased (vault_id, vault_epoch) VALUES (?, ?)", (part.vault_id, part.epoch))
-
-    def _erase_some(self, part: VaultPart) -> int:
-        lies_in = "vault_id = ? AND (? IS NULL OR vault_epoch = ?)"
-        with self._connection as transaction:
-            # Each by its index: a scan of everything would hold up what is to be kept.
-            return sum(
-                transaction.execute(
-                    f"DELETE FROM {table} WHERE position IN (SELECT position FROM {table} WHERE {where} LIMIT ?)",  # noqa: S608 - constant text
-                    (*values, _AT_ONCE),
-                ).rowcount
-                for table, where, values in (
-                    ("receipts", "vault_id IS NULL", ()),
-                    ("receipts", lies_in, (part.vault_id, part.epoch, part.epoch)),
-                    ("usage", lies_in, (part.vault_id, part.epoch, part.epoch)),
-                )
-            )
-
-    def _empty_log(self) -> None:
-        (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise ReceiptStoreFailed("what was erased is still in the store's log of writes: something else reads it")
-
-    def _find_place(self) -> tuple[bytes] | None:
-        row: tuple[bytes] | None = self._connection.execute("SELECT token FROM erasures_read").fetchone()
-        return row
-
-    def _keep_place(self, token: bytes) -> None:
-        with self._connection as transaction:
-            transaction.execute("INSERT OR REPLACE INTO erasures_read (id, token) VALUES (1, ?)", (token,))
-
-    def _keep_evidence(self, digest: bytes, document: bytes) -> None:
-        with self._connection as transaction:
-            kept_documents.keep(transaction, digest, document, int(self._clock()))
-
-    def _find_evidence(self, digest: bytes) -> tuple[bytes] | None:
-        row: tuple[bytes] | None = self._connection.execute(
-            "SELECT document FROM evidence WHERE digest = ?", (digest,)
-        ).fetchone()
-        return row
-
-    def _acknowledge(self, entry_id: bytes, acknowledgement: bytes) -> None:
-        with self._connection as transaction:
-            transaction.execute(
-                "UPDATE receipts SET acknowledgement = ? WHERE entry_id = ?", (acknowledgement, entry_id)
-            )
-
-    def _find(self, identifier: str, tenant_id: str) -> tuple[Any, ...] | None:
-        query = f"SELECT {_COLUMNS} FROM receipts WHERE tenant_id = ? AND "  # noqa: S608 - constant names
-        for condition in ("receipt_id = ?", "chat_id = ? ORDER BY position DESC LIMIT 1"):
-            row: tuple[Any, ...] | None = self._connection.execute(
-                query + condition, (tenant_id, identifier)
-            ).fetchone()
-            if row is not None:
-                return row
-        return None
+    file: StoreFile
+    receipts: KeptReceipts
+    documents: KeptDocuments
+    put_off: PutOff
+    usage: KeptUsage
+    erased: Erased
 
 
 @asynccontextmanager
 async def open_receipt_store(
-    path: Path, *, clock: Callable[[], float] = time.time, most_pending: int = MOST_PENDING
+    path: Path, *, clock: Callable[[], float] = time.time, most_put_off: int = MOST_PUT_OFF
 ) -> AsyncIterator[ReceiptStore]:
     """Open or create the store, readable by this user only. `clock` is in Unix seconds.
 
     Raises `ReceiptStoreUnusable` or `ReceiptStoreFailed`.
     """
-    store = ReceiptStore(await asyncio.to_thread(connect, path), clock, most_pending)
+    file = StoreFile(await asyncio.to_thread(connect, path))
     try:
-        yield store
+        yield ReceiptStore(
+            file,
+            KeptReceipts(file, clock),
+            KeptDocuments(file, clock),
+            await PutOff.open(file, most_put_off),
+            KeptUsage(file),
+            Erased(file),
+        )
     finally:
-        await asyncio.to_thread(store.close)
+        await asyncio.to_thread(file.close)

@@ -10,22 +10,22 @@ from typing import Any
 
 from libs import jcs
 from libs.events.vault import VaultKey
-from services.router.proof.store import ReceiptStore, StoredUsage
+from services.router.proof.kept_usage import KeptUsage, StoredUsage
 
 
 class UsageCopies:
-    """Copies in the receipt store."""
+    """Copies of entries, as entries have them."""
 
-    def __init__(self, store: ReceiptStore) -> None:
-        self._store = store
+    def __init__(self, kept: KeptUsage) -> None:
+        self._kept = kept
 
     async def keep(self, vault: VaultKey, entry_id: bytes, body: Mapping[str, Any]) -> None:
         """See `admission.usage.Keep`. Raises `ReceiptStoreFailed`."""
         document = jcs.dumps(dict(body))
-        await self._store.keep_usage(StoredUsage(vault.tenant, vault.vault_id, vault.epoch, entry_id, document))
+        await self._kept.put(StoredUsage(vault.tenant, vault.vault_id, vault.epoch, entry_id, document))
 
     async def page(self, tenant_id: str, before: int | None) -> dict[str, Any]:
         """Return a tenant's entries, the newest first, those of a page before a place. Raises `ReceiptStoreFailed`."""
-        found, following = await self._store.usage(tenant_id, before)
+        found, following = await self._kept.page(tenant_id, before)
         entries = [{"entry_id": each.entry_id.hex(), **jcs.loads_object(each.body)} for each in found]
         return {"entries": entries, "before": following}

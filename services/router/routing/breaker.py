@@ -1,11 +1,13 @@
 """It is responsible for which nodes are avoided for a while: those that have failed, or begun slowly, several times.
 
 A breaker is this router's guess and a preference. It opens no way around a check, and where every node that may serve
-is avoided, one of them serves all the same. What a client can bring about alone says nothing of a node.
+is avoided, one of them serves all the same. What a client can bring about alone says nothing of a node: how long its
+request takes is a failing of the node's only as long as no other tenant is served meanwhile.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +36,24 @@ class Cause(Enum):
 
 
 @dataclass(slots=True)
+class _Served:
+    """When the node last did well by a tenant, and when by any other than that one."""
+
+    tenant_id: str = ""
+    at: float = -math.inf
+    others_at: float = -math.inf
+
+    def note(self, tenant_id: str, now: float) -> None:
+        if tenant_id != self.tenant_id:
+            self.tenant_id, self.others_at = tenant_id, self.at
+        self.at = now
+
+    def another(self, tenant_id: str) -> float:
+        """Return when it last did well by somebody other than this tenant."""
+        return self.others_at if tenant_id == self.tenant_id else self.at
+
+
+@dataclass(slots=True)
 class _Breaker:
     """One node's. Without a cause it is closed."""
 
@@ -46,6 +66,10 @@ class _Breaker:
     """Whether the one request runs that was let through after the time was over."""
     usual: dict[str, float] = field(default_factory=dict)
     """By model the smoothed time to the first byte of a stream, seconds."""
+    answered: _Served = field(default_factory=_Served)
+    """When bytes of any answer came."""
+    begun: _Served = field(default_factory=_Served)
+    """When streams began that were not slow."""
 
 
 @dataclass(slots=True)
@@ -54,6 +78,7 @@ class Attempt:
 
     name: str
     model: str
+    tenant_id: str
     streams: bool
     breaker: _Breaker
     openings: int
@@ -91,11 +116,11 @@ class Breakers:
             self._opened.add(breaker.cause.value, -1)
 
     @contextmanager
-    def attempt(self, name: str, model: str, *, streams: bool) -> Iterator[Attempt]:
+    def attempt(self, name: str, model: str, tenant_id: str, *, streams: bool) -> Iterator[Attempt]:
         """Watch one request at a node, whose steps are to be given to `note`. A client that leaves says nothing."""
         breaker = self._breakers.get(name) or _Breaker()
         trial = breaker.cause is not None and not breaker.on_trial and self._clock() >= breaker.until
-        attempt = Attempt(name, model, streams, breaker, breaker.openings)
+        attempt = Attempt(name, model, tenant_id, streams, breaker, breaker.openings)
         breaker.on_trial = breaker.on_trial or trial
         try:
             yield attempt
@@ -117,6 +142,7 @@ class Breakers:
             if not attempt.answered and attempt.status is not None and attempt.status < 400:
                 self._timed(attempt)
             attempt.answered = True
+            attempt.breaker.answered.note(attempt.tenant_id, self._clock())
         elif attempt.status is not None:
             # What the client asked for wrongly, the node may have refused before it asked its engine.
             if attempt.status >= 500:
@@ -125,11 +151,12 @@ class Breakers:
                 self._succeeded(attempt)
 
     def _excused(self, attempt: Attempt, error: UpstreamFailed) -> bool:
-        """A client's own short time is no failing of the node's; a long silence is."""
-        if not error.late:
-            return error.excused
-        waited = 0.0 if attempt.handed_at is None else self._clock() - attempt.handed_at
-        return attempt.answered or waited < self._settings.first_byte_seconds
+        """A client's own short time is no failing of the node's; a long silence is, if others hear no more from it."""
+        if error.excused or attempt.handed_at is None:
+            return error.excused or error.late
+        if attempt.answered or self._clock() - attempt.handed_at < self._settings.first_byte_seconds:
+            return error.late
+        return attempt.breaker.answered.another(attempt.tenant_id) >= attempt.handed_at
 
     def _timed(self, attempt: Attempt) -> None:
         """The first byte has come. That of a buffered answer tells how long the answer is, and nothing of the node."""
@@ -141,7 +168,10 @@ class Breakers:
         breaker.usual[attempt.model] = usual + _SMOOTHING * (seconds - usual)
         if seconds <= settings.slow_seconds or not self._is_far_above_others(attempt, seconds):
             breaker.slow = 0
+            breaker.begun.note(attempt.tenant_id, self._clock())
             return
+        if breaker.begun.another(attempt.tenant_id) >= attempt.handed_at:
+            return  # Its prompt may be a long one: another's stream began in time meanwhile.
         breaker.slow += 1
         if breaker.slow >= settings.breaker_failures or breaker.cause is Cause.LATENCY:
             self._open(attempt, Cause.LATENCY)

@@ -35,6 +35,14 @@ class NodeUnavailable(UpstreamFailed):
     """The node did not begin to answer, so another may be asked."""
 
 
+class NodeKeyChanged(NodeUnavailable):
+    """The node answers under another key than the one that was verified. It may be genuine, but the session that the
+    receipt would cite is bound to the key before.
+    """
+
+    reason = "NODE_KEY_CHANGED"
+
+
 @dataclass(frozen=True, slots=True)
 class Errand:
     """A prompt to be forwarded. `timeout` is for the whole hop, in seconds."""
@@ -91,8 +99,7 @@ async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings)
     except MeshError as error:
         raise NodeUnavailable(f"the node cannot be reached: {error.reason}") from error
     if link.lease.certificate != upstream.lease.certificate:
-        # Genuine, perhaps, but the session that the receipt would cite is bound to the key before.
-        raise NodeUnavailable("the node has another key than the one verified", excused=True)
+        raise NodeKeyChanged("the node has another key than the one verified", excused=True)
     session_id = upstream.candidate.session_id
     yield Reached(digest(prompt.forwarded), UpstreamVerified(errand.required, prompt.model, session_id))
     call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(

@@ -39,6 +39,12 @@ class Route(Protocol):
         ...
 
 
+class NodeNoLongerSuits(NodeUnavailable):
+    """Policy or registry have said something since the node was chosen: this prompt may not go there any more."""
+
+    reason = "NODE_NO_LONGER_SUITS"
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRoute:
     """The way to a node."""
@@ -52,8 +58,9 @@ class NodeRoute:
 
     async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
         """See `hop.forward`."""
-        breakers, model, streams = self.upstreams.breakers, errand.prompt.model, errand.prompt.stream
-        with self.held(), breakers.attempt(self.name, model, streams=streams) as attempt:
+        breakers, prompt = self.upstreams.breakers, errand.prompt
+        attempting = breakers.attempt(self.name, prompt.model, errand.tenant_id, streams=prompt.stream)
+        with self.held(), attempting as attempt:
             async with aclosing(forward(self.upstream, errand, self.upstreams.settings)) as steps:
                 async for step in steps:
                     if isinstance(step, Reached):
@@ -67,13 +74,13 @@ class NodeRoute:
 
     def _require_suiting(self, errand: Errand) -> None:
         """Connecting may have taken a while: what was chosen must still be what this prompt may go to. Raises
-        `NodeUnavailable`.
+        `NodeNoLongerSuits`.
         """
         prompt = errand.prompt
         if not self.upstreams.still_suits(
             self.upstream, prompt.model, errand.endpoint, prompt.constraints, errand.tenant_id
         ):
-            raise NodeUnavailable("the node may not serve this request any more", excused=True)
+            raise NodeNoLongerSuits("the node may not serve this request any more", excused=True)
 
 
 class Routes:

@@ -49,7 +49,7 @@ class Generation:
     e2ee_keys: tuple[E2eeKey, ...] = field(repr=False)
 
     @classmethod
-    def born(cls, subject: str, not_after: int, tls_spki_sha256: str) -> Generation:
+    def born(cls, subject: str, not_after: int, tls_keys: tuple[TlsKey, ...]) -> Generation:
         """Make keys that nobody had before. `not_after` is in Unix seconds."""
         receipt_key = Ed25519PrivateKey.generate()
         public = receipt_key.public_key().public_bytes_raw()
@@ -59,7 +59,7 @@ class Generation:
             subject=subject,
             not_after=not_after,
             receipt_keys={key_id: public},
-            tls_keys=(TlsKey(tls_spki_sha256, None),),
+            tls_keys=tls_keys,
             e2ee_keys=tuple(key.entry() for key in e2ee_keys),
         )
         return cls(keyset, keyset.digest, key_id, receipt_key, e2ee_keys)

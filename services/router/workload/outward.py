@@ -1,89 +1,87 @@
-"""It is responsible for the TLS key that clients meet, and for a certificate that names it before the last one ends.
+"""It is responsible for the TLS keys that clients meet, and for which of them a listener shows to whom.
 
-It is another key than the mesh key. It lives as long as the process, and each of its keysets lists it: a client that
-pinned it is cut off by no renewal.
+One key has the operator's names and addresses in its certificate. Each domain has one of its own, which no client of
+another domain accepts. All of them live as long as the process, and each of its keysets lists them.
 """
 
 from __future__ import annotations
 
-import hashlib
+import datetime as dt
 import ssl
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from libs.aci.keyset import TlsKey
 from libs.identity import certificate as certificates
 from libs.identity.member import Member
-from libs.rpc.errors import remote_errors
-from libs.rpc.tls import load_server_context, show
-
-_CALL_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class OutwardCertificate:
-    """What clients see: a key that the keyset lists, and a certificate for it."""
-
-    key_pem: bytes
-    certificate_pem: bytes
+from libs.rpc.tls import named_contexts
+from services.router.workload.outward_key import OutwardCertificate, OutwardKey
 
 
 class Outward:
-    """The key, and the certificate that listeners show for it: new connections get the newest."""
+    """The keys, and the certificates that listeners show for them: new connections get the newest."""
 
-    def __init__(self, dns_names: tuple[str, ...], ip_addresses: tuple[str, ...]) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._dns_names, self._ip_addresses = dns_names, ip_addresses
-        self._shown: OutwardCertificate | None = None
-        self._context: ssl.SSLContext | None = None
-
-    @property
-    def spki_sha256(self) -> str:
-        """SHA-256 (hex) of the key, as keysets list it."""
-        return hashlib.sha256(certificates.spki_of(self._key.public_key())).hexdigest()
+    def __init__(self, dns_names: Sequence[str], ip_addresses: Sequence[str] = (), domains: Sequence[str] = ()) -> None:
+        """With domains and nothing else there is no key for whoever asks for none of them."""
+        self._dns_names = tuple(dns_names)
+        only_domains = domains and not dns_names and not ip_addresses
+        self._default = None if only_domains else OutwardKey(dns_names, ip_addresses)
+        self._domains = {domain: OutwardKey((domain,), domain=domain) for domain in domains}
+        self._shown: tuple[OutwardCertificate, ...] = ()
 
     @property
-    def shown(self) -> OutwardCertificate:
-        if self._shown is None:
-            raise RuntimeError("the outward key is used before it is certified")
+    def listed(self) -> tuple[TlsKey, ...]:
+        """What keysets have of the keys."""
+        return tuple(key.listed for key in self._keys())
+
+    @property
+    def shown(self) -> tuple[OutwardCertificate, ...]:
+        """The certificates of now. The first is for whoever names no host, or none of them."""
+        if not self._shown:
+            raise RuntimeError("the outward keys are used before they are certified")
         return self._shown
 
     async def certify(self, member: Member) -> None:
-        """Have the mesh CA sign the key for these names, and show that from now on. Raises the KMS's refusal."""
-        stub = kms_pb2_grpc.KmsServiceStub(await member.kms.channel(_CALL_SECONDS))
-        with remote_errors():
-            response = await stub.IssueServerCertificate(
-                kms_pb2.IssueServerCertificateRequest(
-                    csr=certificates.make_csr(self._key), dns_names=self._dns_names, ip_addresses=self._ip_addresses
-                ),
-                timeout=_CALL_SECONDS,
-            )
-        chain = certificates.pem_of(response.certificate) + member.ca_pem
-        self._shown = OutwardCertificate(certificates.key_pem(self._key), chain)
-        if self._context is not None:
-            # Only handshakes look at it: connections that stand go on.
-            show(self._context, key_pem=self._shown.key_pem, certificate_pem=chain)
+        """Have the mesh CA sign all keys, and show what it signs from now on. Raises the KMS's refusal."""
+        certified = [await key.certify(member) for key in self._keys()]
+        self._shown = (*(() if self._default else (_nobodys(),)), *certified)
 
-    def context(self) -> ssl.SSLContext:
-        """Return the TLS context of the HTTPS listener, which follows renewals."""
-        if self._context is None:
-            shown = self.shown
-            self._context = load_server_context(key_pem=shown.key_pem, certificate_pem=shown.certificate_pem)
-        return self._context
+    def context(self, protocols: Sequence[str]) -> ssl.SSLContext:
+        """Return the TLS context of the HTTPS listener, which follows renewals and offers these protocols (RFC 7301).
+
+        With domains, a client that names a host that is not one of the operator's is refused inside the handshake.
+        """
+        for key in self._keys():
+            key.context.set_alpn_protocols(list(protocols))
+        default = None if self._default is None else self._default.context
+        if default is not None and not self._domains:
+            return default
+        named = {domain: key.context for domain, key in self._domains.items()}
+        if default is not None:
+            named |= dict.fromkeys(self._dns_names, default)
+        return named_contexts(named, default)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return the credentials of the gRPC listener, which follow renewals."""
-        newest = _NewestCertificate(self)
+        """Return the credentials of the gRPC listener, which follow renewals. gRPC shows the certificate that has the
+        name that a client asks for, else the first.
+        """
+        newest = _NewestCertificates(self)
         return grpc.dynamic_ssl_server_credentials(
             newest.first,
             newest,  # type: ignore[arg-type]  # It may return None, which the stubs do not know.
             require_client_authentication=False,
         )
 
+    def _keys(self) -> tuple[OutwardKey, ...]:
+        return (*(() if self._default is None else (self._default,)), *self._domains.values())
 
-class _NewestCertificate:
+
+class _NewestCertificates:
     """What gRPC asks, from a thread of its own, before every handshake: None for what is shown already, because what it
     exchanges may be in use (https://github.com/grpc/grpc/issues/36693).
     """
@@ -94,11 +92,31 @@ class _NewestCertificate:
         self.first = _configuration(self._shown)
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        if self._outward.shown is self._shown:
+        shown = self._outward.shown
+        if shown is self._shown:
             return None
-        self._shown = self._outward.shown
-        return _configuration(self._shown)
+        self._shown = shown
+        return _configuration(shown)
 
 
-def _configuration(shown: OutwardCertificate) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(shown.key_pem, shown.certificate_pem)])
+def _configuration(shown: Sequence[OutwardCertificate]) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(each.key_pem, each.certificate_pem) for each in shown])
+
+
+def _nobodys() -> OutwardCertificate:
+    """A certificate that no client believes, of a key that no keyset lists. gRPC cannot be told to refuse a handshake:
+    whoever asks for no host that there is must not be shown another's.
+    """
+    key, nobody = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(nobody)
+        .issuer_name(nobody)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now)
+        .sign(key, hashes.SHA256())
+    )
+    return OutwardCertificate(certificates.key_pem(key), certificate.public_bytes(Encoding.PEM))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from libs.aci.keyset import HOST_NAME
 
 IMAGE, SOURCES = "image", "sources"
 DAY_SECONDS = 24 * 3600
@@ -11,6 +14,9 @@ _CERTIFICATE_SECONDS = 29 * DAY_SECONDS
 """The KMS certifies an outward key for thirty days, and again with each keyset."""
 _DEFAULT_SECONDS = 7 * DAY_SECONDS
 _OVERLAPS = 7
+MOST_DOMAINS = 16
+_ADDRESS = re.compile(r"[0-9.]+")
+"""Of an IPv4 address nobody may say in TLS that it is a host's name (RFC 6066, section 3)."""
 SETTLING_SECONDS = 30.0
 """How long after a request's time its receipt may be signed, and then be fetched: a client may be slow to read."""
 
@@ -31,6 +37,10 @@ class KeysetSettings:
     """Names in the outward certificate, beside the IP addresses."""
     ip_addresses: tuple[str, ...] = ()
     """IP addresses in the outward certificate."""
+    domains: tuple[str, ...] = ()
+    """Host names of which each has a TLS key and a certificate of its own, shown to whoever asks for it. The keyset
+    lists the key for that name alone. Where there are any, a client that asks for a name that is neither here nor in
+    `dns_names` is refused."""
     repo_url: str | None = None
     """Where the measured code's source is published; goes into the attestation report, as a label."""
     image_digest_of: str = IMAGE
@@ -49,6 +59,13 @@ class KeysetSettings:
             raise ValueError("keyset.overlap_seconds must be positive, and at most half of the keyset's life")
         if self.lifetime - self.overlap > _CERTIFICATE_SECONDS:
             raise ValueError("keyset.overlap_seconds is too short: the outward certificate would end before the keyset")
+        if len(self.domains) > MOST_DOMAINS:
+            raise ValueError(f"keyset.domains may hold {MOST_DOMAINS} names at most: each is certified by itself")
+        if len({*self.domains, *self.dns_names}) < len(self.domains) + len(self.dns_names):
+            raise ValueError("keyset.domains and keyset.dns_names must name each host once: it has one key")
+        for domain in self.domains:
+            if HOST_NAME.fullmatch(domain) is None or _ADDRESS.fullmatch(domain):
+                raise ValueError("keyset.domains must hold host names in lower case, without wildcards")
         if self.image_digest_of not in (IMAGE, SOURCES):
             raise ValueError(f"keyset.image_digest_of must be {IMAGE} or {SOURCES}")
         if not self.quotes_per_second > 0:

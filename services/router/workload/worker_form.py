@@ -106,13 +106,17 @@ class WorkerForm:
         self._reports = reports
         self._keys: Mapping[str, SigningKey] = {"ecdsa": EthereumKey(), "ed25519": EdKey()}
 
-    async def report(self, nonce: str | None, signing_algo: str | None, version: str | None) -> dict[str, Any]:
-        """Return a report of this moment. Raises `SigningAlgoNotSupported`, `InvalidRequest`, `ReportsBusy`."""
+    async def report(
+        self, nonce: str | None, signing_algo: str | None, version: str | None, *, host: str = ""
+    ) -> dict[str, Any]:
+        """Return a report of this moment, to whoever talks to `host`: of version 2 it names the TLS key there. Raises
+        `SigningAlgoNotSupported`, `InvalidRequest`, `ReportsBusy`.
+        """
         algo, key = self._key(signing_algo)
         version = version or _VERSIONS[0]
         if version not in _VERSIONS:
             raise InvalidRequest(f"version must be one of {', '.join(_VERSIONS)}")
-        fingerprint = self._workload.keyset.tls_public_keys[0].spki_sha256 if version == _CHANNEL_BOUND else None
+        fingerprint = self._tls_key(host) if version == _CHANNEL_BOUND else None
         challenge = _challenge(nonce)
         quoted = await self._reports.quoted(_identity(key, fingerprint) + challenge)
         attestation = {
@@ -144,6 +148,14 @@ class WorkerForm:
             "signing_algo": algo,
             "receipt": json.loads(receipt),
         }
+
+    def _tls_key(self, host: str) -> str:
+        """The key that a listener shows to who asks for this host. Raises `InvalidRequest`."""
+        by_domain = {key.domain: key.spki_sha256 for key in self._workload.keyset.tls_public_keys}
+        shown = by_domain.get(host) or by_domain.get(None)
+        if shown is None:
+            raise InvalidRequest("version 2 names the TLS key of a host, and the keyset lists none for this one")
+        return shown
 
     def _key(self, signing_algo: str | None) -> tuple[str, SigningKey]:
         algo = signing_algo or "ecdsa"

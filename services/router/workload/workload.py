@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from libs.aci.keyset import Keyset
+from libs.aci.keyset import Keyset, TlsKey
 from services.router.errors import KeysetEnded
 from services.router.workload.generation import E2eeKey, Generation
 
@@ -18,12 +18,16 @@ class Workload:
     """The keysets of this process: the newest, which everybody is shown, and those before it until they end."""
 
     def __init__(
-        self, subject: str, lifetime_seconds: int, tls_spki_sha256: str, clock: Callable[[], float] = time.time
+        self,
+        subject: str,
+        lifetime_seconds: int,
+        tls_keys: tuple[TlsKey, ...],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """The first keyset is born now. `clock` is in Unix seconds."""
+        """The first keyset is born now. Every one of them lists `tls_keys`. `clock` is in Unix seconds."""
         self._subject = subject
         self._lifetime_seconds = lifetime_seconds
-        self._tls_spki_sha256 = tls_spki_sha256
+        self._tls_keys = tls_keys
         self._clock = clock
         self._now = clock()
         self._newest = self.bear()
@@ -48,7 +52,7 @@ class Workload:
 
     def bear(self) -> Generation:
         """Make the next keyset. It is served by nobody before `serve`."""
-        return Generation.born(self._subject, int(self.now()) + self._lifetime_seconds, self._tls_spki_sha256)
+        return Generation.born(self._subject, int(self.now()) + self._lifetime_seconds, self._tls_keys)
 
     def serve(self, generation: Generation) -> None:
         """Serve under a keyset from now on. The log MUST hold it. Those before it are honoured until they end."""

@@ -151,6 +151,21 @@ async def test_what_the_service_holds_against_the_router_is_not_told_as_the_clie
     assert Aborted("upstream_failed") in receipt.events
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_service_that_points_elsewhere_sends_no_prompt_there(
+    tmp_path: Path, service: OpenAiTwin, status: int
+) -> None:
+    """Policy lists where prompts go, and a provider's word is no policy."""
+    async with openai_service() as elsewhere:
+        service.status, service.location = status, f"{elsewhere.origin}/v1/chat/completions"
+        answer, receipt = await ask(
+            tmp_path, service, tenants=[TENANT.tenant_id], ca_pem=service.ca.pem + elsewhere.ca.pem
+        )
+        assert (answer.started.status, error_type(answer)) == (502, "upstream_error")
+        assert Aborted("upstream_failed") in receipt.events
+        assert (len(service.paths), elsewhere.paths) == (1, [])
+
+
 async def test_a_refusal_of_any_length_is_the_services_failure(tmp_path: Path, service: OpenAiTwin) -> None:
     service.status, service.pieces = 500, (b"x" * (1 << 17),)
     answer, receipt = await ask(tmp_path, service, tenants=[TENANT.tenant_id])

@@ -181,6 +181,15 @@ class Ground:
         """How many entries of a kind are in the log."""
         return sum(leaf.parse(entry.leaf_data).kind is kind for entry in await self.read())
 
+    async def is_said(self, kind: Kind, beyond: int) -> bool:
+        """Say whether more entries of a kind come to be in the log: what is owed is said later than it is found."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await self.count(kind) <= beyond:
+                    await self.commit()
+                return True
+        return False
+
     @asynccontextmanager
     async def stream(self, member: Member) -> AsyncIterator[NatsLink]:
         """A connection to nats-server with what a member's role may do."""

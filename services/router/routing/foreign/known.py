@@ -17,7 +17,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from libs.policy.hardware import TDX
-from services.router.proof.kept_documents import AT_LEAST_SECONDS
+from services.router.proof.citations import AT_LEAST_SECONDS
 from services.router.routing.foreign.adapter import Adapter, ForeignNotVerified, Standing
 from services.router.routing.foreign.record import SessionRecord
 from services.router.routing.foreign.selection import ForeignCandidate, Wanted

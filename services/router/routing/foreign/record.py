@@ -14,7 +14,7 @@ from libs.events.publish import Enqueued
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
-from services.router.proof.store import ReceiptStore
+from services.router.proof.kept_documents import KeptDocuments
 from services.router.routing.foreign.adapter import Standing
 
 _MAX_REMEMBERED = 10_000
@@ -29,9 +29,9 @@ class Log(Protocol):
 class SessionRecord:
     """Keeps session documents, and logs each once."""
 
-    def __init__(self, log: Log, store: ReceiptStore) -> None:
+    def __init__(self, log: Log, documents: KeptDocuments) -> None:
         self._log = log
-        self._store = store
+        self._documents = documents
         self._kept: set[str] = set()
 
     async def keep(self, standing: Standing) -> None:
@@ -42,7 +42,7 @@ class SessionRecord:
         for document in (*standing.supporting, *([] if standing.session is None else [standing.session])):
             identifier = session_id(document)
             # Those too that were kept before: what no receipt has cited for a day is let go.
-            await self._store.keep_evidence(bytes.fromhex(identifier), document)
+            await self._documents.put(bytes.fromhex(identifier), document)
             if identifier in self._kept:
                 continue
             await self._log.enqueue(Kind.SESSION, jcs.loads_object(document), vault=None)
@@ -52,7 +52,7 @@ class SessionRecord:
 
     async def find(self, identifier: str) -> bytes:
         """Return a session document that was kept, by this process or an earlier one. Raises `NotFound`."""
-        document = await self._store.evidence(bytes.fromhex(identifier))
+        document = await self._documents.find(bytes.fromhex(identifier))
         try:
             verify_session(document, identifier)
         except MeshError as error:

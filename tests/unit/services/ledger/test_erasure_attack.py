@@ -31,7 +31,8 @@ from libs.transparency.leaf import Kind
 from libs.transparency.merkle import leaf_hash, verify_consistency, verify_inclusion
 from services.router.errors import NotFound
 from services.router.proof.erasures import ErasureReading
-from services.router.proof.store import ReceiptStore, StoredReceipt, open_receipt_store
+from services.router.proof.kept_receipts import StoredReceipt
+from services.router.proof.store import ReceiptStore, open_receipt_store
 from services.router.proof.vaults import Vaults
 from tests.fakes.joined_mesh import JoinedMesh
 from tests.fakes.secrets import Secrets
@@ -68,7 +69,7 @@ class Writer:
         self.router = router
         self.store = store
         self.vaults = Vaults(router.member, router.ledger, router.receiver)
-        self.reading = ErasureReading(router.ledger, self.vaults, store)
+        self.reading = ErasureReading(router.ledger, self.vaults, store.erased)
 
     async def stub(self) -> Any:
         return ledger_pb2_grpc.LedgerServiceStub(await self.router.ledger.channel(PATIENCE_SECONDS))
@@ -81,7 +82,7 @@ class Writer:
         body = {"receipt_id": receipt_id, "n": number}
         committed = await publisher.commit(Kind.RECEIPT, body, vault=vault, timeout=PATIENCE_SECONDS)
         publisher.released(committed)
-        await self.store.put(
+        await self.store.receipts.put(
             StoredReceipt(
                 receipt_id=receipt_id,
                 chat_id=None,
@@ -194,7 +195,7 @@ def found_in(secrets: Secrets, files: Mapping[Path, bytes]) -> dict[str, list[st
 
 async def has_copy(router: Writer, tenant: str, number: int) -> bool:
     try:
-        await router.store.find(f"rcpt-{tenant[:2]}-{number}", tenant)
+        await router.store.receipts.find(f"rcpt-{tenant[:2]}-{number}", tenant)
     except NotFound:
         return False
     return True

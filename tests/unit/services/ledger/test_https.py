@@ -17,6 +17,7 @@ from libs.transparency.tiles import Tile
 from services.ledger.checkpoints.auditing import NoCheckpoint, SignedTree
 from services.ledger.serving.https import CannotListen, OutwardCertificate, serving_https
 from services.ledger.serving.public import application
+from tests.fakes.https_application import status_of, unreadable_requests
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 
 
@@ -84,6 +85,17 @@ async def test_the_newest_checkpoint_is_served_to_anyone(kms: KmsCore) -> None:
             assert response.status == 404
         async with session.post(f"{url}/checkpoint", data=b"x") as response:
             assert response.status == 405
+
+
+async def test_what_nobody_should_send_is_refused_and_the_ledger_serves_on(kms: KmsCore) -> None:
+    newest = Newest()
+    newest.tree = SignedTree(1, bytes(32), b"note\n")
+    async with client(kms, newest) as (session, url, _):
+        context = ssl.create_default_context(cadata=pem_of(kms.ca.certificate).decode())
+        for name, hostile in unreadable_requests("/checkpoint").items():
+            assert await status_of(int(url.rpartition(":")[2]), context, hostile.data) == hostile.refusal[0], name
+        async with session.get(f"{url}/checkpoint") as response:
+            assert (response.status, await response.read()) == (200, b"note\n")
 
 
 async def test_connections_get_the_renewed_certificate(kms: KmsCore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import signal
 import ssl
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 
 from libs.transparency import cosignature, note
 from libs.transparency.add_checkpoint import ADD_CHECKPOINT, ADD_KEY, MAX_REQUEST_BYTES, SIZE_TYPE, newest_path
+from tests.fakes.https_application import status_of, unreadable_requests
 from tests.fakes.running_witness import RunningWitness
 
 from .conftest import ORIGIN, OTHER_KEY, VKEY, GrowingLog
@@ -83,6 +85,19 @@ async def test_who_sends_slowly_keeps_no_other_log_from_being_cosigned(witness: 
         assert (await Client(witness, another).post(log.request(0, 5).encode()))[0] == 200
     for sender in slow:
         sender.close()
+
+
+async def test_what_nobody_should_send_is_refused_and_the_witness_serves_on(witness: RunningWitness) -> None:
+    log = GrowingLog().grow(5)
+    context = ssl.create_default_context(cafile=str(witness.ca))
+    port = urlsplit(witness.url).port or 0
+    for name, hostile in unreadable_requests(newest_path(ORIGIN)).items():
+        assert await status_of(port, context, hostile.data) == hostile.refusal[0], name
+    body = gzip.compress(log.request(0, 5).encode())
+    head = f"POST {ADD_CHECKPOINT} HTTP/1.0\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    assert await status_of(port, context, head.encode() + body) == 400, "what came is judged, not what it unpacks to"
+    async with aiohttp.ClientSession() as session:
+        assert (await Client(witness, session).post(log.request(0, 5).encode()))[0] == 200
 
 
 async def test_what_was_cosigned_outlives_a_kill(witness: RunningWitness) -> None:

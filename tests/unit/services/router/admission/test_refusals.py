@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from libs.events.outbox import OutboxFull
+from libs.events.publish import Enqueued
 from libs.transparency.leaf import Kind
-from services.router.admission.refusals import PERIOD_SECONDS, Refusals
+from services.router.admission.hourly import PERIOD_SECONDS
+from services.router.admission.refusals import Refusals
 from tests.fakes.entry_schema import require_documented
 from tests.fakes.stepped_hours import SteppedHours
 
@@ -23,12 +25,13 @@ class Hours(SteppedHours):
         self.full = False
         self.entries: list[Mapping[str, Any]] = []
 
-    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: None) -> None:
+    async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: object) -> Enqueued:
         if self.full:
             raise OutboxFull("no room")
-        assert kind is Kind.REFUSALS
+        assert (kind, vault) == (Kind.REFUSALS, None)
         require_documented(kind, body)
         self.entries.append(body)
+        return Enqueued(bytes(32), bytes(32), len(self.entries))
 
 
 def refusals(hours: Hours) -> Refusals:

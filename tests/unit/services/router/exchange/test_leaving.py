@@ -16,7 +16,7 @@ from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
 from services.router.exchange.course import Part, Started
 from services.router.proof.issuance import Issuance
-from services.router.proof.store import StoredReceipt
+from services.router.proof.kept_receipts import StoredReceipt
 from tests.fakes.ledgers import TENANT
 from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, aborts, prompt, until_waiting
 
@@ -141,6 +141,21 @@ async def test_a_receipt_that_waits_for_its_vault_outlives_the_process(bench: Ro
     assert aborts(bench.only_receipt()) == ["ledger_unavailable"]
 
 
+async def test_a_receipt_that_the_ledger_has_been_given_at_a_stop_is_logged_once(
+    bench: RouterBench,
+) -> None:
+    ledger = bench.ledger
+    ledger.vault_open = False
+    await bench.run(prompt())
+    ledger.vault_open, ledger.waits = True, True
+    async with bench.issuance.recording():
+        await until_waiting(ledger.asked)
+        asyncio.get_running_loop().call_soon(ledger.goes_on.set)
+    assert await bench.store.put_off.oldest(9) == []
+    stored = await bench.store.receipts.find(bench.only_receipt().receipt_id, TENANT.tenant_id)
+    assert receipts.parse(stored.receipt) == bench.only_receipt()
+
+
 async def test_a_client_that_leaves_while_the_copy_is_kept_is_amended_and_the_copy_is_there(bench: RouterBench) -> None:
     """The ledger has acknowledged, the response is not out: the record may not stay open, nor the copy be lost."""
     bench.nodes[0].stream()
@@ -158,6 +173,6 @@ async def test_a_client_that_leaves_while_the_copy_is_kept_is_amended_and_the_co
 
 async def found(bench: RouterBench, receipt_id: str) -> StoredReceipt | None:
     try:
-        return await bench.store.find(receipt_id, TENANT.tenant_id)
+        return await bench.store.receipts.find(receipt_id, TENANT.tenant_id)
     except NotFound:
         return None

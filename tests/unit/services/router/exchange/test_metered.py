@@ -116,7 +116,7 @@ async def test_a_tenant_over_its_rate_does_not_fill_what_waits_for_the_ledger(be
             told["LEDGER_UNAVAILABLE"] += 1
         except TenantRateExceeded:
             told["TENANT_RATE_EXCEEDED"] += 1
-    waiting, without = len(await bench.store.pending(99)), told["TENANT_RATE_EXCEEDED"]
+    waiting, without = len(await bench.store.put_off.oldest(99)), told["TENANT_RATE_EXCEEDED"]
     assert told == Counter(LEDGER_UNAVAILABLE=waiting, TENANT_RATE_EXCEEDED=without) == bench.metrics.refusals.numbers
     assert without > 0
     bench.ledger.full = False
@@ -124,7 +124,7 @@ async def test_a_tenant_over_its_rate_does_not_fill_what_waits_for_the_ledger(be
 
 
 async def test_a_refusal_for_which_no_receipt_can_wait_is_in_the_number(tmp_path: Path) -> None:
-    async with router_bench(tmp_path, most_pending=1) as bench:
+    async with router_bench(tmp_path, most_put_off=1) as bench:
         bench.ledger.full = True
         await bench.run(prompt())
         with pytest.raises(LedgerUnavailable):

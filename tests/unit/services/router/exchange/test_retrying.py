@@ -17,8 +17,10 @@ from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.leases import MODEL, node_lease
+from tests.fakes.ledgers import OTHER_TENANT
 from tests.fakes.routers import (
     BUFFERED,
+    PATIENCE_SECONDS,
     STREAMED,
     Answer,
     NodeTwin,
@@ -174,6 +176,27 @@ async def test_a_node_that_fails_again_and_again_is_asked_no_more(two: RouterBen
     assert (await two.run(prompt())).body == b"".join(BUFFERED)
     assert asked(two)[0] == 2
     assert two.metrics.routing.breakers.numbers["errors"] == 1
+
+
+@pytest.mark.parametrize("anothers", [True, False], ids=["answered meanwhile", "hanging for all"])
+async def test_one_tenants_overruns_open_only_what_answers_nobody_else(tmp_path: Path, anothers: bool) -> None:
+    now = 1000.0
+    async with router_bench(tmp_path, routing=SETTINGS, monotonic=lambda: now) as bench:
+        (node,) = bench.nodes
+        held = node.goes_on = asyncio.Event()
+        asking = [asyncio.create_task(bench.run(prompt())) for _ in range(3)]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while node.running < 3:  # noqa: ASYNC110 - gRPC tells nobody.
+                await asyncio.sleep(0.01)
+        bench.tenant = OTHER_TENANT
+        if anothers:
+            node.goes_on = None
+            assert (await bench.run(prompt())).started.status == 200
+        now += 2 * SETTINGS.first_byte_seconds
+        node.refuses_as_too_slow = True
+        held.set()
+        assert {(await task).started.status for task in asking} == {502}
+        assert is_avoided(bench, node) is not anothers
 
 
 @pytest.mark.parametrize("turns_out", ["not to be for this tenant", "to have renewed its key"])

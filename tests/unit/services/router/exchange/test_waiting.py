@@ -212,6 +212,7 @@ def _the_registry_ends_it(bench: RouterBench) -> None:
         (_the_node_is_drained, (503, "upstream_verification_failed")),
         (_the_registry_ends_it, (503, "upstream_verification_failed")),
     ],
+    ids=lambda value: value.__name__.strip("_") if callable(value) else value[-1],
 )
 async def test_whoever_waited_is_judged_as_if_they_came_now(
     tmp_path: Path, happens: Happening, refusal: tuple[int, str]

@@ -112,7 +112,7 @@ class Bench:
         self.ledger, self.store = ledger, store
         reaching = Reaching(channel)
         self.vaults = Vaults(cast(Member, reaching), cast(Peer, reaching), ledger.receiver)
-        self.reading = ErasureReading(reaching, self.vaults, store)
+        self.reading = ErasureReading(reaching, self.vaults, store.erased)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -122,7 +122,7 @@ class Bench:
             following.cancel()
 
     async def until_read(self, token: bytes) -> None:
-        while await self.store.erasures_read() != token:  # noqa: ASYNC110 - the store tells nobody.
+        while await self.store.erased.place() != token:  # noqa: ASYNC110 - the store tells nobody.
             await asyncio.sleep(0.01)
 
 
@@ -142,14 +142,14 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 async def has_copy(store: ReceiptStore) -> bool:
     try:
-        await store.find("rcpt-1", "t1")
+        await store.receipts.find("rcpt-1", "t1")
     except NotFound:
         return False
     return True
 
 
 async def test_at_the_order_the_key_goes_and_the_copies_once_it_is_done(bench: Bench) -> None:
-    await bench.store.put(replace(stored(1), vault_id=VAULT, vault_epoch=this_month()))
+    await bench.store.receipts.put(replace(stored(1), vault_id=VAULT, vault_epoch=this_month()))
     first = await bench.vaults.key(TENANT)
     assert await bench.vaults.key(TENANT) is first
     async with bench.following():
@@ -163,7 +163,7 @@ async def test_at_the_order_the_key_goes_and_the_copies_once_it_is_done(bench: B
 
 
 async def test_a_hold_and_another_vault_or_month_make_it_forget_nothing(bench: Bench) -> None:
-    await bench.store.put(replace(stored(1), vault_id=VAULT, vault_epoch=this_month()))
+    await bench.store.receipts.put(replace(stored(1), vault_id=VAULT, vault_epoch=this_month()))
     first = await bench.vaults.key(TENANT)
     async with bench.following():
         bench.ledger.say(HoldChanged(VAULT, True, 1, ORDER))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -39,9 +40,11 @@ class Nodes:
         leaves: bool = False,
         streams: bool = True,
         model: str = "m",
+        tenant: str = "t",
     ) -> None:
         """One request, from its choice to its end. One that `fails` does before its first byte."""
-        with suppress(UpstreamFailed, GeneratorExit), self.breakers.attempt(name, model, streams=streams) as attempt:
+        attempting = self.breakers.attempt(name, model, tenant, streams=streams)
+        with suppress(UpstreamFailed, GeneratorExit), attempting as attempt:
             self.breakers.note(attempt, REACHED)
             self.now += first_byte
             if fails is not None:
@@ -115,6 +118,102 @@ def test_a_client_that_waited_long_for_nothing_had_a_node_that_failed() -> None:
     assert not nodes.breakers.admits("a")
 
 
+LONG = SETTINGS.first_byte_seconds + 1.0
+OVERRUN = NodeUnavailable("no time", late=True)
+SILENT = NodeUnavailable("the node was silent for 60 s")
+
+
+@contextmanager
+def meanwhile(nodes: Nodes, *overruns: NodeUnavailable) -> Iterator[None]:
+    """One tenant's requests, which the node is handed and does not answer for as long as this takes."""
+    with ExitStack() as running:
+        for overrun in overruns:
+            running.enter_context(suppress(UpstreamFailed))
+            attempt = running.enter_context(nodes.breakers.attempt("a", "m", "greedy", streams=overrun is SILENT))
+            nodes.breakers.note(attempt, REACHED)
+
+            def fails(*_: object, error: NodeUnavailable = overrun) -> bool:
+                raise error
+
+            running.push(fails)
+        yield
+        nodes.now += LONG
+
+
+@pytest.mark.parametrize("overrun", [OVERRUN, SILENT], ids=["its own time", "a stream that does not begin"])
+def test_one_tenants_requests_that_take_too_long_do_not_open_what_answers_another(overrun: NodeUnavailable) -> None:
+    nodes = Nodes("a")
+    for _ in range(5):
+        with meanwhile(nodes, *[overrun] * 5):
+            nodes.ask("a", tenant="other")
+        assert nodes.breakers.admits("a")
+
+
+def test_nor_while_anothers_stream_goes_on() -> None:
+    nodes = Nodes("a")
+    with nodes.breakers.attempt("a", "m", "other", streams=True) as stream:
+        for step in (REACHED, Begun(200, ""), b"x"):
+            nodes.breakers.note(stream, step)
+        for _ in range(5):
+            nodes.now += LONG
+            with meanwhile(nodes, *[OVERRUN] * 5):
+                nodes.breakers.note(stream, b"x")
+    assert nodes.breakers.admits("a")
+
+
+@pytest.mark.parametrize("overrun", [OVERRUN, SILENT], ids=["its own time", "a stream that does not begin"])
+def test_a_node_that_answers_nobody_is_avoided_whoever_asks(overrun: NodeUnavailable) -> None:
+    nodes = Nodes("a")
+    nodes.ask("a", tenant="other")
+    nodes.now += 1
+    with meanwhile(nodes, *[overrun] * 2):
+        pass
+    assert nodes.breakers.admits("a")
+    nodes.ask("a", tenant="other", streams=overrun is SILENT, fails=overrun, first_byte=LONG)
+    assert not nodes.breakers.admits("a")
+
+
+def test_what_a_tenant_itself_is_answered_excuses_nothing() -> None:
+    nodes = Nodes("a")
+    with meanwhile(nodes, *[OVERRUN] * 3):
+        nodes.ask("a", tenant="greedy")
+    assert not nodes.breakers.admits("a")
+
+
+def test_a_node_that_breaks_off_is_avoided_whoever_else_it_answers() -> None:
+    nodes = Nodes("a")
+    for _ in range(3):
+        nodes.ask("a", tenant="other", status=400)
+        nodes.ask("a", tenant="greedy", fails=BROKEN)
+    assert not nodes.breakers.admits("a")
+
+
+def test_one_tenants_long_prompts_are_not_slow_where_anothers_streams_begin_in_time() -> None:
+    nodes = Nodes("a", "b")
+    nodes.ask("b")
+    for _ in range(5):
+        with ExitStack() as running:
+            attempts = [
+                running.enter_context(nodes.breakers.attempt("a", "m", "greedy", streams=True)) for _ in range(5)
+            ]
+            for attempt in attempts:
+                nodes.breakers.note(attempt, REACHED)
+            nodes.ask("a", tenant="other")
+            nodes.now += 30.0
+            for attempt in attempts:
+                for step in (Begun(200, ""), b"x"):
+                    nodes.breakers.note(attempt, step)
+        assert nodes.breakers.admits("a")
+
+
+def test_streams_of_several_tenants_that_begin_late_open_it() -> None:
+    nodes = Nodes("a", "b")
+    for tenant in ("one", "two", "three"):
+        nodes.ask("b", tenant=tenant)
+        nodes.ask("a", tenant=tenant, first_byte=30.0)
+    assert nodes.counted == {"errors": 0, "latency": 1}
+
+
 def test_after_its_time_one_request_tries_it_and_closes_it() -> None:
     nodes = Nodes("a")
     nodes.open("a")
@@ -122,7 +221,7 @@ def test_after_its_time_one_request_tries_it_and_closes_it() -> None:
     assert not nodes.breakers.admits("a")
     nodes.now += 0.1
     assert nodes.breakers.admits("a")
-    with nodes.breakers.attempt("a", "m", streams=True) as trial:
+    with nodes.breakers.attempt("a", "m", "t", streams=True) as trial:
         assert not nodes.breakers.admits("a")
         for step in (REACHED, Begun(200, ""), b"x", Ended(None)):
             nodes.breakers.note(trial, step)
@@ -155,7 +254,7 @@ def test_a_client_that_leaves_its_trial_or_asks_wrongly_keeps_nobody_from_the_ne
 
 def test_a_request_from_before_it_opened_says_nothing_of_the_node_now() -> None:
     nodes = Nodes("a")
-    with nodes.breakers.attempt("a", "m", streams=True) as long:
+    with nodes.breakers.attempt("a", "m", "t", streams=True) as long:
         for step in (REACHED, Begun(200, ""), b"x"):
             nodes.breakers.note(long, step)
         nodes.open("a")
@@ -168,7 +267,7 @@ def test_nor_does_one_that_fails_after_it_closed_again() -> None:
     with ExitStack() as long:
         for _ in range(5):
             long.enter_context(suppress(UpstreamFailed))
-            long.enter_context(nodes.breakers.attempt("a", "m", streams=True))
+            long.enter_context(nodes.breakers.attempt("a", "m", "t", streams=True))
             long.push(_breaking_off)
         nodes.open("a")
         nodes.now += 10.0
@@ -222,7 +321,7 @@ def test_nobody_is_slow_who_is_quick_enough_or_as_slow_as_the_others(others: flo
 def test_a_node_that_is_not_listed_any_more_leaves_nothing() -> None:
     nodes = Nodes("a")
     nodes.open("a")
-    with suppress(UpstreamFailed), nodes.breakers.attempt("a", "m", streams=True):
+    with suppress(UpstreamFailed), nodes.breakers.attempt("a", "m", "t", streams=True):
         nodes.breakers.forget("a")
         assert nodes.counted == {"errors": 0, "latency": 0}
         raise BROKEN

@@ -72,7 +72,7 @@ def tell(bench: RouterBench, *loads: int, **changes: object) -> None:
 def break_open(bench: RouterBench, *nodes: NodeTwin) -> None:
     for node in nodes:
         for _ in range(2):
-            with suppress(UpstreamFailed), bench.upstreams.breakers.attempt(name_of(node), MODEL, streams=True):
+            with suppress(UpstreamFailed), bench.upstreams.breakers.attempt(name_of(node), MODEL, "t", streams=True):
                 raise UpstreamFailed("broke off")
 
 

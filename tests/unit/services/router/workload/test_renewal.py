@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from libs.aci import report
+from libs.aci.keyset import TlsKey
 from libs.aci.report import SourceProvenance
 from libs.errors import Code, MeshError
 from services.router.errors import KeysetEnded, LedgerUnavailable
@@ -87,7 +88,7 @@ def mesh() -> AttestedMesh:
 @pytest.fixture
 def bench(mesh: AttestedMesh) -> Bench:
     clock, guest, told = ShiftedClock(0.0), Guest(mesh), list[str]()
-    workload = Workload("spiffe://mesh.test/router/1", LIFE, "ab" * 32, clock)
+    workload = Workload("spiffe://mesh.test/router/1", LIFE, (TlsKey("ab" * 32),), clock)
     reports = Reports(
         cast(Any, MemberTwin(guest)),
         workload,

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from libs.aci import report
+from libs.aci.keyset import TlsKey
 from libs.aci.report import Report, SourceProvenance
 from libs.tee import eventlog, tdx
 from libs.tee.dstack import GuestQuote
@@ -52,7 +53,7 @@ class Device(TdGuest):
 
 
 def reports_over(mesh: AttestedMesh, guest: TdGuest, *, per_second: float = 1000.0, now: float = 0.0) -> Reports:
-    workload = Workload("spiffe://mesh.test/router/1", 86400, "00" * 32)
+    workload = Workload("spiffe://mesh.test/router/1", 86400, (TlsKey("00" * 32),))
     member = cast(Any, MemberTwin(guest))
     return Reports(
         member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, RETAIN_SECONDS, lambda: now

@@ -11,6 +11,7 @@ import pytest
 
 from libs.aci import receipt as receipts
 from libs.aci import report
+from libs.aci.keyset import TlsKey
 from libs.aci.report import SourceProvenance
 from libs.client.foreign import VLLM_PROXY_FORMAT, ForeignEvidence
 from libs.client.vllm_proxy import (
@@ -47,7 +48,7 @@ def mesh() -> AttestedMesh:
 
 @pytest.fixture
 def workload() -> Workload:
-    return Workload("spiffe://mesh.test/router/1", 86400, "ab" * 32)
+    return Workload("spiffe://mesh.test/router/1", 86400, (TlsKey("ab" * 32),))
 
 
 def reports_over(mesh: AttestedMesh, workload: Workload, per_second: float = 1000.0) -> Reports:
@@ -83,6 +84,25 @@ async def test_a_report_is_what_such_a_client_verifies(
     (tls_key,) = workload.keyset.tls_public_keys
     assert verified(mesh, said).spki_sha256 == (tls_key.spki_sha256 if version == "2" else None)
     assert said["all_attestations"] == [{name: one for name, one in said.items() if name != "all_attestations"}]
+
+
+async def test_a_report_names_the_tls_key_of_the_host_that_is_asked(mesh: AttestedMesh) -> None:
+    keys = (TlsKey("aa" * 32), TlsKey("bb" * 32, "b.example"))
+    for listed, host, named in (
+        (keys, "b.example", "bb" * 32),
+        (keys, "c.example", "aa" * 32),
+        (keys, "", "aa" * 32),
+        (keys[1:], "b.example", "bb" * 32),
+    ):
+        workload = Workload("spiffe://mesh.test/router/1", 86400, listed)
+        said = await WorkerForm(workload, reports_over(mesh, workload)).report(NONCE, "ed25519", "2", host=host)
+        assert verified(mesh, said).spki_sha256 == named
+    workload = Workload("spiffe://mesh.test/router/1", 86400, keys[1:])
+    form = WorkerForm(workload, reports_over(mesh, workload))
+    for host in ("c.example", "", "127.0.0.1"):
+        with pytest.raises(InvalidRequest):
+            await form.report(NONCE, "ed25519", "2", host=host)
+        assert (await form.report(NONCE, "ed25519", "1", host=host))["version"] == 1
 
 
 async def test_a_report_answers_its_own_nonce_and_speaks_for_its_own_key(mesh: AttestedMesh, form: WorkerForm) -> None:

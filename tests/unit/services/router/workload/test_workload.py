@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.aci import keyset as keysets
+from libs.aci.keyset import TlsKey
 from services.router.errors import KeysetEnded
 from services.router.workload.generation import Generation
 from services.router.workload.workload import Workload
@@ -32,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def workload(clock: Clock) -> Workload:
-    return Workload("spiffe://mesh.test/router/1", LIFE, TLS, clock)
+    return Workload("spiffe://mesh.test/router/1", LIFE, (TlsKey(TLS),), clock)
 
 
 @pytest.fixture

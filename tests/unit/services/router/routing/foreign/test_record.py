@@ -12,7 +12,8 @@ from libs.aci.session import session_id
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.errors import NotFound
-from services.router.proof.store import StoredReceipt, open_receipt_store
+from services.router.proof.kept_receipts import StoredReceipt
+from services.router.proof.store import open_receipt_store
 from services.router.routing.foreign.record import SessionRecord
 from tests.fakes.leases import node_lease
 from tests.fakes.ledgers import LedgerTwin
@@ -32,11 +33,11 @@ async def test_a_session_that_nobody_cites_is_here_as_long_as_it_is_verified(tmp
     document = draft_session(node_lease("n0"), "localhost:1").document
     standing = cast(Any, StandingTwin(document))
     async with open_receipt_store(tmp_path / "r.db", clock=lambda: now) as store:
-        record = SessionRecord(cast(Any, ledger), store)
+        record = SessionRecord(cast(Any, ledger), store.documents)
         await record.keep(standing)
-        await store.put(StoredReceipt("rcpt-1", None, "t", b"{}", b"{}", bytes(32), bytes(32), 1))
+        await store.receipts.put(StoredReceipt("rcpt-1", None, "t", b"{}", b"{}", bytes(32), bytes(32), 1))
         now += 2 * DAY
-        await store.let_go(int(now), 1 << 30)
+        await store.receipts.let_go(int(now), 1 << 30)
         with pytest.raises(NotFound):
             await record.find(session_id(document))
         await record.keep(standing)

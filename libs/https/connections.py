@@ -14,10 +14,10 @@ from typing import Protocol, cast
 
 import structlog
 
-from services.router.metrics import ConnectionMetrics
-
 H2, HTTP11 = "h2", "http/1.1"
 """The names of both versions in a TLS session's handshake (RFC 7301)."""
+PROTOCOLS = (H2, HTTP11)
+"""What a listener offers, what it prefers first."""
 
 _CLOSING_SECONDS = 2.0
 """For how long the end of a TLS session waits for its client's."""
@@ -44,6 +44,41 @@ class Connection(Protocol):
         ...
 
 
+class Gauge(Protocol):
+    """A number, or one for each label."""
+
+    def add(self, value: str = "", amount: int = 1) -> None: ...
+
+
+class Observed(Protocol):
+    """What is counted of connections."""
+
+    @property
+    def open(self) -> Gauge:
+        """Those that are open now."""
+        ...
+
+    @property
+    def turned_away(self) -> Gauge:
+        """Those that were not let in, by reason: `full`, or `handshake`."""
+        ...
+
+
+class Unobserved:
+    """Counts nothing."""
+
+    @property
+    def open(self) -> Gauge:
+        return self
+
+    @property
+    def turned_away(self) -> Gauge:
+        return self
+
+    def add(self, value: str = "", amount: int = 1) -> None:
+        pass
+
+
 class Connections:
     """The connections of one listener. `speak` has the protocols by their names in TLS; without TLS it is HTTP/1."""
 
@@ -54,7 +89,7 @@ class Connections:
         *,
         limit: int,
         handshake_seconds: float,
-        metrics: ConnectionMetrics,
+        metrics: Observed,
     ) -> None:
         self._speak = speak
         self._context = context

@@ -1,0 +1,100 @@
+"""Both tables of the router's promises: every row is proven by a test that is collected, and nothing is left out."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import services.router
+from services.router.errors import RouterError
+from services.router.exchange.ends import End
+from tests.conformance.promises import page
+from tests.conformance.promises.receipts import ENDS, NOT_REFUSALS_OF_A_TENANTS_PROMPT, REFUSALS, WITHOUT
+from tests.conformance.promises.upstreams import WAYS
+
+ROOT = Path(__file__).resolve().parents[2]
+UPSTREAMS = [row for _, rows in WAYS for row in rows]
+EVERY = [*REFUSALS, *ENDS, *WITHOUT, *UPSTREAMS]
+AMENDMENTS = {"not_released", "release_unknown", "ledger_unavailable"}
+COLLECTING_SECONDS = 300.0
+
+pytestmark = pytest.mark.timeout(2 * COLLECTING_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def collected() -> set[str]:
+    """The ids of all tests in the files that rows name, with their parameters and without."""
+    files = sorted({f"tests/{row.test.partition('::')[0]}" for row in EVERY})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    listed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=COLLECTING_SECONDS, env=dict(os.environ), check=False
+    )
+    assert listed.returncode == 0, listed.stdout[-2000:]
+    ids = [line.removeprefix("tests/") for line in listed.stdout.splitlines() if "::" in line]
+    return {*ids, *(name.partition("[")[0] for name in ids)}
+
+
+def test_every_row_is_proven_by_a_test_that_is_collected(collected: set[str]) -> None:
+    assert [row.test for row in EVERY if row.test not in collected] == []
+
+
+def test_no_two_rows_are_one() -> None:
+    for rows in (REFUSALS, ENDS, WITHOUT, UPSTREAMS):
+        assert [row for row, times in Counter((row.way, row.test) for row in rows).items() if times > 1] == []
+    assert len({row.test for row in UPSTREAMS}) == len(UPSTREAMS) >= 30
+
+
+def every_error() -> set[type[RouterError]]:
+    """The router's errors, of all its modules."""
+    for module in pkgutil.walk_packages(services.router.__path__, "services.router."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    def below(error: type[RouterError]) -> Iterator[type[RouterError]]:
+        for each in error.__subclasses__():
+            yield each
+            yield from below(each)
+
+    return {each for each in below(RouterError) if each.__module__.startswith("services.")}
+
+
+def test_every_refusal_code_of_the_router_has_a_row_or_a_reason_to_have_none() -> None:
+    reasons = {each.reason for each in every_error()}
+    told = {row.name for row in REFUSALS}
+    assert reasons - told - set(NOT_REFUSALS_OF_A_TENANTS_PROMPT) == set()
+    assert told - reasons == set()
+    assert set(NOT_REFUSALS_OF_A_TENANTS_PROMPT) - reasons == set()
+    assert told & set(NOT_REFUSALS_OF_A_TENANTS_PROMPT) == set()
+
+
+def test_every_way_in_which_an_exchange_ends_has_a_row() -> None:
+    told = {row.name for row in ENDS}
+    assert {end.value for end in End} - told == set()
+    assert told - {end.value for end in End} - AMENDMENTS == set()
+
+
+def test_what_stops_a_prompt_is_a_name_that_the_code_has() -> None:
+    names = {
+        node.value
+        for folder in ("libs", "services")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert {row.name for row in UPSTREAMS} - names == set()
+
+
+def test_the_page_has_the_tables_as_they_are() -> None:
+    """Made anew by `python -m tests.conformance.promises.page`."""
+    text = (ROOT / "docs" / "router.md").read_text()
+    assert page.receipts() in text
+    assert page.upstreams() in text

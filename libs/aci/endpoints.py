@@ -15,9 +15,11 @@ JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
-    """A path that takes prompts, by POST alone."""
+    """A path that takes prompts, by POST alone. There is one object for each, which only equals itself: it is looked up
+    some fifty times in a request.
+    """
 
     path: str
     protocol: Protocol

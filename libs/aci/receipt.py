@@ -119,6 +119,11 @@ def fresh_receipt_id() -> str:
 
 def sign(receipt: Receipt, key: Ed25519PrivateKey) -> bytes:
     """Return the signed document, canonical. Raises `ReceiptMalformed` rather than sign what would not verify."""
+    return jcs.dumps(signed_members(receipt, key))
+
+
+def signed_members(receipt: Receipt, key: Ed25519PrivateKey) -> dict[str, Any]:
+    """Return the members of the signed document. Raises `ReceiptMalformed` rather than sign what would not verify."""
     document: dict[str, Any] = {
         "api_version": API_VERSION,
         "receipt_id": receipt.receipt_id,
@@ -132,7 +137,7 @@ def sign(receipt: Receipt, key: Ed25519PrivateKey) -> bytes:
         "key_id": receipt.key_id,
     }
     _read(document)
-    return jcs.dumps(document | {"signature": key.sign(jcs.dumps(document)).hex()})
+    return document | {"signature": key.sign(jcs.dumps(document)).hex()}
 
 
 def parse(document: bytes) -> Receipt:
@@ -151,7 +156,7 @@ def verify_signed_by(document: bytes, public_key: bytes) -> Receipt:
     signature = Members(value, "receipt", ReceiptMalformed).hex("signature", 64)
     unsigned = {name: member for name, member in value.items() if name != "signature"}
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(bytes.fromhex(signature), jcs.dumps(unsigned))
+        Ed25519PublicKey.from_public_bytes(public_key).verify(bytes.fromhex(signature), jcs.dumps_parsed(unsigned))
     except (InvalidSignature, ValueError) as error:
         raise ReceiptSignatureInvalid("the receipt's signature does not verify under its key") from error
     return receipt

@@ -88,30 +88,39 @@ class Entry:
 
     def canonical(self) -> bytes:
         """Return the bytes that are committed to. Raises `EntryTooLarge`, `JsonMalformed` or `EntryMalformed`."""
-        data = jcs.dumps(
-            {
-                "v": _ENTRY_VERSION,
-                "kind": int(self.kind),
-                "issuer": self.issuer.hex(),
-                "issuer_seq": self.issuer_seq,
-                "prev": self.previous.hex(),
-                "tenant": self.tenant,
-                "body": dict(self.body),
-            }
-        )
+        members = {
+            "v": _ENTRY_VERSION,
+            "kind": int(self.kind),
+            "issuer": self.issuer.hex(),
+            "issuer_seq": self.issuer_seq,
+            "prev": self.previous.hex(),
+            "tenant": self.tenant,
+            "body": dict(self.body),
+        }
         # What the ledger would not read must not take a sequence number.
-        parse_entry(data)
+        data = jcs.dumps_readable(members)
+        _require_size(data)
+        _read(members)
         return data
 
 
 def parse_entry(canonical: bytes) -> Entry:
     """Read a canonical entry strictly. Raises `EntryTooLarge`, `JsonMalformed` or `EntryMalformed`."""
-    if len(canonical) > MAX_ENTRY_BYTES:
-        raise EntryTooLarge(f"an entry has at most {MAX_ENTRY_BYTES} bytes, not {len(canonical)}")
+    _require_size(canonical)
     try:
         value = jcs.loads_canonical(canonical)
     except jcs.JsonNotCanonical as error:
         raise EntryMalformed("the entry is not in its canonical form") from error
+    return _read(value)
+
+
+def _require_size(canonical: bytes) -> None:
+    if len(canonical) > MAX_ENTRY_BYTES:
+        raise EntryTooLarge(f"an entry has at most {MAX_ENTRY_BYTES} bytes, not {len(canonical)}")
+
+
+def _read(value: Any) -> Entry:
+    """Return the entry that a JSON value is. Raises `EntryMalformed`."""
     if not isinstance(value, dict) or value.keys() != _ENTRY_MEMBERS:
         raise EntryMalformed("not an entry")
     if value["v"] != _ENTRY_VERSION or isinstance(value["v"], bool):
@@ -199,8 +208,7 @@ def seal(canonical: bytes, kind: Kind, issuer: bytes, issuer_seq: int, salt: byt
     """
     if len(salt) != SALT_SIZE:
         raise ValueError(f"a salt has {SALT_SIZE} bytes")
-    if len(canonical) > MAX_ENTRY_BYTES:
-        raise EntryTooLarge(f"an entry has at most {MAX_ENTRY_BYTES} bytes, not {len(canonical)}")
+    _require_size(canonical)
     if kind.is_tenants != (vault is not None):
         raise ValueError(f"kind {kind.name} does not lie in that vault")
     content = salt + canonical

@@ -36,6 +36,7 @@ from libs.identity.statements import KmsStatements, follow_statements
 from libs.identity.streams import Streams
 from libs.policy.compose import Anchors, read_anchors
 from libs.rpc.calls import Middleware
+from libs.rpc.channel import MESSAGE_BYTES
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import ServiceBinding
 from libs.rpc.server import Serving, serving
@@ -124,11 +125,14 @@ class Member:
     def ca_pem(self) -> bytes:
         return pem_of(self.identity.ca_certificate)
 
-    def peer(self, role: str, target: str) -> Peer:
-        """Return the one `Peer` for this role and address; it connects when first used."""
+    def peer(self, role: str, target: str, *, answer_bytes: int = MESSAGE_BYTES) -> Peer:
+        """Return the one `Peer` for this role and address; it connects when first used.
+
+        Whoever is the first to ask for it says how large one message of its answers may be.
+        """
         key = (role, target)
         if key not in self._peers:
-            self._peers[key] = Peer(role, target, self.identity, self.policy, self.ca_spki)
+            self._peers[key] = Peer(role, target, self.identity, self.policy, self.ca_spki, answer_bytes=answer_bytes)
         return self._peers[key]
 
     def any_peer(self, role: str, targets: Sequence[str]) -> AnyPeer:

@@ -24,7 +24,7 @@ from libs.identity.lease import Lease
 from libs.identity.link import Link
 from libs.identity.renewal import Credential, Identity
 from libs.identity.strangers import name_stranger, named_if_refused
-from libs.rpc.channel import CertificateRefused, fetch_leaf, open_channel
+from libs.rpc.channel import MESSAGE_BYTES, CertificateRefused, fetch_leaf, open_channel
 from libs.rpc.errors import RemoteRefused, remote_errors
 from libs.rpc.watched import WatchedChannel
 
@@ -53,7 +53,11 @@ class Peer:
         policy: PolicyKeeper,
         ca_spki: Callable[[], bytes],
         clock: Callable[[], float] = time.time,
+        *,
+        answer_bytes: int = MESSAGE_BYTES,
     ) -> None:
+        """A message of its answers may have `answer_bytes`."""
+        self._answer_bytes = answer_bytes
         self._role = role
         self._target = target
         self._identity = identity
@@ -253,6 +257,7 @@ class Peer:
             server_name=certificate.server_name,
             key_pem=credential.key_pem,
             certificate_pem=credential.certificate.pem,
+            answer_bytes=self._answer_bytes,
         )
         stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
         try:

@@ -34,16 +34,25 @@ class JsonNotCanonical(JsonMalformed):
 
 def dumps(value: Any) -> bytes:
     """Return the canonical UTF-8 form. Raises `JsonMalformed` for what has none."""
-    with suppress(ValueError, TypeError, RecursionError, JsonMalformed):
-        text = _sorted_compact(value)
-        # Reading it back tells whether the standard encoder wrote what it was given: it turns other keys into strings,
-        # and has its own form of floats.
-        if loads(text) == value:
-            return text
-    # What the fast way cannot say, the reference implementation says or refuses.
+    with suppress(JsonMalformed):
+        return dumps_readable(value)
+    # What the reader would refuse, the reference implementation may still say.
     try:
         return rfc8785.dumps(value)
     except (ValueError, RecursionError) as error:
+        raise JsonMalformed(f"no canonical form: {error}") from error
+
+
+def dumps_readable(value: Any) -> bytes:
+    """Return the canonical form of what `loads` could have returned; a tuple counts as a list. Raises `JsonMalformed`
+    for every other value, a float for example.
+    """
+    if not _is_readable(value, MAX_DEPTH):
+        raise JsonMalformed("not what strict JSON can say")
+    try:
+        return dumps_parsed(value)
+    except ValueError as error:
+        # Half of a surrogate pair has no UTF-8 form.
         raise JsonMalformed(f"no canonical form: {error}") from error
 
 
@@ -138,6 +147,28 @@ def _safe_integer(text: str) -> int:
     if not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
         raise ValueError("integer beyond 2^53 - 1")
     return value
+
+
+def _is_readable(value: Any, left: int) -> bool:
+    """Say whether the standard encoder writes a value as it is, and `loads` takes that, nested `left` deep at most.
+
+    The encoder turns other keys into strings, and has its own form of floats. Half of a surrogate pair is not looked
+    for: it cannot be encoded as UTF-8.
+    """
+    kind = type(value)
+    if kind is dict:
+        if left == 0 or "__proto__" in value:
+            return False
+        for name, member in value.items():
+            # Most members are texts: looking before each call keeps this off them.
+            if not isinstance(name, str) or not (type(member) is str or _is_readable(member, left - 1)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        return left > 0 and all(type(member) is str or _is_readable(member, left - 1) for member in value)
+    if isinstance(value, int):
+        return -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER
+    return value is None or isinstance(value, str)
 
 
 def _check_depth(value: Any, left: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -102,11 +102,11 @@ class Policy:
     """Ids of revocations that no longer count under this version."""
     revoked: Revoked = NOTHING_REVOKED
     """What single operators have withdrawn since. No part of the document: see `under`."""
+    digest: bytes = field(init=False, repr=False)
+    """SHA-256 of the canonical document: the policy's identity."""
 
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of the canonical document: the policy's identity."""
-        return hashlib.sha256(self.document).digest()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hashlib.sha256(self.document).digest())
 
     @property
     def development_roots(self) -> tuple[str, ...]:

@@ -40,11 +40,13 @@ def open_channel(
     key_pem: bytes | None = None,
     certificate_pem: bytes | None = None,
     idempotent: Sequence[str] = (),
+    answer_bytes: int = MESSAGE_BYTES,
 ) -> grpc.aio.Channel:
     """Return a channel to "host:port" that accepts only a server named `server_name` under `root_pem`.
 
-    `idempotent` are full method names that gRPC may try again by itself while the server is unavailable. The caller
-    closes the channel; it is an async context manager.
+    `idempotent` are full method names that gRPC may try again by itself while the server is unavailable. A message of
+    an answer may have `answer_bytes`: gRPC refuses a larger one as RESOURCE_EXHAUSTED. The caller closes the
+    channel; it is an async context manager.
     """
     credentials = grpc.ssl_channel_credentials(root_pem, key_pem, certificate_pem)
     options: list[tuple[str, str | int]] = [
@@ -53,7 +55,7 @@ def open_channel(
         ("grpc.use_local_subchannel_pool", 1),
         # The environment must not lead the mesh through a proxy.
         ("grpc.enable_http_proxy", 0),
-        ("grpc.max_receive_message_length", MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", answer_bytes),
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         # Pings only while a call runs: a stream must notice that its server vanished.
         ("grpc.keepalive_time_ms", 20_000),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc.aio
 
 from libs.errors import Code, MeshError
+from libs.rpc.channel import MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from libs.tee.appraisal import Appraisal
@@ -101,11 +102,14 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServiceBinding:
-    """A servicer ready to be added: its full service name, how it is added, and its method table."""
+    """A servicer ready to be added: its full service name, how it is added, its method table, and how large one message
+    of its answers may be.
+    """
 
     name: str
     add: Callable[[grpc.aio.Server], None]
     methods: Mapping[str, MethodRule]
+    answer_bytes: int = MESSAGE_BYTES
 
 
 _OPERATIONS = MethodRule(roles=ANY_ROLE, lease=False, long_lived=True)

@@ -25,7 +25,6 @@ from libs.rpc.streams import LongLivedStreams
 _OPTIONS = (
     # Two servers on one port would share its calls: the second must fail instead.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_send_message_length", MESSAGE_BYTES),
     # A connection whose other end vanished must not hold its calls; clients ping too (channel.py).
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -92,6 +91,7 @@ async def serving(
         options=(
             *_OPTIONS,
             ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_send_message_length", max((each.answer_bytes for each in bindings), default=MESSAGE_BYTES)),
             *(() if bounds is None else bounds.options()),
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import AsyncExitStack
 
+from libs.aci import whole_answers
 from libs.aci.endpoints import paths
 from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
@@ -22,6 +23,8 @@ from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
 from services.node.servicer import InferenceServicer, binding
 from services.node.weights import weights_of
+from services.node.whole_answers import WholeAnswerServicer
+from services.node.whole_answers import binding as whole_binding
 
 
 async def serve(config: Config) -> None:
@@ -42,6 +45,7 @@ async def serve(config: Config) -> None:
         "endpoints": paths(launch.endpoints),
         "models": [{"id": model.model_id, "weights_sha256": model.weights_sha256.hex()} for model in models],
         "receipt_key": receipts.public_key.hex(),
+        whole_answers.CLAIM: True,
         "hpke_key": receiver.public.hex(),
         **({"region": config.region} if config.region else {}),
     }
@@ -54,7 +58,8 @@ async def serve(config: Config) -> None:
         )
         generation = Generation(engine, claimed, receipts, lambda: _policy_in_force(member))
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
-        async with member.serve([binding(servicer)]) as serving:
+        whole = WholeAnswerServicer(generation, config.engine.request_seconds)
+        async with member.serve([binding(servicer), whole_binding(whole)]) as serving:
             await engine.until_ready()
             serving.ready()
             registry = member.any_peer("registry", config.registry)

@@ -1,6 +1,6 @@
 """It is responsible for HTTP to the engine: one session over its unix socket, with its key, and answers as bytes.
 
-What the engine sends is handed on as it comes and never held as a whole.
+What the engine sends is handed on as it comes and not held as a whole here.
 """
 
 from __future__ import annotations

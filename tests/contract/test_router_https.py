@@ -115,6 +115,7 @@ async def test_an_answer_carries_the_headers_of_aci(site: Site, path: str, key: 
 async def test_a_prompt_is_answered_and_its_receipt_is_the_tenants_alone(site: Site) -> None:
     response, body = await site.ask("POST", CHAT, key=KEY, body=prompt())
     assert (response.status, body) == (200, b"".join(BUFFERED))
+    assert response.content_length == len(body)
     assert_aci(site, response)
     receipt_id = response.headers["X-Receipt-Id"]
     for identifier in (receipt_id, "chatcmpl-1"):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import grpc
 import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
+from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc, whole_answer_pb2, whole_answer_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs import jcs
-from libs.aci import endpoints
+from libs.aci import endpoints, whole_answers
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
@@ -82,10 +82,17 @@ class SessionUnknown(MeshError):
     reason = "SESSION_UNKNOWN"
 
 
-class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
+class AnswerTooLarge(MeshError):
+    code = Code.RESOURCE_EXHAUSTED
+    reason = whole_answers.TOO_LARGE
+
+
+class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grpc.WholeAnswerServiceServicer):
     """One verified node. It answers what it is told, and may refuse, wait, break off or forge its receipt."""
 
-    def __init__(self, instance: str, offered: Collection[Endpoint] = endpoints.DEFINED) -> None:
+    def __init__(
+        self, instance: str, offered: Collection[Endpoint] = endpoints.DEFINED, *, gives_whole_answers: bool = False
+    ) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.lease = node_lease(
             instance,
@@ -93,6 +100,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
                 "receipt_key": self.key.public_key().public_bytes_raw().hex(),
                 "engine_args_sha256": "00" * 32,
                 "endpoints": endpoints.paths(offered),
+                **({whole_answers.CLAIM: True} if gives_whole_answers else {}),
             },
         )
         self.status = 200
@@ -114,6 +122,11 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         self.running = 0
         self.most_running = 0
         self.requests: list[inference_pb2.InferRequest] = []
+        self.asked_whole = 0
+        """How many of them were to be answered in one message."""
+        self.omits: Literal["head", "conclusion"] | None = None
+        """What is missing in one message."""
+        self.refuses_as_too_long = False
         self.waiting = asyncio.Event()
         self.go_on = asyncio.Event()
         """Set by a test: it waits no longer."""
@@ -156,6 +169,30 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer):
         finally:
             self.running -= 1
             self.left.set()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self, server)
+        whole_answer_pb2_grpc.add_WholeAnswerServiceServicer_to_server(self, server)
+
+    async def InferWhole(self, request: Any, context: Any) -> whole_answer_pb2.InferWholeResponse:  # noqa: N802
+        self.asked_whole += 1
+        answer = whole_answer_pb2.InferWholeResponse()
+        async with aclosing(cast(AsyncGenerator[Any, None], self.Infer(request.request, context))) as parts:
+            async for message in parts:
+                match message.WhichOneof("part"):
+                    case "head":
+                        answer.head.MergeFrom(message.head)
+                    case "chunk":
+                        answer.body += message.chunk
+                    case _:
+                        answer.conclusion.MergeFrom(message.conclusion)
+        if self.refuses_as_too_long:
+            status = status_of(AnswerTooLarge("too long"))
+            details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "", details)
+        if self.omits is not None:
+            answer.ClearField(self.omits)
+        return answer
 
     async def ListModels(self, request: Any, context: Any) -> inference_pb2.ListModelsResponse:  # noqa: N802
         return inference_pb2.ListModelsResponse()
@@ -291,7 +328,7 @@ class MemberTwin:
         self.policy: Any = PolicyTwin() if policy is None else policy
         self.peers: dict[str, PeerTwin] = {}
 
-    def peer(self, role: str, target: str) -> PeerTwin:
+    def peer(self, role: str, target: str, *, answer_bytes: int = 0) -> PeerTwin:
         if target not in self.peers:
             self.peers[target] = PeerTwin("127.0.0.1:1", None)
             self.peers[target].reachable = False
@@ -425,6 +462,7 @@ async def router_bench(
     *,
     nodes: int = 1,
     offered: Collection[Endpoint] = endpoints.DEFINED,
+    whole: bool = False,
     policy: KeeperTwin | None = None,
     credentials: Mapping[str, Credentials] | None = None,
     collateral: CollateralSource | None = None,
@@ -440,14 +478,14 @@ async def router_bench(
     outward: Outward | None = None,
     window: AcceptanceWindow | None = None,
 ) -> AsyncIterator[RouterBench]:
-    """A router that has verified this many nodes. `policy`, if not the default, may list foreign providers.
-    `keyset_clock` is the one by which keysets end.
+    """A router that has verified this many nodes, which give whole answers or do not. `policy`, if not the default, may
+    list foreign providers. `keyset_clock` is the one by which keysets end.
     """
     member, registry, ledger = MemberTwin(policy), _registry(), LedgerTwin()
     outward = outward or Outward(("localhost",), ("127.0.0.1",))
     workload = Workload(f"spiffe://{trust_domain}/router/one", keyset_days * DAY_SECONDS, outward.listed, keyset_clock)
     metrics = Metrics(lambda: workload.newest.not_after)
-    twins = [NodeTwin(f"n{number}", offered) for number in range(nodes)]
+    twins = [NodeTwin(f"n{number}", offered, gives_whole_answers=whole) for number in range(nodes)]
     servers: list[grpc.aio.Server] = []
 
     async def listen(add: Callable[[grpc.aio.Server], None]) -> str:
@@ -463,10 +501,7 @@ async def router_bench(
     )
     registry_peer = PeerTwin(target, None)
     for twin in twins:
-        adding = twin
-        twin.target = await listen(
-            lambda server, adding=adding: inference_pb2_grpc.add_InferenceServiceServicer_to_server(adding, server)  # type: ignore[misc]
-        )
+        twin.target = await listen(twin.add_to)
         member.peers[twin.target] = PeerTwin(twin.target, twin.lease)
     upstreams = Upstreams(
         cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic

@@ -16,7 +16,7 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from libs.errors import Code, MeshError
-from libs.rpc.channel import open_channel
+from libs.rpc.channel import MESSAGE_BYTES, open_channel
 from libs.rpc.middleware import standard_middleware
 from libs.rpc.policies import Caller, MethodRule, ServiceBinding, merge_methods
 from libs.rpc.server import Serving, serving
@@ -130,11 +130,13 @@ class SmallMesh:
         rules: Mapping[str, MethodRule] = DEFAULT_RULES,
         tail_rule: MethodRule | None = None,
         drain_seconds: float = 5.0,
+        answer_bytes: int = MESSAGE_BYTES,
     ) -> AsyncIterator[Serving]:
         kms = ServiceBinding(
             KMS,
             lambda server: kms_pb2_grpc.add_KmsServiceServicer_to_server(kms_servicer(statement), server),
             {f"/{KMS}/{method}": rule for method, rule in rules.items()},
+            answer_bytes,
         )
         ledger = ServiceBinding(
             LEDGER,

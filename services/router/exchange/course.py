@@ -71,6 +71,8 @@ class Started:
     """What it carries beside what every response does."""
     retry_seconds: int | None = None
     """After which asking again may help, if it is a refusal of that kind."""
+    length: int | None = None
+    """How many bytes follow, where that is known."""
 
 
 Part = Started | bytes

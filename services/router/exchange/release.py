@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import structlog
 
@@ -42,7 +43,7 @@ class Release:
         except LedgerUnavailable as error:
             log.warning("response not released", receipt=course.receipt_id, detail=str(error))
             if not streaming:
-                yield course.head(sorry.status, JSON)
+                yield replace(course.head(sorry.status, JSON), length=len(end))
             yield end
             return
         async with aclosing(_give_out(logged, None if streaming else started, held.withheld)) as rest:
@@ -60,7 +61,7 @@ class Release:
         try:
             logged = await self._commit(course, digest(body), digest(sorry[1]))
         except LedgerUnavailable:
-            yield course.head(sorry[0], JSON)
+            yield replace(course.head(sorry[0], JSON), length=len(sorry[1]))
             yield sorry[1]
             return
         head = course.head(status, JSON, headers=error.headers, retry_seconds=error.retry_seconds)
@@ -81,7 +82,7 @@ class Release:
             log.error("a refusal has no receipt", receipt=course.receipt_id, reason=full.reason)
             course.without_receipt = error.reason
             raise error from full
-        yield course.head(status, JSON, headers=error.headers)
+        yield replace(course.head(status, JSON, headers=error.headers), length=len(body))
         yield body
 
     async def _commit(self, course: Course, returned: str, otherwise: str) -> Logged:
@@ -126,7 +127,7 @@ async def _give_out(logged: Logged, started: Started | None, rest: bytes) -> Asy
     outcome = logged.withdrawn
     try:
         if started is not None:
-            yield started
+            yield replace(started, length=len(rest))
         outcome = logged.uncertain
         yield rest
         outcome = logged.released

@@ -18,9 +18,10 @@ from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from libs.aci.error_bodies import error_type_in
 from libs.aci.sse import DONE, Event, EventSplitter, Mark
 from libs.aci.usage import Tokens, tokens_of, tokens_of_event
+from libs.aci.whole_answers import MAX_ANSWER_BYTES
 from services.router.errors import RouterError, UpstreamFailed
 
-MAX_WITHHELD_BYTES = 16 << 20
+MAX_WITHHELD_BYTES = MAX_ANSWER_BYTES
 
 
 class BufferedResponse:

@@ -23,6 +23,13 @@ class Reply:
     """Whoever asks a generator for more says that all before is written; closed early, it knows that it was not."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Beside those that every reply carries."""
+    length: int | None = None
+    """How many bytes a generator will give, where that is known."""
+
+    @property
+    def known_length(self) -> int | None:
+        """How many bytes the body has, where that is known."""
+        return len(self.body) if isinstance(self.body, bytes) else self.length
 
 
 Headers = Callable[[], Mapping[str, str]]

@@ -15,15 +15,18 @@ class Fields:
     """Names with their values, in the order in which they came."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._pairs = tuple(pairs)
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
 
     def all(self, name: str) -> tuple[str, ...]:
         """Return every value of a name."""
-        return tuple(value for given, value in self._pairs if given == name)
+        return tuple(self._values.get(name, ()))
 
     def first(self, name: str) -> str | None:
         """Return the first value of a name on which nothing rests."""
-        return next(iter(self.all(name)), None)
+        values = self._values.get(name)
+        return None if values is None else values[0]
 
     def only(self, name: str) -> str | None:
         """Return the value of a name, None without one. Raises `InvalidRequest` if there are several: of two, somebody

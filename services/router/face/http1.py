@@ -65,19 +65,24 @@ async def _respond(answer: Answer, room: BodyRoom, request: web.BaseRequest) -> 
     try:
         with room.share() as share:
             async with answer(_arrival(request, connection, share)) as reply:
-                response = web.StreamResponse(
-                    status=reply.status, headers={**reply.headers, "Content-Type": reply.content_type}
-                )
+                length = reply.known_length
+                kind = web.StreamResponse if length is None else _WholeResponse
+                response = kind(status=reply.status, headers={**reply.headers, "Content-Type": reply.content_type})
                 if connection.ends:
                     response.force_close()
-                if isinstance(reply.body, bytes):
-                    response.content_length = len(reply.body)
-                    await _send(request, connection, _whole(reply.body), response)
-                else:
-                    await _send(request, connection, reply.body, response)
+                if length is not None:
+                    response.content_length = length
+                body = _whole(reply.body) if isinstance(reply.body, bytes) else reply.body
+                await _send(request, connection, body, response)
                 return response
     finally:
         connection.end()
+
+
+class _WholeResponse(web.StreamResponse):
+    """One whose body is there: its head goes out with it, in one piece."""
+
+    _send_headers_immediately = False
 
 
 async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
@@ -90,17 +95,18 @@ async def _send(
     body: AsyncGenerator[bytes, None],
     response: web.StreamResponse,
 ) -> None:
-    """Write a body as it comes. What stops before its end does not look like one."""
-    whole = False
+    """Write a body as it comes. What stops before its end, or before its length, does not look like one."""
+    whole, left = False, response.content_length
     try:
         async with aclosing(body):
             await response.prepare(request)
             if request.method != "HEAD":
                 async for data in body:
+                    left = None if left is None else left - len(data)
                     await _write(connection, response, data)
         async with asyncio.timeout(connection.settings.stall_seconds):
             await response.write_eof()
-        whole = True
+        whole = request.method == "HEAD" or left in (None, 0)
     finally:
         if not whole and request.transport is not None:
             # Nor may another answer follow on this connection.

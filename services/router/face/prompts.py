@@ -100,7 +100,7 @@ class Prompts:
                     headers |= _UNBUFFERED
                 if started.sealed is not None:
                     headers |= {"X-E2EE-Applied": "true", "X-E2EE-Version": VERSION, "X-E2EE-Algo": started.sealed}
-                yield Reply(started.status, started.content_type, _bytes(exchange), headers)
+                yield Reply(started.status, started.content_type, _bytes(exchange), headers, started.length)
 
     async def _body(self, arrival: Arrival, tenant_id: str) -> tuple[bytes, RouterError | None]:
         """Return the body; or none of it, and why: whoever has a key gets a receipt for that, too."""

@@ -158,16 +158,13 @@ class Stream:
         connection = self._connection
         headers = [(":status", str(reply.status)), ("content-type", reply.content_type)]
         headers.extend((name.lower(), value) for name, value in reply.headers.items())
-        if isinstance(reply.body, bytes):
-            if reply.status != _NO_CONTENT:
-                headers.append(("content-length", str(len(reply.body))))
-            body = _whole(reply.body)
-        else:
-            body = reply.body
-        async with aclosing(body):
+        length = reply.known_length
+        if length is not None and reply.status != _NO_CONTENT:
+            headers.append(("content-length", str(length)))
+        async with aclosing(_whole(reply.body) if isinstance(reply.body, bytes) else reply.body) as body:
             empty = self._pseudo.first(":method") == "HEAD"
             connection.h2.send_headers(self._id, headers, end_stream=empty)
-            if empty or not isinstance(reply.body, bytes):
+            if empty or length is None:
                 connection.flush()
             if empty:
                 return

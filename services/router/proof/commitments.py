@@ -18,6 +18,7 @@ from libs.identity.ledger_writer import LedgerWriter
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.rpc.errors import remote_errors
+from libs.tee.evidence import Evidence
 from libs.transparency.acknowledgement import Statement
 from services.router.errors import LedgerUnavailable, NotFound
 from services.router.proof.kept_documents import KeptDocuments
@@ -37,16 +38,24 @@ class Attested:
         self._member = member
         self._ledger = ledger
         self._issuer_boot = issuer_boot
+        self._last: tuple[Evidence, Lease, bytes] | None = None
+        """What was said last, and of whom: it stays the same from one renewal to the next."""
 
     def now(self) -> tuple[bytes, dict[bytes, bytes | None]]:
         """Return the canonical JSON to store with a receipt committed now, and the evidence documents that it names."""
         own, lease = self._member.identity.current.evidence, self._ledger.lease
-        named = {
-            "issuer_boot": self._issuer_boot.hex(),
-            "issuer_evidence_sha256": own.digest.hex(),
-            "acknowledged_by": ledger_document(lease),
-        }
-        return jcs.dumps(named), {each.digest: each.document for each in (own, lease.evidence)}
+        if self._last is None or self._last[0] is not own or self._last[1] is not lease:
+            self._last = own, lease, self._named(own, lease)
+        return self._last[2], {each.digest: each.document for each in (own, lease.evidence)}
+
+    def _named(self, own: Evidence, lease: Lease) -> bytes:
+        return jcs.dumps(
+            {
+                "issuer_boot": self._issuer_boot.hex(),
+                "issuer_evidence_sha256": own.digest.hex(),
+                "acknowledged_by": ledger_document(lease),
+            }
+        )
 
 
 class Commitments:

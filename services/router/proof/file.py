@@ -114,6 +114,10 @@ class ReceiptStoreFailed(MeshError):
     code = Code.UNAVAILABLE
     reason = "RECEIPT_STORE_FAILED"
 
+    @classmethod
+    def by(cls, error: sqlite3.Error) -> ReceiptStoreFailed:
+        return cls(f"the receipt store failed: {type(error).__name__}")
+
 
 class ReceiptStoreUnusable(MeshError):
     """The file is not a receipt store of this version."""
@@ -139,7 +143,7 @@ class StoreFile:
             try:
                 return work(self._connection)
             except sqlite3.Error as error:
-                raise ReceiptStoreFailed(f"the receipt store failed: {type(error).__name__}") from error
+                raise ReceiptStoreFailed.by(error) from error
 
     def close(self) -> None:
         with self._lock:

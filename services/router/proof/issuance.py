@@ -7,7 +7,7 @@ response that a receipt is about MUST NOT be released.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -137,11 +137,12 @@ class Issuance:
         amendment names the one or, when this is cancelled because the client left, the other. Raises
         `LedgerUnavailable`; the receipt, and the amendment after it, are then logged as soon as the ledger is back.
         """
-        signed = self._sign(draft)
+        receipt = _receipt(draft)
+        signed = receipts.signed_members(receipt, draft.generation.receipt_key)
         try:
             committed = await self._publisher.commit(
                 Kind.RECEIPT,
-                jcs.loads_object(signed),
+                signed,
                 vault=vault,
                 timeout=timeout,
                 amendment={"emitted_hash": otherwise},
@@ -155,7 +156,7 @@ class Issuance:
             raise LedgerUnavailable(f"the receipt was not logged: {error.reason}") from error
         logged = Logged(self._publisher, committed, vault, so_far)
         try:
-            await self._kept(_waiting(draft, signed), committed, vault)
+            await self._kept(_waiting(draft, jcs.dumps(signed)), _cited_by(receipt), committed, vault)
         except asyncio.CancelledError:
             logged.withdrawn()
             raise
@@ -167,7 +168,7 @@ class Issuance:
         It is on disk when this returns; a disk that fails is the one way to lose it.
         """
         try:
-            self._store.put_off.put(_waiting(draft, self._sign(draft)))
+            self._store.put_off.put(_waiting(draft, _sign(draft)))
         except MeshError as error:
             log.error("a receipt is lost", receipt=draft.receipt_id, reason=error.reason)
         self._put_off.set()
@@ -177,7 +178,7 @@ class Issuance:
 
         Raises `ReceiptStoreFailed` or `ReceiptsPutOffFull`.
         """
-        await asyncio.shield(self._store.put_off.put_if_room(_waiting(draft, self._sign(draft))))
+        await asyncio.shield(self._store.put_off.put_if_room(_waiting(draft, _sign(draft))))
         self._put_off.set()
 
     @asynccontextmanager
@@ -248,37 +249,22 @@ class Issuance:
             if error.reason != "VAULT_ERASED":
                 return False
         else:
-            await self._keep(waiting, committed, vault)
+            await self._keep(waiting, _cited_by(receipts.parse(waiting.receipt)), committed, vault)
         await self._store.put_off.settle(waiting)
         return True
 
-    @staticmethod
-    def _sign(draft: Draft) -> bytes:
-        generation = draft.generation
-        unsigned = Receipt(
-            receipt_id=draft.receipt_id,
-            chat_id=draft.chat_id,
-            model=draft.model,
-            workload_keyset_digest=generation.digest,
-            endpoint=draft.endpoint,
-            method="POST",
-            served_at=draft.served_at,
-            events=draft.events,
-            key_id=generation.receipt_key_id,
-        )
-        return receipts.sign(unsigned, generation.receipt_key)
-
-    async def _kept(self, receipt: WaitingReceipt, committed: Committed, vault: VaultKey) -> None:
+    async def _kept(self, receipt: WaitingReceipt, cited: Set[str], committed: Committed, vault: VaultKey) -> None:
         """Keep a copy, whatever becomes of the caller."""
-        keeping = asyncio.get_running_loop().create_task(self._keep(receipt, committed, vault))
+        keeping = asyncio.get_running_loop().create_task(self._keep(receipt, cited, committed, vault))
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
         await asyncio.shield(keeping)
 
-    async def _keep(self, receipt: WaitingReceipt, committed: Committed, vault: VaultKey) -> None:
-        """Keep a copy. The ledger has the receipt already: when this disk fails, only the copy is missing."""
-        attested, cited = self._attested.now()
-        cited |= await self._sessions_behind(receipt.receipt)
+    async def _keep(self, receipt: WaitingReceipt, cited: Set[str], committed: Committed, vault: VaultKey) -> None:
+        """Keep a copy, and the sessions that it cites, by their ids. The ledger has the receipt already: when this disk
+        fails, only the copy is missing.
+        """
+        attested, documents = self._attested.now()
         try:
             await self._store.receipts.put(
                 StoredReceipt(
@@ -295,27 +281,46 @@ class Issuance:
                     vault_id=vault.vault_id,
                     vault_epoch=vault.epoch,
                 ),
-                cited,
+                {**documents, **await self._sessions(cited)},
             )
         except MeshError as error:
             log.error("a receipt is in the ledger alone", receipt=receipt.receipt_id, reason=error.reason)
 
-    async def _sessions_behind(self, document: bytes) -> dict[bytes, bytes | None]:
+    async def _sessions(self, cited: Set[str]) -> dict[bytes, bytes | None]:
         """Return the sessions that a receipt cites, which stay with it: the registry keeps them by its own bounds."""
-        cited: dict[bytes, bytes | None] = {}
-        for name in _cited_by(receipts.parse(document)):
-            cited[bytes.fromhex(name)] = None
+        sessions: dict[bytes, bytes | None] = {}
+        for name in cited:
+            sessions[bytes.fromhex(name)] = None
             if name in self._kept_sessions:
                 continue
             try:
-                cited[bytes.fromhex(name)] = await self._session(name)
+                sessions[bytes.fromhex(name)] = await self._session(name)
             except MeshError as error:
                 log.warning("a session is not kept with its receipt", session=name, reason=error.reason)
                 continue
             if len(self._kept_sessions) >= _MAX_KEPT_SESSIONS:
                 self._kept_sessions.clear()
             self._kept_sessions.add(name)
-        return cited
+        return sessions
+
+
+def _sign(draft: Draft) -> bytes:
+    return receipts.sign(_receipt(draft), draft.generation.receipt_key)
+
+
+def _receipt(draft: Draft) -> Receipt:
+    generation = draft.generation
+    return Receipt(
+        receipt_id=draft.receipt_id,
+        chat_id=draft.chat_id,
+        model=draft.model,
+        workload_keyset_digest=generation.digest,
+        endpoint=draft.endpoint,
+        method="POST",
+        served_at=draft.served_at,
+        events=draft.events,
+        key_id=generation.receipt_key_id,
+    )
 
 
 def _cited_by(receipt: Receipt) -> set[str]:

@@ -16,6 +16,7 @@ from services.router.errors import NotFound
 from services.router.proof import citations
 from services.router.proof.erased import is_erased
 from services.router.proof.file import StoreFile, taken
+from services.router.proof.shared_commits import SharedCommits
 
 MAX_IDENTIFIER = 256
 _AT_ONCE = 200
@@ -78,13 +79,14 @@ class KeptReceipts:
 
     def __init__(self, file: StoreFile, clock: Callable[[], float]) -> None:
         self._file = file
+        self._commits = SharedCommits(file)
         self._clock = clock
 
     async def put(self, stored: StoredReceipt, cited: Mapping[bytes, bytes | None] | None = None) -> None:
         """Store a receipt durably, and by their digests the documents that it rests on: they stay as long as it does.
         None stands for one that is kept already. Raises `ReceiptStoreFailed`.
         """
-        await self._file.run(lambda connection: _put(connection, stored, cited or {}, int(self._clock())))
+        await self._commits.write(lambda transaction: _put(transaction, stored, cited or {}, int(self._clock())))
 
     async def let_go(self, before: int, most_bytes: int) -> LetGo:
         """Delete some receipts that were kept before this time, Unix seconds, or, where none was, some of the oldest if
@@ -108,30 +110,29 @@ class KeptReceipts:
         return StoredReceipt(*row)
 
 
-def _put(connection: sqlite3.Connection, stored: StoredReceipt, cited: Mapping[bytes, bytes | None], now: int) -> None:
-    with connection as transaction:
-        if is_erased(transaction, stored.vault_id, stored.vault_epoch):
-            return
-        position = transaction.execute(
-            f"INSERT INTO receipts ({_COLUMNS}, kept_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
-            (
-                stored.receipt_id,
-                stored.chat_id,
-                stored.tenant_id,
-                stored.receipt,
-                stored.entry,
-                stored.salt,
-                stored.entry_id,
-                stored.issuer_seq,
-                stored.acknowledgement,
-                stored.attested,
-                stored.vault_id,
-                stored.vault_epoch,
-                now,
-            ),
-        ).lastrowid
-        if position is not None:
-            citations.cite(transaction, position, cited, now)
+def _put(transaction: sqlite3.Connection, stored: StoredReceipt, cited: Mapping[bytes, bytes | None], now: int) -> None:
+    if is_erased(transaction, stored.vault_id, stored.vault_epoch):
+        return
+    position = transaction.execute(
+        f"INSERT INTO receipts ({_COLUMNS}, kept_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
+        (
+            stored.receipt_id,
+            stored.chat_id,
+            stored.tenant_id,
+            stored.receipt,
+            stored.entry,
+            stored.salt,
+            stored.entry_id,
+            stored.issuer_seq,
+            stored.acknowledgement,
+            stored.attested,
+            stored.vault_id,
+            stored.vault_epoch,
+            now,
+        ),
+    ).lastrowid
+    if position is not None:
+        citations.cite(transaction, position, cited, now)
 
 
 def _let_go(connection: sqlite3.Connection, before: int, most_bytes: int, now: int) -> LetGo:

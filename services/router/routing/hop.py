@@ -10,13 +10,15 @@ import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
+import grpc.aio
+from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc, whole_answer_pb2, whole_answer_pb2_grpc
 
 from libs.aci.encoding import digest, is_hex
 from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
 from libs.aci.receipt_events import UpstreamFailed as Unverified
+from libs.aci.whole_answers import TOO_LARGE
 from libs.errors import Code, MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
 from services.router.errors import UpstreamFailed
@@ -90,7 +92,8 @@ Step = Reached | Begun | bytes | Ended
 async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings) -> AsyncGenerator[Step, None]:
     """Yield `Reached`, then `Begun`, then bytes, then `Ended`: the node's own receipt is over exactly these bytes.
 
-    Raises `NodeUnavailable` before `Begun` when the node cannot be reached or is silent for too long, and
+    Of an answer that is not streamed nothing comes before all of it is there, so a node that can gives it in one
+    message. Raises `NodeUnavailable` before `Begun` when the node cannot be reached or is silent for too long, and
     `UpstreamFailed` when it breaks off, falls silent, or its receipt does not cover what it sent.
     """
     prompt = errand.prompt
@@ -102,18 +105,21 @@ async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings)
         raise NodeKeyChanged("the node has another key than the one verified", excused=True)
     session_id = upstream.candidate.session_id
     yield Reached(digest(prompt.forwarded), UpstreamVerified(errand.required, prompt.model, session_id))
-    call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(
-        inference_pb2.InferRequest(
-            endpoint=errand.endpoint.path,
-            body=prompt.forwarded,
-            request_id=errand.request_id,
-            tenant_id=errand.tenant_id,
-        ),
-        timeout=errand.timeout,
+    request = inference_pb2.InferRequest(
+        endpoint=errand.endpoint.path,
+        body=prompt.forwarded,
+        request_id=errand.request_id,
+        tenant_id=errand.tenant_id,
     )
+    if upstream.gives_whole_answers and not prompt.stream:
+        whole = await _whole(link.channel, request, errand)
+        yield Begun(whole.head.status, whole.head.content_type)
+        yield whole.body
+        yield _ended(whole.conclusion.receipt, upstream, errand, digest(whole.body))
+        return
+    call = inference_pb2_grpc.InferenceServiceStub(link.channel).Infer(request, timeout=errand.timeout)
     begun = False
-    # Of an answer that is not streamed, nothing comes before all of it is there.
-    patience = settings.first_byte_seconds if prompt.stream else errand.timeout + _CONNECT_SECONDS
+    patience = settings.first_byte_seconds if prompt.stream else _beyond(errand)
     seen = hashlib.sha256()
     try:
         while True:
@@ -126,13 +132,11 @@ async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings)
                 silent = f"the node was silent for {patience:g} s"
                 raise (UpstreamFailed(silent) if begun else NodeUnavailable(silent)) from error
             except RemoteRefused as error:
-                late = error.code == Code.DEADLINE_EXCEEDED
                 if not begun:
-                    excused = error.code in _REQUESTS_FAULT
-                    raise NodeUnavailable(f"the node refused: {error.reason}", late=late, excused=excused) from error
+                    raise _refused(error) from error
                 # A channel that this router closed says nothing; why it was closed does.
                 said = upstream.peer.refusal or error.reason
-                raise UpstreamFailed(f"the node broke off: {said}", late=late) from error
+                raise UpstreamFailed(f"the node broke off: {said}", late=_is_late(error)) from error
             if not isinstance(response, inference_pb2.InferResponse):
                 raise UpstreamFailed("the node ended without a receipt")
             match response.WhichOneof("part"):
@@ -144,14 +148,59 @@ async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings)
                     seen.update(response.chunk)
                     yield response.chunk
                 case "conclusion" if begun:
-                    receipt = response.conclusion.receipt
-                    _verify(receipt, upstream, errand, "sha256:" + seen.hexdigest())
-                    yield Ended(_served_by(upstream, receipt, errand))
+                    yield _ended(response.conclusion.receipt, upstream, errand, "sha256:" + seen.hexdigest())
                     return
                 case _:
                     raise UpstreamFailed("the node's answer is out of order")
     finally:
         call.cancel()  # When the client goes, the engine must stop at once; after the end it changes nothing.
+
+
+async def _whole(
+    channel: grpc.aio.Channel, request: inference_pb2.InferRequest, errand: Errand
+) -> whole_answer_pb2.InferWholeResponse:
+    """Return an answer that comes in one message. Raises `NodeUnavailable`, as nothing of it came before, or
+    `UpstreamFailed` for one that no other node would give better.
+    """
+    patience = _beyond(errand)
+    stub = whole_answer_pb2_grpc.WholeAnswerServiceStub(channel)
+    call = stub.InferWhole(whole_answer_pb2.InferWholeRequest(request=request), timeout=errand.timeout)
+    try:
+        # By its deadline the call ends itself.
+        async with asyncio.timeout(patience):
+            with remote_errors():
+                whole = await call
+    except TimeoutError as error:
+        raise NodeUnavailable(f"the node was silent for {patience:g} s") from error
+    except RemoteRefused as error:
+        if error.reason == TOO_LARGE:
+            raise UpstreamFailed("the node's answer is too long") from error
+        raise _refused(error) from error
+    finally:
+        call.cancel()  # When the client goes, the engine must stop at once; after the end it changes nothing.
+    if not whole.HasField("head") or not whole.HasField("conclusion"):
+        raise UpstreamFailed("the node answered without a head or a receipt")
+    return whole
+
+
+def _beyond(errand: Errand) -> float:
+    """How long to wait for what ends itself by its deadline, seconds: a little longer."""
+    return errand.timeout + _CONNECT_SECONDS
+
+
+def _refused(error: RemoteRefused) -> NodeUnavailable:
+    excused = error.code in _REQUESTS_FAULT
+    return NodeUnavailable(f"the node refused: {error.reason}", late=_is_late(error), excused=excused)
+
+
+def _is_late(error: RemoteRefused) -> bool:
+    return error.code == Code.DEADLINE_EXCEEDED
+
+
+def _ended(receipt: bytes, upstream: Upstream, errand: Errand, response_hash: str) -> Ended:
+    """Return the end of an answer whose receipt is over what was sent and came. Raises `UpstreamFailed`."""
+    _verify(receipt, upstream, errand, response_hash)
+    return Ended(_served_by(upstream, receipt, errand))
 
 
 def _verify(receipt: bytes, upstream: Upstream, errand: Errand, response_hash: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from teemesh.registry.v1 import registry_pb2
 
+from libs.aci import whole_answers
 from libs.aci.endpoints import offered
 from libs.aci.session import Session, verify_session
 from libs.errors import Code, MeshError
@@ -57,6 +58,11 @@ class Upstream:
     @property
     def lease(self) -> Lease:
         return self.link.lease
+
+    @property
+    def gives_whole_answers(self) -> bool:
+        """Whether it answers what is not streamed in one message."""
+        return whole_answers.given_by(self.lease.appraisal.workload_claims)
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ import structlog
 from teemesh.registry.v1 import registry_pb2
 
 from libs.aci.endpoints import Endpoint
+from libs.aci.whole_answers import MAX_MESSAGE_BYTES
 from libs.errors import MeshError
 from libs.identity.any_peer import Channels
 from libs.identity.member import Member
@@ -340,7 +341,7 @@ class Upstreams:
             used = {known.provider.endpoint for known in (*self._known.values(), *self._dropped.values())}
             self._endpoints -= {unused for unused in self._endpoints - used if self._member.forget("node", unused)}
         self._endpoints.add(endpoint)
-        return self._member.peer("node", endpoint)
+        return self._member.peer("node", endpoint, answer_bytes=MAX_MESSAGE_BYTES)
 
     def _drop(self, spiffe_id: str) -> None:
         if (known := self._known.pop(spiffe_id, None)) is not None:

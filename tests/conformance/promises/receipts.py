@@ -12,6 +12,7 @@ _LEAVING = f"{_EXCHANGE}test_leaving.py::test_"
 _RETRYING = f"{_EXCHANGE}test_retrying.py::test_"
 _WAITING = f"{_EXCHANGE}test_waiting.py::test_"
 _MEANWHILE = f"{_EXCHANGE}test_meanwhile.py::test_"
+_WHOLE = f"{_EXCHANGE}test_whole_answers.py::test_"
 _ONE = f"{_EXCHANGE}test_one_receipt.py::test_"
 _WHY = f"{_RUNNING}a_refusal_has_a_receipt_that_says_why"
 _NOT_NOW = f"{_RUNNING}what_refuses_before_anything_is_done_leaves_one_receipt_once_it_can_be_logged"
@@ -186,6 +187,11 @@ ENDS: tuple[Row, ...] = (
         f"{_LEAVING}a_client_that_leaves_before_the_head_leaves_one_receipt",
     ),
     Row(
+        "the client leaves while its answer is made, which is to come in one message",
+        "client_disconnected",
+        f"{_WHOLE}a_client_that_leaves_ends_the_call",
+    ),
+    Row(
         "the client leaves while it waits for room",
         "client_disconnected",
         f"{_WAITING}a_client_that_leaves_while_it_waits_leaves_one_receipt_and_nothing_else",
@@ -276,6 +282,17 @@ ENDS: tuple[Row, ...] = (
         "the node's receipt is over other bytes",
         "upstream_failed",
         f"{_RUNNING}a_node_whose_receipt_is_over_other_bytes_has_failed",
+    ),
+    Row(
+        "the receipt beside an answer in one message does not cover it",
+        "upstream_failed",
+        f"{_WHOLE}a_receipt_that_does_not_cover_it_keeps_it_back",
+    ),
+    Row("one message lacks its head or its receipt", "upstream_failed", f"{_WHOLE}one_that_lacks_a_part_is_none"),
+    Row(
+        "an answer is larger than one message may be",
+        "upstream_failed",
+        f"{_WHOLE}one_that_is_too_long_is_asked_of_no_other_node",
     ),
     Row(
         "what the engine says cannot be encrypted",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,24 @@ def test_an_entry_that_the_ledger_would_not_read_is_not_made() -> None:
     with pytest.raises(MeshError) as refusal:
         entry(body={"a": 1.5}).canonical()
     assert refusal.value.reason == "JSON_MALFORMED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"body": {"__proto__": 1}}, "JSON_MALFORMED"),
+        ({"body": {"a": 2**53}}, "JSON_MALFORMED"),
+        ({"body": {"a": "\ud800"}}, "JSON_MALFORMED"),
+        ({"issuer_seq": 0}, "ENTRY_MALFORMED"),
+        ({"previous": bytes(31)}, "ENTRY_MALFORMED"),
+        ({"issuer": bytes(33)}, "ENTRY_MALFORMED"),
+        ({"tenant": ""}, "ENTRY_MALFORMED"),
+    ],
+)
+def test_an_entry_that_could_not_be_parsed_is_not_made(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MeshError) as refusal:
+        replace(entry(), **changes).canonical()
+    assert refusal.value.reason == reason
 
 
 @pytest.mark.parametrize(

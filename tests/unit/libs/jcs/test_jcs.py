@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,6 +47,60 @@ def test_what_was_read_has_the_reference_form(value: Any) -> None:
         except jcs.JsonMalformed:
             continue
         assert jcs.dumps_parsed(parsed) == reference(parsed)
+
+
+@given(VALUES | st.tuples(VALUES, VALUES) | st.dictionaries(st.sampled_from(["a", "__proto__"]), VALUES))
+def test_what_is_readable_is_what_the_reader_gives_back(value: Any) -> None:
+    try:
+        data = jcs.dumps_readable(value)
+    except jcs.JsonMalformed:
+        # Only a float has a form that can be read, as an integer, and was none.
+        assert has_float(value) or not is_read(reference(value))
+    else:
+        assert data == reference(value)
+        assert is_read(data)
+
+
+def is_read(data: bytes | None) -> bool:
+    try:
+        return data is not None and jcs.dumps(jcs.loads(data)) == data
+    except jcs.JsonMalformed:
+        return False
+
+
+def has_float(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(has_float, value.values()))
+    return isinstance(value, float) or (isinstance(value, list | tuple) and any(map(has_float, value)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 0.5]},
+        [2**53],
+        [{"a": -(2**53)}],
+        {"a": {"__proto__": 1}},
+        {"a": [{1: "a"}]},
+        {None: "a"},
+        [b"bytes"],
+        ["\udfff"],
+        {"\ud800": 1},
+    ],
+)
+def test_what_the_reader_would_refuse_is_not_readable(value: Any) -> None:
+    with pytest.raises(jcs.JsonMalformed):
+        jcs.dumps_readable(value)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}, lambda value: (value,)])
+def test_what_is_nested_too_deep_is_not_readable(wrap: Callable[[Any], Any]) -> None:
+    value: Any = 1
+    for _ in range(jcs.MAX_DEPTH):
+        value = wrap(value)
+    assert jcs.loads(jcs.dumps_readable(value)) is not None
+    with pytest.raises(jcs.JsonMalformed):
+        jcs.dumps_readable(wrap(value))
 
 
 def test_names_beyond_the_basic_plane_are_ordered_by_utf16() -> None:

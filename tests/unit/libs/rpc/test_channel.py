@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.rpc.address import AddressMalformed
-from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
+from libs.rpc.channel import MESSAGE_BYTES, PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.tls import load_client_context
 from tests.fakes.pki import ThrowawayCa
 from tests.fakes.small_mesh import SERVER_NAME, SmallMesh
@@ -39,6 +39,43 @@ async def test_the_leaf_comes_back_and_pins_the_channel() -> None:
             idempotent=["/teemesh.kms.v1.KmsService/GetStatement"],
         ) as channel:
             await kms_pb2_grpc.KmsServiceStub(channel).GetStatement(kms_pb2.GetStatementRequest(), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("server_bytes", "client_bytes", "passes"),
+    [
+        (MESSAGE_BYTES, MESSAGE_BYTES, False),
+        (2 * MESSAGE_BYTES, MESSAGE_BYTES, False),
+        (MESSAGE_BYTES, 2 * MESSAGE_BYTES, False),
+        (2 * MESSAGE_BYTES, 2 * MESSAGE_BYTES, True),
+    ],
+)
+async def test_a_larger_answer_passes_where_both_sides_are_to_take_it(
+    server_bytes: int, client_bytes: int, passes: bool
+) -> None:
+    async def large() -> kms_pb2.GetStatementResponse:
+        return kms_pb2.GetStatementResponse(statement=bytes(MESSAGE_BYTES))
+
+    mesh = SmallMesh()
+    key, certificate = mesh.ca.leaf("spiffe://mesh.test/router/1", "router.mesh.test")
+    async with (
+        mesh.serve(statement=large, answer_bytes=server_bytes) as server,
+        open_channel(
+            f"127.0.0.1:{server.port}",
+            root_pem=mesh.ca.pem,
+            server_name=SERVER_NAME,
+            key_pem=key,
+            certificate_pem=certificate,
+            answer_bytes=client_bytes,
+        ) as channel,
+    ):
+        asking = kms_pb2_grpc.KmsServiceStub(channel).GetStatement(kms_pb2.GetStatementRequest(), timeout=10)
+        if passes:
+            assert len((await asking).statement) == MESSAGE_BYTES
+            return
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asking
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_server_with_another_leaf_of_the_same_ca_does_not_pass_the_pin() -> None:

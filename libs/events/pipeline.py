@@ -2,7 +2,7 @@
 
 A stage is on the word of the attested workload that ran it, whose key signs the entry. Inputs name the entry of the
 stage that made them, so that a model's weights lead back to the data that they were trained on, digest by digest. The
-entry lies in the vault of the tenant whose pipeline it is.
+entry lies open: whoever is served by the weights may follow them.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Artifact:
     """What a stage reads or makes: a data set, weights, a report."""
 
     name: str
-    """For people, and distinct among a stage's inputs and among its outputs."""
+    """For everybody to read, and distinct among a stage's inputs and among its outputs."""
     sha256: bytes
-    """Of its bytes, or of the manifest of its files; 32 bytes."""
+    """Of the manifest of its files (`libs.weights.manifest`), as model weights are named; 32 bytes."""
     made_by: bytes | None = None
     """Entry id of the stage whose output an input is, 32 bytes; None where it comes from outside, and for an output."""
 
@@ -63,7 +63,7 @@ class Stage:
 
     step: Step
     name: str
-    """For people."""
+    """For everybody to read."""
     inputs: tuple[Artifact, ...]
     outputs: tuple[Artifact, ...]
     parameters_sha256: bytes

@@ -10,7 +10,10 @@ SERVICE_ROLES = frozenset({"attestation", "kms", "registry", "router", "node", "
 AGENT = "agent"
 """The role of a workload that serves nobody and has keys of its own; its code and its app-compose are its owner's."""
 
-EVIDENCE_ROLES = SERVICE_ROLES | {AGENT}
+JOB = "job"
+"""The role of a workload that runs stages of pipelines and says so in the log; its code is its owner's, too."""
+
+EVIDENCE_ROLES = SERVICE_ROLES | {AGENT, JOB}
 """The roles that prove themselves by evidence."""
 
 PEOPLE_ROLES = frozenset({"operator", "auditor"})

@@ -55,7 +55,7 @@ class Kind(IntEnum):
         return self >= Kind.START
 
 
-_TENANTS = frozenset({Kind.RECEIPT, Kind.AMENDMENT, Kind.USAGE, Kind.PIPELINE})
+_TENANTS = frozenset({Kind.RECEIPT, Kind.AMENDMENT, Kind.USAGE})
 
 
 _KINDS = frozenset(map(int, Kind))

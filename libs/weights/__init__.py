@@ -1,4 +1,5 @@
 """It is responsible for naming model weights: one SHA-256 over a manifest of the files that an engine is about to load.
+What else stages of pipelines read and make is named so, too.
 
 The digest stands in a node's evidence claims and policy lists it, so a node MUST take it from the very files whose path
 its engine is given.

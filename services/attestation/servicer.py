@@ -13,6 +13,7 @@ from teemesh.attestation.v1 import collateral_pb2, collateral_pb2_grpc
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.identity.challenges import Challenges
+from libs.policy.vocabulary import EVIDENCE_ROLES, PEOPLE_ROLES
 from libs.rpc.calls import Context
 from libs.rpc.policies import ANY_ROLE, MethodRule, ServiceBinding
 from libs.tee.nvidia.evidence import RawReport
@@ -24,7 +25,7 @@ from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.leases import LiveLeases
 from services.attestation.sweep import Sweep
 
-_MEMBERS = frozenset({"kms", "registry", "router", "node", "ledger", "broker", "agent", "operator", "auditor"})
+_MEMBERS = (EVIDENCE_ROLES - {"attestation"}) | PEOPLE_ROLES
 _MAX_UNCOVERED = 10_000
 """So many leases are named in a reply: at most 256 bytes of name and 63 of reason each, they fit `MESSAGE_BYTES`."""
 

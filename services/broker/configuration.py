@@ -55,7 +55,7 @@ def permissions() -> Mapping[str, Permissions]:
 
     Each has an inbox of its own, so that none can read another's replies.
     """
-    issuing = ("router", "kms", "registry")
+    issuing = ("router", "kms", "registry", "job")
     granted = {role: [all_issuers(_LOG_NUMBER)] for role in (*issuing, "ledger")}
     granted["ledger"] += _stream_subjects(stream_name(_LOG_NUMBER))
     # Room is made below what is safe in the log; deleting single messages stays refused by the stream.

@@ -25,6 +25,7 @@ _COMMANDS = {
     "sessions": "sessions.command",
     "tenants": "tenants.command",
     "weights": "weights.command",
+    "pipeline": "pipelines.command",
     "operator-key": "mesh.operators",
 }
 """Commands and their modules in this package, in the order in which help lists them."""

@@ -34,6 +34,7 @@ _BODIES = {
 }
 
 _EXCHANGES = Draft202012Validator(_read("exchange.schema.json"))
+_LINEAGES = Draft202012Validator(_read("lineage.schema.json"))
 
 DOCUMENTED = frozenset(_BODIES)
 """The kinds of entries that the documentation describes."""
@@ -54,3 +55,8 @@ def require_documented_entry(canonical: bytes) -> Kind:
 def require_documented_exchange(data: bytes) -> None:
     """Raise `ValidationError` unless this is an exchange in a file, as the documentation describes it."""
     _EXCHANGES.validate(jcs.loads_canonical(data))
+
+
+def require_documented_lineage(data: bytes) -> None:
+    """Raise `ValidationError` unless this is a lineage in a file, as the documentation describes it."""
+    _LINEAGES.validate(jcs.loads_canonical(data))

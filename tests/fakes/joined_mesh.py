@@ -47,7 +47,7 @@ from services.kms.keyring import Keyring
 from tests.fakes.policy_draft import gpu_member, gpu_root, policy_draft
 
 TRUST_DOMAIN = "mesh.test"
-ROLES = ("agent", "attestation", "broker", "kms", "ledger", "node", "registry", "router")
+ROLES = ("agent", "attestation", "broker", "job", "kms", "ledger", "node", "registry", "router")
 
 
 def _now() -> int:

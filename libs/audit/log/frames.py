@@ -17,7 +17,7 @@ from libs.audit.log.findings import BytesContradict, BytesWrong
 HEADER_SIZE = 160
 MAGIC = b"TMF1"
 PUBLIC = bytes(16)
-TENANTS_KINDS = frozenset({1, 9, 10, 11})
+TENANTS_KINDS = frozenset({1, 9, 10})
 LEDGERS_KINDS = frozenset(range(16, 23))
 KINDS = frozenset(range(1, 14)) | LEDGERS_KINDS
 

@@ -30,6 +30,7 @@ _KINDS = {
     "router": frozenset({1, KEYSET, 3, 9, 10, 13}),
     "kms": frozenset({KEYSET, 4, 5, 6, 8}),
     "registry": frozenset({KEYSET, 3, 8}),
+    "job": frozenset({KEYSET, 11}),
     LEDGER: frozenset({KEYSET, 7, 12}) | LEDGERS_KINDS,
 }
 _SPIFFE_ID = re.compile(r"spiffe://[^/]+/([a-z]+)/[^/]+")

@@ -14,10 +14,11 @@ from typing import Any
 import tomli_w
 
 from libs.files import write_durably
+from libs.policy.vocabulary import JOB
 from services.cli.local.engine import EMBEDDED, LocalEngine
 from services.cli.mesh.layout import Layout
 from services.cli.mesh.ports import HOST
-from services.cli.mesh.roster import DEVTEE, SERVICES, SOURCE_ROOT, TRUST_DOMAIN, instance_of, role_of
+from services.cli.mesh.roster import DEVTEE, JOBS, SERVICES, SOURCE_ROOT, TRUST_DOMAIN, instance_of, role_of
 from services.cli.terminal.inputs import InputUnreadable, read_input
 
 TEMPLATES = SOURCE_ROOT / "deploy" / "config"
@@ -92,7 +93,8 @@ def write_service_configs(
         member = {
             "instance": instance_of(service),
             "trust_domain": TRUST_DOMAIN,
-            "listen": addresses.of(service),
+            # A job serves nobody.
+            "listen": f"{HOST}:0" if service in JOBS else addresses.of(service),
             "kms": [addresses.of(name) for name in kms],
             "kms_bootstrap": [addresses.of(f"{name}_bootstrap") for name in kms],
             "attestation_bootstrap": addresses.of("attestation_bootstrap"),
@@ -123,7 +125,7 @@ def _members(service: str, addresses: Addresses, ledgers: Sequence[str]) -> dict
     if role_of(service) == "ledger":
         members = [{"instance": instance_of(name), "address": addresses.of(name)} for name in ledgers]
         return {"replication": {"members": members}}
-    if role_of(service) in ("kms", "registry", "router"):
+    if role_of(service) in ("kms", "registry", "router", JOB):
         return {"other_ledgers": [addresses.of(name) for name in ledgers[1:]]}
     return {}
 
@@ -173,6 +175,8 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
             }
         case "registry":
             return {"ledger": addresses.of("ledger"), "events": events}
+        case _ if service in JOBS:
+            return {"registry": [addresses.of("registry")], "ledger": addresses.of("ledger"), "events": events}
         case "node":
             return {
                 "registry": [addresses.of("registry")],

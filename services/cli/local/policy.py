@@ -18,11 +18,12 @@ from libs.policy.compose import Anchors, compose_hash
 from libs.policy.document import Policy
 from libs.policy.signatures import verify_seed
 from libs.policy.succession import verify_successor
+from libs.policy.vocabulary import JOB
 from services.cli.local.measured_sources import source_digest
 from services.cli.mesh.layout import Layout
 from services.cli.mesh.operators import ensure_operators, ensure_tenant_admin, public_key
 from services.cli.mesh.roster import SERVICES, TRUST_DOMAIN
-from services.cli.policy.composes import render_compose
+from services.cli.policy.composes import render_compose, template_path
 from services.cli.policy.draft import draft_policy, sign_policy, unsigned
 from services.cli.policy.reference import DeployedCompose, read_reference
 from services.cli.terminal.inputs import read_input, read_json
@@ -59,9 +60,12 @@ def open_operators(layout: Layout) -> LocalOperators:
 
 
 def write_composes(
-    layout: Layout, operators: LocalOperators, dstack_kms_root: bytes, node_template: bytes
+    layout: Layout, operators: LocalOperators, dstack_kms_root: bytes, node_template: bytes, *, jobs: bool = False
 ) -> Mapping[str, bytes]:
-    """Write the measured app-compose of every service, the KMS's with its pin; return them by role."""
+    """Write the measured app-compose of every service, the KMS's with its pin; return them by role.
+
+    With `jobs` also that of jobs, which here stands for the command that runs their work and not for the work.
+    """
     composes = {
         role: render_compose(
             operators.anchors(role, dstack_kms_root if role == "kms" else None),
@@ -70,6 +74,8 @@ def write_composes(
         )
         for role in SERVICES
     }
+    if jobs:
+        composes[JOB] = render_compose(operators.anchors(JOB), source_digest("cli"), read_input(template_path(JOB)))
     for role, text in composes.items():
         write_durably(layout.compose(role), text, mode=0o644)
     return composes

@@ -32,7 +32,7 @@ from services.cli.mesh.layout import Layout
 from services.cli.mesh.mesh_file import MeshDescription, remove_mesh_file, write_mesh_file
 from services.cli.mesh.operator_certificate import OperatorCertificate
 from services.cli.mesh.patience import patiently
-from services.cli.mesh.roster import DEVTEE, WITNESS, processes, role_of
+from services.cli.mesh.roster import DEVTEE, JOBS, WITNESS, processes, role_of
 from services.cli.mesh.served import until_served
 
 _TICK_SECONDS = 0.2
@@ -58,6 +58,8 @@ class RunOptions:
     """Whether a second instance of the KMS runs."""
     ledger_members: int = 1
     """How many members keep the log."""
+    jobs: int = 0
+    """How many guests there are for stages of pipelines."""
     certificate_seconds: int | None = None
     """Life of the services' certificates; None: as in production."""
     keyset_seconds: int | None = None
@@ -110,9 +112,12 @@ class MeshRun:
         """Start everyone; the platform, whose reference values policy needs, is waited for, and a new witness."""
         layout = self._layout
         names = self._names
-        write_devtee_config(layout, addresses, names)
+        guests = (*names, *JOBS[: self._options.jobs])
+        write_devtee_config(layout, addresses, guests)
         engine = self._options.engine
-        composes = write_composes(layout, operators, await dstack_kms_root(layout), engine.template())
+        composes = write_composes(
+            layout, operators, await dstack_kms_root(layout), engine.template(), jobs=self._options.jobs > 0
+        )
         devtee = await children.start(DEVTEE)
         weights = await engine.manifest()
         write_durably(layout.weights_manifest, weights.document + b"\n", mode=0o644)
@@ -128,7 +133,7 @@ class MeshRun:
             certificate_seconds=self._options.certificate_seconds,
             keyset_seconds=self._options.keyset_seconds,
             engine=engine,
-            names=names,
+            names=guests,
             witnesses=[ledgers_witness(layout, addresses)],
         )
         if self._options.kms_replica:

@@ -26,7 +26,7 @@ from services.cli.local.engine import EMBEDDED, LocalEngine
 from services.cli.local.run import MeshRun, RunOptions
 from services.cli.mesh.layout import Layout, add_state_option, layout_of
 from services.cli.mesh.lock import holding
-from services.cli.mesh.roster import INSTANCE
+from services.cli.mesh.roster import INSTANCE, JOBS
 
 DEFAULT_ROUTER_PORT = 8443
 
@@ -58,6 +58,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=(1, 3),
         default=1,
         help="how many members keep the log; of three, one writes, and another takes over (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        choices=range(len(JOBS) + 1),
+        default=0,
+        help="how many guests there are for teemesh pipeline record, with config/job-N.toml (default: %(default)s)",
     )
     parser.add_argument(
         "--certificate-seconds",
@@ -107,6 +114,7 @@ def _run(args: argparse.Namespace) -> int:
         exit=args.exit,
         kms_replica=args.kms_replica,
         ledger_members=args.ledger_members,
+        jobs=args.jobs,
         certificate_seconds=args.certificate_seconds,
         keyset_seconds=args.keyset_seconds,
         engine=_engine(args),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import Code, MeshError
-from services.cli.mesh.roster import KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS
+from services.cli.mesh.roster import JOBS, KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS
 
 DEFAULT_STATE = Path(".teemesh")
 _MARKER = b"The state of a local teemesh. `teemesh reset` removes it.\n"
@@ -146,7 +146,7 @@ class Layout:
             self.operators,
             self.devtee,
             self.policies,
-            *(self.state(name) for name in (*SERVICES, KMS_REPLICA, *LEDGER_OTHERS, WITNESS)),
+            *(self.state(name) for name in (*SERVICES, KMS_REPLICA, *LEDGER_OTHERS, *JOBS, WITNESS)),
         ]
         try:
             if self.root.is_dir() and not self.exists and any(self.root.iterdir()):

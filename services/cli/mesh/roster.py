@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from libs.policy.vocabulary import JOB
+
 DEVTEE = "devtee"
 SERVICES = ("attestation", "kms", "broker", "ledger", "registry", "node", "router")
 """In the order of starting. None waits for another: each retries until those it needs are there."""
@@ -15,12 +17,15 @@ KMS_REPLICA = "kms-2"
 LEDGER_OTHERS = ("ledger-2", "ledger-3")
 """The other members of the log, where they are asked for."""
 
+JOBS = ("job-1", "job-2", "job-3", "job-4")
+"""Guests in which stages of pipelines are run, where they are asked for. `teemesh pipeline record` is all they run."""
+
 WITNESS = "witness"
 """Cosigns the log's checkpoints. It is no member of the mesh: no guest agent, no certificate of the mesh's CA."""
 
 TRUST_DOMAIN = "mesh.local"
 INSTANCE = "local"
-"""The one instance that each service has here, the KMS's second one and the log's other members apart."""
+"""The one instance that each service has here, the KMS's second one, the log's other members and jobs apart."""
 
 SOURCE_ROOT = Path(__file__).parents[3]
 """Where `services` and `libs` are: what a local service measures is what lies here, and what it runs."""
@@ -36,12 +41,14 @@ def role_of(name: str) -> str:
     """Return the role, and so the code, of what runs under a name."""
     if name == KMS_REPLICA:
         return "kms"
+    if name in JOBS:
+        return JOB
     return "ledger" if name in LEDGER_OTHERS else name
 
 
 def instance_of(name: str) -> str:
     """Return its name within its role."""
-    return name if name in (KMS_REPLICA, *LEDGER_OTHERS) else INSTANCE
+    return name if name in (KMS_REPLICA, *LEDGER_OTHERS, *JOBS) else INSTANCE
 
 
 def command(service: str, config: Path) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ KINDS_OF_ROLE: Mapping[str, frozenset[Kind]] = {
     "router": frozenset({Kind.RECEIPT, Kind.KEYSET, Kind.SESSION, Kind.AMENDMENT, Kind.USAGE, Kind.REFUSALS}),
     "kms": frozenset({Kind.KEYSET, Kind.POLICY, Kind.KEY_DECISION, Kind.ADMISSION, Kind.REVOCATION}),
     "registry": frozenset({Kind.KEYSET, Kind.SESSION, Kind.ADMISSION}),
+    "job": frozenset({Kind.KEYSET, Kind.PIPELINE}),
     "ledger": frozenset({Kind.KEYSET, Kind.ERASURE, Kind.WITNESS}) | _LEDGERS,
 }
 

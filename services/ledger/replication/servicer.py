@@ -24,7 +24,7 @@ from services.ledger.storage import frames
 
 _SERVICE = "teemesh.ledger.v1.LedgerReplicationService"
 _MEMBERS = MethodRule(roles=frozenset({"ledger"}))
-_ANYONE = MethodRule(roles=frozenset({"ledger", "router", "kms", "registry", "operator", "auditor"}))
+_ANYONE = MethodRule(roles=frozenset({"ledger", "router", "kms", "registry", "job", "operator", "auditor"}))
 _MOST_BYTES = frames.MAX_SIZE + PIECE_BYTES
 
 METHODS = {

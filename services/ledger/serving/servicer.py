@@ -36,7 +36,7 @@ _Naming: TypeAlias = (
     pb.GetInclusionProofRequest | pb.GetEntryRequest | pb.GetTlogProofRequest | pb.GetCoseReceiptRequest
 )
 _SERVICE = "teemesh.ledger.v1.LedgerService"
-_ISSUERS = frozenset({"router", "kms", "registry", "ledger"})
+_ISSUERS = frozenset({"router", "kms", "registry", "job", "ledger"})
 _READERS = frozenset({"router", "operator", "auditor"})
 _OPERATORS = frozenset({"operator"})
 _PEOPLE = frozenset({"operator", "auditor"})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from libs import jcs
 from libs.policy.compose import Anchors, ComposeMalformed, compose_hash, default_app_id, read_anchors, render
-from libs.policy.vocabulary import SERVICE_ROLES
+from libs.policy.vocabulary import JOB, SERVICE_ROLES
 
 TEMPLATES = Path(__file__).parents[4] / "deploy" / "dstack"
 DIGEST = "sha256:" + "ab" * 32
@@ -29,7 +29,7 @@ def _measured(**changes: Any) -> str:
     return jcs.dumps(value).decode()
 
 
-@pytest.mark.parametrize("role", sorted(SERVICE_ROLES))
+@pytest.mark.parametrize("role", sorted({*SERVICE_ROLES, JOB}))
 def test_every_service_has_a_template_that_keeps_the_rules(role: str) -> None:
     anchors = Anchors(role, "mesh.local", ANCHORS.operator_keys, 2)
     text = render((TEMPLATES / f"{role}.app-compose.json").read_bytes(), DIGEST, anchors)
@@ -42,7 +42,10 @@ def test_every_service_has_a_template_that_keeps_the_rules(role: str) -> None:
         assert value[off] is False
     services = value["docker_compose_file"]
     assert f"image: teemesh/{role}@sha256:{'ab' * 32}" in services
-    assert f"command: [python, -m, services.{role}, /etc/teemesh/{role}.toml]" in services
+    if role == JOB:
+        assert "- services.cli\n      - pipeline\n      - record\n      - --config=/etc/teemesh/job.toml\n" in services
+    else:
+        assert f"command: [python, -m, services.{role}, /etc/teemesh/{role}.toml]" in services
     assert services.count("/var/run/dstack.sock:/var/run/dstack.sock") == 1
     assert services.count("read_only: true") == services.count("image:") == 2
     assert "privileged: " not in services

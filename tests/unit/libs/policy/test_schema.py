@@ -81,7 +81,7 @@ def test_a_policy_is_valid_with_every_optional_member_and_without(draft: dict[st
 
 def test_the_sample_leaves_no_member_of_the_schema_out(whole: dict[str, Any]) -> None:
     named = {name for _, name in _members(SCHEMA["$defs"]["policy"])}
-    assert named - _names(whole) <= {"fmc"} | {"attestation", "registry", "router", "broker", "agent", "Genoa"}
+    assert named - _names(whole) <= {"fmc"} | {"attestation", "registry", "router", "broker", "agent", "job", "Genoa"}
 
 
 def _names(value: Any) -> set[str]:

@@ -50,8 +50,8 @@ def test_other_bytes_are_no_leaf(data: bytes) -> None:
     assert caught.value.reason == "LEAF_MALFORMED"
 
 
-def test_only_receipt_amendment_usage_and_pipeline_are_a_tenants() -> None:
-    assert {kind.value for kind in Kind if kind.is_tenants} == {1, 9, 10, 11}
+def test_only_receipt_amendment_and_usage_are_a_tenants() -> None:
+    assert {kind.value for kind in Kind if kind.is_tenants} == {1, 9, 10}
     assert {kind.value for kind in Kind if kind.is_ledgers} == set(range(16, 23))
 
 

@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from libs.config import load
+from libs.jobs import JobSettings
+from libs.policy.vocabulary import JOB
 from services.cli.local.config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
 from services.cli.mesh.layout import Layout
 from services.cli.mesh.ports import NAMES
-from services.cli.mesh.roster import DEVTEE, INSTANCE, KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS, processes
+from services.cli.mesh.roster import DEVTEE, INSTANCE, JOBS, KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS, processes
 
 
 def kind(service: str) -> type[Any]:
+    if service in (JOB, *JOBS):
+        return JobSettings
     module = importlib.import_module(f"services.{service}.config")
     found: type[Any] = module.Settings if service == DEVTEE else module.Config
     return found
@@ -35,12 +39,12 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-@pytest.mark.parametrize("service", [DEVTEE, *SERVICES, WITNESS])
+@pytest.mark.parametrize("service", [DEVTEE, *SERVICES, JOB, WITNESS])
 def test_the_template_is_a_configuration(service: str) -> None:
     load(TEMPLATES / f"{service}.toml", kind(service))
 
 
-@pytest.mark.parametrize("service", [*SERVICES, WITNESS])
+@pytest.mark.parametrize("service", [*SERVICES, JOB, WITNESS])
 def test_the_template_says_everything_that_can_be_said(service: str) -> None:
     """So that an operator sees each key once, with its meaning."""
     template = tomllib.loads((TEMPLATES / f"{service}.toml").read_text())
@@ -68,6 +72,21 @@ def test_each_service_has_a_platform_of_its_own(layout: Layout) -> None:
     settings = load(layout.config(DEVTEE), kind(DEVTEE))
     assert [instance.name for instance in settings.instances] == list(SERVICES)
     assert len({instance.socket for instance in settings.instances}) == len(SERVICES)
+
+
+def test_jobs_have_guests_of_one_measurement_and_know_whom_to_write_to(layout: Layout) -> None:
+    addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
+    names = (*processes(kms_replica=False, ledger_members=3), *JOBS)
+    write_devtee_config(layout, addresses, names)
+    write_service_configs(layout, addresses, layout.policy(3), names=names)
+    tds = {instance.name: instance for instance in load(layout.config(DEVTEE), kind(DEVTEE)).instances}
+    for name in JOBS:
+        config = load(layout.config(name), JobSettings)
+        assert (config.member.instance, config.member.listen) == (name, "127.0.0.1:0")
+        assert {config.ledger, *config.other_ledgers} == {addresses.of(one) for one in ("ledger", *LEDGER_OTHERS)}
+        assert tds[name].socket == config.member.guest_socket
+        assert tds[name].app_compose == layout.compose(JOB)
+    assert len({load(layout.config(name), JobSettings).events.outbox for name in JOBS}) == len(JOBS)
 
 
 def test_a_second_kms_joins_the_first_and_everyone_knows_both(layout: Layout) -> None:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
 from libs.events.keyset import Keyset, PreviousIssuer
+from libs.events.pipeline import Artifact, Stage, Step
 from libs.events.records import Record
 from libs.events.vault import VaultKey
 from libs.policy.revocation import RevocationKind, RevocationSignatureInvalid, parse_revocation
@@ -160,9 +161,19 @@ def test_a_certificate_of_another_ca_is_refused(mesh: JoinedMesh, kms: KmsCore, 
     assert "CERTIFICATE_NOT_ACCEPTED" in details(judged)
 
 
-def test_a_role_that_writes_to_no_log_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
-    node = LogWriter(mesh, kms, "node")
-    assert gate.reasons(node.batch(node.introduce())) == ["KEYSET_REFUSED"]
+@pytest.mark.parametrize("role", ["agent", "node"])
+def test_a_role_that_writes_to_no_log_is_refused(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper, role: str) -> None:
+    writer = LogWriter(mesh, kms, role)
+    assert gate.reasons(writer.batch(writer.introduce())) == ["KEYSET_REFUSED"]
+
+
+def test_a_job_writes_stages_that_are_stages_and_lie_open(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    job = LogWriter(mesh, kms, "job")
+    stage = Stage(Step.TRAINING, "first", (), (Artifact("weights", bytes(32)),), bytes(32), 1, 2).body()
+    assert not gate.reasons(job.batch(job.introduce(), job.seal(Kind.PIPELINE, stage)))
+    assert gate.reasons(job.batch(job.seal(Kind.PIPELINE, {**stage, "note": "any text"}))) == ["ENTRY_MALFORMED"]
+    with pytest.raises(ValueError, match="does not lie in that vault"):
+        job.seal(Kind.PIPELINE, stage, vault=VAULT)
 
 
 def test_a_keyset_may_wait_for_the_broker_for_days_but_not_for_ever(
@@ -197,6 +208,9 @@ def test_later_batches_of_a_refused_issuer_are_refused_and_told(
         ("ledger", Kind.ADMISSION),
         ("kms", Kind.ERASURE),
         ("registry", Kind.REFUSALS),
+        ("router", Kind.PIPELINE),
+        ("job", Kind.SESSION),
+        ("job", Kind.POLICY),
     ],
 )
 def test_a_kind_of_another_role_is_refused(

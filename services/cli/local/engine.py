@@ -55,6 +55,7 @@ class LocalEngine:
         """Return the table [engine] of the node's configuration."""
         return {
             "manifest": str(manifest),
+            "sealed": None,
             "model": MODEL,
             "weights": None if self.weights is None else str(self.weights.absolute()),
             "context_tokens": _CONTEXT_TOKENS,

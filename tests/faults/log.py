@@ -6,6 +6,7 @@ measurement, with the vault's key from the ledger.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import tomllib
@@ -27,8 +28,10 @@ from libs.transparency import checkpoint, leaf
 from libs.transparency.chain import chain_next, chain_start, entry_id
 from libs.transparency.leaf import Kind, Leaf
 from libs.transparency.merkle import EMPTY_ROOT, leaf_hash, node_hash
+from tests.faults.patience import until
 from tests.mesh.running import RunningMesh
 
+_PATIENCE_SECONDS = 60.0
 _CALL_SECONDS = 10.0
 _REFUSALS = frozenset({Kind.GAP, Kind.CONFLICT, Kind.QUARANTINE})
 
@@ -108,7 +111,22 @@ class LogReader:
         self._vault = vault
 
     async def read(self) -> WholeLog:
-        """Read from leaf 0 to the present end, verifying the chain and the newest checkpoint's root."""
+        """Read from leaf 0 to the present end, verifying the chain and the newest checkpoint's root.
+
+        A ledger that has just started has none yet to show; it is asked again, for a minute.
+        """
+        read: list[WholeLog] = []
+
+        async def is_signed() -> bool:
+            read.extend(await self._read())
+            return bool(read)
+
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await until(is_signed, poll_seconds=0.5)
+        return read[0]
+
+    async def _read(self) -> list[WholeLog]:
+        """Return what is there, or nothing where no checkpoint is."""
         mesh = self._mesh
         origin = f"{mesh.mesh['trust_domain']}/ledger/1"
         head, hashes, found, newest = chain_start(origin), list[bytes](), list[Logged](), b""
@@ -128,11 +146,13 @@ class LogReader:
                     found.append(self._open(logged))
                 assert not response.entries or head == response.chain_after, "the chain does not hold"
                 newest = response.checkpoint or newest
+        if not newest:
+            return []
         signed = checkpoint.parse(newest)
         assert signed.origin == origin
         assert signed.size <= len(hashes)
         assert _root(hashes[: signed.size]) == signed.root, "the checkpoint's root is of other leaves"
-        return WholeLog(tuple(found))
+        return [WholeLog(tuple(found))]
 
     def _open(self, logged: ledger_pb2.LoggedEntry) -> Logged:
         public = leaf.parse(logged.leaf_data)

@@ -263,7 +263,8 @@ class _Proof:
 
 
 def verify_job(keyset: Keyset, entry: Entry, terms: Terms) -> str:
-    """Prove that a job of this mesh, which policy allows, had the log key under which an entry was written.
+    """Prove that the issuer which an entry names is a job of this mesh, which policy allows. That it wrote the entry is
+    what the ledger judged when it took it: the batch that the job signed is not part of a lineage.
 
     It is judged as of when its evidence was made: its certificate has ended long since. Raises `JobNotAttested`,
     `CertificateNotAccepted`, and what the evidence is refused for.

@@ -1,8 +1,9 @@
 """Responsible for the entries that say where data and weights come from: the stages of a pipeline.
 
-A stage is on the word of the attested workload that ran it, whose key signs the entry. Inputs name the entry of the
-stage that made them, so that a model's weights lead back to the data that they were trained on, digest by digest. The
-entry lies open: whoever is served by the weights may follow them.
+A stage is on the word of the attested workload that ran it, whose key signs the batch in which the ledger gets the
+entry; that it was so is for the ledger to judge, and not shown by the entry. Inputs name the entry of the stage that
+made them, so that a model's weights lead back to the data that they were trained on, digest by digest. The entry lies
+open: whoever is served by the weights may follow them.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from libs.errors import Code, MeshError
+from libs.weights.gguf import GgufMalformed, is_shard
 from libs.weights.manifest import MOST_FILES, Manifest, WeightsFile
 from libs.weights.remembered import FileState, Remembered
 
@@ -162,7 +163,22 @@ def _files(path: Path) -> list[tuple[str, Path]]:
             raise WeightsMissing(f"{name} is neither a file nor a link to one")
     if not 0 < len(found) <= MOST_FILES:
         raise WeightsMissing(f"weights are 1 to {MOST_FILES} files, and {path} has {len(found)}")
+    if not path.is_dir():
+        _require_whole(path)
     return found
+
+
+def _require_whole(path: Path) -> None:
+    """Of one file: llama.cpp loads the shards beside a first one, and nobody measured those."""
+    try:
+        shard = is_shard(path)
+    except GgufMalformed as error:
+        raise WeightsMissing(f"{path} begins as GGUF does and cannot be read: {error}") from error
+    if shard:
+        raise WeightsMissing(
+            f"{path} is one GGUF shard of several, and the others would be loaded unmeasured: merge them into one file "
+            "(llama-gguf-split --merge), or give their folder to an engine that takes folders"
+        )
 
 
 def _below(folder: Path) -> Iterator[Path]:

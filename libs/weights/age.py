@@ -7,7 +7,9 @@ seal other files to it: what is opened counts only by its manifest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,11 +52,15 @@ async def seal(source: Path, manifest: Manifest, folder: Path, key: X25519Public
 async def open_sealed(folder: Path, manifest: Manifest, target: Path, key: X25519PrivateKey) -> None:
     """Decrypt the manifest's files into a folder, over what may be there. What they hold is for the caller to measure.
 
-    Raises `WeightsMissing` or `WeightsNotOpened`.
+    Once this ends, also by cancellation, nothing is written into the folder any more. Raises `WeightsMissing` or
+    `WeightsNotOpened`.
     """
     identity = pyrage.x25519.Identity.from_str(identity_of(key))
+    given_up = threading.Event()
 
     def open_one(name: str) -> None:
+        if given_up.is_set():
+            return
         sealed, opened = folder / f"{name}{SUFFIX}", target / name
         if not sealed.is_file():
             raise WeightsMissing(f"{sealed} is missing")
@@ -72,9 +78,24 @@ async def open_sealed(folder: Path, manifest: Manifest, target: Path, key: X2551
         _each(manifest, open_one)
 
     try:
-        await asyncio.to_thread(open_all)
+        await to_its_end(open_all, given_up.set)
     except OSError as error:
         raise WeightsMissing(f"cannot open the weights in {folder}: {error}") from error
+
+
+async def to_its_end(work: Callable[[], None], give_up: Callable[[], None] = lambda: None) -> None:
+    """Run in a thread, and wait for it also when cancelled: a thread that nobody waits for writes on."""
+    # No task: those that end a program cancel all of its tasks, and waiting for one would be over then.
+    working = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        give_up()
+        while not working.done():
+            with contextlib.suppress(asyncio.CancelledError):  # Once is enough to know it.
+                await asyncio.wait([working])
+        working.exception()  # The cancellation is what the caller hears of.
+        raise
 
 
 def identity_of(key: X25519PrivateKey) -> str:

@@ -10,13 +10,14 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from libs.errors import Code, MeshError
+from libs.weights.gguf import GgufMalformed, is_shard
 from libs.weights.manifest import MOST_FILES, Manifest, WeightsFile
 from libs.weights.remembered import FileState, Remembered
 
@@ -48,10 +49,12 @@ class MeasuredWeights:
     manifest: Manifest
     states: tuple[FileState, ...]
     """Of the manifest's files, in its order."""
+    ways: Mapping[str, FileState]
+    """Of what leads to them, by name: every folder and link."""
 
     async def require_unchanged(self) -> None:
-        """Raise `WeightsChanged` where a file is another than was measured, or was written to, or there are others;
-        `WeightsMissing` where they cannot be looked at.
+        """Raise `WeightsChanged` where a file is another than was measured, or was written to, or there are others, or
+        where a folder or link among them was another meanwhile; `WeightsMissing` where they cannot be looked at.
 
         It looks at what the filesystem says of them, not at their content: who writes to a file cannot keep its time of
         change from showing that.
@@ -62,11 +65,16 @@ class MeasuredWeights:
         measured = dict(zip((file.name for file in self.manifest.files), self.states, strict=True))
         try:
             there = {name: FileState.of(path.stat()) for name, path in _files(self.path)}
+            ways = _ways(self.path)
         except OSError as error:
             raise WeightsMissing(f"cannot read the weights at {self.path}: {error.strerror}") from error
         for name in sorted(measured.keys() | there.keys()):
             if measured.get(name) != there.get(name):
                 raise WeightsChanged(f"{name} has changed since the weights were measured")
+        # A folder that was another's for a while has its files as they were, and shows that it was moved itself.
+        for name in sorted(self.ways.keys() | ways.keys()):
+            if self.ways.get(name) != ways.get(name):
+                raise WeightsChanged(f"{name} leads elsewhere, or did, since the weights were measured")
 
 
 async def measure(
@@ -85,6 +93,7 @@ async def measure(
 
 def _measure(path: Path, remembered: Remembered, progress: Progress, ended: threading.Event) -> MeasuredWeights:
     try:
+        ways = _ways(path)  # First: what is moved while files are read shows later.
         found = sorted(_files(path))
         hashing = _Hashing(sum(file.stat().st_size for _, file in found), remembered, progress, ended)
         # hashlib leaves the interpreter to others while it hashes.
@@ -98,7 +107,8 @@ def _measure(path: Path, remembered: Remembered, progress: Progress, ended: thre
     except OSError as error:
         raise WeightsMissing(f"cannot read the weights at {path}: {error.strerror}") from error
     remembered.keep()
-    return MeasuredWeights(path, Manifest(tuple(file for file, _ in results)), tuple(state for _, state in results))
+    manifest = Manifest(tuple(file for file, _ in results))
+    return MeasuredWeights(path, manifest, tuple(state for _, state in results), ways)
 
 
 class _Ended(Exception):
@@ -162,13 +172,43 @@ def _files(path: Path) -> list[tuple[str, Path]]:
             raise WeightsMissing(f"{name} is neither a file nor a link to one")
     if not 0 < len(found) <= MOST_FILES:
         raise WeightsMissing(f"weights are 1 to {MOST_FILES} files, and {path} has {len(found)}")
+    if not path.is_dir():
+        _require_whole(path)
+    return found
+
+
+def _require_whole(path: Path) -> None:
+    """Of one file: llama.cpp loads the shards beside a first one, and nobody measured those."""
+    try:
+        shard = is_shard(path)
+    except GgufMalformed as error:
+        raise WeightsMissing(f"{path} begins as GGUF does and cannot be read: {error}") from error
+    if shard:
+        raise WeightsMissing(
+            f"{path} is one GGUF shard of several, and the others would be loaded unmeasured: merge them into one file "
+            "(llama-gguf-split --merge), or give their folder to an engine that takes folders"
+        )
+
+
+def _ways(path: Path) -> dict[str, FileState]:
+    """Return the state of the path itself, of every folder below, and of every link. Raises `OSError`."""
+    found = {".": FileState.of(path.lstat())}
+    if path.is_symlink():
+        found["./"] = FileState.of(path.stat())
+    if path.is_dir():
+        for entry in _entries(path):
+            if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+                found[Path(entry.path).relative_to(path).as_posix()] = FileState.of(os.lstat(entry.path))
     return found
 
 
 def _below(folder: Path) -> Iterator[Path]:
+    return (Path(entry.path) for entry in _entries(folder) if not entry.is_dir(follow_symlinks=False))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
+            yield entry
             if entry.is_dir(follow_symlinks=False):
-                yield from _below(Path(entry.path))
-            else:
-                yield Path(entry.path)
+                yield from _entries(Path(entry.path))

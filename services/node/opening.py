@@ -1,11 +1,13 @@
 """It is responsible for weights that come encrypted: opened with a key that the KMS releases to this measurement alone.
 
-They appear at once and whole, where no disk has them in the clear, and are measured there like any others.
+They appear at once, whole and as their manifest has them, where no disk has them in the clear, and are measured there
+like any others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ from libs.identity.any_peer import Channels
 from libs.identity.renewal import Identity
 from libs.identity.sealed import ReceiverKey
 from libs.policy.releases import KeyAlgorithm
-from libs.weights import Manifest
-from libs.weights.age import open_sealed
+from libs.weights import Manifest, Remembered, WeightsChanged, WeightsDiffer, WeightsMissing, measure, require_same
+from libs.weights.age import open_sealed, to_its_end
 from services.node.place import require_unreadable_at_rest
 
 log = structlog.get_logger()
@@ -54,19 +56,46 @@ def released_by_kms(kms: Channels, identity: Identity, receiver: ReceiverKey) ->
     return release
 
 
-async def open_weights(sealed: SealedSettings, manifest: Manifest, target: Path, release: Release) -> None:
-    """Have the weights lie at `target`, unless they are there. Raises the KMS's refusals, `WeightsWouldRest`,
-    `WeightsMissing` or `WeightsNotOpened`.
+async def open_weights(
+    sealed: SealedSettings, manifest: Manifest, target: Path, release: Release, remembered: Callable[[], Remembered]
+) -> None:
+    """Have the manifest's weights lie at `target`, unless they are there. What else lies there is removed.
+
+    Raises the KMS's refusals, `WeightsWouldRest`, `WeightsMissing`, `WeightsChanged`, `WeightsNotOpened` or
+    `WeightsDiffer`.
     """
     await asyncio.to_thread(require_unreadable_at_rest, target.parent)
-    if await asyncio.to_thread(target.exists):
-        return  # This node was restarted; whether they are still the same is measured in any case.
-    private = await release(sealed)
-    # A killed node's draft is taken over: what it has in memory would stay there.
     draft = target.with_name(f".{target.name}.opening")
+    await _remove(draft)  # A killed node's, of which nothing is known.
+    if await asyncio.to_thread(os.path.lexists, target):
+        try:
+            require_same(manifest, (await measure(target, remembered())).manifest)
+            return  # This node was restarted.
+        except (WeightsDiffer, WeightsMissing, WeightsChanged) as error:
+            # Left there, it would have every restart fail: after a new manifest, or a file that the host had damaged.
+            log.warning("what lies where the weights are opened is removed", reason=str(error))
+            await _remove(target)
+    private = await release(sealed)
     try:
         await open_sealed(sealed.folder, manifest, draft, private)
-        await asyncio.to_thread(draft.rename, target)
+        require_same(manifest, (await measure(draft, remembered())).manifest)
+        # At once, in no thread: one that nobody waited for would rename what is being removed.
+        draft.rename(target)
     finally:
-        await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
+        await _remove(draft)
     log.info("weights are opened", files=len(manifest.files), key=sealed.key, epoch=sealed.epoch)
+
+
+async def _remove(path: Path) -> None:
+    """Raises `WeightsMissing` where it cannot be removed: it is plaintext."""
+
+    def remove() -> None:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+
+    try:
+        await to_its_end(remove)
+    except OSError as error:
+        raise WeightsMissing(f"cannot remove {path}: {error.strerror}") from error

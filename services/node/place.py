@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from libs.errors import MeshError
@@ -11,7 +13,10 @@ _IN_MEMORY = {"tmpfs", "ramfs"}
 _MOUNTS = Path("/proc/self/mountinfo")
 _SWAPS = Path("/proc/swaps")
 _BLOCK_DEVICES = Path("/sys/dev/block")
-_COMPRESSED_MEMORY = "/dev/zram"
+_BLOCK = Path("/sys/block")
+_COMPRESSED_MEMORY = re.compile(r"/dev/(zram\d+)")
+_ENCRYPTED = ("CRYPT-LUKS1-", "CRYPT-LUKS2-", "CRYPT-PLAIN-")
+"""Other of cryptsetup's devices, as CRYPT-VERITY- and CRYPT-INTEGRITY-, have the disk in the clear."""
 
 
 class WeightsWouldRest(MeshError):
@@ -23,20 +28,52 @@ class WeightsWouldRest(MeshError):
 def require_unreadable_at_rest(folder: Path) -> None:
     """Raise `WeightsWouldRest` unless what is written into a folder is in memory, which goes to no disk, or encrypted.
 
-    Encrypted is a filesystem that lies on dm-crypt itself; with anything in between the kernel does not say.
+    Encrypted is a filesystem that lies on dm-crypt itself; with anything in between the kernel does not say. Wherever
+    the files are, the engine has them in its memory.
     """
+    listed = _SWAPS.read_text()
+    if swapped := swaps(listed, {name: text for name in compressed(listed) if (text := _backing(name)) is not None}):
+        raise WeightsWouldRest(f"memory goes to {swapped[0]}: turn that off")
     device = os.stat(folder).st_dev
-    if _filesystem(_MOUNTS.read_text(), device) in _IN_MEMORY:
-        if swapped := swaps(_SWAPS.read_text()):
-            raise WeightsWouldRest(f"{folder} is in memory, and memory goes to {swapped[0]}: turn that off")
-    elif not _is_encrypted(device):
+    if _filesystem(_MOUNTS.read_text(), device) not in _IN_MEMORY and not is_encrypted(_uuid(device)):
         raise WeightsWouldRest(f"{folder} is neither in memory nor on an encrypted disk")
 
 
-def swaps(listed: str) -> list[str]:
-    """Return to what, of /proc/swaps, memory goes beside itself."""
-    names = [line.split()[0] for line in listed.splitlines()[1:] if line.strip()]
-    return [name for name in names if not name.startswith(_COMPRESSED_MEMORY)]
+def swaps(listed: str, backing: Mapping[str, str]) -> list[str]:
+    """Return to what, of /proc/swaps, memory goes beside itself.
+
+    `backing` has what the kernel says of each zram device's `backing_dev`, to which it may write what it holds: "none",
+    or a disk. Of which it says nothing, that is no memory.
+    """
+    return [
+        name
+        for name in _names(listed)
+        if (zram := _COMPRESSED_MEMORY.fullmatch(name)) is None or backing.get(zram[1], "").strip() != "none"
+    ]
+
+
+def compressed(listed: str) -> list[str]:
+    """Return the zram devices of /proc/swaps."""
+    return [zram[1] for name in _names(listed) if (zram := _COMPRESSED_MEMORY.fullmatch(name))]
+
+
+def is_encrypted(uuid: str) -> bool:
+    """Say whether a device mapper's uuid is one of an encrypted disk."""
+    return uuid.startswith(_ENCRYPTED)
+
+
+def _names(listed: str) -> list[str]:
+    return [line.split()[0] for line in listed.splitlines()[1:] if line.strip()]
+
+
+def _backing(zram: str) -> str | None:
+    device = _BLOCK / zram
+    if not device.is_dir():
+        return None
+    try:
+        return (device / "backing_dev").read_text()
+    except FileNotFoundError:
+        return "none"  # The kernel was built without it.
 
 
 def _filesystem(mounts: str, device: int) -> str | None:
@@ -49,9 +86,8 @@ def _filesystem(mounts: str, device: int) -> str | None:
     return None
 
 
-def _is_encrypted(device: int) -> bool:
-    uuid = _BLOCK_DEVICES / f"{os.major(device)}:{os.minor(device)}" / "dm" / "uuid"
+def _uuid(device: int) -> str:
     try:
-        return uuid.read_text().startswith("CRYPT-")
+        return (_BLOCK_DEVICES / f"{os.major(device)}:{os.minor(device)}" / "dm" / "uuid").read_text()
     except OSError:
-        return False
+        return ""

@@ -74,7 +74,10 @@ class SealedWeights:
         return self.manifest.digest
 
     async def ready(self, release: Release) -> MeasuredWeights:
-        await open_weights(self.sealed, self.manifest, self.launch.weights, release)
+        # Anew for each time of measuring: what was remembered meanwhile is read.
+        await open_weights(
+            self.sealed, self.manifest, self.launch.weights, release, lambda: Remembered(self.state / REMEMBERED)
+        )
         return await measured_weights(self.settings, self.launch, self.state)
 
 

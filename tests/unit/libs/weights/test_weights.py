@@ -128,3 +128,42 @@ async def test_what_is_still_the_same_is_told_from_what_is_not(tmp_path: Path) -
     (tmp_path / "b").write_bytes(b"b")
     with pytest.raises(WeightsChanged, match="b has changed"):
         await measured.require_unchanged()
+
+
+@pytest.mark.parametrize("place", ["root", "below"])
+async def test_folders_that_were_swapped_and_swapped_back_are_told(tmp_path: Path, place: str) -> None:
+    """An engine that was started meanwhile has read the other one, and every file is as it was."""
+    model, other, aside = tmp_path / "model", tmp_path / "other", tmp_path / "aside"
+    for folder in (model, other):
+        (folder / "part").mkdir(parents=True)
+        (folder / "part" / "one").write_bytes(b"1")
+    measured = await measure(model)
+    await measured.require_unchanged()
+    ours, theirs = (model, other) if place == "root" else (model / "part", other / "part")
+    await asyncio.sleep(0.05)  # More than a tick of the filesystem's clock.
+    for _ in range(2):
+        ours.rename(aside)
+        theirs.rename(ours)
+        aside.rename(theirs)
+    assert (await measure(model)).manifest == measured.manifest
+    with pytest.raises(WeightsChanged, match="leads elsewhere"):
+        await measured.require_unchanged()
+
+
+@pytest.mark.parametrize("place", ["root", "below"])
+async def test_a_link_that_led_elsewhere_for_a_while_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "blob").write_bytes(b"1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "one").write_bytes(b"1")
+    (tmp_path / "model" / "two").symlink_to(tmp_path / "blob")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    measured = await measure(tmp_path / "link")
+    await measured.require_unchanged()
+    link = tmp_path / "link" if place == "root" else tmp_path / "model" / "two"
+    before = link.readlink()
+    await asyncio.sleep(0.05)
+    for there in (tmp_path / "elsewhere", before):
+        link.unlink()
+        link.symlink_to(there)
+    with pytest.raises(WeightsChanged, match="leads elsewhere"):
+        await measured.require_unchanged()

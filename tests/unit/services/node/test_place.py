@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.node.place import WeightsWouldRest, require_unreadable_at_rest, swaps
+from services.node.place import WeightsWouldRest, compressed, is_encrypted, require_unreadable_at_rest, swaps
 
 HEAD = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 
@@ -19,17 +19,48 @@ def test_memory_is_a_place_and_a_disk_in_the_clear_is_none() -> None:
         assert refused.value.reason == "WEIGHTS_WOULD_REST"
 
 
+ZRAM = "/dev/zram0                 partition\t8388604\t0\t100\n"
+
+
 @pytest.mark.parametrize(
-    ("listed", "named"),
+    ("listed", "backing", "named"),
     [
-        ("", []),
-        (HEAD, []),
-        (HEAD + "/dev/zram0                 partition\t8388604\t0\t100\n", []),
+        ("", {}, []),
+        (HEAD, {}, []),
+        (HEAD + ZRAM, {"zram0": "none\n"}, []),
+        # What compressed memory does not hold goes to this disk.
+        (HEAD + ZRAM, {"zram0": "/dev/vdb\n"}, ["/dev/zram0"]),
+        (HEAD + ZRAM, {"zram1": "none\n"}, ["/dev/zram0"]),
+        (HEAD + ZRAM, {}, ["/dev/zram0"]),
+        (HEAD + ZRAM.replace("zram0", "zram0/file"), {"zram0": "none\n"}, ["/dev/zram0/file"]),
+        (HEAD + ZRAM.replace("zram0", "zram0.swap"), {"zram0": "none\n"}, ["/dev/zram0.swap"]),
         (
             HEAD + "/dev/vda2                 partition\t8388604\t0\t-2\n/swapfile file\t1\t0\t-3\n",
+            {},
             ["/dev/vda2", "/swapfile"],
         ),
     ],
 )
-def test_memory_that_goes_to_a_disk_is_named(listed: str, named: list[str]) -> None:
-    assert swaps(listed) == named
+def test_memory_that_goes_to_a_disk_is_named(listed: str, backing: dict[str, str], named: list[str]) -> None:
+    assert swaps(listed, backing) == named
+
+
+def test_zram_devices_are_found_among_swaps() -> None:
+    assert compressed(HEAD + ZRAM + "/swapfile file\t1\t0\t-3\n" + ZRAM.replace("0", "12", 1)) == ["zram0", "zram12"]
+
+
+@pytest.mark.parametrize(
+    ("uuid", "encrypted"),
+    [
+        ("CRYPT-LUKS1-5e8b4c1d-models\n", True),
+        ("CRYPT-LUKS2-5e8b4c1d-models\n", True),
+        ("CRYPT-PLAIN-models\n", True),
+        # Checked, and in the clear.
+        ("CRYPT-VERITY-5e8b4c1d-root\n", False),
+        ("CRYPT-INTEGRITY-models\n", False),
+        ("LVM-CRYPT-LUKS2-\n", False),
+        ("", False),
+    ],
+)
+def test_of_cryptsetups_devices_only_those_that_encrypt_are_a_place(uuid: str, encrypted: bool) -> None:
+    assert is_encrypted(uuid) is encrypted

@@ -7,7 +7,7 @@ response that a receipt is about MUST NOT be released.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -265,8 +265,9 @@ class Issuance:
         fails, only the copy is missing.
         """
         attested, documents = self._attested.now()
+        sessions = await self._sessions(cited)
         try:
-            await self._store.receipts.put(
+            stored = await self._store.receipts.put(
                 StoredReceipt(
                     receipt_id=receipt.receipt_id,
                     chat_id=receipt.chat_id,
@@ -281,27 +282,33 @@ class Issuance:
                     vault_id=vault.vault_id,
                     vault_epoch=vault.epoch,
                 ),
-                {**documents, **await self._sessions(cited)},
+                {**documents, **{bytes.fromhex(name): document for name, document in sessions.items()}},
             )
         except MeshError as error:
             log.error("a receipt is in the ledger alone", receipt=receipt.receipt_id, reason=error.reason)
+            return
+        if stored:
+            self._remember_sessions(name for name, document in sessions.items() if document is not None)
 
-    async def _sessions(self, cited: Set[str]) -> dict[bytes, bytes | None]:
+    async def _sessions(self, cited: Set[str]) -> dict[str, bytes | None]:
         """Return the sessions that a receipt cites, which stay with it: the registry keeps them by its own bounds."""
-        sessions: dict[bytes, bytes | None] = {}
+        sessions: dict[str, bytes | None] = {}
         for name in cited:
-            sessions[bytes.fromhex(name)] = None
+            sessions[name] = None
             if name in self._kept_sessions:
                 continue
             try:
-                sessions[bytes.fromhex(name)] = await self._session(name)
+                sessions[name] = await self._session(name)
             except MeshError as error:
                 log.warning("a session is not kept with its receipt", session=name, reason=error.reason)
-                continue
+        return sessions
+
+    def _remember_sessions(self, kept: Iterable[str]) -> None:
+        """MUST come after they are on disk: the receipts that cite one which is remembered bring no document of it."""
+        for name in kept:
             if len(self._kept_sessions) >= _MAX_KEPT_SESSIONS:
                 self._kept_sessions.clear()
             self._kept_sessions.add(name)
-        return sessions
 
 
 def _sign(draft: Draft) -> bytes:

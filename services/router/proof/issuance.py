@@ -105,6 +105,8 @@ class Issuance:
         self._session = session
         self._kept_sessions: set[str] = set()
         """Lately kept by this process: they need not be looked for again."""
+        self._unsettled: set[str] = set()
+        """Receipts that wait no longer for the ledger, while the store still says so: they are not logged again."""
         self._put_off = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         """How long the receipt that is given to the ledger now may take, once this stops."""
@@ -199,13 +201,22 @@ class Issuance:
         while True:
             self._put_off.clear()
             settled = 0
-            if self._has_room():
-                for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
-                    settled += await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
+            try:
+                if self._has_room():
+                    settled = await self._commit_some(tasks)
+            except MeshError as error:
+                log.error("receipts that wait cannot be read", reason=error.reason)
             if settled == 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
                         await self._put_off.wait()
+
+    async def _commit_some(self, tasks: asyncio.TaskGroup) -> int:
+        """Return how many were settled. Raises `ReceiptStoreFailed`."""
+        settled = 0
+        for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
+            settled += await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
+        return settled
 
     def _has_room(self) -> bool:
         try:
@@ -221,14 +232,27 @@ class Issuance:
         except TimeoutError:
             log.warning("a receipt may be logged again", receipt=waiting.receipt_id)
             return False
+        except MeshError as error:
+            # A disk that fails for a moment must not end the router.
+            log.error("a receipt that waits cannot be settled", receipt=waiting.receipt_id, reason=error.reason)
+            return False
         finally:
             self._patience = None
 
     async def _commit_late(self, waiting: WaitingReceipt) -> bool:
         """Give one receipt to the ledger; say whether it is settled.
 
-        A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes.
+        A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes. Raises
+        `ReceiptStoreFailed`; the next call then only settles it.
         """
+        if waiting.receipt_id not in self._unsettled and not await self._log_late(waiting):
+            return False
+        await self._store.put_off.settle(waiting)
+        self._unsettled.discard(waiting.receipt_id)
+        return True
+
+    async def _log_late(self, waiting: WaitingReceipt) -> bool:
+        """Say whether there is nothing more to be done for it at the ledger."""
         try:
             vault = await self._vaults.key(waiting.tenant_id)
             committed = await self._publisher.commit(
@@ -250,7 +274,7 @@ class Issuance:
                 return False
         else:
             await self._keep(waiting, _cited_by(receipts.parse(waiting.receipt)), committed, vault)
-        await self._store.put_off.settle(waiting)
+        self._unsettled.add(waiting.receipt_id)
         return True
 
     async def _kept(self, receipt: WaitingReceipt, cited: Set[str], committed: Committed, vault: VaultKey) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from libs.aci.receipt_events import UpstreamVerified
+from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
-from tests.fakes.routers import RouterBench, prompt, router_bench
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt, router_bench
 
 
 @pytest.fixture
@@ -47,3 +49,49 @@ async def test_a_session_is_handed_over_again_where_the_first_copy_was_not_kept(
     mend(tmp_path)
     await bench.run(prompt())
     assert await bench.store.documents.find(session)
+
+
+async def put_off(bench: RouterBench) -> str:
+    """Have a refusal's receipt wait for the ledger, which has room for it from now on."""
+    bench.ledger.full = True
+    answer = await bench.run(prompt())
+    bench.ledger.full = False
+    bench.ledger.room_asked = asyncio.Semaphore(0)
+    assert answer.started.receipt_id is not None
+    return answer.started.receipt_id
+
+
+async def until_none_waits(bench: RouterBench) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await bench.store.put_off.oldest(9):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
+
+
+async def rounds(bench: RouterBench, count: int) -> None:
+    """Wait until what waits has been looked at so often, the last time perhaps not to its end."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for _ in range(count):
+            await bench.ledger.room_asked.acquire()
+
+
+async def test_a_store_that_cannot_be_read_for_a_while_ends_nothing(bench: RouterBench, tmp_path: Path) -> None:
+    receipt_id = await put_off(bench)
+    tell(tmp_path, "ALTER TABLE pending RENAME TO elsewhere")
+    async with bench.issuance.recording():
+        await rounds(bench, 2)
+        tell(tmp_path, "ALTER TABLE elsewhere RENAME TO pending")
+        assert (await bench.logged())["receipt_id"] == receipt_id
+        await until_none_waits(bench)
+
+
+async def test_what_is_logged_and_cannot_be_settled_is_settled_later_and_logged_once(
+    bench: RouterBench, tmp_path: Path
+) -> None:
+    receipt_id = await put_off(bench)
+    fail(tmp_path, "DELETE ON pending")
+    async with bench.issuance.recording():
+        await rounds(bench, 2)
+        assert [one.receipt_id for one in await bench.store.put_off.oldest(9)] == [receipt_id]
+        mend(tmp_path)
+        await until_none_waits(bench)
+    assert [body["receipt_id"] for body in bench.ledger.of(Kind.RECEIPT)] == [receipt_id]

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import structlog
 from teemesh.ledger.v1 import acknowledgement_pb2
@@ -41,6 +42,7 @@ _LATE_SECONDS = 30.0
 _STOPPING_SECONDS = 5.0
 _WAITING_AT_ONCE = 100
 _MAX_KEPT_SESSIONS = 10_000
+_VAULT_GONE = "VAULT_ERASED"
 
 FindSession = Callable[[str], Awaitable[bytes]]
 """Returns a session document by its id."""
@@ -85,6 +87,15 @@ class Logged:
     def uncertain(self) -> None:
         """The rest was being written and did not come to its end. Amended."""
         self.publisher.uncertain(self.committed, vault=self.vault)
+
+
+class _Outcome(Enum):
+    """What came of one attempt to give the ledger a receipt that waits."""
+
+    SETTLED = auto()
+    WAITS = auto()
+    VAULT_SHUT = auto()
+    """Its tenant's vault does not open: neither would it for the next of that tenant's."""
 
 
 class Issuance:
@@ -214,8 +225,14 @@ class Issuance:
     async def _commit_some(self, tasks: asyncio.TaskGroup) -> int:
         """Return how many were settled. Raises `ReceiptStoreFailed`."""
         settled = 0
+        shut: set[str] = set()
         for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
-            settled += await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
+            if waiting.tenant_id in shut:
+                continue  # Each attempt may take seconds, for which others' receipts would wait.
+            outcome = await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
+            settled += outcome is _Outcome.SETTLED
+            if outcome is _Outcome.VAULT_SHUT:
+                shut.add(waiting.tenant_id)
         return settled
 
     def _has_room(self) -> bool:
@@ -225,36 +242,44 @@ class Issuance:
             return False
         return True
 
-    async def _commit_in_time(self, waiting: WaitingReceipt) -> bool:
+    async def _commit_in_time(self, waiting: WaitingReceipt) -> _Outcome:
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await self._commit_late(waiting)
         except TimeoutError:
             log.warning("a receipt may be logged again", receipt=waiting.receipt_id)
-            return False
+            return _Outcome.WAITS
         except MeshError as error:
             # A disk that fails for a moment must not end the router.
             log.error("a receipt that waits cannot be settled", receipt=waiting.receipt_id, reason=error.reason)
-            return False
+            return _Outcome.WAITS
         finally:
             self._patience = None
 
-    async def _commit_late(self, waiting: WaitingReceipt) -> bool:
-        """Give one receipt to the ledger; say whether it is settled.
+    async def _commit_late(self, waiting: WaitingReceipt) -> _Outcome:
+        """Give one receipt to the ledger.
 
         A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes. Raises
         `ReceiptStoreFailed`; the next call then only settles it.
         """
-        if waiting.receipt_id not in self._unsettled and not await self._log_late(waiting):
-            return False
+        if waiting.receipt_id not in self._unsettled:
+            try:
+                vault = await self._vaults.key(waiting.tenant_id)
+            except MeshError as error:
+                log.warning("a receipt waits for its vault", receipt=waiting.receipt_id, reason=error.reason)
+                if error.reason != _VAULT_GONE:
+                    return _Outcome.VAULT_SHUT
+            else:
+                if not await self._log_late(waiting, vault):
+                    return _Outcome.WAITS
+            self._unsettled.add(waiting.receipt_id)
         await self._store.put_off.settle(waiting)
         self._unsettled.discard(waiting.receipt_id)
-        return True
+        return _Outcome.SETTLED
 
-    async def _log_late(self, waiting: WaitingReceipt) -> bool:
+    async def _log_late(self, waiting: WaitingReceipt, vault: VaultKey) -> bool:
         """Say whether there is nothing more to be done for it at the ledger."""
         try:
-            vault = await self._vaults.key(waiting.tenant_id)
             committed = await self._publisher.commit(
                 Kind.RECEIPT,
                 jcs.loads_object(waiting.receipt),
@@ -270,11 +295,9 @@ class Issuance:
             return False
         except MeshError as error:
             log.warning("a receipt waits for the ledger", receipt=waiting.receipt_id, reason=error.reason)
-            if error.reason != "VAULT_ERASED":
-                return False
+            return error.reason == _VAULT_GONE
         else:
             await self._keep(waiting, _cited_by(receipts.parse(waiting.receipt)), committed, vault)
-        self._unsettled.add(waiting.receipt_id)
         return True
 
     async def _kept(self, receipt: WaitingReceipt, cited: Set[str], committed: Committed, vault: VaultKey) -> None:

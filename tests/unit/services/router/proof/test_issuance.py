@@ -13,6 +13,7 @@ import pytest
 from libs.aci.receipt_events import UpstreamVerified
 from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
+from tests.fakes.ledgers import OTHER_TENANT, TENANT
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt, router_bench
 
 
@@ -95,3 +96,15 @@ async def test_what_is_logged_and_cannot_be_settled_is_settled_later_and_logged_
         mend(tmp_path)
         await until_none_waits(bench)
     assert [body["receipt_id"] for body in bench.ledger.of(Kind.RECEIPT)] == [receipt_id]
+
+
+async def test_a_tenant_whose_vault_does_not_open_has_one_attempt_before_anothers_receipts(bench: RouterBench) -> None:
+    for _ in range(60):
+        await put_off(bench)
+    bench.tenant = OTHER_TENANT
+    others = [await put_off(bench) for _ in range(3)]
+    bench.ledger.unopened = {TENANT.tenant_id}
+    bench.ledger.opened_for.clear()
+    async with bench.issuance.recording():
+        assert [(await bench.logged())["receipt_id"] for _ in others] == others
+        assert bench.ledger.opened_for == [TENANT.tenant_id, *[OTHER_TENANT.tenant_id] * 3]

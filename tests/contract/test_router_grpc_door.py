@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from libs.aci.encoding import digest
 from libs.aci.receipt_events import Aborted
 from libs.rpc.errors import reason_of
 from libs.transparency.leaf import Kind
+from services.router.admission.tenants import TTL_SECONDS
 from services.router.face.door import INFER, LIST_MODELS
 from tests.fakes.grpc_clients import Line, grpc_line
 from tests.fakes.https_clients import KEY, OTHER_KEY
@@ -101,6 +103,27 @@ async def test_keys_that_are_looked_up_are_few_at_a_time_and_keep_out_nobody_who
         assert await outcomes(stranger, 1) + await outcomes(other, 1) == [(UNKNOWN_KEY, "API_KEY_INVALID")] * 2
         assert line.visitors_refused == ["CALLS_BUSY"] * 3
         await assert_served(line, metadata=OTHER)
+
+
+async def test_wrong_keys_at_a_slow_registry_take_no_place_of_a_tenant_that_was_known(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        grpc_line(tmp_path, max_grpc_calls=8) as line,
+        AsyncExitStack() as strangers,
+    ):
+        await assert_served(line)
+        line.directory.now += TTL_SECONDS
+        line.directory.answers.clear()
+        for number in range(25):
+            stranger = await strangers.enter_async_context(raw_http2(line.port, line.tls_h2))
+            begin(stranger, 1, INFER, f"sk-wrong-{number}")
+        while len(line.visitors_refused) < 23:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
+        serving = asyncio.create_task(assert_served(line))
+        while line.directory.asked < 4 and not serving.done():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        line.directory.answers.set()
+        await serving
 
 
 @pytest.mark.parametrize("method", [REPORT, RECEIPT])

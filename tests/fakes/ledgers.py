@@ -45,6 +45,8 @@ class LedgerTwin:
         self.vault_waits = False
         self.unopened: set[str] = set()
         """Tenants whose vaults alone cannot be opened."""
+        self.opened_for: list[str] = []
+        """Whose vaults were to be opened, in turn."""
         self.dropped: list[VaultPart] = []
         self.copies_wait = False
         self.copies_go_on = asyncio.Event()
@@ -57,6 +59,7 @@ class LedgerTwin:
 
     async def key(self, tenant_id: str) -> VaultKey:
         assert tenant_id in (TENANT.tenant_id, OTHER_TENANT.tenant_id)
+        self.opened_for.append(tenant_id)
         if self.vault_waits:
             self.asked.set()
             await asyncio.Event().wait()

@@ -28,6 +28,8 @@ from services.router.errors import (
 
 TTL_SECONDS = 30.0
 NEGATIVE_TTL_SECONDS = 5.0
+REMEMBERED_SECONDS = 3600.0
+"""For so long after its look-up a key says whose room its calls take, and admits nobody by that."""
 MAX_CACHED = 10_000
 MAX_KEY_CHARACTERS = 512
 
@@ -106,6 +108,7 @@ class Tenants:
         self._known = _Answers(limit)
         # Apart, so that a flood of wrong keys cannot push the right ones out.
         self._unknown = _Answers(limit)
+        self._remembered = _Answers(limit)
         self._versions: dict[str, int] = {}
 
     async def authenticate(self, authorization: str | None) -> Tenant:
@@ -119,14 +122,22 @@ class Tenants:
             raise
 
     def remembered(self, authorization: str | None) -> str | None:
-        """Return the tenant's id if this key was looked up lately. It says for whom there has to be room, and lets
-        nobody in.
+        """Return the tenant's id if this key was looked up in the last hour. It says for whom there has to be room, and
+        lets nobody in.
         """
+        answer = self._found(self._remembered, authorization)
+        return None if answer is None or answer.record is None else answer.record.tenant_id
+
+    def needs_look_up(self, authorization: str | None) -> bool:
+        """Say whether the registry would be asked about a key that is remembered."""
+        answer = self._found(self._known, authorization)
+        return answer is None or self._is_outdated(answer.record)
+
+    def _found(self, answers: _Answers, authorization: str | None) -> _Answer | None:
         key = bearer(authorization)
         if key is None:
             return None
-        answer = self._known.get(bytes.fromhex(api_key_digest(key)), self._admin_key(), self._clock())
-        return None if answer is None or answer.record is None else answer.record.tenant_id
+        return answers.get(bytes.fromhex(api_key_digest(key)), self._admin_key(), self._clock())
 
     async def _authenticate(self, authorization: str | None) -> Tenant:
         key = bearer(authorization)
@@ -161,9 +172,11 @@ class Tenants:
             if error.reason != "API_KEY_UNKNOWN":
                 _log.warning("tenant lookup failed", reason=error.reason)
                 raise TenantsUnavailable("the tenant directory cannot be relied on now; try again") from error
+            self._remembered.forget(digest)
             self._unknown.put(digest, _Answer(None, admin_key, self._clock() + self._negative_ttl))
             return None
         self._known.put(digest, _Answer(record, admin_key, self._clock() + self._ttl))
+        self._remembered.put(digest, _Answer(record, admin_key, self._clock() + REMEMBERED_SECONDS))
         return record
 
     def _verify(self, signed: bytes, digest: bytes, admin_key: bytes) -> TenantRecord:
@@ -189,6 +202,9 @@ class _Answers:
             self._answers.pop(digest, None)
             return None
         return answer
+
+    def forget(self, digest: bytes) -> None:
+        self._answers.pop(digest, None)
 
     def put(self, digest: bytes, answer: _Answer) -> None:
         self._answers[digest] = answer

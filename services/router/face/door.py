@@ -1,16 +1,16 @@
 """It is responsible for who comes in at the gRPC door, before anything that a call brings has been read: whose it is,
 and a place among the calls that run.
 
-Whoever has no key, or one that was not looked up lately, is a visitor. Visitors have places of their own, so whoever
-holds all of them keeps no tenant out: some to have a key looked up, others to ask for what anybody may. They have them
-by connection, since behind a load balancer all have one address.
+Whoever has no key, or one that was not looked up in the last hour, is a visitor. Visitors have places of their own, so
+whoever holds all of them keeps out no tenant that was seen in that hour: some to have a key looked up, others to ask
+for what anybody may. They have them by connection, since behind a load balancer all have one address.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -58,7 +58,7 @@ def metadata(call: Any) -> Fields:
 
 
 class Door:
-    """Lets calls in, as middleware. `refused` is told the reason of each refusal of a visitor.
+    """Lets calls in, as middleware. `refused` is told the reason of each refusal before a key is looked up.
 
     What is refused of tenants' prompts is in their usage, and among `refusals`.
     """
@@ -89,7 +89,7 @@ class Door:
         if call.method not in _OF_TENANTS:
             with self._visit(self._visitors, connection) if known is None else self._places.taken(known):
                 return await self._in_time(proceed)
-        with self._visit(self._looked_up, connection) if known is None else nullcontext():
+        with self._room_to_look_up(given, known, connection):
             tenant = await self._tenants.authenticate(authorization(given))
         _admitted.set(tenant)
         if call.method != INFER:
@@ -114,13 +114,19 @@ class Door:
             raise CallTooLong(f"this call may take {self._visit_seconds:g} s") from error
 
     @contextmanager
-    def _visit(self, places: Places, connection: str) -> Iterator[None]:
+    def _visit(self, places: Places, holder: str) -> Iterator[None]:
         try:
-            with places.taken(connection):
+            with places.taken(holder):
                 yield
         except CallsBusy as error:
             self._refused(error.reason)
             raise
+
+    def _room_to_look_up(self, given: Fields, known: str | None, connection: str) -> AbstractContextManager[None]:
+        if known is None:
+            return self._visit(self._looked_up, connection)
+        # The place is its tenant's own: strangers take none of these, and a slow registry is not asked without end.
+        return self._visit(self._places, known) if self._tenants.needs_look_up(authorization(given)) else nullcontext()
 
     def _known(self, given: Fields) -> str | None:
         try:

@@ -115,7 +115,7 @@ class ReceiptStoreFailed(MeshError):
     reason = "RECEIPT_STORE_FAILED"
 
     @classmethod
-    def by(cls, error: sqlite3.Error) -> ReceiptStoreFailed:
+    def by(cls, error: Exception) -> ReceiptStoreFailed:
         return cls(f"the receipt store failed: {type(error).__name__}")
 
 

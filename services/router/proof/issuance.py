@@ -7,9 +7,10 @@ response that a receipt is about MUST NOT be released.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import structlog
 from teemesh.ledger.v1 import acknowledgement_pb2
@@ -41,6 +42,7 @@ _LATE_SECONDS = 30.0
 _STOPPING_SECONDS = 5.0
 _WAITING_AT_ONCE = 100
 _MAX_KEPT_SESSIONS = 10_000
+_VAULT_GONE = "VAULT_ERASED"
 
 FindSession = Callable[[str], Awaitable[bytes]]
 """Returns a session document by its id."""
@@ -87,6 +89,15 @@ class Logged:
         self.publisher.uncertain(self.committed, vault=self.vault)
 
 
+class _Outcome(Enum):
+    """What came of one attempt to give the ledger a receipt that waits."""
+
+    SETTLED = auto()
+    WAITS = auto()
+    VAULT_SHUT = auto()
+    """Its tenant's vault does not open: neither would it for the next of that tenant's."""
+
+
 class Issuance:
     """Signs and commits receipts."""
 
@@ -105,6 +116,8 @@ class Issuance:
         self._session = session
         self._kept_sessions: set[str] = set()
         """Lately kept by this process: they need not be looked for again."""
+        self._unsettled: set[str] = set()
+        """Receipts that wait no longer for the ledger, while the store still says so: they are not logged again."""
         self._put_off = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         """How long the receipt that is given to the ledger now may take, once this stops."""
@@ -199,13 +212,28 @@ class Issuance:
         while True:
             self._put_off.clear()
             settled = 0
-            if self._has_room():
-                for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
-                    settled += await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
+            try:
+                if self._has_room():
+                    settled = await self._commit_some(tasks)
+            except MeshError as error:
+                log.error("receipts that wait cannot be read", reason=error.reason)
             if settled == 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
                         await self._put_off.wait()
+
+    async def _commit_some(self, tasks: asyncio.TaskGroup) -> int:
+        """Return how many were settled. Raises `ReceiptStoreFailed`."""
+        settled = 0
+        shut: set[str] = set()
+        for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
+            if waiting.tenant_id in shut:
+                continue  # Each attempt may take seconds, for which others' receipts would wait.
+            outcome = await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
+            settled += outcome is _Outcome.SETTLED
+            if outcome is _Outcome.VAULT_SHUT:
+                shut.add(waiting.tenant_id)
+        return settled
 
     def _has_room(self) -> bool:
         try:
@@ -214,23 +242,44 @@ class Issuance:
             return False
         return True
 
-    async def _commit_in_time(self, waiting: WaitingReceipt) -> bool:
+    async def _commit_in_time(self, waiting: WaitingReceipt) -> _Outcome:
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await self._commit_late(waiting)
         except TimeoutError:
             log.warning("a receipt may be logged again", receipt=waiting.receipt_id)
-            return False
+            return _Outcome.WAITS
+        except MeshError as error:
+            # A disk that fails for a moment must not end the router.
+            log.error("a receipt that waits cannot be settled", receipt=waiting.receipt_id, reason=error.reason)
+            return _Outcome.WAITS
         finally:
             self._patience = None
 
-    async def _commit_late(self, waiting: WaitingReceipt) -> bool:
-        """Give one receipt to the ledger; say whether it is settled.
+    async def _commit_late(self, waiting: WaitingReceipt) -> _Outcome:
+        """Give one receipt to the ledger.
 
-        A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes.
+        A crash between the acknowledgement and `settle` logs it a second time, with the same id and bytes. Raises
+        `ReceiptStoreFailed`; the next call then only settles it.
         """
+        if waiting.receipt_id not in self._unsettled:
+            try:
+                vault = await self._vaults.key(waiting.tenant_id)
+            except MeshError as error:
+                log.warning("a receipt waits for its vault", receipt=waiting.receipt_id, reason=error.reason)
+                if error.reason != _VAULT_GONE:
+                    return _Outcome.VAULT_SHUT
+            else:
+                if not await self._log_late(waiting, vault):
+                    return _Outcome.WAITS
+            self._unsettled.add(waiting.receipt_id)
+        await self._store.put_off.settle(waiting)
+        self._unsettled.discard(waiting.receipt_id)
+        return _Outcome.SETTLED
+
+    async def _log_late(self, waiting: WaitingReceipt, vault: VaultKey) -> bool:
+        """Say whether there is nothing more to be done for it at the ledger."""
         try:
-            vault = await self._vaults.key(waiting.tenant_id)
             committed = await self._publisher.commit(
                 Kind.RECEIPT,
                 jcs.loads_object(waiting.receipt),
@@ -246,11 +295,9 @@ class Issuance:
             return False
         except MeshError as error:
             log.warning("a receipt waits for the ledger", receipt=waiting.receipt_id, reason=error.reason)
-            if error.reason != "VAULT_ERASED":
-                return False
+            return error.reason == _VAULT_GONE
         else:
             await self._keep(waiting, _cited_by(receipts.parse(waiting.receipt)), committed, vault)
-        await self._store.put_off.settle(waiting)
         return True
 
     async def _kept(self, receipt: WaitingReceipt, cited: Set[str], committed: Committed, vault: VaultKey) -> None:
@@ -265,8 +312,9 @@ class Issuance:
         fails, only the copy is missing.
         """
         attested, documents = self._attested.now()
+        sessions = await self._sessions(cited)
         try:
-            await self._store.receipts.put(
+            stored = await self._store.receipts.put(
                 StoredReceipt(
                     receipt_id=receipt.receipt_id,
                     chat_id=receipt.chat_id,
@@ -281,27 +329,33 @@ class Issuance:
                     vault_id=vault.vault_id,
                     vault_epoch=vault.epoch,
                 ),
-                {**documents, **await self._sessions(cited)},
+                {**documents, **{bytes.fromhex(name): document for name, document in sessions.items()}},
             )
         except MeshError as error:
             log.error("a receipt is in the ledger alone", receipt=receipt.receipt_id, reason=error.reason)
+            return
+        if stored:
+            self._remember_sessions(name for name, document in sessions.items() if document is not None)
 
-    async def _sessions(self, cited: Set[str]) -> dict[bytes, bytes | None]:
+    async def _sessions(self, cited: Set[str]) -> dict[str, bytes | None]:
         """Return the sessions that a receipt cites, which stay with it: the registry keeps them by its own bounds."""
-        sessions: dict[bytes, bytes | None] = {}
+        sessions: dict[str, bytes | None] = {}
         for name in cited:
-            sessions[bytes.fromhex(name)] = None
+            sessions[name] = None
             if name in self._kept_sessions:
                 continue
             try:
-                sessions[bytes.fromhex(name)] = await self._session(name)
+                sessions[name] = await self._session(name)
             except MeshError as error:
                 log.warning("a session is not kept with its receipt", session=name, reason=error.reason)
-                continue
+        return sessions
+
+    def _remember_sessions(self, kept: Iterable[str]) -> None:
+        """MUST come after they are on disk: the receipts that cite one which is remembered bring no document of it."""
+        for name in kept:
             if len(self._kept_sessions) >= _MAX_KEPT_SESSIONS:
                 self._kept_sessions.clear()
             self._kept_sessions.add(name)
-        return sessions
 
 
 def _sign(draft: Draft) -> bytes:

@@ -82,11 +82,19 @@ class KeptReceipts:
         self._commits = SharedCommits(file)
         self._clock = clock
 
-    async def put(self, stored: StoredReceipt, cited: Mapping[bytes, bytes | None] | None = None) -> None:
+    async def put(self, stored: StoredReceipt, cited: Mapping[bytes, bytes | None] | None = None) -> bool:
         """Store a receipt durably, and by their digests the documents that it rests on: they stay as long as it does.
-        None stands for one that is kept already. Raises `ReceiptStoreFailed`.
+        None stands for one that is kept already. Return False where an erasure overtook it, and nothing is kept. Raises
+        `ReceiptStoreFailed`.
         """
-        await self._commits.write(lambda transaction: _put(transaction, stored, cited or {}, int(self._clock())))
+        kept = False
+
+        def write(transaction: sqlite3.Connection) -> None:
+            nonlocal kept
+            kept = _put(transaction, stored, cited or {}, int(self._clock()))
+
+        await self._commits.write(write)
+        return kept
 
     async def let_go(self, before: int, most_bytes: int) -> LetGo:
         """Delete some receipts that were kept before this time, Unix seconds, or, where none was, some of the oldest if
@@ -110,9 +118,9 @@ class KeptReceipts:
         return StoredReceipt(*row)
 
 
-def _put(transaction: sqlite3.Connection, stored: StoredReceipt, cited: Mapping[bytes, bytes | None], now: int) -> None:
+def _put(transaction: sqlite3.Connection, stored: StoredReceipt, cited: Mapping[bytes, bytes | None], now: int) -> bool:
     if is_erased(transaction, stored.vault_id, stored.vault_epoch):
-        return
+        return False
     position = transaction.execute(
         f"INSERT INTO receipts ({_COLUMNS}, kept_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant names
         (
@@ -133,6 +141,7 @@ def _put(transaction: sqlite3.Connection, stored: StoredReceipt, cited: Mapping[
     ).lastrowid
     if position is not None:
         citations.cite(transaction, position, cited, now)
+    return True
 
 
 def _let_go(connection: sqlite3.Connection, before: int, most_bytes: int, now: int) -> LetGo:

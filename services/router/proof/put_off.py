@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from libs.errors import Code, MeshError
@@ -73,7 +74,8 @@ class PutOff:
 
     async def oldest(self, limit: int) -> list[WaitingReceipt]:
         """Return some that are not settled: of all tenants alike, in turn where there are more of them, and of each its
-        oldest. So nobody's that cannot be logged now keep others waiting. Raises `ReceiptStoreFailed`.
+        oldest, in rows of one of each. So nobody's that cannot be logged now keep others waiting. Raises
+        `ReceiptStoreFailed`.
         """
         rows = await self._file.run(lambda connection: self._oldest(connection, limit))
         return [WaitingReceipt(*row) for row in rows]
@@ -94,7 +96,8 @@ class PutOff:
         query = (
             "SELECT receipt_id, chat_id, tenant_id, receipt FROM pending WHERE tenant_id = ? ORDER BY position LIMIT ?"
         )
-        return [row for tenant in tenants for row in connection.execute(query, (tenant, limit // len(tenants)))]
+        each = [connection.execute(query, (tenant, limit // len(tenants))).fetchall() for tenant in tenants]
+        return [row for turn in zip_longest(*each) for row in turn if row is not None]
 
     def _put(self, connection: sqlite3.Connection, waiting: WaitingReceipt) -> None:
         with connection as transaction:

@@ -1,7 +1,7 @@
 """Responsible for writes that share a commit: what is asked for while one is on its way becomes durable with the next.
 
-A commit costs a sync and a change of threads, however much it holds. A write that fails does not take others with it:
-each is then tried alone.
+A commit costs a sync and a change of threads, however much it holds. A write that fails, with whatever, does not take
+others with it: each is then tried alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
+
 from libs.errors import MeshError
 from services.router.proof.file import ReceiptStoreFailed, StoreFile
 
@@ -19,6 +21,8 @@ _MOST_TOGETHER = 256
 
 Write = Callable[[sqlite3.Connection], object]
 """Writes inside a transaction, which it MUST NOT end."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def _together(writes: Sequence[Write], connection: sqlite3.Connection) -> list[M
     """Commit all writes, or else each that can be; return what each was refused with."""
     try:
         _commit(connection, writes)
-    except sqlite3.Error:
+    except Exception:  # noqa: BLE001 - a write that is broken may raise anything, and the others are not to blame
         return [_alone(connection, write) for write in writes]
     return [None] * len(writes)
 
@@ -79,8 +83,12 @@ def _together(writes: Sequence[Write], connection: sqlite3.Connection) -> list[M
 def _alone(connection: sqlite3.Connection, write: Write) -> MeshError | None:
     try:
         _commit(connection, [write])
-    except sqlite3.Error as error:
-        return ReceiptStoreFailed.by(error)
+    except Exception as error:  # noqa: BLE001 - as above
+        if not isinstance(error, sqlite3.Error):
+            log.error("a write is broken", error=type(error).__name__)
+        refusal = ReceiptStoreFailed.by(error)
+        refusal.__cause__ = error
+        return refusal
     return None
 
 

@@ -134,6 +134,25 @@ async def test_revoked_key_stops_when_its_answer_ends(bench: Bench) -> None:
         await bench.tenants.authenticate(BEARER)
 
 
+async def test_a_key_says_for_an_hour_whose_room_it_takes_and_is_looked_up_all_the_same(bench: Bench) -> None:
+    await bench.tenants.authenticate(BEARER)
+    assert not bench.tenants.needs_look_up(BEARER)
+    bench.now = 3599.0
+    assert bench.tenants.needs_look_up(BEARER)
+    assert bench.tenants.remembered(BEARER) == TENANT.tenant_id
+    bench.now = 3600.0
+    assert bench.tenants.remembered(BEARER) is None
+
+
+async def test_a_key_that_is_withdrawn_is_not_remembered(bench: Bench) -> None:
+    await bench.tenants.authenticate(BEARER)
+    bench.directory.records.clear()
+    bench.now = 30.0
+    with pytest.raises(Unauthorized):
+        await bench.tenants.authenticate(BEARER)
+    assert bench.tenants.remembered(BEARER) is None
+
+
 async def test_a_revoked_tenant_is_refused_at_once_though_its_key_is_known(bench: Bench) -> None:
     await bench.tenants.authenticate(BEARER)
     bench.revoked.add(TENANT.tenant_id)

@@ -91,7 +91,9 @@ async def test_all_that_wait_have_their_turn_and_each_tenants_come_in_order(tmp_
         assert seen == set(tenants)
         assert [one.receipt_id for one in await store.put_off.oldest(50)][:4] == [
             "rcpt-t0-0",
-            "rcpt-t0-1",
             "rcpt-t1-0",
-            "rcpt-t1-1",
+            "rcpt-t2-0",
+            "rcpt-t3-0",
         ]
+        of_one = [one.receipt_id for one in await store.put_off.oldest(75) if one.tenant_id == "t1"]
+        assert of_one == ["rcpt-t1-0", "rcpt-t1-1", "rcpt-t1-2"]

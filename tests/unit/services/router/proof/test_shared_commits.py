@@ -85,6 +85,21 @@ async def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
         assert said(tmp_path / "f.db") == [1, 2, 3]
 
 
+async def test_one_that_is_broken_is_refused_alone(tmp_path: Path) -> None:
+    """Not by SQLite: by what it does itself, after it has written something."""
+
+    def broken(transaction: sqlite3.Connection) -> None:
+        saying(9)(transaction)
+        raise KeyError("no such member")
+
+    with opened(tmp_path / "f.db") as (file, _):
+        commits = SharedCommits(file)
+        writes = (saying(1), broken, saying(2))
+        refused = await asyncio.gather(*(commits.write(write) for write in writes), return_exceptions=True)
+        assert [type(refusal) for refusal in refused] == [type(None), ReceiptStoreFailed, type(None)]
+        assert said(tmp_path / "f.db") == [1, 2]
+
+
 async def test_one_whose_caller_has_gone_is_written_and_harms_nobody(tmp_path: Path) -> None:
     with opened(tmp_path / "f.db") as (file, _):
         commits = SharedCommits(file)

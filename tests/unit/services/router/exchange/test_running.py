@@ -244,7 +244,8 @@ async def test_a_tenants_refusals_take_no_receipts_from_anothers(
         hinder(bench, False)
         async with bench.issuance.recording():
             logged = [await bench.logged() for _ in range(5)]
-        assert logged[-1]["receipt_id"] == answer.started.receipt_id
+        # Tenants take turns, whoever has more.
+        assert answer.started.receipt_id in [each["receipt_id"] for each in logged[:2]]
 
 
 async def test_a_tenant_for_whose_receipts_there_is_no_room_is_served_nothing_that_would_leave_one(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-import time
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +29,7 @@ from services.node.weights import weights_of
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.kms_callers import operator
 from tests.fakes.running_kms import RunningKms, running_kms
+from tests.faults.patience import until
 
 KEY = "weights/model"
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(3 << 20), "tokenizer/tokenizer.json": b"[]"}
@@ -211,21 +212,24 @@ async def test_who_is_cancelled_while_opening_leaves_nothing(tmp_path: Path, in_
     opening = asyncio.create_task(
         open_weights(settings, manifest, in_memory / "model", release, lambda: Remembered(None))
     )
-    await asyncio.to_thread(_until_there_is_a_file, in_memory)
+
+    async def is_begun() -> bool:
+        return _files_below(in_memory) > 0
+
+    async with asyncio.timeout(30):
+        await until(is_begun, poll_seconds=0)
     # Twice: who is told again while it waits waits all the same.
     for _ in range(2):
         opening.cancel()
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert os.listdir(in_memory) == []
-    await asyncio.sleep(1)
-    assert os.listdir(in_memory) == []
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("weights")]
 
 
-def _until_there_is_a_file(folder: Path) -> None:
-    while not any(path.is_file() for path in folder.rglob("*")):
-        time.sleep(0.001)
+def _files_below(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("role", ["node", "router"])

@@ -8,6 +8,7 @@ from tests.conformance.promises.row import Row
 
 _EXCHANGE = "unit/services/router/exchange/"
 _RUNNING = f"{_EXCHANGE}test_running.py::test_"
+_PUT_OFF = f"{_EXCHANGE}test_put_off.py::test_"
 _LEAVING = f"{_EXCHANGE}test_leaving.py::test_"
 _RETRYING = f"{_EXCHANGE}test_retrying.py::test_"
 _WAITING = f"{_EXCHANGE}test_waiting.py::test_"
@@ -15,7 +16,7 @@ _MEANWHILE = f"{_EXCHANGE}test_meanwhile.py::test_"
 _WHOLE = f"{_EXCHANGE}test_whole_answers.py::test_"
 _ONE = f"{_EXCHANGE}test_one_receipt.py::test_"
 _WHY = f"{_RUNNING}a_refusal_has_a_receipt_that_says_why"
-_NOT_NOW = f"{_RUNNING}what_refuses_before_anything_is_done_leaves_one_receipt_once_it_can_be_logged"
+_NOT_NOW = f"{_PUT_OFF}what_refuses_before_anything_is_done_leaves_one_receipt_once_it_can_be_logged"
 _SEALED = f"{_ONE}what_came_encrypted_and_is_refused"
 _HTTPS = "contract/test_router_https.py::test_"
 _HTTP2 = "contract/test_router_http2.py::test_"
@@ -204,7 +205,7 @@ ENDS: tuple[Row, ...] = (
     Row(
         "the client leaves while its refusal is put off",
         "ledger_unavailable",
-        f"{_RUNNING}a_client_that_leaves_while_its_refusal_is_put_off_leaves_one_receipt",
+        f"{_PUT_OFF}a_client_that_leaves_while_its_refusal_is_put_off_leaves_one_receipt",
     ),
     Row(
         "the client leaves while the ledger is asked: amended",

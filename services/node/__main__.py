@@ -50,13 +50,15 @@ async def serve(config: Config) -> None:
         **({"region": config.region} if config.region else {}),
     }
     async with AsyncExitStack() as stack:
-        member = await stack.enter_async_context(join(config.member, "node", claims, registry=config.registry))
+        member = await stack.enter_async_context(
+            join(config.member, "node", claims, registry=config.registry, gpus=config.gpus)
+        )
         weights = await source.ready(released_by_kms(member.kms, member.identity, receiver))
         engine = await stack.enter_async_context(open_engine(config.engine, launch, weights, config.member.state_dir))
         claimed = Claimed(
             launch.name, launch.arguments_sha256, {model.model_id: model.weights_sha256 for model in models}
         )
-        generation = Generation(engine, claimed, receipts, lambda: _policy_in_force(member))
+        generation = Generation(engine, claimed, receipts, lambda: _policy_in_force(member), member.gpus)
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
         whole = WholeAnswerServicer(generation, config.engine.request_seconds)
         async with member.serve([binding(servicer), whole_binding(whole)]) as serving:
@@ -68,6 +70,7 @@ async def serve(config: Config) -> None:
                 endpoint=config.endpoint or config.member.listen,
                 models=models,
                 busyness=engine,
+                gpus=member.gpus,
                 key=lambda: registry.credential.certificate.spki_sha256,
             )
             # Left first when this ends: routers must look elsewhere while running requests finish.

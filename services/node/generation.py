@@ -11,7 +11,9 @@ import hmac
 import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import Protocol as Interface
 
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
@@ -92,6 +94,13 @@ class Claimed:
     """Of every model that is served, by its id."""
 
 
+class Standing(Interface):
+    """Whether the engine may be asked; `libs.identity.gpu_watch` says it of its GPUs."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Run the current task on them. Raises where nothing may."""
+
+
 class Generation:
     """Serves requests on one engine."""
 
@@ -101,8 +110,10 @@ class Generation:
         claimed: Claimed,
         receipts: ReceiptSigner,
         policy: Callable[[], PolicyInForce],
+        gpus: Standing,
     ) -> None:
         self._engine = engine
+        self._gpus = gpus
         self._claimed = claimed
         self._policy = policy
         self._models = frozenset(claimed.weights)
@@ -118,7 +129,8 @@ class Generation:
     async def generate(self, request: Request, timeout_seconds: float) -> AsyncGenerator[Part, None]:
         """Yield the head, the body's bytes as they come, and the conclusion.
 
-        Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `EngineUnavailable` or `EngineTooSlow`.
+        Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `EngineUnavailable` or `EngineTooSlow`, and
+        what the standing of the GPUs does.
         What is wrong with the body is a response. Closing the generator ends the generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
@@ -132,7 +144,9 @@ class Generation:
             return
         salt = self._salt(request.tenant_id) if self._engine.salted and endpoint.runs_model else None
         forwarded = request.body if salt is None else _salted(request.body, salt)
-        async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
+        async with AsyncExitStack() as running:
+            running.enter_context(self._gpus.hold())
+            answer = await running.enter_async_context(self._engine.post(endpoint.path, forwarded, timeout_seconds))
             if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                 # Between the node and its engine, not the client: nothing of it is the model's answer.
                 raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")

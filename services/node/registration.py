@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,20 @@ class RegistryPeer(Protocol):
     """Where the registry is reached; a `libs.identity` peer is one."""
 
     async def channel(self, timeout: float) -> grpc.aio.Channel: ...
+
+
+class Standing(Protocol):
+    """Whether this node may be listed; `libs.identity.gpu_watch` says it of its GPUs."""
+
+    outdated: frozenset[bytes]
+    """Keys under which it may not be listed again, by SHA-256."""
+
+    @property
+    def is_judged(self) -> bool: ...
+
+    async def until_judged(self) -> None: ...
+
+    async def until_doubted(self) -> None: ...
 
 
 class Busyness(Protocol):
@@ -62,17 +76,31 @@ class Registration:
     """host:port of the mesh listener, as routers reach it."""
     models: Sequence[ServedModel]
     busyness: Busyness
+    gpus: Standing
     key: Callable[[], bytes]
     """Names the key that the registry is shown. Its session is sealed for one key, so a new key registers again."""
 
 
 async def keep_registered(registration: Registration, *, renew_seconds: float = RENEW_SECONDS) -> None:
-    """Register once the engine answers and renew for ever; begin again when the registry has forgotten this node."""
+    """Register once the engine answers and renew for ever; begin again when the registry has forgotten this node.
+
+    While its GPUs are doubted it is not listed, nor after that by a key whose evidence shows others.
+    """
     await registration.busyness.until_ready()
     delay = _FIRST_RETRY_SECONDS
     registered: bytes | None = None
     while True:
+        if not registration.gpus.is_judged:
+            if registered is not None:
+                await _deregister(registration)
+                registered = None
+            await registration.gpus.until_judged()
+            continue
         key = registration.key()
+        if key in registration.gpus.outdated:
+            # The connection to the registry shows the new key within a second.
+            await asyncio.sleep(_FIRST_RETRY_SECONDS)
+            continue
         try:
             if registered == key:
                 await _renew(registration)
@@ -80,7 +108,9 @@ async def keep_registered(registration: Registration, *, renew_seconds: float = 
                 await _register(registration)
                 registered = key
             delay = _FIRST_RETRY_SECONDS
-            await asyncio.sleep(renew_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(renew_seconds):
+                    await registration.gpus.until_doubted()
             continue
         except MeshError as error:
             if error.reason == "LEASE_UNKNOWN" and registered is not None:

@@ -34,6 +34,8 @@ class Machine:
     driver: str = "580.159.03"
     links: dict[int, str] = field(default_factory=dict)
     errors: int = 0
+    unseen: int = 0
+    """How many more GPUs the driver holds than the library shows."""
 
     @property
     def command(self) -> Sequence[str]:
@@ -50,6 +52,7 @@ class Machine:
                     "driver": self.driver,
                     "links": {str(place): link for place, link in self.links.items()},
                     "errors": self.errors,
+                    "unseen": self.unseen,
                 }
             )
         )
@@ -59,12 +62,13 @@ def answer(state: Path, nonce: bytes) -> Answer:
     document = jcs.loads_object(state.read_bytes())
     _, devices = decode_gpus(jcs.dumps(document["devices"]))
     gpus, switches = devices[: document["gpus"]], devices[document["gpus"] :]
+    held = range(len(gpus) + document["unseen"])
     return Answer(
         mode=Mode(**document["mode"]),
         driver=document["driver"],
         gpus=tuple(_device(gpu, _address(place), ARCHITECTURE, nonce) for place, gpu in enumerate(gpus)),
         switches=tuple(_device(switch, "", SWITCH_ARCHITECTURE, nonce) for switch in switches),
-        bound_gpus={_address(place): document["links"].get(str(place), "1") for place in range(len(gpus))},
+        bound_gpus={_address(place): document["links"].get(str(place), "1") for place in held},
         bound_switches={f"0000:0f:{place:02x}.0": "1" for place in range(len(switches))},
         errors=document["errors"],
     )

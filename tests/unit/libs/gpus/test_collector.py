@@ -148,6 +148,16 @@ async def test_a_mode_that_was_refused_is_another_state_when_it_is_back(machine:
         assert await collector.observe() != before
 
 
+async def test_a_gpu_that_is_hidden_from_the_library_is_a_refusal_whatever_is_asked(machine: Machine) -> None:
+    machine.unseen = 1
+    machine.write()
+    async with collecting(machine.command) as collector:
+        for ask in (collector.observe, lambda: collector.collect(NONCE)):
+            with pytest.raises(MeshError) as error:
+                await ask()
+            assert error.value.reason == "GPU_DEVICES_DIFFER"
+
+
 def _asked(machine: Machine) -> Callable[..., None]:
     found = answer(machine.path, b"")
     return lambda **changes: require_every_device(replace(found, **changes))

@@ -136,9 +136,15 @@ class GpuWatch:
 
     async def keep(self, look_seconds: float, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """Look for as long as the service lives. Raises `CaChanged`, after which nobody would believe a new key."""
+        again = _RETRY_SECONDS
         while True:
             await self.look()
-            await sleep(look_seconds if self._standing.is_judged else min(_RETRY_SECONDS, look_seconds))
+            if self._standing.is_judged:
+                again = _RETRY_SECONDS
+                await sleep(look_seconds)
+            else:
+                await sleep(min(again, look_seconds))
+                again *= 2
 
     async def look(self) -> None:
         """Look once. Where policy requires no GPU of the role there is nothing to doubt."""
@@ -166,6 +172,6 @@ class GpuWatch:
 
     def _doubt(self, why: str) -> None:
         if self._standing.is_judged or self._standing.why != why:
-            log.warning("gpus doubted: nothing is served", reason=why)
+            log.warning("gpus doubted", reason=why)
         keys = frozenset(credential.certificate.spki_sha256 for credential in self._identity.held)
         self._standing.doubt(why, keys)

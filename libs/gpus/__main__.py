@@ -10,9 +10,8 @@ import sys
 from contextlib import ExitStack
 from typing import BinaryIO
 
-from libs.errors import MeshError
 from libs.gpus import nscq
-from libs.gpus.answer import Answer, LibraryRefused, encode, encode_refusal
+from libs.gpus.answer import Answer, LibraryMissing, LibraryRefused, encode, encode_refusal
 from libs.gpus.bound import GPU_DRIVER, SWITCH_DRIVER, bound
 
 _LONGEST_REQUEST = 256
@@ -24,11 +23,11 @@ def main() -> int:
     os.dup2(2, 1)
     try:
         _serve(sys.stdin.buffer, output)
-    except MeshError as error:
-        output.write(encode_refusal(str(error)))
+    except (LibraryMissing, LibraryRefused) as error:
+        output.write(encode_refusal(error))
         return 1
-    except ModuleNotFoundError as error:
-        output.write(encode_refusal(f"{error.name} is not installed: see constraints.txt"))
+    except ModuleNotFoundError:
+        output.write(encode_refusal(LibraryMissing("nvidia-ml-py is not installed: it is in the extra gpu")))
         return 1
     return 0
 

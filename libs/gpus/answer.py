@@ -34,8 +34,15 @@ class AnswerMalformed(MeshError):
     reason = "GPU_COLLECTOR_MALFORMED"
 
 
+class LibraryMissing(MeshError):
+    """A library of NVIDIA's, or the bindings to it, are not installed here."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "GPU_LIBRARY_MISSING"
+
+
 class LibraryRefused(MeshError):
-    """NVIDIA's libraries are not there, or one of their calls failed."""
+    """A call of NVIDIA's libraries failed."""
 
     code = Code.UNAVAILABLE
     reason = "GPU_LIBRARY_REFUSED"
@@ -90,19 +97,20 @@ def encode(answer: Answer) -> bytes:
     return jcs.dumps(document) + b"\n"
 
 
-def encode_refusal(detail: str) -> bytes:
-    """Return the line that says that the libraries failed."""
-    return jcs.dumps({"refused": True, "detail": detail[:_LONGEST_TEXT]}) + b"\n"
+def encode_refusal(refusal: LibraryMissing | LibraryRefused) -> bytes:
+    """Return the line that says why nobody can be asked."""
+    return jcs.dumps({"refused": refusal.reason, "detail": str(refusal)[:_LONGEST_TEXT]}) + b"\n"
 
 
 def decode(line: bytes) -> Answer:
-    """Read a line. Raises `LibraryRefused` if that is what it says, or `AnswerMalformed`."""
+    """Read a line. Raises `LibraryMissing` or `LibraryRefused` if that is what it says, or `AnswerMalformed`."""
     if len(line) > MAX_LINE_BYTES:
         raise AnswerMalformed(f"the collector's answer has more than {MAX_LINE_BYTES} bytes")
     try:
         document = jcs.loads_object(line)
         if document.keys() == _REFUSAL_MEMBERS:
-            raise LibraryRefused(f"NVIDIA's libraries: {_text(document['detail'], 'detail')}")
+            detail = _text(document["detail"], "detail")
+            raise LibraryMissing(detail) if document["refused"] == LibraryMissing.reason else LibraryRefused(detail)
         fields = shape.members(document, _MEMBERS, "answer")
         mode = shape.members(fields["mode"], _MODE_MEMBERS, "mode")
         return Answer(

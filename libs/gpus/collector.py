@@ -81,8 +81,8 @@ class Collector:
     async def observe(self) -> Observed:
         """Return what there is, if it may serve.
 
-        Raises `CollectorSilent`, `AnswerMalformed`, `LibraryRefused`, and what `require_every_device` and
-        `require_confidential` do.
+        Raises `CollectorSilent`, `AnswerMalformed`, `LibraryMissing`, `LibraryRefused`, and what
+        `require_every_device` and `require_confidential` do.
         """
         answer, name = await self._ask(b"", self._observe_seconds)
         return answer.observed(name)

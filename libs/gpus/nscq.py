@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from libs.gpus.answer import Device, LibraryRefused
+from libs.gpus.answer import Device, LibraryMissing, LibraryRefused
 from libs.tee.nvidia.evidence import RawReport
 
 _LIBRARY = "libnvidia-nscq.so.2"
@@ -121,11 +121,11 @@ class Nscq:
 
 @contextmanager
 def opened() -> Iterator[Nscq]:
-    """Load the library and begin. Raises `LibraryRefused`, as does every failing call inside."""
+    """Load the library and begin. Raises `LibraryMissing`, or `LibraryRefused` as does every failing call inside."""
     try:
         library: Any = ctypes.CDLL(_LIBRARY)
     except OSError as error:
-        raise LibraryRefused(f"NSCQ: there are NVSwitches, and {_LIBRARY} is not installed") from error
+        raise LibraryMissing(f"there are NVSwitches, and {_LIBRARY} is not installed") from error
     for name in ("nscq_session_path_observe", "nscq_session_set_input", "nscq_uuid_to_label"):
         getattr(library, name).restype = ctypes.c_int8
     library.nscq_session_create.restype = _Session

@@ -11,7 +11,7 @@ from typing import Any
 
 import pynvml
 
-from libs.gpus.answer import Device, LibraryRefused
+from libs.gpus.answer import Device, LibraryMissing, LibraryRefused
 from libs.gpus.mode import Mode
 from libs.tee.nvidia.evidence import RawReport
 
@@ -80,13 +80,15 @@ class Nvml:
 
 @contextmanager
 def opened() -> Iterator[Nvml]:
-    """Load the library and begin. Raises `LibraryRefused`, as does every failing call inside."""
+    """Load the library and begin. Raises `LibraryMissing`, or `LibraryRefused` as does every failing call inside."""
     try:
         pynvml.nvmlInit()
         try:
             yield Nvml()
         finally:
             pynvml.nvmlShutdown()
+    except pynvml.NVMLError_LibraryNotFound as error:
+        raise LibraryMissing("libnvidia-ml is not installed: it comes with NVIDIA's driver") from error
     except pynvml.NVMLError as error:
         raise LibraryRefused(f"NVML: {error}") from error
 

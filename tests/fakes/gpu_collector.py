@@ -6,6 +6,7 @@ answers are as genuine as devtee's. There are development switches, too: what si
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -72,6 +73,15 @@ def answer(state: Path, nonce: bytes) -> Answer:
         bound_switches={f"0000:0f:{place:02x}.0": "1" for place in range(len(switches))},
         errors=document["errors"],
     )
+
+
+def has_nvml() -> bool:
+    """Whether NVIDIA's own library is on this machine, so that tests of its absence say nothing."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _address(place: int) -> str:

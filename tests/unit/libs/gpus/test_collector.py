@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from libs.gpus.collector import collecting, require_every_device
 from libs.gpus.observed import observed_in
 from libs.tee.nvidia.report import parse_report
 from services.devtee.gpu import GpuVendor
-from tests.fakes.gpu_collector import CONFIDENTIAL, PROTECTED_PCIE, Machine, answer
+from tests.fakes.gpu_collector import CONFIDENTIAL, PROTECTED_PCIE, Machine, answer, has_nvml
 
 NOW = 1_790_000_000
 NONCE = hashlib.sha256(b"asked").digest()
@@ -36,21 +35,13 @@ def machine(vendor: GpuVendor, tmp_path: Path) -> Machine:
     return machine
 
 
-def has_nvml() -> bool:
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return False
-    return True
-
-
 @pytest.mark.skipif(has_nvml(), reason="this machine has NVIDIA's driver")
 async def test_without_nvidias_library_there_is_nothing_to_serve_on() -> None:
     async with collecting() as collector:
         for ask in (collector.observe, lambda: collector.collect(NONCE)):
-            with pytest.raises(MeshError, match="NVML Shared Library Not Found") as error:
+            with pytest.raises(MeshError, match="libnvidia-ml is not installed") as error:
                 await ask()
-            assert error.value.reason == "GPU_LIBRARY_REFUSED"
+            assert error.value.reason == "GPU_LIBRARY_MISSING"
 
 
 async def test_every_device_answers_the_nonce_that_it_was_asked(machine: Machine) -> None:
@@ -205,6 +196,7 @@ async def test_a_process_ends_with_whoever_asks_it(machine: Machine) -> None:
         (("yes",), "GPU_COLLECTOR_MALFORMED"),
         (("yes", "{}"), "GPU_COLLECTOR_MALFORMED"),
         (("yes", '{"detail":"","refused":true}'), "GPU_LIBRARY_REFUSED"),
+        (("yes", '{"detail":"","refused":"GPU_LIBRARY_MISSING"}'), "GPU_LIBRARY_MISSING"),
     ],
 )
 async def test_a_process_that_is_no_collector_is_refused(command: tuple[str, ...], reason: str) -> None:

@@ -27,7 +27,7 @@ from services.devtee.gpus import Gpus as DevelopmentGpus
 from services.devtee.gpus import Mode
 from services.devtee.machine import Machine
 from services.devtee.nras import ISSUER
-from tests.fakes.gpu_collector import CONFIDENTIAL, PROTECTED_PCIE
+from tests.fakes.gpu_collector import CONFIDENTIAL, PROTECTED_PCIE, has_nvml
 from tests.fakes.gpu_collector import Machine as Collected
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh
 from tests.fakes.joining import Surroundings, surroundings
@@ -156,6 +156,26 @@ async def test_without_confidential_mode_or_without_a_gpu_nothing_is_served(mesh
         assert node.standing.is_judged
         assert node.member.identity.current is not before
         assert before.certificate.spki_sha256 in node.standing.outdated
+
+
+async def test_a_service_does_not_start_on_gpus_without_confidential_mode(mesh: JoinedMesh) -> None:
+    mesh.machine.gpus.mode = Mode.OFF
+    mesh.require_gpu("router")
+    async with surroundings(mesh, mesh.kms()) as around:
+        with pytest.raises(MeshError) as refused:
+            async with join(around.settings, "router", {}):
+                raise AssertionError("joined")
+    assert refused.value.reason == "GUEST_REFUSED"
+
+
+@pytest.mark.skipif(has_nvml(), reason="this machine has NVIDIA's driver")
+async def test_a_service_that_is_to_ask_nvidias_libraries_does_not_start_without_them(mesh: JoinedMesh) -> None:
+    mesh.require_gpu("router")
+    async with surroundings(mesh, mesh.kms()) as around:
+        with pytest.raises(MeshError) as refused:
+            async with join(around.settings, "router", {}, gpus=GpuSettings(source="nvidia")):
+                raise AssertionError("joined")
+    assert refused.value.reason == "GPU_LIBRARY_MISSING"
 
 
 async def test_developer_tools_are_found_when_the_vendor_judges(mesh: JoinedMesh) -> None:

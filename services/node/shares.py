@@ -28,6 +28,11 @@ class TenantShares:
         self._most = most
         self._held: Counter[str] = Counter()
 
+    @property
+    def tenants(self) -> int:
+        """How many tenants have requests here."""
+        return len(self._held)
+
     @contextmanager
     def held(self, tenant_id: str) -> Iterator[None]:
         """Count one request as this tenant's while the body runs. Raises `TenantShareTaken`."""

@@ -125,7 +125,7 @@ class Supervisor:
         await self._readiness.until_ready()
 
     def kill(self) -> None:
-        """Send SIGKILL to the child and its whole group, which nothing outlives; it is started again as after any end."""
+        """Send SIGKILL to the child and its whole group. It is started again as after any other end."""
         if self._process is not None and self._process.returncode is None:
             _kill_group(self._process.pid)
 
@@ -187,9 +187,7 @@ class Supervisor:
                     descriptor = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                     output = files.enter_context(open(descriptor, "ab"))  # noqa: ASYNC230 - no data passes here
                 return await asyncio.create_subprocess_exec(
-                    *tethered(
-                        program.argv, memory_bytes=program.memory_bytes, oom_score_adj=program.oom_score_adj
-                    ),
+                    *tethered(program.argv, memory_bytes=program.memory_bytes, oom_score_adj=program.oom_score_adj),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

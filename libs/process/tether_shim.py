@@ -1,5 +1,5 @@
-"""It is responsible for becoming another program that the kernel kills when the parent ends, and that has as much memory
-as it is given. Run by `tethered` alone.
+"""It is responsible for becoming another program that the kernel kills when the parent ends, with bounded memory where
+that is asked for. Run by `tethered` alone.
 
 It needs nothing of this project, so that it can run without any search path.
 """

@@ -160,7 +160,6 @@ class EngineChannel:
         async with self.post(endpoint.path, body, _PROBE_SECONDS) as answer:
             return answer.status, b"".join([chunk async for chunk in answer.chunks])
 
-
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         # What is not streamed may take all of its time to begin, and then comes at once.
         patience = self._silent_seconds if response.content_type == EVENT_STREAM else None

@@ -1,5 +1,5 @@
-"""It is responsible for the engine's life: started as a child process, ready once it has really answered, killed when it
-hangs, restarted when it ends, and counted while it works.
+"""It is responsible for the engine's life: started as a child process, ready once it has really answered, killed when
+it hangs, restarted when it ends, and counted while it works.
 
 It relies on the engine to speak OpenAI's HTTP API on a unix socket; the socket's folder and the key, new at every start
 of the node, keep every other process away from it.

@@ -125,7 +125,8 @@ class Generation:
         """Yield the head, the body's bytes as they come, and the conclusion.
 
         Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `EngineUnavailable`,
-        `EngineSilent` or `EngineTooSlow`. What is wrong with the body is a response. Closing the generator ends the generation at the engine.
+        `EngineSilent` or `EngineTooSlow`. What is wrong with the body is a response. Closing the generator ends the
+        generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:

@@ -61,7 +61,7 @@ class EngineSettings:
     """How long one request may take at most, seconds; a caller's shorter deadline wins."""
     silent_seconds: float = SILENT_SECONDS
     """How long the engine may give no byte of a stream, and, where it was not heard of otherwise, no answer to this
-    node's own questions, seconds. Then the stream ends, and an engine that does not answer is killed and started anew."""
+    node's own questions, seconds. Then the stream ends; an engine that does not answer is killed and started anew."""
     memory_bytes: int = 0
     """How much private memory each process of the engine may take; one that takes more ends. 0: no bound of its own."""
     tenant_parallel: int = 0

@@ -92,10 +92,10 @@ def draft_policy(
 
     Each compose is allowed, for the role it was measured with, on the platform of each reference. `models` maps a
     model id to the SHA-256 digests of its weights, hexadecimal. `key_releases` are rules beside those for the
-    ledger's keys and for the salts of each node compose. What `previous` lifts stays lifted, what it demands for tenants and of foreign providers stays
-    demanded, and what it says of retention stays unless `retention_months` says otherwise. Raises
-    `DraftInconsistent` when a compose belongs to another mesh, or obeys other operators and is none that `previous`
-    allows already, and what reading the draft raises.
+    ledger's keys and for the salts of each node compose. What `previous` lifts stays lifted, what it demands for
+    tenants and of foreign providers stays demanded, and what it says of retention stays unless `retention_months` says
+    otherwise. Raises `DraftInconsistent` when a compose belongs to another mesh, or obeys other operators and is none
+    that `previous` allows already, and what reading the draft raises.
     """
     measurements: dict[str, list[dict[str, str]]] = {}
     nodes: set[str] = set()

@@ -40,7 +40,7 @@ from services.router.exchange.withholding import withhold
 from services.router.metrics import Metrics
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
-from services.router.routing.hop import Begun, Ended, Errand, NodeBusy, NodeUnavailable, Reached
+from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.routing.preference import NodesFull
 from services.router.routing.routes import Route, Routes
 from services.router.workload.generation import Generation
@@ -188,8 +188,6 @@ class Exchanges:
                 return
             except NodeUnavailable as error:
                 tried |= {route.name}
-                # What a node had no room for cost nothing; what fails otherwise may have been generated.
-                course.failed = isinstance(error, NodeBusy) and len(course.reached) == 1
                 log.warning("route unavailable", route=route.name, detail=str(error))
                 if len(tried) >= _ATTEMPTS or course.left() <= 0:
                     raise

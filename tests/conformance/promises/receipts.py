@@ -27,6 +27,7 @@ _DOOR = "contract/test_router_grpc_door.py::test_"
 _ENDPOINTS = "contract/test_router_endpoints.py::test_"
 _CONNECTIONS = "contract/test_router_connections.py::test_"
 _AWAY = "faults/test_ledger_away.py::test_"
+_ENGINES = "mesh/test_failing_engines.py::test_a_stream_whose_engine_fails_ends_with_an_error_and_one_receipt"
 _PUBLISH = "unit/libs/events/test_publish.py::test_"
 
 REFUSALS: tuple[Row, ...] = (
@@ -274,6 +275,8 @@ ENDS: tuple[Row, ...] = (
         "upstream_failed",
         f"{_ONE}a_node_that_is_killed_before_its_answer",
     ),
+    Row("the engine is killed in a stream", "upstream_failed", f"{_ENGINES}[dies]"),
+    Row("the engine hangs in a stream", "upstream_failed", f"{_ENGINES}[hangs]"),
     Row("the engine breaks off", "upstream_failed", f"{_RETRYING}a_node_that_breaks_off_is_not_replaced"),
     Row(
         "a stream falls silent",

@@ -95,6 +95,14 @@ async def test_an_answer_that_is_not_streamed_ends_with_the_engine_that_hangs(tm
         await is_replaced(running, former)
 
 
+async def test_an_engine_whose_places_are_taken_by_long_answers_is_left_alone(tmp_path: Path) -> None:
+    """Nothing is heard of it for several times longer than it may be silent, and a question would have to wait."""
+    async with engine(tmp_path, silent_seconds=SILENT_SECONDS, parallel=1) as running:
+        former = running.pid
+        assert (await answered(running, asked(max_tokens=1500, ignore_eos=True)))[0] == Head(200, "application/json")
+        assert (running.pid, running.ready) == (former, True)
+
+
 async def test_an_engine_that_hangs_while_nobody_asks_is_found(tmp_path: Path) -> None:
     async with engine(tmp_path, silent_seconds=SILENT_SECONDS) as running:
         former = running.pid
@@ -111,6 +119,10 @@ def data_bytes(engine: SupervisedEngine) -> int:
     return int(kilobytes) * 1024
 
 
+def oom_score_adj(engine: SupervisedEngine) -> int:
+    return int(Path(f"/proc/{engine.pid}/oom_score_adj").read_text())
+
+
 def large_input() -> Request:
     """The engine needs some 300 MB to answer it."""
     body = json.dumps({"model": MODEL, "input": "a " * 1500}).encode()
@@ -122,7 +134,7 @@ async def test_what_an_engine_has_no_memory_for_is_an_error_with_a_receipt_and_o
 ) -> None:
     async with engine(tmp_path) as unbounded:
         memory_bytes = data_bytes(unbounded) + SPARE_BYTES
-        assert Path(f"/proc/{unbounded.pid}/oom_score_adj").read_text().strip() == "500"
+        assert oom_score_adj(unbounded) == 500
     async with engine(tmp_path, memory_bytes=memory_bytes) as bounded:
         assert resource.prlimit(bounded.pid or 0, resource.RLIMIT_DATA) == (memory_bytes, memory_bytes)
         signer = ReceiptSigner()
@@ -136,6 +148,12 @@ async def test_what_an_engine_has_no_memory_for_is_an_error_with_a_receipt_and_o
         assert (await answered(bounded, asked()))[0] == Head(200, "application/json")
 
 
+async def until_it_dies(engine: SupervisedEngine) -> None:
+    """Ask for what needs memory. What finds none may end alone, or with the process."""
+    while True:
+        await answered(engine, large_input())
+
+
 async def test_an_engine_that_dies_for_want_of_memory_comes_back(tmp_path: Path) -> None:
     async with engine(tmp_path) as running:
         former = running.pid
@@ -145,11 +163,8 @@ async def test_an_engine_that_dies_for_want_of_memory_comes_back(tmp_path: Path)
             assert isinstance(await anext(parts), bytes)
             _, hard = resource.prlimit(former, resource.RLIMIT_DATA)
             resource.prlimit(former, resource.RLIMIT_DATA, (1, hard))
-            # What comes next finds none: the process ends, or this request does.
             with pytest.raises(EngineUnavailable):
-                while True:
-                    await answered(running, large_input())
-                    await answered(running, asked())
+                await until_it_dies(running)
             with pytest.raises(EngineUnavailable):
                 _ = [part async for part in parts]
         await is_replaced(running, former)

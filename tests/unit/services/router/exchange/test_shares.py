@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from libs.aci import endpoints
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import UpstreamVerified
+from libs.policy.tenant_record import Limits
 from services.node.shares import TenantShares
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.ledgers import OTHER_TENANT
@@ -67,6 +69,13 @@ async def test_a_tenant_that_holds_its_share_of_every_node_is_told_to_come_back_
     assert len([event for event in receipt.events if isinstance(event, UpstreamVerified)]) == 2
     assert (aborts(receipt), receipt.returned.body_hash) == (["upstream_failed"], digest(answer.body))
     assert [node.requests for node in two.nodes] == [[], []]
+
+
+async def test_what_no_node_had_room_for_costs_the_tenant_nothing(two: RouterBench) -> None:
+    two.tenant = replace(two.tenant, limits=Limits(tokens_per_day=10_000))
+    with held(two, *two.nodes):
+        assert (await two.run(prompt(max_tokens=100))).started.status == 429
+    assert two.quotas.counted(two.tenant.tenant_id).day_tokens == 0
 
 
 async def test_anthropics_clients_are_told_in_their_form(two: RouterBench) -> None:

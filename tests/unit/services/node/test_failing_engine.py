@@ -99,7 +99,7 @@ async def test_an_engine_whose_places_are_taken_by_long_answers_is_left_alone(tm
     """Nothing is heard of it for several times longer than it may be silent, and a question would have to wait."""
     async with engine(tmp_path, silent_seconds=SILENT_SECONDS, parallel=1) as running:
         former = running.pid
-        assert (await answered(running, asked(max_tokens=1500, ignore_eos=True)))[0] == Head(200, "application/json")
+        assert (await answered(running, asked(max_tokens=900, ignore_eos=True)))[0] == Head(200, "application/json")
         assert (running.pid, running.ready) == (former, True)
 
 
@@ -148,23 +148,12 @@ async def test_what_an_engine_has_no_memory_for_is_an_error_with_a_receipt_and_o
         assert (await answered(bounded, asked()))[0] == Head(200, "application/json")
 
 
-async def until_it_dies(engine: SupervisedEngine) -> None:
-    """Ask for what needs memory. What finds none may end alone, or with the process."""
-    while True:
-        await answered(engine, large_input())
-
-
-async def test_an_engine_that_dies_for_want_of_memory_comes_back(tmp_path: Path) -> None:
-    async with engine(tmp_path) as running:
-        former = running.pid
-        assert former is not None
-        async with aclosing(generation(running).generate(endless(), PATIENCE_SECONDS)) as parts:
-            assert isinstance(await anext(parts), Head)
-            assert isinstance(await anext(parts), bytes)
-            _, hard = resource.prlimit(former, resource.RLIMIT_DATA)
-            resource.prlimit(former, resource.RLIMIT_DATA, (1, hard))
-            with pytest.raises(EngineUnavailable):
-                await until_it_dies(running)
-            with pytest.raises(EngineUnavailable):
-                _ = [part async for part in parts]
-        await is_replaced(running, former)
+async def test_an_engine_that_cannot_start_in_its_memory_is_never_ready(tmp_path: Path) -> None:
+    given = EngineSettings(model=MODEL, threads=1, memory_bytes=64 << 20)
+    launch = plan(given, MeasuredEngine("embedded"), "xllamacpp")
+    async with open_engine(given, launch, await measure(launch.weights), tmp_path) as running:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running.until_ended()
+        assert not running.ready
+        with pytest.raises(EngineUnavailable):
+            await answered(running, asked())

@@ -24,7 +24,7 @@ from tests.mesh.running import RunningMesh, short_folder
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(400)]
 
-SILENT_SECONDS = 4.0
+SILENT_SECONDS = 6.0
 SPARE_BYTES = 8 << 20
 _LONG_TOKENS = 1900
 _SHORT_TOKENS = 150

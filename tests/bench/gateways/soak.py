@@ -35,6 +35,7 @@ _STREAMED_EVERY = 4
 _MOST_WAITING = 1000
 """Requests that wait for their answers; what is due beyond is not asked, and counted."""
 _RECEIPT_ID = b"x-receipt-id: "
+_ERROR = b'data: {"error":'
 _LAST_EVENT = b"data: [DONE]\n\n"
 _ERROR_SIZE = 500
 _ERROR_TYPE = re.compile(r'"type": ?"([a-z_]+)"')
@@ -65,7 +66,7 @@ class Soak:
     """The one that runs."""
 
     def hear(self, head: bytes, body: bytes) -> None:
-        if b"chunked" in head and not body.endswith(_LAST_EVENT):
+        if _ERROR in body or (b"chunked" in head and not body.endswith(_LAST_EVENT)):
             raise GatewayFailed(body[-_ERROR_SIZE:])
         begin = head.index(_RECEIPT_ID) + len(_RECEIPT_ID)
         self.answers[head[begin : head.index(b"\r\n", begin)].decode()] = body_hash_of(body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,6 +58,8 @@ class Busyness(Protocol):
 
     async def until_ready(self) -> None: ...
 
+    async def until_away(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -82,7 +84,8 @@ class Registration:
 
 
 async def keep_registered(registration: Registration, *, renew_seconds: float = RENEW_SECONDS) -> None:
-    """Register once the engine answers and renew for ever; begin again when the registry has forgotten this node.
+    """Register once the engine answers and renew for ever, at once when the engine goes or comes back; begin again when
+    the registry has forgotten this node.
 
     While its GPUs are doubted it is not listed, nor after that by a key whose evidence shows others.
     """
@@ -102,15 +105,15 @@ async def keep_registered(registration: Registration, *, renew_seconds: float = 
             await asyncio.sleep(_FIRST_RETRY_SECONDS)
             continue
         try:
+            # A registration says nothing of the engine, which was ready for it.
+            told_ready = registration.busyness.ready if registered == key else True
             if registered == key:
-                await _renew(registration)
+                await _renew(registration, draining=not told_ready)
             else:
                 await _register(registration)
                 registered = key
             delay = _FIRST_RETRY_SECONDS
-            with suppress(TimeoutError):
-                async with asyncio.timeout(renew_seconds):
-                    await registration.gpus.until_doubted()
+            await _until_turned(registration, told_ready, renew_seconds)
             continue
         except MeshError as error:
             if error.reason == "LEASE_UNKNOWN" and registered is not None:
@@ -148,13 +151,23 @@ async def _register(registration: Registration) -> None:
     log.info("registered", endpoint=registration.endpoint, session_id=response.session_id.hex())
 
 
-async def _renew(registration: Registration) -> None:
+async def _until_turned(registration: Registration, told_ready: bool, seconds: float) -> None:
+    """Wait until the engine is not what was told of it, or the GPUs are doubted, `seconds` at most."""
+    busyness = registration.busyness
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [
+            tasks.create_task(busyness.until_away() if told_ready else busyness.until_ready()),
+            tasks.create_task(registration.gpus.until_doubted()),
+        ]
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+
+
+async def _renew(registration: Registration, *, draining: bool) -> None:
     stub = await _stub(registration)
-    request = registry_pb2.RenewRequest(
-        load=_load(registration.busyness),
-        # An engine that is being restarted takes no work, and comes back before the lease is worth giving up.
-        draining=not registration.busyness.ready,
-    )
+    # An engine that is being restarted takes no work, and comes back before the lease is worth giving up.
+    request = registry_pb2.RenewRequest(load=_load(registration.busyness), draining=draining)
     with remote_errors():
         await stub.Renew(request, timeout=_CALL_SECONDS)
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.events.kinds import Kind
-from libs.events.pipeline import Artifact, Stage, Step, parse_stage
+from libs.events.pipeline import Artifact, Stage, Step, require_recordable
 from libs.events.publish import Committed
 from libs.events.vault import VaultKey
 from libs.weights import measure
@@ -95,7 +95,9 @@ class Stages:
 
         def stage(made: Sequence[Artifact]) -> Stage:
             ended_ms = max(began_ms, self._now_ms())
-            return parse_stage(Stage(step, name, taken, tuple(made), settings, began_ms, ended_ms).body())
+            run = Stage(step, name, taken, tuple(made), settings, began_ms, ended_ms)
+            require_recordable(run)
+            return run
 
         # What could not be logged is found before days of work, not after them.
         stage([Artifact(each, _NOT_YET) for each in outputs])

@@ -77,9 +77,8 @@ async def test_weights_are_led_to_their_data_by_one_command_offline(live: LiveMe
     assert [line.split()[:2] for line in verified.out.splitlines() if line.startswith("PASS")] == [
         ["PASS", str(number)] for number in range(1, 12)
     ]
-    assert (
-        f"stage 1 was run by an allowed job: spiffe://{live.mesh.anchors('job').trust_domain}/job/tuner" in verified.out
-    )
+    tuner = f"spiffe://{live.mesh.anchors('job').trust_domain}/job/tuner"
+    assert f"stage 1 is signed by an allowed job: {tuner}" in verified.out
     assert "VERIFIED: 11 of 11 checks passed" in verified.out
     assert f"the weights lead to their data: 'read' {made.data}" in verified.out
     missing = await made.verify(kept, "--data", "00" * 32)

@@ -19,7 +19,7 @@ from libs import logs
 from libs.config import load
 from libs.errors import MeshError
 from libs.events.pipeline import Step
-from libs.jobs import Given, JobSettings, Recorded, open_job
+from libs.jobs import Given, JobSettings, Recorded, SealedInput, open_job
 from libs.process import protect_memory, tethered
 from services.cli.terminal.inputs import InputUnreadable, read_json
 
@@ -65,7 +65,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _run(args: argparse.Namespace) -> int:
-    settings, asked = load(args.config, JobSettings), _asked(args)
+    settings = load(args.config, JobSettings)
+    asked = _asked(args, settings.sealed)
     logs.configure("job", settings.member.instance, json=settings.log_json)
     protect_memory()
     recorded = asyncio.run(_record(settings, asked))
@@ -91,13 +92,13 @@ class _Asked:
     settings: Mapping[str, Any]
 
 
-def _asked(args: argparse.Namespace) -> _Asked:
+def _asked(args: argparse.Namespace, sealed: Mapping[str, SealedInput]) -> _Asked:
     """Raises `InputUnreadable`."""
     made_by = {name: _entry(text) for name, text in _each_once(args.made_by, "--made-by").items()}
     given = _each_once(args.input, "--input")
     if unknown := made_by.keys() - given.keys():
         raise InputUnreadable(f"--made-by names {min(unknown)!r}, which is no --input")
-    inputs = {name: Given(Path(path), made_by.get(name)) for name, path in given.items()}
+    inputs = {name: Given(Path(path), made_by.get(name), sealed.get(name)) for name, path in given.items()}
     outputs = {name: Path(path) for name, path in _each_once(args.output, "--output").items()}
     parameters = {} if args.parameters is None else read_json(args.parameters)
     return _Asked(Step(args.stage), args.name, args.work, inputs, outputs, parameters)

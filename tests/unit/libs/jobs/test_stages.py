@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from libs import jcs
 from libs.errors import MeshError
@@ -18,6 +19,10 @@ from tests.fakes.joined_mesh import Clock
 from tests.fakes.ledgers import LedgerTwin
 
 MAKER = b"\x07" * 32
+
+
+async def no_key(name: str, epoch: int) -> X25519PrivateKey:
+    raise AssertionError(f"nothing here is sealed, and {name} was asked for")
 
 
 class Bench:
@@ -43,7 +48,7 @@ class Bench:
             "parameters": {"epochs": 3},
         }
         name = changes.pop("name", "first")
-        stages = Stages(self.ledger, 5.0, self.clock)
+        stages = Stages(self.ledger, 5.0, no_key, self.clock)
         return await stages.run(Step.TRAINING, name, work or self.train, **{**given, **changes})
 
     async def refusal(self, work: Callable[[], Awaitable[None]] | None = None, **changes: Any) -> str:

@@ -192,7 +192,8 @@ class _Proof:
     def stage_is_logged(self, place: int) -> str:
         shown = self._stage(place)
         stage = shown.stage
-        return f"{stage.step.value} {stage.name!r}, leaf {shown.index}, entry {id_of(shown.entry).hex()}"
+        spent = "" if stage.privacy is None else f", {stage.privacy}"
+        return f"{stage.step.value} {stage.name!r}, leaf {shown.index}, entry {id_of(shown.entry).hex()}{spent}"
 
     def job_is_attested(self, place: int) -> str:
         entry = self._stage(place).entry

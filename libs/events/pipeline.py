@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from libs.errors import Code, MeshError
+from libs.events.privacy import Privacy, read_privacy
 from libs.policy.members import Members
 
 MAX_ARTIFACTS = 1024
@@ -76,6 +77,8 @@ class Stage:
     began_ms: int
     """Milliseconds since the Unix epoch, by the workload's clock."""
     ended_ms: int
+    privacy: Privacy | None = None
+    """What it spent of its inputs' privacy, where it says so."""
 
     def body(self) -> dict[str, Any]:
         """Return the entry's body, but for its signature."""
@@ -88,6 +91,7 @@ class Stage:
             "parameters_sha256": self.parameters_sha256.hex(),
             "began_ms": self.began_ms,
             "ended_ms": self.ended_ms,
+            **({} if self.privacy is None else {"privacy": self.privacy.members()}),
         }
 
 
@@ -99,8 +103,10 @@ def require_recordable(stage: Stage) -> None:
 def parse_stage(body: Mapping[str, Any]) -> Stage:
     """Read the body of an entry of kind PIPELINE. Whose word it is remains open. Raises `StageMalformed`."""
     members = Members(dict(body), "", StageMalformed)
+    privacy = None
     if members.integer("v", _UNSIGNED, _VERSION) == _VERSION:
         members.octets(SIGNATURE, _SIGNATURE_BYTES)
+        privacy = read_privacy(members.object("privacy")) if members.has("privacy") else None
     step = members.text("stage", re.compile("|".join(each.value for each in Step)))
     began_ms = members.integer("began_ms", 0)
     stage = Stage(
@@ -111,6 +117,7 @@ def parse_stage(body: Mapping[str, Any]) -> Stage:
         parameters_sha256=members.octets("parameters_sha256", _DIGEST_BYTES),
         began_ms=began_ms,
         ended_ms=members.integer("ended_ms", began_ms),
+        privacy=privacy,
     )
     if not stage.outputs:
         raise members.refuse("outputs", "must name something: a stage that made nothing proves nothing")

@@ -8,12 +8,14 @@ from libs.jobs.job import open_job
 from libs.jobs.sealed_inputs import InputThereBefore, Release, SealedInput
 from libs.jobs.settings import JobSettings
 from libs.jobs.stages import Given, OutputThereBefore, Recorded, Stages
+from libs.jobs.stated_privacy import PrivacyNotStated
 
 __all__ = [
     "Given",
     "InputThereBefore",
     "JobSettings",
     "OutputThereBefore",
+    "PrivacyNotStated",
     "Recorded",
     "Release",
     "SealedInput",

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from libs.events.pipeline import Artifact, Stage, Step, require_recordable
 from libs.events.publish import Committed
 from libs.events.vault import VaultKey
 from libs.jobs.sealed_inputs import Release, SealedInput, opened
+from libs.jobs.stated_privacy import read_stated
 from libs.weights import measure
 
 _MILLISECONDS = 1000
@@ -88,15 +89,18 @@ class Stages:
         inputs: Mapping[str, Given],
         outputs: Mapping[str, Path],
         parameters: Mapping[str, Any],
+        privacy: Path | None = None,
     ) -> Recorded:
         """Do the work between hashing what it reads and what it made; return once the ledger has acknowledged it.
 
-        Names are for everybody to read; of `parameters` the log has the digest alone. Work that raises leaves no entry.
-        Raises `StageMalformed`, `OutputThereBefore`, `WeightsMissing`, `WeightsChanged`, what opening a sealed input
-        raises, and what committing raises: of these `LedgerUnavailable` leaves the entry in the outbox, from which it
-        is still logged.
+        Names are for everybody to read; of `parameters` the log has the digest alone. `privacy` is a file in which the
+        work says what it spent. Work that raises leaves no entry.
+
+        Raises `StageMalformed`, `OutputThereBefore`, `PrivacyNotStated`, `WeightsMissing`, `WeightsChanged`, what
+        opening a sealed input raises, and what committing raises: of these `LedgerUnavailable` leaves the entry in the
+        outbox, from which it is still logged.
         """
-        for path in outputs.values():
+        for path in (*outputs.values(), *(() if privacy is None else (privacy,))):
             if path.exists():
                 raise OutputThereBefore(f"{path} exists: name what the stage will make")
         async with AsyncExitStack() as opening:
@@ -104,6 +108,8 @@ class Stages:
                 if given.sealed is not None:
                     await opening.enter_async_context(opened(given.sealed, given.path, self._release))
             done = await self._done(step, name, work, inputs, outputs, parameters)
+            if privacy is not None:
+                done = replace(done, privacy=await read_stated(privacy))
         committed = await self._publisher.commit(Kind.PIPELINE, done.body(), vault=None, timeout=self._ledger_seconds)
         return Recorded(committed.entry_id, done)
 

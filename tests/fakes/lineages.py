@@ -29,6 +29,24 @@ _OTHERS = 3
 CORPUS = bytes.fromhex("c0" * 32)
 CLEANED = bytes.fromhex("c1" * 32)
 BASE = bytes.fromhex("b0" * 32)
+NO_PRIVACY: tuple[dict[str, Any], ...] = (
+    {"epsilon": "-1"},
+    {"epsilon": "1e3"},
+    {"epsilon": "07"},
+    {"epsilon": "inf"},
+    {"epsilon": 7},
+    {"delta": "1.5"},
+    {"delta": "0."},
+    {"unit": ""},
+    {"unit": "two\nlines"},
+    {"releases": 0},
+    {"releases": True},
+    {"releases": "2"},
+    {"library": ["opendp"]},
+    {"version": None},
+    {"more": 1},
+)
+"""Changes after which a stage's member "privacy" says nothing."""
 
 
 def with_jobs(mesh: AttestedMesh, role: str = "job") -> AttestedMesh:

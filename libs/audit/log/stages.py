@@ -23,6 +23,14 @@ _MEMBERS = {"v", "stage", "name", "inputs", "outputs", "parameters_sha256", "beg
 _STEPS = {"data_preprocessing", "training", "fine_tuning", "evaluation", "federated_round"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/@:-]{0,127}")
 _MOST = 1024
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
+_PRIVACY = {
+    "epsilon": re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,20})?"),
+    "delta": re.compile(r"0(\.[0-9]{1,20})?"),
+    "unit": _LABEL,
+    "library": _LABEL,
+    "version": _LABEL,
+}
 
 
 class StageUnproven(MeshError):
@@ -41,10 +49,13 @@ def judge_stage(entry: PublicEntry, log_key: bytes | None) -> bool:
     version = _whole(body.get("v"))
     if version not in (1, 2):
         raise EntryWrong("a stage is of version 1 or 2")
-    signature = octets(body.pop("signature", None), 64) if version == 2 else b""
-    _judge_form(body)
-    if not signature:
+    if version == 1:
+        _judge_form(body)
         return False
+    signature = octets(body.pop("signature", None), 64)
+    _judge_form({name: value for name, value in body.items() if name != "privacy"})
+    if "privacy" in body:
+        _judge_privacy(body["privacy"])
     if log_key is not None:
         try:
             Ed25519PublicKey.from_public_bytes(log_key).verify(signature, _signed(entry, body))
@@ -78,6 +89,16 @@ def _judge_form(body: Mapping[str, Any]) -> None:
     _artifacts(body["inputs"], {"made_by"})
     if not _artifacts(body["outputs"], set()):
         raise EntryWrong("a stage makes something")
+
+
+def _judge_privacy(value: object) -> None:
+    if not isinstance(value, dict) or value.keys() != _PRIVACY.keys() | {"releases"}:
+        raise EntryWrong("what a stage says of privacy has other members")
+    for name, form in _PRIVACY.items():
+        if not isinstance(value[name], str) or not form.fullmatch(value[name]):
+            raise EntryWrong("what a stage says of privacy is no number, or no name")
+    if _whole(value["releases"]) < 1:
+        raise EntryWrong("privacy is spent on something that is released")
 
 
 def _artifacts(value: object, may_have: set[str]) -> int:

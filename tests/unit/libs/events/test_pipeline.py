@@ -10,8 +10,10 @@ from jsonschema import ValidationError
 
 from libs import jcs
 from libs.events.pipeline import MAX_ARTIFACTS, Artifact, Stage, StageMalformed, Step, parse_stage
+from libs.events.privacy import Privacy
 from libs.transparency.leaf import Kind
 from tests.fakes.entry_schema import require_documented
+from tests.fakes.lineages import NO_PRIVACY
 
 DATA = Artifact("claims-2026", b"\x01" * 32, made_by=b"\x02" * 32)
 BASE = Artifact("smollm2-135m", b"\x03" * 32)
@@ -66,6 +68,30 @@ def test_there_is_no_other_member() -> None:
 )
 def test_what_is_no_stage_is_neither_read_nor_documented(change: dict[str, Any]) -> None:
     _require_refused({**SIGNED, **change})
+
+
+PRIVACY = Privacy("7.3051", "0.00001", "worker", 2, "opendp", "0.16.0")
+
+
+def test_a_stage_says_what_privacy_it_spent() -> None:
+    stage = replace(STAGE, privacy=PRIVACY)
+    body = {**SIGNED, **stage.body()}
+    require_documented(Kind.PIPELINE, body)
+    assert parse_stage(body) == stage
+    assert str(PRIVACY) == "epsilon 7.3051 at delta 0.00001 for one worker over 2 releases, by opendp 0.16.0"
+    _require_refused({name: value for name, value in {**body, "v": 1}.items() if name != "signature"})
+
+
+@pytest.mark.parametrize("change", NO_PRIVACY)
+def test_what_says_nothing_of_privacy_is_neither_read_nor_documented(change: dict[str, Any]) -> None:
+    _require_refused({**SIGNED, "privacy": {**PRIVACY.members(), **change}})
+
+
+@pytest.mark.parametrize("name", PRIVACY.members())
+def test_all_of_what_is_said_of_privacy_must_be_there(name: str) -> None:
+    said = PRIVACY.members()
+    del said[name]
+    _require_refused({**SIGNED, "privacy": said})
 
 
 def test_a_stage_does_not_end_before_it_began() -> None:

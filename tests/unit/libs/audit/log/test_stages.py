@@ -15,10 +15,12 @@ from libs.audit.log.reading import Part, Reading
 from libs.audit.log.stages import judge_stage
 from libs.events.keyset import PreviousIssuer
 from libs.events.pipeline import MAX_ARTIFACTS, Artifact, Stage, StageMalformed, Step, parse_stage
+from libs.events.privacy import Privacy
 from libs.events.records import Entry, seal
 from libs.events.stage_signature import sign_stage
 from libs.transparency.leaf import Kind
 from services.ledger.intake.sequencer import Candidate
+from tests.fakes.lineages import NO_PRIVACY
 from tests.fakes.written_log import ORIGIN, Author, WrittenLog
 
 from .conftest import read, said
@@ -163,9 +165,29 @@ def test_both_readings_miss_what_is_missing(name: str) -> None:
     _refused_by_both({member: value for member, value in SIGNED.items() if member != name})
 
 
+PRIVACY = Privacy("7.3051", "0.00001", "worker", 2, "opendp", "0.16.0").members()
+
+
+@pytest.mark.parametrize("change", [*NO_PRIVACY, *({name: None} for name in PRIVACY)])
+def test_both_readings_refuse_what_says_nothing_of_privacy(change: dict[str, Any]) -> None:
+    _refused_by_both({**SIGNED, "privacy": {**PRIVACY, **change}})
+
+
+@pytest.mark.parametrize("privacy", [None, "7.3", {}, {"epsilon": "7.3"}])
+def test_both_readings_refuse_another_form_of_it(privacy: Any) -> None:
+    _refused_by_both({**SIGNED, "privacy": privacy})
+    _refused_by_both({**STAGE, "v": 1, "privacy": PRIVACY})
+
+
 @pytest.mark.parametrize("step", Step)
 def test_both_readings_take_the_same_stages(step: Step) -> None:
-    for body in (SIGNED, {**SIGNED, "inputs": []}, {**STAGE, "v": 1}, {**SIGNED, "ended_ms": 1_000}):
+    for body in (
+        SIGNED,
+        {**SIGNED, "privacy": PRIVACY},
+        {**SIGNED, "inputs": []},
+        {**STAGE, "v": 1},
+        {**SIGNED, "ended_ms": 1_000},
+    ):
         parse_stage({**body, "stage": step.value})
         assert judge_stage(_entry({**body, "stage": step.value}), None) == (body["v"] == 2)
 

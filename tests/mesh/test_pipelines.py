@@ -31,22 +31,22 @@ def jobs() -> Iterator[Jobs]:
 def test_an_answer_is_led_to_the_data_behind_its_weights_by_one_command(jobs: Jobs) -> None:
     """The tuner only copies: a model that answers cannot be trained in a test, and is read to make no other one."""
     kept, lineage = jobs.folder / "answer.json", jobs.folder / "lineage.json"
-    corpus, base, cleaned, made = (jobs.folder / name for name in ("claims", "base", "cleaned", "tuned"))
-    corpus.mkdir()
-    (corpus / "2026.txt").write_text("What it is TUNED on\n")
+    claims, base, cleaned, made = (jobs.folder / name for name in ("claims", "base", "cleaned", "tuned"))
+    claims.mkdir()
+    (claims / "2026.txt").write_text("What it is TUNED on\n")
     base.mkdir()
     shutil.copy(packaged_weights(), base)
     clean, tune = (sys.executable, STAGES / "clean.py"), (sys.executable, STAGES / "tune.py")
-    first = jobs.record(1, "data_preprocessing", {"corpus": corpus}, cleaned, *clean, corpus, cleaned)
+    first = jobs.record(1, "data_preprocessing", {"claims": claims}, cleaned, *clean, claims, cleaned)
     assert (cleaned / "2026.txt").read_text() == "what it is tuned on\n"
     inputs = {"base": base, "cleaned": (cleaned, first["entry"])}
     jobs.record(2, "fine_tuning", inputs, made, *tune, base, cleaned, made)
     asked = jobs.mesh.run("chat", "Say hello.", "--save", str(kept))
     assert asked.returncode == 0, asked.stdout + asked.stderr
     assert "1. fine_tuning 'fine_tuning'" in jobs.show("--answer", kept, "--save", lineage)
-    status, said = jobs.verify(lineage, "--answer", kept, "--data", digest(corpus))
+    status, said = jobs.verify(lineage, "--answer", kept, "--data", digest(claims))
     assert (status, "VERIFIED: 11 of 11 checks passed" in said) == (0, True), said
-    assert f"'corpus' {digest(corpus)}" in said
+    assert f"'claims' {digest(claims)}" in said
 
     value = jcs.loads_object(lineage.read_bytes())
     entry = jcs.loads_object(bytes.fromhex(value["stages"][1]["entry"]))

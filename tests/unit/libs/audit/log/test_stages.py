@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from libs.audit.log.entries import EntryWrong, PublicEntry
 from libs.audit.log.findings import Status
@@ -190,6 +192,44 @@ def test_both_readings_take_the_same_stages(step: Step) -> None:
     ):
         parse_stage({**body, "stage": step.value})
         assert judge_stage(_entry({**body, "stage": step.value}), None) == (body["v"] == 2)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.text("ab01.é\n", max_size=66) | st.just("ab" * 32),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "sha256", "v"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    name=st.sampled_from([*SIGNED, "privacy", "made_by"]), below=st.sampled_from(["", "privacy", "in"]), value=VALUES
+)
+def test_both_readings_agree_on_whatever_is_put_into_a_stage(name: str, below: str, value: Any) -> None:
+    body = {**SIGNED, "privacy": dict(PRIVACY)}
+    if below == "":
+        body[name] = value
+    elif below == "privacy":
+        body["privacy"] = {**PRIVACY, sorted(PRIVACY)[len(name) % len(PRIVACY)]: value}
+    else:
+        body["inputs"] = [{**READ.members(), ("name", "sha256", "made_by")[len(name) % 3]: value}]
+    assert _read_first(body) == _read_second(body)
+
+
+def _read_first(body: Mapping[str, Any]) -> bool:
+    try:
+        parse_stage(body)
+    except StageMalformed:
+        return False
+    return True
+
+
+def _read_second(body: Mapping[str, Any]) -> bool:
+    try:
+        judge_stage(_entry(body), None)
+    except EntryWrong:
+        return False
+    return True
 
 
 def _refused_by_both(body: Mapping[str, Any]) -> None:

@@ -45,6 +45,8 @@ class LedgerTwin:
         self.vault_waits = False
         self.unopened: set[str] = set()
         """Tenants whose vaults alone cannot be opened."""
+        self.silent_vaults: set[str] = set()
+        """Tenants whose vaults nobody answers about."""
         self.opened_for: list[str] = []
         """Whose vaults were to be opened, in turn."""
         self.dropped: list[VaultPart] = []
@@ -60,7 +62,7 @@ class LedgerTwin:
     async def key(self, tenant_id: str) -> VaultKey:
         assert tenant_id in (TENANT.tenant_id, OTHER_TENANT.tenant_id)
         self.opened_for.append(tenant_id)
-        if self.vault_waits:
+        if self.vault_waits or tenant_id in self.silent_vaults:
             self.asked.set()
             await asyncio.Event().wait()
         if not self.vault_open or tenant_id in self.unopened:

@@ -287,7 +287,7 @@ class Exchanges:
                 course.aborts.append(end)
                 course.failed |= end is End.UPSTREAM_FAILED
                 held.fail(error)
-                started = course.head(error.told(request.endpoint.protocol)[0], JSON)
+                started = course.head(error.told(request.endpoint.protocol)[0], JSON, error=error)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for last in released:
                 yield last

@@ -140,6 +140,7 @@ class Stream:
             read=read,
             gone=lambda: self.lost or self._wire.lost,
             stalled=lambda: self._stalled,
+            connection=self._wire,
             host=host_of(authority),
         )
 

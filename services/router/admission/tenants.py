@@ -202,7 +202,7 @@ class Tenants:
             record = self._verify(await self._find(digest), digest, admin_key)
         except MeshError as error:
             if error.reason != "API_KEY_UNKNOWN":
-                _log.warning("tenant lookup failed", reason=error.reason)
+                _log.warning("tenant lookup failed", reason=error.reason, thinned=True)
                 raise TenantsUnavailable("the tenant directory cannot be relied on now; try again") from error
             self._remembered.forget(digest)
             self._unknown.put(digest, _Answer(None, admin_key, self._clock() + self._negative_ttl))

@@ -80,11 +80,11 @@ class Http2Connection(asyncio.Protocol):
             for event in self._wire.h2.receive_data(data):
                 self._take(event)
         except FramesRefused as error:
-            log.info("frames refused", detail=str(error))
+            log.info("frames refused", detail=str(error), thinned=True)
             self._wire.go_away(error.code)
             self._give_up()
         except ProtocolError as error:
-            log.info("unreadable frames", kind=type(error).__name__)
+            log.info("unreadable frames", kind=type(error).__name__, thinned=True)
             self._wire.flush()  # The library has said why.
             self._give_up()
         else:

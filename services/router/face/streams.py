@@ -91,11 +91,11 @@ class Stream:
                 # What is left of the body is of no interest (RFC 9113, section 8.1).
                 code = ErrorCodes.NO_ERROR
         except TimeoutError:
-            log.info("the client does not read")
+            log.info("the client does not read", thinned=True)
             code = ErrorCodes.CANCEL
         except ProtocolError:
             # The client reset the stream, or ended the connection, while something was being written.
-            log.info("the client left")
+            log.info("the client left", thinned=True)
         except Exception:
             log.exception("bug in the listener")
         finally:
@@ -106,7 +106,7 @@ class Stream:
         try:
             arrival = self._arrival(share)
         except RouterError as error:
-            log.info("unreadable request", status=error.status)
+            log.info("unreadable request", status=error.status, thinned=True)
             path, _, _ = (self._pseudo.first(":path") or "").partition("?")
             reply = refusal(error, protocol_at(path))
             yield Reply(reply.status, reply.content_type, reply.body, {**reply.headers, **self._answering.headers()})

@@ -35,6 +35,8 @@ class LedgerTwin:
         self.cut: list[int] = []
         self.silent = False
         self.full = False
+        self.without_share: set[str] = set()
+        """Tenants for whom there is no more room."""
         self.room_asked = asyncio.Semaphore(0)
         self.waits = False
         self.goes_on = asyncio.Event()
@@ -54,9 +56,10 @@ class LedgerTwin:
         self.copies_go_on = asyncio.Event()
         self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
 
-    def require_room(self) -> None:
-        self.room_asked.release()
-        if self.full:
+    def require_room(self, *, tenant: str | None = None) -> None:
+        if tenant is None:
+            self.room_asked.release()
+        if self.full or tenant in self.without_share:
             raise LedgerUnavailable("full", b"")
 
     async def key(self, tenant_id: str) -> VaultKey:

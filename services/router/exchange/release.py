@@ -89,7 +89,7 @@ class Release:
         """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""
         try:
             vault = await self._issuance.vault(course.request.tenant)
-            self._issuance.require_room()
+            self._issuance.require_room(course.request.tenant)
         except MeshError as error:
             # Nothing is sealed yet, so the receipt itself can say what really goes out.
             self.record_later(course, End.LEDGER_UNAVAILABLE, otherwise)

@@ -128,12 +128,12 @@ class Issuance:
         """How long the receipt that is given to the ledger now may take, once this stops."""
         self._keeping: set[asyncio.Task[None]] = set()
 
-    def require_room(self) -> None:
-        """Raise `LedgerUnavailable` while the outbox takes nothing more."""
+    def require_room(self, tenant: Tenant) -> None:
+        """Raise `LedgerUnavailable` while the outbox takes nothing more, or nothing more of this tenant's."""
         try:
-            self._publisher.require_room()
+            self._publisher.require_room(tenant=tenant.tenant_id)
         except MeshError as error:
-            raise LedgerUnavailable("receipts cannot be kept now: the outbox is full") from error
+            raise LedgerUnavailable("receipts cannot be kept now: the outbox has no room for them") from error
 
     def require_room_to_wait(self, tenant: Tenant) -> None:
         """Raise `LedgerUnavailable` while no more of a tenant's receipts may wait: one of its requests, once begun,
@@ -242,22 +242,24 @@ class Issuance:
         return settled
 
     async def _shut(self, tenants: Set[str]) -> set[str]:
-        """Return whose vaults do not open now. They are tried together: each may take seconds, for which others'
-        receipts would wait.
+        """Return whose receipts cannot be logged now: their share of the outbox is full, or their vaults do not open.
+        Vaults are tried together: each may take seconds, for which others' receipts would wait.
         """
         shut: set[str] = set()
+
+        full = {tenant_id for tenant_id in tenants if not self._has_room(tenant_id)}
 
         async def opened(tenant_id: str, vault: VaultKey | MeshError) -> None:
             if isinstance(vault, MeshError) and vault.reason != _VAULT_GONE:
                 log.warning("receipts wait for a vault", tenant=tenant_id, reason=vault.reason)
                 shut.add(tenant_id)
 
-        await open_each(sorted(tenants), self._vaults.key, opened, seconds=self._opening_seconds)
-        return shut
+        await open_each(sorted(tenants - full), self._vaults.key, opened, seconds=self._opening_seconds)
+        return shut | full
 
-    def _has_room(self) -> bool:
+    def _has_room(self, tenant_id: str | None = None) -> bool:
         try:
-            self._publisher.require_room()
+            self._publisher.require_room(tenant=tenant_id)
         except MeshError:
             return False
         return True

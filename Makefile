@@ -16,10 +16,13 @@ VLLM_WEIGHTS := $(VLLM)/weights/smollm2-135m
 UP_VLLM := VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/teemesh up --demo --vllm $(VLLM)/bin/python --weights $(VLLM_WEIGHTS) \
 	--vllm-argument=--dtype --vllm-argument=bfloat16 --vllm-argument=--enforce-eager
 
+# Where `make federated` keeps OpenDP, some 300 MB.
+FEDERATED := .venv-federated
+
 # What `make faults` is given, for example "--only 1,9 --shard 0/4 --state DIR".
 FAULTS ?=
 
-.PHONY: run demo run-vllm demo-vllm test-vllm test conformance faults fuzz lint protos bench bench-gateways mutation clean setup
+.PHONY: run demo run-vllm demo-vllm test-vllm federated test conformance faults fuzz lint protos bench bench-gateways mutation clean setup
 
 setup: $(STAMP)
 
@@ -45,6 +48,16 @@ demo-vllm: $(STAMP) $(VLLM_WEIGHTS) ## the same without a person
 
 test-vllm: $(STAMP) $(VLLM_WEIGHTS) ## what holds of vLLM as the engine, on a mesh with it
 	@TEEMESH_VLLM=$(VLLM) $(BIN)/python -m pytest tests/vllm
+
+federated: $(STAMP) $(FEDERATED)/.installed ## the federated example with noise: what it spends of each worker's privacy, in a mesh
+	@TEEMESH_FEDERATED=$(FEDERATED) $(BIN)/python -m pytest tests/federated
+
+$(FEDERATED)/.installed: constraints-federated.txt
+	@test -x $(FEDERATED)/bin/python || $(PYTHON) -m venv $(FEDERATED)
+	@echo "installing OpenDP into $(FEDERATED): some 300 MB ..."
+	@$(FEDERATED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r constraints-federated.txt
+	@touch $@
 
 $(VLLM)/.installed: constraints-vllm.txt
 	@$(PYTHON) -c 'import platform, sys; sys.exit((sys.version_info[:2] != (3, 11) or (sys.platform, platform.machine()) != ("linux", "x86_64")) and "the pinned wheels of vLLM are for CPython 3.11 on x86-64 Linux: make PYTHON=/path/to/python3.11")'
@@ -102,4 +115,4 @@ bench-gateways: $(STAMP) ## the router beside other gateways, which are installe
 	@$(BIN)/python -m tests.bench.gateways --rivals .venv-gateways $(GATEWAYS)
 
 clean:
-	rm -rf $(VENV) .venv-gateways $(VLLM) gen .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gateways $(VLLM) $(FEDERATED) gen .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -25,9 +25,12 @@ _ON_ONE_MESH = frozenset(
                 "client_api",
                 "commands",
                 "entries",
+                "failing_engines",
+                "full_disk",
                 "hostile_http",
                 "sdks",
                 "secrets",
+                "shares",
                 "tenants",
                 "two_routers",
             )

@@ -11,25 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import ServedByNode
 from libs.client.checks import Check, evaluate, proven
 from libs.client.commitment import LedgerName, spki_of
+from libs.client.jobs import JobNotAttested, verify_job, verify_not_ended
 from libs.client.ledger import verify_ledger
 from libs.client.logged import LoggedEntry, id_of
 from libs.errors import Code, MeshError
-from libs.events.keyset import Keyset, parse_keyset
+from libs.events.keyset import parse_keyset
 from libs.events.pipeline import Artifact, Stage, parse_stage
 from libs.events.records import Entry
-from libs.identity.certificate import parse, verify_issued
-from libs.identity.lease import appraise_peer
+from libs.events.stage_signature import verify_stage
 from libs.policy.document import Policy
-from libs.policy.vocabulary import JOB
-from libs.tee import evidence as evidences
 from libs.transparency import checkpoint as checkpoints
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind
@@ -38,13 +32,6 @@ from libs.transparency.quorum import NOBODY, Quorum
 
 MAX_STAGES = 256
 """So many stages a lineage has at most."""
-
-
-class JobNotAttested(MeshError):
-    """What ran the stage is not shown to be a job of this mesh, with this log key."""
-
-    code = Code.PERMISSION_DENIED
-    reason = "JOB_NOT_ATTESTED"
 
 
 class WeightsNotNamed(MeshError):
@@ -149,7 +136,7 @@ def check_lineage(lineage: Lineage, weights: Callable[[], bytes], terms: Terms) 
         number = place + 1
         steps += [
             (f"stage {number} is in the signed tree", partial(proof.stage_is_logged, place)),
-            (f"stage {number} was run by an allowed job", partial(proof.job_is_attested, place)),
+            (f"stage {number} is signed by an allowed job", partial(proof.job_is_attested, place)),
             (f"stage {number} took what was made before", partial(proof.inputs_were_made, place)),
         ]
     return evaluate([*steps, ("the weights lead to their data", proof.data_is_named)])
@@ -205,16 +192,22 @@ class _Proof:
     def stage_is_logged(self, place: int) -> str:
         shown = self._stage(place)
         stage = shown.stage
-        return f"{stage.step.value} {stage.name!r}, leaf {shown.index}, entry {id_of(shown.entry).hex()}"
+        spent = "" if stage.privacy is None else f", {stage.privacy}"
+        return f"{stage.step.value} {stage.name!r}, leaf {shown.index}, entry {id_of(shown.entry).hex()}{spent}"
 
     def job_is_attested(self, place: int) -> str:
         entry = self._stage(place).entry
         tree = proven(self._tree, 3)
-        for logged in self._lineage.keysets:
-            written = logged.verify(Kind.KEYSET, tree)
-            if written.issuer == entry.issuer:
-                return verify_job(parse_keyset(written.body), entry, self._terms)
-        raise JobNotAttested("the keyset of whoever wrote the stage is not shown")
+        entries = [logged.verify(Kind.KEYSET, tree) for logged in self._lineage.keysets]
+        shown = {written.issuer: parse_keyset(written.body) for written in entries}
+        keyset = shown.get(entry.issuer)
+        if keyset is None:
+            raise JobNotAttested("the keyset of whoever wrote the stage is not shown")
+        terms = self._terms
+        job = verify_job(keyset, entry, terms.policy, terms.mesh_ca)
+        verify_stage(entry, job.log_key)
+        verify_not_ended(job, entry, shown.values())
+        return f"{job.spiffe_id}, compose {job.compose_hash}"
 
     def inputs_were_made(self, place: int) -> str:
         shown = self._stage(place)
@@ -260,36 +253,6 @@ class _Proof:
 
     def _stages(self) -> list[_Shown]:
         return [self._stage(place) for place in range(len(self._lineage.stages))]
-
-
-def verify_job(keyset: Keyset, entry: Entry, terms: Terms) -> str:
-    """Prove that the issuer which an entry names is a job of this mesh, which policy allows. That it wrote the entry is
-    what the ledger judged when it took it: the batch that the job signed is not part of a lineage.
-
-    It is judged as of when its evidence was made: its certificate has ended long since. Raises `JobNotAttested`,
-    `CertificateNotAccepted`, and what the evidence is refused for.
-    """
-    if keyset.issuer != entry.issuer:
-        raise JobNotAttested("the keyset is of another log key, or of another start")
-    issued_at = evidences.parse(keyset.evidence).challenge.issued_at
-    moment = max(issued_at, parse(keyset.certificate).not_before)
-    certificate = verify_issued(keyset.certificate, terms.mesh_ca, moment)
-    if (certificate.role, certificate.trust_domain) != (JOB, terms.policy.trust_domain):
-        raise JobNotAttested(f"{certificate.spiffe_id} is no job of {terms.policy.trust_domain}")
-    lease = appraise_peer(certificate, keyset.evidence, terms.policy, spki_of(terms.mesh_ca), moment)
-    if lease.appraisal.workload_claims.get("log_key") != _raw(keyset.spki).hex():
-        raise JobNotAttested("the job's evidence names another log key")
-    return f"{certificate.spiffe_id}, compose {lease.appraisal.measurement.compose_hash}"
-
-
-def _raw(spki: bytes) -> bytes:
-    try:
-        key = load_der_public_key(spki)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise JobNotAttested("the job's log key cannot be read") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise JobNotAttested("the job's log key is no Ed25519 key")
-    return key.public_bytes_raw()
 
 
 def _named(artifacts: Sequence[Artifact], sha256: bytes) -> Artifact | None:

@@ -1,4 +1,7 @@
-"""Responsible for one issuer's sequence: every entry gets the next number, names the one before, and is sealed once."""
+"""Responsible for one issuer's sequence: every entry gets the next number, names the one before, and is sealed once.
+
+A stage of a pipeline is signed here, where its number is known.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from libs.events.records import FIRST_PREVIOUS, SALT_SIZE, Entry, Record, seal
+from libs.events.stage_signature import sign_stage
 from libs.events.vault import VaultKey
 from libs.transparency.chain import BOOT_SIZE, entry_id, issuer_id
 from libs.transparency.leaf import Kind
@@ -48,7 +52,8 @@ class Issuer:
         """Give an entry the next number. Raises `EntryTooLarge` or `JsonMalformed`, and then takes no number."""
         number = self._last_seq + 1
         tenant = None if vault is None else vault.tenant
-        canonical = Entry(kind, self.id, number, self._previous, tenant, body).canonical()
+        entry = Entry(kind, self.id, number, self._previous, tenant, body)
+        canonical = (sign_stage(entry, self.key) if kind is Kind.PIPELINE else entry).canonical()
         salt = secrets.token_bytes(SALT_SIZE)
         record = seal(canonical, kind, self.id, number, salt, vault)
         self._last_seq = number

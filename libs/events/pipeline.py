@@ -1,9 +1,8 @@
 """Responsible for the entries that say where data and weights come from: the stages of a pipeline.
 
-A stage is on the word of the attested workload that ran it, whose key signs the batch in which the ledger gets the
-entry; that it was so is for the ledger to judge, and not shown by the entry. Inputs name the entry of the stage that
-made them, so that a model's weights lead back to the data that they were trained on, digest by digest. The entry lies
-open: whoever is served by the weights may follow them.
+A stage is on the word of the attested workload that ran it, whose log key signs the entry (`stage_signature`). Inputs
+name the entry of the stage that made them, so that a model's weights lead back to the data that they were trained on,
+digest by digest. The entry lies open: whoever is served by the weights may follow them.
 """
 
 from __future__ import annotations
@@ -15,13 +14,19 @@ from enum import Enum
 from typing import Any
 
 from libs.errors import Code, MeshError
+from libs.events.privacy import Privacy, read_privacy
 from libs.policy.members import Members
 
 MAX_ARTIFACTS = 1024
 """So many inputs, and so many outputs, a stage has at most."""
 
-_VERSION = 1
+SIGNATURE = "signature"
+"""The member of the body that the others are signed by."""
+
+_UNSIGNED, _VERSION = 1, 2
+"""The version before stages were signed is read, and never written."""
 _DIGEST_BYTES = 32
+_SIGNATURE_BYTES = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/@:-]{0,127}")
 
 
@@ -72,9 +77,11 @@ class Stage:
     began_ms: int
     """Milliseconds since the Unix epoch, by the workload's clock."""
     ended_ms: int
+    privacy: Privacy | None = None
+    """What it spent of its inputs' privacy, where it says so."""
 
     def body(self) -> dict[str, Any]:
-        """Return the entry's body."""
+        """Return the entry's body, but for its signature."""
         return {
             "v": _VERSION,
             "stage": self.step.value,
@@ -84,13 +91,22 @@ class Stage:
             "parameters_sha256": self.parameters_sha256.hex(),
             "began_ms": self.began_ms,
             "ended_ms": self.ended_ms,
+            **({} if self.privacy is None else {"privacy": self.privacy.members()}),
         }
 
 
+def require_recordable(stage: Stage) -> None:
+    """Raise `StageMalformed` for a stage that nobody would read, once it is signed."""
+    parse_stage({**stage.body(), SIGNATURE: bytes(_SIGNATURE_BYTES).hex()})
+
+
 def parse_stage(body: Mapping[str, Any]) -> Stage:
-    """Read the body of an entry of kind PIPELINE. Raises `StageMalformed`."""
+    """Read the body of an entry of kind PIPELINE. Whose word it is remains open. Raises `StageMalformed`."""
     members = Members(dict(body), "", StageMalformed)
-    members.integer("v", _VERSION, _VERSION)
+    privacy = None
+    if members.integer("v", _UNSIGNED, _VERSION) == _VERSION:
+        members.octets(SIGNATURE, _SIGNATURE_BYTES)
+        privacy = read_privacy(members.object("privacy")) if members.has("privacy") else None
     step = members.text("stage", re.compile("|".join(each.value for each in Step)))
     began_ms = members.integer("began_ms", 0)
     stage = Stage(
@@ -101,6 +117,7 @@ def parse_stage(body: Mapping[str, Any]) -> Stage:
         parameters_sha256=members.octets("parameters_sha256", _DIGEST_BYTES),
         began_ms=began_ms,
         ended_ms=members.integer("ended_ms", began_ms),
+        privacy=privacy,
     )
     if not stage.outputs:
         raise members.refuse("outputs", "must name something: a stage that made nothing proves nothing")

@@ -78,6 +78,22 @@ class AgentKey:
 
         Raises the KMS's refusals and `SealedKeyRefused`.
         """
+        material = await self._released(algorithm, receiver, epoch)
+        match algorithm:
+            case KeyAlgorithm.ED25519:
+                return Ed25519PrivateKey.from_private_bytes(material)
+            case KeyAlgorithm.X25519:
+                return X25519PrivateKey.from_private_bytes(material)
+            case KeyAlgorithm.P_256:
+                return ec.derive_private_key(int.from_bytes(material, "big"), ec.SECP256R1())
+            case KeyAlgorithm.AES_256:
+                raise ValueError("a symmetric key is a secret: see receive_secret")
+
+    async def receive_secret(self, receiver: ReceiverKey, epoch: int = 0) -> bytes:
+        """Return a symmetric key's 32 bytes, as `receive` does a private key. Raises what that raises."""
+        return await self._released(KeyAlgorithm.AES_256, receiver, epoch)
+
+    async def _released(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int) -> bytes:
         channel = await self._kms.channel(outgoing_timeout(_CALL_SECONDS))
         request = kms_pb2.ReleaseKeyRequest(
             name=self._name, epoch=epoch, algorithm=kms_pb2.KeyAlgorithm.ValueType(algorithm.number)
@@ -88,13 +104,4 @@ class AgentKey:
             )
         spiffe_id = self._identity.current.certificate.spiffe_id
         info = release_info(self._name, epoch or answer.epoch, spiffe_id, algorithm)
-        material = receiver.open(answer.sealed_key, info)
-        match algorithm:
-            case KeyAlgorithm.ED25519:
-                return Ed25519PrivateKey.from_private_bytes(material)
-            case KeyAlgorithm.X25519:
-                return X25519PrivateKey.from_private_bytes(material)
-            case KeyAlgorithm.P_256:
-                return ec.derive_private_key(int.from_bytes(material, "big"), ec.SECP256R1())
-            case KeyAlgorithm.AES_256:
-                raise ValueError("a symmetric key is no agent's key")
+        return receiver.open(answer.sealed_key, info)

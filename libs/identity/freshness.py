@@ -58,6 +58,13 @@ class RevocationsDiverged(MeshError):
     reason = "REVOCATIONS_DIVERGED"
 
 
+class PolicyNotKept(MeshError):
+    """The disk takes no policy: it is full, or fails. What is in force here stays so, and grows stale."""
+
+    code = Code.UNAVAILABLE
+    reason = "POLICY_NOT_KEPT"
+
+
 class PolicyUnknown(MeshError):
     """No such policy version here."""
 
@@ -70,7 +77,7 @@ class PolicyKeeper:
 
     def __init__(self, folder: Path, seed: bytes, anchors: Anchors, clock: Callable[[], float] = time.time) -> None:
         """Verify the seed, then what came before it and after it and every revocation, all from disk. Raises the
-        policy's own errors and `RevocationsUnreadable`.
+        policy's own errors, `RevocationsUnreadable` and `PolicyNotKept`.
         """
         self._folder = folder
         self._clock = clock
@@ -84,7 +91,7 @@ class PolicyKeeper:
         self._operators = {*anchors.operator_keys, *policy.operator_keys, *self._earlier.operator_keys}
         if not self._path(policy.version).exists():
             # For a later start with a later seed, which then follows this one.
-            write_durably(self._path(policy.version), seed)
+            self._keep(policy.version, seed)
         while (path := self._path(policy.version + 1)).exists():
             policy = verify_successor(policy, path.read_bytes())
             self._operators.update(policy.operator_keys)
@@ -92,9 +99,11 @@ class PolicyKeeper:
         self.current: Policy = policy.under(self.revocations)
 
     def accept(self, signed: bytes) -> Policy:
-        """Move to the next version, durably. Raises when it is not the successor of the current one."""
+        """Move to the next version, durably. Raises when it is not the successor of the current one, and
+        `PolicyNotKept`.
+        """
         policy = verify_successor(self.current, signed)
-        write_durably(self._path(policy.version), signed)
+        self._keep(policy.version, signed)
         self._operators.update(policy.operator_keys)
         log.info("policy accepted", version=policy.version, digest=policy.digest.hex())
         self._enact(policy)
@@ -103,9 +112,12 @@ class PolicyKeeper:
     def accept_earlier(self, signed: bytes) -> None:
         """Learn the version before the oldest that is known here, durably: its operators may have revoked something.
 
-        Raises `PolicyMalformed`, `PolicyVersionNotNext`.
+        Raises `PolicyMalformed`, `PolicyVersionNotNext`, `PolicyNotKept`.
         """
-        self._earlier.add(signed)
+        try:
+            self._earlier.add(signed)
+        except OSError as error:
+            raise PolicyNotKept(f"cannot write to {self._folder}: {error.strerror}") from error
         self._operators |= self._earlier.operator_keys
 
     def knows_signers(self, revocations: Iterable[bytes]) -> bool:
@@ -118,7 +130,8 @@ class PolicyKeeper:
         return self._known.all
 
     def accept_revocations(self, signed: Iterable[bytes]) -> None:
-        """Learn revocations, durably, and let them count at once. Raises the first refusal among them.
+        """Learn revocations, durably, and let them count at once. Raises the first refusal among them, or
+        `RevocationsNotKept`.
 
         An operator of any version in this keeper's chain may have signed them: to be taken off later withdraws nothing.
         """
@@ -198,6 +211,12 @@ class PolicyKeeper:
         self.current = policy.under(self.revocations)
         advanced, self._advanced = self._advanced, asyncio.Event()
         advanced.set()
+
+    def _keep(self, version: int, signed: bytes) -> None:
+        try:
+            write_durably(self._path(version), signed)
+        except OSError as error:
+            raise PolicyNotKept(f"cannot write {self._path(version)}: {error.strerror}") from error
 
     def _path(self, version: int) -> Path:
         return self._folder / f"{version}.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from libs.errors import MeshError
+from libs.errors import Code, MeshError
 from libs.files import write_durably
 from libs.policy.revocation import RevocationSet, SignedRevocation, parse_revocation, verify_revocation
 
@@ -27,6 +27,13 @@ class RevocationsUnreadable(MeshError):
     reason = "REVOCATIONS_UNREADABLE"
 
 
+class RevocationsNotKept(MeshError):
+    """The disk takes no revocation: it is full, or fails. Those that are known count as long as this process lives."""
+
+    code = Code.UNAVAILABLE
+    reason = "REVOCATIONS_NOT_KEPT"
+
+
 class KnownRevocations:
     """The set that this service holds."""
 
@@ -34,10 +41,15 @@ class KnownRevocations:
         """Read and verify what the folder holds. Raises `RevocationsUnreadable`."""
         self._folder = folder
         self._trust_domain = trust_domain
+        self._unkept: list[SignedRevocation] = []
         self.all = RevocationSet().union(self._kept(path, operator_keys) for path in folder.glob("*.json"))
 
     def add(self, signed: Iterable[bytes], operator_keys: Collection[bytes]) -> None:
-        """Learn these, durably. Raises the first refusal, once those that are valid have been learned."""
+        """Learn these, durably. Raises the first refusal, once those that are valid have been learned.
+
+        One that the disk does not take counts all the same as long as this process lives, and is refused with
+        `RevocationsNotKept` now and at each call until the disk takes it: nobody may say of it that it is kept.
+        """
         new: list[SignedRevocation] = []
         refusal: MeshError | None = None
         for document in signed:
@@ -48,10 +60,16 @@ class KnownRevocations:
                     new.append(revocation)
             except MeshError as error:
                 refusal = refusal or error
-        for revocation in new:
-            self._keep(revocation)
         if new:
             self.all = self.all.union(new)
+        self._unkept.extend(new)
+        while self._unkept:
+            try:
+                self._keep(self._unkept[0])
+            except OSError as error:
+                refusal = refusal or RevocationsNotKept(f"cannot write to {self._folder}: {error.strerror}")
+                break
+            del self._unkept[0]
         if refusal is not None:
             raise refusal
 

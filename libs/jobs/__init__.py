@@ -5,7 +5,20 @@ what makes its word on a stage count. It trusts the mesh for nothing but being t
 """
 
 from libs.jobs.job import open_job
+from libs.jobs.sealed_inputs import InputThereBefore, Release, SealedInput
 from libs.jobs.settings import JobSettings
 from libs.jobs.stages import Given, OutputThereBefore, Recorded, Stages
+from libs.jobs.stated_privacy import PrivacyNotStated
 
-__all__ = ["Given", "JobSettings", "OutputThereBefore", "Recorded", "Stages", "open_job"]
+__all__ = [
+    "Given",
+    "InputThereBefore",
+    "JobSettings",
+    "OutputThereBefore",
+    "PrivacyNotStated",
+    "Recorded",
+    "Release",
+    "SealedInput",
+    "Stages",
+    "open_job",
+]

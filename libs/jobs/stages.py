@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from libs import jcs
 from libs.errors import Code, MeshError
 from libs.events.kinds import Kind
-from libs.events.pipeline import Artifact, Stage, Step, parse_stage
+from libs.events.pipeline import Artifact, Stage, Step, require_recordable
 from libs.events.publish import Committed
 from libs.events.vault import VaultKey
+from libs.jobs.sealed_inputs import Release, SealedInput, opened
+from libs.jobs.stated_privacy import read_stated
 from libs.weights import measure
 
 _MILLISECONDS = 1000
@@ -40,6 +43,8 @@ class Given:
     """A file, or a folder with all its files."""
     made_by: bytes | None = None
     """Entry id of the stage that made it; None where it comes from outside."""
+    sealed: SealedInput | None = None
+    """Where it comes encrypted: then it is opened at the path for the stage, and lies nowhere before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +68,15 @@ class Stages:
     """Runs the stages of one job."""
 
     def __init__(
-        self, publisher: StagePublisher, ledger_seconds: float, clock: Callable[[], float] = time.time
+        self,
+        publisher: StagePublisher,
+        ledger_seconds: float,
+        release: Release,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` gives Unix seconds."""
+        """`release` gives the keys of what comes sealed, `clock` Unix seconds."""
         self._publisher = publisher
+        self._release = release
         self._ledger_seconds = ledger_seconds
         self._clock = clock
 
@@ -79,33 +89,55 @@ class Stages:
         inputs: Mapping[str, Given],
         outputs: Mapping[str, Path],
         parameters: Mapping[str, Any],
+        privacy: Path | None = None,
     ) -> Recorded:
         """Do the work between hashing what it reads and what it made; return once the ledger has acknowledged it.
 
-        Names are for everybody to read; of `parameters` the log has the digest alone. Work that raises leaves no entry.
-        Raises `StageMalformed`, `OutputThereBefore`, `WeightsMissing`, `WeightsChanged`, and what committing raises: of
-        these `LedgerUnavailable` leaves the entry in the outbox, from which it is still logged.
+        Names are for everybody to read; of `parameters` the log has the digest alone. `privacy` is a file in which the
+        work says what it spent. Work that raises leaves no entry.
+
+        Raises `StageMalformed`, `OutputThereBefore`, `PrivacyNotStated`, `WeightsMissing`, `WeightsChanged`, what
+        opening a sealed input raises, and what committing raises: of these `LedgerUnavailable` leaves the entry in the
+        outbox, from which it is still logged.
         """
-        for path in outputs.values():
+        for path in (*outputs.values(), *(() if privacy is None else (privacy,))):
             if path.exists():
                 raise OutputThereBefore(f"{path} exists: name what the stage will make")
+        async with AsyncExitStack() as opening:
+            for given in inputs.values():
+                if given.sealed is not None:
+                    await opening.enter_async_context(opened(given.sealed, given.path, self._release))
+            done = await self._done(step, name, work, inputs, outputs, parameters)
+            if privacy is not None:
+                done = replace(done, privacy=await read_stated(privacy))
+        committed = await self._publisher.commit(Kind.PIPELINE, done.body(), vault=None, timeout=self._ledger_seconds)
+        return Recorded(committed.entry_id, done)
+
+    async def _done(
+        self,
+        step: Step,
+        name: str,
+        work: Callable[[], Awaitable[None]],
+        inputs: Mapping[str, Given],
+        outputs: Mapping[str, Path],
+        parameters: Mapping[str, Any],
+    ) -> Stage:
         measured = {each: await measure(given.path) for each, given in inputs.items()}
         taken = tuple(Artifact(each, measured[each].manifest.digest, given.made_by) for each, given in inputs.items())
         settings, began_ms = hashlib.sha256(jcs.dumps(dict(parameters))).digest(), self._now_ms()
 
         def stage(made: Sequence[Artifact]) -> Stage:
             ended_ms = max(began_ms, self._now_ms())
-            return parse_stage(Stage(step, name, taken, tuple(made), settings, began_ms, ended_ms).body())
+            run = Stage(step, name, taken, tuple(made), settings, began_ms, ended_ms)
+            require_recordable(run)
+            return run
 
         # What could not be logged is found before days of work, not after them.
         stage([Artifact(each, _NOT_YET) for each in outputs])
         await work()
         for each in measured.values():
             await each.require_unchanged()
-        made = [Artifact(name, (await measure(path)).manifest.digest) for name, path in outputs.items()]
-        done = stage(made)
-        committed = await self._publisher.commit(Kind.PIPELINE, done.body(), vault=None, timeout=self._ledger_seconds)
-        return Recorded(committed.entry_id, done)
+        return stage([Artifact(each, (await measure(path)).manifest.digest) for each, path in outputs.items()])
 
     def _now_ms(self) -> int:
         return int(self._clock() * _MILLISECONDS)

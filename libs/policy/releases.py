@@ -80,6 +80,14 @@ class KeyRelease:
         return role in self.roles and (self.compose_hashes is None or compose_hash in self.compose_hashes)
 
 
+def cache_salt_key(compose_hash: str) -> str:
+    """Return the name of the key from which nodes with this measured app-compose make the salts of their prefix cache.
+
+    One name for each measurement, so that a rule with its `compose_hashes` lets no other have it.
+    """
+    return f"cache-salt/{compose_hash}"
+
+
 def is_boot_class(name: str) -> bool:
     """Say whether a key (or a pattern of keys) is released before the KMS has read the log, to the ledger alone."""
     return name.split("/", 1)[0] in _BOOT_CLASS

@@ -43,7 +43,7 @@ class Program:
     `environment`: the child's whole environment; None: this process's. `log`: file that takes standard output and
     error, appended to; None: this process's own. `notify`: path of the socket on which the child says that it is
     ready; None: nothing is asked. `grace_seconds`: from SIGTERM to SIGKILL. `restart`: whether an end that nobody
-    asked for is followed by a new start.
+    asked for is followed by a new start. `memory_bytes` and `oom_score_adj`: see `tethered`.
     """
 
     name: str
@@ -54,6 +54,8 @@ class Program:
     notify: Path | None = None
     grace_seconds: float = 10.0
     restart: bool = True
+    memory_bytes: int = 0
+    oom_score_adj: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,11 @@ class Supervisor:
         """Wait until the child says that it is ready; only a program with `notify` ever does."""
         await self._readiness.until_ready()
 
+    def kill(self) -> None:
+        """Send SIGKILL to the child and its whole group. It is started again as after any other end."""
+        if self._process is not None and self._process.returncode is None:
+            _kill_group(self._process.pid)
+
     async def stop(self) -> None:
         """End the child: SIGTERM, and SIGKILL for its whole group after the grace. Nothing is restarted any more."""
         self._stopping.set()
@@ -180,7 +187,7 @@ class Supervisor:
                     descriptor = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                     output = files.enter_context(open(descriptor, "ab"))  # noqa: ASYNC230 - no data passes here
                 return await asyncio.create_subprocess_exec(
-                    *tethered(program.argv),
+                    *tethered(program.argv, memory_bytes=program.memory_bytes, oom_score_adj=program.oom_score_adj),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -14,7 +14,12 @@ from pathlib import Path
 _SHIM = Path(__file__).with_name("tether_shim.py")
 
 
-def tethered(argv: Sequence[str]) -> list[str]:
-    """Return the command that runs `argv` tied to this process. MUST be started by this process itself."""
+def tethered(argv: Sequence[str], *, memory_bytes: int = 0, oom_score_adj: int = 0) -> list[str]:
+    """Return the command that runs `argv` tied to this process. MUST be started by this process itself.
+
+    `memory_bytes` bounds the private memory of each of its processes (RLIMIT_DATA, setrlimit(2)); 0 leaves it as it is.
+    `oom_score_adj`, 0 to 1000, is how much sooner than others the kernel ends it where memory has run out (proc(5)).
+    """
     # -I -S: no site packages, no environment, no user folder; the shim starts in a few milliseconds.
-    return [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), *argv]
+    own = [str(number) for number in (os.getpid(), memory_bytes, oom_score_adj)]
+    return [sys.executable, "-I", "-S", str(_SHIM), *own, *argv]

@@ -12,6 +12,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -106,7 +107,9 @@ def _measure(path: Path, remembered: Remembered, progress: Progress, ended: thre
         results = [task.result() for task in tasks]
     except OSError as error:
         raise WeightsMissing(f"cannot read the weights at {path}: {error.strerror}") from error
-    remembered.keep()
+    with suppress(OSError):
+        # Where nothing can be written, as on a full disk, they are hashed anew the next time.
+        remembered.keep()
     manifest = Manifest(tuple(file for file, _ in results))
     return MeasuredWeights(path, manifest, tuple(state for _, state in results), ways)
 

@@ -65,7 +65,8 @@ class Revocations:
                 if known.number >= self._limit:
                     raise RevocationsFull(f"{known.number} revocations are known: publish the next policy instead")
                 await self._decisions.revocation(signed.document)
-                self._policy.accept_revocations([signed.document])
+            # One that is known and that the disk did not take is kept before anybody is told that it is.
+            self._policy.accept_revocations([signed.document])
             return signed
 
     def page(self, token: bytes) -> ListedRevocations:

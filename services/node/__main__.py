@@ -11,6 +11,7 @@ from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
 from libs.identity.member import Member, join, open_guest
 from libs.identity.sealed import ReceiverKey
+from libs.policy.compose import compose_hash
 from libs.policy.measured_engine import read_engine
 from libs.process import notify_ready, until_terminated
 from services.node.config import Config
@@ -21,6 +22,7 @@ from services.node.launch import plan
 from services.node.opening import released_by_kms
 from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
+from services.node.salting import receive_salts, secrets_of_kms
 from services.node.servicer import InferenceServicer, binding
 from services.node.weights import weights_of
 from services.node.whole_answers import WholeAnswerServicer
@@ -34,7 +36,8 @@ async def serve(config: Config) -> None:
     key; it starts only in a node that the mesh has admitted, and answers before routers are told of this node.
     """
     async with open_guest(config.member, "node") as (guest, _):
-        measured = read_engine(await guest.measured_compose())
+        compose = await guest.measured_compose()
+    measured = read_engine(compose)
     launch = plan(config.engine, measured, await engine_name(measured))
     source = await weights_of(config.engine, launch, config.member.state_dir)
     models = [ServedModel(config.engine.model, source.digest)]
@@ -52,11 +55,20 @@ async def serve(config: Config) -> None:
     async with AsyncExitStack() as stack:
         member = await stack.enter_async_context(join(config.member, "node", claims, registry=config.registry))
         weights = await source.ready(released_by_kms(member.kms, member.identity, receiver))
+        secrets = secrets_of_kms(member.kms, member.identity, receiver)
+        salts = await receive_salts(secrets, compose_hash(compose.encode())) if launch.salted else None
         engine = await stack.enter_async_context(open_engine(config.engine, launch, weights, config.member.state_dir))
         claimed = Claimed(
             launch.name, launch.arguments_sha256, {model.model_id: model.weights_sha256 for model in models}
         )
-        generation = Generation(engine, claimed, receipts, lambda: _policy_in_force(member))
+        generation = Generation(
+            engine,
+            claimed,
+            receipts,
+            lambda: _policy_in_force(member),
+            salts=salts,
+            tenant_parallel=config.engine.tenant_parallel,
+        )
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
         whole = WholeAnswerServicer(generation, config.engine.request_seconds)
         async with member.serve([binding(servicer), whole_binding(whole)]) as serving:

@@ -5,6 +5,7 @@ What the engine sends is handed on as it comes and not held as a whole here.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,15 +15,19 @@ from typing import Self
 
 import aiohttp
 
-from libs.aci.endpoints import CHAT, Endpoint
+from libs.aci.endpoints import CHAT, EVENT_STREAM, Endpoint
 from libs.errors import Code, MeshError
 from services.node.metrics import permille_of
 from services.node.questions import question
+
+SILENT_SECONDS = 45.0
+"""Below what routers grant a node, so that it is the node that says why."""
 
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 60.0
 _METRICS_SECONDS = 5.0
 _MAX_METRICS_BYTES = 1024 * 1024
+_SERVER_ERROR = 500
 
 
 class EngineUnavailable(MeshError):
@@ -39,6 +44,13 @@ class EngineTooSlow(MeshError):
     reason = "ENGINE_TOO_SLOW"
 
 
+class EngineSilent(MeshError):
+    """The engine began a stream and then gave no byte for too long."""
+
+    code = Code.UNAVAILABLE
+    reason = "ENGINE_SILENT"
+
+
 class SaltIgnored(MeshError):
     """The engine would look into one cache for all tenants."""
 
@@ -53,13 +65,18 @@ class Answer:
     status: int
     content_type: str
     chunks: AsyncIterator[bytes]
-    """Raises `EngineUnavailable` when the engine breaks off, `EngineTooSlow` when time runs out."""
+    """Raises `EngineUnavailable` when the engine breaks off, `EngineSilent` when its stream stops without an end,
+    `EngineTooSlow` when time runs out."""
 
 
 class EngineChannel:
     """The one way to the engine. Leaving an answer early closes its connection, which ends the generation."""
 
-    def __init__(self, socket: Path, api_key: str) -> None:
+    def __init__(self, socket: Path, api_key: str, silent_seconds: float = SILENT_SECONDS) -> None:
+        """A stream may be silent for so long."""
+        self._silent_seconds = silent_seconds
+        self.signs_of_life = 0
+        """How often the engine was heard of: pieces of answers that are none of its own failures."""
         self._session = aiohttp.ClientSession(
             # A connection per request: by its end the engine notices a lost client, and a new one costs nothing here.
             connector=aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True),
@@ -83,7 +100,7 @@ class EngineChannel:
         with _engine_errors():
             response = await self._session.post(f"http://engine{path}", data=body, headers=headers, timeout=timeout)
         async with response:
-            yield Answer(response.status, response.content_type, _chunks(response))
+            yield Answer(response.status, response.content_type, self._chunks(response))
 
     async def permille(self, gauge: str) -> int | None:
         """Return a gauge of the engine's that runs from 0 to 1, in thousandths; None when it does not tell.
@@ -128,15 +145,37 @@ class EngineChannel:
         if status == 200:
             raise SaltIgnored(f"the engine takes no cache salt at {endpoint.path}: measure it without a prefix cache")
 
+    async def greet(self) -> None:
+        """Have its server answer, whatever it says, without any work of the model's, for which this might have to wait.
+
+        Raises `EngineUnavailable` or `EngineTooSlow`.
+        """
+        timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS, sock_connect=_CONNECT_SECONDS)
+        with _engine_errors():
+            async with self._session.get("http://engine/v1/models", timeout=timeout):
+                self.signs_of_life += 1
+
     async def _ask(self, endpoint: Endpoint, model: str, **members: object) -> tuple[int, bytes]:
         body = json.dumps(question(endpoint, model) | members).encode()
         async with self.post(endpoint.path, body, _PROBE_SECONDS) as answer:
             return answer.status, b"".join([chunk async for chunk in answer.chunks])
 
-
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    with _engine_errors():
-        async for chunk in response.content.iter_any():
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        # What is not streamed may take all of its time to begin, and then comes at once.
+        patience = self._silent_seconds if response.content_type == EVENT_STREAM else None
+        while True:
+            with _engine_errors():
+                try:
+                    async with asyncio.timeout(patience) as waiting:
+                        chunk = await response.content.readany()
+                except TimeoutError as error:
+                    if not waiting.expired():
+                        raise
+                    raise EngineSilent(f"the engine was silent for {patience:g} s in the middle of a stream") from error
+            if not chunk:
+                return
+            if response.status < _SERVER_ERROR:
+                self.signs_of_life += 1
             yield chunk
 
 

@@ -1,5 +1,5 @@
-"""It is responsible for the engine's life: started as a child process, ready once it has really answered, restarted
-when it ends, and counted while it works.
+"""It is responsible for the engine's life: started as a child process, ready once it has really answered, killed when
+it hangs, restarted when it ends, and counted while it works.
 
 It relies on the engine to speak OpenAI's HTTP API on a unix socket; the socket's folder and the key, new at every start
 of the node, keep every other process away from it.
@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,13 @@ from libs.process import Exit, Program, Supervisor, supervised
 from libs.weights import MeasuredWeights, WeightsChanged, WeightsMissing
 from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable, SaltIgnored
 from services.node.launch import EngineSettings, Launch
+from services.node.liveness import until_hanging
 
 _PROBE_PAUSE_SECONDS = 0.1
 _STOP_SECONDS = 5.0
 _GAUGE_SECONDS = 2.0
+_OOM_SCORE_ADJ = 500
+"""Where memory has run out the kernel ends the engine first: the node says what became of its requests."""
 _LONGEST_SOCKET_PATH = 100
 """Bytes; the kernel's limit is 107."""
 
@@ -91,10 +93,14 @@ class SupervisedEngine:
             argv=tuple(launch.argv(socket)),
             environment={**os.environ, **launch.environment, launch.key_variable: api_key},
             grace_seconds=_STOP_SECONDS,
+            memory_bytes=settings.memory_bytes,
+            oom_score_adj=_OOM_SCORE_ADJ,
         )
         self._supervisor: Supervisor | None = None
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
+        self._away = asyncio.Event()
+        self._away.set()
         self._unfit = asyncio.Event()
         self._requests = 0
         self._kv_cache_permille: int | None = None
@@ -123,6 +129,10 @@ class SupervisedEngine:
 
     async def until_ready(self) -> None:
         await self._ready.wait()
+
+    async def until_away(self) -> None:
+        """Wait until no engine is ready."""
+        await self._away.wait()
 
     async def until_ended(self) -> None:
         """Wait until the engine that answers now does so no more."""
@@ -163,9 +173,35 @@ class SupervisedEngine:
             self._ended.clear()
             await self._until_answering()
             if not self._ended.is_set():
-                self._ready.set()
+                self._turn(ready=True)
                 log.info("engine answers", engine=self._launch.name, model=self._settings.model, child=self.pid)
+                async with asyncio.TaskGroup() as tasks:
+                    watching = tasks.create_task(self._end_when_hanging())
+                    await self._ended.wait()
+                    watching.cancel()
             await self._ended.wait()
+
+    async def _end_when_hanging(self) -> None:
+        why = await until_hanging(self._channel, self._ask, self._settings.silent_seconds)
+        log.warning("engine hangs and is killed", why=why, child=self.pid, requests=self._requests)
+        self._turn(ready=False)
+        self._kill()
+
+    async def _ask(self) -> None:
+        """Have this engine show that it works; while it is full, that it is there: a question would have to wait."""
+        if self._requests < self._settings.parallel:
+            await self._channel.probe(self._asked[0], self._settings.model)
+        else:
+            await self._channel.greet()
+
+    def _turn(self, *, ready: bool) -> None:
+        came, went = (self._ready, self._away) if ready else (self._away, self._ready)
+        went.clear()
+        came.set()
+
+    def _kill(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.kill()
 
     async def _gauge(self) -> None:
         """Read what the engine says of its cache, for ever, where it says it."""
@@ -198,21 +234,24 @@ class SupervisedEngine:
                         await self._ended.wait()
         except TimeoutError:
             log.warning("engine gave no answer", seconds=self._settings.start_seconds)
-            if self.pid is not None:
-                os.kill(self.pid, signal.SIGKILL)
+            self._kill()
 
     async def _probe(self) -> None:
         """Raises `EngineUnavailable`, `EngineTooSlow` or `SaltIgnored`."""
-        endpoints = [endpoint for endpoint in DEFINED if endpoint in self._launch.endpoints]
         if not self._launch.salted:
-            await self._channel.probe(endpoints[0], self._settings.model)
+            await self._channel.probe(self._asked[0], self._settings.model)
             return
-        for endpoint in endpoints:
+        for endpoint in self._asked:
             if endpoint.runs_model:
                 await self._channel.require_salted(endpoint, self._settings.model)
 
+    @property
+    def _asked(self) -> Sequence[Endpoint]:
+        """Where it is asked, in the order in which endpoints are defined."""
+        return [endpoint for endpoint in DEFINED if endpoint in self._launch.endpoints]
+
     def _on_exit(self, ended: Exit) -> None:
-        self._ready.clear()
+        self._turn(ready=False)
         self._kv_cache_permille = None
         # vLLM binds without removing what a killed one left.
         self._socket.unlink(missing_ok=True)
@@ -230,7 +269,7 @@ async def open_engine(
     api_key = secrets.token_hex(32)
     with _socket_folder(state) as folder:
         socket = folder / "engine.sock"
-        async with EngineChannel(socket, api_key) as channel:
+        async with EngineChannel(socket, api_key, settings.silent_seconds) as channel:
             engine = SupervisedEngine(settings, launch, weights, channel, socket, api_key)
             async with engine.running():
                 yield engine

@@ -7,9 +7,7 @@ its own cache salt.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
-import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +22,8 @@ from services.node.asked import Asked, BodyRefused, read_body
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.receipts import Exchange, ReceiptSigner
+from services.node.salting import SaltKeyMissing, Salts
+from services.node.shares import TenantShares
 from services.node.stated import Stated
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -101,14 +101,20 @@ class Generation:
         claimed: Claimed,
         receipts: ReceiptSigner,
         policy: Callable[[], PolicyInForce],
+        *,
+        salts: Salts | None = None,
+        tenant_parallel: int = 0,
     ) -> None:
+        """`tenant_parallel`: see `TenantShares`. Raises `SaltKeyMissing` where the engine needs salts."""
+        if engine.salted and salts is None:
+            raise SaltKeyMissing("the engine shares a prefix cache among tenants, and nothing parts it")
         self._engine = engine
+        self._salts = salts
+        self._shares = TenantShares(tenant_parallel)
         self._claimed = claimed
         self._policy = policy
         self._models = frozenset(claimed.weights)
         self._receipts = receipts
-        # Born here and gone with this process, as the cache is that it parts: no other node looks into this one's.
-        self._salt_key = secrets.token_bytes(32)
 
     @property
     def endpoints(self) -> list[str]:
@@ -118,8 +124,9 @@ class Generation:
     async def generate(self, request: Request, timeout_seconds: float) -> AsyncGenerator[Part, None]:
         """Yield the head, the body's bytes as they come, and the conclusion.
 
-        Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `EngineUnavailable` or `EngineTooSlow`.
-        What is wrong with the body is a response. Closing the generator ends the generation at the engine.
+        Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `EngineUnavailable`,
+        `EngineSilent` or `EngineTooSlow`. What is wrong with the body is a response. Closing the generator ends the
+        generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:
@@ -130,31 +137,32 @@ class Generation:
             yield body
             yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(body)))
             return
-        salt = self._salt(request.tenant_id) if self._engine.salted and endpoint.runs_model else None
+        salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
         forwarded = request.body if salt is None else _salted(request.body, salt)
-        async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
-            if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
-                # Between the node and its engine, not the client: nothing of it is the model's answer.
-                raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
-            returned, stated = hashlib.sha256(), Stated(answer.content_type, endpoint.protocol)
-            if answer.status >= 500:
-                # The engine's own words may tell of its inside.
-                body = error_body("upstream_error", _FAILED, endpoint.protocol)
-                yield Head(502, JSON)
-                returned.update(body)
-                yield body
-            elif answer.status >= 400 and endpoint.protocol is Protocol.MESSAGES:
-                # Engines speak of it in OpenAI's form here, too.
-                body = as_anthropic(await _bounded(answer))
-                yield Head(answer.status, JSON)
-                returned.update(body)
-                yield body
-            else:
-                yield Head(answer.status, answer.content_type)
-                async for chunk in answer.chunks:
-                    returned.update(chunk)
-                    stated.feed(chunk)
-                    yield chunk
+        with self._shares.held(request.tenant_id):
+            async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
+                if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
+                    # Between the node and its engine, not the client: nothing of it is the model's answer.
+                    raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
+                returned, stated = hashlib.sha256(), Stated(answer.content_type, endpoint.protocol)
+                if answer.status >= 500:
+                    # The engine's own words may tell of its inside.
+                    body = error_body("upstream_error", _FAILED, endpoint.protocol)
+                    yield Head(502, JSON)
+                    returned.update(body)
+                    yield body
+                elif answer.status >= 400 and endpoint.protocol is Protocol.MESSAGES:
+                    # Engines speak of it in OpenAI's form here, too.
+                    body = as_anthropic(await _bounded(answer))
+                    yield Head(answer.status, JSON)
+                    returned.update(body)
+                    yield body
+                else:
+                    yield Head(answer.status, answer.content_type)
+                    async for chunk in answer.chunks:
+                        returned.update(chunk)
+                        stated.feed(chunk)
+                        yield chunk
         yield self._conclude(
             Exchange(
                 endpoint=request.endpoint,
@@ -165,9 +173,6 @@ class Generation:
                 generated=self._generated(asked, salt, stated.tokens()),
             )
         )
-
-    def _salt(self, tenant_id: str) -> str:
-        return hmac.digest(self._salt_key, tenant_id.encode(), "sha256").hex()
 
     def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

@@ -17,6 +17,7 @@ from libs import jcs
 from libs.aci.endpoints import DEFINED, FIRST, Endpoint
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
+from services.node.channel import SILENT_SECONDS
 from services.node.opening import SealedSettings
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
@@ -58,10 +59,21 @@ class EngineSettings:
     """How long the engine may take from its start to its first answer, seconds."""
     request_seconds: float = 300.0
     """How long one request may take at most, seconds; a caller's shorter deadline wins."""
+    silent_seconds: float = SILENT_SECONDS
+    """How long the engine may give no byte of a stream, and, where it was not heard of otherwise, no answer to this
+    node's own questions, seconds. Then the stream ends; an engine that does not answer is killed and started anew."""
+    memory_bytes: int = 0
+    """How much private memory each process of the engine may take; one that takes more ends. 0: no bound of its own."""
+    tenant_parallel: int = 0
+    """How many requests of one tenant this node takes at once, whichever routers send them. 0: any number."""
 
     def __post_init__(self) -> None:
         if self.sealed is not None and None in (self.weights, self.manifest):
             raise ValueError("engine.sealed needs engine.weights, where they are opened, and engine.manifest")
+        if not self.silent_seconds > 0.0:
+            raise ValueError("engine.silent_seconds must be over 0")
+        if self.memory_bytes < 0 or self.tenant_parallel < 0:
+            raise ValueError("engine.memory_bytes and engine.tenant_parallel must be at least 0")
 
     @property
     def effective_threads(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from libs.identity.renewal import Identity
 from libs.identity.sealed import ReceiverKey
 from libs.policy.releases import KeyAlgorithm
 from libs.weights import Manifest, Remembered, WeightsChanged, WeightsDiffer, WeightsMissing, measure, require_same
-from libs.weights.age import open_sealed, to_its_end
-from services.node.place import require_unreadable_at_rest
+from libs.weights.age import open_sealed
+from libs.weights.place import remove_opened, require_unreadable_at_rest
 
 log = structlog.get_logger()
 
@@ -66,7 +65,7 @@ async def open_weights(
     """
     await asyncio.to_thread(require_unreadable_at_rest, target.parent)
     draft = target.with_name(f".{target.name}.opening")
-    await _remove(draft)  # A killed node's, of which nothing is known.
+    await remove_opened(draft)  # A killed node's, of which nothing is known.
     if await asyncio.to_thread(os.path.lexists, target):
         try:
             require_same(manifest, (await measure(target, remembered())).manifest)
@@ -74,7 +73,7 @@ async def open_weights(
         except (WeightsDiffer, WeightsMissing, WeightsChanged) as error:
             # Left there, it would have every restart fail: after a new manifest, or a file that the host had damaged.
             log.warning("what lies where the weights are opened is removed", reason=str(error))
-            await _remove(target)
+            await remove_opened(target)
     private = await release(sealed)
     try:
         await open_sealed(sealed.folder, manifest, draft, private)
@@ -82,20 +81,5 @@ async def open_weights(
         # At once, in no thread: one that nobody waited for would rename what is being removed.
         draft.rename(target)
     finally:
-        await _remove(draft)
+        await remove_opened(draft)
     log.info("weights are opened", files=len(manifest.files), key=sealed.key, epoch=sealed.epoch)
-
-
-async def _remove(path: Path) -> None:
-    """Raises `WeightsMissing` where it cannot be removed: it is plaintext."""
-
-    def remove() -> None:
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
-
-    try:
-        await to_its_end(remove)
-    except OSError as error:
-        raise WeightsMissing(f"cannot remove {path}: {error.strerror}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,8 @@ class Busyness(Protocol):
 
     async def until_ready(self) -> None: ...
 
+    async def until_away(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -67,20 +69,24 @@ class Registration:
 
 
 async def keep_registered(registration: Registration, *, renew_seconds: float = RENEW_SECONDS) -> None:
-    """Register once the engine answers and renew for ever; begin again when the registry has forgotten this node."""
+    """Register once the engine answers and renew for ever, at once when the engine goes or comes back; begin again when
+    the registry has forgotten this node.
+    """
     await registration.busyness.until_ready()
     delay = _FIRST_RETRY_SECONDS
     registered: bytes | None = None
     while True:
         key = registration.key()
         try:
+            # A registration says nothing of the engine, which was ready for it.
+            told_ready = registration.busyness.ready if registered == key else True
             if registered == key:
-                await _renew(registration)
+                await _renew(registration, draining=not told_ready)
             else:
                 await _register(registration)
                 registered = key
             delay = _FIRST_RETRY_SECONDS
-            await asyncio.sleep(renew_seconds)
+            await _until_turned(registration.busyness, told_ready, renew_seconds)
             continue
         except MeshError as error:
             if error.reason == "LEASE_UNKNOWN" and registered is not None:
@@ -118,13 +124,17 @@ async def _register(registration: Registration) -> None:
     log.info("registered", endpoint=registration.endpoint, session_id=response.session_id.hex())
 
 
-async def _renew(registration: Registration) -> None:
+async def _until_turned(busyness: Busyness, told_ready: bool, seconds: float) -> None:
+    """Wait until the engine is not what was told of it, `seconds` at most."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await (busyness.until_away() if told_ready else busyness.until_ready())
+
+
+async def _renew(registration: Registration, *, draining: bool) -> None:
     stub = await _stub(registration)
-    request = registry_pb2.RenewRequest(
-        load=_load(registration.busyness),
-        # An engine that is being restarted takes no work, and comes back before the lease is worth giving up.
-        draining=not registration.busyness.ready,
-    )
+    # An engine that is being restarted takes no work, and comes back before the lease is worth giving up.
+    request = registry_pb2.RenewRequest(load=_load(registration.busyness), draining=draining)
     with remote_errors():
         await stub.Renew(request, timeout=_CALL_SECONDS)
 

@@ -12,7 +12,7 @@ def description(folder: Path) -> str:
     return ", ".join(
         (
             _field(Path("/proc/cpuinfo"), "model name") or platform.machine(),
-            f"{os.cpu_count()} cores",
+            f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores",
             f"{int((_field(Path('/proc/meminfo'), 'MemTotal') or '0').split()[0]) >> 20} GiB",
             f"{platform.system()} {platform.release()}",
             f"Python {platform.python_version()}",

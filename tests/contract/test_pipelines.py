@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from libs.client import lineage_file
 from libs.events.records import parse_entry
-from tests.fakes.joined_mesh import JoinedMesh
+from libs.policy.releases import KeyAlgorithm
+from tests.fakes.joined_mesh import JoinedMesh, measurement_of
 from tests.fakes.running_jobs import Done, describe, job_config, teemesh
 from tests.unit.services.ledger.live import LiveMesh
 
@@ -77,9 +82,8 @@ async def test_weights_are_led_to_their_data_by_one_command_offline(live: LiveMe
     assert [line.split()[:2] for line in verified.out.splitlines() if line.startswith("PASS")] == [
         ["PASS", str(number)] for number in range(1, 12)
     ]
-    assert (
-        f"stage 1 was run by an allowed job: spiffe://{live.mesh.anchors('job').trust_domain}/job/tuner" in verified.out
-    )
+    tuner = f"spiffe://{live.mesh.anchors('job').trust_domain}/job/tuner"
+    assert f"stage 1 is signed by an allowed job: {tuner}" in verified.out
     assert "VERIFIED: 11 of 11 checks passed" in verified.out
     assert f"the weights lead to their data: 'read' {made.data}" in verified.out
     missing = await made.verify(kept, "--data", "00" * 32)
@@ -115,6 +119,44 @@ async def test_a_job_that_policy_does_not_list_records_nothing(live: LiveMesh) -
         done = await teemesh(*record(config, "training", corpus, out, TRAIN))
     assert (done.status, out.exists()) == (1, False)
     assert "MEASUREMENT_NOT_ALLOWED" in done.err
+
+
+async def test_a_job_reads_what_was_sealed_for_its_measurement_alone(mesh: JoinedMesh) -> None:
+    """Two jobs whose stages policy takes, with the same files and the same configuration."""
+    mine, other = mesh.tds["job"], mesh.boot("job", "another pipeline")
+    mesh.draft["roles"]["job"]["measurements"].append(measurement_of(other).to_json())
+    rule = {"name": "data/claims", "roles": ["job"], "algorithm": "x25519", "compose_hashes": [mine.compose_hash.hex()]}
+    mesh.draft["key_releases"].append(rule)
+    live = LiveMesh(mesh)
+    key, manifest, sealed = (mesh.folder / name for name in ("key.pem", "claims.json", "claims.sealed"))
+    plain = mesh.folder / "claims"
+    plain.mkdir()
+    (plain / "2026.txt").write_text("Some SECRET\n")
+    public = load_der_public_key(live.kms.keyring.public_key("data/claims", 1, KeyAlgorithm.X25519))
+    key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    digest = (await teemesh("weights", "manifest", plain, "--out", manifest)).out.split()[0]
+    assert (await teemesh("weights", "seal", plain, "--key", key, "--out", sealed)).status == 0
+    shutil.rmtree(plain)
+    read = {"folder": str(sealed), "manifest": str(manifest), "key": "data/claims", "epoch": 1}
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        opened, made = Path(memory) / "claims", mesh.folder / "made"
+        copy = "import shutil, sys; shutil.copyfile(sys.argv[1] + '/2026.txt', sys.argv[2])"
+        async with live.running() as running:
+            await running.start()
+            async with (
+                job_config(running, "named", sealed={"read": read}) as named,
+                job_config(running, "other", other, sealed={"read": read}) as others,
+            ):
+                refused = await teemesh(*record(others, "training", opened, made, copy))
+                assert (refused.status, "KEY_NOT_ALLOWED" in refused.err) == (1, True), refused.err
+                assert (made.exists(), os.listdir(memory)) == (False, [])
+                done = await teemesh(*record(named, "training", opened, made, copy))
+                assert (done.status, made.read_text()) == (0, "Some SECRET\n"), done.err
+                assert os.listdir(memory) == []
+            shown = await teemesh(
+                *("pipeline", "show", "--weights", done.members["outputs"]["made"], "--mesh", describe(running))
+            )
+            assert f"took {digest} 'read'" in shown.out
 
 
 async def test_of_several_stages_with_one_output_one_is_named(live: LiveMesh) -> None:

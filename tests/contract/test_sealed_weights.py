@@ -22,9 +22,9 @@ from libs.identity.sealed import ReceiverKey
 from libs.policy.custody import verify_key_statement
 from libs.weights import Manifest, Remembered, WeightsDiffer, WeightsMissing, measure
 from libs.weights.age import WeightsNotOpened, seal
+from libs.weights.place import WeightsWouldRest
 from services.node.launch import EngineSettings, Launch
 from services.node.opening import Release, SealedSettings, open_weights, released_by_kms
-from services.node.place import WeightsWouldRest
 from services.node.weights import weights_of
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.kms_callers import operator

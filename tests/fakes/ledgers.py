@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.events.issuer import Issuer
 from libs.events.publish import Committed, Enqueued, LedgerUnavailable
+from libs.events.records import parse_entry
 from libs.events.vault import VaultKey
 from libs.policy.tenant_record import ApiKey
 from libs.policy.vault_orders import VaultPart
@@ -97,7 +98,7 @@ class LedgerTwin:
         if self.broken is not None:
             raise self.broken
         sealed = self.issuer.seal(kind, body, vault)
-        self._log(kind, body, sealed.tenant)
+        self._log(kind, parse_entry(sealed.canonical).body, sealed.tenant)
         try:
             if self.waits:
                 self.asked.set()

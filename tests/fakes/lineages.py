@@ -15,11 +15,12 @@ from libs.client.commitment import LedgerName
 from libs.client.lineage import Lineage
 from libs.client.logged import LoggedEntry
 from libs.events.issuer import Issuer, Sealed
-from libs.events.keyset import Keyset
+from libs.events.keyset import Keyset, PreviousIssuer
 from libs.events.pipeline import Artifact, Stage, Step
-from libs.events.records import SALT_SIZE
+from libs.events.records import SALT_SIZE, Entry, commit_to
 from libs.identity.certificate import Subject, issue
 from libs.transparency import merkle
+from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind, Leaf
 from services.devtee.machine import InstanceIdentity
 from tests.fakes.attested_mesh import ORIGIN, TRUST_DOMAIN, WEIGHTS, AttestedMesh, Workload
@@ -28,6 +29,24 @@ _OTHERS = 3
 CORPUS = bytes.fromhex("c0" * 32)
 CLEANED = bytes.fromhex("c1" * 32)
 BASE = bytes.fromhex("b0" * 32)
+NO_PRIVACY: tuple[dict[str, Any], ...] = (
+    {"epsilon": "-1"},
+    {"epsilon": "1e3"},
+    {"epsilon": "07"},
+    {"epsilon": "inf"},
+    {"epsilon": 7},
+    {"delta": "1.5"},
+    {"delta": "0."},
+    {"unit": ""},
+    {"unit": "two\nlines"},
+    {"releases": 0},
+    {"releases": True},
+    {"releases": "2"},
+    {"library": ["opendp"]},
+    {"version": None},
+    {"more": 1},
+)
+"""Changes after which a stage's member "privacy" says nothing."""
 
 
 def with_jobs(mesh: AttestedMesh, role: str = "job") -> AttestedMesh:
@@ -49,16 +68,19 @@ class Job:
         claims: Mapping[str, Any] | None = None,
         ca: ec.EllipticCurvePrivateKey | None = None,
         keyset: Keyset | None = None,
+        previous: PreviousIssuer | None = None,
+        instance: str = "1",
     ) -> None:
-        """`keyset` is what it shows in the place of its own."""
+        """`keyset` is what it shows in the place of its own; `previous` the start whose sequence it closes."""
         mesh = log.mesh
         self._log = log
         self.issuer = Issuer(Ed25519PrivateKey.generate())
         evidence = mesh.prove(role, {"log_key": self.issuer.log_key.hex()} if claims is None else claims)
-        subject = Subject(TRUST_DOMAIN, role, "1", evidence.digest)
+        subject = Subject(TRUST_DOMAIN, role, instance, evidence.digest)
         key = mesh.workloads[role].key.public_key()
         certificate = issue(subject, key, ca or mesh.ca.key, mesh.ca.der, now=mesh.now)
-        self.keyset = keyset or Keyset(self.issuer.spki, self.issuer.boot, certificate, evidence.document, None, None)
+        own = Keyset(self.issuer.spki, self.issuer.boot, certificate, evidence.document, None, previous)
+        self.keyset = keyset or own
         self.introduced = log.add(self.issuer, Kind.KEYSET, self.keyset.body())
 
     def record(self, step: Step, inputs: tuple[Artifact, ...], outputs: tuple[Artifact, ...]) -> bytes:
@@ -86,6 +108,15 @@ class Log:
         self.entries[sealed.entry_id] = (len(self.leaves), salt, canonical)
         self.leaves.append(leaf.data())
         return sealed.entry_id
+
+    def write(self, entry: Entry) -> bytes:
+        """Log an entry under whoever's name it is in, as a ledger can that admits what it likes; return its id."""
+        salt, canonical = secrets.token_bytes(SALT_SIZE), entry.canonical()
+        name = entry_id(entry.issuer, entry.issuer_seq)
+        self.entries[name] = (len(self.leaves), salt, canonical)
+        leaf = Leaf(entry.kind, entry.issuer_seq, entry.issuer, bytes(16), commit_to(salt, canonical))
+        self.leaves.append(leaf.data())
+        return name
 
     def show(self, entry: bytes) -> LoggedEntry:
         index, salt, canonical = self.entries[entry]

@@ -35,6 +35,7 @@ from libs.policy.foreign import ForeignProvider
 from libs.policy.revoked import NOTHING_REVOKED, Revoked
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from libs.transparency.leaf import Kind
+from services.node.shares import TenantShares, TenantShareTaken
 from services.registry.sessions import draft_session
 from services.router.admission.limits import Gates
 from services.router.admission.quota_file import QuotaFile
@@ -109,6 +110,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         self.refuses = False
         self.refuses_as_too_large = False
         self.refuses_as_too_slow = False
+        self.shares = TenantShares(0)
+        """What each tenant may have here at once; 0: as much as comes."""
         self.breaks_at: int | None = None
         self.waits_at: int | None = None
         self.waits_before_head = False
@@ -138,6 +141,16 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         self.chunks = chunks or STREAMED
 
     async def Infer(self, request: Any, context: Any) -> AsyncIterator[inference_pb2.InferResponse]:  # noqa: N802
+        try:
+            with self.shares.held(request.tenant_id):
+                async with aclosing(self._infer(request, context)) as parts:
+                    async for part in parts:
+                        yield part
+        except TenantShareTaken as error:
+            details = ((STATUS_DETAILS_KEY, status_of(error).SerializeToString()),)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), details)
+
+    async def _infer(self, request: Any, context: Any) -> AsyncGenerator[inference_pb2.InferResponse, None]:
         self.requests.append(request)
         self.running += 1
         self.most_running = max(self.most_running, self.running)

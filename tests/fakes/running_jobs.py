@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,9 @@ async def teemesh(*arguments: object) -> Done:
 
 
 @asynccontextmanager
-async def job_config(live: LiveMesh, instance: str, td: VirtualTd | None = None) -> AsyncIterator[Path]:
+async def job_config(
+    live: LiveMesh, instance: str, td: VirtualTd | None = None, sealed: Mapping[str, Any] | None = None
+) -> AsyncIterator[Path]:
     """The configuration of a job whose guest runs, by default one that the mesh's policy allows."""
     mesh = live.mesh
     folder = mesh.folder / f"job-{instance}"
@@ -70,7 +72,8 @@ async def job_config(live: LiveMesh, instance: str, td: VirtualTd | None = None)
         }
         config = folder / "job.toml"
         events = {**live.broker.settings, "outbox": str(folder / "outbox")}
-        config.write_text(tomli_w.dumps({"ledger": live.target, "member": member, "events": events}))
+        tables = {"member": member, "events": events, "sealed": dict(sealed or {})}
+        config.write_text(tomli_w.dumps({"ledger": live.target, **tables}))
         yield config
 
 

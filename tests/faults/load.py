@@ -155,9 +155,9 @@ class Client:
         """Send a chat request; return whatever came, also when nothing did."""
         return await self.follow(request, Reply(stream=json.loads(request)["stream"]))
 
-    async def follow(self, request: bytes, reply: Reply) -> Reply:
+    async def follow(self, request: bytes, reply: Reply, path: str = CHAT) -> Reply:
         """The same, into a reply that can be looked at meanwhile."""
-        return await self._exchange("POST", CHAT, request, reply)
+        return await self._exchange("POST", path, request, reply)
 
     async def get(self, path: str) -> Reply:
         """Fetch a document."""

@@ -106,9 +106,11 @@ class WholeLog:
 class LogReader:
     """Reads the log of a running mesh. Open with `log_reader`."""
 
-    def __init__(self, mesh: RunningMesh, vault: VaultKey) -> None:
+    def __init__(self, mesh: RunningMesh, vault: VaultKey, *, own_only: bool = False) -> None:
+        """With `own_only`, what lies in other tenants' vaults is verified with the rest of the log, and left closed."""
         self._mesh = mesh
         self._vault = vault
+        self._own_only = own_only
 
     async def read(self) -> WholeLog:
         """Read from leaf 0 to the present end, verifying the chain and the newest checkpoint's root.
@@ -143,7 +145,8 @@ class LogReader:
                     assert logged.index == len(hashes), "the tail skipped a leaf"
                     hashes.append(leaf_hash(logged.leaf_data))
                     head = chain_next(head, logged.index, hashes[-1])
-                    found.append(self._open(logged))
+                    if not self._own_only or logged.vault_id in (PUBLIC_VAULT_ID, self._vault.vault_id):
+                        found.append(self._open(logged))
                 assert not response.entries or head == response.chain_after, "the chain does not hold"
                 newest = response.checkpoint or newest
         if not newest:
@@ -163,8 +166,11 @@ class LogReader:
 
 
 @asynccontextmanager
-async def log_reader(mesh: RunningMesh, folder: Path) -> AsyncIterator[LogReader]:
-    """Join as a router that serves nobody, and open the vault of the mesh's tenant; `folder` takes its state."""
+async def log_reader(mesh: RunningMesh, folder: Path, *, own_only: bool = False) -> AsyncIterator[LogReader]:
+    """Join as a router that serves nobody, and open the vault of the mesh's tenant; `folder` takes its state.
+
+    `own_only`: see `LogReader`.
+    """
     receiver, tenant_id = ReceiverKey(), _tenant_id(mesh)
     async with join(_settings(mesh, folder), "router", {"hpke_key": receiver.public.hex()}) as member:
         channel = await member.peer("ledger", mesh.mesh["ledger_grpc"]).channel(_CALL_SECONDS)
@@ -173,7 +179,7 @@ async def log_reader(mesh: RunningMesh, folder: Path) -> AsyncIterator[LogReader
         )
         info = release_info(f"ledger-vault/{answer.vault_id.hex()}", answer.vault_epoch, member.spiffe_id)
         key = receiver.open(answer.sealed_key, info)
-        yield LogReader(mesh, VaultKey(answer.vault_id, answer.vault_epoch, key, tenant_id))
+        yield LogReader(mesh, VaultKey(answer.vault_id, answer.vault_epoch, key, tenant_id), own_only=own_only)
 
 
 def _tenant_id(mesh: RunningMesh) -> str:

@@ -42,6 +42,9 @@ class Idle:
     async def until_ready(self) -> None:
         return
 
+    async def until_away(self) -> None:
+        await asyncio.Event().wait()
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:

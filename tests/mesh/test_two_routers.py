@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
 import ssl
-import subprocess
-import sys
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
-import tomli_w
 
-from libs.process import tethered
-from tests.fakes.ports import free_ports
 from tests.mesh.https import Answer, Https
 from tests.mesh.patience import PATIENCE_SECONDS, until
-from tests.mesh.running import ROOT, RunningMesh, short_folder
+from tests.mesh.routers import Router, another_router
+from tests.mesh.running import RunningMesh
 
 pytestmark = pytest.mark.mesh
 
@@ -35,56 +27,11 @@ _WAITING = 2
 _LONG_TOKENS = 900
 
 
-@dataclass(frozen=True, slots=True)
-class Router:
-    """A router, and where it says how it is."""
-
-    https: Https
-    metrics: str
-    """host:port."""
-
-    def counted(self, name: str) -> int:
-        """A number of its metrics; 0 for one that is not there yet."""
-        connection = http.client.HTTPConnection(self.metrics, timeout=PATIENCE_SECONDS)
-        try:
-            connection.request("GET", "/metrics")
-            lines = connection.getresponse().read().decode().splitlines()
-        finally:
-            connection.close()
-        return next((int(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0)
-
-
 @pytest.fixture(scope="module")
 def second(mesh: RunningMesh) -> Iterator[Router]:
     """Another instance, configured as the first one but for what two cannot share, and a line of two."""
-    own, https_port, grpc, metrics = free_ports(4)
-    with short_folder() as folder:
-        config = tomllib.loads((mesh.state / "config" / "router.toml").read_text())
-        config["member"] |= {"instance": "router-2", "listen": f"127.0.0.1:{own}", "state_dir": str(folder)}
-        config["http"] |= {"listen": f"127.0.0.1:{https_port}", "grpc_listen": f"127.0.0.1:{grpc}"}
-        config["events"]["outbox"] = str(folder / "outbox")
-        config["metrics"] = {"listen": f"127.0.0.1:{metrics}"}
-        config["routing"] |= {"queue_length": _WAITING, "queue_seconds": PATIENCE_SECONDS}
-        (folder / "router.toml").write_text(tomli_w.dumps(config))
-        command = tethered([sys.executable, "-m", "services.router", str(folder / "router.toml")])
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=log, stderr=log)
-        described = mesh.mesh
-        https = Https(f"https://127.0.0.1:{https_port}", described["router_ca"], described["api_key"])
-        try:
-            until(lambda: serves(https), lambda: (folder / "log").read_text()[-2000:])
-            yield Router(https, f"127.0.0.1:{metrics}")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE_SECONDS)
-
-
-def serves(https: Https) -> bool:
-    try:
-        models = https.get("/v1/models")
-    except OSError:
-        return False
-    return models.status == 200 and bool(models.json["data"])
+    with another_router(mesh, queue_length=_WAITING, queue_seconds=PATIENCE_SECONDS) as router:
+        yield router
 
 
 def sessions_of(https: Https) -> dict[str, bytes]:

@@ -64,7 +64,7 @@ OUTSIDE = {
 """Modules of `libs.identity` in which nothing is to be taken away, and why."""
 
 EXEMPT = {
-    'libs.identity.agent_key.AgentKey.receive: ValueError("a symmetric key is no agent\'s key")': (
+    "libs.identity.agent_key.AgentKey.receive: ValueError('a symmetric key is a secret: see receive_secret')": (
         "a mistake of the caller"
     ),
     "libs.identity.certificate.der_of: CertificateNotAccepted(f'certificate is malformed: {error}')": (
@@ -78,6 +78,15 @@ EXEMPT = {
     ),
     "libs.identity.freshness.PolicyKeeper.signed: PolicyUnknown(f'no policy version {version} here')": (
         "a question for what is not there; nothing is believed for its answer"
+    ),
+    **dict.fromkeys(
+        (
+            "libs.identity.freshness.PolicyKeeper._keep: "
+            "PolicyNotKept(f'cannot write {self._path(version)}: {error.strerror}')",
+            "libs.identity.freshness.PolicyKeeper.accept_earlier: "
+            "PolicyNotKept(f'cannot write to {self._folder}: {error.strerror}')",
+        ),
+        "a disk of this service's own that is full; `test_full_disk.py` has what was accepted before stay in force",
     ),
     "libs.identity.freshness.load_keeper: "
     "PolicyUnreadable(f'cannot read the seed policy {seed_path}: {error.strerror}')": (

@@ -1,17 +1,16 @@
-"""The aggregator's part of a round: `python aggregator.py MODEL.json NEXT.json NOISE UPDATE.json...`.
+"""The aggregator's part of a round: `python aggregator.py MODEL.json NEXT.json UPDATE.json...`.
 
-NOISE is the multiplier of the Gaussian mechanism: its standard deviation for each bound on an update's length; 0 adds
-none. What privacy that gives over how many rounds is for an accountant to say, by this multiplier.
+With `--noise` it adds the Gaussian mechanism's noise, and says in `--privacy FILE` what all rounds until this one spend
+together, for `teemesh pipeline record --privacy FILE`. That needs OpenDP: `make federated` installs it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import random
-import sys
 from pathlib import Path
 
-from training import averaged
+from training import averaged, summed
 
 _BOUND = 10.0
 """No worker moves the sum of the updates further than this."""
@@ -19,13 +18,25 @@ _BOUND = 10.0
 
 def main() -> None:
     """Average what the workers wrote, and write the next model."""
-    given, result, multiplier = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-    model = json.loads(given.read_text())
-    updates = [json.loads(Path(each).read_text()) for each in sys.argv[4:]]
-    # The kernel's randomness: noise that could be drawn again could be taken away again.
-    source = random.SystemRandom()
-    noise = [source.gauss(0.0, multiplier * _BOUND) for _ in model]
-    result.write_text(json.dumps(averaged(model, updates, _BOUND, noise)))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("next", type=Path)
+    parser.add_argument("updates", type=Path, nargs="+")
+    parser.add_argument("--noise", type=float, help="standard deviation for each bound on an update's length")
+    parser.add_argument("--round", type=int, default=1, help="the number of this round; all had the same noise")
+    parser.add_argument("--delta", default="0.00001")
+    parser.add_argument("--privacy", type=Path, help="where to say what was spent")
+    args = parser.parse_args()
+    model = json.loads(args.model.read_text())
+    total = summed([json.loads(each.read_text()) for each in args.updates], _BOUND)
+    if args.noise is not None:
+        from accounting import GaussianNoise
+
+        noise = GaussianNoise(_BOUND, args.noise)
+        total = noise.added_to(total)
+        if args.privacy is not None:
+            args.privacy.write_text(json.dumps(noise.spent(args.round, args.delta)))
+    args.next.write_text(json.dumps(averaged(model, total, len(args.updates))))
 
 
 if __name__ == "__main__":

@@ -36,13 +36,18 @@ def train(model: Vector, rows: Sequence[tuple[Vector, int]], epochs: int, rate: 
 
 
 def clipped(update: Vector, bound: float) -> list[float]:
-    """Return the update, made shorter where its length (L2) is beyond the bound."""
+    """Return the update, made shorter where its length (L2) is beyond the bound. Raises `ValueError` if it has none."""
     length = math.sqrt(sum(part * part for part in update))
+    if not math.isfinite(length):
+        raise ValueError("an update has parts that are no numbers")
     return [part * min(1.0, bound / length) for part in update] if length else list(update)
 
 
-def averaged(model: Vector, updates: Sequence[Vector], bound: float, noise: Sequence[float]) -> list[float]:
-    """Return the model moved by the mean of the clipped updates, with noise added to their sum."""
-    bounded = [clipped(update, bound) for update in updates]
-    sums = [sum(parts) for parts in zip(*bounded, strict=True)]
-    return [weight + (total + more) / len(updates) for weight, total, more in zip(model, sums, noise, strict=True)]
+def summed(updates: Sequence[Vector], bound: float) -> list[float]:
+    """Return the sum of the clipped updates."""
+    return [sum(parts) for parts in zip(*(clipped(update, bound) for update in updates), strict=True)]
+
+
+def averaged(model: Vector, total: Vector, number: int) -> list[float]:
+    """Return the model moved by the mean of so many updates, given their sum."""
+    return [weight + part / number for weight, part in zip(model, total, strict=True)]

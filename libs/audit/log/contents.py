@@ -14,6 +14,7 @@ from libs.audit.log.findings import Findings, Status
 from libs.audit.log.frames import PUBLIC
 from libs.audit.log.keysets import KEYSET, KeysetWrong, Writer, read_keyset
 from libs.audit.log.sequences import PATIENCE_NS, Hole, Sequences
+from libs.audit.log.stages import PIPELINE, StageUnproven, judge_stage
 from libs.audit.log.tenants import PublicVault, TenantVault
 from libs.audit.log.walk import Located
 
@@ -47,6 +48,7 @@ class Contents:
     _explained: set[tuple[bytes, int]] = field(default_factory=set)
     """Numbers that a QUARANTINE entry says will not come."""
     _unknown: set[bytes] = field(default_factory=set)
+    _unsigned_stages: int = 0
 
     @property
     def issuers(self) -> int:
@@ -74,10 +76,13 @@ class Contents:
                 if wrong is not None:
                     self._report(Status.GAP, located, number, wrong)
 
-    def judge_holes(self) -> None:
-        """Say which numbers are missing; for once the log was read to its end."""
+    def conclude(self) -> None:
+        """Say which numbers are missing, and which stages unsigned; for once the log was read to its end."""
+        if self._unsigned_stages:
+            told = "stages of pipelines are unsigned: that their jobs wrote them is the word of whoever admitted them"
+            self.findings.remark(f"{self._unsigned_stages} {told}")
         if self.is_part:
-            self.findings.remark("only a part of the log: whose numbers are whole cannot be told")
+            self.findings.remark("only a part of the log: whose numbers are whole, and who signed, cannot be told")
             return
         for issuer, number in self._sequences.contradicted():
             self.findings.add(
@@ -131,7 +136,7 @@ class Contents:
             self._understand(located, number, entry)
         except EntryWrong as error:
             self._report(Status.DAMAGED, located, number, str(error))
-        except KeysetWrong as error:
+        except (KeysetWrong, StageUnproven) as error:
             self._report(Status.UNPROVEN, located, number, str(error))
         else:
             if self.on_entry is not None:
@@ -161,6 +166,10 @@ class Contents:
             if type(limit) is not int or not 0 < limit <= located.frame.header.first + number:
                 raise EntryWrong("it allows no entries before it to be pruned")
             self.prune_limit = max(self.prune_limit, limit)
+        elif entry.kind == PIPELINE:
+            writer = self.writers.get(entry.issuer)
+            if not judge_stage(entry, None if writer is None else writer.log_key):
+                self._unsigned_stages += 1
         elif entry.kind == _GAP:
             self.findings.remark(_gap(entry.body))
 
@@ -190,6 +199,10 @@ class Contents:
         if self.is_part:
             return
         header = located.frame.header
+        last = self._sequences.end_of(issuer)
+        if last is not None and max(rows.numbers[start:end]) > last:
+            what = f"{_name(issuer)} writes on, though its next start closed its sequence at {last}"
+            self._report(Status.UNPROVEN, located, start, what)
         repeated = self._sequences.add_run(issuer, rows.numbers[start:end], rows.commitments[start:end], header.wall_ns)
         for number in repeated:
             self._report(Status.GAP, located, start, f"{_name(issuer)}: number {number} stands for a second entry")

@@ -50,6 +50,7 @@ class Writer:
     """What an issuer's keyset says of it."""
 
     issuer: bytes
+    log_key: bytes
     role: str
     spiffe_id: str
     certificate: bytes
@@ -84,11 +85,13 @@ def read_keyset(entry: PublicEntry, origin: str) -> Writer:
     if digest != sha256(evidence).digest():
         raise KeysetWrong("the certificate names other evidence")
     claims = body["evidence"].get("claims")
-    if not isinstance(claims, dict) or claims.get("log_key") != _raw(spki).hex():
+    log_key = _raw(spki)
+    if not isinstance(claims, dict) or claims.get("log_key") != log_key.hex():
         raise KeysetWrong("the evidence claims another log key")
     is_ledger = match[1] == LEDGER
     return Writer(
         entry.issuer,
+        log_key,
         match[1],
         spiffe_id,
         der,

@@ -149,7 +149,7 @@ class _Reader:
         walk = Walk(self._source, place, self._findings, self._which, self._take)
         is_whole = walk.run()
         if is_whole:
-            self._contents.judge_holes()
+            self._contents.conclude()
         self._judge_seals(walk.seals)
         self._judge_bare(walk.bare)
         keys = (*self._question.keys, *self._own_keys())

@@ -76,6 +76,11 @@ class Sequences:
         """The issuer's next start says that its sequence ended with a number."""
         self._of.setdefault(issuer, _Sequence()).closed = (last, wall_ns)
 
+    def end_of(self, issuer: bytes) -> int | None:
+        """Return the last number, where a later start said it."""
+        closed = self._of[issuer].closed if issuer in self._of else None
+        return None if closed is None else closed[0]
+
     def contradicted(self) -> Iterator[tuple[bytes, int]]:
         """Yield issuers and numbers whose entry is another than a later one says."""
         for issuer, sequence in self._of.items():

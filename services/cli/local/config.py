@@ -176,7 +176,8 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
         case "registry":
             return {"ledger": addresses.of("ledger"), "events": events}
         case _ if service in JOBS:
-            return {"registry": [addresses.of("registry")], "ledger": addresses.of("ledger"), "events": events}
+            own = {"ledger": addresses.of("ledger"), "events": events, "sealed": None}
+            return {"registry": [addresses.of("registry")], **own}
         case "node":
             return {
                 "registry": [addresses.of("registry")],

@@ -60,6 +60,8 @@ class LocalEngine:
             "weights": None if self.weights is None else str(self.weights.absolute()),
             "context_tokens": _CONTEXT_TOKENS,
             "parallel": self.parallel,
+            # A local mesh is its user's own: its first tenant may have all of it.
+            "tenant_parallel": 0,
         }
 
 

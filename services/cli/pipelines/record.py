@@ -19,7 +19,7 @@ from libs import logs
 from libs.config import load
 from libs.errors import MeshError
 from libs.events.pipeline import Step
-from libs.jobs import Given, JobSettings, Recorded, open_job
+from libs.jobs import Given, JobSettings, Recorded, SealedInput, open_job
 from libs.process import protect_memory, tethered
 from services.cli.terminal.inputs import InputUnreadable, read_json
 
@@ -59,13 +59,17 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--parameters", type=Path, metavar="FILE", help="JSON of its settings; the log has their digest"
     )
+    parser.add_argument(
+        "--privacy", type=Path, metavar="FILE", help="where the command says what privacy it spent; not there yet"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     parser.add_argument("work", nargs="+", metavar="COMMAND", help="after --: what to run, with its arguments")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    settings, asked = load(args.config, JobSettings), _asked(args)
+    settings = load(args.config, JobSettings)
+    asked = _asked(args, settings.sealed)
     logs.configure("job", settings.member.instance, json=settings.log_json)
     protect_memory()
     recorded = asyncio.run(_record(settings, asked))
@@ -76,6 +80,8 @@ def _run(args: argparse.Namespace) -> int:
         print(f"entry {recorded.entry_id.hex()}")
         for name, sha256 in made.items():
             print(f"made  {sha256}  {name}")
+        if recorded.stage.privacy is not None:
+            print(f"spent {recorded.stage.privacy}")
     return 0
 
 
@@ -89,18 +95,19 @@ class _Asked:
     inputs: Mapping[str, Given]
     outputs: Mapping[str, Path]
     settings: Mapping[str, Any]
+    privacy: Path | None
 
 
-def _asked(args: argparse.Namespace) -> _Asked:
+def _asked(args: argparse.Namespace, sealed: Mapping[str, SealedInput]) -> _Asked:
     """Raises `InputUnreadable`."""
     made_by = {name: _entry(text) for name, text in _each_once(args.made_by, "--made-by").items()}
     given = _each_once(args.input, "--input")
     if unknown := made_by.keys() - given.keys():
         raise InputUnreadable(f"--made-by names {min(unknown)!r}, which is no --input")
-    inputs = {name: Given(Path(path), made_by.get(name)) for name, path in given.items()}
+    inputs = {name: Given(Path(path), made_by.get(name), sealed.get(name)) for name, path in given.items()}
     outputs = {name: Path(path) for name, path in _each_once(args.output, "--output").items()}
     parameters = {} if args.parameters is None else read_json(args.parameters)
-    return _Asked(Step(args.stage), args.name, args.work, inputs, outputs, parameters)
+    return _Asked(Step(args.stage), args.name, args.work, inputs, outputs, parameters, args.privacy)
 
 
 async def _record(settings: JobSettings, asked: _Asked) -> Recorded:
@@ -112,6 +119,7 @@ async def _record(settings: JobSettings, asked: _Asked) -> Recorded:
             inputs=asked.inputs,
             outputs=asked.outputs,
             parameters={"command": list(asked.work), "settings": dict(asked.settings)},
+            privacy=asked.privacy,
         )
 
 

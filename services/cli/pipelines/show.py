@@ -72,6 +72,8 @@ def described(lineage: Lineage) -> Iterator[str]:
         yield f"{number}. {stage.step.value} {plain(stage.name)!r}, leaf {logged.index}, entry {id_of(entry).hex()}"
         yield from (f"     took {_artifact(taken)}" for taken in stage.inputs)
         yield from (f"     made {_artifact(made)}" for made in stage.outputs)
+        if stage.privacy is not None:
+            yield f"     spent {stage.privacy}"
     yield "nothing of this was judged: teemesh pipeline verify does"
 
 

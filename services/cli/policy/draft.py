@@ -7,7 +7,7 @@ A draft is plain JSON that people read and edit before they sign it; what it may
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from libs import jcs
 from libs.errors import Code, MeshError
 from libs.policy.compose import compose_hash, read_anchors
 from libs.policy.document import NO_PREVIOUS, Policy, read
+from libs.policy.releases import cache_salt_key
 from libs.policy.signatures import SignedPolicy, parse_signed, sign, with_signature
 from libs.tee.tcb import TcbRule
 from services.cli.mesh.operators import public_key
@@ -44,6 +45,8 @@ _KEY_RELEASES: tuple[dict[str, Any], ...] = tuple(
     {"name": name, "roles": ["ledger"]} for name in ("ledger-keyring", "ledger-resume", "ledger-vault/*")
 )
 
+
+_SALTS_ROTATE_DAYS = 90
 
 _KEPT = ("constraints", "foreign_providers", "retention_months")
 """What nothing that an author gives says anew; to leave it out would allow more."""
@@ -89,14 +92,17 @@ def draft_policy(
 
     Each compose is allowed, for the role it was measured with, on the platform of each reference. `models` maps a
     model id to the SHA-256 digests of its weights, hexadecimal. `key_releases` are rules beside those for the
-    ledger's keys. What `previous` lifts stays lifted, what it demands for tenants and of foreign providers stays
-    demanded, and what it says of retention stays unless `retention_months` says otherwise. Raises
-    `DraftInconsistent` when a compose belongs to another mesh, or obeys other operators and is none that `previous`
-    allows already, and what reading the draft raises.
+    ledger's keys and for the salts of each node compose. What `previous` lifts stays lifted, what it demands for
+    tenants and of foreign providers stays demanded, and what it says of retention stays unless `retention_months` says
+    otherwise. Raises `DraftInconsistent` when a compose belongs to another mesh, or obeys other operators and is none
+    that `previous` allows already, and what reading the draft raises.
     """
     measurements: dict[str, list[dict[str, str]]] = {}
+    nodes: set[str] = set()
     for compose in composes:
         role = _role_in_this_mesh(compose, trust_domain, operator_keys, threshold, previous)
+        if role == "node":
+            nodes.add(compose_hash(compose.text))
         allowed = measurements.setdefault(role, [])
         for reference in references:
             allowed.extend(measurement.to_json() for measurement in reference.measurements(compose))
@@ -125,7 +131,7 @@ def draft_policy(
             for role, allowed in sorted(measurements.items())
         },
         "models": {model: list(digests) for model, digests in models.items()},
-        "key_releases": [*_KEY_RELEASES, *key_releases],
+        "key_releases": [*_KEY_RELEASES, *_salt_rules(nodes), *key_releases],
         "tenant_admin_key": tenant_admin_key.hex(),
         "challenge_max_age_seconds": challenge_max_age_seconds,
         "evidence_max_age_seconds": evidence_max_age_seconds,
@@ -167,6 +173,19 @@ def sign_policy(signed: bytes, key: Ed25519PrivateKey, previous: Policy | None =
 def read_signed(path: Path) -> SignedPolicy:
     """Read a signed policy from a file without verifying it. Raises `InputUnreadable`, `PolicyMalformed`."""
     return parse_signed(read_input(path))
+
+
+def _salt_rules(nodes: Collection[str]) -> list[dict[str, Any]]:
+    """Give each node compose a key of its own, from which it makes the salts of its prefix cache."""
+    return [
+        {
+            "name": cache_salt_key(compose),
+            "roles": ["node"],
+            "compose_hashes": [compose],
+            "rotate_after_days": _SALTS_ROTATE_DAYS,
+        }
+        for compose in sorted(nodes)
+    ]
 
 
 def _lifted_by(previous: Policy | None) -> set[str]:

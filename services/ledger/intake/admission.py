@@ -18,9 +18,9 @@ from libs.errors import MeshError
 from libs.events.batches import Batch, BatchSignatureInvalid, verify_batch
 from libs.events.consume import StreamMessage
 from libs.events.keyset import Keyset, KeysetMalformed
-from libs.events.pipeline import parse_stage
 from libs.events.pruning import parse_prune
 from libs.events.records import SALT_SIZE, Entry, Record, RecordHeader, open_record, parse_entry, verify_entry
+from libs.events.stage_signature import StageNotSigned, verify_stage
 from libs.events.vault import VaultKey
 from libs.identity.certificate import parse
 from libs.transparency.leaf import Kind
@@ -228,7 +228,10 @@ class Admission:
                     parse_prune(entry.body)
                 else:
                     # It lies open for ever, and who wrote it runs code that is nobody's here.
-                    parse_stage(entry.body)
+                    verify_stage(entry, writer.key)
+            except StageNotSigned as error:
+                # Not ENTRY_MALFORMED, which no honest issuer brings about: a job of an earlier version does this.
+                raise _Refused(Reason.STAGE_NOT_SIGNED, str(error)) from error
             except MeshError as error:
                 raise _Refused(Reason.ENTRY_MALFORMED, f"{error.reason}: {error}") from error
 

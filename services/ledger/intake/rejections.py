@@ -50,6 +50,7 @@ class Reason(IntEnum):
     CONFLICT = 13
     VAULT_ERASED = 14
     KEYSET_NOT_RENEWED = 15
+    STAGE_NOT_SIGNED = 16
 
     @property
     def is_proven(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 import grpc.aio
@@ -15,13 +15,14 @@ from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc, whole_answer
 
 from libs.aci.encoding import digest, is_hex
 from libs.aci.endpoints import Endpoint
+from libs.aci.node_refusals import TENANT_SHARE_TAKEN
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
 from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.aci.whole_answers import TOO_LARGE
 from libs.errors import Code, MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
-from services.router.errors import UpstreamFailed
+from services.router.errors import Overloaded, UpstreamFailed
 from services.router.prompt import Prompt
 from services.router.routing.listed import Upstream
 from services.router.routing.settings import RoutingSettings
@@ -35,6 +36,17 @@ _REQUESTS_FAULT = frozenset(
 
 class NodeUnavailable(UpstreamFailed):
     """The node did not begin to answer, so another may be asked."""
+
+
+class NodeBusy(NodeUnavailable):
+    """The node runs as many requests of this tenant as it takes, whichever routers sent them."""
+
+    status = 429
+    type = Overloaded.type
+    code = Code.RESOURCE_EXHAUSTED
+    reason = TENANT_SHARE_TAKEN
+    headers: Mapping[str, str] = {"Retry-After": "1"}
+    retry_seconds = 1
 
 
 class NodeKeyChanged(NodeUnavailable):
@@ -189,6 +201,8 @@ def _beyond(errand: Errand) -> float:
 
 
 def _refused(error: RemoteRefused) -> NodeUnavailable:
+    if error.reason == TENANT_SHARE_TAKEN:
+        return NodeBusy("as many of this tenant's requests run as may; try again in 1 s", excused=True)
     excused = error.code in _REQUESTS_FAULT
     return NodeUnavailable(f"the node refused: {error.reason}", late=_is_late(error), excused=excused)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -17,6 +17,8 @@ from tests.bench.samples import Action
 
 _SECONDS = 60.0
 PATH = "/v1/chat/completions"
+Heard = Callable[[bytes, bytes], None]
+"""Is given the head of an answer, in lower case, and its whole body."""
 
 
 class GatewayFailed(RuntimeError):
@@ -46,9 +48,10 @@ class Gateway:
 class _Asking:
     """One connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: Heard | None) -> None:
         self._reader = reader
         self._writer = writer
+        self._heard = heard
         self.ends = False
         """Whether the gateway said that this was the last answer here."""
 
@@ -61,25 +64,29 @@ class _Asking:
             raise GatewayFailed(f"{head!r} {await self._reader.read(500)!r}")
         self.ends = b"\r\nconnection: close\r\n" in head
         if b"transfer-encoding: chunked" in head:
-            return await self._chunks() - began
-        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-        await self._reader.readexactly(length)
-        return time.perf_counter() - began
+            first, body = await self._chunks()
+        else:
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            body = await self._reader.readexactly(length)
+            first = time.perf_counter()
+        if self._heard is not None:
+            self._heard(head, body)
+        return first - began
 
-    async def _chunks(self) -> float:
-        first = 0.0
+    async def _chunks(self) -> tuple[float, bytes]:
+        first, chunks = 0.0, []
         while (size := int(await self._reader.readuntil(b"\r\n"), 16)) > 0:
-            await self._reader.readexactly(size + 2)
+            chunks.append((await self._reader.readexactly(size + 2))[:size])
             first = first or time.perf_counter()
         await self._reader.readexactly(2)
-        return first
+        return first, b"".join(chunks)
 
     def close(self) -> None:
         self._writer.transport.abort()
 
 
 @asynccontextmanager
-async def asking(gateway: Gateway, body: bytes) -> AsyncIterator[Action]:
+async def asking(gateway: Gateway, body: bytes, heard: Heard | None = None) -> AsyncIterator[Action]:
     """Give what asks once. As many connections are opened as are asked at once, and kept."""
     where = urlsplit(gateway.url)
     request = gateway.request(body)
@@ -94,7 +101,7 @@ async def asking(gateway: Gateway, body: bytes) -> AsyncIterator[Action]:
                     return await ask_by(connection)
                 except (EOFError, ConnectionError):
                     continue  # It was closed because nobody used it.
-            connection = _Asking(*await asyncio.open_connection(where.hostname, where.port, ssl=gateway.tls))
+            connection = _Asking(*await asyncio.open_connection(where.hostname, where.port, ssl=gateway.tls), heard)
             opened.append(connection)
             return await ask_by(connection)
 

@@ -11,6 +11,7 @@ _RUNNING = f"{_EXCHANGE}test_running.py::test_"
 _PUT_OFF = f"{_EXCHANGE}test_put_off.py::test_"
 _LEAVING = f"{_EXCHANGE}test_leaving.py::test_"
 _RETRYING = f"{_EXCHANGE}test_retrying.py::test_"
+_SHARES = f"{_EXCHANGE}test_shares.py::test_"
 _WAITING = f"{_EXCHANGE}test_waiting.py::test_"
 _MEANWHILE = f"{_EXCHANGE}test_meanwhile.py::test_"
 _WHOLE = f"{_EXCHANGE}test_whole_answers.py::test_"
@@ -26,6 +27,7 @@ _DOOR = "contract/test_router_grpc_door.py::test_"
 _ENDPOINTS = "contract/test_router_endpoints.py::test_"
 _CONNECTIONS = "contract/test_router_connections.py::test_"
 _AWAY = "faults/test_ledger_away.py::test_"
+_ENGINES = "mesh/test_failing_engines.py::test_a_stream_whose_engine_fails_ends_with_an_error_and_one_receipt"
 _PUBLISH = "unit/libs/events/test_publish.py::test_"
 
 REFUSALS: tuple[Row, ...] = (
@@ -132,6 +134,11 @@ REFUSALS: tuple[Row, ...] = (
     ),
     Row("it waited in vain", "OVERLOADED", f"{_WAITING}who_waits_in_vain_is_refused_with_a_receipt"),
     Row("all nodes are full, over gRPC", "OVERLOADED", f"{_GRPC}overload_is_an_answer_with_a_receipt"),
+    Row(
+        "every node runs as much of the tenant's as it takes of one",
+        "TENANT_SHARE_TAKEN",
+        f"{_SHARES}a_tenant_that_holds_its_share_of_every_node_is_told_to_come_back_with_a_receipt[stream]",
+    ),
     Row(
         "it waited, and the router stops",
         "ROUTER_STOPPING",
@@ -273,6 +280,8 @@ ENDS: tuple[Row, ...] = (
         "upstream_failed",
         f"{_ONE}a_node_that_is_killed_before_its_answer",
     ),
+    Row("the engine is killed in a stream", "upstream_failed", f"{_ENGINES}[dies]"),
+    Row("the engine hangs in a stream", "upstream_failed", f"{_ENGINES}[hangs]"),
     Row("the engine breaks off", "upstream_failed", f"{_RETRYING}a_node_that_breaks_off_is_not_replaced"),
     Row(
         "a stream falls silent",

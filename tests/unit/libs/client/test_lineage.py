@@ -20,8 +20,10 @@ from libs.client import lineage_file
 from libs.client.lineage import Lineage, Terms, WeightsNotNamed, check_lineage, served_weights
 from libs.client.lineage_file import LineageFileMalformed
 from libs.errors import MeshError
-from libs.events.pipeline import Artifact, Step
-from libs.events.records import commit_to, parse_entry
+from libs.events.keyset import PreviousIssuer
+from libs.events.pipeline import Artifact, Stage, Step
+from libs.events.records import Entry, commit_to, parse_entry
+from libs.events.stage_signature import sign_stage
 from libs.policy.document import Policy
 from libs.policy.revocation import Revocation, RevocationKind, RevocationSet, sign_revocation
 from libs.transparency.chain import entry_id
@@ -40,10 +42,10 @@ NAMES = [
     "tree is signed by the ledger",
     "weights were made by stage 1",
     "stage 1 is in the signed tree",
-    "stage 1 was run by an allowed job",
+    "stage 1 is signed by an allowed job",
     "stage 1 took what was made before",
     "stage 2 is in the signed tree",
-    "stage 2 was run by an allowed job",
+    "stage 2 is signed by an allowed job",
     "stage 2 took what was made before",
     "the weights lead to their data",
 ]
@@ -215,7 +217,71 @@ def test_a_stage_in_anothers_name_is_not_what_the_leaf_says(mesh: AttestedMesh, 
 def test_a_keyset_that_the_log_does_not_have_is_refused(mesh: AttestedMesh, honest: Lineage) -> None:
     unlogged = replace(honest.keysets[1], salt=bytes(32))
     found = failed(replace(honest, keysets=(honest.keysets[0], unlogged)), terms(mesh))
-    assert found == {9: "ENTRY_NOT_COMMITTED"}
+    assert found == {6: "ENTRY_NOT_COMMITTED", 9: "ENTRY_NOT_COMMITTED"}
+
+
+def _invented(log: Log, honest: Lineage, signed: Callable[[Entry], Entry]) -> Lineage:
+    """Weights by a stage that the ledger's writer made up, under the name of a job that the log knows."""
+    real = parse_entry(honest.stages[0].canonical)
+    author = Job(log)
+    stage = Stage(Step.TRAINING, "invented", (), MADE, bytes(32), 1_000, 2_000)
+    entry = Entry(Kind.PIPELINE, author.issuer.id, 2, real.previous, None, stage.body())
+    return log.lineage([log.write(signed(entry))], [author])
+
+
+def _with(signature: str) -> Callable[[Entry], Entry]:
+    return lambda entry: replace(entry, body={**entry.body, "signature": signature})
+
+
+def test_a_stage_that_its_job_did_not_sign_is_refused(mesh: AttestedMesh, honest: Lineage, log: Log) -> None:
+    """Whoever has the ledger's writer can put it into the signed tree, and no further."""
+    of_another_stage: str = parse_entry(honest.stages[0].canonical).body["signature"]
+    another_jobs = Job(log).issuer.key
+    attacks = {
+        "another job's key": lambda entry: sign_stage(entry, another_jobs),
+        "a key of nobody's": lambda entry: sign_stage(entry, Ed25519PrivateKey.generate()),
+        "another stage's signature": _with(of_another_stage),
+        "zeros": _with("00" * 64),
+    }
+    for attack, signed in attacks.items():
+        assert failed(_invented(log, honest, signed), terms(mesh)) == {6: "STAGE_SIGNATURE_INVALID"}, attack
+
+
+def test_a_stage_without_a_signature_reads_as_one_and_counts_for_nothing(
+    mesh: AttestedMesh, honest: Lineage, log: Log
+) -> None:
+    """So did jobs write them once. Leaving the signature out of one of today gives no stage at all."""
+    before = _invented(log, honest, lambda entry: replace(entry, body={**entry.body, "v": 1}))
+    assert failed(before, terms(mesh)) == {6: "STAGE_NOT_SIGNED"}
+    found = failed(_invented(log, honest, lambda entry: entry), terms(mesh))
+    assert {found[number] for number in (4, 5, 6, 7, 8)} == {"STAGE_MALFORMED"}
+
+
+def test_a_signed_stage_cannot_be_logged_in_another_place(mesh: AttestedMesh, honest: Lineage, log: Log) -> None:
+    """A job that made the same weights twice is not shown with one way for the other."""
+    author, next_run = Job(log), Job(log)
+    made = author.record(Step.TRAINING, (Artifact("corpus", CORPUS),), MADE)
+    entry = parse_entry(log.show(made).canonical)
+    for moved in (
+        replace(entry, issuer_seq=3),
+        replace(entry, issuer=next_run.issuer.id),
+        replace(entry, previous=bytes(32)),
+    ):
+        shown = log.lineage([log.write(moved)], [author, next_run])
+        assert failed(shown, terms(mesh)) == {6: "STAGE_SIGNATURE_INVALID"}
+
+
+def test_a_log_key_counts_no_more_once_a_later_start_closed_its_sequence(
+    mesh: AttestedMesh, honest: Lineage, log: Log
+) -> None:
+    ended = Job(log)
+    within = ended.record(Step.DATA_PREPROCESSING, (), (Artifact("cleaned", CLEANED),))
+    closing = PreviousIssuer(ended.issuer.id, 2)
+    later, another = Job(log, previous=closing), Job(log, previous=closing, instance="2")
+    beyond = ended.record(Step.TRAINING, (), MADE)
+    assert failed(log.lineage([beyond], [ended, later]), terms(mesh)) == {6: "JOB_ENDED_BEFORE"}
+    assert failed(log.lineage([beyond], [ended, another]), terms(mesh)) == {}
+    assert failed(log.lineage([within], [ended, later]), terms(mesh), CLEANED.hex()) == {}
 
 
 def test_a_jobs_certificate_of_another_ca_is_refused(mesh: AttestedMesh, honest: Lineage, log: Log) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from libs import jcs
 from libs.errors import MeshError
@@ -18,6 +20,10 @@ from tests.fakes.joined_mesh import Clock
 from tests.fakes.ledgers import LedgerTwin
 
 MAKER = b"\x07" * 32
+
+
+async def no_key(name: str, epoch: int) -> X25519PrivateKey:
+    raise AssertionError(f"nothing here is sealed, and {name} was asked for")
 
 
 class Bench:
@@ -43,7 +49,7 @@ class Bench:
             "parameters": {"epochs": 3},
         }
         name = changes.pop("name", "first")
-        stages = Stages(self.ledger, 5.0, self.clock)
+        stages = Stages(self.ledger, 5.0, no_key, self.clock)
         return await stages.run(Step.TRAINING, name, work or self.train, **{**given, **changes})
 
     async def refusal(self, work: Callable[[], Awaitable[None]] | None = None, **changes: Any) -> str:
@@ -129,6 +135,42 @@ async def test_work_that_fails_leaves_no_entry(bench: Bench) -> None:
 async def test_a_stage_counts_only_once_the_ledger_has_it(bench: Bench) -> None:
     bench.ledger.silent = True
     assert await bench.refusal() == "LEDGER_UNAVAILABLE"
+
+
+SPENT = {"epsilon": "7.3", "delta": "0.00001", "unit": "row", "releases": 1, "library": "x", "version": "1"}
+
+
+async def test_what_the_work_says_of_privacy_is_logged(bench: Bench) -> None:
+    stated = bench.data.parent / "privacy.json"
+
+    async def state() -> None:
+        await bench.train()
+        stated.write_text(json.dumps(SPENT, indent=2))
+
+    recorded = await bench.run(state, privacy=stated)
+    ((_, body, _),) = bench.ledger.entries
+    assert body["privacy"] == SPENT
+    assert recorded.stage.privacy is not None
+    assert recorded.stage.privacy.epsilon == "7.3"
+
+
+@pytest.mark.parametrize("stated", [None, b"", b"{}", b"[]", b'{"epsilon":7.3}', b" " * 5_000 + b"{}"])
+async def test_work_that_says_nothing_of_privacy_is_not_logged(bench: Bench, stated: bytes | None) -> None:
+    path = bench.data.parent / "privacy.json"
+
+    async def state() -> None:
+        await bench.train()
+        if stated is not None:
+            path.write_bytes(stated)
+
+    assert await bench.refusal(state, privacy=path) == "PRIVACY_NOT_STATED"
+    assert bench.ledger.entries == []
+
+
+async def test_what_was_said_before_is_not_what_the_work_says(bench: Bench) -> None:
+    (bench.data.parent / "privacy.json").write_text(json.dumps(SPENT))
+    assert await bench.refusal(privacy=bench.data.parent / "privacy.json") == "OUTPUT_THERE_BEFORE"
+    assert bench.worked == 0
 
 
 async def test_a_clock_that_is_put_back_ends_no_stage_before_it_began(bench: Bench) -> None:

@@ -59,3 +59,24 @@ def test_nothing_private_reaches_the_log_and_everything_else_does() -> None:
     assert 'File "<string>"' in str(failed["exception"])
     assert foreign["event"] == "foreign [redacted]"
     assert str(foreign["exception"]).endswith("ValueError")
+
+
+_LOGGING_ON = """
+import structlog
+from libs import logs
+
+log = structlog.get_logger()
+logs.configure("node", "n1", json=True)
+for number in range(2000):
+    log.info("a line", number=number)
+print("done", flush=True)
+"""
+
+
+def test_a_log_on_a_full_disk_ends_nothing() -> None:
+    """Each write to /dev/full fails with ENOSPC (full(4))."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", _LOGGING_ON], stdout=subprocess.PIPE, stderr=full, timeout=60, check=False
+        )
+    assert done.stdout == b"done\n"

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import sys
 
 import pytest
 
@@ -33,6 +35,26 @@ async def test_a_program_that_is_not_there_is_named() -> None:
         1,
         b"tether: cannot run /absent/program: No such file or directory\n",
     )
+
+
+def _printing(expression: str) -> list[str]:
+    return [sys.executable, "-c", f"import resource, sys; sys.stderr.write(str({expression}))"]
+
+
+async def test_memory_is_bounded_where_it_is_asked_for() -> None:
+    limits = "resource.getrlimit(resource.RLIMIT_DATA)"
+    most = 256 << 20
+    assert await _run(tethered(_printing(limits), memory_bytes=most)) == (0, str((most, most)).encode())
+    assert await _run(tethered(_printing(limits))) == (0, str(resource.getrlimit(resource.RLIMIT_DATA)).encode())
+    code, said = await _run(tethered(_printing(f"len(bytes({2 * most}))"), memory_bytes=most))
+    assert (code, said.splitlines()[-1]) == (1, b"MemoryError")
+
+
+async def test_the_kernel_ends_first_what_it_is_told_to() -> None:
+    score = "open('/proc/self/oom_score_adj').read().strip()"
+    own = await _run(_printing(score))
+    assert await _run(tethered(_printing(score), oom_score_adj=700)) == (0, b"700")
+    assert await _run(tethered(_printing(score))) == own
 
 
 async def test_a_child_whose_parent_is_already_gone_does_not_start() -> None:

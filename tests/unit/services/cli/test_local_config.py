@@ -82,7 +82,7 @@ def test_jobs_have_guests_of_one_measurement_and_know_whom_to_write_to(layout: L
     tds = {instance.name: instance for instance in load(layout.config(DEVTEE), kind(DEVTEE)).instances}
     for name in JOBS:
         config = load(layout.config(name), JobSettings)
-        assert (config.member.instance, config.member.listen) == (name, "127.0.0.1:0")
+        assert (config.member.instance, config.member.listen, config.sealed) == (name, "127.0.0.1:0", {})
         assert {config.ledger, *config.other_ledgers} == {addresses.of(one) for one in ("ledger", *LEDGER_OTHERS)}
         assert tds[name].socket == config.member.guest_socket
         assert tds[name].app_compose == layout.compose(JOB)

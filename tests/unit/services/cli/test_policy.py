@@ -11,6 +11,7 @@ from libs import jcs
 from libs.errors import MeshError
 from libs.policy.compose import ComposeMalformed, compose_hash, default_app_id, read_anchors
 from libs.policy.document import PolicyMalformed
+from libs.policy.releases import cache_salt_key
 from libs.policy.signatures import PolicySignaturesInsufficient, verify_seed
 from services.cli.mesh.operators import make_key, public_key
 from services.cli.policy.draft import DraftInconsistent, OperatorKeyNotNamed, read_signed
@@ -251,6 +252,21 @@ def _drafted_issuers(desk: Desk, teemesh: Run, *more: str) -> list[dict[str, Any
     assert teemesh(*desk.init(*more)) == 0
     issuers: list[dict[str, Any]] = json.loads((desk.folder / "policy.json").read_bytes())["policy"]["gpu"]["issuers"]
     return issuers
+
+
+def test_a_draft_gives_each_node_compose_a_key_for_its_salts_and_no_other_that_key(desk: Desk, teemesh: Run) -> None:
+    path = _signed(desk, teemesh, 3, 1)
+    policy = verify_seed(Path(path).read_bytes(), read_anchors((desk.folder / "kms.json").read_text()))
+    composes = {measurement.compose_hash for measurement in policy.roles["node"].measurements}
+    assert composes
+    for compose in composes:
+        rule = policy.key_release(cache_salt_key(compose))
+        assert rule is not None
+        assert rule.held
+        assert rule.admits("node", compose)
+        assert not rule.admits("node", "ab" * 32)
+        assert not rule.admits("router", compose)
+    assert policy.key_release(cache_salt_key("ab" * 32)) is None
 
 
 def test_a_draft_pins_the_keys_and_authorities_of_its_references(desk: Desk, teemesh: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
+from libs.events.batches import encode_batch
 from libs.events.keyset import Keyset, PreviousIssuer
 from libs.events.pipeline import Artifact, Stage, Step
-from libs.events.records import Record
+from libs.events.records import Entry, Record, seal
+from libs.events.stage_signature import sign_stage
 from libs.events.vault import VaultKey
 from libs.policy.revocation import RevocationKind, RevocationSignatureInvalid, parse_revocation
 from libs.policy.signatures import parse_signed
@@ -169,11 +172,45 @@ def test_a_role_that_writes_to_no_log_is_refused(mesh: JoinedMesh, kms: KmsCore,
 
 def test_a_job_writes_stages_that_are_stages_and_lie_open(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
     job = LogWriter(mesh, kms, "job")
-    stage = Stage(Step.TRAINING, "first", (), (Artifact("weights", bytes(32)),), bytes(32), 1, 2).body()
-    assert not gate.reasons(job.batch(job.introduce(), job.seal(Kind.PIPELINE, stage)))
-    assert gate.reasons(job.batch(job.seal(Kind.PIPELINE, {**stage, "note": "any text"}))) == ["ENTRY_MALFORMED"]
+    assert not gate.reasons(job.batch(job.introduce(), job.seal(Kind.PIPELINE, STAGE)))
+    assert gate.reasons(job.batch(job.seal(Kind.PIPELINE, {**STAGE, "note": "any text"}))) == ["ENTRY_MALFORMED"]
     with pytest.raises(ValueError, match="does not lie in that vault"):
-        job.seal(Kind.PIPELINE, stage, vault=VAULT)
+        job.seal(Kind.PIPELINE, STAGE, vault=VAULT)
+
+
+STAGE = Stage(Step.TRAINING, "first", (), (Artifact("weights", bytes(32)),), bytes(32), 1, 2).body()
+
+
+def _as_it_stands(job: LogWriter, number: int, change: Callable[[Entry], Entry]) -> bytes:
+    """The job's batch with a stage in it that it did not sign itself, or not so."""
+    entry = change(Entry(Kind.PIPELINE, job.issuer.id, number, bytes(32), None, STAGE))
+    record = seal(entry.canonical(), entry.kind, entry.issuer, number, bytes(32), None)
+    return encode_batch(job.issuer.id, number, [record], job.issuer.key)
+
+
+def test_a_stage_enters_only_with_its_jobs_signature(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    job, other = LogWriter(mesh, kms, "job"), LogWriter(mesh, kms, "job")
+    gate.judge(job.batch(job.introduce()))
+    gate.judge(other.batch(other.introduce()))
+    before = _as_it_stands(job, 2, lambda entry: replace(entry, body={**STAGE, "v": 1}))
+    assert gate.reasons(before) == ["STAGE_NOT_SIGNED"]
+    others = _as_it_stands(job, 3, lambda entry: sign_stage(entry, other.issuer.key))
+    judged = gate.judge(others)
+    assert [refusal.reason.name for refusal in judged.refusals] == ["ENTRY_MALFORMED"]
+    assert "STAGE_SIGNATURE_INVALID" in details(judged)
+    moved = _as_it_stands(
+        job, 4, lambda entry: replace(sign_stage(replace(entry, issuer_seq=9), job.issuer.key), issuer_seq=4)
+    )
+    assert "STAGE_SIGNATURE_INVALID" in details(gate.judge(moved))
+    assert gate.reasons(_as_it_stands(job, 5, lambda entry: sign_stage(entry, job.issuer.key))) == []
+
+
+def test_a_job_whose_next_start_came_writes_no_more(mesh: JoinedMesh, kms: KmsCore, gate: Gatekeeper) -> None:
+    ended = LogWriter(mesh, kms, "job")
+    gate.judge(ended.batch(ended.introduce()))
+    later = LogWriter(mesh, kms, "job", previous=PreviousIssuer(ended.issuer.id, 1))
+    gate.judge(later.batch(later.introduce()))
+    assert gate.reasons(ended.batch(ended.seal(Kind.PIPELINE, STAGE))) == ["SEQUENCE_CLOSED"]
 
 
 def test_a_keyset_may_wait_for_the_broker_for_days_but_not_for_ever(

@@ -109,4 +109,5 @@ def test_numbers_of_reasons_are_permanent() -> None:
         "CONFLICT": 13,
         "VAULT_ERASED": 14,
         "KEYSET_NOT_RENEWED": 15,
+        "STAGE_NOT_SIGNED": 16,
     }

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,21 +17,12 @@ from services.ledger.storage.damage import LogBroken, LogDamaged, LogExists
 from services.ledger.storage.head import SourceOutOfOrder
 from services.ledger.storage.segment_files import SEGMENTS
 from services.ledger.storage.store import LogStore
+from tests.fakes.full_disk import files_limited_to
 from tests.fakes.unsynced_disk import writes_without_sync
 
 from .conftest import DESCRIPTION, KEY, ORIGIN, SOURCE, candidate, fill, open_store, sequencer, tag
 
 VAULT = b"\x55" * 16
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_commit_is_acknowledged_and_can_be_acknowledged_again(empty_log: Path) -> None:

@@ -29,10 +29,12 @@ from services.node.generation import (
     RequestMalformed,
 )
 from services.node.receipts import ReceiptSigner, keyset_of
+from services.node.salting import SaltKeyMissing, Salts
 
 CHAT = endpoints.CHAT.path
 GOOD = b'{"model":"m","messages":[],"temperature":0.70}'
 POLICY = PolicyInForce(7, "sha256:" + "ab" * 32)
+SALTS = Salts(bytes(range(32)))
 CLAIMED = Claimed("an engine 1.0", b"\x0a" * 32, {"m": b"\x0b" * 32})
 
 
@@ -66,7 +68,7 @@ async def generate(
 ) -> tuple[list[Part], ReceiptSigner]:
     signer = ReceiptSigner()
     request = Request(**({"endpoint": CHAT, "request_id": "r-1", "tenant_id": "t_1"} | (fields or {})), body=body)
-    generation = Generation(engine, CLAIMED, signer, lambda: POLICY)
+    generation = Generation(engine, CLAIMED, signer, lambda: POLICY, salts=SALTS if engine.salted else None)
     async with aclosing(generation.generate(request, 5.0)) as parts:
         return [part async for part in parts], signer
 
@@ -89,7 +91,7 @@ async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_gives(
 async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> None:
     engine = ToldEngine(salted=True)
     signer = ReceiptSigner()
-    generation = Generation(engine, CLAIMED, signer, lambda: POLICY)
+    generation = Generation(engine, CLAIMED, signer, lambda: POLICY, salts=SALTS)
     for tenant in ("a", "a", "b"):
         async with aclosing(generation.generate(Request(CHAT, b" " + GOOD, "r", tenant), 5.0)) as parts:
             conclusion = [part async for part in parts][-1]
@@ -101,6 +103,12 @@ async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> No
     assert signed.forwarded is not None
     assert signed.forwarded.body_hash == "sha256:" + hashlib.sha256(engine.bodies[2]).hexdigest()
     assert signed.received.body_hash == "sha256:" + hashlib.sha256(b" " + GOOD).hexdigest()
+
+
+def test_an_engine_with_a_shared_cache_is_not_served_without_salts() -> None:
+    with pytest.raises(SaltKeyMissing) as refused:
+        Generation(ToldEngine(salted=True), CLAIMED, ReceiptSigner(), lambda: POLICY)
+    assert refused.value.reason == "SALT_KEY_MISSING"
 
 
 def _generated(parts: list[Part]) -> list[Generated]:

@@ -75,3 +75,11 @@ def test_vllm_needs_no_salt_only_if_its_cache_is_measured_away(
     tmp_path: Path, arguments: tuple[str, ...], salted: bool
 ) -> None:
     assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine").salted is salted
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"silent_seconds": 0.0}, {"silent_seconds": -1.0}, {"memory_bytes": -1}, {"tenant_parallel": -1}]
+)
+def test_a_bound_that_is_none_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        EngineSettings(**wrong)  # type: ignore[arg-type]

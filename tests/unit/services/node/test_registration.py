@@ -102,10 +102,25 @@ class Peer:
 class Engine:
     """Ready from the start; the test says what it is busy with."""
 
-    ready = True
-    load = EngineLoad(running=1, waiting=2, capacity=4)
+    def __init__(self) -> None:
+        self.load = EngineLoad(running=1, waiting=2, capacity=4)
+        self._ready, self._away = asyncio.Event(), asyncio.Event()
+        self.turn(ready=True)
 
-    async def until_ready(self) -> None: ...
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    def turn(self, *, ready: bool) -> None:
+        came, went = (self._ready, self._away) if ready else (self._away, self._ready)
+        came.set()
+        went.clear()
+
+    async def until_ready(self) -> None:
+        await self._ready.wait()
+
+    async def until_away(self) -> None:
+        await self._away.wait()
 
 
 class Node:
@@ -134,8 +149,8 @@ async def meeting(key: Callable[[], bytes] = lambda: b"key") -> AsyncIterator[No
 
 
 @asynccontextmanager
-async def keeping(node: Node) -> AsyncIterator[None]:
-    task = asyncio.create_task(keep_registered(node.registration, renew_seconds=0.01))
+async def keeping(node: Node, renew_seconds: float = 0.01) -> AsyncIterator[None]:
+    task = asyncio.create_task(keep_registered(node.registration, renew_seconds=renew_seconds))
     try:
         yield
     finally:
@@ -169,10 +184,19 @@ async def test_a_cache_is_reported_when_the_engine_speaks_of_it() -> None:
 async def test_a_node_whose_engine_is_away_takes_no_work() -> None:
     async with meeting() as node, keeping(node):
         await node.registry.called()
-        node.engine.ready = False
+        node.engine.turn(ready=False)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (await node.registry.called()).draining:
                 pass
+
+
+async def test_an_engine_that_goes_or_comes_back_is_told_of_at_once() -> None:
+    """The next renewal would be an hour away."""
+    async with meeting() as node, keeping(node, renew_seconds=3600.0):
+        assert isinstance(await node.registry.called(), registry_pb2.RegisterRequest)
+        for ready in (False, True, False):
+            node.engine.turn(ready=ready)
+            assert (await node.registry.called()).draining is not ready
 
 
 async def test_a_forgotten_node_registers_again() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.node.place import WeightsWouldRest, compressed, is_encrypted, require_unreadable_at_rest, swaps
+from libs.weights.place import WeightsWouldRest, compressed, is_encrypted, require_unreadable_at_rest, swaps
 
 HEAD = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 

@@ -1,13 +1,16 @@
-"""It is responsible for where opened weights may lie: in memory, or on an encrypted disk."""
+"""Responsible for where weights and data sets may lie that were opened: in memory, or on an encrypted disk."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from libs.errors import MeshError
+from libs.weights.age import to_its_end
+from libs.weights.measuring import WeightsMissing
 
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -20,7 +23,7 @@ _ENCRYPTED = ("CRYPT-LUKS1-", "CRYPT-LUKS2-", "CRYPT-PLAIN-")
 
 
 class WeightsWouldRest(MeshError):
-    """Opened there, the weights could come to lie on a disk in the clear."""
+    """Opened there, the files could come to lie on a disk in the clear."""
 
     reason = "WEIGHTS_WOULD_REST"
 
@@ -29,7 +32,7 @@ def require_unreadable_at_rest(folder: Path) -> None:
     """Raise `WeightsWouldRest` unless what is written into a folder is in memory, which goes to no disk, or encrypted.
 
     Encrypted is a filesystem that lies on dm-crypt itself; with anything in between the kernel does not say. Wherever
-    the files are, the engine has them in its memory.
+    the files are, whoever reads them has them in its memory.
     """
     listed = _SWAPS.read_text()
     if swapped := swaps(listed, {name: text for name in compressed(listed) if (text := _backing(name)) is not None}):
@@ -37,6 +40,21 @@ def require_unreadable_at_rest(folder: Path) -> None:
     device = os.stat(folder).st_dev
     if _filesystem(_MOUNTS.read_text(), device) not in _IN_MEMORY and not is_encrypted(_uuid(device)):
         raise WeightsWouldRest(f"{folder} is neither in memory nor on an encrypted disk")
+
+
+async def remove_opened(path: Path) -> None:
+    """Remove what was opened there, if anything was. Raises `WeightsMissing` where it cannot be: it is plaintext."""
+
+    def remove() -> None:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+
+    try:
+        await to_its_end(remove)
+    except OSError as error:
+        raise WeightsMissing(f"cannot remove {path}: {error.strerror}") from error
 
 
 def swaps(listed: str, backing: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,81 @@
+"""One tenant's part of an engine: no more than is its own, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, aclosing
+
+import pytest
+
+from libs.aci.receipt_events import PolicyInForce
+from services.node.generation import Claimed, Generation, Head, Part, Request
+from services.node.receipts import ReceiptSigner
+from services.node.shares import TenantShares, TenantShareTaken
+from tests.unit.services.node.test_servicer import EndlessEngine
+
+CHAT = "/v1/chat/completions"
+
+
+def test_a_tenant_has_as_many_as_may_and_gets_back_what_ends() -> None:
+    shares = TenantShares(2)
+    with ExitStack() as first:
+        first.enter_context(shares.held("a"))
+        with shares.held("a"):
+            with pytest.raises(TenantShareTaken) as refused:
+                shares.held("a").__enter__()
+            assert refused.value.reason == "TENANT_SHARE_TAKEN"
+            with shares.held("b"):
+                pass
+        with shares.held("a"):
+            pass
+
+
+def test_without_a_bound_there_is_none() -> None:
+    shares = TenantShares(0)
+    with ExitStack() as held:
+        for _ in range(1000):
+            held.enter_context(shares.held("a"))
+
+
+def test_a_tenant_that_has_nothing_here_is_not_remembered() -> None:
+    shares = TenantShares(1)
+    for number in range(1000):
+        with shares.held(f"tenant-{number}"):
+            pass
+    assert not shares.tenants
+
+
+def generation(engine: EndlessEngine) -> Generation:
+    claimed = Claimed("an engine", bytes(32), {"m": bytes(32)})
+    return Generation(
+        engine, claimed, ReceiptSigner(), lambda: PolicyInForce(1, "sha256:" + "0" * 64), tenant_parallel=1
+    )
+
+
+def request(tenant: str) -> Request:
+    return Request(CHAT, b'{"model":"m"}', "r", tenant)
+
+
+async def head_of(serving: Generation, tenant: str) -> Part:
+    async with aclosing(serving.generate(request(tenant), 5.0)) as parts:
+        return await anext(parts)
+
+
+async def test_whoever_sends_them_a_tenants_requests_are_counted_together() -> None:
+    """The same tenant's comes by another router while the first stream goes on, and by the first once it has ended."""
+    serving = generation(EndlessEngine(ends=False))
+    async with aclosing(serving.generate(request("a"), 5.0)) as running:
+        assert isinstance(await anext(running), Head)
+        with pytest.raises(TenantShareTaken):
+            await head_of(serving, "a")
+        assert isinstance(await head_of(serving, "b"), Head)
+    assert isinstance(await head_of(serving, "a"), Head)
+
+
+async def test_a_request_that_is_given_up_before_its_answer_gives_its_part_back() -> None:
+    serving = generation(EndlessEngine(ends=False))
+    task = asyncio.create_task(head_of(serving, "a"))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(await head_of(serving, "a"), Head)

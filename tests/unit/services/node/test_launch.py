@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def test_vllm_is_started_as_a_module_with_its_key_in_the_environment(tmp_path: P
     assert argv[-5:] == ["--dtype", "bfloat16", "--no-enable-log-requests", "--uds", str(SOCKET)]
     assert launch.key_variable == "VLLM_API_KEY"
     assert launch.salted
+
+
+def test_the_embedded_engine_is_started_by_the_nodes_interpreter_in_isolation() -> None:
+    assert plan(EngineSettings(), EMBEDDED, "an engine").program[:2] == (sys.executable, "-I")
 
 
 def test_vllm_without_weights_is_refused() -> None:

@@ -114,12 +114,15 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class ServedByForeign:
-    """The provider outside the mesh that served: its own receipt, as it came, so that the two chain by themselves."""
+    """The provider outside the mesh that served: its own receipt, as it came, so that the two chain by themselves.
+
+    Of an exchange that was encrypted there is the hash alone: the receipt has the hash of the answer in clear.
+    """
 
     TYPE: ClassVar[str] = "teemesh.foreign"
     provider: str
     receipt_sha256: str
-    receipt: str
+    receipt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,9 @@ def read(members: Members) -> Event:
                 completion_tokens=members.optional_integer("completion_tokens"),
             )
         case ServedByForeign.TYPE:
-            return ServedByForeign(members.text("provider"), members.hex("receipt_sha256", 32), members.text("receipt"))
+            return ServedByForeign(
+                members.text("provider"), members.hex("receipt_sha256", 32), members.optional_text("receipt")
+            )
         case Aborted.TYPE:
             return Aborted(members.text("reason"), members.optional_text("detail"))
         case SealedUnder.TYPE:

@@ -92,6 +92,7 @@ async def test_receipts_chain_across_both_hops_offline(router: RouterBench, othe
     established = verify_service(evidence, policy.foreign_providers[0], policy, ours.served_at)
     accepted = {name: verify_session(logged[name], name) for name in evidence.session_ids}
     (link,) = [event for event in ours.events if isinstance(event, ServedByForeign)]
+    assert link.receipt is not None
     assert digest(link.receipt.encode()) == "sha256:" + link.receipt_sha256
     assert ours.forwarded is not None
     (body,) = other.bodies
@@ -309,7 +310,9 @@ async def test_an_answer_whose_receipt_was_edited_is_not_released(router: Router
 async def test_the_receipt_of_another_answer_proves_nothing(router: RouterBench, other: OtherRouter) -> None:
     await router.run(asked())
     (earlier,) = [event for event in last_receipt(router).events if isinstance(event, ServedByForeign)]
-    other.lies["receipts"] = lambda receipt: earlier.receipt.encode()
+    assert earlier.receipt is not None
+    proof = earlier.receipt.encode()
+    other.lies["receipts"] = lambda receipt: proof
     answer = await router.run(asked(seed=1))
     assert answer.started.status == 502
     assert b"REQUEST_NOT_RECEIPTED" in answer.body

@@ -32,6 +32,7 @@ from services.router.errors import (
     ServiceUnavailable,
     TenantRevoked,
     UpstreamFailed,
+    UpstreamVerificationFailed,
 )
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
@@ -177,10 +178,14 @@ class Exchanges:
             raise error
 
     async def _answer(self, course: Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out."""
+        """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out: where somebody was
+        handed the prompt, that they failed; where nobody was, why it may go nowhere.
+        """
         tried: frozenset[str] = frozenset()
+        failure: NodeUnavailable | None = None
         route = await self._turn(course, prompt, tried)
         while True:
+            handed = len(course.reached)
             try:
                 async with aclosing(self._relay(course, prompt, route)) as forwarded:
                     async for part in forwarded:
@@ -189,12 +194,14 @@ class Exchanges:
             except NodeUnavailable as error:
                 tried |= {route.name}
                 log.warning("route unavailable", route=route.name, detail=str(error))
+                if failure is None or not course.reached or len(course.reached) > handed:
+                    failure = error
                 if len(tried) >= _ATTEMPTS or course.left() <= 0:
-                    raise
+                    raise failure from None
                 try:
                     route = await self._turn(course, prompt, tried)
-                except RouterError:
-                    raise error from None  # There was one; that it failed is what the client should know.
+                except RouterError as refusal:
+                    raise (failure if course.reached else _telling(failure, refusal)) from None
 
     def _lasting(self, request: Request, named: str | None) -> Generation:
         """Return the keyset to serve under, which outlives the request. Raises `KeysetEnded`."""
@@ -291,3 +298,10 @@ class Exchanges:
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for last in released:
                 yield last
+
+
+def _telling(failure: NodeUnavailable, refusal: RouterError) -> RouterError:
+    """Return which of the two says why the prompt went nowhere: why who was chosen did not get it, or why nobody else
+    may. That nobody else is left says the less.
+    """
+    return failure if refusal.type == UpstreamVerificationFailed.type else refusal

@@ -167,6 +167,11 @@ REFUSALS: tuple[Row, ...] = (
     Row(
         "the chosen node has another key",
         "NODE_KEY_CHANGED",
+        f"{_MEANWHILE}a_node_that_has_another_key_meanwhile_gets_no_prompt",
+    ),
+    Row(
+        "the node of the pinned session has another key",
+        "SESSION_NOT_ACCEPTED",
         f"{_MEANWHILE}a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_prompt",
     ),
     Row("the outbox is full", "LEDGER_UNAVAILABLE", f"{_NOT_NOW}[full outbox]"),

@@ -137,6 +137,21 @@ def test_c097_a_superseded_pin_is_refused(stage: Stage, router: Router) -> None:
     assert refusal(stage, CHAT, {"aci_session_ids": [before]}) == (412, "session_not_accepted")
 
 
+def test_c098_pins_are_held_against_the_sessions_that_there_are_since_a_new_verification(stage: Stage) -> None:
+    """Node and router were started anew: a session took the place of the one before."""
+    current = current_session(stage)
+    assert current != stage.earlier.session_id
+    refused = exchange(
+        stage, CHAT, constrained(stage.model, {"aci_session_ids": [stage.earlier.session_id]}), stage.owner
+    )
+    assert refused.answer.refusal == (412, "session_not_accepted")
+    outcome = reader.outcome(refused.receipt)
+    assert (outcome["result"], outcome["required"], outcome["reason"]) == ("failed", True, "session_not_accepted")
+    assert not reader.events(refused.receipt, "request.forwarded")
+    served = exchange(stage, CHAT, constrained(stage.model, {"aci_session_ids": [current]}), stage.owner)
+    assert reader.outcome(served.receipt)["session_id"] == current
+
+
 def test_c099_of_several_pins_any_current_one_serves(stage: Stage) -> None:
     current = current_session(stage)
     pins = [PIN, stage.earlier.session_id, current, current]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -156,6 +156,7 @@ class Known:
             raise ForeignNotVerified(self.name, why)
         if self.standing is None:
             raise ForeignNotVerified(self.name, self.refusal)
+        wanted = replace(wanted, tenant=self._policy.current.constraints.of(wanted.tenant_id))
         if not wanted.may_go_to(self.candidate(), time.time()):
             raise ForeignNotVerified(self.name, _VERIFIED_OTHERWISE)
         return self.standing

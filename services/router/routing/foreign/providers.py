@@ -58,9 +58,9 @@ class ForeignProviders:
         )
         return None if name is None else ForeignRoute(listed[name], wanted, self._in_flight)
 
-    def lists(self, model: str) -> bool:
-        """Say whether policy lists a provider of this model, whether or not it may serve now."""
-        return bool(self._of(model))
+    def listing(self, model: str) -> frozenset[str]:
+        """Name the providers of this model that policy lists, whether or not they may serve now."""
+        return frozenset(known.name for known in self._of(model))
 
     def why_none(self, model: str, constraints: Constraints, tenant_id: str) -> list[str]:
         """Return the reasons for which providers of this model are not verified, as far as that keeps them from it."""

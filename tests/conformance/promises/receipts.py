@@ -105,7 +105,17 @@ REFUSALS: tuple[Row, ...] = (
     Row("encrypted: it cannot be opened", "E2EE_DECRYPTION_FAILED", f"{_SEALED}[e2ee_decryption_failed]"),
     Row("encrypted: where nothing is", "E2EE_UNSUPPORTED_ENDPOINT", f"{_SEALED}[e2ee_unsupported_endpoint]"),
     Row("encrypted: part of it in clear", "E2EE_CONTENT_WITHOUT_PLACE", f"{_SEALED}[e2ee_content_without_place]"),
-    Row("encrypted: it came before", "E2EE_REPLAY_DETECTED", f"{_ONE}what_came_encrypted_before"),
+    Row("encrypted: it came before", "E2EE_REPLAY_DETECTED", f"{_ONE}what_came_encrypted_before[as it was]"),
+    Row(
+        "encrypted: it came before, and is to be answered under another client's key",
+        "E2EE_REPLAY_DETECTED",
+        f"{_ONE}what_came_encrypted_before[for another client's key]",
+    ),
+    Row(
+        "encrypted: it came before, with its nonce in other letters",
+        "E2EE_REPLAY_DETECTED",
+        f"{_ONE}what_came_encrypted_before[with its nonce in other letters]",
+    ),
     Row(
         "encrypted: no more can be remembered",
         "E2EE_REPLAY_MEMORY_FULL",

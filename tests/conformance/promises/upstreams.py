@@ -85,6 +85,11 @@ A_HOSTILE_REGISTRY: tuple[Row, ...] = (
         f"{_UPSTREAMS}a_node_whose_session_claims_more_than_was_found_is_not_used",
     ),
     Row(
+        "shows a session that has ended",
+        "SESSION_NOT_CONFIRMED",
+        f"{_UPSTREAMS}a_session_that_is_not_valid_now_is_refused[has ended]",
+    ),
+    Row(
         "shows an edited session under the old id",
         "SESSION_ID_MISMATCH",
         f"{_LYING}a_session_that_was_edited_under_its_old_id_is_not_cited",
@@ -164,9 +169,8 @@ AFTER_THE_CHOICE: tuple[Row, ...] = (
         f"{_ANY_MORE}[the_tenants_evidence_must_be_younger-tenant_constraints_unmet]",
     ),
     Row("the node is drained", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[the_node_is_drained-node_no_longer_suits]"),
-    Row(
-        "its lease or session ends", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[its_lease_is_shortened-node_no_longer_suits]"
-    ),
+    Row("its lease ends", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[its_lease_is_shortened-node_no_longer_suits]"),
+    Row("its session ends", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[its_session_ends-node_no_longer_suits]"),
     Row("the registry ends it", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[the_registry_ends_it-node_no_longer_suits]"),
     Row("the policy goes stale", "POLICY_STALE", f"{_ANY_MORE}[the_policy_goes_stale-service_unavailable]"),
     Row("the tenant is revoked", "TENANT_REVOKED", f"{_ANY_MORE}[the_tenant_is_revoked-tenant_revoked]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from teemesh.registry.v1 import registry_pb2
@@ -47,6 +48,14 @@ def _its_lease_is_shortened(bench: RouterBench) -> None:
     bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(lease_until_ms=1)))
 
 
+def _its_session_ends(bench: RouterBench) -> None:
+    """The registry's lease and the router's own appraisal go on."""
+    known = bench.upstreams._known[bench.nodes[0].lease.certificate.spiffe_id]
+    assert known.admitted is not None
+    known.admitted = replace(known.admitted, session=replace(known.admitted.session, expires_at=1))
+    bench.upstreams.take(bench.snapshot(bench.nodes[0].provider()))
+
+
 def _the_registry_ends_it(bench: RouterBench) -> None:
     bench.upstreams.take(bench.snapshot())
 
@@ -78,6 +87,7 @@ _UNMET = "tenant_constraints_unmet"
         (_the_tenants_evidence_must_be_younger, (503, _UNMET, f"{_UNMET}: max_evidence_age_seconds")),
         (_the_node_is_drained, _UNSUITED),
         (_its_lease_is_shortened, _UNSUITED),
+        (_its_session_ends, _UNSUITED),
         (_the_registry_ends_it, _UNSUITED),
         (_the_policy_goes_stale, (503, "service_unavailable", "service_unavailable")),
         (_the_tenant_is_revoked, (403, "tenant_revoked", "tenant_revoked")),

@@ -80,14 +80,22 @@ def test_a_session_that_says_what_was_found_is_confirmed() -> None:
         {"endpoint": "https://127.0.0.1:4001"},
         {"identity": {"provider": "somebody"}},
         {"channel_binding": []},
-        {"established_at": 1, "expires_at": 2},
-        {"established_at": int(time.time()) + 3600, "expires_at": int(time.time()) + 7200},
     ],
     ids=lambda changes: next(iter(changes)) if isinstance(changes, dict) else "",
 )
 def test_a_session_that_says_something_else_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(SessionNotOurs) as refused:
         confirm(altered(DOCUMENT, changes), ENDPOINT, LEASE, time.time())
+    assert refused.value.reason == "SESSION_NOT_CONFIRMED"
+
+
+@pytest.mark.parametrize("seconds", [(-7200, 0), (60, 7200)], ids=["has ended", "has not begun"])
+def test_a_session_that_is_not_valid_now_is_refused(seconds: tuple[int, int]) -> None:
+    now = int(time.time())
+    established_at, expires_at = (now + second for second in seconds)
+    session = altered(DOCUMENT, {"established_at": established_at, "expires_at": expires_at})
+    with pytest.raises(SessionNotOurs, match="not valid now") as refused:
+        confirm(session, ENDPOINT, LEASE, now)
     assert refused.value.reason == "SESSION_NOT_CONFIRMED"
 
 

@@ -217,8 +217,13 @@ def test_c102_a_verified_only_tenant_never_reaches_it(stage: Stage, provider: Pr
 def test_c103_nothing_that_a_client_sends_skips_verification(
     stage: Stage, provider: Provider, headers: list[tuple[str, str]], member: Any
 ) -> None:
+    """A verified node serves what one can, and what only a provider could that is to be verified, nobody."""
     known = exchange(stage, CHAT, constrained(stage.model, member), stage.guest, headers=headers)
+    assert known.answer.status == 200
     assert reader.outcome(known.receipt)["result"] == "verified"
+    refused = exchange(stage, CHAT, constrained(UNPROVEN_MODEL, member), stage.owner, headers=headers)
+    assert refused.answer.refusal == (503, "upstream_verification_failed")
+    assert not reader.events(refused.receipt, "request.forwarded")
     assert not provider.bodies
 
 

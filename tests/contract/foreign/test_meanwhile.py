@@ -166,7 +166,8 @@ async def test_a_shorter_age_of_evidence_holds_for_what_was_verified_before(
     router.member.policy.enact(replace(policy, evidence_max_age_seconds=0))
     await router.foreign.verify()
     assert router.foreign.current_sessions(None, None) == []
-    assert (await router.run(asked())).started.status == 503
+    answer = await router.run(asked())
+    assert (answer.started.status, error_type(answer)) == (503, "upstream_verification_failed")
     assert last_receipt(router).forwarded is None
     assert other.bodies == []
 

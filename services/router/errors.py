@@ -56,6 +56,12 @@ class InvalidRequest(RouterError):
     reason = "REQUEST_INVALID"
 
 
+class TooManyValues(InvalidRequest):
+    """The body has more JSON values than are read: each takes far more memory than it has bytes."""
+
+    reason = "BODY_VALUES_TOO_MANY"
+
+
 class Unauthorized(RouterError):
     """No API key, or none that a tenant has. The same for both, so that nothing is learned by guessing."""
 

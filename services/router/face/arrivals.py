@@ -59,3 +59,5 @@ class Arrival:
     """Whether the client is there and takes nothing of what is written to it."""
     host: str = ""
     """Whom the client says it talks to: a name or address in lower case, without a port; empty if it does not."""
+    served: frozenset[str] | None = None
+    """The hosts that the connection's certificate is for, where it may serve no others."""

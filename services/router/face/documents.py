@@ -77,7 +77,7 @@ class Documents:
         return value({"object": "list", "data": models})
 
     async def attestation(self, arrival: Arrival, name: str) -> Reply:
-        return document(await self.reports.report(arrival.query.only("nonce")))
+        return document(await self.reports.report(arrival.query.only("nonce"), arrival.host))
 
     async def receipt(self, arrival: Arrival, name: str) -> Reply:
         return document((await self._stored(arrival, name)).receipt)

@@ -18,6 +18,7 @@ from libs.errors import MeshError
 from libs.https import unreadable
 from libs.https.heads import host_of, require_authority, split_target
 from libs.https.http1 import Http1Connection, Http1Server, require_one_reading
+from libs.rpc.tls import served_hosts
 from services.router.errors import (
     HeadTooLarge,
     InternalError,
@@ -143,6 +144,7 @@ def _arrival(request: web.BaseRequest, connection: Http1Connection, share: Share
         gone=lambda: connection.lost,
         stalled=lambda: connection.stalled,
         host=host_of(authority),
+        served=served_hosts(request.transport),
     )
 
 

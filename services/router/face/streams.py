@@ -15,6 +15,7 @@ from h2.exceptions import ProtocolError
 from libs.aci.endpoints import protocol_at
 from libs.https.heads import host_of, require_authority, split_target
 from libs.https.unreadable import Unreadable
+from libs.rpc.tls import served_hosts
 from services.router.errors import ConnectionEnding, InvalidRequest, RequestTooLarge, RouterError
 from services.router.face.answers import Reply, refusal
 from services.router.face.arrivals import Arrival, Fields
@@ -129,6 +130,7 @@ class Stream:
             gone=lambda: self.lost or self._connection.lost,
             stalled=lambda: self._stalled,
             host=host_of(authority),
+            served=served_hosts(self._connection.transport),
         )
 
     async def _read(self, share: Share, limit: int) -> bytes:

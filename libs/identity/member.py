@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from libs.errors import MeshError
+from libs.gpus.collector import collecting
 from libs.identity.admission import BrokerAdmission
 from libs.identity.any_peer import AnyPeer
 from libs.identity.authority import Authority, KmsAuthority
@@ -24,7 +25,8 @@ from libs.identity.collateral import AttestationCollateral, CollateralSource
 from libs.identity.exchange import EvidenceServicer, evidence_binding
 from libs.identity.freshness import PolicyKeeper, load_keeper
 from libs.identity.gate import MeshGate
-from libs.identity.gpu import GuestGpus
+from libs.identity.gpu import Gpus, GuestDevices
+from libs.identity.gpu_watch import GpuSettings, GpuStanding, GpuWatch
 from libs.identity.lease import Leases
 from libs.identity.ledger_writer import LedgerWriter
 from libs.identity.listener import listener_credentials
@@ -44,6 +46,7 @@ from libs.tee.dstack import Guest
 from libs.tee.evidence import Evidence
 
 _SWEEP_SECONDS = 1.0
+_GPUS = GpuSettings()
 
 log = structlog.get_logger()
 
@@ -106,6 +109,7 @@ class Member:
         self.identity = identity
         self.leases = Leases(policy, self.ca_spki)
         self.streams = Streams(policy)
+        self.gpus = GpuStanding()
         self._peers: dict[tuple[str, str], Peer] = {}
         self._kms: AnyPeer | None = None
 
@@ -219,6 +223,7 @@ async def join(
     *,
     collateral: CollateralSource | None = None,
     registry: Sequence[str] = (),
+    gpus: GpuSettings = _GPUS,
 ) -> AsyncIterator[Member]:
     """Join the mesh under a role, with these claims in the evidence (the role is added), until the body ends.
 
@@ -226,18 +231,22 @@ async def join(
     Raises whatever refuses this service, or the KMS, under the policy. A KMS or attestation service that is away is
     waited for.
     """
-    async with open_guest(settings, role) as (guest, anchors):
+    async with open_guest(settings, role) as (guest, anchors), collecting() as collector:
+        devices = collector if gpus.source == "nvidia" else GuestDevices(guest)
+        shown = Gpus(devices, settings.attestation_bootstrap, settings.trust_domain)
         prover = Prover(
             guest,
             collateral or AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain),
             {"role": role, **claims},
-            GuestGpus(guest, settings.attestation_bootstrap, settings.trust_domain),
+            shown,
         )
         policy = load_keeper(settings.state_dir, settings.seed_policy, anchors)
         authority = KmsAuthority(settings.kms_bootstrap, settings.trust_domain)
         async with membership(settings, role, anchors, prover, policy, authority) as member:
             statements = KmsStatements(member.kms, member.identity)
+            watch = GpuWatch(member.identity, policy, role, shown, member.gpus)
             async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(watch.keep(gpus.look_seconds))
                 following = tasks.create_task(
                     follow_statements(
                         statements,
@@ -248,6 +257,7 @@ async def join(
                 )
                 yield member
                 following.cancel()
+                watching.cancel()
 
 
 @asynccontextmanager

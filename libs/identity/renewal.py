@@ -16,6 +16,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.errors import Code, MeshError
+from libs.gpus.observed import Observed
 from libs.identity import certificate as certificates
 from libs.identity.authority import Authority
 from libs.identity.certificate import MeshCertificate, Subject
@@ -55,10 +56,20 @@ class Credential:
     key: ec.EllipticCurvePrivateKey
     certificate: MeshCertificate
     evidence: Evidence
+    gpus: Observed | None = None
+    """The devices that the evidence is about; None where it shows none."""
 
     @property
     def key_pem(self) -> bytes:
         return certificates.key_pem(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Evidence, and the devices that it is about."""
+
+    evidence: Evidence
+    gpus: Observed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +82,22 @@ class Prover:
     gpus: GpuSource | None = None
     """Asked where policy requires a GPU of this service's role; None: there are none to ask."""
 
-    async def prove(self, challenge: Challenge, spki: bytes, *, gpu_required: bool = False) -> Evidence:
-        """Return evidence over (challenge, key, claims), with its collateral stapled and GPU evidence where required.
+    async def prove(self, challenge: Challenge, spki: bytes) -> Evidence:
+        """Return evidence over (challenge, key, claims), with its collateral stapled."""
+        return (await self.proof(challenge, spki, gpu_required=False)).evidence
+
+    async def proof(self, challenge: Challenge, spki: bytes, *, gpu_required: bool) -> Proof:
+        """Return the same with GPU evidence where required.
 
         CPU and GPUs answer one challenge: the GPUs first, because the claims that the quote binds hold their digest.
         """
-        claims, gpu_evidence = self.claims, None
+        claims, gpu_evidence, gpus = self.claims, None, None
         if gpu_required and self.gpus is not None:
-            gpu_evidence = await self.gpus.evidence(gpu_nonce(challenge.nonce, spki))
+            answer = await self.gpus.evidence(gpu_nonce(challenge.nonce, spki))
+            gpu_evidence, gpus = answer.evidence, answer.observed
             claims = {**claims, "gpu_evidence_sha256": gpu_evidence.digest.hex()}
         quote = await self.guest.quote(report_data(challenge.nonce, spki, claims))
-        return evidences.assemble(
+        evidence = evidences.assemble(
             quote=quote.quote,
             event_log=quote.event_log,
             app_compose=await self.guest.measured_compose(),
@@ -91,6 +107,7 @@ class Prover:
             gpu_evidence=gpu_evidence,
             collateral=await self.collateral.collateral(quote.quote),
         )
+        return Proof(evidence, gpus)
 
 
 class _Request:
@@ -103,11 +120,11 @@ class _Request:
         self.instance = instance
         self.spki = certificates.spki_of(self.key.public_key())
         self.csr = certificates.make_csr(self.key)
-        self.evidence: Evidence | None = None
+        self.proof: Proof | None = None
 
     async def prove(self, challenge: Challenge) -> bytes:
-        self.evidence = await self._prover.prove(challenge, self.spki, gpu_required=self._gpu_required)
-        return self.evidence.document
+        self.proof = await self._prover.proof(challenge, self.spki, gpu_required=self._gpu_required)
+        return self.proof.evidence.document
 
 
 class Identity:
@@ -191,6 +208,10 @@ class Identity:
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, _LAST_RETRY_SECONDS)
 
+    async def renew(self) -> None:
+        """Get the next credential now, over evidence that is made from here on. Raises what refuses it."""
+        await self._renew_once()
+
     async def renewed(self) -> Credential:
         """Wait for the next credential."""
         await self._renewed.wait()
@@ -206,15 +227,17 @@ class Identity:
         request = _Request(prover, self._instance, policy.rules(self._role).gpu_required)
         issued = await self._authority.issue(request, policy)
         certificate = certificates.verify_issued(issued.certificate, issued.ca_certificate, time.time())
-        if request.evidence is None:
+        if request.proof is None:
             raise certificates.CertificateNotAccepted("the KMS issued a certificate without asking for evidence")
-        asked = Subject(policy.trust_domain, self._role, self._instance, request.evidence.digest)
+        evidence = request.proof.evidence
+        asked = Subject(policy.trust_domain, self._role, self._instance, evidence.digest)
         certificates.verify_asked_for(certificate, asked, request.spki)
         ca_spki = certificates.spki_of_certificate(issued.ca_certificate)
         if self._ca and certificates.spki_of_certificate(self._ca) != ca_spki:
             raise CaChanged("the KMS speaks for another CA than when this service started")
         self._ca, self._prover = issued.ca_certificate, prover
-        self._previous, self._current = self._current, Credential(request.key, certificate, request.evidence)
+        following = Credential(request.key, certificate, evidence, request.proof.gpus)
+        self._previous, self._current = self._current, following
         log.info("certificate obtained", spiffe_id=certificate.spiffe_id, until=certificate.not_after)
         renewed, self._renewed = self._renewed, asyncio.Event()
         renewed.set()

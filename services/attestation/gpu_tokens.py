@@ -1,4 +1,5 @@
-"""It is responsible for GPU tokens: the vendor's verdict on what GPUs answered, and who certified the keys that signed.
+"""It is responsible for GPU tokens: the vendor's verdict on what GPUs, or the switches between them, answered, and who
+certified the keys that signed.
 
 A verdict is about one nonce, so it is asked for anew each time. The keys change daily and are kept for minutes. Whoever
 relies on a verdict verifies it, and the certificates up to an authority that policy pins; a wrong answer from the token
@@ -31,7 +32,9 @@ from libs.tee.nvidia.token import MAX_DEVICES, DetachedEat, key_ids
 KEYS_SECONDS = 600
 """How long a key set is used. A key that the issuer withdrew is vouched for no longer than that."""
 
-_PATH = "/v4/attest/gpu"
+GPUS, SWITCHES = "/v4/attest/gpu", "/v4/attest/switch"
+"""What is asked about, as a path of the token service."""
+
 _KEYS_PATH = "/.well-known/jwks.json"
 _CLAIMS_VERSION = "3.0"
 _MAX_ANSWER_BYTES = 512 * 1024
@@ -53,7 +56,7 @@ log = structlog.get_logger()
 
 
 class GpuReportsMalformed(MeshError):
-    """The request is not what the GPUs of one machine answered to one nonce."""
+    """The request is not what the devices of one machine answered to one nonce."""
 
     code = Code.INVALID_ARGUMENT
     reason = "GPU_REPORTS_MALFORMED"
@@ -109,8 +112,10 @@ class GpuTokens:
         self._keys_failed_until = clock()
         self._fetching_keys = asyncio.Lock()
 
-    async def tokens(self, nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> SignedTokens:
-        """Return the verdict on reports over a 32-byte nonce.
+    async def tokens(
+        self, nonce: bytes, architecture: str, reports: Sequence[RawReport], path: str = GPUS
+    ) -> SignedTokens:
+        """Return the verdict on reports over a 32-byte nonce. `path` is `GPUS` or `SWITCHES`.
 
         Raises `GpuReportsMalformed`, `GpuTokensRefused`, `GpuTokensUnavailable`, `GpuTokensBusy`.
         """
@@ -122,7 +127,7 @@ class GpuTokens:
         self._asking += 1
         try:
             async with asyncio.timeout(self._timeout_seconds), self._room:
-                signed = await self._ask_vendor(self._nras_url, nonce, architecture, reports)
+                signed = await self._ask_vendor(self._nras_url, path, _request(nonce, architecture, reports))
         except TimeoutError as error:
             raise GpuTokensUnavailable(f"no verdict within {self._timeout_seconds:g} s") from error
         finally:
@@ -130,12 +135,10 @@ class GpuTokens:
         log.info("gpu tokens fetched", architecture=architecture, devices=len(reports), certified_keys=len(signed.keys))
         return signed
 
-    async def _ask_vendor(
-        self, nras_url: str, nonce: bytes, architecture: str, reports: Sequence[RawReport]
-    ) -> SignedTokens:
+    async def _ask_vendor(self, nras_url: str, path: str, posted: bytes) -> SignedTokens:
         # The time is the caller's to bound.
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
-            status, answer = await _ask(session, "POST", nras_url + _PATH, _request(nonce, architecture, reports))
+            status, answer = await _ask(session, "POST", nras_url + path, posted)
             if 400 <= status < 500:
                 raise GpuTokensRefused(f"the token service refuses the reports: HTTP {status}")
             if status != 200:
@@ -173,7 +176,7 @@ class GpuTokens:
 def _check(nonce: bytes, architecture: str, reports: Sequence[RawReport]) -> None:
     """Raise `GpuReportsMalformed` for what no machine's GPUs answer."""
     if len(nonce) != _NONCE_BYTES or not 1 <= len(reports) <= MAX_DEVICES:
-        raise GpuReportsMalformed(f"a nonce has {_NONCE_BYTES} bytes, and 1 to {MAX_DEVICES} GPUs answer it")
+        raise GpuReportsMalformed(f"a nonce has {_NONCE_BYTES} bytes, and 1 to {MAX_DEVICES} devices answer it")
     if _ARCHITECTURE.fullmatch(architecture) is None:
         raise GpuReportsMalformed("an architecture is named as the vendor does, for example HOPPER")
     for raw in reports:

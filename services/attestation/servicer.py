@@ -21,7 +21,7 @@ from services.attestation.appraisal import Appraiser
 from services.attestation.archive import Archive
 from services.attestation.collateral import CollateralCache
 from services.attestation.feed import Feed, Made
-from services.attestation.gpu_tokens import GpuTokens
+from services.attestation.gpu_tokens import SWITCHES, GpuTokens, SignedTokens
 from services.attestation.leases import LiveLeases
 from services.attestation.sweep import Sweep
 
@@ -61,12 +61,16 @@ class CollateralServicer(collateral_pb2_grpc.CollateralServiceServicer):
         request: collateral_pb2.GetGpuTokensRequest,
         context: Context,
     ) -> collateral_pb2.GetGpuTokensResponse:
-        reports = [RawReport(each.report, each.certificate_chain) for each in request.reports]
-        signed = await self._gpu_tokens.tokens(request.nonce, request.architecture, reports)
-        return collateral_pb2.GetGpuTokensResponse(
-            tokens=jcs.dumps(signed.eat.to_json()),
-            keys=[collateral_pb2.KeyChain(key_id=key_id, certificates=chain) for key_id, chain in signed.keys.items()],
-        )
+        signed = await self._gpu_tokens.tokens(request.nonce, request.architecture, _reports(request))
+        return collateral_pb2.GetGpuTokensResponse(tokens=jcs.dumps(signed.eat.to_json()), keys=_key_chains(signed))
+
+    async def GetSwitchTokens(  # noqa: N802
+        self,
+        request: collateral_pb2.GetSwitchTokensRequest,
+        context: Context,
+    ) -> collateral_pb2.GetSwitchTokensResponse:
+        signed = await self._gpu_tokens.tokens(request.nonce, request.architecture, _reports(request), SWITCHES)
+        return collateral_pb2.GetSwitchTokensResponse(tokens=jcs.dumps(signed.eat.to_json()), keys=_key_chains(signed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +188,16 @@ def _collateral(servicer: CollateralServicer, rule: MethodRule) -> ServiceBindin
     return ServiceBinding(
         name=name,
         add=lambda server: collateral_pb2_grpc.add_CollateralServiceServicer_to_server(servicer, server),
-        methods={f"/{name}/GetCollateral": rule, f"/{name}/GetGpuTokens": rule},
+        methods={f"/{name}/{method}": rule for method in ("GetCollateral", "GetGpuTokens", "GetSwitchTokens")},
     )
+
+
+def _reports(request: collateral_pb2.GetGpuTokensRequest | collateral_pb2.GetSwitchTokensRequest) -> list[RawReport]:
+    return [RawReport(each.report, each.certificate_chain) for each in request.reports]
+
+
+def _key_chains(signed: SignedTokens) -> list[collateral_pb2.KeyChain]:
+    return [collateral_pb2.KeyChain(key_id=key_id, certificates=chain) for key_id, chain in signed.keys.items()]
 
 
 def _wire(made: Made) -> pb.AppraisalMade:

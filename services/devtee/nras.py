@@ -1,9 +1,9 @@
 """The development attestation service: responsible for verifying GPU reports and for tokens about them.
 
-It answers as NVIDIA's service does (`/v4/attest/gpu`, claims 3.0), under an issuer and keys of its own. There is no
-`/v4/attest/switch`: no development switch makes reports, and `attest` vouches for switches only in tests. It reads and
-verifies the posted reports with code of its own, so maker and relying verifier cannot share a mistake, and states what
-it found. A `TokenShape` overrides that with other claims as data, for tests of those who judge.
+It answers as NVIDIA's service does (`/v4/attest/gpu` and `/v4/attest/switch`, claims 3.0), under an issuer and keys of
+its own. No guest agent asks switches, so this machine has none; whoever tests makes reports of one as of a GPU. It
+reads and verifies the posted reports with code of its own, so maker and relying verifier cannot share a mistake, and
+states what it found. A `TokenShape` overrides that with other claims as data, for tests of those who judge.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from services.devtee.token_keys import SigningKey, TokenAuthority
 
 ISSUER = "https://nras.devtee.invalid"
 ARCHITECTURE = "HOPPER"
+SWITCH_ARCHITECTURE = "LS10"
 CLAIMS_VERSION = "3.0"
 TOKEN_SECONDS = 3600
 ROTATE_AFTER_SECONDS = 86400
@@ -156,6 +157,23 @@ class Nras:
     ) -> list[Any]:
         """Verify the reports and return the bundle that says what was found. Raises `AttestationRequestInvalid`."""
         shape = shape or TokenShape()
+        found = {f"GPU-{number}": _gpu_claims(report, nonce, self.device_root) for number, report in enumerate(posted)}
+        found |= {f"SWITCH-{number}": _switch_claims(ueid) for number, ueid in enumerate(shape.switches)}
+        return self._bundle(found, nonce, now, shape)
+
+    def attest_switches(self, posted: Sequence[PostedReport], nonce: bytes, now: int) -> list[Any]:
+        """Verify switches' reports as `attest` does GPUs'. Raises `AttestationRequestInvalid`."""
+        found = {f"SWITCH-{number}": self._switch(report, nonce) for number, report in enumerate(posted)}
+        return self._bundle(found, nonce, now, TokenShape())
+
+    def _switch(self, posted: PostedReport, nonce: bytes) -> dict[str, Any]:
+        seen = _gpu_claims(posted, nonce, self.device_root)
+        verified = (f"x-nvidia-gpu-attestation-report-{end}" for end in ("signature-verified", "nonce-match"))
+        if not all(seen[name] for name in verified):
+            raise AttestationRequestInvalid("a switch's report is not its own, or answers another nonce")
+        return _switch_claims(seen["ueid"], is_good=seen["measres"] == "success")
+
+    def _bundle(self, found: Mapping[str, dict[str, Any]], nonce: bytes, now: int, shape: TokenShape) -> list[Any]:
         common = {
             "iss": shape.issuer,
             "iat": now,
@@ -163,8 +181,6 @@ class Nras:
             "exp": now + shape.lifetime_seconds,
             "eat_nonce": nonce.hex(),
         }
-        found = {f"GPU-{number}": _gpu_claims(report, nonce, self.device_root) for number, report in enumerate(posted)}
-        found |= {f"SWITCH-{number}": _switch_claims(ueid) for number, ueid in enumerate(shape.switches)}
         tokens = {
             name: self.sign({**common, "jti": secrets.token_hex(16), **_changed(claims, shape)})
             for name, claims in found.items()
@@ -196,29 +212,36 @@ class Rotating:
 
 
 def routes(nras: Nras, clock: Callable[[], int]) -> list[web.RouteDef]:
-    """The service's two endpoints, to be added to an application, whose own limit bounds a body."""
+    """The service's endpoints, to be added to an application, whose own limit bounds a body."""
     rotating = Rotating(nras)
 
     async def attest(request: web.Request) -> web.Response:
+        about_switches = request.path.endswith("/switch")
         try:
-            posted, nonce = read_request(await request.read())
+            posted, nonce = read_request(await request.read(), SWITCH_ARCHITECTURE if about_switches else ARCHITECTURE)
             now = clock()
-            return web.json_response(await asyncio.to_thread(rotating.at(now).attest, posted, nonce, now))
+            service = rotating.at(now)
+            verify = service.attest_switches if about_switches else service.attest
+            return web.json_response(await asyncio.to_thread(verify, posted, nonce, now))
         except MeshError as error:
             return web.json_response({"error": str(error)}, status=400)
 
     async def jwks(_request: web.Request) -> web.Response:
         return web.json_response(rotating.at(clock()).jwks())
 
-    return [web.post("/v4/attest/gpu", attest), web.get("/.well-known/jwks.json", jwks)]
+    return [
+        web.post("/v4/attest/gpu", attest),
+        web.post("/v4/attest/switch", attest),
+        web.get("/.well-known/jwks.json", jwks),
+    ]
 
 
-def read_request(body: bytes) -> tuple[list[PostedReport], bytes]:
+def read_request(body: bytes, architecture: str = ARCHITECTURE) -> tuple[list[PostedReport], bytes]:
     """Read the JSON that NVIDIA's SDK posts. Raises `AttestationRequestInvalid`."""
     try:
         request = jcs.loads_object(body)
-        if request["arch"] != ARCHITECTURE or request["claims_version"] != CLAIMS_VERSION:
-            raise AttestationRequestInvalid(f"only {ARCHITECTURE} GPUs with claims {CLAIMS_VERSION} are attested")
+        if request["arch"] != architecture or request["claims_version"] != CLAIMS_VERSION:
+            raise AttestationRequestInvalid(f"only {architecture} devices with claims {CLAIMS_VERSION} are attested")
         posted = [
             PostedReport(
                 base64.b64decode(entry["evidence"], validate=True),
@@ -289,11 +312,11 @@ def _gpu_claims(posted: PostedReport, nonce: bytes, root: x509.Certificate) -> d
     }
 
 
-def _switch_claims(ueid: str) -> dict[str, Any]:
+def _switch_claims(ueid: str, *, is_good: bool = True) -> dict[str, Any]:
     ends = ("parsed", "signature-verified", "nonce-match", "cert-chain-fwid-match")
     always = ("arch-check", *(f"attestation-report-{end}" for end in ends), *_rim("bios"), "bios-rim-version-match")
     return {
-        **_common_claims("switch", True),
+        **_common_claims("switch", is_good),
         "ueid": ueid,
         "hwmodel": "DEV_10 A01 FSP BROM",
         "x-nvidia-switch-bios-version": VBIOS_VERSION,

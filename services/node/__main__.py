@@ -53,7 +53,9 @@ async def serve(config: Config) -> None:
         **({"region": config.region} if config.region else {}),
     }
     async with AsyncExitStack() as stack:
-        member = await stack.enter_async_context(join(config.member, "node", claims, registry=config.registry))
+        member = await stack.enter_async_context(
+            join(config.member, "node", claims, registry=config.registry, gpus=config.gpus)
+        )
         weights = await source.ready(released_by_kms(member.kms, member.identity, receiver))
         secrets = secrets_of_kms(member.kms, member.identity, receiver)
         salts = await receive_salts(secrets, compose_hash(compose.encode())) if launch.salted else None
@@ -66,6 +68,7 @@ async def serve(config: Config) -> None:
             claimed,
             receipts,
             lambda: _policy_in_force(member),
+            member.gpus,
             salts=salts,
             tenant_parallel=config.engine.tenant_parallel,
         )
@@ -80,6 +83,7 @@ async def serve(config: Config) -> None:
                 endpoint=config.endpoint or config.member.listen,
                 models=models,
                 busyness=engine,
+                gpus=member.gpus,
                 key=lambda: registry.credential.certificate.spki_sha256,
             )
             # Left first when this ends: routers must look elsewhere while running requests finish.

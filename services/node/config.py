@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from libs.identity.gpu_watch import GpuSettings
 from libs.identity.member import MemberSettings
 from services.node.launch import EngineSettings
 
@@ -19,6 +20,7 @@ class Config:
     registry: tuple[str, ...]
     """host:port of the mesh listener of each instance of the registry, in order of preference."""
     engine: EngineSettings
+    gpus: GpuSettings = field(default_factory=GpuSettings)
     endpoint: str = ""
     """host:port under which routers reach this node; empty means member.listen."""
     region: str = ""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol as Interface
 
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
@@ -92,6 +94,13 @@ class Claimed:
     """Of every model that is served, by its id."""
 
 
+class Standing(Interface):
+    """Whether the engine may be asked; `libs.identity.gpu_watch` says it of its GPUs."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Run the current task on them. Raises where nothing may."""
+
+
 class Generation:
     """Serves requests on one engine."""
 
@@ -101,6 +110,7 @@ class Generation:
         claimed: Claimed,
         receipts: ReceiptSigner,
         policy: Callable[[], PolicyInForce],
+        gpus: Standing,
         *,
         salts: Salts | None = None,
         tenant_parallel: int = 0,
@@ -109,6 +119,7 @@ class Generation:
         if engine.salted and salts is None:
             raise SaltKeyMissing("the engine shares a prefix cache among tenants, and nothing parts it")
         self._engine = engine
+        self._gpus = gpus
         self._salts = salts
         self._shares = TenantShares(tenant_parallel)
         self._claimed = claimed
@@ -125,8 +136,8 @@ class Generation:
         """Yield the head, the body's bytes as they come, and the conclusion.
 
         Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `EngineUnavailable`,
-        `EngineSilent` or `EngineTooSlow`. What is wrong with the body is a response. Closing the generator ends the
-        generation at the engine.
+        `EngineSilent` or `EngineTooSlow`, and what the standing of the GPUs does. What is wrong with the body is a
+        response. Closing the generator ends the generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:
@@ -139,7 +150,7 @@ class Generation:
             return
         salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
         forwarded = request.body if salt is None else _salted(request.body, salt)
-        with self._shares.held(request.tenant_id):
+        with self._gpus.hold(), self._shares.held(request.tenant_id):
             async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
                 if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                     # Between the node and its engine, not the client: nothing of it is the model's answer.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,20 @@ class RegistryPeer(Protocol):
     """Where the registry is reached; a `libs.identity` peer is one."""
 
     async def channel(self, timeout: float) -> grpc.aio.Channel: ...
+
+
+class Standing(Protocol):
+    """Whether this node may be listed; `libs.identity.gpu_watch` says it of its GPUs."""
+
+    outdated: frozenset[bytes]
+    """Keys under which it may not be listed again, by SHA-256."""
+
+    @property
+    def is_judged(self) -> bool: ...
+
+    async def until_judged(self) -> None: ...
+
+    async def until_doubted(self) -> None: ...
 
 
 class Busyness(Protocol):
@@ -64,6 +78,7 @@ class Registration:
     """host:port of the mesh listener, as routers reach it."""
     models: Sequence[ServedModel]
     busyness: Busyness
+    gpus: Standing
     key: Callable[[], bytes]
     """Names the key that the registry is shown. Its session is sealed for one key, so a new key registers again."""
 
@@ -71,12 +86,24 @@ class Registration:
 async def keep_registered(registration: Registration, *, renew_seconds: float = RENEW_SECONDS) -> None:
     """Register once the engine answers and renew for ever, at once when the engine goes or comes back; begin again when
     the registry has forgotten this node.
+
+    While its GPUs are doubted it is not listed, nor after that by a key whose evidence shows others.
     """
     await registration.busyness.until_ready()
     delay = _FIRST_RETRY_SECONDS
     registered: bytes | None = None
     while True:
+        if not registration.gpus.is_judged:
+            if registered is not None:
+                await _deregister(registration)
+                registered = None
+            await registration.gpus.until_judged()
+            continue
         key = registration.key()
+        if key in registration.gpus.outdated:
+            # The connection to the registry shows the new key within a second.
+            await asyncio.sleep(_FIRST_RETRY_SECONDS)
+            continue
         try:
             # A registration says nothing of the engine, which was ready for it.
             told_ready = registration.busyness.ready if registered == key else True
@@ -86,7 +113,7 @@ async def keep_registered(registration: Registration, *, renew_seconds: float = 
                 await _register(registration)
                 registered = key
             delay = _FIRST_RETRY_SECONDS
-            await _until_turned(registration.busyness, told_ready, renew_seconds)
+            await _until_turned(registration, told_ready, renew_seconds)
             continue
         except MeshError as error:
             if error.reason == "LEASE_UNKNOWN" and registered is not None:
@@ -124,11 +151,17 @@ async def _register(registration: Registration) -> None:
     log.info("registered", endpoint=registration.endpoint, session_id=response.session_id.hex())
 
 
-async def _until_turned(busyness: Busyness, told_ready: bool, seconds: float) -> None:
-    """Wait until the engine is not what was told of it, `seconds` at most."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await (busyness.until_away() if told_ready else busyness.until_ready())
+async def _until_turned(registration: Registration, told_ready: bool, seconds: float) -> None:
+    """Wait until the engine is not what was told of it, or the GPUs are doubted, `seconds` at most."""
+    busyness = registration.busyness
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [
+            tasks.create_task(busyness.until_away() if told_ready else busyness.until_ready()),
+            tasks.create_task(registration.gpus.until_doubted()),
+        ]
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
 
 
 async def _renew(registration: Registration, *, draining: bool) -> None:

@@ -21,6 +21,7 @@ from tests.bench import (
     ledger_intake,
     ledger_log,
     machine,
+    node,
     registry,
     revocation,
     weights,
@@ -37,6 +38,7 @@ _SECTIONS = (
     "appraisal",
     "client",
     "kms",
+    "node",
     "registry",
     "revocation",
     "weights",
@@ -48,11 +50,13 @@ def main() -> None:
     parser.add_argument("--only", choices=_SECTIONS, action="append", help="one section; may be given again")
     parser.add_argument("--seconds", type=float, default=10.0, help="at most so long for each pair (default: 10)")
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the long log (default: 1,000,000)")
+    parser.add_argument("--vllm", type=Path, metavar="VENV", help="the mesh's engine is vLLM (see make run-vllm)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = Console(width=None if Console().is_terminal else 180)
-    with short_folder() as folder, running_mesh(folder) as mesh:
+    options = () if arguments.vllm is None else node.vllm_options(arguments.vllm)
+    with short_folder() as folder, running_mesh(folder, *options) as mesh:
         asyncio.run(_run(mesh, folder, arguments, console))
 
 
@@ -84,6 +88,8 @@ async def _measure(name: str, mesh: RunningMesh, folder: Path, seconds: float, e
             return await client.measure(mesh, seconds=seconds * 2)
         case "kms":
             return await kms.measure(folder)
+        case "node":
+            return await node.measure(mesh, folder)
         case "registry":
             return await registry.measure(folder)
         case "weights":

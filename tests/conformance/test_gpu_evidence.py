@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from libs.errors import MeshError
+from libs.gpus import nvml
+from libs.gpus.observed import observed_in
 from libs.tee.nvidia import claims
-from libs.tee.nvidia.evidence import GpuEvidence, GpuRule, verify_gpu_evidence
+from libs.tee.nvidia.evidence import GpuEvidence, GpuRule, RawReport, verify_gpu_evidence
 from libs.tee.nvidia.keys import Issuer, Keyring
 from libs.tee.nvidia.report import parse_report, verify_report
 from libs.tee.nvidia.token import DetachedEat, verify_bundle
@@ -125,3 +129,20 @@ def test_claims_of_a_real_h100_are_the_ones_that_are_asked_for() -> None:
     claims.judge_overall(read_claims(overall))
     assert (device.hwmodel, device.driver, device.vbios) == ("GH100 A01 GSP BROM", "580.159.03", "96.00.D9.00.01")
     assert device.ueid == "457723480349051719100670602112458195243836813799"
+
+
+def test_a_real_gpus_answer_comes_out_of_nvmls_structures_as_it_went_in() -> None:
+    report, certificate = (
+        pynvml.c_nvmlConfComputeGpuAttestationReport_t(),
+        pynvml.c_nvmlConfComputeGpuCertificate_t(),
+    )
+    report.attestationReportSize = len(_report())
+    ctypes.memmove(report.attestationReport, _report(), len(_report()))
+    chain = _chain().encode()
+    certificate.attestationCertChainSize = len(chain)
+    ctypes.memmove(certificate.attestationCertChain, chain, len(chain))
+    verified = verify_report(nvml.report_of(report), nvml.chain_of(certificate), _NONCE, (_root(),), _NOW)
+    assert verified.ueid == _UEID
+    (seen,) = observed_in((RawReport(nvml.report_of(report), nvml.chain_of(certificate)),)).devices
+    assert "driver 550.90.07 vbios 96.00.9F.00.01" in seen
+    assert len(chain) <= len(certificate.attestationCertChain)

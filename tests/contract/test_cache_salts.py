@@ -16,6 +16,7 @@ from libs.aci import receipt
 from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.errors import MeshError
+from libs.identity.gpu_watch import GpuStanding
 from libs.identity.sealed import ReceiverKey
 from libs.policy.releases import cache_salt_key
 from services.devtee.machine import VirtualTd
@@ -207,7 +208,7 @@ async def test_receipts_commit_to_the_same_salt_at_each_replica_and_a_tenants_ow
         for instance in ("1", "2"):
             salts = await salts_of(mesh, running, mesh.tds["node"], instance)
             claimed = Claimed("an engine", bytes(32), {MODEL: bytes(32)})
-            generation = Generation(shared, claimed, ReceiptSigner(), lambda: POLICY, salts=salts)
+            generation = Generation(shared, claimed, ReceiptSigner(), lambda: POLICY, GpuStanding(), salts=salts)
             commitments.append(await asked(generation, ["a", "b", "a"]))
         stolen = shared.seen[0]
         assert len(set(shared.seen)) == 2

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from libs.identity.gpu_watch import GpuSettings
 from libs.identity.member import Member, join
 from services.broker.supervision import Broker
 from services.devtee.machine import VirtualTd
@@ -21,6 +22,8 @@ from tests.fakes.ports import free_ports
 from tests.fakes.running_broker import RunningBroker, running_broker
 from tests.fakes.running_kms import RunningKms, running_kms
 from tests.faults.kms_processes import Service, serving_collateral
+
+_GPUS = GpuSettings()
 
 
 class RegistryMesh:
@@ -57,13 +60,23 @@ class RegistryMesh:
 
     @asynccontextmanager
     async def joined(
-        self, role: str, instance: str, claims: Mapping[str, Any], td: VirtualTd | None = None
+        self,
+        role: str,
+        instance: str,
+        claims: Mapping[str, Any],
+        td: VirtualTd | None = None,
+        *,
+        attestation: str = "",
+        gpus: GpuSettings = _GPUS,
     ) -> AsyncIterator[Member]:
         """A member in this process, that follows the KMS as every service does."""
         mesh = self.mesh
         async with mesh.guest(td or mesh.tds[role]) as socket:
-            settings = mesh.settings(role, instance, socket, **self._kms_addresses())
-            async with join(settings, role, claims, collateral=mesh.collateral, registry=self.addresses) as member:
+            addresses = {**self._kms_addresses(), "attestation_bootstrap": attestation or self._attestation}
+            settings = mesh.settings(role, instance, socket, **addresses)
+            async with join(
+                settings, role, claims, collateral=mesh.collateral, registry=self.addresses, gpus=gpus
+            ) as member:
                 yield member
 
     @property

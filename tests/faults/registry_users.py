@@ -16,6 +16,7 @@ from teemesh.registry.v1 import registry_pb2_grpc as pb_grpc
 from libs import jcs
 from libs.errors import MeshError
 from libs.identity.any_peer import AnyPeer
+from libs.identity.gpu_watch import GpuSettings
 from libs.identity.member import Member
 from libs.rpc.errors import remote_errors
 from services.devtee.machine import VirtualTd
@@ -24,6 +25,7 @@ from services.node.registration import Registration, ServedModel, keep_registere
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.faults.registry_processes import RegistryMesh
 
+_GPUS = GpuSettings()
 _CALL_SECONDS = 5.0
 _SILENCE_SECONDS = 15.0
 """The registry gives a sign of life every ten."""
@@ -59,11 +61,13 @@ class Listed:
 
 
 @asynccontextmanager
-async def listed_node(registry: RegistryMesh, instance: str, td: VirtualTd) -> AsyncIterator[Listed]:
+async def listed_node(
+    registry: RegistryMesh, instance: str, td: VirtualTd, *, attestation: str = "", gpus: GpuSettings = _GPUS
+) -> AsyncIterator[Listed]:
     """The node's own code for being found, on real evidence, without an engine behind it."""
     claims = {"models": [{"id": MODEL, "weights_sha256": WEIGHTS}], "engine": "embedded/1"}
     async with (
-        registry.joined("node", instance, claims, td) as member,
+        registry.joined("node", instance, claims, td, attestation=attestation, gpus=gpus) as member,
         member.serve([]) as running,
         asyncio.TaskGroup() as tasks,
     ):
@@ -73,6 +77,7 @@ async def listed_node(registry: RegistryMesh, instance: str, td: VirtualTd) -> A
             endpoint=f"127.0.0.1:{running.port}",
             models=[ServedModel(MODEL, bytes.fromhex(WEIGHTS))],
             busyness=Idle(),
+            gpus=member.gpus,
             key=lambda: peer.credential.certificate.spki_sha256,
         )
         keeping = tasks.create_task(keep_registered(registration, renew_seconds=registry.lease_seconds / 3))

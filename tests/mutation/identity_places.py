@@ -48,6 +48,7 @@ OUTSIDE = {
     "libs.identity.collateral": "asks for collateral, which is judged with the evidence",
     "libs.identity.endorsements": "says who made collateral; judges nothing",
     "libs.identity.environment": "opens environment secrets, which name no sender; its own tests attack each check",
+    "libs.identity.gpu_watch": "says when GPUs must be judged again; `test_gpu_watch.py` attacks each check",
     "libs.identity.gpu": "asks for GPU evidence, which is judged with the evidence",
     "libs.identity.instances": "says who is asked first; judges nothing",
     "libs.identity.ledger_writer": "asks appraised peers which of them writes; judges nobody",

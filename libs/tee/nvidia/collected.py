@@ -31,12 +31,24 @@ class CollectedMalformed(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
-    """Every GPU's answer to one nonce."""
+class Switches:
+    """Every NVSwitch's answer to one nonce."""
 
-    # As the token service names it, for example "HOPPER".
+    # As the token service names it, for example "LS10".
     architecture: str
     reports: tuple[RawReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Every device's answer to one nonce."""
+
+    # Of the GPUs, as the token service names it, for example "HOPPER".
+    architecture: str
+    # Of the GPUs.
+    reports: tuple[RawReport, ...]
+    # Where there are switches and somebody asked them; guest agents ask GPUs alone.
+    switches: Switches | None = None
 
 
 def read_collected(document: bytes) -> Collected:

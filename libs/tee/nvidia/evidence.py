@@ -114,10 +114,16 @@ class GpuEvidence:
         return hashlib.sha256(jcs.dumps(self.to_json())).digest()
 
     @classmethod
-    def of(cls, eat: DetachedEat, keys: KeyChains, reports: tuple[RawReport, ...]) -> GpuEvidence:
+    def of(
+        cls,
+        eat: DetachedEat,
+        keys: KeyChains,
+        reports: tuple[RawReport, ...],
+        switch_eat: DetachedEat | None = None,
+    ) -> GpuEvidence:
         """Put evidence about GPUs together. Raises `GpuEvidenceMalformed` for keys that evidence does not hold."""
         try:
-            return cls(eat, None, bounded(keys), reports)
+            return cls(eat, switch_eat, bounded(keys), reports)
         except ValueError as error:
             raise GpuEvidenceMalformed(str(error)) from error
 

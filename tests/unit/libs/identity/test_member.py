@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,54 +12,18 @@ from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 
 from libs.errors import MeshError
 from libs.identity.authority import Issued
-from libs.identity.bootstrap_leaf import make_bootstrap_leaf
 from libs.identity.challenges import Challenges
-from libs.identity.member import MeasuredConfigurationMismatch, MemberSettings, join, open_guest
+from libs.identity.member import MeasuredConfigurationMismatch, join, open_guest
 from libs.identity.renewal import Identity, Prover
 from libs.identity.statements import KmsStatements, StatementsEnded, follow_statements, watch_statements
 from libs.policy.revocation import RevocationKind
-from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import MethodRule, ServiceBinding
-from libs.rpc.server import serving
 from libs.tee.appraisal import AppraisalContext, OwnNonce, appraise
 from libs.tee.dstack import Guest
-from services.attestation.collateral import CollateralCache
-from services.attestation.gpu_tokens import GpuTokens
-from services.attestation.servicer import CollateralServicer, collateral_binding
-from services.devtee.vendors import serving_vendors
 from services.kms.issuance import ISSUANCE
 from tests.fakes.joined_mesh import TRUST_DOMAIN, JoinedMesh, KmsCore
-from tests.fakes.running_kms import RunningKms, running_kms
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    kms: RunningKms
-    settings: MemberSettings
-
-
-@asynccontextmanager
-async def surroundings(mesh: JoinedMesh, core: KmsCore, *, gpu_tokens: bool = True) -> AsyncIterator[Surroundings]:
-    leaf = make_bootstrap_leaf("attestation", TRUST_DOMAIN)
-    async with (
-        serving_vendors("127.0.0.1", 0, mesh.machine, lambda: int(time.time())) as url,
-        running_kms(mesh, core) as kms,
-        mesh.guest(mesh.tds["router"]) as socket,
-    ):
-        binding = collateral_binding(
-            CollateralServicer(CollateralCache(url, 10), GpuTokens(url if gpu_tokens else None, 10))
-        )
-        middleware = public_middleware(binding.methods)
-        async with serving("127.0.0.1:0", leaf.credentials, [binding], middleware, drain_seconds=0) as attestation:
-            settings = mesh.settings(
-                "router",
-                "1",
-                socket,
-                kms=(kms.target,),
-                kms_bootstrap=(kms.bootstrap,),
-                attestation_bootstrap=f"127.0.0.1:{attestation.port}",
-            )
-            yield Surroundings(kms, settings)
+from tests.fakes.joining import surroundings
+from tests.fakes.running_kms import running_kms
 
 
 async def test_a_service_joins_and_follows_policy(mesh: JoinedMesh, kms: KmsCore) -> None:

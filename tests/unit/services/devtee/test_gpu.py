@@ -18,6 +18,7 @@ from libs.tee.nvidia.evidence import GpuEvidence, GpuRule, verify_gpu_evidence
 from libs.tee.nvidia.jwks import read_jwks
 from libs.tee.nvidia.keys import Issuer, verify_key_chain
 from services.devtee.gpu import Gpu, GpuVendor, ReportShape, decode_gpus, encode_gpus
+from services.devtee.gpus import GpuReportsRefused, Gpus, Mode
 from services.devtee.nras import (
     ABSENT,
     ISSUER,
@@ -251,3 +252,40 @@ def test_keys_are_random_and_names_say_development(vendor: GpuVendor, gpus: tupl
 def test_nonce_of_another_size_gets_no_report(gpus: tuple[Gpu, ...]) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         gpus[0].report(bytes(31))
+
+
+async def test_switches_are_vouched_for_by_their_own_reports(gpus: tuple[Gpu, ...], nras: Nras) -> None:
+    async with _serving(nras) as client:
+        asked = _request(gpus, arch="LS10")
+        bundle = (await client.post("/v4/attest/switch", json=asked)).json()
+        assert sorted(bundle[1]) == ["SWITCH-0", "SWITCH-1"]
+        for changes in ({"arch": "HOPPER"}, {"nonce": "00" * 32}):
+            answer = await client.post("/v4/attest/switch", json={**asked, **changes})
+            assert answer.status_code == 400, changes
+        assert (await client.post("/v4/attest/gpu", json=asked)).status_code == 400
+
+
+def test_gpus_come_and_go_and_answer_in_confidential_mode_alone(vendor: GpuVendor, nras: Nras) -> None:
+    gpus = Gpus(vendor, (), nras)
+    for refused in (lambda: gpus.evidence(NONCE), lambda: gpus.unplug(vendor.make_gpu(NOW))):
+        with pytest.raises((GpuReportsRefused, ValueError)):
+            refused()
+    first, second = gpus.plug(NOW), gpus.plug(NOW)
+    assert len(jcs.loads_object(gpus.evidence(NONCE))["evidences"]) == 2
+    gpus.unplug(first)
+    assert gpus.devices == (second,)
+    gpus.mode = Mode.OFF
+    with pytest.raises(GpuReportsRefused):
+        gpus.evidence(NONCE)
+    with pytest.raises(ValueError, match="32 bytes"):
+        gpus.evidence(NONCE[1:])
+
+
+def test_developer_tools_show_in_what_is_measured(vendor: GpuVendor, nras: Nras) -> None:
+    gpus = Gpus(vendor, (vendor.make_gpu(NOW),), nras)
+    gpus.mode = Mode.DEVELOPER_TOOLS
+    (entry,) = jcs.loads_object(gpus.evidence(NONCE))["evidences"]
+    posted = PostedReport(base64.b64decode(entry["evidence"]), base64.b64decode(entry["certificate"]))
+    overall = nras.attest([posted], NONCE, NOW)[0][1]
+    claims = json.loads(base64.urlsafe_b64decode(overall.split(".")[1] + "=="))
+    assert claims["x-nvidia-overall-att-result"] is False

@@ -17,6 +17,7 @@ import pytest_asyncio
 from libs.aci import endpoints, receipt
 from libs.aci.endpoints import Endpoint
 from libs.aci.receipt_events import PolicyInForce
+from libs.identity.gpu_watch import GpuStanding
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import measure
 from services.node.channel import EngineChannel, EngineUnavailable
@@ -51,7 +52,9 @@ def signer() -> ReceiptSigner:
 
 @pytest.fixture
 def generation(engine: SupervisedEngine, signer: ReceiptSigner) -> Generation:
-    return Generation(engine, Claimed("an engine", b"\x0a" * 32, {MODEL: b"\x0b" * 32}), signer, lambda: POLICY)
+    return Generation(
+        engine, Claimed("an engine", b"\x0a" * 32, {MODEL: b"\x0b" * 32}), signer, lambda: POLICY, GpuStanding()
+    )
 
 
 def asked(question: str, **members: object) -> Request:

@@ -16,6 +16,7 @@ import pytest
 
 from libs.aci import endpoints, receipt
 from libs.aci.receipt_events import PolicyInForce
+from libs.identity.gpu_watch import GpuStanding
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import measure
 from services.node.channel import EngineSilent, EngineUnavailable
@@ -43,7 +44,7 @@ async def engine(folder: Path, **settings: Any) -> AsyncIterator[SupervisedEngin
 
 def generation(engine: SupervisedEngine, signer: ReceiptSigner | None = None) -> Generation:
     claimed = Claimed("an engine", b"\x0a" * 32, {MODEL: b"\x0b" * 32})
-    return Generation(engine, claimed, signer or ReceiptSigner(), lambda: POLICY)
+    return Generation(engine, claimed, signer or ReceiptSigner(), lambda: POLICY, GpuStanding())
 
 
 def asked(**members: object) -> Request:

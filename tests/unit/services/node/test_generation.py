@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -13,6 +14,8 @@ import pytest
 from libs.aci import endpoints, receipt
 from libs.aci.endpoints import Endpoint
 from libs.aci.receipt_events import Generated, PolicyInForce
+from libs.errors import MeshError
+from libs.identity.gpu_watch import GpuStanding
 from services.node.asked import BodyRefused, CacheSaltRefused, ModelNotServed, read_body
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
@@ -68,7 +71,9 @@ async def generate(
 ) -> tuple[list[Part], ReceiptSigner]:
     signer = ReceiptSigner()
     request = Request(**({"endpoint": CHAT, "request_id": "r-1", "tenant_id": "t_1"} | (fields or {})), body=body)
-    generation = Generation(engine, CLAIMED, signer, lambda: POLICY, salts=SALTS if engine.salted else None)
+    generation = Generation(
+        engine, CLAIMED, signer, lambda: POLICY, GpuStanding(), salts=SALTS if engine.salted else None
+    )
     async with aclosing(generation.generate(request, 5.0)) as parts:
         return [part async for part in parts], signer
 
@@ -91,7 +96,7 @@ async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_gives(
 async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> None:
     engine = ToldEngine(salted=True)
     signer = ReceiptSigner()
-    generation = Generation(engine, CLAIMED, signer, lambda: POLICY, salts=SALTS)
+    generation = Generation(engine, CLAIMED, signer, lambda: POLICY, GpuStanding(), salts=SALTS)
     for tenant in ("a", "a", "b"):
         async with aclosing(generation.generate(Request(CHAT, b" " + GOOD, "r", tenant), 5.0)) as parts:
             conclusion = [part async for part in parts][-1]
@@ -107,7 +112,7 @@ async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> No
 
 def test_an_engine_with_a_shared_cache_is_not_served_without_salts() -> None:
     with pytest.raises(SaltKeyMissing) as refused:
-        Generation(ToldEngine(salted=True), CLAIMED, ReceiptSigner(), lambda: POLICY)
+        Generation(ToldEngine(salted=True), CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding())
     assert refused.value.reason == "SALT_KEY_MISSING"
 
 
@@ -262,3 +267,42 @@ async def test_this_nodes_own_refusals_at_messages_are_in_anthropics_form() -> N
         (_, said, _), _ = await generate(engine, body, {"endpoint": "/v1/messages"})
         assert isinstance(said, bytes)
         assert json.loads(said)["type"] == "error"
+
+
+async def test_nothing_reaches_an_engine_whose_gpus_are_doubted() -> None:
+    engine, gpus = ToldEngine(), GpuStanding()
+    gpus.doubt("GPU_CONFIDENTIAL_MODE_OFF", frozenset())
+    generation = Generation(engine, CLAIMED, ReceiptSigner(), lambda: POLICY, gpus)
+    with pytest.raises(MeshError) as refusal:
+        async with aclosing(generation.generate(Request(CHAT, GOOD, "r", "t"), 5.0)) as parts:
+            await anext(parts)
+    assert refusal.value.reason == "GPUS_NOT_JUDGED"
+    assert engine.bodies == []
+
+
+async def test_an_answer_ends_when_the_gpus_are_others_and_only_then() -> None:
+    ends = asyncio.Event()
+
+    class EndlessEngine(ToldEngine):
+        async def _chunks(self) -> AsyncIterator[bytes]:
+            yield b"one"
+            await ends.wait()
+            yield b"two"
+
+    async def answers(gpus: GpuStanding) -> list[Part]:
+        generation = Generation(EndlessEngine(), CLAIMED, ReceiptSigner(), lambda: POLICY, gpus)
+        async with aclosing(generation.generate(Request(CHAT, GOOD, "r", "t"), 5.0)) as parts:
+            return [part async for part in parts]
+
+    doubted, changed = GpuStanding(), GpuStanding()
+    goes_on, is_ended = asyncio.create_task(answers(doubted)), asyncio.create_task(answers(changed))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    doubted.doubt("GUEST_UNAVAILABLE", frozenset())
+    changed.doubt("GPU_CHANGED", frozenset())
+    changed.end_running()
+    with pytest.raises(MeshError) as refusal:
+        await is_ended
+    assert refusal.value.reason == "GPUS_NOT_JUDGED"
+    ends.set()
+    assert (await goes_on)[1:3] == [b"one", b"two"]

@@ -13,6 +13,7 @@ import pytest
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc
 
 from libs.errors import Code, MeshError
+from libs.identity.gpu_watch import GpuStanding
 from libs.rpc.errors import STATUS_DETAILS_KEY, status_of
 from services.node.engine import EngineLoad
 from services.node.registration import Registration, ServedModel, keep_registered, registered
@@ -136,14 +137,14 @@ class Node:
 
 @asynccontextmanager
 async def meeting(key: Callable[[], bytes] = lambda: b"key") -> AsyncIterator[Node]:
-    registry, engine = Registry(), Engine()
+    registry, engine, gpus = Registry(), Engine(), GpuStanding()
     server = grpc.aio.server()
     registry_pb2_grpc.add_ProviderRegistryServiceServicer_to_server(registry, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     peer = Peer(f"127.0.0.1:{port}")
     models = [ServedModel("m", bytes(range(32)))]
-    yield Node(registry, server, peer, Registration(peer, "host:1", models, engine, key), engine)
+    yield Node(registry, server, peer, Registration(peer, "host:1", models, engine, gpus, key), engine)
     await peer.close()
     await server.stop(None)
 
@@ -157,6 +158,13 @@ async def keeping(node: Node, renew_seconds: float = 0.01) -> AsyncIterator[None
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def nothing_called(node: Node) -> bool:
+    """Whether the loop, given many turns, calls nobody."""
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    return node.registry.calls.empty()
 
 
 async def test_a_node_registers_and_then_renews_with_its_load() -> None:
@@ -213,6 +221,33 @@ async def test_a_new_key_registers_again() -> None:
     async with meeting(lambda: keys.pop(0) if keys else b"new") as node, keeping(node):
         kinds = [type(await node.registry.called()).__name__ for _ in range(4)]
         assert kinds == ["RegisterRequest", "RenewRequest", "RegisterRequest", "RenewRequest"]
+
+
+async def test_a_node_whose_gpus_are_doubted_leaves_the_list_and_returns_by_another_key() -> None:
+    shown = [b"old"]
+    async with meeting(lambda: shown[0]) as node:
+        gpus = node.registration.gpus
+        assert isinstance(gpus, GpuStanding)
+        async with registered(node.registration):
+            assert isinstance(await node.registry.called(), registry_pb2.RegisterRequest)
+            gpus.doubt("GPU_CHANGED", frozenset({b"old"}))
+            assert isinstance(await node.registry.called(), registry_pb2.DeregisterRequest)
+            gpus.settle()
+            # The connection may show the old key for a moment yet: its evidence is about other GPUs.
+            assert await nothing_called(node)
+            shown[0] = b"new"
+            assert isinstance(await node.registry.called(), registry_pb2.RegisterRequest)
+
+
+async def test_a_node_whose_gpus_are_doubted_before_it_was_listed_is_not_listed() -> None:
+    async with meeting() as node:
+        gpus = node.registration.gpus
+        assert isinstance(gpus, GpuStanding)
+        gpus.doubt("GPU_CONFIDENTIAL_MODE_OFF", frozenset())
+        async with registered(node.registration):
+            assert await nothing_called(node)
+            gpus.settle()
+            assert isinstance(await node.registry.called(), registry_pb2.RegisterRequest)
 
 
 async def test_a_registry_that_is_away_is_asked_again() -> None:

@@ -12,6 +12,7 @@ from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 
 from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import PolicyInForce
+from libs.identity.gpu_watch import GpuStanding
 from services.node.channel import Answer
 from services.node.engine import EngineLoad
 from services.node.generation import Claimed, Generation
@@ -59,6 +60,7 @@ async def serving(engine: EndlessEngine) -> AsyncIterator[inference_pb2_grpc.Inf
         Claimed("an engine", bytes(32), {"m": bytes(32)}),
         ReceiptSigner(),
         lambda: PolicyInForce(1, "sha256:" + "0" * 64),
+        GpuStanding(),
     )
     models = [ServedModel("z", bytes(32)), ServedModel("m", bytes(range(32)))]
     server = grpc.aio.server()

@@ -8,6 +8,7 @@ from contextlib import ExitStack, aclosing
 import pytest
 
 from libs.aci.receipt_events import PolicyInForce
+from libs.identity.gpu_watch import GpuStanding
 from services.node.generation import Claimed, Generation, Head, Part, Request
 from services.node.receipts import ReceiptSigner
 from services.node.shares import TenantShares, TenantShareTaken
@@ -47,9 +48,8 @@ def test_a_tenant_that_has_nothing_here_is_not_remembered() -> None:
 
 def generation(engine: EndlessEngine) -> Generation:
     claimed = Claimed("an engine", bytes(32), {"m": bytes(32)})
-    return Generation(
-        engine, claimed, ReceiptSigner(), lambda: PolicyInForce(1, "sha256:" + "0" * 64), tenant_parallel=1
-    )
+    policy = PolicyInForce(1, "sha256:" + "0" * 64)
+    return Generation(engine, claimed, ReceiptSigner(), lambda: policy, GpuStanding(), tenant_parallel=1)
 
 
 def request(tenant: str) -> Request:

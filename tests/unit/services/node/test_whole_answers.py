@@ -15,6 +15,7 @@ from libs.aci.endpoints import CHAT
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import PolicyInForce
 from libs.aci.whole_answers import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES
+from libs.identity.gpu_watch import GpuStanding
 from libs.rpc.calls import MiddlewareInterceptor
 from libs.rpc.errors import reason_of
 from libs.rpc.middleware import map_errors
@@ -67,7 +68,7 @@ async def serving(
     engine: PiecesEngine, receipts: ReceiptSigner
 ) -> AsyncIterator[whole_answer_pb2_grpc.WholeAnswerServiceStub]:
     claimed = Claimed("an engine", bytes(32), {"m": bytes(32)})
-    generation = Generation(engine, claimed, receipts, lambda: PolicyInForce(1, "sha256:" + "0" * 64))
+    generation = Generation(engine, claimed, receipts, lambda: PolicyInForce(1, "sha256:" + "0" * 64), GpuStanding())
     whole = binding(WholeAnswerServicer(generation, 30.0))
     server = grpc.aio.server(
         interceptors=(MiddlewareInterceptor([map_errors]),),

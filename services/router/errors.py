@@ -153,6 +153,15 @@ class MethodNotAllowed(RouterError):
         self.own_headers = {"Allow": ", ".join(allowed)}
 
 
+class Misdirected(RouterError):
+    """The request is for a host that the connection's certificate is not for (RFC 9110, section 7.4)."""
+
+    status = 421
+    type = "misdirected_request"
+    code = Code.INVALID_ARGUMENT
+    reason = "REQUEST_MISDIRECTED"
+
+
 class SessionNotAccepted(RouterError):
     """None of the sessions that the request pinned can serve it. The prompt went nowhere."""
 

@@ -423,6 +423,7 @@ NOT_REFUSALS_OF_A_TENANTS_PROMPT: Mapping[str, str] = {
             "HEAD_TOO_LARGE",
             "HTTP_VERSION_NOT_SUPPORTED",
             "METHOD_NOT_ALLOWED",
+            "REQUEST_MISDIRECTED",
             "TARGET_TOO_LONG",
         ),
         "refused by its head, before anybody has read what it is",

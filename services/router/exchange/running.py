@@ -36,6 +36,7 @@ from services.router.errors import (
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
+from services.router.exchange.volume import Volume
 from services.router.exchange.withholding import withhold
 from services.router.metrics import Metrics
 from services.router.prompt import Prompt
@@ -158,7 +159,7 @@ class Exchanges:
             course.model = prompt.model
             if not request.tenant.key.allows_model(prompt.model):
                 raise ModelNotFound("no such model; GET /v1/models lists those served")
-            with self._quotas.reserved(request.tenant, prompt, course.cost):
+            with self._quotas.reserved(request.tenant, prompt, course.cost, course.came):
                 async with aclosing(self._answer(course, prompt)) as answer:
                     async for part in answer:
                         yield part
@@ -270,6 +271,8 @@ class Exchanges:
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
             started = course.head(begun.status, begun.content_type, sealed=cover.suite)
+            if request.tenant.limits.has_quota and prompt.completions:
+                course.volume = Volume(streams=streaming)
             if streaming:
                 yield started
             try:
@@ -280,8 +283,12 @@ class Exchanges:
                         if out := held.feed(cover.finish()):
                             yield out
                         held.complete()
-                    elif isinstance(part, bytes) and (out := held.feed(cover.feed(part))):
-                        yield out
+                    elif isinstance(part, bytes):
+                        out = held.feed(cover.feed(part))
+                        if course.volume is not None:
+                            course.volume.feed(part)
+                        if out:
+                            yield out
             except (UpstreamFailed, TenantRevoked) as error:
                 end = end_of(error)
                 course.aborts.append(end)

@@ -33,6 +33,7 @@ _PUBLISH = "unit/libs/events/test_publish.py::test_"
 REFUSALS: tuple[Row, ...] = (
     Row("the body is malformed", "REQUEST_INVALID", f"{_WHY}[malformed]"),
     Row("it names a cache salt of its own", "REQUEST_INVALID", f"{_WHY}[cache salt]"),
+    Row("its bound is no number in digits", "BOUND_MALFORMED", f"{_WHY}[bound in another form]"),
     Row(
         "its body breaks off in its framing",
         "REQUEST_INVALID",

@@ -1,7 +1,7 @@
 """It is responsible for one request from first to last byte: judge, choose, forward, withhold, and its release.
 
-It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, an authenticated request ends in one
-receipt: answers, refusals, a node that breaks off, a client that leaves.
+It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, a request that `run` was given ends
+in one receipt, or in a number of its tenant's usage: answers, refusals, a node that breaks off, a client that leaves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.router import prompt as prompts
 from services.router.admission.limits import Gates, TenantLimited
 from services.router.admission.quotas import Quotas
 from services.router.admission.tenants import Tenant
-from services.router.admission.usage import Usage
+from services.router.admission.usage import PROMPT_ABANDONED, Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
 from services.router.errors import (
@@ -111,6 +111,13 @@ class Exchanges:
             for end in course.aborts:
                 self._metrics.ends.add(end.value)
             self._count(course)
+
+    def abandoned(self, tenant: Tenant) -> None:
+        """Count a prompt of which nobody has read what it is: its client left first. Nothing was done for it, and a
+        receipt each would let a tenant fill the log with beginnings.
+        """
+        self._metrics.refusals.add(PROMPT_ABANDONED)
+        self._usage.refused_without_receipt(tenant, PROMPT_ABANDONED)
 
     def _begun(self, request: Request) -> Course:
         """Raises `KeysetEnded`: there is nothing to sign a receipt with, so it is counted."""

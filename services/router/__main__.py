@@ -56,6 +56,7 @@ from services.router.routing.foreign.access import read_credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
+from services.router.routing.models import Models
 from services.router.routing.routes import Routes
 from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
@@ -113,6 +114,7 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents))
+            models = Models(upstreams, foreign)
             copies = UsageCopies(store.usage)
             gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
             quotas = Quotas(quota_file, counted_tokens)
@@ -156,6 +158,7 @@ async def serve(config: Config) -> None:
                 reports=reports,
                 tenants=tenants,
                 reads=Reads(config.http.reads_per_second),
+                served=models,
                 upstreams=upstreams,
                 foreign=foreign,
                 cited=sessions,
@@ -179,7 +182,7 @@ async def serve(config: Config) -> None:
             servicer = RouterServicer(
                 gates,
                 exchanges,
-                upstreams,
+                models,
                 store.receipts,
                 room,
                 config.http.max_body_bytes,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
-from libs.aci.endpoints import Endpoint, paths
+from libs.aci.endpoints import paths
 from libs.aci.session import abbreviated
 from libs.errors import MeshError
 from libs.policy.tenant_record import RECEIPTS
@@ -22,6 +22,7 @@ from services.router.proof.commitments import Commitments, EvidenceDocuments
 from services.router.proof.kept_receipts import KeptReceipts, ReceiptNotFound, StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.models import Models
 from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.reports import Reports
@@ -41,6 +42,7 @@ class Documents:
     reports: Reports
     tenants: Tenants
     reads: Reads
+    served: Models
     upstreams: Upstreams
     foreign: ForeignProviders
     cited: Sessions
@@ -61,18 +63,15 @@ class Documents:
 
     async def models(self, arrival: Arrival, name: str) -> Reply:
         tenant = await self.tenants.authenticate(authorization(arrival.headers))
-        ours, theirs = self.upstreams.endpoints(tenant.tenant_id), self.foreign.models(tenant.tenant_id)
-        nowhere: frozenset[Endpoint] = frozenset()
         models = [
             {
-                "id": model,
+                "id": model.name,
                 "object": "model",
                 "created": 0,
                 "owned_by": "teemesh",
-                "endpoints": paths(ours.get(model, nowhere) | theirs.get(model, nowhere)),
+                "endpoints": paths(model.endpoints),
             }
-            for model in sorted({*ours, *theirs})
-            if tenant.key.allows_model(model)
+            for model in self.served.of(tenant)
         ]
         return value({"object": "list", "data": models})
 
@@ -95,7 +94,8 @@ class Documents:
         return value(await self.usage.page(tenant.tenant_id, None if before is None else int(before)))
 
     async def sessions(self, arrival: Arrival, name: str) -> Reply:
-        filters = arrival.query.only("upstream_name"), arrival.query.only("model")
+        # The specification writes the query with both names, and nothing after them: that asks for all.
+        filters = arrival.query.only("upstream_name") or None, arrival.query.only("model") or None
         documents = self.upstreams.current_sessions(*filters) + self.foreign.current_sessions(*filters)
         return value({"api_version": "aci/1", "sessions": [abbreviated(session) for session in documents]})
 

@@ -195,7 +195,7 @@ async def serve(config: Config) -> None:
                 https(
                     config.http,
                     paths.answer,
-                    workload.headers,
+                    paths.unread_headers,
                     outward.context(PROTOCOLS),
                     room=room,
                     metrics=metrics.connections,

@@ -266,7 +266,7 @@ async def https_site(
         listener = https(
             settings,
             paths.answer,
-            bench.workload.headers,
+            paths.unread_headers,
             shown,
             room=room,
             metrics=bench.metrics.connections,

@@ -143,7 +143,9 @@ class Course:
         self.required = constraints.verified or _demands(policy, self.request)
 
     def draft(self, returned: str, vault_epoch: int | None = None) -> Draft:
-        """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
+        """The receipt's content, in the order of ACI section 7.4. One that is signed without an epoch is sealed later,
+        in whichever its vault has then: nobody can know it yet.
+        """
         events: list[KnownEvent] = [RequestReceived(digest(self.body)), self.policy]
         if self.envelope is not None:
             events.append(self.envelope.event())

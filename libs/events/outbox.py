@@ -23,7 +23,7 @@ import structlog
 from libs.errors import Code, MeshError
 from libs.events.journal import JournalDamaged, encode_record, scan
 from libs.events.keyset import PreviousIssuer
-from libs.events.outbox_items import Cut, Item, Opened, OutboxDamaged, decode_items, encode_items
+from libs.events.outbox_items import Cut, Item, Opened, OutboxDamaged, Stored, decode_items, encode_items
 from libs.events.outbox_state import OutboxState
 
 MAGIC = b"TMO1"
@@ -41,6 +41,12 @@ class OutboxFull(MeshError):
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "OUTBOX_FULL"
+
+
+class OutboxShareFull(OutboxFull):
+    """As much of the outbox is this tenant's as is left of it: what is left is for others."""
+
+    reason = "OUTBOX_SHARE_FULL"
 
 
 class OutboxFailed(MeshError):
@@ -99,6 +105,8 @@ class Outbox:
         """
         loop = asyncio.get_running_loop()
         durable: asyncio.Future[None] = loop.create_future()
+        if isinstance(item, Stored):
+            self.state.claim(item)
         self._waiting.append(_Waiting(item, durable))
         if not isinstance(item, Cut):
             self._wake.set()
@@ -111,8 +119,22 @@ class Outbox:
 
         The reserve is for what is essential: nothing else, however much of it, takes the room of that.
         """
-        if self._size + size > self._max_bytes - (0 if essential else self._reserve_bytes):
+        if size > self._left(essential=essential):
             raise OutboxFull("the ledger has not answered for too long")
+
+    def require_share(self, tenant: str, size: int, queued: int) -> None:
+        """Raise `OutboxShareFull` where as much is a tenant's as would be left by `size` more bytes. `queued` bytes of
+        it are not here yet.
+
+        So one that floods it has half of the outbox at most, and several leave something to whoever has less.
+        """
+        if self.state.held(tenant) + queued > self._left(essential=False) - size:
+            raise OutboxShareFull(
+                "the ledger has not answered for too long, and too much of what waits is this tenant's"
+            )
+
+    def _left(self, *, essential: bool) -> int:
+        return self._max_bytes - (0 if essential else self._reserve_bytes) - self._size
 
     @property
     def parts(self) -> list[Path]:
@@ -292,6 +314,9 @@ def _read_part(path: Path, number: int, issuer: bytes, state: OutboxState, *, ma
         opens = len(items) == 1 and isinstance(items[0], Opened) and items[0].issuer == issuer
         if opens != (index == 0):
             raise OutboxDamaged(f"{path} does not begin as it must")
+        for item in items:
+            if isinstance(item, Stored):
+                state.claim(item)
         state.apply(number, items)
     return found.length
 

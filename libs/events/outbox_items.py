@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from libs.errors import Code, MeshError
 from libs.events.batches import Batch, parse_batch
 from libs.events.keyset import PreviousIssuer
+from libs.events.records import HEADER_SIZE, Record
 from libs.transparency.leaf import Kind
 
 _ITEM = struct.Struct(">BI")
@@ -51,6 +52,12 @@ class RecordFacts:
     kind: Kind
     commitment: bytes
     tenant: str | None
+    size: int
+    """Of the record, bytes."""
+
+    @classmethod
+    def of(cls, record: Record, tenant: str | None) -> RecordFacts:
+        return cls(record.header.kind, record.header.commitment, tenant, HEADER_SIZE + len(record.body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +127,7 @@ Item = Opened | Stored | Acknowledged | Rejected | Cut
 
 def stored(message: bytes, batch: Batch, tenants: Iterable[str | None]) -> Stored:
     """Return the item of a batch; `tenants` are those of its records, in order."""
-    facts = tuple(
-        RecordFacts(record.header.kind, record.header.commitment, tenant)
-        for record, tenant in zip(batch.records, tenants, strict=True)
-    )
+    facts = tuple(RecordFacts.of(record, tenant) for record, tenant in zip(batch.records, tenants, strict=True))
     return Stored(batch.issuer, batch.first_seq, message, facts)
 
 

@@ -5,6 +5,7 @@ Pure: it is fed the same items, in the same order, while running and when files 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -51,6 +52,7 @@ class OutboxState:
         self.highest_epoch = 0
         self._issuers: dict[bytes, _Issuer] = {}
         self._left: dict[int, int] = {}
+        self._held: Counter[str] = Counter()
 
     def apply(self, part: int, items: Iterable[Item]) -> None:
         """Take in what became durable in one file. Raises `OutboxDamaged` for what cannot have been written."""
@@ -69,6 +71,16 @@ class OutboxState:
                     self._cut(item.issuer, item.issuer_seq)
                 case Cut():
                     self._cut(item.issuer, item.issuer_seq)
+
+    def claim(self, batch: Stored) -> None:
+        """Count what a batch holds for its tenants, until it is done with. MUST come before it is applied, once."""
+        for facts in batch.records:
+            if facts.tenant is not None:
+                self._held[facts.tenant] += facts.size
+
+    def held(self, tenant: str) -> int:
+        """Return how many bytes of a tenant's records are not done with."""
+        return self._held[tenant]
 
     def latest(self) -> PreviousIssuer | None:
         """Return the newest issuer that has stored anything: the one that a new issuer follows."""
@@ -154,3 +166,10 @@ class OutboxState:
         if pending.batch is None and not pending.uncut:
             del self._issuers[issuer].pending[number]
             self._left[pending.part] -= 1
+            self._release(pending.facts)
+
+    def _release(self, facts: RecordFacts) -> None:
+        if facts.tenant is not None:
+            self._held[facts.tenant] -= facts.size
+            if self._held[facts.tenant] <= 0:
+                del self._held[facts.tenant]

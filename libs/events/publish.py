@@ -122,12 +122,16 @@ class Publisher:
         """Whether a broker is there now."""
         return self._sender.is_connected
 
-    def require_room(self, *, essential: bool = False) -> None:
-        """Raise `OutboxFull` when the outbox takes no more entries: then the service must not be serving.
+    def require_room(self, *, essential: bool = False, tenant: str | None = None) -> None:
+        """Raise `OutboxFull` when the outbox takes no more entries, or no more of a tenant's: then the service must not
+        be serving, or not that tenant.
 
         What is essential has the reserve besides.
         """
-        self._outbox.require_room(self._sender.queued_bytes + MAX_BODY_BYTES, essential=essential)
+        size = self._sender.queued_bytes + MAX_BODY_BYTES
+        self._outbox.require_room(size, essential=essential)
+        if tenant is not None:
+            self._outbox.require_share(tenant, size, self._sender.queued_of(tenant))
 
     async def commit(
         self,
@@ -275,7 +279,9 @@ class Publisher:
         essential: bool = False,
         cuts: tuple[Cut, ...] = (),
     ) -> Outgoing:
-        self.require_room(essential=essential)
+        # An amendment has no share to keep to: each is of a receipt that had.
+        tenant = None if vault is None or kind is Kind.AMENDMENT else vault.tenant
+        self.require_room(essential=essential, tenant=tenant)
         return self._hand_over(kind, body, vault, withheld=withheld, cuts=cuts)
 
     def _hand_over(

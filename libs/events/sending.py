@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,6 +76,8 @@ class Sender:
         self._tasks = tasks
         self._queue: deque[Outgoing] = deque()
         self._queue_bytes = 0
+        self._queued_of: Counter[str | None] = Counter()
+        """How many bytes of the queue are whose."""
         self._arrived = asyncio.Event()
         self._due = asyncio.Event()
         """Nothing is in flight, or there is enough for a batch."""
@@ -98,9 +100,14 @@ class Sender:
     def queued_bytes(self) -> int:
         return self._queue_bytes
 
+    def queued_of(self, tenant: str) -> int:
+        """Return how much of it is a tenant's."""
+        return self._queued_of[tenant]
+
     def take(self, outgoing: Outgoing) -> None:
         self._queue.append(outgoing)
         self._queue_bytes += outgoing.size
+        self._queued_of[outgoing.sealed.tenant] += outgoing.size
         self._arrived.set()
         if self._has_enough():
             self._due.set()
@@ -144,9 +151,11 @@ class Sender:
         while self._queue and len(taken) < _BATCH_RECORDS and (not taken or size + self._queue[0].size <= _BATCH_BYTES):
             taken.append(self._queue.popleft())
             size += taken[-1].size
+            self._queued_of[taken[-1].sealed.tenant] -= taken[-1].size
         self._queue_bytes -= size
         if not self._queue:
             self._arrived.clear()
+            self._queued_of.clear()
         if not self._has_enough():
             self._due.clear()
         batch = self._seal_batch(taken)
@@ -171,10 +180,7 @@ class Sender:
         first_seq = taken[0].sealed.issuer_seq
         records = [outgoing.sealed.record for outgoing in taken]
         message = encode_batch(self._issuer.id, first_seq, records, self._issuer.key)
-        facts = tuple(
-            RecordFacts(record.header.kind, record.header.commitment, outgoing.sealed.tenant)
-            for record, outgoing in zip(records, taken, strict=True)
-        )
+        facts = tuple(RecordFacts.of(outgoing.sealed.record, outgoing.sealed.tenant) for outgoing in taken)
         return Stored(self._issuer.id, first_seq, message, facts)
 
     async def _carry(self, batch: Stored, taken: Sequence[Outgoing], durable: asyncio.Future[None]) -> None:

@@ -231,14 +231,14 @@ class Http1Connection(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what is no request. Raises `ConnectionError` where an answer has begun already, or nobody reads it."""
         if status == _LATE_STATUS or isinstance(exc, ConnectionResetError):
-            log.info("the client left, or does not read")  # Closing the body has told who made it.
+            log.info("the client left, or does not read", thinned=True)  # Closing the body has told who made it.
             raise ConnectionError("nobody reads this answer")
         why = self._why(status, exc)
         response = self._refuse(why, self._path(request))
         if why is None:
             log.error("bug in the listener", exc_info=exc)
         else:
-            log.info("unreadable request", status=response.status, kind=type(exc).__name__)
+            log.info("unreadable request", status=response.status, kind=type(exc).__name__, thinned=True)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
         response.force_close()

@@ -1,6 +1,7 @@
 """It is responsible for a service's log: one line per event on standard error, which never holds what is private.
 
 The redaction is in `libs.logs.redaction`; it applies to every line, those of the standard library's loggers included.
+What anybody may cause is thinned, in `libs.logs.thinning`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from libs.logs.redaction import redact, without_exception_text
+from libs.logs.thinning import Thinning
 
 
 def configure(service: str, instance: str, *, json: bool | None = None) -> None:
@@ -26,7 +28,7 @@ def configure(service: str, instance: str, *, json: bool | None = None) -> None:
         redact,
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[Thinning(), *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=False,

@@ -58,6 +58,8 @@ class Bounds:
     """How long a call's message may take to its end."""
     call_seconds: float
     """The longest that a call may take: so long a connection that ends waits for those that run."""
+    waiting: int = 1000
+    """How many calls may have come that nobody has taken yet; each has at most 64 KiB. The next one is refused."""
     age_seconds: float = 600.0
     """After how long one ends. What a client does not read stays with it, also when the call is over."""
 
@@ -66,6 +68,8 @@ class Bounds:
         return (
             ("grpc.max_allowed_incoming_connections", self.connections),
             ("grpc.max_concurrent_streams", self.calls),
+            ("grpc.server.max_pending_requests", self.waiting),
+            ("grpc.server.max_pending_requests_hard_limit", self.waiting),
             ("grpc.server_handshake_timeout_ms", _milliseconds(self.idle_seconds)),
             ("grpc.max_connection_idle_ms", _milliseconds(self.idle_seconds)),
             ("grpc.max_connection_age_ms", _milliseconds(self.age_seconds)),

@@ -47,7 +47,7 @@ def public_middleware(
     It serves exactly what its table lists: no health, no reflection. `calls_per_second` limits each address.
     """
     rates = None if calls_per_second is None else Rates(calls_per_second)
-    return (bind_log_context, map_errors, allow_listed(methods, rates), adopt_deadline(methods))
+    return (bind_log_context, map_strangers_errors, allow_listed(methods, rates), adopt_deadline(methods))
 
 
 async def bind_log_context(call: Call, proceed: Proceed) -> Any:
@@ -59,17 +59,26 @@ async def bind_log_context(call: Call, proceed: Proceed) -> Any:
 
 async def map_errors(call: Call, proceed: Proceed) -> Any:
     """Send a domain error with its reason, and of a bug nothing but that there was one."""
+    return await _mapped(call, proceed, thinned=False)
+
+
+async def map_strangers_errors(call: Call, proceed: Proceed) -> Any:
+    """The same where anybody may call: who is refused without end writes no log without end."""
+    return await _mapped(call, proceed, thinned=True)
+
+
+async def _mapped(call: Call, proceed: Proceed, *, thinned: bool) -> Any:
     try:
         return await proceed()
     except MeshError as error:
-        log.info("refused", reason=error.reason, detail=str(error))
+        log.info("refused", reason=error.reason, detail=str(error), thinned=thinned)
         await _abort(call, status_of(error))
     except grpc.aio.AbortError:
         raise
     except Exception as error:  # The one place where a bug may be anything.
         refusal = _only_refusal(error)
         if refusal is not None:
-            log.info("refused", reason=refusal.reason, detail=str(refusal))
+            log.info("refused", reason=refusal.reason, detail=str(refusal), thinned=thinned)
             await _abort(call, status_of(refusal))
         log.error("bug", exc_info=error)
         await _abort(call, internal_status())

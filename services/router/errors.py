@@ -23,10 +23,17 @@ class RouterError(MeshError):
     type: ClassVar[str]
     error_code: ClassVar[str | None] = None
     """What OpenAI's clients know as the error's code, where they know one."""
-    headers: Mapping[str, str] = {}
-    """What the answer carries beside what every answer does."""
+    own_headers: Mapping[str, str] = {}
+    """What the answer carries beside what every answer does, and `Retry-After`."""
     why: str | None = None
     """The reasons behind this one, where they are other services' or the appraisal's; for the receipt."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the answer carries beside what every answer does; when to ask again is told to gRPC clients, too."""
+        if self.retry_seconds is None:
+            return self.own_headers
+        return {**self.own_headers, "Retry-After": str(self.retry_seconds)}
 
     @property
     def body(self) -> bytes:
@@ -137,7 +144,7 @@ class MethodNotAllowed(RouterError):
 
     def __init__(self, message: str, allowed: Sequence[str]) -> None:
         super().__init__(message)
-        self.headers = {"Allow": ", ".join(allowed)}
+        self.own_headers = {"Allow": ", ".join(allowed)}
 
 
 class SessionNotAccepted(RouterError):
@@ -201,7 +208,6 @@ class BodiesBusy(RouterError):
     type = "service_unavailable"
     code = Code.RESOURCE_EXHAUSTED
     reason = "BODIES_BUSY"
-    headers: Mapping[str, str] = {"Retry-After": "1"}
     retry_seconds = 1
 
 
@@ -212,7 +218,7 @@ class ConnectionEnding(RouterError):
     type = "service_unavailable"
     code = Code.UNAVAILABLE
     reason = "CONNECTION_ENDING"
-    headers: Mapping[str, str] = {"Retry-After": "0"}
+    retry_seconds = 0
 
 
 class RouterStopping(RouterError):
@@ -222,7 +228,7 @@ class RouterStopping(RouterError):
     type = "service_unavailable"
     code = Code.UNAVAILABLE
     reason = "ROUTER_STOPPING"
-    headers: Mapping[str, str] = {"Retry-After": "1"}
+    retry_seconds = 1
 
 
 class ContentEncodingNotSupported(RouterError):
@@ -232,7 +238,7 @@ class ContentEncodingNotSupported(RouterError):
     type = "unsupported_media_type"
     code = Code.INVALID_ARGUMENT
     reason = "CONTENT_ENCODING_NOT_SUPPORTED"
-    headers: Mapping[str, str] = {"Accept-Encoding": "identity"}
+    own_headers: Mapping[str, str] = {"Accept-Encoding": "identity"}
 
 
 class ExpectationFailed(RouterError):
@@ -251,7 +257,7 @@ class ReportsBusy(RouterError):
     type = "rate_limited"
     code = Code.RESOURCE_EXHAUSTED
     reason = "REPORTS_BUSY"
-    headers: Mapping[str, str] = {"Retry-After": "1"}
+    retry_seconds = 1
 
 
 class Overloaded(RouterError):
@@ -265,7 +271,6 @@ class Overloaded(RouterError):
     def __init__(self, retry_seconds: int) -> None:
         super().__init__(f"every node that may serve this is busy; try again in {retry_seconds} s")
         self.retry_seconds = retry_seconds
-        self.headers = {"Retry-After": str(retry_seconds)}
 
 
 class InternalError(RouterError):

@@ -13,6 +13,7 @@ import pytest
 from libs.aci.encoding import digest
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
+from services.router.admission.tenants import STRANGERS_AT_ONCE
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, Site, https_site
 from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
 
@@ -171,3 +172,22 @@ async def test_a_connection_ends_after_its_requests_and_the_client_makes_another
     async with https_site(tmp_path, max_connection_requests=3) as site, http2_client(site) as client:
         for _ in range(10):
             assert json.loads((await client.get("/health")).content) == {"status": "ok"}
+
+
+async def test_keys_that_are_made_up_on_one_connection_keep_no_key_on_another_waiting(
+    site: Site, client: httpx.AsyncClient
+) -> None:
+    wrong = 60
+    site.directory.answers.clear()
+    async with asyncio.timeout(PATIENCE_SECONDS), http2_client(site) as another, asyncio.TaskGroup() as tasks:
+        for number in range(wrong):
+            tasks.create_task(client.get("/v1/models", headers={"Authorization": f"Bearer sk-{number}"}))
+        while site.directory.asked < STRANGERS_AT_ONCE:  # noqa: ASYNC110 - the twin tells nobody
+            await asyncio.sleep(0.01)
+        right = tasks.create_task(another.get("/v1/models", headers=BEARER))
+        await asyncio.sleep(0)
+        assert site.directory.asked == STRANGERS_AT_ONCE
+        site.directory.answers.set()
+        response = await right
+        assert (response.status_code, len(site.directory.refused) < wrong) == (200, True)
+    assert site.directory.refused == ["API_KEY_INVALID"] * wrong

@@ -36,6 +36,8 @@ class LedgerTwin:
         self.cut: list[int] = []
         self.silent = False
         self.full = False
+        self.without_share: set[str] = set()
+        """Tenants for whom there is no more room."""
         self.room_asked = asyncio.Semaphore(0)
         self.waits = False
         self.goes_on = asyncio.Event()
@@ -46,6 +48,8 @@ class LedgerTwin:
         self.vault_waits = False
         self.unopened: set[str] = set()
         """Tenants whose vaults alone cannot be opened."""
+        self.silent_vaults: set[str] = set()
+        """Tenants whose vaults nobody answers about."""
         self.opened_for: list[str] = []
         """Whose vaults were to be opened, in turn."""
         self.dropped: list[VaultPart] = []
@@ -53,15 +57,16 @@ class LedgerTwin:
         self.copies_go_on = asyncio.Event()
         self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
 
-    def require_room(self) -> None:
-        self.room_asked.release()
-        if self.full:
+    def require_room(self, *, tenant: str | None = None) -> None:
+        if tenant is None:
+            self.room_asked.release()
+        if self.full or tenant in self.without_share:
             raise LedgerUnavailable("full", b"")
 
     async def key(self, tenant_id: str) -> VaultKey:
         assert tenant_id in (TENANT.tenant_id, OTHER_TENANT.tenant_id)
         self.opened_for.append(tenant_id)
-        if self.vault_waits:
+        if self.vault_waits or tenant_id in self.silent_vaults:
             self.asked.set()
             await asyncio.Event().wait()
         if not self.vault_open or tenant_id in self.unopened:

@@ -22,16 +22,13 @@ from libs.client import exchange_file
 from libs.client.checks import Check, Materials, run_checks
 from libs.client.commitment import MeshCaUnexpected
 from libs.client.standing import Standing, standing
-from libs.policy.revocation import RevocationSet
-from services.cli.evidence.inputs import named, read_certificate_file, read_policy
-from services.cli.evidence.terms import add_policy_terms, ca_file, judge_policy, policy_file
-from services.cli.mesh.witness_options import add_witness_options, read_quorum
-from services.cli.policy.revocation_inputs import add_revocation_options, counted_revocations
+from services.cli.evidence.inputs import named
+from services.cli.policy.grounds import Grounds, add_grounds, print_grounds, read_grounds
 from services.cli.sessions.checks import check_json
-from services.cli.terminal.checks import print_checks, print_development
+from services.cli.terminal.checks import print_checks
 from services.cli.terminal.inputs import read_bounded_input
 from services.cli.terminal.verdicts import usable
-from services.cli.terminal.words import Json, Moment, plain
+from services.cli.terminal.words import Json
 
 _WORDS = {
     Standing.COMPLETE: "the response is the router's, a verified node had to serve it, and the log has its receipt",
@@ -52,11 +49,9 @@ class Judged:
     """An exchange, and what it was found to be."""
 
     materials: Materials
+    grounds: Grounds
     signatures: str
     """By whose word the policy was judged."""
-    policy_source: str
-    revocations: int
-    """How many were counted."""
     checks: Sequence[Check]
 
     @property
@@ -79,11 +74,11 @@ class Judged:
             "response_hash": exchange.response_hash,
             "now": self.materials.now,
             "policy": {
-                "source": self.policy_source,
+                "source": str(self.grounds.source),
                 "version": policy.version,
                 "digest": policy.digest.hex(),
                 "signatures": self.signatures,
-                "revocations": self.revocations,
+                "revocations": self.grounds.revocations.number,
                 "development_roots": list(policy.development_roots),
             },
             "checks": [check_json(check) for check in self.checks],
@@ -94,15 +89,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add `teemesh verify`."""
     parser = subparsers.add_parser("verify", help="check an answer that was kept (chat --save) again, offline")
     parser.add_argument("file", type=Path, metavar="FILE", help="what teemesh chat --save wrote")
-    add_policy_terms(parser, now_help="as of when, unix seconds or RFC 3339; default: when the file was made")
-    add_revocation_options(parser)
-    add_witness_options(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
+    add_grounds(parser, now_help="as of when, unix seconds or RFC 3339; default: when the file was made")
     parser.set_defaults(run=lambda args: usable(_run, args))
 
 
 def _run(args: argparse.Namespace) -> int:
-    judged = judge(args)
+    judged = judge(args.file, read_grounds(args), args.now)
     if args.json:
         print(json.dumps(judged.to_json(), indent=2))
     else:
@@ -110,22 +102,18 @@ def _run(args: argparse.Namespace) -> int:
     return int(judged.standing)
 
 
-def judge(args: argparse.Namespace) -> Judged:
-    """Check the exchange in the file. Raises what keeps it from being read, or from being judged by this policy."""
-    source = policy_file(args)
-    signed = read_policy(source)
-    data = read_bounded_input(args.file, exchange_file.MAX_BYTES)
-    mesh_ca, quorum = read_certificate_file(ca_file(args)), read_quorum(args)
-    revocations = RevocationSet().union(counted_revocations(args, signed.policy.trust_domain))
-    with named(args.file):
-        kept = exchange_file.decode(data, signed.policy.under(revocations), mesh_ca, quorum)
-    materials = kept if args.now is None else replace(kept, now=args.now)
-    signatures, refusal = judge_policy(signed, args.compose, materials.now)
-    if refusal is not None:
-        raise refusal
+def judge(file: Path, grounds: Grounds, now: int | None) -> Judged:
+    """Check the exchange in the file, as of `now` or of when it was kept. Raises what keeps it from being read, or from
+    being judged by this policy.
+    """
+    data = read_bounded_input(file, exchange_file.MAX_BYTES)
+    with named(file):
+        kept = exchange_file.decode(data, grounds.policy, grounds.mesh_ca, grounds.quorum)
+    materials = kept if now is None else replace(kept, now=now)
+    signatures = grounds.require_policy(materials.now)
     checks = run_checks(materials)
     _require_own_ca(materials, checks)
-    return Judged(materials, signatures, str(source), revocations.number, checks)
+    return Judged(materials, grounds, signatures, checks)
 
 
 def _require_own_ca(materials: Materials, checks: Sequence[Check]) -> None:
@@ -141,15 +129,7 @@ def _require_own_ca(materials: Materials, checks: Sequence[Check]) -> None:
 
 def print_judged(judged: Judged, console: Console) -> None:
     """Print for people: by what it was judged, every check, and what they come to."""
-    policy = judged.materials.policy
-    print_development(policy.development_roots, console)
-    for line in (
-        f"policy    version {policy.version} of {policy.trust_domain}, from {judged.policy_source}",
-        f"          {judged.signatures}",
-        f"revoked   {judged.revocations} revocations counted",
-        f"as of     {Moment(judged.materials.now)}, by the word of whoever kept it unless --now was given",
-    ):
-        console.print(Text(plain(line)), soft_wrap=True)
+    print_grounds(judged.grounds, judged.signatures, judged.materials.now, console)
     print_checks(judged.checks, console)
     found = judged.standing
     word = (found.name, "bold green" if found is Standing.COMPLETE else "bold red")

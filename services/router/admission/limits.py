@@ -37,9 +37,7 @@ class TenantLimited(RouterError):
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)
-        # Whole seconds: the header knows no others (RFC 9110, 10.2.3).
         self.retry_seconds = max(math.ceil(retry_seconds), 1)
-        self.headers = {"Retry-After": str(self.retry_seconds)}
 
 
 class TenantRateExceeded(TenantLimited):

@@ -2,13 +2,14 @@
 
 The registry only finds records; each is verified here under the key that policy names, must list the very key that was
 presented, and may not be older than one this router has seen. Keys are never stored, logged or sent: only digests are.
+Anybody can make up keys, and each costs a look-up: those that were nobody's an hour ago wait for a turn.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +17,7 @@ import structlog
 from libs.errors import MeshError
 from libs.policy.tenant_record import UNLIMITED, ApiKey, Limits, TenantRecord
 from libs.policy.tenants import api_key_digest, verify_tenant
+from services.router.admission.turns import Turns
 from services.router.errors import (
     KeyExpired,
     KeyNotScoped,
@@ -30,6 +32,12 @@ TTL_SECONDS = 30.0
 NEGATIVE_TTL_SECONDS = 5.0
 REMEMBERED_SECONDS = 3600.0
 """For so long after its look-up a key says whose room its calls take, and admits nobody by that."""
+STRANGERS_AT_ONCE = 16
+"""So many look-ups of keys that are not remembered are under way at once."""
+WRONG_KEY_SECONDS = 0.1
+"""For so long a key that is nobody's keeps the place of its look-up: 160 of them in a second are all there are."""
+TURN_SECONDS = 15.0
+"""How long such a key may wait for its turn: longer than it takes all connections that there may be to have one."""
 MAX_CACHED = 10_000
 MAX_KEY_CHARACTERS = 512
 
@@ -95,6 +103,8 @@ class Tenants:
         wall: Callable[[], float] = time.time,
         ttl_seconds: float = TTL_SECONDS,
         negative_ttl_seconds: float = NEGATIVE_TTL_SECONDS,
+        wrong_key_seconds: float = WRONG_KEY_SECONDS,
+        turn_seconds: float = TURN_SECONDS,
         limit: int = MAX_CACHED,
     ) -> None:
         self._find = find
@@ -105,18 +115,22 @@ class Tenants:
         self._wall = wall
         self._ttl = ttl_seconds
         self._negative_ttl = negative_ttl_seconds
+        self._wrong_key_seconds = wrong_key_seconds
+        self._turn_seconds = turn_seconds
+        self._strangers = Turns(STRANGERS_AT_ONCE)
         self._known = _Answers(limit)
         # Apart, so that a flood of wrong keys cannot push the right ones out.
         self._unknown = _Answers(limit)
         self._remembered = _Answers(limit)
         self._versions: dict[str, int] = {}
 
-    async def authenticate(self, authorization: str | None) -> Tenant:
-        """Return the tenant of an `Authorization`. Raises `Unauthorized`, `TenantRevoked`, `TenantDisabled` or
-        `TenantsUnavailable`. What its key is for, the caller MUST ask.
+    async def authenticate(self, authorization: str | None, connection: Hashable) -> Tenant:
+        """Return the tenant of an `Authorization`, which came over a connection: those take turns. Raises
+        `Unauthorized`, `TenantRevoked`, `TenantDisabled` or `TenantsUnavailable`. What its key is for, the caller MUST
+        ask.
         """
         try:
-            return await self._authenticate(authorization)
+            return await self._authenticate(authorization, connection)
         except RouterError as error:
             self._refused(error.reason)
             raise
@@ -139,17 +153,18 @@ class Tenants:
             return None
         return answers.get(bytes.fromhex(api_key_digest(key)), self._admin_key(), self._clock())
 
-    async def _authenticate(self, authorization: str | None) -> Tenant:
+    async def _authenticate(self, authorization: str | None, connection: Hashable) -> Tenant:
         key = bearer(authorization)
         if key is None:
             raise Unauthorized("an API key is required: Authorization: Bearer <key>")
         digest = bytes.fromhex(api_key_digest(key))
-        admin_key, now = self._admin_key(), self._clock()
-        answer = self._known.get(digest, admin_key, now) or self._unknown.get(digest, admin_key, now)
-        if answer is None or self._is_outdated(answer.record):
-            record = await self._look_up(digest, admin_key)
-        else:
+        answer = self._answer(digest)
+        if answer is not None:
             record = answer.record
+        elif self._remembered.get(digest, self._admin_key(), self._clock()) is not None:
+            record = await self._look_up(digest, self._admin_key())
+        else:
+            record = await self._look_up_in_turn(digest, connection)
         # A record that is found lists the key.
         listed = None if record is None else record.key(digest.hex())
         if record is None or listed is None:
@@ -162,15 +177,32 @@ class Tenants:
             raise KeyExpired("the API key has expired")
         return Tenant(record.tenant_id, record.name, listed, record.limits)
 
+    def _answer(self, digest: bytes) -> _Answer | None:
+        admin_key, now = self._admin_key(), self._clock()
+        answer = self._known.get(digest, admin_key, now) or self._unknown.get(digest, admin_key, now)
+        return None if answer is None or self._is_outdated(answer.record) else answer
+
     def _is_outdated(self, record: TenantRecord | None) -> bool:
         return record is not None and record.version < self._versions.get(record.tenant_id, 0)
+
+    async def _look_up_in_turn(self, digest: bytes, connection: Hashable) -> TenantRecord | None:
+        try:
+            async with self._strangers.taken(connection, self._turn_seconds) as turn:
+                answer = self._answer(digest)  # Of another request that came with it.
+                if answer is not None:
+                    return answer.record
+                record = await self._look_up(digest, self._admin_key())
+                turn.rest_seconds = self._wrong_key_seconds if record is None else 0.0
+                return record
+        except TimeoutError as error:
+            raise TenantsUnavailable("too many unknown API keys are looked up now; try again") from error
 
     async def _look_up(self, digest: bytes, admin_key: bytes) -> TenantRecord | None:
         try:
             record = self._verify(await self._find(digest), digest, admin_key)
         except MeshError as error:
             if error.reason != "API_KEY_UNKNOWN":
-                _log.warning("tenant lookup failed", reason=error.reason)
+                _log.warning("tenant lookup failed", reason=error.reason, thinned=True)
                 raise TenantsUnavailable("the tenant directory cannot be relied on now; try again") from error
             self._remembered.forget(digest)
             self._unknown.put(digest, _Answer(None, admin_key, self._clock() + self._negative_ttl))

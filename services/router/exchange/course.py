@@ -129,13 +129,11 @@ class Course:
         content_type: str,
         *,
         sealed: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        retry_seconds: int | None = None,
+        error: RouterError | None = None,
     ) -> Started:
-        """Return what its response is."""
-        return Started(
-            status, content_type, self.receipt_id, self.generation.digest, sealed, headers or {}, retry_seconds
-        )
+        """Return what its response is: if it is an error's, with what that carries."""
+        headers, retry_seconds = ({}, None) if error is None else (error.headers, error.retry_seconds)
+        return Started(status, content_type, self.receipt_id, self.generation.digest, sealed, headers, retry_seconds)
 
     def judge(self, policy: Policy, constraints: Constraints) -> None:
         """Take note of the policy under which somebody to serve it is chosen now."""

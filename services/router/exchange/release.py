@@ -64,7 +64,7 @@ class Release:
             yield replace(course.head(sorry[0], JSON), length=len(sorry[1]))
             yield sorry[1]
             return
-        head = course.head(status, JSON, headers=error.headers, retry_seconds=error.retry_seconds)
+        head = course.head(status, JSON, error=error)
         async with aclosing(_give_out(logged, head, body)) as rest:
             async for part in rest:
                 yield part
@@ -82,14 +82,14 @@ class Release:
             log.error("a refusal has no receipt", receipt=course.receipt_id, reason=full.reason)
             course.without_receipt = error.reason
             raise error from full
-        yield replace(course.head(status, JSON, headers=error.headers), length=len(body))
+        yield replace(course.head(status, JSON, error=error), length=len(body))
         yield body
 
     async def _commit(self, course: Course, returned: str, otherwise: str) -> Logged:
         """Commit the receipt over `returned`, or one that says `otherwise`. Raises `LedgerUnavailable`."""
         try:
             vault = await self._issuance.vault(course.request.tenant)
-            self._issuance.require_room()
+            self._issuance.require_room(course.request.tenant)
         except MeshError as error:
             # Nothing is sealed yet, so the receipt itself can say what really goes out.
             self.record_later(course, End.LEDGER_UNAVAILABLE, otherwise)

@@ -141,7 +141,7 @@ class Exchanges:
     async def _parts(self, course: Course) -> AsyncGenerator[Part, None]:
         try:
             self._require_fresh()
-            self._issuance.require_room()
+            self._issuance.require_room(course.request.tenant)
             self._issuance.require_room_to_wait(course.request.tenant)
         except RouterError as error:
             # Nothing is judged under a policy that may be outdated, nor done for what could not be logged.
@@ -301,7 +301,7 @@ class Exchanges:
                 course.aborts.append(end)
                 course.failed |= end is End.UPSTREAM_FAILED
                 held.fail(error)
-                started = course.head(error.told(request.endpoint.protocol)[0], JSON)
+                started = course.head(error.told(request.endpoint.protocol)[0], JSON, error=error)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for last in released:
                 yield last

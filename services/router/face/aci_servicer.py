@@ -78,7 +78,7 @@ def aci_binding(servicer: AciServicer) -> ServiceBinding:
 
 
 def _arrival(context: Context, query: Iterable[tuple[str, str]] = ()) -> Arrival:
-    return Arrival("GET", "", Fields(query), metadata(context), _no_body, context.cancelled)
+    return Arrival("GET", "", Fields(query), metadata(context), _no_body, context.cancelled, connection=context.peer())
 
 
 async def _no_body(limit: int, tenant_id: str) -> bytes:

@@ -5,7 +5,7 @@ Whoever answers knows no protocol, so a request means the same by whichever way 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from services.router.errors import InvalidRequest
@@ -57,5 +57,7 @@ class Arrival:
     """Whether the client has left. Whatever is cancelled while it has not, this router cancelled."""
     stalled: Callable[[], bool] = lambda: False
     """Whether the client is there and takes nothing of what is written to it."""
+    connection: Hashable = None
+    """What it came over: the same for all that came over it, another for everybody else."""
     host: str = ""
     """Whom the client says it talks to: a name or address in lower case, without a port; empty if it does not."""

@@ -62,7 +62,7 @@ class Documents:
         return value({"status": "ok"} if overdue is None else {"status": "ok", "keyset_overdue": overdue})
 
     async def models(self, arrival: Arrival, name: str) -> Reply:
-        tenant = await self.tenants.authenticate(authorization(arrival.headers))
+        tenant = await self.tenants.authenticate(authorization(arrival.headers), arrival.connection)
         models = [
             {
                 "id": model.name,
@@ -85,7 +85,7 @@ class Documents:
         return value(await self.commitments.of(await self._stored(arrival, name)))
 
     async def used(self, arrival: Arrival, name: str) -> Reply:
-        tenant = await self.tenants.authenticate(authorization(arrival.headers))
+        tenant = await self.tenants.authenticate(authorization(arrival.headers), arrival.connection)
         tenant.require_scope(RECEIPTS)
         self.reads.require(tenant)
         before = arrival.query.only("before")
@@ -132,7 +132,7 @@ class Documents:
         """
         shown = authorization(arrival.headers)
         try:
-            tenant = await self.tenants.authenticate(shown)
+            tenant = await self.tenants.authenticate(shown, arrival.connection)
             tenant.require_scope(RECEIPTS)
         except (Unauthorized, TenantRevoked, TenantDisabled, KeyNotScoped) as error:
             if bearer(shown) is None:

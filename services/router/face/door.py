@@ -90,7 +90,7 @@ class Door:
             with self._visit(self._visitors, connection) if known is None else self._places.taken(known):
                 return await self._in_time(proceed)
         with self._room_to_look_up(given, known, connection):
-            tenant = await self._tenants.authenticate(authorization(given))
+            tenant = await self._tenants.authenticate(authorization(given), connection)
         _admitted.set(tenant)
         if call.method != INFER:
             with self._places.taken(tenant.tenant_id):

@@ -142,6 +142,7 @@ def _arrival(request: web.BaseRequest, connection: Http1Connection, share: Share
         read=partial(_read, request, share),
         gone=lambda: connection.lost,
         stalled=lambda: connection.stalled,
+        connection=connection,
         host=host_of(authority),
     )
 

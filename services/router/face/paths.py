@@ -136,7 +136,7 @@ def _told(error: MeshError, arrival: Arrival) -> RouterError:
         return error
     if isinstance(error, NonceMalformed):
         return InvalidRequest(str(error))
-    log.warning("request failed", path=arrival.path, reason=error.reason, detail=str(error))
+    log.warning("request failed", path=arrival.path, reason=error.reason, detail=str(error), thinned=True)
     if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
         return ServiceUnavailable(f"not now: {error.reason}")
     return InternalError("internal error")

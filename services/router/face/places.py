@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from libs.errors import Code
@@ -17,7 +17,6 @@ class CallsBusy(RouterError):
     type = "service_unavailable"
     code = Code.RESOURCE_EXHAUSTED
     reason = "CALLS_BUSY"
-    headers: Mapping[str, str] = {"Retry-After": "1"}
     retry_seconds = 1
 
 

@@ -57,7 +57,7 @@ class Prompts:
 
         Nothing of the body is read for whoever has no key, or has asked too much.
         """
-        tenant = await self._tenants.authenticate(authorization(arrival.headers))
+        tenant = await self._tenants.authenticate(authorization(arrival.headers), arrival.connection)
         with self._gates.entered(tenant) as limited:
             body, unread = await self._body(arrival, tenant) if limited is None else (b"", limited)
             async with self._exchange(endpoint, arrival, tenant, body, unread) as reply:

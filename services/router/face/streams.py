@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import structlog
 from h2.errors import ErrorCodes
@@ -16,12 +16,10 @@ from libs.aci.endpoints import protocol_at
 from libs.https.heads import host_of, require_authority, split_target
 from libs.https.unreadable import Unreadable
 from services.router.errors import ConnectionEnding, InvalidRequest, RequestTooLarge, RouterError
-from services.router.face.answers import Reply, refusal
+from services.router.face.answers import Answer, Headers, Reply, refusal
 from services.router.face.arrivals import Arrival, Fields
-from services.router.face.bodies import Share
-
-if TYPE_CHECKING:
-    from services.router.face.http2 import Http2Connection
+from services.router.face.bodies import BodyRoom, Share
+from services.router.face.wire import Wire
 
 _NO_CONTENT = 204
 _PIECE_BYTES = 128 << 10
@@ -30,18 +28,32 @@ _PIECE_BYTES = 128 << 10
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What every request of a listener is answered with."""
+
+    answer: Answer
+    headers: Headers
+    """Of answers to what is no request; `answer` puts its own on all others."""
+    room: BodyRoom
+    stall_seconds: float
+    """How long a client may take none of what is written to it."""
+
+
 class Stream:
     """One request and its answer. One that is `refused` came on a connection that ends."""
 
     def __init__(
         self,
-        connection: Http2Connection,
+        wire: Wire,
+        answering: Answering,
         stream_id: int,
         headers: Sequence[tuple[bytes, bytes]],
         *,
         refused: bool,
     ) -> None:
-        self._connection = connection
+        self._wire = wire
+        self._answering = answering
         self._id = stream_id
         self._refused = refused
         named = [(name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in headers]
@@ -73,17 +85,17 @@ class Stream:
         """Answer. Whatever happens, the stream is closed or reset."""
         code = ErrorCodes.INTERNAL_ERROR
         try:
-            with self._connection.room.share() as share:
+            with self._answering.room.share() as share:
                 async with self._answered(share) as reply:
                     await self._send(reply)
                 # What is left of the body is of no interest (RFC 9113, section 8.1).
                 code = ErrorCodes.NO_ERROR
         except TimeoutError:
-            log.info("the client does not read")
+            log.info("the client does not read", thinned=True)
             code = ErrorCodes.CANCEL
         except ProtocolError:
             # The client reset the stream, or ended the connection, while something was being written.
-            log.info("the client left")
+            log.info("the client left", thinned=True)
         except Exception:
             log.exception("bug in the listener")
         finally:
@@ -94,12 +106,12 @@ class Stream:
         try:
             arrival = self._arrival(share)
         except RouterError as error:
-            log.info("unreadable request", status=error.status)
+            log.info("unreadable request", status=error.status, thinned=True)
             path, _, _ = (self._pseudo.first(":path") or "").partition("?")
             reply = refusal(error, protocol_at(path))
-            yield Reply(reply.status, reply.content_type, reply.body, {**reply.headers, **self._connection.headers()})
+            yield Reply(reply.status, reply.content_type, reply.body, {**reply.headers, **self._answering.headers()})
             return
-        async with self._connection.answer(arrival) as reply:
+        async with self._answering.answer(arrival) as reply:
             yield reply
 
     def _arrival(self, share: Share) -> Arrival:
@@ -126,8 +138,9 @@ class Stream:
             query=Fields(query),
             headers=self._headers,
             read=read,
-            gone=lambda: self.lost or self._connection.lost,
+            gone=lambda: self.lost or self._wire.lost,
             stalled=lambda: self._stalled,
+            connection=self._wire,
             host=host_of(authority),
         )
 
@@ -137,8 +150,8 @@ class Stream:
         if announced is not None and int(announced) > limit:
             raise too_large
         if self._headers.first("expect") is not None and not self._ended:
-            self._connection.h2.send_headers(self._id, [(":status", "100")])
-            self._connection.flush()
+            self._wire.h2.send_headers(self._id, [(":status", "100")])
+            self._wire.flush()
         body = bytearray()
         while True:
             while self._chunks:
@@ -155,7 +168,7 @@ class Stream:
 
     async def _send(self, reply: Reply) -> None:
         """Write a reply as it comes. Raises `TimeoutError` where the client takes nothing of it in time."""
-        connection = self._connection
+        wire = self._wire
         headers = [(":status", str(reply.status)), ("content-type", reply.content_type)]
         headers.extend((name.lower(), value) for name, value in reply.headers.items())
         length = reply.known_length
@@ -163,15 +176,15 @@ class Stream:
             headers.append(("content-length", str(length)))
         async with aclosing(_whole(reply.body) if isinstance(reply.body, bytes) else reply.body) as body:
             empty = self._pseudo.first(":method") == "HEAD"
-            connection.h2.send_headers(self._id, headers, end_stream=empty)
+            wire.h2.send_headers(self._id, headers, end_stream=empty)
             if empty or length is None:
-                connection.flush()
+                wire.flush()
             if empty:
                 return
             async for data in body:
                 await self._write(data)
-        connection.h2.end_stream(self._id)
-        connection.flush()
+        wire.h2.end_stream(self._id)
+        wire.flush()
 
     async def _write(self, data: bytes) -> None:
         """Return once nearly all is with the operating system. Raises `TimeoutError` where the client takes too little
@@ -179,36 +192,36 @@ class Stream:
         """
         for start in range(0, len(data), _PIECE_BYTES):
             try:
-                async with asyncio.timeout(self._connection.settings.stall_seconds):
+                async with asyncio.timeout(self._answering.stall_seconds):
                     await self._write_piece(memoryview(data)[start : start + _PIECE_BYTES])
             except TimeoutError:
                 self._stalled = True
                 raise
 
     async def _write_piece(self, piece: memoryview) -> None:
-        connection = self._connection
-        while count := await connection.sendable(self._id, len(piece)):
-            connection.h2.send_data(self._id, bytes(piece[:count]))
-            connection.flush()
-            connection.allowance.earn()
+        wire = self._wire
+        while count := await wire.sendable(self._id, len(piece)):
+            wire.h2.send_data(self._id, bytes(piece[:count]))
+            wire.flush()
+            wire.allowance.earn()
             piece = piece[count:]
 
     def _close(self, code: ErrorCodes) -> None:
         """Reset the stream unless both sides have closed it."""
-        connection = self._connection
-        if connection.transport.is_closing():
+        wire = self._wire
+        if wire.is_closing:
             return
         try:
             if code is not ErrorCodes.NO_ERROR or not self._ended:
-                connection.h2.reset_stream(self._id, code)
+                wire.h2.reset_stream(self._id, code)
         except ProtocolError:
             log.debug("the stream is closed already")
-        connection.flush()
+        wire.flush()
 
     def _acknowledge(self, flow_bytes: int) -> None:
         if flow_bytes:
-            self._connection.h2.acknowledge_received_data(flow_bytes, self._id)
-            self._connection.flush()
+            self._wire.h2.acknowledge_received_data(flow_bytes, self._id)
+            self._wire.flush()
 
 
 async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:

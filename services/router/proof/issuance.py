@@ -29,6 +29,7 @@ from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
 from libs.transparency.leaf import Kind
 from services.router.admission.tenants import Tenant
+from services.router.admission.vault_opening import OPENING_SECONDS, open_each
 from services.router.errors import LedgerUnavailable
 from services.router.proof.commitments import Attested
 from services.router.proof.kept_receipts import StoredReceipt
@@ -108,12 +109,16 @@ class Issuance:
         store: ReceiptStore,
         attested: Attested,
         session: FindSession,
+        *,
+        opening_seconds: float = OPENING_SECONDS,
     ) -> None:
+        """`opening_seconds` is how long the receipts that wait for the ledger give one vault to open."""
         self._publisher = publisher
         self._vaults = vaults
         self._store = store
         self._attested = attested
         self._session = session
+        self._opening_seconds = opening_seconds
         self._kept_sessions: set[str] = set()
         """Lately kept by this process: they need not be looked for again."""
         self._unsettled: set[str] = set()
@@ -123,12 +128,12 @@ class Issuance:
         """How long the receipt that is given to the ledger now may take, once this stops."""
         self._keeping: set[asyncio.Task[None]] = set()
 
-    def require_room(self) -> None:
-        """Raise `LedgerUnavailable` while the outbox takes nothing more."""
+    def require_room(self, tenant: Tenant) -> None:
+        """Raise `LedgerUnavailable` while the outbox takes nothing more, or nothing more of this tenant's."""
         try:
-            self._publisher.require_room()
+            self._publisher.require_room(tenant=tenant.tenant_id)
         except MeshError as error:
-            raise LedgerUnavailable("receipts cannot be kept now: the outbox is full") from error
+            raise LedgerUnavailable("receipts cannot be kept now: the outbox has no room for them") from error
 
     def require_room_to_wait(self, tenant: Tenant) -> None:
         """Raise `LedgerUnavailable` while no more of a tenant's receipts may wait: one of its requests, once begun,
@@ -225,19 +230,36 @@ class Issuance:
     async def _commit_some(self, tasks: asyncio.TaskGroup) -> int:
         """Return how many were settled. Raises `ReceiptStoreFailed`."""
         settled = 0
-        shut: set[str] = set()
-        for waiting in await self._store.put_off.oldest(_WAITING_AT_ONCE):
+        oldest = await self._store.put_off.oldest(_WAITING_AT_ONCE)
+        shut = await self._shut({waiting.tenant_id for waiting in oldest if waiting.receipt_id not in self._unsettled})
+        for waiting in oldest:
             if waiting.tenant_id in shut:
-                continue  # Each attempt may take seconds, for which others' receipts would wait.
+                continue
             outcome = await asyncio.shield(tasks.create_task(self._commit_in_time(waiting)))
             settled += outcome is _Outcome.SETTLED
             if outcome is _Outcome.VAULT_SHUT:
                 shut.add(waiting.tenant_id)
         return settled
 
-    def _has_room(self) -> bool:
+    async def _shut(self, tenants: Set[str]) -> set[str]:
+        """Return whose receipts cannot be logged now: their share of the outbox is full, or their vaults do not open.
+        Vaults are tried together: each may take seconds, for which others' receipts would wait.
+        """
+        shut: set[str] = set()
+
+        full = {tenant_id for tenant_id in tenants if not self._has_room(tenant_id)}
+
+        async def opened(tenant_id: str, vault: VaultKey | MeshError) -> None:
+            if isinstance(vault, MeshError) and vault.reason != _VAULT_GONE:
+                log.warning("receipts wait for a vault", tenant=tenant_id, reason=vault.reason)
+                shut.add(tenant_id)
+
+        await open_each(sorted(tenants - full), self._vaults.key, opened, seconds=self._opening_seconds)
+        return shut | full
+
+    def _has_room(self, tenant_id: str | None = None) -> bool:
         try:
-            self._publisher.require_room()
+            self._publisher.require_room(tenant=tenant_id)
         except MeshError:
             return False
         return True

@@ -172,6 +172,11 @@ REFUSALS: tuple[Row, ...] = (
         f"{_MEANWHILE}a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_prompt",
     ),
     Row("the outbox is full", "LEDGER_UNAVAILABLE", f"{_NOT_NOW}[full outbox]"),
+    Row(
+        "as much of the outbox is the tenant's as is left",
+        "LEDGER_UNAVAILABLE",
+        f"{_PUT_OFF}a_tenant_whose_share_of_the_outbox_is_full_is_refused_before_anything_is_done_and_nobody_else",
+    ),
     Row("the policy is stale", "SERVICE_UNAVAILABLE", f"{_NOT_NOW}[stale policy]"),
 )
 

@@ -34,7 +34,7 @@ def batch_of(issuer: Issuer, count: int = 1, padding: int = 0) -> Stored:
     sealed = [issuer.seal(Kind.RECEIPT, {"padding": "x" * padding}, VAULT) for _ in range(count)]
     records = [one.record for one in sealed]
     message = encode_batch(issuer.id, sealed[0].issuer_seq, records, issuer.key)
-    facts = tuple(RecordFacts(record.header.kind, record.header.commitment, TENANT) for record in records)
+    facts = tuple(RecordFacts.of(record, TENANT) for record in records)
     return Stored(issuer.id, sealed[0].issuer_seq, message, facts)
 
 

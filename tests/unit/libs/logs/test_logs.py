@@ -30,6 +30,8 @@ try:
 except ValueError:
     logging.getLogger("elsewhere").exception("foreign %s", "Bearer PRIVATE")
 log.debug("not shown")
+for _ in range(3):
+    log.info("by anybody", thinned=True)
 """
 
 
@@ -41,7 +43,8 @@ def _lines() -> list[dict[str, object]]:
 
 
 def test_nothing_private_reaches_the_log_and_everything_else_does() -> None:
-    started, failed, foreign = _lines()
+    started, failed, foreign, thinned = _lines()
+    assert (thinned["event"], "thinned" in thinned) == ("by anybody", False)
     assert started["service"] == "router"
     assert started["instance"] == "r1"
     assert started["method"] == "/a.B/C"

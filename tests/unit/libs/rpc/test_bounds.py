@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -25,11 +27,13 @@ from tests.fakes.small_mesh import SERVER_NAME, SmallMesh
 
 WATCH = "/grpc.health.v1.Health/Watch"
 PATIENCE_SECONDS = 20.0
+OK = "0"
 BOUNDS = Bounds(connections=10, calls=3, idle_seconds=PATIENCE_SECONDS, message_seconds=1.0, call_seconds=1.0)
 
 
 @asynccontextmanager
-async def connected(bounds: Bounds) -> AsyncIterator[RawHttp2]:
+async def served(bounds: Bounds) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
+    """A server's port, and how to reach it."""
     ca = ThrowawayCa()
     server = grpc.aio.server(options=bounds.options())
     health_pb2_grpc.add_HealthServicer_to_server(Health([]), server)  # type: ignore[no-untyped-call]
@@ -39,10 +43,15 @@ async def connected(bounds: Bounds) -> AsyncIterator[RawHttp2]:
     tls = load_client_context(ca_pem=ca.pem)
     tls.set_alpn_protocols(["h2"])
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), raw_http2(port, tls) as client:
-            yield client
+        yield port, tls
     finally:
         await server.stop(None)
+
+
+@asynccontextmanager
+async def connected(bounds: Bounds) -> AsyncIterator[RawHttp2]:
+    async with served(bounds) as (port, tls), asyncio.timeout(PATIENCE_SECONDS), raw_http2(port, tls) as client:
+        yield client
 
 
 async def test_a_connection_that_is_old_ends_and_its_calls_have_their_time() -> None:
@@ -70,6 +79,25 @@ async def test_calls_beyond_those_that_may_run_at_once_are_refused_and_the_other
         assert (await client.answer(7)).reset is not None
         while not all(client.streams.get(each) and client.streams[each].body for each in (1, 3, 5)):
             assert await client.next_frame() is not None
+
+
+async def test_calls_that_nobody_has_taken_yet_are_so_many_and_the_next_is_refused() -> None:
+    flood, waiting = 40, 5
+
+    async def refusals(port: int, tls: ssl.SSLContext) -> set[str]:
+        async with asyncio.timeout(PATIENCE_SECONDS), raw_http2(port, tls) as client:
+            while not isinstance(await client.next_frame(), SettingsFrame):
+                pass
+            streams = range(1, 2 * flood, 2)
+            for stream_id in streams:
+                begin(client, stream_id, WATCH)
+            # The server's own loop takes one at most, which it has asked for before.
+            return {(await client.answer(stream_id)).headers["grpc-status"] for stream_id in streams[waiting + 1 :]}
+
+    async with served(replace(BOUNDS, calls=100, waiting=waiting)) as (port, tls):
+        with ThreadPoolExecutor(1) as stranger:
+            # It blocks this loop, and so the server: nobody takes a call.
+            assert OK not in stranger.submit(lambda: asyncio.run(refusals(port, tls))).result()
 
 
 async def test_callers_that_bring_nothing_are_counted_and_told_in_time() -> None:

@@ -11,6 +11,7 @@ from services.router.errors import (
     ConnectionEnding,
     LedgerUnavailable,
     Overloaded,
+    ReportsBusy,
     RouterError,
     RouterStopping,
     ServiceUnavailable,
@@ -76,6 +77,18 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (503, "service_unavailable"),
         (505, "http_version_not_supported"),
     }
+
+
+def test_when_to_ask_again_is_said_the_same_to_clients_of_http_and_of_grpc() -> None:
+    said = {kind: kind.__new__(kind).headers.get("Retry-After") for kind in kinds()}
+    assert {kind: int(after) for kind, after in said.items() if after is not None} == {
+        BodiesBusy: 1,
+        ConnectionEnding: 0,
+        ReportsBusy: 1,
+        RouterStopping: 1,
+    }
+    assert {kind for kind in kinds() if kind.retry_seconds is not None} == {k for k, after in said.items() if after}
+    assert Overloaded(7).headers == {"Retry-After": "7"}
 
 
 def test_each_error_has_a_reason_of_its_own() -> None:

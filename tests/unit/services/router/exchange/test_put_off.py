@@ -128,6 +128,26 @@ async def test_receipts_that_cannot_be_logged_hold_up_nobody_elses(bench: Router
         assert (await bench.logged())["receipt_id"] == other.started.receipt_id
 
 
+async def test_a_tenant_whose_share_of_the_outbox_is_full_is_refused_before_anything_is_done_and_nobody_else(
+    bench: RouterBench,
+) -> None:
+    bench.ledger.without_share = {TENANT.tenant_id}
+    refused = await bench.run(prompt())
+    assert (error_type(refused.body), bench.nodes[0].requests) == ("ledger_unavailable", [])
+    bench.tenant = OTHER_TENANT
+    assert (await bench.run(prompt())).started.status == 200
+    async with asyncio.timeout(PATIENCE_SECONDS), bench.issuance.recording():
+        await bench.ledger.room_asked.acquire()
+        bench.ledger.opened_for.clear()
+        for _ in range(2):
+            await bench.ledger.room_asked.acquire()
+        assert bench.ledger.opened_for == [], "what waits is not given to it either"
+        bench.ledger.without_share = set()
+        while (await bench.logged())["receipt_id"] != refused.started.receipt_id:
+            pass
+    assert len([one for one in bench.ledger.of(Kind.RECEIPT) if one["receipt_id"] == refused.started.receipt_id]) == 1
+
+
 async def test_a_client_that_leaves_while_its_refusal_is_put_off_leaves_one_receipt(bench: RouterBench) -> None:
     bench.ledger.full = True
     asking = asyncio.create_task(bench.run(prompt()))

@@ -52,6 +52,7 @@ from services.router.proof.retention import Retention
 from services.router.proof.store import open_receipt_store
 from services.router.proof.usage import UsageCopies
 from services.router.proof.vaults import Vaults
+from services.router.reading import Reading
 from services.router.routing.foreign.access import read_credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
@@ -107,6 +108,7 @@ async def serve(config: Config) -> None:
                 member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key, report=report
             ) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
+            Reading() as reading,
         ):
             metrics = Metrics(lambda: workload.newest.not_after)
             upstreams = Upstreams(member, registry, settings=config.routing, metrics=metrics.routing)
@@ -124,7 +126,8 @@ async def serve(config: Config) -> None:
             exchanges = Exchanges(
                 member.policy,
                 workload,
-                Opening(workload, AcceptanceWindow()),
+                Opening(workload, AcceptanceWindow(), reading),
+                reading,
                 Routes(upstreams, foreign),
                 issuance,
                 config.receipts.ledger_seconds,

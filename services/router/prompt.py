@@ -13,9 +13,10 @@ from typing import Any
 
 from libs.aci import rewriting
 from libs.aci.endpoints import COUNT_TOKENS, EMBEDDINGS, RESPONSES, Endpoint
+from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from services.router.beginning import beginning_of
-from services.router.errors import InvalidRequest
+from services.router.errors import InvalidRequest, TooManyValues
 
 MAX_MODEL_CHARACTERS = 256
 
@@ -61,6 +62,8 @@ class Prompt:
 def parse(body: bytes, endpoint: Endpoint) -> Prompt:
     """Read a prompt request: its JSON, then its constraints, then the rest. Raises `InvalidRequest`, of which
     `BoundMalformed` is one.
+
+    A body with many values MUST be read beside the event loop, one at a time (`Reading`).
     """
     members = _load(body)
     constraints = _constraints(members)
@@ -125,6 +128,8 @@ def _written(members: Mapping[str, Any]) -> bytes:
 
 
 def _load(body: bytes) -> dict[str, Any]:
+    if has_more_values(body, MOST_VALUES):
+        raise TooManyValues(f"the body has more than {MOST_VALUES} JSON values")
     try:
         value = rewriting.loads(body)
     except JsonNotRewritable as error:

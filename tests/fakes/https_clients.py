@@ -103,7 +103,7 @@ class DirectoryTwin:
 
 
 class ReportsTwin:
-    async def report(self, nonce: str | None) -> bytes:
+    async def report(self, nonce: str | None, host: str = "") -> bytes:
         return b"{}" if nonce is None else b'{"nonce":"%s"}' % check_nonce(nonce).encode()
 
 

@@ -14,6 +14,7 @@ from contextlib import aclosing
 import structlog
 
 from libs.aci.endpoints import JSON
+from libs.aci.json_values import most_values
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
@@ -37,10 +38,11 @@ from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part,
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
 from services.router.exchange.volume import Volume
-from services.router.exchange.withholding import withhold
+from services.router.exchange.withholding import BufferedResponse, withhold
 from services.router.metrics import Metrics
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
+from services.router.reading import Reading
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.routing.preference import NodesFull
 from services.router.routing.routes import Route, Routes
@@ -62,6 +64,7 @@ class Exchanges:
         policy: PolicyKeeper,
         workload: Workload,
         opening: Opening,
+        reading: Reading,
         routes: Routes,
         issuance: Issuance,
         ledger_seconds: float,
@@ -76,6 +79,7 @@ class Exchanges:
         self._workload = workload
         self._clock = clock
         self._opening = opening
+        self._reading = reading
         self._routes = routes
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
@@ -162,7 +166,11 @@ class Exchanges:
                     request.tenant.tenant_id, request.sealing, request.endpoint, request.body
                 )
                 course.opened(opened, self._lasting(request, opened.keyset_digest))
-            prompt = prompts.parse(course.body, request.endpoint)
+            prompt = await self._reading.request(
+                request.tenant.tenant_id,
+                most_values(course.body),
+                lambda: prompts.parse(course.body, request.endpoint),
+            )
             course.model = prompt.model
             if not request.tenant.key.allows_model(prompt.model):
                 raise ModelNotFound("no such model; GET /v1/models lists those served")
@@ -287,9 +295,11 @@ class Exchanges:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
                         course.served, course.ended = part.served, True
-                        if out := held.feed(cover.finish()):
+                        if out := held.feed(await self._reading.answer(cover.values, cover.finish)):
                             yield out
                         held.complete()
+                        if isinstance(held, BufferedResponse):
+                            await self._reading.answer(held.values, held.read)
                     elif isinstance(part, bytes):
                         out = held.feed(cover.feed(part))
                         if course.volume is not None:

@@ -19,6 +19,7 @@ from services.router.errors import (
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
+    Misdirected,
     RouterError,
     ServiceUnavailable,
 )
@@ -78,6 +79,7 @@ class Paths:
         async with AsyncExitStack() as stack:
             protocol = protocol_at(arrival.path)
             try:
+                _require_host(arrival)
                 reply = self._origins.preflight(arrival)
                 if reply is None:
                     reply = await stack.enter_async_context(self._open(arrival))
@@ -105,6 +107,12 @@ class Paths:
             if name is not None:
                 return method, opening, name
         raise EndpointNotSupported("no such path")
+
+
+def _require_host(arrival: Arrival) -> None:
+    """Raises `Misdirected`: another host's clients pin another key than the one that this answer would come over."""
+    if arrival.served is not None and arrival.host not in arrival.served:
+        raise Misdirected("this connection's certificate is not for the host that the request names")
 
 
 def _named(pattern: str, path: str) -> str | None:

@@ -20,7 +20,7 @@ from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.face.answers import Reply
 from services.router.face.arrivals import Arrival, Fields
-from services.router.face.credentials import authorization
+from services.router.face.credentials import authenticated
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -57,7 +57,7 @@ class Prompts:
 
         Nothing of the body is read for whoever has no key, or has asked too much.
         """
-        tenant = await self._tenants.authenticate(authorization(arrival.headers), arrival.connection)
+        tenant = await authenticated(self._tenants, arrival)
         with self._gates.entered(tenant) as limited:
             body, unread = await self._body(arrival, tenant) if limited is None else (b"", limited)
             async with self._exchange(endpoint, arrival, tenant, body, unread) as reply:

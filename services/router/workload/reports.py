@@ -2,7 +2,8 @@
 
 The device is the guest's, and whoever asks need not say who they are. So what a flood can have of it is bounded, also
 while it fails, and it keeps nobody from the report that is there: one without a nonce proves no freshness, and is good
-for as long as its keyset (ACI section 3.2). All of them name the newest keyset, and none that has ended.
+for as long as its keyset (ACI section 3.2). All of them name the newest keyset, and none that has ended. One quote
+serves the clients of every host, each of whom is told the TLS key of theirs.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
-from libs.aci import e2ee, report
+from libs.aci import downstream, e2ee, report
+from libs.aci.keyset import Keyset
 from libs.errors import MeshError
 from libs.identity.collateral import CollateralSource
 from libs.identity.member import Member
@@ -50,6 +53,16 @@ class Quoted:
     app_compose: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One report, but for what it tells the clients of one host."""
+
+    keyset: Keyset
+    evidence: Mapping[str, Any]
+    told: dict[str, bytes] = field(default_factory=dict)
+    """The whole of it, by host."""
+
+
 @dataclass(slots=True)
 class _Flight:
     """One nonce, and all who wait for its report."""
@@ -57,7 +70,7 @@ class _Flight:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
     tried: bool = False
-    document: bytes | None = None
+    made: _Made | None = None
 
 
 class Reports:
@@ -84,17 +97,20 @@ class Reports:
         self._flights: dict[str, _Flight] = {}
         self._awaited = 0
         self._renewing = asyncio.Lock()
-        self._unchallenged: dict[str, tuple[float, bytes]] = {}
+        self._unchallenged: dict[str, tuple[float, _Made]] = {}
         """By the digest of the keyset: the newest's, and for a moment its successor's."""
         self._failed: tuple[float, str] | None = None
         """When the newest's could not be made anew, and the reason."""
 
-    async def report(self, nonce: str | None) -> bytes:
-        """Return the report for a nonce, or the unchallenged one. Raises `NonceMalformed`, `ReportsBusy`, `KeysetEnded`
-        or `ServiceUnavailable`, and what device and collateral fail with.
+    async def report(self, nonce: str | None, host: str = "") -> bytes:
+        """Return the report for a nonce, or the unchallenged one, as the clients of a host are told it; with domains
+        that MUST be a host that the operator lists, or none. Raises `NonceMalformed`, `ReportsBusy`, `KeysetEnded` or
+        `ServiceUnavailable`, and what device and collateral fail with.
         """
         generation = self._workload.lasting(0)
-        return await (self._for_anybody(generation) if nonce is None else self._fresh(report.check_nonce(nonce)))
+        if nonce is None:
+            return self._tell(await self._for_anybody(generation), None, host)
+        return self._tell(await self._fresh(report.check_nonce(nonce)), nonce, host)
 
     async def quoted(self, slot: bytes) -> Quoted:
         """Return a quote over 64 bytes for a report of another form, which this one's MUST NOT be taken for: within
@@ -110,15 +126,15 @@ class Reports:
             self._awaited -= 1
 
     async def unchallenged(self, generation: Generation) -> bytes:
-        """Return a keyset's report without a nonce, made now if none is kept: for this service's own use, which nobody
-        can ask for too often.
+        """Return a keyset's report without a nonce, for clients of no host, made now if none is kept: for this
+        service's own use, which nobody can ask for too often.
         """
         async with self._renewing:
-            return self._kept(generation) or await self._make_unchallenged(generation)
+            return self._tell(self._kept(generation) or await self._make_unchallenged(generation), None, "")
 
-    async def _for_anybody(self, generation: Generation) -> bytes:
-        """Return a keyset's report without a nonce. It waits for nobody while it is kept, and for no nonce when it is
-        made anew. While that goes on, and where it fails, the one before is as good, as long as its keyset.
+    async def _for_anybody(self, generation: Generation) -> _Made:
+        """The report without a nonce. It waits for nobody while it is kept, and for no nonce when it is made anew.
+        While that goes on, and where it fails, the one before is as good, as long as its keyset.
         """
         if (kept := self._kept(generation)) is not None:
             return kept
@@ -148,31 +164,31 @@ class Reports:
         if not self._allowances.take(_UNCHALLENGED):
             raise ReportsBusy("reports are asked for too often; try again")
 
-    async def _make_unchallenged(self, generation: Generation) -> bytes:
-        document = await self._make(generation, None)
+    async def _make_unchallenged(self, generation: Generation) -> _Made:
+        made = await self._make(generation, None)
         current = self._workload.keyset_digest
         self._unchallenged = {name: one for name, one in self._unchallenged.items() if name == current}
-        self._unchallenged[generation.digest] = self._clock(), document
-        return document
+        self._unchallenged[generation.digest] = self._clock(), made
+        return made
 
-    def _kept(self, generation: Generation) -> bytes | None:
-        made_at, document = self._unchallenged.get(generation.digest, (0.0, None))
-        return None if document is None or self._clock() - made_at > _CACHE_SECONDS else document
+    def _kept(self, generation: Generation) -> _Made | None:
+        made_at, made = self._unchallenged.get(generation.digest, (0.0, None))
+        return None if made is None or self._clock() - made_at > _CACHE_SECONDS else made
 
-    async def _fresh(self, nonce: str) -> bytes:
+    async def _fresh(self, nonce: str) -> _Made:
         """One quote for all who ask with this nonce at the same time, also if the first of them leaves."""
         flight = self._flights.get(nonce) or self._begin(nonce)
         flight.waiting += 1
         try:
             async with flight.turn:
-                if flight.document is None:
+                if flight.made is None:
                     # The one before has failed, or left.
                     if flight.tried and not self._allowances.take(_ALL):
                         raise ReportsBusy("reports are asked for too often; try again, or take the one without a nonce")
                     flight.tried = True
                     async with self._quoting:
-                        flight.document = await self._make(self._workload.lasting(0), nonce)
-                return flight.document
+                        flight.made = await self._make(self._workload.lasting(0), nonce)
+                return flight.made
         finally:
             flight.waiting -= 1
             if not flight.waiting:
@@ -186,7 +202,7 @@ class Reports:
         flight = self._flights[nonce] = _Flight()
         return flight
 
-    async def _make(self, generation: Generation, nonce: str | None) -> bytes:
+    async def _make(self, generation: Generation, nonce: str | None) -> _Made:
         keyset = generation.keyset
         slot = report.slot(report.report_data(keyset.digest, nonce))
         quoted = await self._quote(slot)
@@ -206,15 +222,24 @@ class Reports:
                 + [{"role": "tls", "spki_sha256": key.spki_sha256} for key in keyset.tls_public_keys],
             },
         }
-        return report.assemble(
-            keyset,
-            nonce=nonce,
-            tee_type="tdx",
-            provenance=self._provenance,
-            evidence=evidence,
-            e2ee_versions=(e2ee.VERSION,),
-            more_capabilities={RETENTION: self._retain_seconds},
-        )
+        return _Made(keyset, evidence)
+
+    def _tell(self, made: _Made, nonce: str | None, host: str) -> bytes:
+        keyset = made.keyset
+        named = downstream.binding(keyset, host)
+        # Without one it is the same for everybody.
+        hearer = host if named else ""
+        if hearer not in made.told:
+            made.told[hearer] = report.assemble(
+                keyset,
+                nonce=nonce,
+                tee_type="tdx",
+                provenance=self._provenance,
+                evidence={**made.evidence, **named},
+                e2ee_versions=(e2ee.VERSION,),
+                more_capabilities={RETENTION: self._retain_seconds},
+            )
+        return made.told[hearer]
 
     async def _quote(self, slot: bytes) -> Quoted:
         compose = await self._member.guest.measured_compose()

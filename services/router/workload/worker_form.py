@@ -151,11 +151,10 @@ class WorkerForm:
 
     def _tls_key(self, host: str) -> str:
         """The key that a listener shows to who asks for this host. Raises `InvalidRequest`."""
-        by_domain = {key.domain: key.spki_sha256 for key in self._workload.keyset.tls_public_keys}
-        shown = by_domain.get(host) or by_domain.get(None)
+        shown = self._workload.keyset.key_for(host)
         if shown is None:
             raise InvalidRequest("version 2 names the TLS key of a host, and the keyset lists none for this one")
-        return shown
+        return shown.spki_sha256
 
     def _key(self, signing_algo: str | None) -> tuple[str, SigningKey]:
         algo = signing_algo or "ecdsa"

@@ -33,6 +33,7 @@ _PUBLISH = "unit/libs/events/test_publish.py::test_"
 
 REFUSALS: tuple[Row, ...] = (
     Row("the body is malformed", "REQUEST_INVALID", f"{_WHY}[malformed]"),
+    Row("the body has too many JSON values", "BODY_VALUES_TOO_MANY", f"{_WHY}[many values]"),
     Row("it names a cache salt of its own", "REQUEST_INVALID", f"{_WHY}[cache salt]"),
     Row("its bound is no number in digits", "BOUND_MALFORMED", f"{_WHY}[bound in another form]"),
     Row(
@@ -449,6 +450,7 @@ NOT_REFUSALS_OF_A_TENANTS_PROMPT: Mapping[str, str] = {
             "HEAD_TOO_LARGE",
             "HTTP_VERSION_NOT_SUPPORTED",
             "METHOD_NOT_ALLOWED",
+            "REQUEST_MISDIRECTED",
             "TARGET_TOO_LONG",
         ),
         "refused by its head, before anybody has read what it is",

@@ -109,7 +109,7 @@ async def test_a_request_that_pins_a_session_is_not_served_by_the_one_after(tmp_
         (pinned,) = router.foreign.current_sessions(None, None)
         await before.aclose()
         async with other_router(tmp_path / "after", mesh, port=other.port) as after:
-            answer = await router.run(asked(provider={"aci_session_ids": [session_id(pinned)]}))
+            answer = await router.run(asked(provider={"aci_session_ids": [session_id(pinned.document)]}))
             assert_refused(router, answer, "VERIFIED_OTHERWISE")
             assert after.bodies == []
             assert (await router.run(asked())).started.status == 200

@@ -87,8 +87,15 @@ class Hours:
         return self.now
 
 
-def reports_over(mesh: AttestedMesh, guest: TdGuest, *, per_second: float = 1000.0, now: float = 0.0) -> Reports:
-    workload = Workload("spiffe://mesh.test/router/1", 86400, (TlsKey("00" * 32),))
+def reports_over(
+    mesh: AttestedMesh,
+    guest: TdGuest,
+    *,
+    per_second: float = 1000.0,
+    now: float = 0.0,
+    keys: tuple[TlsKey, ...] = (TlsKey("00" * 32),),
+) -> Reports:
+    workload = Workload("spiffe://mesh.test/router/1", 86400, keys)
     member = cast(Any, MemberTwin(guest))
     return Reports(
         member, workload, MachineCollateral(mesh), SourceProvenance(), per_second, RETAIN_SECONDS, lambda: now
@@ -123,6 +130,28 @@ async def test_a_report_says_how_long_receipts_are_kept(mesh: AttestedMesh) -> N
         "supported_e2ee_versions": ["2"],
         "teemesh_receipt_retention_seconds": RETAIN_SECONDS,
     }
+
+
+async def test_one_quote_serves_the_clients_of_each_domain_and_each_is_told_its_key(mesh: AttestedMesh) -> None:
+    device = Device(mesh)
+    keys = (TlsKey("00" * 32), TlsKey("aa" * 32, "a.example"), TlsKey("bb" * 32, "b.example"))
+    reports = reports_over(mesh, device, keys=keys)
+    named = {"a.example": "aa" * 32, "b.example": "bb" * 32, "c.example": "00" * 32}
+    device.ready.clear()
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
+        fresh = {host: tasks.create_task(reports.report(NONCE, host)) for host in (*named, "")}
+        await device.asked.acquire()
+        device.ready.set()
+    assert device.quotes == 1
+    kept = {host: await reports.report(None, host) for host in (*named, "")}
+    assert device.quotes == 2
+    assert {host: await reports.report(None, host) for host in kept} == kept
+    for told in ({host: task.result() for host, task in fresh.items()}, kept):
+        for host, key in named.items():
+            said = report.parse(told[host]).evidence["downstream_tls_binding"]
+            assert said == {"domain": host, "spki_sha256": key}
+        assert "downstream_tls_binding" not in report.parse(told[""]).evidence
+    assert device.quotes == 2
 
 
 async def test_the_vm_config_is_the_agents_own(mesh: AttestedMesh) -> None:

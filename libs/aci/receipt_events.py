@@ -139,7 +139,9 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class SealedUnder:
-    """The month of its tenant's vault whose key the receipt's entry was sealed under."""
+    """The month of its tenant's vault whose key the receipt's entry was sealed under. A receipt that is signed before
+    it can be logged, since nobody waits for it or the ledger is away, has no such event: its month is not known yet.
+    """
 
     TYPE: ClassVar[str] = "teemesh.key_epoch"
     vault_epoch: int

@@ -57,6 +57,7 @@ from services.router.routing.foreign.access import read_credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
+from services.router.routing.models import Models
 from services.router.routing.routes import Routes
 from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
@@ -115,6 +116,7 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents))
+            models = Models(upstreams, foreign)
             copies = UsageCopies(store.usage)
             gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
             quotas = Quotas(quota_file, counted_tokens)
@@ -159,6 +161,7 @@ async def serve(config: Config) -> None:
                 reports=reports,
                 tenants=tenants,
                 reads=Reads(config.http.reads_per_second),
+                served=models,
                 upstreams=upstreams,
                 foreign=foreign,
                 cited=sessions,
@@ -182,7 +185,7 @@ async def serve(config: Config) -> None:
             servicer = RouterServicer(
                 gates,
                 exchanges,
-                upstreams,
+                models,
                 store.receipts,
                 room,
                 config.http.max_body_bytes,
@@ -195,7 +198,7 @@ async def serve(config: Config) -> None:
                 https(
                     config.http,
                     paths.answer,
-                    workload.headers,
+                    paths.unread_headers,
                     outward.context(PROTOCOLS),
                     room=room,
                     metrics=metrics.connections,

@@ -29,6 +29,12 @@ _MANY = 10**12
 """What is more is as much as this: it is more than any answer."""
 
 
+class BoundMalformed(InvalidRequest):
+    """How much is asked for is no whole number in digits: engines read other forms of one, each in its own way."""
+
+    reason = "BOUND_MALFORMED"
+
+
 @dataclass(frozen=True, slots=True)
 class Constraints:
     """What the client demands of whoever serves. Pinned sessions imply `verified`."""
@@ -54,7 +60,8 @@ class Prompt:
 
 
 def parse(body: bytes, endpoint: Endpoint) -> Prompt:
-    """Read a prompt request: its JSON, then its constraints, then the rest. Raises `InvalidRequest`.
+    """Read a prompt request: its JSON, then its constraints, then the rest. Raises `InvalidRequest`, of which
+    `BoundMalformed` is one.
 
     A body with many values MUST be read beside the event loop, one at a time (`Reading`).
     """
@@ -189,7 +196,7 @@ def _stream(members: dict[str, Any]) -> bool:
 
 
 def _most_completion(members: dict[str, Any]) -> int | None:
-    bounds = [number for name in _BOUNDS if (number := _number(members.get(name))) is not None]
+    bounds = [number for name in _BOUNDS if (number := _number(members, name)) is not None]
     # Engines differ in which they go by.
     return max(bounds, default=None)
 
@@ -198,12 +205,15 @@ def _completions(members: dict[str, Any]) -> int:
     prompts = members.get("prompt")
     # Of a list of token ids there is one prompt, of a list of texts or of such lists as many as it has.
     many = isinstance(prompts, list) and any(is_text(each) or isinstance(each, list) for each in prompts)
-    choices = max(_number(members.get("n")) or 1, _number(members.get("best_of")) or 1)
+    choices = max(_number(members, "n") or 1, _number(members, "best_of") or 1)
     return min(choices * (len(prompts) if many and prompts else 1), _MANY)
 
 
-def _number(value: object) -> int | None:
-    """Return a count as a body has it; None for what is none, which the engine judges."""
-    if not isinstance(value, Number) or not value.isdigit():
+def _number(members: dict[str, Any], name: str) -> int | None:
+    """Return a count; None where there is none. Raises `BoundMalformed`."""
+    value = members.get(name)
+    if value is None:
         return None
+    if not isinstance(value, Number) or not value.isdigit():
+        raise BoundMalformed(f"{name} must be a whole number, written in digits alone, or left out")
     return min(int(value), _MANY) if len(value) <= len(str(_MANY)) else _MANY

@@ -90,6 +90,10 @@ class RawHttp2:
         else:
             self.send(self.head(stream_id, headers), DataFrame(stream_id, body, flags=["END_STREAM"]))
 
+    def leave(self) -> None:
+        """Be gone, without a word."""
+        self._writer.transport.abort()
+
     def end(self, stream_id: int) -> None:
         """Say that a request has no more to come."""
         self.send(DataFrame(stream_id, b"", flags=["END_STREAM"]))

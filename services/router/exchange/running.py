@@ -1,7 +1,7 @@
 """It is responsible for one request from first to last byte: judge, choose, forward, withhold, and its release.
 
-It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, an authenticated request ends in one
-receipt: answers, refusals, a node that breaks off, a client that leaves.
+It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, a request that `run` was given ends
+in one receipt, or in a number of its tenant's usage: answers, refusals, a node that breaks off, a client that leaves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.router import prompt as prompts
 from services.router.admission.limits import Gates, TenantLimited
 from services.router.admission.quotas import Quotas
 from services.router.admission.tenants import Tenant
-from services.router.admission.usage import Usage
+from services.router.admission.usage import PROMPT_ABANDONED, Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
 from services.router.errors import (
@@ -38,6 +38,7 @@ from services.router.errors import (
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
+from services.router.exchange.volume import Volume
 from services.router.exchange.withholding import BufferedResponse, withhold
 from services.router.metrics import Metrics
 from services.router.prompt import Prompt
@@ -116,6 +117,13 @@ class Exchanges:
                 self._metrics.ends.add(end.value)
             self._count(course)
 
+    def abandoned(self, tenant: Tenant) -> None:
+        """Count a prompt of which nobody has read what it is: its client left first. Nothing was done for it, and a
+        receipt each would let a tenant fill the log with beginnings.
+        """
+        self._metrics.refusals.add(PROMPT_ABANDONED)
+        self._usage.refused_without_receipt(tenant, PROMPT_ABANDONED)
+
     def _begun(self, request: Request) -> Course:
         """Raises `KeysetEnded`: there is nothing to sign a receipt with, so it is counted."""
         try:
@@ -167,7 +175,7 @@ class Exchanges:
             course.model = prompt.model
             if not request.tenant.key.allows_model(prompt.model):
                 raise ModelNotFound("no such model; GET /v1/models lists those served")
-            with self._quotas.reserved(request.tenant, prompt, course.cost):
+            with self._quotas.reserved(request.tenant, prompt, course.cost, course.came):
                 async with aclosing(self._answer(course, prompt)) as answer:
                     async for part in answer:
                         yield part
@@ -285,6 +293,8 @@ class Exchanges:
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
             started = course.head(begun.status, begun.content_type, sealed=cover.suite)
+            if request.tenant.limits.has_quota and prompt.completions:
+                course.volume = Volume(streams=streaming)
             if streaming:
                 yield started
             try:
@@ -297,8 +307,12 @@ class Exchanges:
                         held.complete()
                         if isinstance(held, BufferedResponse):
                             await self._reading.answer(held.values, held.read)
-                    elif isinstance(part, bytes) and (out := held.feed(cover.feed(part))):
-                        yield out
+                    elif isinstance(part, bytes):
+                        out = held.feed(cover.feed(part))
+                        if course.volume is not None:
+                            course.volume.feed(part)
+                        if out:
+                            yield out
             except (UpstreamFailed, TenantRevoked) as error:
                 end = end_of(error)
                 course.aborts.append(end)

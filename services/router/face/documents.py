@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from libs.aci.encoding import is_hex
-from libs.aci.endpoints import Endpoint, paths
+from libs.aci.endpoints import paths
 from libs.errors import MeshError
 from libs.policy.tenant_record import RECEIPTS
 from services.router.admission.reads import Reads
@@ -21,6 +21,7 @@ from services.router.proof.commitments import Commitments, EvidenceDocuments
 from services.router.proof.kept_receipts import KeptReceipts, ReceiptNotFound, StoredReceipt
 from services.router.proof.usage import UsageCopies
 from services.router.routing.foreign.providers import ForeignProviders
+from services.router.routing.models import Models
 from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.reports import Reports
@@ -40,6 +41,7 @@ class Documents:
     reports: Reports
     tenants: Tenants
     reads: Reads
+    served: Models
     upstreams: Upstreams
     foreign: ForeignProviders
     cited: Sessions
@@ -60,18 +62,15 @@ class Documents:
 
     async def models(self, arrival: Arrival, name: str) -> Reply:
         tenant = await authenticated(self.tenants, arrival)
-        ours, theirs = self.upstreams.endpoints(tenant.tenant_id), self.foreign.models(tenant.tenant_id)
-        nowhere: frozenset[Endpoint] = frozenset()
         models = [
             {
-                "id": model,
+                "id": model.name,
                 "object": "model",
                 "created": 0,
                 "owned_by": "teemesh",
-                "endpoints": paths(ours.get(model, nowhere) | theirs.get(model, nowhere)),
+                "endpoints": paths(model.endpoints),
             }
-            for model in sorted({*ours, *theirs})
-            if tenant.key.allows_model(model)
+            for model in self.served.of(tenant)
         ]
         return value({"object": "list", "data": models})
 
@@ -94,7 +93,8 @@ class Documents:
         return value(await self.usage.page(tenant.tenant_id, None if before is None else int(before)))
 
     async def sessions(self, arrival: Arrival, name: str) -> Reply:
-        filters = arrival.query.only("upstream_name"), arrival.query.only("model")
+        # The specification writes the query with both names, and nothing after them: that asks for all.
+        filters = arrival.query.only("upstream_name") or None, arrival.query.only("model") or None
         listed = self.upstreams.current_sessions(*filters) + self.foreign.current_sessions(*filters)
         # Anybody may ask for it. What is said of each was written down when it was verified.
         return document(b'{"api_version": "aci/1", "sessions": [%s]}' % b", ".join(each.entry for each in listed))

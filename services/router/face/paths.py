@@ -69,6 +69,10 @@ class Paths:
             },
         }
 
+    def unread_headers(self) -> Mapping[str, str]:
+        """Return what goes on replies to what is no request (`answers.Headers`)."""
+        return {**self._headers(), **self._origins.unread_headers()}
+
     @asynccontextmanager
     async def answer(self, arrival: Arrival) -> AsyncIterator[Reply]:
         """See `answers.Answer`."""

@@ -24,6 +24,7 @@ _HTTP2 = "contract/test_router_http2.py::test_"
 _HOSTILE = "contract/test_router_hostile_http2.py::test_"
 _GRPC = "contract/test_router_grpc.py::test_"
 _DOOR = "contract/test_router_grpc_door.py::test_"
+_ABANDONED = "contract/test_router_abandoned.py::test_"
 _ENDPOINTS = "contract/test_router_endpoints.py::test_"
 _CONNECTIONS = "contract/test_router_connections.py::test_"
 _AWAY = "faults/test_ledger_away.py::test_"
@@ -34,6 +35,7 @@ REFUSALS: tuple[Row, ...] = (
     Row("the body is malformed", "REQUEST_INVALID", f"{_WHY}[malformed]"),
     Row("the body has too many JSON values", "BODY_VALUES_TOO_MANY", f"{_WHY}[many values]"),
     Row("it names a cache salt of its own", "REQUEST_INVALID", f"{_WHY}[cache salt]"),
+    Row("its bound is no number in digits", "BOUND_MALFORMED", f"{_WHY}[bound in another form]"),
     Row(
         "its body breaks off in its framing",
         "REQUEST_INVALID",
@@ -413,6 +415,31 @@ WITHOUT: tuple[Row, ...] = (
         "its message does not come, over gRPC: a number in the tenant's usage",
         "MESSAGE_LATE",
         f"{_DOOR}a_tenant_that_brings_nothing_holds_half_of_the_places_and_others_are_served",
+    ),
+    Row(
+        "its client leaves while its body comes, HTTP/1.1: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}half_a_body_over_http1",
+    ),
+    Row(
+        "its client has leave to send a body and leaves, HTTP/1.1: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}leave_to_send_a_body_that_never_comes_over_http1",
+    ),
+    Row(
+        "its client leaves while its body comes, HTTP/2: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}half_a_body_over_http2",
+    ),
+    Row(
+        "the router stops while its body comes: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}a_router_that_stops_while_a_body_comes",
+    ),
+    Row(
+        "its client leaves while its message comes, over gRPC: a number in the tenant's usage",
+        "MESSAGE_MISSING",
+        f"{_ABANDONED}half_a_message_over_grpc",
     ),
     Row(
         "its message is none, over gRPC: a number in the tenant's usage",

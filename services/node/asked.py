@@ -1,4 +1,5 @@
-"""It is responsible for what a request body asks of the engine: a model that is served, no cache salt, which sampling.
+"""It is responsible for what a request body asks of the engine: a model that is served, members that are known and
+within their bounds, which sampling.
 
 The engine judges the rest.
 """
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from libs import jcs
+from libs.aci.endpoints import Endpoint
 from libs.errors import Code, MeshError
+from services.node.members import KNOWN, LONGEST, MOST
 
 _SAMPLING = (
     "frequency_penalty",
@@ -29,6 +32,8 @@ _SAMPLING = (
 )
 """Numbers alone: what is text may be of the prompt."""
 _LONGEST_NUMBER = 32
+_LONGEST_NAME = 64
+"""Of a member that is refused, in the words that say so."""
 
 
 class BodyRefused(MeshError):
@@ -55,6 +60,18 @@ class CacheSaltRefused(BodyRefused):
     reason = "CACHE_SALT_REFUSED"
 
 
+class MemberRefused(BodyRefused):
+    """The body has a member that is not known at its endpoint."""
+
+    reason = "MEMBER_REFUSED"
+
+
+class TooMuchAsked(BodyRefused):
+    """A member that sizes the engine's memory or work is beyond its bound, or no number at all."""
+
+    reason = "TOO_MUCH_ASKED"
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a body that may be served asks."""
@@ -64,8 +81,8 @@ class Asked:
     """Canonical JSON: every sampling setting that is a number, as it was written, in a string."""
 
 
-def read_body(body: bytes, served: frozenset[str]) -> Asked:
-    """Return what the body asks. Raises `BodyRefused`, `ModelNotServed` or `CacheSaltRefused`.
+def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
+    """Return what the body asks there. Raises `BodyRefused` or what is one.
 
     The engine does not judge the model: some engines serve whatever name they are given.
     """
@@ -77,6 +94,8 @@ def read_body(body: bytes, served: frozenset[str]) -> Asked:
         raise BodyRefused("model must be a string")
     if model not in served:
         raise ModelNotServed("no such model is served here")
+    _require_known(members, endpoint)
+    _require_bounded(members)
     numbers = ((name, members.get(name)) for name in _SAMPLING)
     written = {name: number.text[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, _Number)}
     return Asked(model, jcs.dumps(written).decode())
@@ -87,6 +106,35 @@ class _Number:
     """A number as it was written: ACI's canonical JSON has no floats."""
 
     text: str
+
+
+def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:
+    known = KNOWN[endpoint]
+    for name in members:
+        if name not in known:
+            raise MemberRefused(f"{name[:_LONGEST_NAME]!a} is not a member that is taken at {endpoint.path}")
+
+
+def _require_bounded(members: Mapping[str, Any]) -> None:
+    for name, most in MOST.items():
+        value = members.get(name)
+        # Some engines read a number out of a text or a fraction, and some take a negative one for all there is.
+        if value is not None and not isinstance(value, bool) and not _is_count(value, most):
+            raise TooMuchAsked(f"{name} must be a whole number from 0 to {most}")
+    for name, longest in LONGEST.items():
+        value = members.get(name)
+        if isinstance(value, list | dict) and len(value) > longest:
+            raise TooMuchAsked(f"{name} must have at most {longest} entries")
+
+
+def _is_count(value: object, most: int) -> bool:
+    # A text that is longer than the bound's is more than it: JSON's numbers have no leading zeros.
+    return (
+        isinstance(value, _Number)
+        and value.text.isdigit()
+        and len(value.text) <= len(str(most))
+        and int(value.text) <= most
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,7 +1,7 @@
 """It is responsible for one request: what may reach the engine, what is added to it, and what comes back, hashed.
 
-It relies on the router for who may ask and how much; it never lets a request choose another endpoint, another model or
-its own cache salt.
+It relies on the router for who may ask and how much; it never lets a request choose another endpoint, another model,
+its own cache salt or anything else that the node does not know.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Generation:
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:
-            asked = read_body(request.body, self._models)
+            asked = read_body(request.body, self._models, endpoint)
         except BodyRefused as refusal:
             body = error_body(refusal.type, str(refusal), endpoint.protocol)
             yield Head(refusal.status, JSON)

@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -139,6 +140,60 @@ async def test_responses_are_answered_and_streamed(generation: Generation) -> No
     stream = await at(generation, endpoints.RESPONSES, input="Hi", max_output_tokens=3, stream=True)
     assert stream.startswith(b"event: response.created\n")
     assert b"event: response.completed\n" in stream
+
+
+CONFIDED = "Patient Josef Bruckner, born 1961, PIN 4711. " * 6
+CONFIDED_TURNS = [{"role": "user", "content": CONFIDED}]
+CONFIDING: list[tuple[Endpoint, dict[str, object]]] = [
+    (endpoints.CHAT, {"messages": CONFIDED_TURNS, "max_tokens": 1}),
+    (endpoints.COMPLETIONS, {"prompt": CONFIDED, "max_tokens": 1}),
+    (endpoints.MESSAGES, {"messages": CONFIDED_TURNS, "max_tokens": 1}),
+    (endpoints.RESPONSES, {"input": CONFIDED, "max_output_tokens": 1}),
+]
+
+
+def cached_tokens(usage: dict[str, Any]) -> int:
+    """By whichever name the endpoint's own API has for it."""
+    if "cache_read_input_tokens" in usage:
+        return int(usage["cache_read_input_tokens"])
+    details = usage.get("prompt_tokens_details") or usage["input_tokens_details"]
+    return int(details["cached_tokens"])
+
+
+@pytest.mark.parametrize(("endpoint", "members"), CONFIDING, ids=lambda value: getattr(value, "path", ""))
+async def test_no_tenant_finds_anothers_prompt_in_the_engines_cache(
+    generation: Generation, endpoint: Endpoint, members: dict[str, object]
+) -> None:
+    """The engine has one slot: whatever it kept of the first prompt, the second would meet."""
+    body = json.dumps({"model": MODEL, **members}).encode()
+    for tenant in ("victim", "attacker"):
+        _, *chunks, _ = await answered(generation, Request(endpoint.path, body, "request-1", tenant))
+        answer = json.loads(b"".join(chunk for chunk in chunks if isinstance(chunk, bytes)))
+        assert cached_tokens(answer["usage"]) == 0
+
+
+@pytest.mark.parametrize(("endpoint", "members"), CONFIDING, ids=lambda value: getattr(value, "path", ""))
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"cache_prompt": True},
+        {"cache_prompt": True, "id_slot": 0},
+        {"n_cache_reuse": 1},
+        {"repeat_last_n": 2**31 - 1, "repeat_penalty": 1.1},
+        {"top_logprobs": 1_000_000},
+    ],
+    ids=lambda chosen: next(iter(chosen)),
+)
+async def test_nobody_chooses_a_cache_or_memory_of_the_engines(
+    generation: Generation, endpoint: Endpoint, members: dict[str, object], chosen: dict[str, object]
+) -> None:
+    body = json.dumps({"model": MODEL, **members, **chosen}).encode()
+    head, refusal, conclusion = await answered(generation, Request(endpoint.path, body, "request-1", "attacker"))
+    assert head == Head(400, "application/json")
+    assert isinstance(refusal, bytes)
+    assert any(name in json.loads(refusal)["error"]["message"] for name in chosen)
+    assert isinstance(conclusion, Conclusion)
+    assert receipt.parse(conclusion.receipt).forwarded is None
 
 
 async def test_a_request_that_the_engine_refuses_is_a_response(generation: Generation) -> None:

@@ -261,3 +261,54 @@ async def test_an_engine_that_ends_at_once_is_never_ready(tmp_path: Path) -> Non
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(engine.until_ready(), 1.0)
         assert not engine.ready
+
+
+TOLD: list[dict[str, object]] = [
+    {"grammar": 'root ::= "MARKER" nosuchrule'},
+    {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"schema": {"type": "string", "pattern": "MARKER(?=x)"}},
+        }
+    },
+    {"tools": "MARKER"},
+    {
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "MARKER",
+                    "parameters": {"type": "object", "properties": {"a": {"type": "string", "pattern": "MARKER(?!y)"}}},
+                },
+            }
+        ],
+        "tool_choice": "required",
+    },
+    {"messages": [{"role": 7, "content": "MARKER"}]},
+    {"messages": [{"role": "MARKER", "content": "MARKER"}]},
+    {"logit_bias": "MARKER"},
+]
+
+
+async def test_nothing_that_is_asked_comes_into_the_nodes_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The node's own standard error is the file of its log. llama.cpp writes schemas, grammars and bad JSON to its."""
+    settings = EngineSettings(model=MODEL, context_tokens=512, parallel=1, threads=1)
+    launch = plan(settings, MeasuredEngine("embedded"), "xllamacpp")
+    asked: dict[str, object] = {"model": MODEL, "messages": QUESTION, "max_tokens": 1}
+    bodies = [json.dumps(asked | told).encode() for told in TOLD] + [b'{"model": MARKER']
+    async with open_engine(settings, launch, await measure(launch.weights), tmp_path) as engine:
+        for _ in range(2):
+            await asyncio.wait_for(engine.until_ready(), PATIENCE_SECONDS)
+            for body in bodies:
+                # Past the node's own table: what it lets pass may grow.
+                async with engine.post(CHAT, body, PATIENCE_SECONDS) as answer:
+                    _ = [chunk async for chunk in answer.chunks]
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            await asyncio.wait_for(engine.until_ended(), PATIENCE_SECONDS)
+    # What it wrote was read to its end before the engine was over.
+    written = "".join(capfd.readouterr())
+    assert "engine answers" in written
+    assert "MARKER" not in written

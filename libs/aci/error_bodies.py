@@ -14,6 +14,7 @@ _ANTHROPIC_TYPES: Mapping[str, str] = {
     "key_not_scoped": "permission_error",
     "not_found": "not_found_error",
     "method_not_allowed": "invalid_request_error",
+    "misdirected_request": "invalid_request_error",
     "unsupported_media_type": "invalid_request_error",
     "expectation_failed": "invalid_request_error",
     "uri_too_long": "request_too_large",

@@ -132,6 +132,11 @@ class Keyset:
         name = host.lower()
         return frozenset(key.spki_sha256 for key in self.tls_public_keys if key.domain in (None, name))
 
+    def key_for(self, host: str) -> TlsKey | None:
+        """Return the key that a listener shows to clients of this host name: the host's own, else one for all hosts."""
+        by_domain = {key.domain: key for key in self.tls_public_keys}
+        return by_domain.get(host.lower()) or by_domain.get(None)
+
 
 def parse(value: Mapping[str, Any]) -> Keyset:
     """Read a keyset object. Raises `KeysetMalformed` or `KeyRolesMixed`."""

@@ -114,12 +114,15 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class ServedByForeign:
-    """The provider outside the mesh that served: its own receipt, as it came, so that the two chain by themselves."""
+    """The provider outside the mesh that served: its own receipt, as it came, so that the two chain by themselves.
+
+    Of an exchange that was encrypted there is the hash alone: the receipt has the hash of the answer in clear.
+    """
 
     TYPE: ClassVar[str] = "teemesh.foreign"
     provider: str
     receipt_sha256: str
-    receipt: str
+    receipt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,9 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class SealedUnder:
-    """The month of its tenant's vault whose key the receipt's entry was sealed under."""
+    """The month of its tenant's vault whose key the receipt's entry was sealed under. A receipt that is signed before
+    it can be logged, since nobody waits for it or the ledger is away, has no such event: its month is not known yet.
+    """
 
     TYPE: ClassVar[str] = "teemesh.key_epoch"
     vault_epoch: int
@@ -234,7 +239,9 @@ def read(members: Members) -> Event:
                 completion_tokens=members.optional_integer("completion_tokens"),
             )
         case ServedByForeign.TYPE:
-            return ServedByForeign(members.text("provider"), members.hex("receipt_sha256", 32), members.text("receipt"))
+            return ServedByForeign(
+                members.text("provider"), members.hex("receipt_sha256", 32), members.optional_text("receipt")
+            )
         case Aborted.TYPE:
             return Aborted(members.text("reason"), members.optional_text("detail"))
         case SealedUnder.TYPE:

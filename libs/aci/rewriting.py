@@ -42,8 +42,8 @@ def loads(data: bytes) -> Any:
         return json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique_names,
-            parse_int=Number,
-            parse_float=Number,
+            parse_int=_number,
+            parse_float=_number,
             parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
@@ -84,6 +84,11 @@ def _write(value: Any, parts: list[str]) -> None:
 
 _text = json.JSONEncoder(ensure_ascii=False).encode
 """Of a string, true, false or null."""
+
+
+def _number(text: str) -> Number:
+    # Many numbers are read in a thread beside the event loop, and only where Python code runs is its turn passed on.
+    return Number(text)
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -173,6 +174,22 @@ def abbreviated(document: bytes) -> dict[str, Any]:
     value = jcs.loads_object(document)
     evidence = Members(value, "session", SessionMalformed).object("evidence")
     return value | {"session_id": session_id(document), "evidence": {"digest": evidence.digest("digest")}}
+
+
+@dataclass(frozen=True, slots=True)
+class Citable:
+    """A session that may be cited: its bytes as sealed, and as lists have it. Made once, for a list costs as much as
+    reading each.
+    """
+
+    document: bytes = field(repr=False)
+    entry: bytes = field(repr=False)
+    """`abbreviated`, in JSON."""
+
+    @classmethod
+    def of(cls, document: bytes) -> Citable:
+        """Raises what `abbreviated` raises."""
+        return cls(document, json.dumps(abbreviated(document)).encode())
 
 
 def _binding_document(binding: TlsBinding | KeyBinding) -> dict[str, str]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs import jcs
+from libs.aci import downstream
 from libs.aci import report as reports
 from libs.aci.encoding import Members
-from libs.aci.keyset import Keyset, verify_usable
+from libs.aci.keyset import Keyset, TlsKey, verify_usable
 from libs.aci.report import Report
 from libs.client.trust import ROUTER_ROLE
 from libs.errors import Code, MeshError
@@ -69,6 +70,11 @@ class Established:
     keyset: Keyset
     verdict: Verdict
     serving: str
+    named: TlsKey | None = None
+    """The TLS key that clients of the report's host pin, where the report names one."""
+
+    def pins(self, host: str) -> frozenset[str]:
+        return downstream.pins(self.keyset, self.named, host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +84,11 @@ class Attested:
     keyset: Keyset
     verdict: Verdict
     policy: Policy
+    named: TlsKey | None = None
+    """The TLS key that clients of the report's host pin, where the report names one."""
 
     def pins(self, host: str) -> frozenset[str]:
-        return self.keyset.pins(host)
+        return downstream.pins(self.keyset, self.named, host)
 
     @property
     def summary(self) -> str:
@@ -98,7 +106,7 @@ def verify_report(document: bytes, nonce: str, policy: Policy, now: int) -> Atte
     subject = established.keyset.subject
     if subject is not None and not subject.startswith(f"spiffe://{policy.trust_domain}/{ROUTER_ROLE}/"):
         raise SubjectNotAccepted(f"the keyset's subject is not a router of {policy.trust_domain}")
-    return Attested(established.keyset, established.verdict, policy)
+    return Attested(established.keyset, established.verdict, policy, established.named)
 
 
 def establish(
@@ -112,7 +120,7 @@ def establish(
     reports.verify_report_binding(report, nonce)
     verify_usable(report.keyset, now=now, longest_seconds=LONGEST_KEYSET_SECONDS)
     verdict = judge(_Presented(report, collateral), rules, now)
-    return Established(report.keyset, verdict, report.serving)
+    return Established(report.keyset, verdict, report.serving, downstream.read(report.evidence))
 
 
 def quote_without_collateral(document: bytes) -> bytes | None:
@@ -129,7 +137,7 @@ def quote_without_collateral(document: bytes) -> bytes | None:
 def verify_channel(attested: Attested, host: str, spki_sha256: str) -> None:
     """Accept a connection to `host` whose server proved this key. Raises `TlsKeyNotAttested`."""
     if spki_sha256 not in attested.pins(host):
-        raise TlsKeyNotAttested("the server's TLS key is not in the attested keyset: the connection ends elsewhere")
+        raise TlsKeyNotAttested("the report has no such TLS key for this host: the connection ends elsewhere")
 
 
 class _Presented:

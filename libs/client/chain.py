@@ -50,7 +50,11 @@ def foreign_link(receipt: Receipt) -> ServedByForeign | None:
 
 
 def cited_by(link: ServedByForeign) -> str | None:
-    """Return the id of the provider's own session that its receipt cites, unverified: to fetch it."""
+    """Return the id of the provider's own session that its receipt cites, unverified: to fetch it. None where the link
+    does not hold the receipt.
+    """
+    if link.receipt is None:
+        return None
     try:
         outcome = receipts.parse(link.receipt.encode()).upstream
     except MeshError:
@@ -68,21 +72,27 @@ def verify_chain(
 ) -> str:
     """Return in words who served. `upstream` is the provider's own session, where its receipt cites one.
 
-    Whether it had to be verified is judged with the outcome: see `verify_outcome`. Raises the first refusal: of the
-    session, the provider, its evidence, its channel or its proof.
+    Of an exchange that was encrypted the link names the provider's proof by its hash alone, as the proof has the hash
+    of the answer in clear: the chain ends at the provider then, and the rest is the attested router's word. Whether it
+    had to be verified is judged with the outcome: see `verify_outcome`. Raises the first refusal: of the session, the
+    provider, its evidence, its channel or its proof.
     """
     session = verify_session(document, outcome.session_id)
     receipts.verify_serving(receipt, session, demanded=outcome.required)
     verify_claimed(session)
     provider = _listed(link, session, policy)
     evidence = parse_evidence(session.evidence)
-    if digest(link.receipt.encode()) != f"sha256:{link.receipt_sha256}" or receipt.forwarded is None:
+    proof = None if link.receipt is None else link.receipt.encode()
+    left_out = proof is None and any(isinstance(event, Encrypted) for event in receipt.events)
+    held = proof is not None and digest(proof) == f"sha256:{link.receipt_sha256}"
+    if not (held or left_out) or receipt.forwarded is None:
         raise ForeignChainBroken("the receipt does not hold the provider's proof that it names")
     if provider.kind is ForeignKind.ACI:
-        return _verify_service(session, evidence, provider, receipt, link, upstream, policy)
+        return _verify_service(session, evidence, provider, receipt, proof, upstream, policy)
     worker = verify_worker(evidence, provider, policy, receipt.served_at)
     _require_channel(session, provider, frozenset({worker.spki_sha256} - {None}))
-    verify_request_signed(link.receipt.encode(), worker, receipt.forwarded.body_hash)
+    if proof is not None:
+        verify_request_signed(proof, worker, receipt.forwarded.body_hash)
     return f"{session.upstream_name}, compose {worker.verdict.measurement.compose_hash[:16]}..."
 
 
@@ -98,27 +108,29 @@ def _verify_service(
     evidence: ForeignEvidence,
     provider: ForeignProvider,
     receipt: Receipt,
-    link: ServedByForeign,
+    proof: bytes | None,
     upstream: bytes | None,
     policy: Policy,
 ) -> str:
     established = verify_service(evidence, provider, policy, receipt.served_at)
     _require_channel(session, provider, pins_of(established, provider, policy.revoked))
-    theirs = receipts.verify_receipt(link.receipt.encode(), established.keyset)
+    compose = f"{session.upstream_name}, compose {established.verdict.measurement.compose_hash[:16]}..."
+    if proof is None:
+        return compose
+    theirs = receipts.verify_receipt(proof, established.keyset)
     verify_dated(theirs, receipt.served_at, receipt.served_at + _LONGEST_ANSWER_SECONDS)
-    # Of an answer that was encrypted on its way here, only the router knows what the provider's was.
+    # Earlier routers' receipts hold it also of an encrypted exchange, whose answer only the router knows in clear.
     sealed = any(isinstance(event, Encrypted) for event in receipt.events)
     returned = theirs.returned.body_hash if sealed else receipt.returned.body_hash
     forwarded = None if receipt.forwarded is None else receipt.forwarded.body_hash
     if (theirs.received.body_hash, theirs.returned.body_hash) != (forwarded, returned):
         raise ForeignChainBroken("the provider's receipt is over another request or another response")
     if established.serving != DIRECT:
-        cited = cited_by(link)
+        cited = theirs.upstream.session_id if isinstance(theirs.upstream, UpstreamVerified) else None
         if upstream is None or cited is None or cited not in evidence.session_ids:
             raise receipts.SessionNotCited("the provider's receipt cites none of the sessions that were accepted")
         receipts.verify_serving(theirs, verify_upstream_session(upstream, cited, provider, theirs.served_at))
-    compose = established.verdict.measurement.compose_hash[:16]
-    return f"{session.upstream_name}, compose {compose}..., receipt {theirs.receipt_id}"
+    return f"{compose}, receipt {theirs.receipt_id}"
 
 
 def _require_channel(session: Session, provider: ForeignProvider, pins: frozenset[str | None]) -> None:

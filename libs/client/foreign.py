@@ -135,9 +135,9 @@ def pins_of(established: Established, provider: ForeignProvider, revoked: Revoke
 
     Raises `TlsKeyNotAttested` where its keyset lists none, `ForeignKeyRevoked` where operators withdrew one.
     """
-    pins = established.keyset.pins(urlsplit(provider.origin).hostname or "")
+    pins = established.pins(urlsplit(provider.origin).hostname or "")
     if not pins:
-        raise TlsKeyNotAttested("the keyset lists no TLS key for this host, so no channel can be bound")
+        raise TlsKeyNotAttested("the report has no TLS key for this host, so no channel can be bound")
     if pins & revoked.keys:
         raise ForeignKeyRevoked("operators have revoked a TLS key of this keyset")
     return pins

@@ -27,7 +27,8 @@ class ApplicationBounds:
     """Of one listener."""
 
     max_connections: int = 1000
-    """How many connections may be open at once; the next one is closed as it comes."""
+    """How many connections may be open at once. For the next one the oldest gives way on which no request runs; where
+    there is none, it is closed as it comes."""
     max_head_bytes: int = 16 << 10
     max_connection_requests: int = 1000
     idle_seconds: float = 30.0

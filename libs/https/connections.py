@@ -1,6 +1,7 @@
 """It is responsible for connections: how many are open, from the first one to the last, and that each ends in time.
 
-What is said on one is its protocol's business; whoever accepts them knows none.
+Whoever holds a place and says nothing has to give it up when somebody else comes and there is none: silence costs its
+sender nothing. What is said on one is its protocol's business; whoever accepts them knows none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from enum import IntEnum
 from functools import partial
 from typing import Protocol, cast
 
@@ -29,11 +31,27 @@ _PAUSE_SECONDS = 1.0
 log = structlog.get_logger()
 
 
+class Claim(IntEnum):
+    """What a connection has on its place. Where there is none left, one with less gives way first."""
+
+    NONE = 0
+    """No request runs on it, and none has shown whose it is."""
+    STRANGER = 1
+    """A request runs of nobody who is known, where whoever answers knows somebody."""
+    KEPT = 2
+    """It gives way to nobody."""
+
+
 class Connection(Protocol):
     """One client's connection. It is also the protocol of its transport (`asyncio.Protocol`)."""
 
     over: asyncio.Event
     """Set once it is lost and nothing runs on it any more."""
+
+    @property
+    def claim(self) -> Claim:
+        """What it has on its place now."""
+        ...
 
     def drain(self) -> None:
         """Take no new request, and end when those that run have ended."""
@@ -60,7 +78,7 @@ class Observed(Protocol):
 
     @property
     def turned_away(self) -> Gauge:
-        """Those that were not let in, by reason: `full`, or `handshake`."""
+        """Those that were not let in, by reason: `full`, or `handshake`; and `displaced`, those that gave way."""
         ...
 
 
@@ -100,10 +118,14 @@ class Connections:
         """All connections, those too whose TLS session has not begun."""
         self._open: dict[socket.socket, Connection] = {}
         """Those of which it has."""
+        self._leaving: set[socket.socket] = set()
+        """Those that have given way, and are about to be gone."""
         self._closed = False
 
     def open(self, listening: socket.socket, tasks: asyncio.TaskGroup) -> None:
-        """Serve whoever comes, in `tasks`, and close what comes beyond the limit: its client learns it at once."""
+        """Serve whoever comes, in `tasks`. Beyond the limit the oldest connection that may gives way; if none does, the
+        one that comes is closed, and its client learns it at once.
+        """
         asyncio.get_running_loop().add_reader(listening, self._accept, listening, tasks)
 
     def close(self, listening: socket.socket) -> None:
@@ -136,7 +158,7 @@ class Connections:
             loop.remove_reader(listening)
             loop.call_later(_PAUSE_SECONDS, self._resume, listening, tasks)
             return
-        if len(self._serving) >= self._limit:
+        if len(self._serving) - len(self._leaving) >= self._limit and not self._make_place():
             self._metrics.turned_away.add("full")
             accepted.close()
             return
@@ -144,6 +166,28 @@ class Connections:
         self._metrics.open.add()
         task = self._serving[accepted] = tasks.create_task(self._serve(accepted))
         task.add_done_callback(partial(self._forget, accepted))
+
+    def _make_place(self) -> bool:
+        """Have the oldest of those end that have the least claim; say whether there was one that may. By age, TLS or
+        not: whoever comes in has as much time to say who they are as it takes strangers to fill all other places.
+        """
+        accepted = self._oldest(Claim.NONE) or self._oldest(Claim.STRANGER)
+        if accepted is None:
+            return False
+        self._leaving.add(accepted)
+        self._metrics.turned_away.add("displaced")
+        if accepted in self._open:
+            self._open[accepted].abort()
+        else:
+            self._serving[accepted].cancel()
+        return True
+
+    def _oldest(self, claim: Claim) -> socket.socket | None:
+        staying = (accepted for accepted in self._serving if accepted not in self._leaving)
+        return next((accepted for accepted in staying if self._claim(accepted) is claim), None)
+
+    def _claim(self, accepted: socket.socket) -> Claim:
+        return self._open[accepted].claim if accepted in self._open else Claim.NONE
 
     def _resume(self, listening: socket.socket, tasks: asyncio.TaskGroup) -> None:
         if not self._closed:
@@ -171,9 +215,19 @@ class Connections:
 
     def _forget(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
         del self._serving[accepted]
+        self._leaving.discard(accepted)
         if self._open.pop(accepted, None) is None:
             accepted.close()  # Its task may have been cancelled before it did anything.
         self._metrics.open.add(amount=-1)
+
+
+def unsent(transport: asyncio.WriteTransport | None) -> int:
+    """Return how many bytes of what was written the operating system has not taken yet."""
+    if transport is None:
+        return 0
+    # asyncio's TLS tells of what it holds itself, and not of what waits below it.
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return transport.get_write_buffer_size() + (0 if below is None else int(below.get_write_buffer_size()))
 
 
 class _Doorway(asyncio.Protocol):

@@ -31,7 +31,7 @@ def require_authority(given: Sequence[str]) -> str:
 def host_of(authority: str) -> str:
     """Return the host of an authority, as keysets write one; empty if there is none."""
     named = _AUTHORITY.fullmatch(authority)
-    return "" if named is None else named[1].strip("[]").lower()
+    return "" if named is None else named[1].strip("[]").removesuffix(".").lower()
 
 
 def split_target(target: str, authority: str) -> tuple[str, Query]:

@@ -17,6 +17,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 
 from libs.errors import MeshError
+from libs.https.connections import Claim, unsent
 from libs.https.unreadable import HeadTooLarge, TargetTooLong, Unreadable, VersionNotSupported
 
 _LINGERING_SECONDS = 1.0
@@ -65,7 +66,9 @@ Refuse = Callable[[MeshError | None, str], web.StreamResponse]
 class Http1Server(web.Server):
     """Serves HTTP/1. `refuse` is asked about what cannot be read, what `respond` raises of `told`, and bugs.
 
-    With `cancelling` a client that leaves cancels what answers it: whatever that waits for stops at once.
+    With `knowing`, `respond` tells connections that it knows whose they are (`keep`), and the requests of others
+    may be ended for somebody to come in. With `cancelling` a client that leaves cancels what answers it: whatever
+    that waits for stops at once.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Http1Server(web.Server):
         told: type[MeshError] = Unreadable,
         request: type[Request] | None = None,
         cancelling: bool = True,
+        knowing: bool = False,
     ) -> None:
         super().__init__(
             respond,
@@ -94,9 +98,12 @@ class Http1Server(web.Server):
         self._settings = settings
         self._told = (Unreadable, told)
         self._request_type = request or Request
+        self._knowing = knowing
 
     def __call__(self) -> Http1Connection:
-        return Http1Connection(self, self._refuse, self._settings, self._told, loop=self._loop, **self._kwargs)
+        return Http1Connection(
+            self, self._refuse, self._settings, self._told, knowing=self._knowing, loop=self._loop, **self._kwargs
+        )
 
     def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         spoken = message.version in (HttpVersion10, HttpVersion11)
@@ -128,6 +135,8 @@ class Http1Connection(RequestHandler):
         "_closed",
         "_draining",
         "_head_bytes",
+        "_kept",
+        "_knowing",
         "_refuse",
         "_refused",
         "_running",
@@ -146,12 +155,15 @@ class Http1Connection(RequestHandler):
         refuse: Refuse,
         settings: Http1Settings,
         told: tuple[type[MeshError], ...],
+        *,
+        knowing: bool,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._refuse = refuse
         self.settings = settings
         self._told = told
+        self._knowing = knowing
         self.over = asyncio.Event()
         self.lost = False
         """Whether the other side is gone."""
@@ -167,6 +179,7 @@ class Http1Connection(RequestHandler):
         self._closed = False
         """Whether all that was written has gone out, or never will. aiohttp lets go of its transport before."""
         self._draining = False
+        self._kept = False
         self._stopped = False
         self._running = 0
         self._served = 0
@@ -194,6 +207,18 @@ class Http1Connection(RequestHandler):
             self._head_bytes += len(data)
             if self._head_bytes > self.settings.max_head_bytes:
                 self._refuse_head()
+
+    @property
+    def claim(self) -> Claim:
+        # aiohttp has taken a request from the queue before anything of it runs.
+        runs = self._running or self._messages or self._current_request is not None or unsent(self.transport)
+        if self._kept or (runs and not self._knowing):
+            return Claim.KEPT
+        return Claim.STRANGER if runs else Claim.NONE
+
+    def keep(self) -> None:
+        """Take note that whoever answers knows whose it is: it gives way to nobody any more."""
+        self._kept = True
 
     def drain(self) -> None:
         self._draining = True

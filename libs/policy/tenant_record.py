@@ -87,6 +87,11 @@ class Limits:
     tokens_per_month: int | None = None
 
     @property
+    def has_quota(self) -> bool:
+        """Whether tokens are counted at all."""
+        return self.tokens_per_day is not None or self.tokens_per_month is not None
+
+    @property
     def value(self) -> dict[str, int]:
         return _written(**{each.name: getattr(self, each.name) for each in fields(self)})
 

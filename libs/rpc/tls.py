@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import Mapping
 
 _MISSING_EXTENSION = 109
 """The alert for a client that names no host where one is required (RFC 8446, sections 6.2 and 9.2)."""
+
+
+class ServerContext(ssl.SSLContext):
+    """A listener's context, of one key."""
+
+    hosts: frozenset[str] | None = None
+    """The hosts that its certificate is for, where its connections may serve no others."""
 
 
 def load_client_context(
@@ -43,7 +51,7 @@ def show(context: ssl.SSLContext, *, key_pem: bytes, certificate_pem: bytes) -> 
         os.close(descriptor)
 
 
-def load_server_context(*, key_pem: bytes, certificate_pem: bytes) -> ssl.SSLContext:
+def load_server_context(*, key_pem: bytes, certificate_pem: bytes) -> ServerContext:
     """Return a context for an HTTPS listener that asks for no client certificate."""
     context = _server_context()
     show(context, key_pem=key_pem, certificate_pem=certificate_pem)
@@ -71,7 +79,15 @@ def named_contexts(named: Mapping[str, ssl.SSLContext], default: ssl.SSLContext 
     return listener
 
 
-def _server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def served_hosts(transport: asyncio.BaseTransport | None) -> frozenset[str] | None:
+    """Return the hosts that requests on a connection may be for; None where it serves every host."""
+    session = None if transport is None else transport.get_extra_info("ssl_object")
+    # It is the one that the handshake went on under, not the listener's.
+    context = None if session is None else session.context
+    return context.hosts if isinstance(context, ServerContext) else None
+
+
+def _server_context() -> ServerContext:
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context

@@ -6,13 +6,15 @@ The engine judges the rest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from libs import jcs
+from libs.aci import rewriting
 from libs.aci.endpoints import Endpoint
+from libs.aci.json_values import MOST_VALUES, has_more_values
+from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code, MeshError
 from services.node.members import KNOWN, LONGEST, MOST
 
@@ -84,28 +86,22 @@ class Asked:
 def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
     """Return what the body asks there. Raises `BodyRefused` or what is one.
 
-    The engine does not judge the model: some engines serve whatever name they are given.
+    The engine does not judge the model: some engines serve whatever name they are given. A body of many values takes
+    long, and memory many times its length: it MUST be read beside the event loop, one at a time.
     """
     members = _parse(body)
     if "cache_salt" in members:
         raise CacheSaltRefused("cache_salt is not for clients to choose")
     model = members.get("model")
-    if not isinstance(model, str):
+    if not is_text(model):
         raise BodyRefused("model must be a string")
     if model not in served:
         raise ModelNotServed("no such model is served here")
     _require_known(members, endpoint)
     _require_bounded(members)
     numbers = ((name, members.get(name)) for name in _SAMPLING)
-    written = {name: number.text[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, _Number)}
+    written = {name: number[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, Number)}
     return Asked(model, jcs.dumps(written).decode())
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """A number as it was written: ACI's canonical JSON has no floats."""
-
-    text: str
 
 
 def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:
@@ -129,34 +125,17 @@ def _require_bounded(members: Mapping[str, Any]) -> None:
 
 def _is_count(value: object, most: int) -> bool:
     # A text that is longer than the bound's is more than it: JSON's numbers have no leading zeros.
-    return (
-        isinstance(value, _Number)
-        and value.text.isdigit()
-        and len(value.text) <= len(str(most))
-        and int(value.text) <= most
-    )
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_AS_WRITTEN: Mapping[str, Any] = {"parse_float": _Number, "parse_int": _Number, "parse_constant": _refuse_constant}
+    return isinstance(value, Number) and value.isdigit() and len(value) <= len(str(most)) and int(value) <= most
 
 
 def _parse(body: bytes) -> Mapping[str, Any]:
+    if has_more_values(body, MOST_VALUES):
+        raise BodyRefused(f"the body has more than {MOST_VALUES} JSON values")
     try:
-        members = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, **_AS_WRITTEN)
-    except (ValueError, RecursionError) as error:
-        raise BodyRefused("the body is not valid JSON in UTF-8") from error
+        members = rewriting.loads(body)
+    except JsonNotRewritable as error:
+        # Of two members of one name this parser and the engine's may take different ones.
+        raise BodyRefused("the body is not one valid JSON value in UTF-8 without repeated names") from error
     if not isinstance(members, dict):
         raise BodyRefused("the body must be a JSON object")
-    return members
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two members of one name this parser and the engine's may take different ones.
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("duplicate member")
     return members

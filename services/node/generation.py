@@ -6,9 +6,11 @@ its own cache salt or anything else that the node does not know.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol as Interface
@@ -16,6 +18,7 @@ from typing import Protocol as Interface
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
 from libs.aci.error_bodies import as_anthropic, error_body
+from libs.aci.json_values import FEW_VALUES, most_values
 from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.aci.sse import Protocol
 from libs.aci.usage import Tokens
@@ -126,6 +129,8 @@ class Generation:
         self._policy = policy
         self._models = frozenset(claimed.weights)
         self._receipts = receipts
+        # It ends with this object, as its threads do that nobody uses any more.
+        self._reading = ThreadPoolExecutor(1, "body-reading")
 
     @property
     def endpoints(self) -> list[str]:
@@ -141,7 +146,7 @@ class Generation:
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:
-            asked = read_body(request.body, self._models, endpoint)
+            asked = await self._asked(request.body, endpoint)
         except BodyRefused as refusal:
             body = error_body(refusal.type, str(refusal), endpoint.protocol)
             yield Head(refusal.status, JSON)
@@ -184,6 +189,13 @@ class Generation:
                 generated=self._generated(asked, salt, stated.tokens()),
             )
         )
+
+    async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
+        """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
+        if most_values(body) <= FEW_VALUES:
+            return read_body(body, self._models, endpoint)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint)
 
     def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

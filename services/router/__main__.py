@@ -52,10 +52,12 @@ from services.router.proof.retention import Retention
 from services.router.proof.store import open_receipt_store
 from services.router.proof.usage import UsageCopies
 from services.router.proof.vaults import Vaults
+from services.router.reading import Reading
 from services.router.routing.foreign.access import read_credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
 from services.router.routing.foreign.record import SessionRecord
+from services.router.routing.models import Models
 from services.router.routing.routes import Routes
 from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
@@ -106,6 +108,7 @@ async def serve(config: Config) -> None:
                 member, config.events, acknowledging, log_key=log_key, open_vault=vaults.key, report=report
             ) as publisher,
             open_receipt_store(settings.state_dir / "receipts.sqlite") as store,
+            Reading() as reading,
         ):
             metrics = Metrics(lambda: workload.newest.not_after)
             upstreams = Upstreams(member, registry, settings=config.routing, metrics=metrics.routing)
@@ -113,6 +116,7 @@ async def serve(config: Config) -> None:
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents))
+            models = Models(upstreams, foreign)
             copies = UsageCopies(store.usage)
             gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)
             quotas = Quotas(quota_file, counted_tokens)
@@ -122,7 +126,8 @@ async def serve(config: Config) -> None:
             exchanges = Exchanges(
                 member.policy,
                 workload,
-                Opening(workload, AcceptanceWindow()),
+                Opening(workload, AcceptanceWindow(), reading),
+                reading,
                 Routes(upstreams, foreign),
                 issuance,
                 config.receipts.ledger_seconds,
@@ -156,6 +161,7 @@ async def serve(config: Config) -> None:
                 reports=reports,
                 tenants=tenants,
                 reads=Reads(config.http.reads_per_second),
+                served=models,
                 upstreams=upstreams,
                 foreign=foreign,
                 cited=sessions,
@@ -179,7 +185,7 @@ async def serve(config: Config) -> None:
             servicer = RouterServicer(
                 gates,
                 exchanges,
-                upstreams,
+                models,
                 store.receipts,
                 room,
                 config.http.max_body_bytes,
@@ -192,7 +198,7 @@ async def serve(config: Config) -> None:
                 https(
                     config.http,
                     paths.answer,
-                    workload.headers,
+                    paths.unread_headers,
                     outward.context(PROTOCOLS),
                     room=room,
                     metrics=metrics.connections,

@@ -23,7 +23,9 @@ def beginning_of(members: Mapping[str, Any]) -> bytes:
     messages = members.get("messages", members.get("input"))
     if isinstance(messages, list):
         asked = (number for number, message in enumerate(messages, 1) if _is_of_a_user(message))
-        first = [members.get("system"), members.get("instructions"), *messages[: next(asked, len(messages))]]
+        # Each is an octet or more: what comes after so many is none of the first.
+        most = min(next(asked, len(messages)), _MAX_OCTETS)
+        first = [members.get("system"), members.get("instructions"), *messages[:most]]
         try:
             return json.dumps(first, sort_keys=True).encode()[:_MAX_OCTETS]
         except RecursionError:

@@ -56,6 +56,12 @@ class InvalidRequest(RouterError):
     reason = "REQUEST_INVALID"
 
 
+class TooManyValues(InvalidRequest):
+    """The body has more JSON values than are read: each takes far more memory than it has bytes."""
+
+    reason = "BODY_VALUES_TOO_MANY"
+
+
 class Unauthorized(RouterError):
     """No API key, or none that a tenant has. The same for both, so that nothing is learned by guessing."""
 
@@ -145,6 +151,15 @@ class MethodNotAllowed(RouterError):
     def __init__(self, message: str, allowed: Sequence[str]) -> None:
         super().__init__(message)
         self.own_headers = {"Allow": ", ".join(allowed)}
+
+
+class Misdirected(RouterError):
+    """The request is for a host that the connection's certificate is not for (RFC 9110, section 7.4)."""
+
+    status = 421
+    type = "misdirected_request"
+    code = Code.INVALID_ARGUMENT
+    reason = "REQUEST_MISDIRECTED"
 
 
 class SessionNotAccepted(RouterError):

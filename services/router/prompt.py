@@ -13,9 +13,10 @@ from typing import Any
 
 from libs.aci import rewriting
 from libs.aci.endpoints import COUNT_TOKENS, EMBEDDINGS, RESPONSES, Endpoint
+from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from services.router.beginning import beginning_of
-from services.router.errors import InvalidRequest
+from services.router.errors import InvalidRequest, TooManyValues
 
 MAX_MODEL_CHARACTERS = 256
 
@@ -26,6 +27,12 @@ _KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt")
 _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _MANY = 10**12
 """What is more is as much as this: it is more than any answer."""
+
+
+class BoundMalformed(InvalidRequest):
+    """How much is asked for is no whole number in digits: engines read other forms of one, each in its own way."""
+
+    reason = "BOUND_MALFORMED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,11 @@ class Prompt:
 
 
 def parse(body: bytes, endpoint: Endpoint) -> Prompt:
-    """Read a prompt request: its JSON, then its constraints, then the rest. Raises `InvalidRequest`."""
+    """Read a prompt request: its JSON, then its constraints, then the rest. Raises `InvalidRequest`, of which
+    `BoundMalformed` is one.
+
+    A body with many values MUST be read beside the event loop, one at a time (`Reading`).
+    """
     members = _load(body)
     constraints = _constraints(members)
     if "cache_salt" in members:
@@ -117,6 +128,8 @@ def _written(members: Mapping[str, Any]) -> bytes:
 
 
 def _load(body: bytes) -> dict[str, Any]:
+    if has_more_values(body, MOST_VALUES):
+        raise TooManyValues(f"the body has more than {MOST_VALUES} JSON values")
     try:
         value = rewriting.loads(body)
     except JsonNotRewritable as error:
@@ -183,7 +196,7 @@ def _stream(members: dict[str, Any]) -> bool:
 
 
 def _most_completion(members: dict[str, Any]) -> int | None:
-    bounds = [number for name in _BOUNDS if (number := _number(members.get(name))) is not None]
+    bounds = [number for name in _BOUNDS if (number := _number(members, name)) is not None]
     # Engines differ in which they go by.
     return max(bounds, default=None)
 
@@ -192,12 +205,15 @@ def _completions(members: dict[str, Any]) -> int:
     prompts = members.get("prompt")
     # Of a list of token ids there is one prompt, of a list of texts or of such lists as many as it has.
     many = isinstance(prompts, list) and any(is_text(each) or isinstance(each, list) for each in prompts)
-    choices = max(_number(members.get("n")) or 1, _number(members.get("best_of")) or 1)
+    choices = max(_number(members, "n") or 1, _number(members, "best_of") or 1)
     return min(choices * (len(prompts) if many and prompts else 1), _MANY)
 
 
-def _number(value: object) -> int | None:
-    """Return a count as a body has it; None for what is none, which the engine judges."""
-    if not isinstance(value, Number) or not value.isdigit():
+def _number(members: dict[str, Any], name: str) -> int | None:
+    """Return a count; None where there is none. Raises `BoundMalformed`."""
+    value = members.get(name)
+    if value is None:
         return None
+    if not isinstance(value, Number) or not value.isdigit():
+        raise BoundMalformed(f"{name} must be a whole number, written in digits alone, or left out")
     return min(int(value), _MANY) if len(value) <= len(str(_MANY)) else _MANY

@@ -1,4 +1,4 @@
-"""The ACI v1 vectors, byte for byte. Those of other extensions and of dstack's event log belong to other tests."""
+"""The ACI v1 vectors, byte for byte. Those of other extensions and of dstack's belong to other tests."""
 
 from __future__ import annotations
 

@@ -15,16 +15,20 @@ from pathlib import Path
 import pytest
 
 import services.router
+from libs.errors import MeshError
 from services.router.errors import RouterError
 from services.router.exchange.ends import End
 from tests.conformance.promises import page
+from tests.conformance.promises.reading import text_of
 from tests.conformance.promises.receipts import ENDS, NOT_REFUSALS_OF_A_TENANTS_PROMPT, REFUSALS, WITHOUT
 from tests.conformance.promises.upstreams import WAYS
+from tests.unit.libs.identity.relays.table import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSTREAMS = [row for _, rows in WAYS for row in rows]
 EVERY = [*REFUSALS, *ENDS, *WITHOUT, *UPSTREAMS]
 AMENDMENTS = {"not_released", "release_unknown", "ledger_unavailable"}
+RELAYS = "unit/libs/identity/test_relays.py::test_a_relay_is_refused_for_its_reason"
 COLLECTING_SECONDS = 300.0
 
 pytestmark = pytest.mark.timeout(2 * COLLECTING_SECONDS)
@@ -53,18 +57,25 @@ def test_no_two_rows_are_one() -> None:
     assert len({row.test for row in UPSTREAMS}) == len(UPSTREAMS) >= 30
 
 
-def every_error() -> set[type[RouterError]]:
-    """The router's errors, of all its modules."""
+def every_refusal() -> set[type[MeshError]]:
+    """The errors with a reason of the router's modules and of all that they use."""
     for module in pkgutil.walk_packages(services.router.__path__, "services.router."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
-    def below(error: type[RouterError]) -> Iterator[type[RouterError]]:
+    def below(error: type[MeshError]) -> Iterator[type[MeshError]]:
         for each in error.__subclasses__():
             yield each
             yield from below(each)
 
-    return {each for each in below(RouterError) if each.__module__.startswith("services.")}
+    return {each for each in below(MeshError) if hasattr(each, "reason")}
+
+
+def every_error() -> set[type[RouterError]]:
+    """The router's own."""
+    return {
+        each for each in every_refusal() if issubclass(each, RouterError) and each.__module__.startswith("services.")
+    }
 
 
 def test_every_refusal_code_of_the_router_has_a_row_or_a_reason_to_have_none() -> None:
@@ -80,6 +91,30 @@ def test_every_way_in_which_an_exchange_ends_has_a_row() -> None:
     told = {row.name for row in ENDS}
     assert {end.value for end in End} - told == set()
     assert told - {end.value for end in End} - AMENDMENTS == set()
+
+
+def every_name() -> dict[str, set[str]]:
+    """How tests may name a reason: as it is, in small letters as receipts have it, by its class or its type."""
+    names: dict[str, set[str]] = {}
+    for error in every_refusal():
+        names.setdefault(error.reason, {error.reason, error.reason.lower()}).add(error.__name__)
+        if issubclass(error, RouterError) and hasattr(error, "type"):
+            names[error.reason].add(error.type)
+    return names
+
+
+def test_what_a_row_names_is_what_its_test_names() -> None:
+    names = every_name()
+    rows = [row for row in (*REFUSALS, *WITHOUT, *UPSTREAMS) if not row.test.startswith(RELAYS)]
+    unnamed = [row for row in rows if not any(name in text_of(row.test) for name in names.get(row.name, {row.name}))]
+    assert unnamed == []
+
+
+def test_what_a_row_about_a_relay_names_is_what_the_relay_is_refused_for() -> None:
+    reasons = {f"{RELAYS}[{relay.name}]": relay.reason for relay in TABLE}
+    rows = [row for row in UPSTREAMS if row.test.startswith(RELAYS)]
+    assert rows
+    assert {row.test: row.name for row in rows} == {row.test: reasons[row.test] for row in rows}
 
 
 def test_what_stops_a_prompt_is_a_name_that_the_code_has() -> None:

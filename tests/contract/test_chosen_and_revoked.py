@@ -14,7 +14,7 @@ import pytest
 from libs.aci.endpoints import CHAT
 from libs.policy.revocation import RevocationKind
 from services.router.prompt import parse
-from services.router.routing.hop import Errand, NodeUnavailable, Reached, forward
+from services.router.routing.hop import Errand, NodeNotVerified, NodeUnavailable, Reached, forward
 from services.router.routing.listed import Upstream
 from tests.fakes.joined_mesh import JoinedMesh, hear
 from tests.fakes.ledgers import TENANT
@@ -70,8 +70,9 @@ async def test_a_node_that_is_revoked_after_it_was_chosen_gets_no_prompt(
     }[kind]
     line.router.policy.accept_revocations([line.mesh.revocation(kind, value)])
     hear(line.router.policy, time.time())
-    with pytest.raises(NodeUnavailable, match=reason):
+    with pytest.raises(NodeNotVerified, match=reason) as refused:
         await reach(line, upstream)
+    assert (refused.value.status, refused.value.type) == (503, "upstream_verification_failed")
 
 
 async def test_a_node_whose_measurement_the_next_policy_does_not_list_gets_no_prompt(line: LyingList) -> None:
@@ -79,12 +80,13 @@ async def test_a_node_whose_measurement_the_next_policy_does_not_list_gets_no_pr
     keeper = line.router.policy
     keeper.accept(line.mesh.successor(keeper.current, roles=line.mesh.without("node")))
     hear(keeper, time.time())
-    with pytest.raises(NodeUnavailable, match="MEASUREMENT_NOT_ALLOWED"):
+    with pytest.raises(NodeNotVerified, match="MEASUREMENT_NOT_ALLOWED"):
         await reach(line, upstream)
 
 
 async def test_a_node_that_has_gone_since_gets_no_prompt(line: LyingList) -> None:
     upstream = await chosen(line)
     await line.stop_nodes()
-    with pytest.raises(NodeUnavailable, match=r"PEER_UNREACHABLE|PEER_UNAVAILABLE"):
+    with pytest.raises(NodeUnavailable, match=r"PEER_UNREACHABLE|PEER_UNAVAILABLE") as refused:
         await reach(line, upstream)
+    assert (refused.value.status, refused.value.type) == (502, "upstream_error")

@@ -93,7 +93,7 @@ async def test_sessions_are_listed_and_served_without_a_key(line: Line) -> None:
         (pb.ListSessionsRequest(), 1),
         (pb.ListSessionsRequest(model=MODEL), 1),
         (pb.ListSessionsRequest(model="other"), 0),
-        (pb.ListSessionsRequest(model=""), 0),
+        (pb.ListSessionsRequest(upstream_name="", model=""), 1),
         (pb.ListSessionsRequest(upstream_name="other"), 0),
     ):
         assert len(json.loads((await line.ask("ListSessions", request)).sessions)["sessions"]) == count

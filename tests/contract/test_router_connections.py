@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
 import pytest
+from hyperframe.frame import PingFrame
 from structlog.testing import capture_logs
 
 from libs.aci.encoding import digest
@@ -18,6 +21,10 @@ from tests.fakes.raw_http2 import get, post, raw_http2
 from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MODELS = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
+PLACES = 8
+Holding = Callable[[Site, AsyncExitStack], Awaitable[None]]
+"""Takes a place, which ends with the stack at the latest."""
 
 
 async def connect(site: Site) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -44,13 +51,22 @@ def refused(site: Site, reason: str) -> int:
     return site.bench.metrics.connections.turned_away.numbers[reason]
 
 
+async def listed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ask once, as a tenant."""
+    writer.write(MODELS)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    await reader.readexactly(int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]))
+
+
 async def test_a_connection_beyond_the_limit_is_closed_at_once_and_the_others_go_on(tmp_path: Path) -> None:
     async with (
         asyncio.timeout(PATIENCE_SECONDS),
         https_site(tmp_path, max_connections=2, idle_seconds=PATIENCE_SECONDS) as site,
     ):
         first, second = await connect(site), await connect(site)
-        await healthy(*first)
+        await listed(*first)
+        await listed(*second)
         with pytest.raises(OSError):  # noqa: PT011  # Cut off in the middle of the handshake, one way or another.
             await connect(site)
         assert refused(site, "full") == 1
@@ -61,23 +77,159 @@ async def test_a_connection_beyond_the_limit_is_closed_at_once_and_the_others_go
             await healthy(*first)  # Until the router, too, has seen it end.
         third = await connect(site)
         await healthy(*third)
+        assert refused(site, "displaced") == 0
         for _, writer in (first, third):
             writer.transport.abort()
 
 
-async def test_who_does_not_even_begin_tls_counts_and_is_closed_in_time(tmp_path: Path) -> None:
-    async with (
-        asyncio.timeout(PATIENCE_SECONDS),
-        https_site(tmp_path, max_connections=1, idle_seconds=0.3) as site,
-    ):
+async def test_who_does_not_even_begin_tls_is_closed_in_time(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), https_site(tmp_path, idle_seconds=0.3) as site:
         reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
-        with pytest.raises(OSError):  # noqa: PT011
-            await connect(site)
         assert await reader.read() == b""
         writer.close()
-        assert (refused(site, "full"), refused(site, "handshake")) == (1, 1)
-        response, _ = await site.ask("GET", "/health")
-        assert response.status == 200
+        assert refused(site, "handshake") == 1
+
+
+def end(writer: asyncio.StreamWriter) -> None:
+    """Whoever is to call it keeps the connection, and its reader, until then."""
+    writer.transport.abort()
+
+
+async def silent(site: Site, stack: AsyncExitStack) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    stack.callback(end, writer)
+
+
+def saying(said: bytes, answered: bytes = b"") -> Holding:
+    """Holds a place by TLS, what is said there, and what is read until it was answered so."""
+
+    async def hold(site: Site, stack: AsyncExitStack) -> None:
+        reader, writer = await connect(site)
+        stack.callback(end, writer)
+        writer.write(said)
+        if answered:
+            await reader.readuntil(answered)
+
+    return hold
+
+
+async def silent_http2(site: Site, stack: AsyncExitStack) -> None:
+    await stack.enter_async_context(raw_http2(site.port, site.tls_h2))
+
+
+async def not_reading(site: Site, stack: AsyncExitStack) -> None:
+    client = await stack.enter_async_context(raw_http2(site.port, site.tls_h2, settings={4: 0}, window=0))
+    client.ask(1, get())
+    client.send(PingFrame(0, opaque_data=bytes(8)))
+    while not isinstance(await client.next_frame(), PingFrame):
+        pass  # By then the request was read, too.
+
+
+HOLDING: dict[str, Holding] = {
+    "TCP": silent,
+    "TLS": saying(b""),
+    "half a head": saying(HEALTH[:30]),
+    "a request without a key": saying(HEALTH, b"}"),
+    "a wrong key": saying(MODELS.replace(KEY.encode(), b"sk-wrong"), b"}"),
+    "HTTP/2": silent_http2,
+    "HTTP/2, an answer without a window": not_reading,
+}
+
+
+@pytest.mark.parametrize("hold", HOLDING.values(), ids=HOLDING)
+async def test_strangers_that_hold_all_places_keep_no_tenant_out_however_often_they_come_again(
+    tmp_path: Path, hold: Holding
+) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=PLACES, idle_seconds=PATIENCE_SECONDS) as site,
+        raw_http2(site.port, site.tls_h2) as http2,
+        AsyncExitStack() as stack,
+    ):
+        kept, asked = await connect(site), [*get("/v1/models"), ("authorization", f"Bearer {KEY}")]
+        await listed(*kept)
+        http2.ask(1, asked)
+        assert (await http2.answer(1)).headers[":status"] == "200"
+        for strangers in (2 * PLACES, *[PLACES // 2] * 5):
+            for _ in range(strangers):
+                await hold(site, stack)
+            reader, writer = await connect(site)
+            stack.callback(end, writer)
+            await listed(reader, writer)
+            await listed(*kept)
+        http2.ask(3, asked)
+        assert (await http2.answer(3)).headers[":status"] == "200"
+        assert refused(site, "full") == 0
+        assert refused(site, "displaced") > PLACES
+        kept[1].transport.abort()
+
+
+async def test_each_that_comes_displaces_one_however_many_come_at_once(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=PLACES, idle_seconds=PATIENCE_SECONDS) as site,
+        AsyncExitStack() as stack,
+        asyncio.TaskGroup() as tasks,
+    ):
+        kept, connections = await connect(site), site.bench.metrics.connections
+        await listed(*kept)
+        for _ in range(10 * PLACES):
+            tasks.create_task(silent(site, stack))
+        while refused(site, "displaced") < 9 * PLACES + 1 or connections.open.numbers[""] > PLACES:
+            await healthy(*kept)
+        assert (refused(site, "displaced"), connections.open.numbers[""]) == (9 * PLACES + 1, PLACES)
+        kept[1].transport.abort()
+
+
+async def test_strangers_whose_keys_are_looked_up_for_ever_keep_no_tenant_out(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=PLACES, idle_seconds=PATIENCE_SECONDS) as site,
+        AsyncExitStack() as stack,
+    ):
+        kept = await connect(site)
+        await listed(*kept)
+        site.directory.answers.clear()
+        for number in range(2 * PLACES):
+            await saying(MODELS.replace(KEY.encode(), b"sk-%d" % number))(site, stack)
+        reader, writer = await connect(site)
+        stack.callback(end, writer)
+        await listed(reader, writer)
+        await listed(*kept)
+        site.directory.answers.set()
+        kept[1].transport.abort()
+
+
+async def test_what_runs_for_a_tenant_or_alone_is_not_cut_off_by_who_comes(tmp_path: Path) -> None:
+    """A tenant's stream that is the first on its connection, and one whose key is looked up for the first time, among
+    strangers that are silent.
+    """
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=PLACES, idle_seconds=PATIENCE_SECONDS) as site,
+        AsyncExitStack() as stack,
+    ):
+        node = site.bench.nodes[0]
+        node.stream(*STREAMED)
+        node.waits_at = 1
+        streaming, body = await connect(site), prompt(stream=True)
+        streaming[1].write(upload(len(body)).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body)
+        await node.waiting.wait()
+        site.directory.answers.clear()
+        asked, looked_up = site.directory.asked, await connect(site)
+        looked_up[1].write(MODELS.replace(KEY.encode(), OTHER_KEY.encode()))
+        for _ in range(3 * PLACES):
+            await silent(site, stack)
+        while site.directory.asked == asked:
+            await silent(site, stack)
+        site.directory.answers.set()
+        assert (await looked_up[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        node.go_on.set()
+        answer = await streaming[0].read()
+        assert answer.endswith(b"\r\n0\r\n\r\n")
+        assert all(chunk in answer for chunk in STREAMED)
+        looked_up[1].transport.abort()
+        streaming[1].close()
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2])

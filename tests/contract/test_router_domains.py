@@ -24,6 +24,7 @@ from libs.client.attestation import Attested, TlsKeyNotAttested, verify_channel,
 from libs.client.exchange import chat_body
 from libs.client.pinning import ServerKeyRefused, client_context, spki_sha256
 from libs.client.session import Patience, open_session
+from libs.errors import MeshError
 from libs.rpc.channel import CertificateRefused, fetch_leaf
 from libs.rpc.health import Health
 from libs.rpc.tls import load_client_context, trusting_context
@@ -34,6 +35,7 @@ from tests.fakes.https_clients import KEY
 from tests.fakes.leases import MODEL
 from tests.fakes.raw_http2 import get, raw_http2
 from tests.fakes.routers import CHAT, PATIENCE_SECONDS, STREAMED, prompt
+from tests.mesh.aci import reader as aci
 
 A, B = "a.example", "b.example"
 QUICK = Patience(settle=0.1, between=0.01, silence=10.0, total=30.0)
@@ -98,13 +100,19 @@ async def connected(router: OtherRouter, name: str, context: ssl.SSLContext | No
         writer.close()
 
 
-async def ask(stream: Stream, target: str = "/health", host: str = "localhost") -> bytes:
-    """Ask over a connection that is kept."""
-    reader, writer = stream
-    writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+async def ask(stream: Stream, host: str, target: str = "/health") -> bytes:
+    """Ask a host over a connection that is kept."""
+    head, body = await say(stream, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")
     assert head.startswith(b"http/1.1 200 ")
-    return await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+    return body
+
+
+async def say(stream: Stream, request: str) -> tuple[bytes, bytes]:
+    """The head of what is answered, in lower case, and the body."""
+    reader, writer = stream
+    writer.write(request.encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    return head, await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
 
 
 async def attested_by(router: OtherRouter, name: str) -> tuple[Attested, str]:
@@ -116,7 +124,7 @@ async def attested_by(router: OtherRouter, name: str) -> tuple[Attested, str]:
         return True
 
     async with connected(router, name, client_context(router.mesh.ca.pem, take_note)) as stream:
-        report = await ask(stream, f"/v1/aci/attestation?nonce={nonce}")
+        report = await ask(stream, name, f"/v1/aci/attestation?nonce={nonce}")
     (key,) = seen
     return verify_report(report, nonce, router.mesh.policy(), int(time.time())), key
 
@@ -139,7 +147,7 @@ async def test_each_domain_is_shown_a_certificate_over_its_own_key_and_the_keyse
     assert workload.keyset.tls_public_keys == outward.listed == workload.bear().keyset.tls_public_keys
     assert workload.keyset.pins(A) == {keys[0], keys[1]}
     async with connected(router, A) as stream:
-        stated = json.loads(await ask(stream, "/v1/aci/attestation"))["attestation"]["evidence"]
+        stated = json.loads(await ask(stream, A, "/v1/aci/attestation"))["attestation"]["evidence"]
     custody = {key["spki_sha256"] for key in stated["key_custody"]["keys"] if key["role"] == "tls"}
     assert custody == set(keys)
 
@@ -153,7 +161,7 @@ async def test_a_host_that_is_none_of_the_operators_is_refused_inside_the_handsh
         with pytest.raises(CertificateRefused):
             await leaf(router, "c.example", port)
     async with connected(router, A) as stream:
-        assert await ask(stream) == b'{"status": "ok"}'
+        assert await ask(stream, A) == b'{"status": "ok"}'
 
 
 async def test_without_a_key_for_all_names_whoever_names_no_domain_is_shown_none(
@@ -179,18 +187,19 @@ async def test_a_client_verifies_the_key_of_the_domain_that_it_connected_to_and_
     mesh: AttestedMesh, tmp_path: Path
 ) -> None:
     async with other_router(tmp_path, mesh, outward=Outward((), (), (A, B))) as router:
-        (attested, key_of_a), (_, key_of_b) = await attested_by(router, A), await attested_by(router, B)
+        (attested, key_of_a), (attested_there, key_of_b) = await attested_by(router, A), await attested_by(router, B)
         assert (key_of_a, key_of_b) == (pinned(router, A), pinned(router, B))
         verify_channel(attested, A, key_of_a)
-        verify_channel(attested, B, key_of_b)
-        for name, key in ((A, key_of_b), (B, key_of_a), ("localhost", key_of_a)):
+        verify_channel(attested_there, B, key_of_b)
+        # A report is for clients of the host that it was asked of.
+        for name, key in ((A, key_of_b), (B, key_of_a), (B, key_of_b), ("localhost", key_of_a)):
             with pytest.raises(TlsKeyNotAttested):
                 verify_channel(attested, name, key)
         with pytest.raises(ServerKeyRefused):
-            async with connected(router, A, client_context(mesh.ca.pem, attested.pins(B).__contains__)):
+            async with connected(router, A, client_context(mesh.ca.pem, attested_there.pins(B).__contains__)):
                 pass
         async with connected(router, A, client_context(mesh.ca.pem, attested.pins(A).__contains__)) as stream:
-            await ask(stream)
+            await ask(stream, A)
 
 
 @pytest.mark.parametrize("outward", [Outward, Exchanged])
@@ -229,8 +238,8 @@ async def test_new_certificates_are_shown_to_who_connects_and_cut_off_nobody(rou
     ):
         watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())  # type: ignore[no-untyped-call]
         await watching.read()
-        await ask(kept)
-        http2.ask(1, get())
+        await ask(kept, A)
+        http2.ask(1, get(authority=B))
         assert (await http2.answer(1)).headers[":status"] == "200"
         body = prompt(stream=True)
         writer.write(
@@ -250,8 +259,8 @@ async def test_new_certificates_are_shown_to_who_connects_and_cut_off_nobody(rou
         assert set(before).isdisjoint(after)
         assert [spki_sha256(each) for each in before] == [spki_sha256(each) for each in after]
 
-        await ask(kept)
-        http2.ask(3, get())
+        await ask(kept, A)
+        http2.ask(3, get(authority=B))
         assert (await http2.answer(3)).headers[":status"] == "200"
         assert not watching.done(), "the gRPC stream was cut"
         node.go_on.set()
@@ -265,5 +274,109 @@ async def test_new_certificates_are_shown_to_who_connects_and_cut_off_nobody(rou
 async def test_a_clients_report_of_before_aci_names_the_key_of_the_host_that_it_asks(router: OtherRouter) -> None:
     for name, host in ((A, A), (B, f"{B}:{router.port}"), ("localhost", "localhost")):
         async with connected(router, name) as stream:
-            said = json.loads(await ask(stream, "/v1/attestation/report?version=2", host))
+            said = json.loads(await ask(stream, host, "/v1/attestation/report?version=2"))
         assert said["tls_cert_fingerprint"] == spki_sha256(await leaf(router, name))
+
+
+async def test_a_report_names_the_one_key_that_clients_of_its_host_pin(router: OtherRouter) -> None:
+    """As a verifier reads it that shares no code with the router (ACI section 4.2)."""
+    nonce = secrets.token_hex(32)
+    h2 = load_client_context(ca_pem=router.mesh.ca.pem)
+    h2.set_alpn_protocols(["h2"])
+
+    async def reported(name: str, target: str) -> None:
+        async with connected(router, name) as stream, raw_http2(router.port, h2, name=name) as http2:
+            http2.ask(1, get(target, authority=f"{name}:{router.port}"))
+            for said in (await ask(stream, name.upper(), target), (await http2.answer(1)).body):
+                shown = spki_sha256(await leaf(router, name))
+                assert aci.pinned_keys(json.loads(said)["attestation"], name) == {shown}
+
+    # All at once, and with one nonce: none of them is told what another asked for.
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
+        for name in (A, B, "localhost", "127.0.0.1"):
+            for query in ("", f"?nonce={nonce}"):
+                tasks.create_task(reported(name, f"/v1/aci/attestation{query}"))
+
+
+async def test_a_request_for_another_host_than_the_connections_is_misdirected(router: OtherRouter) -> None:
+    h2 = load_client_context(ca_pem=router.mesh.ca.pem)
+    h2.set_alpn_protocols(["h2"])
+    keyset = router.bench.workload.keyset.digest
+    crossed = [(A, B), (A, "localhost"), (B, "127.0.0.1"), ("localhost", A), ("127.0.0.1", B)]
+    for name, host in [*crossed, (A, "c.example"), (A, f"x.{A}"), ("localhost", "c.example"), ("127.0.0.1", "::1")]:
+        written = f"[{host}]" if ":" in host else host
+        body = prompt()
+        asked = (
+            f"GET /v1/aci/attestation HTTP/1.1\r\nHost: {written}\r\n\r\n",
+            f"GET https://{written}/health HTTP/1.1\r\nHost: {written}\r\n\r\n",
+            f"OPTIONS {CHAT} HTTP/1.1\r\nHost: {written}\r\nOrigin: https://chat.example\r\n"
+            "Access-Control-Request-Method: POST\r\n\r\n",
+            f"POST {CHAT} HTTP/1.1\r\nHost: {written}\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body.decode()}",
+        )
+        async with connected(router, name) as stream:
+            for request in asked:
+                head, said = await say(stream, request)
+                assert head.startswith(b"http/1.1 421 ")
+                assert b"x-aci-version: aci/1\r\n" in head
+                assert f"x-aci-keyset-digest: {keyset}\r\n".encode() in head
+                assert json.loads(said)["error"]["type"] == "misdirected_request"
+        async with raw_http2(router.port, h2, name=name) as http2:
+            http2.ask(1, get("/v1/aci/attestation", authority=written))
+            answer = await http2.answer(1)
+            assert answer.refusal == (421, "misdirected_request")
+            assert answer.headers["x-aci-keyset-digest"] == keyset
+    async with connected(router, A) as stream:
+        assert (await say(stream, "GET /health HTTP/1.0\r\n\r\n"))[0].startswith(b"http/1.0 421 ")
+    assert router.bench.nodes[0].requests == []
+
+
+async def test_a_dot_at_the_end_of_a_host_is_no_part_of_its_name(router: OtherRouter) -> None:
+    async with connected(router, A) as stream:
+        assert await ask(stream, f"{A}.:{router.port}") == b'{"status": "ok"}'
+
+
+async def test_without_domains_a_request_may_be_for_any_host_and_reports_name_no_key(
+    mesh: AttestedMesh, tmp_path: Path
+) -> None:
+    async with (
+        other_router(tmp_path, mesh, outward=Outward(("localhost",), ("127.0.0.1",))) as router,
+        connected(router, "localhost") as stream,
+    ):
+        for host in ("localhost", "c.example"):
+            stated = json.loads(await ask(stream, host, "/v1/aci/attestation"))["attestation"]
+            assert "downstream_tls_binding" not in stated["evidence"]
+            assert aci.pinned_keys(stated, host) == {spki_sha256(await leaf(router, "localhost"))}
+        head, _ = await say(stream, "GET /health HTTP/1.0\r\n\r\n")
+        assert head.startswith(b"http/1.0 200 ")
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ({"domain": "localhost"}, "DOWNSTREAM_BINDING_MALFORMED"),
+        ({"domain": 1, "spki_sha256": "00" * 32}, "DOWNSTREAM_BINDING_MALFORMED"),
+        ("localhost", "DOWNSTREAM_BINDING_MALFORMED"),
+        ({"domain": "localhost", "spki_sha256": "00" * 32}, "TLS_KEY_NOT_ATTESTED"),
+        ({"domain": "localhost", "spki_sha256": B}, "TLS_KEY_NOT_ATTESTED"),
+        ({"domain": B, "spki_sha256": "localhost"}, "TLS_KEY_NOT_ATTESTED"),
+        ({"domain": B, "spki_sha256": B}, "TLS_KEY_NOT_ATTESTED"),
+    ],
+)
+async def test_a_client_goes_on_with_no_report_that_names_a_key_which_is_not_its_hosts(
+    mesh: AttestedMesh, tmp_path: Path, named: Any, reason: str
+) -> None:
+    async with other_router(tmp_path, mesh, outward=Outward((), (), ("localhost", B))) as router:
+
+        def lie(report: bytes) -> bytes:
+            said = json.loads(report)
+            said["attestation"]["evidence"]["downstream_tls_binding"] = named
+            if isinstance(named, dict) and named.get("spki_sha256") in ("localhost", B):
+                key = pinned(router, named["spki_sha256"])
+                said["attestation"]["evidence"]["downstream_tls_binding"] = {**named, "spki_sha256": key}
+            return json.dumps(said).encode()
+
+        router.lies["attestation"] = lie
+        with pytest.raises(MeshError) as refused:
+            await open_session(f"https://localhost:{router.port}", KEY, mesh.trust(), patience=QUICK).__aenter__()
+        assert refused.value.reason == reason

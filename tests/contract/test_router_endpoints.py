@@ -13,7 +13,7 @@ import pytest
 from libs.aci.encoding import digest
 from libs.aci.endpoints import DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from libs.aci.receipt import verify_receipt
-from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
+from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, SETTINGS, Site, https_site
 from tests.fakes.raw_http2 import get, post, raw_http2
 from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 
@@ -235,6 +235,24 @@ async def test_a_listed_origins_page_reads_answers_and_refusals_and_no_other_one
         refused, _ = await site.ask("OPTIONS", MESSAGES.path, Origin="https://elsewhere.example", **asks)
         assert (allowed.status, refused.status) == (204, 405)
         assert allowed.headers["X-ACI-Version"] == refused.headers["X-ACI-Version"] == "aci/1"
+
+
+@pytest.mark.parametrize("origins", [["*"], ["https://chat.example.org"]])
+async def test_a_page_of_any_origin_that_is_let_in_reads_why_its_request_could_not_be_read(
+    tmp_path: Path, origins: list[str]
+) -> None:
+    """Whose page it was is in the head that nobody could read: so only where every page is let in."""
+    long = "a" * SETTINGS.max_head_bytes
+    unreadable = [
+        f"GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n",
+        f"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\n\r\n",
+        "GET /health HTTP/1.1\r\nHost: a\r\nno field\r\n\r\n",
+    ]
+    async with https_site(tmp_path, origins=origins) as site:
+        heads = [(await site.raw(each.encode())).partition(b"\r\n\r\n")[0] for each in unreadable]
+    assert [head.split()[1] for head in heads] == [b"414", b"431", b"400"]
+    told = [b"Access-Control-Allow-Origin: *" in head and b"X-ACI-Version" in head for head in heads]
+    assert told == [origins == ["*"]] * 3
 
 
 async def test_without_configuration_no_page_of_another_origin_reads_anything(site: Site) -> None:

@@ -128,6 +128,7 @@ async def test_a_prompt_that_nobody_verified_could_serve_goes_nowhere(line: Line
     await line.bench.upstreams.verify()
     head, chunk, last = await line.parts(body=prompt(provider={"aci_verified": True}))
     assert (head.head.status, b"SESSION_UNKNOWN" in chunk.chunk) == (503, True)
+    assert line.bench.metrics.refusals.numbers == {"UPSTREAM_VERIFICATION_FAILED": 1}
     receipt = verify_receipt(last.conclusion.receipt, line.bench.workload.keyset)
     assert receipt.upstream == UpstreamFailed(True, MODEL, "SESSION_UNKNOWN")
     assert node.requests == []
@@ -175,6 +176,7 @@ async def test_a_tenants_bodies_have_their_part_of_the_room_and_leave_the_others
         https.take(MAX_BODY_BYTES)
         head, _, last = await line.parts()
         assert (head.head.status, head.head.retry_delay.seconds) == (503, 1)
+        assert line.bench.metrics.refusals.numbers == {"BODIES_BUSY": 1}
         assert verify_receipt(last.conclusion.receipt, line.bench.workload.keyset).receipt_id == head.head.receipt_id
         other = await line.parts(metadata=(("authorization", f"Bearer {OTHER_KEY}"),))
         assert other[0].head.status == 200

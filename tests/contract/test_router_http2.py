@@ -15,6 +15,7 @@ from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from services.router.admission.tenants import STRANGERS_AT_ONCE
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, Site, https_site
+from tests.fakes.raw_http2 import get, post, raw_http2
 from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -69,6 +70,25 @@ async def test_an_error_is_the_same_json(
     assert_aci(site, response)
 
 
+async def test_what_is_no_request_is_late_or_comes_at_the_end_of_a_connection_has_acis_headers(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, body_seconds=0.2, max_connection_requests=2) as site,
+        raw_http2(site.port, site.tls_h2) as client,
+    ):
+        client.ask(1, get(authority="nobody@localhost"))
+        unreadable = await client.answer(1)
+        client.send(client.head(3, post(CHAT, KEY)))  # Its body does not come.
+        client.ask(5, get())
+        refused, late = await client.answer(5), await client.answer(3)
+        assert unreadable.refusal == (400, "invalid_request_error")
+        assert refused.refusal == (503, "service_unavailable")
+        assert late.refusal == (408, "request_timeout")
+        for answer in (unreadable, refused, late):
+            assert answer.headers["x-aci-version"] == "aci/1"
+            assert answer.headers["x-aci-keyset-digest"] == site.bench.workload.keyset.digest
+
+
 async def test_a_prompt_is_answered_and_its_receipt_is_over_what_came(site: Site, client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, content=prompt(), headers=BEARER)
     assert (response.status_code, response.content) == (200, b"".join(BUFFERED))
@@ -109,6 +129,7 @@ async def test_a_head_is_an_answer_without_its_body(site: Site, client: httpx.As
 async def test_a_body_over_the_limit_is_refused_with_a_receipt(site: Site, client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, content=b"x" * (MAX_BODY_BYTES + 1), headers=BEARER)
     assert (response.status_code, response.json()["error"]["type"]) == (413, "request_too_large")
+    assert_aci(site, response)
     assert site.bench.only_receipt().upstream == UpstreamFailed(True, "none", "body_too_large")
 
 

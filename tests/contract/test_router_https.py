@@ -383,6 +383,8 @@ async def test_sessions_are_listed_without_evidence_and_served_whole_by_id(site:
     listed = json.loads(body)
     assert listed["api_version"] == "aci/1"
     (entry,) = listed["sessions"]
+    _, unfiltered = await site.ask("GET", "/v1/aci/sessions?upstream_name=&model=")
+    assert json.loads(unfiltered) == listed
     assert entry["session_id"] == session_id
     assert set(entry["evidence"]) == {"digest"}
     _, document = await site.ask("GET", "/v1/aci/sessions/" + session_id)

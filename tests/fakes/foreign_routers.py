@@ -213,7 +213,7 @@ async def other_router(
                 https(
                     HttpSettings(listen=f"127.0.0.1:{port}", grpc_listen=""),
                     router.answer,
-                    bench.workload.headers,
+                    paths.unread_headers,
                     bench.outward.context(PROTOCOLS),
                     room=BodyRoom(1 << 20, 1 << 20),
                     metrics=bench.metrics.connections,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from services.router.face.door import VISIT_SECONDS, Door
 from services.router.face.places import CallsBusy
 from services.router.face.servicer import ENVELOPE_BYTES, RouterServicer, router_binding
 from services.router.face.settings import DELIVERY_SECONDS
+from services.router.routing.models import Models
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.https_clients import (
     KEY,
@@ -99,23 +100,25 @@ class Line:
 async def grpc_line(
     folder: Path,
     *,
+    bench: RouterBench | None = None,
     routing: RoutingSettings | None = None,
     visit_seconds: float = VISIT_SECONDS,
     request_seconds: float = 60.0,
     delivery_seconds: float = DELIVERY_SECONDS,
     **limits: float,
 ) -> AsyncIterator[Line]:
-    """`limits`: what the table [http] says otherwise."""
+    """`bench`: what is behind it, if it runs already. `limits`: what the table [http] says otherwise."""
     settings = replace(SETTINGS, **cast(Any, {"idle_seconds": PATIENCE_SECONDS, "body_seconds": 30.0, **limits}))
     ca = ThrowawayCa()
     key, certificate = ca.leaf(None, "localhost", ip="127.0.0.1")
     directory, room = DirectoryTwin(), BodyRoom(4 * MAX_BODY_BYTES, MAX_BODY_BYTES)
     visitors_refused: list[str] = []
-    async with router_bench(folder, allowances=lambda: directory.now, routing=routing) as bench:
+    behind = nullcontext(bench) if bench else router_bench(folder, allowances=lambda: directory.now, routing=routing)
+    async with behind as bench:
         servicer = RouterServicer(
             bench.gates,
             bench.exchanges,
-            bench.upstreams,
+            Models(bench.upstreams, bench.foreign),
             bench.store.receipts,
             room,
             MAX_BODY_BYTES,

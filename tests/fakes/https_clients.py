@@ -32,6 +32,7 @@ from services.router.face.prompts import Prompts
 from services.router.face.settings import HttpSettings
 from services.router.proof.kept_receipts import StoredReceipt
 from services.router.proof.usage import UsageCopies
+from services.router.routing.models import Models
 from services.router.routing.settings import RoutingSettings
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
@@ -102,7 +103,7 @@ class DirectoryTwin:
 
 
 class ReportsTwin:
-    async def report(self, nonce: str | None) -> bytes:
+    async def report(self, nonce: str | None, host: str = "") -> bytes:
         return b"{}" if nonce is None else b'{"nonce":"%s"}' % check_nonce(nonce).encode()
 
 
@@ -142,6 +143,7 @@ def documents_of(
         reports=reports,
         tenants=tenants_of(directory),
         reads=Reads(reads_per_second, lambda: directory.now),
+        served=Models(bench.upstreams, bench.foreign),
         upstreams=bench.upstreams,
         foreign=bench.foreign,
         cited=bench.sessions,
@@ -264,7 +266,7 @@ async def https_site(
         listener = https(
             settings,
             paths.answer,
-            bench.workload.headers,
+            paths.unread_headers,
             shown,
             room=room,
             metrics=bench.metrics.connections,

@@ -20,6 +20,7 @@ from libs.aci.session import session_id
 from services.router.e2ee.answers import cover
 from services.router.e2ee.opening import Opening
 from services.router.e2ee.window import AcceptanceWindow
+from services.router.reading import Reading
 from tests.fakes.attested_mesh import E2EE_KEY, AttestedMesh, Served, pem_of
 from tests.fakes.sealed_prompts import ListedKeys
 
@@ -159,7 +160,7 @@ def server_context(mesh: AttestedMesh, folder: Path, key: ec.EllipticCurvePrivat
 
 async def _sealed(headers: Mapping[str, str], body: bytes, answer: bytes, *, streams: bool) -> tuple[bytes, bytes, str]:
     """The prompt as it is in clear, the answer as it goes out, and to which key."""
-    opening = Opening(ListedKeys(E2EE_KEY), AcceptanceWindow())
+    opening = Opening(ListedKeys(E2EE_KEY), AcceptanceWindow(), Reading())
     opened = await opening.open("ab" * 16, {name.lower(): value for name, value in headers.items()}, CHAT, body)
     hidden = cover(opened.envelope, streams=streams, status=200)
     client = hashlib.sha256(bytes.fromhex(headers["X-Client-Pub-Key"])).hexdigest()

@@ -26,9 +26,9 @@ _HEAD_BYTES = 9
 Header = tuple[str, str]
 
 
-def get(path: str = "/health", *more: Header) -> list[Header]:
+def get(path: str = "/health", *more: Header, authority: str = "localhost") -> list[Header]:
     """The head of a request that is all right but for what `more` adds."""
-    return [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", path), *more]
+    return [(":method", "GET"), (":scheme", "https"), (":authority", authority), (":path", path), *more]
 
 
 def post(path: str, key: str, *more: Header) -> list[Header]:
@@ -89,6 +89,10 @@ class RawHttp2:
             self.send(self.head(stream_id, headers, "END_STREAM"))
         else:
             self.send(self.head(stream_id, headers), DataFrame(stream_id, body, flags=["END_STREAM"]))
+
+    def leave(self) -> None:
+        """Be gone, without a word."""
+        self._writer.transport.abort()
 
     def end(self, stream_id: int) -> None:
         """Say that a request has no more to come."""

@@ -52,6 +52,7 @@ from services.router.proof.issuance import Issuance
 from services.router.proof.put_off import MOST_PUT_OFF
 from services.router.proof.store import ReceiptStore, open_receipt_store
 from services.router.proof.usage import UsageCopies
+from services.router.reading import Reading
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapters import Adapters
 from services.router.routing.foreign.providers import ForeignProviders
@@ -519,7 +520,7 @@ async def router_bench(
     upstreams = Upstreams(
         cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic
     )
-    async with open_receipt_store(folder / "receipts.sqlite", most_put_off=most_put_off) as store:
+    async with Reading() as reading, open_receipt_store(folder / "receipts.sqlite", most_put_off=most_put_off) as store:
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
         foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(cast(Any, ledger), store.documents))
         gates = Gates(allowances)
@@ -532,11 +533,12 @@ async def router_bench(
             return await sessions.find(session_id)
 
         issuance = Issuance(cast(Any, ledger), cast(Any, ledger), store, cast(Any, ledger), find_session)
-        opening = Opening(workload, window or AcceptanceWindow())
+        opening = Opening(workload, window or AcceptanceWindow(), reading)
         exchanges = Exchanges(
             member.policy,
             workload,
             opening,
+            reading,
             Routes(upstreams, foreign),
             issuance,
             5.0,

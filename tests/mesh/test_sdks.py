@@ -57,14 +57,15 @@ def test_openai_models_say_where_they_are_served(openai_client: OpenAI, model: s
     )
 
 
-def test_openai_chat_takes_tools(openai_client: OpenAI, https: Https, model: str) -> None:
-    """The model's template knows no tools, so it answers in words."""
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_openai_chat_takes_tools(openai_client: OpenAI, https: Https, model: str, choice: Any) -> None:
+    """The model's template knows no tools, so it answers in words, also where a call is demanded."""
     answer = openai_client.chat.completions.create(
         model=model,
         messages=MESSAGES,
         max_tokens=4,
         tools=FUNCTIONS,
-        tool_choice="auto",
+        tool_choice=choice,
     )
     assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
     assert endpoint_of(https, answer.id) == "/v1/chat/completions"

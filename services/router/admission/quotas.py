@@ -70,14 +70,17 @@ class Quotas:
         self._writing = threading.Lock()
 
     @contextmanager
-    def reserved(self, tenant: Tenant, prompt: Prompt, cost: Callable[[], int | None]) -> Iterator[None]:
+    def reserved(
+        self, tenant: Tenant, prompt: Prompt, cost: Callable[[], int | None], came: Callable[[], int] = lambda: 0
+    ) -> Iterator[None]:
         """Reserve what a prompt may cost, and count what it did when the context ends. Raises `TenantQuotaExceeded`.
 
-        `cost` is asked then: what nobody knows is what was reserved, and a refusal is nothing, unless it is one for
-        want of time: how much there is, clients say. Of a tenant without a quota nothing is counted.
+        `cost` is asked then: what nobody knows is what was reserved, or the prompt and as much of an answer as `came`,
+        if that is more; and a refusal is nothing, unless it is one for want of time: how much there is, clients say. Of
+        a tenant without a quota nothing is counted.
         """
         limits, name, tokens = tenant.limits, tenant.tenant_id, estimate(prompt)
-        if limits.tokens_per_day is None and limits.tokens_per_month is None:
+        if not limits.has_quota:
             yield
             return
         self._require(name, limits, tokens)
@@ -91,7 +94,7 @@ class Quotas:
         finally:
             self._release(name, tokens)
             known = 0 if refused else cost()
-            self._count(name, tokens if known is None else known)
+            self._count(name, max(tokens, _of_prompt(prompt) + came()) if known is None else known)
 
     def _release(self, name: str, tokens: int) -> None:
         left = self._reserved.pop(name) - tokens
@@ -176,4 +179,8 @@ class Quotas:
 def estimate(prompt: Prompt) -> int:
     """Return how many tokens a prompt and its answer may be."""
     asked = UNSAID_COMPLETION if prompt.most_completion is None else prompt.most_completion
-    return -(-len(prompt.forwarded) // OCTETS_PER_TOKEN) + asked * prompt.completions
+    return _of_prompt(prompt) + asked * prompt.completions
+
+
+def _of_prompt(prompt: Prompt) -> int:
+    return -(-len(prompt.forwarded) // OCTETS_PER_TOKEN)

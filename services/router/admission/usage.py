@@ -24,6 +24,9 @@ from services.router.admission.tenants import Tenant
 MOST_ROWS = 512
 """Of keys and models that are told apart in one entry; what comes beyond is told by key alone."""
 
+PROMPT_ABANDONED = "PROMPT_ABANDONED"
+"""The reason of a prompt that is not there: its client left while it was read, or this router stopped."""
+
 
 class Used:
     """The names of what is counted, as entries have them."""

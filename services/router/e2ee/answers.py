@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from libs.aci import rewriting
 from libs.aci.e2ee.fields import AnswerNotUnderstood, visit_answer
 from libs.aci.error_bodies import error_body
+from libs.aci.json_values import has_more_values, most_values
 from libs.aci.rewriting import JsonNotRewritable, is_text
 from libs.aci.sse import DONE, Event, EventSplitter, parse_event
 from libs.errors import MeshError
@@ -20,6 +21,11 @@ from services.router.errors import UpstreamFailed
 
 MAX_BYTES = 16 << 20
 """Of an answer that is not streamed, or of one event, before it is encrypted: that doubles what it says."""
+
+MOST_VALUES = 1 << 20
+"""Of an answer that is not streamed: a thousand embeddings of a thousand numbers, which take some 130 MB to seal."""
+MOST_EVENT_VALUES = 1 << 16
+"""Of one event, which is sealed on the event loop."""
 
 _SUCCESS = 200
 _EMBEDDING = ".embedding"
@@ -35,6 +41,11 @@ class Cover(Protocol):
         """Under which suite it goes back, None if in clear."""
         ...
 
+    @property
+    def values(self) -> int:
+        """How many JSON values are read to finish, at most."""
+        ...
+
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the answer; return what becomes of them, as far as that is known. Raises
         `UpstreamFailed`.
@@ -42,7 +53,7 @@ class Cover(Protocol):
         ...
 
     def finish(self) -> bytes:
-        """The answer is whole: return the rest. Raises `UpstreamFailed`."""
+        """The answer is whole: return the rest. Raises `UpstreamFailed`. Of many values it takes long."""
         ...
 
 
@@ -50,6 +61,7 @@ class Clear:
     """Of an answer to a request that came in clear."""
 
     suite = None
+    values = 0
 
     def feed(self, data: bytes) -> bytes:
         return data
@@ -66,6 +78,10 @@ class SealedBody:
         self._envelope = envelope
         self._body = bytearray()
 
+    @property
+    def values(self) -> int:
+        return most_values(self._body)
+
     def feed(self, data: bytes) -> bytes:
         self._body += data
         _bound(len(self._body))
@@ -73,11 +89,13 @@ class SealedBody:
 
     def finish(self) -> bytes:
         body = bytes(self._body)
-        return _quiet(body) if self.suite is None else _sealed(self._envelope, body)
+        return _quiet(body) if self.suite is None else _sealed(self._envelope, body, MOST_VALUES)
 
 
 class SealedStream:
     """Of a stream. What is no event yet stays here."""
+
+    values = 0
 
     def __init__(self, envelope: Envelope) -> None:
         self.suite = envelope.suite.algo
@@ -101,7 +119,7 @@ class SealedStream:
             return b":\n\n"  # It keeps the connection open; what it says is for nobody.
         if event.data.strip() == "[DONE]":
             return DONE
-        return b"data: " + _sealed(self._envelope, event.data.encode()) + b"\n\n"
+        return b"data: " + _sealed(self._envelope, event.data.encode(), MOST_EVENT_VALUES) + b"\n\n"
 
 
 def cover(envelope: Envelope | None, *, streams: bool, status: int) -> Cover:
@@ -111,7 +129,9 @@ def cover(envelope: Envelope | None, *, streams: bool, status: int) -> Cover:
     return SealedStream(envelope) if streams else SealedBody(envelope, status)
 
 
-def _sealed(envelope: Envelope, text: bytes) -> bytes:
+def _sealed(envelope: Envelope, text: bytes, most: int) -> bytes:
+    if has_more_values(text, most):
+        raise UpstreamFailed(f"the answer has more than the {most} JSON values that can be encrypted at once")
     try:
         members = rewriting.loads(text)
         if not isinstance(members, dict):
@@ -135,7 +155,7 @@ def _sealed(envelope: Envelope, text: bytes) -> bytes:
 def _quiet(text: bytes) -> bytes:
     """An error in the usual shape, without the words of whoever reports it."""
     try:
-        members = rewriting.loads(text)
+        members = None if has_more_values(text, MOST_EVENT_VALUES) else rewriting.loads(text)
     except JsonNotRewritable:
         members = None
     reported = members.get("error") if isinstance(members, dict) else None

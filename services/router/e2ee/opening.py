@@ -19,6 +19,7 @@ from libs.aci.e2ee.binding import Binding
 from libs.aci.e2ee.fields import visit_request
 from libs.aci.e2ee.suites import E2eeKeyInvalid, FieldNotOpened, Suite
 from libs.aci.endpoints import Endpoint
+from libs.aci.json_values import FEW_VALUES, MOST_VALUES, has_more_values, most_values
 from libs.aci.receipt_events import Encrypted
 from libs.aci.rewriting import JsonNotRewritable, NameRepeated, is_text
 from libs.errors import MeshError
@@ -35,7 +36,9 @@ from services.router.e2ee.errors import (
     VersionNotSupported,
 )
 from services.router.e2ee.window import AcceptanceWindow
+from services.router.errors import TooManyValues
 from services.router.prompt import MAX_MODEL_CHARACTERS
+from services.router.reading import Reading, freeing
 from services.router.workload.generation import E2eeKey, Generation
 
 _VERSION_HEADER, _OLDER = "x-e2ee-version", "x-signing-algo"
@@ -45,6 +48,8 @@ HEADERS = (_VERSION_HEADER, *_NEEDED, _OLDER)
 """Those by which a request asks for encryption, in lower case."""
 
 MOST_FIELDS = 1024
+MOST_SEALED_VALUES = 1 << 14
+"""Of a message's content that is a list of parts, sealed as one: nothing outside says how many they are."""
 _ANSWERED_IN_CLEAR = ("tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "echo")
 _NONCE_FORM = re.compile(r"[0-9a-fA-F]{64}")
 _TIMESTAMP_FORM = re.compile(r"[0-9]{1,15}")
@@ -86,12 +91,14 @@ class Keys(Protocol):
 class Opening:
     """Opens requests with this router's keys."""
 
-    def __init__(self, keys: Keys, window: AcceptanceWindow) -> None:
+    def __init__(self, keys: Keys, window: AcceptanceWindow, reading: Reading) -> None:
         self._keys = keys
         self._window = window
+        self._reading = reading
 
     async def open(self, tenant_id: str, headers: Mapping[str, str], endpoint: Endpoint, body: bytes) -> Opened:
-        """Open a request that has any of `HEADERS`. Raises `E2eeRefused`, or `TooManyRemembered`.
+        """Open a request that has any of `HEADERS`. Raises `E2eeRefused`, `TooManyRemembered`, `TooManyValues`
+        or `BodiesBusy`.
 
         A request that comes as far as its fields has used up its nonce, whoever it says that the answer is for: one
         that was recorded cannot be sent again under another client's key.
@@ -108,16 +115,24 @@ class Opening:
             client = key.suite.read_public(headers[_CLIENT_KEY])
         except E2eeKeyInvalid as error:
             raise ClientKeyRefused("X-Client-Pub-Key is no public key of the suite") from error
-        members = _members(body)
-        binding = _bind(key, members.get("model"), nonce, timestamp)
-        _require_answerable(members)
-        self._window.take(tenant_id, timestamp, key.private.public, bytes.fromhex(nonce))
-        try:
-            # Every field costs a key agreement, for which nobody else shall wait.
-            restored = await asyncio.to_thread(_restore, members, key, binding)
-            return Opened(restored, Envelope(key.suite, key.key_id, client, binding), generation.digest)
-        except (FieldNotOpened, JsonNotRewritable) as error:
-            raise DecryptionFailed from error
+
+        def read() -> tuple[bytes, Binding]:
+            members = _members(body)
+            binding = _bind(key, members.get("model"), nonce, timestamp)
+            _require_answerable(members)
+            self._window.take(tenant_id, timestamp, key.private.public, bytes.fromhex(nonce))
+            try:
+                return _restore(members, key, binding), binding
+            except (FieldNotOpened, JsonNotRewritable) as error:
+                raise DecryptionFailed from error
+
+        # Every field costs a key agreement, for which nobody else shall wait. Nothing is read before there is a thread:
+        # what was would lie there until then, many times as large as it came.
+        values = most_values(body)
+        few = values <= FEW_VALUES
+        reading = asyncio.to_thread(freeing, read) if few else self._reading.in_turn(tenant_id, values, read)
+        restored, binding = await reading
+        return Opened(restored, Envelope(key.suite, key.key_id, client, binding), generation.digest)
 
     def _timestamp(self, text: str) -> int:
         if _TIMESTAMP_FORM.fullmatch(text) is None:
@@ -145,6 +160,8 @@ def _require_version(headers: Mapping[str, str]) -> None:
 
 
 def _members(body: bytes) -> dict[str, Any]:
+    if has_more_values(body, MOST_VALUES):
+        raise TooManyValues(f"the body has more than {MOST_VALUES} JSON values")
     try:
         members = rewriting.loads(body)
     except JsonNotRewritable as error:
@@ -199,6 +216,8 @@ def _content(plaintext: bytes) -> Any:
     text = _text(plaintext)
     if _LIST_START.match(plaintext) is None:
         return text
+    if has_more_values(plaintext, MOST_SEALED_VALUES):
+        raise TooManyValues(f"a sealed content has more than {MOST_SEALED_VALUES} JSON values")
     try:
         return rewriting.loads(plaintext)
     except NameRepeated as error:

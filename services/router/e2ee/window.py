@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -37,13 +38,16 @@ class AcceptanceWindow:
         self._most = most
         self._most_of_one = most_of_one_tenant
         self._now = clock()
+        self._lock = threading.Lock()  # Requests are opened in threads.
         self._seen: set[bytes] = set()
         self._by_tenant: Counter[str] = Counter()
         self._ends: list[tuple[int, bytes, str]] = []
 
     def judge(self, timestamp: int) -> None:
         """Raises `TimestampRefused`."""
-        if abs(self._time() - timestamp) > WINDOW_SECONDS:
+        with self._lock:
+            now = self._time()
+        if abs(now - timestamp) > WINDOW_SECONDS:
             raise TimestampRefused(f"the time is more than {WINDOW_SECONDS} s from this service's")
 
     def take(self, tenant_id: str, timestamp: int, *names: bytes) -> None:
@@ -51,16 +55,17 @@ class AcceptanceWindow:
 
         The tenant is no part of the name: what one sent is a replay whoever sends it again.
         """
-        self._forget()
         # Each name has a length of its own, which keeps it from running over into the next.
         what = hashlib.sha256(b"".join(len(name).to_bytes(4, "big") + name for name in names)).digest()
-        if what in self._seen:
-            raise Replayed("this nonce was used before with these keys")
-        if len(self._seen) >= self._most or self._by_tenant[tenant_id] >= self._most_of_one:
-            raise TooManyRemembered("too many encrypted requests came in the last minutes")
-        self._seen.add(what)
-        self._by_tenant[tenant_id] += 1
-        heapq.heappush(self._ends, (timestamp + WINDOW_SECONDS, what, tenant_id))
+        with self._lock:
+            self._forget()
+            if what in self._seen:
+                raise Replayed("this nonce was used before with these keys")
+            if len(self._seen) >= self._most or self._by_tenant[tenant_id] >= self._most_of_one:
+                raise TooManyRemembered("too many encrypted requests came in the last minutes")
+            self._seen.add(what)
+            self._by_tenant[tenant_id] += 1
+            heapq.heappush(self._ends, (timestamp + WINDOW_SECONDS, what, tenant_id))
 
     def _forget(self) -> None:
         now = self._time()

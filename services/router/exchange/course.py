@@ -27,6 +27,7 @@ from services.router.admission.tenants import Tenant
 from services.router.e2ee.opening import Envelope, Opened
 from services.router.errors import RouterError
 from services.router.exchange.ends import End, Why
+from services.router.exchange.volume import Volume
 from services.router.exchange.withholding import Withholding
 from services.router.prompt import Constraints
 from services.router.proof.issuance import Draft
@@ -98,6 +99,8 @@ class Course:
     reached: list[Reached] = field(default_factory=list)
     """Who was handed the prompt, in order: an answer is the last one's."""
     held: Withholding | None = None
+    volume: Volume | None = None
+    """How much of an answer came, where that is counted."""
     served_at: int | None = None
     """When whoever served was handed the prompt, Unix seconds: then its session had to be current (section 8)."""
     served: KnownEvent | None = None
@@ -138,7 +141,9 @@ class Course:
         self.required = constraints.verified or _demands(policy, self.request)
 
     def draft(self, returned: str, vault_epoch: int | None = None) -> Draft:
-        """The receipt's content, in the order of ACI section 7.4. Without an epoch it is sealed later, in whichever."""
+        """The receipt's content, in the order of ACI section 7.4. One that is signed without an epoch is sealed later,
+        in whichever its vault has then: nobody can know it yet.
+        """
         events: list[KnownEvent] = [RequestReceived(digest(self.body)), self.policy]
         if self.envelope is not None:
             events.append(self.envelope.event())
@@ -181,6 +186,10 @@ class Course:
         if tokens.prompt is not None and tokens.completion is not None:
             return tokens.prompt + tokens.completion
         return 0 if self.failed or not self.reached else None
+
+    def came(self) -> int:
+        """How many tokens of an answer came, by what of it is here; 0 where that is not counted."""
+        return 0 if self.volume is None else self.volume.tokens()
 
     def left(self) -> float:
         """How much of the request's time is left, seconds."""

@@ -1,7 +1,7 @@
 """It is responsible for one request from first to last byte: judge, choose, forward, withhold, and its release.
 
-It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, an authenticated request ends in one
-receipt: answers, refusals, a node that breaks off, a client that leaves.
+It yields what the client gets; HTTP and gRPC only write it down. Whatever happens, a request that `run` was given ends
+in one receipt, or in a number of its tenant's usage: answers, refusals, a node that breaks off, a client that leaves.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import aclosing
 import structlog
 
 from libs.aci.endpoints import JSON
+from libs.aci.json_values import most_values
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
@@ -22,7 +23,7 @@ from services.router import prompt as prompts
 from services.router.admission.limits import Gates, TenantLimited
 from services.router.admission.quotas import Quotas
 from services.router.admission.tenants import Tenant
-from services.router.admission.usage import Usage
+from services.router.admission.usage import PROMPT_ABANDONED, Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
 from services.router.errors import (
@@ -32,14 +33,17 @@ from services.router.errors import (
     ServiceUnavailable,
     TenantRevoked,
     UpstreamFailed,
+    UpstreamVerificationFailed,
 )
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
 from services.router.exchange.release import Release, end_of
-from services.router.exchange.withholding import withhold
+from services.router.exchange.volume import Volume
+from services.router.exchange.withholding import BufferedResponse, withhold
 from services.router.metrics import Metrics
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
+from services.router.reading import Reading
 from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached
 from services.router.routing.preference import NodesFull
 from services.router.routing.routes import Route, Routes
@@ -61,6 +65,7 @@ class Exchanges:
         policy: PolicyKeeper,
         workload: Workload,
         opening: Opening,
+        reading: Reading,
         routes: Routes,
         issuance: Issuance,
         ledger_seconds: float,
@@ -75,6 +80,7 @@ class Exchanges:
         self._workload = workload
         self._clock = clock
         self._opening = opening
+        self._reading = reading
         self._routes = routes
         self._issuance = issuance
         self._ledger_seconds = ledger_seconds
@@ -110,6 +116,13 @@ class Exchanges:
             for end in course.aborts:
                 self._metrics.ends.add(end.value)
             self._count(course)
+
+    def abandoned(self, tenant: Tenant) -> None:
+        """Count a prompt of which nobody has read what it is: its client left first. Nothing was done for it, and a
+        receipt each would let a tenant fill the log with beginnings.
+        """
+        self._metrics.refusals.add(PROMPT_ABANDONED)
+        self._usage.refused_without_receipt(tenant, PROMPT_ABANDONED)
 
     def _begun(self, request: Request) -> Course:
         """Raises `KeysetEnded`: there is nothing to sign a receipt with, so it is counted."""
@@ -154,11 +167,15 @@ class Exchanges:
                     request.tenant.tenant_id, request.sealing, request.endpoint, request.body
                 )
                 course.opened(opened, self._lasting(request, opened.keyset_digest))
-            prompt = prompts.parse(course.body, request.endpoint)
+            prompt = await self._reading.request(
+                request.tenant.tenant_id,
+                most_values(course.body),
+                lambda: prompts.parse(course.body, request.endpoint),
+            )
             course.model = prompt.model
             if not request.tenant.key.allows_model(prompt.model):
                 raise ModelNotFound("no such model; GET /v1/models lists those served")
-            with self._quotas.reserved(request.tenant, prompt, course.cost):
+            with self._quotas.reserved(request.tenant, prompt, course.cost, course.came):
                 async with aclosing(self._answer(course, prompt)) as answer:
                     async for part in answer:
                         yield part
@@ -177,10 +194,14 @@ class Exchanges:
             raise error
 
     async def _answer(self, course: Course, prompt: Prompt) -> AsyncGenerator[Part, None]:
-        """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out."""
+        """Forward, and answer with what comes back. Raises `RouterError` while nothing has gone out: where somebody was
+        handed the prompt, that they failed; where nobody was, why it may go nowhere.
+        """
         tried: frozenset[str] = frozenset()
+        failure: NodeUnavailable | None = None
         route = await self._turn(course, prompt, tried)
         while True:
+            handed = len(course.reached)
             try:
                 async with aclosing(self._relay(course, prompt, route)) as forwarded:
                     async for part in forwarded:
@@ -189,12 +210,14 @@ class Exchanges:
             except NodeUnavailable as error:
                 tried |= {route.name}
                 log.warning("route unavailable", route=route.name, detail=str(error))
+                if failure is None or not course.reached or len(course.reached) > handed:
+                    failure = error
                 if len(tried) >= _ATTEMPTS or course.left() <= 0:
-                    raise
+                    raise failure from None
                 try:
                     route = await self._turn(course, prompt, tried)
-                except RouterError:
-                    raise error from None  # There was one; that it failed is what the client should know.
+                except RouterError as refusal:
+                    raise (failure if course.reached else _telling(failure, refusal)) from None
 
     def _lasting(self, request: Request, named: str | None) -> Generation:
         """Return the keyset to serve under, which outlives the request. Raises `KeysetEnded`."""
@@ -270,6 +293,8 @@ class Exchanges:
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
             started = course.head(begun.status, begun.content_type, sealed=cover.suite)
+            if request.tenant.limits.has_quota and prompt.completions:
+                course.volume = Volume(streams=streaming)
             if streaming:
                 yield started
             try:
@@ -277,11 +302,17 @@ class Exchanges:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
                         course.served, course.ended = part.served, True
-                        if out := held.feed(cover.finish()):
+                        if out := held.feed(await self._reading.answer(cover.values, cover.finish)):
                             yield out
                         held.complete()
-                    elif isinstance(part, bytes) and (out := held.feed(cover.feed(part))):
-                        yield out
+                        if isinstance(held, BufferedResponse):
+                            await self._reading.answer(held.values, held.read)
+                    elif isinstance(part, bytes):
+                        out = held.feed(cover.feed(part))
+                        if course.volume is not None:
+                            course.volume.feed(part)
+                        if out:
+                            yield out
             except (UpstreamFailed, TenantRevoked) as error:
                 end = end_of(error)
                 course.aborts.append(end)
@@ -291,3 +322,10 @@ class Exchanges:
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:
             async for last in released:
                 yield last
+
+
+def _telling(failure: NodeUnavailable, refusal: RouterError) -> RouterError:
+    """Return which of the two says why the prompt went nowhere: why who was chosen did not get it, or why nobody else
+    may. That nobody else is left says the less.
+    """
+    return failure if refusal.type == UpstreamVerificationFailed.type else refusal

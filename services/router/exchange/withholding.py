@@ -16,12 +16,15 @@ from libs.aci import sse
 from libs.aci.encoding import digest
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from libs.aci.error_bodies import error_type_in
+from libs.aci.json_values import has_more_values, most_values
 from libs.aci.sse import DONE, Event, EventSplitter, Mark
 from libs.aci.usage import Tokens, tokens_of, tokens_of_event
 from libs.aci.whole_answers import MAX_ANSWER_BYTES
 from services.router.errors import RouterError, UpstreamFailed
 
 MAX_WITHHELD_BYTES = MAX_ANSWER_BYTES
+MOST_VALUES = 1 << 21
+"""Of an answer that is read for its id and tokens: of one with more, neither is known."""
 
 
 class BufferedResponse:
@@ -71,11 +74,22 @@ class BufferedResponse:
         self._body[:] = error.told(self._protocol)[1]
         self._read = None
 
+    @property
+    def values(self) -> int:
+        """How many JSON values the body has, at most."""
+        return most_values(self._body)
+
+    def read(self) -> None:
+        """Read the whole body for what it says of itself. Of many values that takes long."""
+        self._members()
+
     def _members(self) -> dict[str, Any] | None:
         """The body, when it is a JSON object. It is read once, when it is whole."""
         if self._read is None or self._read[0] != len(self._body):
             try:
-                value = json.loads(self._body)
+                # No fraction says anything here, and embeddings have a great many.
+                large = has_more_values(self._body, MOST_VALUES)
+                value = None if large else json.loads(self._body, parse_float=_untold)
             except (ValueError, RecursionError):
                 value = None
             self._read = len(self._body), value if isinstance(value, dict) else None
@@ -88,6 +102,10 @@ class BufferedResponse:
     def error_end(self, error: RouterError) -> bytes:
         """Return what to send in place of what is withheld."""
         return error.told(self._protocol)[1]
+
+
+def _untold(number: str) -> None:
+    """Python code, in which a thread passes on its turn."""
 
 
 class StreamedResponse:

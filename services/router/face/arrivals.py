@@ -59,5 +59,9 @@ class Arrival:
     """Whether the client is there and takes nothing of what is written to it."""
     connection: Hashable = None
     """What it came over: the same for all that came over it, another for everybody else."""
+    keep: Callable[[], None] = lambda: None
+    """To be called once it is known whose it is: its connection gives way to no other any more."""
     host: str = ""
     """Whom the client says it talks to: a name or address in lower case, without a port; empty if it does not."""
+    served: frozenset[str] | None = None
+    """The hosts that the connection's certificate is for, where it may serve no others."""

@@ -1,12 +1,23 @@
-"""Responsible for the API key as clients send it: OpenAI's as a bearer, Anthropic's in `x-api-key`."""
+"""Responsible for the API key as clients send it, and whose a request is: OpenAI's as a bearer, Anthropic's in
+`x-api-key`.
+"""
 
 from __future__ import annotations
 
-from services.router.admission.tenants import bearer
+from services.router.admission.tenants import Tenant, Tenants, bearer
 from services.router.errors import InvalidRequest
-from services.router.face.arrivals import Fields
+from services.router.face.arrivals import Arrival, Fields
 
 _AUTHORIZATION, _API_KEY = "authorization", "x-api-key"
+
+
+async def authenticated(tenants: Tenants, arrival: Arrival) -> Tenant:
+    """Return whose a request is; its connection is kept from then on, however many others come. Raises what
+    `Tenants.authenticate` does, and `InvalidRequest`.
+    """
+    tenant = await tenants.authenticate(authorization(arrival.headers), arrival.connection)
+    arrival.keep()
+    return tenant
 
 
 def authorization(headers: Fields) -> str | None:

@@ -18,6 +18,7 @@ from libs.errors import MeshError
 from libs.https import unreadable
 from libs.https.heads import host_of, require_authority, split_target
 from libs.https.http1 import Http1Connection, Http1Server, require_one_reading
+from libs.rpc.tls import served_hosts
 from services.router.errors import (
     HeadTooLarge,
     InternalError,
@@ -45,7 +46,9 @@ _TOLD: Mapping[type[MeshError], Callable[[str], RouterError]] = {
 
 def speaking_http1(answer: Answer, headers: Headers, settings: HttpSettings, room: BodyRoom) -> Http1Server:
     """Return what serves HTTP/1. `headers` go on answers to what is no request; `answer` puts its own on all others."""
-    return Http1Server(partial(_respond, answer, room), partial(_refusal, headers), settings, told=RouterError)
+    return Http1Server(
+        partial(_respond, answer, room), partial(_refusal, headers), settings, told=RouterError, knowing=True
+    )
 
 
 def _refusal(headers: Headers, why: MeshError | None, path: str) -> web.Response:
@@ -143,7 +146,9 @@ def _arrival(request: web.BaseRequest, connection: Http1Connection, share: Share
         gone=lambda: connection.lost,
         stalled=lambda: connection.stalled,
         connection=connection,
+        keep=connection.keep,
         host=host_of(authority),
+        served=served_hosts(request.transport),
     )
 
 

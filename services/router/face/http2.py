@@ -16,6 +16,7 @@ from h2 import events
 from h2.errors import ErrorCodes
 from h2.exceptions import NoSuchStreamError, ProtocolError
 
+from libs.https.connections import Claim
 from services.router.face.answers import Answer, Headers
 from services.router.face.bodies import BodyRoom
 from services.router.face.frames import Allowance, FramesRefused
@@ -89,6 +90,12 @@ class Http2Connection(asyncio.Protocol):
             self._give_up()
         else:
             self._wire.flush()
+
+    @property
+    def claim(self) -> Claim:
+        if self._wire.kept:
+            return Claim.KEPT
+        return Claim.STRANGER if self._streams or self._wire.unsent else Claim.NONE
 
     def drain(self) -> None:
         # Clients that many use take the word that a connection ends for the end of what still runs on it: so they hear

@@ -27,16 +27,22 @@ class Origins:
 
     def headers(self, arrival: Arrival) -> Mapping[str, str]:
         """Return what a reply to this request carries for the browser that made it."""
-        if not self._allowed:
-            return {}
-        if EVERY in self._allowed:
-            return {"Access-Control-Allow-Origin": EVERY, "Access-Control-Expose-Headers": _EXPOSED}
+        if not self._allowed or EVERY in self._allowed:
+            return self.unread_headers()
         origin = arrival.headers.first("origin")
         # Whoever caches a reply must not give it to another origin.
         vary = {"Vary": "Origin"}
         if origin not in self._allowed:
             return vary
         return {**vary, "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
+
+    def unread_headers(self) -> Mapping[str, str]:
+        """Return what a reply to something carries that could not be read as a request: nobody knows whose page made
+        it, so pages of listed origins cannot read why.
+        """
+        if EVERY in self._allowed:
+            return {"Access-Control-Allow-Origin": EVERY, "Access-Control-Expose-Headers": _EXPOSED}
+        return {}
 
     def preflight(self, arrival: Arrival) -> Reply | None:
         """Return the answer to a browser that asks before it sends; None to whatever else this is."""

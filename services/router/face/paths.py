@@ -19,6 +19,7 @@ from services.router.errors import (
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
+    Misdirected,
     RouterError,
     ServiceUnavailable,
 )
@@ -68,12 +69,17 @@ class Paths:
             },
         }
 
+    def unread_headers(self) -> Mapping[str, str]:
+        """Return what goes on replies to what is no request (`answers.Headers`)."""
+        return {**self._headers(), **self._origins.unread_headers()}
+
     @asynccontextmanager
     async def answer(self, arrival: Arrival) -> AsyncIterator[Reply]:
         """See `answers.Answer`."""
         async with AsyncExitStack() as stack:
             protocol = protocol_at(arrival.path)
             try:
+                _require_host(arrival)
                 reply = self._origins.preflight(arrival)
                 if reply is None:
                     reply = await stack.enter_async_context(self._open(arrival))
@@ -101,6 +107,12 @@ class Paths:
             if name is not None:
                 return method, opening, name
         raise EndpointNotSupported("no such path")
+
+
+def _require_host(arrival: Arrival) -> None:
+    """Raises `Misdirected`: another host's clients pin another key than the one that this answer would come over."""
+    if arrival.served is not None and arrival.host not in arrival.served:
+        raise Misdirected("this connection's certificate is not for the host that the request names")
 
 
 def _named(pattern: str, path: str) -> str | None:

@@ -20,7 +20,7 @@ from services.router.exchange.ends import End
 from services.router.exchange.running import Exchanges
 from services.router.face.answers import Reply
 from services.router.face.arrivals import Arrival, Fields
-from services.router.face.credentials import authorization
+from services.router.face.credentials import authenticated
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -57,9 +57,9 @@ class Prompts:
 
         Nothing of the body is read for whoever has no key, or has asked too much.
         """
-        tenant = await self._tenants.authenticate(authorization(arrival.headers), arrival.connection)
+        tenant = await authenticated(self._tenants, arrival)
         with self._gates.entered(tenant) as limited:
-            body, unread = await self._body(arrival, tenant.tenant_id) if limited is None else (b"", limited)
+            body, unread = await self._body(arrival, tenant) if limited is None else (b"", limited)
             async with self._exchange(endpoint, arrival, tenant, body, unread) as reply:
                 yield reply
 
@@ -102,8 +102,21 @@ class Prompts:
                     headers |= {"X-E2EE-Applied": "true", "X-E2EE-Version": VERSION, "X-E2EE-Algo": started.sealed}
                 yield Reply(started.status, started.content_type, _bytes(exchange), headers, started.length)
 
-    async def _body(self, arrival: Arrival, tenant_id: str) -> tuple[bytes, RouterError | None]:
-        """Return the body; or none of it, and why: whoever has a key gets a receipt for that, too."""
+    async def _body(self, arrival: Arrival, tenant: Tenant) -> tuple[bytes, RouterError | None]:
+        """Return the body; or none of it, and why: whoever has a key gets a receipt for that, too. Who leaves meanwhile
+        is counted.
+        """
+        is_left = True
+        try:
+            body, unread = await self._read(arrival, tenant.tenant_id)
+            is_left = False
+        finally:
+            # However each protocol has it: a cancelled task, a connection that is not there, a stream that is closed.
+            if is_left:
+                self._exchanges.abandoned(tenant)
+        return body, unread
+
+    async def _read(self, arrival: Arrival, tenant_id: str) -> tuple[bytes, RouterError | None]:
         try:
             _require_no_encoding(arrival.headers)
             # A client, or a chunk that no face can make sense of, must not hold this open.

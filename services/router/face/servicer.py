@@ -39,7 +39,7 @@ from services.router.face.door import INFER, LIST_MODELS, admitted, metadata
 from services.router.face.prompts import REQUEST_ID
 from services.router.face.settings import DELIVERY_SECONDS
 from services.router.proof.kept_receipts import KeptReceipts
-from services.router.routing.upstreams import Upstreams
+from services.router.routing.models import Models
 
 _CLIENTS_CLOCK_SECONDS = 0.1
 """A client's time is over a little before this side knows: who leaves in these last moments has run out of it."""
@@ -71,7 +71,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
         self,
         gates: Gates,
         exchanges: Exchanges,
-        upstreams: Upstreams,
+        models: Models,
         receipts: KeptReceipts,
         room: BodyRoom,
         max_body_bytes: int,
@@ -80,7 +80,7 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     ) -> None:
         self._gates = gates
         self._exchanges = exchanges
-        self._upstreams = upstreams
+        self._models = models
         self._receipts = receipts
         self._room = room
         self._max_body_bytes = max_body_bytes
@@ -170,15 +170,10 @@ class RouterServicer(pb_grpc.InferenceServiceServicer):
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        tenant = admitted()
-        endpoints = self._upstreams.endpoints(tenant.tenant_id)
         return pb.ListModelsResponse(
             models=[
-                pb.ServedModel(
-                    id=model, weights_sha256=bytes.fromhex(weights), endpoints=paths(endpoints.get(model, ()))
-                )
-                for model, weights in sorted(self._upstreams.weights(tenant.tenant_id).items())
-                if tenant.key.allows_model(model)
+                pb.ServedModel(id=model.name, weights_sha256=model.weights_sha256, endpoints=paths(model.endpoints))
+                for model in self._models.of(admitted())
             ]
         )
 

@@ -141,7 +141,9 @@ class Stream:
             gone=lambda: self.lost or self._wire.lost,
             stalled=lambda: self._stalled,
             connection=self._wire,
+            keep=self._wire.keep,
             host=host_of(authority),
+            served=self._wire.hosts,
         )
 
     async def _read(self, share: Share, limit: int) -> bytes:

@@ -13,6 +13,8 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from libs.https.connections import unsent
+from libs.rpc.tls import served_hosts
 from services.router.face.frames import Allowance
 from services.router.face.settings import HttpSettings
 
@@ -26,6 +28,8 @@ class Wire:
         """What the client may still send."""
         self.lost = False
         """Whether the other side is gone."""
+        self.kept = False
+        """Whether it is known whose it is."""
         self._limit_library(settings)
         self._clogged = False
         """Whether the operating system takes no more of what is written."""
@@ -49,10 +53,24 @@ class Wire:
         self.h2.initiate_connection()
         self.flush()
 
+    def keep(self) -> None:
+        """Take note that it is known whose it is."""
+        self.kept = True
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """The hosts that requests may be for; None for every one."""
+        return served_hosts(self._transport)
+
     @property
     def is_closing(self) -> bool:
         """Whether nothing goes out any more."""
         return self._transport.is_closing()
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes of what was written the operating system has not taken yet."""
+        return unsent(self._transport)
 
     def flush(self) -> None:
         """Write what the library has for the client."""

@@ -22,7 +22,7 @@ from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.aci.whole_answers import TOO_LARGE
 from libs.errors import Code, MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
-from services.router.errors import Overloaded, UpstreamFailed
+from services.router.errors import Overloaded, UpstreamFailed, UpstreamVerificationFailed
 from services.router.prompt import Prompt
 from services.router.routing.listed import Upstream
 from services.router.routing.settings import RoutingSettings
@@ -32,6 +32,10 @@ _REQUESTS_FAULT = frozenset(
     {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.RESOURCE_EXHAUSTED}
 )
 """What a node refuses a request with that it could not be asked in any state."""
+
+
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+"""What is said of a node that does not answer. All else that keeps it from being connected to is about its evidence."""
 
 
 class NodeUnavailable(UpstreamFailed):
@@ -49,11 +53,25 @@ class NodeBusy(NodeUnavailable):
     retry_seconds = 1
 
 
+class NodeNotVerified(NodeUnavailable):
+    """The node's evidence does not pass, or no longer, so it was handed nothing."""
+
+    status = UpstreamVerificationFailed.status
+    type = UpstreamVerificationFailed.type
+    reason = UpstreamVerificationFailed.reason
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the node is not verified: {why}")
+        self.why = why
+
+
 class NodeKeyChanged(NodeUnavailable):
     """The node answers under another key than the one that was verified. It may be genuine, but the session that the
     receipt would cite is bound to the key before.
     """
 
+    status = UpstreamVerificationFailed.status
+    type = UpstreamVerificationFailed.type
     reason = "NODE_KEY_CHANGED"
 
 
@@ -112,6 +130,8 @@ async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings)
     try:
         link = await upstream.peer.link(_CONNECT_SECONDS, preferred=upstream.link)
     except MeshError as error:
+        if error.code not in _AWAY:
+            raise NodeNotVerified(error.reason) from error
         raise NodeUnavailable(f"the node cannot be reached: {error.reason}") from error
     if link.lease.certificate != upstream.lease.certificate:
         raise NodeKeyChanged("the node has another key than the one verified", excused=True)

@@ -13,7 +13,7 @@ from teemesh.registry.v1 import registry_pb2
 
 from libs.aci import whole_answers
 from libs.aci.endpoints import offered
-from libs.aci.session import Session, verify_session
+from libs.aci.session import Citable, Session, verify_session
 from libs.errors import Code, MeshError
 from libs.identity.lease import Lease
 from libs.identity.link import Link
@@ -52,8 +52,8 @@ class Upstream:
     peer: Peer
     link: Link
     session: Session
-    document: bytes
-    """The session as sealed."""
+    citable: Citable
+    """The session as sealed, and as it is listed."""
 
     @property
     def lease(self) -> Lease:
@@ -127,7 +127,7 @@ class Listed:
         session = verify_session(document, provider.session_id.hex())
         confirm(session, provider.endpoint, link.lease, time.time())
         # Its load may have changed meanwhile; a change of anything that was verified makes another of these.
-        return Upstream(_candidate(self.provider, link.lease, session), self.peer, link, session, document)
+        return Upstream(_candidate(self.provider, link.lease, session), self.peer, link, session, Citable.of(document))
 
 
 def _check_endpoint(endpoint: str) -> None:

@@ -42,6 +42,8 @@ class Route(Protocol):
 class NodeNoLongerSuits(NodeUnavailable):
     """Policy or registry have said something since the node was chosen: this prompt may not go there any more."""
 
+    status = UpstreamVerificationFailed.status
+    type = UpstreamVerificationFailed.type
     reason = "NODE_NO_LONGER_SUITS"
 
 
@@ -97,7 +99,7 @@ class Routes:
         return await self._upstreams.queue.turn(prompt.model, tenant_id, wants, choose, seconds)
 
     def choose(self, prompt: Prompt, endpoint: Endpoint, tenant_id: str, tried: frozenset[str]) -> Route:
-        """Return a node that may serve this prompt, or where there is none a foreign provider.
+        """Return a node that may serve this prompt, or where there is none a foreign provider; none of those `tried`.
 
         Raises what refuses: `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`, `TenantConstraintsUnmet`,
         `UpstreamVerificationFailed`, `PolicyStale`; and `NodesFull` where those that may have no room.
@@ -111,15 +113,19 @@ class Routes:
             foreign = self._foreign.choose(prompt.model, endpoint, prompt.constraints, tenant_id, tried)
             if foreign is not None:
                 return foreign
-            raise self._why(refusal, prompt, endpoint, tenant_id) from refusal
+            raise self._why(refusal, prompt, endpoint, tenant_id, tried) from refusal
 
-    def _why(self, refusal: RouterError, prompt: Prompt, endpoint: Endpoint, tenant_id: str) -> RouterError:
+    def _why(
+        self, refusal: RouterError, prompt: Prompt, endpoint: Endpoint, tenant_id: str, tried: frozenset[str]
+    ) -> RouterError:
         """Return the refusal, with what keeps foreign providers of this model from serving it."""
         if not isinstance(refusal, ModelNotFound | UpstreamVerificationFailed):
             return refusal
-        if prompt.constraints.session_ids is not None and self._foreign.lists(prompt.model):
+        if prompt.constraints.session_ids is not None and self._foreign.listing(prompt.model):
             return SessionNotAccepted("none of the pinned sessions can serve this request")
         reasons = self._foreign.why_none(prompt.model, prompt.constraints, tenant_id)
+        if not reasons and tried & self._foreign.listing(prompt.model):
+            return UpstreamVerificationFailed("nobody else who is verified can serve this model now")
         if not reasons:
             elsewhere = isinstance(refusal, ModelNotFound) and prompt.model in self._foreign.models(tenant_id)
             return EndpointNotOffered(f"nobody offers {endpoint.path} for this model") if elsewhere else refusal

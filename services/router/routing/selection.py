@@ -75,24 +75,28 @@ def select(
 
     `constraints` are the request's, `tenant` the policy's for who makes it. `allowed_models` is the policy's: id to
     allowed weights. `in_flight` counts this router's own requests by SPIFFE ID, which the node's last report may lack.
-    `excluded` are nodes already tried. Raises `ModelNotFound`, `EndpointNotOffered`, `SessionNotAccepted`,
-    `TenantConstraintsUnmet` or `UpstreamVerificationFailed`.
+    `excluded` are nodes already tried: they are not chosen, but nobody is told that what they offer is missing. Where
+    sessions are pinned and none of them can serve, that is the refusal, whatever keeps them from it (ACI §5.3). Raises
+    `ModelNotFound`, `SessionNotAccepted`, `EndpointNotOffered`, `TenantConstraintsUnmet` or
+    `UpstreamVerificationFailed`.
     """
     weights = allowed_models.get(model)
     if weights is None or not tenant.allows_model(model):
         raise ModelNotFound("no such model; GET /v1/models lists those served")
-    eligible = [
-        candidate
-        for candidate in candidates
-        if candidate.spiffe_id not in excluded and _serves(candidate, model, weights, constraints, tenant, now_ms)
-    ]
-    if eligible:
-        eligible = _offering(eligible, endpoint)
-        eligible = _meeting(eligible, model, tenant, now_ms)
+    serving = [candidate for candidate in candidates if _serves(candidate, model, weights, constraints, tenant, now_ms)]
     if constraints.session_ids is not None:
-        eligible = [candidate for candidate in eligible if candidate.session_id in constraints.session_ids]
-        if not eligible:
-            raise SessionNotAccepted("none of the pinned sessions can serve this request")
+        serving = [
+            candidate
+            for candidate in serving
+            if candidate.session_id in constraints.session_ids
+            and endpoint in candidate.endpoints
+            and not _lacking(candidate, model, tenant, now_ms)
+        ]
+    elif serving:
+        serving = _meeting(_offering(serving, endpoint), model, tenant, now_ms)
+    eligible = [candidate for candidate in serving if candidate.spiffe_id not in excluded]
+    if not eligible and constraints.session_ids is not None:
+        raise SessionNotAccepted("none of the pinned sessions can serve this request")
     if not eligible:
         raise UpstreamVerificationFailed("no verified node can serve this model now")
     loads = [_relative_load(candidate, in_flight or {}) for candidate in eligible]

@@ -18,6 +18,7 @@ import structlog
 from teemesh.registry.v1 import registry_pb2
 
 from libs.aci.endpoints import Endpoint
+from libs.aci.session import Citable
 from libs.aci.whole_answers import MAX_MESSAGE_BYTES
 from libs.errors import MeshError
 from libs.identity.any_peer import Channels
@@ -185,8 +186,8 @@ class Upstreams:
             self._rank(name)
             self.queue.news(upstream.candidate.models)
 
-    def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
-        """The session documents that could be cited now, newest first (ACI section 8.1)."""
+    def current_sessions(self, upstream_name: str | None, model: str | None) -> list[Citable]:
+        """The sessions that could be cited now, newest first (ACI section 8.1)."""
         chosen = [
             upstream
             for upstream in self._live()
@@ -194,7 +195,7 @@ class Upstreams:
             and (model is None or model in upstream.candidate.models)
         ]
         newest_first = sorted(chosen, key=lambda upstream: -upstream.lease.appraisal.appraised_at)
-        return [upstream.document for upstream in newest_first]
+        return [upstream.citable for upstream in newest_first]
 
     async def session(self, session_id: str) -> bytes:
         """Return a session document, current or past. Raises the registry's `SESSION_UNKNOWN`."""

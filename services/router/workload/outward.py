@@ -7,6 +7,7 @@ another domain accepts. All of them live as long as the process, and each of its
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import ssl
 from collections.abc import Sequence
 
@@ -29,6 +30,7 @@ class Outward:
     def __init__(self, dns_names: Sequence[str], ip_addresses: Sequence[str] = (), domains: Sequence[str] = ()) -> None:
         """With domains and nothing else there is no key for whoever asks for none of them."""
         self._dns_names = tuple(dns_names)
+        self._ip_addresses = tuple(str(ipaddress.ip_address(address)) for address in ip_addresses)
         only_domains = domains and not dns_names and not ip_addresses
         self._default = None if only_domains else OutwardKey(dns_names, ip_addresses)
         self._domains = {domain: OutwardKey((domain,), domain=domain) for domain in domains}
@@ -54,7 +56,8 @@ class Outward:
     def context(self, protocols: Sequence[str]) -> ssl.SSLContext:
         """Return the TLS context of the HTTPS listener, which follows renewals and offers these protocols (RFC 7301).
 
-        With domains, a client that names a host that is not one of the operator's is refused inside the handshake.
+        With domains, a client that names a host that is not one of the operator's is refused inside the handshake, and
+        each connection serves the hosts of the certificate that it began with (`tls.served_hosts`).
         """
         for key in self._keys():
             key.context.set_alpn_protocols(list(protocols))
@@ -62,7 +65,10 @@ class Outward:
         if default is not None and not self._domains:
             return default
         named = {domain: key.context for domain, key in self._domains.items()}
+        for domain, context in named.items():
+            context.hosts = frozenset((domain,))
         if default is not None:
+            default.hosts = frozenset((*self._dns_names, *self._ip_addresses))
             named |= dict.fromkeys(self._dns_names, default)
         return named_contexts(named, default)
 

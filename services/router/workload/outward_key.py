@@ -7,7 +7,6 @@ It is another key than the mesh key, and lives as long as the process: a client 
 from __future__ import annotations
 
 import hashlib
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from libs.aci.keyset import TlsKey
 from libs.identity import certificate as certificates
 from libs.identity.member import Member
 from libs.rpc.errors import remote_errors
-from libs.rpc.tls import load_server_context, show
+from libs.rpc.tls import ServerContext, load_server_context, show
 
 _CALL_SECONDS = 10.0
 
@@ -40,7 +39,7 @@ class OutwardKey:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._dns_names, self._ip_addresses = tuple(dns_names), tuple(ip_addresses)
         self._domain = domain
-        self._context: ssl.SSLContext | None = None
+        self._context: ServerContext | None = None
 
     @property
     def listed(self) -> TlsKey:
@@ -68,7 +67,7 @@ class OutwardKey:
         return shown
 
     @property
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> ServerContext:
         """The TLS context of listeners that show this key, which follows renewals."""
         if self._context is None:
             raise RuntimeError("the outward key is used before it is certified")

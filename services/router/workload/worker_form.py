@@ -76,8 +76,8 @@ class EdKey:
 class EthereumKey:
     """secp256k1, by an Ethereum address, signing as wallets do (EIP-191)."""
 
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256K1())
+    def __init__(self, key: ec.EllipticCurvePrivateKey | None = None) -> None:
+        self._key = key or ec.generate_private_key(ec.SECP256K1())
         public = self._key.public_key()
         self.public = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         self.address = keccak256(self.public[1:])[-20:]
@@ -118,7 +118,7 @@ class WorkerForm:
             raise InvalidRequest(f"version must be one of {', '.join(_VERSIONS)}")
         fingerprint = self._tls_key(host) if version == _CHANNEL_BOUND else None
         challenge = _challenge(nonce)
-        quoted = await self._reports.quoted(_identity(key, fingerprint) + challenge)
+        quoted = await self._reports.quoted(identity(key, fingerprint) + challenge)
         attestation = {
             "signing_address": key.written(),
             "signing_public_key": key.public.hex(),
@@ -151,11 +151,10 @@ class WorkerForm:
 
     def _tls_key(self, host: str) -> str:
         """The key that a listener shows to who asks for this host. Raises `InvalidRequest`."""
-        by_domain = {key.domain: key.spki_sha256 for key in self._workload.keyset.tls_public_keys}
-        shown = by_domain.get(host) or by_domain.get(None)
+        shown = self._workload.keyset.key_for(host)
         if shown is None:
             raise InvalidRequest("version 2 names the TLS key of a host, and the keyset lists none for this one")
-        return shown
+        return shown.spki_sha256
 
     def _key(self, signing_algo: str | None) -> tuple[str, SigningKey]:
         algo = signing_algo or "ecdsa"
@@ -165,7 +164,7 @@ class WorkerForm:
         return algo, key
 
 
-def _identity(key: SigningKey, fingerprint: str | None) -> bytes:
+def identity(key: SigningKey, fingerprint: str | None) -> bytes:
     """What a quote says of the key, 32 bytes: padded by itself, or hashed with the TLS key that answers come over."""
     if fingerprint is None:
         return key.address.ljust(_IDENTITY_BYTES, b"\0")

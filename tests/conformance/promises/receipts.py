@@ -24,6 +24,7 @@ _HTTP2 = "contract/test_router_http2.py::test_"
 _HOSTILE = "contract/test_router_hostile_http2.py::test_"
 _GRPC = "contract/test_router_grpc.py::test_"
 _DOOR = "contract/test_router_grpc_door.py::test_"
+_ABANDONED = "contract/test_router_abandoned.py::test_"
 _ENDPOINTS = "contract/test_router_endpoints.py::test_"
 _CONNECTIONS = "contract/test_router_connections.py::test_"
 _AWAY = "faults/test_ledger_away.py::test_"
@@ -32,7 +33,9 @@ _PUBLISH = "unit/libs/events/test_publish.py::test_"
 
 REFUSALS: tuple[Row, ...] = (
     Row("the body is malformed", "REQUEST_INVALID", f"{_WHY}[malformed]"),
+    Row("the body has too many JSON values", "BODY_VALUES_TOO_MANY", f"{_WHY}[many values]"),
     Row("it names a cache salt of its own", "REQUEST_INVALID", f"{_WHY}[cache salt]"),
+    Row("its bound is no number in digits", "BOUND_MALFORMED", f"{_WHY}[bound in another form]"),
     Row(
         "its body breaks off in its framing",
         "REQUEST_INVALID",
@@ -105,7 +108,17 @@ REFUSALS: tuple[Row, ...] = (
     Row("encrypted: it cannot be opened", "E2EE_DECRYPTION_FAILED", f"{_SEALED}[e2ee_decryption_failed]"),
     Row("encrypted: where nothing is", "E2EE_UNSUPPORTED_ENDPOINT", f"{_SEALED}[e2ee_unsupported_endpoint]"),
     Row("encrypted: part of it in clear", "E2EE_CONTENT_WITHOUT_PLACE", f"{_SEALED}[e2ee_content_without_place]"),
-    Row("encrypted: it came before", "E2EE_REPLAY_DETECTED", f"{_ONE}what_came_encrypted_before"),
+    Row("encrypted: it came before", "E2EE_REPLAY_DETECTED", f"{_ONE}what_came_encrypted_before[as it was]"),
+    Row(
+        "encrypted: it came before, and is to be answered under another client's key",
+        "E2EE_REPLAY_DETECTED",
+        f"{_ONE}what_came_encrypted_before[for another client's key]",
+    ),
+    Row(
+        "encrypted: it came before, with its nonce in other letters",
+        "E2EE_REPLAY_DETECTED",
+        f"{_ONE}what_came_encrypted_before[with its nonce in other letters]",
+    ),
     Row(
         "encrypted: no more can be remembered",
         "E2EE_REPLAY_MEMORY_FULL",
@@ -167,6 +180,11 @@ REFUSALS: tuple[Row, ...] = (
     Row(
         "the chosen node has another key",
         "NODE_KEY_CHANGED",
+        f"{_MEANWHILE}a_node_that_has_another_key_meanwhile_gets_no_prompt",
+    ),
+    Row(
+        "the node of the pinned session has another key",
+        "SESSION_NOT_ACCEPTED",
         f"{_MEANWHILE}a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_prompt",
     ),
     Row("the outbox is full", "LEDGER_UNAVAILABLE", f"{_NOT_NOW}[full outbox]"),
@@ -399,6 +417,31 @@ WITHOUT: tuple[Row, ...] = (
         f"{_DOOR}a_tenant_that_brings_nothing_holds_half_of_the_places_and_others_are_served",
     ),
     Row(
+        "its client leaves while its body comes, HTTP/1.1: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}half_a_body_over_http1",
+    ),
+    Row(
+        "its client has leave to send a body and leaves, HTTP/1.1: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}leave_to_send_a_body_that_never_comes_over_http1",
+    ),
+    Row(
+        "its client leaves while its body comes, HTTP/2: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}half_a_body_over_http2",
+    ),
+    Row(
+        "the router stops while its body comes: a number in the tenant's usage",
+        "PROMPT_ABANDONED",
+        f"{_ABANDONED}a_router_that_stops_while_a_body_comes",
+    ),
+    Row(
+        "its client leaves while its message comes, over gRPC: a number in the tenant's usage",
+        "MESSAGE_MISSING",
+        f"{_ABANDONED}half_a_message_over_grpc",
+    ),
+    Row(
         "its message is none, over gRPC: a number in the tenant's usage",
         "MESSAGE_MALFORMED",
         f"{_DOOR}a_message_that_is_none_is_refused_and_counted[malformed]",
@@ -422,6 +465,7 @@ NOT_REFUSALS_OF_A_TENANTS_PROMPT: Mapping[str, str] = {
             "HEAD_TOO_LARGE",
             "HTTP_VERSION_NOT_SUPPORTED",
             "METHOD_NOT_ALLOWED",
+            "REQUEST_MISDIRECTED",
             "TARGET_TOO_LONG",
         ),
         "refused by its head, before anybody has read what it is",

@@ -9,6 +9,7 @@ _RUNNING = f"{_EXCHANGE}test_running.py::test_"
 _MEANWHILE = f"{_EXCHANGE}test_meanwhile.py::test_"
 _ANY_MORE = f"{_MEANWHILE}a_prompt_goes_nowhere_that_it_may_not_go_any_more"
 _SECOND = f"{_MEANWHILE}a_second_attempt_is_judged_as_the_first_was"
+_FAILED = f"{_MEANWHILE}where_a_node_had_the_prompt_and_failed_that_is_said_and_no_other_gets_it"
 _WAITED = f"{_EXCHANGE}test_waiting.py::test_whoever_waited_is_judged_as_if_they_came_now"
 _LYING = "contract/test_lying_registry.py::test_"
 _CHOSEN = "contract/test_chosen_and_revoked.py::test_"
@@ -84,6 +85,11 @@ A_HOSTILE_REGISTRY: tuple[Row, ...] = (
         f"{_UPSTREAMS}a_node_whose_session_claims_more_than_was_found_is_not_used",
     ),
     Row(
+        "shows a session that has ended",
+        "SESSION_NOT_CONFIRMED",
+        f"{_UPSTREAMS}a_session_that_is_not_valid_now_is_refused[has ended]",
+    ),
+    Row(
         "shows an edited session under the old id",
         "SESSION_ID_MISMATCH",
         f"{_LYING}a_session_that_was_edited_under_its_old_id_is_not_cited",
@@ -141,7 +147,7 @@ AFTER_THE_CHOICE: tuple[Row, ...] = (
         "MEASUREMENT_NOT_ALLOWED",
         f"{_CHOSEN}a_node_whose_measurement_the_next_policy_does_not_list_gets_no_prompt",
     ),
-    Row("the model is withdrawn", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[the_model_is_withdrawn-node_no_longer_suits]"),
+    Row("the model is withdrawn", "MODEL_NOT_FOUND", f"{_ANY_MORE}[the_model_is_withdrawn-model_not_found]"),
     Row(
         "its weights are withdrawn",
         "NODE_NO_LONGER_SUITS",
@@ -149,29 +155,33 @@ AFTER_THE_CHOICE: tuple[Row, ...] = (
     ),
     Row(
         "the tenant is kept to another model",
-        "NODE_NO_LONGER_SUITS",
-        f"{_ANY_MORE}[the_tenant_may_use_another_model_only-node_no_longer_suits]",
+        "MODEL_NOT_FOUND",
+        f"{_ANY_MORE}[the_tenant_may_use_another_model_only-model_not_found]",
     ),
     Row(
         "the tenant is kept to a region",
-        "NODE_NO_LONGER_SUITS",
-        f"{_ANY_MORE}[the_tenant_is_kept_to_a_region-node_no_longer_suits]",
+        "TENANT_CONSTRAINTS_UNMET",
+        f"{_ANY_MORE}[the_tenant_is_kept_to_a_region-tenant_constraints_unmet]",
     ),
     Row(
         "the tenant's evidence has to be younger",
-        "NODE_NO_LONGER_SUITS",
-        f"{_ANY_MORE}[the_tenants_evidence_must_be_younger-node_no_longer_suits]",
+        "TENANT_CONSTRAINTS_UNMET",
+        f"{_ANY_MORE}[the_tenants_evidence_must_be_younger-tenant_constraints_unmet]",
     ),
     Row("the node is drained", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[the_node_is_drained-node_no_longer_suits]"),
-    Row(
-        "its lease or session ends", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[its_lease_is_shortened-node_no_longer_suits]"
-    ),
+    Row("its lease ends", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[its_lease_is_shortened-node_no_longer_suits]"),
+    Row("its session ends", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[its_session_ends-node_no_longer_suits]"),
     Row("the registry ends it", "NODE_NO_LONGER_SUITS", f"{_ANY_MORE}[the_registry_ends_it-node_no_longer_suits]"),
     Row("the policy goes stale", "POLICY_STALE", f"{_ANY_MORE}[the_policy_goes_stale-service_unavailable]"),
     Row("the tenant is revoked", "TENANT_REVOKED", f"{_ANY_MORE}[the_tenant_is_revoked-tenant_revoked]"),
     Row(
-        "the pinned session's node has another key",
+        "the node has another key",
         "NODE_KEY_CHANGED",
+        f"{_MEANWHILE}a_node_that_has_another_key_meanwhile_gets_no_prompt",
+    ),
+    Row(
+        "the pinned session's node has another key",
+        "SESSION_NOT_ACCEPTED",
         f"{_MEANWHILE}a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_prompt",
     ),
     Row(
@@ -179,14 +189,46 @@ AFTER_THE_CHOICE: tuple[Row, ...] = (
         "PEER_UNREACHABLE",
         f"{_CHOSEN}a_node_that_has_gone_since_gets_no_prompt",
     ),
-    Row("the first node fails, the model is withdrawn", "MODEL_NOT_FOUND", f"{_SECOND}[the_model_is_withdrawn-]"),
     Row(
-        "the first node fails, the tenant is kept to a region",
-        "TENANT_CONSTRAINTS_UNMET",
-        f"{_SECOND}[the_tenant_is_kept_to_a_region-]",
+        "the first node cannot be reached, the model is withdrawn",
+        "MODEL_NOT_FOUND",
+        f"{_SECOND}[the_model_is_withdrawn-MODEL_NOT_FOUND]",
     ),
-    Row("the first node fails, the policy goes stale", "POLICY_STALE", f"{_SECOND}[the_policy_goes_stale-]"),
-    Row("the first node fails, the tenant is revoked", "TENANT_REVOKED", f"{_SECOND}[the_tenant_is_revoked-]"),
+    Row(
+        "the first node cannot be reached, the tenant is kept to a region",
+        "TENANT_CONSTRAINTS_UNMET",
+        f"{_SECOND}[the_tenant_is_kept_to_a_region-TENANT_CONSTRAINTS_UNMET]",
+    ),
+    Row(
+        "the first node cannot be reached, the policy goes stale",
+        "POLICY_STALE",
+        f"{_SECOND}[the_policy_goes_stale-SERVICE_UNAVAILABLE]",
+    ),
+    Row(
+        "the first node cannot be reached, the tenant is revoked",
+        "TENANT_REVOKED",
+        f"{_SECOND}[the_tenant_is_revoked-TENANT_REVOKED]",
+    ),
+    Row(
+        "the first node has it and fails, the model is withdrawn",
+        "ENGINE_UNAVAILABLE",
+        f"{_FAILED}[the_model_is_withdrawn]",
+    ),
+    Row(
+        "the first node has it and fails, the tenant is kept to a region",
+        "ENGINE_UNAVAILABLE",
+        f"{_FAILED}[the_tenant_is_kept_to_a_region]",
+    ),
+    Row(
+        "the first node has it and fails, the policy goes stale",
+        "ENGINE_UNAVAILABLE",
+        f"{_FAILED}[the_policy_goes_stale]",
+    ),
+    Row(
+        "the first node has it and fails, the tenant is revoked",
+        "ENGINE_UNAVAILABLE",
+        f"{_FAILED}[the_tenant_is_revoked]",
+    ),
     Row(
         "it waited for room, and the tenant is revoked",
         "TENANT_REVOKED",
@@ -300,6 +342,11 @@ BY_A_PROVIDER: tuple[Row, ...] = (
         f"{_SINCE}what_policy_takes_away_after_the_choice_gets_no_prompt",
     ),
     Row(
+        "policy demands more of it for the tenant after the choice",
+        "VERIFIED_OTHERWISE",
+        f"{_SINCE}what_policy_demands_for_the_tenant_after_the_choice_counts",
+    ),
+    Row(
         "what it showed is too old by the next policy",
         "UPSTREAM_VERIFICATION_FAILED",
         f"{_SINCE}a_shorter_age_of_evidence_holds_for_what_was_verified_before",
@@ -311,7 +358,7 @@ BY_A_PROVIDER: tuple[Row, ...] = (
     ),
     Row(
         "its pinned session has a successor",
-        "VERIFIED_OTHERWISE",
+        "SESSION_NOT_ACCEPTED",
         f"{_SINCE}a_request_that_pins_a_session_is_not_served_by_the_one_after",
     ),
     Row("a worker's report with another TLS key", "WORKER_REPORT_DATA_MISMATCH", f"{_UNPROVEN}[tls key]"),

@@ -66,7 +66,7 @@ async def test_a_prompt_goes_to_the_verified_service_and_its_answer_comes_back(
     sent = json.loads(body)
     (theirs,) = other.bench.upstreams.current_sessions(None, None)
     assert sent["model"] == THERE
-    assert sent["provider"] == {"aci_verified": True, "aci_session_ids": [session_id(theirs)]}
+    assert sent["provider"] == {"aci_verified": True, "aci_session_ids": [session_id(theirs.document)]}
     assert sent["messages"][0]["content"] == WORDS
     assert b'"temperature":0.1' in body
 
@@ -92,6 +92,7 @@ async def test_receipts_chain_across_both_hops_offline(router: RouterBench, othe
     established = verify_service(evidence, policy.foreign_providers[0], policy, ours.served_at)
     accepted = {name: verify_session(logged[name], name) for name in evidence.session_ids}
     (link,) = [event for event in ours.events if isinstance(event, ServedByForeign)]
+    assert link.receipt is not None
     assert digest(link.receipt.encode()) == "sha256:" + link.receipt_sha256
     assert ours.forwarded is not None
     (body,) = other.bodies
@@ -113,20 +114,23 @@ async def test_receipts_chain_across_both_hops_offline(router: RouterBench, othe
 
 
 async def test_the_session_is_listed_and_says_what_was_verified(router: RouterBench, other: OtherRouter) -> None:
-    (document,) = router.foreign.current_sessions(f"foreign/{NAME}", HERE)
-    session = verify_session(await router.foreign.session(session_id(document)), session_id(document))
+    (listed,) = router.foreign.current_sessions(f"foreign/{NAME}", HERE)
+    session = verify_session(await router.foreign.session(session_id(listed.document)), session_id(listed.document))
     assert (session.upstream_name, session.endpoint) == (f"foreign/{NAME}", other.origin)
     assert (session.claims.tee_attested.status, session.claims.tee_attested.source) == ("asserted", "hardware_proven")
     assert session.claims.gpu_attested.status == "unknown"
     assert session.claims.model_weights_provenance.status == "unknown"
     assert session.identity == {"keyset_digest": other.bench.workload.keyset_digest}
+    assert json.loads(listed.entry)["session_id"] == session_id(listed.document)
+    assert router.foreign.current_sessions(None, None) == [listed]
+    assert router.foreign.current_sessions(None, None)[0] is listed, "what it says is written down once"
     assert router.foreign.current_sessions(None, "another-model") == []
     assert set(router.foreign.models(TENANT.tenant_id)) == {HERE}
 
 
 async def test_a_client_may_pin_the_session_and_nothing_else_serves_it(router: RouterBench, other: OtherRouter) -> None:
-    (document,) = router.foreign.current_sessions(None, None)
-    answer = await router.run(asked(provider={"aci_session_ids": [session_id(document)]}))
+    (listed,) = router.foreign.current_sessions(None, None)
+    answer = await router.run(asked(provider={"aci_session_ids": [session_id(listed.document)]}))
     assert answer.started.status == 200
     refused = await router.run(asked(provider={"aci_session_ids": ["00" * 32]}))
     assert (refused.started.status, len(other.bodies)) == (412, 1)
@@ -309,7 +313,9 @@ async def test_an_answer_whose_receipt_was_edited_is_not_released(router: Router
 async def test_the_receipt_of_another_answer_proves_nothing(router: RouterBench, other: OtherRouter) -> None:
     await router.run(asked())
     (earlier,) = [event for event in last_receipt(router).events if isinstance(event, ServedByForeign)]
-    other.lies["receipts"] = lambda receipt: earlier.receipt.encode()
+    assert earlier.receipt is not None
+    proof = earlier.receipt.encode()
+    other.lies["receipts"] = lambda receipt: proof
     answer = await router.run(asked(seed=1))
     assert answer.started.status == 502
     assert b"REQUEST_NOT_RECEIPTED" in answer.body
@@ -371,7 +377,7 @@ async def test_a_service_that_is_away_when_it_is_verified_again_keeps_its_sessio
             assert (await router.run(asked())).started.status == 200
             (renewed,) = router.foreign.current_sessions(None, None)
             assert renewed != kept
-            assert await router.foreign.session(session_id(kept)) == kept
+            assert await router.foreign.session(session_id(kept.document)) == kept.document
 
 
 async def test_a_service_that_refuses_to_be_verified_again_keeps_its_session(

@@ -23,6 +23,7 @@ from libs.aci.session import session_id
 from libs.client.chain import cited_by, foreign_link, verify_chain
 from libs.errors import MeshError
 from libs.policy.document import Policy
+from libs.transparency.leaf import Kind
 from tests.fakes.foreign_routers import (
     HERE,
     NAME,
@@ -31,7 +32,7 @@ from tests.fakes.foreign_routers import (
     asked,
     last_receipt,
 )
-from tests.fakes.routers import RouterBench
+from tests.fakes.routers import Answer, RouterBench
 from tests.fakes.sealed_prompts import Client
 
 
@@ -54,6 +55,7 @@ class Chain:
         """The same with another link, its digest made to fit."""
         (link,) = [event for event in self.receipt.events if isinstance(event, ServedByForeign)]
         other = replace(link, **changes)
+        assert other.receipt is not None
         other = replace(other, receipt_sha256=digest(other.receipt.encode()).removeprefix("sha256:"))
         return self.with_events({ServedByForeign: other})
 
@@ -65,11 +67,10 @@ class Chain:
 @pytest.fixture
 async def chain(router: RouterBench, other: OtherRouter) -> Chain:
     await router.run(asked())
-    return await _chain_of(router)
+    return await _chain_of(router, last_receipt(router))
 
 
-async def _chain_of(router: RouterBench) -> Chain:
-    receipt = last_receipt(router)
+async def _chain_of(router: RouterBench, receipt: Receipt) -> Chain:
     link = foreign_link(receipt)
     assert isinstance(receipt.upstream, UpstreamVerified)
     assert link is not None
@@ -87,19 +88,47 @@ async def test_a_client_follows_the_chain_through_both_hops(chain: Chain) -> Non
     assert f"foreign/{NAME}, compose" in chain.verify()
 
 
-async def test_of_an_answer_that_was_encrypted_the_chain_ends_at_its_request(
+async def test_of_an_answer_that_was_encrypted_no_hash_in_clear_is_in_the_receipt(
     router: RouterBench, other: OtherRouter
 ) -> None:
-    """What the provider said is nowhere in clear, so nobody can hold its receipt against it."""
+    """A short answer can be guessed by its hash, which the provider's receipt has: the chain ends at the provider."""
+    answer, proof = await _sealed(router, other)
+    assert answer.started.sealed is not None
+    receipt = last_receipt(router)
+    assert foreign_link(receipt) == ServedByForeign(NAME, digest(proof).removeprefix("sha256:"))
+    in_clear = digest(b"".join(other.bench.nodes[0].chunks))
+    assert in_clear.encode() in proof
+    assert in_clear not in json.dumps(router.ledger.of(Kind.RECEIPT)[-1])
+    assert isinstance(receipt.upstream, UpstreamVerified)
+    session = await router.foreign.session(receipt.upstream.session_id)
+    sealed = Chain(router.member.policy.current, receipt, session, None)
+    assert sealed.verify().startswith(f"foreign/{NAME}, compose")
+    with pytest.raises(MeshError) as refusal:
+        replace(sealed, policy=replace(sealed.policy, foreign_providers=())).verify()
+    assert refusal.value.reason == "FOREIGN_NOT_LISTED"
+
+
+async def test_the_chain_of_an_encrypted_answer_that_earlier_routers_recorded_ends_at_its_request(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    """Their receipts hold the provider's, whose answer nobody but the router knew in clear."""
+    _, proof = await _sealed(router, other)
+    earlier = ServedByForeign(NAME, digest(proof).removeprefix("sha256:"), proof.decode())
+    receipt = last_receipt(router)
+    events = tuple(earlier if isinstance(event, ServedByForeign) else event for event in receipt.events)
+    chain = await _chain_of(router, replace(receipt, events=events))
+    assert ", receipt " in chain.verify()
+    with pytest.raises(MeshError) as refusal:
+        chain.with_events({RequestForwarded: RequestForwarded(digest(b"other"))}).verify()
+    assert refusal.value.reason == "FOREIGN_CHAIN_BROKEN"
+
+
+async def _sealed(router: RouterBench, other: OtherRouter) -> tuple[Answer, bytes]:
+    """Return an answer that was encrypted, and the provider's own receipt of it."""
     key = router.workload.newest.e2ee_keys[0]
     client = Client(key, key.suite.key(), HERE)
     answer = await router.run(client.sealed_chat(), sealing=client.headers())
-    assert answer.started.sealed is not None
-    sealed = await _chain_of(router)
-    assert f"foreign/{NAME}, compose" in sealed.verify()
-    with pytest.raises(MeshError) as refusal:
-        sealed.with_events({RequestForwarded: RequestForwarded(digest(b"other"))}).verify()
-    assert refusal.value.reason == "FOREIGN_CHAIN_BROKEN"
+    return answer, jcs.dumps(dict(other.bench.ledger.of(Kind.RECEIPT)[-1]))
 
 
 def _stricter(chain: Chain, **changes: Any) -> Chain:
@@ -110,6 +139,7 @@ def _stricter(chain: Chain, **changes: Any) -> Chain:
 def _edit_link(chain: Chain) -> Chain:
     link = foreign_link(chain.receipt)
     assert link is not None
+    assert link.receipt is not None
     return chain.relinked(receipt=link.receipt.replace('"model":"', '"model":"not-'))
 
 
@@ -166,6 +196,10 @@ def _accepting_none(session: dict[str, Any]) -> None:
             lambda chain: chain.with_events({ServedByForeign: ServedByForeign(NAME, "00" * 32, "{}")}),
             "FOREIGN_CHAIN_BROKEN",
         ),
+        (
+            lambda chain: chain.with_events({ServedByForeign: ServedByForeign(NAME, "00" * 32)}),
+            "FOREIGN_CHAIN_BROKEN",
+        ),
     ],
     ids=[
         "other channel",
@@ -183,6 +217,7 @@ def _accepting_none(session: dict[str, Any]) -> None:
         "other response",
         "other time",
         "other link",
+        "proof left out of what was not encrypted",
     ],
 )
 async def test_a_chain_with_one_link_changed_is_refused(

@@ -13,10 +13,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.aci.endpoints import CHAT
+from libs.aci.receipt_events import UpstreamFailed
 from libs.aci.session import session_id
+from libs.policy.constraints import Constraints, TenantConstraints
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
-from services.router.prompt import Constraints, parse
+from services.router.prompt import Constraints as Demanded
+from services.router.prompt import parse
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapter import ForeignNotVerified
 from services.router.routing.hop import Errand
@@ -27,6 +30,7 @@ from tests.fakes.foreign_routers import (
     OtherRouter,
     asked,
     assert_refused,
+    error_type,
     first_router,
     last_receipt,
     listing,
@@ -109,8 +113,9 @@ async def test_a_request_that_pins_a_session_is_not_served_by_the_one_after(tmp_
         (pinned,) = router.foreign.current_sessions(None, None)
         await before.aclose()
         async with other_router(tmp_path / "after", mesh, port=other.port) as after:
-            answer = await router.run(asked(provider={"aci_session_ids": [session_id(pinned)]}))
-            assert_refused(router, answer, "VERIFIED_OTHERWISE")
+            answer = await router.run(asked(provider={"aci_session_ids": [session_id(pinned.document)]}))
+            assert (answer.started.status, error_type(answer)) == (412, "session_not_accepted")
+            assert last_receipt(router).upstream == UpstreamFailed(True, HERE, "session_not_accepted")
             assert after.bodies == []
             assert (await router.run(asked())).started.status == 200
 
@@ -122,7 +127,7 @@ async def test_revoked_code_gets_no_prompt_before_anybody_looks(router: RouterBe
 
 
 async def test_what_policy_takes_away_after_the_choice_gets_no_prompt(router: RouterBench, other: OtherRouter) -> None:
-    route = router.foreign.choose(HERE, CHAT, Constraints(), TENANT.tenant_id, frozenset())
+    route = router.foreign.choose(HERE, CHAT, Demanded(), TENANT.tenant_id, frozenset())
     assert route is not None
     policy: Policy = router.member.policy.current
     router.member.policy.enact(replace(policy, foreign_providers=()))
@@ -134,6 +139,24 @@ async def test_what_policy_takes_away_after_the_choice_gets_no_prompt(router: Ro
     assert other.bodies == []
 
 
+async def test_what_policy_demands_for_the_tenant_after_the_choice_counts(
+    router: RouterBench, other: OtherRouter
+) -> None:
+    route = router.foreign.choose(HERE, CHAT, Demanded(), TENANT.tenant_id, frozenset())
+    assert route is not None
+    policy: Policy = router.member.policy.current
+    demand = Constraints(by_tenant={TENANT.tenant_id: TenantConstraints(gpu_required=True)})
+    router.member.policy.enact(replace(policy, constraints=demand))
+    steps = route.forward(
+        Errand(parse(asked(), CHAT), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
+    )
+    with pytest.raises(ForeignNotVerified, match="VERIFIED_OTHERWISE"):
+        await anext(steps)
+    assert other.bodies == []
+    answer = await router.run(asked())
+    assert (answer.started.status, error_type(answer)) == (503, "tenant_constraints_unmet")
+
+
 async def test_a_shorter_age_of_evidence_holds_for_what_was_verified_before(
     router: RouterBench, other: OtherRouter
 ) -> None:
@@ -143,7 +166,8 @@ async def test_a_shorter_age_of_evidence_holds_for_what_was_verified_before(
     router.member.policy.enact(replace(policy, evidence_max_age_seconds=0))
     await router.foreign.verify()
     assert router.foreign.current_sessions(None, None) == []
-    assert (await router.run(asked())).started.status == 503
+    answer = await router.run(asked())
+    assert (answer.started.status, error_type(answer)) == (503, "upstream_verification_failed")
     assert last_receipt(router).forwarded is None
     assert other.bodies == []
 

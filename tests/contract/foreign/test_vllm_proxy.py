@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.fakes.https_router import server_context
 from tests.fakes.ledgers import TENANT
 from tests.fakes.relay import impersonating
 from tests.fakes.routers import Answer, KeeperTwin, RouterBench, prompt, router_bench
+from tests.fakes.sealed_prompts import Client
 from tests.fakes.vllm_proxy_worker import API_KEY, WorkerTwin, vllm_proxy_worker
 
 HERE, THERE = "their-model", "there/model"
@@ -62,19 +64,25 @@ def listing(mesh: AttestedMesh, origin: str, **changes: Any) -> Policy:
     return policy_listing(mesh, [provider], constraints={"default": {"verified_only": False}})
 
 
-async def ask(
-    folder: Path, worker: WorkerTwin, policy: Policy | None = None, endpoint: Endpoint = CHAT, **members: Any
-) -> tuple[Answer, Receipt, RouterBench]:
-    policy = policy or listing(worker.mesh, worker.origin)
+@asynccontextmanager
+async def verifying(folder: Path, worker: WorkerTwin, policy: Policy | None = None) -> AsyncIterator[RouterBench]:
+    """A router that has verified once what its policy lists."""
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a folder of the test's own
     async with router_bench(
         folder,
         nodes=0,
-        policy=KeeperTwin(policy),
+        policy=KeeperTwin(policy or listing(worker.mesh, worker.origin)),
         credentials={"worker": Credentials(API_KEY, worker.mesh.ca.pem)},
         collateral=MachineCollateral(worker.mesh),
     ) as router:
         await router.foreign.verify()
+        yield router
+
+
+async def ask(
+    folder: Path, worker: WorkerTwin, policy: Policy | None = None, endpoint: Endpoint = CHAT, **members: Any
+) -> tuple[Answer, Receipt, RouterBench]:
+    async with verifying(folder, worker, policy) as router:
         asked = prompt(model=HERE, messages=[{"role": "user", "content": WORDS}], **members)
         answer = await router.run(asked, endpoint=endpoint)
         document = jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1]))
@@ -108,13 +116,36 @@ async def test_a_worker_whose_report_binds_the_channel_serves_and_proves_its_ans
     evidence = parse_evidence(session.evidence)
     proven = verify_worker(evidence, policy.foreign_providers[0], policy, receipt.served_at)
     (link,) = [event for event in receipt.events if isinstance(event, ServedByForeign)]
+    assert link.receipt is not None
     signed = json.loads(link.receipt)["text"].partition(":")[2]
     verify_signature(link.receipt.encode(), proven, body, {signed})
     assert "foreign/worker, compose" in verify_chain(document, receipt, receipt.upstream, link, None, policy)
     other = replace(link, receipt=json.dumps({**json.loads(link.receipt), "signature": "00" * 64}))
+    assert other.receipt is not None
     other = replace(other, receipt_sha256=hashlib.sha256(other.receipt.encode()).hexdigest())
     with pytest.raises(WorkerSignatureInvalid):
         verify_chain(document, receipt, receipt.upstream, other, None, policy)
+
+
+async def test_of_an_answer_that_was_encrypted_no_hash_in_clear_is_in_the_receipt(
+    tmp_path: Path, worker: WorkerTwin
+) -> None:
+    """A short answer can be guessed by its hash, which the worker signs: its signature stays here."""
+    async with verifying(tmp_path / "router", worker) as router:
+        key = router.workload.newest.e2ee_keys[0]
+        client = Client(key, key.suite.key(), HERE)
+        answer = await router.run(client.sealed_chat(), sealing=client.headers())
+        assert answer.started.sealed is not None
+        (signed,) = worker.texts.values()
+        document = jcs.dumps(dict(router.ledger.of(Kind.RECEIPT)[-1]))
+        receipt = verify_receipt(document, router.workload.keyset)
+        assert signed.partition(":")[2].encode() not in document
+        (link,) = [event for event in receipt.events if isinstance(event, ServedByForeign)]
+        assert link.receipt is None
+        assert isinstance(receipt.upstream, UpstreamVerified)
+        session = await router.foreign.session(receipt.upstream.session_id)
+        policy: Policy = router.member.policy.current
+        assert "foreign/worker, compose" in verify_chain(session, receipt, receipt.upstream, link, None, policy)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,19 @@ def report_data(keyset_digest: str, nonce: str | None) -> str:
     return hashlib.sha256(statement(keyset_digest, nonce)).hexdigest()
 
 
+def pinned_keys(attestation: Mapping[str, Any], host: str) -> set[str]:
+    """Sections 3.1, 4.2 and 9.1(6): what a client of this host pins, of what its report says under `attestation`."""
+    keys = attestation["workload_keyset"]["tls_public_keys"]
+    assert keys
+    if all("domain" not in key for key in keys):
+        return {key["spki_sha256"] for key in keys}
+    named = attestation["evidence"]["downstream_tls_binding"]
+    assert set(named) == {"domain", "spki_sha256"}
+    assert named["domain"] == host
+    assert named["spki_sha256"] in {key["spki_sha256"] for key in keys if key.get("domain", host) == host}
+    return {named["spki_sha256"]}
+
+
 def receipt_key(keyset: Mapping[str, Any], key_id: str) -> Ed25519PublicKey:
     """Section 7.2: the attested entry that the receipt names decides the algorithm."""
     (entry,) = [entry for entry in keyset["receipt_signing_keys"] if entry["key_id"] == key_id]

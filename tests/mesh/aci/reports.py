@@ -19,6 +19,8 @@ class Challenge:
     report: dict[str, Any]
     spki_sha256: str
     certificate: bytes
+    host: str
+    """The one that was asked."""
 
     @property
     def attestation(self) -> dict[str, Any]:
@@ -52,4 +54,6 @@ def challenge(router: Router, nonce: str | None) -> Challenge:
     with router.connected() as conversation:
         answer = conversation.send("GET", path)
         assert answer.status == 200
-        return Challenge(nonce, answer, reader.parse(answer.body), conversation.spki_sha256, conversation.certificate)
+        return Challenge(
+            nonce, answer, reader.parse(answer.body), conversation.spki_sha256, conversation.certificate, router.host
+        )

@@ -137,6 +137,21 @@ def test_c097_a_superseded_pin_is_refused(stage: Stage, router: Router) -> None:
     assert refusal(stage, CHAT, {"aci_session_ids": [before]}) == (412, "session_not_accepted")
 
 
+def test_c098_pins_are_held_against_the_sessions_that_there_are_since_a_new_verification(stage: Stage) -> None:
+    """Node and router were started anew: a session took the place of the one before."""
+    current = current_session(stage)
+    assert current != stage.earlier.session_id
+    refused = exchange(
+        stage, CHAT, constrained(stage.model, {"aci_session_ids": [stage.earlier.session_id]}), stage.owner
+    )
+    assert refused.answer.refusal == (412, "session_not_accepted")
+    outcome = reader.outcome(refused.receipt)
+    assert (outcome["result"], outcome["required"], outcome["reason"]) == ("failed", True, "session_not_accepted")
+    assert not reader.events(refused.receipt, "request.forwarded")
+    served = exchange(stage, CHAT, constrained(stage.model, {"aci_session_ids": [current]}), stage.owner)
+    assert reader.outcome(served.receipt)["session_id"] == current
+
+
 def test_c099_of_several_pins_any_current_one_serves(stage: Stage) -> None:
     current = current_session(stage)
     pins = [PIN, stage.earlier.session_id, current, current]
@@ -202,8 +217,13 @@ def test_c102_a_verified_only_tenant_never_reaches_it(stage: Stage, provider: Pr
 def test_c103_nothing_that_a_client_sends_skips_verification(
     stage: Stage, provider: Provider, headers: list[tuple[str, str]], member: Any
 ) -> None:
+    """A verified node serves what one can, and what only a provider could that is to be verified, nobody."""
     known = exchange(stage, CHAT, constrained(stage.model, member), stage.guest, headers=headers)
+    assert known.answer.status == 200
     assert reader.outcome(known.receipt)["result"] == "verified"
+    refused = exchange(stage, CHAT, constrained(UNPROVEN_MODEL, member), stage.owner, headers=headers)
+    assert refused.answer.refusal == (503, "upstream_verification_failed")
+    assert not reader.events(refused.receipt, "request.forwarded")
     assert not provider.bodies
 
 

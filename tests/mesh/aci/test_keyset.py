@@ -84,7 +84,7 @@ def test_c045_there_are_e2ee_keys_exactly_if_a_version_is_advertised(
 
 
 def test_c046_the_tls_key_that_we_saw_is_listed(challenged: Challenge) -> None:
-    assert challenged.spki_sha256 in {key["spki_sha256"] for key in challenged.keyset["tls_public_keys"]}
+    assert challenged.spki_sha256 in reader.pinned_keys(challenged.attestation, challenged.host)
 
 
 def test_c047_the_key_is_listed_and_not_the_certificate(challenged: Challenge) -> None:

@@ -82,6 +82,7 @@ def test_c161_model_and_upstream_filter_and_combine(stage: Stage, router: Router
     name = quote(session["upstream_name"], safe="")
     assert ids(router, f"model={stage.model}") == {current}
     assert ids(router, f"upstream_name={name}") == {current}
+    assert ids(router, "upstream_name=&model=") == {current}
     assert ids(router, f"upstream_name={name}&model={stage.model}") == {current}
     assert ids(router, f"upstream_name={name}&model=other") == set()
     assert ids(router, f"upstream_name=other&model={stage.model}") == set()

@@ -127,6 +127,10 @@ class Router:
     url: str
     ca: str
 
+    @property
+    def host(self) -> str:
+        return str(urlsplit(self.url).hostname)
+
     @contextmanager
     def connected(self) -> Iterator[Conversation]:
         host = urlsplit(self.url)

@@ -28,7 +28,7 @@ from libs.policy.document import Policy
 from services.router.errors import UpstreamFailed
 from services.router.prompt import readdress
 from services.router.routing.foreign.adapter import ProofOutdated
-from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused
+from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused, served_by
 from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand, Step
 
@@ -64,7 +64,7 @@ class AciStanding:
         body = readdress(errand.prompt.forwarded, errand.endpoint, there, self._demands())
         outcome = UpstreamVerified(errand.required, there, self.session_id)
         verified = {KEYSET_HEADER: self.established.keyset.digest}
-        return hop(self.place, self.context, errand, body, outcome, _ReceiptProof(self, body), verified)
+        return hop(self.place, self.context, errand, body, outcome, _ReceiptProof(self, body, errand.sealed), verified)
 
     def _demands(self) -> dict[str, Any]:
         """What the service must serve by. Raises `ProofOutdated` when every session that was accepted has ended."""
@@ -80,9 +80,10 @@ class AciStanding:
 class _ReceiptProof:
     """An answer is proven by the service's receipt over the exact bytes of both directions."""
 
-    def __init__(self, standing: AciStanding, body: bytes) -> None:
+    def __init__(self, standing: AciStanding, body: bytes, sealed: bool) -> None:
         self._standing = standing
         self._body = body
+        self._sealed = sealed
         self._sent_at = time.time()
         self._seen = hashlib.sha256()
 
@@ -100,12 +101,12 @@ class _ReceiptProof:
         self._seen.update(chunk)
 
     async def conclude(self, http: RouterHttp, response: aiohttp.ClientResponse) -> ServedByForeign:
-        name = self._standing.place.name
+        place = self._standing.place
         try:
             receipt = await self._receipt(http, response)
         except MeshError as error:
-            raise UpstreamFailed(f"{name} does not prove its answer: {error.reason}") from error
-        return ServedByForeign(name, hashlib.sha256(receipt).hexdigest(), receipt.decode())
+            raise UpstreamFailed(f"{place.name} does not prove its answer: {error.reason}") from error
+        return served_by(place, receipt, sealed=self._sealed)
 
     async def _receipt(self, http: RouterHttp, response: aiohttp.ClientResponse) -> bytes:
         standing = self._standing

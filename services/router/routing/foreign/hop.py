@@ -5,6 +5,7 @@ kind's own.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
@@ -12,7 +13,7 @@ from typing import Protocol
 import aiohttp
 
 from libs.aci.encoding import digest
-from libs.aci.receipt_events import KnownEvent, UpstreamFailed, UpstreamVerified
+from libs.aci.receipt_events import KnownEvent, ServedByForeign, UpstreamFailed, UpstreamVerified
 from libs.client.http import AnswerTooLarge, RouterHttp, TlsKeyNotPinned, open_http_over, read_bounded, refusal
 from libs.errors import MeshError
 from services.router.routing.foreign.adapter import ProofOutdated
@@ -79,6 +80,13 @@ async def hop(
             async with asyncio.timeout_at(ends_at):
                 served = await proof.conclude(http, response)
         yield Ended(served)
+
+
+def served_by(place: Place, proven: bytes, *, sealed: bool) -> ServedByForeign:
+    """Return what the receipt says of who proved an answer so. What proves it has the hash of the answer in clear, so
+    it stays here where that goes out encrypted: see `services.router.routing.hop.Errand.sealed`.
+    """
+    return ServedByForeign(place.name, hashlib.sha256(proven).hexdigest(), None if sealed else proven.decode())
 
 
 async def refused(place: Place, response: aiohttp.ClientResponse) -> NodeUnavailable:

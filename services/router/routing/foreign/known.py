@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from libs.aci.session import session_id
+from libs.aci.session import Citable, session_id
 from libs.errors import MeshError
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
@@ -69,6 +69,7 @@ class Known:
         self._policy = policy
         self._record = record
         self._judged: _Judged | None = None
+        self._citable: Citable | None = None
         self._judging = asyncio.Lock()
         self._verifying = asyncio.Lock()
         self._failures = 0
@@ -97,6 +98,16 @@ class Known:
     def session(self) -> bytes | None:
         """The session that could be cited now."""
         return self.standing.session if self.standing is not None and self.is_live else None
+
+    @property
+    def citable(self) -> Citable | None:
+        """The same, with how it is listed: made once for each session."""
+        session = self.session
+        if session is None:
+            return None
+        if self._citable is None or self._citable.document is not session:
+            self._citable = Citable.of(session)
+        return self._citable
 
     def candidate(self) -> ForeignCandidate:
         session = self.session
@@ -156,6 +167,7 @@ class Known:
             raise ForeignNotVerified(self.name, why)
         if self.standing is None:
             raise ForeignNotVerified(self.name, self.refusal)
+        wanted = replace(wanted, tenant=self._policy.current.constraints.of(wanted.tenant_id))
         if not wanted.may_go_to(self.candidate(), time.time()):
             raise ForeignNotVerified(self.name, _VERIFIED_OTHERWISE)
         return self.standing

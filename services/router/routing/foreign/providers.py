@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from libs.aci.endpoints import Endpoint
+from libs.aci.session import Citable
 from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
@@ -58,9 +59,9 @@ class ForeignProviders:
         )
         return None if name is None else ForeignRoute(listed[name], wanted, self._in_flight)
 
-    def lists(self, model: str) -> bool:
-        """Say whether policy lists a provider of this model, whether or not it may serve now."""
-        return bool(self._of(model))
+    def listing(self, model: str) -> frozenset[str]:
+        """Name the providers of this model that policy lists, whether or not they may serve now."""
+        return frozenset(known.name for known in self._of(model))
 
     def why_none(self, model: str, constraints: Constraints, tenant_id: str) -> list[str]:
         """Return the reasons for which providers of this model are not verified, as far as that keeps them from it."""
@@ -83,10 +84,10 @@ class ForeignProviders:
                 served[model] |= known.adapter.declaration.endpoints
         return served
 
-    def current_sessions(self, upstream_name: str | None, model: str | None) -> list[bytes]:
-        """The session documents that could be cited now (ACI §8.1)."""
+    def current_sessions(self, upstream_name: str | None, model: str | None) -> list[Citable]:
+        """The sessions that could be cited now (ACI §8.1)."""
         chosen = [known for known in self._of(model) if upstream_name in (None, known.name)]
-        return [known.session for known in chosen if known.session is not None]
+        return [citable for known in chosen if (citable := known.citable) is not None]
 
     async def session(self, identifier: str) -> bytes:
         """Return a session document, current or past. Raises `NotFound`."""

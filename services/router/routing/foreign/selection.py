@@ -74,17 +74,16 @@ def select_foreign(
 ) -> str | None:
     """Return the name of the provider to use, a verified one before any other; None where none may serve.
 
-    Raises `TenantConstraintsUnmet`.
+    `excluded` are those already tried. Raises `TenantConstraintsUnmet`, but where sessions are pinned: that none of
+    them can serve is said of those.
     """
-    eligible = [
-        candidate for candidate in candidates if candidate.name not in excluded and wanted.is_served_by(candidate, now)
-    ]
+    serving = [candidate for candidate in candidates if wanted.is_served_by(candidate, now)]
+    meeting = [candidate for candidate in serving if wanted.may_go_to(candidate, now)]
+    if serving and not meeting and wanted.constraints.session_ids is None:
+        raise TenantConstraintsUnmet(sorted({name for one in serving for name in lacking(one, wanted.tenant, now)}))
+    eligible = [candidate for candidate in meeting if candidate.name not in excluded]
     if not eligible:
         return None
-    unmet = {name for candidate in eligible for name in lacking(candidate, wanted.tenant, now)}
-    eligible = [candidate for candidate in eligible if wanted.may_go_to(candidate, now)]
-    if not eligible:
-        raise TenantConstraintsUnmet(sorted(unmet))
     order = {candidate.name: (candidate.session_id is None, in_flight.get(candidate.name, 0)) for candidate in eligible}
     least = min(order.values())
     return choice.choice([name for name, rank in order.items() if rank == least])

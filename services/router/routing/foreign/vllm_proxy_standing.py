@@ -26,7 +26,7 @@ from libs.errors import MeshError
 from libs.policy.document import Policy
 from services.router.errors import UpstreamFailed
 from services.router.prompt import readdress
-from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused
+from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused, served_by
 from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand, Step
 
@@ -63,15 +63,16 @@ class VllmProxyStanding:
             outcome = Unverified(False, there, CHANNEL_NOT_BOUND, f"foreign/{self.place.name}")
         else:
             outcome = UpstreamVerified(errand.required, there, session_id(self.session))
-        return hop(self.place, self.context, errand, body, outcome, _SignatureProof(self, body))
+        return hop(self.place, self.context, errand, body, outcome, _SignatureProof(self, body, errand.sealed))
 
 
 class _SignatureProof:
     """An answer is proven by the attested key's signature over its hash and the request's."""
 
-    def __init__(self, standing: VllmProxyStanding, body: bytes) -> None:
+    def __init__(self, standing: VllmProxyStanding, body: bytes, sealed: bool) -> None:
         self._standing = standing
         self._request = body
+        self._sealed = sealed
         self._hash = hashlib.sha256()
         self._kept = bytearray()
         self._events = EventSplitter()
@@ -98,19 +99,19 @@ class _SignatureProof:
     async def conclude(self, http: RouterHttp, response: aiohttp.ClientResponse) -> ServedByForeign | None:
         if response.status != OK:
             return None
-        name = self._standing.place.name
+        place = self._standing.place
         forms = frozenset({self._hash.hexdigest()}) if self._streams else buffered_forms(bytes(self._kept))
         try:
             signature = await http.get_once_there(
                 f"/v1/signature/{receipt_segment(self._answer_id())}?signing_algo={ED25519}",
-                api_key=self._standing.place.api_key,
+                api_key=place.api_key,
                 settle=_SETTLE_SECONDS,
                 between=_BETWEEN_SECONDS,
             )
             verify_signature(signature, self._standing.worker, self._request, forms)
         except MeshError as error:
-            raise UpstreamFailed(f"{name} does not prove its answer: {error.reason}") from error
-        return ServedByForeign(name, hashlib.sha256(signature).hexdigest(), signature.decode())
+            raise UpstreamFailed(f"{place.name} does not prove its answer: {error.reason}") from error
+        return served_by(place, signature, sealed=self._sealed)
 
     def _answer_id(self) -> str | None:
         if self._streams:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from libs import jcs
 from libs.aci.encoding import digest
+from libs.aci.keyset import TlsKey
 from libs.aci.receipt import RequestNotReceipted, ResponseNotReceipted, ServingNotVerified, SessionNotCited
 from libs.aci.report import DIRECT
 from libs.aci.session import Session, session_id, verify_session
@@ -22,6 +24,7 @@ from libs.client.foreign import (
     ForeignSubjectNotAccepted,
     SessionNotCurrent,
     parse_evidence,
+    pins_of,
     verify_answer,
     verify_service,
     verify_upstream_session,
@@ -63,6 +66,17 @@ def test_an_honest_service_is_established_and_its_evidence_says_it_again(mesh: A
     assert evidence == evidence_of(mesh, report=evidence.report, session_ids=("aa" * 32,))
     established = verify_service(evidence, provider_of(mesh), mesh.policy(), mesh.now)
     assert established.keyset.digest == mesh.keyset.digest
+
+
+def test_no_channel_is_bound_by_a_report_that_names_another_hosts_key(mesh: AttestedMesh) -> None:
+    (key,) = mesh.keyset.tls_public_keys
+    host = str(urlsplit(provider_of(mesh).origin).hostname)
+    scoped = replace(mesh.keyset, tls_public_keys=(key, TlsKey("bb" * 32, "b.example")))
+    established = replace(establish(mesh), keyset=scoped, named=TlsKey(key.spki_sha256, host))
+    assert pins_of(established, provider_of(mesh), Revoked()) == {key.spki_sha256}
+    for named in (TlsKey("bb" * 32, host), TlsKey("bb" * 32, "b.example"), TlsKey(key.spki_sha256, "b.example")):
+        with pytest.raises(TlsKeyNotAttested):
+            pins_of(replace(established, named=named), provider_of(mesh), Revoked())
 
 
 def test_collateral_of_ones_own_serves_where_a_report_brings_none(mesh: AttestedMesh) -> None:

@@ -18,6 +18,7 @@ from libs.client.sealing import AnswerNotSealed, SealedRequest, SealingIncomplet
 from services.router.e2ee.answers import cover
 from services.router.e2ee.opening import Opened, Opening
 from services.router.e2ee.window import AcceptanceWindow
+from services.router.reading import Reading
 from services.router.workload.generation import E2eeKey
 from tests.fakes.sealed_prompts import ListedKeys
 
@@ -41,7 +42,7 @@ def keyset(*keys: PublicKey) -> Keyset:
 
 async def opened(sealed: SealedRequest) -> Opened:
     headers = {name.lower(): value for name, value in sealed.headers.items()}
-    return await Opening(ListedKeys(*KEYS), AcceptanceWindow()).open("ab" * 16, headers, CHAT, sealed.body)
+    return await Opening(ListedKeys(*KEYS), AcceptanceWindow(), Reading()).open("ab" * 16, headers, CHAT, sealed.body)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=[key.suite.curve for key in KEYS])

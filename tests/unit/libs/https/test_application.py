@@ -92,15 +92,51 @@ async def test_a_route_that_is_not_there_and_a_bug_are_answers_and_the_connectio
         writer.close()
 
 
-async def test_a_connection_beyond_the_limit_is_closed_at_once_and_the_others_go_on() -> None:
+async def test_a_connection_beyond_the_limit_is_closed_at_once_and_what_runs_goes_on() -> None:
     async with serving(ApplicationBounds(max_connections=2)) as served:
         held = [await served.connect() for _ in range(2)]
+        for _, writer in held:
+            served.waiting.clear()
+            writer.write(HEALTH.replace(b"/health", b"/slow"))
+            await served.waiting.wait()
         with pytest.raises(OSError):  # noqa: PT011  # Cut off in the middle of the handshake, one way or another.
             await served.connect()
+        served.go_on.set()
         for reader, writer in held:
-            writer.write(HEALTH)
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
             writer.transport.abort()
+
+
+@pytest.mark.parametrize("said", [None, b"", HEALTH[:20], HEALTH], ids=["no TLS", "nothing", "half a head", "one"])
+async def test_who_says_nothing_more_gives_way_and_what_runs_does_not(said: bytes | None) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), serving(ApplicationBounds(max_connections=4)) as served:
+        reader, writer = await served.connect()
+        writer.write(HEALTH.replace(b"/health", b"/slow"))
+        await served.waiting.wait()
+        held = []
+        for _ in range(12):
+            tls = None if said is None else served.tls
+            held.append(await asyncio.open_connection("127.0.0.1", served.port, ssl=tls))
+            held[-1][1].write(said or b"")
+            if said == HEALTH:
+                await held[-1][0].readuntil(b"ok")
+        await served.healthy()
+        served.go_on.set()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        for _, each in (*held, (reader, writer)):
+            each.transport.abort()
+
+
+async def test_an_answer_that_is_on_its_way_is_not_cut_off() -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), serving(ApplicationBounds(max_connections=2)) as served:
+        reader, writer = await served.connect()
+        writer.write(HEALTH.replace(b"/health", b"/large"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        for _ in range(4):
+            await served.healthy()
+        assert len(await reader.readexactly(LARGE)) == LARGE
+        writer.transport.abort()
 
 
 @pytest.mark.parametrize("sent", [None, b"", HEALTH[:20], HEALTH], ids=["no TLS", "nothing", "half a head", "one"])

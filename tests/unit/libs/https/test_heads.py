@@ -15,7 +15,13 @@ def test_a_host_is_one_name_and_perhaps_a_port(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("authority", "host"),
-    [("A.example:443", "a.example"), ("127.0.0.1", "127.0.0.1"), ("[::1]:443", "::1"), ("[FE80::1]", "fe80::1")],
+    [
+        ("A.example:443", "a.example"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[::1]:443", "::1"),
+        ("[FE80::1]", "fe80::1"),
+        ("a.example.:443", "a.example"),
+    ],
 )
 def test_a_host_is_read_as_keysets_write_it(authority: str, host: str) -> None:
     assert host_of(authority) == host

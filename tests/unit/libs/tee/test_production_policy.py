@@ -50,6 +50,8 @@ ENVIRONMENT = {
     ("libs/process/supervisor.py", "os.environ"),
     ("libs/rpc/hardening.py", "os.environ.get(_VARIABLE)"),
     ("libs/rpc/hardening.py", "os.environ[_VARIABLE]"),
+    # How much gRPC's core writes to standard error.
+    ("libs/rpc/hardening.py", "os.environ.setdefault(_VERBOSITY, 'ERROR')"),
     ("services/node/embedded.py", "os.environ.pop(arguments.key_variable)"),
     ("services/node/engine.py", "os.environ"),
 }
@@ -57,6 +59,7 @@ _VARIABLES = (
     # What the list above reads, by name; the engine's key has a name of the node's choice.
     "NOTIFY_SOCKET",
     "GRPC_SSL_CIPHER_SUITES",
+    "GRPC_VERBOSITY",
     "TEEMESH_ENGINE_API_KEY",
     # What somebody would try.
     "TEEMESH_INSECURE",

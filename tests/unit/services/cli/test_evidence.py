@@ -42,8 +42,9 @@ def test_the_manual_says_what_to_do_about_every_reason() -> None:
     root = Path(__file__).parents[4]
     known = {
         reason
-        for module in (root / "libs" / "tee").rglob("*.py")
-        for reason in re.findall(r'^    reason = "([A-Z_]+)"$', module.read_text(), re.MULTILINE)
+        for folder in ("tee", "gpus")
+        for module in (root / "libs" / folder).rglob("*.py")
+        for reason in re.findall(r'^ +reason = "([A-Z_]+)"$', module.read_text(), re.MULTILINE)
     }
     manual = (root / "docs" / "evidence.md").read_text()
     rows = [line for line in manual.splitlines() if line.startswith("| `")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import pytest
 
 from libs.aci import endpoints, receipt
 from libs.aci.endpoints import Endpoint
+from libs.aci.json_values import FEW_VALUES, MOST_VALUES
 from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.errors import MeshError
 from libs.identity.gpu_watch import GpuStanding
@@ -83,6 +85,22 @@ async def test_the_body_reaches_the_engine_byte_for_byte() -> None:
     parts, _ = await generate(engine)
     assert engine.bodies == [GOOD]
     assert parts[:3] == [Head(200, "application/json"), b'{"choices":', b"[]}"]
+
+
+async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_engine_as_it_came() -> None:
+    def is_read_aside() -> bool:
+        return any(thread.name.startswith("body-reading") for thread in threading.enumerate())
+
+    engine = ToldEngine()
+    generation = Generation(engine, CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding())
+    bodies = [GOOD, b'{"model":"m","messages":[' + b"0.50," * FEW_VALUES + b"0]}"]
+    aside = []
+    for body in bodies:
+        async with aclosing(generation.generate(Request(CHAT, body, "r", "t"), 5.0)) as parts:
+            assert await anext(parts) == Head(200, "application/json")
+        aside.append(is_read_aside())
+    assert engine.bodies == bodies
+    assert aside == [False, True]
 
 
 async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_gives() -> None:
@@ -190,6 +208,7 @@ async def test_an_unknown_model_is_a_404_with_a_receipt_and_reaches_no_engine() 
         (b'{"model":"m","model":"other"}', BodyRefused),
         (b'{"model":"m","temperature":NaN}', BodyRefused),
         (b'{"model":"m","messages":' + b"[" * 100_000, BodyRefused),
+        (b'{"model":"m","messages":[' + b"0," * MOST_VALUES + b"0]}", BodyRefused),
     ],
 )
 def test_a_body_is_refused_with_its_reason(body: bytes, refusal: type[BodyRefused]) -> None:

@@ -65,6 +65,7 @@ def test_statuses_and_types_are_those_clients_branch_on() -> None:
         (414, "uri_too_long"),
         (415, "unsupported_media_type"),
         (417, "expectation_failed"),
+        (421, "misdirected_request"),
         (429, "overloaded"),
         (429, "rate_limited"),
         (431, "request_headers_too_large"),

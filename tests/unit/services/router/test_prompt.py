@@ -7,7 +7,7 @@ import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, RESPONSES, Endpoint
 from services.router.errors import InvalidRequest
-from services.router.prompt import Constraints, Prompt, parse, readdress, strip
+from services.router.prompt import BoundMalformed, Constraints, Prompt, parse, readdress, strip
 
 ID = "0123456789abcdef" * 4
 
@@ -203,8 +203,6 @@ def test_a_provider_elsewhere_is_told_to_keep_no_response() -> None:
         ({"max_tokens": 5, "max_completion_tokens": 50, "n": 3}, 50, 3),
         ({"max_output_tokens": 7, "best_of": 4, "n": 2}, 7, 4),
         ({"max_tokens": 10**30, "n": 10**30}, 10**12, 10**12),
-        ({"max_tokens": -1, "n": -1}, None, 1),
-        ({"max_tokens": 1.5, "n": "3"}, None, 1),
         ({"max_tokens": None, "n": 0}, None, 1),
         ({"prompt": ["a", "b"], "n": 2}, None, 4),
         ({"prompt": [[1, 2], [3]]}, None, 2),
@@ -217,6 +215,14 @@ def test_how_much_is_asked_for_is_read_and_never_less_than_it_says(
 ) -> None:
     prompt = read(body(**members))
     assert (prompt.most_completion, prompt.completions) == (most, completions)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"])
+@pytest.mark.parametrize("written", ["100000.0", "1e5", '"100000"', "-1", "-0", "true", "false", "[5]", "{}", '""'])
+def test_a_bound_that_engines_may_read_in_another_way_is_refused(name: str, written: str) -> None:
+    """Or it would be asked for and not counted."""
+    with pytest.raises(BoundMalformed, match=f"{name} must be a whole number"):
+        read(f'{{"model":"m","{name}":{written}}}'.encode())
 
 
 @pytest.mark.parametrize("endpoint", [EMBEDDINGS, COUNT_TOKENS])

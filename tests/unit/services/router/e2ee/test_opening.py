@@ -26,6 +26,7 @@ from services.router.e2ee.errors import (
 )
 from services.router.e2ee.opening import MOST_FIELDS, Opening
 from services.router.e2ee.window import AcceptanceWindow
+from services.router.reading import Reading
 from services.router.workload.generation import E2eeKey
 from tests.fakes.sealed_prompts import Client, ListedKeys
 
@@ -36,7 +37,7 @@ TENANT_ID = "ab" * 16
 
 @pytest.fixture
 def opening() -> Opening:
-    return Opening(ListedKeys(*KEYS), AcceptanceWindow())
+    return Opening(ListedKeys(*KEYS), AcceptanceWindow(), Reading())
 
 
 @pytest.fixture(params=KEYS, ids=[key.suite.curve for key in KEYS])
@@ -205,7 +206,7 @@ async def test_what_was_refused_for_its_headers_may_come_again(opening: Opening,
 
 
 async def test_another_routers_keys_open_nothing(client: Client) -> None:
-    other = Opening(ListedKeys(*(E2eeKey.generate(suite) for suite in SUITES.values())), AcceptanceWindow())
+    other = Opening(ListedKeys(*(E2eeKey.generate(suite) for suite in SUITES.values())), AcceptanceWindow(), Reading())
     assert await refusal(other, client, client.sealed_chat()) is ModelKeyMismatch
 
 

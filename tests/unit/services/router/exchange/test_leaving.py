@@ -11,7 +11,7 @@ import pytest
 
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
-from libs.aci.receipt_events import UpstreamVerified
+from libs.aci.receipt_events import SealedUnder, UpstreamVerified
 from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
 from services.router.exchange.course import Part, Started
@@ -80,6 +80,7 @@ async def test_a_client_that_leaves_before_the_head_leaves_one_receipt(bench: Ro
     assert aborts(receipt) == ["client_disconnected"]
     assert receipt.forwarded is not None
     assert receipt.returned.body_hash == digest(b"")
+    assert not [event for event in receipt.events if isinstance(event, SealedUnder)], "its month was not known yet"
 
 
 async def test_a_client_that_leaves_while_the_vault_opens_leaves_one_receipt(bench: RouterBench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from teemesh.registry.v1 import registry_pb2
@@ -14,7 +15,7 @@ from libs.policy.revoked import Revoked
 from services.registry.sessions import draft_session
 from tests.fakes.leases import MODEL, node_lease
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import RouterBench, aborts, prompt
+from tests.fakes.routers import NodeTwin, RouterBench, aborts, prompt
 
 Happening = Callable[[RouterBench], None]
 
@@ -47,6 +48,14 @@ def _its_lease_is_shortened(bench: RouterBench) -> None:
     bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(lease_until_ms=1)))
 
 
+def _its_session_ends(bench: RouterBench) -> None:
+    """The registry's lease and the router's own appraisal go on."""
+    known = bench.upstreams._known[bench.nodes[0].lease.certificate.spiffe_id]
+    assert known.admitted is not None
+    known.admitted = replace(known.admitted, session=replace(known.admitted.session, expires_at=1))
+    bench.upstreams.take(bench.snapshot(bench.nodes[0].provider()))
+
+
 def _the_registry_ends_it(bench: RouterBench) -> None:
     bench.upstreams.take(bench.snapshot())
 
@@ -63,24 +72,27 @@ def _constrain(bench: RouterBench, tenant: TenantConstraints) -> None:
     bench.member.policy.constraints = Constraints(by_tenant={TENANT.tenant_id: tenant})
 
 
-_UNSUITED = (502, "upstream_error", "node_no_longer_suits")
+_UNSUITED = (503, "upstream_verification_failed", "node_no_longer_suits")
+_UNKNOWN = (404, "not_found_error", "model_not_found")
+_UNMET = "tenant_constraints_unmet"
 
 
 @pytest.mark.parametrize(
     ("happens", "refusal"),
     [
-        (_the_model_is_withdrawn, _UNSUITED),
+        (_the_model_is_withdrawn, _UNKNOWN),
         (_its_weights_are_withdrawn, _UNSUITED),
-        (_the_tenant_may_use_another_model_only, _UNSUITED),
-        (_the_tenant_is_kept_to_a_region, _UNSUITED),
-        (_the_tenants_evidence_must_be_younger, _UNSUITED),
+        (_the_tenant_may_use_another_model_only, _UNKNOWN),
+        (_the_tenant_is_kept_to_a_region, (503, _UNMET, f"{_UNMET}: regions")),
+        (_the_tenants_evidence_must_be_younger, (503, _UNMET, f"{_UNMET}: max_evidence_age_seconds")),
         (_the_node_is_drained, _UNSUITED),
         (_its_lease_is_shortened, _UNSUITED),
+        (_its_session_ends, _UNSUITED),
         (_the_registry_ends_it, _UNSUITED),
         (_the_policy_goes_stale, (503, "service_unavailable", "service_unavailable")),
         (_the_tenant_is_revoked, (403, "tenant_revoked", "tenant_revoked")),
     ],
-    ids=lambda value: value.__name__.strip("_") if callable(value) else value[-1],
+    ids=lambda value: value.__name__.strip("_") if callable(value) else value[-1].partition(":")[0],
 )
 async def test_a_prompt_goes_nowhere_that_it_may_not_go_any_more(
     bench: RouterBench, happens: Happening, refusal: tuple[int, str, str]
@@ -91,32 +103,80 @@ async def test_a_prompt_goes_nowhere_that_it_may_not_go_any_more(
     status, error_type, reason = refusal
     assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (status, error_type)
     assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, reason)
+    assert ("POLICY_STALE" in answer.body.decode()) is (happens is _the_policy_goes_stale)
 
 
 @pytest.mark.parametrize(
     ("happens", "refusal"),
     [
-        (_the_model_is_withdrawn, (502, "upstream_error")),
-        (_the_tenant_is_kept_to_a_region, (502, "upstream_error")),
-        (_the_policy_goes_stale, (502, "upstream_error")),
-        (_the_tenant_is_revoked, (502, "upstream_error")),
+        (_the_model_is_withdrawn, (404, "MODEL_NOT_FOUND")),
+        (_the_tenant_is_kept_to_a_region, (503, "TENANT_CONSTRAINTS_UNMET")),
+        (_the_policy_goes_stale, (503, "SERVICE_UNAVAILABLE")),
+        (_the_tenant_is_revoked, (403, "TENANT_REVOKED")),
     ],
-    ids=lambda value: value.__name__.strip("_") if callable(value) else "",
+    ids=lambda value: value.__name__.strip("_") if callable(value) else value[-1],
 )
 async def test_a_second_attempt_is_judged_as_the_first_was(
     two_nodes: RouterBench, happens: Happening, refusal: tuple[int, str]
 ) -> None:
-    """The first node has the prompt and refuses it; what happened meanwhile counts before another gets it."""
+    """The first node cannot be reached; what happened meanwhile counts before another is asked, and is what is said."""
     bench = two_nodes
-    busier = registry_pb2.Load(running_requests=1)
-    bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(load=busier)))
-    first, second = bench.nodes
+    first = _idler(bench)
+
+    def away() -> None:
+        bench.peer_of(first).reachable = False
+        happens(bench)
+
+    bench.peer_of(first).meanwhile = away
+    answer = await bench.run(prompt())
+    assert [node.requests for node in bench.nodes] == [[], []]
+    assert answer.started.status == refusal[0]
+    assert _refusals(bench) == {refusal[1]: 1}
+    assert ("POLICY_STALE" in answer.body.decode()) is (happens is _the_policy_goes_stale)
+    assert bench.only_receipt().forwarded is None
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [_the_model_is_withdrawn, _the_tenant_is_kept_to_a_region, _the_policy_goes_stale, _the_tenant_is_revoked],
+    ids=lambda value: value.__name__.strip("_"),
+)
+async def test_where_a_node_had_the_prompt_and_failed_that_is_said_and_no_other_gets_it(
+    two_nodes: RouterBench, happens: Happening
+) -> None:
+    bench = two_nodes
+    first = _idler(bench)
     first.refuses = True
     first.meanwhile = lambda: happens(bench)
     answer = await bench.run(prompt())
-    assert (len(first.requests), len(second.requests)) == (1, 0)
-    assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == refusal
+    assert [len(node.requests) for node in bench.nodes] == [1, 0]
+    assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (502, "upstream_error")
+    assert _refusals(bench) == {"ENGINE_UNAVAILABLE": 1}
     assert aborts(bench.only_receipt()) == ["upstream_failed"]
+
+
+async def test_a_node_that_failed_is_not_said_to_have_got_nothing_because_the_next_did(two_nodes: RouterBench) -> None:
+    """The first had the prompt: `upstream_verification_failed` would say that nobody had."""
+    bench = two_nodes
+    first = _idler(bench)
+    first.refuses = True
+    second = next(node for node in bench.nodes if node is not first)
+    bench.peer_of(second).meanwhile = lambda: _the_registry_ends_it(bench)
+    answer = await bench.run(prompt())
+    assert [len(node.requests) for node in bench.nodes] == [1, 0]
+    assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (502, "upstream_error")
+
+
+def _idler(bench: RouterBench) -> NodeTwin:
+    """Have the first of two nodes be chosen first."""
+    busier = registry_pb2.Load(running_requests=1)
+    bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(load=busier)))
+    return bench.nodes[0]
+
+
+def _refusals(bench: RouterBench) -> dict[str, int]:
+    """How many requests were refused for which reason, as the code knows it."""
+    return dict(bench.metrics.refusals.numbers)
 
 
 async def test_a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_prompt(two_nodes: RouterBench) -> None:
@@ -130,15 +190,28 @@ async def test_a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_pro
 
     bench.peer_of(first).meanwhile = renews
     answer = await bench.run(prompt(provider={"aci_session_ids": [pinned]}))
-    assert (answer.started.status, first.requests, second.requests) == (502, [], [])
+    assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (412, "session_not_accepted")
+    assert (first.requests, second.requests) == ([], [])
+    assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "session_not_accepted")
+
+
+async def test_a_node_that_has_another_key_meanwhile_gets_no_prompt(bench: RouterBench) -> None:
+    """Genuine as it may be, the session that the receipt would cite is bound to the key before."""
+    peer = bench.peer_of(bench.nodes[0])
+
+    def renews() -> None:
+        peer.renewed = node_lease("n0", key="second")
+
+    peer.meanwhile = renews
+    answer = await bench.run(prompt())
+    assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (503, "upstream_verification_failed")
+    assert not bench.nodes[0].requests
     assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "node_key_changed")
 
 
 async def test_another_node_serves_where_one_may_not_any_more(two_nodes: RouterBench) -> None:
     bench = two_nodes
-    busier = registry_pb2.Load(running_requests=1)
-    bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(), bench.nodes[1].provider(load=busier)))
-    bench.peer_of(bench.nodes[0]).meanwhile = lambda: bench.upstreams.take(
+    bench.peer_of(_idler(bench)).meanwhile = lambda: bench.upstreams.take(
         bench.snapshot(bench.nodes[0].provider(draining=True), bench.nodes[1].provider())
     )
     assert (await bench.run(prompt())).started.status == 200

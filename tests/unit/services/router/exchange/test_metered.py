@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from libs.aci.endpoints import COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
+from libs.aci.endpoints import COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from libs.aci.receipt_events import Metered
 from libs.aci.usage import Tokens
 from libs.policy.tenant_record import Limits
 from libs.transparency.leaf import Kind
 from services.router.admission.limits import TenantRateExceeded
-from services.router.admission.quotas import OCTETS_PER_TOKEN
+from services.router.admission.quotas import OCTETS_PER_TOKEN, UNSAID_COMPLETION
 from services.router.errors import KeysetEnded, LedgerUnavailable
 from services.router.exchange.course import Started
+from services.router.exchange.volume import OCTETS_PER_COMPLETION_TOKEN
 from services.router.workload.settings import DAY_SECONDS
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
@@ -182,6 +183,54 @@ async def test_a_client_that_leaves_before_the_end_saves_nothing(bench: RouterBe
         await anext(exchange)
         await exchange.aclose()
     assert used_today(bench) > 100
+
+
+def event(text: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": None}]}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("text", ["a", "four" * 10])
+async def test_a_stream_without_a_bound_costs_at_least_what_came(bench: RouterBench, text: str) -> None:
+    """Engines put more than one token into an event where whoever reads is slow."""
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=1_000_000))
+    bench.nodes[0].stream(event(text) * 5000, *STREAMED[-2:])
+    body = prompt(stream=True)
+    await bench.run(body)
+    came = 5000 * max(1, len(text) // OCTETS_PER_COMPLETION_TOKEN)
+    assert came <= used_today(bench) - -(-len(body) // OCTETS_PER_TOKEN) <= came + 2
+
+
+async def test_a_long_stream_whose_client_leaves_costs_at_least_what_came(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=1_000_000))
+    bench.nodes[0].stream(event("a") * 5000, *STREAMED[-2:])
+    exchange = bench.exchanges.run(bench.request(prompt(stream=True)))
+    async with asyncio.timeout(PATIENCE_SECONDS), aclosing(exchange):
+        await anext(exchange)
+        await anext(exchange)
+        await exchange.aclose()
+    assert used_today(bench) > 5000
+
+
+async def test_a_buffered_answer_that_states_nothing_costs_at_least_what_came(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=1_000_000))
+    bench.nodes[0].chunks = (json.dumps({"id": "x", "choices": [{"message": {"content": "four" * 5000}}]}).encode(),)
+    await bench.run(prompt())
+    assert used_today(bench) > 5000
+
+
+async def test_a_short_answer_without_a_bound_costs_what_it_might_have_been(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=1_000_000))
+    body = prompt()
+    await bench.run(body)
+    assert used_today(bench) == -(-len(body) // OCTETS_PER_TOKEN) + UNSAID_COMPLETION
+
+
+async def test_an_embedding_that_states_nothing_costs_its_prompt(bench: RouterBench) -> None:
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=1_000_000))
+    body = prompt(input="a")
+    bench.nodes[0].chunks = (json.dumps({"data": [{"embedding": [0.25] * 5000}]}).encode(),)
+    await bench.run(body, endpoint=EMBEDDINGS)
+    assert used_today(bench) == -(-len(body) // OCTETS_PER_TOKEN)
 
 
 async def test_what_a_stream_says_at_its_start_is_not_what_it_cost(bench: RouterBench) -> None:

@@ -84,15 +84,25 @@ async def test_what_came_encrypted_and_is_refused(bench: RouterBench, sealed: Se
     assert_refused(bench, answer, sealed.reason)
 
 
-async def test_what_came_encrypted_before(bench: RouterBench) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda client: {},
+        lambda client: {"x_client_pub_key": client.key.suite.key().public.hex()},
+        lambda client: {"x_e2ee_nonce": client.nonce.swapcase()},
+    ],
+    ids=["as it was", "for another client's key", "with its nonce in other letters"],
+)
+async def test_what_came_encrypted_before(bench: RouterBench, changed: Callable[[Client], dict[str, str]]) -> None:
     key = bench.workload.newest.e2ee_keys[0]
-    client = Client(key, key.suite.key(), MODEL)
-    body = client.chat("in clear")
-    await bench.run(body, sealing=client.headers())
-    answer = await bench.run(body, sealing=client.headers())
+    client = Client(key, key.suite.key(), MODEL, nonce="ab" * 32)
+    body = client.sealed_chat()
+    assert (await bench.run(body, sealing=client.headers())).started.status == 200
+    answer = await bench.run(body, sealing=client.headers(**changed(client)))
     first, second = bench.ledger.of(Kind.RECEIPT)
     assert first["receipt_id"] != second["receipt_id"] == answer.started.receipt_id
     assert "e2ee_replay_detected" in str(second)
+    assert [len(node.requests) for node in bench.nodes] == [1]
 
 
 async def test_what_came_encrypted_and_cannot_be_remembered(tmp_path: Path) -> None:

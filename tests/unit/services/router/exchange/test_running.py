@@ -15,6 +15,7 @@ from teemesh.registry.v1 import registry_pb2
 
 from libs.aci.encoding import digest
 from libs.aci.endpoints import CHAT
+from libs.aci.json_values import MOST_VALUES
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
 from libs.events.answers import EntryRejected
@@ -187,11 +188,13 @@ async def test_a_disk_that_fails_after_the_acknowledgement_does_not_break_the_re
     ("body", "status", "kind", "reason"),
     [
         (b"{", 400, "invalid_request_error", "request_invalid"),
+        (prompt(ids=[0] * MOST_VALUES), 400, "invalid_request_error", "body_values_too_many"),
         (prompt(model="unheard-of"), 404, "not_found_error", "model_not_found"),
         (prompt(cache_salt="x"), 400, "invalid_request_error", "request_invalid"),
         (prompt(provider={"aci_session_ids": ["00" * 32]}), 412, "session_not_accepted", "session_not_accepted"),
+        (prompt(max_tokens=1, max_completion_tokens="100000"), 400, "invalid_request_error", "bound_malformed"),
     ],
-    ids=["malformed", "unknown model", "cache salt", "another session pinned"],
+    ids=["malformed", "many values", "unknown model", "cache salt", "another session pinned", "bound in another form"],
 )
 async def test_a_refusal_has_a_receipt_that_says_why(
     bench: RouterBench, body: bytes, status: int, kind: str, reason: str

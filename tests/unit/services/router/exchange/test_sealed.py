@@ -9,7 +9,8 @@ import pytest
 
 from libs.aci.encoding import digest
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import Aborted, Encrypted
+from libs.aci.receipt_events import Aborted, Encrypted, ServedByNode
+from libs.transparency.leaf import Kind
 from tests.fakes.leases import MODEL
 from tests.fakes.routers import STREAMED, RouterBench
 from tests.fakes.sealed_prompts import Client
@@ -51,6 +52,21 @@ async def test_the_receipt_is_over_what_was_asked_and_what_goes_out(bench: Route
     assert [event for event in receipt.events if isinstance(event, Encrypted)] == [
         Encrypted("2", client.key.suite.algo, client.key.key_id, hashlib.sha256(client.private.public).hexdigest())
     ]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
+async def test_no_hash_of_the_answer_in_clear_is_in_the_receipt(
+    bench: RouterBench, client: Client, stream: bool
+) -> None:
+    """A short answer can be guessed by its hash, which the node's own receipt has."""
+    node = bench.nodes[0]
+    if stream:
+        node.stream()
+    answer = await bench.run(sealed_stream(client) if stream else client.sealed_chat(), sealing=client.headers())
+    assert answer.started.sealed is not None
+    (served,) = [event for event in bench.only_receipt().events if isinstance(event, ServedByNode)]
+    assert served.receipt is None
+    assert digest(b"".join(node.chunks)) not in json.dumps(bench.ledger.of(Kind.RECEIPT)[-1])
 
 
 async def test_what_cannot_be_opened_is_refused_with_a_receipt_over_what_came(

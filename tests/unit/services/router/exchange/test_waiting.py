@@ -225,6 +225,7 @@ async def test_whoever_waited_is_judged_as_if_they_came_now(
         node.goes_on.set()
         answer = await late
         assert told(answer) == refusal
+        assert ("POLICY_STALE" in answer.body.decode()) is (happens is _the_policy_goes_stale)
         assert len(node.requests) == CAPACITY
     assert len(bench.ledger.of(Kind.RECEIPT)) == CAPACITY + 1
 

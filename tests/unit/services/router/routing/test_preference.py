@@ -118,13 +118,31 @@ def _withdraw_the_model(bench: RouterBench, node: NodeTwin) -> None:
 
 @pytest.mark.parametrize("withdraw", [_drain, _end, _disconnect, _withdraw_the_model])
 async def test_no_preference_leads_to_a_node_that_may_not_serve(five: RouterBench, withdraw: Withdrawing) -> None:
-    """All others are avoided, and the prompt was there before; it is idle, too."""
+    """All others are avoided, and were tried; the prompt was there before; it is idle, too."""
     beginning = b"what was asked before"
-    node = next(each for each in five.nodes if name_of(each) == choose(five, beginning=beginning))
-    break_open(five, *(other for other in five.nodes if other is not node))
+    node, others = has_served(five, beginning)
     withdraw(five, node)
-    with suppress(UpstreamVerificationFailed):
-        assert {choose(five, beginning=beginning) for _ in range(30)}.isdisjoint({name_of(node)})
+    with pytest.raises(UpstreamVerificationFailed) as refused:
+        choose(five, *others, beginning=beginning)
+    assert refused.value.reason == "UPSTREAM_VERIFICATION_FAILED"
+
+
+@pytest.mark.parametrize("withdraw", [_drain, _end, _disconnect])
+async def test_those_that_are_avoided_are_preferred_to_one_that_may_not_serve(
+    five: RouterBench, withdraw: Withdrawing
+) -> None:
+    beginning = b"what was asked before"
+    node, others = has_served(five, beginning)
+    withdraw(five, node)
+    assert {choose(five, beginning=beginning) for _ in range(60)} <= {name_of(other) for other in others}
+
+
+def has_served(bench: RouterBench, beginning: bytes) -> tuple[NodeTwin, list[NodeTwin]]:
+    """Return the node that has served what begins so, and the others, all of which are avoided now."""
+    node = next(each for each in bench.nodes if name_of(each) == choose(bench, beginning=beginning))
+    others = [other for other in bench.nodes if other is not node]
+    break_open(bench, *others)
+    return node, others
 
 
 async def test_a_pin_is_obeyed_whatever_is_preferred(five: RouterBench) -> None:

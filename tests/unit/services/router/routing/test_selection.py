@@ -131,6 +131,33 @@ def test_pins_are_obeyed_or_refused_but_never_escaped() -> None:
         pick(dataclasses.replace(busy, draining=True), pinned=frozenset({busy.session_id}))
 
 
+@pytest.mark.parametrize("pinned", [node("a").session_id, "00" * 32], ids=["a session of a node", "nobody's session"])
+@pytest.mark.parametrize(
+    "asked",
+    [{"tenant": TenantConstraints(regions=frozenset({"eu-1"}))}, {"endpoint": EMBEDDINGS}, {"excluded": {"a"}}],
+    ids=["a region", "an endpoint", "tried"],
+)
+def test_that_no_pinned_session_can_serve_is_said_whatever_keeps_them_from_it(
+    pinned: str, asked: dict[str, Any]
+) -> None:
+    with pytest.raises(SessionNotAccepted) as refused:
+        pick(node("a"), node("b"), pinned=frozenset({pinned}), **asked)
+    assert (refused.value.status, refused.value.type) == (412, "session_not_accepted")
+
+
+@pytest.mark.parametrize(
+    ("other", "asked"),
+    [
+        ({"endpoints": ()}, {}),
+        ({"region": "us-1"}, {"tenant": TenantConstraints(regions=frozenset({"eu-1"}))}),
+    ],
+    ids=["an endpoint", "a region"],
+)
+def test_what_a_tried_node_has_is_not_said_to_be_missing(other: dict[str, Any], asked: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamVerificationFailed):
+        pick(node("a", region="eu-1"), node("b", **other), excluded={"a"}, **asked)
+
+
 MET: dict[str, Any] = {
     "region": "eu-1",
     "tee_type": "tdx",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from teemesh.registry.v1 import registry_pb2
 
 from libs import jcs
 from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
-from libs.aci.session import Session, session_id, verify_session
+from libs.aci.session import Session, abbreviated, session_id, verify_session
 from libs.identity.member import Member
 from libs.identity.peers import Peer
 from libs.policy.constraints import Constraints as Demanded
@@ -80,14 +81,22 @@ def test_a_session_that_says_what_was_found_is_confirmed() -> None:
         {"endpoint": "https://127.0.0.1:4001"},
         {"identity": {"provider": "somebody"}},
         {"channel_binding": []},
-        {"established_at": 1, "expires_at": 2},
-        {"established_at": int(time.time()) + 3600, "expires_at": int(time.time()) + 7200},
     ],
     ids=lambda changes: next(iter(changes)) if isinstance(changes, dict) else "",
 )
 def test_a_session_that_says_something_else_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(SessionNotOurs) as refused:
         confirm(altered(DOCUMENT, changes), ENDPOINT, LEASE, time.time())
+    assert refused.value.reason == "SESSION_NOT_CONFIRMED"
+
+
+@pytest.mark.parametrize("seconds", [(-7200, 0), (60, 7200)], ids=["has ended", "has not begun"])
+def test_a_session_that_is_not_valid_now_is_refused(seconds: tuple[int, int]) -> None:
+    now = int(time.time())
+    established_at, expires_at = (now + second for second in seconds)
+    session = altered(DOCUMENT, {"established_at": established_at, "expires_at": expires_at})
+    with pytest.raises(SessionNotOurs, match="not valid now") as refused:
+        confirm(session, ENDPOINT, LEASE, now)
     assert refused.value.reason == "SESSION_NOT_CONFIRMED"
 
 
@@ -189,8 +198,17 @@ async def test_sessions_are_listed_by_upstream_and_by_model(two_nodes: RouterBen
     assert len(upstreams.current_sessions(None, None)) == 2
     name = two_nodes.nodes[0].lease.certificate.spiffe_id
     (only,) = upstreams.current_sessions(name, MODEL)
-    assert jcs.loads_object(only)["upstream_name"] == name
+    assert jcs.loads_object(only.document)["upstream_name"] == name
     assert upstreams.current_sessions(None, "other") == []
+
+
+async def test_how_a_session_is_listed_is_made_once(bench: RouterBench) -> None:
+    """Anybody may ask for the list, and a session has 50 KB of evidence."""
+    (first,) = bench.upstreams.current_sessions(None, None)
+    assert json.loads(first.entry) == abbreviated(first.document)
+    bench.upstreams.take(bench.snapshot(bench.nodes[0].provider(load=registry_pb2.Load(capacity=7))))
+    (again,) = bench.upstreams.current_sessions(None, None)
+    assert again is first
 
 
 class Noting(Upstreams):

@@ -12,6 +12,7 @@ import pytest
 from libs.aci.endpoints import CHAT
 from libs.aci.receipt_events import UpstreamFailed
 from libs.errors import MeshError
+from libs.policy import constraints as policy_constraints
 from libs.policy.constraints import TenantConstraints
 from libs.policy.foreign import ForeignKind, ForeignProvider
 from services.router.prompt import Constraints, parse
@@ -27,6 +28,7 @@ PROVIDER = ForeignProvider(
     "a", ForeignKind.OPENAI, "https://a.example", {"m": "n"}, best_effort=True, tenants=frozenset({TENANT.tenant_id})
 )
 UNVERIFIED = UpstreamFailed(False, "n", "never_verified", "foreign/a")
+BEST_EFFORT = TenantConstraints(verified_only=False)
 
 
 class Revoked(MeshError):
@@ -81,12 +83,13 @@ class Bench:
     """A route to one provider, by the first of these standings."""
 
     def __init__(self, *standings: StandingTwin) -> None:
-        self.policy = KeeperTwin(cast(Any, PolicyTwin(foreign_providers=(PROVIDER,))))
+        policy = PolicyTwin(foreign_providers=(PROVIDER,), constraints=policy_constraints.Constraints(BEST_EFFORT))
+        self.policy = KeeperTwin(cast(Any, policy))
         self.known = Known(PROVIDER, AdapterTwin(*standings), cast(Any, self.policy), cast(Any, RecordTwin()))
 
     async def route(self) -> ForeignRoute:
         await self.known.refresh()
-        wanted = Wanted("m", CHAT, Constraints(), TENANT.tenant_id, TenantConstraints(verified_only=False))
+        wanted = Wanted("m", CHAT, Constraints(), TENANT.tenant_id, BEST_EFFORT)
         return ForeignRoute(self.known, wanted, cast(Any, {self.known.name: 0}))
 
     def enact(self, version: int) -> None:

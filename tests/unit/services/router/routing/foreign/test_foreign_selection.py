@@ -103,6 +103,20 @@ def test_what_policy_demands_for_the_tenant_and_a_provider_does_not_show_is_refu
             pick(candidate, tenant=TenantConstraints(verified_only=False, **demand))
 
 
+def test_of_a_pinned_session_only_that_it_cannot_serve_is_said() -> None:
+    tenant = TenantConstraints(regions=frozenset({"eu"}))
+    pinned = Constraints(verified=True, session_ids=frozenset({"aa" * 32}))
+    assert pick(VERIFIED, tenant=tenant, constraints=pinned) is None
+
+
+def test_what_a_tried_provider_shows_is_not_said_to_be_missing() -> None:
+    tenant = TenantConstraints(tee_types=frozenset({"tdx"}))
+    other = replace(VERIFIED, name="foreign/b", tee_type="sev-snp")
+    assert pick(VERIFIED, other, tenant=tenant, excluded={"foreign/a"}) is None
+    with pytest.raises(TenantConstraintsUnmet):
+        pick(VERIFIED, tenant=TenantConstraints(gpu_required=True), excluded={"foreign/a"})
+
+
 def test_a_provider_that_shows_what_policy_demands_for_the_tenant_serves() -> None:
     tenant = TenantConstraints(tee_types=frozenset({"tdx"}), max_evidence_age_seconds=60)
     assert pick(VERIFIED, tenant=tenant) == "foreign/a"

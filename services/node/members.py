@@ -14,8 +14,9 @@ from collections.abc import Mapping
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 
-_EVERYWHERE = frozenset({"model", "provider"})
-"""`provider` is the mesh's own: a router takes from it what is meant for itself."""
+_EVERYWHERE = frozenset({"model", "provider", "stream"})
+"""`provider` is the mesh's own: a router takes from it what is meant for itself. Clients say `stream: false` also
+where nothing streams."""
 
 _GENERATED = frozenset(
     {
@@ -32,7 +33,6 @@ _GENERATED = frozenset(
         "repetition_penalty",
         "seed",
         "stop",
-        "stream",
         "stream_options",
         "temperature",
         "top_k",
@@ -66,7 +66,6 @@ _MESSAGES = _COUNTED | {
     "metadata",
     "service_tier",
     "stop_sequences",
-    "stream",
     "temperature",
     "top_k",
     "top_p",
@@ -88,7 +87,6 @@ _RESPONSES = frozenset(
         "safety_identifier",
         "service_tier",
         "store",
-        "stream",
         "stream_options",
         "temperature",
         "text",

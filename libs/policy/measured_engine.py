@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from libs import jcs
 from libs.aci.endpoints import DEFINED, Endpoint
+from libs.errors import Code, MeshError
 from libs.policy.compose import ComposeMalformed
+from libs.policy.engine_arguments import require_known
 from libs.policy.members import Members
 
 _MEMBER = "teemesh_engine"
@@ -21,9 +23,16 @@ _ARGUMENT = re.compile(r"[ -~]{1,1024}")
 _ENDPOINT = re.compile("|".join(re.escape(endpoint.path) for endpoint in DEFINED))
 
 
+class EngineInterpreterRefused(MeshError):
+    """An interpreter is named for an engine that runs in the node's own."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "ENGINE_INTERPRETER_REFUSED"
+
+
 @dataclass(frozen=True, slots=True)
 class MeasuredEngine:
-    """What runs."""
+    """What runs. Raises `EngineArgumentsRefused` or `EngineInterpreterRefused` for what would make receipts false."""
 
     kind: str
     """"embedded": the small model that comes as a package, on the CPU. "vllm": vLLM's OpenAI server."""
@@ -34,9 +43,18 @@ class MeasuredEngine:
     endpoints: frozenset[Endpoint] | None = None
     """Where it is asked; None: where its kind always is."""
 
+    def __post_init__(self) -> None:
+        if self.kind == "embedded" and self.python is not None:
+            # Another's packages would say which version answers.
+            raise EngineInterpreterRefused("the embedded engine runs by the node's own interpreter: name none")
+        require_known(self.kind, self.arguments)
+
 
 def read_engine(app_compose_text: str) -> MeasuredEngine:
-    """Read the engine of a node's measured app-compose. Raises `ComposeMalformed`."""
+    """Read the engine of a node's measured app-compose.
+
+    Raises `ComposeMalformed`, `EngineArgumentsRefused` or `EngineInterpreterRefused`.
+    """
     try:
         value = jcs.loads_object(app_compose_text.encode("utf-8"))
     except (UnicodeEncodeError, jcs.JsonMalformed) as error:

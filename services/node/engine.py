@@ -23,6 +23,7 @@ from libs.aci.endpoints import DEFINED, Endpoint
 from libs.process import Exit, Program, Supervisor, supervised
 from libs.weights import MeasuredWeights, WeightsChanged, WeightsMissing
 from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable, SaltIgnored
+from services.node.environment import inherited
 from services.node.launch import EngineSettings, Launch
 from services.node.liveness import until_hanging
 
@@ -91,7 +92,7 @@ class SupervisedEngine:
         self._program = Program(
             name="engine",
             argv=tuple(launch.argv(socket)),
-            environment={**os.environ, **launch.environment, launch.key_variable: api_key},
+            environment={**inherited(), **launch.environment, launch.key_variable: api_key},
             hushable=True,
             grace_seconds=_STOP_SECONDS,
             memory_bytes=settings.memory_bytes,

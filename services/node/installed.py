@@ -12,6 +12,7 @@ from asyncio import subprocess
 
 from libs.errors import MeshError
 from libs.policy.measured_engine import MeasuredEngine
+from services.node.environment import inherited
 
 _SECONDS = 60.0
 """An interpreter's first start from a cold disk takes some."""
@@ -47,9 +48,16 @@ async def engine_name(engine: MeasuredEngine) -> str:
 
 async def _ask(python: str, distributions: tuple[str, ...]) -> str:
     try:
-        # Isolated: neither the working folder nor the host's environment may say what is installed.
+        # Isolated, as the engine is started: neither folder nor environment may say what is installed.
         process = await asyncio.create_subprocess_exec(
-            python, "-I", "-c", _QUESTION, *distributions, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            python,
+            "-I",
+            "-c",
+            _QUESTION,
+            *distributions,
+            env=inherited(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
     except OSError as error:
         raise EngineNotInstalled(f"the engine's interpreter cannot be started: {error.strerror}") from error

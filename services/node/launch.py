@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from libs import jcs
 from libs.aci.endpoints import DEFINED, FIRST, Endpoint
+from libs.policy.engine_arguments import option_of
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
 from services.node.channel import SILENT_SECONDS
@@ -29,7 +30,7 @@ _VLLM_ENVIRONMENT = {
     # Nothing of a response outlives it.
     "VLLM_ENABLE_RESPONSES_API_STORE": "0",
 }
-_CACHING, _NO_CACHING = "--enable-prefix-caching", "--no-enable-prefix-caching"
+_NO_CACHING = "--no-enable-prefix-caching"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Launch:
     weights_option: str
     socket_option: str
     environment: Mapping[str, str]
+    """What it gets beside what `services.node.environment` lets through."""
     key_variable: str
     endpoints: frozenset[Endpoint]
     """Where it is asked; stands in the evidence claims."""
@@ -125,7 +127,7 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
     return Launch(
         name=name,
         weights=settings.weights or packaged_weights(),
-        program=(sys.executable, "-m", "services.node.embedded", "--key-variable", _EMBEDDED_KEY_VARIABLE),
+        program=(sys.executable, "-I", "-m", "services.node.embedded", "--key-variable", _EMBEDDED_KEY_VARIABLE),
         arguments=tuple(part for option in arguments.items() for part in option),
         weights_option="--weights",
         socket_option="--socket",
@@ -147,12 +149,13 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch
     return Launch(
         name=name,
         weights=settings.weights,
-        # Not the command `vllm`, which the CPU build does not have.
-        program=(engine.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        # Not the command `vllm`, which the CPU build does not have. Isolated, as it was asked for its version.
+        program=(engine.python or sys.executable, "-I", "-m", "vllm.entrypoints.openai.api_server"),
         arguments=(
             *(part for option in arguments.items() for part in option),
             "--disable-uvicorn-access-log",
             *engine.arguments,
+            "--no-enable-log-requests",
         ),
         weights_option="--model",
         socket_option="--uds",
@@ -160,13 +163,6 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch
         key_variable=_VLLM_KEY_VARIABLE,
         # Which of the others it has, and takes a salt at, is for who measures its version to say.
         endpoints=engine.endpoints or frozenset(FIRST),
-        salted=not _has_no_prefix_cache(engine.arguments),
+        salted=_NO_CACHING not in map(option_of, engine.arguments),
         kv_cache_gauge="vllm:kv_cache_usage_perc",
     )
-
-
-def _has_no_prefix_cache(arguments: Sequence[str]) -> bool:
-    """Say whether the measured arguments switch the cache off, and nothing in them might switch it on again."""
-    names = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-    # A name may be given by its beginning.
-    return _NO_CACHING in names and not any(name.startswith("--e") and _CACHING.startswith(name) for name in names)

@@ -28,6 +28,8 @@ WHERE = os.environ.get("TEEMESH_VLLM")
 VERSION = "0.32.0"
 START_SECONDS = 300.0
 """On a machine that does other things as well."""
+_OTHERS = ("teemesh-*", "torchinductor_*", "vllm*")
+"""What may lie in everybody's temporary folder, whatever the engine is told."""
 
 pytestmark = [
     pytest.mark.mesh,
@@ -40,18 +42,20 @@ pytestmark = [
 def mesh() -> Iterator[RunningMesh]:
     environment = Path(str(WHERE)).absolute()
     arguments = ["--dtype", "bfloat16", "--enforce-eager"]
-    with (
-        short_folder() as folder,
-        running_mesh(
+    with short_folder() as folder:
+        home, temporary = folder / "home", folder / "tmp"
+        home.mkdir()
+        temporary.mkdir()
+        with running_mesh(
             folder,
             *("--vllm", str(environment / "bin" / "python")),
             *("--weights", str(environment / "weights" / "smollm2-135m")),
             *("--parallel", "4"),
             *(f"--vllm-argument={argument}" for argument in arguments),
-            environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
-        ) as running,
-    ):
-        yield running
+            # What the engine leaves, it leaves in this folder.
+            environment={"VLLM_CPU_KVCACHE_SPACE": "1", "HOME": str(home), "TMPDIR": str(temporary)},
+        ) as running:
+            yield running
 
 
 @pytest.fixture
@@ -137,15 +141,35 @@ def test_an_engine_that_is_killed_ends_its_answers_and_comes_back(mesh: RunningM
 
 
 def test_no_text_is_left_behind(mesh: RunningMesh, https: Https) -> None:
-    """Neither in what the mesh keeps, nor in anybody's logs and temporary files."""
+    """Neither in what the mesh keeps, nor in anybody's logs, caches and temporary files."""
     marker = f"marker-{secrets.token_hex(16)}"
-    asked = https.post(CHAT, body(mesh, f"Repeat after me: {marker}", max_tokens=64))
+    asked = https.post(CHAT, body(mesh, f"Repeat after me: {marker}", max_tokens=64, ignore_eos=True))
     assert asked.status == 200
-    said = asked.json["choices"][0]["message"]["content"][:40].encode()
-    places = [mesh.state, *Path(tempfile.gettempdir()).glob("teemesh-*"), Path("/dev/shm")]
-    files = [path for place in places for path in place.rglob("*") if path.is_file()]
-    assert any(path.name == "node.log" for path in files)
-    for path in files:
+    said = asked.json["choices"][0]["message"]["content"].strip()[:60]
+    assert len(said) >= 20
+    texts = [marker.encode(), said.encode(), json.dumps(said)[1:-1].encode()]
+    folder = mesh.state.parent
+    shared = Path(tempfile.gettempdir())
+    searched = [folder, *(path for name in _OTHERS for path in shared.glob(name)), Path("/dev/shm")]
+
+    def holders() -> dict[Path, list[bytes]]:
+        files = [path for place in searched for path in place.rglob("*") if path.is_file()]
+        assert any(path.name == "node.log" for path in files)
+        held = {path: _held(path, texts) for path in files}
+        return {path: found for path, found in held.items() if found}
+
+    assert any((folder / "home" / ".cache" / "vllm").rglob("*"))
+    assert holders() == {}
+    # The search finds what is there.
+    controls = [folder / "home" / ".cache" / "control", folder / "tmp" / "control", mesh.state / "control"]
+    for control, text in zip(controls, texts, strict=True):
+        control.write_bytes(b"before " + text + b" after")
+    assert holders().keys() == set(controls)
+
+
+def _held(path: Path, texts: list[bytes]) -> list[bytes]:
+    try:
         content = path.read_bytes()
-        assert marker.encode() not in content, path
-        assert len(said) < 20 or said not in content, path
+    except FileNotFoundError:
+        return []
+    return [text for text in texts if text in content]

@@ -1,7 +1,7 @@
 """Responsible for an engine that costs next to nothing: it answers every prompt with the same words, at once.
 
 It takes vLLM's command line and speaks as much of OpenAI's HTTP API as gateways ask for, so that what is measured in
-front of it is the gateway. `--pause` makes its streams slow.
+front of it is the gateway. A pause makes its streams slow.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ def _length(head: bytes) -> int:
     return 0
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+async def _run(arguments: argparse.Namespace, pause: float) -> None:
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
 
         def connection() -> _Connection:
-            return _Connection(arguments.pause, tasks)
+            return _Connection(pause, tasks)
 
         if arguments.uds:
             server: asyncio.Server = await loop.create_unix_server(connection, arguments.uds)
@@ -141,13 +141,13 @@ async def _run(arguments: argparse.Namespace) -> None:
             await server.serve_forever()
 
 
-def main() -> None:
+def main(pause: float = 0.0) -> None:
+    """Serve until the process ends, with so many seconds between the words of a stream."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--uds")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--pause", type=float, default=0.0)
     arguments, _ = parser.parse_known_args()
-    asyncio.run(_run(arguments))
+    asyncio.run(_run(arguments, pause))
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ _PARALLEL = 2000
 @contextmanager
 def mesh_before(folder: Path, *, pause: float = 0.0) -> Iterator[RunningMesh]:
     """Run a mesh whose engine streams with so many seconds between its words."""
-    environment = _environment(folder / "environment")
+    environment = _environment(folder / "environment", pause)
     weights = folder / "weights"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
     options = (
         "--vllm",
         str(environment / "bin" / "python"),
-        f"--vllm-argument=--pause={pause}",
         "--weights",
         str(weights),
     )
@@ -34,13 +33,13 @@ def mesh_before(folder: Path, *, pause: float = 0.0) -> Iterator[RunningMesh]:
         yield mesh
 
 
-def _environment(folder: Path) -> Path:
-    """Make an environment that has what the node takes for vLLM installed."""
+def _environment(folder: Path, pause: float) -> Path:
+    """Make an environment that has what the node takes for vLLM installed, with its pause in it."""
     venv.create(folder, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
     server = packages / "vllm" / "entrypoints" / "openai" / "api_server.py"
     server.parent.mkdir(parents=True)
-    server.write_text("from tests.bench.gateways.engine import main\n\nmain()\n")
+    server.write_text(f"from tests.bench.gateways.engine import main\n\nmain({pause})\n")
     metadata = packages / "vllm-0.0.0.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.0.0\n")

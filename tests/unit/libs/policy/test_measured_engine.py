@@ -10,7 +10,8 @@ import pytest
 
 from libs.aci.endpoints import CHAT, MESSAGES
 from libs.policy.compose import ComposeMalformed
-from libs.policy.measured_engine import MeasuredEngine, read_engine
+from libs.policy.engine_arguments import EngineArgumentsRefused
+from libs.policy.measured_engine import EngineInterpreterRefused, MeasuredEngine, read_engine
 
 TEMPLATES = Path(__file__).parents[4] / "deploy" / "dstack"
 
@@ -48,6 +49,15 @@ def test_both_templates_name_their_engine() -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ComposeMalformed):
         read_engine(text)
+
+
+def test_what_would_make_receipts_false_is_refused_measured_or_not() -> None:
+    with pytest.raises(EngineArgumentsRefused):
+        read_engine(compose({"kind": "vllm", "arguments": ["--model", "/data/other"]}))
+    with pytest.raises(EngineArgumentsRefused):
+        read_engine(compose({"kind": "embedded", "arguments": ["--anything"]}))
+    with pytest.raises(EngineInterpreterRefused):
+        read_engine(compose({"kind": "embedded", "arguments": [], "python": "/opt/other/bin/python"}))
 
 
 def test_where_it_is_asked_may_be_measured_too() -> None:

@@ -53,7 +53,8 @@ ENVIRONMENT = {
     # How much gRPC's core writes to standard error.
     ("libs/rpc/hardening.py", "os.environ.setdefault(_VERBOSITY, 'ERROR')"),
     ("services/node/embedded.py", "os.environ.pop(arguments.key_variable)"),
-    ("services/node/engine.py", "os.environ"),
+    ("services/node/environment.py", "os.environ"),
+    ("services/node/environment.py", "os.environ[name]"),
 }
 _VARIABLES = (
     # What the list above reads, by name; the engine's key has a name of the node's choice.

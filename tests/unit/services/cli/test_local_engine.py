@@ -75,3 +75,9 @@ def test_half_an_engine_is_refused(tmp_path: Path, options: list[str], capsys: p
     assert main(["up", "--state", str(tmp_path / "state"), *options]) == 1
     assert "ENGINE_UNCLEAR" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
+
+
+def test_an_engine_that_would_log_requests_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vllm = ["--vllm", "/usr/bin/python3", "--weights", str(tmp_path), "--vllm-argument=--enable-log-requests"]
+    assert main(["up", "--state", str(tmp_path / "state"), *vllm]) == 1
+    assert "ENGINE_ARGUMENTS_REFUSED" in capsys.readouterr().err

@@ -223,6 +223,18 @@ def socket_of(engine: SupervisedEngine) -> Path:
     return Path(os.fsdecode(arguments[arguments.index(b"--socket") + 1]))
 
 
+def variables_of(engine: SupervisedEngine) -> set[str]:
+    entries = Path(f"/proc/{engine.pid}/environ").read_bytes().split(b"\0")
+    return {os.fsdecode(entry).partition("=")[0] for entry in entries if entry}
+
+
+async def test_the_engine_inherits_nothing_that_is_not_known(engine: SupervisedEngine) -> None:
+    assert "PYTEST_CURRENT_TEST" in os.environ
+    names = variables_of(engine)
+    known = {"PATH", "HOME", "LANG", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
+    assert {"PATH", "TEEMESH_ENGINE_KEY"} <= names <= {*known, "VLLM_CPU_KVCACHE_SPACE", "TEEMESH_ENGINE_KEY"}
+
+
 async def test_the_engine_wants_its_key_which_is_not_in_its_arguments(engine: SupervisedEngine) -> None:
     socket = socket_of(engine)
     modes = [os.stat(path).st_mode & 0o077 for path in (socket, socket.parent)]

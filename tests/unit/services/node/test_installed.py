@@ -57,6 +57,20 @@ async def test_the_hosts_environment_does_not_say_what_is_installed(
         await engine_name(MeasuredEngine("vllm", sys.executable))
 
 
+async def test_the_interpreter_is_asked_in_the_environment_that_the_engine_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling = tmp_path / "python"
+    telling.write_text(f'#!/bin/sh\nenv > "{tmp_path / "seen"}"\n')
+    telling.chmod(0o700)
+    monkeypatch.setenv("LD_AUDIT", "")
+    with pytest.raises(EngineNotInstalled):
+        await engine_name(MeasuredEngine("vllm", str(telling)))
+    seen = (tmp_path / "seen").read_text()
+    assert "PATH=" in seen
+    assert "LD_AUDIT" not in seen
+
+
 async def test_an_interpreter_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineNotInstalled, match="cannot be started"):
         await engine_name(MeasuredEngine("vllm", str(tmp_path / "python")))

@@ -12,14 +12,16 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
 from libs.errors import Code, MeshError
 from libs.process.readiness import Readiness, listening
+from libs.process.relay import Relay
 from libs.process.tether import tethered
 
 log = structlog.get_logger()
@@ -41,9 +43,10 @@ class Program:
     """What to run.
 
     `environment`: the child's whole environment; None: this process's. `log`: file that takes standard output and
-    error, appended to; None: this process's own. `notify`: path of the socket on which the child says that it is
-    ready; None: nothing is asked. `grace_seconds`: from SIGTERM to SIGKILL. `restart`: whether an end that nobody
-    asked for is followed by a new start. `memory_bytes` and `oom_score_adj`: see `tethered`.
+    error, appended to; None: this process's own. `hushable`: what it writes passes through this process, which passes
+    it on to its own standard error until `Supervisor.hush`; there is no `log` then. `notify`: path of the socket on
+    which the child says that it is ready; None: nothing is asked. `grace_seconds`: from SIGTERM to SIGKILL. `restart`:
+    whether an end that nobody asked for is followed by a new start. `memory_bytes` and `oom_score_adj`: see `tethered`.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Program:
     environment: Mapping[str, str] | None = None
     folder: Path | None = None
     log: Path | None = None
+    hushable: bool = False
     notify: Path | None = None
     grace_seconds: float = 10.0
     restart: bool = True
@@ -103,6 +107,7 @@ class Supervisor:
         self._on_exit = on_exit
         self._sleep = sleep
         self._process: asyncio.subprocess.Process | None = None
+        self._relay: Relay | None = None
         self._stopping = asyncio.Event()
         self.restarts = 0
 
@@ -123,6 +128,11 @@ class Supervisor:
     async def until_ready(self) -> None:
         """Wait until the child says that it is ready; only a program with `notify` ever does."""
         await self._readiness.until_ready()
+
+    def hush(self) -> None:
+        """Pass on nothing more that the running child writes, if it is `hushable`. Its next start is heard again."""
+        if self._relay is not None:
+            self._relay.hush()
 
     def kill(self) -> None:
         """Send SIGKILL to the child and its whole group. It is started again as after any other end."""
@@ -158,6 +168,8 @@ class Supervisor:
             finally:
                 # Whatever it started in its group goes too, also when this task is cancelled.
                 _kill_group(process.pid)
+                if self._relay is not None:
+                    await self._relay.close()
             self._process = None
             self._readiness.forget()
             ended = Exit(self._program.name, code, time.monotonic() - began, self._stopping.is_set())
@@ -181,11 +193,14 @@ class Supervisor:
         if program.notify is not None:
             environment["NOTIFY_SOCKET"] = str(program.notify)
         try:
-            with ExitStack() as files:
-                output = None
+            async with AsyncExitStack() as files:
+                output: BinaryIO | int | None = None
+                if program.hushable:
+                    self._relay, output = await files.enter_async_context(Relay.opened())
                 if program.log is not None:
                     descriptor = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                    output = files.enter_context(open(descriptor, "ab"))  # noqa: ASYNC230 - no data passes here
+                    # No data passes here.
+                    output = files.enter_context(open(descriptor, "ab"))  # noqa: ASYNC230, SIM115
                 return await asyncio.create_subprocess_exec(
                     *tethered(program.argv, memory_bytes=program.memory_bytes, oom_score_adj=program.oom_score_adj),
                     stdin=subprocess.DEVNULL,

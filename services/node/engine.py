@@ -1,5 +1,5 @@
 """It is responsible for the engine's life: started as a child process, ready once it has really answered, killed when
-it hangs, restarted when it ends, and counted while it works.
+it hangs, restarted when it ends, unheard once it serves, and counted while it works.
 
 It relies on the engine to speak OpenAI's HTTP API on a unix socket; the socket's folder and the key, new at every start
 of the node, keep every other process away from it.
@@ -93,6 +93,7 @@ class SupervisedEngine:
             name="engine",
             argv=tuple(launch.argv(socket)),
             environment={**inherited(), **launch.environment, launch.key_variable: api_key},
+            hushable=True,
             grace_seconds=_STOP_SECONDS,
             memory_bytes=settings.memory_bytes,
             oom_score_adj=_OOM_SCORE_ADJ,
@@ -174,6 +175,8 @@ class SupervisedEngine:
             self._ended.clear()
             await self._until_answering()
             if not self._ended.is_set():
+                # Engines write of what they are asked, and from here on it is others who ask.
+                self._hush()
                 self._turn(ready=True)
                 log.info("engine answers", engine=self._launch.name, model=self._settings.model, child=self.pid)
                 async with asyncio.TaskGroup() as tasks:
@@ -199,6 +202,10 @@ class SupervisedEngine:
         came, went = (self._ready, self._away) if ready else (self._away, self._ready)
         went.clear()
         came.set()
+
+    def _hush(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.hush()
 
     def _kill(self) -> None:
         if self._supervisor is not None:

@@ -1,7 +1,7 @@
 """It is responsible for one request: what may reach the engine, what is added to it, and what comes back, hashed.
 
-It relies on the router for who may ask and how much; it never lets a request choose another endpoint, another model or
-its own cache salt.
+It relies on the router for who may ask and how much; it never lets a request choose another endpoint, another model,
+its own cache salt or anything else that the node does not know.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Generation:
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:
-            asked = await self._asked(request.body)
+            asked = await self._asked(request.body, endpoint)
         except BodyRefused as refusal:
             body = error_body(refusal.type, str(refusal), endpoint.protocol)
             yield Head(refusal.status, JSON)
@@ -190,11 +190,12 @@ class Generation:
             )
         )
 
-    async def _asked(self, body: bytes) -> Asked:
+    async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
         """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
         if most_values(body) <= FEW_VALUES:
-            return read_body(body, self._models)
-        return await asyncio.get_running_loop().run_in_executor(self._reading, read_body, body, self._models)
+            return read_body(body, self._models, endpoint)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint)
 
     def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

@@ -159,3 +159,37 @@ async def test_a_ready_child_is_forgotten_when_it_dies(tmp_path: Path) -> None:
         await paused.wait()
         assert not supervisor.ready
         assert supervisor.pid is None
+
+
+async def test_what_a_hushed_child_writes_is_read_by_nobody_and_its_next_start_is_heard_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends: asyncio.Queue[Exit] = asyncio.Queue()
+    # More than any pipe holds: a child whose pipe nobody empties would stay in the middle of it.
+    code = (
+        "import os, signal, sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+        + READY
+        + "signal.sigwait({signal.SIGUSR1})\nprint('x' * 500_000, 'out', flush=True)\n"
+        "print('last words', file=sys.stderr, flush=True)\nraise SystemExit(3)"
+    )
+    program = Program("told", _python(code), hushable=True, notify=tmp_path / "notify")
+    async with asyncio.timeout(30), supervised(program, on_exit=ends.put_nowait) as supervisor:
+        for is_hushed in (True, False):
+            await supervisor.until_ready()
+            if is_hushed:
+                supervisor.hush()
+            assert supervisor.pid is not None
+            os.kill(supervisor.pid, signal.SIGUSR1)
+            assert (await ends.get()).code == 3
+            written = capfd.readouterr().err
+            assert ("x out\nlast words\n" in written) is not is_hushed
+            assert ("x" * 1000 in written) is not is_hushed
+
+
+async def test_a_child_that_cannot_start_leaves_no_pipe_behind(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ExceptionGroup):
+        async with supervised(Program("lost", ("true",), folder=tmp_path / "absent", hushable=True)):
+            await asyncio.Event().wait()
+    await asyncio.sleep(0)
+    assert len(os.listdir("/proc/self/fd")) == len(before)

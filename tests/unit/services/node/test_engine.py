@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -141,6 +142,60 @@ async def test_responses_are_answered_and_streamed(generation: Generation) -> No
     assert b"event: response.completed\n" in stream
 
 
+CONFIDED = "Patient Josef Bruckner, born 1961, PIN 4711. " * 6
+CONFIDED_TURNS = [{"role": "user", "content": CONFIDED}]
+CONFIDING: list[tuple[Endpoint, dict[str, object]]] = [
+    (endpoints.CHAT, {"messages": CONFIDED_TURNS, "max_tokens": 1}),
+    (endpoints.COMPLETIONS, {"prompt": CONFIDED, "max_tokens": 1}),
+    (endpoints.MESSAGES, {"messages": CONFIDED_TURNS, "max_tokens": 1}),
+    (endpoints.RESPONSES, {"input": CONFIDED, "max_output_tokens": 1}),
+]
+
+
+def cached_tokens(usage: dict[str, Any]) -> int:
+    """By whichever name the endpoint's own API has for it."""
+    if "cache_read_input_tokens" in usage:
+        return int(usage["cache_read_input_tokens"])
+    details = usage.get("prompt_tokens_details") or usage["input_tokens_details"]
+    return int(details["cached_tokens"])
+
+
+@pytest.mark.parametrize(("endpoint", "members"), CONFIDING, ids=lambda value: getattr(value, "path", ""))
+async def test_no_tenant_finds_anothers_prompt_in_the_engines_cache(
+    generation: Generation, endpoint: Endpoint, members: dict[str, object]
+) -> None:
+    """The engine has one slot: whatever it kept of the first prompt, the second would meet."""
+    body = json.dumps({"model": MODEL, **members}).encode()
+    for tenant in ("victim", "attacker"):
+        _, *chunks, _ = await answered(generation, Request(endpoint.path, body, "request-1", tenant))
+        answer = json.loads(b"".join(chunk for chunk in chunks if isinstance(chunk, bytes)))
+        assert cached_tokens(answer["usage"]) == 0
+
+
+@pytest.mark.parametrize(("endpoint", "members"), CONFIDING, ids=lambda value: getattr(value, "path", ""))
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"cache_prompt": True},
+        {"cache_prompt": True, "id_slot": 0},
+        {"n_cache_reuse": 1},
+        {"repeat_last_n": 2**31 - 1, "repeat_penalty": 1.1},
+        {"top_logprobs": 1_000_000},
+    ],
+    ids=lambda chosen: next(iter(chosen)),
+)
+async def test_nobody_chooses_a_cache_or_memory_of_the_engines(
+    generation: Generation, endpoint: Endpoint, members: dict[str, object], chosen: dict[str, object]
+) -> None:
+    body = json.dumps({"model": MODEL, **members, **chosen}).encode()
+    head, refusal, conclusion = await answered(generation, Request(endpoint.path, body, "request-1", "attacker"))
+    assert head == Head(400, "application/json")
+    assert isinstance(refusal, bytes)
+    assert any(name in json.loads(refusal)["error"]["message"] for name in chosen)
+    assert isinstance(conclusion, Conclusion)
+    assert receipt.parse(conclusion.receipt).forwarded is None
+
+
 async def test_a_request_that_the_engine_refuses_is_a_response(generation: Generation) -> None:
     request = Request(CHAT, b'{"model":"smollm2-135m","messages":"no array"}', "r", "t")
     head, *_ = await answered(generation, request)
@@ -218,3 +273,54 @@ async def test_an_engine_that_ends_at_once_is_never_ready(tmp_path: Path) -> Non
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(engine.until_ready(), 1.0)
         assert not engine.ready
+
+
+TOLD: list[dict[str, object]] = [
+    {"grammar": 'root ::= "MARKER" nosuchrule'},
+    {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"schema": {"type": "string", "pattern": "MARKER(?=x)"}},
+        }
+    },
+    {"tools": "MARKER"},
+    {
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "MARKER",
+                    "parameters": {"type": "object", "properties": {"a": {"type": "string", "pattern": "MARKER(?!y)"}}},
+                },
+            }
+        ],
+        "tool_choice": "required",
+    },
+    {"messages": [{"role": 7, "content": "MARKER"}]},
+    {"messages": [{"role": "MARKER", "content": "MARKER"}]},
+    {"logit_bias": "MARKER"},
+]
+
+
+async def test_nothing_that_is_asked_comes_into_the_nodes_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The node's own standard error is the file of its log. llama.cpp writes schemas, grammars and bad JSON to its."""
+    settings = EngineSettings(model=MODEL, context_tokens=512, parallel=1, threads=1)
+    launch = plan(settings, MeasuredEngine("embedded"), "xllamacpp")
+    asked: dict[str, object] = {"model": MODEL, "messages": QUESTION, "max_tokens": 1}
+    bodies = [json.dumps(asked | told).encode() for told in TOLD] + [b'{"model": MARKER']
+    async with open_engine(settings, launch, await measure(launch.weights), tmp_path) as engine:
+        for _ in range(2):
+            await asyncio.wait_for(engine.until_ready(), PATIENCE_SECONDS)
+            for body in bodies:
+                # Past the node's own table: what it lets pass may grow.
+                async with engine.post(CHAT, body, PATIENCE_SECONDS) as answer:
+                    _ = [chunk async for chunk in answer.chunks]
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            await asyncio.wait_for(engine.until_ended(), PATIENCE_SECONDS)
+    # What it wrote was read to its end before the engine was over.
+    written = "".join(capfd.readouterr())
+    assert "engine answers" in written
+    assert "MARKER" not in written

@@ -93,7 +93,7 @@ async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_eng
 
     engine = ToldEngine()
     generation = Generation(engine, CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding())
-    bodies = [GOOD, b'{"model":"m","x":[' + b"0.50," * FEW_VALUES + b"0]}"]
+    bodies = [GOOD, b'{"model":"m","messages":[' + b"0.50," * FEW_VALUES + b"0]}"]
     aside = []
     for body in bodies:
         async with aclosing(generation.generate(Request(CHAT, body, "r", "t"), 5.0)) as parts:
@@ -207,13 +207,13 @@ async def test_an_unknown_model_is_a_404_with_a_receipt_and_reaches_no_engine() 
         (b"\xff", BodyRefused),
         (b'{"model":"m","model":"other"}', BodyRefused),
         (b'{"model":"m","temperature":NaN}', BodyRefused),
-        (b'{"model":"m","x":' + b"[" * 100_000, BodyRefused),
-        (b'{"model":"m","x":[' + b"0," * MOST_VALUES + b"0]}", BodyRefused),
+        (b'{"model":"m","messages":' + b"[" * 100_000, BodyRefused),
+        (b'{"model":"m","messages":[' + b"0," * MOST_VALUES + b"0]}", BodyRefused),
     ],
 )
 def test_a_body_is_refused_with_its_reason(body: bytes, refusal: type[BodyRefused]) -> None:
     with pytest.raises(BodyRefused) as refused:
-        read_body(body, frozenset({"m"}))
+        read_body(body, frozenset({"m"}), endpoints.CHAT)
     assert type(refused.value) is refusal
 
 
@@ -260,7 +260,7 @@ async def test_an_endpoint_that_the_engine_does_not_offer_reaches_it_by_no_name(
 @pytest.mark.parametrize("endpoint", endpoints.DEFINED, ids=lambda endpoint: endpoint.path)
 async def test_wherever_the_model_runs_there_is_a_salt(endpoint: Endpoint) -> None:
     engine = ToldEngine(salted=True)
-    await generate(engine, fields={"endpoint": endpoint.path})
+    await generate(engine, b'{"model":"m"}', {"endpoint": endpoint.path})
     assert ("cache_salt" in json.loads(engine.bodies[0])) is endpoint.runs_model
 
 

@@ -92,7 +92,8 @@ async def test_a_stream_ends_with_done_and_is_receipted(generation: Generation, 
 
     assert head == Head(200, "text/event-stream")
     body = b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
-    assert len(chunks) > 2
+    # Where both are busy, several events come in one piece.
+    assert body.count(b"data: {") > 2
     assert body.startswith(b"data: {")
     assert body.endswith(b"data: [DONE]\n\n")
     assert isinstance(conclusion, Conclusion)

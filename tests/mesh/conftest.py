@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from anthropic import Anthropic
 from anthropic import DefaultHttpxClient as AnthropicHttpxClient
-from openai import DefaultHttpxClient, OpenAI
+from openai import OpenAI
 
 from tests.mesh.https import Https
+from tests.mesh.openai_sdk import client_of
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
 
@@ -22,16 +23,7 @@ def mesh() -> Iterator[RunningMesh]:
 
 @pytest.fixture
 def openai_client(mesh: RunningMesh) -> Iterator[OpenAI]:
-    """The SDK with what the README tells a user to give it, and nothing else."""
-    described = mesh.mesh
-    context = ssl.create_default_context(cafile=described["router_ca"])
-    with OpenAI(
-        base_url=f"{described['router_url']}/v1",
-        api_key=described["api_key"],
-        http_client=DefaultHttpxClient(verify=context),
-        max_retries=0,
-        timeout=60,
-    ) as client:
+    with client_of(mesh) as client:
         yield client
 
 

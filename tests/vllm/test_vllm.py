@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import ssl
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,10 +14,10 @@ from typing import Any
 
 import openai
 import pytest
-from openai import DefaultHttpxClient, OpenAI
 
 from libs.weights import read_manifest
 from tests.mesh.https import Https
+from tests.mesh.openai_sdk import client_of
 from tests.mesh.patience import until
 from tests.mesh.running import RunningMesh, running_mesh, short_folder, teemesh
 from tests.vllm.engine_process import EngineProcess
@@ -113,14 +112,7 @@ def test_tenants_share_no_prefix_and_one_alone_has_its_own(mesh: RunningMesh, ht
 def test_an_engine_that_is_killed_ends_its_answers_and_comes_back(mesh: RunningMesh, https: Https) -> None:
     killed = EngineProcess(mesh).pid
     described = mesh.mesh
-    context = ssl.create_default_context(cafile=described["router_ca"])
-    with OpenAI(
-        base_url=f"{described['router_url']}/v1",
-        api_key=described["api_key"],
-        http_client=DefaultHttpxClient(verify=context),
-        max_retries=0,
-        timeout=120,
-    ) as client:
+    with client_of(mesh, timeout_seconds=120) as client:
         stream = client.chat.completions.with_raw_response.create(
             model=described["model"],
             messages=[{"role": "user", "content": "Count from one to one thousand."}],

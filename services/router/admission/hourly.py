@@ -21,7 +21,7 @@ from libs.errors import MeshError
 from libs.events.publish import Enqueued
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
-from services.router.admission.vault_opening import OPENING_SECONDS, open_each
+from libs.events.vault_opening import OPENING_SECONDS, open_each
 
 PERIOD_SECONDS = 3600.0
 ROUND_SECONDS = 300.0

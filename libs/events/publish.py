@@ -7,7 +7,7 @@ NATS's own acknowledgement frees nothing. Neither broker nor ledger need be ther
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +22,20 @@ from libs.events.answers import Answers, Awaiting
 from libs.events.connect import connect_nats
 from libs.events.issuer import Issuer
 from libs.events.keyset import Keyset
+from libs.events.left_open import NOT_RELEASED, RELEASE_UNKNOWN, amend_left_open
 from libs.events.outbox import DEFAULT_MAX_BYTES, DEFAULT_PART_BYTES, Outbox, open_outbox
 from libs.events.outbox_items import Cut
-from libs.events.outbox_state import Uncut
 from libs.events.publishing_member import PublishingMember
 from libs.events.records import MAX_BODY_BYTES
 from libs.events.sending import Outgoing, Sender, Timing
 from libs.events.subjects import inbox_prefix
 from libs.events.vault import VaultKey
+from libs.events.vault_opening import OpenVault
 from libs.transparency.acknowledgement import Acknowledgement
+from libs.transparency.chain import entry_id
 from libs.transparency.leaf import Kind
 
-_RETRY_SECONDS = 2.0
 _LEAST_PARTS = 16
-NOT_RELEASED = "not_released"
-RELEASE_UNKNOWN = "release_unknown"
-_VAULT_GONE = "VAULT_ERASED"
-
-OpenVault = Callable[[str], Awaitable[VaultKey]]
-"""Returns the current vault key of a tenant, by its random id."""
 
 log = structlog.get_logger()
 
@@ -217,36 +212,12 @@ class Publisher:
 
     async def amend_earlier(self, open_vault: OpenVault | None) -> None:
         """Say of every response that an earlier start left open what is known of it; try until all is said."""
-        open_ones = [one for issuer in self._outbox.earlier for one in self._outbox.state.uncut(issuer)]
-        while open_ones:
-            # One tenant's vault that cannot be opened must not hold up the others.
-            open_ones = [one for one in open_ones if not await self._amend_one(one, open_vault)]
-            if open_ones:
-                await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _amend_one(self, uncut: Uncut, open_vault: OpenVault | None) -> bool:
-        cut = Cut(uncut.issuer, uncut.issuer_seq)
-        effect = RELEASE_UNKNOWN if uncut.acknowledged else NOT_RELEASED
-        tenant, entry_id = uncut.facts.tenant, uncut.entry_id.hex()
-        if uncut.facts.kind is not Kind.RECEIPT or tenant is None:
-            self._outbox.append(cut)
-            return True
-        if open_vault is None:
-            log.error("an earlier receipt is open, and this service opens no vaults", entry_id=entry_id)
-            return True
-        try:
-            vault = await open_vault(tenant)
-            body = {"entry_id": entry_id, "effect": effect}
+        def amend(cut: Cut, effect: str, vault: VaultKey) -> None:
+            body = {"entry_id": entry_id(cut.issuer, cut.issuer_seq).hex(), "effect": effect}
             self._submit(Kind.AMENDMENT, body, vault, withheld=False, cuts=(cut,))
-        except MeshError as error:
-            if error.reason == _VAULT_GONE:
-                # The entry can be read by nobody any more, and neither could its amendment.
-                self._outbox.append(cut)
-                return True
-            log.warning("amendment waits", entry_id=entry_id, reason=error.reason)
-            return False
-        log.warning("earlier receipt amended", entry_id=entry_id, effect=effect)
-        return True
+
+        await amend_left_open(self._outbox, amend, open_vault)
 
     def _withdraw(
         self, outgoing: Outgoing, vault: VaultKey | None, members: Mapping[str, Any], *, withheld: bool

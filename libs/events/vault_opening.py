@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from libs.errors import Code, MeshError
+from libs.events.vault import VaultKey
 
 AT_ONCE = 32
 """So many vaults are asked for at once."""
@@ -16,6 +17,9 @@ OPENING_SECONDS = 5.0
 """How long one may take."""
 
 K = TypeVar("K")
+
+OpenVault = Callable[[str], Awaitable[VaultKey]]
+"""Returns the current vault key of a tenant, by its random id."""
 
 
 class VaultLate(MeshError):

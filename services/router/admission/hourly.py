@@ -20,8 +20,8 @@ import structlog
 from libs.errors import MeshError
 from libs.events.publish import Enqueued
 from libs.events.vault import VaultKey
-from libs.transparency.leaf import Kind
 from libs.events.vault_opening import OPENING_SECONDS, open_each
+from libs.transparency.leaf import Kind
 
 PERIOD_SECONDS = 3600.0
 ROUND_SECONDS = 300.0

@@ -19,6 +19,7 @@ from libs.events.consume import ensure_stream
 from libs.events.publish import EventSettings, Publisher, open_publisher
 from libs.events.sending import Timing
 from libs.events.vault import VaultKey
+from libs.events.vault_opening import OpenVault
 from tests.fakes.ledger_answers import FakeLedger, FakePeer, reading, serve_ledger
 from tests.fakes.let_in import LetIn
 from tests.fakes.nats_broker import NatsBroker, nats_broker
@@ -26,6 +27,9 @@ from tests.fakes.throwaway_ca import Files, ThrowawayCa
 
 TENANT = "ef" * 16
 VAULT = VaultKey(b"\x09" * 16, 3, b"\x02" * 32, TENANT)
+OTHER_TENANT = "ee" * 16
+OTHER_VAULT = VaultKey(b"\x08" * 16, 3, b"\x03" * 32, OTHER_TENANT)
+VAULTS = {TENANT: VAULT, OTHER_TENANT: OTHER_VAULT}
 FAST = Timing(linger_seconds=0.002, publish_seconds=1.0, resend_seconds=0.1)
 
 
@@ -73,8 +77,7 @@ def member_with(ca: ThrowawayCa, files: Files, log_key: Ed25519PrivateKey) -> Fa
 
 
 async def vault_of(tenant: str) -> VaultKey:
-    assert tenant == TENANT
-    return VAULT
+    return VAULTS[tenant]
 
 
 @dataclass(slots=True)
@@ -91,7 +94,11 @@ class Mesh:
     log_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
     def publisher(
-        self, outbox: str = "outbox", peer: LedgerPeer | None = None, timing: Timing = FAST
+        self,
+        outbox: str = "outbox",
+        peer: LedgerPeer | None = None,
+        timing: Timing = FAST,
+        open_vault: OpenVault = vault_of,
     ) -> AbstractAsyncContextManager[Publisher]:
         """A new process start: a fresh log key, the same outbox."""
         self.log_key = Ed25519PrivateKey.generate()
@@ -100,7 +107,7 @@ class Mesh:
             EventSettings(self.broker.url, "127.0.0.1:9", self.folder / outbox),
             peer or self.peer,
             log_key=self.log_key,
-            open_vault=vault_of,
+            open_vault=open_vault,
             timing=timing,
         )
 

@@ -20,26 +20,45 @@ from libs.events.consume import ensure_stream
 from libs.events.keyset import parse_keyset
 from libs.events.kinds import Kind
 from libs.events.publish import EventSettings, LedgerUnavailable, Publisher, open_publisher
-from libs.events.records import MAX_BODY_BYTES, Entry, open_record, verify_entry
+from libs.events.records import MAX_BODY_BYTES, Entry, Record, open_record, verify_entry
 from libs.events.subjects import stream_name
+from libs.events.vault import VaultKey
 from libs.transparency.acknowledgement import verify_acknowledgement
 from libs.transparency.chain import entry_id, log_id
 from tests.fakes.ledger_answers import FakeLease, FakePeer
-from tests.unit.libs.events.conftest import FAST, TENANT, VAULT, Mesh, member_with
+from tests.unit.libs.events.conftest import (
+    FAST,
+    OTHER_TENANT,
+    OTHER_VAULT,
+    TENANT,
+    VAULT,
+    VAULTS,
+    Mesh,
+    member_with,
+    vault_of,
+)
+
+PATIENCE_SECONDS = 60.0
+
+
+class LedgerAway(MeshError):
+    reason = "LEDGER_AWAY_FOR_A_TEST"
+
+
+class VaultErased(MeshError):
+    reason = "VAULT_ERASED"
 
 
 def entries_of(message: bytes) -> list[Entry]:
     batch = parse_batch(message)
-    return [
-        verify_entry(
-            open_record(record, batch.issuer, number, None if record.header.is_public else VAULT),
-            record.header,
-            batch.issuer,
-            number,
-            None if record.header.is_public else TENANT,
-        )
-        for number, record in batch.numbered()
-    ]
+    vaults = {vault.vault_id: vault for vault in VAULTS.values()}
+
+    def opened(number: int, record: Record) -> Entry:
+        vault = None if record.header.is_public else vaults[record.header.vault_id]
+        entry = open_record(record, batch.issuer, number, vault)
+        return verify_entry(entry, record.header, batch.issuer, number, None if vault is None else vault.tenant)
+
+    return [opened(number, record) for number, record in batch.numbered()]
 
 
 def logged(mesh: Mesh) -> list[Entry]:
@@ -57,6 +76,15 @@ async def until_logged(mesh: Mesh, kind: Kind) -> Entry:
         for entry in logged(mesh):
             if entry.kind is kind:
                 return entry
+        await changed.wait()
+
+
+async def until_amended(mesh: Mesh, number: int) -> list[Entry]:
+    while True:
+        changed = mesh.ledger.changed
+        amendments = [entry for entry in logged(mesh) if entry.kind is Kind.AMENDMENT]
+        if len(amendments) == number:
+            return amendments
         await changed.wait()
 
 
@@ -387,6 +415,64 @@ async def test_an_acknowledged_receipt_that_was_not_released_is_amended_as_unkno
         async with mesh.publisher():
             amendment = await until_logged(mesh, Kind.AMENDMENT)
     assert amendment.body == {"entry_id": committed.entry_id.hex(), "effect": "release_unknown"}
+
+
+@pytest.mark.parametrize("silent", [TENANT, OTHER_TENANT])
+async def test_a_vault_that_never_opens_keeps_no_other_tenants_receipt_open(mesh: Mesh, silent: str) -> None:
+    async def open_vault(tenant: str) -> VaultKey:
+        if tenant == silent:
+            await asyncio.Event().wait()
+        return await vault_of(tenant)
+
+    async with asyncio.timeout(PATIENCE_SECONDS), mesh.reading():
+        async with mesh.publisher() as publisher:
+            left = {
+                vault.tenant: await publisher.commit(Kind.RECEIPT, {}, vault=vault, timeout=10)
+                for vault in (VAULT, OTHER_VAULT)
+            }
+        async with mesh.publisher(open_vault=open_vault):
+            amendment = await until_logged(mesh, Kind.AMENDMENT)
+    (other,) = {TENANT, OTHER_TENANT} - {silent}
+    assert amendment.body["entry_id"] == left[other].entry_id.hex()
+
+
+async def test_a_vault_that_opens_later_is_tried_again_and_opened_once_for_all_its_receipts(mesh: Mesh) -> None:
+    tries = 0
+
+    async def open_vault(tenant: str) -> VaultKey:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise LedgerAway("not yet")
+        return await vault_of(tenant)
+
+    async with asyncio.timeout(PATIENCE_SECONDS), mesh.reading():
+        async with mesh.publisher() as publisher:
+            left = [await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=10) for _ in range(3)]
+        async with mesh.publisher(open_vault=open_vault):
+            amendments = await until_amended(mesh, 3)
+    assert {amendment.body["entry_id"] for amendment in amendments} == {one.entry_id.hex() for one in left}
+    assert tries == 2
+
+
+async def test_a_receipt_whose_vault_is_erased_is_left_and_not_tried_again(mesh: Mesh) -> None:
+    asked: list[str] = []
+
+    async def open_vault(tenant: str) -> VaultKey:
+        asked.append(tenant)
+        if tenant == TENANT:
+            raise VaultErased("gone")
+        return await vault_of(tenant)
+
+    async with asyncio.timeout(PATIENCE_SECONDS), mesh.reading():
+        async with mesh.publisher() as publisher:
+            for vault in (VAULT, OTHER_VAULT):
+                await publisher.commit(Kind.RECEIPT, {}, vault=vault, timeout=10)
+        async with mesh.publisher(open_vault=open_vault):
+            await until_amended(mesh, 1)
+        async with mesh.publisher(open_vault=open_vault) as publisher:
+            await publisher.commit(Kind.POLICY, {}, vault=None, timeout=10)
+    assert sorted(asked) == [OTHER_TENANT, TENANT]
 
 
 async def test_a_released_receipt_is_not_amended(mesh: Mesh) -> None:

@@ -13,13 +13,13 @@ import pytest
 
 from libs.events.publish import Enqueued
 from libs.events.vault import VaultKey
+from libs.events.vault_opening import AT_ONCE, OPENING_SECONDS
 from libs.transparency.leaf import Kind
 from services.ledger.keys import ReleasedKey
 from services.ledger.storage.keyring import KeyringFile
 from services.ledger.vaults.erasures import Erasures
 from services.ledger.vaults.vaults import Vaults
 from services.router.admission.hourly import ROUND_SECONDS, Hourly
-from libs.events.vault_opening import AT_ONCE, OPENING_SECONDS
 from tests.fakes.joined_mesh import Clock
 from tests.fakes.stepped_hours import SteppedHours
 from tests.unit.services.ledger.writers import Keys

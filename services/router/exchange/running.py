@@ -212,12 +212,28 @@ class Exchanges:
                 log.warning("route unavailable", route=route.name, detail=str(error))
                 if failure is None or not course.reached or len(course.reached) > handed:
                     failure = error
-                if len(tried) >= _ATTEMPTS or course.left() <= 0:
+                if course.left() <= 0:
                     raise failure from None
+                if len(tried) >= _ATTEMPTS:
+                    raise self._given_up(course, prompt, tried, failure) from None
                 try:
                     route = await self._turn(course, prompt, tried)
                 except RouterError as refusal:
-                    raise (failure if course.reached else _telling(failure, refusal)) from None
+                    raise _telling(course, failure, refusal) from None
+
+    def _given_up(
+        self, course: Course, prompt: Prompt, tried: frozenset[str], failure: NodeUnavailable
+    ) -> RouterError:
+        """Return why the prompt went nowhere after the last attempt. What keeps everybody else from it is said as after
+        any other: where none is left of the sessions that it pins, that (ACI §5.3).
+        """
+        try:
+            self._choose(course, prompt, tried)
+        except RouterError as refusal:
+            return _telling(course, failure, refusal)
+        except NodesFull:
+            pass
+        return failure
 
     def _lasting(self, request: Request, named: str | None) -> Generation:
         """Return the keyset to serve under, which outlives the request. Raises `KeysetEnded`."""
@@ -324,8 +340,8 @@ class Exchanges:
                 yield last
 
 
-def _telling(failure: NodeUnavailable, refusal: RouterError) -> RouterError:
-    """Return which of the two says why the prompt went nowhere: why who was chosen did not get it, or why nobody else
-    may. That nobody else is left says the less.
+def _telling(course: Course, failure: NodeUnavailable, refusal: RouterError) -> RouterError:
+    """Return which of the two is said. Where somebody was handed the prompt: that they failed. Else what says why it
+    went nowhere: why who was chosen did not get it, or why nobody else may. That nobody else is left says the less.
     """
-    return failure if refusal.type == UpstreamVerificationFailed.type else refusal
+    return failure if course.reached or refusal.type == UpstreamVerificationFailed.type else refusal

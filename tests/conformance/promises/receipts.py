@@ -187,6 +187,11 @@ REFUSALS: tuple[Row, ...] = (
         "SESSION_NOT_ACCEPTED",
         f"{_MEANWHILE}a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_prompt",
     ),
+    Row(
+        "the nodes of all pinned sessions have other keys",
+        "SESSION_NOT_ACCEPTED",
+        f"{_MEANWHILE}pinned_sessions_that_are_all_replaced_meanwhile_are_said_not_to_be_accepted",
+    ),
     Row("the outbox is full", "LEDGER_UNAVAILABLE", f"{_NOT_NOW}[full outbox]"),
     Row(
         "as much of the outbox is the tenant's as is left",

@@ -15,18 +15,6 @@ class Refused(MeshError):
     reason = "REFUSED_FOR_A_TEST"
 
 
-async def opened_of(tenants: list[str], vaults: Vaults, seconds: float = PATIENCE_SECONDS) -> dict[str, str]:
-    """What came of each: its vault, or the reason why there is none."""
-    outcomes: dict[str, str] = {}
-
-    async def opened(tenant: str, vault: str | MeshError) -> None:
-        outcomes[tenant] = vault.reason if isinstance(vault, MeshError) else vault
-
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await open_each(tenants, vaults.open, opened, seconds=seconds)
-    return outcomes
-
-
 class Vaults:
     """Vaults of which some never open, and some are refused."""
 
@@ -48,6 +36,18 @@ class Vaults:
         if tenant in self._refused:
             raise Refused("not this one")
         return f"vault of {tenant}"
+
+
+async def opened_of(tenants: list[str], vaults: Vaults, seconds: float = PATIENCE_SECONDS) -> dict[str, str]:
+    """What came of each: its vault, or the reason why there is none."""
+    outcomes: dict[str, str] = {}
+
+    async def opened(tenant: str, vault: str | MeshError) -> None:
+        outcomes[tenant] = vault.reason if isinstance(vault, MeshError) else vault
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await open_each(tenants, vaults.open, opened, seconds=seconds)
+    return outcomes
 
 
 async def test_no_more_than_so_many_are_asked_for_at_once() -> None:

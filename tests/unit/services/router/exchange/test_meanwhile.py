@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from teemesh.registry.v1 import registry_pb2
@@ -15,7 +17,7 @@ from libs.policy.revoked import Revoked
 from services.registry.sessions import draft_session
 from tests.fakes.leases import MODEL, node_lease
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import NodeTwin, RouterBench, aborts, prompt
+from tests.fakes.routers import NodeTwin, RouterBench, aborts, prompt, router_bench
 
 Happening = Callable[[RouterBench], None]
 
@@ -193,6 +195,34 @@ async def test_a_pinned_session_that_its_node_has_replaced_meanwhile_gets_no_pro
     assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (412, "session_not_accepted")
     assert (first.requests, second.requests) == ([], [])
     assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "session_not_accepted")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_pinned_sessions_that_are_all_replaced_meanwhile_are_said_not_to_be_accepted(
+    tmp_path: Path, number: int
+) -> None:
+    """However many there are, and though the last attempt is used up by then (ACI §5.3, §10)."""
+    async with router_bench(tmp_path, nodes=number) as bench:
+        answer = await bench.run(prompt(provider={"aci_session_ids": _all_replaced_meanwhile(bench)}))
+        assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (412, "session_not_accepted")
+        assert [node.requests for node in bench.nodes] == [[]] * number
+        assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "session_not_accepted")
+
+
+async def test_while_a_pinned_session_is_left_untried_it_is_not_said_that_none_is_accepted(tmp_path: Path) -> None:
+    async with router_bench(tmp_path, nodes=4) as bench:
+        answer = await bench.run(prompt(provider={"aci_session_ids": _all_replaced_meanwhile(bench)}))
+        error_type = json.loads(answer.body)["error"]["type"]
+        assert (answer.started.status, error_type) == (503, "upstream_verification_failed")
+        assert bench.only_receipt().upstream == UpstreamFailed(True, MODEL, "node_key_changed")
+
+
+def _all_replaced_meanwhile(bench: RouterBench) -> list[str]:
+    """Have each node renew while it is reached; return the sessions that they have before."""
+    for number, node in enumerate(bench.nodes):
+        peer = bench.peer_of(node)
+        peer.meanwhile = partial(setattr, peer, "renewed", node_lease(f"n{number}", key="second"))
+    return [draft_session(node.lease, node.target).session_id for node in bench.nodes]
 
 
 async def test_a_node_that_has_another_key_meanwhile_gets_no_prompt(bench: RouterBench) -> None:

@@ -115,7 +115,7 @@ async def serve(config: Config) -> None:
             adapters = Adapters(
                 credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
             )
-            foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents))
+            foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents), reading)
             models = Models(upstreams, foreign)
             copies = UsageCopies(store.usage)
             gates, usage = Gates(), Usage(publisher, vaults.key, copies.keep)

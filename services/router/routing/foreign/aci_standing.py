@@ -58,11 +58,14 @@ class AciStanding:
         established = verify_service(self.evidence, self.place.provider, policy, now)
         return min(self.until, self.verified_at + policy.evidence_max_age_seconds, established.verdict.valid_until)
 
-    def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+    def address(self, errand: Errand) -> bytes:
         """See `services.router.routing.foreign.adapter.Standing`."""
-        there = self.place.provider.models[errand.prompt.model]
-        body = readdress(errand.prompt.forwarded, errand.endpoint, there, self._demands())
-        outcome = UpstreamVerified(errand.required, there, self.session_id)
+        there = self.place.known_there(errand.prompt.model)
+        return readdress(errand.prompt.forwarded, errand.endpoint, there, self._demands())
+
+    def forward(self, errand: Errand, body: bytes) -> AsyncGenerator[Step, None]:
+        """See `services.router.routing.foreign.adapter.Standing`."""
+        outcome = UpstreamVerified(errand.required, self.place.known_there(errand.prompt.model), self.session_id)
         verified = {KEYSET_HEADER: self.established.keyset.digest}
         return hop(self.place, self.context, errand, body, outcome, _ReceiptProof(self, body, errand.sealed), verified)
 

@@ -95,8 +95,17 @@ class Standing(Protocol):
         """
         ...
 
-    def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
-        """See `services.router.routing.routes.Route`. Raises `ProofOutdated` before anything that the client sees."""
+    def address(self, errand: Errand) -> bytes:
+        """Return the prompt as this provider is to get it. Raises `ProofOutdated`.
+
+        A body with many values MUST be read beside the event loop, one at a time (`Reading`).
+        """
+        ...
+
+    def forward(self, errand: Errand, body: bytes) -> AsyncGenerator[Step, None]:
+        """See `services.router.routing.routes.Route`; `body` is what `address` returned. Raises `ProofOutdated` before
+        anything that the client sees.
+        """
         ...
 
 

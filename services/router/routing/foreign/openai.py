@@ -66,11 +66,14 @@ class OpenAiStanding:
         """Nothing was judged, so nothing is to be judged again."""
         return self.until
 
-    def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+    def address(self, errand: Errand) -> bytes:
         """See `services.router.routing.foreign.adapter.Standing`."""
-        there = self.place.provider.models[errand.prompt.model]
+        return readdress(errand.prompt.forwarded, errand.endpoint, self.place.known_there(errand.prompt.model))
+
+    def forward(self, errand: Errand, body: bytes) -> AsyncGenerator[Step, None]:
+        """See `services.router.routing.foreign.adapter.Standing`."""
+        there = self.place.known_there(errand.prompt.model)
         outcome = Unverified(False, there, NEVER_VERIFIED, f"foreign/{self.place.name}")
-        body = readdress(errand.prompt.forwarded, errand.endpoint, there)
         return hop(self.place, self.context, errand, body, outcome, NoProof(self.place))
 
 

@@ -28,3 +28,7 @@ class Place:
     @property
     def api_key(self) -> str | None:
         return self.credentials.api_key
+
+    def known_there(self, model: str) -> str:
+        """Return what the provider calls a model of this mesh that policy lists for it."""
+        return self.provider.models[model]

@@ -17,6 +17,7 @@ from libs.identity.freshness import PolicyKeeper
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from services.router.prompt import Constraints
+from services.router.reading import Reading
 from services.router.routing.foreign.adapter import Adapter
 from services.router.routing.foreign.known import NOT_LISTED, SERVES_UNVERIFIED, Known
 from services.router.routing.foreign.record import SessionRecord
@@ -30,11 +31,16 @@ class ForeignProviders:
     """All providers of the policy in force, and how each stands."""
 
     def __init__(
-        self, policy: PolicyKeeper, adapter: Callable[[ForeignProvider], Adapter], record: SessionRecord
+        self,
+        policy: PolicyKeeper,
+        adapter: Callable[[ForeignProvider], Adapter],
+        record: SessionRecord,
+        reading: Reading,
     ) -> None:
         self._policy = policy
         self._adapter = adapter
         self._record = record
+        self._reading = reading
         self._known: dict[str, Known] = {}
         self._judged: Policy | None = None
         self._in_flight: Counter[str] = Counter()
@@ -57,7 +63,7 @@ class ForeignProviders:
             in_flight=self._in_flight,
             excluded=tried,
         )
-        return None if name is None else ForeignRoute(listed[name], wanted, self._in_flight)
+        return None if name is None else ForeignRoute(listed[name], wanted, self._in_flight, self._reading)
 
     def listing(self, model: str) -> frozenset[str]:
         """Name the providers of this model that policy lists, whether or not they may serve now."""

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
+from libs.aci.json_values import most_values
 from services.router.errors import UpstreamFailed
+from services.router.reading import Reading
 from services.router.routing.foreign.adapter import ForeignNotVerified, ProofOutdated, Standing
 from services.router.routing.foreign.known import TIMED_OUT, Known
 from services.router.routing.foreign.selection import Wanted
@@ -30,6 +33,7 @@ class ForeignRoute:
     known: Known
     wanted: Wanted
     in_flight: Counter[str]
+    reading: Reading
 
     @property
     def name(self) -> str:
@@ -51,7 +55,9 @@ class ForeignRoute:
             while True:
                 standing = await self.known.standing_for(self.wanted)
                 try:
-                    async with aclosing(self._while_allowed(standing.forward(errand))) as steps:
+                    body = await self._addressed(standing, errand)
+                    errand = replace(errand, timeout=max(deadline - loop.time(), _LEAST_SECONDS))
+                    async with aclosing(self._while_allowed(standing.forward(errand, body))) as steps:
                         async for step in steps:
                             if isinstance(step, Reached):
                                 await self._require_standing(standing)
@@ -63,9 +69,13 @@ class ForeignRoute:
                     if renewals > _RENEWALS:
                         raise
                     await self._renew(standing, deadline - loop.time())
-                    errand = replace(errand, timeout=max(deadline - loop.time(), _LEAST_SECONDS))
         finally:
             self.in_flight[self.name] -= 1
+
+    async def _addressed(self, standing: Standing, errand: Errand) -> bytes:
+        """Return the prompt as the provider is to get it. Raises `BodiesBusy`, and what `Standing.address` raises."""
+        values = most_values(errand.prompt.forwarded)
+        return await self.reading.request(errand.tenant_id, values, partial(standing.address, errand))
 
     async def _require_standing(self, standing: Standing) -> None:
         """Connecting may have taken a while: what was connected to must still be what a prompt may go to."""

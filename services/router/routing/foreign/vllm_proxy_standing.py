@@ -54,10 +54,13 @@ class VllmProxyStanding:
         worker = verify_worker(self.evidence, self.place.provider, policy, now)
         return min(self.until, self.verified_at + policy.evidence_max_age_seconds, worker.verdict.valid_until)
 
-    def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+    def address(self, errand: Errand) -> bytes:
         """See `services.router.routing.foreign.adapter.Standing`."""
-        there = self.place.provider.models[errand.prompt.model]
-        body = readdress(errand.prompt.forwarded, errand.endpoint, there)
+        return readdress(errand.prompt.forwarded, errand.endpoint, self.place.known_there(errand.prompt.model))
+
+    def forward(self, errand: Errand, body: bytes) -> AsyncGenerator[Step, None]:
+        """See `services.router.routing.foreign.adapter.Standing`."""
+        there = self.place.known_there(errand.prompt.model)
         outcome: UpstreamVerified | Unverified
         if self.session is None:
             outcome = Unverified(False, there, CHANNEL_NOT_BOUND, f"foreign/{self.place.name}")

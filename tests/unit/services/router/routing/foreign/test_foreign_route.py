@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -10,12 +11,14 @@ from typing import Any, cast
 import pytest
 
 from libs.aci.endpoints import CHAT
+from libs.aci.json_values import FEW_VALUES
 from libs.aci.receipt_events import UpstreamFailed
 from libs.errors import MeshError
 from libs.policy import constraints as policy_constraints
 from libs.policy.constraints import TenantConstraints
 from libs.policy.foreign import ForeignKind, ForeignProvider
 from services.router.prompt import Constraints, parse
+from services.router.reading import Reading
 from services.router.routing.foreign.adapter import Declaration, ForeignNotVerified
 from services.router.routing.foreign.known import Known
 from services.router.routing.foreign.route import ForeignRoute
@@ -50,13 +53,19 @@ class StandingTwin:
     verified_at: float = 0.0
     last_version: int = 3
     handed: int = 0
+    addressed_by: str = ""
+    """The thread that wrote the prompt anew."""
 
     def uphold(self, policy: Any, now: int) -> float:
         if policy.version > self.last_version:
             raise Revoked("no more")
         return self.until
 
-    async def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+    def address(self, errand: Errand) -> bytes:
+        self.addressed_by = threading.current_thread().name
+        return errand.prompt.forwarded
+
+    async def forward(self, errand: Errand, body: bytes) -> AsyncGenerator[Step, None]:
         await self.meanwhile()
         yield Reached("sha256:00", UNVERIFIED)
         self.handed += 1
@@ -87,19 +96,26 @@ class Bench:
         self.policy = KeeperTwin(cast(Any, policy))
         self.known = Known(PROVIDER, AdapterTwin(*standings), cast(Any, self.policy), cast(Any, RecordTwin()))
 
-    async def route(self) -> ForeignRoute:
+    async def route(self, reading: Reading) -> ForeignRoute:
         await self.known.refresh()
         wanted = Wanted("m", CHAT, Constraints(), TENANT.tenant_id, BEST_EFFORT)
-        return ForeignRoute(self.known, wanted, cast(Any, {self.known.name: 0}))
+        return ForeignRoute(self.known, wanted, cast(Any, {self.known.name: 0}), reading)
 
     def enact(self, version: int) -> None:
         self.policy.enact(replace(cast(Any, self.policy.current), version=version))
 
-    async def forward(self) -> list[Step]:
-        errand = Errand(
-            parse(prompt(model="m"), CHAT), CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True
-        )
-        return [step async for step in (await self.route()).forward(errand)]
+    async def forward(self, **members: Any) -> list[Step]:
+        asked = parse(prompt(model="m", **members), CHAT)
+        errand = Errand(asked, CHAT, "req_1", TENANT.tenant_id, PATIENCE_SECONDS, required=True)
+        async with Reading() as reading:
+            return [step async for step in (await self.route(reading)).forward(errand)]
+
+
+@pytest.mark.parametrize(("values", "thread"), [(1, "MainThread"), (FEW_VALUES + 1, "request-reading_0")])
+async def test_a_prompt_of_many_values_is_written_anew_beside_the_event_loop(values: int, thread: str) -> None:
+    standing = StandingTwin(nothing)
+    assert await Bench(standing).forward(stop=[1] * values) == [Reached("sha256:00", UNVERIFIED)]
+    assert standing.addressed_by == thread
 
 
 async def test_what_policy_revokes_while_it_is_connected_to_gets_no_prompt() -> None:

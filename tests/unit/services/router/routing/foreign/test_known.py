@@ -40,7 +40,10 @@ class StandingTwin:
     def uphold(self, policy: object, now: int) -> float:
         return self.until
 
-    def forward(self, errand: Errand) -> AsyncGenerator[Step, None]:
+    def address(self, errand: Errand) -> bytes:
+        raise AssertionError("whether a provider is verified is decided before anything is forwarded")
+
+    def forward(self, errand: Errand, body: bytes) -> AsyncGenerator[Step, None]:
         raise AssertionError("whether a provider is verified is decided before anything is forwarded")
 
 

@@ -110,6 +110,12 @@ def test_what_a_row_names_is_what_its_test_names() -> None:
     assert unnamed == []
 
 
+def test_how_a_row_says_that_an_exchange_ends_is_what_its_test_says() -> None:
+    """As receipts and amendments have it, or by the code's own name for it."""
+    names = {row.name: (f'"{row.name}"', f"{End.__name__}.{row.name.upper()}") for row in ENDS}
+    assert [row for row in ENDS if not any(name in text_of(row.test) for name in names[row.name])] == []
+
+
 def test_what_a_row_about_a_relay_names_is_what_the_relay_is_refused_for() -> None:
     reasons = {f"{RELAYS}[{relay.name}]": relay.reason for relay in TABLE}
     rows = [row for row in UPSTREAMS if row.test.startswith(RELAYS)]

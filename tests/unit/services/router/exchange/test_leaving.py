@@ -155,6 +155,7 @@ async def test_a_receipt_that_the_ledger_has_been_given_at_a_stop_is_logged_once
     assert await bench.store.put_off.oldest(9) == []
     stored = await bench.store.receipts.find(bench.only_receipt().receipt_id, TENANT.tenant_id)
     assert receipts.parse(stored.receipt) == bench.only_receipt()
+    assert aborts(bench.only_receipt()) == ["ledger_unavailable"]
 
 
 async def test_a_client_that_leaves_while_the_copy_is_kept_is_amended_and_the_copy_is_there(bench: RouterBench) -> None:

@@ -146,7 +146,7 @@ async def test_a_stream_without_acknowledgement_ends_in_an_error_and_the_amendme
     assert b'"finish_reason":"stop"' not in answer.body
     assert b'"type":"ledger_unavailable"' in answer.parts[-1]
     (amendment,) = bench.ledger.of(Kind.AMENDMENT)
-    assert amendment["emitted_hash"] == digest(answer.body)
+    assert (amendment["effect"], amendment["emitted_hash"]) == ("not_released", digest(answer.body))
 
 
 async def test_a_vault_that_cannot_be_opened_means_an_error_and_a_receipt_over_it(bench: RouterBench) -> None:
@@ -174,7 +174,7 @@ async def test_a_refusal_without_acknowledgement_says_so(bench: RouterBench) -> 
     answer = await bench.run(b"{")
     assert (answer.started.status, error_type(answer.body)) == (503, "ledger_unavailable")
     (amendment,) = bench.ledger.of(Kind.AMENDMENT)
-    assert amendment["emitted_hash"] == digest(answer.body)
+    assert (amendment["effect"], amendment["emitted_hash"]) == ("not_released", digest(answer.body))
 
 
 async def test_a_disk_that_fails_after_the_acknowledgement_does_not_break_the_response(bench: RouterBench) -> None:

@@ -83,6 +83,7 @@ async def test_one_that_lacks_a_part_is_none(two: RouterBench, omitted: Literal[
         node.omits = omitted
     assert (await two.run(prompt())).started.status == 502
     assert asked(two) == 1
+    assert aborts(two.only_receipt()) == ["upstream_failed"]
 
 
 async def test_one_that_is_too_long_is_asked_of_no_other_node(two: RouterBench) -> None:

@@ -313,6 +313,17 @@ class UpstreamFailed(RouterError):
         """Whether this says nothing of who did not answer: another request may be answered."""
 
 
+class AnswerUndeliverable(UpstreamFailed):
+    """An answer came that is too large to be withheld or encrypted, or is no such thing as can be encrypted. What was
+    asked for may have decided that, so it says nothing of who answered, and costs what an answer does.
+    """
+
+    reason = "ANSWER_UNDELIVERABLE"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, excused=True)
+
+
 class UpstreamVerificationFailed(RouterError):
     """No node with a verified, live lease can serve the model. The prompt went nowhere."""
 

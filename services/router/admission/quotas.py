@@ -21,7 +21,7 @@ from libs.policy.tenant_record import Limits
 from services.router.admission.limits import TenantLimited
 from services.router.admission.quota_file import Counted
 from services.router.admission.tenants import Tenant
-from services.router.errors import RouterError, UpstreamFailed
+from services.router.errors import AnswerUndeliverable, RouterError, UpstreamFailed
 from services.router.prompt import Prompt
 
 OCTETS_PER_TOKEN = 2
@@ -76,8 +76,8 @@ class Quotas:
         """Reserve what a prompt may cost, and count what it did when the context ends. Raises `TenantQuotaExceeded`.
 
         `cost` is asked then: what nobody knows is what was reserved, or the prompt and as much of an answer as `came`,
-        if that is more; and a refusal is nothing, unless it is one for want of time: how much there is, clients say. Of
-        a tenant without a quota nothing is counted.
+        if that is more; and a refusal is nothing, unless it is one for want of time or for an answer that cannot be
+        given: how much there is of either, clients say. Of a tenant without a quota nothing is counted.
         """
         limits, name, tokens = tenant.limits, tenant.tenant_id, estimate(prompt)
         if not limits.has_quota:
@@ -89,7 +89,7 @@ class Quotas:
         try:
             yield
         except RouterError as error:
-            refused = not (isinstance(error, UpstreamFailed) and error.late)
+            refused = not (isinstance(error, AnswerUndeliverable) or (isinstance(error, UpstreamFailed) and error.late))
             raise
         finally:
             self._release(name, tokens)

@@ -17,7 +17,7 @@ from libs.aci.rewriting import JsonNotRewritable, is_text
 from libs.aci.sse import DONE, Event, EventSplitter, parse_event
 from libs.errors import MeshError
 from services.router.e2ee.opening import Envelope
-from services.router.errors import UpstreamFailed
+from services.router.errors import AnswerUndeliverable, UpstreamFailed
 
 MAX_BYTES = 16 << 20
 """Of an answer that is not streamed, or of one event, before it is encrypted: that doubles what it says."""
@@ -131,7 +131,7 @@ def cover(envelope: Envelope | None, *, streams: bool, status: int) -> Cover:
 
 def _sealed(envelope: Envelope, text: bytes, most: int) -> bytes:
     if has_more_values(text, most):
-        raise UpstreamFailed(f"the answer has more than the {most} JSON values that can be encrypted at once")
+        raise AnswerUndeliverable(f"the answer has more than the {most} JSON values that can be encrypted at once")
     try:
         members = rewriting.loads(text)
         if not isinstance(members, dict):
@@ -149,7 +149,7 @@ def _sealed(envelope: Envelope, text: bytes, most: int) -> bytes:
 
         return rewriting.dumps(visit_answer(members, seal))
     except (MeshError, UnicodeEncodeError) as error:
-        raise UpstreamFailed("the answer cannot be encrypted") from error
+        raise AnswerUndeliverable("the answer cannot be encrypted") from error
 
 
 def _quiet(text: bytes) -> bytes:
@@ -167,4 +167,4 @@ def _quiet(text: bytes) -> bytes:
 
 def _bound(size: int) -> None:
     if size > MAX_BYTES:
-        raise UpstreamFailed(f"the response is longer than the {MAX_BYTES} bytes that can be withheld")
+        raise AnswerUndeliverable(f"the response is longer than the {MAX_BYTES} bytes that can be withheld")

@@ -185,7 +185,10 @@ class Course:
         tokens = self.tokens
         if tokens.prompt is not None and tokens.completion is not None:
             return tokens.prompt + tokens.completion
-        return 0 if self.failed or not self.reached else None
+        if self.failed:
+            # Of an answer that is not streamed nothing went out.
+            return self.came() if self.held is not None and self.held.streams else 0
+        return None if self.reached else 0
 
     def came(self) -> int:
         """How many tokens of an answer came, by what of it is here; 0 where that is not counted."""

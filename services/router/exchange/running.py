@@ -27,6 +27,7 @@ from services.router.admission.usage import PROMPT_ABANDONED, Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
 from services.router.errors import (
+    AnswerUndeliverable,
     KeysetEnded,
     ModelNotFound,
     RouterError,
@@ -309,7 +310,7 @@ class Exchanges:
             streaming = held.streams
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
             started = course.head(begun.status, begun.content_type, sealed=cover.suite)
-            if request.tenant.limits.has_quota and prompt.completions:
+            if request.tenant.limits.has_quota and prompt.completions and not course.failed:
                 course.volume = Volume(streams=streaming)
             if streaming:
                 yield started
@@ -332,7 +333,7 @@ class Exchanges:
             except (UpstreamFailed, TenantRevoked) as error:
                 end = end_of(error)
                 course.aborts.append(end)
-                course.failed |= end is End.UPSTREAM_FAILED
+                course.failed |= end is End.UPSTREAM_FAILED and not isinstance(error, AnswerUndeliverable)
                 held.fail(error)
                 started = course.head(error.told(request.endpoint.protocol)[0], JSON, error=error)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:

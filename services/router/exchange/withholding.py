@@ -20,7 +20,7 @@ from libs.aci.json_values import has_more_values, most_values
 from libs.aci.sse import DONE, Event, EventSplitter, Mark
 from libs.aci.usage import Tokens, tokens_of, tokens_of_event
 from libs.aci.whole_answers import MAX_ANSWER_BYTES
-from services.router.errors import RouterError, UpstreamFailed
+from services.router.errors import AnswerUndeliverable, RouterError
 
 MAX_WITHHELD_BYTES = MAX_ANSWER_BYTES
 MOST_VALUES = 1 << 21
@@ -60,7 +60,8 @@ class BufferedResponse:
         return Tokens() if value is None else tokens_of(value, self._protocol)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the body; nothing may go out. Raises `UpstreamFailed` when it grows over the limit."""
+        """Take the next bytes of the body; nothing may go out. Raises `AnswerUndeliverable` when it grows over the limit.
+        """
         if len(self._body) + len(data) > self._limit:
             raise _too_large(self._limit)
         self._body += data
@@ -147,7 +148,7 @@ class StreamedResponse:
         return self._tokens
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return what may go out now. Raises `UpstreamFailed` when too much is withheld."""
+        """Take the next bytes; return what may go out now. Raises `AnswerUndeliverable` when too much is withheld."""
         released = bytearray()
         for event in self._splitter.feed(data):
             self._observe(event)
@@ -221,5 +222,5 @@ def withhold(endpoint: Endpoint, *, stream: bool, status: int, content_type: str
     return BufferedResponse(endpoint)
 
 
-def _too_large(limit: int) -> UpstreamFailed:
-    return UpstreamFailed(f"the response is longer than the {limit} bytes that can be withheld")
+def _too_large(limit: int) -> AnswerUndeliverable:
+    return AnswerUndeliverable(f"the response is longer than the {limit} bytes that can be withheld")

@@ -22,7 +22,7 @@ from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.aci.whole_answers import TOO_LARGE
 from libs.errors import Code, MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
-from services.router.errors import Overloaded, UpstreamFailed, UpstreamVerificationFailed
+from services.router.errors import AnswerUndeliverable, Overloaded, UpstreamFailed, UpstreamVerificationFailed
 from services.router.prompt import Prompt
 from services.router.routing.listed import Upstream
 from services.router.routing.settings import RoutingSettings
@@ -206,7 +206,7 @@ async def _whole(
         raise NodeUnavailable(f"the node was silent for {patience:g} s") from error
     except RemoteRefused as error:
         if error.reason == TOO_LARGE:
-            raise UpstreamFailed("the node's answer is too long") from error
+            raise AnswerUndeliverable("the node's answer is too long") from error
         raise _refused(error) from error
     finally:
         call.cancel()  # When the client goes, the engine must stop at once; after the end it changes nothing.

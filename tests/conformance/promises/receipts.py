@@ -148,7 +148,7 @@ REFUSALS: tuple[Row, ...] = (
     Row("it waited in vain", "OVERLOADED", f"{_WAITING}who_waits_in_vain_is_refused_with_a_receipt"),
     Row("all nodes are full, over gRPC", "OVERLOADED", f"{_GRPC}overload_is_an_answer_with_a_receipt"),
     Row(
-        "every node runs as much of the tenant's as it takes of one",
+        "three nodes, or all there are, run as much of the tenant's as they take of one",
         "TENANT_SHARE_TAKEN",
         f"{_SHARES}a_tenant_that_holds_its_share_of_every_node_is_told_to_come_back_with_a_receipt[stream]",
     ),
@@ -171,6 +171,11 @@ REFUSALS: tuple[Row, ...] = (
         "every node refuses it",
         "ENGINE_UNAVAILABLE",
         f"{_RUNNING}a_prompt_that_a_node_had_and_refused_was_forwarded",
+    ),
+    Row(
+        "the node's answer is too large to be withheld",
+        "ANSWER_UNDELIVERABLE",
+        f"{_WHOLE}one_that_is_too_long_is_asked_of_no_other_node",
     ),
     Row(
         "the chosen node may not serve it any more",

@@ -24,7 +24,7 @@ from libs.client.http import RouterHttp
 from libs.client.vllm_proxy import ED25519, Worker, buffered_forms, verify_signature, verify_worker
 from libs.errors import MeshError
 from libs.policy.document import Policy
-from services.router.errors import UpstreamFailed
+from services.router.errors import AnswerUndeliverable, UpstreamFailed
 from services.router.prompt import readdress
 from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused, served_by
 from services.router.routing.foreign.place import Place
@@ -97,7 +97,7 @@ class _SignatureProof:
             found = (sse.response_id(event, Protocol.CHAT) for event in self._events.feed(chunk))
             self._chat_id = next(filter(None, found), None)
         if max(len(self._kept), self._events.pending) > _MAX_KEPT_BYTES:
-            raise UpstreamFailed(f"{self._standing.place.name} answers at too great a length to be checked")
+            raise AnswerUndeliverable(f"{self._standing.place.name} answers at too great a length to be checked")
 
     async def conclude(self, http: RouterHttp, response: aiohttp.ClientResponse) -> ServedByForeign | None:
         if response.status != OK:

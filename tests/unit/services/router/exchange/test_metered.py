@@ -24,9 +24,10 @@ from services.router.exchange.volume import OCTETS_PER_COMPLETION_TOKEN
 from services.router.workload.settings import DAY_SECONDS
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, prompt, router_bench
+from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, aborts, prompt, router_bench
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 11, "total_tokens": 18}
+FINISHING = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 IN_STREAM = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
 
 
@@ -262,6 +263,31 @@ async def test_what_fails_costs_nothing(bench: RouterBench, failure: str) -> Non
         node.breaks_at = 1
     await bench.run(prompt(model="another" if failure == "model" else MODEL))
     assert used_today(bench) == 0
+
+
+async def test_a_stream_that_breaks_off_costs_what_came_of_it(bench: RouterBench) -> None:
+    """Whoever brings engines to their end with what it asks for must not have all that went out before for nothing."""
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10_000))
+    bench.nodes[0].stream(*[event("a")] * 50)
+    bench.nodes[0].breaks_at = 40
+    await bench.run(prompt(stream=True, max_tokens=1000))
+    assert aborts(bench.only_receipt()) == ["upstream_failed"]
+    assert used_today(bench) == 40
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_too_large_to_be_given_was_not_free(bench: RouterBench, stream: bool) -> None:
+    """How large it is was asked for: by `n`, by log probabilities, by a stop that never comes."""
+    bench.tenant = replace(TENANT, limits=Limits(tokens_per_day=10**9))
+    node = bench.nodes[0]
+    if stream:
+        node.stream(FINISHING, *[b"data: {}" + b" " * (1 << 20) + b"\n\n"] * 17)
+    else:
+        node.chunks = (b" " * (1 << 20),) * 17
+    body = prompt(stream=stream, max_tokens=100)
+    await bench.run(body)
+    assert aborts(bench.only_receipt()) == ["upstream_failed"]
+    assert used_today(bench) >= -(-len(body) // OCTETS_PER_TOKEN) + 100
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import ServedByNode
+from libs.policy.tenant_record import Limits
 from tests.fakes.routers import BUFFERED, STREAMED, RouterBench, aborts, prompt, router_bench, until_waiting
 
 
@@ -89,9 +91,12 @@ async def test_one_that_lacks_a_part_is_none(two: RouterBench, omitted: Literal[
 async def test_one_that_is_too_long_is_asked_of_no_other_node(two: RouterBench) -> None:
     for node in two.nodes:
         node.refuses_as_too_long = True
-    assert (await two.run(prompt())).started.status == 502
+    two.tenant = replace(two.tenant, limits=Limits(tokens_per_day=10_000))
+    assert (await two.run(prompt(max_tokens=100))).started.status == 502
     assert asked(two) == 1
     assert aborts(two.only_receipt()) == ["upstream_failed"]
+    assert two.metrics.refusals.numbers == {"ANSWER_UNDELIVERABLE": 1}
+    assert two.quotas.counted(two.tenant.tenant_id).day_tokens > 100
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -1,7 +1,8 @@
 """It is responsible for connections: how many are open, from the first one to the last, and that each ends in time.
 
 Whoever holds a place and says nothing has to give it up when somebody else comes and there is none: silence costs its
-sender nothing. What is said on one is its protocol's business; whoever accepts them knows none.
+sender nothing, and who is known has only shown once who they are. What is said on one is its protocol's business;
+whoever accepts them knows none.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Claim(IntEnum):
     """No request runs on it, and none has shown whose it is."""
     STRANGER = 1
     """A request runs of nobody who is known, where whoever answers knows somebody."""
-    KEPT = 2
+    RESTING = 2
+    """It is somebody's who is known, and no request runs on it."""
+    KEPT = 3
     """It gives way to nobody."""
 
 
@@ -171,7 +174,8 @@ class Connections:
         """Have the oldest of those end that have the least claim; say whether there was one that may. By age, TLS or
         not: whoever comes in has as much time to say who they are as it takes strangers to fill all other places.
         """
-        accepted = self._oldest(Claim.NONE) or self._oldest(Claim.STRANGER)
+        places = map(self._oldest, (Claim.NONE, Claim.STRANGER, Claim.RESTING))
+        accepted = next((place for place in places if place is not None), None)
         if accepted is None:
             return False
         self._leaving.add(accepted)

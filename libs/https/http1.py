@@ -212,12 +212,12 @@ class Http1Connection(RequestHandler):
     def claim(self) -> Claim:
         # aiohttp has taken a request from the queue before anything of it runs.
         runs = self._running or self._messages or self._current_request is not None or unsent(self.transport)
-        if self._kept or (runs and not self._knowing):
-            return Claim.KEPT
-        return Claim.STRANGER if runs else Claim.NONE
+        if not runs:
+            return Claim.RESTING if self._kept else Claim.NONE
+        return Claim.KEPT if self._kept or not self._knowing else Claim.STRANGER
 
     def keep(self) -> None:
-        """Take note that whoever answers knows whose it is: it gives way to nobody any more."""
+        """Take note that whoever answers knows whose it is: what runs on it gives way to nobody any more."""
         self._kept = True
 
     def drain(self) -> None:

@@ -51,28 +51,40 @@ def refused(site: Site, reason: str) -> int:
     return site.bench.metrics.connections.turned_away.numbers[reason]
 
 
-async def listed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Ask once, as a tenant."""
-    writer.write(MODELS)
+async def answered(reader: asyncio.StreamReader) -> None:
+    """Read one answer to its end."""
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     await reader.readexactly(int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]))
 
 
-async def test_a_connection_beyond_the_limit_is_closed_at_once_and_the_others_go_on(tmp_path: Path) -> None:
+async def listed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ask once, as a tenant."""
+    writer.write(MODELS)
+    await answered(reader)
+
+
+async def announced(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Begin a prompt, as a tenant: it runs until its body has come."""
+    writer.write(upload(len(prompt())).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+    assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_a_connection_beyond_those_that_are_used_is_closed_at_once_and_the_others_go_on(tmp_path: Path) -> None:
     async with (
         asyncio.timeout(PATIENCE_SECONDS),
-        https_site(tmp_path, max_connections=2, idle_seconds=PATIENCE_SECONDS) as site,
+        https_site(tmp_path, max_connections=2, idle_seconds=PATIENCE_SECONDS, body_seconds=PATIENCE_SECONDS) as site,
     ):
         first, second = await connect(site), await connect(site)
-        await listed(*first)
-        await listed(*second)
+        await announced(*first)
+        await announced(*second)
         with pytest.raises(OSError):  # noqa: PT011  # Cut off in the middle of the handshake, one way or another.
             await connect(site)
         assert refused(site, "full") == 1
-        await healthy(*second)
         second[1].close()
         await second[1].wait_closed()
+        first[1].write(prompt())
+        await answered(first[0])
         while site.bench.metrics.connections.open.numbers[""] > 1:
             await healthy(*first)  # Until the router, too, has seen it end.
         third = await connect(site)
@@ -162,6 +174,61 @@ async def test_strangers_that_hold_all_places_keep_no_tenant_out_however_often_t
         assert refused(site, "full") == 0
         assert refused(site, "displaced") > PLACES
         kept[1].transport.abort()
+
+
+async def resting(site: Site, stack: AsyncExitStack) -> None:
+    reader, writer = await connect(site)
+    stack.callback(end, writer)
+    await listed(reader, writer)
+
+
+async def resting_http2(site: Site, stack: AsyncExitStack) -> None:
+    client = await stack.enter_async_context(raw_http2(site.port, site.tls_h2))
+    client.ask(1, [*get("/v1/models"), ("authorization", f"Bearer {KEY}")])
+    assert (await client.answer(1)).headers[":status"] == "200"
+
+
+@pytest.mark.parametrize("rest", [resting, resting_http2], ids=["HTTP/1.1", "HTTP/2"])
+async def test_a_tenants_connections_on_which_nothing_runs_keep_nobody_out_and_what_runs_goes_on(
+    tmp_path: Path, rest: Holding
+) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(
+            tmp_path, max_connections=PLACES, idle_seconds=PATIENCE_SECONDS, body_seconds=PATIENCE_SECONDS
+        ) as site,
+        AsyncExitStack() as stack,
+    ):
+        running = await connect(site)
+        stack.callback(end, running[1])
+        await announced(*running)
+        for _ in range(2 * PLACES):
+            await rest(site, stack)
+        reader, writer = await connect(site)
+        stack.callback(end, writer)
+        writer.write(MODELS.replace(KEY.encode(), OTHER_KEY.encode()))
+        await answered(reader)
+        assert (refused(site, "full"), refused(site, "displaced")) == (0, PLACES + 2)
+        running[1].write(prompt())
+        await answered(running[0])
+
+
+async def test_a_strangers_connection_makes_place_before_a_tenants_on_which_nothing_runs(tmp_path: Path) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=2, idle_seconds=PATIENCE_SECONDS) as site,
+        AsyncExitStack() as stack,
+    ):
+        rested = await connect(site)
+        stack.callback(end, rested[1])
+        await listed(*rested)
+        site.directory.answers.clear()
+        for said in (HEALTH, MODELS.replace(KEY.encode(), OTHER_KEY.encode())):  # The second is being looked up.
+            await saying(said)(site, stack)
+        _, writer = await connect(site)
+        stack.callback(end, writer)
+        site.directory.answers.set()
+        await listed(*rested)
 
 
 async def test_each_that_comes_displaces_one_however_many_come_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ _AUTHORIZATION, _API_KEY = "authorization", "x-api-key"
 
 
 async def authenticated(tenants: Tenants, arrival: Arrival) -> Tenant:
-    """Return whose a request is; its connection is kept from then on, however many others come. Raises what
+    """Return whose a request is; what runs on its connection goes on from then, however many others come. Raises what
     `Tenants.authenticate` does, and `InvalidRequest`.
     """
     tenant = await tenants.authenticate(authorization(arrival.headers), arrival.connection)

@@ -93,9 +93,9 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def claim(self) -> Claim:
-        if self._wire.kept:
-            return Claim.KEPT
-        return Claim.STRANGER if self._streams or self._wire.unsent else Claim.NONE
+        if self._streams or self._wire.unsent:
+            return Claim.KEPT if self._wire.kept else Claim.STRANGER
+        return Claim.RESTING if self._wire.kept else Claim.NONE
 
     def drain(self) -> None:
         # Clients that many use take the word that a connection ends for the end of what still runs on it: so they hear

@@ -32,7 +32,7 @@ class HttpSettings:
     more is refused with 503. One tenant's may take a quarter of it, and at least one largest body."""
     max_connections: int = 1000
     """How many connections each of both listeners may have open at once. Over HTTPS the oldest on which no tenant's key
-    was shown makes place for the next one; else that is closed as it comes."""
+    was shown makes place for the next one, or else on which nothing runs; else that is closed as it comes."""
     max_streams: int = 100
     """How many requests may run at once on one HTTP/2 connection, gRPC's too."""
     max_connection_requests: int = 1000

@@ -1,8 +1,9 @@
 """It is responsible for connections: how many are open, from the first one to the last, and that each ends in time.
 
 Whoever holds a place and says nothing has to give it up when somebody else comes and there is none: silence costs its
-sender nothing, and who is known has only shown once who they are. What is said on one is its protocol's business;
-whoever accepts them knows none.
+sender nothing, and who is known has only shown once who they are. And whoever comes needs time to say who they are, so
+those that nobody knows yet have some places that no others take from them. What is said on one is its protocol's
+business; whoever accepts them knows none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
 from typing import Protocol, cast
@@ -28,6 +30,11 @@ _UNSENT_BYTES = 64 << 10
 """How much of what is written may wait in this process for its client to read; beyond it, writers wait."""
 _PAUSE_SECONDS = 1.0
 """Before the next attempt where the system has no descriptor left."""
+_UNKNOWN_PART = 8
+"""One of so many places is for those that are not known yet: they give way to each other there, and resting ones to
+them."""
+_ORDER_SECONDS = 1.0
+"""For how long it is known who gives way next; to look at all of them each time would cost as much as who comes."""
 
 log = structlog.get_logger()
 
@@ -123,6 +130,9 @@ class Connections:
         """Those of which it has."""
         self._leaving: set[socket.socket] = set()
         """Those that have given way, and are about to be gone."""
+        self._order: deque[tuple[socket.socket, Claim]] = deque()
+        """Those that may give way, in turn, and what their claims were when they were looked at."""
+        self._ordered_at = -_ORDER_SECONDS
         self._closed = False
 
     def open(self, listening: socket.socket, tasks: asyncio.TaskGroup) -> None:
@@ -171,11 +181,12 @@ class Connections:
         task.add_done_callback(partial(self._forget, accepted))
 
     def _make_place(self) -> bool:
-        """Have the oldest of those end that have the least claim; say whether there was one that may. By age, TLS or
-        not: whoever comes in has as much time to say who they are as it takes strangers to fill all other places.
-        """
-        places = map(self._oldest, (Claim.NONE, Claim.STRANGER, Claim.RESTING))
-        accepted = next((place for place in places if place is not None), None)
+        """Have one end that may; say whether there was one."""
+        now = asyncio.get_running_loop().time()
+        accepted = self._next() if now - self._ordered_at < _ORDER_SECONDS else None
+        if accepted is None:
+            self._order, self._ordered_at = deque(self._in_turn()), now
+            accepted = self._next()
         if accepted is None:
             return False
         self._leaving.add(accepted)
@@ -186,9 +197,30 @@ class Connections:
             self._serving[accepted].cancel()
         return True
 
-    def _oldest(self, claim: Claim) -> socket.socket | None:
-        staying = (accepted for accepted in self._serving if accepted not in self._leaving)
-        return next((accepted for accepted in staying if self._claim(accepted) is claim), None)
+    def _next(self) -> socket.socket | None:
+        while self._order:
+            accepted, claim = self._order.popleft()
+            if accepted in self._serving and accepted not in self._leaving and self._claim(accepted) is claim:
+                return accepted
+        return None
+
+    def _in_turn(self) -> Iterator[tuple[socket.socket, Claim]]:
+        """Yield all that may give way, who first, each kind by age, TLS or not. Of those that are not known, it is
+        always one of the kind of which there are more: so neither silence nor requests without end, however many, leave
+        whoever comes in less time to say who they are than it takes to fill some hundred places.
+        """
+        kinds: dict[Claim, deque[socket.socket]] = {claim: deque() for claim in Claim}
+        for accepted in self._serving:
+            if accepted not in self._leaving:
+                kinds[self._claim(accepted)].append(accepted)
+        silent, asking, resting = kinds[Claim.NONE], kinds[Claim.STRANGER], kinds[Claim.RESTING]
+        while silent or asking or resting:
+            if resting and len(silent) + len(asking) <= self._limit // _UNKNOWN_PART:
+                yield resting.popleft(), Claim.RESTING
+            elif len(silent) >= len(asking):
+                yield silent.popleft(), Claim.NONE
+            else:
+                yield asking.popleft(), Claim.STRANGER
 
     def _claim(self, accepted: socket.socket) -> Claim:
         return self._open[accepted].claim if accepted in self._open else Claim.NONE

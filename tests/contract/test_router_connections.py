@@ -166,8 +166,8 @@ async def test_strangers_that_hold_all_places_keep_no_tenant_out_however_often_t
             for _ in range(strangers):
                 await hold(site, stack)
             reader, writer = await connect(site)
-            stack.callback(end, writer)
             await listed(reader, writer)
+            end(writer)
             await listed(*kept)
         http2.ask(3, asked)
         assert (await http2.answer(3)).headers[":status"] == "200"
@@ -211,6 +211,24 @@ async def test_a_tenants_connections_on_which_nothing_runs_keep_nobody_out_and_w
         assert (refused(site, "full"), refused(site, "displaced")) == (0, PLACES + 2)
         running[1].write(prompt())
         await answered(running[0])
+
+
+@pytest.mark.parametrize("hold", [not_reading, resting], ids=["strangers that ask", "a tenant that rests"])
+async def test_whoever_comes_has_time_to_say_who_they_are(tmp_path: Path, hold: Holding) -> None:
+    """Others come meanwhile, and nobody else is as easily told to leave as who has said nothing yet."""
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        https_site(tmp_path, max_connections=2 * PLACES, idle_seconds=PATIENCE_SECONDS) as site,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(2 * PLACES):
+            await hold(site, stack)
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        stack.callback(end, writer)
+        await silent(site, stack)
+        await writer.start_tls(site.tls, server_hostname="127.0.0.1")
+        await listed(reader, writer)
+        assert (refused(site, "full"), refused(site, "displaced")) == (0, 2)
 
 
 async def test_a_strangers_connection_makes_place_before_a_tenants_on_which_nothing_runs(tmp_path: Path) -> None:

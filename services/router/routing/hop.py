@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import grpc.aio
@@ -49,7 +49,6 @@ class NodeBusy(NodeUnavailable):
     type = Overloaded.type
     code = Code.RESOURCE_EXHAUSTED
     reason = TENANT_SHARE_TAKEN
-    headers: Mapping[str, str] = {"Retry-After": "1"}
     retry_seconds = 1
 
 

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -86,29 +86,40 @@ class _Asking:
 
 
 @asynccontextmanager
-async def asking(gateway: Gateway, body: bytes, heard: Heard | None = None) -> AsyncIterator[Action]:
-    """Give what asks once. As many connections are opened as are asked at once, and kept."""
+async def asking(
+    gateway: Gateway, body: bytes, heard: Heard | None = None, connections: int | None = None
+) -> AsyncIterator[Action]:
+    """Give what asks once. As many connections are opened as are asked at once, and kept; of a request beyond
+    `connections` the client waits for one.
+    """
     where = urlsplit(gateway.url)
     request = gateway.request(body)
     idle: list[_Asking] = []
-    opened: list[_Asking] = []
+    opened: set[_Asking] = set()
+    free: AbstractAsyncContextManager[None] = nullcontext() if connections is None else asyncio.Semaphore(connections)
 
     async def ask() -> float:
-        async with asyncio.timeout(_SECONDS):
+        async with free, asyncio.timeout(_SECONDS):
             while idle:
-                connection = idle.pop()
                 try:
-                    return await ask_by(connection)
+                    return await ask_by(idle.pop())
                 except (EOFError, ConnectionError):
                     continue  # It was closed because nobody used it.
             connection = _Asking(*await asyncio.open_connection(where.hostname, where.port, ssl=gateway.tls), heard)
-            opened.append(connection)
+            opened.add(connection)
             return await ask_by(connection)
 
     async def ask_by(connection: _Asking) -> float:
-        first = await connection.ask(request)
-        if not connection.ends:
-            idle.append(connection)
+        is_kept = False
+        try:
+            first = await connection.ask(request)
+            is_kept = not connection.ends
+        finally:
+            if is_kept:
+                idle.append(connection)
+            else:
+                connection.close()
+                opened.discard(connection)
         return first
 
     try:

@@ -32,6 +32,9 @@ from tests.mesh.running import RunningMesh, short_folder
 _AT_ONCE = 16
 _SATURATING_SECONDS = 60.0
 _STREAMED_EVERY = 4
+_CONNECTIONS = 100
+"""Of each kind, as many as OpenAI's SDK keeps. A client that opened one for each request that waits would, after each
+pause, begin a TLS session for each of them: of that a router that has a fifth left does not recover for seconds."""
 _MOST_WAITING = 1000
 """Requests that wait for their answers; what is due beyond is not asked, and counted."""
 _RECEIPT_ID = b"x-receipt-id: "
@@ -105,7 +108,7 @@ async def _run(
     soak, minutes = Soak(), []
     async with AsyncExitStack() as stack:
         buffered, streamed = [
-            await stack.enter_async_context(asking(router_of(mesh), _body(stream=stream), soak.hear))
+            await stack.enter_async_context(asking(router_of(mesh), _body(stream=stream), soak.hear, _CONNECTIONS))
             for stream in (False, True)
         ]
         actions = [streamed, *[buffered] * (_STREAMED_EVERY - 1)]

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
+from itertools import islice
 from typing import Protocol, cast
 
 import structlog
@@ -205,22 +206,24 @@ class Connections:
         return None
 
     def _in_turn(self) -> Iterator[tuple[socket.socket, Claim]]:
-        """Yield all that may give way, who first, each kind by age, TLS or not. Of those that are not known, it is
-        always one of the kind of which there are more: so neither silence nor requests without end, however many, leave
-        whoever comes in less time to say who they are than it takes to fill some hundred places.
+        """Yield those that may give way before it has to be looked again, who first, each kind by age, TLS or not. Of
+        those that are not known, it is always one of the kind of which there are more: so neither silence nor requests
+        without end, however many, leave whoever comes less time to say who they are than it takes to fill the places
+        that are theirs. Each of them that gives way has another in its place, who is not known either.
         """
         kinds: dict[Claim, deque[socket.socket]] = {claim: deque() for claim in Claim}
         for accepted in self._serving:
             if accepted not in self._leaving:
                 kinds[self._claim(accepted)].append(accepted)
         silent, asking, resting = kinds[Claim.NONE], kinds[Claim.STRANGER], kinds[Claim.RESTING]
-        while silent or asking or resting:
-            if resting and len(silent) + len(asking) <= self._limit // _UNKNOWN_PART:
-                yield resting.popleft(), Claim.RESTING
-            elif len(silent) >= len(asking):
-                yield silent.popleft(), Claim.NONE
-            else:
-                yield asking.popleft(), Claim.STRANGER
+        beyond = len(silent) + len(asking) - self._limit // _UNKNOWN_PART
+        if beyond <= 0 and resting:
+            for accepted in islice(resting, 1 - beyond):
+                yield accepted, Claim.RESTING
+            return
+        for _ in range(max(beyond, min(len(silent) + len(asking), 1))):
+            kind, claim = (silent, Claim.NONE) if len(silent) >= len(asking) else (asking, Claim.STRANGER)
+            yield kind.popleft(), claim
 
     def _claim(self, accepted: socket.socket) -> Claim:
         return self._open[accepted].claim if accepted in self._open else Claim.NONE

@@ -60,8 +60,7 @@ class BufferedResponse:
         return Tokens() if value is None else tokens_of(value, self._protocol)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the body; nothing may go out. Raises `AnswerUndeliverable` when it grows over the limit.
-        """
+        """Take the next bytes of the body; nothing may go out. Raises `AnswerUndeliverable` when it grows too large."""
         if len(self._body) + len(data) > self._limit:
             raise _too_large(self._limit)
         self._body += data

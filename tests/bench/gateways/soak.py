@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import statistics
 import time
@@ -35,6 +36,7 @@ _STREAMED_EVERY = 4
 _CONNECTIONS = 100
 """Of each kind, as many as OpenAI's SDK keeps. A client that opened one for each request that waits would, after each
 pause, begin a TLS session for each of them: of that a router that has a fifth left does not recover for seconds."""
+_ON_THE_WAY = ("router", "node", "ledger", "broker")
 _MOST_WAITING = 1000
 """Requests that wait for their answers; what is due beyond is not asked, and counted."""
 _RECEIPT_ID = b"x-receipt-id: "
@@ -53,10 +55,16 @@ class Minute:
     failed: Counter[str] = field(default_factory=Counter)
     memory: dict[str, int] = field(default_factory=dict)
     """Resident memory of each service with the processes it started, MB, at the minute's end."""
+    cpu: dict[str, int] = field(default_factory=dict)
+    """What an answer took of each, microseconds. The engine keeps nothing and does the same for each, so what it takes
+    says how fast the machine was."""
 
     def __str__(self) -> str:
         spent = [f"p{percent} {percentile(self.latencies, percent) * 1000:.1f} ms" for percent in (50, 99)]
-        return f"{len(self.latencies)} answered, {', '.join(spent)}, failed {dict(self.failed)}, MB {self.memory}"
+        return (
+            f"{len(self.latencies)} answered, {', '.join(spent)}, failed {dict(self.failed)}, MB {self.memory}, "
+            f"CPU us {self.cpu}"
+        )
 
 
 @dataclass(slots=True)
@@ -117,7 +125,7 @@ async def _run(
         console.print(f"{_AT_ONCE} at once: {most:.0f}/s; so {rate:.0f}/s, one of {_STREAMED_EVERY} streamed")
         async with asyncio.TaskGroup() as asked:
             waiting: set[asyncio.Task[None]] = set()
-            began = time.perf_counter()
+            began, used = time.perf_counter(), _cpu(mesh)
             for number in range(int(rate * 60) * count):
                 due = began + number / rate
                 await asyncio.sleep(due - time.perf_counter())
@@ -128,7 +136,9 @@ async def _run(
                     waiting.add(task)
                     task.add_done_callback(waiting.discard)
                 if (number + 1) % int(rate * 60) == 0:
-                    soak.minute.memory = _memory(mesh)
+                    soak.minute.memory, before, used = _memory(mesh), used, _cpu(mesh)
+                    answered = max(len(soak.minute.latencies), 1)
+                    soak.minute.cpu = {name: round((used[name] - before[name]) / answered) for name in used}
                     minutes.append(soak.minute)
                     console.print(f"minute {len(minutes)}: {soak.minute}")
                     soak.minute = Minute()
@@ -159,11 +169,25 @@ def _medians(minutes: Sequence[Minute]) -> str:
         for percent in (50, 99)
     ]
     memory = {name: round(statistics.median(each.memory[name] for each in minutes)) for name in minutes[0].memory}
-    return f"{', '.join(latencies)}, MB {memory}"
+    cpu = {name: round(statistics.median(each.cpu[name] for each in minutes)) for name in minutes[0].cpu}
+    return f"{', '.join(latencies)}, MB {memory}, CPU us {cpu}"
 
 
 def _memory(mesh: RunningMesh) -> dict[str, int]:
     return {name: sum(map(_rss, _family(each["pid"]))) // 1000 for name, each in mesh.mesh["services"].items()}
+
+
+def _cpu(mesh: RunningMesh) -> dict[str, int]:
+    """Return what the services that an answer goes through have used, and the engine, microseconds each."""
+    pids = {name: int(mesh.mesh["services"][name]["pid"]) for name in _ON_THE_WAY}
+    pids["engine"] = next(child for child in _family(pids["node"]) if child != pids["node"])
+    return {name: _used(pid) for name, pid in pids.items()}
+
+
+def _used(pid: int) -> int:
+    """Return a process's CPU time in the kernel and out of it, microseconds."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) * 1_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def _family(pid: int) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import AsyncExitStack
 
-from libs.aci import whole_answers
+from libs.aci import receipt_gpus, whole_answers
 from libs.aci.endpoints import paths
 from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
@@ -17,6 +17,7 @@ from libs.process import notify_ready, until_terminated
 from services.node.config import Config
 from services.node.engine import open_engine
 from services.node.generation import Claimed, Generation
+from services.node.gpus import EvidencedGpus
 from services.node.installed import engine_name
 from services.node.launch import plan
 from services.node.opening import released_by_kms
@@ -48,6 +49,7 @@ async def serve(config: Config) -> None:
         "endpoints": paths(launch.endpoints),
         "models": [{"id": model.model_id, "weights_sha256": model.weights_sha256.hex()} for model in models],
         "receipt_key": receipts.public_key.hex(),
+        receipt_gpus.CLAIM: True,
         whole_answers.CLAIM: True,
         "hpke_key": receiver.public.hex(),
         **({"region": config.region} if config.region else {}),
@@ -61,7 +63,10 @@ async def serve(config: Config) -> None:
         salts = await receive_salts(secrets, compose_hash(compose.encode())) if launch.salted else None
         engine = await stack.enter_async_context(open_engine(config.engine, launch, weights, config.member.state_dir))
         claimed = Claimed(
-            launch.name, launch.arguments_sha256, {model.model_id: model.weights_sha256 for model in models}
+            launch.name,
+            launch.arguments_sha256,
+            {model.model_id: model.weights_sha256 for model in models},
+            await source.key(),
         )
         generation = Generation(
             engine,
@@ -69,6 +74,7 @@ async def serve(config: Config) -> None:
             receipts,
             lambda: _policy_in_force(member),
             member.gpus,
+            named_gpus=EvidencedGpus(lambda: member.identity.current.evidence).named,
             salts=salts,
             tenant_parallel=config.engine.tenant_parallel,
         )

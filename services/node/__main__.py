@@ -9,20 +9,25 @@ from libs.aci import receipt_gpus, whole_answers
 from libs.aci.endpoints import paths
 from libs.aci.receipt_events import PolicyInForce
 from libs.entry import run
+from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import Member, join, open_guest
+from libs.identity.reports import Reports
 from libs.identity.sealed import ReceiverKey
 from libs.policy.compose import compose_hash
 from libs.policy.measured_engine import read_engine
 from libs.process import notify_ready, until_terminated
+from services.node.aci_servicer import AciServicer, aci_binding
 from services.node.config import Config
 from services.node.engine import open_engine
 from services.node.generation import Claimed, Generation
 from services.node.gpus import EvidencedGpus
 from services.node.installed import engine_name
+from services.node.kept_receipts import KeptReceipts
 from services.node.launch import plan
 from services.node.opening import released_by_kms
 from services.node.receipts import ReceiptSigner
 from services.node.registration import Registration, ServedModel, registered
+from services.node.reports import NodeReports
 from services.node.salting import receive_salts, secrets_of_kms
 from services.node.servicer import InferenceServicer, binding
 from services.node.weights import weights_of
@@ -42,7 +47,8 @@ async def serve(config: Config) -> None:
     launch = plan(config.engine, measured, await engine_name(measured))
     source = await weights_of(config.engine, launch, config.member.state_dir)
     models = [ServedModel(config.engine.model, source.digest)]
-    receipts, receiver = ReceiptSigner(), ReceiverKey()
+    kept, receiver = KeptReceipts(), ReceiverKey()
+    receipts = ReceiptSigner(kept.keep)
     claims = {
         "engine": launch.name,
         "engine_args_sha256": launch.arguments_sha256.hex(),
@@ -54,9 +60,10 @@ async def serve(config: Config) -> None:
         "hpke_key": receiver.public.hex(),
         **({"region": config.region} if config.region else {}),
     }
+    collateral = AttestationCollateral(config.member.attestation_bootstrap, config.member.trust_domain)
     async with AsyncExitStack() as stack:
         member = await stack.enter_async_context(
-            join(config.member, "node", claims, registry=config.registry, gpus=config.gpus)
+            join(config.member, "node", claims, collateral=collateral, registry=config.registry, gpus=config.gpus)
         )
         weights = await source.ready(released_by_kms(member.kms, member.identity, receiver))
         secrets = secrets_of_kms(member.kms, member.identity, receiver)
@@ -80,7 +87,9 @@ async def serve(config: Config) -> None:
         )
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
         whole = WholeAnswerServicer(generation, config.engine.request_seconds)
-        async with member.serve([binding(servicer), whole_binding(whole)]) as serving:
+        reports = Reports(member.guest, receipts, collateral, config.reports.quotes_per_second)
+        documents = AciServicer(NodeReports(reports, config.reports, compose), kept)
+        async with member.serve([binding(servicer), whole_binding(whole), aci_binding(documents)]) as serving:
             await engine.until_ready()
             serving.ready()
             registry = member.any_peer("registry", config.registry)

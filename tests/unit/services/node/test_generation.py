@@ -106,10 +106,11 @@ async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_eng
     assert aside == [False, True]
 
 
-async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_gives() -> None:
+async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_and_the_day_give() -> None:
     parts, signer = await generate(ToldEngine())
     assert isinstance(parts[-1], Conclusion)
-    signed = receipt.verify_receipt(parts[-1].receipt, keyset_of(signer.public_key))
+    served_at = receipt.parse(parts[-1].receipt).served_at
+    signed = receipt.verify_receipt(parts[-1].receipt, keyset_of(signer.public_key, served_at))
     assert signed.returned.body_hash == "sha256:" + hashlib.sha256(b'{"choices":[]}').hexdigest()
     assert POLICY in signed.events
 

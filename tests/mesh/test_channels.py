@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,8 @@ from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
 from libs.aci import report as reports
+from libs.client.attestation import establish
+from libs.policy.signatures import parse_signed
 from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.errors import reason_of
 from services.cli.mesh.roster import KMS_REPLICA, LEDGER_OTHERS
@@ -127,8 +130,14 @@ async def test_an_operator_may_ask_everyone_for_health(mesh: RunningMesh, role: 
                 .read()
             ),
         ),
+        (
+            "node",
+            lambda to: aci_pb2_grpc.AciServiceStub(to).GetReceipt(
+                aci_pb2.GetReceiptRequest(id="rcpt-" + "0" * 24), timeout=5
+            ),
+        ),
     ],
-    ids=["ReleaseKey", "Register", "FindTenant", "OpenVault", "Infer"],
+    ids=["ReleaseKey", "Register", "FindTenant", "OpenVault", "Infer", "GetReceipt"],
 )
 async def test_a_call_of_the_wrong_role_is_refused_with_the_reason(mesh: RunningMesh, role: str, call: Call) -> None:
     async with channel(mesh, role, certified=True) as operator:
@@ -148,6 +157,17 @@ async def test_the_clients_grpc_wants_an_api_key(mesh: RunningMesh) -> None:
             await inference_pb2_grpc.InferenceServiceStub(nobody).Infer(request, timeout=5).read()
     assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert reason_of(refusal.value) == "API_KEY_INVALID"
+
+
+async def test_a_node_proves_itself_to_an_operator_as_a_direct_service(mesh: RunningMesh) -> None:
+    nonce = "5b" * 32
+    async with channel(mesh, "node", certified=True) as operator:
+        asked = aci_pb2.GetAttestationRequest(nonce=nonce)
+        response = await aci_pb2_grpc.AciServiceStub(operator).GetAttestation(asked, timeout=20)
+    rules = parse_signed(mesh.file("policy")).policy.rules("node")
+    assert establish(response.report, nonce, rules, int(time.time())).serving == reports.DIRECT
+    provenance = json.loads(response.report)["attestation"]["source_provenance"]
+    assert provenance["image_provenance"] == {"digest_of": "sources"}
 
 
 async def test_the_clients_grpc_gives_a_report_to_anyone(mesh: RunningMesh) -> None:

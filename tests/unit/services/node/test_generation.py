@@ -163,7 +163,8 @@ async def test_the_receipt_commits_to_the_salt_that_the_engine_got() -> None:
 
 async def test_an_answer_that_no_salt_is_for_names_no_epoch_of_its_key() -> None:
     engine = ToldEngine(salted=True)
-    (counted,) = _generated((await generate(engine, fields={"endpoint": endpoints.COUNT_TOKENS.path}))[0])
+    where = {"endpoint": endpoints.COUNT_TOKENS.path}
+    (counted,) = _generated((await generate(engine, b'{"model":"m","messages":[]}', where))[0])
     (bare,) = _generated((await generate(ToldEngine()))[0])
     for generated in (counted, bare):
         assert (generated.cache_salt_sha256, generated.cache_salt_key_epoch) == (None, None)

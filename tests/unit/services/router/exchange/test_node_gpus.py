@@ -77,12 +77,14 @@ async def test_an_answer_of_others_or_of_none_is_kept_back(
     assert (receipted(bench), aborts(bench.only_receipt())) == ([], ["upstream_failed"])
 
 
-async def test_a_stream_from_other_gpus_has_no_end(bench: RouterBench, shown: GpuEvidence) -> None:
+@pytest.mark.parametrize("events", [2, len(STREAMED)], ids=["without an end", "with its end"])
+async def test_a_stream_from_other_gpus_is_a_failed_one(bench: RouterBench, shown: GpuEvidence, events: int) -> None:
+    """What it said is receipted, and that no node is proven to have said it."""
     await admit(bench, shown, required=True)
-    bench.nodes[0].stream()
+    bench.nodes[0].stream(*STREAMED[:events])
     bench.nodes[0].generated = replace(GENERATED, gpus='["7"]')
     answer = await bench.run(prompt(stream=True))
-    assert STREAMED[-1] not in answer.body
+    assert (b'"type":"upstream_error"' in answer.body) is (events < len(STREAMED))
     assert (receipted(bench), aborts(bench.only_receipt())) == ([], ["upstream_failed"])
 
 

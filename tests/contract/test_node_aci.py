@@ -50,7 +50,7 @@ class AskedNode:
     _open: AsyncExitStack = field(repr=False)
 
     async def by_member(self, role: str) -> pb_grpc.AciServiceStub:
-        claims = {"models": []} if role == "node" else {}
+        claims: dict[str, Any] = {"models": []} if role == "node" else {}
         caller = await self._open.enter_async_context(self.mesh.member(role, self.kms, instance="asks", claims=claims))
         return pb_grpc.AciServiceStub(await caller.peer("node", self.target).channel(SECONDS))
 

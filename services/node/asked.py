@@ -86,10 +86,11 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
         raise ModelNotServed("no such model is served here")
     _require_known(members, endpoint)
     _require_bounded(members)
-    return Asked(model, _sampling(members))
+    return Asked(model, sampling_of(members))
 
 
-def _sampling(members: Mapping[str, Any]) -> str:
+def sampling_of(members: Mapping[str, Any]) -> str:
+    """Return what a receipt says of a body's settings: see `Asked`. Raises `BodyRefused`."""
     try:
         named = {name: _named(value) for name, value in members.items() if name in SAMPLING}
     except JsonNotRewritable as error:

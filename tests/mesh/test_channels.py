@@ -7,12 +7,14 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.inference.v1 import aci_pb2, aci_pb2_grpc, inference_pb2, inference_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -20,9 +22,12 @@ from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, te
 
 from libs.aci import report as reports
 from libs.client.attestation import establish
+from libs.identity.certificate import der_of, spki_of_certificate
 from libs.policy.signatures import parse_signed
 from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.errors import reason_of
+from libs.tee import evidence as evidences
+from libs.tee.appraisal import AppraisalContext, SignedBy, appraise
 from services.cli.mesh.roster import KMS_REPLICA, LEDGER_OTHERS
 from tests.mesh.listeners import demands_tls, listeners_of
 from tests.mesh.processes import descendants
@@ -164,8 +169,19 @@ async def test_a_node_proves_itself_to_an_operator_as_a_direct_service(mesh: Run
     async with channel(mesh, "node", certified=True) as operator:
         asked = aci_pb2.GetAttestationRequest(nonce=nonce)
         response = await aci_pb2_grpc.AciServiceStub(operator).GetAttestation(asked, timeout=20)
-    rules = parse_signed(mesh.file("policy")).policy.rules("node")
-    assert establish(response.report, nonce, rules, int(time.time())).serving == reports.DIRECT
+        shown = await evidence_pb2_grpc.EvidenceServiceStub(operator).GetEvidence(
+            evidence_pb2.GetEvidenceRequest(), timeout=20
+        )
+    policy, now = parse_signed(mesh.file("policy")).policy, int(time.time())
+    rules = policy.rules("node")
+    ca = SignedBy(spki_of_certificate(der_of(mesh.file("mesh_ca"))), policy.evidence_max_age_seconds)
+    judged = appraise(evidences.parse(shown.document), rules, AppraisalContext(now, None, ca, policy.version))
+    # The GPUs that policy wants answer in the evidence: it claims the key that the report shows to be held now.
+    assert rules.gpu_required
+    assert judged.gpu is not None
+    established = establish(response.report, nonce, replace(rules, gpu_required=False), now)
+    assert established.serving == reports.DIRECT
+    assert established.keyset.receipt_key("node-receipt").hex() == judged.workload_claims["receipt_key"]
     provenance = json.loads(response.report)["attestation"]["source_provenance"]
     assert provenance["image_provenance"] == {"digest_of": "sources"}
 

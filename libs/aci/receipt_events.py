@@ -97,9 +97,14 @@ class ServedByNode:
 class Generated:
     """What a node's engine is and was asked for, in the node's own receipt.
 
-    `sampling` is canonical JSON of the settings that are numbers, as they were written, in strings; `cache_salt_sha256`
-    commits to the salt that parts this tenant's prefixes from others', where the engine has one cache for all. The
-    tokens are the engine's word, where it gave it.
+    `sampling` is canonical JSON of what the body has that decides what is sampled, each in a string: a number, true,
+    false or null as it was written, all else as the digest of its JSON. `cache_salt_sha256` commits to the salt that
+    parts this tenant's prefixes from others', where the engine has one cache for all, and `cache_salt_key_epoch` is the
+    epoch of the KMS key that it is made of. `weights_key` and its epoch name the KMS key that the weights were opened
+    with, where they came encrypted. The tokens are the engine's word, where it gave it. `gpus` is what
+    `receipt_gpus.listed` makes of the GPUs in the node's evidence, where it shows any.
+
+    Receipts of earlier versions have no epochs and no GPUs, and of `sampling` numbers alone.
     """
 
     TYPE: ClassVar[str] = "teemesh.generation"
@@ -110,6 +115,10 @@ class Generated:
     cache_salt_sha256: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cache_salt_key_epoch: int | None = None
+    weights_key: str | None = None
+    weights_key_epoch: int | None = None
+    gpus: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +246,10 @@ def read(members: Members) -> Event:
                 cache_salt_sha256=members.optional_hex("cache_salt_sha256", 32),
                 prompt_tokens=members.optional_integer("prompt_tokens"),
                 completion_tokens=members.optional_integer("completion_tokens"),
+                cache_salt_key_epoch=members.optional_integer("cache_salt_key_epoch"),
+                weights_key=members.optional_text("weights_key"),
+                weights_key_epoch=members.optional_integer("weights_key_epoch"),
+                gpus=members.optional_text("gpus"),
             )
         case ServedByForeign.TYPE:
             return ServedByForeign(

@@ -195,7 +195,8 @@ class _Proof:
         appraisal = verify_node(_had(self._given.session), receipt, outcome, self._policy, self._ca_spki())
         measured = appraisal.measurement.compose_hash[:16]
         engine = appraisal.workload_claims["engine"]
-        return f"TCB {appraisal.tcb_status}, compose {measured}..., engine {engine}" + self._development
+        gpus = "" if appraisal.gpu is None else f", GPU {', '.join(gpu.ueid for gpu in appraisal.gpu.devices)}"
+        return f"TCB {appraisal.tcb_status}, compose {measured}..., engine {engine}{gpus}" + self._development
 
     def entry_is_the_receipt(self) -> str:
         proven(self._receipt, 3)

@@ -9,6 +9,7 @@ from typing import Any
 from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Encrypted, Generated, ServedByNode, UpstreamVerified
+from libs.aci.receipt_gpus import verify_gpus
 from libs.aci.session import Session, TlsBinding, verify_session
 from libs.client.exchange import Exchange
 from libs.errors import Code, MeshError
@@ -121,7 +122,10 @@ def verify_node(document: bytes, receipt: Receipt, outcome: UpstreamVerified, po
     bound = hashlib.sha256(evidence.spki).hexdigest()
     if [getattr(binding, "spki_sha256", None) for binding in _tls_bindings(session)] != [bound]:
         raise ChannelNotEvidenced("the session is bound to another key than the one its evidence speaks for")
-    _verify_named_node(receipt, outcome, session, appraisal)
+    own = _verify_named_node(receipt, outcome, session, appraisal)
+    if own is not None:
+        required = policy.rules(NODE_ROLE).gpu_required
+        verify_gpus(own, evidence.gpu_ueids, appraisal.workload_claims, required=required)
     return appraisal
 
 
@@ -130,7 +134,10 @@ def _tls_bindings(session: Session) -> list[object]:
     return [binding if isinstance(binding, TlsBinding) else None for binding in session.bindings]
 
 
-def _verify_named_node(receipt: Receipt, outcome: UpstreamVerified, session: Session, appraisal: Appraisal) -> None:
+def _verify_named_node(
+    receipt: Receipt, outcome: UpstreamVerified, session: Session, appraisal: Appraisal
+) -> Receipt | None:
+    """Return the node's own receipt, where this one holds it."""
     named = [event for event in receipt.events if isinstance(event, ServedByNode)]
     if not named:
         raise NodeNotEvidenced("the receipt does not name the node that served")
@@ -144,12 +151,11 @@ def _verify_named_node(receipt: Receipt, outcome: UpstreamVerified, session: Ses
         raise NodeNotEvidenced("the node's evidence does not claim this engine")
     if node.engine_args_sha256 not in (None, appraisal.workload_claims.get("engine_args_sha256")):
         raise NodeNotEvidenced("the node's evidence does not claim this engine's arguments")
-    if node.receipt is not None:
-        _verify_nodes_receipt(node.receipt.encode(), node, receipt, appraisal)
+    return None if node.receipt is None else _verify_nodes_receipt(node.receipt.encode(), node, receipt, appraisal)
 
 
-def _verify_nodes_receipt(document: bytes, node: ServedByNode, receipt: Receipt, appraisal: Appraisal) -> None:
-    """Accept the node's own receipt, for what the router's says that it forwarded. Its answer may have got an end
+def _verify_nodes_receipt(document: bytes, node: ServedByNode, receipt: Receipt, appraisal: Appraisal) -> Receipt:
+    """Return the node's own receipt, for what the router's says that it forwarded. Its answer may have got an end
     there that it lacked, so the two need not have returned the same bytes.
     """
     key = appraisal.workload_claims.get("receipt_key")
@@ -166,6 +172,7 @@ def _verify_nodes_receipt(document: bytes, node: ServedByNode, receipt: Receipt,
     forwarded = None if receipt.forwarded is None else receipt.forwarded.body_hash
     if (own.received.body_hash, own.endpoint) != (forwarded, receipt.endpoint):
         raise NodeNotEvidenced("the node's receipt is for another prompt than the router forwarded")
+    return own
 
 
 def _weights(claims: Mapping[str, Any], model_id: str) -> str | None:

@@ -5,6 +5,8 @@ What the KMS signs comes with everything that anyone needs to walk from the sign
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -23,6 +25,16 @@ from libs.rpc.deadline import outgoing_timeout
 from libs.rpc.errors import remote_errors
 
 _CALL_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A symmetric key as the KMS released it."""
+
+    material: bytes = field(repr=False)
+    """32 bytes."""
+    epoch: int
+    """Of which epoch of the key they are."""
 
 
 class SignedForAnother(MeshError):
@@ -78,7 +90,7 @@ class AgentKey:
 
         Raises the KMS's refusals and `SealedKeyRefused`.
         """
-        material = await self._released(algorithm, receiver, epoch)
+        material = (await self._released(algorithm, receiver, epoch)).material
         match algorithm:
             case KeyAlgorithm.ED25519:
                 return Ed25519PrivateKey.from_private_bytes(material)
@@ -89,11 +101,11 @@ class AgentKey:
             case KeyAlgorithm.AES_256:
                 raise ValueError("a symmetric key is a secret: see receive_secret")
 
-    async def receive_secret(self, receiver: ReceiverKey, epoch: int = 0) -> bytes:
-        """Return a symmetric key's 32 bytes, as `receive` does a private key. Raises what that raises."""
+    async def receive_secret(self, receiver: ReceiverKey, epoch: int = 0) -> Secret:
+        """Return a symmetric key, as `receive` does a private one. Raises what that raises."""
         return await self._released(KeyAlgorithm.AES_256, receiver, epoch)
 
-    async def _released(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int) -> bytes:
+    async def _released(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int) -> Secret:
         channel = await self._kms.channel(outgoing_timeout(_CALL_SECONDS))
         request = kms_pb2.ReleaseKeyRequest(
             name=self._name, epoch=epoch, algorithm=kms_pb2.KeyAlgorithm.ValueType(algorithm.number)
@@ -103,5 +115,6 @@ class AgentKey:
                 request, timeout=outgoing_timeout(_CALL_SECONDS)
             )
         spiffe_id = self._identity.current.certificate.spiffe_id
-        info = release_info(self._name, epoch or answer.epoch, spiffe_id, algorithm)
-        return receiver.open(answer.sealed_key, info)
+        released = epoch or answer.epoch
+        info = release_info(self._name, released, spiffe_id, algorithm)
+        return Secret(receiver.open(answer.sealed_key, info), released)

@@ -79,6 +79,11 @@ class Evidence:
     document: bytes
     digest: bytes
 
+    @property
+    def gpu_ueids(self) -> frozenset[str]:
+        """The GPUs that it shows, by UEID, as their tokens state. Raises `TokenMalformed`."""
+        return frozenset() if self.gpu_evidence is None else self.gpu_evidence.ueids
+
 
 def parse(document: bytes, note: Note = ignore) -> Evidence:
     """Read a document. Raises `EvidenceTooLarge`, `EvidenceMalformed`, or the error of the part that is wrong."""

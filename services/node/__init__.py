@@ -2,5 +2,5 @@
 signed receipt of its own over every exchange.
 
 It sees plaintext inside its TEE and is attested to every router. It never sees an API key or a tenant's name, chooses
-no client, and keeps nothing of a request when it has been answered.
+no client, and keeps nothing of a request when it has been answered but its receipt, for an hour.
 """

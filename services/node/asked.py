@@ -12,27 +12,13 @@ from typing import Any, ClassVar
 
 from libs import jcs
 from libs.aci import rewriting
+from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code, MeshError
-from services.node.members import KNOWN, LONGEST, MOST
+from services.node.members import KNOWN, LONGEST, MOST, SAMPLING
 
-_SAMPLING = (
-    "frequency_penalty",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "max_tokens",
-    "min_p",
-    "n",
-    "presence_penalty",
-    "repetition_penalty",
-    "seed",
-    "temperature",
-    "top_k",
-    "top_p",
-)
-"""Numbers alone: what is text may be of the prompt."""
 _LONGEST_NUMBER = 32
 _LONGEST_NAME = 64
 """Of a member that is refused, in the words that say so."""
@@ -80,7 +66,8 @@ class Asked:
 
     model: str
     sampling: str
-    """Canonical JSON: every sampling setting that is a number, as it was written, in a string."""
+    """Canonical JSON: what the body has of `members.SAMPLING`, each in a string. A number, true, false and null are as
+    they were written; all else may be a client's text, and is the digest of its JSON as `rewriting` writes it."""
 
 
 def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
@@ -99,9 +86,22 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
         raise ModelNotServed("no such model is served here")
     _require_known(members, endpoint)
     _require_bounded(members)
-    numbers = ((name, members.get(name)) for name in _SAMPLING)
-    written = {name: number[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, Number)}
-    return Asked(model, jcs.dumps(written).decode())
+    return Asked(model, sampling_of(members))
+
+
+def sampling_of(members: Mapping[str, Any]) -> str:
+    """Return what a receipt says of a body's settings: see `Asked`. Raises `BodyRefused`."""
+    try:
+        named = {name: _named(value) for name, value in members.items() if name in SAMPLING}
+    except JsonNotRewritable as error:
+        raise BodyRefused("a setting is nested too deeply") from error
+    return jcs.dumps(named).decode()
+
+
+def _named(value: object) -> str:
+    written = rewriting.dumps(value)
+    may_hold_text = isinstance(value, list | dict) or is_text(value) or len(written) > _LONGEST_NUMBER
+    return digest(written) if may_hold_text else written.decode()
 
 
 def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from libs.identity.gpu_watch import GpuSettings
 from libs.identity.member import MemberSettings
 from services.node.launch import EngineSettings
+from services.node.reports import ReportSettings
 
 _REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -21,6 +22,7 @@ class Config:
     """host:port of the mesh listener of each instance of the registry, in order of preference."""
     engine: EngineSettings
     gpus: GpuSettings = field(default_factory=GpuSettings)
+    reports: ReportSettings = field(default_factory=ReportSettings)
     endpoint: str = ""
     """host:port under which routers reach this node; empty means member.listen."""
     region: str = ""

@@ -26,6 +26,7 @@ from libs.errors import Code, MeshError
 from services.node.asked import Asked, BodyRefused, read_body
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
+from services.node.opened_with import WeightsKey
 from services.node.receipts import Exchange, ReceiptSigner
 from services.node.salting import SaltKeyMissing, Salts
 from services.node.shares import TenantShares
@@ -57,6 +58,13 @@ class BodyTooLarge(MeshError):
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "BODY_TOO_LARGE"
+
+
+class GpusChangedMeanwhile(MeshError):
+    """The answer ended under evidence that shows other GPUs than it began under, so no receipt could name both."""
+
+    code = Code.UNAVAILABLE
+    reason = "GPUS_CHANGED_MEANWHILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,8 @@ class Claimed:
     engine_args_sha256: bytes
     weights: Mapping[str, bytes]
     """Of every model that is served, by its id."""
+    weights_key: WeightsKey | None = None
+    """With what they were opened, where they came encrypted; stands in receipts alone."""
 
 
 class Standing(Interface):
@@ -115,14 +125,19 @@ class Generation:
         policy: Callable[[], PolicyInForce],
         gpus: Standing,
         *,
+        named_gpus: Callable[[], str | None] = lambda: None,
         salts: Salts | None = None,
         tenant_parallel: int = 0,
     ) -> None:
-        """`tenant_parallel`: see `TenantShares`. Raises `SaltKeyMissing` where the engine needs salts."""
+        """`named_gpus` is what a receipt says of the GPUs, see `EvidencedGpus`; `tenant_parallel`: see `TenantShares`.
+
+        Raises `SaltKeyMissing` where the engine needs salts.
+        """
         if engine.salted and salts is None:
             raise SaltKeyMissing("the engine shares a prefix cache among tenants, and nothing parts it")
         self._engine = engine
         self._gpus = gpus
+        self._named_gpus = named_gpus
         self._salts = salts
         self._shares = TenantShares(tenant_parallel)
         self._claimed = claimed
@@ -141,8 +156,8 @@ class Generation:
         """Yield the head, the body's bytes as they come, and the conclusion.
 
         Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `EngineUnavailable`,
-        `EngineSilent` or `EngineTooSlow`, and what the standing of the GPUs does. What is wrong with the body is a
-        response. Closing the generator ends the generation at the engine.
+        `EngineSilent`, `EngineTooSlow` or `GpusChangedMeanwhile`, and what the standing of the GPUs does. What is wrong
+        with the body is a response. Closing the generator ends the generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
         try:
@@ -156,6 +171,7 @@ class Generation:
         salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
         forwarded = request.body if salt is None else _salted(request.body, salt)
         with self._gpus.hold(), self._shares.held(request.tenant_id):
+            gpus = self._named_gpus()
             async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
                 if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                     # Between the node and its engine, not the client: nothing of it is the model's answer.
@@ -179,6 +195,9 @@ class Generation:
                         returned.update(chunk)
                         stated.feed(chunk)
                         yield chunk
+            # None: policy has stopped asking for them meanwhile.
+            if gpus is not None and self._named_gpus() not in (None, gpus):
+                raise GpusChangedMeanwhile("the node's GPUs are others than those that the answer began on")
         yield self._conclude(
             Exchange(
                 endpoint=request.endpoint,
@@ -186,7 +205,7 @@ class Generation:
                 received=digest(request.body),
                 forwarded=digest(forwarded),
                 returned=f"sha256:{returned.hexdigest()}",
-                generated=self._generated(asked, salt, stated.tokens()),
+                generated=self._generated(asked, salt, gpus, stated.tokens()),
             )
         )
 
@@ -197,8 +216,9 @@ class Generation:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint)
 
-    def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
+    def _generated(self, asked: Asked, salt: str | None, gpus: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed
+        key = claimed.weights_key
         return Generated(
             engine=claimed.engine,
             engine_args_sha256=claimed.engine_args_sha256.hex(),
@@ -207,6 +227,10 @@ class Generation:
             cache_salt_sha256=None if salt is None else hashlib.sha256(salt.encode()).hexdigest(),
             prompt_tokens=tokens.prompt,
             completion_tokens=tokens.completion,
+            cache_salt_key_epoch=None if salt is None or self._salts is None else self._salts.epoch,
+            weights_key=None if key is None else key.name,
+            weights_key_epoch=None if key is None else key.epoch,
+            gpus=gpus,
         )
 
     def _conclude(self, exchange: Exchange) -> Conclusion:

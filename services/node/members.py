@@ -2,7 +2,8 @@
 
 It is an allow list. Engines read members that nobody here has heard of, and some of them choose a cache, a slot, an
 adapter, a template or a file: one that is not in `KNOWN` reaches no engine. The rest is
-the engine's to judge.
+the engine's to judge. Each that is known stands in `SAMPLING` or in `BESIDE_SAMPLING`, so that it was decided whether
+receipts name it.
 
 The names are those of OpenAI's and of Anthropic's API references, and of the sampling settings that vLLM and llama.cpp
 document beside them.
@@ -108,6 +109,79 @@ KNOWN: Mapping[Endpoint, frozenset[str]] = {
     COUNT_TOKENS: _EVERYWHERE | _COUNTED,
     RESPONSES: _EVERYWHERE | _RESPONSES,
 }
+
+SAMPLING = frozenset(
+    {
+        "best_of",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "ignore_eos",
+        "logit_bias",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_tokens",
+        "max_tool_calls",
+        "min_p",
+        "min_tokens",
+        "modalities",
+        "n",
+        "output_config",
+        "parallel_tool_calls",
+        "prediction",
+        "presence_penalty",
+        "reasoning",
+        "reasoning_effort",
+        "repeat_penalty",
+        "repetition_penalty",
+        "response_format",
+        "seed",
+        "stop",
+        "stop_sequences",
+        "temperature",
+        "text",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "verbosity",
+    }
+)
+"""What decides, beside the prompt, which tokens are sampled: how, how many, until when, and into which form."""
+
+BESIDE_SAMPLING = frozenset(
+    {
+        "background",
+        "conversation",
+        "dimensions",
+        "echo",
+        "encoding_format",
+        "include",
+        "input",
+        "instructions",
+        "logprobs",
+        "messages",
+        "metadata",
+        "model",
+        "previous_response_id",
+        "prompt",
+        "provider",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "suffix",
+        "system",
+        "top_logprobs",
+        "truncation",
+        "user",
+    }
+)
+"""The prompt itself, what is told beside the tokens, and what is nothing to the engine. A receipt has the prompt in the
+hash of the body, and the model by its name."""
 
 MOST: Mapping[str, int] = {"best_of": 20, "logprobs": 20, "n": 128, "top_logprobs": 20}
 """What sizes the engine's memory or work, and how much it may be: OpenAI's own bounds."""

@@ -24,6 +24,7 @@ from libs.policy.releases import KeyAlgorithm
 from libs.weights import Manifest, Remembered, WeightsChanged, WeightsDiffer, WeightsMissing, measure, require_same
 from libs.weights.age import open_sealed
 from libs.weights.place import remove_opened, require_unreadable_at_rest
+from services.node.opened_with import OpenedWith, WeightsKey
 
 log = structlog.get_logger()
 
@@ -56,7 +57,12 @@ def released_by_kms(kms: Channels, identity: Identity, receiver: ReceiverKey) ->
 
 
 async def open_weights(
-    sealed: SealedSettings, manifest: Manifest, target: Path, release: Release, remembered: Callable[[], Remembered]
+    sealed: SealedSettings,
+    manifest: Manifest,
+    target: Path,
+    release: Release,
+    remembered: Callable[[], Remembered],
+    opened_with: OpenedWith,
 ) -> None:
     """Have the manifest's weights lie at `target`, unless they are there. What else lies there is removed.
 
@@ -78,6 +84,8 @@ async def open_weights(
     try:
         await open_sealed(sealed.folder, manifest, draft, private)
         require_same(manifest, (await measure(draft, remembered())).manifest)
+        if sealed.epoch:  # None stands for the newest, whose number is not known here.
+            await asyncio.to_thread(opened_with.note, WeightsKey(sealed.key, sealed.epoch), manifest.digest)
         # At once, in no thread: one that nobody waited for would rename what is being removed.
         draft.rename(target)
     finally:

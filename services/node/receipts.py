@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.aci import keyset, receipt
+from libs.aci.keyset import Keyset
 from libs.aci.receipt_events import Event, Generated, PolicyInForce, RequestForwarded, RequestReceived, ResponseReturned
 
 KEY_ID = "node-receipt"
 
-_NO_END = 253402300799
-"""The year 9999. What bounds the key is the evidence that claims it; with a constant here, the keyset and so its digest
-follow from the claimed key alone."""
+_DAY_SECONDS = 86400
+_DAYS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +38,55 @@ class Exchange:
     """None when nothing went to the engine."""
 
 
-def keyset_of(public_key: bytes) -> keyset.Keyset:
-    """Return the keyset of the node whose evidence claims this raw Ed25519 receipt key."""
-    return keyset.build(subject=None, not_after=_NO_END, receipt_keys={KEY_ID: public_key}, tls_keys=())
+def keyset_of(public_key: bytes, at: int) -> Keyset:
+    """Return the keyset at this time, Unix seconds, of the node whose evidence claims this raw Ed25519 receipt key.
+
+    What bounds the key is the evidence that claims it. A keyset has to end soon (ACI section 3.1), so each day has one
+    of its own, which ends a week later: it and its digest follow from the claimed key and the date alone.
+    """
+    not_after = (at // _DAY_SECONDS + _DAYS) * _DAY_SECONDS
+    return keyset.build(subject=None, not_after=not_after, receipt_keys={KEY_ID: public_key}, tls_keys=())
+
+
+@dataclass(frozen=True, slots=True)
+class DayKeyset:
+    """The keyset of one day."""
+
+    keyset: Keyset
+    digest: str
+    """In every receipt, so it is computed once."""
 
 
 class ReceiptSigner:
-    """Signs receipts with a key of its own."""
+    """Signs receipts with a key of its own, and says under which keyset."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        keep: Callable[[str, bytes], None] = lambda receipt_id, document: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`keep` is given each receipt with its id; `clock` is in Unix seconds."""
         self._key = Ed25519PrivateKey.generate()
-        self._keyset_digest = keyset_of(self.public_key).digest
+        self._keep = keep
+        self._clock = clock
+        self._day = -1
+        self._today: DayKeyset | None = None
 
     @property
     def public_key(self) -> bytes:
         """Raw Ed25519."""
         return self._key.public_key().public_bytes_raw()
 
-    def sign(self, exchange: Exchange, policy: PolicyInForce, *, clock: Callable[[], float] = time.time) -> bytes:
+    @property
+    def keyset_digest(self) -> str:
+        """Today's."""
+        return self._at(int(self._clock())).digest
+
+    def lasting(self, seconds: float) -> DayKeyset:
+        """Return today's keyset; it lasts for a week."""
+        return self._at(int(self._clock()))
+
+    def sign(self, exchange: Exchange, policy: PolicyInForce) -> bytes:
         """Return the signed receipt, canonical JSON."""
         events: list[Event] = [RequestReceived(exchange.received), policy]
         if exchange.forwarded is not None:
@@ -63,15 +94,25 @@ class ReceiptSigner:
         if exchange.generated is not None:
             events.append(exchange.generated)
         events.append(ResponseReturned(exchange.returned))
+        served_at = int(self._clock())
         unsigned = receipt.Receipt(
             receipt_id=receipt.fresh_receipt_id(),
             chat_id=None,
             model=exchange.model,
-            workload_keyset_digest=self._keyset_digest,
+            workload_keyset_digest=self._at(served_at).digest,
             endpoint=exchange.endpoint,
             method="POST",
-            served_at=int(clock()),
+            served_at=served_at,
             events=tuple(events),
             key_id=KEY_ID,
         )
-        return receipt.sign(unsigned, self._key)
+        signed = receipt.sign(unsigned, self._key)
+        self._keep(unsigned.receipt_id, signed)
+        return signed
+
+    def _at(self, at: int) -> DayKeyset:
+        day = at // _DAY_SECONDS
+        if self._today is None or day != self._day:
+            found = keyset_of(self.public_key, at)
+            self._day, self._today = day, DayKeyset(found, found.digest)
+        return self._today

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from libs.errors import Code, MeshError
-from libs.identity.agent_key import AgentKey
+from libs.identity.agent_key import AgentKey, Secret
 from libs.identity.any_peer import Channels
 from libs.identity.renewal import Identity
 from libs.identity.sealed import ReceiverKey
@@ -36,17 +36,18 @@ class SaltKeyMissing(MeshError):
 
 
 class Salts:
-    """The salts of one key."""
+    """The salts of one epoch of a key."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, secret: Secret) -> None:
+        self._key = secret.material
+        self.epoch = secret.epoch
 
     def of(self, tenant_id: str) -> str:
         """Return a tenant's salt, hex: HKDF-SHA256 (RFC 5869) of the key, the tenant's random id in its info."""
         return HKDF(hashes.SHA256(), _BYTES, salt=None, info=_INFO + tenant_id.encode()).derive(self._key).hex()
 
 
-Release = Callable[[str], Awaitable[bytes]]
+Release = Callable[[str], Awaitable[Secret]]
 """Returns the newest epoch of the symmetric key with this name. Raises the KMS's refusals."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,9 +11,11 @@ import structlog
 
 from libs.weights import Manifest, MeasuredWeights, Remembered, WeightsMissing, measure, read_manifest, require_same
 from services.node.launch import EngineSettings, Launch
+from services.node.opened_with import OpenedWith, WeightsKey
 from services.node.opening import Release, SealedSettings, open_weights
 
 REMEMBERED = "weights.json"
+_OPENED_WITH = "weights-key.json"
 _SHARE = 10
 """Progress is logged as many times."""
 
@@ -44,6 +47,11 @@ class Weights(Protocol):
         Raises what `measured_weights` and `open_weights` raise.
         """
 
+    async def key(self) -> WeightsKey | None:
+        """Return the KMS key that they were opened with, once they are ready; None where they came in the clear, or an
+        earlier version opened them.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class PlainWeights:
@@ -57,6 +65,9 @@ class PlainWeights:
 
     async def ready(self, release: Release) -> MeasuredWeights:
         return self.measured
+
+    async def key(self) -> WeightsKey | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +87,21 @@ class SealedWeights:
     async def ready(self, release: Release) -> MeasuredWeights:
         # Anew for each time of measuring: what was remembered meanwhile is read.
         await open_weights(
-            self.sealed, self.manifest, self.launch.weights, release, lambda: Remembered(self.state / REMEMBERED)
+            self.sealed,
+            self.manifest,
+            self.launch.weights,
+            release,
+            lambda: Remembered(self.state / REMEMBERED),
+            self._opened_with,
         )
         return await measured_weights(self.settings, self.launch, self.state)
+
+    async def key(self) -> WeightsKey | None:
+        return await asyncio.to_thread(self._opened_with.key_of, self.digest)
+
+    @property
+    def _opened_with(self) -> OpenedWith:
+        return OpenedWith(self.state / _OPENED_WITH)
 
 
 async def weights_of(settings: EngineSettings, launch: Launch, state: Path) -> Weights:

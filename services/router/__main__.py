@@ -11,6 +11,7 @@ from functools import partial
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
+from libs.aci.provenance import provenance_of
 from libs.entry import run
 from libs.events.publish import open_publisher
 from libs.https.connections import PROTOCOLS
@@ -63,7 +64,6 @@ from services.router.routing.sessions import Sessions
 from services.router.routing.upstreams import Upstreams
 from services.router.workload.introduction import Introduction
 from services.router.workload.outward import Outward
-from services.router.workload.provenance import provenance_of
 from services.router.workload.renewal import Renewal
 from services.router.workload.reports import Reports
 from services.router.workload.worker_form import WorkerForm
@@ -88,7 +88,10 @@ async def serve(config: Config) -> None:
     }
     collateral = AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
     async with join(settings, "router", claims, collateral=collateral, registry=config.registry) as member:
-        provenance = provenance_of(await member.guest.measured_compose(), config.keyset)
+        keyset = config.keyset
+        provenance = provenance_of(
+            await member.guest.measured_compose(), repo_url=keyset.repo_url, image_digest_of=keyset.image_digest_of
+        )
         ledgers = (config.ledger, *config.other_ledgers)
         ledger, acknowledging = member.ledger(ledgers), member.ledger(ledgers)
         registry = member.any_peer("registry", config.registry)

@@ -150,7 +150,9 @@ async def test_a_new_epoch_makes_other_salts(mesh: JoinedMesh, running: RunningK
     async with operator(running) as ada:
         name = cache_salt_key(mine.compose_hash.hex())
         await ada.RotateKey(kms_pb2.RotateKeyRequest(name=name, epoch=2), timeout=10)
-    assert (await salts_of(mesh, running, mine)).of("a") != before.of("a")
+    after = await salts_of(mesh, running, mine)
+    assert after.of("a") != before.of("a")
+    assert (before.epoch, after.epoch) == (1, 2)
 
 
 class SaltedEngine:
@@ -186,9 +188,11 @@ async def engine(folder: Path) -> AsyncIterator[SaltedEngine]:
         yield SaltedEngine(await stack.enter_async_context(EngineChannel(folder / "e.sock", "key")), seen)
 
 
-async def asked(generation: Generation, tenants: Sequence[str], **members: object) -> list[tuple[int, str | None]]:
-    """The status of each tenant's request, and the commitment in its receipt."""
-    found: list[tuple[int, str | None]] = []
+async def asked(
+    generation: Generation, tenants: Sequence[str], **members: object
+) -> list[tuple[int, str | None, int | None]]:
+    """The status of each tenant's request, and the commitment in its receipt, with the epoch of the salt's key."""
+    found: list[tuple[int, str | None, int | None]] = []
     for tenant in tenants:
         body = json.dumps({"model": MODEL, "messages": [], **members}).encode()
         async with aclosing(generation.generate(Request(CHAT.path, body, "r", tenant), 10.0)) as parts:
@@ -196,14 +200,15 @@ async def asked(generation: Generation, tenants: Sequence[str], **members: objec
         assert isinstance(head, Head)
         assert isinstance(conclusion, Conclusion)
         events = receipt.parse(conclusion.receipt).events
-        found.append((head.status, next((e.cache_salt_sha256 for e in events if isinstance(e, Generated)), None)))
+        said = [(e.cache_salt_sha256, e.cache_salt_key_epoch) for e in events if isinstance(e, Generated)]
+        found.append((head.status, *(said[0] if said else (None, None))))
     return found
 
 
 async def test_receipts_commit_to_the_same_salt_at_each_replica_and_a_tenants_own_is_refused(
     mesh: JoinedMesh, running: RunningKms, tmp_path: Path
 ) -> None:
-    commitments: list[list[tuple[int, str | None]]] = []
+    commitments: list[list[tuple[int, str | None, int | None]]] = []
     async with engine(tmp_path) as shared:
         for instance in ("1", "2"):
             salts = await salts_of(mesh, running, mesh.tds["node"], instance)
@@ -212,9 +217,10 @@ async def test_receipts_commit_to_the_same_salt_at_each_replica_and_a_tenants_ow
             commitments.append(await asked(generation, ["a", "b", "a"]))
         stolen = shared.seen[0]
         assert len(set(shared.seen)) == 2
-        assert await asked(generation, ["b"], cache_salt=stolen) == [(400, None)]
+        assert await asked(generation, ["b"], cache_salt=stolen) == [(400, None, None)]
         assert len(shared.seen) == 6
     assert commitments[0] == commitments[1]
-    (_, of_a), (_, of_b), (_, again) = commitments[0]
+    (_, of_a, epoch), (_, of_b, _), (_, again, _) = commitments[0]
     assert of_a == again != of_b
+    assert epoch == 1
     assert stolen not in str(commitments)

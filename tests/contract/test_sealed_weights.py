@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from libs.weights import Manifest, Remembered, WeightsDiffer, WeightsMissing, me
 from libs.weights.age import WeightsNotOpened, seal
 from libs.weights.place import WeightsWouldRest
 from services.node.launch import EngineSettings, Launch
+from services.node.opened_with import OpenedWith, WeightsKey
 from services.node.opening import Release, SealedSettings, open_weights, released_by_kms
 from services.node.weights import weights_of
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
@@ -104,6 +106,8 @@ async def test_the_right_measurement_opens_them_in_memory_and_knows_them(
     async with releasing(mesh, running) as release:
         measured = await weights.ready(release)
     assert measured.manifest == manifest
+    assert settings.sealed is not None
+    assert await weights.key() == WeightsKey(KEY, settings.sealed.epoch)
     assert [path.name for path in measured.path.parent.iterdir()] == ["model"]
     assert not _somewhere_below(tmp_path, FILES["model.safetensors"])
 
@@ -125,6 +129,37 @@ async def test_a_restarted_node_asks_for_no_key_and_measures_them_again(
 
     again = await weights_of(settings, launch_of(settings), tmp_path)
     assert (await again.ready(nobody)).manifest == manifest
+
+
+async def test_a_restarted_node_names_the_key_that_they_were_opened_with_whatever_its_file_says_now(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings, tmp_path: Path
+) -> None:
+    assert settings.sealed is not None
+    async with releasing(mesh, running) as release:
+        await (await weights_of(settings, launch_of(settings), tmp_path)).ready(release)
+        renamed = replace(settings, sealed=replace(settings.sealed, key="weights/other", epoch=7))
+        again = await weights_of(renamed, launch_of(renamed), tmp_path)
+        await again.ready(release)
+    assert await again.key() == WeightsKey(KEY, settings.sealed.epoch)
+
+
+async def test_weights_of_which_nothing_was_written_down_name_no_key(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings, manifest: Manifest, tmp_path: Path
+) -> None:
+    """Those that an earlier version opened, other weights than were written of, and such as came in the clear."""
+    note = tmp_path / "weights-key.json"
+    async with releasing(mesh, running) as release:
+        weights = await weights_of(settings, launch_of(settings), tmp_path)
+        await weights.ready(release)
+        for written in (b"", b"{", b"[]", b'{"weights_sha256":7}', note.read_bytes().replace(b'"epoch":', b'"e":')):
+            note.write_bytes(written)
+            assert await weights.key() is None
+        OpenedWith(note).note(WeightsKey(KEY, 1), bytes(32))
+        assert await weights.key() is None
+        note.unlink()
+        assert await weights.key() is None
+    plain = replace(settings, sealed=None)
+    assert await (await weights_of(plain, launch_of(plain), tmp_path)).key() is None
 
 
 @pytest.mark.parametrize("change", ["content", "more", "link", "empty"])
@@ -210,7 +245,14 @@ async def test_who_is_cancelled_while_opening_leaves_nothing(tmp_path: Path, in_
 
     settings = SealedSettings(sealed, KEY, 1)
     opening = asyncio.create_task(
-        open_weights(settings, manifest, in_memory / "model", release, lambda: Remembered(None))
+        open_weights(
+            settings,
+            manifest,
+            in_memory / "model",
+            release,
+            lambda: Remembered(None),
+            OpenedWith(tmp_path / "weights-key.json"),
+        )
     )
 
     async def is_begun() -> bool:

@@ -50,6 +50,8 @@ from libs.tee.collateral import Collateral
 from libs.tee.eventlog import Event
 from libs.tee.evidence import Evidence
 from libs.tee.measurement import Measurement
+from libs.tee.nvidia.evidence import GpuEvidence, RawReport
+from libs.tee.nvidia.token import DetachedEat
 from libs.tee.verified import Tcb
 from libs.tee.workload import workload_claims
 from libs.transparency import checkpoint as checkpoints
@@ -60,8 +62,9 @@ from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from services.devtee.collateral import CollateralShape
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
+from services.devtee.nras import ISSUER, PostedReport
 from services.router.workload.generation import E2eeKey
-from tests.fakes.policy_draft import policy_draft
+from tests.fakes.policy_draft import gpu_member, gpu_root, policy_draft
 
 TRUST_DOMAIN = "mesh.local"
 ORIGIN = f"{TRUST_DOMAIN}/ledger/1"
@@ -219,6 +222,13 @@ class AttestedMesh:
             models={MODEL: [WEIGHTS]},
         )
 
+    def gpu_policy_draft(self) -> dict[str, Any]:
+        """The same, but that nodes need a GPU, for which the machine's own will do."""
+        draft, gpus = self.policy_draft(), self.machine.gpus
+        draft["vendor_roots"].append(gpu_root(gpus.device_root))
+        draft["roles"]["node"]["gpu_required"] = True
+        return {**draft, "gpu": gpu_member(ISSUER, gpus.nras.authority.root.der)}
+
     def trust(self, draft: Mapping[str, Any] | None = None) -> Trust:
         policy = read(dict(draft or self.policy_draft()))
         signatures = tuple(sign(policy.document, key) for key in self.operators[:2])
@@ -233,11 +243,14 @@ class AttestedMesh:
     def policy(self) -> Policy:
         return self.trust().policy(self.now)
 
-    def prove(self, role: str, claims: Mapping[str, Any] | None = None) -> Evidence:
-        """Return fresh evidence of a role, with other claims if given."""
+    def prove(self, role: str, claims: Mapping[str, Any] | None = None, *, gpus: bool = False) -> Evidence:
+        """Return fresh evidence of a role, with other claims if given, and with that of the machine's GPUs."""
         workload = self.workloads[role]
         said = {"role": role, **(workload.claims if claims is None else claims)}
         challenge = Challenge.signed("kms/1", "evidence", self.now, self.ca.key, self.ca.der)
+        shown = self.gpu_evidence(binding.gpu_nonce(challenge.nonce, workload.spki)) if gpus else None
+        if shown is not None:
+            said["gpu_evidence_sha256"] = shown.digest.hex()
         return evidence.assemble(
             quote=workload.td.quote(binding.report_data(challenge.nonce, workload.spki, said)),
             event_log=workload.event_log,
@@ -246,7 +259,16 @@ class AttestedMesh:
             claims=said,
             challenge=challenge,
             collateral=self.collateral,
+            gpu_evidence=shown,
         )
+
+    def gpu_evidence(self, nonce: bytes) -> GpuEvidence:
+        """Have every GPU of the machine answer, and its vendor's service vouch for them."""
+        gpus = self.machine.gpus
+        posted = [PostedReport(gpu.report(nonce), gpu.chain.encode()) for gpu in gpus.devices]
+        eat = DetachedEat.parse(gpus.nras.attest(posted, nonce, self.now))
+        reports = tuple(RawReport(each.report, each.certificate_chain.decode()) for each in posted)
+        return GpuEvidence.of(eat, {gpus.nras.key_id: gpus.nras.signing.chain}, reports)
 
     @property
     def keyset(self) -> Keyset:
@@ -343,7 +365,13 @@ class AttestedMesh:
         return Served(receipt_id, receipt, self.commit(receipt))
 
     def node_receipt(
-        self, request: bytes, response: bytes, key: Ed25519PrivateKey | None = None, engine: str = "embedded/1"
+        self,
+        request: bytes,
+        response: bytes,
+        key: Ed25519PrivateKey | None = None,
+        engine: str = "embedded/1",
+        *,
+        gpus: str | None = None,
     ) -> bytes:
         """Sign what the node does of what it was sent and sent back."""
         unsigned = receipts.Receipt(
@@ -356,7 +384,7 @@ class AttestedMesh:
             served_at=self.now,
             events=(
                 RequestReceived(digest(request)),
-                Generated(engine, "00" * 32, WEIGHTS, "{}"),
+                Generated(engine, "00" * 32, WEIGHTS, "{}", gpus=gpus),
                 ResponseReturned(digest(response)),
             ),
             key_id="node-receipt",

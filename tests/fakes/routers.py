@@ -23,7 +23,7 @@ from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
 from libs.aci.receipt import Receipt
-from libs.aci.receipt_events import Aborted, RequestReceived, ResponseReturned
+from libs.aci.receipt_events import Aborted, Generated, RequestReceived, ResponseReturned
 from libs.errors import Code, MeshError
 from libs.identity.collateral import CollateralSource
 from libs.identity.freshness import PolicyStale
@@ -119,6 +119,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         self.forges = False
         self.said: Mapping[str, Any] = {}
         """What its receipt says instead of what it was sent: body, endpoint, model."""
+        self.generated: Generated | None = None
+        """What its receipt says that its engine did."""
         self.meanwhile: Callable[[], None] | None = None
         """What happens once it has a prompt."""
         self.goes_on: asyncio.Event | None = None
@@ -221,7 +223,11 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
             endpoint=self.said.get("endpoint", endpoint),
             method="POST",
             served_at=1,
-            events=(RequestReceived(digest(self.said.get("body", body))), ResponseReturned(returned)),
+            events=(
+                RequestReceived(digest(self.said.get("body", body))),
+                *(() if self.generated is None else (self.generated,)),
+                ResponseReturned(returned),
+            ),
             key_id="node-receipt",
         )
         return receipts.sign(unsigned, self.key)

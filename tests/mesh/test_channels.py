@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from teemesh.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from teemesh.inference.v1 import aci_pb2, aci_pb2_grpc, inference_pb2, inference_pb2_grpc
 from teemesh.kms.v1 import kms_pb2, kms_pb2_grpc
 from teemesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from teemesh.registry.v1 import registry_pb2, registry_pb2_grpc, tenants_pb2, tenants_pb2_grpc
 
 from libs.aci import report as reports
+from libs.client.attestation import establish
+from libs.identity.certificate import der_of, spki_of_certificate
+from libs.policy.signatures import parse_signed
 from libs.rpc.channel import PeerUnreachable, fetch_leaf, open_channel
 from libs.rpc.errors import reason_of
+from libs.tee import evidence as evidences
+from libs.tee.appraisal import AppraisalContext, SignedBy, appraise
 from services.cli.mesh.roster import KMS_REPLICA, LEDGER_OTHERS
 from tests.mesh.listeners import demands_tls, listeners_of
 from tests.mesh.processes import descendants
@@ -127,8 +135,14 @@ async def test_an_operator_may_ask_everyone_for_health(mesh: RunningMesh, role: 
                 .read()
             ),
         ),
+        (
+            "node",
+            lambda to: aci_pb2_grpc.AciServiceStub(to).GetReceipt(
+                aci_pb2.GetReceiptRequest(id="rcpt-" + "0" * 24), timeout=5
+            ),
+        ),
     ],
-    ids=["ReleaseKey", "Register", "FindTenant", "OpenVault", "Infer"],
+    ids=["ReleaseKey", "Register", "FindTenant", "OpenVault", "Infer", "GetReceipt"],
 )
 async def test_a_call_of_the_wrong_role_is_refused_with_the_reason(mesh: RunningMesh, role: str, call: Call) -> None:
     async with channel(mesh, role, certified=True) as operator:
@@ -148,6 +162,28 @@ async def test_the_clients_grpc_wants_an_api_key(mesh: RunningMesh) -> None:
             await inference_pb2_grpc.InferenceServiceStub(nobody).Infer(request, timeout=5).read()
     assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert reason_of(refusal.value) == "API_KEY_INVALID"
+
+
+async def test_a_node_proves_itself_to_an_operator_as_a_direct_service(mesh: RunningMesh) -> None:
+    nonce = "5b" * 32
+    async with channel(mesh, "node", certified=True) as operator:
+        asked = aci_pb2.GetAttestationRequest(nonce=nonce)
+        response = await aci_pb2_grpc.AciServiceStub(operator).GetAttestation(asked, timeout=20)
+        shown = await evidence_pb2_grpc.EvidenceServiceStub(operator).GetEvidence(
+            evidence_pb2.GetEvidenceRequest(), timeout=20
+        )
+    policy, now = parse_signed(mesh.file("policy")).policy, int(time.time())
+    rules = policy.rules("node")
+    ca = SignedBy(spki_of_certificate(der_of(mesh.file("mesh_ca"))), policy.evidence_max_age_seconds)
+    judged = appraise(evidences.parse(shown.document), rules, AppraisalContext(now, None, ca, policy.version))
+    # The GPUs that policy wants answer in the evidence: it claims the key that the report shows to be held now.
+    assert rules.gpu_required
+    assert judged.gpu is not None
+    established = establish(response.report, nonce, replace(rules, gpu_required=False), now)
+    assert established.serving == reports.DIRECT
+    assert established.keyset.receipt_key("node-receipt").hex() == judged.workload_claims["receipt_key"]
+    provenance = json.loads(response.report)["attestation"]["source_provenance"]
+    assert provenance["image_provenance"] == {"digest_of": "sources"}
 
 
 async def test_the_clients_grpc_gives_a_report_to_anyone(mesh: RunningMesh) -> None:

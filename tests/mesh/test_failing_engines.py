@@ -121,7 +121,8 @@ async def test_what_an_engine_has_no_memory_for_is_an_error_with_one_receipt(
         with short_folder() as folder:
             events = await verified_receipt(mesh, client, large, reply, folder)
     own = json.loads(events["teemesh.node"]["receipt"])
-    assert "teemesh.generation" in {event["type"] for event in own["event_log"]}
+    (generated,) = (event for event in own["event_log"] if event["type"] == "teemesh.generation")
+    assert json.loads(generated["gpus"])
     await asyncio.to_thread(until, node.serves, node.log)
 
 

@@ -57,6 +57,7 @@ OUTSIDE = {
     "libs.identity.policy_sources": "asks for policy versions; its own tests attack its one check",
     "libs.identity.earlier_policies": "says who was an operator; `test_operator_rotation.py` attacks each check",
     "libs.identity.reappraisal": "says whose turn it is to be judged again; its own tests attack the order",
+    "libs.identity.reports": "makes this service's own reports; `test_reports.py` attacks their bounds",
     "libs.identity.revocations": "keeps what operators signed; its own tests attack each check",
     "libs.identity.strangers": "names in the log who was refused; judges nothing",
     "libs.identity.streams": "ends what runs under a stale policy; `test_streams.py` attacks it",

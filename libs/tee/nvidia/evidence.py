@@ -113,6 +113,11 @@ class GpuEvidence:
         """SHA-256 of its canonical JSON, which the claims of an evidence document hold."""
         return hashlib.sha256(jcs.dumps(self.to_json())).digest()
 
+    @property
+    def ueids(self) -> frozenset[str]:
+        """Which GPUs it is about, switches left out, as the tokens state. Raises `TokenMalformed`."""
+        return token.ueids(self.eat)
+
     @classmethod
     def of(
         cls,

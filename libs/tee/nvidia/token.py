@@ -238,6 +238,12 @@ def key_ids(eat: DetachedEat) -> frozenset[str]:
     return frozenset(found)
 
 
+def ueids(eat: DetachedEat) -> frozenset[str]:
+    """Return the UEIDs that the devices' tokens state. Raises `TokenMalformed`; proves nothing."""
+    stated = (_read(token).claims.get("ueid") for token in eat.submodules.values())
+    return frozenset(ueid for ueid in stated if isinstance(ueid, str))
+
+
 def _judge_kind(eat: DetachedEat, kind: str) -> None:
     of_kind = [name for name in eat.submodules if name.startswith(f"{kind}-")]
     if kind == GPU and not of_kind:

@@ -184,6 +184,8 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
                 "endpoint": addresses.of("node"),
                 "region": "local",
                 "engine": engine.settings(layout.weights_manifest),
+                # No image runs here: see `measured_sources`.
+                "reports": {"repo_url": None, "image_digest_of": "sources"},
             }
         case "router":
             return {

@@ -19,6 +19,7 @@ from libs.aci.node_refusals import TENANT_SHARE_TAKEN
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import KnownEvent, ServedByNode, UpstreamVerified
 from libs.aci.receipt_events import UpstreamFailed as Unverified
+from libs.aci.receipt_gpus import verify_gpus
 from libs.aci.whole_answers import TOO_LARGE
 from libs.errors import Code, MeshError
 from libs.rpc.errors import RemoteRefused, remote_errors
@@ -251,6 +252,10 @@ def _verify(receipt: bytes, upstream: Upstream, errand: Errand, response_hash: s
         raise UpstreamFailed("the node's receipt is over other bytes than it sent")
     if parsed.received.body_hash != digest(errand.prompt.forwarded) or parsed.endpoint != errand.endpoint.path:
         raise UpstreamFailed("the node's receipt is for another prompt than it was sent")
+    try:
+        verify_gpus(parsed, upstream.gpus, upstream.lease.appraisal.workload_claims, required=upstream.needs_gpu)
+    except MeshError as error:
+        raise UpstreamFailed(f"the node's receipt does not name the GPUs of its evidence: {error.reason}") from error
     # A node that refuses the body names no model.
     if parsed.model not in (None, errand.prompt.model):
         raise UpstreamFailed("the node's receipt is for another model than it was asked for")

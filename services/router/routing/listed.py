@@ -21,6 +21,7 @@ from libs.identity.peers import Peer
 from services.router.routing.confirmation import confirm
 from services.router.routing.selection import Candidate, Load
 
+_ROLE = "node"
 _CALL_SECONDS = 5.0
 _ENDPOINT = re.compile(r"([^:/@\s]{1,253}|\[[0-9a-f:.]{2,45}\]):([1-9][0-9]{0,4})")
 _MAX_PORT = 65535
@@ -54,10 +55,17 @@ class Upstream:
     session: Session
     citable: Citable
     """The session as sealed, and as it is listed."""
+    gpus: frozenset[str]
+    """The GPUs that its evidence shows, by UEID."""
 
     @property
     def lease(self) -> Lease:
         return self.link.lease
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether policy requires a GPU of it: one that shows none would not have been admitted then."""
+        return bool(self.gpus) and self.lease.policy.rules(_ROLE).gpu_required
 
     @property
     def gives_whole_answers(self) -> bool:
@@ -127,7 +135,14 @@ class Listed:
         session = verify_session(document, provider.session_id.hex())
         confirm(session, provider.endpoint, link.lease, time.time())
         # Its load may have changed meanwhile; a change of anything that was verified makes another of these.
-        return Upstream(_candidate(self.provider, link.lease, session), self.peer, link, session, Citable.of(document))
+        return Upstream(
+            _candidate(self.provider, link.lease, session),
+            self.peer,
+            link,
+            session,
+            Citable.of(document),
+            link.lease.evidence.gpu_ueids,
+        )
 
 
 def _check_endpoint(endpoint: str) -> None:

@@ -1,80 +1,29 @@
-"""It is responsible for attestation reports: the one that is there for anybody, and fresh ones, a quote for each.
+"""It is responsible for the router's attestation reports, as clients of each of its hosts are told them.
 
-The device is the guest's, and whoever asks need not say who they are. So what a flood can have of it is bounded, also
-while it fails, and it keeps nobody from the report that is there: one without a nonce proves no freshness, and is good
-for as long as its keyset (ACI section 3.2). All of them name the newest keyset, and none that has ended. One quote
-serves the clients of every host, each of whom is told the TLS key of theirs.
+One quote serves the clients of every host, each of whom is told the TLS key of theirs.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-import structlog
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from libs.aci import downstream, e2ee, report
-from libs.aci.keyset import Keyset
-from libs.errors import MeshError
+from libs.identity import reports
 from libs.identity.collateral import CollateralSource
 from libs.identity.member import Member
-from libs.rpc.rates import Allowances
-from libs.tee import tdx
-from libs.tee.dstack import GuestQuote
-from libs.tee.eventlog import RUNTIME_REGISTER, with_digests
-from services.router.errors import ReportsBusy, RouterError, ServiceUnavailable
+from libs.identity.reports import TEE_TYPE, Made, Quoted
+from services.router.errors import ReportsBusy, ServiceUnavailable
 from services.router.workload.generation import Generation
 from services.router.workload.workload import Workload
 
-MOST_AWAITED = 16
-"""So many nonces may await their quote at once: whoever comes later would not get one soon."""
-_CACHE_SECONDS = 3600.0
-_BURST_SECONDS = 4.0
-_FAILED_SECONDS = 10.0
-"""After a failure so long nobody who asks without a nonce causes another try."""
-_ALL, _UNCHALLENGED = "all", "unchallenged"
 RETENTION = "teemesh_receipt_retention_seconds"
 """How long a receipt is handed out, while there is room: a word to clients that nothing binds."""
 
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Quoted:
-    """A quote, and what explains it."""
-
-    quote: GuestQuote
-    event_log: str
-    """JSON, every digest stated."""
-    app_compose: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """One report, but for what it tells the clients of one host."""
-
-    keyset: Keyset
-    evidence: Mapping[str, Any]
-    told: dict[str, bytes] = field(default_factory=dict)
-    """The whole of it, by host."""
-
-
-@dataclass(slots=True)
-class _Flight:
-    """One nonce, and all who wait for its report."""
-
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiting: int = 0
-    tried: bool = False
-    made: _Made | None = None
-
 
 class Reports:
-    """Makes them. Fresh ones are quoted one at a time; the unchallenged one is made anew after an hour."""
+    """Tells them."""
 
     def __init__(
         self,
@@ -86,145 +35,32 @@ class Reports:
         retain_seconds: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._member = member
-        self._workload = workload
-        self._collateral = collateral
+        self._reports = reports.Reports(member.guest, workload, collateral, quotes_per_second, clock)
         self._provenance = provenance
-        self._allowances = Allowances(quotes_per_second, max(1.0, quotes_per_second * _BURST_SECONDS), clock)
         self._retain_seconds = retain_seconds
-        self._clock = clock
-        self._quoting = asyncio.Lock()
-        self._flights: dict[str, _Flight] = {}
-        self._awaited = 0
-        self._renewing = asyncio.Lock()
-        self._unchallenged: dict[str, tuple[float, _Made]] = {}
-        """By the digest of the keyset: the newest's, and for a moment its successor's."""
-        self._failed: tuple[float, str] | None = None
-        """When the newest's could not be made anew, and the reason."""
 
     async def report(self, nonce: str | None, host: str = "") -> bytes:
         """Return the report for a nonce, or the unchallenged one, as the clients of a host are told it; with domains
         that MUST be a host that the operator lists, or none. Raises `NonceMalformed`, `ReportsBusy`, `KeysetEnded` or
         `ServiceUnavailable`, and what device and collateral fail with.
         """
-        generation = self._workload.lasting(0)
-        if nonce is None:
-            return self._tell(await self._for_anybody(generation), None, host)
-        return self._tell(await self._fresh(report.check_nonce(nonce)), nonce, host)
+        with _as_clients_are_told():
+            return self._tell(await self._reports.made(nonce), host)
 
     async def quoted(self, slot: bytes) -> Quoted:
         """Return a quote over 64 bytes for a report of another form, which this one's MUST NOT be taken for: within
         what the device may be asked for. Raises `ReportsBusy`.
         """
-        if self._awaited >= MOST_AWAITED or not self._allowances.take(_ALL):
-            raise ReportsBusy("reports are asked for too often; try again")
-        self._awaited += 1
-        try:
-            async with self._quoting:
-                return await self._quote(slot)
-        finally:
-            self._awaited -= 1
+        with _as_clients_are_told():
+            return await self._reports.quoted(slot)
 
     async def unchallenged(self, generation: Generation) -> bytes:
         """Return a keyset's report without a nonce, for clients of no host, made now if none is kept: for this
         service's own use, which nobody can ask for too often.
         """
-        async with self._renewing:
-            return self._tell(self._kept(generation) or await self._make_unchallenged(generation), None, "")
+        return self._tell(await self._reports.unchallenged(generation), "")
 
-    async def _for_anybody(self, generation: Generation) -> _Made:
-        """The report without a nonce. It waits for nobody while it is kept, and for no nonce when it is made anew.
-        While that goes on, and where it fails, the one before is as good, as long as its keyset.
-        """
-        if (kept := self._kept(generation)) is not None:
-            return kept
-        _, before = self._unchallenged.get(generation.digest, (0.0, None))
-        if before is not None and self._renewing.locked():
-            return before
-        async with self._renewing:
-            if (kept := self._kept(generation)) is not None:
-                return kept
-            try:
-                self._require_try()
-                return await self._make_unchallenged(generation)
-            except MeshError as error:
-                if not isinstance(error, RouterError):
-                    self._failed = self._clock(), error.reason
-                    log.warning("the report is not made anew", reason=error.reason, detail=str(error))
-                if before is None:
-                    raise
-                return before
-
-    def _require_try(self) -> None:
-        """Raises `ServiceUnavailable` where the last try failed a moment ago, and `ReportsBusy`: whoever asks and
-        leaves lets the device work, too.
-        """
-        if self._failed is not None and self._clock() - self._failed[0] < _FAILED_SECONDS:
-            raise ServiceUnavailable(f"not now: {self._failed[1]}")
-        if not self._allowances.take(_UNCHALLENGED):
-            raise ReportsBusy("reports are asked for too often; try again")
-
-    async def _make_unchallenged(self, generation: Generation) -> _Made:
-        made = await self._make(generation, None)
-        current = self._workload.keyset_digest
-        self._unchallenged = {name: one for name, one in self._unchallenged.items() if name == current}
-        self._unchallenged[generation.digest] = self._clock(), made
-        return made
-
-    def _kept(self, generation: Generation) -> _Made | None:
-        made_at, made = self._unchallenged.get(generation.digest, (0.0, None))
-        return None if made is None or self._clock() - made_at > _CACHE_SECONDS else made
-
-    async def _fresh(self, nonce: str) -> _Made:
-        """One quote for all who ask with this nonce at the same time, also if the first of them leaves."""
-        flight = self._flights.get(nonce) or self._begin(nonce)
-        flight.waiting += 1
-        try:
-            async with flight.turn:
-                if flight.made is None:
-                    # The one before has failed, or left.
-                    if flight.tried and not self._allowances.take(_ALL):
-                        raise ReportsBusy("reports are asked for too often; try again, or take the one without a nonce")
-                    flight.tried = True
-                    async with self._quoting:
-                        flight.made = await self._make(self._workload.lasting(0), nonce)
-                return flight.made
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                del self._flights[nonce]
-
-    def _begin(self, nonce: str) -> _Flight:
-        if len(self._flights) >= MOST_AWAITED:
-            raise ReportsBusy("too many reports are awaited; try again, or take the one without a nonce")
-        if not self._allowances.take(_ALL):
-            raise ReportsBusy("reports are asked for too often; try again, or take the one without a nonce")
-        flight = self._flights[nonce] = _Flight()
-        return flight
-
-    async def _make(self, generation: Generation, nonce: str | None) -> _Made:
-        keyset = generation.keyset
-        slot = report.slot(report.report_data(keyset.digest, nonce))
-        quoted = await self._quote(slot)
-        quote = quoted.quote
-        collateral = await self._collateral.collateral(quote.quote)
-        evidence = {
-            "quote": quote.quote.hex(),
-            "quote_report_data": slot.hex(),
-            "event_log": quoted.event_log,
-            "app_compose": quoted.app_compose,
-            "vm_config": quote.vm_config,
-            "collateral": collateral.to_json(),
-            "key_custody": {
-                "provider": "in-tee",
-                "keys": [{"role": "receipt", "public_key": key.public_key} for key in keyset.receipt_signing_keys]
-                + [{"role": "e2ee", "public_key": key.public_key} for key in keyset.e2ee_public_keys]
-                + [{"role": "tls", "spki_sha256": key.spki_sha256} for key in keyset.tls_public_keys],
-            },
-        }
-        return _Made(keyset, evidence)
-
-    def _tell(self, made: _Made, nonce: str | None, host: str) -> bytes:
+    def _tell(self, made: Made, host: str) -> bytes:
         keyset = made.keyset
         named = downstream.binding(keyset, host)
         # Without one it is the same for everybody.
@@ -232,8 +68,8 @@ class Reports:
         if hearer not in made.told:
             made.told[hearer] = report.assemble(
                 keyset,
-                nonce=nonce,
-                tee_type="tdx",
+                nonce=made.nonce,
+                tee_type=TEE_TYPE,
                 provenance=self._provenance,
                 evidence={**made.evidence, **named},
                 e2ee_versions=(e2ee.VERSION,),
@@ -241,9 +77,12 @@ class Reports:
             )
         return made.told[hearer]
 
-    async def _quote(self, slot: bytes) -> Quoted:
-        compose = await self._member.guest.measured_compose()
-        quote = await self._member.guest.quote(slot)
-        signed = tdx.read_report(quote.quote).rtmrs[RUNTIME_REGISTER]
-        events = [event.to_json() for event in with_digests(quote.event_log, signed)]
-        return Quoted(quote, json.dumps(events, separators=(",", ":")), compose)
+
+@contextmanager
+def _as_clients_are_told() -> Iterator[None]:
+    try:
+        yield
+    except reports.ReportsBusy as error:
+        raise ReportsBusy(str(error)) from error
+    except reports.ReportNotMade as error:
+        raise ServiceUnavailable(str(error)) from error

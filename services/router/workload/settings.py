@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 from libs.aci.keyset import HOST_NAME
+from libs.aci.provenance import IMAGE, SOURCES
 
-IMAGE, SOURCES = "image", "sources"
 DAY_SECONDS = 24 * 3600
 LONGEST_SECONDS = 31 * DAY_SECONDS
 _CERTIFICATE_SECONDS = 29 * DAY_SECONDS

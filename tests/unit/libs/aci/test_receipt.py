@@ -22,6 +22,7 @@ from libs.aci.receipt import (
 from libs.aci.receipt_events import (
     Aborted,
     Event,
+    Generated,
     ReceiptMalformed,
     RequestForwarded,
     RequestReceived,
@@ -106,6 +107,42 @@ def test_receipts_of_earlier_versions_say_less_of_a_node_and_verify() -> None:
     assert receipts.verify_receipt(document, keyset()).events[1:3] == (node, Aborted("client_disconnected"))
 
 
+def test_a_nodes_receipt_says_all_that_its_answer_rested_on() -> None:
+    said = {
+        "engine": "vllm 1.0",
+        "engine_args_sha256": "03" * 32,
+        "weights_sha256": "02" * 32,
+        "sampling": '{"seed":"7"}',
+        "cache_salt_sha256": "04" * 32,
+        "prompt_tokens": 3,
+        "completion_tokens": 5,
+        "cache_salt_key_epoch": 2,
+        "weights_key": "weights/m",
+        "weights_key_epoch": 1,
+        "gpus": '["4781"]',
+    }
+    generated = Generated(**said)  # type: ignore[arg-type]
+    document = signed(events=(RECEIVED, generated, RETURNED))
+    assert json.loads(document)["event_log"][1] == {"type": "teemesh.generation", **said}
+    assert receipts.verify_receipt(document, keyset()).events[1] == generated
+
+
+def test_a_nodes_receipt_of_an_earlier_version_names_no_keys_and_no_gpus() -> None:
+    earlier = Generated("embedded/1", "03" * 32, "02" * 32, '{"temperature":"0.7"}', "04" * 32, 3, 5)
+    document = signed(events=(RECEIVED, earlier, RETURNED))
+    assert json.loads(document)["event_log"][1].keys() == {
+        "type",
+        "engine",
+        "engine_args_sha256",
+        "weights_sha256",
+        "sampling",
+        "cache_salt_sha256",
+        "prompt_tokens",
+        "completion_tokens",
+    }
+    assert receipts.verify_receipt(document, keyset()).events[1] == earlier
+
+
 def test_refusal_receipt_has_a_failed_upstream_and_nothing_forwarded() -> None:
     refusal = UpstreamFailed(required=True, model_id="m", reason="no_verified_node")
     read = receipts.verify_receipt(signed(events=(RECEIVED, refusal, RETURNED), chat_id=None), keyset())
@@ -136,6 +173,9 @@ def test_refusal_receipt_has_a_failed_upstream_and_nothing_forwarded() -> None:
         (RECEIVED, Aborted(""), RETURNED),
         (RECEIVED, Aborted("x", ""), RETURNED),
         (RECEIVED, ServedByNode("s", digest(b"e"), "01" * 32, "02" * 32, "e", engine_args_sha256="AB"), RETURNED),
+        (RECEIVED, Generated("e", "03" * 32, "02" * 32, "{}", cache_salt_key_epoch=-1), RETURNED),
+        (RECEIVED, Generated("e", "03" * 32, "02" * 32, "{}", weights_key="", weights_key_epoch=1), RETURNED),
+        (RECEIVED, Generated("e", "03" * 32, "02" * 32, "{}", gpus=""), RETURNED),
     ],
 )
 def test_events_that_would_not_verify_are_not_signed(events: tuple[Event, ...]) -> None:

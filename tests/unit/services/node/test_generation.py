@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -17,6 +17,7 @@ from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import FEW_VALUES, MOST_VALUES
 from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.errors import MeshError
+from libs.identity.agent_key import Secret
 from libs.identity.gpu_watch import GpuStanding
 from services.node.asked import BodyRefused, CacheSaltRefused, ModelNotServed, read_body
 from services.node.channel import Answer, EngineUnavailable
@@ -28,18 +29,20 @@ from services.node.generation import (
     Conclusion,
     EndpointNotSupported,
     Generation,
+    GpusChangedMeanwhile,
     Head,
     Part,
     Request,
     RequestMalformed,
 )
+from services.node.opened_with import WeightsKey
 from services.node.receipts import ReceiptSigner, keyset_of
 from services.node.salting import SaltKeyMissing, Salts
 
 CHAT = endpoints.CHAT.path
 GOOD = b'{"model":"m","messages":[],"temperature":0.70}'
 POLICY = PolicyInForce(7, "sha256:" + "ab" * 32)
-SALTS = Salts(bytes(range(32)))
+SALTS = Salts(Secret(bytes(range(32)), 4))
 CLAIMED = Claimed("an engine 1.0", b"\x0a" * 32, {"m": b"\x0b" * 32})
 
 
@@ -103,10 +106,11 @@ async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_eng
     assert aside == [False, True]
 
 
-async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_gives() -> None:
+async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_and_the_day_give() -> None:
     parts, signer = await generate(ToldEngine())
     assert isinstance(parts[-1], Conclusion)
-    signed = receipt.verify_receipt(parts[-1].receipt, keyset_of(signer.public_key))
+    served_at = receipt.parse(parts[-1].receipt).served_at
+    signed = receipt.verify_receipt(parts[-1].receipt, keyset_of(signer.public_key, served_at))
     assert signed.returned.body_hash == "sha256:" + hashlib.sha256(b'{"choices":[]}').hexdigest()
     assert POLICY in signed.events
 
@@ -141,9 +145,7 @@ def _generated(parts: list[Part]) -> list[Generated]:
 
 
 async def test_the_receipt_says_what_the_engine_is_and_was_asked_for() -> None:
-    body = (
-        b'{"model":"m","messages":[{"temperature":3}],"temperature":0.70,"seed":42,"stop":"secret","top_p":"no number"}'
-    )
+    body = b'{"model":"m","messages":[{"temperature":3}],"temperature":0.70,"seed":42}'
     usage = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}'
     parts, _ = await generate(ToldEngine(chunks=(usage[:20], usage[20:])), body)
     assert _generated(parts) == [
@@ -156,6 +158,53 @@ async def test_the_receipt_commits_to_the_salt_that_the_engine_got() -> None:
     (generated,) = _generated((await generate(engine))[0])
     salt = json.loads(engine.bodies[0])["cache_salt"]
     assert generated.cache_salt_sha256 == hashlib.sha256(salt.encode()).hexdigest()
+    assert generated.cache_salt_key_epoch == 4
+
+
+async def test_an_answer_that_no_salt_is_for_names_no_epoch_of_its_key() -> None:
+    engine = ToldEngine(salted=True)
+    where = {"endpoint": endpoints.COUNT_TOKENS.path}
+    (counted,) = _generated((await generate(engine, b'{"model":"m","messages":[]}', where))[0])
+    (bare,) = _generated((await generate(ToldEngine()))[0])
+    for generated in (counted, bare):
+        assert (generated.cache_salt_sha256, generated.cache_salt_key_epoch) == (None, None)
+
+
+async def test_the_receipt_names_the_key_that_the_weights_were_opened_with() -> None:
+    claimed = replace(CLAIMED, weights_key=WeightsKey("weights/m", 3))
+    generation = Generation(ToldEngine(), claimed, ReceiptSigner(), lambda: POLICY, GpuStanding())
+    (generated,) = _generated(await parts_of(generation))
+    assert (generated.weights_key, generated.weights_key_epoch) == ("weights/m", 3)
+    (plain,) = _generated((await generate(ToldEngine()))[0])
+    assert (plain.weights_key, plain.weights_key_epoch) == (None, None)
+
+
+async def parts_of(generation: Generation) -> list[Part]:
+    async with aclosing(generation.generate(Request(CHAT, GOOD, "r", "t"), 5.0)) as parts:
+        return [part async for part in parts]
+
+
+def naming(named: Iterable[str | None]) -> Generation:
+    """What names these GPUs, one after the other as it is asked."""
+    told = iter(named)
+    return Generation(
+        ToldEngine(), CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding(), named_gpus=lambda: next(told)
+    )
+
+
+async def test_the_receipt_names_the_gpus_of_the_evidence_that_the_answer_began_under() -> None:
+    for named in (['["1"]', '["1"]'], ['["1"]', None]):
+        (generated,) = _generated(await parts_of(naming(named)))
+        assert generated.gpus == '["1"]'
+    (bare,) = _generated(await parts_of(naming([None, None])))
+    assert bare.gpus is None
+
+
+async def test_no_receipt_is_over_an_answer_whose_gpus_became_others() -> None:
+    """New evidence may come between two looks at the devices: nothing else has ended the answer then."""
+    with pytest.raises(GpusChangedMeanwhile) as refused:
+        await parts_of(naming(['["1"]', '["2"]']))
+    assert refused.value.reason == "GPUS_CHANGED_MEANWHILE"
 
 
 async def test_what_reached_no_engine_generated_nothing() -> None:

@@ -10,7 +10,7 @@ import pytest
 from libs.aci import endpoints
 from libs.aci.endpoints import Endpoint
 from services.node.asked import BodyRefused, CacheSaltRefused, MemberRefused, TooMuchAsked, read_body
-from services.node.members import KNOWN
+from services.node.members import BESIDE_SAMPLING, KNOWN, SAMPLING
 from services.node.questions import question
 
 CHOOSING = [
@@ -83,6 +83,11 @@ def test_what_the_node_itself_asks_is_known(endpoint: Endpoint) -> None:
 
 def test_every_endpoint_that_is_served_has_its_members() -> None:
     assert KNOWN.keys() == set(endpoints.DEFINED)
+
+
+def test_of_every_member_it_was_decided_whether_receipts_name_it() -> None:
+    assert frozenset[str]().union(*KNOWN.values()) == SAMPLING | BESIDE_SAMPLING
+    assert not SAMPLING & BESIDE_SAMPLING
 
 
 @pytest.mark.parametrize(

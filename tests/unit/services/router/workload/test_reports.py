@@ -14,11 +14,12 @@ from libs.aci import report
 from libs.aci.keyset import TlsKey
 from libs.aci.report import Report, SourceProvenance
 from libs.errors import Code, MeshError
+from libs.identity.reports import MOST_AWAITED
 from libs.tee import eventlog, tdx
 from libs.tee.collateral import Collateral
 from libs.tee.dstack import GuestQuote
 from services.router.errors import ReportsBusy
-from services.router.workload.reports import MOST_AWAITED, Reports
+from services.router.workload.reports import Reports
 from services.router.workload.workload import Workload
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import RETAIN_SECONDS, MachineCollateral, TdGuest

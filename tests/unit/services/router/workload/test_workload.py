@@ -11,6 +11,7 @@ from libs.aci import keyset as keysets
 from libs.aci.keyset import TlsKey
 from services.router.errors import KeysetEnded
 from services.router.workload.generation import Generation
+from services.router.workload.settings import KeysetSettings
 from services.router.workload.workload import Workload
 
 BEGAN = 1_750_000_000
@@ -146,3 +147,8 @@ def test_a_keyset_lists_what_its_verifier_takes(workload: Workload) -> None:
     keysets.verify_usable(keyset, now=BEGAN, longest_seconds=LIFE)
     public = Ed25519PrivateKey.from_private_bytes(workload.newest.receipt_key.private_bytes_raw()).public_key()
     assert keyset.receipt_key(workload.newest.receipt_key_id) == public.public_bytes_raw()
+
+
+def test_an_images_digest_is_of_an_image_or_of_sources() -> None:
+    with pytest.raises(ValueError, match="image_digest_of"):
+        KeysetSettings(image_digest_of="commit")

@@ -1,4 +1,4 @@
-"""Responsible for what the report says of where the router's code comes from (ACI §4.1).
+"""Responsible for what a report says of where the measured code comes from (§4.1).
 
 The image is read from the measured app-compose, so whoever replays the quote's event log finds the same digest there.
 What the operators' file says is a label beside it.
@@ -11,8 +11,9 @@ import re
 from libs import jcs
 from libs.aci.report import SourceProvenance
 from libs.errors import Code, MeshError
-from services.router.workload.settings import SOURCES, KeysetSettings
 
+IMAGE, SOURCES = "image", "sources"
+"""What the digest of an image may be over: its manifest, or, where no image runs, the files that do."""
 _IMAGE = re.compile(r"""\bimage\b["']?[^\S\n]*:[^\S\n]*(.*?)[^\S\n]*$""", re.MULTILINE)
 """However YAML lets the member be written; one that is not plainly pinned is refused."""
 _PINNED = re.compile(r"\S+@(sha256:[0-9a-f]{64})")
@@ -25,12 +26,12 @@ class ProvenanceUnknown(MeshError):
     reason = "PROVENANCE_UNKNOWN"
 
 
-def provenance_of(app_compose: str, settings: KeysetSettings) -> SourceProvenance:
+def provenance_of(app_compose: str, *, repo_url: str | None, image_digest_of: str) -> SourceProvenance:
     """Return the provenance for the compose that this service was measured with. Raises `ProvenanceUnknown`."""
     return SourceProvenance(
-        repo_url=settings.repo_url,
+        repo_url=repo_url,
         image_digest=_image_digest(app_compose),
-        image_provenance={"digest_of": SOURCES} if settings.image_digest_of == SOURCES else None,
+        image_provenance={"digest_of": SOURCES} if image_digest_of == SOURCES else None,
     )
 
 

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from libs import jcs
+from libs.aci.provenance import IMAGE, SOURCES, ProvenanceUnknown, provenance_of
 from libs.aci.report import SourceProvenance
 from libs.policy.compose import Anchors, render
-from services.router.workload.provenance import ProvenanceUnknown, provenance_of
-from services.router.workload.settings import KeysetSettings
 
-TEMPLATE = Path(__file__).parents[5] / "deploy" / "dstack" / "router.app-compose.json"
+TEMPLATE = Path(__file__).parents[4] / "deploy" / "dstack" / "router.app-compose.json"
 DIGEST, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
 
 
@@ -25,12 +24,12 @@ def running(*images: str) -> str:
 
 def test_the_image_is_the_one_that_the_shipped_compose_was_rendered_for() -> None:
     measured = render(TEMPLATE.read_bytes(), DIGEST, Anchors("router", "mesh.test", (bytes(32),), 1))
-    settings = KeysetSettings(repo_url="https://git.test")
-    assert provenance_of(measured.decode(), settings) == SourceProvenance("https://git.test", None, DIGEST, None)
+    found = provenance_of(measured.decode(), repo_url="https://git.test", image_digest_of=IMAGE)
+    assert found == SourceProvenance("https://git.test", None, DIGEST, None)
 
 
 def test_a_digest_of_sources_is_called_one() -> None:
-    found = provenance_of(running(f"r@{DIGEST}"), KeysetSettings(image_digest_of="sources"))
+    found = provenance_of(running(f"r@{DIGEST}"), repo_url=None, image_digest_of=SOURCES)
     assert (found.image_digest, found.image_provenance) == (DIGEST, {"digest_of": "sources"})
 
 
@@ -56,9 +55,4 @@ def test_a_digest_of_sources_is_called_one() -> None:
 )
 def test_what_leads_to_no_one_image_is_refused(app_compose: str) -> None:
     with pytest.raises(ProvenanceUnknown):
-        provenance_of(app_compose, KeysetSettings(repo_url="https://git.test"))
-
-
-def test_a_digest_is_of_nothing_else() -> None:
-    with pytest.raises(ValueError, match="image_digest_of"):
-        KeysetSettings(image_digest_of="commit")
+        provenance_of(app_compose, repo_url="https://git.test", image_digest_of=IMAGE)

@@ -1,5 +1,5 @@
-"""It is responsible for which further arguments vLLM may be measured with: known ones that leave true what the node says
-of it, each with a value of its kind.
+"""It is responsible for which further arguments vLLM may be measured with: known ones that leave true what the node
+says of it, each with a value of its kind.
 
 A node claims weights, says where its engine listens and keeps its text out of logs. An option that loads other files or
 code, moves the engine, takes its key or logs requests would make that false, measured or not. What an option of

@@ -55,8 +55,8 @@ class MeasuredWeights:
 
     @property
     def loaded(self) -> Path:
-        """What an engine is given: of weights that are one file that file, also where it lies in a folder of its own, as
-        what comes encrypted is opened; of others their folder."""
+        """What an engine is given: the file where the weights are one, also where it lies in a folder of its own, as
+        what comes encrypted is opened; else their folder."""
         first, *more = self.manifest.files
         return self.path / first.name if not more and self.path.is_dir() else self.path
 

@@ -41,8 +41,8 @@ class EngineSettings:
     model: str = "smollm2-135m"
     """The id under which the model is served; policy must list it."""
     weights: Path | None = None
-    """The GGUF file ("embedded"; without it, the packaged one), the model's folder ("vllm"), or either ("openai-server").
-    Where they come encrypted, where they are opened.
+    """The GGUF file ("embedded"), the model's folder ("vllm"), or either ("openai-server"); without it, the packaged
+    model's file, but for vLLM. Where they come encrypted, where they are opened.
 
     Policy lists their digest.
     """

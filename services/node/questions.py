@@ -1,5 +1,6 @@
-"""Responsible for the questions that an engine must answer before it is believed to serve: the smallest of each endpoint,
-or one with another text."""
+"""Responsible for the questions that an engine must answer before it is believed to serve: the smallest of each
+endpoint, or one with another text.
+"""
 
 from __future__ import annotations
 

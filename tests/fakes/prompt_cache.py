@@ -22,8 +22,8 @@ def nothing(cached: int) -> dict[str, Any] | None:
 
 
 class PromptCache:
-    """`places` take requests in turn. `parted`: what is kept is found with the same `cache_salt` alone. `told`: what the
-    usage says of it."""
+    """`places` take requests in turn. `parted`: what is kept is found with the same `cache_salt` alone. `told`: what
+    the usage says of it."""
 
     def __init__(self, places: int, *, parted: bool, told: Callable[[int], dict[str, Any] | None]) -> None:
         self._places: list[object] = [None] * places

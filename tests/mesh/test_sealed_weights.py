@@ -74,7 +74,8 @@ def model(mesh: RunningMesh) -> Iterator[SealedModel]:
         hashes = {name: compose_hash(Layout(mesh.state).compose(role).read_bytes()) for name, role in composes.items()}
         rules = jcs.loads_object(mesh.file("policy"))["policy"]["key_releases"]
         rules += [
-            {"name": name, "roles": ["node"], "algorithm": "x25519", "compose_hashes": [hashes[name]]} for name in composes
+            {"name": name, "roles": ["node"], "algorithm": "x25519", "compose_hashes": [measured]}
+            for name, measured in hashes.items()
         ]
         publish(mesh, {"key_releases": rules}, folder)
         plain, manifest = str(packaged_weights()), folder / "manifest.json"

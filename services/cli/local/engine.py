@@ -1,5 +1,5 @@
-"""It is responsible for the engine of a local mesh's node: the model that comes as a package, vLLM from an environment of
-its own, or another OpenAI-compatible server.
+"""It is responsible for the engine of a local mesh's node: the model that comes as a package, vLLM from an environment
+of its own, or another OpenAI-compatible server.
 
 Which engine it is gets measured, as in production: it stands in the node's app-compose, and so does what starts it.
 """

@@ -103,10 +103,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--engine-server",
         type=Path,
         metavar="FILE",
-        help="run the OpenAI-compatible server in the node that this file measures, as teemesh_engine in an app-compose",
+        help="run another OpenAI-compatible server in the node, as this file measures it: teemesh_engine of a compose",
     )
     parser.add_argument(
-        "--weights", type=Path, metavar="PATH", help="the model's files, for --vllm, or --engine-server (or its one file)"
+        "--weights", type=Path, metavar="PATH", help="the model's folder, for --vllm; or its file, for --engine-server"
     )
     parser.add_argument(
         "--parallel",

@@ -39,7 +39,10 @@ def launch(model: Path) -> Launch:
     return Launch(
         name="an engine",
         weights=model,
-        command=(sys.executable, "-m", "tests.fakes.salted_engine", "--model", WEIGHTS, "--salted", CHAT.path, "--uds", SOCKET),
+        command=(
+            *(sys.executable, "-m", "tests.fakes.salted_engine"),
+            *("--model", WEIGHTS, "--salted", CHAT.path, "--uds", SOCKET),
+        ),
         arguments=(),
         environment={},
         key_variable="TEST_ENGINE_KEY",

@@ -30,6 +30,8 @@ from services.node.proving import KeyIgnored, PromptsShared, require_kept_apart,
 from services.node.receipts import ReceiptSigner
 from tests.fakes.prompt_cache import PromptCache, as_it_is, hits_alone, nothing
 
+pytestmark = pytest.mark.timeout(300)
+
 MODEL = "smollm2-135m"
 POLICY = PolicyInForce(1, "sha256:" + "0" * 64)
 PATIENCE_SECONDS = 150.0

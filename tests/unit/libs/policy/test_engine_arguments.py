@@ -158,4 +158,4 @@ def test_operators_are_told_of_every_setting_and_of_no_other() -> None:
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     told = re.findall(r"`(--[a-z][a-z.-]*[a-z])`", "\n".join(rows))
     assert sorted(told) == sorted(KNOWN)
-    assert KNOWN == SETTINGS.keys() | set(SWITCHES)
+    assert SETTINGS.keys() | set(SWITCHES) == KNOWN

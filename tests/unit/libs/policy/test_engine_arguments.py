@@ -146,8 +146,8 @@ def test_a_setting_is_of_its_kind_and_within_its_range(option: str, value: str) 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_switch_is_on_or_off_and_takes_nothing(switch: str) -> None:
     off = "--no-" + switch.removeprefix("--")
-    for arguments in ((switch,), (off,)):
-        require_known("vllm", arguments)
+    for way in (switch, off):
+        require_known("vllm", (way,))
     for arguments in ((switch, "true"), (f"{switch}=true",), (switch, off)):
         with pytest.raises(EngineArgumentsRefused):
             require_known("vllm", arguments)

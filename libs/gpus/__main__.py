@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from libs.gpus import nscq
-from libs.gpus.answer import Answer, LibraryMissing, LibraryRefused, encode, encode_refusal
-from libs.gpus.bound import GPU_DRIVER, SWITCH_DRIVER, bound
+from libs.gpus.answer import LibraryMissing, LibraryRefused, encode, encode_refusal
+from libs.gpus.asking import ask
+from libs.gpus.bound import SWITCH_DRIVER, bound
 
 _LONGEST_REQUEST = 256
 
@@ -40,21 +41,7 @@ def _serve(requests: BinaryIO, output: BinaryIO) -> None:
         driver = stack.enter_context(nvml.opened())
         fabric = stack.enter_context(nscq.opened()) if bound(SWITCH_DRIVER) else None
         while line := requests.readline(_LONGEST_REQUEST):
-            nonce = bytes.fromhex(line.decode().strip()) or None
-            # Counted before and after: what answered meanwhile may be of either side of a reset.
-            errors, links = driver.errors(), (bound(GPU_DRIVER), bound(SWITCH_DRIVER))
-            answer = Answer(
-                mode=driver.mode(),
-                driver=driver.driver,
-                gpus=driver.gpus(nonce),
-                switches=() if fabric is None else fabric.switches(nonce),
-                bound_gpus=links[0],
-                bound_switches=links[1],
-                errors=driver.errors(),
-            )
-            if errors != answer.errors or links != (bound(GPU_DRIVER), bound(SWITCH_DRIVER)):
-                raise LibraryRefused("the devices changed while they were asked")
-            output.write(encode(answer))
+            output.write(encode(ask(driver, fabric, bytes.fromhex(line.decode().strip()) or None)))
 
 
 if __name__ == "__main__":

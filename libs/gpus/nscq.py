@@ -77,7 +77,7 @@ class Nscq:
 
     def switches(self, nonce: bytes | None) -> tuple[Device, ...]:
         """Return every switch; with a nonce of 32 bytes, each with its answer. One that does not answer raises."""
-        names = [self._name(uuid) for uuid in self._answers(_UUIDS, ctypes.POINTER(Uuid), lambda said: said.contents)]
+        names = [self._name(uuid) for uuid in self._answers(_UUIDS, ctypes.POINTER(Uuid), _copy)]
         if not names:
             return ()
         (kind,) = set(self._answers(_ARCHITECTURE, ctypes.c_int8, int)) or {None}
@@ -135,6 +135,10 @@ def opened() -> Iterator[Nscq]:
         yield Nscq(library, begun.session)
     finally:
         library.nscq_session_destroy(ctypes.c_void_p(begun.session))
+
+
+def _copy(shown: Any) -> Uuid:
+    return Uuid.from_buffer_copy(shown.contents)
 
 
 def _require(code: int, what: str) -> None:

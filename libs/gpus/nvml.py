@@ -46,22 +46,24 @@ def mode_of(settings: Any, ready: int) -> Mode:
 class Nvml:
     """An open NVML, which is told of the GPUs' errors from its beginning."""
 
-    def __init__(self) -> None:
-        self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        self._events = pynvml.nvmlEventSetCreate()
+    def __init__(self, library: Any) -> None:
+        """`library` has the calls of NVIDIA's bindings."""
+        self._library = library
+        self._handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+        self._events = library.nvmlEventSetCreate()
         self._errors = 0
         for handle in self._handles:
-            pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
+            library.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
 
     @property
     def driver(self) -> str:
-        return str(pynvml.nvmlSystemGetDriverVersion())
+        return str(self._library.nvmlSystemGetDriverVersion())
 
     def errors(self) -> int:
         """Count the errors so far."""
         while True:
             try:
-                pynvml.nvmlEventSetWait(self._events, 0)
+                self._library.nvmlEventSetWait(self._events, 0)
             except pynvml.NVMLError_Timeout:
                 return self._errors
             self._errors += 1
@@ -69,13 +71,13 @@ class Nvml:
     def mode(self) -> Mode:
         settings = pynvml.c_nvmlSystemConfComputeSettings_v1_t()
         # The bindings hand this one code on instead of raising it.
-        if (code := pynvml.nvmlSystemGetConfComputeSettings(byref(settings))) != pynvml.NVML_SUCCESS:
+        if (code := self._library.nvmlSystemGetConfComputeSettings(byref(settings))) != pynvml.NVML_SUCCESS:
             raise pynvml.NVMLError(code)
-        return mode_of(settings, pynvml.nvmlSystemGetConfComputeGpusReadyState())
+        return mode_of(settings, self._library.nvmlSystemGetConfComputeGpusReadyState())
 
     def gpus(self, nonce: bytes | None) -> tuple[Device, ...]:
         """Return every GPU; with a nonce of 32 bytes, each with its answer. One that does not answer raises."""
-        return tuple(_device(handle, nonce) for handle in self._handles)
+        return tuple(_device(self._library, handle, nonce) for handle in self._handles)
 
 
 @contextmanager
@@ -84,7 +86,7 @@ def opened() -> Iterator[Nvml]:
     try:
         pynvml.nvmlInit()
         try:
-            yield Nvml()
+            yield Nvml(pynvml)
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError_LibraryNotFound as error:
@@ -93,18 +95,18 @@ def opened() -> Iterator[Nvml]:
         raise LibraryRefused(f"NVML: {error}") from error
 
 
-def _device(handle: Any, nonce: bytes | None) -> Device:
-    architecture = pynvml.nvmlDeviceGetArchitecture(handle)
+def _device(library: Any, handle: Any, nonce: bytes | None) -> Device:
+    architecture = library.nvmlDeviceGetArchitecture(handle)
     if architecture not in _ARCHITECTURES:
         raise LibraryRefused(f"a GPU of architecture {architecture}, which is not attested here")
-    pci = pynvml.nvmlDeviceGetPciInfo(handle)
+    pci = library.nvmlDeviceGetPciInfo(handle)
     # NVML's domain has eight digits, the kernel's four.
     address = f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0"
-    device = pynvml.nvmlDeviceGetUUID(handle)
+    device = library.nvmlDeviceGetUUID(handle)
     if nonce is None:
         return Device(device, address, _ARCHITECTURES[architecture])
-    report = report_of(pynvml.nvmlDeviceGetConfComputeGpuAttestationReport(handle, nonce))
-    chain = chain_of(pynvml.nvmlDeviceGetConfComputeGpuCertificate(handle))
+    report = report_of(library.nvmlDeviceGetConfComputeGpuAttestationReport(handle, nonce))
+    chain = chain_of(library.nvmlDeviceGetConfComputeGpuCertificate(handle))
     return Device(device, address, _ARCHITECTURES[architecture], RawReport(report, chain))
 
 

@@ -1,5 +1,5 @@
-"""It is responsible for which further arguments an engine may be measured with: known ones that leave true what the
-node says of it.
+"""It is responsible for which further arguments vLLM may be measured with: known ones that leave true what the node
+says of it, each with a value of its kind.
 
 A node claims weights, says where its engine listens and keeps its text out of logs. An option that loads other files or
 code, moves the engine, takes its key or logs requests would make that false, measured or not. What an option of
@@ -10,30 +10,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from libs.errors import Code, MeshError
 
-_VALUED = frozenset(
-    {
-        "--allowed-media-domains",
-        "--attention-backend",
-        "--block-size",
-        "--convert",
-        "--dtype",
-        "--gpu-memory-utilization",
-        "--kv-cache-dtype",
-        "--kv-cache-memory-bytes",
-        "--max-num-batched-tokens",
-        "--pipeline-parallel-size",
-        "--quantization",
-        "--reasoning-parser",
-        "--runner",
-        "--seed",
-        "--structured-outputs-config.backend",
-        "--tensor-parallel-size",
-        "--tool-call-parser",
-    }
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a value must be."""
+
+    pattern: re.Pattern[str]
+    words: str
+
+
+_NAME = _Form(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"), "a name")
+"""Neither a path nor another option. Which names there are grows with vLLM's versions: it refuses others itself."""
+_COUNT = _Form(re.compile(r"[1-9][0-9]{0,9}"), "a whole number of at least 1")
+_AMOUNT = _Form(re.compile(r"[1-9][0-9]{0,14}[kKmMgGtT]?|[0-9]{1,9}\.[0-9]{1,9}[kmgt]"), "a number, as 25600 or 25.6k")
+_SHARE = _Form(re.compile(r"0\.[0-9]{0,9}[1-9][0-9]{0,9}|1(\.0{1,9})?"), "a number over 0 and at most 1")
+_NUMBER = _Form(re.compile(r"[0-9]{1,19}"), "a whole number")
+_PRECISION = _Form(
+    re.compile("auto|half|float16|bfloat16|float|float32"), "auto, half, float16, bfloat16, float or float32"
 )
+
+_VALUED = {
+    "--allowed-media-domains": _NAME,
+    "--attention-backend": _NAME,
+    "--block-size": _COUNT,
+    "--convert": _NAME,
+    "--dtype": _PRECISION,
+    "--gpu-memory-utilization": _SHARE,
+    "--kv-cache-dtype": _NAME,
+    "--kv-cache-memory-bytes": _AMOUNT,
+    "--max-num-batched-tokens": _AMOUNT,
+    "--pipeline-parallel-size": _COUNT,
+    "--quantization": _NAME,
+    "--reasoning-parser": _NAME,
+    "--runner": _NAME,
+    "--seed": _NUMBER,
+    "--structured-outputs-config.backend": _NAME,
+    "--tensor-parallel-size": _COUNT,
+    "--tool-call-parser": _NAME,
+}
 _SWITCHES = frozenset(
     {
         "--async-scheduling",
@@ -46,9 +64,9 @@ _SWITCHES = frozenset(
         "--language-model-only",
     }
 )
+KNOWN = _SWITCHES | _VALUED.keys()
+"""Every option, as operators are told of them."""
 _NO = "--no-"
-_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""A name or a number: neither a path nor another option."""
 
 
 class EngineArgumentsRefused(MeshError):
@@ -68,10 +86,11 @@ def require_known(kind: str, arguments: Sequence[str]) -> None:
     while left:
         name, equals, value = left.pop(0).partition("=")
         option = option_of(name)
-        if option in _VALUED:
+        form = _VALUED.get(option)
+        if form is not None:
             value = value if equals else left.pop(0) if left else ""
-            if not _VALUE.fullmatch(value):
-                raise EngineArgumentsRefused(f"the engine's argument {option} needs a name or a number")
+            if not form.pattern.fullmatch(value):
+                raise EngineArgumentsRefused(f"the engine's argument {option} needs {form.words}")
         elif equals or _switch(option) not in _SWITCHES:
             raise EngineArgumentsRefused(f"the engine's argument {name[:64]!r} is none of those that are known")
         if _switch(option) in seen:

@@ -53,6 +53,13 @@ class MeasuredWeights:
     ways: Mapping[str, FileState]
     """Of what leads to them, by name: every folder and link."""
 
+    @property
+    def loaded(self) -> Path:
+        """What an engine is given: the file where the weights are one, also where it lies in a folder of its own, as
+        what comes encrypted is opened; else their folder."""
+        first, *more = self.manifest.files
+        return self.path / first.name if not more and self.path.is_dir() else self.path
+
     async def require_unchanged(self) -> None:
         """Raise `WeightsChanged` where a file is another than was measured, or was written to, or there are others, or
         where a folder or link among them was another meanwhile; `WeightsMissing` where they cannot be looked at.

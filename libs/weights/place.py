@@ -28,13 +28,13 @@ class WeightsWouldRest(MeshError):
     reason = "WEIGHTS_WOULD_REST"
 
 
-def require_unreadable_at_rest(folder: Path) -> None:
+def require_unreadable_at_rest(folder: Path, listed_swaps: Path = _SWAPS) -> None:
     """Raise `WeightsWouldRest` unless what is written into a folder is in memory, which goes to no disk, or encrypted.
 
     Encrypted is a filesystem that lies on dm-crypt itself; with anything in between the kernel does not say. Wherever
     the files are, whoever reads them has them in its memory.
     """
-    listed = _SWAPS.read_text()
+    listed = listed_swaps.read_text()
     if swapped := swaps(listed, {name: text for name in compressed(listed) if (text := _backing(name)) is not None}):
         raise WeightsWouldRest(f"memory goes to {swapped[0]}: turn that off")
     device = os.stat(folder).st_dev

@@ -18,7 +18,7 @@ import aiohttp
 from libs.aci.endpoints import CHAT, EVENT_STREAM, Endpoint
 from libs.errors import Code, MeshError
 from services.node.metrics import permille_of
-from services.node.questions import question
+from services.node.questions import SHORT, question
 
 SILENT_SECONDS = 45.0
 """Below what routers grant a node, so that it is the node that says why."""
@@ -122,7 +122,7 @@ class EngineChannel:
 
         A health page proves nothing: engines have said they were well and failed at the first request.
         """
-        status, body = await self._ask(endpoint, model)
+        status, body = await self.ask(endpoint, model)
         if status != 200:
             raise EngineUnavailable(f"the engine answered its first question at {endpoint.path} with status {status}")
         if endpoint != CHAT:
@@ -141,7 +141,7 @@ class EngineChannel:
         one that refuses a salt which is none is known to read it.
         """
         await self.probe(endpoint, model)
-        status, _ = await self._ask(endpoint, model, cache_salt=7)
+        status, _ = await self.ask(endpoint, model, cache_salt=7)
         if status == 200:
             raise SaltIgnored(f"the engine takes no cache salt at {endpoint.path}: measure it without a prefix cache")
 
@@ -155,8 +155,12 @@ class EngineChannel:
             async with self._session.get("http://engine/v1/models", timeout=timeout):
                 self.signs_of_life += 1
 
-    async def _ask(self, endpoint: Endpoint, model: str, **members: object) -> tuple[int, bytes]:
-        body = json.dumps(question(endpoint, model) | members).encode()
+    async def ask(self, endpoint: Endpoint, model: str, text: str = SHORT, **members: object) -> tuple[int, bytes]:
+        """Put a question of this node's own, by default the smallest; return status and body.
+
+        Raises `EngineUnavailable` or `EngineTooSlow`.
+        """
+        body = json.dumps(question(endpoint, model, text) | members).encode()
         async with self.post(endpoint.path, body, _PROBE_SECONDS) as answer:
             return answer.status, b"".join([chunk async for chunk in answer.chunks])
 

@@ -21,58 +21,65 @@ _MOST_EMBEDDED_TOKENS = 2048
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
+    serve(parameters(arguments, os.environ.pop(arguments.key_variable)), arguments.socket)
+
+
+def serve(given: CommonParams, socket: Path) -> None:
+    """Serve until terminated."""
     protect_memory()
     # Blocked before the server makes its threads, which inherit the mask: so the signal waits for this thread alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     os.umask(0o077)
     # The server refuses to bind over a file, and leaves its own behind when it is killed.
-    arguments.socket.unlink(missing_ok=True)
-    server = Server(_parameters(arguments, os.environ.pop(arguments.key_variable)))
+    socket.unlink(missing_ok=True)
+    server = Server(given)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     del server
-    arguments.socket.unlink(missing_ok=True)
+    socket.unlink(missing_ok=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="services.node.embedded", description="Serve one GGUF model.")
-    parser.add_argument("--key-variable", required=True, help="environment variable that holds the API key")
-    parser.add_argument("--socket", type=Path, required=True, help="unix socket to serve on; must end in .sock")
-    parser.add_argument("--weights", type=Path, required=True, help="the GGUF file")
-    parser.add_argument("--model-alias", required=True, help="the model id that clients ask for")
-    parser.add_argument("--context", type=int, required=True, help="tokens of context for one request")
-    parser.add_argument("--parallel", type=int, required=True, help="requests generated at once")
-    parser.add_argument("--threads", type=int, required=True, help="CPU threads")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of its command line."""
+    options = argparse.ArgumentParser(prog="services.node.embedded", description="Serve one GGUF model.")
+    options.add_argument("--key-variable", required=True, help="environment variable that holds the API key")
+    options.add_argument("--socket", type=Path, required=True, help="unix socket to serve on; must end in .sock")
+    options.add_argument("--weights", type=Path, required=True, help="the GGUF file")
+    options.add_argument("--model-alias", required=True, help="the model id that clients ask for")
+    options.add_argument("--context", type=int, required=True, help="tokens of context for one request")
+    options.add_argument("--parallel", type=int, required=True, help="requests generated at once")
+    options.add_argument("--threads", type=int, required=True, help="CPU threads")
+    return options
 
 
-def _parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
-    parameters = CommonParams()
-    parameters.model.path = str(arguments.weights)
-    parameters.model_alias = {arguments.model_alias}
+def parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
+    """Return what the server is started with."""
+    given = CommonParams()
+    given.model.path = str(arguments.weights)
+    given.model_alias = {arguments.model_alias}
     # The engine divides its context among the slots.
-    parameters.n_ctx = arguments.context * arguments.parallel
-    parameters.n_parallel = arguments.parallel
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = arguments.threads
-    parameters.hostnames = [str(arguments.socket)]
-    parameters.api_keys = [api_key]
-    parameters.cors_origins = ""
-    parameters.ui = False
-    parameters.endpoint_slots = False
-    parameters.endpoint_props = False
-    parameters.endpoint_metrics = False
-    parameters.offline = True
+    given.n_ctx = arguments.context * arguments.parallel
+    given.n_parallel = arguments.parallel
+    given.cpuparams.n_threads = given.cpuparams_batch.n_threads = arguments.threads
+    given.hostnames = [str(arguments.socket)]
+    given.api_keys = [api_key]
+    given.cors_origins = ""
+    given.ui = False
+    given.endpoint_slots = False
+    given.endpoint_props = False
+    given.endpoint_metrics = False
+    given.offline = True
     # Prompts of different tenants meet in one process: a shared prefix cache would tell one, by its speed, what
     # another has asked, and this engine knows no cache salt.
-    parameters.cache_prompt = False
-    parameters.cache_idle_slots = False
-    parameters.cache_ram_mib = 0
+    given.cache_prompt = False
+    given.cache_idle_slots = False
+    given.cache_ram_mib = 0
     # The model that generates embeds, too: an input is the mean of what the model makes of its tokens.
-    parameters.embedding = True
-    parameters.pooling_type = llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    parameters.n_batch = parameters.n_ubatch = min(arguments.context, _MOST_EMBEDDED_TOKENS)
-    parameters.verbosity = _LOG_ERRORS_ONLY
-    return parameters
+    given.embedding = True
+    given.pooling_type = llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    given.n_batch = given.n_ubatch = min(arguments.context, _MOST_EMBEDDED_TOKENS)
+    given.verbosity = _LOG_ERRORS_ONLY
+    return given
 
 
 if __name__ == "__main__":

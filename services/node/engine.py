@@ -26,6 +26,7 @@ from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUn
 from services.node.environment import inherited
 from services.node.launch import EngineSettings, Launch
 from services.node.liveness import until_hanging
+from services.node.proving import KeyIgnored, PromptsShared, require_kept_apart, require_key_wanted
 
 _PROBE_PAUSE_SECONDS = 0.1
 _STOP_SECONDS = 5.0
@@ -91,7 +92,7 @@ class SupervisedEngine:
         self._socket = socket
         self._program = Program(
             name="engine",
-            argv=tuple(launch.argv(socket)),
+            argv=tuple(launch.argv(weights.loaded, socket)),
             environment={**inherited(), **launch.environment, launch.key_variable: api_key},
             hushable=True,
             grace_seconds=_STOP_SECONDS,
@@ -235,7 +236,7 @@ class SupervisedEngine:
                         return
                     except (EngineUnavailable, EngineTooSlow):
                         await asyncio.sleep(_PROBE_PAUSE_SECONDS)
-                    except (SaltIgnored, WeightsChanged, WeightsMissing) as error:
+                    except (SaltIgnored, KeyIgnored, PromptsShared, WeightsChanged, WeightsMissing) as error:
                         # It stays so for as long as this engine runs, and whoever asks it must not be served.
                         log.error("engine is not fit to serve", reason=error.reason, detail=str(error))
                         self._unfit.set()
@@ -245,13 +246,32 @@ class SupervisedEngine:
             self._kill()
 
     async def _probe(self) -> None:
-        """Raises `EngineUnavailable`, `EngineTooSlow` or `SaltIgnored`."""
+        """Raises `EngineUnavailable`, `EngineTooSlow`, `SaltIgnored`, `KeyIgnored` or `PromptsShared`."""
+        if self._launch.must_prove:
+            await self._prove()
+            return
         if not self._launch.salted:
             await self._channel.probe(self._asked[0], self._settings.model)
             return
         for endpoint in self._asked:
             if endpoint.runs_model:
                 await self._channel.require_salted(endpoint, self._settings.model)
+
+    async def _prove(self) -> None:
+        settings = self._settings
+        await self._channel.probe(self._asked[0], settings.model)
+        async with EngineChannel(self._socket, secrets.token_hex(32)) as another:
+            await require_key_wanted(another, self._asked[0], settings.model)
+        for endpoint in self._asked:
+            if endpoint.runs_model:
+                await require_kept_apart(
+                    self._channel,
+                    endpoint,
+                    settings.model,
+                    salted=self._launch.salted,
+                    parallel=settings.parallel,
+                    context_tokens=settings.context_tokens,
+                )
 
     @property
     def _asked(self) -> Sequence[Endpoint]:

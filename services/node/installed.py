@@ -1,4 +1,5 @@
-"""It is responsible for the engine's name and version, as the interpreter that will run it has them installed.
+"""It is responsible for the engine's name and version, as the interpreter that will run it has them installed, or, of a
+server that the node does not know, as they were measured.
 
 They stand in the evidence claims and in receipts. The measurement vouches for them: it covers the image, and so what is
 installed there.
@@ -7,6 +8,7 @@ installed there.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from asyncio import subprocess
 
@@ -36,7 +38,14 @@ class EngineNotInstalled(MeshError):
 
 
 async def engine_name(engine: MeasuredEngine) -> str:
-    """Return the engine and its version, as in "vllm 0.32.0". Raises `EngineNotInstalled`."""
+    """Return the engine and its version, as in "vllm 0.32.0" or "openai-server llama.cpp b9000".
+
+    Raises `EngineNotInstalled`.
+    """
+    if engine.server is not None:
+        if not os.access(engine.server.program, os.X_OK):
+            raise EngineNotInstalled(f"the node's engine is {engine.server.program}, which cannot be run")
+        return f"{engine.kind} {engine.server.name}"
     distributions = _DISTRIBUTIONS[engine.kind]
     version = await _ask(engine.python or sys.executable, distributions)
     if not version:

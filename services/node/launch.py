@@ -1,7 +1,7 @@
 """It is responsible for how each kind of engine is started: its command, its environment, and what of that is claimed.
 
-Both kinds speak OpenAI's HTTP API on a unix socket and want an API key; the rest of the node knows no difference but
-whether the engine shares a prefix cache among requests.
+All kinds speak OpenAI's HTTP API on a unix socket and want an API key; the rest of the node knows no difference but
+whether the engine shares a prefix cache among requests, and whether that is known of it or must be shown.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from libs import jcs
 from libs.aci.endpoints import DEFINED, FIRST, Endpoint
 from libs.policy.engine_arguments import option_of
+from libs.policy.engine_server import CONTEXT_TOKENS, MODEL, PARALLEL, SOCKET, WEIGHTS, EngineServer, fill
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
 from services.node.channel import SILENT_SECONDS
@@ -40,9 +41,10 @@ class EngineSettings:
     model: str = "smollm2-135m"
     """The id under which the model is served; policy must list it."""
     weights: Path | None = None
-    """The GGUF file ("embedded"; without it, the packaged one) or the model's folder ("vllm").
+    """The GGUF file ("embedded"), the model's folder ("vllm"), or either ("openai-server"); without it, the packaged
+    model's file, but for vLLM. Where they come encrypted, where they are opened.
 
-    Policy lists its digest.
+    Policy lists their digest.
     """
     manifest: Path | None = None
     """The manifest that the files must agree with: see `teemesh weights`. Policy decides with or without it; with it,
@@ -88,11 +90,11 @@ class Launch:
     name: str
     """The engine and its version; stands in the evidence claims."""
     weights: Path
-    program: tuple[str, ...]
+    """Where they lie, or will: a file or a folder."""
+    command: tuple[str, ...]
+    """Program and arguments, with places for weights and socket (`WEIGHTS`, `SOCKET`)."""
     arguments: tuple[str, ...]
-    """What decides how it answers: hashed into the evidence claims."""
-    weights_option: str
-    socket_option: str
+    """What of it decides how it answers: hashed into the evidence claims."""
     environment: Mapping[str, str]
     """What it gets beside what `services.node.environment` lets through."""
     key_variable: str
@@ -100,6 +102,8 @@ class Launch:
     """Where it is asked; stands in the evidence claims."""
     salted: bool
     """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
+    must_prove: bool = False
+    """True when nothing is known of it: it serves once it has shown that it is fit to, see `services.node.proving`."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
@@ -108,29 +112,35 @@ class Launch:
         # Without paths: where weights and socket lie says nothing about the answers, and weights have their own digest.
         return hashlib.sha256(jcs.dumps([*self.arguments])).digest()
 
-    def argv(self, socket: Path) -> list[str]:
-        return [*self.program, self.weights_option, str(self.weights), *self.arguments, self.socket_option, str(socket)]
+    def argv(self, weights: Path, socket: Path) -> list[str]:
+        # Absolute: what begins with a dash would be an option.
+        paths = {WEIGHTS: str(weights.absolute()), SOCKET: str(socket.absolute())}
+        return [fill(part, paths) for part in self.command]
 
 
 def plan(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch:
     """Decide how to start the measured engine, which calls itself so. Raises `WeightsMissing`."""
+    if engine.server is not None:
+        return _server(settings, engine, engine.server, name)
     return _vllm(settings, engine, name) if engine.kind == "vllm" else _embedded(settings, engine, name)
 
 
 def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch:
-    arguments = {
+    given = {
         "--model-alias": settings.model,
         "--context": str(settings.context_tokens),
         "--parallel": str(settings.parallel),
         "--threads": str(settings.effective_threads),
     }
+    arguments = tuple(part for option in given.items() for part in option)
     return Launch(
         name=name,
         weights=settings.weights or packaged_weights(),
-        program=(sys.executable, "-I", "-m", "services.node.embedded", "--key-variable", _EMBEDDED_KEY_VARIABLE),
-        arguments=tuple(part for option in arguments.items() for part in option),
-        weights_option="--weights",
-        socket_option="--socket",
+        command=(
+            *(sys.executable, "-I", "-m", "services.node.embedded", "--key-variable", _EMBEDDED_KEY_VARIABLE),
+            *("--weights", WEIGHTS, *arguments, "--socket", SOCKET),
+        ),
+        arguments=arguments,
         environment={},
         key_variable=_EMBEDDED_KEY_VARIABLE,
         endpoints=engine.endpoints or frozenset(DEFINED),
@@ -141,28 +151,50 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
 def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch:
     if settings.weights is None:
         raise WeightsMissing("vLLM needs engine.weights: the folder with the model's files")
-    arguments = {
+    given = {
         "--served-model-name": settings.model,
         "--max-model-len": str(settings.context_tokens),
         "--max-num-seqs": str(settings.parallel),
     }
+    arguments = (
+        *(part for option in given.items() for part in option),
+        "--disable-uvicorn-access-log",
+        *engine.arguments,
+        "--no-enable-log-requests",
+    )
     return Launch(
         name=name,
         weights=settings.weights,
         # Not the command `vllm`, which the CPU build does not have. Isolated, as it was asked for its version.
-        program=(engine.python or sys.executable, "-I", "-m", "vllm.entrypoints.openai.api_server"),
-        arguments=(
-            *(part for option in arguments.items() for part in option),
-            "--disable-uvicorn-access-log",
-            *engine.arguments,
-            "--no-enable-log-requests",
+        command=(
+            *(engine.python or sys.executable, "-I", "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", WEIGHTS, *arguments, "--uds", SOCKET),
         ),
-        weights_option="--model",
-        socket_option="--uds",
+        arguments=arguments,
         environment=_VLLM_ENVIRONMENT,
         key_variable=_VLLM_KEY_VARIABLE,
         # Which of the others it has, and takes a salt at, is for who measures its version to say.
         endpoints=engine.endpoints or frozenset(FIRST),
         salted=_NO_CACHING not in map(option_of, engine.arguments),
         kv_cache_gauge="vllm:kv_cache_usage_perc",
+    )
+
+
+def _server(settings: EngineSettings, engine: MeasuredEngine, server: EngineServer, name: str) -> Launch:
+    known = {
+        MODEL: settings.model,
+        PARALLEL: str(settings.parallel),
+        CONTEXT_TOKENS: str(settings.context_tokens),
+    }
+    arguments = tuple(fill(argument, known) for argument in engine.arguments)
+    return Launch(
+        name=name,
+        weights=settings.weights or packaged_weights(),
+        command=(server.program, *arguments),
+        arguments=arguments,
+        environment={},
+        key_variable=server.key_variable,
+        endpoints=engine.endpoints or frozenset(FIRST),
+        salted=server.cache_salt,
+        must_prove=True,
     )

@@ -95,7 +95,7 @@ async def releasing(mesh: JoinedMesh, running: RunningKms, role: str = "node") -
 
 def launch_of(settings: EngineSettings) -> Launch:
     assert settings.weights is not None
-    return Launch("e", settings.weights, (), (), "", "", {}, "", frozenset(), salted=False)
+    return Launch("e", settings.weights, (), (), {}, "", frozenset(), salted=False)
 
 
 async def test_the_right_measurement_opens_them_in_memory_and_knows_them(

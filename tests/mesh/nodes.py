@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,21 +81,39 @@ def question(mesh: RunningMesh, session: str, **members: Any) -> bytes:
     ).encode()
 
 
-@contextmanager
-def another_node(
-    mesh: RunningMesh, https: Https, folder: Path, instance: str = "node-2", **engine: Any
-) -> Iterator[AnotherNode]:
-    """Start one, configured as the mesh's own but for what two cannot share, and for `engine`; wait until it serves."""
+def node_command(mesh: RunningMesh, folder: Path, instance: str, **engine: Any) -> list[str]:
+    """Configure another node, as the mesh's own but for what two cannot share, and for `engine`; return its command."""
     port = free_port()
     config = tomllib.loads((mesh.state / "config" / "node.toml").read_text())
     config["member"] |= {"instance": instance, "listen": f"127.0.0.1:{port}", "state_dir": str(folder / "state")}
     config["endpoint"] = f"127.0.0.1:{port}"
     config["engine"] |= engine
     (folder / "node.toml").write_text(tomli_w.dumps(config))
-    command = tethered([sys.executable, "-m", "services.node", str(folder / "node.toml")])
+    return tethered([sys.executable, "-m", "services.node", str(folder / "node.toml")])
+
+
+@contextmanager
+def another_node(
+    mesh: RunningMesh,
+    https: Https,
+    folder: Path,
+    instance: str = "node-2",
+    environment: Mapping[str, str] | None = None,
+    **engine: Any,
+) -> Iterator[AnotherNode]:
+    """Start one, configured as the mesh's own but for what two cannot share, and for `engine`; wait until it serves.
+
+    `environment` is added to this process's own.
+    """
+    command = node_command(mesh, folder, instance, **engine)
     said: list[str] = []
     with subprocess.Popen(
-        command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         reader = threading.Thread(target=said.extend, args=(process.stdout,), daemon=True)

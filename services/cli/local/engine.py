@@ -1,7 +1,7 @@
-"""It is responsible for the engine of a local mesh's node: the model that comes as a package, or vLLM from an
-environment of its own.
+"""It is responsible for the engine of a local mesh's node: the model that comes as a package, vLLM from an environment
+of its own, or another OpenAI-compatible server.
 
-Which engine it is gets measured, as in production: it stands in the node's app-compose, and so does its interpreter.
+Which engine it is gets measured, as in production: it stands in the node's app-compose, and so does what starts it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from libs import jcs
-from libs.aci.endpoints import paths
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import Manifest, measure, packaged_weights
 from services.cli.policy.composes import TEMPLATES, template_path
@@ -29,7 +28,7 @@ class LocalEngine:
 
     measured: MeasuredEngine
     weights: Path | None = None
-    """A model's folder, for vLLM; None: the packaged model's file."""
+    """A model's folder or file; None: the packaged model's file, which vLLM does not read."""
     parallel: int = 2
     """How many requests are generated at once."""
 
@@ -42,13 +41,7 @@ class LocalEngine:
         if self.measured.kind == "embedded":
             return read_input(TEMPLATES / "node-embedded.app-compose.json")
         value = jcs.loads_object(read_input(template_path("node")))
-        value["teemesh_engine"] = {
-            "kind": self.measured.kind,
-            "python": self.measured.python,
-            "arguments": list(self.measured.arguments),
-        }
-        if self.measured.endpoints is not None:
-            value["teemesh_engine"]["endpoints"] = paths(self.measured.endpoints)
+        value["teemesh_engine"] = dict(self.measured.to_json())
         return jcs.dumps(value)
 
     def settings(self, manifest: Path) -> Mapping[str, Any]:

@@ -20,13 +20,15 @@ from rich.console import Console
 from libs import logs
 from libs.aci.endpoints import DEFINED, paths
 from libs.errors import Code, MeshError
-from libs.policy.measured_engine import MeasuredEngine
+from libs.policy.engine_server import SERVER
+from libs.policy.measured_engine import MeasuredEngine, engine_of
 from libs.process import until_terminated
 from services.cli.local.engine import EMBEDDED, LocalEngine
 from services.cli.local.run import MeshRun, RunOptions
 from services.cli.mesh.layout import Layout, add_state_option, layout_of
 from services.cli.mesh.lock import holding
 from services.cli.mesh.roster import INSTANCE, JOBS
+from services.cli.terminal.inputs import read_json
 
 DEFAULT_ROUTER_PORT = 8443
 
@@ -97,7 +99,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PATH",
         help="where it is asked, measured with it; may be given again (default: chat and completions)",
     )
-    parser.add_argument("--weights", type=Path, metavar="FOLDER", help="the model's files, for --vllm")
+    parser.add_argument(
+        "--engine-server",
+        type=Path,
+        metavar="FILE",
+        help="run another OpenAI-compatible server in the node, as this file measures it: teemesh_engine of a compose",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="PATH", help="the model's folder, for --vllm; or its file, for --engine-server"
+    )
     parser.add_argument(
         "--parallel",
         type=_parallel,
@@ -156,7 +166,14 @@ async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _engine(args: argparse.Namespace) -> LocalEngine:
-    """Raises `EngineUnclear`."""
+    """Raises `EngineUnclear`, and what reading the file of `--engine-server` does."""
+    if args.engine_server is not None:
+        if args.vllm is not None or args.vllm_argument or args.vllm_endpoint:
+            raise EngineUnclear("--engine-server is another engine than --vllm: say one of them")
+        server = engine_of(read_json(args.engine_server))
+        if server.kind != SERVER:
+            raise EngineUnclear(f"the file of --engine-server must say that its kind is {SERVER}")
+        return LocalEngine(server, args.weights, args.parallel)
     if args.vllm is None:
         if args.weights is not None or args.vllm_argument or args.vllm_endpoint:
             raise EngineUnclear("--weights, --vllm-argument and --vllm-endpoint are vLLM's: say --vllm PYTHON too")

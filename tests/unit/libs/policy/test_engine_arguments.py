@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from libs.policy.engine_arguments import EngineArgumentsRefused, require_known
+from libs.policy.engine_arguments import KNOWN, EngineArgumentsRefused, require_known
+
+OPERATING = Path(__file__).parents[4] / "docs" / "operating.md"
 
 
 @pytest.mark.parametrize(
@@ -92,3 +97,65 @@ def test_the_embedded_engine_takes_none() -> None:
     require_known("embedded", ())
     with pytest.raises(EngineArgumentsRefused):
         require_known("embedded", ("--enforce-eager",))
+
+
+SETTINGS: dict[str, tuple[list[str], list[str]]] = {
+    "--dtype": (["auto", "half", "bfloat16", "float32"], ["int8", "BFLOAT16", "float 32"]),
+    "--quantization": (["awq", "gptq_marlin", "compressed-tensors", "fp8"], ["/data/quantization.json", "{}"]),
+    "--kv-cache-dtype": (["auto", "fp8_e4m3"], ["-fp8"]),
+    "--tensor-parallel-size": (["1", "8"], ["0", "-1", "1.5", "eight", "08"]),
+    "--pipeline-parallel-size": (["1", "16"], ["0", "two", "2x"]),
+    "--gpu-memory-utilization": (["0.9", "0.05", "1", "1.0"], ["0", "0.0", "1.1", "90", "-0.5", "90%", ".9", "nan"]),
+    "--kv-cache-memory-bytes": (["1073741824", "25.6g", "16G"], ["0", "16 GB", "25.6G", "auto"]),
+    "--block-size": (["16"], ["0", "16k"]),
+    "--max-num-batched-tokens": (["8192", "16k", "25.6k"], ["0", "-1", "1e5"]),
+    "--structured-outputs-config.backend": (["auto", "xgrammar"], ["{}", "a b"]),
+    "--tool-call-parser": (["hermes", "qwen3_coder"], ["/data/parser.py", "a:b"]),
+    "--reasoning-parser": (["deepseek_r1"], ["parsers/own.py"]),
+    "--runner": (["generate", "pooling"], ["--pooling"]),
+    "--convert": (["embed"], [""]),
+    "--attention-backend": (["FLASH_ATTN"], ["a,b"]),
+    "--allowed-media-domains": (["images.example.org"], ["https://images.example.org/"]),
+    "--seed": (["0", "7"], ["-1", "random", "0x7"]),
+}
+SWITCHES = [
+    "--enable-prefix-caching",
+    "--enable-auto-tool-choice",
+    "--enable-chunked-prefill",
+    "--enable-expert-parallel",
+    "--enforce-eager",
+    "--async-scheduling",
+    "--disable-custom-all-reduce",
+    "--language-model-only",
+]
+
+
+@pytest.mark.parametrize(("option", "value"), [(name, value) for name, (good, _) in SETTINGS.items() for value in good])
+def test_a_setting_takes_what_vllm_does(option: str, value: str) -> None:
+    require_known("vllm", (option, value))
+    require_known("vllm", (f"{option}={value}",))
+
+
+@pytest.mark.parametrize(("option", "value"), [(name, value) for name, (_, bad) in SETTINGS.items() for value in bad])
+def test_a_setting_is_of_its_kind_and_within_its_range(option: str, value: str) -> None:
+    for arguments in ((option, value), (f"{option}={value}",)):
+        with pytest.raises(EngineArgumentsRefused, match=f"{option} needs "):
+            require_known("vllm", arguments)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_is_on_or_off_and_takes_nothing(switch: str) -> None:
+    off = "--no-" + switch.removeprefix("--")
+    for way in (switch, off):
+        require_known("vllm", (way,))
+    for arguments in ((switch, "true"), (f"{switch}=true",), (switch, off)):
+        with pytest.raises(EngineArgumentsRefused):
+            require_known("vllm", arguments)
+
+
+def test_operators_are_told_of_every_setting_and_of_no_other() -> None:
+    section = OPERATING.read_text().partition("### vLLM's arguments\n")[2].partition("\n### ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    told = re.findall(r"`(--[a-z][a-z.-]*[a-z])`", "\n".join(rows))
+    assert sorted(told) == sorted(KNOWN)
+    assert SETTINGS.keys() | set(SWITCHES) == KNOWN

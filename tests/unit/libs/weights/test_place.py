@@ -19,6 +19,24 @@ def test_memory_is_a_place_and_a_disk_in_the_clear_is_none() -> None:
         assert refused.value.reason == "WEIGHTS_WOULD_REST"
 
 
+@pytest.mark.parametrize(
+    "swap",
+    [
+        "/dev/vda2                 partition\t8388604\t0\t-2\n",
+        "/swapfile                 file\t8388604\t0\t-3\n",
+        # Of which the kernel says nothing: it may write to a disk what it holds.
+        "/dev/zram4094             partition\t8388604\t0\t100\n",
+    ],
+)
+def test_memory_is_no_place_where_it_goes_to_a_disk(tmp_path: Path, swap: str) -> None:
+    listed = tmp_path / "swaps"
+    listed.write_text(HEAD)
+    require_unreadable_at_rest(Path("/dev/shm"), listed)
+    listed.write_text(HEAD + swap)
+    with pytest.raises(WeightsWouldRest, match=f"memory goes to {swap.split()[0]}"):
+        require_unreadable_at_rest(Path("/dev/shm"), listed)
+
+
 ZRAM = "/dev/zram0                 partition\t8388604\t0\t100\n"
 
 

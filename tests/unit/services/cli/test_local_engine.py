@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from libs.aci.endpoints import CHAT, MESSAGES
 from libs.config import load
 from libs.policy.compose import render
+from libs.policy.engine_server import SERVER, EngineServer
 from libs.policy.measured_engine import MeasuredEngine, read_engine
 from services.cli.__main__ import main
 from services.cli.local.config import Addresses, write_service_configs
@@ -21,6 +23,11 @@ from services.node.config import Config
 from services.node.launch import plan
 
 VLLM = MeasuredEngine("vllm", "/opt/vllm/bin/python", ("--enforce-eager",))
+OTHER = MeasuredEngine(
+    SERVER,
+    arguments=("--model", "{weights}", "--host", "{socket}", "--parallel", "{parallel}"),
+    server=EngineServer("/opt/llama/bin/llama-server", "llama.cpp b9000", "LLAMA_API_KEY", cache_salt=False),
+)
 ASKED_AT = replace(VLLM, endpoints=frozenset({CHAT, MESSAGES}))
 
 
@@ -32,7 +39,7 @@ def weights(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("measured", [EMBEDDED.measured, VLLM, ASKED_AT])
+@pytest.mark.parametrize("measured", [EMBEDDED.measured, VLLM, ASKED_AT, OTHER])
 def test_the_engine_is_measured(tmp_path: Path, measured: MeasuredEngine) -> None:
     layout = Layout(tmp_path / "state")
     layout.prepare()
@@ -54,7 +61,7 @@ def test_the_node_starts_what_was_asked_for(tmp_path: Path, weights: Path) -> No
     addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
     write_service_configs(layout, addresses, layout.policy(1), engine=LocalEngine(VLLM, weights, parallel=7))
     settings = load(layout.config("node"), Config).engine
-    argv = plan(settings, VLLM, "vllm").argv(tmp_path / "socket")
+    argv = plan(settings, VLLM, "vllm").argv(weights, tmp_path / "socket")
     assert argv[0] == VLLM.python
     assert argv[argv.index("--model") + 1] == str(weights)
     assert argv[argv.index("--served-model-name") + 1] == MODEL
@@ -69,6 +76,7 @@ def test_the_node_starts_what_was_asked_for(tmp_path: Path, weights: Path) -> No
         ["--weights", "/tmp"],
         ["--vllm-argument=--enforce-eager"],
         ["--vllm-endpoint", "/v1/messages"],
+        ["--vllm", "/usr/bin/python3", "--weights", "/tmp", "--engine-server", "/dev/null"],
     ],
 )
 def test_half_an_engine_is_refused(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,3 +89,15 @@ def test_an_engine_that_would_log_requests_is_refused(tmp_path: Path, capsys: py
     vllm = ["--vllm", "/usr/bin/python3", "--weights", str(tmp_path), "--vllm-argument=--enable-log-requests"]
     assert main(["up", "--state", str(tmp_path / "state"), *vllm]) == 1
     assert "ENGINE_ARGUMENTS_REFUSED" in capsys.readouterr().err
+
+
+def test_another_server_is_what_its_file_measures_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "engine.json"
+    for measured, reason in ((VLLM, "ENGINE_UNCLEAR"), (OTHER, "COMPOSE_MALFORMED")):
+        more = {"more": True} if measured is OTHER else {}
+        file.write_text(json.dumps({**measured.to_json(), **more}))
+        assert main(["up", "--state", str(tmp_path / "state"), "--engine-server", str(file)]) == 1
+        assert reason in capsys.readouterr().err
+        assert not (tmp_path / "state").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
+from libs.policy.engine_server import SERVER, EngineServer
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
 from services.node.launch import EngineSettings, plan
@@ -28,15 +29,17 @@ def test_vllm_is_started_as_a_module_with_its_key_in_the_environment(tmp_path: P
     python = tmp_path / "bin" / "python"
     measured = MeasuredEngine("vllm", str(python), ("--dtype", "bfloat16"))
     launch = plan(EngineSettings(weights=tmp_path), measured, "an engine")
-    argv = launch.argv(SOCKET)
+    argv = launch.argv(tmp_path, SOCKET)
     assert argv[:6] == [str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path)]
+    # Its HTTP server would write a line for each request, which says who asked where.
+    assert "--disable-uvicorn-access-log" in argv
     assert argv[-5:] == ["--dtype", "bfloat16", "--no-enable-log-requests", "--uds", str(SOCKET)]
     assert launch.key_variable == "VLLM_API_KEY"
     assert launch.salted
 
 
 def test_the_embedded_engine_is_started_by_the_nodes_interpreter_in_isolation() -> None:
-    assert plan(EngineSettings(), EMBEDDED, "an engine").program[:2] == (sys.executable, "-I")
+    assert plan(EngineSettings(), EMBEDDED, "an engine").command[:2] == (sys.executable, "-I")
 
 
 def test_vllm_without_weights_is_refused() -> None:
@@ -75,6 +78,51 @@ def test_vllm_needs_no_salt_only_if_its_cache_is_measured_away(
     tmp_path: Path, arguments: tuple[str, ...], salted: bool
 ) -> None:
     assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine").salted is salted
+
+
+PLACES = ("-I", "-m", "server", "--model={weights}", "--listen", "{socket}", "--slots", "{parallel}")
+
+
+def server(*arguments: str, cache_salt: bool = False) -> MeasuredEngine:
+    program = EngineServer("/opt/server/bin/python", "server 1.0", "SERVER_API_KEY", cache_salt)
+    return MeasuredEngine(SERVER, arguments=(*PLACES, *arguments), server=program)
+
+
+def test_a_measured_command_gets_what_only_the_node_knows(tmp_path: Path) -> None:
+    measured = server("--alias", "{model}", "--ctx={context_tokens}", "--json", '{"model":1}')
+    settings = EngineSettings(model="a-model", weights=tmp_path, parallel=3, context_tokens=512)
+    launch = plan(settings, measured, "openai-server server 1.0")
+    assert launch.argv(tmp_path, SOCKET) == [
+        *("/opt/server/bin/python", "-I", "-m", "server", f"--model={tmp_path}", "--listen", str(SOCKET)),
+        *("--slots", "3", "--alias", "a-model", "--ctx=512", "--json", '{"model":1}'),
+    ]
+    assert (launch.key_variable, launch.environment) == ("SERVER_API_KEY", {})
+    assert launch.endpoints == {CHAT, COMPLETIONS}
+
+
+def test_a_measured_command_is_claimed_with_everything_but_paths(tmp_path: Path) -> None:
+    settings = EngineSettings(weights=tmp_path / "a")
+    digest = plan(settings, server(), "a server").arguments_sha256
+    assert plan(replace(settings, weights=tmp_path / "b"), server(), "a server").arguments_sha256 == digest
+    assert plan(replace(settings, parallel=9), server(), "a server").arguments_sha256 != digest
+    assert plan(settings, server("--fast"), "a server").arguments_sha256 != digest
+
+
+@pytest.mark.parametrize("cache_salt", [False, True])
+def test_a_server_that_nobody_knows_must_prove_itself_and_is_salted_as_measured(
+    tmp_path: Path, cache_salt: bool
+) -> None:
+    launch = plan(EngineSettings(weights=tmp_path), server(cache_salt=cache_salt), "a server")
+    assert (launch.must_prove, launch.salted) == (True, cache_salt)
+    for known in (EMBEDDED, MeasuredEngine("vllm")):
+        assert not plan(EngineSettings(weights=tmp_path), known, "an engine").must_prove
+
+
+@pytest.mark.parametrize("measured", [EMBEDDED, MeasuredEngine("vllm"), server()], ids=lambda one: one.kind)
+def test_no_path_that_an_engine_is_given_can_be_an_option(tmp_path: Path, measured: MeasuredEngine) -> None:
+    argv = plan(EngineSettings(weights=tmp_path), measured, "an engine").argv(Path("--enable-log-requests"), SOCKET)
+    assert not [part for part in argv if part.startswith("--enable-log-requests")]
+    assert [part for part in argv if part.endswith("/--enable-log-requests")]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from libs.aci.endpoints import CHAT
+from libs.policy.engine_server import SOCKET, WEIGHTS
 from libs.weights import ManifestMalformed, WeightsDiffer, WeightsMissing, measure
 from services.node.channel import EngineUnavailable
 from services.node.engine import SupervisedEngine, open_engine
@@ -38,10 +39,11 @@ def launch(model: Path) -> Launch:
     return Launch(
         name="an engine",
         weights=model,
-        program=(sys.executable, "-m", "tests.fakes.salted_engine"),
-        arguments=("--salted", CHAT.path),
-        weights_option="--model",
-        socket_option="--uds",
+        command=(
+            *(sys.executable, "-m", "tests.fakes.salted_engine"),
+            *("--model", WEIGHTS, "--salted", CHAT.path, "--uds", SOCKET),
+        ),
+        arguments=(),
         environment={},
         key_variable="TEST_ENGINE_KEY",
         endpoints=frozenset({CHAT}),

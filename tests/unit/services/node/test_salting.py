@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, MESSAGES, RESPONSES, Endpoint
+from libs.policy.engine_server import SOCKET, WEIGHTS
 from libs.weights import measure
 from services.node.channel import EngineChannel, EngineUnavailable, SaltIgnored
 from services.node.engine import SupervisedEngine, open_engine
@@ -58,10 +59,8 @@ async def engine(
     launch = Launch(
         name="salted",
         weights=weights,
-        program=(sys.executable, "-m", "tests.fakes.salted_engine"),
-        arguments=tuple(arguments),
-        weights_option="--model",
-        socket_option="--uds",
+        command=(sys.executable, "-m", "tests.fakes.salted_engine", "--model", WEIGHTS, *arguments, "--uds", SOCKET),
+        arguments=(),
         environment={},
         key_variable="TEST_ENGINE_KEY",
         endpoints=frozenset(endpoints),

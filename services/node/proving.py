@@ -1,0 +1,92 @@
+"""It is responsible for what an engine of which nothing is known must show before it serves: that it wants its key, and
+that no request finds in it what one of another tenant's left.
+
+It relies on the engine to count truly how much of a prompt it had cached, and on nothing where it does not count: then
+it is not fit. What it counts wrongly is for those to know who measured it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from libs.aci.endpoints import Endpoint
+from libs.errors import Code, MeshError
+from services.node.channel import EngineChannel, EngineUnavailable
+
+_MOST_WORDS = 320
+"""Engines keep prompts in blocks of up to 256 tokens: a shorter prompt might leave none."""
+_SHARE_OF_CONTEXT = 2
+"""Words: of some of them a model makes two tokens."""
+_REFUSED = (401, 403)
+
+
+class KeyIgnored(MeshError):
+    """The engine answers whoever reaches its socket."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "ENGINE_KEY_IGNORED"
+
+
+class PromptsShared(MeshError):
+    """The engine has one request find what another left in it, or does not say that it has not."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "ENGINE_PROMPTS_SHARED"
+
+
+async def require_key_wanted(another: EngineChannel, endpoint: Endpoint, model: str) -> None:
+    """Raise `KeyIgnored` if the engine answers one who has another key.
+
+    Raises `EngineUnavailable` or `EngineTooSlow` where it neither answers nor refuses.
+    """
+    status, _ = await another.ask(endpoint, model)
+    if status == 200:
+        raise KeyIgnored("the engine answers without its key: have its command want the one in its environment")
+    if status not in _REFUSED:
+        raise EngineUnavailable(f"the engine met another key with status {status}")
+
+
+async def require_kept_apart(
+    channel: EngineChannel, endpoint: Endpoint, model: str, *, salted: bool, parallel: int, context_tokens: int
+) -> None:
+    """Raise `PromptsShared` unless one prompt, asked again and again there, is found cached by nobody: with salts, by
+    none who has another salt.
+
+    Raises `EngineUnavailable` or `EngineTooSlow`.
+    """
+    text = " ".join(["prompt"] * min(_MOST_WORDS, context_tokens // _SHARE_OF_CONTEXT))
+
+    async def cached(**members: object) -> int | None:
+        status, body = await channel.ask(endpoint, model, text, **members)
+        if status != 200:
+            raise EngineUnavailable(f"the engine answered a question at {endpoint.path} with status {status}")
+        return _cached(body)
+
+    mine = _salt() if salted else {}
+    first, again = await cached(**mine), await cached(**mine)
+    # As often as it takes prompts at once: it may keep one in each of its places.
+    others = [await cached(**(_salt() if salted else {})) for _ in range(parallel)]
+    # Some say nothing where there was nothing: of what is there for the same salt they must.
+    if None in ((again,) if salted else (first, again, *others)):
+        raise PromptsShared(f"the engine does not say at {endpoint.path} how much of a prompt it had cached")
+    shared = max(tokens or 0 for tokens in (first, *others, *(() if salted else (again,))))
+    if shared:
+        raise PromptsShared(f"the engine had {shared} tokens cached of what another asked at {endpoint.path}")
+
+
+def _salt() -> Mapping[str, str]:
+    return {"cache_salt": secrets.token_hex(32)}
+
+
+def _cached(body: bytes) -> int | None:
+    """Return how many tokens of the prompt were cached, by whichever name the endpoint's own API has for it."""
+    try:
+        usage: Any = json.loads(body)["usage"]
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+        said = usage.get("cache_read_input_tokens", details.get("cached_tokens"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return said if type(said) is int and said >= 0 else None

@@ -1,0 +1,107 @@
+"""Of what was asked and answered nothing is left: not in what the mesh keeps, not in its logs, not in temporary files.
+
+While it runs and after it stopped, whatever form it might have been written in, and however the request ended. What
+a client keeps for itself (`teemesh chat --save`) is its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.mesh.conversations import Conversations
+from tests.mesh.running import running_mesh, short_folder
+from tests.mesh.traces import holders, pieces
+
+pytestmark = [pytest.mark.mesh, pytest.mark.timeout(400)]
+
+SHARED = (Path(tempfile.gettempdir()), Path("/dev/shm"))
+"""Everybody's folders, where programs write that were told of no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A mesh that has answered, and has stopped."""
+
+    folder: Path
+    texts: Mapping[str, str]
+    """Marks of all prompts, and pieces of all answers."""
+    model: str
+    while_it_ran: Mapping[str, set[str]]
+    model_while_it_ran: Mapping[str, set[str]]
+
+
+def places(folder: Path) -> list[Path]:
+    return [folder, *(path for shared in SHARED for path in shared.glob("teemesh*")), *SHARED[1:]]
+
+
+@pytest.fixture(scope="module")
+def left() -> Iterator[Left]:
+    with short_folder() as folder:
+        for name in ("home", "tmp"):
+            (folder / name).mkdir()
+        environment = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+        with running_mesh(folder, environment=environment) as mesh:
+            talk = Conversations(mesh)
+            talk.over_https()
+            talk.over_grpc()
+            talk.encrypted()
+            talk.refused()
+            talk.left()
+            talk.broken_off()
+            texts = talk.asked | {
+                f"{name}, piece {number}": piece
+                for name, said in talk.said.items()
+                for number, piece in enumerate(pieces(said))
+            }
+            model = talk.model
+            found = holders(places(folder), texts), holders([mesh.state], {"model": model})
+        yield Left(folder, texts, model, *found)
+
+
+def test_nothing_is_left_while_the_mesh_runs(left: Left) -> None:
+    assert len(left.texts) > 60
+    assert left.while_it_ran == {}
+
+
+def test_nothing_is_left_when_the_mesh_has_stopped(left: Left) -> None:
+    assert holders(places(left.folder), left.texts) == {}
+
+
+def test_the_search_goes_where_things_are_kept(left: Left) -> None:
+    """The model's name is no secret: it stands in configuration, and in what the broker and the ledger store."""
+    state = left.folder / "s"
+    kept = [Path(path).relative_to(state).parts for path in left.model_while_it_ran]
+    assert {parts[0] for parts in kept} >= {"config", "state"}
+    assert {parts[1] for parts in kept if parts[0] == "state"} >= {"broker", "ledger"}
+    services = {path.stem for path in (state / "logs").glob("*.log")}
+    assert services >= {"attestation", "broker", "kms", "ledger", "node", "registry", "router", "witness"}
+
+
+@pytest.mark.parametrize("place", ["home", "tmp", "s/state/node", "s/logs"])
+def test_the_search_finds_what_is_there(left: Left, place: str) -> None:
+    name, text = next((name, text) for name, text in left.texts.items() if "piece" in name)
+    odd = 'Žďár "said"\nso'
+    written = {
+        "raw": f"before {text} after".encode(),
+        "json": json.dumps({"text": f"before {odd} after"}).encode(),
+        "unescaped": json.dumps({"text": odd}, ensure_ascii=False).encode(),
+        "hex": b"\x00" + f"before {text} after".encode().hex().encode(),
+        "upper": text.encode().hex().upper().encode(),
+        **{f"base64 {n}": base64.b64encode(b"~" * n + text.encode() + b"~~~") for n in range(3)},
+        "urlsafe": base64.urlsafe_b64encode(b"~~~~~" + odd.encode() + b"~"),
+        "json in base64": base64.b64encode(json.dumps({"a": odd}).encode()),
+    }
+    controls = {left.folder / place / f"control of {form}": content for form, content in written.items()}
+    for path, content in controls.items():
+        path.write_bytes(content)
+    found = holders(places(left.folder), {name: text, "odd": odd})
+    for path in controls:
+        path.unlink()
+    assert found.keys() == {str(path) for path in controls}

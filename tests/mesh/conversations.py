@@ -126,7 +126,9 @@ class Conversations:
         """By the router, by the node and by the engine."""
         whole = self.body(CHAT, "cut")
         turns = [{"role": "user", "content": self.mark("with a member that is not known")}]
-        tool = {"type": "function", "function": {"name": "f", "parameters": {"pattern": f"^{self.mark('pattern')[:32]}\\q$"}}}
+        schema = {"type": "string", "pattern": f"^{self.mark('pattern')[:32]}\\q$"}
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": schema}}}}
+        part = {"type": self.mark("as a type")}
         long = self.mark("too long") * 400
         bodies = {
             "no JSON": whole[:-1],
@@ -134,7 +136,7 @@ class Conversations:
             "another member": json.dumps({"model": self.model, "messages": turns, "priority": 1}).encode(),
             "cache salt": self.body(CHAT, "cache salt", cache_salt=self.mark("salt")),
             "role": self.body(CHAT, "role", messages=[{"role": self.mark("as a role"), "content": "Hi"}]),
-            "image": self.body(CHAT, "image", messages=[{"role": "user", "content": [{"type": self.mark("as a type")}]}]),
+            "image": self.body(CHAT, "image", messages=[{"role": "user", "content": [part]}]),
             "tools": self.body(CHAT, "tools", tools=self.mark("as tools")),
             "schema": self.body(CHAT, "schema", tools=[tool], tool_choice="required"),
             "too long": self.body(CHAT, "long", messages=[{"role": "user", "content": long}]),
@@ -151,7 +153,7 @@ class Conversations:
         with self._streaming("left in the middle"):
             pass
         body = self.body(CHAT, "half a prompt")
-        connection = self._connection()
+        connection = self.connect()
         connection.putrequest("POST", CHAT)
         for header, value in [*bearer(self.key), ("Content-Length", str(2 * len(body)))]:
             connection.putheader(header, value)
@@ -167,10 +169,9 @@ class Conversations:
         until(lambda: self.post(CHAT, self.body(CHAT, "afterwards")).status == 200, self.mesh.logs)
 
     def _streaming(self, name: str) -> _Streaming:
-        body = self.body(CHAT, name, stream=True, max_tokens=1500)
-        return _Streaming(self, name, body)
+        return _Streaming(self, name, self.body(CHAT, name, stream=True, max_tokens=1500))
 
-    def _connection(self) -> http.client.HTTPSConnection:
+    def connect(self) -> http.client.HTTPSConnection:
         host = urlsplit(self.mesh.mesh["router_url"])
         context = ssl.create_default_context(cafile=self.mesh.mesh["router_ca"])
         return http.client.HTTPSConnection(str(host.hostname), host.port, timeout=60, context=context)
@@ -186,14 +187,16 @@ class _Streaming:
 
     def __enter__(self) -> _Streaming:
         conversations = self._conversations
-        self._connection = conversations._connection()
+        self._connection = conversations.connect()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {conversations.key}"}
         self._connection.request("POST", CHAT, self._body, headers)
         self.response = self._connection.getresponse()
         assert self.response.status == 200
         said = ""
         while len(said) < 60:
-            said += told(self.response.readline(), whole=False)
+            line = self.response.readline()
+            assert line, "the stream ended by itself"
+            said += told(line, whole=False)
         conversations.said[self._name] = said
         return self
 

@@ -11,12 +11,12 @@ The language is ECMA-262's, as JSON Schema has it, short of what no grammar can 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 LONGEST_PATTERN = 512
 MOST_POSITIONS = 256
-MOST_STEPS = 4096
+MOST_STEPS = 1024
 """From one position to the next."""
 DEEPEST_GROUP = 16
 MOST_COPIES = 2000
@@ -27,11 +27,14 @@ MOST_AMBIGUOUS = 4
 _LAST = 0x10FFFF
 _Ranges = tuple[tuple[int, int], ...]
 _ANY: _Ranges = ((0, _LAST),)
+_DOT: _Ranges = ((0, 9), (11, 12), (14, 0x2027), (0x202A, _LAST))
+"""All but the ends of lines."""
 _DIGITS: _Ranges = ((48, 57),)
 _WORD: _Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
 _SPACE: _Ranges = ((9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
                    (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF))  # fmt: skip
 _CONTROLS = {"f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
+_SIGNS: Mapping[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _COUNTS = re.compile(r"\{([0-9]{1,5})(,([0-9]{0,5}))?\}")
 _HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
 _PROPERTY = re.compile(r"[pP]\{[^}]{1,64}\}")
@@ -82,7 +85,7 @@ class _Parser:
         if steps > MOST_STEPS:
             raise PatternRefused(f"a pattern has more than {MOST_STEPS} steps")
         self._require_decided(whole)
-        return self._copies + steps
+        return self._copies + 4 * steps
 
     def _alternatives(self) -> _Part:
         parts = [self._sequence()]
@@ -90,8 +93,8 @@ class _Parser:
             self._at += 1
             parts.append(self._sequence())
         return _Part(
-            frozenset().union(*(part.first for part in parts)),
-            frozenset().union(*(part.last for part in parts)),
+            frozenset[int]().union(*(part.first for part in parts)),
+            frozenset[int]().union(*(part.last for part in parts)),
             any(part.nullable for part in parts),
             sum(part.copies for part in parts),
         )
@@ -122,7 +125,7 @@ class _Parser:
             return self._position(self._escape())
         if character == "$" and self._at == len(self._text):
             return _EMPTY
-        return self._position(_ANY if character == "." else _one(ord(character)))
+        return self._position(_DOT if character == "." else _one(ord(character)))
 
     def _group(self) -> _Part:
         self._at += 1
@@ -171,7 +174,7 @@ class _Parser:
         sign = self._text[self._at]
         if sign != "{":
             self._at += 1
-            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[sign]
+            return _SIGNS[sign]
         counts = _COUNTS.match(self._text, self._at)
         if counts is None:
             raise PatternRefused("a pattern counts in another form than {n}, {n,} or {n,m}")
@@ -238,7 +241,8 @@ class _Parser:
 
     def _require_decided(self, whole: _Part) -> None:
         ambiguous = 0
-        for position, after in [(None, whole.first), *enumerate(self._next)]:
+        beginnings: list[tuple[int | None, Collection[int]]] = [(None, whole.first), *enumerate(self._next)]
+        for position, after in beginnings:
             for one, other in self._undecided(after):
                 ambiguous += 1
                 if ambiguous > MOST_AMBIGUOUS:
@@ -246,7 +250,7 @@ class _Parser:
                 if position is not None and self._leads(one, position) and self._leads(other, position):
                     raise PatternRefused("a pattern may be read in ever more ways")
 
-    def _undecided(self, positions: set[int] | frozenset[int]) -> Iterator[tuple[int, int]]:
+    def _undecided(self, positions: Collection[int]) -> Iterator[tuple[int, int]]:
         """Give the pairs that one character may lead to."""
         ranges = sorted((low, high, position) for position in positions for low, high in self._read[position])
         open_until: list[tuple[int, int]] = []
@@ -286,7 +290,8 @@ def _between(low: _Ranges, high: _Ranges) -> _Ranges:
 
 
 def _complement(ranges: list[tuple[int, int]] | _Ranges) -> _Ranges:
-    found, low = [], 0
+    found: list[tuple[int, int]] = []
+    low = 0
     for start, end in sorted(ranges):
         if start > low:
             found.append((low, start - 1))

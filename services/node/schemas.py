@@ -34,6 +34,7 @@ DEEPEST_RULE = 128
 MOST_REPETITIONS = 1 << 16
 MOST_ALTERNATIVES = 1024
 """How many ways there may be to begin one value: the engine goes through all of them at every token."""
+MOST_RULES = 1 << 12
 MOST_WORK = 1 << 22
 """About how many characters the engine writes of rules and their names."""
 
@@ -113,6 +114,7 @@ class _Grammar:
 
     def __init__(self) -> None:
         self._left = MOST_WORK
+        self._rules_left = MOST_RULES
         self._root: Any = None
         self._named: dict[str, int] = {}
         self._inlined = 0
@@ -134,6 +136,9 @@ class _Grammar:
         of another schema: a reference there is what it refers to, once more.
         """
         self._spend(_RULE + path)
+        self._rules_left -= 1
+        if self._rules_left < 0:
+            raise _Excess(f"the schemas take a grammar of more than {MOST_RULES} rules")
         if depth > DEEPEST_RULE:
             raise _Excess(f"the schemas lead more than {DEEPEST_RULE} levels deep, one into the other")
         if not isinstance(schema, dict):

@@ -48,7 +48,8 @@ def text(**members: object) -> Schema:
 _MERGED_TWICE: Schema = {str(n): {"properties": {name: {"allOf": [{"$ref": f"#/$defs/{n + 1}"}]} for name in "xy"}}
                          for n in range(24)}  # fmt: skip
 _MERGED_BY_TYPES: Schema = reduce(
-    lambda inner, _: {"type": ["object", "string"], "allOf": [{"properties": {"a": inner}}]}, range(28), text()
+    lambda inner, _: {"type": ["object", "string"], "allOf": [{"properties": {"a": inner}}]}, range(12),
+    {"type": "object", "properties": {str(number): text() for number in range(60)}},
 )
 _RECORD: Schema = {
     "type": "object",
@@ -132,9 +133,9 @@ AS_LARGE_AS_TAKEN: dict[str, Schema] = {
         "additionalProperties": text(),
     },
     "places of a pattern": text(pattern="^" + "ab" * 128 + "$"),
-    "steps of a pattern": text(pattern="^(" + "|".join(chr(0x4E00 + number) for number in range(64)) + ")*$"),
+    "steps of a pattern": text(pattern="^(" + "|".join(chr(0x4E00 + number) for number in range(32)) + ")*$"),
     "counts of a pattern": text(pattern="^(ab){0,990}$"),
-    "ambiguities of a pattern": text(pattern="^a*a*[ab]*$"),
+    "ambiguities of a pattern": text(pattern="^a*a*bc*c*$"),
     "a mail address": USUAL["texts of a form"],
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ USUAL = [
     r"^[^\s]+$",
     r"^\p{L}+$",
     r"^.*?$",
+    r"^(.|\n)*$",
     r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$",
     r"^a|b$",
     r"[a-z]+",
@@ -54,7 +55,7 @@ def test_what_is_usual_is_taken(pattern: str) -> None:
         "^" + "(a|ab)(c|bc)" * 4 + "$",
         r"^(\d|[0-9])+$",
         r"^([^a]|b)+$",
-        "^(.|\n)*$",
+        r"^(.|\w)*$",
     ],
 )
 def test_what_is_read_in_ever_more_ways_is_refused(pattern: str) -> None:
@@ -116,8 +117,8 @@ def test_each_bound_holds(fits: str, beyond: str) -> None:
 
 
 def test_alternatives_that_lead_everywhere_are_bounded() -> None:
-    letters = [chr(0x4E00 + number) for number in range(65)]
-    size_of(f"^({'|'.join(letters[:64])})*$")
+    letters = [chr(0x4E00 + number) for number in range(33)]
+    size_of(f"^({'|'.join(letters[:32])})*$")
     with pytest.raises(PatternRefused, match="steps"):
         size_of(f"^({'|'.join(letters)})*$")
 

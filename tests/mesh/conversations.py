@@ -34,8 +34,10 @@ class Conversations:
     """One tenant's, over HTTPS and gRPC. What was said is kept by what it was."""
 
     mesh: RunningMesh
-    asked: dict[str, str] = field(default_factory=dict)
-    """The mark of each prompt."""
+    mark: str = field(default_factory=lambda: secrets.token_hex(12))
+    """With it every prompt begins, and so does whatever else of a body is a client's own words."""
+    asked: set[str] = field(default_factory=set)
+    """What was asked, by what it was."""
     said: dict[str, str] = field(default_factory=dict)
     """What the model said."""
 
@@ -51,21 +53,21 @@ class Conversations:
     def key(self) -> str:
         return str(self.mesh.mesh["api_key"])
 
-    def mark(self, name: str) -> str:
-        """Words that nobody else says, to begin a prompt with."""
-        self.asked[name] = secrets.token_hex(16)
-        return f'{self.asked[name]} is a "lighthouse" near Žďár\\. Tell a long story about it.'
+    def words(self, name: str) -> str:
+        """A prompt that nobody else has."""
+        self.asked.add(name)
+        return f'{self.mark}{secrets.token_hex(4)} is a "lighthouse" near Žďár\\. Tell a long story about it.'
 
     def body(self, endpoint: str, name: str, **members: Any) -> bytes:
-        text = self.mark(name)
+        text = self.words(name)
         turns = [{"role": "user", "content": text}]
         asked: dict[str, Any] = {
             CHAT: {"messages": turns, "max_tokens": _TOKENS, "ignore_eos": True},
             COMPLETIONS: {"prompt": text, "max_tokens": _TOKENS, "ignore_eos": True},
             EMBEDDINGS: {"input": text},
-            MESSAGES: {"messages": turns, "max_tokens": _TOKENS, "system": self.mark(f"{name}, the system's")},
+            MESSAGES: {"messages": turns, "max_tokens": _TOKENS, "system": self.words(f"{name}, the system's")},
             COUNT_TOKENS: {"messages": turns},
-            RESPONSES: {"input": text, "max_output_tokens": _TOKENS, "instructions": self.mark(f"{name}, instructions")},
+            RESPONSES: {"input": text, "max_output_tokens": _TOKENS, "instructions": self.words(f"{name}, instructions")},
         }[endpoint]
         return json.dumps({"model": self.model, **asked, **members}, ensure_ascii=False).encode()
 
@@ -104,7 +106,7 @@ class Conversations:
         for stream in (False, True):
             name = f"encrypted {'streamed' if stream else 'buffered'}"
             envelope = Envelope.to(entry, self.model)
-            sealed = envelope.seal("messages.0.content", self.mark(name))
+            sealed = envelope.seal("messages.0.content", self.words(name))
             body = {
                 "model": self.model,
                 "messages": [{"role": "user", "content": sealed}],
@@ -125,23 +127,23 @@ class Conversations:
     def refused(self) -> None:
         """By the router, by the node and by the engine."""
         whole = self.body(CHAT, "cut")
-        turns = [{"role": "user", "content": self.mark("with a member that is not known")}]
-        schema = {"type": "string", "pattern": f"^{self.mark('pattern')[:32]}\\q$"}
+        turns = [{"role": "user", "content": self.words("with a member that is not known")}]
+        schema = {"type": "string", "pattern": f"^{self.words('pattern')[:32]}\\q$"}
         tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": schema}}}}
-        part = {"type": self.mark("as a type")}
-        long = self.mark("too long") * 400
+        part = {"type": self.words("as a type")}
+        long = self.words("too long") * 400
         bodies = {
             "no JSON": whole[:-1],
-            "member": self.body(CHAT, "member", **{self.mark("name of a member"): 1}),
+            "member": self.body(CHAT, "member", **{self.words("name of a member"): 1}),
             "another member": json.dumps({"model": self.model, "messages": turns, "priority": 1}).encode(),
-            "cache salt": self.body(CHAT, "cache salt", cache_salt=self.mark("salt")),
-            "role": self.body(CHAT, "role", messages=[{"role": self.mark("as a role"), "content": "Hi"}]),
+            "cache salt": self.body(CHAT, "cache salt", cache_salt=self.words("salt")),
+            "role": self.body(CHAT, "role", messages=[{"role": self.words("as a role"), "content": "Hi"}]),
             "image": self.body(CHAT, "image", messages=[{"role": "user", "content": [part]}]),
-            "tools": self.body(CHAT, "tools", tools=self.mark("as tools")),
+            "tools": self.body(CHAT, "tools", tools=self.words("as tools")),
             "schema": self.body(CHAT, "schema", tools=[tool], tool_choice="required"),
             "too long": self.body(CHAT, "long", messages=[{"role": "user", "content": long}]),
             "too large": self.body(CHAT, "large", user="x" * (2 << 20)),
-            "session": self.body(CHAT, "session", provider={"aci_session_ids": [self.mark("as a session")]}),
+            "session": self.body(CHAT, "session", provider={"aci_session_ids": [self.words("as a session")]}),
         }
         for name, body in bodies.items():
             assert 400 <= self.post(CHAT, body).status < 600, name

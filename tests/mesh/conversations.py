@@ -61,14 +61,21 @@ class Conversations:
     def body(self, endpoint: str, name: str, **members: Any) -> bytes:
         text = self.words(name)
         turns = [{"role": "user", "content": text}]
-        asked: dict[str, Any] = {
-            CHAT: {"messages": turns, "max_tokens": _TOKENS, "ignore_eos": True},
-            COMPLETIONS: {"prompt": text, "max_tokens": _TOKENS, "ignore_eos": True},
-            EMBEDDINGS: {"input": text},
-            MESSAGES: {"messages": turns, "max_tokens": _TOKENS, "system": self.words(f"{name}, the system's")},
-            COUNT_TOKENS: {"messages": turns},
-            RESPONSES: {"input": text, "max_output_tokens": _TOKENS, "instructions": self.words(f"{name}, instructions")},
-        }[endpoint]
+        asked: dict[str, Any]
+        match endpoint:
+            case "/v1/chat/completions":
+                asked = {"messages": turns, "max_tokens": _TOKENS, "ignore_eos": True}
+            case "/v1/completions":
+                asked = {"prompt": text, "max_tokens": _TOKENS, "ignore_eos": True}
+            case "/v1/messages":
+                asked = {"messages": turns, "max_tokens": _TOKENS, "system": self.words(f"{name}, the system's")}
+            case "/v1/responses":
+                instructions = self.words(f"{name}, instructions")
+                asked = {"input": text, "max_output_tokens": _TOKENS, "instructions": instructions}
+            case "/v1/embeddings":
+                asked = {"input": text}
+            case _:
+                asked = {"messages": turns}
         return json.dumps({"model": self.model, **asked, **members}, ensure_ascii=False).encode()
 
     def post(self, endpoint: str, body: bytes, headers: Any = ()) -> Answer:

@@ -1,4 +1,4 @@
-"""Responsible for what the development attestation service finds in a GPU's report, as claims of NVIDIA's service (3.0).
+"""Responsible for what the development attestation service finds in a GPU's report, as NVIDIA's claims (3.0).
 
 It reads and verifies reports with code of its own, so maker and relying verifier cannot share a mistake.
 """

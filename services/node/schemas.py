@@ -32,7 +32,7 @@ LONGEST_REFERENCE = 1024
 DEEPEST_RULE = 128
 """How deeply the engine calls itself while it makes the rules of a schema, `$ref` by `$ref`."""
 MOST_REPETITIONS = 1 << 16
-MOST_ALTERNATIVES = 1024
+MOST_ALTERNATIVES = 512
 """How many ways there may be to begin one value: the engine goes through all of them at every token."""
 MOST_RULES = 1 << 12
 MOST_WORK = 1 << 22

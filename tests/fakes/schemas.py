@@ -48,7 +48,8 @@ def text(**members: object) -> Schema:
 _MERGED_TWICE: Schema = {str(n): {"properties": {name: {"allOf": [{"$ref": f"#/$defs/{n + 1}"}]} for name in "xy"}}
                          for n in range(24)}  # fmt: skip
 _MERGED_BY_TYPES: Schema = reduce(
-    lambda inner, _: {"type": ["object", "string"], "allOf": [{"properties": {"a": inner}}]}, range(12),
+    lambda inner, _: {"type": ["object", "string"], "allOf": [{"properties": {"a": inner}}]},
+    range(12),
     {"type": "object", "properties": {str(number): text() for number in range(60)}},
 )
 _RECORD: Schema = {
@@ -116,11 +117,11 @@ USUAL: dict[str, Schema] = {
 
 AS_LARGE_AS_TAKEN: dict[str, Schema] = {
     "optional members": optional(300),
-    "alternatives": {"enum": [f"{number}" for number in range(1024)]},
-    "alternatives that begin alike": {"enum": ["a" * 60 + str(number) for number in range(1024)]},
+    "alternatives": {"enum": [f"{number}" for number in range(512)]},
+    "alternatives that begin alike": {"enum": ["a" * 60 + str(number) for number in range(512)]},
     "a chain": chain(63),
     "references": referring(250),
-    "beginnings": doubled(10),
+    "beginnings": doubled(9),
     "objects in objects": nested(28),
     "a text of a length": text(minLength=1900, maxLength=1990),
     "many texts of a length": {

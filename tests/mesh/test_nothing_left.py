@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,9 @@ import pytest
 
 from tests.mesh.conversations import Conversations
 from tests.mesh.running import running_mesh, short_folder
-from tests.mesh.traces import holders, pieces
+from tests.mesh.traces import files_below, holders, pieces
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(400)]
-
-SHARED = (Path(tempfile.gettempdir()), Path("/dev/shm"))
-"""Everybody's folders, where programs write that were told of no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +28,23 @@ class Left:
     """A mesh that has answered, and has stopped."""
 
     folder: Path
+    began: float
     texts: Mapping[str, str]
     """What every prompt begins with, and pieces of all answers."""
-    model: str
     while_it_ran: Mapping[str, set[str]]
-    model_while_it_ran: Mapping[str, set[str]]
+    with_model: Mapping[str, set[str]]
 
 
-def places(folder: Path) -> list[Path]:
-    return [folder, *(path for shared in SHARED for path in shared.glob("teemesh*")), *SHARED[1:]]
+def everywhere(folder: Path, began: float) -> Iterator[Path]:
+    """All files of the mesh, and what may be others' and was written since it began."""
+    yield from files_below(folder)
+    for place in [*(Path(tempfile.gettempdir()).glob("teemesh*")), Path("/dev/shm")]:
+        yield from files_below(place, began)
 
 
 @pytest.fixture(scope="module")
 def left() -> Iterator[Left]:
+    began = time.time()
     with short_folder() as folder:
         for name in ("home", "tmp"):
             (folder / name).mkdir()
@@ -62,8 +64,9 @@ def left() -> Iterator[Left]:
                 for number, piece in enumerate(pieces(said))
             }
             model = talk.model
-            found = holders(places(folder), texts), holders([mesh.state], {"model": model})
-        yield Left(folder, texts, model, *found)
+            while_it_ran = holders(everywhere(folder, began), texts)
+            with_model = holders(files_below(mesh.state), {"model": model})
+        yield Left(folder, began, texts, while_it_ran, with_model)
 
 
 def test_nothing_is_left_while_the_mesh_runs(left: Left) -> None:
@@ -72,13 +75,13 @@ def test_nothing_is_left_while_the_mesh_runs(left: Left) -> None:
 
 
 def test_nothing_is_left_when_the_mesh_has_stopped(left: Left) -> None:
-    assert holders(places(left.folder), left.texts) == {}
+    assert holders(everywhere(left.folder, left.began), left.texts) == {}
 
 
 def test_the_search_goes_where_things_are_kept(left: Left) -> None:
     """The model's name is no secret: it stands in configuration, and in what the broker and the ledger store."""
     state = left.folder / "s"
-    kept = [Path(path).relative_to(state).parts for path in left.model_while_it_ran]
+    kept = [Path(path).relative_to(state).parts for path in left.with_model]
     assert {parts[0] for parts in kept} >= {"config", "state"}
     assert {parts[1] for parts in kept if parts[0] == "state"} >= {"broker", "ledger"}
     services = {path.stem for path in (state / "logs").glob("*.log")}
@@ -88,7 +91,7 @@ def test_the_search_goes_where_things_are_kept(left: Left) -> None:
 @pytest.mark.parametrize("place", ["home", "tmp", "s/state/node", "s/logs"])
 def test_the_search_finds_what_is_there(left: Left, place: str) -> None:
     name, text = next((name, text) for name, text in left.texts.items() if "piece" in name)
-    odd = 'Žďár "said"\nso'
+    odd = 'Žďár "said"\nso and nobody else does'
     written = {
         "raw": f"before {text} after".encode(),
         "json": json.dumps({"text": f"before {odd} after"}).encode(),
@@ -102,7 +105,7 @@ def test_the_search_finds_what_is_there(left: Left, place: str) -> None:
     controls = {left.folder / place / f"control of {form}": content for form, content in written.items()}
     for path, content in controls.items():
         path.write_bytes(content)
-    found = holders(places(left.folder), {name: text, "odd": odd})
+    found = holders(everywhere(left.folder, left.began), {name: text, "odd": odd})
     for path in controls:
         path.unlink()
     assert found.keys() == {str(path) for path in controls}

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import base64
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 _PIECE = 24
 """Characters in a row: fewer occur by chance."""
 _PIECES = 4
+_BLOCK = 6
 
 
-def holders(places: Iterable[Path], texts: Mapping[str, str]) -> Mapping[str, set[str]]:
-    """The files below these places that hold one of the texts, in any form, and the names of those texts.
+def holders(files: Iterable[Path], texts: Mapping[str, str]) -> Mapping[str, set[str]]:
+    """The files that hold one of the texts, in any form, and the names of those texts.
 
     What vanishes meanwhile was not left behind.
     """
     wanted = [(name, form) for name, text in texts.items() for form in forms(text)]
+    blocks: dict[bytes, list[tuple[str, bytes]]] = {}
+    for name, form in wanted:
+        assert len(form) >= 2 * _BLOCK - 1, form
+        for start in range(_BLOCK):
+            blocks.setdefault(form[start : start + _BLOCK], []).append((name, form))
     found = {}
-    for path in _files(places):
+    for path in files:
         try:
             content = path.read_bytes()
         except (FileNotFoundError, PermissionError):
             continue
-        if held := {name for name, form in wanted if form in content}:
+        # Wherever a form stands, one of its blocks stands at a multiple of their length.
+        near = {content[at : at + _BLOCK] for at in range(0, len(content), _BLOCK)} & blocks.keys()
+        if held := {name for block in near for name, form in blocks[block] if form in content}:
             found[str(path)] = held
     return found
 
@@ -50,8 +60,10 @@ def pieces(said: str) -> list[str]:
     return [said[start : start + _PIECE] for start in starts[:_PIECES]]
 
 
-def _files(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        for path in place.rglob("*"):
-            if path.is_file() and not path.is_symlink():
+def files_below(place: Path, since: float = 0.0) -> Iterator[Path]:
+    """The files that were written since then (Unix time)."""
+    for path in place.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_mtime >= since:
                 yield path

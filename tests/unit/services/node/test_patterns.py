@@ -59,7 +59,7 @@ def test_what_is_usual_is_taken(pattern: str) -> None:
     ],
 )
 def test_what_is_read_in_ever_more_ways_is_refused(pattern: str) -> None:
-    with pytest.raises(PatternRefused, match="ways|repeats what repeats|may be empty"):
+    with pytest.raises(PatternRefused, match=r"ways|repeats what repeats|may be empty"):
         size_of(pattern)
 
 

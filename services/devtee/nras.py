@@ -1,9 +1,8 @@
-"""The development attestation service: responsible for verifying GPU reports and for tokens about them.
+"""The development attestation service: responsible for signed tokens about GPU reports.
 
 It answers as NVIDIA's service does (`/v4/attest/gpu` and `/v4/attest/switch`, claims 3.0), under an issuer and keys of
 its own. No guest agent asks switches, so this machine has none; whoever tests makes reports of one as of a GPU. It
-reads and verifies the posted reports with code of its own, so maker and relying verifier cannot share a mistake, and
-states what it found. A `TokenShape` overrides that with other claims as data, for tests of those who judge.
+states what `findings` finds. A `TokenShape` overrides that with other claims as data, for tests of those who judge.
 """
 
 from __future__ import annotations
@@ -20,44 +19,31 @@ from typing import Any
 
 from aiohttp import web
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs import jcs
-from libs.errors import Code, MeshError
-from services.devtee.gpu import (
-    DRIVER_VERSION,
-    FWID_EXTENSION,
-    MEASUREMENTS,
-    VBIOS_VERSION,
-    parse_signer,
-    reference_measurement,
-    sign_raw,
-    signer_document,
+from libs.errors import MeshError
+from services.devtee.findings import (
+    CLAIMS_VERSION,
+    AttestationRequestInvalid,
+    PostedReport,
+    gpu_claims,
+    switch_claims,
 )
+from services.devtee.gpu import parse_signer, sign_raw, signer_document
 from services.devtee.token_keys import SigningKey, TokenAuthority
 
 ISSUER = "https://nras.devtee.invalid"
 ARCHITECTURE = "HOPPER"
 SWITCH_ARCHITECTURE = "LS10"
-CLAIMS_VERSION = "3.0"
 TOKEN_SECONDS = 3600
 ROTATE_AFTER_SECONDS = 86400
 # Takes a claim away where a `TokenShape` overrides one.
 ABSENT = object()
 
 _BACKDATE_SECONDS = 120
-_OEM_ID = "5703"
 _MAX_GPUS = 16
-_CERTIFICATE_END = "2035-01-01T00:00:00Z"
-
-
-class AttestationRequestInvalid(MeshError):
-    """The request is not one for Hopper GPUs with claims 3.0, or its evidence cannot be read."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "ATTESTATION_REQUEST_INVALID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +60,6 @@ class TokenShape:
     """Claims about every certificate chain of every device."""
     switches: tuple[str, ...] = ()
     """UEIDs of NVSwitches to vouch for, unseen."""
-
-
-@dataclass(frozen=True, slots=True)
-class PostedReport:
-    report: bytes
-    certificate_chain: bytes
-    """PEM, leaf first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +136,8 @@ class Nras:
     ) -> list[Any]:
         """Verify the reports and return the bundle that says what was found. Raises `AttestationRequestInvalid`."""
         shape = shape or TokenShape()
-        found = {f"GPU-{number}": _gpu_claims(report, nonce, self.device_root) for number, report in enumerate(posted)}
-        found |= {f"SWITCH-{number}": _switch_claims(ueid) for number, ueid in enumerate(shape.switches)}
+        found = {f"GPU-{number}": gpu_claims(report, nonce, self.device_root) for number, report in enumerate(posted)}
+        found |= {f"SWITCH-{number}": switch_claims(ueid) for number, ueid in enumerate(shape.switches)}
         return self._bundle(found, nonce, now, shape)
 
     def attest_switches(self, posted: Sequence[PostedReport], nonce: bytes, now: int) -> list[Any]:
@@ -167,11 +146,11 @@ class Nras:
         return self._bundle(found, nonce, now, TokenShape())
 
     def _switch(self, posted: PostedReport, nonce: bytes) -> dict[str, Any]:
-        seen = _gpu_claims(posted, nonce, self.device_root)
+        seen = gpu_claims(posted, nonce, self.device_root)
         verified = (f"x-nvidia-gpu-attestation-report-{end}" for end in ("signature-verified", "nonce-match"))
         if not all(seen[name] for name in verified):
             raise AttestationRequestInvalid("a switch's report is not its own, or answers another nonce")
-        return _switch_claims(seen["ueid"], is_good=seen["measres"] == "success")
+        return switch_claims(seen["ueid"], is_good=seen["measres"] == "success")
 
     def _bundle(self, found: Mapping[str, dict[str, Any]], nonce: bytes, now: int, shape: TokenShape) -> list[Any]:
         common = {
@@ -255,138 +234,6 @@ def read_request(body: bytes, architecture: str = ARCHITECTURE) -> tuple[list[Po
     if len(nonce) != 32 or not 1 <= len(posted) <= _MAX_GPUS:
         raise AttestationRequestInvalid(f"a request has a nonce of 32 bytes and 1 to {_MAX_GPUS} reports")
     return posted, nonce
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """A report cut at the places where SPDM puts its parts."""
-
-    nonce: bytes
-    measurements: list[bytes]
-    opaque: dict[int, bytes]
-    signed: bytes
-    signature: bytes
-
-    @classmethod
-    def of(cls, report: bytes) -> _Reading:
-        signed, signature = report[:-96], report[-96:]
-        record_bytes = int.from_bytes(signed[42:45], "little")
-        record = signed[45 : 45 + record_bytes]
-        size = 55
-        measurements = [record[at + 7 : at + size] for at in range(0, len(record), size)]
-        opaque, rest = {}, signed[45 + record_bytes + 34 :]
-        while len(rest) >= 4:
-            kind, length = int.from_bytes(rest[:2], "little"), int.from_bytes(rest[2:4], "little")
-            opaque[kind], rest = rest[4 : 4 + length], rest[4 + length :]
-        return cls(signed[4:36], measurements, opaque, signed, signature)
-
-
-def _gpu_claims(posted: PostedReport, nonce: bytes, root: x509.Certificate) -> dict[str, Any]:
-    """Verify one report and say what was found; a report that cannot be tied to a device of ours is refused."""
-    reading = _Reading.of(posted.report)
-    leaf, model = _device(posted.certificate_chain, root)
-    driver = reading.opaque.get(3, b"").rstrip(b"\0").decode("ascii", "replace")
-    vbios = _vbios(reading.opaque.get(6, b""))
-    expected = [reference_measurement(index) for index in range(1, MEASUREMENTS + 1)]
-    pairs = zip(expected, reading.measurements, strict=False)
-    mismatches = [index for index, (golden, runtime) in enumerate(pairs, 1) if golden != runtime]
-    checks = {
-        "attestation-report-nonce-match": reading.nonce == nonce,
-        "attestation-report-signature-verified": _is_signed(leaf, reading),
-        "attestation-report-cert-chain-fwid-match": _fwid(leaf) == reading.opaque.get(20),
-        "driver-rim-version-match": driver == DRIVER_VERSION,
-        "vbios-rim-version-match": vbios == VBIOS_VERSION,
-    }
-    is_good = all(checks.values()) and len(reading.measurements) == MEASUREMENTS and not mismatches
-    always = ("arch-check", "attestation-report-parsed", "vbios-index-no-conflict", *_rim("driver"), *_rim("vbios"))
-    return {
-        **_common_claims("gpu", is_good),
-        "ueid": str(leaf.serial_number),
-        "hwmodel": model,
-        "x-nvidia-gpu-driver-version": driver,
-        "x-nvidia-gpu-vbios-version": vbios,
-        "x-nvidia-mismatch-measurement-records": [{"index": index} for index in mismatches] or None,
-        **{f"x-nvidia-gpu-{name}": True for name in always},
-        **{f"x-nvidia-gpu-{name}": holds for name, holds in checks.items()},
-        **{f"x-nvidia-gpu-{name}-cert-chain": _chain() for name in ("attestation-report", "driver-rim", "vbios-rim")},
-    }
-
-
-def _switch_claims(ueid: str, *, is_good: bool = True) -> dict[str, Any]:
-    ends = ("parsed", "signature-verified", "nonce-match", "cert-chain-fwid-match")
-    always = ("arch-check", *(f"attestation-report-{end}" for end in ends), *_rim("bios"), "bios-rim-version-match")
-    return {
-        **_common_claims("switch", is_good),
-        "ueid": ueid,
-        "hwmodel": "DEV_10 A01 FSP BROM",
-        "x-nvidia-switch-bios-version": VBIOS_VERSION,
-        "x-nvidia-mismatch-measurement-records": None,
-        **{f"x-nvidia-switch-{name}": True for name in always},
-        **{f"x-nvidia-switch-{name}-cert-chain": _chain() for name in ("attestation-report", "bios-rim")},
-    }
-
-
-def _common_claims(kind: str, is_good: bool) -> dict[str, Any]:
-    # As NVIDIA does: what a device with other measurements does about debugging and secure boot is unknown.
-    return {
-        "oemid": _OEM_ID,
-        "measres": "success" if is_good else "fail",
-        "secboot": True if is_good else None,
-        "dbgstat": "disabled" if is_good else None,
-        f"x-nvidia-{kind}-claims-version": CLAIMS_VERSION,
-        "x-nvidia-attestation-warning": None,
-    }
-
-
-def _rim(name: str) -> tuple[str, ...]:
-    return tuple(f"{name}-rim-{end}" for end in ("fetched", "signature-verified", "measurements-available"))
-
-
-def _chain() -> dict[str, Any]:
-    return {
-        "x-nvidia-cert-status": "valid",
-        "x-nvidia-cert-expiration-date": _CERTIFICATE_END,
-        "x-nvidia-cert-ocsp-status": "good",
-        "x-nvidia-cert-ocsp-response-valid": True,
-        "x-nvidia-cert-ocsp-nonce-matches": True,
-        "x-nvidia-cert-revocation-reason": None,
-    }
-
-
-def _device(chain: bytes, root: x509.Certificate) -> tuple[x509.Certificate, str]:
-    """Return the leaf under our root, and the model that its boot ROM's certificate names."""
-    try:
-        certificates = x509.load_pem_x509_certificates(chain)
-        for subject, issuer in zip(certificates, [*certificates[1:], root], strict=True):
-            subject.verify_directly_issued_by(issuer)
-        boot_rom = certificates[1].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        return certificates[0], str(boot_rom[0].value)
-    except (ValueError, TypeError, IndexError, InvalidSignature) as error:
-        raise AttestationRequestInvalid("the evidence is not of a development GPU of this service") from error
-
-
-def _is_signed(leaf: x509.Certificate, reading: _Reading) -> bool:
-    key = leaf.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        return False
-    r, s = (int.from_bytes(part, "big") for part in (reading.signature[:48], reading.signature[48:]))
-    try:
-        key.verify(utils.encode_dss_signature(r, s), reading.signed, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _fwid(leaf: x509.Certificate) -> bytes | None:
-    try:
-        extension = leaf.extensions.get_extension_for_oid(FWID_EXTENSION).value
-    except x509.ExtensionNotFound:
-        return None
-    return extension.value[-48:] if isinstance(extension, x509.UnrecognizedExtension) else None
-
-
-def _vbios(value: bytes) -> str:
-    return ".".join(f"{byte:02X}" for byte in (*value[:4][::-1], *value[4:5]))
 
 
 def _changed(claims: Mapping[str, Any], shape: TokenShape) -> dict[str, Any]:

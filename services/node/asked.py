@@ -18,6 +18,7 @@ from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code, MeshError
 from services.node.members import KNOWN, LONGEST, MOST, SAMPLING
+from services.node.schemas import schema_excess
 
 _LONGEST_NUMBER = 32
 _LONGEST_NAME = 64
@@ -121,6 +122,8 @@ def _require_bounded(members: Mapping[str, Any]) -> None:
         value = members.get(name)
         if isinstance(value, list | dict) and len(value) > longest:
             raise TooMuchAsked(f"{name} must have at most {longest} entries")
+    if (excess := schema_excess(members)) is not None:
+        raise TooMuchAsked(excess)
 
 
 def _is_count(value: object, most: int) -> bool:

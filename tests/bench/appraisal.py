@@ -17,7 +17,8 @@ from libs.tee.nvidia.evidence import GpuEvidence, GpuRule
 from libs.tee.nvidia.keys import Issuer
 from libs.tee.nvidia.token import DetachedEat
 from libs.tee.role import RoleRules
-from services.devtee.nras import ISSUER, PostedReport
+from services.devtee.findings import PostedReport
+from services.devtee.nras import ISSUER
 from tests.bench.bare_crypto import Operation, operations
 from tests.bench.report import Row, Section
 from tests.bench.samples import Action, Limit, side_by_side

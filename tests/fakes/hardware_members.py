@@ -9,8 +9,9 @@ from libs.tee.challenge import Challenge
 from libs.tee.nvidia.collected import read_collected
 from libs.tee.nvidia.evidence import GpuEvidence
 from libs.tee.nvidia.token import DetachedEat
+from services.devtee.findings import PostedReport
 from services.devtee.machine import Machine
-from services.devtee.nras import PostedReport, TokenShape
+from services.devtee.nras import TokenShape
 from tests.fakes.snp_platform import DAY, SnpChip
 
 

@@ -46,7 +46,7 @@ class AnotherNode:
     @property
     def engine(self) -> int | None:
         """Its engine's process as it is now."""
-        found = [pid for pid in sorted(descendants(self.pid)) if _runs_engine(pid)]
+        found = engines_below(self.pid)
         return found[0] if found else None
 
     def log(self) -> str:
@@ -129,6 +129,11 @@ def another_node(
             finally:
                 process.kill()
                 reader.join(PATIENCE_SECONDS)
+
+
+def engines_below(pid: int) -> list[int]:
+    """The embedded engines among the processes below one."""
+    return [each for each in sorted(descendants(pid)) if _runs_engine(each)]
 
 
 def _runs_engine(pid: int) -> bool:

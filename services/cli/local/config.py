@@ -1,6 +1,7 @@
 """It is responsible for a local mesh's configuration: production's own, with other names, addresses and paths.
 
-What a template says about timing and sizes holds here too, so the local mesh behaves as one in production does.
+What a template says about timing and sizes holds here too, so the local mesh behaves as one in production does. Nothing
+else of it does unless it is named here: a text or a table that was written for production is refused.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tomli_w
 
+from libs.errors import Code, MeshError
 from libs.files import write_durably
 from libs.policy.vocabulary import JOB
 from services.cli.local.engine import EMBEDDED, LocalEngine
@@ -25,7 +27,17 @@ TEMPLATES = SOURCE_ROOT / "deploy" / "config"
 
 _REQUEST_SECONDS = 120
 
+AS_IN_PRODUCTION: Final = object()
+"""In place of a change: the local mesh takes this of the template as it is."""
+
 _HEADER = "# Written by teemesh up from deploy/config/{service}.toml at every start: changes here are lost.\n\n"
+
+
+class TemplateNotPlanned(MeshError):
+    """A template has a text or a table of which the local mesh does not say what becomes of it."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "TEMPLATE_NOT_PLANNED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,7 @@ def write_service_configs(
     engine: LocalEngine = EMBEDDED,
     names: Sequence[str] = SERVICES,
     witnesses: Sequence[Mapping[str, Any]] = (),
+    templates: Path = TEMPLATES,
 ) -> None:
     """Write every process's file; each begins with the given signed policy.
 
@@ -110,7 +123,7 @@ def write_service_configs(
             own["http"] = {**own["http"], "request_seconds": min(keyset_seconds // 7, _REQUEST_SECONDS)}
         if role_of(service) == "ledger":
             own |= {"witnesses": list(witnesses), "witness_quorum": len(witnesses)}
-        write_config(layout, service, {"member": member, **own})
+        write_config(layout, service, {"member": member, **own}, templates)
 
 
 def _short_lived(keyset_seconds: int) -> dict[str, Any]:
@@ -172,6 +185,7 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
                 "dns_names": ["localhost"],
                 "ip_addresses": [HOST],
                 "events": events,
+                "replication": AS_IN_PRODUCTION,
             }
         case "registry":
             return {"ledger": addresses.of("ledger"), "events": events}
@@ -183,6 +197,7 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
                 "registry": [addresses.of("registry")],
                 "endpoint": addresses.of("node"),
                 "region": "local",
+                "gpus": AS_IN_PRODUCTION,
                 "engine": engine.settings(layout.weights_manifest),
                 # No image runs here: see `measured_sources`.
                 "reports": {"repo_url": None, "image_digest_of": "sources"},
@@ -204,29 +219,41 @@ def _own(service: str, layout: Layout, addresses: Addresses, engine: LocalEngine
                     "image_digest_of": "sources",
                 },
                 "events": events,
+                **dict.fromkeys(("receipts", "routing", "metrics"), AS_IN_PRODUCTION),
             }
     raise AssertionError(service)
 
 
-def write_config(layout: Layout, service: str, changes: Mapping[str, Any]) -> None:
-    """Write one process's file: its template, changed so. Raises `InputUnreadable`."""
-    template = TEMPLATES / f"{role_of(service)}.toml"
+def write_config(layout: Layout, service: str, changes: Mapping[str, Any], templates: Path = TEMPLATES) -> None:
+    """Write one process's file: its template, changed so. Raises `InputUnreadable` or `TemplateNotPlanned`."""
+    template = templates / f"{role_of(service)}.toml"
     try:
         production = tomllib.loads(read_input(template).decode())
     except ValueError as error:
         raise InputUnreadable(f"{template} is not TOML: {error}") from error
-    text = _HEADER.format(service=service) + tomli_w.dumps(changed(production, changes))
+    try:
+        local = changed(production, changes)
+    except TemplateNotPlanned as error:
+        raise TemplateNotPlanned(f"{template}: {error}") from error
+    text = _HEADER.format(service=service) + tomli_w.dumps(local)
     write_durably(layout.config(service), text.encode())
 
 
-def changed(template: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the template with other values; None leaves a key out. What is no table is replaced whole."""
-    result = dict(template)
+def changed(template: Mapping[str, Any], changes: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """Return the template with other values; None leaves a key out. What is no table is replaced whole.
+
+    Of what the changes do not name, numbers and truth values stay, and what is empty, for it names nothing. Raises
+    `TemplateNotPlanned` for anything else: it would take effect here, whatever it was written for.
+    """
+    for name, value in template.items():
+        if name not in changes and isinstance(value, str | list | dict) and value:
+            raise TemplateNotPlanned(f"the local mesh does not say what becomes of {within}{name}")
+    result = {name: value for name, value in template.items() if changes.get(name, AS_IN_PRODUCTION) is not None}
     for name, value in changes.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
-            result[name] = changed(result[name], value)
+        if value is None or value is AS_IN_PRODUCTION:
+            continue
+        if isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
+            result[name] = changed(result[name], value, f"{within}{name}.")
         else:
             result[name] = value
     return result

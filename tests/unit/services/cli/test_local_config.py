@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import shutil
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -15,7 +16,15 @@ import pytest
 from libs.config import load
 from libs.jobs import JobSettings
 from libs.policy.vocabulary import JOB
-from services.cli.local.config import TEMPLATES, Addresses, changed, write_devtee_config, write_service_configs
+from services.cli.local.config import (
+    AS_IN_PRODUCTION,
+    TEMPLATES,
+    Addresses,
+    TemplateNotPlanned,
+    changed,
+    write_devtee_config,
+    write_service_configs,
+)
 from services.cli.mesh.layout import Layout
 from services.cli.mesh.ports import NAMES
 from services.cli.mesh.roster import DEVTEE, INSTANCE, JOBS, KMS_REPLICA, LEDGER_OTHERS, SERVICES, WITNESS, processes
@@ -62,6 +71,8 @@ def test_everything_local_is_on_loopback_and_in_the_state_folder(layout: Layout)
         assert "0.0.0.0" not in written  # noqa: S104 - that it is not there is the claim
         assert "internal" not in written
         assert "example.org" not in written
+        assert "/etc/teemesh" not in written
+        assert "/var/" not in written
         member = load(layout.config(service), kind(service)).member
         assert member.trust_domain == "mesh.local"
         assert member.seed_policy == layout.policy(3)
@@ -134,11 +145,43 @@ def test_every_member_of_a_log_is_witnessed_by_the_local_witness_alone(layout: L
         assert config.witness_quorum == 1
 
 
-def test_what_a_change_does_not_name_stays() -> None:
-    template = {"a": 1, "table": {"x": 1, "y": 2}, "list": [1, 2], "gone": 3}
+def test_timing_and_sizes_that_a_change_does_not_name_stay() -> None:
+    template = {"a": 1, "table": {"x": 1.5, "y": 2}, "list": [1, 2], "gone": 3, "on": True, "none": "", "nobody": []}
     changes = {"table": {"y": 3}, "list": [4], "gone": None, "new": 5}
-    assert changed(template, changes) == {"a": 1, "table": {"x": 1, "y": 3}, "list": [4], "new": 5}
-    assert template["table"] == {"x": 1, "y": 2}
+    stays = {"a": 1, "on": True, "none": "", "nobody": []}
+    assert changed(template, changes) == {"table": {"x": 1.5, "y": 3}, "list": [4], "new": 5, **stays}
+    assert template["table"] == {"x": 1.5, "y": 2}
+    kept = {"table": {"of": {"any": "kind"}}, "text": "as it is"}
+    assert changed(kept, dict.fromkeys(kept, AS_IN_PRODUCTION)) == kept
+    assert changed({}, {"text": AS_IN_PRODUCTION, "table": None}) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ({"backup": "s3://bucket"}, "backup"),
+        ({"backup": {"days": 7}}, "backup"),
+        ({"backups": [{"days": 7}]}, "backups"),
+        ({"peers": ["10.0.0.1:1"]}, "peers"),
+        ({"table": {"inner": {"days": 7}}}, "table.inner"),
+        ({"table": {"folder": "/var/lib"}}, "table.folder"),
+    ],
+    ids=["text", "table", "tables", "array", "table in a table", "text in a table"],
+)
+def test_what_was_written_for_production_alone_is_refused(written: dict[str, Any], named: str) -> None:
+    with pytest.raises(TemplateNotPlanned, match=rf"becomes of {named}$"):
+        changed({"seconds": 1, **written}, {"table": {}})
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_example_in_a_template_never_takes_effect_unseen(layout: Layout, tmp_path: Path, service: str) -> None:
+    templates = shutil.copytree(TEMPLATES, tmp_path / "templates")
+    addresses = Addresses({name: 20_000 + place for place, name in enumerate(NAMES)}, router_port=8443)
+    write_service_configs(layout, addresses, layout.policy(3), templates=templates)
+    with (templates / f"{service}.toml").open("a") as template:
+        template.write('\n[example]\nfolder = "/var/lib/example"\n')
+    with pytest.raises(TemplateNotPlanned, match=rf"{service}\.toml: .* example$"):
+        write_service_configs(layout, addresses, layout.policy(3), templates=templates)
 
 
 def _unmentioned(config: type[Any], template: Mapping[str, Any]) -> set[str]:

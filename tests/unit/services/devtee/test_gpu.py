@@ -17,15 +17,14 @@ from libs.jcs import JsonMalformed
 from libs.tee.nvidia.evidence import GpuEvidence, GpuRule, verify_gpu_evidence
 from libs.tee.nvidia.jwks import read_jwks
 from libs.tee.nvidia.keys import Issuer, verify_key_chain
+from services.devtee.findings import AttestationRequestInvalid, PostedReport
 from services.devtee.gpu import Gpu, GpuVendor, ReportShape, decode_gpus, encode_gpus
 from services.devtee.gpus import GpuReportsRefused, Gpus, Mode
 from services.devtee.nras import (
     ABSENT,
     ISSUER,
     ROTATE_AFTER_SECONDS,
-    AttestationRequestInvalid,
     Nras,
-    PostedReport,
     Rotating,
     TokenShape,
     read_request,

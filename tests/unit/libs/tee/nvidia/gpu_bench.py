@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from libs.tee.nvidia.evidence import GpuEvidence, GpuRule
 from libs.tee.nvidia.keys import Issuer, Keyring
+from services.devtee.findings import PostedReport
 from services.devtee.gpu import Gpu, GpuVendor, ReportShape, sign_raw
-from services.devtee.nras import ABSENT, ISSUER, Nras, PostedReport, TokenShape
+from services.devtee.nras import ABSENT, ISSUER, Nras, TokenShape
 
 NOW = 1_790_000_000
 NONCE = hashlib.sha256(b"the challenge").digest()

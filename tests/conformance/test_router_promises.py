@@ -94,12 +94,12 @@ def test_every_way_in_which_an_exchange_ends_has_a_row() -> None:
 
 
 def every_name() -> dict[str, set[str]]:
-    """How tests may name a reason: as it is, in small letters as receipts have it, or by its class. Types are shared by
-    many.
-    """
+    """How tests may name a reason: as it is, in small letters as receipts have it, by its class or its type."""
     names: dict[str, set[str]] = {}
     for error in every_refusal():
         names.setdefault(error.reason, {error.reason, error.reason.lower()}).add(error.__name__)
+        if issubclass(error, RouterError) and hasattr(error, "type"):
+            names[error.reason].add(error.type)
     return names
 
 

@@ -77,6 +77,7 @@ def test_a_schema_is_found_wherever_it_stands(endpoint: Endpoint, place: Any) ->
 
 @pytest.mark.parametrize(("endpoint", "place"), PLACES, ids=PLACE_NAMES)
 def test_what_is_no_schema_is_left_to_others(endpoint: Endpoint, place: Any) -> None:
+    schema: Any
     for schema in (None, True, "s", 7, [], {}):
         read(endpoint, **place(schema))
 
@@ -144,6 +145,7 @@ def test_a_long_reference_is_refused() -> None:
 def test_how_often_is_a_whole_number(keyword: str) -> None:
     for times in (None, 0, 12):
         read_schema({keyword: times})
+    wrong: Any
     for wrong in (-1, 1.5, "3", True, [], 10**9):
         with pytest.raises(TooMuchAsked, match=keyword):
             read_schema({keyword: wrong})
@@ -155,6 +157,7 @@ def test_names_that_are_keywords_are_names() -> None:
 
 
 def test_a_refusal_quotes_nothing() -> None:
+    schema: Any
     for schema in ({"$ref": "#/secret"}, {"pattern": "(secret)("}, {"properties": {"secret" * 99: {}}}):
         with pytest.raises(TooMuchAsked) as refused:
             read_schema(schema)

@@ -18,6 +18,7 @@ from libs.aci.endpoints import DEFINED, FIRST, Endpoint
 from libs.policy.engine_arguments import option_of
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
+from services.node.api_shapes import MEDIA
 from services.node.channel import SILENT_SECONDS
 from services.node.opening import SealedSettings
 
@@ -100,6 +101,8 @@ class Launch:
     """Where it is asked; stands in the evidence claims."""
     salted: bool
     """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
+    lacks: frozenset[str] = frozenset()
+    """Types of what a message is made of that it does not take."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
@@ -135,6 +138,8 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         key_variable=_EMBEDDED_KEY_VARIABLE,
         endpoints=engine.endpoints or frozenset(DEFINED),
         salted=False,
+        # It has a model of text alone, and answers what is more as if it had failed.
+        lacks=MEDIA,
     )
 
 

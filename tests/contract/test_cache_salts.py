@@ -158,6 +158,7 @@ class SaltedEngine:
 
     ready = True
     salted = True
+    lacks: frozenset[str] = frozenset()
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 
@@ -190,7 +191,8 @@ async def asked(generation: Generation, tenants: Sequence[str], **members: objec
     """The status of each tenant's request, and the commitment in its receipt."""
     found: list[tuple[int, str | None]] = []
     for tenant in tenants:
-        body = json.dumps({"model": MODEL, "messages": [], **members}).encode()
+        messages = [{"role": "user", "content": "Hi"}]
+        body = json.dumps({"model": MODEL, "messages": messages, **members}).encode()
         async with aclosing(generation.generate(Request(CHAT.path, body, "r", tenant), 10.0)) as parts:
             head, *_, conclusion = [part async for part in parts]
         assert isinstance(head, Head)

@@ -28,6 +28,7 @@ _ON_ONE_MESH = frozenset(
                 "failing_engines",
                 "full_disk",
                 "hostile_http",
+                "malformed",
                 "sdks",
                 "secrets",
                 "shares",

@@ -1,12 +1,12 @@
-"""It is responsible for what a request body asks of the engine: a model that is served, members that are known and
-within their bounds, which sampling.
+"""It is responsible for what a request body asks of the engine: a model that is served, members that are known, within
+their bounds and of the right shape, which sampling.
 
 The engine judges the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,8 +17,10 @@ from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code, MeshError
-from services.node.members import KNOWN, LONGEST, MOST, SAMPLING
+from services.node.api_shapes import PLACES
+from services.node.members import KNOWN, LONGEST, MOST, SAMPLING, UNTOLD
 from services.node.schemas import schema_excess
+from services.node.shapes import fault_of
 
 _LONGEST_NUMBER = 32
 _LONGEST_NAME = 64
@@ -55,6 +57,12 @@ class MemberRefused(BodyRefused):
     reason = "MEMBER_REFUSED"
 
 
+class ShapeRefused(BodyRefused):
+    """A member is not of the shape that it has in the endpoint's API."""
+
+    reason = "SHAPE_REFUSED"
+
+
 class TooMuchAsked(BodyRefused):
     """A member that sizes the engine's memory or work is beyond its bound, or no number at all."""
 
@@ -69,13 +77,16 @@ class Asked:
     sampling: str
     """Canonical JSON: what the body has of `members.SAMPLING`, each in a string. A number, true, false and null are as
     they were written; all else may be a client's text, and is the digest of its JSON as `rewriting` writes it."""
+    told: bytes
+    """The body without what no engine is told; the very bytes that came where there is nothing of that."""
 
 
-def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
+def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, lacks: Collection[str] = ()) -> Asked:
     """Return what the body asks there. Raises `BodyRefused` or what is one.
 
-    The engine does not judge the model: some engines serve whatever name they are given. A body of many values takes
-    long, and memory many times its length: it MUST be read beside the event loop, one at a time.
+    `lacks` names types of what a message is made of that the engine does not take. It does not judge the model: some
+    engines serve whatever name they are given. A body of many values takes long, and memory many times its length: it
+    MUST be read beside the event loop, one at a time.
     """
     members = _parse(body)
     if "cache_salt" in members:
@@ -87,7 +98,10 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
         raise ModelNotServed("no such model is served here")
     _require_known(members, endpoint)
     _require_bounded(members)
-    return Asked(model, sampling_of(members))
+    fault = fault_of(PLACES[endpoint], members, lacks)
+    if fault is not None:
+        raise ShapeRefused(fault.removeprefix("."))
+    return Asked(model, sampling_of(members), _told(body, members))
 
 
 def sampling_of(members: Mapping[str, Any]) -> str:
@@ -103,6 +117,15 @@ def _named(value: object) -> str:
     written = rewriting.dumps(value)
     may_hold_text = isinstance(value, list | dict) or is_text(value) or len(written) > _LONGEST_NUMBER
     return digest(written) if may_hold_text else written.decode()
+
+
+def _told(body: bytes, members: Mapping[str, Any]) -> bytes:
+    if UNTOLD.isdisjoint(members):
+        return body
+    try:
+        return rewriting.dumps({name: value for name, value in members.items() if name not in UNTOLD})
+    except JsonNotRewritable as error:
+        raise BodyRefused("the body is nested too deeply") from error
 
 
 def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:

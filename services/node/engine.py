@@ -61,6 +61,10 @@ class Engine(Protocol):
         """Where it is asked."""
 
     @property
+    def lacks(self) -> Collection[str]:
+        """See `Launch.lacks`."""
+
+    @property
     def salted(self) -> bool:
         """True when requests need a cache salt."""
 
@@ -115,6 +119,10 @@ class SupervisedEngine:
     @property
     def endpoints(self) -> Collection[Endpoint]:
         return self._launch.endpoints
+
+    @property
+    def lacks(self) -> Collection[str]:
+        return self._launch.lacks
 
     @property
     def salted(self) -> bool:

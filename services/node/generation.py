@@ -169,7 +169,7 @@ class Generation:
             yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(body)))
             return
         salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
-        forwarded = request.body if salt is None else _salted(request.body, salt)
+        forwarded = asked.told if salt is None else _salted(asked.told, salt)
         with self._gpus.hold(), self._shares.held(request.tenant_id):
             gpus = self._named_gpus()
             async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
@@ -212,9 +212,9 @@ class Generation:
     async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
         """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
         if most_values(body) <= FEW_VALUES:
-            return read_body(body, self._models, endpoint)
+            return read_body(body, self._models, endpoint, self._engine.lacks)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint)
+        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint, self._engine.lacks)
 
     def _generated(self, asked: Asked, salt: str | None, gpus: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

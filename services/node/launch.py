@@ -19,6 +19,7 @@ from libs.policy.engine_arguments import option_of
 from libs.policy.engine_server import CONTEXT_TOKENS, MODEL, PARALLEL, SOCKET, WEIGHTS, EngineServer, fill
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
+from services.node.api_shapes import MEDIA
 from services.node.channel import SILENT_SECONDS
 from services.node.opening import SealedSettings
 
@@ -104,6 +105,8 @@ class Launch:
     """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
     must_prove: bool = False
     """True when nothing is known of it: it serves once it has shown that it is fit to, see `services.node.proving`."""
+    lacks: frozenset[str] = frozenset()
+    """Types of what a message is made of that it does not take."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
@@ -145,6 +148,8 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         key_variable=_EMBEDDED_KEY_VARIABLE,
         endpoints=engine.endpoints or frozenset(DEFINED),
         salted=False,
+        # It has a model of text alone, and answers what is more as if it had failed.
+        lacks=MEDIA,
     )
 
 

@@ -1,9 +1,9 @@
 """It is responsible for which members a request body may have at each endpoint, and how much some of them may ask.
 
 It is an allow list. Engines read members that nobody here has heard of, and some of them choose a cache, a slot, an
-adapter, a template or a file: one that is not in `KNOWN` reaches no engine. The rest is
-the engine's to judge. Each that is known stands in `SAMPLING` or in `BESIDE_SAMPLING`, so that it was decided whether
-receipts name it.
+adapter, a template or a file: one that is not in `KNOWN` reaches no engine, nor does one that is in `UNTOLD`. What the
+others hold is for `api_shapes` and for the engine to judge. Each that is known stands in `SAMPLING` or in
+`BESIDE_SAMPLING`, so that it was decided whether receipts name it.
 
 The names are those of OpenAI's and of Anthropic's API references, and of the sampling settings that vLLM and llama.cpp
 document beside them.
@@ -101,13 +101,19 @@ _RESPONSES = frozenset(
     }
 )
 
+_CACHED = frozenset({"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"})
+_MARKED = frozenset({"cache_control"})
+UNTOLD = _CACHED | _MARKED
+"""What clients may say of a service's cache. It asks for nothing that an answer shows, and whose prompts share a cache
+is not theirs to say: it is taken out of the body."""
+
 KNOWN: Mapping[Endpoint, frozenset[str]] = {
-    CHAT: _EVERYWHERE | _CHAT,
+    CHAT: _EVERYWHERE | _CHAT | _CACHED,
     COMPLETIONS: _EVERYWHERE | _GENERATED | {"best_of", "echo", "prompt", "suffix"},
     EMBEDDINGS: _EVERYWHERE | {"dimensions", "encoding_format", "input", "user"},
-    MESSAGES: _EVERYWHERE | _MESSAGES,
-    COUNT_TOKENS: _EVERYWHERE | _COUNTED,
-    RESPONSES: _EVERYWHERE | _RESPONSES,
+    MESSAGES: _EVERYWHERE | _MESSAGES | _MARKED,
+    COUNT_TOKENS: _EVERYWHERE | _COUNTED | _MARKED,
+    RESPONSES: _EVERYWHERE | _RESPONSES | _CACHED,
 }
 
 SAMPLING = frozenset(
@@ -154,6 +160,7 @@ SAMPLING = frozenset(
 BESIDE_SAMPLING = frozenset(
     {
         "background",
+        "cache_control",
         "conversation",
         "dimensions",
         "echo",
@@ -167,6 +174,9 @@ BESIDE_SAMPLING = frozenset(
         "model",
         "previous_response_id",
         "prompt",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
         "provider",
         "safety_identifier",
         "service_tier",

@@ -160,6 +160,7 @@ class SaltedEngine:
 
     ready = True
     salted = True
+    lacks: frozenset[str] = frozenset()
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 
@@ -194,7 +195,8 @@ async def asked(
     """The status of each tenant's request, and the commitment in its receipt, with the epoch of the salt's key."""
     found: list[tuple[int, str | None, int | None]] = []
     for tenant in tenants:
-        body = json.dumps({"model": MODEL, "messages": [], **members}).encode()
+        messages = [{"role": "user", "content": "Hi"}]
+        body = json.dumps({"model": MODEL, "messages": messages, **members}).encode()
         async with aclosing(generation.generate(Request(CHAT.path, body, "r", tenant), 10.0)) as parts:
             head, *_, conclusion = [part async for part in parts]
         assert isinstance(head, Head)

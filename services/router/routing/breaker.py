@@ -2,7 +2,8 @@
 
 A breaker is this router's guess and a preference. It opens no way around a check, and where every node that may serve
 is avoided, one of them serves all the same. What a client can bring about alone says nothing of a node: how long its
-request takes is a failing of the node's only as long as no other tenant is served meanwhile.
+request takes is a failing of the node's only as long as no other tenant is served meanwhile, and where the answers that
+failed were one tenant's alone, that tenant avoids the node, and nobody else.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import structlog
 
 from services.router.errors import UpstreamFailed
 from services.router.metrics import Count
+from services.router.routing.failures import Failures
 from services.router.routing.hop import Begun, Reached, Step
 from services.router.routing.settings import RoutingSettings
 
 _SMOOTHING = 0.2
 """What the newest time to a first byte counts in a node's usual one."""
+_TENANTS_TRYING = 2
+"""How many must have tried an avoided node, and had an answer that failed, until everybody goes on avoiding it."""
 
 log = structlog.get_logger()
 
@@ -33,6 +37,8 @@ class Cause(Enum):
 
     ERRORS = "errors"
     LATENCY = "latency"
+    ONE_TENANT = "one_tenant"
+    """Answers failed, one tenant's alone; by that one."""
 
 
 @dataclass(slots=True)
@@ -58,9 +64,13 @@ class _Breaker:
     """One node's. Without a cause it is closed."""
 
     cause: Cause | None = None
+    """Why everybody avoids it."""
     until: float = 0.0
+    apart: str | None = None
+    """The one tenant that avoids it, whoever else does."""
+    apart_until: float = 0.0
     openings: int = 0
-    failures: int = 0
+    failures: Failures = field(default_factory=Failures)
     slow: int = 0
     on_trial: bool = False
     """Whether the one request runs that was let through after the time was over."""
@@ -70,6 +80,13 @@ class _Breaker:
     """When bytes of any answer came."""
     begun: _Served = field(default_factory=_Served)
     """When streams began that were not slow."""
+
+    def is_avoided_by(self, tenant_id: str) -> bool:
+        return self.cause is not None or tenant_id == self.apart
+
+    def is_due(self, tenant_id: str, now: float) -> bool:
+        """Say whether the time is over for which this tenant avoids it."""
+        return (self.cause is None or now >= self.until) and (tenant_id != self.apart or now >= self.apart_until)
 
 
 @dataclass(slots=True)
@@ -100,10 +117,12 @@ class Breakers:
         for cause in Cause:
             opened.add(cause.value, 0)
 
-    def admits(self, name: str) -> bool:
-        """Say whether a node should be given a request: its breaker is closed, or is to be tried now."""
+    def admits(self, name: str, tenant_id: str) -> bool:
+        """Say whether a node should be given a tenant's request: its breaker is closed, or is to be tried now."""
         breaker = self._breakers.get(name)
-        return breaker is None or breaker.cause is None or (self._clock() >= breaker.until and not breaker.on_trial)
+        if breaker is None or not breaker.is_avoided_by(tenant_id):
+            return True
+        return breaker.is_due(tenant_id, self._clock()) and not breaker.on_trial
 
     def know(self, name: str) -> None:
         """Have a breaker for a node that is listed now."""
@@ -114,12 +133,15 @@ class Breakers:
         breaker = self._breakers.pop(name, None)
         if breaker is not None and breaker.cause is not None:
             self._opened.add(breaker.cause.value, -1)
+        if breaker is not None and breaker.apart is not None:
+            self._opened.add(Cause.ONE_TENANT.value, -1)
 
     @contextmanager
     def attempt(self, name: str, model: str, tenant_id: str, *, streams: bool) -> Iterator[Attempt]:
         """Watch one request at a node, whose steps are to be given to `note`. A client that leaves says nothing."""
         breaker = self._breakers.get(name) or _Breaker()
-        trial = breaker.cause is not None and not breaker.on_trial and self._clock() >= breaker.until
+        is_due = breaker.is_avoided_by(tenant_id) and breaker.is_due(tenant_id, self._clock())
+        trial = is_due and not breaker.on_trial
         attempt = Attempt(name, model, tenant_id, streams, breaker, breaker.openings)
         breaker.on_trial = breaker.on_trial or trial
         try:
@@ -146,7 +168,7 @@ class Breakers:
         elif attempt.status is not None:
             # What the client asked for wrongly, the node may have refused before it asked its engine.
             if attempt.status >= 500:
-                self._failed(attempt)
+                self._answered_with_failure(attempt)
             elif attempt.status < 400:
                 self._succeeded(attempt)
 
@@ -186,15 +208,27 @@ class Breakers:
         breaker = attempt.breaker
         if _is_stale(attempt):
             return
-        breaker.failures += 1
-        if breaker.failures >= self._settings.breaker_failures or breaker.cause is not None:
+        breaker.failures.count()
+        if breaker.cause is not None or breaker.failures.are_the_nodes(self._settings.breaker_failures):
             self._open(attempt, Cause.ERRORS)
+
+    def _answered_with_failure(self, attempt: Attempt) -> None:
+        breaker, failures = attempt.breaker, attempt.breaker.failures
+        if _is_stale(attempt):
+            return
+        failures.count_answer(attempt.tenant_id)
+        is_open, enough = breaker.cause is not None, self._settings.breaker_failures
+        if failures.are_the_nodes(_TENANTS_TRYING if is_open else enough):
+            self._open(attempt, Cause.ERRORS)
+        elif is_open or failures.answers_of(attempt.tenant_id) >= enough:
+            self._set_apart(attempt)
 
     def _succeeded(self, attempt: Attempt) -> None:
         breaker = attempt.breaker
         if _is_stale(attempt):
             return
-        breaker.failures = 0
+        breaker.failures.forget()
+        self._rejoin(attempt)
         if breaker.cause is not None:
             self._count(attempt, breaker.cause, -1)
             breaker.cause, breaker.slow = None, 0
@@ -207,9 +241,26 @@ class Breakers:
                 self._count(attempt, breaker.cause, -1)
             self._count(attempt, cause, 1)
             log.warning("node is avoided", node=attempt.name, cause=cause.value, seconds=self._settings.breaker_seconds)
+        self._rejoin(attempt)
+        breaker.failures.forget()
         breaker.cause = cause
         breaker.openings += 1
         breaker.until = self._clock() + self._settings.breaker_seconds
+
+    def _set_apart(self, attempt: Attempt) -> None:
+        breaker = attempt.breaker
+        if breaker.apart != attempt.tenant_id:
+            self._rejoin(attempt)
+            self._count(attempt, Cause.ONE_TENANT, 1)
+            log.info("node is avoided by one tenant", node=attempt.name, thinned=True)
+            breaker.apart = attempt.tenant_id
+            breaker.openings += 1
+        breaker.apart_until = self._clock() + self._settings.breaker_seconds
+
+    def _rejoin(self, attempt: Attempt) -> None:
+        if attempt.breaker.apart is not None:
+            self._count(attempt, Cause.ONE_TENANT, -1)
+            attempt.breaker.apart = None
 
     def _count(self, attempt: Attempt, cause: Cause, amount: int) -> None:
         if self._breakers.get(attempt.name) is attempt.breaker:

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 from teemesh.registry.v1 import registry_pb2
@@ -124,7 +125,7 @@ class Upstreams:
             self._ranking.of(model, endpoint),
             self._affinity.of(model, tenant_id, beginning) if beginning else (),
             suiting=suiting,
-            admits=self.breakers.admits,
+            admits=partial(self.breakers.admits, tenant_id=tenant_id),
             busyness=self._busyness,
             settings=self.settings,
         )

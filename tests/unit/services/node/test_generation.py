@@ -36,11 +36,13 @@ from services.node.generation import (
     RequestMalformed,
 )
 from services.node.opened_with import WeightsKey
+from services.node.questions import question
 from services.node.receipts import ReceiptSigner, keyset_of
 from services.node.salting import SaltKeyMissing, Salts
 
 CHAT = endpoints.CHAT.path
-GOOD = b'{"model":"m","messages":[],"temperature":0.70}'
+HI = b'[{"role":"user","content":"Hi"}]'
+GOOD = b'{"model":"m","messages":%s,"temperature":0.70}' % HI
 POLICY = PolicyInForce(7, "sha256:" + "ab" * 32)
 SALTS = Salts(Secret(bytes(range(32)), 4))
 CLAIMED = Claimed("an engine 1.0", b"\x0a" * 32, {"m": b"\x0b" * 32})
@@ -54,6 +56,7 @@ class ToldEngine:
     content_type: str = "application/json"
     chunks: tuple[bytes, ...] = (b'{"choices":', b"[]}")
     salted: bool = False
+    lacks: frozenset[str] = frozenset()
     endpoints: tuple[Endpoint, ...] = endpoints.DEFINED
     ready: bool = True
     load: EngineLoad = EngineLoad(running=0, waiting=0, capacity=1)  # noqa: RUF009 - frozen
@@ -96,7 +99,7 @@ async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_eng
 
     engine = ToldEngine()
     generation = Generation(engine, CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding())
-    bodies = [GOOD, b'{"model":"m","messages":[' + b"0.50," * FEW_VALUES + b"0]}"]
+    bodies = [GOOD, b'{"model":"m","messages":%s,"logit_bias":[[' % HI + b"0.50," * FEW_VALUES + b"0]]}"]
     aside = []
     for body in bodies:
         async with aclosing(generation.generate(Request(CHAT, body, "r", "t"), 5.0)) as parts:
@@ -113,6 +116,29 @@ async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_and_th
     signed = receipt.verify_receipt(parts[-1].receipt, keyset_of(signer.public_key, served_at))
     assert signed.returned.body_hash == "sha256:" + hashlib.sha256(b'{"choices":[]}').hexdigest()
     assert POLICY in signed.events
+
+
+async def test_a_key_to_a_cache_reaches_no_engine_and_the_receipt_is_for_what_did() -> None:
+    for salted in (False, True):
+        engine = ToldEngine(salted=salted)
+        body = GOOD[:-1] + b',"prompt_cache_key":"of another tenant"}'
+        parts, _ = await generate(engine, body)
+        assert engine.bodies[0].endswith(GOOD[1:])
+        assert isinstance(parts[-1], Conclusion)
+        signed = receipt.parse(parts[-1].receipt)
+        assert signed.received.body_hash == "sha256:" + hashlib.sha256(body).hexdigest()
+        assert signed.forwarded is not None
+        assert signed.forwarded.body_hash == "sha256:" + hashlib.sha256(engine.bodies[0]).hexdigest()
+
+
+async def test_what_the_engine_lacks_is_refused_and_does_not_reach_it() -> None:
+    engine = ToldEngine(lacks=frozenset({"image_url"}))
+    pictured = GOOD.replace(b'"Hi"', b'[{"type":"image_url","image_url":{"url":"https://localhost/a.png"}}]')
+    (head, said, _), _ = await generate(engine, pictured)
+    assert head == Head(400, "application/json")
+    assert isinstance(said, bytes)
+    assert json.loads(said)["error"]["type"] == "invalid_request_error"
+    assert engine.bodies == []
 
 
 async def test_an_engine_with_a_shared_cache_gets_a_salt_for_each_tenant() -> None:
@@ -145,7 +171,7 @@ def _generated(parts: list[Part]) -> list[Generated]:
 
 
 async def test_the_receipt_says_what_the_engine_is_and_was_asked_for() -> None:
-    body = b'{"model":"m","messages":[{"temperature":3}],"temperature":0.70,"seed":42}'
+    body = b'{"model":"m","messages":[{"role":"user","content":"Hi","temperature":3}],"temperature":0.70,"seed":42}'
     usage = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}'
     parts, _ = await generate(ToldEngine(chunks=(usage[:20], usage[20:])), body)
     assert _generated(parts) == [
@@ -309,7 +335,7 @@ async def test_an_endpoint_that_the_engine_does_not_offer_reaches_it_by_no_name(
 @pytest.mark.parametrize("endpoint", endpoints.DEFINED, ids=lambda endpoint: endpoint.path)
 async def test_wherever_the_model_runs_there_is_a_salt(endpoint: Endpoint) -> None:
     engine = ToldEngine(salted=True)
-    await generate(engine, b'{"model":"m"}', {"endpoint": endpoint.path})
+    await generate(engine, json.dumps(question(endpoint, "m")).encode(), {"endpoint": endpoint.path})
     assert ("cache_salt" in json.loads(engine.bodies[0])) is endpoint.runs_model
 
 

@@ -12,6 +12,7 @@ from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
 from libs.policy.engine_server import SERVER, EngineServer
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
+from services.node.api_shapes import MEDIA
 from services.node.launch import EngineSettings, plan
 
 SOCKET = Path("/run/engine.sock")
@@ -51,6 +52,12 @@ def test_the_embedded_engine_is_asked_everywhere_and_vllm_where_it_always_was(tm
     settings = EngineSettings(weights=tmp_path)
     assert plan(settings, EMBEDDED, "an engine").endpoints == set(DEFINED)
     assert plan(settings, MeasuredEngine("vllm"), "an engine").endpoints == {CHAT, COMPLETIONS}
+
+
+def test_the_embedded_engine_takes_text_alone_and_vllm_what_its_model_does(tmp_path: Path) -> None:
+    settings = EngineSettings(weights=tmp_path)
+    assert plan(settings, EMBEDDED, "an engine").lacks == MEDIA
+    assert plan(settings, MeasuredEngine("vllm"), "an engine").lacks == frozenset()
 
 
 @pytest.mark.parametrize("kind", ["vllm", "embedded"])

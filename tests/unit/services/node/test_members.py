@@ -10,13 +10,12 @@ import pytest
 from libs.aci import endpoints
 from libs.aci.endpoints import Endpoint
 from services.node.asked import BodyRefused, CacheSaltRefused, MemberRefused, TooMuchAsked, read_body
-from services.node.members import BESIDE_SAMPLING, KNOWN, SAMPLING
+from services.node.members import BESIDE_SAMPLING, KNOWN, SAMPLING, UNTOLD
 from services.node.questions import question
 
 CHOOSING = [
     "add_special_tokens",
     "allowed_token_ids",
-    "cache_control",
     "cache_prompt",
     "chat_template",
     "chat_template_kwargs",
@@ -36,7 +35,6 @@ CHOOSING = [
     "n_predict",
     "n_probs",
     "priority",
-    "prompt_cache_key",
     "prompt_logprobs",
     "repeat_last_n",
     "request_id",
@@ -57,7 +55,7 @@ every_endpoint = pytest.mark.parametrize("endpoint", endpoints.DEFINED, ids=lamb
 
 
 def read(endpoint: Endpoint, **members: Any) -> None:
-    read_body(json.dumps({"model": "m", **members}).encode(), frozenset({"m"}), endpoint)
+    read_body(json.dumps(question(endpoint, "m") | members).encode(), frozenset({"m"}), endpoint)
 
 
 @every_endpoint
@@ -88,6 +86,41 @@ def test_every_endpoint_that_is_served_has_its_members() -> None:
 def test_of_every_member_it_was_decided_whether_receipts_name_it() -> None:
     assert frozenset[str]().union(*KNOWN.values()) == SAMPLING | BESIDE_SAMPLING
     assert not SAMPLING & BESIDE_SAMPLING
+
+
+@every_endpoint
+def test_what_is_said_of_a_cache_is_taken_where_its_api_has_it_and_no_engine_is_told(endpoint: Endpoint) -> None:
+    openais, anthropics = {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}, {"cache_control"}
+    taken = {
+        endpoints.CHAT: openais,
+        endpoints.RESPONSES: openais,
+        endpoints.MESSAGES: anthropics,
+        endpoints.COUNT_TOKENS: anthropics,
+    }.get(endpoint, set())
+    body = json.dumps(question(endpoint, "m")).encode()
+    for name in UNTOLD:
+        said = body[:-1] + b',"%s":"of another tenant"}' % name.encode()
+        if name in taken:
+            asked = read_body(said, frozenset({"m"}), endpoint)
+            assert json.loads(asked.told) == json.loads(body)
+        else:
+            with pytest.raises(MemberRefused, match=name):
+                read_body(said, frozenset({"m"}), endpoint)
+
+
+def test_what_is_left_of_a_body_stays_as_it_was_written() -> None:
+    body = (
+        '{"model":"m","prompt_cache_key":"k","temperature":0.70,"seed":1e0,'
+        '"messages":[{"role":"user","content":"ü\\ud800"}]}'
+    )
+    told = read_body(body.encode(), frozenset({"m"}), endpoints.CHAT).told
+    assert told == body.replace('"prompt_cache_key":"k",', "").encode()
+
+
+@every_endpoint
+def test_a_body_of_which_nothing_is_left_out_is_told_byte_for_byte(endpoint: Endpoint) -> None:
+    body = b" " + json.dumps(question(endpoint, "m"), indent=3).encode() + b"\n"
+    assert read_body(body, frozenset({"m"}), endpoint).told is body
 
 
 @pytest.mark.parametrize(

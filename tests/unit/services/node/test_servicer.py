@@ -22,7 +22,10 @@ from services.node.servicer import METHODS, InferenceServicer
 
 PATIENCE_SECONDS = 10.0
 REQUEST = inference_pb2.InferRequest(
-    endpoint="/v1/chat/completions", body=b'{"model":"m"}', request_id="r", tenant_id="t"
+    endpoint="/v1/chat/completions",
+    body=b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}',
+    request_id="r",
+    tenant_id="t",
 )
 
 
@@ -31,6 +34,7 @@ class EndlessEngine:
 
     ready = True
     salted = False
+    lacks: frozenset[str] = frozenset()
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

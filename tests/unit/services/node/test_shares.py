@@ -53,7 +53,7 @@ def generation(engine: EndlessEngine) -> Generation:
 
 
 def request(tenant: str) -> Request:
-    return Request(CHAT, b'{"model":"m"}', "r", tenant)
+    return Request(CHAT, b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}', "r", tenant)
 
 
 async def head_of(serving: Generation, tenant: str) -> Part:

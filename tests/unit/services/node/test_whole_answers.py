@@ -26,7 +26,7 @@ from services.node.receipts import ReceiptSigner
 from services.node.whole_answers import METHODS, WholeAnswerServicer, binding
 
 PATIENCE_SECONDS = 20.0
-BODY = b'{"model":"m"}'
+BODY = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
 REQUEST = whole_answer_pb2.InferWholeRequest(
     request=inference_pb2.InferRequest(endpoint=CHAT.path, body=BODY, request_id="r", tenant_id="t")
 )
@@ -37,6 +37,7 @@ class PiecesEngine:
 
     ready = True
     salted = False
+    lacks: frozenset[str] = frozenset()
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

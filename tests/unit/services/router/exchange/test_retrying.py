@@ -17,7 +17,7 @@ from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.leases import MODEL, node_lease
-from tests.fakes.ledgers import OTHER_TENANT
+from tests.fakes.ledgers import OTHER_TENANT, TENANT
 from tests.fakes.routers import (
     BUFFERED,
     PATIENCE_SECONDS,
@@ -57,8 +57,8 @@ def error_type(answer: Answer) -> str:
     return value
 
 
-def is_avoided(bench: RouterBench, node: NodeTwin) -> bool:
-    return not bench.upstreams.breakers.admits(node.lease.certificate.spiffe_id)
+def is_avoided(bench: RouterBench, node: NodeTwin, tenant_id: str = TENANT.tenant_id) -> bool:
+    return not bench.upstreams.breakers.admits(node.lease.certificate.spiffe_id, tenant_id)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -175,7 +175,9 @@ async def test_a_node_that_fails_again_and_again_is_asked_no_more(two: RouterBen
     assert is_avoided(two, first)
     assert (await two.run(prompt())).body == b"".join(BUFFERED)
     assert asked(two)[0] == 2
-    assert two.metrics.routing.breakers.numbers["errors"] == 1
+    is_alone = fails == "fails with an answer"
+    assert is_avoided(two, first, OTHER_TENANT.tenant_id) is not is_alone
+    assert two.metrics.routing.breakers.numbers["one_tenant" if is_alone else "errors"] == 1
 
 
 @pytest.mark.parametrize("anothers", [True, False], ids=["answered meanwhile", "hanging for all"])

@@ -15,10 +15,11 @@ from libs.aci.endpoints import CHAT
 from services.registry.sessions import draft_session
 from services.router.errors import SessionNotAccepted, UpstreamFailed, UpstreamVerificationFailed
 from services.router.prompt import Constraints
+from services.router.routing.hop import Begun, Ended
 from services.router.routing.preference import NodesFull
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.leases import MODEL
-from tests.fakes.ledgers import TENANT
+from tests.fakes.ledgers import OTHER_TENANT, TENANT
 from tests.fakes.routers import NodeTwin, RouterBench, router_bench
 
 SETTINGS = RoutingSettings(breaker_failures=2, breaker_seconds=10.0, affinity_slack=0.5)
@@ -88,6 +89,17 @@ async def test_where_all_are_avoided_the_least_busy_serves(five: RouterBench) ->
     tell(five, 3, 2, 1, 2, 3)
     break_open(five, *five.nodes)
     assert chosen_often(five) == {name_of(five.nodes[2])}
+
+
+async def test_a_node_that_one_tenant_avoids_is_given_all_others_requests(five: RouterBench) -> None:
+    tell(five, 0, 3, 3, 3, 3)
+    breakers, first, greedy = five.upstreams.breakers, name_of(five.nodes[0]), TENANT.tenant_id
+    for _ in range(20):
+        with breakers.attempt(first, MODEL, greedy, streams=True) as attempt:
+            for step in (Begun(502, "application/json"), Ended(None)):
+                breakers.note(attempt, step)
+    assert chosen_often(five) == {name_of(node) for node in five.nodes[1:]}
+    assert choose(five, tenant=OTHER_TENANT.tenant_id) == first
 
 
 async def test_where_those_that_are_not_avoided_are_full_a_request_waits_for_them(five: RouterBench) -> None:

@@ -71,6 +71,7 @@ async def serve(config: Config) -> None:
             member.gpus,
             salts=salts,
             tenant_parallel=config.engine.tenant_parallel,
+            fetches=launch.fetches,
         )
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
         whole = WholeAnswerServicer(generation, config.engine.request_seconds)

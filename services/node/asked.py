@@ -17,6 +17,7 @@ from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code, MeshError
 from services.node.members import KNOWN, LONGEST, MOST
+from services.node.parts import fault_of_parts
 
 _SAMPLING = (
     "frequency_penalty",
@@ -63,9 +64,15 @@ class CacheSaltRefused(BodyRefused):
 
 
 class MemberRefused(BodyRefused):
-    """The body has a member that is not known at its endpoint."""
+    """The body, or what it is made of, has a member or a type that is not known at its endpoint."""
 
     reason = "MEMBER_REFUSED"
+
+
+class MediaUrlRefused(BodyRefused):
+    """A part of the body names something to be fetched, and nothing is."""
+
+    reason = "MEDIA_URL_REFUSED"
 
 
 class TooMuchAsked(BodyRefused):
@@ -83,11 +90,12 @@ class Asked:
     """Canonical JSON: every sampling setting that is a number, as it was written, in a string."""
 
 
-def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
+def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, *, fetches: bool = False) -> Asked:
     """Return what the body asks there. Raises `BodyRefused` or what is one.
 
-    The engine does not judge the model: some engines serve whatever name they are given. A body of many values takes
-    long, and memory many times its length: it MUST be read beside the event loop, one at a time.
+    `fetches` says whether parts may name URLs that the engine judges. It does not judge the model: some engines serve
+    whatever name they are given. A body of many values takes long, and memory many times its length: it MUST be read
+    beside the event loop, one at a time.
     """
     members = _parse(body)
     if "cache_salt" in members:
@@ -99,6 +107,7 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
         raise ModelNotServed("no such model is served here")
     _require_known(members, endpoint)
     _require_bounded(members)
+    _require_known_parts(members, endpoint, fetches)
     numbers = ((name, members.get(name)) for name in _SAMPLING)
     written = {name: number[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, Number)}
     return Asked(model, jcs.dumps(written).decode())
@@ -111,7 +120,16 @@ def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:
             raise MemberRefused(f"{name[:_LONGEST_NAME]!a} is not a member that is taken at {endpoint.path}")
 
 
+def _require_known_parts(members: Mapping[str, Any], endpoint: Endpoint, fetches: bool) -> None:
+    fault = fault_of_parts(endpoint, members, fetches)
+    if fault is not None:
+        raise (MediaUrlRefused if fault.is_url else MemberRefused)(fault.said)
+
+
 def _require_bounded(members: Mapping[str, Any]) -> None:
+    # Engines take the two together to mean the probabilities of all tokens of the prompt, over the whole vocabulary.
+    if members.get("logprobs") is not None and members.get("echo") not in (None, False):
+        raise TooMuchAsked("echo is not taken together with logprobs")
     for name, most in MOST.items():
         value = members.get(name)
         # Some engines read a number out of a text or a fraction, and some take a negative one for all there is.

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol as Interface
 
 from libs.aci.encoding import digest
@@ -117,8 +118,12 @@ class Generation:
         *,
         salts: Salts | None = None,
         tenant_parallel: int = 0,
+        fetches: bool = False,
     ) -> None:
-        """`tenant_parallel`: see `TenantShares`. Raises `SaltKeyMissing` where the engine needs salts."""
+        """`tenant_parallel`: see `TenantShares`; `fetches`: see `Launch`.
+
+        Raises `SaltKeyMissing` where the engine needs salts.
+        """
         if engine.salted and salts is None:
             raise SaltKeyMissing("the engine shares a prefix cache among tenants, and nothing parts it")
         self._engine = engine
@@ -127,7 +132,7 @@ class Generation:
         self._shares = TenantShares(tenant_parallel)
         self._claimed = claimed
         self._policy = policy
-        self._models = frozenset(claimed.weights)
+        self._read = partial(read_body, served=frozenset(claimed.weights), fetches=fetches)
         self._receipts = receipts
         # It ends with this object, as its threads do that nobody uses any more.
         self._reading = ThreadPoolExecutor(1, "body-reading")
@@ -193,9 +198,9 @@ class Generation:
     async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
         """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
         if most_values(body) <= FEW_VALUES:
-            return read_body(body, self._models, endpoint)
+            return self._read(body, endpoint=endpoint)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint)
+        return await loop.run_in_executor(self._reading, partial(self._read, body, endpoint=endpoint))
 
     def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

@@ -1,8 +1,8 @@
 """It is responsible for which members a request body may have at each endpoint, and how much some of them may ask.
 
 It is an allow list. Engines read members that nobody here has heard of, and some of them choose a cache, a slot, an
-adapter, a template or a file: one that is not in `KNOWN` reaches no engine. The rest is
-the engine's to judge.
+adapter, a template or a file: one that is not in `KNOWN` reaches no engine. What messages are made of is in
+`services.node.parts`, and the rest is the engine's to judge.
 
 The names are those of OpenAI's and of Anthropic's API references, and of the sampling settings that vLLM and llama.cpp
 document beside them.
@@ -109,7 +109,7 @@ KNOWN: Mapping[Endpoint, frozenset[str]] = {
     RESPONSES: _EVERYWHERE | _RESPONSES,
 }
 
-MOST: Mapping[str, int] = {"best_of": 20, "logprobs": 20, "n": 128, "top_logprobs": 20}
+MOST: Mapping[str, int] = {"best_of": 20, "logprobs": 5, "n": 128, "top_logprobs": 20}
 """What sizes the engine's memory or work, and how much it may be: OpenAI's own bounds."""
 
 LONGEST: Mapping[str, int] = {"logit_bias": 1024, "stop": 64, "stop_sequences": 64}

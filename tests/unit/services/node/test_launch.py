@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
+from libs.policy.engine_arguments import EngineArgumentsRefused
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
 from services.node.launch import EngineSettings, plan
@@ -75,6 +76,34 @@ def test_vllm_needs_no_salt_only_if_its_cache_is_measured_away(
     tmp_path: Path, arguments: tuple[str, ...], salted: bool
 ) -> None:
     assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine").salted is salted
+
+
+@pytest.mark.parametrize("arguments", [(), ("--language-model-only",), ("--no-enable-prefix-caching",)], ids=repr)
+def test_vllm_keeps_no_media_that_other_tenants_could_name(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    launch = plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine")
+    position = launch.arguments.index("--mm-processor-cache-gb")
+    assert launch.arguments[position + 1] == "0"
+    with pytest.raises(EngineArgumentsRefused):
+        MeasuredEngine("vllm", None, ("--mm-processor-cache-gb", "4"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fetches"),
+    [
+        ((), False),
+        (("--dtype", "bfloat16"), False),
+        (("--allowed-media-domains", "media.example.org"), True),
+        (("--allowed_media_domains=media.example.org",), True),
+    ],
+    ids=repr,
+)
+def test_vllm_fetches_only_from_a_domain_that_is_measured(
+    tmp_path: Path, arguments: tuple[str, ...], fetches: bool
+) -> None:
+    assert (
+        plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine").fetches is fetches
+    )
+    assert not plan(EngineSettings(), EMBEDDED, "an engine").fetches
 
 
 @pytest.mark.parametrize(

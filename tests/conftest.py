@@ -34,6 +34,7 @@ _ON_ONE_MESH = frozenset(
                 "shares",
                 "tenants",
                 "two_routers",
+                "weights",
             )
         ),
     }

@@ -84,6 +84,7 @@ async def serve(config: Config) -> None:
             named_gpus=EvidencedGpus(lambda: member.identity.current.evidence).named,
             salts=salts,
             tenant_parallel=config.engine.tenant_parallel,
+            fetches=launch.fetches,
         )
         servicer = InferenceServicer(generation, models, config.engine.request_seconds)
         whole = WholeAnswerServicer(generation, config.engine.request_seconds)

@@ -19,6 +19,7 @@ from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code, MeshError
 from services.node.api_shapes import PLACES
 from services.node.members import KNOWN, LONGEST, MOST, SAMPLING, UNTOLD
+from services.node.parts import fault_of_parts
 from services.node.schemas import schema_excess
 from services.node.shapes import fault_of
 
@@ -52,7 +53,7 @@ class CacheSaltRefused(BodyRefused):
 
 
 class MemberRefused(BodyRefused):
-    """The body has a member that is not known at its endpoint."""
+    """The body, or what it is made of, has a member or a type that is not known at its endpoint."""
 
     reason = "MEMBER_REFUSED"
 
@@ -61,6 +62,12 @@ class ShapeRefused(BodyRefused):
     """A member is not of the shape that it has in the endpoint's API."""
 
     reason = "SHAPE_REFUSED"
+
+
+class MediaUrlRefused(BodyRefused):
+    """A part of the body names something to be fetched, and nothing is."""
+
+    reason = "MEDIA_URL_REFUSED"
 
 
 class TooMuchAsked(BodyRefused):
@@ -81,12 +88,15 @@ class Asked:
     """The body without what no engine is told; the very bytes that came where there is nothing of that."""
 
 
-def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, lacks: Collection[str] = ()) -> Asked:
+def read_body(
+    body: bytes, served: frozenset[str], endpoint: Endpoint, lacks: Collection[str] = (), *, fetches: bool = False
+) -> Asked:
     """Return what the body asks there. Raises `BodyRefused` or what is one.
 
-    `lacks` names types of what a message is made of that the engine does not take. It does not judge the model: some
-    engines serve whatever name they are given. A body of many values takes long, and memory many times its length: it
-    MUST be read beside the event loop, one at a time.
+    `lacks` names types of what a message is made of that the engine does not take, and `fetches` says whether parts may
+    name URLs that the engine judges. It does not judge the model: some engines serve whatever name they are given. A
+    body of many values takes long, and memory many times its length: it MUST be read beside the event loop, one at a
+    time.
     """
     members = _parse(body)
     if "cache_salt" in members:
@@ -101,6 +111,7 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, lacks: Co
     fault = fault_of(PLACES[endpoint], members, lacks)
     if fault is not None:
         raise ShapeRefused(fault.removeprefix("."))
+    _require_known_parts(members, endpoint, fetches)
     return Asked(model, sampling_of(members), _told(body, members))
 
 
@@ -135,7 +146,16 @@ def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:
             raise MemberRefused(f"{name[:_LONGEST_NAME]!a} is not a member that is taken at {endpoint.path}")
 
 
+def _require_known_parts(members: Mapping[str, Any], endpoint: Endpoint, fetches: bool) -> None:
+    fault = fault_of_parts(endpoint, members, fetches)
+    if fault is not None:
+        raise (MediaUrlRefused if fault.is_url else MemberRefused)(fault.said)
+
+
 def _require_bounded(members: Mapping[str, Any]) -> None:
+    # Engines take the two together to mean the probabilities of all tokens of the prompt, over the whole vocabulary.
+    if members.get("logprobs") is not None and members.get("echo") not in (None, False):
+        raise TooMuchAsked("echo is not taken together with logprobs")
     for name, most in MOST.items():
         value = members.get(name)
         # Some engines read a number out of a text or a fraction, and some take a negative one for all there is.

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol as Interface
 
 from libs.aci.encoding import digest
@@ -128,8 +129,10 @@ class Generation:
         named_gpus: Callable[[], str | None] = lambda: None,
         salts: Salts | None = None,
         tenant_parallel: int = 0,
+        fetches: bool = False,
     ) -> None:
-        """`named_gpus` is what a receipt says of the GPUs, see `EvidencedGpus`; `tenant_parallel`: see `TenantShares`.
+        """`named_gpus` is what a receipt says of the GPUs, see `EvidencedGpus`; `tenant_parallel`: see `TenantShares`;
+        `fetches`: see `Launch`.
 
         Raises `SaltKeyMissing` where the engine needs salts.
         """
@@ -142,7 +145,7 @@ class Generation:
         self._shares = TenantShares(tenant_parallel)
         self._claimed = claimed
         self._policy = policy
-        self._models = frozenset(claimed.weights)
+        self._read = partial(read_body, served=frozenset(claimed.weights), lacks=engine.lacks, fetches=fetches)
         self._receipts = receipts
         # It ends with this object, as its threads do that nobody uses any more.
         self._reading = ThreadPoolExecutor(1, "body-reading")
@@ -212,9 +215,9 @@ class Generation:
     async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
         """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
         if most_values(body) <= FEW_VALUES:
-            return read_body(body, self._models, endpoint, self._engine.lacks)
+            return self._read(body, endpoint=endpoint)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint, self._engine.lacks)
+        return await loop.run_in_executor(self._reading, partial(self._read, body, endpoint=endpoint))
 
     def _generated(self, asked: Asked, salt: str | None, gpus: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

@@ -33,6 +33,7 @@ _VLLM_ENVIRONMENT = {
     "VLLM_ENABLE_RESPONSES_API_STORE": "0",
 }
 _NO_CACHING = "--no-enable-prefix-caching"
+_MEDIA_DOMAINS = "--allowed-media-domains"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ class Launch:
     """True when nothing is known of it: it serves once it has shown that it is fit to, see `services.node.proving`."""
     lacks: frozenset[str] = frozenset()
     """Types of what a message is made of that it does not take."""
+    fetches: bool = False
+    """True when it was measured with the domain from which it may fetch what prompts name by URL, and judges it."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
@@ -164,6 +167,8 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch
     arguments = (
         *(part for option in given.items() for part in option),
         "--disable-uvicorn-access-log",
+        # Processed media that it keeps are found by their hash, or a name they were given, whatever the salt.
+        *("--mm-processor-cache-gb", "0"),
         *engine.arguments,
         "--no-enable-log-requests",
     )
@@ -181,6 +186,7 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch
         # Which of the others it has, and takes a salt at, is for who measures its version to say.
         endpoints=engine.endpoints or frozenset(FIRST),
         salted=_NO_CACHING not in map(option_of, engine.arguments),
+        fetches=_MEDIA_DOMAINS in (option_of(argument.partition("=")[0]) for argument in engine.arguments),
         kv_cache_gauge="vllm:kv_cache_usage_perc",
     )
 

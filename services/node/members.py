@@ -1,9 +1,9 @@
 """It is responsible for which members a request body may have at each endpoint, and how much some of them may ask.
 
 It is an allow list. Engines read members that nobody here has heard of, and some of them choose a cache, a slot, an
-adapter, a template or a file: one that is not in `KNOWN` reaches no engine, nor does one that is in `UNTOLD`. What the
-others hold is for `api_shapes` and for the engine to judge. Each that is known stands in `SAMPLING` or in
-`BESIDE_SAMPLING`, so that it was decided whether receipts name it.
+adapter, a template or a file: one that is not in `KNOWN` reaches no engine, nor does one that is in `UNTOLD`. What
+messages are made of is in `parts`, what the others hold in `api_shapes`, and the rest is the engine's to judge. Each
+that is known stands in `SAMPLING` or in `BESIDE_SAMPLING`, so that it was decided whether receipts name it.
 
 The names are those of OpenAI's and of Anthropic's API references, and of the sampling settings that vLLM and llama.cpp
 document beside them.
@@ -193,7 +193,7 @@ BESIDE_SAMPLING = frozenset(
 """The prompt itself, what is told beside the tokens, and what is nothing to the engine. A receipt has the prompt in the
 hash of the body, and the model by its name."""
 
-MOST: Mapping[str, int] = {"best_of": 20, "logprobs": 20, "n": 128, "top_logprobs": 20}
+MOST: Mapping[str, int] = {"best_of": 20, "logprobs": 5, "n": 128, "top_logprobs": 20}
 """What sizes the engine's memory or work, and how much it may be: OpenAI's own bounds."""
 
 LONGEST: Mapping[str, int] = {"logit_bias": 1024, "stop": 64, "stop_sequences": 64}

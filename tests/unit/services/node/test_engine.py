@@ -182,6 +182,7 @@ async def test_no_tenant_finds_anothers_prompt_in_the_engines_cache(
         {"n_cache_reuse": 1},
         {"repeat_last_n": 2**31 - 1, "repeat_penalty": 1.1},
         {"top_logprobs": 1_000_000},
+        {"echo": True, "logprobs": 1},
     ],
     ids=lambda chosen: next(iter(chosen)),
 )

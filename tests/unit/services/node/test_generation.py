@@ -99,7 +99,7 @@ async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_eng
 
     engine = ToldEngine()
     generation = Generation(engine, CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding())
-    bodies = [GOOD, b'{"model":"m","messages":%s,"logit_bias":[[' % HI + b"0.50," * FEW_VALUES + b"0]]}"]
+    bodies = [GOOD, b'{"model":"m","messages":%s,"metadata":{"a":[' % HI + b"0.50," * FEW_VALUES + b"0]}}"]
     aside = []
     for body in bodies:
         async with aclosing(generation.generate(Request(CHAT, body, "r", "t"), 5.0)) as parts:
@@ -171,7 +171,7 @@ def _generated(parts: list[Part]) -> list[Generated]:
 
 
 async def test_the_receipt_says_what_the_engine_is_and_was_asked_for() -> None:
-    body = b'{"model":"m","messages":[{"role":"user","content":"Hi","temperature":3}],"temperature":0.70,"seed":42}'
+    body = b'{"model":"m","messages":%s,"metadata":{"temperature":3},"temperature":0.70,"seed":42}' % HI
     usage = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}'
     parts, _ = await generate(ToldEngine(chunks=(usage[:20], usage[20:])), body)
     assert _generated(parts) == [
@@ -190,7 +190,7 @@ async def test_the_receipt_commits_to_the_salt_that_the_engine_got() -> None:
 async def test_an_answer_that_no_salt_is_for_names_no_epoch_of_its_key() -> None:
     engine = ToldEngine(salted=True)
     where = {"endpoint": endpoints.COUNT_TOKENS.path}
-    (counted,) = _generated((await generate(engine, b'{"model":"m","messages":[]}', where))[0])
+    (counted,) = _generated((await generate(engine, b'{"model":"m","messages":%s}' % HI, where))[0])
     (bare,) = _generated((await generate(ToldEngine()))[0])
     for generated in (counted, bare):
         assert (generated.cache_salt_sha256, generated.cache_salt_key_epoch) == (None, None)
@@ -290,6 +290,27 @@ def test_a_body_is_refused_with_its_reason(body: bytes, refusal: type[BodyRefuse
     with pytest.raises(BodyRefused) as refused:
         read_body(body, frozenset({"m"}), endpoints.CHAT)
     assert type(refused.value) is refusal
+
+
+async def test_what_names_another_tenants_image_reaches_no_engine() -> None:
+    """Nor does a URL, unless the engine was measured with the domain that it may fetch from."""
+    engine = ToldEngine(salted=True)
+    url = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
+    asked = []
+    for part in ({"type": "image_url", "image_url": None, "uuid": "X"}, url):
+        asked.append(json.dumps({"model": "m", "messages": [{"role": "user", "content": [part]}]}).encode())
+        (head, said, conclusion), _ = await generate(engine, asked[-1])
+        assert head == Head(400, "application/json")
+        assert isinstance(said, bytes)
+        assert json.loads(said)["error"]["type"] == "invalid_request_error"
+        assert isinstance(conclusion, Conclusion)
+        assert receipt.parse(conclusion.receipt).forwarded is None
+    assert engine.bodies == []
+    generation = Generation(engine, CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding(), salts=SALTS, fetches=True)
+    for body in asked:
+        async with aclosing(generation.generate(Request(CHAT, body, "r", "t"), 5.0)) as parts:
+            assert (await anext(parts) == Head(200, "application/json")) is (body == asked[-1])
+    assert len(engine.bodies) == 1
 
 
 async def test_another_endpoint_is_refused() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
+from libs.policy.engine_arguments import EngineArgumentsRefused
 from libs.policy.engine_server import SERVER, EngineServer
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
@@ -130,6 +131,34 @@ def test_no_path_that_an_engine_is_given_can_be_an_option(tmp_path: Path, measur
     argv = plan(EngineSettings(weights=tmp_path), measured, "an engine").argv(Path("--enable-log-requests"), SOCKET)
     assert not [part for part in argv if part.startswith("--enable-log-requests")]
     assert [part for part in argv if part.endswith("/--enable-log-requests")]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--language-model-only",), ("--no-enable-prefix-caching",)], ids=repr)
+def test_vllm_keeps_no_media_that_other_tenants_could_name(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    launch = plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine")
+    position = launch.arguments.index("--mm-processor-cache-gb")
+    assert launch.arguments[position + 1] == "0"
+    with pytest.raises(EngineArgumentsRefused):
+        MeasuredEngine("vllm", None, ("--mm-processor-cache-gb", "4"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fetches"),
+    [
+        ((), False),
+        (("--dtype", "bfloat16"), False),
+        (("--allowed-media-domains", "media.example.org"), True),
+        (("--allowed_media_domains=media.example.org",), True),
+    ],
+    ids=repr,
+)
+def test_vllm_fetches_only_from_a_domain_that_is_measured(
+    tmp_path: Path, arguments: tuple[str, ...], fetches: bool
+) -> None:
+    assert (
+        plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine").fetches is fetches
+    )
+    assert not plan(EngineSettings(), EMBEDDED, "an engine").fetches
 
 
 @pytest.mark.parametrize(

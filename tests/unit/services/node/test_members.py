@@ -129,7 +129,7 @@ def test_a_body_of_which_nothing_is_left_out_is_told_byte_for_byte(endpoint: End
         (endpoints.CHAT, "n", 128),
         (endpoints.CHAT, "top_logprobs", 20),
         (endpoints.COMPLETIONS, "best_of", 20),
-        (endpoints.COMPLETIONS, "logprobs", 20),
+        (endpoints.COMPLETIONS, "logprobs", 5),
         (endpoints.RESPONSES, "top_logprobs", 20),
     ],
 )
@@ -147,6 +147,20 @@ def test_what_sizes_the_engines_work_is_a_whole_number_within_its_bound(
 def _json(value: object) -> bytes:
     # `str` of an integer has a bound of its own.
     return b"1" + b"0" * 5000 if value == 10**5000 else json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("logprobs", [0, 1, True, False, "1"])
+@pytest.mark.parametrize("echo", [True, 1, "true", "false", 0, {}])
+def test_a_prompt_is_not_echoed_with_its_probabilities(echo: object, logprobs: object) -> None:
+    """To an engine that is `prompt_logprobs`: gigabytes for a long prompt. It reads texts and numbers as true."""
+    with pytest.raises(TooMuchAsked, match="echo"):
+        read(endpoints.COMPLETIONS, prompt="a", echo=echo, logprobs=logprobs)
+
+
+def test_a_prompt_is_echoed_and_answers_have_their_probabilities() -> None:
+    for echo, logprobs in ((True, None), (False, 5), (None, 5)):
+        read(endpoints.COMPLETIONS, prompt="a", echo=echo, logprobs=logprobs)
+    read(endpoints.COMPLETIONS, prompt="a", echo=True)
 
 
 def test_chats_logprobs_is_no_number() -> None:

@@ -14,6 +14,8 @@ MOST_VALUES = 1 << 18
 FEW_VALUES = 1 << 12
 """They are made in a millisecond or two, on an event loop, and take half a megabyte."""
 
+_LONG_OCTETS = 1 << 20
+
 _STARTS = (b",", b"[", b"{", b":")
 """Before every value or name but the outermost stands one of these."""
 _OTHERS = bytes(set(range(256)) - set(b'",[{:'))
@@ -28,15 +30,27 @@ def most_values(text: bytes | bytearray) -> int:
     return 1 + sum(map(text.count, _STARTS))
 
 
-def has_more_values(text: bytes | bytearray, most: int) -> bool:
-    """Say whether the text has more values and names than that, not counting what stands within strings.
-
-    Of what is not JSON, it says so of the part before that shows.
+def weight(text: bytes | bytearray) -> int:
+    """Return how much it is to read a text, in values, within a millisecond. What is no more than `FEW_VALUES` may be
+    read on an event loop.
     """
-    if most_values(text) <= most:
-        return False
+    # Of a long text it takes long even to count them, and to copy it.
+    return most_values(text) if len(text) <= _LONG_OCTETS else len(text)
+
+
+def has_more_values(text: bytes | bytearray, most: int) -> bool:
+    """Say whether the text has more values and names than that, not counting what stands within strings."""
+    return most_values(text) > most and values_in(text) > most
+
+
+def values_in(text: bytes | bytearray) -> int:
+    """Return how many values and names the text has, not counting what stands within strings. It takes some
+    milliseconds for each megabyte.
+
+    Of what is not JSON, they are those of the part before that shows.
+    """
     # Of a run of backslashes within a string, pairs are one character each; one that is left is before what it escapes.
     unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     # Whatever else is gone, an empty string was one without separators.
     bare = unescaped.translate(None, _OTHERS).replace(b'""', b"")
-    return most_values(_STRING.sub(b"", bare)) > most
+    return most_values(_STRING.sub(b"", bare))

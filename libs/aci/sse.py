@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from libs.aci.json_values import FEW_VALUES, weight
+
 DONE = b"data: [DONE]\n\n"
 
 # A CR counts only when no LF follows it, else CRLF would be taken for two line ends.
@@ -52,12 +54,8 @@ class Event:
     data: str
 
     def json(self) -> dict[str, Any] | None:
-        """Return the data when it is a JSON object."""
-        try:
-            value = json.loads(self.data)
-        except (ValueError, RecursionError):
-            return None
-        return value if isinstance(value, dict) else None
+        """Return the data as `object_of` reads it."""
+        return object_of(self.data)
 
 
 class EventSplitter:
@@ -81,14 +79,18 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that these bytes complete."""
+        return [parse_event(raw) for raw in self.split(data)]
+
+    def split(self, data: bytes) -> list[bytes]:
+        """Return the bytes of the events that these bytes complete."""
         self._buffer += data
-        events: list[Event] = []
+        events: list[bytes] = []
         # A CR at the end may be half of a CRLF: leave it until the next byte is there.
         end = len(self._buffer) - (1 if self._buffer.endswith(b"\r") else 0)
         start = 0
         position = self._searched
         while (match := _EVENT_END.search(self._buffer, position, end)) is not None:
-            events.append(parse_event(bytes(self._buffer[start : match.end()])))
+            events.append(bytes(self._buffer[start : match.end()]))
             start = position = match.end()
         del self._buffer[:start]
         # An event's end is at most four bytes long, so what came before the last four needs no second look.
@@ -107,10 +109,12 @@ class EventSplitter:
         return not self._buffer.strip(b"\r\n")
 
     def between_events(self) -> bool:
-        """Say whether all that came is whole: at a boundary, or one blank line short of dispatching a whole event."""
+        """Say whether all that came is whole: at a boundary, or one blank line short of dispatching a whole event. Of
+        one that takes long to read it says that it is not.
+        """
         if self.at_boundary():
             return True
-        if not self._buffer.endswith((b"\n", b"\r")):
+        if not self._buffer.endswith((b"\n", b"\r")) or weight(self._buffer) > FEW_VALUES:
             return False
         pending = parse_event(bytes(self._buffer))
         return not pending.data or pending.data.startswith("[DONE]") or pending.json() is not None
@@ -130,11 +134,35 @@ def parse_event(raw: bytes) -> Event:
     return Event(raw, name, "\n".join(data))
 
 
+def object_of(text: str | bytes | bytearray) -> dict[str, Any] | None:
+    """Read a JSON object for what it says of itself; None for what is none. Of its fractions there is nothing but that
+    they are there: embeddings and probabilities have a great many.
+    """
+    try:
+        read = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        value = _DECODER.decode(read)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _fraction(number: str) -> float:
+    """Python code, in which a thread that reads much passes on its turn."""
+    return 0.5
+
+
+_DECODER = json.JSONDecoder(parse_float=_fraction)
+
+
 def mark(event: Event, protocol: Protocol) -> Mark:
     """Say what the event means for the end of its stream."""
+    return mark_of(event, event.json(), protocol)
+
+
+def mark_of(event: Event, members: dict[str, Any] | None, protocol: Protocol) -> Mark:
+    """The same of an event whose data was read."""
     if protocol is Protocol.CHAT and event.data.startswith("[DONE]"):
         return Mark.TERMINAL
-    members = event.json()
     if members is None:
         return Mark.CONTENT
     match protocol:

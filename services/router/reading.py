@@ -1,7 +1,8 @@
-"""It is responsible for when JSON is read whose values are many: one text at a time, beside the event loop.
+"""It is responsible for when JSON is read that takes long: beside the event loop, one text at a time, tenants in turn.
 
-Values take up to a hundred times the memory of their text. So they are in memory for one request and one answer at a
-time, whatever waits, and nobody else waits while they are made.
+Values take up to a hundred times the memory of their text, and a sealed field takes a key agreement. So there are three
+lines, each with one thread: requests, encrypted ones that take little, and answers. Whoever waits in one waits behind
+one text of every other tenant, not behind all that a tenant sent, and no longer than its own request's time.
 """
 
 from __future__ import annotations
@@ -15,56 +16,87 @@ from typing import Self, TypeVar
 
 from libs.aci.json_values import FEW_VALUES, MOST_VALUES
 from libs.errors import MeshError
-from services.router.errors import BodiesBusy
+from services.router.errors import BodiesBusy, UpstreamFailed
+from services.router.turns import Turns
 
 T = TypeVar("T")
 
+LITTLE = 4 * FEW_VALUES
+"""What takes no more than so many values do, some ten milliseconds, does not wait for what does."""
 _MOST_OF_ONE_TENANT = 4 * MOST_VALUES
-_MOST_WAITING = 16 * MOST_VALUES
 
 
 class Reading:
     """Reads in turn. What `work` makes of a text's values MUST be small: they are gone when it returns."""
 
     def __init__(self) -> None:
-        self._requests = ThreadPoolExecutor(1, "request-reading")
-        self._answers = ThreadPoolExecutor(1, "answer-reading")
-        self._waiting: Counter[str] = Counter()
-        """How many values of each tenant's requests are read or wait to be."""
+        self._requests = _Line("request-reading")
+        self._little = _Line("request-opening")
+        self._answers = _Line("answer-reading")
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for thread in (self._requests, self._answers):
-            thread.shutdown(wait=False, cancel_futures=True)
+        for line in (self._requests, self._little, self._answers):
+            line.close()
 
-    async def request(self, tenant_id: str, values: int, work: Callable[[], T]) -> T:
-        """Return what `work` does, at once where the values are few. Raises `BodiesBusy`, and what it raises."""
-        return freeing(work) if values <= FEW_VALUES else await self.in_turn(tenant_id, values, work)
-
-    async def in_turn(self, tenant_id: str, values: int, work: Callable[[], T]) -> T:
-        """Return what `work` does, after what waits already. Raises `BodiesBusy` where that is too much, of this tenant
-        or of all.
+    async def request(self, tenant_id: str, values: int, seconds: float, work: Callable[[], T]) -> T:
+        """Return what `work` does with so many values: at once where they are few, else in turn, for which it waits so
+        many seconds. Raises `BodiesBusy`, and what `work` raises.
         """
-        counted = min(values, MOST_VALUES)  # What has more is refused at little more cost.
-        if self._waiting[tenant_id] + counted > _MOST_OF_ONE_TENANT:
-            raise BodiesBusy("too many large request bodies of this tenant at once; try again")
-        if self._waiting.total() + counted > _MOST_WAITING:
-            raise BodiesBusy("too many large request bodies at once; try again")
-        self._waiting[tenant_id] += counted
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._requests, freeing, work)
-        finally:
-            self._waiting[tenant_id] -= counted
-            if not self._waiting[tenant_id]:
-                del self._waiting[tenant_id]
-
-    async def answer(self, values: int, work: Callable[[], T]) -> T:
-        """Return what `work` does for an answer: it was paid for, so it waits for as long as that takes."""
         if values <= FEW_VALUES:
             return freeing(work)
-        return await asyncio.get_running_loop().run_in_executor(self._answers, freeing, work)
+        return await self._in_turn(self._requests, tenant_id, _counted(values), seconds, work)
+
+    async def opening(self, tenant_id: str, values: int, agreed: int, seconds: float, work: Callable[[], T]) -> T:
+        """The same for an encrypted request, never at once. Its key agreements take as long as so many values."""
+        counted = _counted(values) + agreed
+        line = self._little if counted <= LITTLE else self._requests
+        return await self._in_turn(line, tenant_id, counted, seconds, work)
+
+    async def answer(self, tenant_id: str, values: int, seconds: float, work: Callable[[], T]) -> T:
+        """The same for an answer. It was paid for, so as many may wait as there are. Raises `UpstreamFailed` where its
+        time is over first.
+        """
+        if values <= FEW_VALUES:
+            return freeing(work)
+        try:
+            return await self._answers.read(tenant_id, seconds, work)
+        except TimeoutError as error:
+            raise UpstreamFailed("the request's time was over before its answer could be read", late=True) from error
+
+    async def _in_turn(self, line: _Line, tenant_id: str, counted: int, seconds: float, work: Callable[[], T]) -> T:
+        if line.waiting[tenant_id] + counted > _MOST_OF_ONE_TENANT:
+            raise BodiesBusy("too many large request bodies of this tenant at once; try again")
+        line.waiting[tenant_id] += counted
+        try:
+            return await line.read(tenant_id, seconds, work)
+        except TimeoutError as error:
+            raise BodiesBusy("the request's time is over before its body could be read; try again") from error
+        finally:
+            line.waiting[tenant_id] -= counted
+            if not line.waiting[tenant_id]:
+                del line.waiting[tenant_id]
+
+
+class _Line:
+    """One thread, for which tenants take turns."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
+        self._turns = Turns(1)
+        self.waiting: Counter[str] = Counter()
+        """How many values of each tenant's are read or wait to be, where that is bounded."""
+
+    async def read(self, tenant_id: str, seconds: float, work: Callable[[], T]) -> T:
+        """Raises `TimeoutError` where its turn does not come in time."""
+        async with self._turns.taken(tenant_id, seconds):
+            # Of one that leaves meanwhile the thread goes on: whoever is next waits for it, too.
+            return await asyncio.get_running_loop().run_in_executor(self._thread, freeing, work)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def freeing(work: Callable[[], T]) -> T:
@@ -74,6 +106,10 @@ def freeing(work: Callable[[], T]) -> T:
     except MeshError as error:
         _free(error)
         raise
+
+
+def _counted(values: int) -> int:
+    return min(values, MOST_VALUES)  # What has more is refused at little more cost.
 
 
 def _free(error: BaseException | None) -> None:

@@ -161,7 +161,7 @@ def server_context(mesh: AttestedMesh, folder: Path, key: ec.EllipticCurvePrivat
 async def _sealed(headers: Mapping[str, str], body: bytes, answer: bytes, *, streams: bool) -> tuple[bytes, bytes, str]:
     """The prompt as it is in clear, the answer as it goes out, and to which key."""
     opening = Opening(ListedKeys(E2EE_KEY), AcceptanceWindow(), Reading())
-    opened = await opening.open("ab" * 16, {name.lower(): value for name, value in headers.items()}, CHAT, body)
+    opened = await opening.open("ab" * 16, 20.0, {name.lower(): value for name, value in headers.items()}, CHAT, body)
     hidden = cover(opened.envelope, streams=streams, status=200)
     client = hashlib.sha256(bytes.fromhex(headers["X-Client-Pub-Key"])).hexdigest()
     return opened.body, hidden.feed(answer) + hidden.finish(), client

@@ -112,6 +112,8 @@ class Suite:
     key: type[X25519Key] | type[Secp256k1Key]
     public_bytes: int
     """How long a public key is."""
+    agreement_values: int
+    """About how many JSON values are read in the time that a field takes to be opened, or half of one to be sealed."""
     prefix: bytes = b""
     """What a public key begins with; in a header it may be left out."""
 
@@ -159,8 +161,16 @@ class Suite:
 SUITES: Mapping[str, Suite] = {
     suite.algo: suite
     for suite in (
-        Suite(X25519_ALGO, "x25519", b"aci.e2ee.v2.x25519", X25519Key, public_bytes=32),
-        Suite(SECP256K1_ALGO, "secp256k1", b"aci.e2ee.v2.secp256k1", Secp256k1Key, public_bytes=65, prefix=b"\x04"),
+        Suite(X25519_ALGO, "x25519", b"aci.e2ee.v2.x25519", X25519Key, public_bytes=32, agreement_values=64),
+        Suite(
+            SECP256K1_ALGO,
+            "secp256k1",
+            b"aci.e2ee.v2.secp256k1",
+            Secp256k1Key,
+            public_bytes=65,
+            agreement_values=512,
+            prefix=b"\x04",
+        ),
     )
 }
 """By the name that a keyset's entry has. What is not here is never chosen."""

@@ -17,7 +17,6 @@ import structlog
 from libs.errors import MeshError
 from libs.policy.tenant_record import UNLIMITED, ApiKey, Limits, TenantRecord
 from libs.policy.tenants import api_key_digest, verify_tenant
-from services.router.admission.turns import Turns
 from services.router.errors import (
     KeyExpired,
     KeyNotScoped,
@@ -27,6 +26,7 @@ from services.router.errors import (
     TenantsUnavailable,
     Unauthorized,
 )
+from services.router.turns import Turns
 
 TTL_SECONDS = 30.0
 NEGATIVE_TTL_SECONDS = 5.0

@@ -7,12 +7,13 @@ words about an error, which may quote the prompt.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from libs.aci import rewriting
 from libs.aci.e2ee.fields import AnswerNotUnderstood, visit_answer
 from libs.aci.error_bodies import error_body
-from libs.aci.json_values import has_more_values, most_values
+from libs.aci.json_values import has_more_values, most_values, weight
 from libs.aci.rewriting import JsonNotRewritable, is_text
 from libs.aci.sse import DONE, Event, EventSplitter, parse_event
 from libs.errors import MeshError
@@ -25,7 +26,7 @@ MAX_BYTES = 16 << 20
 MOST_VALUES = 1 << 20
 """Of an answer that is not streamed: a thousand embeddings of a thousand numbers, which take some 130 MB to seal."""
 MOST_EVENT_VALUES = 1 << 16
-"""Of one event, which is sealed on the event loop."""
+"""Of one event."""
 
 _SUCCESS = 200
 _EMBEDDING = ".embedding"
@@ -41,14 +42,13 @@ class Cover(Protocol):
         """Under which suite it goes back, None if in clear."""
         ...
 
-    @property
-    def values(self) -> int:
-        """How many JSON values are read to finish, at most."""
+    def weight(self, data: bytes = b"") -> int:
+        """How much it is to be fed these bytes, or to finish if there are none: in JSON values, at most."""
         ...
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the answer; return what becomes of them, as far as that is known. Raises
-        `UpstreamFailed`.
+        `UpstreamFailed`. Of many values it takes long.
         """
         ...
 
@@ -56,18 +56,27 @@ class Cover(Protocol):
         """The answer is whole: return the rest. Raises `UpstreamFailed`. Of many values it takes long."""
         ...
 
+    def told(self) -> Sequence[int]:
+        """Return how many bytes each event said that was encrypted since this was asked: it can tell no more."""
+        ...
+
 
 class Clear:
     """Of an answer to a request that came in clear."""
 
     suite = None
-    values = 0
+
+    def weight(self, data: bytes = b"") -> int:
+        return 0
 
     def feed(self, data: bytes) -> bytes:
         return data
 
     def finish(self) -> bytes:
         return b""
+
+    def told(self) -> Sequence[int]:
+        return ()
 
 
 class SealedBody:
@@ -76,11 +85,11 @@ class SealedBody:
     def __init__(self, envelope: Envelope, status: int) -> None:
         self.suite = envelope.suite.algo if status == _SUCCESS else None
         self._envelope = envelope
+        self._times = _times(envelope)
         self._body = bytearray()
 
-    @property
-    def values(self) -> int:
-        return most_values(self._body)
+    def weight(self, data: bytes = b"") -> int:
+        return 0 if data else self._times * weight(self._body)
 
     def feed(self, data: bytes) -> bytes:
         self._body += data
@@ -89,21 +98,31 @@ class SealedBody:
 
     def finish(self) -> bytes:
         body = bytes(self._body)
-        return _quiet(body) if self.suite is None else _sealed(self._envelope, body, MOST_VALUES)
+        return _quiet(body) if self.suite is None else _sealed(self._envelope, body, MOST_VALUES)[0]
+
+    def told(self) -> Sequence[int]:
+        return ()
 
 
 class SealedStream:
     """Of a stream. What is no event yet stays here."""
 
-    values = 0
-
     def __init__(self, envelope: Envelope) -> None:
         self.suite = envelope.suite.algo
         self._envelope = envelope
+        self._times = _times(envelope)
         self._splitter = EventSplitter()
+        self._told: list[int] = []
+        self._pending_values = 0
+
+    def weight(self, data: bytes = b"") -> int:
+        return self._times * (self._pending_values + most_values(data))
 
     def feed(self, data: bytes) -> bytes:
-        events = [self._event(event) for event in self._splitter.feed(data)]
+        came = self._splitter.feed(data)
+        # What is left is of these bytes, where they completed any event: its values are no more than theirs.
+        self._pending_values = most_values(data) + (0 if came else self._pending_values)
+        events = [self._event(event) for event in came]
         _bound(self._splitter.pending)
         return b"".join(events)
 
@@ -114,12 +133,18 @@ class SealedStream:
             raise UpstreamFailed("the stream ended within an event")
         return self._event(parse_event(self._splitter.take()))
 
+    def told(self) -> Sequence[int]:
+        told, self._told = self._told, []
+        return told
+
     def _event(self, event: Event) -> bytes:
         if not event.data:
             return b":\n\n"  # It keeps the connection open; what it says is for nobody.
         if event.data.strip() == "[DONE]":
             return DONE
-        return b"data: " + _sealed(self._envelope, event.data.encode(), MOST_EVENT_VALUES) + b"\n\n"
+        sealed, octets = _sealed(self._envelope, event.data.encode(), MOST_EVENT_VALUES)
+        self._told.append(octets)
+        return b"data: " + sealed + b"\n\n"
 
 
 def cover(envelope: Envelope | None, *, streams: bool, status: int) -> Cover:
@@ -129,7 +154,16 @@ def cover(envelope: Envelope | None, *, streams: bool, status: int) -> Cover:
     return SealedStream(envelope) if streams else SealedBody(envelope, status)
 
 
-def _sealed(envelope: Envelope, text: bytes, most: int) -> bytes:
+def _times(envelope: Envelope) -> int:
+    """Return how many times longer a value takes where some are sealed, each with a key agreement of its own: of three
+    one may be, of forty one is.
+    """
+    return envelope.suite.agreement_values // 8
+
+
+def _sealed(envelope: Envelope, text: bytes, most: int) -> tuple[bytes, int]:
+    """Return it sealed, and how many bytes of it were."""
+    octets = 0
     if has_more_values(text, most):
         raise AnswerUndeliverable(f"the answer has more than the {most} JSON values that can be encrypted at once")
     try:
@@ -137,17 +171,19 @@ def _sealed(envelope: Envelope, text: bytes, most: int) -> bytes:
         if not isinstance(members, dict):
             raise AnswerNotUnderstood("the answer is not an object")
         if members.get("error") is not None:
-            return _quiet(text)
+            return _quiet(text), 0
         response_id = members.get("id")
         named = response_id if is_text(response_id) else ""
 
         def seal(path: str, value: Any) -> str:
+            nonlocal octets
             # An embedding is JSON also where it is a text (§5): base64 is the other form of its numbers.
             is_plain = is_text(value) and not path.endswith(_EMBEDDING)
             plaintext = value.encode("utf-8") if is_plain else rewriting.dumps(value)
+            octets += len(plaintext)
             return envelope.suite.seal(envelope.client, plaintext, envelope.binding.of_response(path, named))
 
-        return rewriting.dumps(visit_answer(members, seal))
+        return rewriting.dumps(visit_answer(members, seal)), octets
     except (MeshError, UnicodeEncodeError) as error:
         raise AnswerUndeliverable("the answer cannot be encrypted") from error
 

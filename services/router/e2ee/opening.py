@@ -6,11 +6,11 @@ it had come in clear.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from libs.aci import rewriting
@@ -19,7 +19,7 @@ from libs.aci.e2ee.binding import Binding
 from libs.aci.e2ee.fields import visit_request
 from libs.aci.e2ee.suites import E2eeKeyInvalid, FieldNotOpened, Suite
 from libs.aci.endpoints import Endpoint
-from libs.aci.json_values import FEW_VALUES, MOST_VALUES, has_more_values, most_values
+from libs.aci.json_values import MOST_VALUES, has_more_values, most_values, values_in
 from libs.aci.receipt_events import Encrypted
 from libs.aci.rewriting import JsonNotRewritable, NameRepeated, is_text
 from libs.errors import MeshError
@@ -38,7 +38,7 @@ from services.router.e2ee.errors import (
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.errors import TooManyValues
 from services.router.prompt import MAX_MODEL_CHARACTERS
-from services.router.reading import Reading, freeing
+from services.router.reading import Reading
 from services.router.workload.generation import E2eeKey, Generation
 
 _VERSION_HEADER, _OLDER = "x-e2ee-version", "x-signing-algo"
@@ -49,7 +49,7 @@ HEADERS = (_VERSION_HEADER, *_NEEDED, _OLDER)
 
 MOST_FIELDS = 1024
 MOST_SEALED_VALUES = 1 << 14
-"""Of a message's content that is a list of parts, sealed as one: nothing outside says how many they are."""
+"""Of all of a request's contents that are each sealed as a list of parts: nothing outside says how many they are."""
 _ANSWERED_IN_CLEAR = ("tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "echo")
 _NONCE_FORM = re.compile(r"[0-9a-fA-F]{64}")
 _TIMESTAMP_FORM = re.compile(r"[0-9]{1,15}")
@@ -96,9 +96,11 @@ class Opening:
         self._window = window
         self._reading = reading
 
-    async def open(self, tenant_id: str, headers: Mapping[str, str], endpoint: Endpoint, body: bytes) -> Opened:
-        """Open a request that has any of `HEADERS`. Raises `E2eeRefused`, `TooManyRemembered`, `TooManyValues`
-        or `BodiesBusy`.
+    async def open(
+        self, tenant_id: str, seconds: float, headers: Mapping[str, str], endpoint: Endpoint, body: bytes
+    ) -> Opened:
+        """Open a request that has any of `HEADERS`, and may wait so many seconds for its turn. Raises `E2eeRefused`,
+        `TooManyRemembered`, `TooManyValues` or `BodiesBusy`.
 
         A request that comes as far as its fields has used up its nonce, whoever it says that the answer is for: one
         that was recorded cannot be sent again under another client's key.
@@ -128,10 +130,8 @@ class Opening:
 
         # Every field costs a key agreement, for which nobody else shall wait. Nothing is read before there is a thread:
         # what was would lie there until then, many times as large as it came.
-        values = most_values(body)
-        few = values <= FEW_VALUES
-        reading = asyncio.to_thread(freeing, read) if few else self._reading.in_turn(tenant_id, values, read)
-        restored, binding = await reading
+        agreed = _most_sealed(body, key.suite) * key.suite.agreement_values
+        restored, binding = await self._reading.opening(tenant_id, most_values(body), agreed, seconds, read)
         return Opened(restored, Envelope(key.suite, key.key_id, client, binding), generation.digest)
 
     def _timestamp(self, text: str) -> int:
@@ -193,17 +193,24 @@ def _bind(key: E2eeKey, model: object, nonce: str, timestamp: int) -> Binding:
 
 def _restore(members: dict[str, Any], key: E2eeKey, binding: Binding) -> bytes:
     """Put what was sealed in its place and write it all down. Raises `FieldNotOpened` or `JsonNotRewritable`."""
-    opened = 0
+    opened, values = 0, 0
 
     def visit(path: str, value: str) -> Any:
-        nonlocal opened
+        nonlocal opened, values
         if not key.suite.looks_sealed(value):
             return value
         opened += 1
         if opened > MOST_FIELDS:
             raise FieldNotOpened
         plaintext = key.suite.open(key.private, value, binding.of_request(path))
-        return _content(plaintext) if path.endswith(".content") else _text(plaintext)
+        if not path.endswith(".content") or _LIST_START.match(plaintext) is None:
+            return _text(plaintext)
+        more = values_in(plaintext)
+        if values + more > MOST_SEALED_VALUES:
+            raise TooManyValues(f"the sealed contents have more than {MOST_SEALED_VALUES} JSON values")
+        content = _parts(plaintext)
+        values += more if isinstance(content, list) else 0
+        return content
 
     visit_request(members, visit)
     if not opened:
@@ -211,13 +218,15 @@ def _restore(members: dict[str, Any], key: E2eeKey, binding: Binding) -> bytes:
     return rewriting.dumps(members)
 
 
-def _content(plaintext: bytes) -> Any:
+def _most_sealed(body: bytes, suite: Suite) -> int:
+    """Return how many fields are sealed, at most: each is a text without quotes in it, as long as a key at least."""
+    long_texts = re.finditer(rb'"[^"]{%d}' % (2 * suite.public_bytes), body)
+    return sum(1 for _ in islice(long_texts, MOST_FIELDS))
+
+
+def _parts(plaintext: bytes) -> Any:
     """A message's whole content: a list of parts if that is what it reads as, else a text."""
     text = _text(plaintext)
-    if _LIST_START.match(plaintext) is None:
-        return text
-    if has_more_values(plaintext, MOST_SEALED_VALUES):
-        raise TooManyValues(f"a sealed content has more than {MOST_SEALED_VALUES} JSON values")
     try:
         return rewriting.loads(plaintext)
     except NameRepeated as error:

@@ -38,9 +38,10 @@ from services.router.errors import (
 )
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Request, Started
 from services.router.exchange.ends import End
+from services.router.exchange.passing import Passing
 from services.router.exchange.release import Release, end_of
 from services.router.exchange.volume import Volume
-from services.router.exchange.withholding import BufferedResponse, withhold
+from services.router.exchange.withholding import withhold
 from services.router.metrics import Metrics
 from services.router.prompt import Prompt
 from services.router.proof.issuance import Issuance
@@ -165,12 +166,13 @@ class Exchanges:
             request.tenant.require_scope(SCOPE_OF_PATH[request.endpoint.path])
             if request.sealing:
                 opened = await self._opening.open(
-                    request.tenant.tenant_id, request.sealing, request.endpoint, request.body
+                    request.tenant.tenant_id, self._spare(course), request.sealing, request.endpoint, request.body
                 )
                 course.opened(opened, self._lasting(request, opened.keyset_digest))
             prompt = await self._reading.request(
                 request.tenant.tenant_id,
                 most_values(course.body),
+                self._spare(course),
                 lambda: prompts.parse(course.body, request.endpoint),
             )
             course.model = prompt.model
@@ -259,8 +261,12 @@ class Exchanges:
             request.tenant.tenant_id,
             (request.endpoint.path, prompt.constraints, tried),
             lambda: self._choose(course, prompt, tried),
-            course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS,
+            self._spare(course),
         )
+
+    def _spare(self, course: Course) -> float:
+        """How much of the request's time is left, seconds, beside what its receipt and its answer take."""
+        return course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS
 
     def _choose(self, course: Course, prompt: Prompt, tried: frozenset[str]) -> Route:
         try:
@@ -288,7 +294,7 @@ class Exchanges:
                 tenant_id=request.tenant.tenant_id,
                 required=course.required,
                 sealed=course.envelope is not None,
-                timeout=max(course.left() - self._ledger_seconds - ANSWER_MARGIN_SECONDS, 0.1),
+                timeout=max(self._spare(course), 0.1),
             )
         )
         async with aclosing(parts):
@@ -306,10 +312,13 @@ class Exchanges:
             )
             course.failed = begun.status != _SUCCESS
             streaming = held.streams
+            volume = Volume()
             cover = covers.cover(course.envelope, streams=streaming, status=begun.status)
             started = course.head(begun.status, begun.content_type, sealed=cover.suite)
             if request.tenant.limits.has_quota and prompt.completions and not course.failed:
-                course.volume = Volume(streams=streaming)
+                course.volume = volume
+            tenant_id = request.tenant.tenant_id
+            passing = Passing(held, cover, volume, self._reading, tenant_id, lambda: self._spare(course))
             if streaming:
                 yield started
             try:
@@ -317,17 +326,10 @@ class Exchanges:
                     self._require_tenant(request.tenant)
                     if isinstance(part, Ended):
                         course.served, course.ended = part.served, True
-                        if out := held.feed(await self._reading.answer(cover.values, cover.finish)):
+                        if out := await passing.end():
                             yield out
-                        held.complete()
-                        if isinstance(held, BufferedResponse):
-                            await self._reading.answer(held.values, held.read)
-                    elif isinstance(part, bytes):
-                        out = held.feed(cover.feed(part))
-                        if course.volume is not None:
-                            course.volume.feed(part)
-                        if out:
-                            yield out
+                    elif isinstance(part, bytes) and (out := await passing.part(part)):
+                        yield out
             except (UpstreamFailed, TenantRevoked) as error:
                 end = end_of(error)
                 course.aborts.append(end)

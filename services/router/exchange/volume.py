@@ -6,41 +6,36 @@ into an event, or several where whoever reads is slow: so texts count, too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-from libs.aci.sse import Event, EventSplitter
 
 OCTETS_PER_COMPLETION_TOKEN = 4
 """Usual texts have about so many bytes a token."""
 
 
 class Volume:
-    """One answer in clear, fed as it comes. Its owner MUST bound how long an event may be."""
+    """What came of one answer."""
 
-    def __init__(self, *, streams: bool) -> None:
-        self._splitter = EventSplitter() if streams else None
+    def __init__(self) -> None:
         self._events = 0
         self._octets = 0
 
-    def feed(self, data: bytes) -> None:
-        if self._splitter is None:
-            self._octets += len(data)
-            return
-        for event in self._splitter.feed(data):
-            said = _said(event)
-            self._events += said is not None
-            self._octets += said or 0
+    def add(self, octets: int) -> None:
+        """So many bytes of an answer came that is no stream."""
+        self._octets += octets
+
+    def add_event(self, octets: int | None) -> None:
+        """An event came that adds so many bytes of text; None: it is no part of the answer."""
+        self._events += octets is not None
+        self._octets += octets or 0
 
     def tokens(self) -> int:
         """Return how many tokens came, at least or about."""
         return max(self._events, -(-self._octets // OCTETS_PER_COMPLETION_TOKEN))
 
 
-def _said(event: Event) -> int | None:
-    """Return how many bytes of text an event adds; None for one that is no part of an answer."""
-    members = event.json()
-    if members is None:
-        return None
+def text_octets(members: Mapping[str, Any]) -> int:
+    """Return how many bytes of text an event adds."""
     choices = members.get("choices")
     parts: list[Any] = [members.get("delta")]
     if isinstance(choices, list):

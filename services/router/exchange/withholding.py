@@ -2,33 +2,33 @@
 
 A buffered response is withheld entirely, status included. A stream goes out event by event up to the first that carries
 a finish reason; that one and all after it are withheld. What is withheld is already in the hash that the receipt
-commits to, so releasing it adds nothing that is not logged. The owner MUST send what `feed` returns, and `withheld`
+commits to, so releasing it adds nothing that is not logged. The owner MUST send what `release` returns, and `withheld`
 only after a verified acknowledgement; if none comes it sends another end and logs `emitted_hash` of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from libs.aci import sse
 from libs.aci.encoding import digest
 from libs.aci.endpoints import EVENT_STREAM, Endpoint
 from libs.aci.error_bodies import error_type_in
-from libs.aci.json_values import has_more_values, most_values
-from libs.aci.sse import DONE, Event, EventSplitter, Mark
-from libs.aci.usage import Tokens, tokens_of, tokens_of_event
+from libs.aci.json_values import weight
+from libs.aci.sse import DONE, EventSplitter, Mark
+from libs.aci.usage import Tokens
 from libs.aci.whole_answers import MAX_ANSWER_BYTES
 from services.router.errors import AnswerUndeliverable, RouterError
+from services.router.exchange.notices import Notice, Said, notice, said_by
 
 MAX_WITHHELD_BYTES = MAX_ANSWER_BYTES
-MOST_VALUES = 1 << 21
-"""Of an answer that is read for its id and tokens: of one with more, neither is known."""
 
 
 class BufferedResponse:
-    """A response of which nothing goes out before its receipt is logged."""
+    """A response of which nothing goes out before its receipt is logged. What it says of itself is what its owner was
+    told by `read` once it was whole, and until then nothing.
+    """
 
     streams = False
 
@@ -36,7 +36,7 @@ class BufferedResponse:
         self._protocol = endpoint.protocol
         self._limit = limit
         self._body = bytearray()
-        self._read: tuple[int, dict[str, Any] | None] | None = None
+        self.said = Said()
 
     @property
     def withheld(self) -> bytes:
@@ -50,21 +50,18 @@ class BufferedResponse:
     @property
     def chat_id(self) -> str | None:
         """The response's own id, when the body is JSON and has one."""
-        value = self._members()
-        return None if value is None else sse.id_of(value, self._protocol)
+        return self.said.chat_id
 
     @property
     def tokens(self) -> Tokens:
         """What the response says of its tokens."""
-        value = self._members()
-        return Tokens() if value is None else tokens_of(value, self._protocol)
+        return self.said.tokens
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> None:
         """Take the next bytes of the body; nothing may go out. Raises `AnswerUndeliverable` when it grows too large."""
         if len(self._body) + len(data) > self._limit:
             raise _too_large(self._limit)
         self._body += data
-        return b""
 
     def complete(self) -> None:
         """The upstream ended the response; its body is what came."""
@@ -72,28 +69,18 @@ class BufferedResponse:
     def fail(self, error: RouterError) -> None:
         """The upstream broke off: what goes out, under its status, is the error in place of what came."""
         self._body[:] = error.told(self._protocol)[1]
-        self._read = None
+        self.said = Said()
 
     @property
-    def values(self) -> int:
-        """How many JSON values the body has, at most."""
-        return most_values(self._body)
+    def weight(self) -> int:
+        """How much it is to `read`, in JSON values."""
+        return weight(self._body)
 
-    def read(self) -> None:
-        """Read the whole body for what it says of itself. Of many values that takes long."""
-        self._members()
-
-    def _members(self) -> dict[str, Any] | None:
-        """The body, when it is a JSON object. It is read once, when it is whole."""
-        if self._read is None or self._read[0] != len(self._body):
-            try:
-                # No fraction says anything here, and embeddings have a great many.
-                large = has_more_values(self._body, MOST_VALUES)
-                value = None if large else json.loads(self._body, parse_float=_untold)
-            except (ValueError, RecursionError):
-                value = None
-            self._read = len(self._body), value if isinstance(value, dict) else None
-        return self._read[1]
+    def read(self) -> Said:
+        """Read the whole body for what it says of itself, which is for the owner to put into `said`. It changes
+        nothing, so it may go on in a thread while the exchange ends.
+        """
+        return said_by(self._body, self._protocol)
 
     def emitted_hash(self, end: bytes = b"") -> str:
         """Return the hash of what went out when `end` replaced what was withheld."""
@@ -104,12 +91,12 @@ class BufferedResponse:
         return error.told(self._protocol)[1]
 
 
-def _untold(number: str) -> None:
-    """Python code, in which a thread passes on its turn."""
-
-
 class StreamedResponse:
-    """An event stream of which all goes out but the end."""
+    """An event stream of which all goes out but the end.
+
+    Its owner feeds it, reads the events that come of that, and releases those: `feed` and `release` change it, `read`
+    changes nothing and may be done in a thread.
+    """
 
     streams = True
 
@@ -119,6 +106,7 @@ class StreamedResponse:
         self._splitter = EventSplitter()
         self._released = hashlib.sha256()
         self._withheld = bytearray()
+        self._unread = False
         self._finishing = False
         self._closed = False
         self._last_seen = -1
@@ -128,7 +116,7 @@ class StreamedResponse:
 
     @property
     def withheld(self) -> bytes:
-        """What has come and was not returned by `feed`, and what was appended: events first, then an unfinished one."""
+        """What was not released, and what was appended: events first, then an unfinished one."""
         return bytes(self._withheld) + self._splitter.tail
 
     @property
@@ -146,15 +134,28 @@ class StreamedResponse:
         """What the response has said of its tokens by now."""
         return self._tokens
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return what may go out now. Raises `AnswerUndeliverable` when too much is withheld."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes; return the events that they complete, to be read and released before anything else."""
+        events = self._splitter.split(data)
+        self._unread = bool(events)
+        return events
+
+    def read(self, events: Iterable[bytes]) -> list[Notice]:
+        """Return what each of them says. One that takes long is read beside the event loop (`Reading`)."""
+        return [notice(raw, self._protocol) for raw in events]
+
+    def release(self, events: Sequence[bytes], notices: Sequence[Notice]) -> bytes:
+        """Take what was read of them; return what may go out now. Raises `AnswerUndeliverable` when too much is
+        withheld.
+        """
+        self._unread = False
         released = bytearray()
-        for event in self._splitter.feed(data):
-            self._observe(event)
+        for raw, said in zip(events, notices, strict=True):
+            self._observe(said)
             if self._finishing:
-                self._withheld += event.raw
+                self._withheld += raw
             else:
-                released += event.raw
+                released += raw
                 self._last_released = self._last_seen
         if len(self._withheld) + self._splitter.pending > self._limit:
             # What this call does not return is not out: it stays in its place, before what was withheld already.
@@ -173,6 +174,9 @@ class StreamedResponse:
 
     def fail(self, error: RouterError) -> None:
         """The upstream broke off: append the protocol's error, unless it ended already or stopped within an event."""
+        if self._unread:
+            # These events are not there: what came after them has no place in the stream either.
+            self._splitter.take()
         if not self._closed and self._splitter.between_events():
             self._append(self._error_after(error, self._last_seen))
 
@@ -194,16 +198,13 @@ class StreamedResponse:
         self._withheld += self._splitter.take() + end
         self._closed = True
 
-    def _observe(self, event: Event) -> None:
-        mark = sse.mark(event, self._protocol)
-        self._finishing = self._finishing or mark is not Mark.CONTENT
-        self._closed = self._closed or mark in (Mark.TERMINAL, Mark.ERROR)
-        if self._chat_id is None:
-            self._chat_id = sse.response_id(event, self._protocol)
-        self._tokens = self._tokens.then(tokens_of_event(event, self._protocol))
-        if self._protocol is sse.Protocol.RESPONSES:
-            number = (event.json() or {}).get("sequence_number")
-            self._last_seen = number if isinstance(number, int) else self._last_seen
+    def _observe(self, said: Notice) -> None:
+        self._finishing = self._finishing or said.mark is not Mark.CONTENT
+        self._closed = self._closed or said.mark in (Mark.TERMINAL, Mark.ERROR)
+        self._chat_id = self._chat_id or said.chat_id
+        self._tokens = self._tokens.then(said.tokens)
+        if said.sequence_number is not None:
+            self._last_seen = said.sequence_number
 
 
 Withholding = BufferedResponse | StreamedResponse

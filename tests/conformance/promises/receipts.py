@@ -8,6 +8,8 @@ from tests.conformance.promises.row import Row
 
 _EXCHANGE = "unit/services/router/exchange/"
 _RUNNING = f"{_EXCHANGE}test_running.py::test_"
+_PASSING = f"{_EXCHANGE}test_passing.py::test_"
+_READING = "unit/services/router/test_reading.py::test_"
 _PUT_OFF = f"{_EXCHANGE}test_put_off.py::test_"
 _LEAVING = f"{_EXCHANGE}test_leaving.py::test_"
 _RETRYING = f"{_EXCHANGE}test_retrying.py::test_"
@@ -96,6 +98,11 @@ REFUSALS: tuple[Row, ...] = (
         "there is no room for its body, over gRPC",
         "BODIES_BUSY",
         f"{_GRPC}a_tenants_bodies_have_their_part_of_the_room_and_leave_the_others_theirs",
+    ),
+    Row(
+        "its time is over before its body can be read",
+        "BODIES_BUSY",
+        f"{_READING}whose_time_is_over_before_its_body_can_be_read_is_told_so_with_a_receipt",
     ),
     Row("the body is encoded", "CONTENT_ENCODING_NOT_SUPPORTED", f"{_HTTPS}a_body_that_is_encoded_is_refused"),
     Row("encrypted: a header is missing", "E2EE_HEADER_MISSING", f"{_SEALED}[e2ee_header_missing]"),
@@ -341,6 +348,16 @@ ENDS: tuple[Row, ...] = (
         "what the engine says cannot be encrypted",
         "upstream_failed",
         f"{_EXCHANGE}test_sealed.py::test_what_cannot_be_sealed_ends_a_stream",
+    ),
+    Row(
+        "its client leaves before its large answer is read",
+        "client_disconnected",
+        f"{_PASSING}of_an_answer_whose_client_leaves_before_it_is_read_nothing_is_read",
+    ),
+    Row(
+        "its time is over before its large answer can be read",
+        "deadline_exceeded",
+        f"{_PASSING}an_answer_whose_time_is_over_before_it_can_be_read_ends_so",
     ),
     Row(
         "an answer is larger than may be withheld",

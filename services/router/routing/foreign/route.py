@@ -55,7 +55,7 @@ class ForeignRoute:
             while True:
                 standing = await self.known.standing_for(self.wanted)
                 try:
-                    body = await self._addressed(standing, errand)
+                    body = await self._addressed(standing, errand, deadline - loop.time())
                     errand = replace(errand, timeout=max(deadline - loop.time(), _LEAST_SECONDS))
                     async with aclosing(self._while_allowed(standing.forward(errand, body))) as steps:
                         async for step in steps:
@@ -72,10 +72,10 @@ class ForeignRoute:
         finally:
             self.in_flight[self.name] -= 1
 
-    async def _addressed(self, standing: Standing, errand: Errand) -> bytes:
-        """Return the prompt as the provider is to get it. Raises `BodiesBusy`, and what `Standing.address` raises."""
+    async def _addressed(self, standing: Standing, errand: Errand, seconds: float) -> bytes:
+        """Return the prompt as the provider is to get it, within so many seconds. Raises `BodiesBusy`, and what `Standing.address` raises."""
         values = most_values(errand.prompt.forwarded)
-        return await self.reading.request(errand.tenant_id, values, partial(standing.address, errand))
+        return await self.reading.request(errand.tenant_id, values, seconds, partial(standing.address, errand))
 
     async def _require_standing(self, standing: Standing) -> None:
         """Connecting may have taken a while: what was connected to must still be what a prompt may go to."""

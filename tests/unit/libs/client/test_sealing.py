@@ -42,7 +42,8 @@ def keyset(*keys: PublicKey) -> Keyset:
 
 async def opened(sealed: SealedRequest) -> Opened:
     headers = {name.lower(): value for name, value in sealed.headers.items()}
-    return await Opening(ListedKeys(*KEYS), AcceptanceWindow(), Reading()).open("ab" * 16, headers, CHAT, sealed.body)
+    opening = Opening(ListedKeys(*KEYS), AcceptanceWindow(), Reading())
+    return await opening.open("ab" * 16, 20.0, headers, CHAT, sealed.body)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=[key.suite.curve for key in KEYS])

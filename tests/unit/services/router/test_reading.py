@@ -1,4 +1,4 @@
-"""Large bodies are read one at a time and beside the loop, and one tenant's leave the others their turn."""
+"""What takes long to read is read one at a time and beside the loop, tenants in turn, within its request's time."""
 
 from __future__ import annotations
 
@@ -8,27 +8,34 @@ import secrets
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TypeVar
 
 import pytest
 
-from libs.aci.e2ee.suites import SUITES
-from libs.aci.endpoints import CHAT, EMBEDDINGS
+from libs.aci.e2ee.suites import SECP256K1_ALGO, SUITES
+from libs.aci.endpoints import CHAT, EMBEDDINGS, Endpoint
 from libs.aci.json_values import FEW_VALUES, MOST_VALUES
+from libs.aci.receipt_events import UpstreamFailed as NoUpstream
 from libs.transparency.leaf import Kind
 from services.router.e2ee.answers import cover
 from services.router.e2ee.errors import DecryptionFailed
-from services.router.e2ee.opening import MOST_SEALED_VALUES, Envelope, Opening
+from services.router.e2ee.opening import MOST_FIELDS, MOST_SEALED_VALUES, Envelope, Opened, Opening
 from services.router.e2ee.window import AcceptanceWindow
 from services.router.errors import BodiesBusy, TooManyValues, UpstreamFailed
 from services.router.exchange.withholding import BufferedResponse
 from services.router.prompt import parse
-from services.router.reading import Reading
+from services.router.reading import LITTLE, Reading
 from services.router.workload.generation import E2eeKey
-from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt
+from tests.fakes.held_up import Line, held_up
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, aborts, prompt
 from tests.fakes.sealed_prompts import Client, ListedKeys
 
-KEY = E2eeKey.generate(next(iter(SUITES.values())))
+T = TypeVar("T")
+
+KEY = E2eeKey.generate(SUITES[SECP256K1_ALGO])
 MOST_BYTES = 96 << 20
 """One body's values take 30 MB, two writings of it a few; of six at once they would be 180."""
 
@@ -64,22 +71,22 @@ def memory() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-@contextmanager
-def held_up(reading: Reading) -> Iterator[asyncio.Task[bool]]:
-    """Keep the thread for requests busy meanwhile."""
-    go_on = threading.Event()
-    task = asyncio.ensure_future(reading.in_turn("other", FEW_VALUES + 1, go_on.wait))
-    try:
-        yield task
-    finally:
-        go_on.set()
+async def opened(opening: Opening, one: Client, body: bytes, endpoint: Endpoint = EMBEDDINGS) -> Opened:
+    return await opening.open("ab" * 16, PATIENCE_SECONDS, one.headers(), endpoint, body)
+
+
+def read(reading: Reading, tenant_id: str, work: Callable[[], T], values: int = MOST_VALUES) -> asyncio.Task[T]:
+    return asyncio.ensure_future(reading.request(tenant_id, values, PATIENCE_SECONDS, work))
 
 
 async def test_many_large_encrypted_bodies_at_once_are_in_memory_one_at_a_time(opening: Opening) -> None:
     bodies = [numbers(MOST_VALUES - 100) for _ in range(6)]
     with memory() as most:
         ends = await asyncio.gather(
-            *(opening.open(secrets.token_hex(16), client().headers(), EMBEDDINGS, body) for body in bodies),
+            *(
+                opening.open(secrets.token_hex(16), PATIENCE_SECONDS, client().headers(), EMBEDDINGS, body)
+                for body in bodies
+            ),
             return_exceptions=True,
         )
         assert most() < MOST_BYTES
@@ -89,7 +96,7 @@ async def test_many_large_encrypted_bodies_at_once_are_in_memory_one_at_a_time(o
 async def test_many_small_encrypted_bodies_wait_as_they_came(opening: Opening) -> None:
     body = numbers(FEW_VALUES - 100)
     with memory() as most:
-        waiting = [opening.open("ab" * 16, client().headers(), EMBEDDINGS, body) for _ in range(300)]
+        waiting = [opened(opening, client(), body) for _ in range(200)]
         ends = await asyncio.gather(*waiting, return_exceptions=True)
         assert most() < MOST_BYTES
     assert {type(end) for end in ends} == {DecryptionFailed}
@@ -99,7 +106,7 @@ async def test_an_encrypted_body_of_too_many_values_is_refused_before_they_are_m
     body = numbers(2 * MOST_VALUES)
     with memory() as most:
         with pytest.raises(TooManyValues, match=str(MOST_VALUES)):
-            await opening.open("ab" * 16, client().headers(), EMBEDDINGS, body)
+            await opened(opening, client(), body)
         assert most() < 16 << 20
 
 
@@ -121,19 +128,40 @@ async def test_a_sealed_content_of_too_many_values_is_refused_before_they_are_ma
     parts = b"[" + b",".join([b"0"] * MOST_SEALED_VALUES * 8) + b"]"
     with memory() as most:
         with pytest.raises(TooManyValues):
-            await opening.open("ab" * 16, one.headers(), CHAT, one.sealed_chat(parts))
+            await opened(opening, one, one.sealed_chat(parts), CHAT)
         assert most() < 8 << 20
     few = client()
-    opened = await opening.open("ab" * 16, few.headers(), CHAT, few.sealed_chat(b'["a",0.50]'))
-    assert json.loads(opened.body)["messages"][0]["content"] == ["a", 0.5]
+    clear = await opened(opening, few, few.sealed_chat(b'["a",0.50]'), CHAT)
+    assert json.loads(clear.body)["messages"][0]["content"] == ["a", 0.5]
+
+
+@pytest.mark.parametrize(("contents", "refused"), [(2, False), (3, True), (15, True)])
+async def test_sealed_contents_have_their_values_together(opening: Opening, contents: int, refused: bool) -> None:
+    one, parts = client(), b"[" + b",".join([b"0"] * (MOST_SEALED_VALUES // 2 - 2)) + b"]"
+    messages = [{"role": "user", "content": one.seal(f"messages.{place}.content", parts)} for place in range(contents)]
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    with memory() as most:
+        if refused:
+            with pytest.raises(TooManyValues):
+                await opened(opening, one, body, CHAT)
+        else:
+            assert len((await opened(opening, one, body, CHAT)).body) > MOST_SEALED_VALUES
+        assert most() < 8 << 20
+
+
+async def test_a_text_that_begins_as_a_list_takes_no_values_from_others(opening: Opening) -> None:
+    one, text = client(), "[1,2] and so on" + "," * (MOST_SEALED_VALUES - 100)
+    messages = [{"role": "user", "content": one.seal(f"messages.{place}.content", text)} for place in range(3)]
+    clear = await opened(opening, one, json.dumps({"model": "m", "messages": messages}).encode(), CHAT)
+    assert [message["content"] for message in json.loads(clear.body)["messages"]] == [text] * 3
 
 
 async def test_a_large_encrypted_body_is_opened_byte_for_byte(opening: Opening) -> None:
     one = client()
     ids = [1.25, *range(2 * FEW_VALUES)]
-    opened = await opening.open("ab" * 16, one.headers(), CHAT, one.chat(one.seal("messages.0.content", "é"), x=ids))
+    clear = await opened(opening, one, one.chat(one.seal("messages.0.content", "é"), x=ids), CHAT)
     written = json.dumps(ids, separators=(",", ":"))
-    assert opened.body == f'{{"model":"m","messages":[{{"role":"user","content":"é"}}],"x":{written}}}'.encode()
+    assert clear.body == f'{{"model":"m","messages":[{{"role":"user","content":"é"}}],"x":{written}}}'.encode()
 
 
 def test_a_body_of_too_many_values_is_refused_before_they_are_made() -> None:
@@ -167,41 +195,93 @@ async def test_requests_and_answers_of_many_values_are_read_beside_the_loop(benc
 
 
 async def test_one_tenants_bodies_leave_the_others_their_turn(reading: Reading) -> None:
-    with held_up(reading):
-        mine = [asyncio.ensure_future(reading.in_turn("mine", MOST_VALUES, object)) for _ in range(4)]
+    with held_up(reading.request):
+        mine = [read(reading, "mine", object) for _ in range(4)]
         await asyncio.sleep(0)
         with pytest.raises(BodiesBusy, match="of this tenant"):
-            await reading.in_turn("mine", MOST_VALUES, object)
-        theirs = asyncio.ensure_future(reading.in_turn("theirs", MOST_VALUES, object))
-        assert await reading.request("mine", FEW_VALUES, lambda: "at once") == "at once"
+            await read(reading, "mine", object)
+        theirs = read(reading, "theirs", object)
+        assert await read(reading, "mine", lambda: "at once", FEW_VALUES) == "at once"
     async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(*mine, theirs)
-    assert await reading.in_turn("mine", MOST_VALUES, lambda: "again") == "again"
+    assert await read(reading, "mine", lambda: "again") == "again"
 
 
-async def test_all_tenants_bodies_wait_in_a_queue_of_so_many(reading: Reading) -> None:
-    with held_up(reading):
-        waiting = [
-            asyncio.ensure_future(reading.in_turn(f"t{number // 4}", MOST_VALUES, object)) for number in range(15)
+@pytest.mark.parametrize("answers", [False, True], ids=["requests", "answers"])
+async def test_tenants_are_read_in_turn_however_much_each_has(reading: Reading, answers: bool) -> None:
+    order: list[str] = []
+    line: Line = reading.answer if answers else reading.request
+    with held_up(line):
+        tasks = [
+            asyncio.ensure_future(line(who, FEW_VALUES + 1, PATIENCE_SECONDS, partial(order.append, who)))
+            for who in ("a", "a", "a", "b", "c")
         ]
         await asyncio.sleep(0)
-        with pytest.raises(BodiesBusy, match="too many large request bodies at once"):
-            await reading.in_turn("late", MOST_VALUES, object)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        await asyncio.gather(*waiting)
+        await asyncio.gather(*tasks)
+    assert order == ["a", "b", "c", "a", "a"]
+
+
+async def test_a_sealed_field_counts_as_what_it_takes_to_open(opening: Opening, reading: Reading) -> None:
+    """Or two hundred bodies of a thousand key agreements each wait at once, for minutes."""
+    body = json.dumps({"model": "m", "input": ["ab" * KEY.suite.public_bytes] * MOST_FIELDS}).encode()
+    with held_up(reading.request):
+        waiting = [asyncio.ensure_future(opened(opening, client(), body)) for _ in range(8)]
+        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(ends[0], DecryptionFailed)
+    assert [type(end) for end in ends].count(BodiesBusy) >= 4
+
+
+async def test_what_is_opened_soon_does_not_wait_for_what_takes_long(opening: Opening, reading: Reading) -> None:
+    one = client()
+    with held_up(reading.request):
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert b"secret" in (await opened(opening, one, one.sealed_chat(), CHAT)).body
+
+
+async def test_nothing_is_opened_in_the_threads_that_keep_receipts(opening: Opening) -> None:
+    one, go_on, loop = client(), threading.Event(), asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, go_on.wait)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert b"secret" in (await opened(opening, one, one.sealed_chat(), CHAT)).body
+    finally:
+        go_on.set()
+        await busy
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["in clear", "encrypted"])
+async def test_whose_time_is_over_before_its_body_can_be_read_is_told_so_with_a_receipt(
+    bench: RouterBench, sealed: bool
+) -> None:
+    """Nobody says that the client was too slow, nor is the ledger left with no time."""
+    key = bench.workload.newest.e2ee_keys[0]
+    sealing = Client(key, key.suite.key()).headers() if sealed else None
+    with held_up(bench.exchanges._reading.request):
+        await asyncio.sleep(0)
+        answer = await bench.run(numbers(2 * LITTLE), seconds=6.0, sealing=sealing)
+    assert (answer.started.status, answer.started.retry_seconds) == (503, 1)
+    receipt = bench.only_receipt()
+    assert isinstance(receipt.upstream, NoUpstream)
+    assert (receipt.upstream.reason, aborts(receipt)) == ("bodies_busy", [])
+    assert not bench.nodes[0].requests
 
 
 async def test_who_leaves_gives_up_its_turn_and_is_not_read(reading: Reading) -> None:
     made: list[int] = []
-    with held_up(reading) as busy:
-        gone = [asyncio.ensure_future(reading.in_turn("mine", MOST_VALUES, lambda: made.append(1))) for _ in range(4)]
+    with held_up(reading.request) as busy:
+        gone = [read(reading, "mine", lambda: made.append(1)) for _ in range(4)]
         await asyncio.sleep(0)
         for task in gone:
             task.cancel()
         for task in gone:
             with suppress(asyncio.CancelledError):
                 await task
-        again = [asyncio.ensure_future(reading.in_turn("mine", MOST_VALUES, object)) for _ in range(4)]
+        again = [read(reading, "mine", object) for _ in range(4)]
         await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(busy, *again)
@@ -224,11 +304,11 @@ def test_an_answer_of_too_many_values_is_not_sealed() -> None:
 
 def test_the_numbers_of_an_answer_that_is_read_for_its_tokens_take_no_memory() -> None:
     held = BufferedResponse(EMBEDDINGS)
-    said = (
+    body = (
         b'{"id":"one","usage":{"prompt_tokens":7,"total_tokens":7},"data":[' + b",".join([b"0.5"] * (1 << 20)) + b"]}"
     )
-    held.feed(said)
+    held.feed(body)
     with memory() as most:
-        held.read()
+        said = held.read()
         assert most() < 40 << 20
-    assert (held.chat_id, held.tokens.prompt) == ("one", 7)
+    assert (said.chat_id, said.tokens.prompt) == ("one", 7)

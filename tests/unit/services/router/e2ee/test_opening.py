@@ -33,6 +33,7 @@ from tests.fakes.sealed_prompts import Client, ListedKeys
 KEYS = tuple(E2eeKey.generate(suite) for suite in SUITES.values())
 
 TENANT_ID = "ab" * 16
+PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -47,13 +48,17 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 async def refusal(opening: Opening, client: Client, body: bytes, **changed: str | None) -> type[E2eeRefused]:
     with pytest.raises(E2eeRefused) as refused:
-        await opening.open(TENANT_ID, client.headers(**changed), CHAT, body)
+        await opening.open(TENANT_ID, PATIENCE_SECONDS, client.headers(**changed), CHAT, body)
     return type(refused.value)
 
 
 async def test_a_prompt_is_opened_and_its_answer_goes_to_who_sent_it(opening: Opening, client: Client) -> None:
     opened = await opening.open(
-        TENANT_ID, client.headers(), CHAT, client.chat(client.seal("messages.0.content", "é\u2028"), n=1)
+        TENANT_ID,
+        PATIENCE_SECONDS,
+        client.headers(),
+        CHAT,
+        client.chat(client.seal("messages.0.content", "é\u2028"), n=1),
     )
     assert opened.body == '{"model":"m","messages":[{"role":"user","content":"é\u2028"}],"n":1}'.encode()
     assert opened.envelope.key_id == client.key.key_id
@@ -76,13 +81,14 @@ async def test_a_prompt_is_opened_and_its_answer_goes_to_who_sent_it(opening: Op
 async def test_a_whole_content_is_a_list_or_a_text(
     opening: Opening, client: Client, plaintext: str, restored: str
 ) -> None:
-    opened = await opening.open(TENANT_ID, client.headers(), CHAT, client.sealed_chat(plaintext))
+    opened = await opening.open(TENANT_ID, PATIENCE_SECONDS, client.headers(), CHAT, client.sealed_chat(plaintext))
     assert opened.body == f'{{"model":"m","messages":[{{"role":"user","content":{restored}}}]}}'.encode()
 
 
 async def test_a_prompt_that_reads_as_a_list_stays_a_text(opening: Opening, client: Client) -> None:
     body = json.dumps({"model": "m", "prompt": client.seal("prompt", "[1]")}).encode()
-    assert (await opening.open(TENANT_ID, client.headers(), COMPLETIONS, body)).body == b'{"model":"m","prompt":"[1]"}'
+    opened = await opening.open(TENANT_ID, PATIENCE_SECONDS, client.headers(), COMPLETIONS, body)
+    assert opened.body == b'{"model":"m","prompt":"[1]"}'
 
 
 @pytest.mark.parametrize("plaintext", [b'[{"a":1,"a":2}]', b"\xff", b"[\xff]"])
@@ -92,7 +98,7 @@ async def test_what_cannot_be_restored_is_refused(opening: Opening, client: Clie
 
 async def test_what_came_in_clear_beside_what_was_sealed_stays(opening: Opening, client: Client) -> None:
     parts = [{"text": "in clear"}, {"text": client.seal("messages.0.content.1.text", "a")}, {"text": "ab12"}]
-    opened = await opening.open(TENANT_ID, client.headers(), CHAT, client.chat(parts))
+    opened = await opening.open(TENANT_ID, PATIENCE_SECONDS, client.headers(), CHAT, client.chat(parts))
     assert [part["text"] for part in json.loads(opened.body)["messages"][0]["content"]] == ["in clear", "a", "ab12"]
 
 
@@ -135,12 +141,12 @@ async def test_headers_are_refused_before_anything_is_read(
 
 async def test_an_older_protocol_alone_is_refused_too(opening: Opening) -> None:
     with pytest.raises(VersionNotSupported):
-        await opening.open(TENANT_ID, {"x-signing-algo": "ecdsa"}, CHAT, b"{}")
+        await opening.open(TENANT_ID, PATIENCE_SECONDS, {"x-signing-algo": "ecdsa"}, CHAT, b"{}")
 
 
 async def test_an_endpoint_without_fields_is_refused_first(opening: Opening) -> None:
     with pytest.raises(EndpointWithoutFields):
-        await opening.open(TENANT_ID, {"x-e2ee-nonce": ""}, MESSAGES, b"{not json")
+        await opening.open(TENANT_ID, PATIENCE_SECONDS, {"x-e2ee-nonce": ""}, MESSAGES, b"{not json")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +175,7 @@ async def test_a_request_comes_once_also_if_it_could_not_be_opened(opening: Open
 
 async def test_a_recorded_request_is_not_answered_to_somebody_else(opening: Opening, client: Client) -> None:
     body = client.sealed_chat()
-    await opening.open(TENANT_ID, client.headers(), CHAT, body)
+    await opening.open(TENANT_ID, PATIENCE_SECONDS, client.headers(), CHAT, body)
     other = replace(client, private=client.key.suite.key())
     assert await refusal(opening, other, body) is Replayed
 
@@ -186,7 +192,8 @@ async def test_what_would_be_answered_in_clear_is_refused(
 async def test_what_is_asked_not_to_be_answered_is_no_matter(
     opening: Opening, client: Client, asked: dict[str, Any]
 ) -> None:
-    await opening.open(TENANT_ID, client.headers(), CHAT, client.chat(client.seal("messages.0.content", "a"), **asked))
+    body = client.chat(client.seal("messages.0.content", "a"), **asked)
+    await opening.open(TENANT_ID, PATIENCE_SECONDS, client.headers(), CHAT, body)
 
 
 async def test_more_fields_than_anybody_needs_are_refused(opening: Opening, client: Client) -> None:
@@ -202,7 +209,7 @@ async def test_a_model_that_would_be_hashed_with_every_field_is_short(opening: O
 
 async def test_what_was_refused_for_its_headers_may_come_again(opening: Opening, client: Client) -> None:
     assert await refusal(opening, client, client.sealed_chat(), x_e2ee_version="3") is VersionNotSupported
-    await opening.open(TENANT_ID, client.headers(), CHAT, client.sealed_chat())
+    await opening.open(TENANT_ID, PATIENCE_SECONDS, client.headers(), CHAT, client.sealed_chat())
 
 
 async def test_another_routers_keys_open_nothing(client: Client) -> None:

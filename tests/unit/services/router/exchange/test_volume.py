@@ -7,11 +7,23 @@ from typing import Any
 
 import pytest
 
+from libs.aci.endpoints import CHAT
+from libs.aci.sse import EventSplitter
+from services.router.exchange.notices import notice
 from services.router.exchange.volume import Volume
 
 
 def event(members: Any) -> bytes:
     return b"data: " + json.dumps(members).encode() + b"\n\n"
+
+
+def tokens_of(*pieces: bytes) -> int:
+    """Of a stream that comes in these pieces."""
+    splitter, volume = EventSplitter(), Volume()
+    for piece in pieces:
+        for raw in splitter.split(piece):
+            volume.add_event(notice(raw, CHAT.protocol).octets)
+    return volume.tokens()
 
 
 @pytest.mark.parametrize(
@@ -29,39 +41,29 @@ def event(members: Any) -> bytes:
     ids=str,
 )
 def test_what_an_event_adds_counts_by_its_length(members: dict[str, Any]) -> None:
-    volume = Volume(streams=True)
-    volume.feed(event(members))
-    assert volume.tokens() == 10
+    assert tokens_of(event(members)) == 10
 
 
 def test_an_event_is_a_token_however_it_is_cut() -> None:
-    volume = Volume(streams=True)
-    for octet in event({"choices": [{"delta": {"content": "a"}}]}) * 7 + b": alive\n\ndata: [DONE]\n\n":
-        volume.feed(bytes([octet]))
-    assert volume.tokens() == 7
+    stream = event({"choices": [{"delta": {"content": "a"}}]}) * 7 + b": alive\n\ndata: [DONE]\n\n"
+    assert tokens_of(*(bytes([octet]) for octet in stream)) == 7
 
 
 @pytest.mark.parametrize("data", [b"data: [1]\n\n", b"data: {\n\n", b"\n\n", b"data: [DONE]\n\n", b"\xff"])
 def test_what_is_no_part_of_an_answer_counts_as_nothing(data: bytes) -> None:
-    volume = Volume(streams=True)
-    volume.feed(data)
-    assert volume.tokens() == 0
+    assert tokens_of(data) == 0
 
 
 def test_depth_is_no_harm() -> None:
-    volume = Volume(streams=True)
-    volume.feed(b'data: {"delta":' + b"[" * 900 + b'"four"' + b"]" * 900 + b"}\n\n")
-    assert volume.tokens() == 1
+    assert tokens_of(b'data: {"delta":' + b"[" * 900 + b'"four"' + b"]" * 900 + b"}\n\n") == 1
 
 
 def test_a_lone_surrogate_is_no_harm() -> None:
-    volume = Volume(streams=True)
-    volume.feed(b'data: {"delta":"\\ud800"}\n\n')
-    assert volume.tokens() == 1
+    assert tokens_of(b'data: {"delta":"\\ud800"}\n\n') == 1
 
 
 def test_a_whole_answer_counts_by_its_length() -> None:
-    volume = Volume(streams=False)
-    volume.feed(b"1234")
-    volume.feed(b"5")
+    volume = Volume()
+    volume.add(4)
+    volume.add(1)
     assert volume.tokens() == 2

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from libs.aci.encoding import digest
 from libs.aci.endpoints import CHAT, EMBEDDINGS, EVENT_STREAM, MESSAGES, RESPONSES, Endpoint
+from libs.aci.json_values import FEW_VALUES
+from libs.aci.usage import Tokens
 from services.router.errors import LedgerUnavailable, UpstreamFailed
+from services.router.exchange.notices import MOST_VALUES
 from services.router.exchange.withholding import BufferedResponse, StreamedResponse, withhold
 
 DONE = b"data: [DONE]\n\n"
@@ -25,9 +28,17 @@ FINISH = event(choices=[{"delta": {}, "finish_reason": "stop"}])
 USAGE = event(choices=[], usage={"total_tokens": 2})
 
 
+def released_by(response: StreamedResponse, *chunks: bytes) -> bytes:
+    released = b""
+    for chunk in chunks:
+        events = response.feed(chunk)
+        released += response.release(events, response.read(events))
+    return released
+
+
 def stream(*chunks: bytes, endpoint: Endpoint = CHAT) -> tuple[StreamedResponse, bytes]:
     response = StreamedResponse(endpoint)
-    return response, b"".join(response.feed(chunk) for chunk in chunks)
+    return response, released_by(response, *chunks)
 
 
 def test_stream_goes_out_up_to_the_finish_reason_and_the_hash_covers_all() -> None:
@@ -41,8 +52,8 @@ def test_stream_goes_out_up_to_the_finish_reason_and_the_hash_covers_all() -> No
 
 def test_nothing_is_released_after_the_finish_reason() -> None:
     response, _ = stream(FINISH)
-    assert response.feed(FIRST) == b""
-    assert response.feed(b": keepalive\n\n") == b""
+    assert released_by(response, FIRST) == b""
+    assert released_by(response, b": keepalive\n\n") == b""
 
 
 def test_clean_end_without_the_terminal_gets_it_inside_the_hash() -> None:
@@ -139,9 +150,9 @@ def test_released_and_withheld_bytes_are_the_stream_in_any_chunking(body: bytes,
     response = StreamedResponse(CHAT)
     released, rest = b"", body
     for size in sizes:
-        released += response.feed(rest[:size])
+        released += released_by(response, rest[:size])
         rest = rest[size:]
-    released += response.feed(rest)
+    released += released_by(response, rest)
     assert released + response.withheld == body
     assert response.body_hash == digest(body)
     assert b'"finish_reason": "stop"' not in released
@@ -151,20 +162,52 @@ def test_released_and_withheld_bytes_are_the_stream_in_any_chunking(body: bytes,
 def test_endless_event_is_refused_and_what_was_not_returned_keeps_its_place() -> None:
     response = StreamedResponse(CHAT, limit=1000)
     with pytest.raises(UpstreamFailed):
-        response.feed(FIRST + FINISH + b"data: " + b"x" * 1000)
+        released_by(response, FIRST + FINISH + b"data: " + b"x" * 1000)
     assert response.withheld.startswith(FIRST + FINISH + b"data: xxx")
     assert response.body_hash == digest(response.withheld)
 
 
 def test_buffered_response_is_withheld_whole() -> None:
     response = BufferedResponse(CHAT, limit=64)
-    assert response.feed(b'{"id":') == b""
-    assert response.chat_id is None
-    assert response.feed(b'"chatcmpl-2"}') == b""
+    response.feed(b'{"id":')
+    response.feed(b'"chatcmpl-2"}')
     response.complete()
     assert response.withheld == b'{"id":"chatcmpl-2"}'
     assert response.body_hash == digest(b'{"id":"chatcmpl-2"}')
-    assert response.chat_id == "chatcmpl-2"
+
+
+def test_a_buffered_response_says_what_its_owner_has_read() -> None:
+    response = BufferedResponse(CHAT)
+    response.feed(b'{"id":"chatcmpl-2","usage":{"prompt_tokens":7,"completion_tokens":2}}')
+    said = response.read()
+    assert (response.chat_id, response.tokens) == (None, Tokens())
+    response.said = said
+    assert (response.chat_id, response.tokens) == ("chatcmpl-2", Tokens(7, 2))
+    response.fail(GONE)
+    assert (response.chat_id, response.tokens) == (None, Tokens())
+
+
+def test_events_that_were_not_read_are_not_there_and_nothing_takes_their_place() -> None:
+    response, released = stream(FIRST)
+    assert response.feed(FIRST + FINISH + FIRST[:9]) == [FIRST, FINISH]
+    response.fail(GONE)
+    assert released == FIRST
+    assert response.withheld.startswith(b'\n\ndata: {"error":{"message":"the node went away"')
+    assert response.body_hash == digest(released + response.withheld)
+
+
+@pytest.mark.parametrize("protocol", [CHAT, RESPONSES], ids=["chat", "responses"])
+def test_an_event_of_more_values_than_are_read_is_taken_for_the_end(protocol: Endpoint) -> None:
+    many = b'data: {"id":"chatcmpl-1","x":[' + b"0," * MOST_VALUES + b"0]}\n\n"
+    response, released = stream(event(), many, event(), endpoint=protocol)
+    assert (released, response.withheld) == (event(), many + event())
+
+
+def test_where_a_long_event_stops_before_its_blank_line_nothing_is_appended() -> None:
+    unfinished = b'data: {"x":[' + b"0," * FEW_VALUES + b"0]}\n"
+    response, _ = stream(unfinished)
+    response.fail(GONE)
+    assert response.withheld == unfinished
 
 
 def test_buffered_response_that_breaks_off_becomes_the_error() -> None:

@@ -135,9 +135,7 @@ async def test_the_right_one_serves_from_memory_and_no_disk_has_the_weights(
     opened = in_memory / "model" / packaged_weights().name
     with (
         short_folder() as folder,
-        another_node(
-            mesh, https, folder, environment=environment, **model.settings(MINE, in_memory / "model")
-        ) as node,
+        another_node(mesh, https, folder, environment=environment, **model.settings(MINE, in_memory / "model")) as node,
     ):
         assert str(opened) in arguments_of_engine(node)
         session = node.session()
@@ -154,7 +152,7 @@ async def test_the_right_one_serves_from_memory_and_no_disk_has_the_weights(
 
         everywhere = [
             *(mesh.state, folder, model.folder, *map(Path, environment.values())),
-            *Path(tempfile.gettempdir()).glob(_SHARED),
+            *shared(),
         ]
         assert holders(*everywhere) == set()
         # The search finds what is there, wherever and however little of it.
@@ -166,6 +164,10 @@ async def test_the_right_one_serves_from_memory_and_no_disk_has_the_weights(
         assert holders(*everywhere) == controls
         for control in controls:
             control.unlink()
+
+
+def shared() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(_SHARED))
 
 
 def arguments_of_engine(node: AnotherNode) -> list[str]:

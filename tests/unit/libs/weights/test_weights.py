@@ -29,6 +29,16 @@ async def test_one_file_is_named_by_its_manifest(tmp_path: Path) -> None:
     assert await digest_of(path) == hashlib.sha256(manifest).digest()
 
 
+async def test_an_engine_is_given_one_file_wherever_it_lies_and_else_the_folder(tmp_path: Path) -> None:
+    """What comes encrypted is opened into a folder, and engines of one file load no folder."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.gguf").write_bytes(b"weights")
+    assert (await measure(model / "model.gguf")).loaded == (await measure(model)).loaded == model / "model.gguf"
+    (model / "config.json").write_bytes(b"{}")
+    assert (await measure(model)).loaded == model
+
+
 async def test_every_file_below_a_folder_counts_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "one").write_bytes(b"1")

@@ -71,7 +71,7 @@ async def test_a_server_that_nobody_knew_serves_under_its_measured_name(tmp_path
         async with aclosing(generation.generate(request, PATIENCE_SECONDS)) as parts:
             head, *chunks, conclusion = [part async for part in parts]
         # The key is in its environment, and in no argument.
-        argv = Path(f"/proc/{running.pid}/cmdline").read_bytes().decode().split("\0")
+        argv = argv_of(running)
         assert argv[:4] == [sys.executable, "-I", "-m", "services.node.embedded"]
         assert not any(len(part) == 64 and "/" not in part for part in argv)
     assert head == Head(200, "application/json")
@@ -87,6 +87,10 @@ async def test_a_server_that_nobody_knew_serves_under_its_measured_name(tmp_path
     assert own["engine"] == "openai-server llama.cpp b9000"
     assert own["engine_args_sha256"] == launch.arguments_sha256.hex()
     assert own["weights_sha256"] == weights.manifest.digest.hex()
+
+
+def argv_of(engine: SupervisedEngine) -> list[str]:
+    return Path(f"/proc/{engine.pid}/cmdline").read_bytes().decode().split("\0")
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,10 @@ async def test_the_real_server_with_a_shared_cache_or_without_its_key_never_serv
     tmp_path: Path, fault: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with engine(tmp_path, measured("-m", "tests.fakes.llama_server", *OPTIONS, fault)) as (running, _):
-        await asyncio.wait_for(running.until_found_unfit(), PATIENCE_SECONDS)
-        assert not running.ready
+        unfit, ready = (asyncio.create_task(until()) for until in (running.until_found_unfit, running.until_ready))
+        await asyncio.wait({unfit, ready}, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        assert (unfit.done(), running.ready) == (True, False)
+        ready.cancel()
         with pytest.raises(EngineUnavailable):
             async with running.post(CHAT.path, b"{}", 1.0):
                 pass

@@ -18,6 +18,7 @@ from services.node.launch import EngineSettings, plan
 from tests.mesh.running import short_folder
 
 WHERE = os.environ.get("TEEMESH_VLLM")
+ENVIRONMENT = Path(str(WHERE)).absolute()
 START_SECONDS = 300.0
 ARGUMENTS = (
     *("-I", "-m", "vllm.entrypoints.openai.api_server", "--model", "{weights}", "--served-model-name", "{model}"),
@@ -45,8 +46,7 @@ pytestmark = [
 async def test_it_serves_where_it_shows_that_tenants_share_no_prompt(
     monkeypatch: pytest.MonkeyPatch, cache_salt: bool, arguments: list[str], serves: bool
 ) -> None:
-    environment = Path(str(WHERE)).absolute()
-    program = EngineServer(str(environment / "bin" / "python"), "vllm as any other", "VLLM_API_KEY", cache_salt)
+    program = EngineServer(str(ENVIRONMENT / "bin" / "python"), "vllm as any other", "VLLM_API_KEY", cache_salt)
     measured = MeasuredEngine(
         SERVER,
         arguments=(*ARGUMENTS, *arguments),
@@ -54,7 +54,7 @@ async def test_it_serves_where_it_shows_that_tenants_share_no_prompt(
         server=program,
     )
     settings = EngineSettings(
-        model="m", weights=environment / "weights" / "smollm2-135m", context_tokens=1024, parallel=2
+        model="m", weights=ENVIRONMENT / "weights" / "smollm2-135m", context_tokens=1024, parallel=2
     )
     launch = plan(settings, measured, await engine_name(measured))
     weights = await measure(launch.weights)

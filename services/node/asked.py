@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from libs import jcs
 from libs.aci import rewriting
 from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
-from libs.errors import Code, MeshError
+from libs.errors import Code
 from services.node.members import KNOWN, LONGEST, MOST
+from services.node.named_tools import shown_alone
+from services.node.refused import BodyRefused
 
 _SAMPLING = (
     "frequency_penalty",
@@ -36,15 +38,6 @@ _SAMPLING = (
 _LONGEST_NUMBER = 32
 _LONGEST_NAME = 64
 """Of a member that is refused, in the words that say so."""
-
-
-class BodyRefused(MeshError):
-    """The body cannot be served. The client reads of it in an error of the model's API, with this HTTP status."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "BODY_REFUSED"
-    status: ClassVar[int] = 400
-    type: ClassVar[str] = "invalid_request_error"
 
 
 class ModelNotServed(BodyRefused):
@@ -81,10 +74,13 @@ class Asked:
     model: str
     sampling: str
     """Canonical JSON: every sampling setting that is a number, as it was written, in a string."""
+    body: bytes
+    """As the engine is to be asked."""
 
 
-def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
-    """Return what the body asks there. Raises `BodyRefused` or what is one.
+def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, *, heeds_named_tools: bool = True) -> Asked:
+    """Return what the body asks there, of an engine that does or does not heed a `tool_choice` that names one. Raises
+    `BodyRefused` or what is one.
 
     The engine does not judge the model: some engines serve whatever name they are given. A body of many values takes
     long, and memory many times its length: it MUST be read beside the event loop, one at a time.
@@ -101,7 +97,8 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
     _require_bounded(members)
     numbers = ((name, members.get(name)) for name in _SAMPLING)
     written = {name: number[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, Number)}
-    return Asked(model, jcs.dumps(written).decode())
+    asked = body if heeds_named_tools else shown_alone(body, members, endpoint.protocol)
+    return Asked(model, jcs.dumps(written).decode(), asked)
 
 
 def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:

@@ -14,10 +14,13 @@ from pathlib import Path
 from xllamacpp import CommonParams, Server, llama_pooling_type  # type: ignore[attr-defined]  # it has no types
 
 from libs.process import protect_memory
+from services.node.chat_template import SMOLLM2
 
 _LOG_ERRORS_ONLY = 1
 _MOST_EMBEDDED_TOKENS = 2048
 """Of one input. It is embedded at once, so the memory for that grows with it."""
+
+_TEMPLATES = {"smollm2": SMOLLM2}
 
 
 def main() -> None:
@@ -43,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--context", type=int, required=True, help="tokens of context for one request")
     parser.add_argument("--parallel", type=int, required=True, help="requests generated at once")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
+    parser.add_argument("--chat-template", choices=sorted(_TEMPLATES), help="instead of the one in the GGUF file")
     return parser
 
 
@@ -70,6 +74,8 @@ def _parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
     # The model that generates embeds, too: an input is the mean of what the model makes of its tokens.
     parameters.embedding = True
     parameters.pooling_type = llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if arguments.chat_template is not None:
+        parameters.chat_template = _TEMPLATES[arguments.chat_template]
     parameters.n_batch = parameters.n_ubatch = min(arguments.context, _MOST_EMBEDDED_TOKENS)
     parameters.verbosity = _LOG_ERRORS_ONLY
     return parameters

@@ -64,6 +64,10 @@ class Engine(Protocol):
         """True when requests need a cache salt."""
 
     @property
+    def heeds_named_tools(self) -> bool:
+        """True when it calls the tool that a `tool_choice` names, and no other."""
+
+    @property
     def load(self) -> EngineLoad: ...
 
     def post(self, path: str, body: bytes, timeout_seconds: float) -> AbstractAsyncContextManager[Answer]:
@@ -118,6 +122,10 @@ class SupervisedEngine:
     @property
     def salted(self) -> bool:
         return self._launch.salted
+
+    @property
+    def heeds_named_tools(self) -> bool:
+        return self._launch.heeds_named_tools
 
     @property
     def load(self) -> EngineLoad:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol as Interface
 
 from libs.aci.encoding import digest
@@ -23,10 +24,11 @@ from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.aci.sse import Protocol
 from libs.aci.usage import Tokens
 from libs.errors import Code, MeshError
-from services.node.asked import Asked, BodyRefused, read_body
+from services.node.asked import Asked, read_body
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.receipts import Exchange, ReceiptSigner
+from services.node.refused import BodyRefused
 from services.node.salting import SaltKeyMissing, Salts
 from services.node.shares import TenantShares
 from services.node.stated import Stated
@@ -154,7 +156,7 @@ class Generation:
             yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(body)))
             return
         salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
-        forwarded = request.body if salt is None else _salted(request.body, salt)
+        forwarded = asked.body if salt is None else _salted(asked.body, salt)
         with self._gpus.hold(), self._shares.held(request.tenant_id):
             async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
                 if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
@@ -192,10 +194,10 @@ class Generation:
 
     async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
         """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
+        read = partial(read_body, body, self._models, endpoint, heeds_named_tools=self._engine.heeds_named_tools)
         if most_values(body) <= FEW_VALUES:
-            return read_body(body, self._models, endpoint)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint)
+            return read()
+        return await asyncio.get_running_loop().run_in_executor(self._reading, read)
 
     def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

@@ -100,6 +100,8 @@ class Launch:
     """Where it is asked; stands in the evidence claims."""
     salted: bool
     """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
+    heeds_named_tools: bool = True
+    """True when it calls the tool that a `tool_choice` names, and no other."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
@@ -123,6 +125,8 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         "--context": str(settings.context_tokens),
         "--parallel": str(settings.parallel),
         "--threads": str(settings.effective_threads),
+        # That of other weights is their own.
+        **({"--chat-template": "smollm2"} if settings.weights is None else {}),
     }
     return Launch(
         name=name,
@@ -135,6 +139,7 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         key_variable=_EMBEDDED_KEY_VARIABLE,
         endpoints=engine.endpoints or frozenset(DEFINED),
         salted=False,
+        heeds_named_tools=False,
     )
 
 

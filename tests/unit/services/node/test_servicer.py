@@ -31,6 +31,7 @@ class EndlessEngine:
 
     ready = True
     salted = False
+    heeds_named_tools = True
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

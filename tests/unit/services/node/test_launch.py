@@ -39,6 +39,18 @@ def test_the_embedded_engine_is_started_by_the_nodes_interpreter_in_isolation() 
     assert plan(EngineSettings(), EMBEDDED, "an engine").program[:2] == (sys.executable, "-I")
 
 
+def test_the_packaged_model_has_a_template_with_tools_and_other_weights_their_own(tmp_path: Path) -> None:
+    packaged = plan(EngineSettings(), EMBEDDED, "an engine").arguments
+    other = plan(EngineSettings(weights=tmp_path / "a.gguf"), EMBEDDED, "an engine").arguments
+    assert packaged[-2:] == ("--chat-template", "smollm2")
+    assert "--chat-template" not in other
+
+
+def test_vllm_alone_heeds_the_name_of_a_tool(tmp_path: Path) -> None:
+    assert not plan(EngineSettings(), EMBEDDED, "an engine").heeds_named_tools
+    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"), "an engine").heeds_named_tools
+
+
 def test_vllm_without_weights_is_refused() -> None:
     with pytest.raises(WeightsMissing):
         plan(EngineSettings(), MeasuredEngine("vllm"), "an engine")

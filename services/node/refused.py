@@ -1,4 +1,4 @@
-"""Responsible for how a body that cannot be served is refused: the client reads of it in an error of the model's API."""
+"""Responsible for how a body is refused: the client reads of it in an error of the model's API."""
 
 from __future__ import annotations
 

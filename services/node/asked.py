@@ -16,8 +16,8 @@ from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code
+from services.node.calling import Calling
 from services.node.members import KNOWN, LONGEST, MOST
-from services.node.named_tools import shown_alone
 from services.node.refused import BodyRefused
 
 _SAMPLING = (
@@ -78,9 +78,9 @@ class Asked:
     """As the engine is to be asked."""
 
 
-def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, *, heeds_named_tools: bool = True) -> Asked:
-    """Return what the body asks there, of an engine that does or does not heed a `tool_choice` that names one. Raises
-    `BodyRefused` or what is one.
+def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, calling: Calling | None = None) -> Asked:
+    """Return what the body asks there, of an engine that may need help to call tools. Raises `BodyRefused` or what is
+    one.
 
     The engine does not judge the model: some engines serve whatever name they are given. A body of many values takes
     long, and memory many times its length: it MUST be read beside the event loop, one at a time.
@@ -97,7 +97,7 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, *, heeds_
     _require_bounded(members)
     numbers = ((name, members.get(name)) for name in _SAMPLING)
     written = {name: number[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, Number)}
-    asked = body if heeds_named_tools else shown_alone(body, members, endpoint.protocol)
+    asked = body if calling is None else calling.ask(body, members, endpoint.protocol)
     return Asked(model, jcs.dumps(written).decode(), asked)
 
 

@@ -22,7 +22,7 @@ SMOLLM2 = r"""
         {{- '\n' -}}
       {%- endfor -%}
       {{- 'To call one, answer with its name and its arguments as JSON, and nothing else:\n' -}}
-      {{- '<tool_call>\n{"name": "the function", "arguments": {"name": "value"} }\n</tool_call>' -}}
+      {{- '<tool_call>[{"name": "the function", "arguments": {"name": "value"} }]</tool_call>' -}}
     {%- endif -%}
     {{- '<|im_end|>\n' -}}
   {%- endif -%}
@@ -36,16 +36,15 @@ SMOLLM2 = r"""
       {{- message['content'] -}}
     {%- endif -%}
     {%- if message['tool_calls'] -%}
+      {{- '<tool_call>[' -}}
       {%- for call in message['tool_calls'] -%}
-        {%- if message['content'] or not loop.first -%}
-          {{- '\n' -}}
-        {%- endif -%}
-        {{- '<tool_call>\n{"name": "' -}}
+        {{- '{"name": "' if loop.first else ', {"name": "' -}}
         {{- call['function']['name'] -}}
         {{- '", "arguments": ' -}}
         {{- call['function']['arguments'] | tojson -}}
-        {{- '}\n</tool_call>' -}}
+        {{- '}' -}}
       {%- endfor -%}
+      {{- ']</tool_call>' -}}
     {%- endif -%}
     {{- '<|im_end|>\n' -}}
   {%- endif -%}
@@ -55,3 +54,6 @@ SMOLLM2 = r"""
 {%- endif -%}
 """
 """Jinja, as llama.cpp reads it."""
+
+SMOLLM2_CALL = "<tool_call>"
+"""What a call begins with there."""

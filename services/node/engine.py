@@ -22,6 +22,7 @@ import structlog
 from libs.aci.endpoints import DEFINED, Endpoint
 from libs.process import Exit, Program, Supervisor, supervised
 from libs.weights import MeasuredWeights, WeightsChanged, WeightsMissing
+from services.node.calling import Calling
 from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable, SaltIgnored
 from services.node.environment import inherited
 from services.node.launch import EngineSettings, Launch
@@ -64,8 +65,8 @@ class Engine(Protocol):
         """True when requests need a cache salt."""
 
     @property
-    def heeds_named_tools(self) -> bool:
-        """True when it calls the tool that a `tool_choice` names, and no other."""
+    def calling(self) -> Calling | None:
+        """The help that it needs to call a tool that is demanded; None where it needs none."""
 
     @property
     def load(self) -> EngineLoad: ...
@@ -124,8 +125,8 @@ class SupervisedEngine:
         return self._launch.salted
 
     @property
-    def heeds_named_tools(self) -> bool:
-        return self._launch.heeds_named_tools
+    def calling(self) -> Calling | None:
+        return self._launch.calling
 
     @property
     def load(self) -> EngineLoad:

@@ -194,7 +194,7 @@ class Generation:
 
     async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
         """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
-        read = partial(read_body, body, self._models, endpoint, heeds_named_tools=self._engine.heeds_named_tools)
+        read = partial(read_body, body, self._models, endpoint, self._engine.calling)
         if most_values(body) <= FEW_VALUES:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self._reading, read)

@@ -18,7 +18,9 @@ from libs.aci.endpoints import DEFINED, FIRST, Endpoint
 from libs.policy.engine_arguments import option_of
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
+from services.node.calling import Calling
 from services.node.channel import SILENT_SECONDS
+from services.node.chat_template import SMOLLM2_CALL
 from services.node.opening import SealedSettings
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
@@ -100,8 +102,8 @@ class Launch:
     """Where it is asked; stands in the evidence claims."""
     salted: bool
     """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
-    heeds_named_tools: bool = True
-    """True when it calls the tool that a `tool_choice` names, and no other."""
+    calling: Calling | None = None
+    """The help that it needs to call a tool that is demanded; None where it needs none."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
@@ -139,7 +141,7 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         key_variable=_EMBEDDED_KEY_VARIABLE,
         endpoints=engine.endpoints or frozenset(DEFINED),
         salted=False,
-        heeds_named_tools=False,
+        calling=Calling(opening=SMOLLM2_CALL if settings.weights is None else None),
     )
 
 

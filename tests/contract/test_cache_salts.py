@@ -158,7 +158,7 @@ class SaltedEngine:
 
     ready = True
     salted = True
-    heeds_named_tools = True
+    calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

@@ -23,6 +23,7 @@ MESSAGES: Any = [{"role": "user", "content": QUESTION}]
 CITIES = ["Paris", "Rome"]
 PARAMETERS: Any = {"type": "object", "properties": {"city": {"type": "string", "enum": CITIES}}, "required": ["city"]}
 """Few answers are valid, so every one of them comes to its end."""
+CERTAIN: Any = {"max_tokens": 128, "temperature": 0}
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
 CLOCK: Any = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
 CALLED: Any = [
@@ -86,7 +87,7 @@ def test_openai_chat_calls_a_tool_that_is_demanded(
     openai_client: OpenAI, https: Https, model: str, tools: Any, choice: Any
 ) -> None:
     answer = openai_client.chat.completions.create(
-        model=model, messages=MESSAGES, max_tokens=128, tools=tools, tool_choice=choice
+        model=model, messages=MESSAGES, **CERTAIN, tools=tools, tool_choice=choice
     )
     (only,) = answer.choices
     (call,) = only.message.tool_calls or ()
@@ -102,7 +103,7 @@ def test_openai_chat_streams_the_call_of_a_tool_that_is_demanded(
 ) -> None:
     names, identifiers, arguments, ends = [], set(), "", []
     for chunk in openai_client.chat.completions.create(
-        model=model, messages=MESSAGES, max_tokens=128, tools=tools, tool_choice=choice, stream=True
+        model=model, messages=MESSAGES, **CERTAIN, tools=tools, tool_choice=choice, stream=True
     ):
         identifiers.add(chunk.id)
         for part in chunk.choices:
@@ -121,7 +122,7 @@ def test_openai_chat_streams_the_call_of_a_tool_that_is_demanded(
 def test_openai_chat_answers_with_the_result_of_a_call(openai_client: OpenAI, model: str) -> None:
     asked: Any = [{"role": "user", "content": "How warm is it in Paris?"}]
     answer = openai_client.chat.completions.create(
-        model=model, messages=asked, max_tokens=128, tools=[WEATHER], tool_choice="required"
+        model=model, messages=asked, **CERTAIN, tools=[WEATHER], tool_choice="required"
     )
     called = answer.choices[0].message
     (call,) = called.tool_calls or ()
@@ -186,7 +187,8 @@ def test_openai_responses_call_a_tool_that_is_demanded(
     weather = {"type": "function", **WEATHER["function"]}
     clock = {"type": "function", **CLOCK["function"]}
     tools = [weather] if choice == "required" else [clock, weather]
-    asked: Any = {"model": model, "input": QUESTION, "max_output_tokens": 128, "tools": tools, "tool_choice": choice}
+    asked: Any = {"model": model, "input": QUESTION, "max_output_tokens": 128, "temperature": 0}
+    asked |= {"tools": tools, "tool_choice": choice}
     if stream:
         events = list(openai_client.responses.create(**asked, stream=True))
         (answer,) = [event.response for event in events if event.type == "response.completed"]
@@ -252,6 +254,7 @@ def test_anthropic_messages_call_a_tool_that_is_demanded(
     clock = {"name": "clock", "input_schema": {"type": "object", "properties": {}}}
     tools = [weather] if choice["type"] == "any" else [clock, weather]
     asked: Any = {"model": model, "messages": MESSAGES, "max_tokens": 128, "tools": tools, "tool_choice": choice}
+    asked["extra_body"] = {"temperature": 0}
     if stream:
         with anthropic_client.messages.stream(**asked) as events:
             answer = events.get_final_message()

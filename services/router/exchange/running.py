@@ -221,9 +221,7 @@ class Exchanges:
                 except RouterError as refusal:
                     raise _telling(course, failure, refusal) from None
 
-    def _given_up(
-        self, course: Course, prompt: Prompt, tried: frozenset[str], failure: NodeUnavailable
-    ) -> RouterError:
+    def _given_up(self, course: Course, prompt: Prompt, tried: frozenset[str], failure: NodeUnavailable) -> RouterError:
         """Return why the prompt went nowhere after the last attempt. What keeps everybody else from it is said as after
         any other: where none is left of the sessions that it pins, that (ACI §5.3).
         """

@@ -20,6 +20,7 @@ from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.errors import MeshError
 from libs.identity.gpu_watch import GpuStanding
 from services.node.asked import CacheSaltRefused, ModelNotServed, read_body
+from services.node.calling import Calling
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
 from services.node.generation import (
@@ -53,7 +54,7 @@ class ToldEngine:
     content_type: str = "application/json"
     chunks: tuple[bytes, ...] = (b'{"choices":', b"[]}")
     salted: bool = False
-    heeds_named_tools: bool = True
+    calling: Calling | None = None
     endpoints: tuple[Endpoint, ...] = endpoints.DEFINED
     ready: bool = True
     load: EngineLoad = EngineLoad(running=0, waiting=0, capacity=1)  # noqa: RUF009 - frozen
@@ -91,11 +92,12 @@ async def test_the_body_reaches_the_engine_byte_for_byte() -> None:
 
 
 async def test_an_engine_that_heeds_no_names_is_shown_the_named_tool_alone_and_the_receipt_says_what_it_got() -> None:
-    engine = ToldEngine(heeds_named_tools=False)
+    engine = ToldEngine(calling=Calling())
     tools = b'[{"type":"function","function":{"name":"a"}},{"type":"function","function":{"name":"b"}}]'
     body = b'{"model":"m","tools":' + tools + b',"tool_choice":{"type":"function","function":{"name":"b"}}}'
     parts, _ = await generate(engine, body)
-    shown = b'{"model":"m","tools":[{"type":"function","function":{"name":"b"}}],"tool_choice":"required"}'
+    shown = b'{"model":"m","tools":[{"type":"function","function":{"name":"b"}}],'
+    shown += b'"tool_choice":"required","parallel_tool_calls":false}'
     assert engine.bodies == [shown]
     assert isinstance(parts[-1], Conclusion)
     signed = receipt.parse(parts[-1].receipt)
@@ -104,7 +106,7 @@ async def test_an_engine_that_heeds_no_names_is_shown_the_named_tool_alone_and_t
 
 
 async def test_a_choice_that_an_engine_would_not_heed_reaches_none() -> None:
-    engine = ToldEngine(heeds_named_tools=False)
+    engine = ToldEngine(calling=Calling())
     parts, _ = await generate(engine, b'{"model":"m","tool_choice":{"type":"function","function":{"name":"b"}}}')
     assert parts[0] == Head(400, "application/json")
     assert engine.bodies == []

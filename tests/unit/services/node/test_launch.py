@@ -11,6 +11,7 @@ import pytest
 from libs.aci.endpoints import CHAT, COMPLETIONS, DEFINED, MESSAGES
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
+from services.node.calling import Calling
 from services.node.launch import EngineSettings, plan
 
 SOCKET = Path("/run/engine.sock")
@@ -46,9 +47,10 @@ def test_the_packaged_model_has_a_template_with_tools_and_other_weights_their_ow
     assert "--chat-template" not in other
 
 
-def test_vllm_alone_heeds_the_name_of_a_tool(tmp_path: Path) -> None:
-    assert not plan(EngineSettings(), EMBEDDED, "an engine").heeds_named_tools
-    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"), "an engine").heeds_named_tools
+def test_llama_cpp_needs_help_to_call_tools_and_vllm_none(tmp_path: Path) -> None:
+    assert plan(EngineSettings(), EMBEDDED, "an engine").calling == Calling("<tool_call>")
+    assert plan(EngineSettings(weights=tmp_path / "a.gguf"), EMBEDDED, "an engine").calling == Calling()
+    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"), "an engine").calling is None
 
 
 def test_vllm_without_weights_is_refused() -> None:

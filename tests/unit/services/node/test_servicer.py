@@ -31,7 +31,7 @@ class EndlessEngine:
 
     ready = True
     salted = False
-    heeds_named_tools = True
+    calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

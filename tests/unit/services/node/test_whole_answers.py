@@ -37,7 +37,7 @@ class PiecesEngine:
 
     ready = True
     salted = False
-    heeds_named_tools = True
+    calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

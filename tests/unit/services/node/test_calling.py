@@ -1,4 +1,4 @@
-"""A tool that is named is the only one that an engine is shown which heeds no names."""
+"""How an engine that heeds no names is asked for the call of a tool."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 
 from libs.aci.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
 from services.node.asked import read_body
-from services.node.named_tools import ToolChoiceRefused
+from services.node.calling import Calling, ToolChoiceRefused
 from services.node.refused import BodyRefused
 
+HELPED = Calling()
+BEGINNING = Calling("<tool_call>")
 SCHEMA = {"type": "object", "properties": {"number": {"type": "number", "maximum": 1.50}}}
 
 
@@ -30,11 +32,11 @@ def anthropic_tool(name: str) -> dict[str, Any]:
 TOOLS = {CHAT: chat_tool, RESPONSES: responses_tool, MESSAGES: anthropic_tool, COUNT_TOKENS: anthropic_tool}
 
 
-def shown(endpoint: Endpoint, *, heeds_named_tools: bool = False, **members: Any) -> Any:
+def shown(endpoint: Endpoint, calling: Calling | None = HELPED, **members: Any) -> Any:
     """What of a body of these members reaches the engine."""
     tools = [TOOLS[endpoint](name) for name in ("clock", "weather", "news")]
     body = json.dumps({"model": "m", "tools": tools} | members).encode()
-    return json.loads(read_body(body, frozenset({"m"}), endpoint, heeds_named_tools=heeds_named_tools).body)
+    return json.loads(read_body(body, frozenset({"m"}), endpoint, calling).body)
 
 
 @pytest.mark.parametrize(
@@ -54,35 +56,81 @@ def shown(endpoint: Endpoint, *, heeds_named_tools: bool = False, **members: Any
 )
 def test_the_named_tool_is_shown_alone_and_a_call_required(endpoint: Endpoint, choice: Any, required: Any) -> None:
     asked = shown(endpoint, tool_choice=choice)
-    assert asked == {"model": "m", "tools": [TOOLS[endpoint]("weather")], "tool_choice": required}
+    once = {} if required != "required" else {"parallel_tool_calls": False}
+    assert asked == {"model": "m", "tools": [TOOLS[endpoint]("weather")], "tool_choice": required, **once}
 
 
 def test_all_else_stays_as_it_was_written() -> None:
     body = b'{ "model":"m","temperature":0.70,"tools":[{"function":{"name":"a","n":1.50}},{"function":{"name":"b"}}],'
     body += b'"tool_choice":{"type":"function","function":{"name":"a"}},"messages":[{"content":"\\u00e9 \\ud800"}]}'
-    asked = read_body(body, frozenset({"m"}), CHAT, heeds_named_tools=False)
+    asked = read_body(body, frozenset({"m"}), CHAT, HELPED)
     assert asked.body == (
         b'{"model":"m","temperature":0.70,"tools":[{"function":{"name":"a","n":1.50}}],"tool_choice":"required",'
-        b'"messages":[{"content":"\xc3\xa9 \\ud800"}]}'
+        b'"messages":[{"content":"\xc3\xa9 \\ud800"}],"parallel_tool_calls":false}'
     )
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "none", "required", "any", 7, [], True])
 def test_a_choice_that_names_none_reaches_the_engine_byte_for_byte(choice: Any) -> None:
     body = json.dumps({"model": "m", "tools": [chat_tool("weather")], "tool_choice": choice}).encode()
-    assert read_body(body, frozenset({"m"}), CHAT, heeds_named_tools=False).body == body
+    assert read_body(body, frozenset({"m"}), CHAT, HELPED).body == body
 
 
 @pytest.mark.parametrize("kind", ["auto", "any", "none"])
 def test_anthropics_choice_that_names_none_reaches_the_engine_byte_for_byte(kind: str) -> None:
     choice = {"type": kind, "disable_parallel_tool_use": True}
     body = json.dumps({"model": "m", "tools": [anthropic_tool("weather")], "tool_choice": choice}).encode()
-    assert read_body(body, frozenset({"m"}), MESSAGES, heeds_named_tools=False).body == body
+    assert read_body(body, frozenset({"m"}), MESSAGES, HELPED).body == body
 
 
-def test_an_engine_that_heeds_names_gets_every_body_as_it_came() -> None:
+USER = {"role": "user", "content": "How warm is it?"}
+BEGUN = {"role": "assistant", "content": "<tool_call>"}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "choice", "turns", "begun"),
+    [
+        (CHAT, "required", {"messages": [USER]}, {"messages": [USER, BEGUN]}),
+        (CHAT, NAMED, {"messages": [USER]}, {"messages": [USER, BEGUN]}),
+        (MESSAGES, {"type": "any"}, {"messages": [USER]}, {"messages": [USER, BEGUN]}),
+        (MESSAGES, {"type": "tool", "name": "weather"}, {"messages": [USER]}, {"messages": [USER, BEGUN]}),
+        (COUNT_TOKENS, {"type": "any"}, {"messages": [USER]}, {"messages": [USER, BEGUN]}),
+        (RESPONSES, "required", {"input": "Hi"}, {"input": [{**USER, "content": "Hi"}, {"type": "message", **BEGUN}]}),
+        (RESPONSES, "required", {"input": [USER]}, {"input": [USER, {"type": "message", **BEGUN}]}),
+    ],
+    ids=["chat", "chat, named", "messages", "messages, named", "count_tokens", "a text", "responses"],
+)
+def test_where_a_call_is_demanded_the_answer_is_begun_with_one(
+    endpoint: Endpoint, choice: Any, turns: dict[str, Any], begun: dict[str, Any]
+) -> None:
+    asked = shown(endpoint, BEGINNING, tool_choice=choice, **turns)
+    assert {name: asked[name] for name in begun} == begun
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "members"),
+    [
+        (CHAT, {"messages": [USER]}),
+        (CHAT, {"messages": [USER], "tool_choice": "auto"}),
+        (CHAT, {"messages": [USER], "tool_choice": "none"}),
+        (CHAT, {"messages": [USER, {"role": "assistant", "content": "So"}], "tool_choice": "required"}),
+        (CHAT, {"messages": [], "tool_choice": "required"}),
+        (CHAT, {"messages": "Hi", "tool_choice": "required"}),
+        (RESPONSES, {"input": 7, "tool_choice": "required"}),
+        (MESSAGES, {"messages": [USER], "tool_choice": "required"}),
+        (MESSAGES, {"messages": [USER], "tool_choice": {"type": "auto"}}),
+    ],
+    ids=repr,
+)
+def test_no_other_answer_is_begun(endpoint: Endpoint, members: dict[str, Any]) -> None:
+    body = json.dumps({"model": "m", "tools": [], **members}).encode()
+    assert read_body(body, frozenset({"m"}), endpoint, BEGINNING).body == body
+
+
+def test_an_engine_that_needs_no_help_gets_every_body_as_it_came() -> None:
     choice = {"type": "function", "function": {"name": "weather"}}
-    asked = shown(CHAT, heeds_named_tools=True, tool_choice=choice)
+    asked = shown(CHAT, None, tool_choice=choice)
     assert (len(asked["tools"]), asked["tool_choice"]) == (3, choice)
 
 
@@ -127,7 +175,7 @@ def test_however_deeply_a_body_is_nested_it_is_written_anew_or_refused() -> None
     for depth in range(800, 1000, 10):
         nested = body + b',"messages":' + b"[" * depth + b"]" * depth + b"}"
         try:
-            assert b'"required"' in read_body(nested, frozenset({"m"}), CHAT, heeds_named_tools=False).body
+            assert b'"required"' in read_body(nested, frozenset({"m"}), CHAT, HELPED).body
         except BodyRefused:
             refused += 1
     assert refused > 0

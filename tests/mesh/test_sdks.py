@@ -90,7 +90,7 @@ def test_openai_chat_calls_a_tool_that_is_demanded(
         model=model, messages=MESSAGES, **CERTAIN, tools=tools, tool_choice=choice
     )
     (only,) = answer.choices
-    (call,) = only.message.tool_calls or ()
+    (call,) = list(only.message.tool_calls or ())
     assert (only.finish_reason, call.type) == ("tool_calls", "function")
     assert call.function.name == "weather"
     assert json.loads(call.function.arguments)["city"] in CITIES
@@ -125,7 +125,7 @@ def test_openai_chat_answers_with_the_result_of_a_call(openai_client: OpenAI, mo
         model=model, messages=asked, **CERTAIN, tools=[WEATHER], tool_choice="required"
     )
     called = answer.choices[0].message
-    (call,) = called.tool_calls or ()
+    (call,) = list(called.tool_calls or ())
     asked += [called, {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}]
     told = openai_client.chat.completions.create(
         model=model, messages=asked, max_tokens=16, tools=[WEATHER], tool_choice="none"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from libs import jcs
 from libs.aci import rewriting
@@ -16,25 +16,18 @@ from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
-from libs.errors import Code, MeshError
+from libs.errors import Code
 from services.node.api_shapes import PLACES
+from services.node.calling import Calling
 from services.node.members import KNOWN, LONGEST, MOST, SAMPLING, UNTOLD
 from services.node.parts import fault_of_parts
+from services.node.refused import BodyRefused
 from services.node.schemas import schema_excess
 from services.node.shapes import fault_of
 
 _LONGEST_NUMBER = 32
 _LONGEST_NAME = 64
 """Of a member that is refused, in the words that say so."""
-
-
-class BodyRefused(MeshError):
-    """The body cannot be served. The client reads of it in an error of the model's API, with this HTTP status."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "BODY_REFUSED"
-    status: ClassVar[int] = 400
-    type: ClassVar[str] = "invalid_request_error"
 
 
 class ModelNotServed(BodyRefused):
@@ -85,13 +78,20 @@ class Asked:
     """Canonical JSON: what the body has of `members.SAMPLING`, each in a string. A number, true, false and null are as
     they were written; all else may be a client's text, and is the digest of its JSON as `rewriting` writes it."""
     told: bytes
-    """The body without what no engine is told; the very bytes that came where there is nothing of that."""
+    """The body as the engine is to be asked; the very bytes that came where it is told all of it, and nothing else."""
 
 
 def read_body(
-    body: bytes, served: frozenset[str], endpoint: Endpoint, lacks: Collection[str] = (), *, fetches: bool = False
+    body: bytes,
+    served: frozenset[str],
+    endpoint: Endpoint,
+    lacks: Collection[str] = (),
+    *,
+    fetches: bool = False,
+    calling: Calling | None = None,
 ) -> Asked:
-    """Return what the body asks there. Raises `BodyRefused` or what is one.
+    """Return what the body asks there, of an engine that may need help to call tools. Raises `BodyRefused` or what is
+    one.
 
     `lacks` names types of what a message is made of that the engine does not take, and `fetches` says whether parts may
     name URLs that the engine judges. It does not judge the model: some engines serve whatever name they are given. A
@@ -112,7 +112,7 @@ def read_body(
     if fault is not None:
         raise ShapeRefused(fault.removeprefix("."))
     _require_known_parts(members, endpoint, fetches)
-    return Asked(model, sampling_of(members), _told(body, members))
+    return Asked(model, sampling_of(members), _told(body, members, endpoint, calling))
 
 
 def sampling_of(members: Mapping[str, Any]) -> str:
@@ -130,13 +130,14 @@ def _named(value: object) -> str:
     return digest(written) if may_hold_text else written.decode()
 
 
-def _told(body: bytes, members: Mapping[str, Any]) -> bytes:
-    if UNTOLD.isdisjoint(members):
-        return body
-    try:
-        return rewriting.dumps({name: value for name, value in members.items() if name not in UNTOLD})
-    except JsonNotRewritable as error:
-        raise BodyRefused("the body is nested too deeply") from error
+def _told(body: bytes, members: Mapping[str, Any], endpoint: Endpoint, calling: Calling | None) -> bytes:
+    told = {name: value for name, value in members.items() if name not in UNTOLD}
+    if len(told) < len(members):
+        try:
+            body = rewriting.dumps(told)
+        except JsonNotRewritable as error:
+            raise BodyRefused("the body is nested too deeply") from error
+    return body if calling is None else calling.ask(body, told, endpoint.protocol)
 
 
 def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:

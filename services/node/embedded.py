@@ -14,10 +14,13 @@ from pathlib import Path
 from xllamacpp import CommonParams, Server, llama_pooling_type  # type: ignore[attr-defined]  # it has no types
 
 from libs.process import protect_memory
+from services.node.chat_template import SMOLLM2
 
 _LOG_ERRORS_ONLY = 1
 _MOST_EMBEDDED_TOKENS = 2048
 """Of one input. It is embedded at once, so the memory for that grows with it."""
+
+_TEMPLATES = {"smollm2": SMOLLM2}
 
 
 def main() -> None:
@@ -49,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--context", type=int, required=True, help="tokens of context for one request")
     options.add_argument("--parallel", type=int, required=True, help="requests generated at once")
     options.add_argument("--threads", type=int, required=True, help="CPU threads")
+    options.add_argument("--chat-template", choices=sorted(_TEMPLATES), help="instead of the one in the GGUF file")
     return options
 
 
@@ -77,6 +81,8 @@ def parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
     # The model that generates embeds, too: an input is the mean of what the model makes of its tokens.
     given.embedding = True
     given.pooling_type = llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if arguments.chat_template is not None:
+        given.chat_template = _TEMPLATES[arguments.chat_template]
     given.n_batch = given.n_ubatch = min(arguments.context, _MOST_EMBEDDED_TOKENS)
     given.verbosity = _LOG_ERRORS_ONLY
     return given

@@ -22,6 +22,7 @@ import structlog
 from libs.aci.endpoints import DEFINED, Endpoint
 from libs.process import Exit, Program, Supervisor, supervised
 from libs.weights import MeasuredWeights, WeightsChanged, WeightsMissing
+from services.node.calling import Calling
 from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUnavailable, SaltIgnored
 from services.node.environment import inherited
 from services.node.launch import EngineSettings, Launch
@@ -67,6 +68,10 @@ class Engine(Protocol):
     @property
     def salted(self) -> bool:
         """True when requests need a cache salt."""
+
+    @property
+    def calling(self) -> Calling | None:
+        """The help that it needs to call a tool that is demanded; None where it needs none."""
 
     @property
     def load(self) -> EngineLoad: ...
@@ -127,6 +132,10 @@ class SupervisedEngine:
     @property
     def salted(self) -> bool:
         return self._launch.salted
+
+    @property
+    def calling(self) -> Calling | None:
+        return self._launch.calling
 
     @property
     def load(self) -> EngineLoad:

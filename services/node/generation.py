@@ -24,11 +24,12 @@ from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.aci.sse import Protocol
 from libs.aci.usage import Tokens
 from libs.errors import Code, MeshError
-from services.node.asked import Asked, BodyRefused, read_body
+from services.node.asked import Asked, read_body
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.opened_with import WeightsKey
 from services.node.receipts import Exchange, ReceiptSigner
+from services.node.refused import BodyRefused
 from services.node.salting import SaltKeyMissing, Salts
 from services.node.shares import TenantShares
 from services.node.stated import Stated
@@ -145,7 +146,13 @@ class Generation:
         self._shares = TenantShares(tenant_parallel)
         self._claimed = claimed
         self._policy = policy
-        self._read = partial(read_body, served=frozenset(claimed.weights), lacks=engine.lacks, fetches=fetches)
+        self._read = partial(
+            read_body,
+            served=frozenset(claimed.weights),
+            lacks=engine.lacks,
+            fetches=fetches,
+            calling=engine.calling,
+        )
         self._receipts = receipts
         # It ends with this object, as its threads do that nobody uses any more.
         self._reading = ThreadPoolExecutor(1, "body-reading")
@@ -214,10 +221,10 @@ class Generation:
 
     async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
         """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
+        read = partial(self._read, body, endpoint=endpoint)
         if most_values(body) <= FEW_VALUES:
-            return self._read(body, endpoint=endpoint)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, partial(self._read, body, endpoint=endpoint))
+            return read()
+        return await asyncio.get_running_loop().run_in_executor(self._reading, read)
 
     def _generated(self, asked: Asked, salt: str | None, gpus: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed

@@ -20,7 +20,9 @@ from libs.policy.engine_server import CONTEXT_TOKENS, MODEL, PARALLEL, SOCKET, W
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
 from services.node.api_shapes import MEDIA
+from services.node.calling import Calling
 from services.node.channel import SILENT_SECONDS
+from services.node.chat_template import SMOLLM2_CALL
 from services.node.opening import SealedSettings
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
@@ -110,6 +112,8 @@ class Launch:
     """Types of what a message is made of that it does not take."""
     fetches: bool = False
     """True when it was measured with the domain from which it may fetch what prompts name by URL, and judges it."""
+    calling: Calling | None = None
+    """The help that it needs to call a tool that is demanded; None where it needs none."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
 
@@ -137,6 +141,8 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         "--context": str(settings.context_tokens),
         "--parallel": str(settings.parallel),
         "--threads": str(settings.effective_threads),
+        # That of other weights is their own.
+        **({"--chat-template": "smollm2"} if settings.weights is None else {}),
     }
     arguments = tuple(part for option in given.items() for part in option)
     return Launch(
@@ -153,6 +159,7 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         salted=False,
         # It has a model of text alone, and answers what is more as if it had failed.
         lacks=MEDIA,
+        calling=Calling(opening=SMOLLM2_CALL if settings.weights is None else None),
     )
 
 

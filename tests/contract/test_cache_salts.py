@@ -161,6 +161,7 @@ class SaltedEngine:
     ready = True
     salted = True
     lacks: frozenset[str] = frozenset()
+    calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

@@ -528,9 +528,8 @@ async def router_bench(
     )
     async with Reading() as reading, open_receipt_store(folder / "receipts.sqlite", most_put_off=most_put_off) as store:
         adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
-        foreign = ForeignProviders(
-            member.policy, adapters.of, SessionRecord(cast(Any, ledger), store.documents), reading
-        )
+        record = SessionRecord(cast(Any, ledger), store.documents)
+        foreign = ForeignProviders(member.policy, adapters.of, record, reading)
         gates = Gates(allowances)
         usage = Usage(cast(Any, ledger), ledger.key, UsageCopies(store.usage).keep)
         quotas = Quotas(QuotaFile(folder / "quotas.json"), {}, wall)

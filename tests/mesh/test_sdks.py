@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -19,13 +20,26 @@ pytestmark = pytest.mark.mesh
 
 QUESTION = "What is the capital of France? Answer in one sentence."
 MESSAGES: Any = [{"role": "user", "content": QUESTION}]
-PARAMETERS: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-FUNCTIONS: Any = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
+CITIES = ["Paris", "Rome"]
+PARAMETERS: Any = {"type": "object", "properties": {"city": {"type": "string", "enum": CITIES}}, "required": ["city"]}
+"""Few answers are valid, so every one of them comes to its end."""
+CERTAIN: Any = {"max_tokens": 128, "temperature": 0}
+WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
+CLOCK: Any = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
 CALLED: Any = [
     {"role": "user", "content": "How warm is it in Paris?"},
     {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Paris"}}]},
     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "21 degrees"}]},
 ]
+
+demanded = pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        ([WEATHER], "required"),
+        ([CLOCK, WEATHER], {"type": "function", "function": {"name": "weather"}}),
+    ],
+    ids=["required", "named"],
+)
 
 
 @pytest.fixture
@@ -57,18 +71,75 @@ def test_openai_models_say_where_they_are_served(openai_client: OpenAI, model: s
     )
 
 
-@pytest.mark.parametrize("choice", ["auto", "required"])
-def test_openai_chat_takes_tools(openai_client: OpenAI, https: Https, model: str, choice: Any) -> None:
-    """The model's template knows no tools, so it answers in words, also where a call is demanded."""
+@pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
+def test_openai_chat_may_call_tools(openai_client: OpenAI, https: Https, model: str, stream: bool) -> None:
+    """Whether it does is the model's to choose."""
+    asked: Any = {"model": model, "messages": MESSAGES, "max_tokens": 4, "tools": [CLOCK, WEATHER]}
+    if stream:
+        (identifier,) = {chunk.id for chunk in openai_client.chat.completions.create(**asked, stream=True)}
+    else:
+        identifier = openai_client.chat.completions.create(**asked).id
+    assert endpoint_of(https, identifier) == "/v1/chat/completions"
+
+
+@demanded
+def test_openai_chat_calls_a_tool_that_is_demanded(
+    openai_client: OpenAI, https: Https, model: str, tools: Any, choice: Any
+) -> None:
     answer = openai_client.chat.completions.create(
-        model=model,
-        messages=MESSAGES,
-        max_tokens=4,
-        tools=FUNCTIONS,
-        tool_choice=choice,
+        model=model, messages=MESSAGES, **CERTAIN, tools=tools, tool_choice=choice
     )
-    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    (only,) = answer.choices
+    (call,) = list(only.message.tool_calls or ())
+    assert (only.finish_reason, call.type) == ("tool_calls", "function")
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in CITIES
     assert endpoint_of(https, answer.id) == "/v1/chat/completions"
+
+
+@demanded
+def test_openai_chat_streams_the_call_of_a_tool_that_is_demanded(
+    openai_client: OpenAI, https: Https, model: str, tools: Any, choice: Any
+) -> None:
+    names, identifiers, arguments, ends = [], set(), "", []
+    for chunk in openai_client.chat.completions.create(
+        model=model, messages=MESSAGES, **CERTAIN, tools=tools, tool_choice=choice, stream=True
+    ):
+        identifiers.add(chunk.id)
+        for part in chunk.choices:
+            ends += [part.finish_reason] if part.finish_reason else []
+            for call in part.delta.tool_calls or ():
+                assert call.index == 0
+                assert call.function is not None
+                names += [call.function.name] if call.function.name else []
+                arguments += call.function.arguments or ""
+    assert (names, ends) == (["weather"], ["tool_calls"])
+    assert json.loads(arguments)["city"] in CITIES
+    (identifier,) = identifiers
+    assert endpoint_of(https, identifier) == "/v1/chat/completions"
+
+
+def test_openai_chat_answers_with_the_result_of_a_call(openai_client: OpenAI, model: str) -> None:
+    asked: Any = [{"role": "user", "content": "How warm is it in Paris?"}]
+    answer = openai_client.chat.completions.create(
+        model=model, messages=asked, **CERTAIN, tools=[WEATHER], tool_choice="required"
+    )
+    called = answer.choices[0].message
+    (call,) = list(called.tool_calls or ())
+    asked += [called, {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}]
+    told = openai_client.chat.completions.create(
+        model=model, messages=asked, max_tokens=16, tools=[WEATHER], tool_choice="none"
+    )
+    assert told.choices[0].message.content
+    assert not told.choices[0].message.tool_calls
+
+
+def test_openai_chat_refuses_to_call_what_is_not_among_the_tools(openai_client: OpenAI, model: str) -> None:
+    other: Any = {"type": "function", "function": {"name": "news"}}
+    with pytest.raises(openai.BadRequestError):
+        openai_client.chat.completions.create(
+            model=model, messages=MESSAGES, max_tokens=1, tools=[WEATHER], tool_choice=other
+        )
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
@@ -106,6 +177,26 @@ def test_openai_responses_streamed(openai_client: OpenAI, https: Https, model: s
     assert said
     assert last in ("response.completed", "response.incomplete")
     assert endpoint_of(https, identifier) == "/v1/responses"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "weather"}], ids=["required", "named"])
+@pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
+def test_openai_responses_call_a_tool_that_is_demanded(
+    openai_client: OpenAI, model: str, choice: Any, stream: bool
+) -> None:
+    weather = {"type": "function", **WEATHER["function"]}
+    clock = {"type": "function", **CLOCK["function"]}
+    tools = [weather] if choice == "required" else [clock, weather]
+    asked: Any = {"model": model, "input": QUESTION, "max_output_tokens": 128, "temperature": 0}
+    asked |= {"tools": tools, "tool_choice": choice}
+    if stream:
+        events = list(openai_client.responses.create(**asked, stream=True))
+        (answer,) = [event.response for event in events if event.type == "response.completed"]
+    else:
+        answer = openai_client.responses.create(**asked)
+    (call,) = [item for item in answer.output if item.type == "function_call"]
+    assert call.name == "weather"
+    assert json.loads(call.arguments)["city"] in CITIES
 
 
 @pytest.mark.parametrize(
@@ -152,6 +243,28 @@ def test_anthropic_messages_take_tools_and_their_results(anthropic_client: Anthr
         return
     with anthropic_client.messages.stream(**asked) as events:
         assert events.get_final_message().content
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}], ids=["any", "named"])
+@pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
+def test_anthropic_messages_call_a_tool_that_is_demanded(
+    anthropic_client: Anthropic, https: Https, model: str, choice: Any, stream: bool
+) -> None:
+    weather = {"name": "weather", "input_schema": PARAMETERS}
+    clock = {"name": "clock", "input_schema": {"type": "object", "properties": {}}}
+    tools = [weather] if choice["type"] == "any" else [clock, weather]
+    asked: Any = {"model": model, "messages": MESSAGES, "max_tokens": 128, "tools": tools, "tool_choice": choice}
+    asked["extra_body"] = {"temperature": 0}
+    if stream:
+        with anthropic_client.messages.stream(**asked) as events:
+            answer = events.get_final_message()
+    else:
+        answer = anthropic_client.messages.create(**asked)
+    (call,) = [block for block in answer.content if block.type == "tool_use"]
+    assert (answer.stop_reason, call.name) == ("tool_use", "weather")
+    assert isinstance(call.input, dict)
+    assert call.input["city"] in CITIES
+    assert endpoint_of(https, answer.id) == "/v1/messages"
 
 
 def test_anthropic_tokens_are_counted(anthropic_client: Anthropic, model: str) -> None:

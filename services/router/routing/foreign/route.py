@@ -73,7 +73,9 @@ class ForeignRoute:
             self.in_flight[self.name] -= 1
 
     async def _addressed(self, standing: Standing, errand: Errand, seconds: float) -> bytes:
-        """Return the prompt as the provider is to get it, within so many seconds. Raises `BodiesBusy`, and what `Standing.address` raises."""
+        """Return the prompt as the provider is to get it, within so many seconds. Raises `BodiesBusy`, and what
+        `Standing.address` raises.
+        """
         values = most_values(errand.prompt.forwarded)
         return await self.reading.request(errand.tenant_id, values, seconds, partial(standing.address, errand))
 

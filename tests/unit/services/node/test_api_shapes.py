@@ -9,9 +9,10 @@ import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from services.node.api_shapes import MEDIA, SHAPES
-from services.node.asked import BodyRefused, ShapeRefused, read_body
+from services.node.asked import ShapeRefused, read_body
 from services.node.members import KNOWN
 from services.node.questions import question
+from services.node.refused import BodyRefused
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

@@ -11,8 +11,9 @@ import pytest
 from libs.aci import endpoints
 from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
-from services.node.asked import BodyRefused, read_body, sampling_of
+from services.node.asked import read_body, sampling_of
 from services.node.members import BESIDE_SAMPLING, KNOWN, MOST, SAMPLING
+from services.node.refused import BodyRefused
 
 
 def sampling(members: str, endpoint: Endpoint = endpoints.CHAT) -> dict[str, Any]:

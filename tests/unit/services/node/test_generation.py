@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from libs.aci import endpoints, receipt
+from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import FEW_VALUES, MOST_VALUES
 from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.errors import MeshError
 from libs.identity.agent_key import Secret
 from libs.identity.gpu_watch import GpuStanding
-from services.node.asked import BodyRefused, CacheSaltRefused, ModelNotServed, read_body
+from services.node.asked import CacheSaltRefused, ModelNotServed, read_body
+from services.node.calling import Calling
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
 from services.node.generation import (
@@ -38,6 +40,7 @@ from services.node.generation import (
 from services.node.opened_with import WeightsKey
 from services.node.questions import question
 from services.node.receipts import ReceiptSigner, keyset_of
+from services.node.refused import BodyRefused
 from services.node.salting import SaltKeyMissing, Salts
 
 CHAT = endpoints.CHAT.path
@@ -57,6 +60,7 @@ class ToldEngine:
     chunks: tuple[bytes, ...] = (b'{"choices":', b"[]}")
     salted: bool = False
     lacks: frozenset[str] = frozenset()
+    calling: Calling | None = None
     endpoints: tuple[Endpoint, ...] = endpoints.DEFINED
     ready: bool = True
     load: EngineLoad = EngineLoad(running=0, waiting=0, capacity=1)  # noqa: RUF009 - frozen
@@ -91,6 +95,27 @@ async def test_the_body_reaches_the_engine_byte_for_byte() -> None:
     parts, _ = await generate(engine)
     assert engine.bodies == [GOOD]
     assert parts[:3] == [Head(200, "application/json"), b'{"choices":', b"[]}"]
+
+
+async def test_an_engine_that_heeds_no_names_is_shown_the_named_tool_alone_and_the_receipt_says_what_it_got() -> None:
+    engine = ToldEngine(calling=Calling())
+    tools = b'[{"type":"function","function":{"name":"a"}},{"type":"function","function":{"name":"b"}}]'
+    body = b'{"model":"m","tools":' + tools + b',"tool_choice":{"type":"function","function":{"name":"b"}}}'
+    parts, _ = await generate(engine, body)
+    shown = b'{"model":"m","tools":[{"type":"function","function":{"name":"b"}}],'
+    shown += b'"tool_choice":"required","parallel_tool_calls":false}'
+    assert engine.bodies == [shown]
+    assert isinstance(parts[-1], Conclusion)
+    signed = receipt.parse(parts[-1].receipt)
+    assert signed.forwarded is not None
+    assert (signed.received.body_hash, signed.forwarded.body_hash) == (digest(body), digest(shown))
+
+
+async def test_a_choice_that_an_engine_would_not_heed_reaches_none() -> None:
+    engine = ToldEngine(calling=Calling())
+    parts, _ = await generate(engine, b'{"model":"m","tool_choice":{"type":"function","function":{"name":"b"}}}')
+    assert parts[0] == Head(400, "application/json")
+    assert engine.bodies == []
 
 
 async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_engine_as_it_came() -> None:

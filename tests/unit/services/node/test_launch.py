@@ -14,6 +14,7 @@ from libs.policy.engine_server import SERVER, EngineServer
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
 from services.node.api_shapes import MEDIA
+from services.node.calling import Calling
 from services.node.launch import EngineSettings, plan
 
 SOCKET = Path("/run/engine.sock")
@@ -42,6 +43,19 @@ def test_vllm_is_started_as_a_module_with_its_key_in_the_environment(tmp_path: P
 
 def test_the_embedded_engine_is_started_by_the_nodes_interpreter_in_isolation() -> None:
     assert plan(EngineSettings(), EMBEDDED, "an engine").command[:2] == (sys.executable, "-I")
+
+
+def test_the_packaged_model_has_a_template_with_tools_and_other_weights_their_own(tmp_path: Path) -> None:
+    packaged = plan(EngineSettings(), EMBEDDED, "an engine").arguments
+    other = plan(EngineSettings(weights=tmp_path / "a.gguf"), EMBEDDED, "an engine").arguments
+    assert packaged[-2:] == ("--chat-template", "smollm2")
+    assert "--chat-template" not in other
+
+
+def test_llama_cpp_needs_help_to_call_tools_and_vllm_none(tmp_path: Path) -> None:
+    assert plan(EngineSettings(), EMBEDDED, "an engine").calling == Calling("<tool_call>")
+    assert plan(EngineSettings(weights=tmp_path / "a.gguf"), EMBEDDED, "an engine").calling == Calling()
+    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"), "an engine").calling is None
 
 
 def test_vllm_without_weights_is_refused() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from libs.aci import endpoints
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
-from services.node.asked import BodyRefused, MediaUrlRefused, MemberRefused, read_body
+from services.node.asked import MediaUrlRefused, MemberRefused, read_body
 from services.node.parts import PARTS
+from services.node.refused import BodyRefused
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 TEXT = {"type": "text", "text": "a"}

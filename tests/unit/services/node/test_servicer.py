@@ -35,6 +35,7 @@ class EndlessEngine:
     ready = True
     salted = False
     lacks: frozenset[str] = frozenset()
+    calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

@@ -38,6 +38,7 @@ class PiecesEngine:
     ready = True
     salted = False
     lacks: frozenset[str] = frozenset()
+    calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libs.aci import endpoints
+from libs.aci import endpoints, rewriting
 from libs.aci.endpoints import Endpoint
 from services.node.asked import TooMuchAsked, read_body
 from services.node.schemas import (
@@ -18,8 +18,11 @@ from services.node.schemas import (
     MOST_REFERENCES,
     MOST_REPETITIONS,
     MOST_VALUES,
+    schema_excess,
 )
 from tests.fakes.schemas import AS_LARGE_AS_TAKEN, ENDLESS, USUAL, chain, doubled, referring
+
+QUESTION = [{"role": "user", "content": "Hi"}]
 
 
 def formatted(members: dict[str, Any]) -> dict[str, Any]:
@@ -45,27 +48,33 @@ PLACE_NAMES = [f"{endpoint.path} {next(iter(place(0)))}" for endpoint, place in 
 
 
 def read(endpoint: Endpoint, **members: Any) -> None:
-    read_body(json.dumps({"model": "m", **members}).encode(), frozenset({"m"}), endpoint)
+    said: dict[str, Any] = {"input": "Hi"} if endpoint is endpoints.RESPONSES else {"messages": QUESTION}
+    if endpoint is endpoints.MESSAGES:
+        said["max_tokens"] = 1
+    read_body(json.dumps({"model": "m", **said, **members}).encode(), frozenset({"m"}), endpoint)
 
 
-def read_schema(schema: object) -> None:
-    read(endpoints.CHAT, response_format=formatted({"json_schema": {"schema": schema}}))
+def excess_of(members: dict[str, Any]) -> str | None:
+    return schema_excess(rewriting.loads(json.dumps(members).encode()))
+
+
+def excess(schema: object) -> str | None:
+    return excess_of({"response_format": formatted({"json_schema": {"schema": schema}})})
 
 
 @pytest.mark.parametrize("schema", USUAL.values(), ids=USUAL)
 def test_what_programs_make_of_their_types_is_taken(schema: dict[str, Any]) -> None:
-    read_schema(schema)
+    assert excess(schema) is None
 
 
 @pytest.mark.parametrize("schema", AS_LARGE_AS_TAKEN.values(), ids=AS_LARGE_AS_TAKEN)
 def test_what_is_large_is_taken_up_to_the_bounds(schema: dict[str, Any]) -> None:
-    read_schema(schema)
+    assert excess(schema) is None
 
 
 @pytest.mark.parametrize("schema", ENDLESS.values(), ids=ENDLESS)
 def test_what_has_no_end_or_a_far_one_is_refused(schema: dict[str, Any]) -> None:
-    with pytest.raises(TooMuchAsked):
-        read_schema(schema)
+    assert excess(schema) is not None
 
 
 @pytest.mark.parametrize(("endpoint", "place"), PLACES, ids=PLACE_NAMES)
@@ -75,11 +84,11 @@ def test_a_schema_is_found_wherever_it_stands(endpoint: Endpoint, place: Any) ->
         read(endpoint, **place(ENDLESS["merged into itself"]))
 
 
-@pytest.mark.parametrize(("endpoint", "place"), PLACES, ids=PLACE_NAMES)
-def test_what_is_no_schema_is_left_to_others(endpoint: Endpoint, place: Any) -> None:
+@pytest.mark.parametrize("place", [place for _, place in PLACES], ids=PLACE_NAMES)
+def test_what_is_no_schema_is_left_to_others(place: Any) -> None:
     schema: Any
     for schema in (None, True, "s", 7, [], {}):
-        read(endpoint, **place(schema))
+        assert excess_of(place(schema)) is None
 
 
 @pytest.mark.parametrize("kind", ["grammar", "regex", "structural_tag"])
@@ -88,9 +97,8 @@ def test_another_language_is_refused(kind: str) -> None:
         {"response_format": {"type": kind}},
         {"tools": [{"type": "custom", "custom": {"name": "f", "format": {"type": kind}}}]},
     ):
-        with pytest.raises(TooMuchAsked, match=kind):
-            read(endpoints.CHAT, **members)
-    read_schema({"properties": {"type": {"const": kind}}, "examples": [{"type": kind}]})
+        assert kind in str(excess_of(members))
+    assert excess({"properties": {"type": {"const": kind}}, "examples": [{"type": kind}]}) is None
 
 
 def test_all_schemas_of_a_body_are_counted_together() -> None:
@@ -98,9 +106,8 @@ def test_all_schemas_of_a_body_are_counted_together() -> None:
         schema = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(30)}}
         return [{"type": "function", "function": called({"parameters": schema})} for _ in range(count)]
 
-    read(endpoints.CHAT, tools=tools(64))
-    with pytest.raises(TooMuchAsked):
-        read(endpoints.CHAT, tools=tools(400))
+    assert excess_of({"tools": tools(64)}) is None
+    assert excess_of({"tools": tools(400)}) is not None
 
 
 def properties(count: int, length: int = 4) -> dict[str, Any]:
@@ -128,14 +135,12 @@ def properties(count: int, length: int = 4) -> dict[str, Any]:
          "remote", "types", "pattern"],
 )  # fmt: skip
 def test_each_bound_holds(fits: dict[str, Any], beyond: dict[str, Any]) -> None:
-    read_schema(fits)
-    with pytest.raises(TooMuchAsked):
-        read_schema(beyond)
+    assert excess(fits) is None
+    assert excess(beyond) is not None
 
 
 def test_a_long_reference_is_refused() -> None:
-    with pytest.raises(TooMuchAsked, match=str(LONGEST_REFERENCE)):
-        read_schema({"anyOf": [{"$ref": "#/" + "_" * LONGEST_REFERENCE}]})
+    assert str(LONGEST_REFERENCE) in str(excess({"anyOf": [{"$ref": "#/" + "_" * LONGEST_REFERENCE}]}))
 
 
 @pytest.mark.parametrize(
@@ -144,21 +149,19 @@ def test_a_long_reference_is_refused() -> None:
 )
 def test_how_often_is_a_whole_number(keyword: str) -> None:
     for times in (None, 0, 12):
-        read_schema({keyword: times})
+        assert excess({keyword: times}) is None
     wrong: Any
     for wrong in (-1, 1.5, "3", True, [], 10**9):
-        with pytest.raises(TooMuchAsked, match=keyword):
-            read_schema({keyword: wrong})
+        assert keyword in str(excess({keyword: wrong}))
 
 
 def test_names_that_are_keywords_are_names() -> None:
     names = ("$defs", "allOf", "anyOf", "enum", "items", "maxItems", "pattern", "properties", "schema", "type")
-    read_schema({"properties": {name: {"type": "string"} for name in names}, "required": list(names)})
+    assert excess({"properties": {name: {"type": "string"} for name in names}, "required": list(names)}) is None
 
 
 def test_a_refusal_quotes_nothing() -> None:
     schema: Any
     for schema in ({"$ref": "#/secret"}, {"pattern": "(secret)("}, {"properties": {"secret" * 99: {}}}):
-        with pytest.raises(TooMuchAsked) as refused:
-            read_schema(schema)
-        assert "secret" not in str(refused.value)
+        assert (why := excess(schema)) is not None
+        assert "secret" not in why

@@ -61,8 +61,9 @@ from libs.transparency.chain import entry_id, issuer_id, log_id
 from libs.transparency.checkpoint import Checkpoint
 from libs.transparency.leaf import Kind, Leaf
 from services.devtee.collateral import CollateralShape
+from services.devtee.findings import PostedReport
 from services.devtee.machine import InstanceIdentity, Machine, VirtualTd
-from services.devtee.nras import ISSUER, PostedReport
+from services.devtee.nras import ISSUER
 from services.router.workload.generation import E2eeKey
 from tests.fakes.policy_draft import gpu_member, gpu_root, policy_draft
 

@@ -17,6 +17,7 @@ from libs.aci.json_values import MOST_VALUES, has_more_values
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code, MeshError
 from services.node.members import KNOWN, LONGEST, MOST
+from services.node.sequences import MOST_SEQUENCES, sequences_of
 
 _SAMPLING = (
     "frequency_penalty",
@@ -81,10 +82,11 @@ class Asked:
     model: str
     sampling: str
     """Canonical JSON: every sampling setting that is a number, as it was written, in a string."""
+    sequences: int
 
 
-def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
-    """Return what the body asks there. Raises `BodyRefused` or what is one.
+def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint, most_sequences: int = MOST_SEQUENCES) -> Asked:
+    """Return what the body asks there, which may be so many sequences. Raises `BodyRefused` or what is one.
 
     The engine does not judge the model: some engines serve whatever name they are given. A body of many values takes
     long, and memory many times its length: it MUST be read beside the event loop, one at a time.
@@ -99,9 +101,14 @@ def read_body(body: bytes, served: frozenset[str], endpoint: Endpoint) -> Asked:
         raise ModelNotServed("no such model is served here")
     _require_known(members, endpoint)
     _require_bounded(members)
+    sequences = sequences_of(members, endpoint)
+    if sequences > most_sequences:
+        raise TooMuchAsked(
+            f"the prompts, times n or best_of, may be {most_sequences} at most here: ask in several requests"
+        )
     numbers = ((name, members.get(name)) for name in _SAMPLING)
     written = {name: number[:_LONGEST_NUMBER] for name, number in numbers if isinstance(number, Number)}
-    return Asked(model, jcs.dumps(written).decode())
+    return Asked(model, jcs.dumps(written).decode(), sequences)
 
 
 def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:

@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to serve on; must end in .sock")
     parser.add_argument("--weights", type=Path, required=True, help="the GGUF file")
     parser.add_argument("--model-alias", required=True, help="the model id that clients ask for")
-    parser.add_argument("--context", type=int, required=True, help="tokens of context for one request")
-    parser.add_argument("--parallel", type=int, required=True, help="requests generated at once")
+    parser.add_argument("--context", type=int, required=True, help="tokens of context for one sequence")
+    parser.add_argument("--parallel", type=int, required=True, help="sequences generated at once")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads")
     return parser
 
@@ -60,7 +60,10 @@ def _parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
     parameters.ui = False
     parameters.endpoint_slots = False
     parameters.endpoint_props = False
-    parameters.endpoint_metrics = False
+    # What the node reads there says whether the model works. Whoever asks needs the key.
+    parameters.endpoint_metrics = True
+    # A stream is silent where its model is: comments between its events would hide that it hangs.
+    parameters.sse_ping_interval = -1
     parameters.offline = True
     # Prompts of different tenants meet in one process: a shared prefix cache would tell one, by its speed, what
     # another has asked, and this engine knows no cache salt.

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
@@ -28,6 +28,7 @@ from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.receipts import Exchange, ReceiptSigner
 from services.node.salting import SaltKeyMissing, Salts
+from services.node.sequences import MOST_SEQUENCES
 from services.node.shares import TenantShares
 from services.node.stated import Stated
 
@@ -88,6 +89,14 @@ Part = Head | bytes | Conclusion
 
 
 @dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What is said of a body that cannot be served."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """What this node's evidence says of its engine."""
 
@@ -125,6 +134,9 @@ class Generation:
         self._gpus = gpus
         self._salts = salts
         self._shares = TenantShares(tenant_parallel)
+        # What would never have room is refused at once: its tenant's share counts every sequence of it.
+        places = engine.load.capacity
+        self._most_sequences = min(places, tenant_parallel or places, MOST_SEQUENCES)
         self._claimed = claimed
         self._policy = policy
         self._models = frozenset(claimed.weights)
@@ -138,25 +150,33 @@ class Generation:
         return paths(self._engine.endpoints)
 
     async def generate(self, request: Request, timeout_seconds: float) -> AsyncGenerator[Part, None]:
-        """Yield the head, the body's bytes as they come, and the conclusion.
+        """Yield the head, the body's bytes as they come, and the conclusion. The head comes once the answer begins.
 
         Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `EngineUnavailable`,
         `EngineSilent` or `EngineTooSlow`, and what the standing of the GPUs does. What is wrong with the body is a
         response. Closing the generator ends the generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
-        try:
+        # Before it is read: of whoever has no room nothing is done here.
+        with self._shares.held(request.tenant_id) as hold:
             asked = await self._asked(request.body, endpoint)
-        except BodyRefused as refusal:
-            body = error_body(refusal.type, str(refusal), endpoint.protocol)
-            yield Head(refusal.status, JSON)
-            yield body
-            yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(body)))
-            return
+            if isinstance(asked, _Refusal):
+                yield Head(asked.status, JSON)
+                yield asked.body
+                yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(asked.body)))
+                return
+            hold(asked.sequences)
+            async with aclosing(self._answer(request, endpoint, asked, timeout_seconds)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def _answer(
+        self, request: Request, endpoint: Endpoint, asked: Asked, timeout_seconds: float
+    ) -> AsyncGenerator[Part, None]:
         salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
         forwarded = request.body if salt is None else _salted(request.body, salt)
-        with self._gpus.hold(), self._shares.held(request.tenant_id):
-            async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
+        with self._gpus.hold():
+            async with self._engine.post(endpoint, forwarded, timeout_seconds, asked.sequences) as answer:
                 if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                     # Between the node and its engine, not the client: nothing of it is the model's answer.
                     raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
@@ -174,11 +194,18 @@ class Generation:
                     returned.update(body)
                     yield body
                 else:
-                    yield Head(answer.status, answer.content_type)
+                    head: Head | None = Head(answer.status, answer.content_type)
                     async for chunk in answer.chunks:
+                        if head is not None:
+                            # Not sooner: an engine sends a stream's head before it has a place for it, and what has
+                            # not begun another node may serve.
+                            yield head
+                            head = None
                         returned.update(chunk)
                         stated.feed(chunk)
                         yield chunk
+                    if head is not None:
+                        yield head
         yield self._conclude(
             Exchange(
                 endpoint=request.endpoint,
@@ -190,12 +217,12 @@ class Generation:
             )
         )
 
-    async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
-        """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
+    async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked | _Refusal:
+        """Read a body: one of many values beside the event loop, one at a time."""
+        arguments = body, self._models, endpoint, self._most_sequences
         if most_values(body) <= FEW_VALUES:
-            return read_body(body, self._models, endpoint)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read_body, body, self._models, endpoint)
+            return _read(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._reading, _read, *arguments)
 
     def _generated(self, asked: Asked, salt: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed
@@ -211,6 +238,14 @@ class Generation:
 
     def _conclude(self, exchange: Exchange) -> Conclusion:
         return Conclusion(self._receipts.sign(exchange, self._policy()))
+
+
+def _read(body: bytes, served: frozenset[str], endpoint: Endpoint, most_sequences: int) -> Asked | _Refusal:
+    try:
+        return read_body(body, served, endpoint, most_sequences)
+    except BodyRefused as refusal:
+        # Not the error itself: its traceback holds all that was read, for as long as somebody holds the error.
+        return _Refusal(refusal.status, error_body(refusal.type, str(refusal), endpoint.protocol))
 
 
 def _salted(body: bytes, salt: str) -> bytes:

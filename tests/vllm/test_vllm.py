@@ -142,10 +142,10 @@ def test_no_text_is_left_behind(mesh: RunningMesh, https: Https) -> None:
     texts = [marker.encode(), said.encode(), json.dumps(said)[1:-1].encode()]
     folder = mesh.state.parent
     shared = Path(tempfile.gettempdir())
-    searched = [folder, *(path for name in _OTHERS for path in shared.glob(name)), Path("/dev/shm")]
 
     def holders() -> dict[Path, list[bytes]]:
-        files = [path for place in searched for path in place.rglob("*") if path.is_file()]
+        searched = [folder, *(path for name in _OTHERS for path in shared.glob(name)), Path("/dev/shm")]
+        files = [path for place in searched for path in (place, *place.rglob("*")) if path.is_file()]
         assert any(path.name == "node.log" for path in files)
         held = {path: _held(path, texts) for path in files}
         return {path: found for path, found in held.items() if found}
@@ -154,9 +154,10 @@ def test_no_text_is_left_behind(mesh: RunningMesh, https: Https) -> None:
     assert holders() == {}
     # The search finds what is there.
     controls = [folder / "home" / ".cache" / "control", folder / "tmp" / "control", mesh.state / "control"]
-    for control, text in zip(controls, texts, strict=True):
-        control.write_bytes(b"before " + text + b" after")
-    assert holders().keys() == set(controls)
+    with tempfile.NamedTemporaryFile(prefix="vllm_control_", dir=shared) as everybodys:
+        for control, text in zip([*controls, Path(everybodys.name)], [*texts, texts[0]], strict=True):
+            control.write_bytes(b"before " + text + b" after")
+        assert holders().keys() == {*controls, Path(everybodys.name)}
 
 
 def _held(path: Path, texts: list[bytes]) -> list[bytes]:

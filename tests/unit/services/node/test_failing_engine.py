@@ -104,6 +104,16 @@ async def test_an_engine_whose_places_are_taken_by_long_answers_is_left_alone(tm
         assert (running.pid, running.ready) == (former, True)
 
 
+async def test_an_engine_whose_places_are_taken_by_one_bodys_prompts_is_left_alone(tmp_path: Path) -> None:
+    async with engine(tmp_path, silent_seconds=SILENT_SECONDS) as running:
+        former = running.pid
+        prompts = ["Count from one to one thousand.", "Count down from one thousand."]
+        body = {"model": MODEL, "prompt": prompts, "max_tokens": 500, "ignore_eos": True}
+        request = Request(endpoints.COMPLETIONS.path, json.dumps(body).encode(), "request-1", "tenant-1")
+        assert (await answered(running, request))[0] == Head(200, "application/json")
+        assert (running.pid, running.ready) == (former, True)
+
+
 async def test_an_engine_that_hangs_while_nobody_asks_is_found(tmp_path: Path) -> None:
     async with engine(tmp_path, silent_seconds=SILENT_SECONDS) as running:
         former = running.pid

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
@@ -157,25 +157,20 @@ class Generation:
         response. Closing the generator ends the generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
-        # Before it is read: of whoever has no room nothing is done here.
-        with self._shares.held(request.tenant_id) as hold:
+        with ExitStack() as room:
+            # Before it is read: for whoever has no room nothing is done here.
+            hold = room.enter_context(self._shares.held(request.tenant_id))
             asked = await self._asked(request.body, endpoint)
             if isinstance(asked, _Refusal):
+                room.close()
                 yield Head(asked.status, JSON)
                 yield asked.body
                 yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(asked.body)))
                 return
             hold(asked.sequences)
-            async with aclosing(self._answer(request, endpoint, asked, timeout_seconds)) as parts:
-                async for part in parts:
-                    yield part
-
-    async def _answer(
-        self, request: Request, endpoint: Endpoint, asked: Asked, timeout_seconds: float
-    ) -> AsyncGenerator[Part, None]:
-        salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
-        forwarded = request.body if salt is None else _salted(request.body, salt)
-        with self._gpus.hold():
+            room.enter_context(self._gpus.hold())
+            salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
+            forwarded = request.body if salt is None else _salted(request.body, salt)
             async with self._engine.post(endpoint, forwarded, timeout_seconds, asked.sequences) as answer:
                 if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                     # Between the node and its engine, not the client: nothing of it is the model's answer.

@@ -15,7 +15,9 @@ from typing import Any
 import openai
 import pytest
 
+from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import read_manifest
+from services.node.launch import EngineSettings, plan
 from tests.mesh.https import Https
 from tests.mesh.openai_sdk import client_of
 from tests.mesh.patience import until
@@ -92,6 +94,20 @@ def test_an_answer_names_engine_arguments_and_weights_and_is_verified(mesh: Runn
     assert own["engine_args_sha256"] == node["engine_args_sha256"]
     assert json.loads(own["sampling"]) == {"max_tokens": "8", "seed": "7", "temperature": "0"}
     assert own["prompt_tokens"] > own["completion_tokens"] > 0
+
+
+def test_it_says_what_its_model_works(mesh: RunningMesh, https: Https) -> None:
+    """By the names that a node reads to know that it does not hang."""
+    engine = EngineProcess(mesh)
+    names = plan(EngineSettings(weights=mesh.state), MeasuredEngine("vllm"), "vllm").work_metrics
+
+    def said() -> dict[str, float]:
+        return {name: engine.metric(name) for name in names}
+
+    before = said()
+    assert https.post(CHAT, body(mesh, "Count to ten.", max_tokens=8, ignore_eos=True)).status == 200
+    grown = {name for name, value in said().items() if value > before[name]}
+    assert {"vllm:generation_tokens_total", "vllm:prompt_tokens_total"} <= grown <= names
 
 
 def test_tenants_share_no_prefix_and_one_alone_has_its_own(mesh: RunningMesh, https: Https) -> None:

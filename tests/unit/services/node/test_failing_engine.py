@@ -86,7 +86,7 @@ async def test_an_engine_that_stops_in_a_stream_is_silent_then_killed_and_starte
 
 
 async def test_an_answer_that_is_not_streamed_ends_with_the_engine_that_hangs(tmp_path: Path) -> None:
-    """All of its places taken, so that no question of the node's would find one: it is greeted, and does not answer."""
+    """All of its places taken, so that no question of the node's would find one."""
     async with engine(tmp_path, silent_seconds=SILENT_SECONDS, parallel=1) as running:
         former = running.pid
         assert former is not None

@@ -9,7 +9,7 @@ import pytest
 
 from libs.aci.receipt_events import PolicyInForce
 from libs.identity.gpu_watch import GpuStanding
-from services.node.generation import Claimed, Generation, Head, Part, Request
+from services.node.generation import Claimed, Conclusion, Generation, Head, Part, Request
 from services.node.receipts import ReceiptSigner
 from services.node.shares import TenantShares, TenantShareTaken
 from tests.unit.services.node.test_servicer import EndlessEngine
@@ -103,6 +103,16 @@ async def test_a_tenants_choices_are_so_many_of_its_share() -> None:
     # What would never have room is no matter of time.
     assert await head_of(serving, "a", b'{"model":"m","n":4}') == Head(400, "application/json")
     assert engine.sequences == [2, 2, 1]
+
+
+@pytest.mark.parametrize("body", [b'{"model":"m"}', b"none"], ids=["answered", "refused"])
+async def test_who_is_given_the_last_of_an_answer_has_its_part_back(body: bytes) -> None:
+    """Also before it asks whether there is more: its next request may be faster."""
+    serving = generation(EndlessEngine(ends=True))
+    async with aclosing(serving.generate(request("a", body), 5.0)) as parts:
+        while not isinstance(await anext(parts), Conclusion):
+            pass
+        assert isinstance(await head_of(serving, "a"), Head)
 
 
 async def test_of_a_tenant_that_has_no_room_nothing_is_read() -> None:

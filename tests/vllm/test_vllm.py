@@ -22,7 +22,7 @@ from tests.mesh.https import Https
 from tests.mesh.openai_sdk import client_of
 from tests.mesh.patience import until
 from tests.mesh.running import RunningMesh, running_mesh, short_folder, teemesh
-from tests.vllm.engine_process import EngineProcess
+from tests.vllm.engine_process import LOOPBACK, EngineProcess
 
 CHAT = "/v1/chat/completions"
 WHERE = os.environ.get("TEEMESH_VLLM")
@@ -108,6 +108,12 @@ def test_it_says_what_its_model_works(mesh: RunningMesh, https: Https) -> None:
     assert https.post(CHAT, body(mesh, "Count to ten.", max_tokens=8, ignore_eos=True)).status == 200
     grown = {name for name, value in said().items() if value > before[name]}
     assert {"vllm:generation_tokens_total", "vllm:prompt_tokens_total"} <= grown <= names
+
+
+def test_its_processes_speak_to_each_other_on_this_machine_alone(mesh: RunningMesh) -> None:
+    listening = EngineProcess(mesh).listening
+    assert listening
+    assert listening <= LOOPBACK
 
 
 def test_tenants_share_no_prefix_and_one_alone_has_its_own(mesh: RunningMesh, https: Https) -> None:

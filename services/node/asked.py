@@ -23,6 +23,7 @@ from services.node.members import KNOWN, LONGEST, MOST, SAMPLING, UNTOLD
 from services.node.parts import fault_of_parts
 from services.node.refused import BodyRefused
 from services.node.schemas import schema_excess
+from services.node.sequences import MOST_SEQUENCES, sequences_of
 from services.node.shapes import fault_of
 
 _LONGEST_NUMBER = 32
@@ -79,6 +80,7 @@ class Asked:
     they were written; all else may be a client's text, and is the digest of its JSON as `rewriting` writes it."""
     told: bytes
     """The body as the engine is to be asked; the very bytes that came where it is told all of it, and nothing else."""
+    sequences: int
 
 
 def read_body(
@@ -87,16 +89,16 @@ def read_body(
     endpoint: Endpoint,
     lacks: Collection[str] = (),
     *,
+    most_sequences: int = MOST_SEQUENCES,
     fetches: bool = False,
     calling: Calling | None = None,
 ) -> Asked:
-    """Return what the body asks there, of an engine that may need help to call tools. Raises `BodyRefused` or what is
-    one.
+    """Return what the body asks there, which may be so many sequences. Raises `BodyRefused` or what is one.
 
-    `lacks` names types of what a message is made of that the engine does not take, and `fetches` says whether parts may
-    name URLs that the engine judges. It does not judge the model: some engines serve whatever name they are given. A
-    body of many values takes long, and memory many times its length: it MUST be read beside the event loop, one at a
-    time.
+    `lacks` names types of what a message is made of that the engine does not take, `fetches` says whether parts may
+    name URLs that it judges, and `calling` is the help that it needs to call tools. It does not judge the model: some
+    engines serve whatever name they are given. A body of many values takes long, and memory many times its length: it
+    MUST be read beside the event loop, one at a time.
     """
     members = _parse(body)
     if "cache_salt" in members:
@@ -112,7 +114,12 @@ def read_body(
     if fault is not None:
         raise ShapeRefused(fault.removeprefix("."))
     _require_known_parts(members, endpoint, fetches)
-    return Asked(model, sampling_of(members), _told(body, members, endpoint, calling))
+    sequences = sequences_of(members, endpoint)
+    if sequences > most_sequences:
+        raise TooMuchAsked(
+            f"the prompts, times n or best_of, may be {most_sequences} at most here: ask in several requests"
+        )
+    return Asked(model, sampling_of(members), _told(body, members, endpoint, calling), sequences)
 
 
 def sampling_of(members: Mapping[str, Any]) -> str:

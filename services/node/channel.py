@@ -16,8 +16,8 @@ from typing import Self
 import aiohttp
 
 from libs.aci.endpoints import CHAT, EVENT_STREAM, Endpoint
+from libs.aci.sse import Protocol
 from libs.errors import Code, MeshError
-from services.node.metrics import permille_of
 from services.node.questions import SHORT, question
 
 SILENT_SECONDS = 45.0
@@ -25,9 +25,10 @@ SILENT_SECONDS = 45.0
 
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 60.0
-_METRICS_SECONDS = 5.0
+_METRICS_SECONDS = 15.0
+"""Some engines answer between two steps of the model, and a step over a long prompt takes some."""
 _MAX_METRICS_BYTES = 1024 * 1024
-_SERVER_ERROR = 500
+_SUCCESS = 200
 
 
 class EngineUnavailable(MeshError):
@@ -76,7 +77,7 @@ class EngineChannel:
         """A stream may be silent for so long."""
         self._silent_seconds = silent_seconds
         self.signs_of_life = 0
-        """How often the engine was heard of: pieces of answers that are none of its own failures."""
+        """How often the engine was heard of: pieces of answers that its model made, and what others `hear`."""
         self._session = aiohttp.ClientSession(
             # A connection per request: by its end the engine notices a lost client, and a new one costs nothing here.
             connector=aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True),
@@ -93,29 +94,35 @@ class EngineChannel:
         await self._session.close()
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+    async def post(self, endpoint: Endpoint, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
         """Send a request and give its answer. Raises `EngineUnavailable` or `EngineTooSlow`."""
         timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=_CONNECT_SECONDS)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         with _engine_errors():
-            response = await self._session.post(f"http://engine{path}", data=body, headers=headers, timeout=timeout)
+            response = await self._session.post(
+                f"http://engine{endpoint.path}", data=body, headers=headers, timeout=timeout
+            )
         async with response:
-            yield Answer(response.status, response.content_type, self._chunks(response))
+            yield Answer(response.status, response.content_type, self._chunks(response, endpoint))
 
-    async def permille(self, gauge: str) -> int | None:
-        """Return a gauge of the engine's that runs from 0 to 1, in thousandths; None when it does not tell.
+    def hear(self) -> None:
+        """Count a sign of life."""
+        self.signs_of_life += 1
+
+    async def metrics(self) -> str | None:
+        """Return what the engine says of itself, in Prometheus's text format; None when it says nothing.
 
         Raises `EngineUnavailable` or `EngineTooSlow`.
         """
         timeout = aiohttp.ClientTimeout(total=_METRICS_SECONDS, sock_connect=_CONNECT_SECONDS)
         with _engine_errors():
             async with self._session.get("http://engine/metrics", timeout=timeout) as response:
-                if response.status != 200:
+                if response.status != _SUCCESS:
                     return None
                 text = await response.content.read(_MAX_METRICS_BYTES)
                 while len(text) < _MAX_METRICS_BYTES and (more := await response.content.read(_MAX_METRICS_BYTES)):
                     text += more
-        return permille_of(text[:_MAX_METRICS_BYTES].decode(errors="replace"), gauge)
+        return text[:_MAX_METRICS_BYTES].decode(errors="replace")
 
     async def probe(self, endpoint: Endpoint, model: str) -> None:
         """Have the smallest question answered. Raises `EngineUnavailable` or `EngineTooSlow` unless it was.
@@ -123,7 +130,7 @@ class EngineChannel:
         A health page proves nothing: engines have said they were well and failed at the first request.
         """
         status, body = await self.ask(endpoint, model)
-        if status != 200:
+        if status != _SUCCESS:
             raise EngineUnavailable(f"the engine answered its first question at {endpoint.path} with status {status}")
         if endpoint != CHAT:
             return
@@ -142,7 +149,7 @@ class EngineChannel:
         """
         await self.probe(endpoint, model)
         status, _ = await self.ask(endpoint, model, cache_salt=7)
-        if status == 200:
+        if status == _SUCCESS:
             raise SaltIgnored(f"the engine takes no cache salt at {endpoint.path}: measure it without a prefix cache")
 
     async def greet(self) -> None:
@@ -153,7 +160,7 @@ class EngineChannel:
         timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS, sock_connect=_CONNECT_SECONDS)
         with _engine_errors():
             async with self._session.get("http://engine/v1/models", timeout=timeout):
-                self.signs_of_life += 1
+                self.hear()
 
     async def ask(self, endpoint: Endpoint, model: str, text: str = SHORT, **members: object) -> tuple[int, bytes]:
         """Put a question of this node's own, by default the smallest; return status and body.
@@ -161,12 +168,15 @@ class EngineChannel:
         Raises `EngineUnavailable` or `EngineTooSlow`.
         """
         body = json.dumps(question(endpoint, model, text) | members).encode()
-        async with self.post(endpoint.path, body, _PROBE_SECONDS) as answer:
+        async with self.post(endpoint, body, _PROBE_SECONDS) as answer:
             return answer.status, b"".join([chunk async for chunk in answer.chunks])
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        # What is not streamed may take all of its time to begin, and then comes at once.
-        patience = self._silent_seconds if response.content_type == EVENT_STREAM else None
+    async def _chunks(self, response: aiohttp.ClientResponse, endpoint: Endpoint) -> AsyncIterator[bytes]:
+        streams = response.content_type == EVENT_STREAM
+        is_the_models = response.status == _SUCCESS and _is_the_models(endpoint, streams=streams)
+        # Engines send a stream's head before they have a place for it. How long that and the first piece may take is
+        # for the request's own time to say, as it is for what is not streamed.
+        patience = None
         while True:
             with _engine_errors():
                 try:
@@ -175,12 +185,23 @@ class EngineChannel:
                 except TimeoutError as error:
                     if not waiting.expired():
                         raise
-                    raise EngineSilent(f"the engine was silent for {patience:g} s in the middle of a stream") from error
+                    silent = f"the engine was silent for {self._silent_seconds:g} s in the middle of a stream"
+                    raise EngineSilent(silent) from error
             if not chunk:
                 return
-            if response.status < _SERVER_ERROR:
-                self.signs_of_life += 1
+            if is_the_models:
+                self.hear()
+            if streams:
+                patience = self._silent_seconds
             yield chunk
+
+
+def _is_the_models(endpoint: Endpoint, *, streams: bool) -> bool:
+    """Say whether no piece of a success there comes about without the model.
+
+    Servers judge and count by themselves, also while the model hangs, and a stream of /v1/responses they begin so, too.
+    """
+    return endpoint.runs_model and not (streams and endpoint.protocol is Protocol.RESPONSES)
 
 
 @contextmanager

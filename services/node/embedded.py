@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--socket", type=Path, required=True, help="unix socket to serve on; must end in .sock")
     options.add_argument("--weights", type=Path, required=True, help="the GGUF file")
     options.add_argument("--model-alias", required=True, help="the model id that clients ask for")
-    options.add_argument("--context", type=int, required=True, help="tokens of context for one request")
-    options.add_argument("--parallel", type=int, required=True, help="requests generated at once")
+    options.add_argument("--context", type=int, required=True, help="tokens of context for one sequence")
+    options.add_argument("--parallel", type=int, required=True, help="sequences generated at once")
     options.add_argument("--threads", type=int, required=True, help="CPU threads")
     options.add_argument("--chat-template", choices=sorted(_TEMPLATES), help="instead of the one in the GGUF file")
     return options
@@ -71,7 +71,10 @@ def parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
     given.ui = False
     given.endpoint_slots = False
     given.endpoint_props = False
-    given.endpoint_metrics = False
+    # What the node reads there says whether the model works. Whoever asks needs the key.
+    given.endpoint_metrics = True
+    # A stream is silent where its model is: comments between its events would hide that it hangs.
+    given.sse_ping_interval = -1
     given.offline = True
     # Prompts of different tenants meet in one process: a shared prefix cache would tell one, by its speed, what
     # another has asked, and this engine knows no cache salt.

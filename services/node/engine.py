@@ -28,10 +28,13 @@ from services.node.environment import inherited
 from services.node.launch import EngineSettings, Launch
 from services.node.liveness import until_hanging
 from services.node.proving import KeyIgnored, PromptsShared, require_kept_apart, require_key_wanted
+from services.node.readings import Readings
 
 _PROBE_PAUSE_SECONDS = 0.1
 _STOP_SECONDS = 5.0
-_GAUGE_SECONDS = 2.0
+_READ_SECONDS = 2.0
+_READS = 3
+"""How often at least what the engine says of itself is read within the time that it may be silent."""
 _OOM_SCORE_ADJ = 500
 """Where memory has run out the kernel ends the engine first: the node says what became of its requests."""
 _LONGEST_SOCKET_PATH = 100
@@ -42,7 +45,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """Requests are counted by the node, through which every one comes, so they are the same for every engine."""
+    """Sequences are counted by the node, through which every one comes, so they are the same for every engine."""
 
     running: int
     waiting: int
@@ -76,8 +79,11 @@ class Engine(Protocol):
     @property
     def load(self) -> EngineLoad: ...
 
-    def post(self, path: str, body: bytes, timeout_seconds: float) -> AbstractAsyncContextManager[Answer]:
-        """Send one request. Raises `EngineUnavailable` or `EngineTooSlow`; leaving early ends the generation."""
+    def post(
+        self, endpoint: Endpoint, body: bytes, timeout_seconds: float, sequences: int = 1
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send one request, which is so many sequences. Raises `EngineUnavailable` or `EngineTooSlow`; leaving early
+        ends the generation."""
 
     async def until_ready(self) -> None: ...
 
@@ -114,8 +120,8 @@ class SupervisedEngine:
         self._away = asyncio.Event()
         self._away.set()
         self._unfit = asyncio.Event()
-        self._requests = 0
-        self._kv_cache_permille: int | None = None
+        self._sequences = 0
+        self._readings = Readings(channel, launch.kv_cache_gauge, launch.work_metrics)
 
     @property
     def ready(self) -> bool:
@@ -140,8 +146,8 @@ class SupervisedEngine:
     @property
     def load(self) -> EngineLoad:
         capacity = self._settings.parallel
-        running = min(self._requests, capacity)
-        return EngineLoad(running, self._requests - running, capacity, self._kv_cache_permille)
+        running = min(self._sequences, capacity)
+        return EngineLoad(running, self._sequences - running, capacity, self._readings.kv_cache_permille)
 
     @property
     def pid(self) -> int | None:
@@ -163,16 +169,18 @@ class SupervisedEngine:
         await self._unfit.wait()
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+    async def post(
+        self, endpoint: Endpoint, body: bytes, timeout_seconds: float, sequences: int = 1
+    ) -> AsyncIterator[Answer]:
         if not self.ready:
             raise EngineUnavailable("the engine is starting")
-        self._requests += 1
+        self._sequences += sequences
         try:
             limit = min(timeout_seconds, self._settings.request_seconds)
-            async with self._channel.post(path, body, limit) as answer:
+            async with self._channel.post(endpoint, body, limit) as answer:
                 yield answer
         finally:
-            self._requests -= 1
+            self._sequences -= sequences
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -181,7 +189,7 @@ class SupervisedEngine:
             supervised(self._program, on_exit=self._on_exit) as self._supervisor,
             asyncio.TaskGroup() as tasks,
         ):
-            watching = [tasks.create_task(self._watch()), tasks.create_task(self._gauge())]
+            watching = [tasks.create_task(self._watch()), tasks.create_task(self._read())]
             try:
                 yield
             finally:
@@ -191,8 +199,7 @@ class SupervisedEngine:
     async def _watch(self) -> None:
         while True:
             self._ended.clear()
-            await self._until_answering()
-            if not self._ended.is_set():
+            if await self._until_answering():
                 # Engines write of what they are asked, and from here on it is others who ask.
                 self._hush()
                 self._turn(ready=True)
@@ -205,13 +212,15 @@ class SupervisedEngine:
 
     async def _end_when_hanging(self) -> None:
         why = await until_hanging(self._channel, self._ask, self._settings.silent_seconds)
-        log.warning("engine hangs and is killed", why=why, child=self.pid, requests=self._requests)
+        log.warning("engine hangs and is killed", why=why, child=self.pid, sequences=self._sequences)
         self._turn(ready=False)
         self._kill()
 
     async def _ask(self) -> None:
-        """Have this engine show that it works; while it is full, that it is there: a question would have to wait."""
-        if self._requests < self._settings.parallel:
+        """Have this engine show that it works. A question may have to wait for as long as others' answers take: of one
+        that does not say whether its work goes on meanwhile, no more is asked while it is full than that it is there.
+        """
+        if self._readings.tell_work or self._sequences < self._settings.parallel:
             await self._channel.probe(self._asked[0], self._settings.model)
         else:
             await self._channel.greet()
@@ -229,20 +238,17 @@ class SupervisedEngine:
         if self._supervisor is not None:
             self._supervisor.kill()
 
-    async def _gauge(self) -> None:
-        """Read what the engine says of its cache, for ever, where it says it."""
-        if (gauge := self._launch.kv_cache_gauge) is None:
-            return
-        while True:
+    async def _read(self) -> None:
+        """Read what the engine says of itself, for ever, where it says it."""
+        while self._readings.tell:
             await self._ready.wait()
-            try:
-                self._kv_cache_permille = await self._channel.permille(gauge)
-            except (EngineUnavailable, EngineTooSlow):
-                self._kv_cache_permille = None
-            await asyncio.sleep(_GAUGE_SECONDS)
+            await self._readings.read()
+            await asyncio.sleep(min(_READ_SECONDS, self._settings.silent_seconds / _READS))
 
-    async def _until_answering(self) -> None:
-        """Return once the engine has answered or ended. One that stays silent for too long is killed."""
+    async def _until_answering(self) -> bool:
+        """Return True once the engine has answered and may serve, False once it has ended or was killed: one that gives
+        no answer or must not serve is, after so long.
+        """
         try:
             async with asyncio.timeout(self._settings.start_seconds):
                 while not self._ended.is_set():
@@ -250,7 +256,7 @@ class SupervisedEngine:
                         await self._probe()
                         # It loads them anew at every start, and by now it has.
                         await self._weights.require_unchanged()
-                        return
+                        return not self._ended.is_set()
                     except (EngineUnavailable, EngineTooSlow):
                         await asyncio.sleep(_PROBE_PAUSE_SECONDS)
                     except (SaltIgnored, KeyIgnored, PromptsShared, WeightsChanged, WeightsMissing) as error:
@@ -261,6 +267,7 @@ class SupervisedEngine:
         except TimeoutError:
             log.warning("engine gave no answer", seconds=self._settings.start_seconds)
             self._kill()
+        return False
 
     async def _probe(self) -> None:
         """Raises `EngineUnavailable`, `EngineTooSlow`, `SaltIgnored`, `KeyIgnored` or `PromptsShared`."""
@@ -297,7 +304,7 @@ class SupervisedEngine:
 
     def _on_exit(self, ended: Exit) -> None:
         self._turn(ready=False)
-        self._kv_cache_permille = None
+        self._readings.forget()
         # vLLM binds without removing what a killed one left.
         self._socket.unlink(missing_ok=True)
         self._ended.set()

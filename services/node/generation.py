@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol as Interface
@@ -31,6 +31,7 @@ from services.node.opened_with import WeightsKey
 from services.node.receipts import Exchange, ReceiptSigner
 from services.node.refused import BodyRefused
 from services.node.salting import SaltKeyMissing, Salts
+from services.node.sequences import MOST_SEQUENCES
 from services.node.shares import TenantShares
 from services.node.stated import Stated
 
@@ -98,6 +99,14 @@ Part = Head | bytes | Conclusion
 
 
 @dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What is said of a body that cannot be served."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """What this node's evidence says of its engine."""
 
@@ -144,12 +153,15 @@ class Generation:
         self._named_gpus = named_gpus
         self._salts = salts
         self._shares = TenantShares(tenant_parallel)
+        # What would never have room is refused at once: its tenant's share counts every sequence of it.
+        places = engine.load.capacity
         self._claimed = claimed
         self._policy = policy
         self._read = partial(
             read_body,
             served=frozenset(claimed.weights),
             lacks=engine.lacks,
+            most_sequences=min(places, tenant_parallel or places, MOST_SEQUENCES),
             fetches=fetches,
             calling=engine.calling,
         )
@@ -163,26 +175,29 @@ class Generation:
         return paths(self._engine.endpoints)
 
     async def generate(self, request: Request, timeout_seconds: float) -> AsyncGenerator[Part, None]:
-        """Yield the head, the body's bytes as they come, and the conclusion.
+        """Yield the head, the body's bytes as they come, and the conclusion. The head comes once the answer begins.
 
         Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `EngineUnavailable`,
         `EngineSilent`, `EngineTooSlow` or `GpusChangedMeanwhile`, and what the standing of the GPUs does. What is wrong
         with the body is a response. Closing the generator ends the generation at the engine.
         """
         endpoint = verify_request(request, self._engine.endpoints)
-        try:
+        with ExitStack() as room:
+            # Before it is read: for whoever has no room nothing is done here.
+            hold = room.enter_context(self._shares.held(request.tenant_id))
             asked = await self._asked(request.body, endpoint)
-        except BodyRefused as refusal:
-            body = error_body(refusal.type, str(refusal), endpoint.protocol)
-            yield Head(refusal.status, JSON)
-            yield body
-            yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(body)))
-            return
-        salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
-        forwarded = asked.told if salt is None else _salted(asked.told, salt)
-        with self._gpus.hold(), self._shares.held(request.tenant_id):
+            if isinstance(asked, _Refusal):
+                room.close()
+                yield Head(asked.status, JSON)
+                yield asked.body
+                yield self._conclude(Exchange(request.endpoint, None, digest(request.body), None, digest(asked.body)))
+                return
+            hold(asked.sequences)
+            room.enter_context(self._gpus.hold())
+            salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
+            forwarded = asked.told if salt is None else _salted(asked.told, salt)
             gpus = self._named_gpus()
-            async with self._engine.post(endpoint.path, forwarded, timeout_seconds) as answer:
+            async with self._engine.post(endpoint, forwarded, timeout_seconds, asked.sequences) as answer:
                 if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                     # Between the node and its engine, not the client: nothing of it is the model's answer.
                     raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
@@ -200,11 +215,18 @@ class Generation:
                     returned.update(body)
                     yield body
                 else:
-                    yield Head(answer.status, answer.content_type)
+                    head: Head | None = Head(answer.status, answer.content_type)
                     async for chunk in answer.chunks:
+                        if head is not None:
+                            # Not sooner: an engine sends a stream's head before it has a place for it, and what has
+                            # not begun another node may serve.
+                            yield head
+                            head = None
                         returned.update(chunk)
                         stated.feed(chunk)
                         yield chunk
+                    if head is not None:
+                        yield head
             # None: policy has stopped asking for them meanwhile.
             if gpus is not None and self._named_gpus() not in (None, gpus):
                 raise GpusChangedMeanwhile("the node's GPUs are others than those that the answer began on")
@@ -219,9 +241,9 @@ class Generation:
             )
         )
 
-    async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked:
-        """Read a body: one of many values beside the event loop, one at a time. Raises what `read_body` raises."""
-        read = partial(self._read, body, endpoint=endpoint)
+    async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked | _Refusal:
+        """Read a body: one of many values beside the event loop, one at a time."""
+        read = partial(_read, partial(self._read, body, endpoint=endpoint), endpoint)
         if most_values(body) <= FEW_VALUES:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self._reading, read)
@@ -245,6 +267,14 @@ class Generation:
 
     def _conclude(self, exchange: Exchange) -> Conclusion:
         return Conclusion(self._receipts.sign(exchange, self._policy()))
+
+
+def _read(read: Callable[[], Asked], endpoint: Endpoint) -> Asked | _Refusal:
+    try:
+        return read()
+    except BodyRefused as refusal:
+        # Not the error itself: its traceback holds all that was read, for as long as somebody holds the error.
+        return _Refusal(refusal.status, error_body(refusal.type, str(refusal), endpoint.protocol))
 
 
 def _salted(body: bytes, salt: str) -> bytes:

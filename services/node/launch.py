@@ -33,7 +33,15 @@ _VLLM_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     # Nothing of a response outlives it.
     "VLLM_ENABLE_RESPONSES_API_STORE": "0",
+    # A URL that the measured arguments allow may not lead to one that they do not.
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    # Its processes speak to each other without keys: on this machine, whatever networks its container has.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    # This very interface; without "=" it would be the beginning of a name.
+    "NCCL_SOCKET_IFNAME": "=lo",
 }
+_VLLM_KV_CACHE = "vllm:kv_cache_usage_perc"
 _NO_CACHING = "--no-enable-prefix-caching"
 _MEDIA_DOMAINS = "--allowed-media-domains"
 
@@ -58,7 +66,8 @@ class EngineSettings:
     context_tokens: int = 2048
     """Longest prompt and answer of one request together, tokens."""
     parallel: int = 2
-    """How many requests are generated at once."""
+    """How many sequences are generated at once: a request is one for each of its prompts and choices. One that is more
+    is refused."""
     threads: int = 0
     """CPU threads of the embedded engine; 0 means one less than there are cores, because beside other busy processes
     an engine on every core is several times slower."""
@@ -67,12 +76,13 @@ class EngineSettings:
     request_seconds: float = 300.0
     """How long one request may take at most, seconds; a caller's shorter deadline wins."""
     silent_seconds: float = SILENT_SECONDS
-    """How long the engine may give no byte of a stream, and, where it was not heard of otherwise, no answer to this
-    node's own questions, seconds. Then the stream ends; an engine that does not answer is killed and started anew."""
+    """How long the engine may give no byte of a stream that it began, and, where nothing else is heard of its work, no
+    answer to this node's own questions, seconds. Then the stream ends; an engine that does not answer is killed and
+    started anew."""
     memory_bytes: int = 0
     """How much private memory each process of the engine may take; one that takes more ends. 0: no bound of its own."""
     tenant_parallel: int = 0
-    """How many requests of one tenant this node takes at once, whichever routers send them. 0: any number."""
+    """How many sequences of one tenant this node takes at once, whichever routers send them. 0: any number."""
 
     def __post_init__(self) -> None:
         if self.sealed is not None and None in (self.weights, self.manifest):
@@ -116,6 +126,8 @@ class Launch:
     """The help that it needs to call a tool that is demanded; None where it needs none."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
+    work_metrics: frozenset[str] = frozenset()
+    """Names of metrics that change while its model works, and never otherwise."""
 
     @property
     def arguments_sha256(self) -> bytes:
@@ -160,6 +172,8 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         # It has a model of text alone, and answers what is more as if it had failed.
         lacks=MEDIA,
         calling=Calling(opening=SMOLLM2_CALL if settings.weights is None else None),
+        # Steps of the model, over a part of a prompt or for a token; those of tokens are told at an answer's end alone.
+        work_metrics=frozenset({"llamacpp:n_decode_total"}),
     )
 
 
@@ -194,7 +208,9 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch
         endpoints=engine.endpoints or frozenset(FIRST),
         salted=_NO_CACHING not in map(option_of, engine.arguments),
         fetches=_MEDIA_DOMAINS in (option_of(argument.partition("=")[0]) for argument in engine.arguments),
-        kv_cache_gauge="vllm:kv_cache_usage_perc",
+        kv_cache_gauge=_VLLM_KV_CACHE,
+        # A prompt's tokens are told once it is read whole. Until then the cache fills.
+        work_metrics=frozenset({"vllm:generation_tokens_total", "vllm:prompt_tokens_total", _VLLM_KV_CACHE}),
     )
 
 

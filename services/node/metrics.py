@@ -1,8 +1,9 @@
-"""It is responsible for reading one gauge out of what an engine says of itself, in Prometheus's text format."""
+"""It is responsible for reading numbers out of what an engine says of itself, in Prometheus's text format."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 
 def permille_of(text: str, gauge: str) -> int | None:
@@ -10,17 +11,27 @@ def permille_of(text: str, gauge: str) -> int | None:
 
     None when there is no such gauge, or it says something that no share can be.
     """
-    shares = [share for line in text.splitlines() if (share := _sample(line, gauge)) is not None]
+    shares = _samples(text, gauge)
     if not shares or not all(0.0 <= share <= 1.0 for share in shares):
         return None
     return round(max(shares) * 1000)
 
 
-def _sample(line: str, gauge: str) -> float | None:
-    """The value in a line `name{labels} value [timestamp]` of this gauge."""
-    if not line.startswith(gauge):
+def totals_of(text: str, names: Collection[str]) -> Mapping[str, float]:
+    """Return the sum of each metric's samples, of those that are there and are numbers."""
+    sums = {name: sum(samples) for name in names if (samples := _samples(text, name))}
+    return {name: total for name, total in sums.items() if math.isfinite(total)}
+
+
+def _samples(text: str, name: str) -> list[float]:
+    return [value for line in text.splitlines() if (value := _sample(line, name)) is not None]
+
+
+def _sample(line: str, name: str) -> float | None:
+    """The value in a line `name{labels} value [timestamp]` of this metric."""
+    if not line.startswith(name):
         return None
-    rest = line[len(gauge) :]
+    rest = line[len(name) :]
     if rest.startswith("{"):
         rest = rest.rpartition("}")[2]
     elif not rest.startswith(" "):

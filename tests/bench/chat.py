@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from libs import weights
+from libs.aci import endpoints
 from libs.config import load
 from libs.policy.measured_engine import MeasuredEngine
 from services.cli.mesh.layout import Layout
@@ -103,7 +104,7 @@ def to_engine(engine: SupervisedEngine, body: bytes, asked: Asked) -> Action:
     async def ask() -> float | None:
         started, first = time.perf_counter(), None
         received = bytearray()
-        async with engine.post(PATH, body, _SECONDS) as answer:
+        async with engine.post(endpoints.CHAT, body, _SECONDS) as answer:
             async for chunk in answer.chunks:
                 first = first or time.perf_counter() - started
                 received += chunk

@@ -21,6 +21,7 @@ from pathlib import Path
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc, whole_answer_pb2, whole_answer_pb2_grpc
 
 from libs import weights
+from libs.aci import endpoints
 from libs.aci.whole_answers import MAX_MESSAGE_BYTES
 from libs.config import load
 from libs.identity.member import Member, join
@@ -70,7 +71,7 @@ class Tokens:
 def _of_engine(engine: SupervisedEngine, body: bytes, tokens: Tokens) -> Action:
     async def ask() -> float | None:
         started, first, received = time.perf_counter(), None, bytearray()
-        async with engine.post(_PATH, body, _SECONDS) as answer:
+        async with engine.post(endpoints.CHAT, body, _SECONDS) as answer:
             async for chunk in answer.chunks:
                 first = first or time.perf_counter() - started
                 received += chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from aiohttp import web
 from teemesh.kms.v1 import kms_pb2
 
 from libs.aci import receipt
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, Endpoint
 from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.errors import MeshError
 from libs.identity.gpu_watch import GpuStanding
 from libs.identity.sealed import ReceiverKey
 from libs.policy.releases import cache_salt_key
 from services.devtee.machine import VirtualTd
-from services.node.channel import EngineChannel
+from services.node.channel import Answer, EngineChannel
 from services.node.engine import EngineLoad
 from services.node.generation import Claimed, Conclusion, Generation, Head, Request
 from services.node.receipts import ReceiptSigner
@@ -166,8 +166,13 @@ class SaltedEngine:
     load = EngineLoad(running=0, waiting=0, capacity=1)
 
     def __init__(self, channel: EngineChannel, seen: list[Any]) -> None:
-        self.post = channel.post
+        self._channel = channel
         self.seen = seen
+
+    def post(
+        self, endpoint: Endpoint, body: bytes, timeout_seconds: float, sequences: int = 1
+    ) -> AbstractAsyncContextManager[Answer]:
+        return self._channel.post(endpoint, body, timeout_seconds)
 
     async def until_ready(self) -> None: ...
 

@@ -11,6 +11,10 @@ from pathlib import Path
 from tests.mesh.processes import descendants
 from tests.mesh.running import RunningMesh
 
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1, the same as IPv6 has it, and ::1."""
+_LISTENING = "0A"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
@@ -24,6 +28,19 @@ class EngineProcess:
         everyone = descendants(self.mesh.up.pid)
         (found,) = [pid for pid in everyone if b"vllm.entrypoints.openai.api_server\0" in _command(pid)]
         return found
+
+    @property
+    def listening(self) -> set[str]:
+        """Where it and its children take TCP connections: addresses as proc(5) has them, in hexadecimal."""
+        sockets = {link for pid in {self.pid, *descendants(self.pid)} for link in _open_files(pid)}
+        entries = [
+            line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()
+        ]
+        return {
+            entry[1].partition(":")[0]
+            for entry in entries
+            if entry[3] == _LISTENING and f"socket:[{entry[9]}]" in sockets
+        }
 
     def metric(self, name: str) -> float:
         """Return the sum of a counter over its labels."""
@@ -39,6 +56,13 @@ class EngineProcess:
         values = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
         assert values, name
         return sum(map(float, values))
+
+
+def _open_files(pid: int) -> list[str]:
+    try:
+        return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except FileNotFoundError:
+        return []
 
 
 def _command(pid: int) -> bytes:

@@ -15,12 +15,14 @@ from typing import Any
 import openai
 import pytest
 
+from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import read_manifest
+from services.node.launch import EngineSettings, plan
 from tests.mesh.https import Https
 from tests.mesh.openai_sdk import client_of
 from tests.mesh.patience import until
 from tests.mesh.running import RunningMesh, running_mesh, short_folder, teemesh
-from tests.vllm.engine_process import EngineProcess
+from tests.vllm.engine_process import LOOPBACK, EngineProcess
 
 CHAT = "/v1/chat/completions"
 WHERE = os.environ.get("TEEMESH_VLLM")
@@ -94,6 +96,26 @@ def test_an_answer_names_engine_arguments_and_weights_and_is_verified(mesh: Runn
     assert own["prompt_tokens"] > own["completion_tokens"] > 0
 
 
+def test_it_says_what_its_model_works(mesh: RunningMesh, https: Https) -> None:
+    """By the names that a node reads to know that it does not hang."""
+    engine = EngineProcess(mesh)
+    names = plan(EngineSettings(weights=mesh.state), MeasuredEngine("vllm"), "vllm").work_metrics
+
+    def said() -> dict[str, float]:
+        return {name: engine.metric(name) for name in names}
+
+    before = said()
+    assert https.post(CHAT, body(mesh, "Count to ten.", max_tokens=8, ignore_eos=True)).status == 200
+    grown = {name for name, value in said().items() if value > before[name]}
+    assert {"vllm:generation_tokens_total", "vllm:prompt_tokens_total"} <= grown <= names
+
+
+def test_its_processes_speak_to_each_other_on_this_machine_alone(mesh: RunningMesh) -> None:
+    listening = EngineProcess(mesh).listening
+    assert listening
+    assert listening <= LOOPBACK
+
+
 def test_tenants_share_no_prefix_and_one_alone_has_its_own(mesh: RunningMesh, https: Https) -> None:
     engine, others = EngineProcess(mesh), other_tenant(mesh, https, "Other")
     prompt = body(mesh, "These words are the beginning of everybody's prompt. " * 20, max_tokens=1)
@@ -142,10 +164,10 @@ def test_no_text_is_left_behind(mesh: RunningMesh, https: Https) -> None:
     texts = [marker.encode(), said.encode(), json.dumps(said)[1:-1].encode()]
     folder = mesh.state.parent
     shared = Path(tempfile.gettempdir())
-    searched = [folder, *(path for name in _OTHERS for path in shared.glob(name)), Path("/dev/shm")]
 
     def holders() -> dict[Path, list[bytes]]:
-        files = [path for place in searched for path in place.rglob("*") if path.is_file()]
+        searched = [folder, *(path for name in _OTHERS for path in shared.glob(name)), Path("/dev/shm")]
+        files = [path for place in searched for path in (place, *place.rglob("*")) if path.is_file()]
         assert any(path.name == "node.log" for path in files)
         held = {path: _held(path, texts) for path in files}
         return {path: found for path, found in held.items() if found}
@@ -154,9 +176,10 @@ def test_no_text_is_left_behind(mesh: RunningMesh, https: Https) -> None:
     assert holders() == {}
     # The search finds what is there.
     controls = [folder / "home" / ".cache" / "control", folder / "tmp" / "control", mesh.state / "control"]
-    for control, text in zip(controls, texts, strict=True):
-        control.write_bytes(b"before " + text + b" after")
-    assert holders().keys() == set(controls)
+    with tempfile.NamedTemporaryFile(prefix="vllm_control_", dir=shared) as everybodys:
+        for control, text in zip([*controls, Path(everybodys.name)], [*texts, texts[0]], strict=True):
+            control.write_bytes(b"before " + text + b" after")
+        assert holders().keys() == {*controls, Path(everybodys.name)}
 
 
 def _held(path: Path, texts: list[bytes]) -> list[bytes]:

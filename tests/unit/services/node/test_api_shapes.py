@@ -206,6 +206,9 @@ def test_what_engines_fail_on_is_refused_by_its_name(endpoint: Endpoint, members
     )
 
 
+SHOWN = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+
+
 @pytest.mark.parametrize("endpoint", DEFINED, ids=lambda endpoint: endpoint.path)
 def test_a_body_without_what_is_asked_is_refused(endpoint: Endpoint) -> None:
     with pytest.raises(ShapeRefused, match=r"(messages|prompt|input) is missing"):
@@ -216,16 +219,20 @@ def test_a_body_without_what_is_asked_is_refused(endpoint: Endpoint) -> None:
     ("endpoint", "members", "said"),
     [
         (CHAT, user([IMAGE]), "messages[0].content[0].type must be one of refusal, text"),
-        (CHAT, user([{"type": "input_audio", "input_audio": {}}]), "messages[0].content[0].type must be"),
-        (MESSAGES, user([{"type": "image", "source": {}}]), "messages[0].content[0].type must be"),
+        (CHAT, user([{"type": "input_audio", "input_audio": {"data": "AAAA"}}]), "messages[0].content[0].type must be"),
+        (MESSAGES, user([{"type": "image", "source": SHOWN}]), "messages[0].content[0].type must be"),
         (
             MESSAGES,
-            user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": {}}]}]),
+            user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": SHOWN}]}]),
             "messages[0].content[0].content[0].type must be",
         ),
         (
             RESPONSES,
-            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            {
+                "input": [
+                    {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}
+                ]
+            },
             "input[0].content[0].type must",
         ),
     ],

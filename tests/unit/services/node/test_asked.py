@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 
-from libs.aci import endpoints
+from libs.aci import endpoints, rewriting
 from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
-from services.node.asked import read_body, sampling_of
+from services.node.asked import sampling_of
 from services.node.members import BESIDE_SAMPLING, KNOWN, MOST, SAMPLING
 from services.node.refused import BodyRefused
 
 
-def sampling(members: str, endpoint: Endpoint = endpoints.CHAT) -> dict[str, Any]:
+def sampling(members: str) -> dict[str, Any]:
     """What is said of a body with these members, as JSON between the braces."""
-    asked = read_body(f'{{"model":"m",{members}}}'.encode(), frozenset({"m"}), endpoint)
-    found: dict[str, Any] = json.loads(asked.sampling)
+    found: dict[str, Any] = json.loads(sampling_of(rewriting.loads(f'{{"model":"m",{members}}}'.encode())))
     return found
 
 
@@ -63,7 +62,7 @@ def test_a_number_that_could_hold_a_text_is_a_digest() -> None:
 def test_every_setting_of_every_endpoint_is_said_and_nothing_else(endpoint: Endpoint) -> None:
     members = {name: 1 if name in MOST else ["a secret"] for name in KNOWN[endpoint] - {"model"}}
     body = json.dumps({"model": "m", **members}).encode()
-    said = read_body(body, frozenset({"m"}), endpoint).sampling
+    said = sampling_of(rewriting.loads(body))
     assert json.loads(said).keys() == KNOWN[endpoint] & SAMPLING
     assert not json.loads(said).keys() & BESIDE_SAMPLING
     assert "secret" not in said

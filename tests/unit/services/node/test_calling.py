@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from libs.aci import rewriting
 from libs.aci.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
+from libs.aci.rewriting import JsonNotRewritable
 from services.node.asked import read_body
 from services.node.calling import Calling, ToolChoiceRefused
 from services.node.refused import BodyRefused
@@ -32,11 +34,16 @@ def anthropic_tool(name: str) -> dict[str, Any]:
 TOOLS = {CHAT: chat_tool, RESPONSES: responses_tool, MESSAGES: anthropic_tool, COUNT_TOKENS: anthropic_tool}
 
 
-def shown(endpoint: Endpoint, calling: Calling | None = HELPED, **members: Any) -> Any:
+def told(body: bytes, endpoint: Endpoint, calling: Calling) -> bytes:
+    """What an engine gets that needs this help."""
+    return calling.ask(body, rewriting.loads(body), endpoint.protocol)
+
+
+def shown(endpoint: Endpoint, calling: Calling = HELPED, **members: Any) -> Any:
     """What of a body of these members reaches the engine."""
     tools = [TOOLS[endpoint](name) for name in ("clock", "weather", "news")]
     body = json.dumps({"model": "m", "tools": tools} | members).encode()
-    return json.loads(read_body(body, frozenset({"m"}), endpoint, calling=calling).told)
+    return json.loads(told(body, endpoint, calling))
 
 
 @pytest.mark.parametrize(
@@ -63,8 +70,7 @@ def test_the_named_tool_is_shown_alone_and_a_call_required(endpoint: Endpoint, c
 def test_all_else_stays_as_it_was_written() -> None:
     body = b'{ "model":"m","temperature":0.70,"tools":[{"function":{"name":"a","n":1.50}},{"function":{"name":"b"}}],'
     body += b'"tool_choice":{"type":"function","function":{"name":"a"}},"messages":[{"content":"\\u00e9 \\ud800"}]}'
-    asked = read_body(body, frozenset({"m"}), CHAT, calling=HELPED)
-    assert asked.told == (
+    assert told(body, CHAT, HELPED) == (
         b'{"model":"m","temperature":0.70,"tools":[{"function":{"name":"a","n":1.50}}],"tool_choice":"required",'
         b'"messages":[{"content":"\xc3\xa9 \\ud800"}],"parallel_tool_calls":false}'
     )
@@ -73,14 +79,14 @@ def test_all_else_stays_as_it_was_written() -> None:
 @pytest.mark.parametrize("choice", [None, "auto", "none", "required", "any", 7, [], True])
 def test_a_choice_that_names_none_reaches_the_engine_byte_for_byte(choice: Any) -> None:
     body = json.dumps({"model": "m", "tools": [chat_tool("weather")], "tool_choice": choice}).encode()
-    assert read_body(body, frozenset({"m"}), CHAT, calling=HELPED).told == body
+    assert told(body, CHAT, HELPED) == body
 
 
 @pytest.mark.parametrize("kind", ["auto", "any", "none"])
 def test_anthropics_choice_that_names_none_reaches_the_engine_byte_for_byte(kind: str) -> None:
     choice = {"type": kind, "disable_parallel_tool_use": True}
     body = json.dumps({"model": "m", "tools": [anthropic_tool("weather")], "tool_choice": choice}).encode()
-    assert read_body(body, frozenset({"m"}), MESSAGES, calling=HELPED).told == body
+    assert told(body, MESSAGES, HELPED) == body
 
 
 USER = {"role": "user", "content": "How warm is it?"}
@@ -125,13 +131,16 @@ def test_where_a_call_is_demanded_the_answer_is_begun_with_one(
 )
 def test_no_other_answer_is_begun(endpoint: Endpoint, members: dict[str, Any]) -> None:
     body = json.dumps({"model": "m", "tools": [], **members}).encode()
-    assert read_body(body, frozenset({"m"}), endpoint, calling=BEGINNING).told == body
+    assert told(body, endpoint, BEGINNING) == body
 
 
 def test_an_engine_that_needs_no_help_gets_every_body_as_it_came() -> None:
     choice = {"type": "function", "function": {"name": "weather"}}
-    asked = shown(CHAT, None, tool_choice=choice)
-    assert (len(asked["tools"]), asked["tool_choice"]) == (3, choice)
+    body = json.dumps(
+        {"model": "m", "messages": [USER], "tools": [chat_tool("weather")], "tool_choice": choice}
+    ).encode()
+    assert read_body(body, frozenset({"m"}), CHAT).told is body
+    assert json.loads(read_body(body, frozenset({"m"}), CHAT, calling=HELPED).told)["tool_choice"] == "required"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +184,7 @@ def test_however_deeply_a_body_is_nested_it_is_written_anew_or_refused() -> None
     for depth in range(800, 1000, 10):
         nested = body + b',"messages":' + b"[" * depth + b"]" * depth + b"}"
         try:
-            assert b'"required"' in read_body(nested, frozenset({"m"}), CHAT, calling=HELPED).told
-        except BodyRefused:
+            assert b'"required"' in told(nested, CHAT, HELPED)
+        except (BodyRefused, JsonNotRewritable):
             refused += 1
     assert refused > 0

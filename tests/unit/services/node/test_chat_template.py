@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from libs.aci.endpoints import CHAT
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import measure, packaged_weights
 from services.node.chat_template import SMOLLM2_CALL
@@ -59,7 +61,7 @@ async def bare(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Superv
 
 async def asked(engine: SupervisedEngine, path: str, **members: Any) -> Any:
     body = json.dumps({"model": "smollm2-135m", **members}).encode()
-    async with engine.post(path, body, PATIENCE_SECONDS) as answer:
+    async with engine.post(replace(CHAT, path=path), body, PATIENCE_SECONDS) as answer:
         told = b"".join([chunk async for chunk in answer.chunks])
         assert answer.status == 200, told
         return json.loads(told)

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from libs.aci.endpoints import Endpoint
 from libs.aci.receipt_events import PolicyInForce
 from libs.identity.gpu_watch import GpuStanding
 from libs.policy.measured_engine import MeasuredEngine
+from libs.process import Program, supervised
 from libs.weights import measure
 from services.node.channel import EngineChannel, EngineUnavailable
 from services.node.engine import EngineLoad, SupervisedEngine, open_engine
+from services.node.environment import inherited
 from services.node.generation import Claimed, Conclusion, Generation, Head, Part, Request
 from services.node.launch import EngineSettings, plan
 from services.node.receipts import ReceiptSigner
+from tests.faults.patience import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -113,8 +116,11 @@ async def at(generation: Generation, endpoint: Endpoint, **members: object) -> b
 
 
 async def test_one_engine_generates_and_embeds(generation: Generation) -> None:
-    answer = json.loads(await at(generation, endpoints.EMBEDDINGS, input=["red", "red", "a railway timetable"]))
-    same, again, other = (entry["embedding"] for entry in answer["data"])
+    answers = [
+        json.loads(await at(generation, endpoints.EMBEDDINGS, input=[text]))
+        for text in ("red", "red", "a railway timetable")
+    ]
+    same, again, other = (answer["data"][0]["embedding"] for answer in answers)
     assert same == again != other
     assert len(same) == len(other) > 100
 
@@ -171,6 +177,19 @@ async def test_no_tenant_finds_anothers_prompt_in_the_engines_cache(
         _, *chunks, _ = await answered(generation, Request(endpoint.path, body, "request-1", tenant))
         answer = json.loads(b"".join(chunk for chunk in chunks if isinstance(chunk, bytes)))
         assert cached_tokens(answer["usage"]) == 0
+
+
+@pytest.mark.parametrize(("endpoint", "members"), CONFIDING[:2], ids=lambda value: getattr(value, "path", ""))
+async def test_an_engine_that_is_told_to_keep_prompts_says_that_it_found_one(
+    engine: SupervisedEngine, endpoint: Endpoint, members: dict[str, object]
+) -> None:
+    """Past the node: what the test above counts is counted. At the other endpoints the engine can be told nothing."""
+    body = json.dumps({"model": MODEL, **members, "cache_prompt": True}).encode()
+    found = []
+    for _ in range(2):
+        async with engine.post(endpoint, body, PATIENCE_SECONDS) as answer:
+            found.append(cached_tokens(json.loads(b"".join([chunk async for chunk in answer.chunks]))["usage"]))
+    assert found[1] > 100
 
 
 @pytest.mark.parametrize(("endpoint", "members"), CONFIDING, ids=lambda value: getattr(value, "path", ""))
@@ -317,7 +336,7 @@ async def test_nothing_that_is_asked_comes_into_the_nodes_log(
             await asyncio.wait_for(engine.until_ready(), PATIENCE_SECONDS)
             for body in bodies:
                 # Past the node's own table: what it lets pass may grow.
-                async with engine.post(CHAT, body, PATIENCE_SECONDS) as answer:
+                async with engine.post(endpoints.CHAT, body, PATIENCE_SECONDS) as answer:
                     _ = [chunk async for chunk in answer.chunks]
             assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
@@ -326,3 +345,27 @@ async def test_nothing_that_is_asked_comes_into_the_nodes_log(
     written = "".join(capfd.readouterr())
     assert "engine answers" in written
     assert "MARKER" not in written
+
+
+async def test_an_engine_that_is_heard_writes_what_it_is_asked(tmp_path: Path) -> None:
+    """Started as the node starts it, but for whom it is heard by: else there would be nothing to keep from the log."""
+    settings = EngineSettings(model=MODEL, context_tokens=512, parallel=1, threads=1)
+    launch = plan(settings, MeasuredEngine("embedded"), "xllamacpp")
+    socket, key = tmp_path / "engine.sock", "key"
+    environment = {**inherited(), **launch.environment, launch.key_variable: key}
+    written = tmp_path / "written"
+    program = Program("engine", tuple(launch.argv(launch.weights, socket)), environment, log=written)
+    async with supervised(program), EngineChannel(socket, key) as channel:
+
+        async def answers() -> bool:
+            with suppress(EngineUnavailable):
+                await channel.probe(endpoints.CHAT, MODEL)
+                return True
+            return False
+
+        await asyncio.wait_for(until(answers), PATIENCE_SECONDS)
+        for told in TOLD:
+            body = json.dumps({"model": MODEL, "messages": QUESTION, "max_tokens": 1} | told).encode()
+            async with channel.post(endpoints.CHAT, body, PATIENCE_SECONDS) as answer:
+                _ = [chunk async for chunk in answer.chunks]
+    assert b"MARKER" in written.read_bytes()

@@ -86,7 +86,7 @@ async def test_an_engine_that_stops_in_a_stream_is_silent_then_killed_and_starte
 
 
 async def test_an_answer_that_is_not_streamed_ends_with_the_engine_that_hangs(tmp_path: Path) -> None:
-    """All of its places taken, so that no question of the node's would find one: it is greeted, and does not answer."""
+    """All of its places taken, so that no question of the node's would find one."""
     async with engine(tmp_path, silent_seconds=SILENT_SECONDS, parallel=1) as running:
         former = running.pid
         assert former is not None
@@ -101,6 +101,16 @@ async def test_an_engine_whose_places_are_taken_by_long_answers_is_left_alone(tm
     async with engine(tmp_path, silent_seconds=SILENT_SECONDS, parallel=1) as running:
         former = running.pid
         assert (await answered(running, asked(max_tokens=900, ignore_eos=True)))[0] == Head(200, "application/json")
+        assert (running.pid, running.ready) == (former, True)
+
+
+async def test_an_engine_whose_places_are_taken_by_one_bodys_prompts_is_left_alone(tmp_path: Path) -> None:
+    async with engine(tmp_path, silent_seconds=SILENT_SECONDS) as running:
+        former = running.pid
+        prompts = ["Count from one to one thousand.", "Count down from one thousand."]
+        body = {"model": MODEL, "prompt": prompts, "max_tokens": 500, "ignore_eos": True}
+        request = Request(endpoints.COMPLETIONS.path, json.dumps(body).encode(), "request-1", "tenant-1")
+        assert (await answered(running, request))[0] == Head(200, "application/json")
         assert (running.pid, running.ready) == (former, True)
 
 

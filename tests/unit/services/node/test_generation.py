@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import threading
@@ -67,7 +68,9 @@ class ToldEngine:
     bodies: list[bytes] = field(default_factory=list)
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+    async def post(
+        self, endpoint: Endpoint, body: bytes, timeout_seconds: float, sequences: int = 1
+    ) -> AsyncIterator[Answer]:
         self.bodies.append(body)
         yield Answer(self.status, self.content_type, self._chunks())
 
@@ -336,6 +339,18 @@ async def test_what_names_another_tenants_image_reaches_no_engine() -> None:
         async with aclosing(generation.generate(Request(CHAT, body, "r", "t"), 5.0)) as parts:
             assert (await anext(parts) == Head(200, "application/json")) is (body == asked[-1])
     assert len(engine.bodies) == 1
+
+
+@pytest.mark.parametrize("count", [FEW_VALUES // 4, 2 * FEW_VALUES], ids=["read at once", "read aside"])
+async def test_what_was_read_of_a_refused_body_is_freed_before_anybody_is_told(count: int) -> None:
+    def is_held() -> bool:
+        return any(isinstance(each, list) and len(each) == count + 1 for each in gc.get_objects())
+
+    body = b'{"model":"m","nobodys":[' + b"0.50," * count + b"0]}"
+    generation = Generation(ToldEngine(), CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding())
+    async with aclosing(generation.generate(Request(CHAT, body, "r", "t"), 5.0)) as parts:
+        assert await anext(parts) == Head(400, "application/json")
+        assert not is_held()
 
 
 async def test_another_endpoint_is_refused() -> None:

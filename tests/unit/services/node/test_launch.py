@@ -86,6 +86,13 @@ def test_vllm_keeps_no_response_whatever_the_host_has_in_its_environment(tmp_pat
     assert launch.environment["VLLM_ENABLE_RESPONSES_API_STORE"] == "0"
 
 
+def test_vllms_processes_meet_on_this_machine_alone_and_no_redirect_leads_elsewhere(tmp_path: Path) -> None:
+    environment = plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm"), "an engine").environment
+    assert environment["VLLM_HOST_IP"] == "127.0.0.1"
+    assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) == ("lo", "=lo")
+    assert environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+
+
 @pytest.mark.parametrize(
     ("arguments", "salted"),
     [

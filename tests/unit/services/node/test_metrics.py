@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from services.node.channel import EngineChannel, EngineUnavailable
-from services.node.metrics import permille_of
+from services.node.channel import EngineChannel
+from services.node.metrics import permille_of, totals_of
+from services.node.readings import Readings
 
 GAUGE = "vllm:kv_cache_usage_perc"
 TEXT = f"""# HELP {GAUGE} KV-cache usage. 1 means 100 percent usage.
@@ -50,10 +52,30 @@ def test_what_is_no_share_is_not_known(text: str) -> None:
     assert permille_of(text, GAUGE) is None
 
 
+WORK = f"""{GAUGE}{{engine="0"}} 0.125
+vllm:generation_tokens_total{{engine="0"}} 3.0
+vllm:generation_tokens_total{{engine="1"}} 4.0
+vllm:generation_tokens_total_created{{engine="0"}} 1.7e+09
+vllm:prompt_tokens_total NaN
+"""
+
+
+def test_totals_are_those_that_are_there() -> None:
+    names = ["vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:other", GAUGE]
+    assert totals_of(WORK, names) == {"vllm:generation_tokens_total": 7.0, GAUGE: 0.125}
+
+
+@dataclass
+class Teller:
+    """What an engine says when it is asked; nothing: it has no metrics."""
+
+    text: str | None = TEXT
+
+
 @asynccontextmanager
-async def engine_at(socket: Path, status: int) -> AsyncIterator[EngineChannel]:
+async def engine_at(socket: Path, teller: Teller) -> AsyncIterator[EngineChannel]:
     async def metrics(request: web.Request) -> web.Response:
-        return web.Response(text=TEXT, status=status)
+        return web.Response(status=404) if teller.text is None else web.Response(text=teller.text)
 
     application = web.Application()
     application.router.add_get("/metrics", metrics)
@@ -68,16 +90,45 @@ async def engine_at(socket: Path, status: int) -> AsyncIterator[EngineChannel]:
 
 
 async def test_an_engine_is_asked_over_its_socket(tmp_path: Path) -> None:
-    async with engine_at(tmp_path / "engine.sock", 200) as channel:
-        assert await channel.permille(GAUGE) == 125
+    async with engine_at(tmp_path / "engine.sock", Teller()) as channel:
+        readings = Readings(channel, GAUGE, ())
+        await readings.read()
+        assert (readings.kv_cache_permille, readings.tell, readings.tell_work) == (125, True, False)
 
 
 async def test_an_engine_that_does_not_say_is_not_known(tmp_path: Path) -> None:
-    async with engine_at(tmp_path / "engine.sock", 404) as channel:
-        assert await channel.permille(GAUGE) is None
+    async with engine_at(tmp_path / "engine.sock", Teller(None)) as channel:
+        readings = Readings(channel, GAUGE, ["vllm:generation_tokens_total"])
+        await readings.read()
+        assert (readings.kv_cache_permille, readings.tell_work) == (None, False)
 
 
-async def test_an_engine_that_is_away_is_unavailable(tmp_path: Path) -> None:
+async def test_an_engine_that_is_away_says_nothing(tmp_path: Path) -> None:
+    teller = Teller()
+    async with engine_at(tmp_path / "engine.sock", teller) as channel:
+        readings = Readings(channel, GAUGE, ())
+        await readings.read()
     async with EngineChannel(tmp_path / "nobody.sock", "key") as channel:
-        with pytest.raises(EngineUnavailable):
-            await channel.permille(GAUGE)
+        gone = Readings(channel, GAUGE, ())
+        await gone.read()
+        assert gone.kv_cache_permille is None
+
+
+async def test_work_that_goes_on_is_heard_and_nothing_else_is(tmp_path: Path) -> None:
+    def generated(tokens: float) -> str:
+        return f'vllm:generation_tokens_total{{engine="0"}} {tokens}\nprocess_cpu_seconds_total {tokens + beyond}\n'
+
+    beyond, teller = 0.0, Teller(None)
+    async with engine_at(tmp_path / "engine.sock", teller) as channel:
+        readings = Readings(channel, None, ["vllm:generation_tokens_total"])
+        heard = []
+        for teller.text in (generated(5), generated(5), generated(6), None, generated(6), generated(7)):
+            beyond += 1
+            await readings.read()
+            heard.append(channel.signs_of_life)
+        assert heard == [0, 0, 1, 1, 1, 2]
+        assert readings.tell_work
+        readings.forget()
+        teller.text = generated(1)
+        await readings.read()
+        assert channel.signs_of_life == 2

@@ -119,5 +119,5 @@ async def test_an_engine_that_starts_again_on_other_files_does_not_serve(
     await asyncio.wait_for(engine.until_found_unfit(), PATIENCE_SECONDS)
     assert not engine.ready
     with pytest.raises(EngineUnavailable):
-        async with engine.post(CHAT.path, b"{}", 1.0):
+        async with engine.post(CHAT, b"{}", 1.0):
             pass

@@ -105,7 +105,7 @@ async def test_the_real_server_with_a_shared_cache_or_without_its_key_never_serv
         assert (unfit.done(), running.ready) == (True, False)
         ready.cancel()
         with pytest.raises(EngineUnavailable):
-            async with running.post(CHAT.path, b"{}", 1.0):
+            async with running.post(CHAT, b"{}", 1.0):
                 pass
     assert reason in "".join(capfd.readouterr())
 

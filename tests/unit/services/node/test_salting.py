@@ -51,7 +51,7 @@ async def test_a_salt_is_believed_to_be_read_where_one_that_is_none_is_refused(
 
 @asynccontextmanager
 async def engine(
-    folder: Path, endpoints: Collection[Endpoint], salted: list[Endpoint]
+    folder: Path, endpoints: Collection[Endpoint], salted: list[Endpoint], start_seconds: float = 600.0
 ) -> AsyncIterator[SupervisedEngine]:
     weights = folder / "model"
     weights.write_bytes(b"weights")
@@ -66,7 +66,8 @@ async def engine(
         endpoints=frozenset(endpoints),
         salted=True,
     )
-    async with open_engine(EngineSettings(model=MODEL), launch, await measure(weights), folder) as running:
+    settings = EngineSettings(model=MODEL, start_seconds=start_seconds)
+    async with open_engine(settings, launch, await measure(weights), folder) as running:
         yield running
 
 
@@ -80,7 +81,7 @@ async def test_an_engine_that_reads_a_salt_wherever_it_is_asked_is_ready(tmp_pat
 async def assert_not_served(engine: SupervisedEngine) -> None:
     assert not engine.ready
     with pytest.raises(EngineUnavailable):
-        async with engine.post(CHAT.path, b"{}", 1.0):
+        async with engine.post(CHAT, b"{}", 1.0):
             pass
 
 
@@ -88,3 +89,12 @@ async def test_an_engine_that_reads_none_at_one_of_them_is_never_ready(tmp_path:
     async with engine(tmp_path, [CHAT, COMPLETIONS, MESSAGES], [CHAT, COMPLETIONS]) as running:
         await asyncio.wait_for(running.until_found_unfit(), PATIENCE_SECONDS)
         await assert_not_served(running)
+
+
+async def test_an_engine_that_reads_none_is_not_served_either_when_its_time_to_start_is_over(tmp_path: Path) -> None:
+    async with engine(tmp_path, [CHAT], [], start_seconds=4.0) as running:
+        is_ready = asyncio.create_task(running.until_ready())
+        await asyncio.wait_for(running.until_found_unfit(), PATIENCE_SECONDS)
+        await asyncio.wait_for(running.until_ended(), PATIENCE_SECONDS)
+        assert not is_ready.done()
+        is_ready.cancel()

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from teemesh.inference.v1 import inference_pb2, inference_pb2_grpc
 
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, Endpoint
 from libs.aci.receipt_events import PolicyInForce
 from libs.identity.gpu_watch import GpuStanding
 from services.node.channel import Answer
@@ -37,14 +37,18 @@ class EndlessEngine:
     lacks: frozenset[str] = frozenset()
     calling = None
     endpoints = (CHAT,)
-    load = EngineLoad(running=0, waiting=0, capacity=1)
 
-    def __init__(self, *, ends: bool) -> None:
+    def __init__(self, *, ends: bool, places: int = 1) -> None:
+        self.load = EngineLoad(running=0, waiting=0, capacity=places)
+        self.sequences: list[int] = []
         self._ends = ends
         self.left = asyncio.Event()
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+    async def post(
+        self, endpoint: Endpoint, body: bytes, timeout_seconds: float, sequences: int = 1
+    ) -> AsyncIterator[Answer]:
+        self.sequences.append(sequences)
         try:
             yield Answer(200, "text/event-stream", self._chunks())
         finally:

@@ -11,7 +11,7 @@ import pytest
 from teemesh.inference.v1 import inference_pb2, whole_answer_pb2, whole_answer_pb2_grpc
 
 from libs.aci.encoding import digest
-from libs.aci.endpoints import CHAT
+from libs.aci.endpoints import CHAT, Endpoint
 from libs.aci.receipt import verify_signed_by
 from libs.aci.receipt_events import PolicyInForce
 from libs.aci.whole_answers import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES
@@ -49,7 +49,9 @@ class PiecesEngine:
         self.left = asyncio.Event()
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, timeout_seconds: float) -> AsyncIterator[Answer]:
+    async def post(
+        self, endpoint: Endpoint, body: bytes, timeout_seconds: float, sequences: int = 1
+    ) -> AsyncIterator[Answer]:
         try:
             yield Answer(200, "application/json", self._chunks())
         finally:

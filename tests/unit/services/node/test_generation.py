@@ -103,9 +103,12 @@ async def test_the_body_reaches_the_engine_byte_for_byte() -> None:
 async def test_an_engine_that_heeds_no_names_is_shown_the_named_tool_alone_and_the_receipt_says_what_it_got() -> None:
     engine = ToldEngine(calling=Calling())
     tools = b'[{"type":"function","function":{"name":"a"}},{"type":"function","function":{"name":"b"}}]'
-    body = b'{"model":"m","tools":' + tools + b',"tool_choice":{"type":"function","function":{"name":"b"}}}'
+    body = b'{"model":"m","messages":%s,"tools":%s,"tool_choice":{"type":"function","function":{"name":"b"}}}' % (
+        HI,
+        tools,
+    )
     parts, _ = await generate(engine, body)
-    shown = b'{"model":"m","tools":[{"type":"function","function":{"name":"b"}}],'
+    shown = b'{"model":"m","messages":%s,"tools":[{"type":"function","function":{"name":"b"}}],' % HI
     shown += b'"tool_choice":"required","parallel_tool_calls":false}'
     assert engine.bodies == [shown]
     assert isinstance(parts[-1], Conclusion)
@@ -116,8 +119,11 @@ async def test_an_engine_that_heeds_no_names_is_shown_the_named_tool_alone_and_t
 
 async def test_a_choice_that_an_engine_would_not_heed_reaches_none() -> None:
     engine = ToldEngine(calling=Calling())
-    parts, _ = await generate(engine, b'{"model":"m","tool_choice":{"type":"function","function":{"name":"b"}}}')
+    choice = b'{"type":"function","function":{"name":"b"}}'
+    parts, _ = await generate(engine, b'{"model":"m","messages":%s,"tool_choice":%s}' % (HI, choice))
     assert parts[0] == Head(400, "application/json")
+    assert isinstance(parts[1], bytes)
+    assert b"tool_choice" in parts[1]
     assert engine.bodies == []
 
 

@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 60.0
 SILENT_SECONDS = 1.5
 LONG_SECONDS = 3 * SILENT_SECONDS
 """Nearly twice what it takes to find one that hangs."""
-QUESTION = b'{"model":"m","messages":[]}'
+QUESTION = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
 
 
 @asynccontextmanager
@@ -137,7 +137,7 @@ async def test_a_stream_that_waits_for_a_place_has_the_requests_time_and_no_head
         claimed = Claimed("an engine", bytes(32), {MODEL: bytes(32)})
         policy = PolicyInForce(1, "sha256:" + "0" * 64)
         generation = Generation(running, claimed, ReceiptSigner(), lambda: policy, GpuStanding())
-        request = Request(CHAT.path, b'{"model":"m","messages":[],"stream":true}', "r", "t")
+        request = Request(CHAT.path, QUESTION[:-1] + b',"stream":true}', "r", "t")
         async with aclosing(generation.generate(request, LONG_SECONDS)) as parts:
             with pytest.raises(EngineTooSlow):
                 await anext(parts)

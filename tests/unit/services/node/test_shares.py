@@ -96,7 +96,7 @@ async def test_whoever_sends_them_a_tenants_requests_are_counted_together() -> N
 async def test_a_tenants_choices_are_so_many_of_its_share() -> None:
     engine = EndlessEngine(ends=False, places=4)
     serving = generation(engine, tenant_parallel=3)
-    two = b'{"model":"m","n":2}'
+    two = HI[:-1] + b',"n":2}'
     async with aclosing(serving.generate(request("a", two), 5.0)) as running:
         assert await anext(running) == Head(200, "text/event-stream")
         with pytest.raises(TenantShareTaken):
@@ -104,7 +104,7 @@ async def test_a_tenants_choices_are_so_many_of_its_share() -> None:
         assert await head_of(serving, "b", two) == Head(200, "text/event-stream")
         assert await head_of(serving, "a") == Head(200, "text/event-stream")
     # What would never have room is no matter of time.
-    assert await head_of(serving, "a", b'{"model":"m","n":4}') == Head(400, "application/json")
+    assert await head_of(serving, "a", HI[:-1] + b',"n":4}') == Head(400, "application/json")
     assert engine.sequences == [2, 2, 1]
 
 

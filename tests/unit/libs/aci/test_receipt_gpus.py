@@ -51,7 +51,7 @@ def test_a_receipt_that_names_the_gpus_of_the_evidence_is_accepted() -> None:
         ([], MINE),
         (["4781", "559"], frozenset[str]()),
     ],
-    ids=str,
+    ids=["fewer", "more", "others", "out of order", "none", "some where none were shown"],
 )
 def test_one_that_names_others_is_refused_whatever_is_required(
     named: list[str], shown: frozenset[str], claims: dict[str, bool], required: bool

@@ -3,7 +3,8 @@
 A breaker is this router's guess and a preference. It opens no way around a check, and where every node that may serve
 is avoided, one of them serves all the same. What a client can bring about alone says nothing of a node: how long its
 request takes is a failing of the node's only as long as no other tenant is served meanwhile, and where the answers that
-failed were one tenant's alone, that tenant avoids the node, and nobody else.
+failed were one tenant's alone, that tenant avoids the node, and nobody else: until it is served there itself, and with
+no trace in what others' requests say of the node.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class _Breaker:
     apart: str | None = None
     """The one tenant that avoids it, whoever else does."""
     apart_until: float = 0.0
+    times_apart: int = 0
     openings: int = 0
     failures: Failures = field(default_factory=Failures)
     slow: int = 0
@@ -100,10 +102,17 @@ class Attempt:
     breaker: _Breaker
     openings: int
     """How often the breaker had opened when this began."""
+    times_apart: int
+    """How often some tenant had been set apart by then."""
     handed_at: float | None = None
     status: int | None = None
     answered: bool = False
     """Whether a byte of the body has come."""
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether whose it is avoids the node, whoever else does."""
+        return self.tenant_id == self.breaker.apart
 
 
 class Breakers:
@@ -142,7 +151,7 @@ class Breakers:
         breaker = self._breakers.get(name) or _Breaker()
         is_due = breaker.is_avoided_by(tenant_id) and breaker.is_due(tenant_id, self._clock())
         trial = is_due and not breaker.on_trial
-        attempt = Attempt(name, model, tenant_id, streams, breaker, breaker.openings)
+        attempt = Attempt(name, model, tenant_id, streams, breaker, breaker.openings, breaker.times_apart)
         breaker.on_trial = breaker.on_trial or trial
         try:
             yield attempt
@@ -214,21 +223,22 @@ class Breakers:
 
     def _answered_with_failure(self, attempt: Attempt) -> None:
         breaker, failures = attempt.breaker, attempt.breaker.failures
-        if _is_stale(attempt):
+        if _is_stale(attempt) or _is_from_before_apart(attempt):
             return
         failures.count_answer(attempt.tenant_id)
         is_open, enough = breaker.cause is not None, self._settings.breaker_failures
         if failures.are_the_nodes(_TENANTS_TRYING if is_open else enough):
             self._open(attempt, Cause.ERRORS)
-        elif is_open or failures.answers_of(attempt.tenant_id) >= enough:
+        elif is_open or attempt.is_apart or failures.answers_of(attempt.tenant_id) >= enough:
             self._set_apart(attempt)
 
     def _succeeded(self, attempt: Attempt) -> None:
         breaker = attempt.breaker
-        if _is_stale(attempt):
+        if _is_stale(attempt) or _is_from_before_apart(attempt):
             return
         breaker.failures.forget()
-        self._rejoin(attempt)
+        if attempt.is_apart:
+            self._rejoin(attempt)
         if breaker.cause is not None:
             self._count(attempt, breaker.cause, -1)
             breaker.cause, breaker.slow = None, 0
@@ -254,7 +264,7 @@ class Breakers:
             self._count(attempt, Cause.ONE_TENANT, 1)
             log.info("node is avoided by one tenant", node=attempt.name, thinned=True)
             breaker.apart = attempt.tenant_id
-            breaker.openings += 1
+            breaker.times_apart += 1
         breaker.apart_until = self._clock() + self._settings.breaker_seconds
 
     def _rejoin(self, attempt: Attempt) -> None:
@@ -270,3 +280,8 @@ class Breakers:
 def _is_stale(attempt: Attempt) -> bool:
     """What began before the breaker opened says nothing of the node since."""
     return attempt.openings != attempt.breaker.openings
+
+
+def _is_from_before_apart(attempt: Attempt) -> bool:
+    """What a tenant that is set apart asked before says nothing of how it is served since. Others' requests do."""
+    return attempt.is_apart and attempt.times_apart != attempt.breaker.times_apart

@@ -105,8 +105,57 @@ def test_answers_that_fail_for_one_tenant_have_that_one_alone_avoid_the_node() -
     fail_for_one(nodes, 1)
     assert (nodes.admits("a", "greedy"), nodes.admits("a", "other")) == (False, True)
     nodes.ask("a", tenant="other")
+    assert not nodes.admits("a", "greedy"), "another's success is none of its own"
+    nodes.now += 10.0
+    nodes.ask("a", tenant="greedy")
     assert nodes.admits("a", "greedy")
     assert nodes.counted == {}
+
+
+def test_its_trial_that_fails_has_it_wait_again_whoever_was_served_meanwhile() -> None:
+    nodes = Nodes("a")
+    fail_for_one(nodes)
+    nodes.ask("a", tenant="other")
+    nodes.now += 10.0
+    assert nodes.admits("a", "greedy")
+    fail_for_one(nodes, 1)
+    assert not nodes.admits("a", "greedy")
+    assert nodes.counted == {"one_tenant": 1}
+
+
+def test_that_one_tenant_is_set_apart_again_and_again_hides_no_failure_of_the_node() -> None:
+    nodes = Nodes("a")
+    for _ in range(3):
+        with suppress(UpstreamFailed), nodes.breakers.attempt("a", "m", "other", streams=True) as long:
+            nodes.breakers.note(long, REACHED)
+            nodes.ask("a", tenant="greedy")
+            fail_for_one(nodes)
+            raise BROKEN
+    assert nodes.counted == {"errors": 1}
+
+
+def test_nor_an_answer_that_fails_for_another() -> None:
+    nodes = Nodes("a")
+    with nodes.breakers.attempt("a", "m", "other", streams=True) as long:
+        nodes.breakers.note(long, REACHED)
+        fail_for_one(nodes)
+        for step in (Begun(502, ""), b"x", Ended(None)):
+            nodes.breakers.note(long, step)
+    assert [nodes.admits("a", tenant) for tenant in ("greedy", "other", "a third")] == [False] * 3
+
+
+def test_nor_how_late_anothers_stream_begins() -> None:
+    nodes = Nodes("a", "b")
+    nodes.ask("b", tenant="other")
+    for _ in range(3):
+        with nodes.breakers.attempt("a", "m", "other", streams=True) as late:
+            nodes.breakers.note(late, REACHED)
+            nodes.ask("a", tenant="greedy", streams=False)
+            fail_for_one(nodes)
+            nodes.now += 30.0
+            for step in (Begun(200, ""), b"x"):
+                nodes.breakers.note(late, step)
+    assert nodes.counted == {"latency": 1}
 
 
 def test_a_second_tenant_for_whom_answers_fail_has_everybody_avoid_it() -> None:

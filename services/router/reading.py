@@ -1,8 +1,9 @@
 """It is responsible for when JSON is read that takes long: beside the event loop, one text at a time, tenants in turn.
 
-Values take up to a hundred times the memory of their text, and a sealed field takes a key agreement. So there are three
-lines, each with one thread: requests, encrypted ones that take little, and answers. Whoever waits in one waits behind
-one text of every other tenant, not behind all that a tenant sent, and no longer than its own request's time.
+Values take up to a hundred times the memory of their text, and a sealed field takes a key agreement. So there are four
+lines, each with one thread: requests, encrypted ones that take little, answers, and what of answers takes little.
+Whoever waits in one waits behind one text of every other tenant, not behind all that a tenant sent, and no longer than
+its own request's time.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ class Reading:
         self._requests = _Line("request-reading")
         self._little = _Line("request-opening")
         self._answers = _Line("answer-reading")
+        self._little_answers = _Line("answer-passing")
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for line in (self._requests, self._little, self._answers):
+        for line in (self._requests, self._little, self._answers, self._little_answers):
             line.close()
 
     async def request(self, tenant_id: str, values: int, seconds: float, work: Callable[[], T]) -> T:
@@ -61,8 +63,9 @@ class Reading:
         """
         if values <= FEW_VALUES:
             return freeing(work)
+        line = self._little_answers if values <= LITTLE else self._answers
         try:
-            return await self._answers.read(tenant_id, seconds, work)
+            return await line.read(tenant_id, seconds, work)
         except TimeoutError as error:
             raise UpstreamFailed("the request's time was over before its answer could be read", late=True) from error
 

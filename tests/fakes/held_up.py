@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from libs.aci.json_values import FEW_VALUES
-from services.router.reading import Reading
+from services.router.reading import LITTLE, Reading
 from tests.fakes.routers import PATIENCE_SECONDS
 
 Line = Callable[[str, int, float, Callable[[], Any]], Awaitable[Any]]
@@ -17,9 +16,11 @@ Line = Callable[[str, int, float, Callable[[], Any]], Awaitable[Any]]
 
 @contextmanager
 def held_up(line: Line) -> Iterator[asyncio.Future[Any]]:
-    """Keep a line's thread busy meanwhile: `Reading.request` or `Reading.answer`. It is, when the loop runs again."""
+    """Keep the thread for what takes long busy meanwhile: `Reading.request`'s or `Reading.answer`'s. It is, when the
+    loop runs again.
+    """
     go_on = threading.Event()
-    busy = asyncio.ensure_future(line("other", FEW_VALUES + 1, PATIENCE_SECONDS, go_on.wait))
+    busy = asyncio.ensure_future(line("other", LITTLE + 1, PATIENCE_SECONDS, go_on.wait))
     try:
         yield busy
     finally:

@@ -187,7 +187,7 @@ async def test_requests_and_answers_of_many_values_are_read_beside_the_loop(benc
     assert threads() == set()
     assert (await bench.run(numbers(FEW_VALUES))).started.status == 200
     assert threads() == {"request-reading"}
-    said = {"id": "one", "usage": {"prompt_tokens": 7, "completion_tokens": 2}, "data": [0.5] * FEW_VALUES}
+    said = {"id": "one", "usage": {"prompt_tokens": 7, "completion_tokens": 2}, "data": [0.5] * LITTLE}
     bench.nodes[0].chunks = (json.dumps(said).encode(),)
     await bench.run(prompt())
     assert threads() == {"request-reading", "answer-reading"}
@@ -213,7 +213,7 @@ async def test_tenants_are_read_in_turn_however_much_each_has(reading: Reading, 
     line: Line = reading.answer if answers else reading.request
     with held_up(line):
         tasks = [
-            asyncio.ensure_future(line(who, FEW_VALUES + 1, PATIENCE_SECONDS, partial(order.append, who)))
+            asyncio.ensure_future(line(who, LITTLE + 1, PATIENCE_SECONDS, partial(order.append, who)))
             for who in ("a", "a", "a", "b", "c")
         ]
         await asyncio.sleep(0)
@@ -240,6 +240,14 @@ async def test_what_is_opened_soon_does_not_wait_for_what_takes_long(opening: Op
         await asyncio.sleep(0)
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert b"secret" in (await opened(opening, one, one.sealed_chat(), CHAT)).body
+
+
+async def test_what_of_an_answer_takes_little_does_not_wait_for_what_takes_long(reading: Reading) -> None:
+    with held_up(reading.answer):
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            by = await reading.answer("mine", LITTLE, PATIENCE_SECONDS, lambda: threading.current_thread().name)
+    assert by == "answer-passing_0"
 
 
 async def test_nothing_is_opened_in_the_threads_that_keep_receipts(opening: Opening) -> None:

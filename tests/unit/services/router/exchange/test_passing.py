@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -20,10 +20,11 @@ from libs.policy.tenant_record import Limits
 from libs.transparency.leaf import Kind
 from services.router.e2ee.answers import cover
 from services.router.e2ee.opening import Envelope
+from services.router.exchange.notices import Notice
 from services.router.exchange.passing import Passing
 from services.router.exchange.volume import Volume
 from services.router.exchange.withholding import StreamedResponse
-from services.router.reading import Reading
+from services.router.reading import LITTLE, Reading
 from services.router.workload.generation import E2eeKey
 from tests.fakes.held_up import held_up, until_an_answer_waits
 from tests.fakes.ledgers import TENANT
@@ -31,13 +32,13 @@ from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, aborts,
 from tests.fakes.sealed_prompts import Client
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
-LARGE = json.dumps({"id": "one", "usage": USAGE, "data": [0.5] * FEW_VALUES}).encode()
+LARGE = json.dumps({"id": "one", "usage": USAGE, "data": [0.5] * LITTLE}).encode()
 KEY = E2eeKey.generate(SUITES[SECP256K1_ALGO])
 
 
 def long_event(finish: str | None) -> bytes:
     """As an engine has it that tells the probabilities of a long prompt."""
-    choice = {"text": "a", "finish_reason": finish, "logprobs": {"token_logprobs": [-0.5] * FEW_VALUES}}
+    choice = {"text": "a", "finish_reason": finish, "logprobs": {"token_logprobs": [-0.5] * LITTLE}}
     return b"data: " + json.dumps({"id": "cmpl-1", "usage": USAGE, "choices": [choice]}).encode() + b"\n\n"
 
 
@@ -100,12 +101,32 @@ async def test_an_answer_whose_time_is_over_before_it_can_be_read_ends_so(bench:
     assert (aborts(receipt), receipt.returned.body_hash) == (["deadline_exceeded"], digest(answer.body))
 
 
-async def test_a_long_event_is_read_beside_the_loop_and_goes_out_in_its_place(bench: RouterBench) -> None:
+class ReadBy(StreamedResponse):
+    """Tells which threads read it."""
+
+    def __init__(self) -> None:
+        super().__init__(CHAT)
+        self.threads: list[str] = []
+
+    def read(self, events: Iterable[bytes]) -> list[Notice]:
+        self.threads.append(threading.current_thread().name)
+        return super().read(events)
+
+
+async def test_a_long_event_is_read_beside_the_loop(reading: Reading) -> None:
+    held = ReadBy()
+    covering = cover(None, streams=True, status=200)
+    passing = Passing(held, covering, Volume(), reading, "t", lambda: PATIENCE_SECONDS)
+    for event in (STREAMED[0] + b"\n\n", long_event(None), STREAMED[3]):
+        await passing.part(event)
+    assert held.threads == ["MainThread", "answer-reading_0", "MainThread"]
+
+
+async def test_a_long_event_goes_out_in_its_place(bench: RouterBench) -> None:
     chunks = (STREAMED[0], long_event(None), STREAMED[1], *STREAMED[2:])
     bench.nodes[0].stream(*chunks)
     answer = await bench.run(prompt(stream=True))
     assert answer.body == b"".join(chunks)
-    assert "answer-reading" in {thread.name.partition("_")[0] for thread in threading.enumerate()}
     receipt = bench.only_receipt()
     assert [event for event in receipt.events if isinstance(event, Metered)] == [Metered("one", 7, 2)]
 
@@ -141,6 +162,20 @@ async def test_what_an_encrypted_stream_says_is_counted_as_it_was_in_clear(
     assert volume.tokens() == 0
     assert b"four" not in await passing.part(said[20:] + b": alive\n\n" + STREAMED[3])
     assert volume.tokens() == 10
+
+
+async def test_a_small_piece_of_an_encrypted_stream_does_not_wait_for_anothers_large_answer(
+    reading: Reading, envelope: Envelope
+) -> None:
+    covering = cover(envelope, streams=True, status=200)
+    held = StreamedResponse(CHAT)
+    passing = Passing(held, covering, Volume(), reading, "t", lambda: PATIENCE_SECONDS)
+    said = b"data: " + json.dumps({"choices": [{"delta": {"content": "a," * 70}}]}).encode() + b"\n\n"
+    assert FEW_VALUES < covering.weight(said) <= LITTLE
+    with held_up(reading.answer):
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await passing.part(said)).startswith(b"data: ")
 
 
 async def test_an_answer_that_takes_many_key_agreements_is_sealed_beside_the_loop(envelope: Envelope) -> None:

@@ -155,9 +155,14 @@ REFUSALS: tuple[Row, ...] = (
     Row("it waited in vain", "OVERLOADED", f"{_WAITING}who_waits_in_vain_is_refused_with_a_receipt"),
     Row("all nodes are full, over gRPC", "OVERLOADED", f"{_GRPC}overload_is_an_answer_with_a_receipt"),
     Row(
-        "three nodes, or all there are, run as much of the tenant's as they take of one",
+        "all nodes run as much of the tenant's as they take of one",
         "TENANT_SHARE_TAKEN",
         f"{_SHARES}a_tenant_that_holds_its_share_of_every_node_is_told_to_come_back_with_a_receipt[stream]",
+    ),
+    Row(
+        "three nodes do, of four",
+        "TENANT_SHARE_TAKEN",
+        f"{_SHARES}of_more_than_three_nodes_three_are_asked",
     ),
     Row(
         "it waited, and the router stops",

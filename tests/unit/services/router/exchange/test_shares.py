@@ -71,6 +71,18 @@ async def test_a_tenant_that_holds_its_share_of_every_node_is_told_to_come_back_
     assert [node.requests for node in two.nodes] == [[], []]
 
 
+async def test_of_more_than_three_nodes_three_are_asked(tmp_path: Path) -> None:
+    async with router_bench(tmp_path, nodes=4, routing=SETTINGS) as bench:
+        for node in bench.nodes:
+            node.shares = TenantShares(1)
+        with held(bench, *bench.nodes):
+            answer = await bench.run(prompt())
+        assert (answer.started.status, json.loads(answer.body)["error"]["type"]) == (429, "overloaded")
+        receipt = bench.only_receipt()
+        assert len({event.session_id for event in receipt.events if isinstance(event, UpstreamVerified)}) == 3
+        assert [node.requests for node in bench.nodes] == [[]] * 4
+
+
 async def test_what_no_node_had_room_for_costs_the_tenant_nothing(two: RouterBench) -> None:
     two.tenant = replace(two.tenant, limits=Limits(tokens_per_day=10_000))
     with held(two, *two.nodes):

@@ -315,10 +315,13 @@ class UpstreamFailed(RouterError):
 
 class AnswerUndeliverable(UpstreamFailed):
     """An answer came that is too large to be withheld or encrypted, or is no such thing as can be encrypted. What was
-    asked for may have decided that, so it says nothing of who answered, and costs what an answer does.
+    asked for may have decided that, so it says nothing of who answered, and costs what an answer does. Asked again, it
+    is likely to end the same way at the same cost, so clients are told not to do that by themselves.
     """
 
+    code = Code.FAILED_PRECONDITION
     reason = "ANSWER_UNDELIVERABLE"
+    own_headers: Mapping[str, str] = {"X-Should-Retry": "false"}
 
     def __init__(self, message: str) -> None:
         super().__init__(message, excused=True)

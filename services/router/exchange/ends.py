@@ -17,6 +17,8 @@ class End(Enum):
     SHUTDOWN = "shutdown"
     """This router stopped, and the time that it gives running requests was over."""
     UPSTREAM_FAILED = "upstream_failed"
+    ANSWER_UNDELIVERABLE = "answer_undeliverable"
+    """An answer came, and was too large to be given or could not be encrypted."""
     TENANT_REVOKED = "tenant_revoked"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     INTERNAL_ERROR = "internal_error"

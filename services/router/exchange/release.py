@@ -14,7 +14,7 @@ import structlog
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON
 from libs.errors import MeshError
-from services.router.errors import LedgerUnavailable, RouterError, TenantRevoked, UpstreamFailed
+from services.router.errors import AnswerUndeliverable, LedgerUnavailable, RouterError, TenantRevoked, UpstreamFailed
 from services.router.exchange.course import ANSWER_MARGIN_SECONDS, Course, Part, Started
 from services.router.exchange.ends import End
 from services.router.exchange.withholding import Withholding
@@ -119,6 +119,8 @@ def end_of(error: RouterError) -> End:
     """Return why an answer that failed with this ended."""
     if isinstance(error, TenantRevoked):
         return End.TENANT_REVOKED
+    if isinstance(error, AnswerUndeliverable):
+        return End.ANSWER_UNDELIVERABLE
     return End.DEADLINE_EXCEEDED if isinstance(error, UpstreamFailed) and error.late else End.UPSTREAM_FAILED
 
 

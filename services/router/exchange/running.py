@@ -27,7 +27,6 @@ from services.router.admission.usage import PROMPT_ABANDONED, Usage
 from services.router.e2ee import answers as covers
 from services.router.e2ee.opening import Opening
 from services.router.errors import (
-    AnswerUndeliverable,
     KeysetEnded,
     ModelNotFound,
     RouterError,
@@ -333,7 +332,7 @@ class Exchanges:
             except (UpstreamFailed, TenantRevoked) as error:
                 end = end_of(error)
                 course.aborts.append(end)
-                course.failed |= end is End.UPSTREAM_FAILED and not isinstance(error, AnswerUndeliverable)
+                course.failed |= end is End.UPSTREAM_FAILED
                 held.fail(error)
                 started = course.head(error.told(request.endpoint.protocol)[0], JSON, error=error)
         async with aclosing(self._release.release(course, held, started, streaming=streaming)) as released:

@@ -15,7 +15,10 @@ from services.router.face.arrivals import Arrival
 EVERY = "*"
 _PREFLIGHT_SECONDS = 600
 _METHODS = "GET, HEAD, POST"
-_EXPOSED = "X-ACI-Version, X-ACI-Keyset-Digest, X-Receipt-Id, X-E2EE-Applied, X-E2EE-Version, X-E2EE-Algo, Retry-After"
+_EXPOSED = (
+    "X-ACI-Version, X-ACI-Keyset-Digest, X-Receipt-Id, X-E2EE-Applied, X-E2EE-Version, X-E2EE-Algo, Retry-After, "
+    "X-Should-Retry"
+)
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9-]{1,64}( ?, ?[A-Za-z0-9-]{1,64}){0,63}")
 
 

@@ -346,12 +346,12 @@ ENDS: tuple[Row, ...] = (
     Row("one message lacks its head or its receipt", "upstream_failed", f"{_WHOLE}one_that_lacks_a_part_is_none"),
     Row(
         "an answer is larger than one message may be",
-        "upstream_failed",
+        "answer_undeliverable",
         f"{_WHOLE}one_that_is_too_long_is_asked_of_no_other_node",
     ),
     Row(
         "what the engine says cannot be encrypted",
-        "upstream_failed",
+        "answer_undeliverable",
         f"{_EXCHANGE}test_sealed.py::test_what_cannot_be_sealed_ends_a_stream",
     ),
     Row(
@@ -366,7 +366,7 @@ ENDS: tuple[Row, ...] = (
     ),
     Row(
         "an answer is larger than may be withheld",
-        "upstream_failed",
+        "answer_undeliverable",
         f"{_ONE}an_answer_that_is_larger_than_may_be_withheld",
     ),
     Row(

@@ -286,7 +286,7 @@ async def test_an_answer_that_is_too_large_to_be_given_was_not_free(bench: Route
         node.chunks = (b" " * (1 << 20),) * 17
     body = prompt(stream=stream, max_tokens=100)
     await bench.run(body)
-    assert aborts(bench.only_receipt()) == ["upstream_failed"]
+    assert aborts(bench.only_receipt()) == ["answer_undeliverable"]
     assert used_today(bench) >= -(-len(body) // OCTETS_PER_TOKEN) + 100
 
 

@@ -167,7 +167,8 @@ async def test_an_answer_that_is_larger_than_may_be_withheld(bench: RouterBench)
     bench.nodes[0].chunks = [piece] * (MAX_WITHHELD_BYTES // len(piece) + 1)
     answer = await bench.run(prompt())
     receipt = bench.only_receipt()
-    assert (answer.started.status, aborts(receipt)) == (502, ["upstream_failed"])
+    assert (answer.started.status, aborts(receipt)) == (502, ["answer_undeliverable"])
+    assert answer.started.headers["X-Should-Retry"] == "false"
     assert receipt.returned.body_hash == digest(answer.body)
 
 

@@ -97,7 +97,7 @@ async def test_what_cannot_be_sealed_ends_a_stream(bench: RouterBench, client: C
     assert b'"type":"upstream_error"' in answer.body
     receipt = bench.only_receipt()
     assert receipt.returned.body_hash == digest(answer.body)
-    assert [event.reason for event in receipt.events if isinstance(event, Aborted)] == ["upstream_failed"]
+    assert [event.reason for event in receipt.events if isinstance(event, Aborted)] == ["answer_undeliverable"]
 
 
 async def test_a_node_that_breaks_off_within_an_event_leaves_none_of_it(bench: RouterBench, client: Client) -> None:

@@ -92,9 +92,11 @@ async def test_one_that_is_too_long_is_asked_of_no_other_node(two: RouterBench) 
     for node in two.nodes:
         node.refuses_as_too_long = True
     two.tenant = replace(two.tenant, limits=Limits(tokens_per_day=10_000))
-    assert (await two.run(prompt(max_tokens=100))).started.status == 502
+    answer = await two.run(prompt(max_tokens=100))
+    assert (answer.started.status, answer.started.headers["X-Should-Retry"]) == (502, "false")
     assert asked(two) == 1
-    assert aborts(two.only_receipt()) == ["upstream_failed"]
+    assert aborts(two.only_receipt()) == ["answer_undeliverable"]
+    assert two.metrics.ends.numbers == {"answer_undeliverable": 1}
     assert two.metrics.refusals.numbers == {"ANSWER_UNDELIVERABLE": 1}
     assert two.quotas.counted(two.tenant.tenant_id).day_tokens > 100
 

@@ -182,12 +182,6 @@ def mark_of(event: Event, members: dict[str, Any] | None, protocol: Protocol) ->
     return marks.get(kind, Mark.CONTENT) if isinstance(kind, str) else Mark.CONTENT
 
 
-def response_id(event: Event, protocol: Protocol) -> str | None:
-    """Return the response's id when this event carries it."""
-    members = event.json()
-    return None if members is None else id_of(members, protocol)
-
-
 def id_of(members: dict[str, Any], protocol: Protocol) -> str | None:
     """Return the id in one JSON object, of a stream's event or a whole response."""
     match protocol:

@@ -8,7 +8,6 @@ vendor's service judges; here it is not judged, and nothing is claimed of it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -109,18 +108,6 @@ def verify_request_signed(document: bytes, worker: Worker, request_hash: str) ->
     except (InvalidSignature, ValueError) as error:
         raise WorkerSignatureInvalid("the signature is not the attested key's") from error
     return response_hash
-
-
-def buffered_forms(body: bytes) -> frozenset[str]:
-    """Return the hashes, bare hex, by which a worker may sign a buffered response: it signs the JSON as it writes it,
-    which is not the JSON as it is sent.
-    """
-    forms = {hashlib.sha256(body).hexdigest()}
-    try:
-        forms.add(hashlib.sha256(json.dumps(json.loads(body)).encode()).hexdigest())
-    except (ValueError, RecursionError):
-        return frozenset(forms)
-    return frozenset(forms)
 
 
 class _Presented:

@@ -116,7 +116,9 @@ async def serve(config: Config) -> None:
             metrics = Metrics(lambda: workload.newest.not_after)
             upstreams = Upstreams(member, registry, settings=config.routing, metrics=metrics.routing)
             adapters = Adapters(
-                credentials, lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain)
+                credentials,
+                lambda: AttestationCollateral(settings.attestation_bootstrap, settings.trust_domain),
+                reading,
             )
             foreign = ForeignProviders(member.policy, adapters.of, SessionRecord(publisher, store.documents), reading)
             models = Models(upstreams, foreign)

@@ -527,7 +527,7 @@ async def router_bench(
         cast(Any, member), cast(Any, registry_peer), settings=routing, metrics=metrics.routing, clock=monotonic
     )
     async with Reading() as reading, open_receipt_store(folder / "receipts.sqlite", most_put_off=most_put_off) as store:
-        adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral))
+        adapters = Adapters(credentials or {}, lambda: cast(CollateralSource, collateral), reading)
         record = SessionRecord(cast(Any, ledger), store.documents)
         foreign = ForeignProviders(member.policy, adapters.of, record, reading)
         gates = Gates(allowances)

@@ -39,6 +39,10 @@ class WorkerTwin:
     """What is signed of each answer, by the answer's id."""
     signs: Callable[[str], str] = field(default=str)
     """What it signs in place of that, with its own key."""
+    buffered: dict[str, Any] = field(default_factory=dict)
+    """What its answers that are not streamed have beside what each has."""
+    signatures: int = 0
+    """How often it was asked for one."""
     port: int = 0
 
     @property
@@ -91,12 +95,14 @@ class WorkerTwin:
             stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in _EVENTS) + b"data: [DONE]\n"
             self.texts["chatcmpl-w"] = f"{asked}:{hashlib.sha256(stream).hexdigest()}"
             return web.Response(body=stream, content_type="text/event-stream")
+        answer = _BUFFERED | self.buffered
         # Signed as Python writes it, sent as compactly as it goes.
-        self.texts["chatcmpl-w"] = f"{asked}:{hashlib.sha256(json.dumps(_BUFFERED).encode()).hexdigest()}"
-        sent = json.dumps(_BUFFERED, ensure_ascii=False, separators=(",", ":"))
+        self.texts["chatcmpl-w"] = f"{asked}:{hashlib.sha256(json.dumps(answer).encode()).hexdigest()}"
+        sent = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
         return web.Response(body=sent.encode(), content_type="application/json")
 
     async def signed(self, request: web.Request) -> web.Response:
+        self.signatures += 1
         text = self.signs(self.texts[request.match_info["id"]])
         answer = {
             "text": text,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from libs.client.attestation import quote_without_collateral
 from libs.client.foreign import ForeignEvidence, parse_evidence, verify_upstream_session
-from libs.client.vllm_proxy import buffered_forms, quote_of
+from libs.client.vllm_proxy import quote_of
+from libs.client.worker_answers import named_in, read_whole
 from libs.errors import MeshError
 from libs.policy.foreign import ForeignKind, ForeignProvider
 
@@ -32,7 +33,8 @@ def _hostile(document: bytes) -> None:
             read(document)
     with pytest.raises(MeshError):
         verify_upstream_session(document, "00" * 32, PROVIDER, 0)
-    assert buffered_forms(document)
+    assert read_whole(document).hashes
+    named_in(document)
 
 
 @given(document=st.binary(max_size=200))

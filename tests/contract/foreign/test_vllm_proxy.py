@@ -26,18 +26,21 @@ from libs.client.vllm_proxy import WorkerSignatureInvalid, verify_signature, ver
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
+from services.router.reading import LITTLE
 from services.router.routing.foreign.access import Credentials
 from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import MachineCollateral, policy_listing
+from tests.fakes.held_up import held_up
 from tests.fakes.https_router import server_context
 from tests.fakes.ledgers import TENANT
 from tests.fakes.relay import impersonating
-from tests.fakes.routers import Answer, KeeperTwin, RouterBench, prompt, router_bench
+from tests.fakes.routers import Answer, KeeperTwin, RouterBench, aborts, prompt, router_bench
 from tests.fakes.sealed_prompts import Client
 from tests.fakes.vllm_proxy_worker import API_KEY, WorkerTwin, vllm_proxy_worker
 
 HERE, THERE = "their-model", "there/model"
 WORDS = "which nobody on the way may read"
+LARGE = {"prompt_logprobs": [-1e-05, 1e22, -0.5] * LITTLE}
 
 
 @pytest.fixture
@@ -125,6 +128,22 @@ async def test_a_worker_whose_report_binds_the_channel_serves_and_proves_its_ans
     other = replace(other, receipt_sha256=hashlib.sha256(other.receipt.encode()).hexdigest())
     with pytest.raises(WorkerSignatureInvalid):
         verify_chain(document, receipt, receipt.upstream, other, None, policy)
+
+
+async def test_a_large_answer_is_proven_as_a_small_one_is(tmp_path: Path, worker: WorkerTwin) -> None:
+    worker.buffered = LARGE
+    answer, receipt, _ = await ask(tmp_path / "router", worker)
+    assert (answer.started.status, json.loads(answer.body).items() >= LARGE.items()) == (200, True)
+    assert [type(event) for event in receipt.events].count(ServedByForeign) == 1
+
+
+async def test_a_large_answer_is_read_in_its_tenants_turn_and_not_before(tmp_path: Path, worker: WorkerTwin) -> None:
+    worker.buffered = LARGE
+    async with verifying(tmp_path / "router", worker) as router:
+        with held_up(router.exchanges._reading.answer):
+            answer = await router.run(prompt(model=HERE), seconds=7.0)
+        assert (answer.started.status, worker.signatures) == (502, 0)
+        assert aborts(router.only_receipt()) == ["deadline_exceeded"]
 
 
 async def test_of_an_answer_that_was_encrypted_no_hash_in_clear_is_in_the_receipt(

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from libs.identity.collateral import CollateralSource
 from libs.policy.foreign import ForeignKind, ForeignProvider
+from services.router.reading import Reading
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.aci import AciAdapter
 from services.router.routing.foreign.adapter import Adapter
@@ -19,9 +20,12 @@ _NONE = Credentials()
 class Adapters:
     """Makes adapters. Each verification asks a new source of collateral: one that holds some holds one machine's."""
 
-    def __init__(self, credentials: Mapping[str, Credentials], collateral: Callable[[], CollateralSource]) -> None:
+    def __init__(
+        self, credentials: Mapping[str, Credentials], collateral: Callable[[], CollateralSource], reading: Reading
+    ) -> None:
         self._credentials = credentials
         self._collateral = collateral
+        self._reading = reading
 
     def of(self, provider: ForeignProvider) -> Adapter:
         credentials = self._credentials.get(provider.name, _NONE)
@@ -29,7 +33,7 @@ class Adapters:
             case ForeignKind.ACI:
                 return AciAdapter(provider, credentials, self._collateral)
             case ForeignKind.VLLM_PROXY:
-                return VllmProxyAdapter(provider, credentials, self._collateral)
+                return VllmProxyAdapter(provider, credentials, self._collateral, self._reading)
             case ForeignKind.OPENAI:
                 return OpenAiAdapter(provider, credentials)
         assert_never(provider.kind)

@@ -25,6 +25,7 @@ from libs.identity.collateral import CollateralSource
 from libs.policy.document import Policy
 from libs.policy.foreign import ForeignProvider
 from libs.tee.workload import workload_claims
+from services.router.reading import Reading
 from services.router.routing.foreign.access import Credentials
 from services.router.routing.foreign.adapter import APPRAISED, Declaration
 from services.router.routing.foreign.place import Place
@@ -53,10 +54,15 @@ class VllmProxyAdapter:
     )
 
     def __init__(
-        self, provider: ForeignProvider, credentials: Credentials, collateral: Callable[[], CollateralSource]
+        self,
+        provider: ForeignProvider,
+        credentials: Credentials,
+        collateral: Callable[[], CollateralSource],
+        reading: Reading,
     ) -> None:
         self._place = Place.of(provider, credentials)
         self._collateral = collateral
+        self._reading = reading
 
     async def verify(self, policy: Policy) -> VllmProxyStanding:
         """Verify report and channel. Raises the first refusal."""
@@ -81,7 +87,7 @@ class VllmProxyAdapter:
         context = await asyncio.to_thread(client_context, place.credentials.ca_pem, admit)
         until = min(now + policy.evidence_max_age_seconds, worker.verdict.valid_until)
         session = None if bound is None else _session(provider, evidence, worker, bound, policy, now, until)
-        return VllmProxyStanding(place, context, evidence, worker, session, float(now), float(until))
+        return VllmProxyStanding(place, context, evidence, worker, self._reading, session, float(now), float(until))
 
     async def _report(self) -> FetchedReport:
         """Fetch a report that binds the channel or, where policy does not insist, one that binds none."""

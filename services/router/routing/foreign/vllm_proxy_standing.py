@@ -5,27 +5,29 @@ The signature is over hashes of request and response. What the worker refuses it
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
 import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 
-from libs.aci import sse
+from libs.aci.json_values import weight
 from libs.aci.receipt_events import ServedByForeign, UpstreamVerified
 from libs.aci.receipt_events import UpstreamFailed as Unverified
 from libs.aci.session import session_id
-from libs.aci.sse import EventSplitter, Protocol
 from libs.client.exchange import receipt_segment
 from libs.client.foreign import ForeignEvidence
 from libs.client.http import RouterHttp
-from libs.client.vllm_proxy import ED25519, Worker, buffered_forms, verify_signature, verify_worker
+from libs.client.vllm_proxy import ED25519, Worker, verify_signature, verify_worker
+from libs.client.worker_answers import HEAD_BYTES, WorkerAnswer, named_in, read_whole
 from libs.errors import MeshError
 from libs.policy.document import Policy
 from services.router.errors import AnswerUndeliverable, UpstreamFailed
 from services.router.prompt import readdress
+from services.router.reading import Reading
 from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused, served_by
 from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand, Step
@@ -34,6 +36,8 @@ CHANNEL_NOT_BOUND = "channel_not_bound"
 _MAX_KEPT_BYTES = 16 << 20
 _SETTLE_SECONDS = 5.0
 _BETWEEN_SECONDS = 0.1
+_ASKING_SECONDS = 0.5
+"""What is kept back of a request's time to ask for a signature in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class VllmProxyStanding:
     context: ssl.SSLContext = field(repr=False)
     evidence: ForeignEvidence
     worker: Worker
+    reading: Reading = field(repr=False)
     session: bytes | None = field(repr=False)
     verified_at: float
     until: float
@@ -66,20 +71,19 @@ class VllmProxyStanding:
             outcome = Unverified(False, there, CHANNEL_NOT_BOUND, f"foreign/{self.place.name}")
         else:
             outcome = UpstreamVerified(errand.required, there, session_id(self.session))
-        return hop(self.place, self.context, errand, body, outcome, _SignatureProof(self, body, errand.sealed))
+        return hop(self.place, self.context, errand, body, outcome, _SignatureProof(self, body, errand))
 
 
 class _SignatureProof:
     """An answer is proven by the attested key's signature over its hash and the request's."""
 
-    def __init__(self, standing: VllmProxyStanding, body: bytes, sealed: bool) -> None:
+    def __init__(self, standing: VllmProxyStanding, body: bytes, errand: Errand) -> None:
         self._standing = standing
         self._request = body
-        self._sealed = sealed
-        self._hash = hashlib.sha256()
+        self._errand = errand
+        self._ends_at = asyncio.get_running_loop().time() + errand.timeout
+        self._streamed = hashlib.sha256()
         self._kept = bytearray()
-        self._events = EventSplitter()
-        self._chat_id: str | None = None
         self._streams = False
 
     async def admit(self, response: aiohttp.ClientResponse) -> None:
@@ -89,38 +93,36 @@ class _SignatureProof:
         self._streams = response.content_type == "text/event-stream"
 
     def take(self, chunk: bytes) -> None:
-        """Keep what the signature is found and checked by: the first event's id, or the whole body."""
-        self._hash.update(chunk)
-        if not self._streams:
-            self._kept += chunk
-        elif self._chat_id is None:
-            found = (sse.response_id(event, Protocol.CHAT) for event in self._events.feed(chunk))
-            self._chat_id = next(filter(None, found), None)
-        if max(len(self._kept), self._events.pending) > _MAX_KEPT_BYTES:
+        """Keep what the signature is found and checked by: how a stream begins, or the whole body."""
+        if self._streams:
+            self._streamed.update(chunk)
+            self._kept += chunk[: HEAD_BYTES - len(self._kept)]
+            return
+        self._kept += chunk
+        if len(self._kept) > _MAX_KEPT_BYTES:
             raise AnswerUndeliverable(f"{self._standing.place.name} answers at too great a length to be checked")
 
     async def conclude(self, http: RouterHttp, response: aiohttp.ClientResponse) -> ServedByForeign | None:
         if response.status != OK:
             return None
         place = self._standing.place
-        forms = frozenset({self._hash.hexdigest()}) if self._streams else buffered_forms(bytes(self._kept))
+        answer = await self._answer()
         try:
             signature = await http.get_once_there(
-                f"/v1/signature/{receipt_segment(self._answer_id())}?signing_algo={ED25519}",
+                f"/v1/signature/{receipt_segment(answer.answer_id)}?signing_algo={ED25519}",
                 api_key=place.api_key,
                 settle=_SETTLE_SECONDS,
                 between=_BETWEEN_SECONDS,
             )
-            verify_signature(signature, self._standing.worker, self._request, forms)
+            verify_signature(signature, self._standing.worker, self._request, answer.hashes)
         except MeshError as error:
             raise UpstreamFailed(f"{place.name} does not prove its answer: {error.reason}") from error
-        return served_by(place, signature, sealed=self._sealed)
+        return served_by(place, signature, sealed=self._errand.sealed)
 
-    def _answer_id(self) -> str | None:
+    async def _answer(self) -> WorkerAnswer:
+        """Raises `UpstreamFailed` where there is no time for its turn to be read."""
         if self._streams:
-            return self._chat_id
-        try:
-            value = json.loads(self._kept)
-        except (ValueError, RecursionError):
-            return None
-        return sse.id_of(value, Protocol.CHAT) if isinstance(value, dict) else None
+            return WorkerAnswer(named_in(self._kept), frozenset({self._streamed.hexdigest()}))
+        reading, spare = self._standing.reading, self._ends_at - asyncio.get_running_loop().time() - _ASKING_SECONDS
+        work = partial(read_whole, self._kept)
+        return await reading.answer(self._errand.tenant_id, weight(self._kept), spare, work)

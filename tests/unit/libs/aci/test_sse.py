@@ -129,7 +129,7 @@ def test_end_of_each_protocol_is_recognised(protocol: Protocol, raw: bytes, expe
 def test_response_id_is_found_where_each_protocol_has_it(
     protocol: Protocol, members: dict[str, Any], expected: str | None
 ) -> None:
-    assert sse.response_id(sse.parse_event(chat(**members)), protocol) == expected
+    assert sse.id_of(sse.parse_event(chat(**members)).json() or {}, protocol) == expected
 
 
 def test_error_event_dispatches_what_was_pending_and_ends_the_protocol_its_own_way() -> None:

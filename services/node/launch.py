@@ -76,8 +76,8 @@ class EngineSettings:
     request_seconds: float = 300.0
     """How long one request may take at most, seconds; a caller's shorter deadline wins."""
     silent_seconds: float = SILENT_SECONDS
-    """How long the engine may give no byte of a stream that it began, and, where nothing else is heard of its work, no
-    answer to this node's own questions, seconds. Then the stream ends; an engine that does not answer is killed and
+    """How long the engine may give no byte of a stream that it began, and no answer to this node's own questions, where
+    nothing else is heard of its work, seconds. Then the stream ends; an engine that does not answer is killed and
     started anew."""
     memory_bytes: int = 0
     """How much private memory each process of the engine may take; one that takes more ends. 0: no bound of its own."""

@@ -29,6 +29,8 @@ _METRICS_SECONDS = 15.0
 """Some engines answer between two steps of the model, and a step over a long prompt takes some."""
 _MAX_METRICS_BYTES = 1024 * 1024
 _SUCCESS = 200
+_REFUSALS = (400, 422)
+"""What servers answer to a member that is not of its form."""
 
 
 class EngineUnavailable(MeshError):
@@ -147,12 +149,14 @@ class EngineChannel:
         """Raise `SaltIgnored` unless the engine reads `cache_salt` there, or what `probe` raises.
 
         One that does not know the member answers as if it were not there, and would share its cache among tenants: only
-        one that refuses a salt which is none is known to read it.
+        one that refuses a salt which is none is known to read it. A failure is no refusal, and it is to be asked again.
         """
         await self.probe(endpoint, model)
         status, _ = await self.ask(endpoint, model, cache_salt=7)
         if status == _SUCCESS:
             raise SaltIgnored(f"the engine takes no cache salt at {endpoint.path}: measure it without a prefix cache")
+        if status not in _REFUSALS:
+            raise EngineUnavailable(f"the engine met a cache salt that is none at {endpoint.path} with status {status}")
 
     async def greet(self) -> None:
         """Have its server answer, whatever it says, without any work of the model's, for which this might have to wait.

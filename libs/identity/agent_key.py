@@ -37,6 +37,15 @@ class Secret:
     """Of which epoch of the key they are."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrivateKey:
+    """A private key as the KMS released it."""
+
+    key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey | X25519PrivateKey = field(repr=False)
+    epoch: int
+    """Of which epoch of the key it is: what was sealed for another does not open."""
+
+
 class SignedForAnother(MeshError):
     """The KMS stated another workload, key or evidence than the one that asked."""
 
@@ -90,14 +99,20 @@ class AgentKey:
 
         Raises the KMS's refusals and `SealedKeyRefused`.
         """
-        material = (await self._released(algorithm, receiver, epoch)).material
+        return (await self.receive_with_epoch(algorithm, receiver, epoch)).key
+
+    async def receive_with_epoch(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int = 0) -> PrivateKey:
+        """Return what `receive` does, and which epoch it is. Raises what that raises."""
+        released = await self._released(algorithm, receiver, epoch)
+        material = released.material
         match algorithm:
             case KeyAlgorithm.ED25519:
-                return Ed25519PrivateKey.from_private_bytes(material)
+                return PrivateKey(Ed25519PrivateKey.from_private_bytes(material), released.epoch)
             case KeyAlgorithm.X25519:
-                return X25519PrivateKey.from_private_bytes(material)
+                return PrivateKey(X25519PrivateKey.from_private_bytes(material), released.epoch)
             case KeyAlgorithm.P_256:
-                return ec.derive_private_key(int.from_bytes(material, "big"), ec.SECP256R1())
+                scalar = int.from_bytes(material, "big")
+                return PrivateKey(ec.derive_private_key(scalar, ec.SECP256R1()), released.epoch)
             case KeyAlgorithm.AES_256:
                 raise ValueError("a symmetric key is a secret: see receive_secret")
 

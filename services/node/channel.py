@@ -29,6 +29,8 @@ _METRICS_SECONDS = 15.0
 """Some engines answer between two steps of the model, and a step over a long prompt takes some."""
 _MAX_METRICS_BYTES = 1024 * 1024
 _SUCCESS = 200
+_REFUSALS = (400, 422)
+"""What servers answer to a member that is not of its form."""
 
 
 class EngineUnavailable(MeshError):
@@ -46,7 +48,7 @@ class EngineTooSlow(MeshError):
 
 
 class EngineSilent(MeshError):
-    """The engine began a stream and then gave no byte for too long."""
+    """The engine began a stream and then gave no byte for too long, nor did its model anything else."""
 
     code = Code.UNAVAILABLE
     reason = "ENGINE_SILENT"
@@ -66,7 +68,9 @@ class Answer:
     status: int
     content_type: str
     chunks: AsyncIterator[bytes]
-    """Raises `EngineUnavailable` when the engine breaks off, `EngineSilent` when its stream stops without an end,
+    """None is empty but for a stream that gave nothing for long while the engine's work went on: it goes on, too.
+
+    Raises `EngineUnavailable` when the engine breaks off, `EngineSilent` when its stream stops without an end,
     `EngineTooSlow` when time runs out."""
 
 
@@ -74,10 +78,10 @@ class EngineChannel:
     """The one way to the engine. Leaving an answer early closes its connection, which ends the generation."""
 
     def __init__(self, socket: Path, api_key: str, silent_seconds: float = SILENT_SECONDS) -> None:
-        """A stream may be silent for so long."""
+        """A stream may be silent for so long, and on where signs of life come meanwhile."""
         self._silent_seconds = silent_seconds
         self.signs_of_life = 0
-        """How often the engine was heard of: pieces of answers that its model made, and what others `hear`."""
+        """How often its model was heard of: pieces of answers that it made, and what others `hear` of its work."""
         self._session = aiohttp.ClientSession(
             # A connection per request: by its end the engine notices a lost client, and a new one costs nothing here.
             connector=aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True),
@@ -145,22 +149,25 @@ class EngineChannel:
         """Raise `SaltIgnored` unless the engine reads `cache_salt` there, or what `probe` raises.
 
         One that does not know the member answers as if it were not there, and would share its cache among tenants: only
-        one that refuses a salt which is none is known to read it.
+        one that refuses a salt which is none is known to read it. A failure is no refusal, and it is to be asked again.
         """
         await self.probe(endpoint, model)
         status, _ = await self.ask(endpoint, model, cache_salt=7)
         if status == _SUCCESS:
             raise SaltIgnored(f"the engine takes no cache salt at {endpoint.path}: measure it without a prefix cache")
+        if status not in _REFUSALS:
+            raise EngineUnavailable(f"the engine met a cache salt that is none at {endpoint.path} with status {status}")
 
     async def greet(self) -> None:
         """Have its server answer, whatever it says, without any work of the model's, for which this might have to wait.
+        It is no sign of life.
 
         Raises `EngineUnavailable` or `EngineTooSlow`.
         """
         timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS, sock_connect=_CONNECT_SECONDS)
         with _engine_errors():
             async with self._session.get("http://engine/v1/models", timeout=timeout):
-                self.hear()
+                pass
 
     async def ask(self, endpoint: Endpoint, model: str, text: str = SHORT, **members: object) -> tuple[int, bytes]:
         """Put a question of this node's own, by default the smallest; return status and body.
@@ -178,6 +185,7 @@ class EngineChannel:
         # for the request's own time to say, as it is for what is not streamed.
         patience = None
         while True:
+            heard = self.signs_of_life
             with _engine_errors():
                 try:
                     async with asyncio.timeout(patience) as waiting:
@@ -185,8 +193,13 @@ class EngineChannel:
                 except TimeoutError as error:
                     if not waiting.expired():
                         raise
-                    silent = f"the engine was silent for {self._silent_seconds:g} s in the middle of a stream"
-                    raise EngineSilent(silent) from error
+                    if self.signs_of_life == heard:
+                        silent = f"the engine was silent for {self._silent_seconds:g} s in the middle of a stream"
+                        raise EngineSilent(silent) from error
+                    # Its place may have gone to others, as vLLM gives it when its cache is full. Whoever reads has less
+                    # patience than that may take, and is told.
+                    yield b""
+                    continue
             if not chunk:
                 return
             if is_the_models:

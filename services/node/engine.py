@@ -27,7 +27,7 @@ from services.node.channel import Answer, EngineChannel, EngineTooSlow, EngineUn
 from services.node.environment import inherited
 from services.node.launch import EngineSettings, Launch
 from services.node.liveness import until_hanging
-from services.node.proving import KeyIgnored, PromptsShared, require_kept_apart, require_key_wanted
+from services.node.proving import COUNTING, KeyIgnored, PromptsShared, require_kept_apart, require_key_wanted
 from services.node.readings import Readings
 
 _PROBE_PAUSE_SECONDS = 0.1
@@ -280,6 +280,9 @@ class SupervisedEngine:
         for endpoint in self._asked:
             if endpoint.runs_model:
                 await self._channel.require_salted(endpoint, self._settings.model)
+            if endpoint in COUNTING:
+                # One that refuses bad salts might part nothing by good ones. All its places look into one cache.
+                await self._require_kept_apart(endpoint, parallel=1)
 
     async def _prove(self) -> None:
         settings = self._settings
@@ -288,14 +291,17 @@ class SupervisedEngine:
             await require_key_wanted(another, self._asked[0], settings.model)
         for endpoint in self._asked:
             if endpoint.runs_model:
-                await require_kept_apart(
-                    self._channel,
-                    endpoint,
-                    settings.model,
-                    salted=self._launch.salted,
-                    parallel=settings.parallel,
-                    context_tokens=settings.context_tokens,
-                )
+                await self._require_kept_apart(endpoint, settings.parallel)
+
+    async def _require_kept_apart(self, endpoint: Endpoint, parallel: int) -> None:
+        await require_kept_apart(
+            self._channel,
+            endpoint,
+            self._settings.model,
+            salted=self._launch.salted,
+            parallel=parallel,
+            context_tokens=self._settings.context_tokens,
+        )
 
     @property
     def _asked(self) -> Sequence[Endpoint]:

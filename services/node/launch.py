@@ -43,6 +43,7 @@ _VLLM_ENVIRONMENT = {
 }
 _VLLM_KV_CACHE = "vllm:kv_cache_usage_perc"
 _NO_CACHING = "--no-enable-prefix-caching"
+_COUNT_CACHED = "--enable-prompt-tokens-details"
 _MEDIA_DOMAINS = "--allowed-media-domains"
 
 
@@ -76,8 +77,8 @@ class EngineSettings:
     request_seconds: float = 300.0
     """How long one request may take at most, seconds; a caller's shorter deadline wins."""
     silent_seconds: float = SILENT_SECONDS
-    """How long the engine may give no byte of a stream that it began, and, where nothing else is heard of its work, no
-    answer to this node's own questions, seconds. Then the stream ends; an engine that does not answer is killed and
+    """How long the engine may give no byte of a stream that it began, and no answer to this node's own questions, where
+    nothing else is heard of its work, seconds. Then the stream ends; an engine that does not answer is killed and
     started anew."""
     memory_bytes: int = 0
     """How much private memory each process of the engine may take; one that takes more ends. 0: no bound of its own."""
@@ -115,7 +116,8 @@ class Launch:
     endpoints: frozenset[Endpoint]
     """Where it is asked; stands in the evidence claims."""
     salted: bool
-    """True when it keeps one prefix cache for all requests and so needs a salt per tenant."""
+    """True when it keeps one prefix cache for all requests and so needs a salt per tenant; it serves once it has shown
+    that it parts its cache by them."""
     must_prove: bool = False
     """True when nothing is known of it: it serves once it has shown that it is fit to, see `services.node.proving`."""
     lacks: frozenset[str] = frozenset()
@@ -185,9 +187,12 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch
         "--max-model-len": str(settings.context_tokens),
         "--max-num-seqs": str(settings.parallel),
     }
+    salted = _NO_CACHING not in map(option_of, engine.arguments)
     arguments = (
         *(part for option in given.items() for part in option),
         "--disable-uvicorn-access-log",
+        # By what it counts it shows that it parts its cache.
+        *((_COUNT_CACHED,) if salted else ()),
         # Processed media that it keeps are found by their hash, or a name they were given, whatever the salt.
         *("--mm-processor-cache-gb", "0"),
         *engine.arguments,
@@ -206,7 +211,7 @@ def _vllm(settings: EngineSettings, engine: MeasuredEngine, name: str) -> Launch
         key_variable=_VLLM_KEY_VARIABLE,
         # Which of the others it has, and takes a salt at, is for who measures its version to say.
         endpoints=engine.endpoints or frozenset(FIRST),
-        salted=_NO_CACHING not in map(option_of, engine.arguments),
+        salted=salted,
         fetches=_MEDIA_DOMAINS in (option_of(argument.partition("=")[0]) for argument in engine.arguments),
         kv_cache_gauge=_VLLM_KV_CACHE,
         # A prompt's tokens are told once it is read whole. Until then the cache fills.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -38,20 +38,29 @@ class SealedSettings:
     key: str
     """The KMS's name of the x25519 key that they are sealed to; policy's rule must let nodes hold it."""
     epoch: int
-    """The key's epoch that was the newest when they were sealed."""
+    """The key's epoch that was the newest when they were sealed; 0: the newest of today."""
 
 
-Release = Callable[[SealedSettings], Awaitable[X25519PrivateKey]]
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The private key that they are sealed to."""
+
+    private: X25519PrivateKey = field(repr=False)
+    epoch: int
+    """Which one of the key's it is."""
+
+
+Release = Callable[[SealedSettings], Awaitable[Released]]
 """Where the private key comes from. Raises the KMS's refusals."""
 
 
 def released_by_kms(kms: Channels, identity: Identity, receiver: ReceiverKey) -> Release:
     """Ask the KMS; the identity's evidence MUST bind the receiver's key."""
 
-    async def release(sealed: SealedSettings) -> X25519PrivateKey:
+    async def release(sealed: SealedSettings) -> Released:
         key = AgentKey(sealed.key, kms, identity)
-        private = await key.receive(KeyAlgorithm.X25519, receiver, sealed.epoch)
-        return cast(X25519PrivateKey, private)  # By the algorithm that was asked for.
+        found = await key.receive_with_epoch(KeyAlgorithm.X25519, receiver, sealed.epoch)
+        return Released(cast(X25519PrivateKey, found.key), found.epoch)  # By the algorithm that was asked for.
 
     return release
 
@@ -80,14 +89,14 @@ async def open_weights(
             # Left there, it would have every restart fail: after a new manifest, or a file that the host had damaged.
             log.warning("what lies where the weights are opened is removed", reason=str(error))
             await remove_opened(target)
-    private = await release(sealed)
+    released = await release(sealed)
     try:
-        await open_sealed(sealed.folder, manifest, draft, private)
+        await open_sealed(sealed.folder, manifest, draft, released.private)
         require_same(manifest, (await measure(draft, remembered())).manifest)
-        if sealed.epoch:  # None stands for the newest, whose number is not known here.
-            await asyncio.to_thread(opened_with.note, WeightsKey(sealed.key, sealed.epoch), manifest.digest)
+        # Whatever epoch was asked for: a note of before would name the key of another opening.
+        await asyncio.to_thread(opened_with.note, WeightsKey(sealed.key, released.epoch), manifest.digest)
         # At once, in no thread: one that nobody waited for would rename what is being removed.
         draft.rename(target)
     finally:
         await remove_opened(draft)
-    log.info("weights are opened", files=len(manifest.files), key=sealed.key, epoch=sealed.epoch)
+    log.info("weights are opened", files=len(manifest.files), key=sealed.key, epoch=released.epoch)

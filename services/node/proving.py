@@ -1,5 +1,5 @@
-"""It is responsible for what an engine of which nothing is known must show before it serves: that it wants its key, and
-that no request finds in it what one of another tenant's left.
+"""It is responsible for what an engine must show before it serves: that no request finds in it what one of another
+tenant's left, and, where nothing is known of it, that it wants its key.
 
 It relies on the engine to count truly how much of a prompt it had cached, and on nothing where it does not count: then
 it is not fit. What it counts wrongly is for those to know who measured it.
@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from libs.aci.endpoints import Endpoint
+from libs.aci.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from libs.errors import Code, MeshError
 from services.node.channel import EngineChannel, EngineUnavailable
 
@@ -21,6 +21,9 @@ _MOST_WORDS = 320
 _SHARE_OF_CONTEXT = 2
 """Words: of some of them a model makes two tokens."""
 _REFUSED = (401, 403)
+
+COUNTING = frozenset({CHAT, COMPLETIONS, MESSAGES, RESPONSES})
+"""Where the API has a place for how much of a prompt was cached. Embeddings have none."""
 
 
 class KeyIgnored(MeshError):

@@ -26,7 +26,7 @@ from libs.weights.age import WeightsNotOpened, seal
 from libs.weights.place import WeightsWouldRest
 from services.node.launch import EngineSettings, Launch
 from services.node.opened_with import OpenedWith, WeightsKey
-from services.node.opening import Release, SealedSettings, open_weights, released_by_kms
+from services.node.opening import Release, Released, SealedSettings, open_weights, released_by_kms
 from services.node.weights import weights_of
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.kms_callers import operator
@@ -74,15 +74,21 @@ async def manifest(tmp_path: Path) -> Manifest:
 @pytest.fixture
 async def settings(running: RunningKms, manifest: Manifest, tmp_path: Path, in_memory: Path) -> EngineSettings:
     """A node's, of a model that operators sealed to the key that the KMS states."""
+    epoch = await seal_to_newest(running, tmp_path / "plain", manifest, tmp_path / "sealed")
+    shutil.rmtree(tmp_path / "plain")
+    sealed = SealedSettings(tmp_path / "sealed", KEY, epoch)
+    return EngineSettings(weights=in_memory / "model", manifest=tmp_path / "manifest.json", sealed=sealed)
+
+
+async def seal_to_newest(running: RunningKms, plain: Path, manifest: Manifest, target: Path, key: str = KEY) -> int:
+    """Return the epoch that they are sealed to."""
     async with operator(running) as ada:
-        stated = await ada.GetPublicKey(kms_pb2.GetPublicKeyRequest(name=KEY), timeout=10)
+        stated = await ada.GetPublicKey(kms_pb2.GetPublicKeyRequest(name=key), timeout=10)
     statement = verify_key_statement(stated.statement, stated.statement_signature, running.core.ca.spki)
     public = serialization.load_der_public_key(statement.public_key)
     assert isinstance(public, X25519PublicKey)
-    await seal(tmp_path / "plain", manifest, tmp_path / "sealed", public)
-    shutil.rmtree(tmp_path / "plain")
-    sealed = SealedSettings(tmp_path / "sealed", KEY, statement.epoch)
-    return EngineSettings(weights=in_memory / "model", manifest=tmp_path / "manifest.json", sealed=sealed)
+    await seal(plain, manifest, target, public)
+    return statement.epoch
 
 
 @asynccontextmanager
@@ -141,6 +147,28 @@ async def test_a_restarted_node_names_the_key_that_they_were_opened_with_whateve
         again = await weights_of(renamed, launch_of(renamed), tmp_path)
         await again.ready(release)
     assert await again.key() == WeightsKey(KEY, settings.sealed.epoch)
+
+
+@pytest.mark.parametrize("key", [KEY, "weights/another"])
+async def test_weights_that_are_sealed_anew_name_the_newest_key_where_the_newest_opened_them(
+    mesh: JoinedMesh, running: RunningKms, settings: EngineSettings, manifest: Manifest, tmp_path: Path, key: str
+) -> None:
+    """Its memory was emptied, and its disk has what was written of the opening before."""
+    assert settings.sealed is not None
+    assert settings.weights is not None
+    enact(mesh, running, rule(mesh), rule(mesh, name="weights/another"))
+    async with releasing(mesh, running) as release:
+        await (await weights_of(settings, launch_of(settings), tmp_path)).ready(release)
+        plain, sealed = tmp_path / "once more", tmp_path / "anew"
+        shutil.move(settings.weights, plain)
+        async with operator(running) as ada:
+            for epoch in (2, 3):
+                await ada.RotateKey(kms_pb2.RotateKeyRequest(name=key, epoch=epoch), timeout=10)
+        assert await seal_to_newest(running, plain, manifest, sealed, key) == 3
+        newest = replace(settings, sealed=SealedSettings(sealed, key, 0))
+        again = await weights_of(newest, launch_of(newest), tmp_path)
+        await again.ready(release)
+    assert await again.key() == WeightsKey(key, 3)
 
 
 async def test_weights_of_which_nothing_was_written_down_name_no_key(
@@ -240,8 +268,8 @@ async def test_who_is_cancelled_while_opening_leaves_nothing(tmp_path: Path, in_
     manifest = (await measure(plain)).manifest
     await seal(plain, manifest, sealed, key.public_key())
 
-    async def release(settings: SealedSettings) -> X25519PrivateKey:
-        return key
+    async def release(settings: SealedSettings) -> Released:
+        return Released(key, 1)
 
     settings = SealedSettings(sealed, KEY, 1)
     opening = asyncio.create_task(

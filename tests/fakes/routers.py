@@ -116,6 +116,8 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         self.breaks_at: int | None = None
         self.waits_at: int | None = None
         self.waits_before_head = False
+        self.silent_seconds = 0.0
+        """How long it gives nothing before it sends an empty chunk."""
         self.forges = False
         self.said: Mapping[str, Any] = {}
         """What its receipt says instead of what it was sent: body, endpoint, model."""
@@ -173,12 +175,14 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
             yield inference_pb2.InferResponse(
                 head=inference_pb2.Head(status=self.status, content_type=self.content_type)
             )
-            for number, chunk in enumerate([*self.chunks, b""]):
+            for number, chunk in enumerate([*self.chunks, None]):
                 if self.breaks_at == number:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the engine is gone")
                 if self.waits_at == number:
                     await self._wait()
-                if chunk:
+                if chunk == b"":
+                    await self._be_silent()
+                if chunk is not None:
                     yield inference_pb2.InferResponse(chunk=chunk)
             receipt = self.receipt(request.body, request.endpoint)
             yield inference_pb2.InferResponse(conclusion=inference_pb2.Conclusion(receipt=receipt))
@@ -246,6 +250,11 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         )
         provider.MergeFrom(registry_pb2.Provider(**changes))
         return provider
+
+    async def _be_silent(self) -> None:
+        over = asyncio.Event()
+        asyncio.get_running_loop().call_later(self.silent_seconds, over.set)
+        await over.wait()
 
     async def _wait(self) -> None:
         self.waiting.set()

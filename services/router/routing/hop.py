@@ -176,6 +176,7 @@ async def forward(upstream: Upstream, errand: Errand, settings: RoutingSettings)
                     begun = True
                     yield Begun(response.head.status, response.head.content_type)
                 case "chunk" if begun:
+                    # An empty one too: it says that the node's engine works, and this stream is to be waited for.
                     patience = settings.idle_seconds
                     seen.update(response.chunk)
                     yield response.chunk

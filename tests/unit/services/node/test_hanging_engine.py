@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from libs.aci.endpoints import CHAT, COUNT_TOKENS, DEFINED, RESPONSES, Endpoint
+from libs.aci.endpoints import CHAT, COUNT_TOKENS, DEFINED, EVENT_STREAM, RESPONSES, Endpoint
 from libs.aci.receipt_events import PolicyInForce
 from libs.identity.gpu_watch import GpuStanding
 from libs.policy.engine_server import SOCKET, WEIGHTS
 from libs.weights import measure
-from services.node.channel import EngineTooSlow, EngineUnavailable
+from services.node.channel import EngineSilent, EngineTooSlow, EngineUnavailable
 from services.node.engine import EngineLoad, SupervisedEngine, open_engine
-from services.node.generation import Claimed, Generation, Request
+from services.node.generation import Claimed, Generation, Head, Request
 from services.node.launch import EngineSettings, Launch
 from services.node.receipts import ReceiptSigner
 from tests.fakes.hanging_engine import GENERATED
@@ -141,6 +141,39 @@ async def test_a_stream_that_waits_for_a_place_has_the_requests_time_and_no_head
         async with aclosing(generation.generate(request, LONG_SECONDS)) as parts:
             with pytest.raises(EngineTooSlow):
                 await anext(parts)
+
+
+BEGUN = b'{"model":"m","input":"Hi","stream":true}'
+"""Its stream begins at once, and then gives nothing."""
+
+
+async def test_a_stream_that_has_begun_is_waited_for_while_the_engine_works_for_others(tmp_path: Path) -> None:
+    """As vLLM has one wait whose place in the cache it gave to another."""
+    async with ready_engine(tmp_path, "--tells", "--works") as running:
+        claimed = Claimed("an engine", bytes(32), {MODEL: bytes(32)})
+        policy = PolicyInForce(1, "sha256:" + "0" * 64)
+        generation = Generation(running, claimed, ReceiptSigner(), lambda: policy, GpuStanding())
+        async with aclosing(generation.generate(Request(RESPONSES.path, BEGUN, "r", "t"), LONG_SECONDS)) as parts:
+            assert await anext(parts) == Head(200, EVENT_STREAM)
+            assert await anext(parts)
+            # Whoever reads hears of it within the time that a stream may be silent.
+            assert await anext(parts) == b""
+            with pytest.raises(EngineTooSlow):
+                _ = [part async for part in parts]
+
+
+@pytest.mark.parametrize("arguments", [["--tells"], []], ids=["stands still", "full and mute"])
+async def test_a_stream_that_has_begun_ends_where_nothing_shows_that_the_engine_works(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """Its server answers all the while."""
+    async with (
+        ready_engine(tmp_path, *arguments, parallel=1) as running,
+        running.post(RESPONSES, BEGUN, PATIENCE_SECONDS) as answer,
+    ):
+        assert await anext(answer.chunks)
+        with pytest.raises(EngineSilent):
+            await anext(answer.chunks)
 
 
 async def test_what_fills_an_engine_is_counted_by_sequences(tmp_path: Path) -> None:

@@ -106,7 +106,9 @@ def test_vllms_processes_meet_on_this_machine_alone_and_no_redirect_leads_elsewh
 def test_vllm_needs_no_salt_only_if_its_cache_is_measured_away(
     tmp_path: Path, arguments: tuple[str, ...], salted: bool
 ) -> None:
-    assert plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine").salted is salted
+    launch = plan(EngineSettings(weights=tmp_path), MeasuredEngine("vllm", None, arguments), "an engine")
+    # By what it counts it shows that it parts its cache.
+    assert (launch.salted, "--enable-prompt-tokens-details" in launch.arguments) == (salted, salted)
 
 
 PLACES = ("-I", "-m", "server", "--model={weights}", "--listen", "{socket}", "--slots", "{parallel}")

@@ -1,4 +1,4 @@
-"""An engine that keeps one cache for all tenants serves only where it was seen to read a salt."""
+"""An engine that keeps one cache for all tenants serves only where it was seen to read a salt, and to part by it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, MESSAGES, RESPONSES, Endpoint
+from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from libs.policy.engine_server import SOCKET, WEIGHTS
 from libs.weights import measure
 from services.node.channel import EngineChannel, EngineUnavailable, SaltIgnored
@@ -24,9 +24,9 @@ PATIENCE_SECONDS = 30.0
 
 
 @asynccontextmanager
-async def channel_to(folder: Path, salted: list[str]) -> AsyncIterator[EngineChannel]:
+async def channel_to(folder: Path, salted: list[str], *refusals: int) -> AsyncIterator[EngineChannel]:
     async with AsyncExitStack() as stack:
-        runner = web.AppRunner(application(salted), access_log=None)
+        runner = web.AppRunner(application(salted, refusals), access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         socket = folder / "e.sock"
@@ -49,13 +49,26 @@ async def test_a_salt_is_believed_to_be_read_where_one_that_is_none_is_refused(
             assert ignored.value.reason == "SALT_IGNORED"
 
 
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
+async def test_what_is_no_refusal_of_the_salt_shows_nothing(tmp_path: Path, status: int) -> None:
+    """An engine that fails for a moment is asked once more."""
+    async with channel_to(tmp_path, [CHAT.path], status, 422) as channel:
+        with pytest.raises(EngineUnavailable, match=f"with status {status}"):
+            await channel.require_salted(CHAT, MODEL)
+        await channel.require_salted(CHAT, MODEL)
+
+
 @asynccontextmanager
 async def engine(
-    folder: Path, endpoints: Collection[Endpoint], salted: list[Endpoint], start_seconds: float = 600.0
+    folder: Path,
+    endpoints: Collection[Endpoint],
+    salted: list[Endpoint],
+    *more: str,
+    start_seconds: float = 600.0,
 ) -> AsyncIterator[SupervisedEngine]:
     weights = folder / "model"
     weights.write_bytes(b"weights")
-    arguments = [part for endpoint in salted for part in ("--salted", endpoint.path)]
+    arguments = [*more, *(part for endpoint in salted for part in ("--salted", endpoint.path))]
     launch = Launch(
         name="salted",
         weights=weights,
@@ -89,6 +102,20 @@ async def test_an_engine_that_reads_none_at_one_of_them_is_never_ready(tmp_path:
     async with engine(tmp_path, [CHAT, COMPLETIONS, MESSAGES], [CHAT, COMPLETIONS]) as running:
         await asyncio.wait_for(running.until_found_unfit(), PATIENCE_SECONDS)
         await assert_not_served(running)
+
+
+async def test_an_engine_that_refuses_bad_salts_and_parts_nothing_by_good_ones_is_never_ready(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with engine(tmp_path, [CHAT, COMPLETIONS], [CHAT, COMPLETIONS], "--unparted") as running:
+        await asyncio.wait_for(running.until_found_unfit(), PATIENCE_SECONDS)
+        await assert_not_served(running)
+    assert "ENGINE_PROMPTS_SHARED" in "".join(capfd.readouterr())
+
+
+async def test_embeddings_count_nothing_and_there_an_engine_is_believed_that_reads_a_salt(tmp_path: Path) -> None:
+    async with engine(tmp_path, [EMBEDDINGS], [EMBEDDINGS]) as running:
+        await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
 
 
 async def test_an_engine_that_reads_none_is_not_served_either_when_its_time_to_start_is_over(tmp_path: Path) -> None:

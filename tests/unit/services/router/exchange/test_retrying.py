@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,19 @@ async def test_a_stream_that_stalls_ends_with_an_error_and_one_receipt(two: Rout
     receipt = two.only_receipt()
     assert (aborts(receipt), receipt.returned.body_hash) == (["upstream_failed"], digest(answer.body))
     assert two.ledger.of(Kind.AMENDMENT) == []
+
+
+async def test_a_stream_whose_node_says_that_its_engine_works_on_is_waited_for(tmp_path: Path) -> None:
+    """By chunks that are empty: the stream gives nothing for longer than a node may be silent, and breaks nothing."""
+    async with router_bench(tmp_path, routing=replace(SETTINGS, idle_seconds=2.0)) as bench:
+        (node,) = bench.nodes
+        node.silent_seconds = 0.6
+        node.stream(STREAMED[0][:20], b"", STREAMED[0][20:], *[b""] * 4, *STREAMED[1:], b"")
+        answer = await bench.run(prompt(stream=True))
+        assert (answer.started.status, answer.body) == (200, b"".join(STREAMED))
+        assert b"" not in answer.parts
+        receipt = bench.only_receipt()
+        assert (aborts(receipt), receipt.returned.body_hash) == ([], digest(answer.body))
 
 
 async def test_a_buffered_answer_that_stalls_is_an_error_with_one_receipt(two: RouterBench) -> None:

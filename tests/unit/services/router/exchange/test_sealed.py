@@ -54,6 +54,15 @@ async def test_the_receipt_is_over_what_was_asked_and_what_goes_out(bench: Route
     ]
 
 
+async def test_what_a_node_says_of_its_engine_between_two_chunks_is_no_event(
+    bench: RouterBench, client: Client
+) -> None:
+    bench.nodes[0].stream(b"", STREAMED[0][:20], b"", STREAMED[0][20:], b"", *STREAMED[1:], b"")
+    answer = await bench.run(sealed_stream(client), sealing=client.headers())
+    assert [client.open(PATH, value, "chatcmpl-2") for value in contents(answer.body)] == ["a", "b"]
+    assert (b"" in answer.parts, bench.only_receipt().returned.body_hash) == (False, digest(answer.body))
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
 async def test_no_hash_of_the_answer_in_clear_is_in_the_receipt(
     bench: RouterBench, client: Client, stream: bool

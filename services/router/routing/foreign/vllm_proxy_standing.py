@@ -26,14 +26,12 @@ from libs.errors import MeshError
 from libs.policy.document import Policy
 from services.router.errors import AnswerUndeliverable, UpstreamFailed
 from services.router.prompt import readdress
-from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused, served_by
+from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, fetch_proof, hop, refused, served_by
 from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand, Step
 
 CHANNEL_NOT_BOUND = "channel_not_bound"
 _MAX_KEPT_BYTES = 16 << 20
-_SETTLE_SECONDS = 5.0
-_BETWEEN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +103,8 @@ class _SignatureProof:
         place = self._standing.place
         forms = frozenset({self._hash.hexdigest()}) if self._streams else buffered_forms(bytes(self._kept))
         try:
-            signature = await http.get_once_there(
-                f"/v1/signature/{receipt_segment(self._answer_id())}?signing_algo={ED25519}",
-                api_key=place.api_key,
-                settle=_SETTLE_SECONDS,
-                between=_BETWEEN_SECONDS,
-            )
+            path = f"/v1/signature/{receipt_segment(self._answer_id())}?signing_algo={ED25519}"
+            signature = await fetch_proof(http, place, path)
             verify_signature(signature, self._standing.worker, self._request, forms)
         except MeshError as error:
             raise UpstreamFailed(f"{place.name} does not prove its answer: {error.reason}") from error

@@ -26,6 +26,7 @@ from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.exchange.course import Started
 from services.router.prompt import Constraints as Demands
+from services.router.routing.hop import MAX_PROOF_BYTES
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, VAULT
 from tests.fakes.routers import (
@@ -434,6 +435,19 @@ async def test_a_node_whose_receipt_is_over_other_bytes_has_failed(bench: Router
     receipt = bench.only_receipt()
     assert aborts(receipt) == ["upstream_failed"]
     assert receipt.returned.body_hash == digest(answer.body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_node_whose_receipt_is_too_long_to_be_logged_has_failed(bench: RouterBench, stream: bool) -> None:
+    node = bench.nodes[0]
+    node.said = {"receipt_id": "r" * MAX_PROOF_BYTES}
+    if stream:
+        node.stream(*STREAMED[:2])
+    answer = await bench.run(prompt(stream=stream))
+    assert b'"type":"upstream_error"' in answer.body
+    receipt = bench.only_receipt()
+    assert (aborts(receipt), receipt.returned.body_hash) == (["upstream_failed"], digest(answer.body))
+    assert not [event for event in receipt.events if isinstance(event, ServedByNode)]
 
 
 @pytest.mark.parametrize(

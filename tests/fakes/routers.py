@@ -118,7 +118,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         self.waits_before_head = False
         self.forges = False
         self.said: Mapping[str, Any] = {}
-        """What its receipt says instead of what it was sent, or of what it was given: body, endpoint, model, receipt_id."""
+        """What its receipt says instead of what it would: body, endpoint, model, receipt_id."""
         self.generated: Generated | None = None
         """What its receipt says that its engine did."""
         self.meanwhile: Callable[[], None] | None = None

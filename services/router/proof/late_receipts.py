@@ -18,8 +18,10 @@ from libs.aci import receipt as receipts
 from libs.errors import MeshError
 from libs.events.answers import EntryRejected
 from libs.events.publish import LedgerUnavailable, Publisher
+from libs.events.records import EntryTooLarge
 from libs.events.vault import VaultKey
 from libs.events.vault_opening import open_each
+from libs.jcs import JsonMalformed
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.router.proof.put_off import PutOff, WaitingReceipt
@@ -182,6 +184,9 @@ class LateReceipts:
             log.warning("a receipt is sealed anew", receipt=waiting.receipt_id, detail=str(error))
             self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
             return False
+        except (EntryTooLarge, JsonMalformed) as error:
+            # No attempt will be better than this one, and others of its tenant's wait for its place.
+            log.error("a receipt is lost", receipt=waiting.receipt_id, reason=error.reason)
         except MeshError as error:
             log.warning("a receipt waits for the ledger", receipt=waiting.receipt_id, reason=error.reason)
             return error.reason == _VAULT_GONE

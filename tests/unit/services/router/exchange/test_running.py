@@ -18,10 +18,8 @@ from libs.aci.endpoints import CHAT
 from libs.aci.json_values import MOST_VALUES
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
-from libs.events.answers import EntryRejected
 from libs.policy.constraints import Constraints, TenantConstraints
 from libs.policy.revoked import Revoked
-from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.exchange.course import Started
@@ -161,13 +159,6 @@ async def test_a_vault_that_cannot_be_opened_means_an_error_and_a_receipt_over_i
     receipt = bench.only_receipt()
     assert receipt.returned.body_hash == digest(answer.body)
     assert aborts(receipt) == ["ledger_unavailable"]
-
-
-async def test_a_key_whose_record_the_ledger_refuses_is_not_used_again(bench: RouterBench) -> None:
-    bench.ledger.broken = EntryRejected("the ledger refused the entry: VAULT_ERASED")
-    answer = await bench.run(prompt())
-    assert (answer.started.status, error_type(answer.body)) == (503, "ledger_unavailable")
-    assert bench.ledger.dropped == [VaultPart(VAULT.vault_id, VAULT.epoch)]
 
 
 async def test_a_refusal_without_acknowledgement_says_so(bench: RouterBench) -> None:

@@ -35,6 +35,8 @@ from services.router.proof.store import ReceiptStore
 from services.router.proof.vaults import Vaults
 from services.router.workload.generation import Generation
 
+_STOPPING_SECONDS = 5.0
+
 log = structlog.get_logger()
 
 
@@ -89,13 +91,16 @@ class Issuance:
         session: FindSession,
         *,
         opening_seconds: float = OPENING_SECONDS,
+        stopping_seconds: float = _STOPPING_SECONDS,
     ) -> None:
-        """`opening_seconds` is how long the receipts that wait for the ledger give one vault to open."""
+        """For the receipts that wait for the ledger: how long one vault may take to open, and how long one of them that
+        is on its way when this stops is waited for.
+        """
         self._publisher = publisher
         self._vaults = vaults
         self._put_off = store.put_off
         self._copies = ReceiptCopies(store.receipts, attested, session)
-        self._late = LateReceipts(publisher, vaults, store.put_off, self._copies, opening_seconds)
+        self._late = LateReceipts(publisher, vaults, store.put_off, self._copies, opening_seconds, stopping_seconds)
 
     def require_room(self, tenant: Tenant) -> None:
         """Raise `LedgerUnavailable` while the outbox takes nothing more, or nothing more of this tenant's."""

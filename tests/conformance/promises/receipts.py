@@ -431,6 +431,16 @@ ENDS: tuple[Row, ...] = (
         "ledger_unavailable",
         f"{_LEAVING}a_receipt_that_the_ledger_has_been_given_at_a_stop_is_logged_once",
     ),
+    Row(
+        "the same, and the ledger is away",
+        "ledger_unavailable",
+        f"{_LEAVING}a_receipt_that_the_ledger_has_been_given_at_a_stop_and_does_not_answer_about_is_left_to_the_outbox",
+    ),
+    Row(
+        "the same, and the router's copy of it is being kept",
+        "client_disconnected",
+        f"{_LEAVING}a_receipt_whose_copy_is_being_kept_at_a_stop_is_logged_once",
+    ),
     Row("a defect of the router's", "internal_error", f"{_ONE}a_defect_of_the_routers_own"),
 )
 

@@ -105,22 +105,31 @@ class RouterHttp:
         self._origin = origin
         self._http = http
 
-    async def get(self, path: str, *, query: Mapping[str, str] | None = None, api_key: str | None = None) -> bytes:
-        """Return a document. Raises `RouterRefused` and what the connection fails with."""
+    async def get(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        most_bytes: int = MAX_DOCUMENT_BYTES,
+    ) -> bytes:
+        """Return a document. Raises `RouterRefused`, `AnswerTooLarge` and what the connection fails with."""
         timeout = aiohttp.ClientTimeout(total=_DOCUMENT_SECONDS, sock_connect=_CONNECT_SECONDS)
         async with self._request("GET", path, timeout, api_key=api_key, query=query) as response:
-            body = await read_bounded(response, MAX_DOCUMENT_BYTES)
+            body = await read_bounded(response, most_bytes)
         if response.status != 200:
             raise refusal(response, body)
         return body
 
-    async def get_once_there(self, path: str, *, api_key: str | None, settle: float, between: float) -> bytes:
+    async def get_once_there(
+        self, path: str, *, api_key: str | None, settle: float, between: float, most_bytes: int = MAX_DOCUMENT_BYTES
+    ) -> bytes:
         """Return what may need `settle` seconds to be there, asked for every `between`. Raises the last refusal."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + settle
         while True:
             try:
-                return await self.get(path, api_key=api_key)
+                return await self.get(path, api_key=api_key, most_bytes=most_bytes)
             except RouterRefused as error:
                 if error.status != _NOT_FOUND or loop.time() + between > deadline:
                     raise

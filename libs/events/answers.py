@@ -58,12 +58,16 @@ class Answers:
         self._outbox = outbox
         self._issuer = issuer
         self._awaiting: dict[int, Awaiting] = {}
+        self._refused = False
+        """Whether the ledger takes nothing of this start."""
         self._highest_epoch = outbox.state.highest_epoch
         self._last_signature = LastSignature()
         self._answered: OrderedDict[tuple[bytes, int], tuple[int, bytes]] = OrderedDict()
 
     def expect(self, awaiting: Awaiting) -> None:
         self._awaiting[awaiting.issuer_seq] = awaiting
+        if self._refused:
+            _refuse(awaiting, _with_its_keyset())
 
     def forget(self, awaiting: Awaiting) -> None:
         self._awaiting.pop(awaiting.issuer_seq, None)
@@ -74,7 +78,10 @@ class Answers:
             _refuse(awaiting, PublisherClosed("the publisher was closed before the ledger answered"))
 
     async def follow(self, source: AckSource, issuer: bytes) -> None:
-        """Take in one issuer's answers: this start's for ever, an earlier one's until none is missing."""
+        """Take in one issuer's answers: this start's for ever, an earlier one's until none is missing.
+
+        Raises `KeysetRefused`; whoever waits has learnt by then that its entry is refused, and can see to it.
+        """
         state = self._outbox.state
         earlier = issuer != self._issuer
 
@@ -87,6 +94,9 @@ class Answers:
         async for answer in source.follow(issuer, from_seq):
             durable = self._take(issuer, answer)
             if not earlier and isinstance(answer, Refused) and answer.reason == KeysetRefused.reason:
+                self._refused = True
+                for awaiting in self._awaiting.values():
+                    _refuse(awaiting, _with_its_keyset())
                 raise KeysetRefused(f"the ledger does not admit this start: {answer.reason}; a new start asks again")
             if earlier and durable is not None:
                 await durable
@@ -149,6 +159,10 @@ def _resolve(awaiting: Awaiting, durable: asyncio.Future[None], acknowledgement:
         awaiting.answer.set_result(acknowledgement)
     else:
         awaiting.answer.set_exception(failure)
+
+
+def _with_its_keyset() -> EntryRejected:
+    return EntryRejected(f"the ledger refused the entry: {KeysetRefused.reason}")
 
 
 def _refuse(awaiting: Awaiting, failure: MeshError) -> None:

@@ -120,7 +120,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
         """How long it gives nothing before it sends an empty chunk."""
         self.forges = False
         self.said: Mapping[str, Any] = {}
-        """What its receipt says instead of what it was sent: body, endpoint, model."""
+        """What its receipt says instead of what it would: body, endpoint, model, receipt_id."""
         self.generated: Generated | None = None
         """What its receipt says that its engine did."""
         self.meanwhile: Callable[[], None] | None = None
@@ -220,7 +220,7 @@ class NodeTwin(inference_pb2_grpc.InferenceServiceServicer, whole_answer_pb2_grp
     def receipt(self, body: bytes, endpoint: str = CHAT) -> bytes:
         returned = digest(b"other" if self.forges else b"".join(self.chunks))
         unsigned = Receipt(
-            receipt_id="rcpt-node",
+            receipt_id=self.said.get("receipt_id", "rcpt-node"),
             chat_id=None,
             model=self.said.get("model", MODEL),
             workload_keyset_digest=digest(b"node"),

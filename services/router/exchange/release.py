@@ -95,14 +95,22 @@ class Release:
             self.record_later(course, End.LEDGER_UNAVAILABLE, otherwise)
             raise LedgerUnavailable(f"the receipt cannot be sealed now: {error.reason}") from error
         course.recorded = True  # From here on a receipt whose response does not go out is amended.
-        with self._metrics.commit():
-            return await self._issuance.commit(
-                course.draft(returned, vault.epoch),
-                vault,
-                otherwise=otherwise,
-                so_far=digest(b"") if course.held is None else course.held.emitted_hash(),
-                timeout=self._patience(course),
-            )
+        try:
+            with self._metrics.commit():
+                return await self._issuance.commit(
+                    course.draft(returned, vault.epoch),
+                    vault,
+                    otherwise=otherwise,
+                    so_far=digest(b"") if course.held is None else course.held.emitted_hash(),
+                    timeout=self._patience(course),
+                )
+        except LedgerUnavailable:
+            raise
+        except MeshError as error:
+            # What is not in the log cannot be amended: another receipt has its place, and says what really goes out.
+            log.error("a receipt was not taken", receipt=course.receipt_id, reason=error.reason)
+            self.record_later(course, End.LEDGER_UNAVAILABLE, otherwise)
+            raise LedgerUnavailable(f"the log does not take the receipt: {error.reason}") from error
 
     def record_later(self, course: Course, abort: End, emitted: str | None) -> None:
         """See to a receipt for which nobody waits: `emitted` is the hash of what went out, if anything did."""

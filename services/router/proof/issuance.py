@@ -17,6 +17,8 @@ from libs.aci import receipt as receipts
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import KnownEvent
 from libs.errors import MeshError
+from libs.events.answers import EntryRejected, PublisherClosed
+from libs.events.outbox import OutboxFailed
 from libs.events.publish import Committed, Publisher
 from libs.events.publish import LedgerUnavailable as NotAcknowledged
 from libs.events.vault import VaultKey
@@ -32,6 +34,8 @@ from services.router.proof.receipt_copies import FindSession, ReceiptCopies, ses
 from services.router.proof.store import ReceiptStore
 from services.router.proof.vaults import Vaults
 from services.router.workload.generation import Generation
+
+_STOPPING_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -87,13 +91,16 @@ class Issuance:
         session: FindSession,
         *,
         opening_seconds: float = OPENING_SECONDS,
+        stopping_seconds: float = _STOPPING_SECONDS,
     ) -> None:
-        """`opening_seconds` is how long the receipts that wait for the ledger give one vault to open."""
+        """For the receipts that wait for the ledger: how long one vault may take to open, and how long one of them that
+        is on its way when this stops is waited for.
+        """
         self._publisher = publisher
         self._vaults = vaults
         self._put_off = store.put_off
         self._copies = ReceiptCopies(store.receipts, attested, session)
-        self._late = LateReceipts(publisher, vaults, store.put_off, self._copies, opening_seconds)
+        self._late = LateReceipts(publisher, vaults, store.put_off, self._copies, opening_seconds, stopping_seconds)
 
     def require_room(self, tenant: Tenant) -> None:
         """Raise `LedgerUnavailable` while the outbox takes nothing more, or nothing more of this tenant's."""
@@ -120,7 +127,8 @@ class Issuance:
 
         `otherwise` is the hash of what goes out when the ledger does not answer, `so_far` of what is out already: the
         amendment names the one or, when this is cancelled because the client left, the other. Raises
-        `LedgerUnavailable`; the receipt, and the amendment after it, are then logged as soon as the ledger is back.
+        `LedgerUnavailable`; the receipt, and the amendment after it, are then logged as soon as the ledger is back. Any
+        other `MeshError` means that the log does not take this receipt: the caller MUST see to another in its place.
         """
         receipt = _receipt(draft)
         signed = receipts.signed_members(receipt, draft.generation.receipt_key)
@@ -133,12 +141,11 @@ class Issuance:
                 amendment={"emitted_hash": otherwise},
                 abandoned={"emitted_hash": so_far},
             )
-        except NotAcknowledged as error:
+        except (NotAcknowledged, PublisherClosed, OutboxFailed) as error:
             raise LedgerUnavailable("the ledger did not acknowledge the receipt in time") from error
-        except MeshError as error:
-            log.error("a receipt was not logged", receipt=draft.receipt_id, reason=error.reason)
+        except EntryRejected:
             self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
-            raise LedgerUnavailable(f"the receipt was not logged: {error.reason}") from error
+            raise
         logged = Logged(self._publisher, committed, vault, so_far)
         try:
             copied = _waiting(draft, jcs.dumps(signed))

@@ -18,8 +18,10 @@ from libs.aci import receipt as receipts
 from libs.errors import MeshError
 from libs.events.answers import EntryRejected
 from libs.events.publish import LedgerUnavailable, Publisher
+from libs.events.records import EntryTooLarge
 from libs.events.vault import VaultKey
 from libs.events.vault_opening import open_each
+from libs.jcs import JsonMalformed
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.router.proof.put_off import PutOff, WaitingReceipt
@@ -28,7 +30,6 @@ from services.router.proof.vaults import Vaults
 
 _RETRY_SECONDS = 2.0
 _LATE_SECONDS = 30.0
-_STOPPING_SECONDS = 5.0
 _WAITING_AT_ONCE = 100
 _VAULT_GONE = "VAULT_ERASED"
 
@@ -48,14 +49,23 @@ class LateReceipts:
     """Receipts that wait, on their way to the ledger."""
 
     def __init__(
-        self, publisher: Publisher, vaults: Vaults, put_off: PutOff, copies: ReceiptCopies, opening_seconds: float
+        self,
+        publisher: Publisher,
+        vaults: Vaults,
+        put_off: PutOff,
+        copies: ReceiptCopies,
+        opening_seconds: float,
+        stopping_seconds: float,
     ) -> None:
-        """`opening_seconds` is how long one vault may take to open."""
+        """`opening_seconds` is how long one vault may take to open, `stopping_seconds` how long the ledger may take to
+        acknowledge what it has been given when this stops.
+        """
         self._publisher = publisher
         self._vaults = vaults
         self._waiting = put_off
         self._copies = copies
         self._opening_seconds = opening_seconds
+        self._stopping_seconds = stopping_seconds
         self._unsettled: set[str] = set()
         """Receipts that wait no longer for the ledger, while the store still says so: they are not logged again."""
         self._more = asyncio.Event()
@@ -68,8 +78,8 @@ class LateReceipts:
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
-        """Give the ledger what waits while the body runs. One that it has been given by the end is waited for: else it
-        would be logged again by the next start.
+        """Give the ledger what waits while the body runs. One that it has been given by the end is waited for a little,
+        so that a copy of it is kept; where the ledger does not answer, the outbox alone has it then.
         """
         async with asyncio.TaskGroup() as tasks:
             committing = tasks.create_task(self._commit_waiting(tasks))
@@ -78,7 +88,7 @@ class LateReceipts:
             finally:
                 committing.cancel()
                 if self._patience is not None:
-                    self._patience.reschedule(asyncio.get_running_loop().time() + _STOPPING_SECONDS)
+                    self._patience.reschedule(asyncio.get_running_loop().time() + self._stopping_seconds)
 
     async def _commit_waiting(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -133,15 +143,25 @@ class LateReceipts:
 
     async def _commit_in_time(self, waiting: WaitingReceipt) -> _Outcome:
         try:
-            async with asyncio.timeout(None) as self._patience:
-                return await self._commit_late(waiting)
-        except TimeoutError:
-            log.warning("a receipt may be logged again", receipt=waiting.receipt_id)
-            return _Outcome.WAITS
+            return await self._commit_or_leave(waiting)
         except MeshError as error:
             # A disk that fails for a moment must not end the router.
             log.error("a receipt that waits cannot be settled", receipt=waiting.receipt_id, reason=error.reason)
             return _Outcome.WAITS
+
+    async def _commit_or_leave(self, waiting: WaitingReceipt) -> _Outcome:
+        """Where the time to stop is over, leave to the outbox what it has, durably by then: the next start sends that
+        from there. Raises `ReceiptStoreFailed`.
+        """
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                return await self._commit_late(waiting)
+        except TimeoutError:
+            if waiting.receipt_id not in self._unsettled:
+                return _Outcome.WAITS
+            log.warning("a receipt is left to the outbox", receipt=waiting.receipt_id)
+            await self._settle(waiting)
+            return _Outcome.SETTLED
         finally:
             self._patience = None
 
@@ -159,12 +179,19 @@ class LateReceipts:
                 if error.reason != _VAULT_GONE:
                     return _Outcome.VAULT_SHUT
             else:
-                if not await self._log_late(waiting, vault):
-                    return _Outcome.WAITS
+                try:
+                    if not await self._log_late(waiting, vault):
+                        return _Outcome.WAITS
+                except asyncio.CancelledError:
+                    self._unsettled.add(waiting.receipt_id)  # Before it awaited anything, the outbox had it.
+                    raise
             self._unsettled.add(waiting.receipt_id)
+        await self._settle(waiting)
+        return _Outcome.SETTLED
+
+    async def _settle(self, waiting: WaitingReceipt) -> None:
         await self._waiting.settle(waiting)
         self._unsettled.discard(waiting.receipt_id)
-        return _Outcome.SETTLED
 
     async def _log_late(self, waiting: WaitingReceipt, vault: VaultKey) -> bool:
         """Say whether there is nothing more to be done for it at the ledger."""
@@ -182,6 +209,9 @@ class LateReceipts:
             log.warning("a receipt is sealed anew", receipt=waiting.receipt_id, detail=str(error))
             self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
             return False
+        except (EntryTooLarge, JsonMalformed) as error:
+            # No attempt will be better than this one, and others of its tenant's wait for its place.
+            log.error("a receipt is lost", receipt=waiting.receipt_id, reason=error.reason)
         except MeshError as error:
             log.warning("a receipt waits for the ledger", receipt=waiting.receipt_id, reason=error.reason)
             return error.reason == _VAULT_GONE

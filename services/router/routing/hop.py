@@ -28,6 +28,8 @@ from services.router.prompt import Prompt
 from services.router.routing.listed import Upstream
 from services.router.routing.settings import RoutingSettings
 
+MAX_PROOF_BYTES = 64 << 10
+"""Of what proves an answer: it goes whole into the receipt, and that into one entry of the log."""
 _CONNECT_SECONDS = 5.0
 _REQUESTS_FAULT = frozenset(
     {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.RESOURCE_EXHAUSTED}
@@ -243,6 +245,8 @@ def _verify(receipt: bytes, upstream: Upstream, errand: Errand, response_hash: s
     `UpstreamFailed`.
     """
     named = upstream.lease.appraisal.workload_claims.get("receipt_key")
+    if len(receipt) > MAX_PROOF_BYTES:
+        raise UpstreamFailed(f"the node's receipt is longer than the {MAX_PROOF_BYTES} bytes that can be logged")
     try:
         if not isinstance(named, str):
             raise UpstreamFailed("the node's evidence binds no receipt key")

@@ -17,6 +17,7 @@ _SHARES = f"{_EXCHANGE}test_shares.py::test_"
 _WAITING = f"{_EXCHANGE}test_waiting.py::test_"
 _MEANWHILE = f"{_EXCHANGE}test_meanwhile.py::test_"
 _WHOLE = f"{_EXCHANGE}test_whole_answers.py::test_"
+_NOT_TAKEN = f"{_EXCHANGE}test_not_taken.py::test_"
 _ONE = f"{_EXCHANGE}test_one_receipt.py::test_"
 _WHY = f"{_RUNNING}a_refusal_has_a_receipt_that_says_why"
 _NOT_NOW = f"{_PUT_OFF}what_refuses_before_anything_is_done_leaves_one_receipt_once_it_can_be_logged"
@@ -343,6 +344,17 @@ ENDS: tuple[Row, ...] = (
         "upstream_failed",
         f"{_WHOLE}a_receipt_that_does_not_cover_it_keeps_it_back",
     ),
+    Row(
+        "the node's receipt is too long to be logged",
+        "upstream_failed",
+        f"{_RUNNING}a_node_whose_receipt_is_too_long_to_be_logged_has_failed",
+    ),
+    Row(
+        "what proves a foreign provider's answer is too long to be logged",
+        "upstream_failed",
+        "contract/foreign/test_vllm_proxy.py::"
+        "test_an_answer_whose_signature_is_padded_beyond_what_can_be_logged_is_not_released",
+    ),
     Row("one message lacks its head or its receipt", "upstream_failed", f"{_WHOLE}one_that_lacks_a_part_is_none"),
     Row(
         "an answer is larger than one message may be",
@@ -395,6 +407,16 @@ ENDS: tuple[Row, ...] = (
         f"{_RUNNING}a_refusal_without_acknowledgement_says_so",
     ),
     Row(
+        "the log does not take the receipt of an answer or a refusal: another has its place",
+        "ledger_unavailable",
+        f"{_NOT_TAKEN}a_receipt_that_the_log_does_not_take_has_one_in_its_place",
+    ),
+    Row(
+        "the log does not take the receipt of a stream: another has its place",
+        "ledger_unavailable",
+        f"{_NOT_TAKEN}a_stream_whose_receipt_the_log_does_not_take_has_one_in_its_place",
+    ),
+    Row(
         "the ledger's processes are stopped: amended",
         "not_released",
         f"{_AWAY}with_a_stopped_ledger_no_request_completes_and_the_amendment_says_so",
@@ -413,6 +435,16 @@ ENDS: tuple[Row, ...] = (
         "the router stops while a receipt that waited is on its way",
         "ledger_unavailable",
         f"{_LEAVING}a_receipt_that_the_ledger_has_been_given_at_a_stop_is_logged_once",
+    ),
+    Row(
+        "the same, and the ledger is away",
+        "ledger_unavailable",
+        f"{_LEAVING}a_receipt_that_the_ledger_has_been_given_at_a_stop_and_does_not_answer_about_is_left_to_the_outbox",
+    ),
+    Row(
+        "the same, and the router's copy of it is being kept",
+        "client_disconnected",
+        f"{_LEAVING}a_receipt_whose_copy_is_being_kept_at_a_stop_is_logged_once",
     ),
     Row("a defect of the router's", "internal_error", f"{_ONE}a_defect_of_the_routers_own"),
 )

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs import jcs
+from libs.aci.encoding import digest
 from libs.aci.endpoints import CHAT, MESSAGES, Endpoint
 from libs.aci.receipt import Receipt, verify_receipt, verify_serving
 from libs.aci.receipt_events import ServedByForeign, UpstreamFailed, UpstreamVerified
@@ -23,6 +24,7 @@ from libs.aci.session import TlsBinding, verify_session
 from libs.client.chain import verify_chain
 from libs.client.foreign import parse_evidence
 from libs.client.vllm_proxy import WorkerSignatureInvalid, verify_signature, verify_worker
+from libs.events.records import MAX_ENTRY_BYTES
 from libs.policy.document import Policy
 from libs.policy.revoked import Revoked
 from libs.transparency.leaf import Kind
@@ -251,6 +253,18 @@ async def test_an_answer_that_the_attested_key_did_not_sign_is_not_released(
     answer, _, _ = await ask(tmp_path / "router", worker)
     assert answer.started.status == 502
     assert reason in answer.body.decode()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
+async def test_an_answer_whose_signature_is_padded_beyond_what_can_be_logged_is_not_released(
+    tmp_path: Path, worker: WorkerTwin, stream: bool
+) -> None:
+    """The worker's key signs the text alone, so what stands beside it is not proven by anything."""
+    worker.lies["signature"] = lambda signature: signature.update(padding="x" * MAX_ENTRY_BYTES)
+    answer, receipt, _ = await ask(tmp_path / "router", worker, stream=stream)
+    assert b'"type":"upstream_error"' in answer.body
+    assert (aborts(receipt), receipt.returned.body_hash) == (["upstream_failed"], digest(answer.body))
+    assert not [event for event in receipt.events if isinstance(event, ServedByForeign)]
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,10 @@ from libs.policy.document import Policy
 from services.router.errors import UpstreamFailed
 from services.router.prompt import readdress
 from services.router.routing.foreign.adapter import ProofOutdated
-from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused, served_by
+from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, fetch_proof, hop, refused, served_by
 from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand, Step
 
-_MAX_RECEIPT_BYTES = 64 << 10
-_SETTLE_SECONDS = 5.0
-_BETWEEN_SECONDS = 0.1
 _SESSION_NOT_ACCEPTED = 412
 
 
@@ -113,14 +110,8 @@ class _ReceiptProof:
 
     async def _receipt(self, http: RouterHttp, response: aiohttp.ClientResponse) -> bytes:
         standing = self._standing
-        receipt = await http.get_once_there(
-            f"/v1/aci/receipts/{receipt_segment(response.headers.get('X-Receipt-Id'))}",
-            api_key=standing.place.api_key,
-            settle=_SETTLE_SECONDS,
-            between=_BETWEEN_SECONDS,
-        )
-        if len(receipt) > _MAX_RECEIPT_BYTES:
-            raise UpstreamFailed("a receipt that is too long to be kept")
+        segment = receipt_segment(response.headers.get("X-Receipt-Id"))
+        receipt = await fetch_proof(http, standing.place, f"/v1/aci/receipts/{segment}")
         response_hash = "sha256:" + self._seen.hexdigest()
         if response.status != OK:
             verify_receipted(receipt, standing.established, request_body=self._body, response_hash=response_hash)

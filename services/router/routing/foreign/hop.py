@@ -19,13 +19,15 @@ from libs.errors import MeshError
 from services.router.routing.foreign.adapter import ProofOutdated
 from services.router.routing.foreign.place import Place
 from services.router.routing.foreign.sending import breaking_off, sending
-from services.router.routing.hop import Begun, Ended, Errand, NodeUnavailable, Reached, Step
+from services.router.routing.hop import MAX_PROOF_BYTES, Begun, Ended, Errand, NodeUnavailable, Reached, Step
 
 OK = 200
 CLIENTS_FAULT = frozenset({400, 413, 422})
 """What a provider refuses a request for that its own client could mend."""
 
 _MAX_ERROR_BYTES = 64 << 10
+_SETTLE_SECONDS = 5.0
+_BETWEEN_SECONDS = 0.1
 
 
 class Proof(Protocol):
@@ -80,6 +82,15 @@ async def hop(
             async with asyncio.timeout_at(ends_at):
                 served = await proof.conclude(http, response)
         yield Ended(served)
+
+
+async def fetch_proof(http: RouterHttp, place: Place, path: str) -> bytes:
+    """Return what proves an answer, once the provider has it. Raises `AnswerTooLarge` where it could not be logged, and
+    what keeps it from coming.
+    """
+    return await http.get_once_there(
+        path, api_key=place.api_key, settle=_SETTLE_SECONDS, between=_BETWEEN_SECONDS, most_bytes=MAX_PROOF_BYTES
+    )
 
 
 def served_by(place: Place, proven: bytes, *, sealed: bool) -> ServedByForeign:

@@ -28,14 +28,12 @@ from libs.policy.document import Policy
 from services.router.errors import AnswerUndeliverable, UpstreamFailed
 from services.router.prompt import readdress
 from services.router.reading import Reading
-from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, hop, refused, served_by
+from services.router.routing.foreign.hop import CLIENTS_FAULT, OK, fetch_proof, hop, refused, served_by
 from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand, Step
 
 CHANNEL_NOT_BOUND = "channel_not_bound"
 _MAX_KEPT_BYTES = 16 << 20
-_SETTLE_SECONDS = 5.0
-_BETWEEN_SECONDS = 0.1
 _ASKING_SECONDS = 0.5
 """What is kept back of a request's time to ask for a signature in."""
 
@@ -108,12 +106,8 @@ class _SignatureProof:
         place = self._standing.place
         answer = await self._answer()
         try:
-            signature = await http.get_once_there(
-                f"/v1/signature/{receipt_segment(answer.answer_id)}?signing_algo={ED25519}",
-                api_key=place.api_key,
-                settle=_SETTLE_SECONDS,
-                between=_BETWEEN_SECONDS,
-            )
+            path = f"/v1/signature/{receipt_segment(answer.answer_id)}?signing_algo={ED25519}"
+            signature = await fetch_proof(http, place, path)
             verify_signature(signature, self._standing.worker, self._request, answer.hashes)
         except MeshError as error:
             raise UpstreamFailed(f"{place.name} does not prove its answer: {error.reason}") from error

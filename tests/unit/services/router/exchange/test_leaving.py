@@ -12,12 +12,13 @@ import pytest
 from libs.aci import receipt as receipts
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import SealedUnder, UpstreamVerified
+from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
 from services.router.exchange.course import Part, Started
 from services.router.proof.issuance import Issuance
 from services.router.proof.kept_receipts import StoredReceipt
-from tests.fakes.ledgers import TENANT
+from tests.fakes.ledgers import TENANT, LedgerTwin
 from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, aborts, prompt, until_waiting
 
 
@@ -156,6 +157,68 @@ async def test_a_receipt_that_the_ledger_has_been_given_at_a_stop_is_logged_once
     stored = await bench.store.receipts.find(bench.only_receipt().receipt_id, TENANT.tenant_id)
     assert receipts.parse(stored.receipt) == bench.only_receipt()
     assert aborts(bench.only_receipt()) == ["ledger_unavailable"]
+
+
+async def test_a_receipt_that_the_ledger_has_been_given_at_a_stop_and_does_not_answer_about_is_left_to_the_outbox(
+    bench: RouterBench,
+) -> None:
+    ledger = bench.ledger
+    ledger.vault_open = False
+    await bench.run(prompt())
+    ledger.vault_open, ledger.waits = True, True
+    async with stopping_at_once(bench, ledger).recording():
+        await until_waiting(ledger.asked)
+    assert await bench.store.put_off.oldest(9) == []
+    assert aborts(bench.only_receipt()) == ["ledger_unavailable"]
+
+
+async def test_a_receipt_whose_copy_is_being_kept_at_a_stop_is_logged_once(bench: RouterBench) -> None:
+    bench.nodes[0].waits_before_head = True
+    await cancelled_after(bench.nodes[0].waiting, bench.exchanges.run(bench.request(prompt())))
+    bench.ledger.copies_wait = True
+    bench.ledger.asked.clear()
+    async with stopping_at_once(bench, bench.ledger).recording():
+        await until_waiting(bench.ledger.asked)
+    assert await bench.store.put_off.oldest(9) == []
+    assert aborts(bench.only_receipt()) == ["client_disconnected"]
+
+
+async def test_a_receipt_that_waits_for_its_vault_at_a_stop_is_left_to_the_next_start(bench: RouterBench) -> None:
+    bench.ledger.vault_open = False
+    answer = await bench.run(prompt())
+    bench.ledger.vault_open = True
+    vaults = OpenedOnce(bench.ledger)
+    async with stopping_at_once(bench, vaults).recording():
+        await until_waiting(vaults.asked_again)
+    assert [one.receipt_id for one in await bench.store.put_off.oldest(9)] == [answer.started.receipt_id]
+    assert bench.ledger.entries == []
+
+
+class OpenedOnce:
+    """Vaults about which nobody answers a second time."""
+
+    def __init__(self, ledger: LedgerTwin) -> None:
+        self._ledger = ledger
+        self._opened = False
+        self.asked_again = asyncio.Event()
+
+    async def key(self, tenant_id: str) -> VaultKey:
+        if self._opened:
+            self.asked_again.set()
+            await asyncio.Event().wait()
+        self._opened = True
+        return await self._ledger.key(tenant_id)
+
+
+def stopping_at_once(bench: RouterBench, vaults: LedgerTwin | OpenedOnce) -> Issuance:
+    """Another start, which waits hardly for the ledger when it stops."""
+
+    async def session(session_id: str) -> bytes:
+        await bench.ledger.until_copied()
+        return await bench.sessions.find(session_id)
+
+    ledger = cast(Any, bench.ledger)
+    return Issuance(ledger, cast(Any, vaults), bench.store, ledger, session, stopping_seconds=0.01)
 
 
 async def test_a_client_that_leaves_while_the_copy_is_kept_is_amended_and_the_copy_is_there(bench: RouterBench) -> None:

@@ -18,14 +18,13 @@ from libs.aci.endpoints import CHAT
 from libs.aci.json_values import MOST_VALUES
 from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import PolicyInForce, SealedUnder, ServedByNode, UpstreamFailed, UpstreamVerified
-from libs.events.answers import EntryRejected
 from libs.policy.constraints import Constraints, TenantConstraints
 from libs.policy.revoked import Revoked
-from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.registry.sessions import draft_session
 from services.router.exchange.course import Started
 from services.router.prompt import Constraints as Demands
+from services.router.routing.hop import MAX_PROOF_BYTES
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, VAULT
 from tests.fakes.routers import (
@@ -160,13 +159,6 @@ async def test_a_vault_that_cannot_be_opened_means_an_error_and_a_receipt_over_i
     receipt = bench.only_receipt()
     assert receipt.returned.body_hash == digest(answer.body)
     assert aborts(receipt) == ["ledger_unavailable"]
-
-
-async def test_a_key_whose_record_the_ledger_refuses_is_not_used_again(bench: RouterBench) -> None:
-    bench.ledger.broken = EntryRejected("the ledger refused the entry: VAULT_ERASED")
-    answer = await bench.run(prompt())
-    assert (answer.started.status, error_type(answer.body)) == (503, "ledger_unavailable")
-    assert bench.ledger.dropped == [VaultPart(VAULT.vault_id, VAULT.epoch)]
 
 
 async def test_a_refusal_without_acknowledgement_says_so(bench: RouterBench) -> None:
@@ -434,6 +426,19 @@ async def test_a_node_whose_receipt_is_over_other_bytes_has_failed(bench: Router
     receipt = bench.only_receipt()
     assert aborts(receipt) == ["upstream_failed"]
     assert receipt.returned.body_hash == digest(answer.body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_node_whose_receipt_is_too_long_to_be_logged_has_failed(bench: RouterBench, stream: bool) -> None:
+    node = bench.nodes[0]
+    node.said = {"receipt_id": "r" * MAX_PROOF_BYTES}
+    if stream:
+        node.stream(*STREAMED[:2])
+    answer = await bench.run(prompt(stream=stream))
+    assert b'"type":"upstream_error"' in answer.body
+    receipt = bench.only_receipt()
+    assert (aborts(receipt), receipt.returned.body_hash) == (["upstream_failed"], digest(answer.body))
+    assert not [event for event in receipt.events if isinstance(event, ServedByNode)]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from libs.errors import MeshError
+from libs.events.answers import EntryRejected
+from libs.events.records import EntryTooLarge
+from libs.jcs import JsonMalformed
+from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.router.proof.issuance import Issuance
-from tests.fakes.ledgers import OTHER_TENANT, TENANT
+from tests.fakes.ledgers import OTHER_TENANT, TENANT, VAULT
 from tests.fakes.receipt_disk import fail, mend, tell
 from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt, router_bench
 
@@ -30,6 +35,10 @@ async def put_off(bench: RouterBench) -> str:
     bench.ledger.room_asked = asyncio.Semaphore(0)
     assert answer.started.receipt_id is not None
     return answer.started.receipt_id
+
+
+def reason(error: MeshError) -> str:
+    return error.reason
 
 
 async def until_none_waits(bench: RouterBench) -> None:
@@ -89,3 +98,23 @@ async def test_a_vault_that_nobody_answers_about_holds_up_no_other_tenants_recei
     impatient = Issuance(ledger, ledger, bench.store, ledger, bench.sessions.find, opening_seconds=0.05)
     async with asyncio.timeout(PATIENCE_SECONDS), impatient.recording():
         assert [(await bench.logged())["receipt_id"] for _ in others] == others
+
+
+@pytest.mark.parametrize("error", [EntryTooLarge("it has 600000 bytes"), JsonMalformed("it is none")], ids=reason)
+async def test_a_receipt_that_no_log_would_ever_take_holds_no_place(bench: RouterBench, error: MeshError) -> None:
+    await put_off(bench)
+    bench.ledger.broken = error
+    async with bench.issuance.recording():
+        await until_none_waits(bench)
+    assert bench.ledger.of(Kind.RECEIPT) == []
+
+
+async def test_a_receipt_that_the_ledger_refuses_is_sealed_anew(bench: RouterBench) -> None:
+    receipt_id = await put_off(bench)
+    bench.ledger.broken = EntryRejected("the ledger refused the entry: VAULT_UNKNOWN")
+    async with bench.issuance.recording():
+        await rounds(bench, 2)
+        bench.ledger.broken = None
+        assert (await bench.logged())["receipt_id"] == receipt_id
+        await until_none_waits(bench)
+    assert VaultPart(VAULT.vault_id, VAULT.epoch) in bench.ledger.dropped

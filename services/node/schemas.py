@@ -59,6 +59,11 @@ class _Excess(Exception):
     """What is beyond its bound."""
 
 
+def may_hold_schemas(members: Mapping[str, Any]) -> bool:
+    """Say whether there may be schemas in a body, which take long to walk, however few its values are."""
+    return any(name in members for name in _MEMBERS)
+
+
 def schema_excess(members: Mapping[str, Any]) -> str | None:
     """Say what in the schemas of a body is more than an engine may be given; None where nothing is."""
     held = {name: members[name] for name in _MEMBERS if name in members}

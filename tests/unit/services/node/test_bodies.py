@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
 from libs.aci import endpoints
+from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import FEW_VALUES
 from libs.turns.line import Line
 from services.node.asked import Asked, read_body
@@ -73,3 +76,35 @@ async def test_what_is_wrong_with_a_body_is_said_the_same_wherever_it_is_read(bo
     said = [await read(bodies, body.replace(b'"m"', b'"other"')) for body in (SMALL, LARGE)]
     assert [isinstance(each, Refusal) and each.status for each in said] == [404, 404]
     assert said[0] == said[1]
+
+
+HI = [{"role": "user", "content": "Hi"}]
+WITH_SCHEMAS: list[tuple[Endpoint, dict[str, Any]]] = [
+    (endpoints.CHAT, {"messages": HI, "tools": [{"type": "function", "function": {"name": "f"}}]}),
+    (endpoints.CHAT, {"messages": HI, "functions": [{"name": "f", "parameters": {}}]}),
+    (endpoints.CHAT, {"messages": HI, "response_format": {"type": "json_object"}}),
+    (endpoints.MESSAGES, {"messages": HI, "max_tokens": 1, "output_config": {"format": {}}}),
+    (endpoints.RESPONSES, {"input": "Hi", "text": {"format": {"type": "text"}}}),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "members"), WITH_SCHEMAS, ids=[list(members)[-1] for _, members in WITH_SCHEMAS])
+@pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
+async def test_a_schema_holds_up_neither_the_loop_nor_those_without_one(
+    bodies: Bodies, endpoint: Endpoint, members: dict[str, Any], escaped: bool
+) -> None:
+    """However its member's name is written; and it does not wait for what has many values."""
+    body = json.dumps({"model": "m", **members})
+    if escaped:
+        name = list(members)[-1]
+        body = body.replace(f'"{name}": ', f'"\\u{ord(name[0]):04x}{name[1:]}": ')
+    with busy(bodies._schemas) as holding:
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(bodies.read("a", body.encode(), endpoint, PATIENCE_SECONDS))
+        assert isinstance(await read(bodies, SMALL), Asked)
+        assert isinstance(await read(bodies, LARGE), Asked)
+        assert not waiting.done()
+    with busy(bodies._large):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await holding
+            assert isinstance(await waiting, Asked)

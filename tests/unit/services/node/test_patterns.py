@@ -123,9 +123,13 @@ def test_alternatives_that_lead_everywhere_are_bounded() -> None:
         size_of(f"^({'|'.join(letters)})*$")
 
 
+WITHIN = "".join(f"{chr(0x4E00 + number)}-{chr(0x5E00 - number)}" for number in range(160))
+
+
 @pytest.mark.parametrize(
     ("often", "once"),
-    [("a" * 500, "a"), ("ab" * 250, "ab"), (r"\S" * 250, r"\S"), (r"\W\d" * 120, r"\W\d"), ("^" + "a" * 499, "^a")],
+    [("a" * 500, "a"), ("ab" * 250, "ab"), (r"\S" * 250, r"\S"), ("^" + "a" * 499, "^a"), (WITHIN, WITHIN[:3])],
+    ids=["a character", "several", "a class", "all others", "one within the other"],
 )
 def test_a_class_is_compared_as_what_it_reads_however_often_it_says_so(often: str, once: str) -> None:
     assert size_of(f"[{often}]+") - size_of(f"[{once}]+") == 4 * (len(often) - len(once))

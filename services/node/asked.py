@@ -92,15 +92,18 @@ def read_body(
     most_sequences: int = MOST_SEQUENCES,
     fetches: bool = False,
     calling: Calling | None = None,
+    members: Mapping[str, Any] | None = None,
 ) -> Asked:
     """Return what the body asks there, which may be so many sequences. Raises `BodyRefused` or what is one.
 
     `lacks` names types of what a message is made of that the engine does not take, `fetches` says whether parts may
-    name URLs that it judges, and `calling` is the help that it needs to call tools. It does not judge the model: some
-    engines serve whatever name they are given. A body of many values takes long, and memory many times its length: it
-    MUST be read beside the event loop, one at a time.
+    name URLs that it judges, and `calling` is the help that it needs to call tools; `members` are the body's, where it
+    was parsed before. It does not judge the model: some engines serve whatever name they are given. A body of many
+    values takes long, and memory many times its length, and one that holds schemas takes long: it MUST be read beside
+    the event loop, one at a time.
     """
-    members = _parse(body)
+    if members is None:
+        members = parse(body)
     if "cache_salt" in members:
         raise CacheSaltRefused("cache_salt is not for clients to choose")
     model = members.get("model")
@@ -182,7 +185,8 @@ def _is_count(value: object, most: int) -> bool:
     return isinstance(value, Number) and value.isdigit() and len(value) <= len(str(most)) and int(value) <= most
 
 
-def _parse(body: bytes) -> Mapping[str, Any]:
+def parse(body: bytes) -> Mapping[str, Any]:
+    """Return the body's members. Raises `BodyRefused`."""
     if has_more_values(body, MOST_VALUES):
         raise BodyRefused(f"the body has more than {MOST_VALUES} JSON values")
     try:

@@ -6,11 +6,10 @@ its own cache salt or anything else that the node does not know.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,17 +18,16 @@ from typing import Protocol as Interface
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
 from libs.aci.error_bodies import as_anthropic, error_body
-from libs.aci.json_values import FEW_VALUES, most_values
 from libs.aci.receipt_events import Generated, PolicyInForce
 from libs.aci.sse import Protocol
 from libs.aci.usage import Tokens
 from libs.errors import Code, MeshError
 from services.node.asked import Asked, read_body
+from services.node.bodies import Bodies, BodyReadTooLate, Refusal
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import Engine
 from services.node.opened_with import WeightsKey
 from services.node.receipts import Exchange, ReceiptSigner
-from services.node.refused import BodyRefused
 from services.node.salting import SaltKeyMissing, Salts
 from services.node.sequences import MOST_SEQUENCES
 from services.node.shares import TenantShares
@@ -99,14 +97,6 @@ Part = Head | bytes | Conclusion
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
-    """What is said of a body that cannot be served."""
-
-    status: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Claimed:
     """What this node's evidence says of its engine."""
 
@@ -140,9 +130,10 @@ class Generation:
         salts: Salts | None = None,
         tenant_parallel: int = 0,
         fetches: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`named_gpus` is what a receipt says of the GPUs, see `EvidencedGpus`; `tenant_parallel`: see `TenantShares`;
-        `fetches`: see `Launch`.
+        `fetches`: see `Launch`; `clock` is in seconds.
 
         Raises `SaltKeyMissing` where the engine needs salts.
         """
@@ -157,17 +148,18 @@ class Generation:
         places = engine.load.capacity
         self._claimed = claimed
         self._policy = policy
-        self._read = partial(
-            read_body,
-            served=frozenset(claimed.weights),
-            lacks=engine.lacks,
-            most_sequences=min(places, tenant_parallel or places, MOST_SEQUENCES),
-            fetches=fetches,
-            calling=engine.calling,
+        self._bodies = Bodies(
+            partial(
+                read_body,
+                served=frozenset(claimed.weights),
+                lacks=engine.lacks,
+                most_sequences=min(places, tenant_parallel or places, MOST_SEQUENCES),
+                fetches=fetches,
+                calling=engine.calling,
+            )
         )
         self._receipts = receipts
-        # It ends with this object, as its threads do that nobody uses any more.
-        self._reading = ThreadPoolExecutor(1, "body-reading")
+        self._clock = clock
 
     @property
     def endpoints(self) -> list[str]:
@@ -177,16 +169,17 @@ class Generation:
     async def generate(self, request: Request, timeout_seconds: float) -> AsyncGenerator[Part, None]:
         """Yield the head, the body's bytes as they come, and the conclusion. The head comes once the answer begins.
 
-        Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `EngineUnavailable`,
-        `EngineSilent`, `EngineTooSlow` or `GpusChangedMeanwhile`, and what the standing of the GPUs does. What is wrong
-        with the body is a response. Closing the generator ends the generation at the engine.
+        Raises `EndpointNotSupported`, `RequestMalformed`, `BodyTooLarge`, `TenantShareTaken`, `BodyReadTooLate`,
+        `EngineUnavailable`, `EngineSilent`, `EngineTooSlow` or `GpusChangedMeanwhile`, and what the standing of the
+        GPUs does. What is wrong with the body is a response. Closing the generator ends the generation at the engine.
         """
+        ends_at = self._clock() + timeout_seconds
         endpoint = verify_request(request, self._engine.endpoints)
         with ExitStack() as room:
             # Before it is read: for whoever has no room nothing is done here.
             hold = room.enter_context(self._shares.held(request.tenant_id))
-            asked = await self._asked(request.body, endpoint)
-            if isinstance(asked, _Refusal):
+            asked = await self._bodies.read(request.tenant_id, request.body, endpoint, timeout_seconds)
+            if isinstance(asked, Refusal):
                 room.close()
                 yield Head(asked.status, JSON)
                 yield asked.body
@@ -197,7 +190,10 @@ class Generation:
             salt = self._salts.of(request.tenant_id) if self._salts is not None and endpoint.runs_model else None
             forwarded = asked.told if salt is None else _salted(asked.told, salt)
             gpus = self._named_gpus()
-            async with self._engine.post(endpoint, forwarded, timeout_seconds, asked.sequences) as answer:
+            left = ends_at - self._clock()
+            if left <= 0.0:
+                raise BodyReadTooLate("the request's time was over as its body had been read")
+            async with self._engine.post(endpoint, forwarded, left, asked.sequences) as answer:
                 if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
                     # Between the node and its engine, not the client: nothing of it is the model's answer.
                     raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
@@ -241,13 +237,6 @@ class Generation:
             )
         )
 
-    async def _asked(self, body: bytes, endpoint: Endpoint) -> Asked | _Refusal:
-        """Read a body: one of many values beside the event loop, one at a time."""
-        read = partial(_read, partial(self._read, body, endpoint=endpoint), endpoint)
-        if most_values(body) <= FEW_VALUES:
-            return read()
-        return await asyncio.get_running_loop().run_in_executor(self._reading, read)
-
     def _generated(self, asked: Asked, salt: str | None, gpus: str | None, tokens: Tokens) -> Generated:
         claimed = self._claimed
         key = claimed.weights_key
@@ -267,14 +256,6 @@ class Generation:
 
     def _conclude(self, exchange: Exchange) -> Conclusion:
         return Conclusion(self._receipts.sign(exchange, self._policy()))
-
-
-def _read(read: Callable[[], Asked], endpoint: Endpoint) -> Asked | _Refusal:
-    try:
-        return read()
-    except BodyRefused as refusal:
-        # Not the error itself: its traceback holds all that was read, for as long as somebody holds the error.
-        return _Refusal(refusal.status, error_body(refusal.type, str(refusal), endpoint.protocol))
 
 
 def _salted(body: bytes, salt: str) -> bytes:

@@ -33,11 +33,12 @@ _DIGITS: _Ranges = ((48, 57),)
 _WORD: _Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
 _SPACE: _Ranges = ((9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
                    (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF))  # fmt: skip
+_CLASSES = {"d": _DIGITS, "s": _SPACE, "w": _WORD}
 _CONTROLS = {"f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
 _SIGNS: Mapping[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _COUNTS = re.compile(r"\{([0-9]{1,5})(,([0-9]{0,5}))?\}")
-_HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
-_PROPERTY = re.compile(r"[pP]\{[^}]{1,64}\}")
+_NAMED = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|[pP]\{[^}]{1,64}\}")
+"""What is named by its number, or by what Unicode says of it."""
 
 
 class PatternRefused(Exception):
@@ -45,7 +46,7 @@ class PatternRefused(Exception):
 
 
 def size_of(pattern: str) -> int:
-    """Return how many rules and steps a pattern takes, about. Raises `PatternRefused`."""
+    """Return how much a pattern is, about: its rules, its steps, and its own reading. Raises `PatternRefused`."""
     if not 1 <= len(pattern) <= LONGEST_PATTERN:
         raise PatternRefused(f"a pattern must have 1 to {LONGEST_PATTERN} characters")
     parser = _Parser(pattern)
@@ -76,6 +77,8 @@ class _Parser:
         self._next: list[set[int]] = []
         """The positions that may follow each."""
         self._copies = 0
+        self._compared = 0
+        """How many ranges were gone through to find what is ambiguous."""
 
     def size(self) -> int:
         whole = self._alternatives()
@@ -85,7 +88,7 @@ class _Parser:
         if steps > MOST_STEPS:
             raise PatternRefused(f"a pattern has more than {MOST_STEPS} steps")
         self._require_decided(whole)
-        return self._copies + 4 * steps
+        return self._copies + 4 * (len(self._text) + steps + self._compared)
 
     def _alternatives(self) -> _Part:
         parts = [self._sequence()]
@@ -104,6 +107,8 @@ class _Parser:
         while self._at < len(self._text) and self._text[self._at] not in "|)":
             part = self._repeated(self._atom())
             copies += part.copies
+            if not part.first:
+                continue  # Nothing is read there.
             self._follow(whole.last, part.first)
             whole = _Part(
                 whole.first | part.first if whole.nullable else whole.first,
@@ -197,15 +202,17 @@ class _Parser:
         self._at += 1
         negated = self._peek("^")
         self._at += negated
-        ranges: list[tuple[int, int]] = []
+        ranges: set[tuple[int, int]] = set()
         while not self._peek("]"):
             low = self._member()
             if self._peek("-") and not self._text.startswith("-]", self._at):
                 self._at += 1
                 low = _between(low, self._member())
-            ranges += low
+            ranges.update(low)
         self._at += 1
-        return _complement(ranges) if negated else tuple(ranges)
+        outside = _complement(ranges)
+        # Each character once: all ranges are compared with all that they may stand beside.
+        return outside if negated else _complement(outside)
 
     def _member(self) -> _Ranges:
         if self._at >= len(self._text):
@@ -217,16 +224,14 @@ class _Parser:
     def _escape(self) -> _Ranges:
         if self._at >= len(self._text):
             raise PatternRefused("a pattern ends within an escape")
-        if (named := _HEX.match(self._text, self._at) or _PROPERTY.match(self._text, self._at)) is not None:
+        character = self._text[self._at]
+        if character in "xupP" and (named := _NAMED.match(self._text, self._at)) is not None:
             self._at = named.end()
             return _one(min(int(named[named.lastindex], 16), _LAST)) if named.lastindex else _ANY
-        character = self._text[self._at]
         self._at += 1
         if character in "bBk" or character.isdigit():
             raise PatternRefused("a pattern must not look ahead or behind")
-        classes = {"d": _DIGITS, "w": _WORD, "s": _SPACE}
-        if character.lower() in classes:
-            ranges = classes[character.lower()]
+        if (ranges := _CLASSES.get(character.lower())) is not None:
             return _complement(ranges) if character.isupper() else ranges
         if character in _CONTROLS:
             return _one(_CONTROLS[character])
@@ -253,6 +258,7 @@ class _Parser:
     def _undecided(self, positions: Collection[int]) -> Iterator[tuple[int, int]]:
         """Give the pairs that one character may lead to."""
         ranges = sorted((low, high, position) for position in positions for low, high in self._read[position])
+        self._compared += len(ranges)
         open_until: list[tuple[int, int]] = []
         seen: set[tuple[int, int]] = set()
         for low, high, position in ranges:
@@ -289,7 +295,7 @@ def _between(low: _Ranges, high: _Ranges) -> _Ranges:
     return ((low[0][0], high[0][0]),)
 
 
-def _complement(ranges: list[tuple[int, int]] | _Ranges) -> _Ranges:
+def _complement(ranges: Collection[tuple[int, int]]) -> _Ranges:
     found: list[tuple[int, int]] = []
     low = 0
     for start, end in sorted(ranges):

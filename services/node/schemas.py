@@ -2,8 +2,9 @@
 
 Engines turn a schema into a grammar, and keep to it at every token. A schema of a few hundred bytes may take a grammar
 that has no end: where it names itself, or what it names twice at each of thirty levels. So the grammar is walked here
-as it would be made, and the walk ends where its bounds are. What it follows is JSON Schema's as llama.cpp reads it,
-the most wasteful of the engines that are known here; a keyword that only others read is walked, too.
+as it would be made, and the walk ends where its bounds are: it counts its own work, too. What it follows is JSON
+Schema's as llama.cpp reads it, the most wasteful of the engines that are known here; a keyword that only others read is
+walked, too.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ MOST_ALTERNATIVES = 512
 """How many ways there may be to begin one value: the engine goes through all of them at every token."""
 MOST_RULES = 1 << 12
 MOST_WORK = 1 << 22
-"""About how many characters the engine writes of rules and their names."""
+"""About how many characters the engine writes of rules and their names. To walk as much takes some tens of
+milliseconds: what one schema takes longer to visit than another MUST be spent."""
 
 _RULE = 64
 """Characters of a rule without its name."""
 _COPY = 16
-"""Of one that is made for each repetition."""
+"""Of one that is made for each repetition, and for each member that is said to be required."""
 _TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 _COUNTED_OUT = 2000
 """As many copies of a rule the engine makes at most, where it is told how often something is repeated."""
@@ -55,6 +57,11 @@ _INNER_MAPS = ("dependentSchemas", "patternProperties", "properties")
 
 class _Excess(Exception):
     """What is beyond its bound."""
+
+
+def may_hold_schemas(members: Mapping[str, Any]) -> bool:
+    """Say whether there may be schemas in a body, which take long to walk, however few its values are."""
+    return any(name in members for name in _MEMBERS)
 
 
 def schema_excess(members: Mapping[str, Any]) -> str | None:
@@ -117,6 +124,8 @@ class _Grammar:
         self._rules_left = MOST_RULES
         self._root: Any = None
         self._named: dict[str, int] = {}
+        self._targets: dict[str, Any] = {}
+        """What each reference of the schema leads to."""
         self._inlined = 0
 
     def add(self, schema: Any) -> None:
@@ -125,8 +134,7 @@ class _Grammar:
         references = _references(schema)
         if len(references) > MOST_REFERENCES:
             raise _Excess(f"a schema has more than {MOST_REFERENCES} different references")
-        for reference in references:
-            self._target(reference)
+        self._targets = {reference: self._found(reference) for reference in references}
         self._rules(schema, 0, 0)
 
     def _rules(self, schema: Any, path: int, depth: int, *, inlined: bool = False) -> int:
@@ -171,7 +179,9 @@ class _Grammar:
         return ways
 
     def _referred(self, reference: Any, path: int, depth: int, inlined: bool) -> int:
-        target = self._target(reference)
+        if not is_text(reference):
+            raise _Excess("a $ref must be a string")
+        target = self._targets[reference]
         if inlined:
             return self._rules(target, path, depth, inlined=True)
         if reference not in self._named:
@@ -180,9 +190,9 @@ class _Grammar:
             self._named[reference] = self._rules(target, len(reference), depth)
         return self._named[reference]
 
-    def _target(self, reference: Any) -> Any:
+    def _found(self, reference: str) -> Any:
         """By its names as they are written, without escapes: so the engine takes them."""
-        if not is_text(reference) or len(reference) > LONGEST_REFERENCE or not reference.startswith("#"):
+        if len(reference) > LONGEST_REFERENCE or not reference.startswith("#"):
             raise _Excess(f"a $ref must lead into its own schema, in {LONGEST_REFERENCE} characters")
         target = self._root
         for step in reference[1:].split("/")[1:]:
@@ -215,7 +225,9 @@ class _Grammar:
         properties = _map(schema, "properties")
         if inlined:
             self._inlined += len(properties)
-        required = {name for name in _list(schema, "required") if is_text(name)}
+        listed = _list(schema, "required")
+        self._spend(len(listed) * _COPY)
+        required = {name for name in listed if is_text(name)}
         self._left_out(sum(name not in required for name in properties), path)
         for name in properties:
             self._spend(len(name))

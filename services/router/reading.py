@@ -8,17 +8,12 @@ its own request's time.
 
 from __future__ import annotations
 
-import asyncio
-import traceback
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from libs.aci.json_values import FEW_VALUES, MOST_VALUES
-from libs.errors import MeshError
+from libs.turns.line import Line, freeing
 from services.router.errors import BodiesBusy, UpstreamFailed
-from services.router.turns import Turns
 
 T = TypeVar("T")
 
@@ -31,10 +26,10 @@ class Reading:
     """Reads in turn. What `work` makes of a text's values MUST be small: they are gone when it returns."""
 
     def __init__(self) -> None:
-        self._requests = _Line("request-reading")
-        self._little = _Line("request-opening")
-        self._answers = _Line("answer-reading")
-        self._little_answers = _Line("answer-passing")
+        self._requests = Line("request-reading")
+        self._little = Line("request-opening")
+        self._answers = Line("answer-reading")
+        self._little_answers = Line("answer-passing")
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,7 +64,7 @@ class Reading:
         except TimeoutError as error:
             raise UpstreamFailed("the request's time was over before its answer could be read", late=True) from error
 
-    async def _in_turn(self, line: _Line, tenant_id: str, counted: int, seconds: float, work: Callable[[], T]) -> T:
+    async def _in_turn(self, line: Line, tenant_id: str, counted: int, seconds: float, work: Callable[[], T]) -> T:
         if line.waiting[tenant_id] + counted > _MOST_OF_ONE_TENANT:
             raise BodiesBusy("too many large request bodies of this tenant at once; try again")
         line.waiting[tenant_id] += counted
@@ -83,39 +78,5 @@ class Reading:
                 del line.waiting[tenant_id]
 
 
-class _Line:
-    """One thread, for which tenants take turns."""
-
-    def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, name)
-        self._turns = Turns(1)
-        self.waiting: Counter[str] = Counter()
-        """How many values of each tenant's are read or wait to be, where that is bounded."""
-
-    async def read(self, tenant_id: str, seconds: float, work: Callable[[], T]) -> T:
-        """Raises `TimeoutError` where its turn does not come in time."""
-        async with self._turns.taken(tenant_id, seconds):
-            # Of one that leaves meanwhile the thread goes on: whoever is next waits for it, too.
-            return await asyncio.get_running_loop().run_in_executor(self._thread, freeing, work)
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def freeing(work: Callable[[], T]) -> T:
-    """Return what `work` does. What it raises keeps no value alive: a refusal lives until its receipt is logged."""
-    try:
-        return work()
-    except MeshError as error:
-        _free(error)
-        raise
-
-
 def _counted(values: int) -> int:
     return min(values, MOST_VALUES)  # What has more is refused at little more cost.
-
-
-def _free(error: BaseException | None) -> None:
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

@@ -41,6 +41,12 @@ def referring(count: int) -> Schema:
     }
 
 
+def merged(target: Schema, times: int) -> Schema:
+    """What is merged into one schema so many times, squared."""
+    several: Schema = {"allOf": [{"$ref": "#/$defs/target"}] * times}
+    return {"$defs": {"target": target, "several": several}, "allOf": [{"$ref": "#/$defs/several"}] * times}
+
+
 def text(**members: object) -> Schema:
     return {"type": "string", **members}
 
@@ -166,6 +172,11 @@ ENDLESS: dict[str, Schema] = {
     "a pattern that repeats nothing": text(pattern="^*$"),
     "a pattern that repeats looking ahead": text(pattern="^(?=a)*$"),
     "counts within counts": text(pattern="^((((a{0,99}){0,99}){0,99}){0,99}){0,99}$"),
+    "a pattern that is read again and again": merged(text(pattern="[" + "a" * 510 + "]"), 40),
+    "many patterns that take long to read": {
+        "properties": {str(number): text(pattern=f"{number}[" + r"\S" * 250 + "]") for number in range(250)}
+    },
+    "members that are required again and again": merged({"required": [f"x{number}" for number in range(300)]}, 40),
     "a pattern of two ways": text(pattern="^(-|-){64}$"),
     "a pattern of many ends": text(pattern="^(a?){64}$"),
 }  # fmt: skip

@@ -17,6 +17,7 @@ import structlog
 from libs.errors import MeshError
 from libs.policy.tenant_record import UNLIMITED, ApiKey, Limits, TenantRecord
 from libs.policy.tenants import api_key_digest, verify_tenant
+from libs.turns import Turns
 from services.router.errors import (
     KeyExpired,
     KeyNotScoped,
@@ -26,7 +27,6 @@ from services.router.errors import (
     TenantsUnavailable,
     Unauthorized,
 )
-from services.router.turns import Turns
 
 TTL_SECONDS = 30.0
 NEGATIVE_TTL_SECONDS = 5.0

@@ -22,6 +22,7 @@ from libs.errors import MeshError
 from libs.identity.agent_key import Secret
 from libs.identity.gpu_watch import GpuStanding
 from services.node.asked import CacheSaltRefused, ModelNotServed, read_body
+from services.node.bodies import BodyReadTooLate
 from services.node.calling import Calling
 from services.node.channel import Answer, EngineUnavailable
 from services.node.engine import EngineLoad
@@ -66,12 +67,15 @@ class ToldEngine:
     ready: bool = True
     load: EngineLoad = EngineLoad(running=0, waiting=0, capacity=1)  # noqa: RUF009 - frozen
     bodies: list[bytes] = field(default_factory=list)
+    granted: list[float] = field(default_factory=list)
+    """How many seconds each request had left."""
 
     @asynccontextmanager
     async def post(
         self, endpoint: Endpoint, body: bytes, timeout_seconds: float, sequences: int = 1
     ) -> AsyncIterator[Answer]:
         self.bodies.append(body)
+        self.granted.append(timeout_seconds)
         yield Answer(self.status, self.content_type, self._chunks())
 
     async def until_ready(self) -> None: ...
@@ -141,6 +145,19 @@ async def test_a_body_of_many_values_is_read_beside_the_loop_and_reaches_the_eng
         aside.append(is_read_aside())
     assert engine.bodies == bodies
     assert aside == [False, True]
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(2.0, 3.0), (5.0, None), (9.0, None)])
+async def test_an_engine_has_the_time_that_reading_the_body_left(seconds: float, left: float | None) -> None:
+    engine, now = ToldEngine(), iter([100.0, 100.0 + seconds])
+    generation = Generation(engine, CLAIMED, ReceiptSigner(), lambda: POLICY, GpuStanding(), clock=lambda: next(now))
+    async with aclosing(generation.generate(Request(CHAT, GOOD, "r", "t"), 5.0)) as parts:
+        if left is None:
+            with pytest.raises(BodyReadTooLate):
+                await anext(parts)
+        else:
+            assert await anext(parts) == Head(200, "application/json")
+    assert engine.granted == ([] if left is None else [left])
 
 
 async def test_the_receipt_verifies_under_the_keyset_that_the_claimed_key_and_the_day_give() -> None:

@@ -123,6 +123,28 @@ def test_alternatives_that_lead_everywhere_are_bounded() -> None:
         size_of(f"^({'|'.join(letters)})*$")
 
 
+WITHIN = "".join(f"{chr(0x4E00 + number)}-{chr(0x5E00 - number)}" for number in range(160))
+
+
+@pytest.mark.parametrize(
+    ("often", "once"),
+    [("a" * 500, "a"), ("ab" * 250, "ab"), (r"\S" * 250, r"\S"), ("^" + "a" * 499, "^a"), (WITHIN, WITHIN[:3])],
+    ids=["a character", "several", "a class", "all others", "one within the other"],
+)
+def test_a_class_is_compared_as_what_it_reads_however_often_it_says_so(often: str, once: str) -> None:
+    assert size_of(f"[{often}]+") - size_of(f"[{once}]+") == 4 * (len(often) - len(once))
+
+
+def test_what_takes_long_to_read_is_large() -> None:
+    """Whoever adds up sizes has counted that, too: characters, steps, and the ranges that are compared."""
+    letters = [chr(0x4E00 + 2 * number) for number in range(300)]
+    many = f"[{''.join(letters[:200])}]"
+    assert size_of("a" * 250) > 250
+    assert size_of("[" + "a" * 500 + "]") > 500
+    assert size_of("a" + "()" * 250) > 500
+    assert size_of(f"(?:{'|'.join(letters[200:])}){many}") > 100 * 200
+
+
 def test_a_refusal_quotes_nothing() -> None:
     for pattern in ("(secret|secret)*", "secret{9999}", "[secret", "(?=secret)"):
         with pytest.raises(PatternRefused) as refused:

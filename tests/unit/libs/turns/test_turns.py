@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.router.turns import Turns
+from libs.turns import Turns
 
 PATIENCE_SECONDS = 20.0
 

@@ -114,7 +114,7 @@ class AgentKey:
                 scalar = int.from_bytes(material, "big")
                 return PrivateKey(ec.derive_private_key(scalar, ec.SECP256R1()), released.epoch)
             case KeyAlgorithm.AES_256:
-                raise ValueError("a symmetric key is a secret: see receive_secret")
+                raise ValueError("it is a secret: see receive_secret")
 
     async def receive_secret(self, receiver: ReceiverKey, epoch: int = 0) -> Secret:
         """Return a symmetric key, as `receive` does a private one. Raises what that raises."""

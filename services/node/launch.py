@@ -19,7 +19,7 @@ from libs.policy.engine_arguments import option_of
 from libs.policy.engine_server import CONTEXT_TOKENS, MODEL, PARALLEL, SOCKET, WEIGHTS, EngineServer, fill
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
-from services.node.api_shapes import MEDIA
+from services.node.api.bodies import MEDIA
 from services.node.calling import Calling
 from services.node.channel import SILENT_SECONDS
 from services.node.chat_template import SMOLLM2_CALL

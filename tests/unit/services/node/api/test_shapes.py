@@ -1,4 +1,4 @@
-"""What bodies look like at every endpoint: what clients send is taken, what engines fail on is refused by its name."""
+"""What bodies hold at every endpoint: what clients send is taken, what engines fail on is refused by its name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
-from services.node.api_shapes import MEDIA, SHAPES
-from services.node.asked import ShapeRefused, read_body
+from services.node.api.bodies import BODIES, MEDIA
+from services.node.api.kinds import ShapeRefused
+from services.node.asked import read_body
 from services.node.members import KNOWN
 from services.node.questions import question
 from services.node.refused import BodyRefused
@@ -111,7 +112,6 @@ NO_CHAT: list[tuple[dict[str, Any], str]] = [
     (message(role="user", content=[{"text": "Hi"}]), "messages[1].content[0].type must be a string"),
     (message(role="user", content=[{"type": "text"}]), "messages[1].content[0].text is missing"),
     (message(role="user", content=[{"type": "text", "text": 7}]), "messages[1].content[0].text must be a string"),
-    (message(role="user", content="Hi", name=7), "messages[1].name must be a string"),
     ({"tools": "x"}, "tools must be a list or null"),
     ({"tools": ["x"]}, "tools[0] must be an object"),
 ]
@@ -137,6 +137,7 @@ NO_TOOLS: list[tuple[dict[str, Any], str]] = [
     ({"stop": [7]}, "stop[0] must be a string"),
     ({"stream_options": []}, "stream_options must be an object or null"),
     (message(role="wizard", content="Hi"), "messages[1].role must be one of assistant, developer"),
+    (message(role="user", content="Hi", name=7), "messages[1].name must be a string"),
     (message(role="assistant", tool_calls="x"), "messages[1].tool_calls must be a list or null"),
     (message(role="assistant", tool_calls=[{}]), "messages[1].tool_calls[0].type must be a string"),
     (message(role="assistant", tool_calls=[{"type": "function"}]), "messages[1].tool_calls[0].function is missing"),
@@ -177,7 +178,8 @@ NO_RESPONSES: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input must have at least 1"),
     ({"input": ["Hi"]}, "input[0] must be an object"),
     ({"input": [{"role": 7, "content": "Hi"}]}, "input[0].role must be a string"),
-    ({"input": [{"role": "user", "content": "Hi", "tool_calls": 7}]}, "input[0].tool_calls must be a list or null"),
+    ({"input": [{"type": "function_call", "call_id": 7}]}, "input[0].call_id must be a string"),
+    ({"input": [{"type": "mcp_call"}]}, "input[0].type must be one of custom_tool_call, "),
     ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 7}]}]}, "input[0].content[0].text must be"),
     ({"tools": [{"type": "function"}]}, "tools[0].name is missing"),
     ({"tools": [{"type": "function", "name": "a", "parameters": 7}]}, "tools[0].parameters must be an object"),
@@ -248,9 +250,8 @@ def test_what_is_more_than_text_is_refused_where_the_model_takes_nothing_else(
 
 @pytest.mark.parametrize("endpoint", DEFINED, ids=lambda endpoint: endpoint.path)
 def test_every_row_is_of_a_member_that_is_taken(endpoint: Endpoint) -> None:
-    rows = {path.partition(".")[0].partition("[")[0] for path in SHAPES[endpoint]} - {""}
     taken = frozenset().union(*KNOWN.values())
-    assert rows <= taken
+    assert BODIES[endpoint].known.keys() <= taken
 
 
 ODD: list[Any] = [

@@ -19,7 +19,7 @@ from libs.policy.engine_arguments import option_of
 from libs.policy.engine_server import CONTEXT_TOKENS, MODEL, PARALLEL, SOCKET, WEIGHTS, EngineServer, fill
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
-from services.node.api.bodies import MEDIA
+from services.node.api.bodies import BEYOND_TEXT
 from services.node.calling import Calling
 from services.node.channel import SILENT_SECONDS
 from services.node.chat_template import SMOLLM2_CALL
@@ -170,7 +170,7 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         endpoints=engine.endpoints or frozenset(DEFINED),
         salted=False,
         # It has a model of text alone, and answers what is more as if it had failed.
-        lacks=MEDIA,
+        lacks=BEYOND_TEXT,
         calling=Calling(opening=SMOLLM2_CALL if settings.weights is None else None),
         # Steps of the model, over a part of a prompt or for a token; those of tokens are told at an answer's end alone.
         work_metrics=frozenset({"llamacpp:n_decode_total"}),

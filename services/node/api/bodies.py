@@ -18,8 +18,19 @@ from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESS
 from services.node.api import chat, messages, responses
 from services.node.api.kinds import FLAG, NULL, OBJECT, STRING, TEXT, Each, EngineTakes, Members, Token, Value, a
 
-MEDIA = frozenset(
-    {"audio_url", "document", "file", "image", "image_url", "input_audio", "input_file", "input_image", "video_url"}
+BEYOND_TEXT = frozenset(
+    {
+        "audio_url",
+        "document",
+        "file",
+        "image",
+        "image_url",
+        "input_audio",
+        "input_file",
+        "input_image",
+        "tool_reference",
+        "video_url",
+    }
 )
 """Types of parts that are more than text."""
 

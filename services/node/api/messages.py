@@ -44,6 +44,7 @@ _SHOWN = {
         "content", "source", content=a(TEXT, Each(a(_TEXTS))), **simple("source", "title"), **_CITED
     ),
 }
+_RESULTS = Each(a(by("type", {**_SHOWN, "tool_reference": members(**simple("tool_name"), **_MARK)})))
 BLOCKS = by(
     "type",
     {
@@ -62,7 +63,7 @@ BLOCKS = by(
         "tool_result": members(
             "tool_use_id",
             tool_use_id=STRING,
-            content=a(TEXT, Each(a(by("type", _SHOWN))), NULL),
+            content=a(TEXT, _RESULTS, NULL),
             **simple("is_error", "toolset_name"),
             **_MARK,
         ),

@@ -104,7 +104,7 @@ WHOLE: list[tuple[Endpoint, dict[str, Any]]] = [
     ),
     (
         MESSAGES,
-        result(TEXT, IMAGE, document({"type": "text", "data": "a"})),
+        result(TEXT, IMAGE, document({"type": "text", "data": "a"}), {"type": "tool_reference", "tool_name": "f"}),
     ),
     (RESPONSES, {"input": "a"}),
     (

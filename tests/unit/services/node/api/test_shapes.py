@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
-from services.node.api.bodies import BODIES, MEDIA
+from services.node.api.bodies import BODIES, BEYOND_TEXT
 from services.node.api.kinds import ShapeRefused
 from services.node.asked import read_body
 from services.node.members import KNOWN
@@ -29,7 +29,7 @@ def read(endpoint: Endpoint, lacks: frozenset[str] = frozenset(), **members: Any
 def refusal(endpoint: Endpoint, **members: Any) -> str:
     """What a model of text alone refuses it with; nothing where it takes it."""
     try:
-        read(endpoint, MEDIA, **members)
+        read(endpoint, BEYOND_TEXT, **members)
     except BodyRefused as refused:
         return str(refused)
     return ""
@@ -244,7 +244,7 @@ def test_what_is_more_than_text_is_refused_where_the_model_takes_nothing_else(
 ) -> None:
     read(endpoint, **members)
     with pytest.raises(ShapeRefused) as refused:
-        read(endpoint, MEDIA, **members)
+        read(endpoint, BEYOND_TEXT, **members)
     assert str(refused.value).startswith(said)
 
 

@@ -219,17 +219,17 @@ class Sort:
     by: str
     unsaid: str | None
     """Of which it is if it does not say it."""
-    others: bool
-    """Whether it may be of another sort, too."""
+    others: Members | None
+    """What it is if it is of another sort; None where it may not be."""
 
     def fault(self, value: Mapping[str, Any], engine: EngineTakes) -> Fault | None:
         said = value.get(self.by, self.unsaid)
         if type(said) is not str:
             return Fault("must be a string", f".{self.by}")
-        if said in engine.lacks or not (said in self.sorts or self.others):
+        sort = self.sorts.get(said, self.others)
+        if sort is None or said in engine.lacks:
             return _not_one_of(self.sorts.keys() - engine.lacks).inside(f".{self.by}")
-        sort = self.sorts.get(said)
-        return None if sort is None else sort.fault(value, engine)
+        return sort.fault(value, engine)
 
 
 def members(*needs: str, **known: Value) -> Members:
@@ -242,7 +242,7 @@ def simple(*names: str) -> dict[str, Value]:
     return dict.fromkeys(names, SIMPLE)
 
 
-def by(name: str, sorts: Mapping[str, Members], unsaid: str | None = None, *, others: bool = False) -> Sort:
+def by(name: str, sorts: Mapping[str, Members], unsaid: str | None = None, *, others: Members | None = None) -> Sort:
     """Return the kind of an object that says by a member of which sort it is."""
     return Sort({said: sort.also(**{name: STRING}) for said, sort in sorts.items()}, name, unsaid, others)
 

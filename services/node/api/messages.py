@@ -70,9 +70,7 @@ BLOCKS = by(
     },
 )
 _MESSAGE = members("content", content=a(TEXT, Each(a(BLOCKS))))
-_TOOL = Members(
-    {"name": STRING, "description": a(TEXT, NULL), "input_schema": a(OBJECT)}, needs=("name",), others=True
-)
+_TOOL = Members({"name": STRING, "description": a(TEXT, NULL), "input_schema": a(OBJECT)}, needs=("name",), others=True)
 _ANY_TOOL = Members({}, others=True)
 
 BODY = {
@@ -82,8 +80,7 @@ BODY = {
     "tool_choice": a(
         by(
             "type",
-            dict.fromkeys(("any", "auto", "none"), _ANY_TOOL)
-            | {"tool": Members({}, needs=("name",), others=True)},
+            dict.fromkeys(("any", "auto", "none"), _ANY_TOOL) | {"tool": Members({}, needs=("name",), others=True)},
         ),
         NULL,
     ),

@@ -58,15 +58,13 @@ ITEMS = by(
     },
     unsaid="message",
 )
-_TOOL = Members(
-    {"name": STRING, "description": a(TEXT, NULL), "parameters": a(OBJECT, NULL)}, needs=("name",), others=True
-)
+_TOOL = Members({"name": STRING, "description": a(TEXT, NULL), "parameters": a(OBJECT, NULL)}, others=True)
 
 BODY = {
     "input": a(TEXT, Each(a(ITEMS), fewest=1)),
     "instructions": a(TEXT, NULL),
     "include": a(Each(STRING), NULL),
-    "tools": a(Each(a(by("type", {"function": _TOOL}, others=True))), NULL),
+    "tools": a(Each(a(by("type", {"function": _TOOL.also("name")}, others=_TOOL))), NULL),
     "tool_choice": CHOICE,
     "reasoning": a(OBJECT, NULL),
     "text": a(OBJECT, NULL),

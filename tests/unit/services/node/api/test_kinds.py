@@ -27,6 +27,7 @@ from services.node.api.kinds import (
 
 IDS = a(TEXT, Each(a(TEXT, Token(), Each(a(Token()))), fewest=1, numbers_apart=True))
 PARTS = by("type", {"text": members("text", text=STRING, **simple("other")), "image": members()})
+TOOL = Members({"strict": a(FLAG)}, others=True)
 TABLE = a(
     Members(
         {
@@ -34,7 +35,7 @@ TABLE = a(
             "on": a(FLAG, NULL),
             "ids": IDS,
             "parts": a(Each(a(PARTS))),
-            "tools": a(Each(a(by("type", {"function": Members({}, needs=("name",), others=True)}, others=True)))),
+            "tools": a(Each(a(by("type", {"function": TOOL.also("name")}, others=TOOL)))),
             "choice": a(Word(frozenset({"auto", "none"})), OBJECT),
             "unsaid": a(by("type", {"text": members("text", text=STRING)}, unsaid="text")),
             "data": a(Data()),
@@ -100,6 +101,7 @@ def test_what_has_its_shape_has_no_fault(more: str) -> None:
         ('{"who":null,"parts":[{"type":"image"},{"type":"text"}]}', "parts[1].text is missing"),
         ('{"who":null,"parts":[{"type":"text","text":[]}]}', "parts[0].text must be a string"),
         ('{"who":null,"tools":[{"type":"function"}]}', "tools[0].name is missing"),
+        ('{"who":null,"tools":[{"type":"browser","strict":7}]}', "tools[0].strict must be true or false"),
         ('{"who":null,"choice":"all"}', "choice must be one of auto, none"),
         ('{"who":null,"parts":[{"type":"image","uuid":1}]}', "parts[0] has a member that is not taken: 'uuid'"),
         ('{"who":null,"unsaid":{"type":null,"text":"a"}}', "unsaid.type must be a string"),
@@ -118,6 +120,8 @@ def test_what_is_not_had_is_not_known_and_not_offered() -> None:
     assert fault('{"who":null,"tools":[{"type":"image"}]}', "image") == "tools[0].type must be one of function"
 
 
-@pytest.mark.parametrize("value", [{"choice": "x" * 100_000}, {"parts": [{"type": "text", "text": "", "x" * 100_000: 1}]}])
+@pytest.mark.parametrize(
+    "value", [{"choice": "x" * 100_000}, {"parts": [{"type": "text", "text": "", "x" * 100_000: 1}]}]
+)
 def test_a_long_word_is_not_said_again(value: dict[str, Any]) -> None:
     assert len(fault(dumps({"who": "me"} | value).decode()) or "") < 150

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
-from services.node.api.bodies import BODIES, BEYOND_TEXT
+from services.node.api.bodies import BEYOND_TEXT, BODIES
 from services.node.api.kinds import ShapeRefused
 from services.node.asked import read_body
 from services.node.members import KNOWN
@@ -183,6 +183,7 @@ NO_RESPONSES: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 7}]}]}, "input[0].content[0].text must be"),
     ({"tools": [{"type": "function"}]}, "tools[0].name is missing"),
     ({"tools": [{"type": "function", "name": "a", "parameters": 7}]}, "tools[0].parameters must be an object"),
+    ({"tools": [{"type": "web_search", "name": 7}]}, "tools[0].name must be a string"),
     ({"instructions": ["Be brief."]}, "instructions must be a string or null"),
     ({"reasoning": "high"}, "reasoning must be an object or null"),
 ]

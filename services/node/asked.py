@@ -14,7 +14,7 @@ from libs import jcs
 from libs.aci import rewriting
 from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
-from libs.aci.json_values import MOST_VALUES, has_more_values
+from libs.aci.json_values import MOST_LEVELS, MOST_VALUES, has_more_values, is_nested
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code
 from services.node.api.bodies import require_taken
@@ -157,6 +157,8 @@ def _is_count(value: object, most: int) -> bool:
 def _parse(body: bytes) -> Mapping[str, Any]:
     if has_more_values(body, MOST_VALUES):
         raise BodyRefused(f"the body has more than {MOST_VALUES} JSON values")
+    if is_nested(body):
+        raise BodyRefused(f"the body must be JSON of at most {MOST_LEVELS} levels")
     try:
         members = rewriting.loads(body)
     except JsonNotRewritable as error:

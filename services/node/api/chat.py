@@ -15,6 +15,7 @@ from services.node.api.kinds import (
     TEXT,
     Data,
     Each,
+    Json,
     Members,
     Url,
     Value,
@@ -48,7 +49,7 @@ PARTS = by(
         "video_url": _at("video_url"),
     },
 )
-_CALLED = members("name", "arguments", name=STRING, arguments=a(TEXT, OBJECT))
+_CALLED = members("name", "arguments", name=STRING, arguments=a(Json(), OBJECT))
 _CALLS = Each(a(by("type", {"function": members("function", function=a(_CALLED), id=STRING, **simple("index"))})))
 MESSAGE = members(
     name=STRING,
@@ -56,7 +57,7 @@ MESSAGE = members(
     content=a(TEXT, Each(a(PARTS)), NULL),
     reasoning_content=a(TEXT, NULL),
     tool_calls=a(_CALLS, NULL),
-    function_call=a(members(name=SIMPLE, arguments=ANYTHING), NULL),
+    function_call=a(members(name=SIMPLE, arguments=a(Json(), OBJECT, NULL)), NULL),
     annotations=ANYTHING,
     audio=a(members(**simple("data", "expires_at", "id", "transcript")), NULL),
     **simple("reasoning", "refusal"),

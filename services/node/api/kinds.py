@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
+from libs.aci.json_values import MOST_LEVELS, is_nested
 from libs.aci.rewriting import Number
 from services.node.refused import BodyRefused
 
@@ -126,6 +127,18 @@ class Word:
 
     def fault(self, value: str, engine: EngineTakes) -> Fault | None:
         return None if value in self.words else _not_one_of(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A text that engines read as JSON, which the body's own levels say nothing of. What it says, they judge."""
+
+    type: ClassVar[type] = str
+
+    def fault(self, value: str, engine: EngineTakes) -> Fault | None:
+        if is_nested(value.encode("utf-8", "surrogatepass")):
+            return Fault(f"must be JSON of at most {MOST_LEVELS} levels")
+        return None
 
 
 @dataclass(frozen=True, slots=True)

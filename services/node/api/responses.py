@@ -15,6 +15,7 @@ from services.node.api.kinds import (
     STRING,
     TEXT,
     Each,
+    Json,
     Members,
     Url,
     Word,
@@ -51,7 +52,7 @@ ITEMS = by(
         "reasoning": members(
             content=a(TEXT, _REASONED, NULL), summary=a(_SUMMED), **simple("encrypted_content", "id", "status")
         ),
-        "function_call": _CALL.also(**{"arguments": STRING, "async": SIMPLE}),
+        "function_call": _CALL.also(**{"arguments": a(Json()), "async": SIMPLE}),
         "function_call_output": _CALLS_OUTPUT,
         "custom_tool_call": _CALL.also(**{"async": SIMPLE, "input": SIMPLE}),
         "custom_tool_call_output": _CALLS_OUTPUT,

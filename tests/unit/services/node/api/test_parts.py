@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from libs.aci import endpoints
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from services.node.api.bodies import BODIES
-from services.node.api.kinds import MediaUrlRefused, MemberRefused
+from services.node.api.kinds import MediaUrlRefused, MemberRefused, ShapeRefused
 from services.node.asked import read_body
 from services.node.refused import BodyRefused
 
@@ -326,6 +326,44 @@ def test_a_refusal_says_where() -> None:
         read(CHAT, **chat(TEXT, TEXT | {"uuid": "X"}))
     with pytest.raises(BodyRefused, match=r"messages\[0\]\.content\[0\]"):
         read(CHAT, **chat(IMAGE))
+
+
+def calls(arguments: Any) -> list[tuple[Endpoint, dict[str, Any]]]:
+    function = {"name": "f", "arguments": arguments}
+    message = {"role": "assistant", "content": None}
+    return [
+        (CHAT, {"messages": [message | {"tool_calls": [CALL | {"function": function}]}]}),
+        (CHAT, {"messages": [message | {"function_call": function}]}),
+        (RESPONSES, {"input": [{"type": "function_call", "call_id": "c", **function}]}),
+    ]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_arguments_that_are_a_text_have_no_more_levels_than_a_body(place: int) -> None:
+    for text in ("", "not JSON", "[" * 64 + "]" * 64, json.dumps({"code": "[" * 999}), '{"a":[]}' * 999):
+        endpoint, members = calls(text)[place]
+        read(endpoint, **members)
+    for text in ("[" * 65 + "]" * 65, '{"a":' * 65 + "0" + "}" * 65, "[" * 400_000, '["\\"",' + "[" * 64):
+        endpoint, members = calls(text)[place]
+        with pytest.raises(ShapeRefused, match=r"\.arguments must be JSON of at most 64 levels$"):
+            read(endpoint, **members)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def test_nothing_in_a_body_has_more_levels_than_engines_take() -> None:
+    def blocks(levels: int) -> dict[str, Any]:
+        return chat({"type": "tool_use", "id": "t", "name": "f", "input": nested(levels)})
+
+    read(MESSAGES, **blocks(59))
+    for endpoint, members in ((MESSAGES, blocks(60)), (CHAT, chat(TEXT) | {"metadata": nested(64)})):
+        with pytest.raises(BodyRefused, match=r"^the body must be JSON of at most 64 levels$"):
+            read(endpoint, **members)
 
 
 JSON = st.recursive(

@@ -16,7 +16,7 @@ from typing import Any
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from services.node.api import chat, messages, responses
-from services.node.api.kinds import FLAG, NULL, OBJECT, STRING, TEXT, Each, EngineTakes, Members, Token, Value, a
+from services.node.api.kinds import FLAG, NULL, OBJECT, STRING, TEXT, Each, EngineTakes, Members, Token, Value, Word, a
 
 BEYOND_TEXT = frozenset(
     {
@@ -44,6 +44,8 @@ _EVERYWHERE = {
 _TOKENS = a(TEXT, Token(), Each(a(Token()), fewest=1))
 _PROMPTS = a(TEXT, Each(_TOKENS, fewest=1, numbers_apart=True))
 """One or several, of text or of tokens by their numbers."""
+_ENCODED = Word(frozenset({"base64", "float"}))
+"""Of vLLM's others an answer is no JSON."""
 
 
 def _body(needs: str, rows: Mapping[str, Value]) -> Members:
@@ -54,7 +56,7 @@ def _body(needs: str, rows: Mapping[str, Value]) -> Members:
 BODIES: Mapping[Endpoint, Members] = {
     CHAT: _body("messages", chat.BODY),
     COMPLETIONS: _body("prompt", {"prompt": _PROMPTS}),
-    EMBEDDINGS: _body("input", {"input": _PROMPTS}),
+    EMBEDDINGS: _body("input", {"input": _PROMPTS, "encoding_format": a(_ENCODED, NULL)}),
     MESSAGES: _body("messages", messages.BODY),
     COUNT_TOKENS: _body("messages", messages.BODY),
     RESPONSES: _body("input", responses.BODY),

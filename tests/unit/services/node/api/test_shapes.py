@@ -64,7 +64,8 @@ def tool(**function: Any) -> dict[str, Any]:
         (COMPLETIONS, {"prompt": ["a", "b"]}),
         (COMPLETIONS, {"prompt": [1, 2, 3]}),
         (EMBEDDINGS, {"input": [[1, 2], [3]]}),
-        (EMBEDDINGS, {"input": ["a", [3]]}),
+        (EMBEDDINGS, {"input": ["a", [3]], "encoding_format": "base64"}),
+        (EMBEDDINGS, {"input": "a", "encoding_format": "float"}),
         (MESSAGES, {"system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]}),
         (MESSAGES, {"tools": [{"name": "weather", "input_schema": SCHEMA}], "tool_choice": {"type": "any"}}),
         (MESSAGES, user([{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "21"}]}])),
@@ -155,6 +156,10 @@ NO_PROMPT: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [1.5]}, "prompt[0] must be a token's number"),
     ({"prompt": [{"prompt_string": "Hi"}]}, "prompt[0] must be a string or a number or a list"),
 ]
+NO_INPUT: list[tuple[dict[str, Any], str]] = [
+    *(({"encoding_format": each}, "encoding_format must be one of base64, float") for each in ("bytes", "bytes_only")),
+    ({"encoding_format": ["float"]}, "encoding_format must be a string or null"),
+]
 NO_MESSAGES: list[tuple[dict[str, Any], str]] = [
     (message(role="user", content=None), "messages[1].content must be a string or a list"),
     (message(role="user", content=[{"type": "tool_result"}]), "messages[1].content[0].tool_use_id is missing"),
@@ -192,6 +197,7 @@ REFUSED: list[tuple[Endpoint, dict[str, Any], str]] = [
     *((CHAT, *row) for row in NO_TOOLS),
     *((COMPLETIONS, *row) for row in NO_PROMPT),
     *((EMBEDDINGS, {"input": members["prompt"]}, said.replace("prompt", "input")) for members, said in NO_PROMPT),
+    *((EMBEDDINGS, *row) for row in NO_INPUT),
     *((endpoint, *row) for endpoint in (MESSAGES, COUNT_TOKENS) for row in NO_MESSAGES),
     *((RESPONSES, *row) for row in NO_RESPONSES),
 ]

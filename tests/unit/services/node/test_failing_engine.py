@@ -38,7 +38,7 @@ SPARE_BYTES = 8 << 20
 
 @asynccontextmanager
 async def engine(folder: Path, **settings: Any) -> AsyncIterator[SupervisedEngine]:
-    given = EngineSettings(model=MODEL, context_tokens=2048, **{"parallel": 2, "threads": 1, **settings})
+    given = EngineSettings(model=MODEL, **{"context_tokens": 2048, "parallel": 2, "threads": 1, **settings})
     launch = plan(given, MeasuredEngine("embedded"), "xllamacpp")
     async with open_engine(given, launch, await measure(launch.weights), folder) as running:
         await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
@@ -174,9 +174,9 @@ async def test_an_engine_that_cannot_start_in_its_memory_is_never_ready(tmp_path
             await answered(running, asked())
 
 
-def called(levels: int) -> list[Request]:
-    """A call in a conversation, with arguments of so many levels: in each API that has them as a text."""
-    user, arguments = {"role": "user", "content": "Hi"}, '{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
+def called(arguments: str) -> list[Request]:
+    """A call in a conversation: in each API that has its arguments as a text."""
+    user = {"role": "user", "content": "Hi"}
     call = {"type": "function", "id": "c", "function": {"name": "f", "arguments": arguments}}
     made = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
     return [
@@ -189,13 +189,33 @@ async def test_arguments_that_would_end_the_engine_do_not_reach_it(tmp_path: Pat
     """It reads them as JSON for its template, and calls itself for each of their levels."""
     async with engine(tmp_path) as running:
         former = running.pid
-        for attack in called(200_000):
+        for attack in called("[" * 200_000 + "]" * 200_000):
             head, refusal, conclusion = await answered(running, attack)
             assert head == Head(400, "application/json")
             assert isinstance(refusal, bytes)
             assert "arguments must be JSON of at most 64 levels" in json.loads(refusal)["error"]["message"]
             assert isinstance(conclusion, Conclusion)
             assert receipt.parse(conclusion.receipt).forwarded is None
-        for usual in called(MOST_LEVELS):
+        for usual in called("[" * MOST_LEVELS + "]" * MOST_LEVELS):
             assert (await answered(running, usual))[0] == Head(200, "application/json")
         assert (running.pid, running.ready) == (former, True)
+
+
+async def test_what_only_the_engine_can_tell_of_a_request_is_refused_as_the_requests_fault(tmp_path: Path) -> None:
+    """It says of itself that it failed: that an input is too long for it, or that a text is no JSON."""
+    async with engine(tmp_path, context_tokens=4096) as running:
+        for attack, told in (
+            (request(endpoints.EMBEDDINGS, input=["a", [5] * 2049]), "an input must have at most 2048 tokens here"),
+            *((call, "the arguments of a call must be JSON") for call in called("{")),
+        ):
+            head, refusal, _ = await answered(running, attack)
+            assert head == Head(400, "application/json")
+            assert isinstance(refusal, bytes)
+            assert json.loads(refusal)["error"] == {
+                "message": told,
+                "type": "invalid_request_error",
+                "code": None,
+                "param": None,
+            }
+        longest = request(endpoints.EMBEDDINGS, input=[5] * 2048)
+        assert (await answered(running, longest))[0] == Head(200, "application/json")

@@ -1,5 +1,5 @@
 """It is responsible for what a request body asks of the engine: a model that is served, members that are known, within
-their bounds and of the right shape, which sampling.
+their bounds and made of what is taken there, which sampling.
 
 The engine judges the rest.
 """
@@ -14,17 +14,16 @@ from libs import jcs
 from libs.aci import rewriting
 from libs.aci.encoding import digest
 from libs.aci.endpoints import Endpoint
-from libs.aci.json_values import MOST_VALUES, has_more_values
+from libs.aci.json_values import MOST_LEVELS, MOST_VALUES, has_more_values, is_nested
 from libs.aci.rewriting import JsonNotRewritable, Number, is_text
 from libs.errors import Code
-from services.node.api_shapes import PLACES
+from services.node.api.bodies import require_taken
+from services.node.api.kinds import EngineTakes, MemberRefused
 from services.node.calling import Calling
 from services.node.members import KNOWN, LONGEST, MOST, SAMPLING, UNTOLD
-from services.node.parts import fault_of_parts
 from services.node.refused import BodyRefused
 from services.node.schemas import schema_excess
 from services.node.sequences import MOST_SEQUENCES, sequences_of
-from services.node.shapes import fault_of
 
 _LONGEST_NUMBER = 32
 _LONGEST_NAME = 64
@@ -44,24 +43,6 @@ class CacheSaltRefused(BodyRefused):
     """A client may not choose in whose prefix cache it looks."""
 
     reason = "CACHE_SALT_REFUSED"
-
-
-class MemberRefused(BodyRefused):
-    """The body, or what it is made of, has a member or a type that is not known at its endpoint."""
-
-    reason = "MEMBER_REFUSED"
-
-
-class ShapeRefused(BodyRefused):
-    """A member is not of the shape that it has in the endpoint's API."""
-
-    reason = "SHAPE_REFUSED"
-
-
-class MediaUrlRefused(BodyRefused):
-    """A part of the body names something to be fetched, and nothing is."""
-
-    reason = "MEDIA_URL_REFUSED"
 
 
 class TooMuchAsked(BodyRefused):
@@ -113,10 +94,7 @@ def read_body(
         raise ModelNotServed("no such model is served here")
     _require_known(members, endpoint)
     _require_bounded(members)
-    fault = fault_of(PLACES[endpoint], members, lacks)
-    if fault is not None:
-        raise ShapeRefused(fault.removeprefix("."))
-    _require_known_parts(members, endpoint, fetches)
+    require_taken(members, endpoint, EngineTakes(frozenset(lacks), fetches))
     sequences = sequences_of(members, endpoint)
     if sequences > most_sequences:
         raise TooMuchAsked(
@@ -157,12 +135,6 @@ def _require_known(members: Mapping[str, Any], endpoint: Endpoint) -> None:
             raise MemberRefused(f"{name[:_LONGEST_NAME]!a} is not a member that is taken at {endpoint.path}")
 
 
-def _require_known_parts(members: Mapping[str, Any], endpoint: Endpoint, fetches: bool) -> None:
-    fault = fault_of_parts(endpoint, members, fetches)
-    if fault is not None:
-        raise (MediaUrlRefused if fault.is_url else MemberRefused)(fault.said)
-
-
 def _require_bounded(members: Mapping[str, Any]) -> None:
     # Engines take the two together to mean the probabilities of all tokens of the prompt, over the whole vocabulary.
     if members.get("logprobs") is not None and members.get("echo") not in (None, False):
@@ -189,6 +161,8 @@ def parse(body: bytes) -> Mapping[str, Any]:
     """Return the body's members. Raises `BodyRefused`."""
     if has_more_values(body, MOST_VALUES):
         raise BodyRefused(f"the body has more than {MOST_VALUES} JSON values")
+    if is_nested(body):
+        raise BodyRefused(f"the body must be JSON of at most {MOST_LEVELS} levels")
     try:
         members = rewriting.loads(body)
     except JsonNotRewritable as error:

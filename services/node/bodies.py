@@ -6,7 +6,6 @@ A tenant's bodies come through many routers, each of which takes turns by itself
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from libs.aci.json_values import FEW_VALUES, most_values
 from libs.errors import Code, MeshError
 from libs.turns.line import Line
 from services.node.asked import Asked, parse
-from services.node.refused import BodyRefused
+from services.node.refused import BodyRefused, Refusal
 from services.node.schemas import may_hold_schemas
 
 T = TypeVar("T")
@@ -27,14 +26,6 @@ class BodyReadTooLate(MeshError):
 
     code = Code.DEADLINE_EXCEEDED
     reason = "BODY_READ_TOO_LATE"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What is said of a body that cannot be served."""
-
-    status: int
-    body: bytes
 
 
 class Bodies:

@@ -15,10 +15,9 @@ from xllamacpp import CommonParams, Server, llama_pooling_type  # type: ignore[a
 
 from libs.process import protect_memory
 from services.node.chat_template import SMOLLM2
+from services.node.requests_fault import MOST_EMBEDDED_TOKENS
 
 _LOG_ERRORS_ONLY = 1
-_MOST_EMBEDDED_TOKENS = 2048
-"""Of one input. It is embedded at once, so the memory for that grows with it."""
 
 _TEMPLATES = {"smollm2": SMOLLM2}
 
@@ -86,7 +85,7 @@ def parameters(arguments: argparse.Namespace, api_key: str) -> CommonParams:
     given.pooling_type = llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     if arguments.chat_template is not None:
         given.chat_template = _TEMPLATES[arguments.chat_template]
-    given.n_batch = given.n_ubatch = min(arguments.context, _MOST_EMBEDDED_TOKENS)
+    given.n_batch = given.n_ubatch = min(arguments.context, MOST_EMBEDDED_TOKENS)
     given.verbosity = _LOG_ERRORS_ONLY
     return given
 

@@ -29,6 +29,7 @@ from services.node.launch import EngineSettings, Launch
 from services.node.liveness import until_hanging
 from services.node.proving import COUNTING, KeyIgnored, PromptsShared, require_kept_apart, require_key_wanted
 from services.node.readings import Readings
+from services.node.requests_fault import RequestsFault
 
 _PROBE_PAUSE_SECONDS = 0.1
 _STOP_SECONDS = 5.0
@@ -75,6 +76,10 @@ class Engine(Protocol):
     @property
     def calling(self) -> Calling | None:
         """The help that it needs to call a tool that is demanded; None where it needs none."""
+
+    @property
+    def requests_faults(self) -> Collection[RequestsFault]:
+        """See `Launch.requests_faults`."""
 
     @property
     def load(self) -> EngineLoad: ...
@@ -142,6 +147,10 @@ class SupervisedEngine:
     @property
     def calling(self) -> Calling | None:
         return self._launch.calling
+
+    @property
+    def requests_faults(self) -> Collection[RequestsFault]:
+        return self._launch.requests_faults
 
     @property
     def load(self) -> EngineLoad:

@@ -17,17 +17,16 @@ from typing import Protocol as Interface
 
 from libs.aci.encoding import digest
 from libs.aci.endpoints import JSON, SERVED, Endpoint, paths
-from libs.aci.error_bodies import as_anthropic, error_body
 from libs.aci.receipt_events import Generated, PolicyInForce
-from libs.aci.sse import Protocol
 from libs.aci.usage import Tokens
 from libs.errors import Code, MeshError
 from services.node.asked import Asked, read_body
-from services.node.bodies import Bodies, BodyReadTooLate, Refusal
-from services.node.channel import Answer, EngineUnavailable
+from services.node.bodies import Bodies, BodyReadTooLate
 from services.node.engine import Engine
+from services.node.engine_refusals import refusal_of
 from services.node.opened_with import WeightsKey
 from services.node.receipts import Exchange, ReceiptSigner
+from services.node.refused import Refusal
 from services.node.salting import SaltKeyMissing, Salts
 from services.node.sequences import MOST_SEQUENCES
 from services.node.shares import TenantShares
@@ -35,8 +34,6 @@ from services.node.stated import Stated
 
 MAX_BODY_BYTES = 1024 * 1024
 
-_MAX_REFUSAL_BYTES = 64 << 10
-_FAILED = "the engine failed to answer this request"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -194,22 +191,12 @@ class Generation:
             if left <= 0.0:
                 raise BodyReadTooLate("the request's time was over as its body had been read")
             async with self._engine.post(endpoint, forwarded, left, asked.sequences) as answer:
-                if answer.status in (401, 403) or answer.content_type not in endpoint.content_types:
-                    # Between the node and its engine, not the client: nothing of it is the model's answer.
-                    raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
+                refusal = await refusal_of(answer, endpoint, self._engine.requests_faults)
                 returned, stated = hashlib.sha256(), Stated(answer.content_type, endpoint.protocol)
-                if answer.status >= 500:
-                    # The engine's own words may tell of its inside.
-                    body = error_body("upstream_error", _FAILED, endpoint.protocol)
-                    yield Head(502, JSON)
-                    returned.update(body)
-                    yield body
-                elif answer.status >= 400 and endpoint.protocol is Protocol.MESSAGES:
-                    # Engines speak of it in OpenAI's form here, too.
-                    body = as_anthropic(await _bounded(answer))
-                    yield Head(answer.status, JSON)
-                    returned.update(body)
-                    yield body
+                if refusal is not None:
+                    yield Head(refusal.status, JSON)
+                    returned.update(refusal.body)
+                    yield refusal.body
                 else:
                     head: Head | None = Head(answer.status, answer.content_type)
                     async for chunk in answer.chunks:
@@ -262,15 +249,6 @@ def _salted(body: bytes, salt: str) -> bytes:
     """Add what the engine needs and leave every other byte as it came."""
     # The object has a member, `model`, so a comma follows. Serialising anew would change numbers and spacing.
     return b'{"cache_salt":"' + salt.encode() + b'",' + body.lstrip()[1:]
-
-
-async def _bounded(answer: Answer) -> bytes:
-    body = b""
-    async for chunk in answer.chunks:
-        body += chunk
-        if len(body) > _MAX_REFUSAL_BYTES:
-            raise EngineUnavailable("the engine refuses at too great a length")
-    return body
 
 
 def verify_request(request: Request, offered: Collection[Endpoint]) -> Endpoint:

@@ -19,11 +19,12 @@ from libs.policy.engine_arguments import option_of
 from libs.policy.engine_server import CONTEXT_TOKENS, MODEL, PARALLEL, SOCKET, WEIGHTS, EngineServer, fill
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing, packaged_weights
-from services.node.api_shapes import MEDIA
+from services.node.api.bodies import BEYOND_TEXT
 from services.node.calling import Calling
 from services.node.channel import SILENT_SECONDS
 from services.node.chat_template import SMOLLM2_CALL
 from services.node.opening import SealedSettings
+from services.node.requests_fault import RequestsFault, of_embedded
 
 _EMBEDDED_KEY_VARIABLE = "TEEMESH_ENGINE_KEY"
 _VLLM_KEY_VARIABLE = "VLLM_API_KEY"
@@ -126,6 +127,8 @@ class Launch:
     """True when it was measured with the domain from which it may fetch what prompts name by URL, and judges it."""
     calling: Calling | None = None
     """The help that it needs to call a tool that is demanded; None where it needs none."""
+    requests_faults: tuple[RequestsFault, ...] = ()
+    """What it says of requests that are at fault as if it had failed itself."""
     kv_cache_gauge: str | None = None
     """Name of the metric that says what share of its key-value cache is in use, from 0 to 1; None when it has none."""
     work_metrics: frozenset[str] = frozenset()
@@ -172,8 +175,9 @@ def _embedded(settings: EngineSettings, engine: MeasuredEngine, name: str) -> La
         endpoints=engine.endpoints or frozenset(DEFINED),
         salted=False,
         # It has a model of text alone, and answers what is more as if it had failed.
-        lacks=MEDIA,
+        lacks=BEYOND_TEXT,
         calling=Calling(opening=SMOLLM2_CALL if settings.weights is None else None),
+        requests_faults=of_embedded(settings.context_tokens),
         # Steps of the model, over a part of a prompt or for a token; those of tokens are told at an answer's end alone.
         work_metrics=frozenset({"llamacpp:n_decode_total"}),
     )

@@ -2,8 +2,8 @@
 
 It is an allow list. Engines read members that nobody here has heard of, and some of them choose a cache, a slot, an
 adapter, a template or a file: one that is not in `KNOWN` reaches no engine, nor does one that is in `UNTOLD`. What
-messages are made of is in `parts`, what the others hold in `api_shapes`, and the rest is the engine's to judge. Each
-that is known stands in `SAMPLING` or in `BESIDE_SAMPLING`, so that it was decided whether receipts name it.
+they hold is in `api`. Each that is known stands in `SAMPLING` or in `BESIDE_SAMPLING`, so that it was decided whether
+receipts name it.
 
 The names are those of OpenAI's and of Anthropic's API references, and of the sampling settings that vLLM and llama.cpp
 document beside them.

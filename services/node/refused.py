@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from libs.errors import Code, MeshError
@@ -14,3 +15,12 @@ class BodyRefused(MeshError):
     reason = "BODY_REFUSED"
     status: ClassVar[int] = 400
     type: ClassVar[str] = "invalid_request_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What is said of a request that is not served."""
+
+    status: int
+    body: bytes
+    """JSON."""

@@ -24,6 +24,7 @@ from services.node.channel import Answer, EngineChannel
 from services.node.engine import EngineLoad
 from services.node.generation import Claimed, Conclusion, Generation, Head, Request
 from services.node.receipts import ReceiptSigner
+from services.node.requests_fault import RequestsFault
 from services.node.salting import Release, Salts, receive_salts, secrets_of_kms
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore, measurement_of
 from tests.fakes.kms_callers import operator
@@ -161,6 +162,7 @@ class SaltedEngine:
     ready = True
     salted = True
     lacks: frozenset[str] = frozenset()
+    requests_faults: tuple[RequestsFault, ...] = ()
     calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)

@@ -72,6 +72,17 @@ def test_what_is_malformed_is_refused_by_its_name_and_no_node_is_avoided(mesh: R
     assert avoided(router) == {"errors": 0, "latency": 0, "one_tenant": 0}
 
 
+def test_what_the_engine_refuses_at_length_is_refused_in_few_words_and_no_node_is_avoided(
+    mesh: RunningMesh, router: Router
+) -> None:
+    tool = {"name": "a", "input_schema": {"type": "x" * 70_000}}
+    repeated = asked(mesh, MESSAGES, {"tools": [tool], "tool_choice": {"type": "any"}})
+    for _ in range(2 * BREAKER_FAILURES):
+        answer = router.https.post(MESSAGES.path, repeated)
+        assert (answer.status, answer.json["error"]["message"]) == (400, "the request was refused")
+    assert avoided(router) == {"errors": 0, "latency": 0, "one_tenant": 0}
+
+
 def test_a_node_whose_engine_fails_on_what_one_tenant_asks_is_avoided_by_that_one_alone(
     mesh: RunningMesh, router: Router
 ) -> None:

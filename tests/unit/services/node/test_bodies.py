@@ -17,7 +17,8 @@ from libs.aci.endpoints import Endpoint
 from libs.aci.json_values import FEW_VALUES
 from libs.turns.line import Line
 from services.node.asked import Asked, read_body
-from services.node.bodies import Bodies, BodyReadTooLate, Refusal
+from services.node.bodies import Bodies, BodyReadTooLate
+from services.node.refused import Refusal
 
 PATIENCE_SECONDS = 20.0
 SMALL = b'{"model":"m","input":"Hi"}'

@@ -1,4 +1,5 @@
-"""The real engine when it hangs, or has no memory: what runs ends, and another one serves."""
+"""The real engine when it hangs, or has no memory: what runs ends, and another one serves. And what would end it, and
+does not reach it."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from libs.aci import endpoints, receipt
+from libs.aci.endpoints import Endpoint
+from libs.aci.json_values import MOST_LEVELS
 from libs.aci.receipt_events import PolicyInForce
 from libs.identity.gpu_watch import GpuStanding
 from libs.policy.measured_engine import MeasuredEngine
@@ -35,7 +38,7 @@ SPARE_BYTES = 8 << 20
 
 @asynccontextmanager
 async def engine(folder: Path, **settings: Any) -> AsyncIterator[SupervisedEngine]:
-    given = EngineSettings(model=MODEL, context_tokens=2048, **{"parallel": 2, "threads": 1, **settings})
+    given = EngineSettings(model=MODEL, **{"context_tokens": 2048, "parallel": 2, "threads": 1, **settings})
     launch = plan(given, MeasuredEngine("embedded"), "xllamacpp")
     async with open_engine(given, launch, await measure(launch.weights), folder) as running:
         await asyncio.wait_for(running.until_ready(), PATIENCE_SECONDS)
@@ -47,10 +50,13 @@ def generation(engine: SupervisedEngine, signer: ReceiptSigner | None = None) ->
     return Generation(engine, claimed, signer or ReceiptSigner(), lambda: POLICY, GpuStanding())
 
 
+def request(endpoint: Endpoint, **members: object) -> Request:
+    return Request(endpoint.path, json.dumps({"model": MODEL, **members}).encode(), "request-1", "tenant-1")
+
+
 def asked(**members: object) -> Request:
     messages = [{"role": "user", "content": "Count from one to one thousand."}]
-    body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 1, **members}
-    return Request(endpoints.CHAT.path, json.dumps(body).encode(), "request-1", "tenant-1")
+    return request(endpoints.CHAT, **{"messages": messages, "temperature": 0, "max_tokens": 1, **members})
 
 
 def endless() -> Request:
@@ -108,9 +114,8 @@ async def test_an_engine_whose_places_are_taken_by_one_bodys_prompts_is_left_alo
     async with engine(tmp_path, silent_seconds=SILENT_SECONDS) as running:
         former = running.pid
         prompts = ["Count from one to one thousand.", "Count down from one thousand."]
-        body = {"model": MODEL, "prompt": prompts, "max_tokens": 500, "ignore_eos": True}
-        request = Request(endpoints.COMPLETIONS.path, json.dumps(body).encode(), "request-1", "tenant-1")
-        assert (await answered(running, request))[0] == Head(200, "application/json")
+        both = request(endpoints.COMPLETIONS, prompt=prompts, max_tokens=500, ignore_eos=True)
+        assert (await answered(running, both))[0] == Head(200, "application/json")
         assert (running.pid, running.ready) == (former, True)
 
 
@@ -136,8 +141,7 @@ def oom_score_adj(engine: SupervisedEngine) -> int:
 
 def large_input() -> Request:
     """The engine needs some 300 MB to answer it."""
-    body = json.dumps({"model": MODEL, "input": "a " * 1500}).encode()
-    return Request(endpoints.EMBEDDINGS.path, body, "request-1", "tenant-1")
+    return request(endpoints.EMBEDDINGS, input="a " * 1500)
 
 
 async def test_what_an_engine_has_no_memory_for_is_an_error_with_a_receipt_and_others_are_served(
@@ -168,3 +172,50 @@ async def test_an_engine_that_cannot_start_in_its_memory_is_never_ready(tmp_path
         assert not running.ready
         with pytest.raises(EngineUnavailable):
             await answered(running, asked())
+
+
+def called(arguments: str) -> list[Request]:
+    """A call in a conversation: in each API that has its arguments as a text."""
+    user = {"role": "user", "content": "Hi"}
+    call = {"type": "function", "id": "c", "function": {"name": "f", "arguments": arguments}}
+    made = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
+    return [
+        asked(messages=[user, {"role": "assistant", "content": None, "tool_calls": [call]}, user]),
+        request(endpoints.RESPONSES, input=[user, made, user], max_output_tokens=1),
+    ]
+
+
+async def test_arguments_that_would_end_the_engine_do_not_reach_it(tmp_path: Path) -> None:
+    """It reads them as JSON for its template, and calls itself for each of their levels."""
+    async with engine(tmp_path) as running:
+        former = running.pid
+        for attack in called("[" * 200_000 + "]" * 200_000):
+            head, refusal, conclusion = await answered(running, attack)
+            assert head == Head(400, "application/json")
+            assert isinstance(refusal, bytes)
+            assert "arguments must be JSON of at most 64 levels" in json.loads(refusal)["error"]["message"]
+            assert isinstance(conclusion, Conclusion)
+            assert receipt.parse(conclusion.receipt).forwarded is None
+        for usual in called("[" * MOST_LEVELS + "]" * MOST_LEVELS):
+            assert (await answered(running, usual))[0] == Head(200, "application/json")
+        assert (running.pid, running.ready) == (former, True)
+
+
+async def test_what_only_the_engine_can_tell_of_a_request_is_refused_as_the_requests_fault(tmp_path: Path) -> None:
+    """It says of itself that it failed: that an input is too long for it, or that a text is no JSON."""
+    async with engine(tmp_path, context_tokens=4096) as running:
+        for attack, told in (
+            (request(endpoints.EMBEDDINGS, input=["a", [5] * 2049]), "an input must have at most 2048 tokens here"),
+            *((call, "the arguments of a call must be JSON") for call in called("{")),
+        ):
+            head, refusal, _ = await answered(running, attack)
+            assert head == Head(400, "application/json")
+            assert isinstance(refusal, bytes)
+            assert json.loads(refusal)["error"] == {
+                "message": told,
+                "type": "invalid_request_error",
+                "code": None,
+                "param": None,
+            }
+        longest = request(endpoints.EMBEDDINGS, input=[5] * 2048)
+        assert (await answered(running, longest))[0] == Head(200, "application/json")

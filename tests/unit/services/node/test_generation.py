@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
@@ -43,6 +44,7 @@ from services.node.opened_with import WeightsKey
 from services.node.questions import question
 from services.node.receipts import ReceiptSigner, keyset_of
 from services.node.refused import BodyRefused
+from services.node.requests_fault import RequestsFault
 from services.node.salting import SaltKeyMissing, Salts
 
 CHAT = endpoints.CHAT.path
@@ -62,6 +64,7 @@ class ToldEngine:
     chunks: tuple[bytes, ...] = (b'{"choices":', b"[]}")
     salted: bool = False
     lacks: frozenset[str] = frozenset()
+    requests_faults: tuple[RequestsFault, ...] = ()
     calling: Calling | None = None
     endpoints: tuple[Endpoint, ...] = endpoints.DEFINED
     ready: bool = True
@@ -434,10 +437,57 @@ async def test_an_engines_refusal_at_messages_is_in_anthropics_form_and_receipte
     assert receipt.parse(conclusion.receipt).returned.body_hash == "sha256:" + hashlib.sha256(body).hexdigest()
 
 
-async def test_a_refusal_at_too_great_a_length_is_none() -> None:
-    engine = ToldEngine(status=400, chunks=(b"x" * 70_000,))
-    with pytest.raises(EngineUnavailable):
-        await generate(engine, fields={"endpoint": "/v1/messages"})
+LONG = b'{"error":{"type":"invalid_request_error","message":"' + b"x" * 70_000 + b'"}}'
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "engine"),
+    [
+        ("/v1/messages", ToldEngine(status=400, chunks=(LONG,))),
+        (CHAT, ToldEngine(status=413, content_type="text/plain", chunks=(b"/secret/path",))),
+        ("/v1/messages", ToldEngine(status=422, content_type="text/html", chunks=(b"/secret/path",))),
+    ],
+)
+async def test_what_an_engine_refuses_at_length_or_in_another_form_is_a_refusal_in_few_words(
+    endpoint: str, engine: ToldEngine
+) -> None:
+    """That it repeats what it was asked is no silence of the node's, for which all would avoid it."""
+    (head, body, conclusion), _ = await generate(engine, fields={"endpoint": endpoint})
+    assert head == Head(engine.status, "application/json")
+    assert isinstance(body, bytes)
+    assert (json.loads(body)["error"]["message"], len(body) < 200) == ("the request was refused", True)
+    assert isinstance(conclusion, Conclusion)
+
+
+async def test_an_engine_that_fails_in_another_form_has_failed_at_this_request() -> None:
+    parts, _ = await generate(ToldEngine(status=500, content_type="text/plain", chunks=(b"Internal Server Error",)))
+    assert parts[0] == Head(502, "application/json")
+
+
+TOO_MANY = RequestsFault(re.compile(r"input \([0-9]+ tokens\) is too large"), "an input must be shorter")
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b'{"error":{"message":"input (9 tokens) is too large to process"}}', 400),
+        (b'{"error":{"message":"bad: input (9 tokens) is too large to process"}}', 502),
+        (b'{"error":{"message":["input (9 tokens) is too large to process"]}}', 502),
+        (b'{"error":"input (9 tokens) is too large to process"}', 502),
+        (b"input (9 tokens) is too large to process", 502),
+        (b'{"error":{"message":"input (9 tokens) is too large to process ' + b"x" * 70_000 + b'"}}', 502),
+        (b"[" * 9999, 502),
+    ],
+)
+async def test_what_an_engine_says_of_a_request_that_is_at_fault_is_told_as_a_refusal(said: bytes, status: int) -> None:
+    engine = ToldEngine(status=500, chunks=(said,), requests_faults=(TOO_MANY,))
+    (head, body, _), _ = await generate(engine)
+    assert head == Head(status, "application/json")
+    assert isinstance(body, bytes)
+    error = json.loads(body)["error"]
+    assert (error["type"], error["message"] == TOO_MANY.told) == (
+        ("invalid_request_error", True) if status == 400 else ("upstream_error", False)
+    )
 
 
 async def test_this_nodes_own_refusals_at_messages_are_in_anthropics_form() -> None:

@@ -13,7 +13,7 @@ from libs.policy.engine_arguments import EngineArgumentsRefused
 from libs.policy.engine_server import SERVER, EngineServer
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import WeightsMissing
-from services.node.api_shapes import MEDIA
+from services.node.api.bodies import BEYOND_TEXT
 from services.node.calling import Calling
 from services.node.launch import EngineSettings, plan
 
@@ -71,7 +71,7 @@ def test_the_embedded_engine_is_asked_everywhere_and_vllm_where_it_always_was(tm
 
 def test_the_embedded_engine_takes_text_alone_and_vllm_what_its_model_does(tmp_path: Path) -> None:
     settings = EngineSettings(weights=tmp_path)
-    assert plan(settings, EMBEDDED, "an engine").lacks == MEDIA
+    assert plan(settings, EMBEDDED, "an engine").lacks == BEYOND_TEXT
     assert plan(settings, MeasuredEngine("vllm"), "an engine").lacks == frozenset()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from libs.aci import endpoints
 from libs.aci.endpoints import Endpoint
-from services.node.asked import CacheSaltRefused, MemberRefused, TooMuchAsked, read_body
+from services.node.api.kinds import MemberRefused
+from services.node.asked import CacheSaltRefused, TooMuchAsked, read_body
 from services.node.members import BESIDE_SAMPLING, KNOWN, SAMPLING, UNTOLD
 from services.node.questions import question
 from services.node.refused import BodyRefused

@@ -18,6 +18,7 @@ from services.node.engine import EngineLoad
 from services.node.generation import Claimed, Generation
 from services.node.receipts import ReceiptSigner
 from services.node.registration import ServedModel
+from services.node.requests_fault import RequestsFault
 from services.node.servicer import METHODS, InferenceServicer
 
 PATIENCE_SECONDS = 10.0
@@ -35,6 +36,7 @@ class EndlessEngine:
     ready = True
     salted = False
     lacks: frozenset[str] = frozenset()
+    requests_faults: tuple[RequestsFault, ...] = ()
     calling = None
     endpoints = (CHAT,)
 

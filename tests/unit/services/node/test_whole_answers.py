@@ -23,6 +23,7 @@ from services.node.channel import Answer
 from services.node.engine import EngineLoad
 from services.node.generation import Claimed, Generation
 from services.node.receipts import ReceiptSigner
+from services.node.requests_fault import RequestsFault
 from services.node.whole_answers import METHODS, WholeAnswerServicer, binding
 
 PATIENCE_SECONDS = 20.0
@@ -38,6 +39,7 @@ class PiecesEngine:
     ready = True
     salted = False
     lacks: frozenset[str] = frozenset()
+    requests_faults: tuple[RequestsFault, ...] = ()
     calling = None
     endpoints = (CHAT,)
     load = EngineLoad(running=0, waiting=0, capacity=1)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from libs.aci import endpoints
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
-from services.node.asked import MediaUrlRefused, MemberRefused, read_body
-from services.node.parts import PARTS
+from services.node.api.bodies import BODIES
+from services.node.api.kinds import MediaUrlRefused, MemberRefused, ShapeRefused
+from services.node.asked import read_body
 from services.node.refused import BodyRefused
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -103,7 +104,7 @@ WHOLE: list[tuple[Endpoint, dict[str, Any]]] = [
     ),
     (
         MESSAGES,
-        result(TEXT, IMAGE, document({"type": "text", "data": "a"})),
+        result(TEXT, IMAGE, document({"type": "text", "data": "a"}), {"type": "tool_reference", "tool_name": "f"}),
     ),
     (RESPONSES, {"input": "a"}),
     (
@@ -141,7 +142,7 @@ def test_what_the_apis_define_is_taken(endpoint: Endpoint, members: dict[str, An
 
 
 def test_what_is_taken_is_tried() -> None:
-    assert {endpoint for endpoint, _ in WHOLE} == set(endpoints.DEFINED) == PARTS.keys()
+    assert {endpoint for endpoint, _ in WHOLE} == set(endpoints.DEFINED) == BODIES.keys()
 
 
 def _objects(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -174,7 +175,7 @@ def test_nothing_of_a_message_has_a_name_in_the_engines_caches(
     for name in path:
         found = found[name]
     found["uuid"] = value
-    with pytest.raises(MemberRefused, match="'uuid' is not a member that is taken in "):
+    with pytest.raises(MemberRefused, match="has a member that is not taken: 'uuid'"):
         read(endpoint, **attacked)
 
 
@@ -321,10 +322,48 @@ def test_a_refused_url_says_what_it_is() -> None:
 
 
 def test_a_refusal_says_where() -> None:
-    with pytest.raises(MemberRefused, match=r"^'uuid' is not a member that is taken in messages\[0\]\.content\[1\]$"):
+    with pytest.raises(MemberRefused, match=r"^messages\[0\]\.content\[1\] has a member that is not taken: 'uuid'$"):
         read(CHAT, **chat(TEXT, TEXT | {"uuid": "X"}))
     with pytest.raises(BodyRefused, match=r"messages\[0\]\.content\[0\]"):
         read(CHAT, **chat(IMAGE))
+
+
+def calls(arguments: Any) -> list[tuple[Endpoint, dict[str, Any]]]:
+    function = {"name": "f", "arguments": arguments}
+    message = {"role": "assistant", "content": None}
+    return [
+        (CHAT, {"messages": [message | {"tool_calls": [CALL | {"function": function}]}]}),
+        (CHAT, {"messages": [message | {"function_call": function}]}),
+        (RESPONSES, {"input": [{"type": "function_call", "call_id": "c", **function}]}),
+    ]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_arguments_that_are_a_text_have_no_more_levels_than_a_body(place: int) -> None:
+    for text in ("", "not JSON", "[" * 64 + "]" * 64, json.dumps({"code": "[" * 999}), '{"a":[]}' * 999):
+        endpoint, members = calls(text)[place]
+        read(endpoint, **members)
+    for text in ("[" * 65 + "]" * 65, '{"a":' * 65 + "0" + "}" * 65, "[" * 400_000, '["\\"",' + "[" * 64):
+        endpoint, members = calls(text)[place]
+        with pytest.raises(ShapeRefused, match=r"\.arguments must be JSON of at most 64 levels$"):
+            read(endpoint, **members)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def test_nothing_in_a_body_has_more_levels_than_engines_take() -> None:
+    def blocks(levels: int) -> dict[str, Any]:
+        return chat({"type": "tool_use", "id": "t", "name": "f", "input": nested(levels)})
+
+    read(MESSAGES, **blocks(59))
+    for endpoint, members in ((MESSAGES, blocks(60)), (CHAT, chat(TEXT) | {"metadata": nested(64)})):
+        with pytest.raises(BodyRefused, match=r"^the body must be JSON of at most 64 levels$"):
+            read(endpoint, **members)
 
 
 JSON = st.recursive(
@@ -339,7 +378,7 @@ JSON = st.recursive(
 
 @given(value=JSON, endpoint=st.sampled_from(endpoints.DEFINED))
 def test_whatever_stands_there_is_taken_or_refused(value: Any, endpoint: Endpoint) -> None:
-    for name in PARTS[endpoint]:
+    for name in {"messages", "system", "prompt", "input", "prediction"} & BODIES[endpoint].known.keys():
         try:
             read(endpoint, **{name: value})
         except BodyRefused:

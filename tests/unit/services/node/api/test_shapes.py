@@ -1,4 +1,4 @@
-"""What bodies look like at every endpoint: what clients send is taken, what engines fail on is refused by its name."""
+"""What bodies hold at every endpoint: what clients send is taken, what engines fail on is refused by its name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
-from services.node.api_shapes import MEDIA, SHAPES
-from services.node.asked import ShapeRefused, read_body
+from services.node.api.bodies import BEYOND_TEXT, BODIES
+from services.node.api.kinds import ShapeRefused
+from services.node.asked import read_body
 from services.node.members import KNOWN
 from services.node.questions import question
 from services.node.refused import BodyRefused
@@ -28,7 +29,7 @@ def read(endpoint: Endpoint, lacks: frozenset[str] = frozenset(), **members: Any
 def refusal(endpoint: Endpoint, **members: Any) -> str:
     """What a model of text alone refuses it with; nothing where it takes it."""
     try:
-        read(endpoint, MEDIA, **members)
+        read(endpoint, BEYOND_TEXT, **members)
     except BodyRefused as refused:
         return str(refused)
     return ""
@@ -63,7 +64,8 @@ def tool(**function: Any) -> dict[str, Any]:
         (COMPLETIONS, {"prompt": ["a", "b"]}),
         (COMPLETIONS, {"prompt": [1, 2, 3]}),
         (EMBEDDINGS, {"input": [[1, 2], [3]]}),
-        (EMBEDDINGS, {"input": ["a", [3]]}),
+        (EMBEDDINGS, {"input": ["a", [3]], "encoding_format": "base64"}),
+        (EMBEDDINGS, {"input": "a", "encoding_format": "float"}),
         (MESSAGES, {"system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]}),
         (MESSAGES, {"tools": [{"name": "weather", "input_schema": SCHEMA}], "tool_choice": {"type": "any"}}),
         (MESSAGES, user([{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "21"}]}])),
@@ -111,7 +113,6 @@ NO_CHAT: list[tuple[dict[str, Any], str]] = [
     (message(role="user", content=[{"text": "Hi"}]), "messages[1].content[0].type must be a string"),
     (message(role="user", content=[{"type": "text"}]), "messages[1].content[0].text is missing"),
     (message(role="user", content=[{"type": "text", "text": 7}]), "messages[1].content[0].text must be a string"),
-    (message(role="user", content="Hi", name=7), "messages[1].name must be a string"),
     ({"tools": "x"}, "tools must be a list or null"),
     ({"tools": ["x"]}, "tools[0] must be an object"),
 ]
@@ -137,6 +138,7 @@ NO_TOOLS: list[tuple[dict[str, Any], str]] = [
     ({"stop": [7]}, "stop[0] must be a string"),
     ({"stream_options": []}, "stream_options must be an object or null"),
     (message(role="wizard", content="Hi"), "messages[1].role must be one of assistant, developer"),
+    (message(role="user", content="Hi", name=7), "messages[1].name must be a string"),
     (message(role="assistant", tool_calls="x"), "messages[1].tool_calls must be a list or null"),
     (message(role="assistant", tool_calls=[{}]), "messages[1].tool_calls[0].type must be a string"),
     (message(role="assistant", tool_calls=[{"type": "function"}]), "messages[1].tool_calls[0].function is missing"),
@@ -153,6 +155,10 @@ NO_PROMPT: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [1, [2]]}, "prompt must have numbers alone, or none"),
     ({"prompt": [1.5]}, "prompt[0] must be a token's number"),
     ({"prompt": [{"prompt_string": "Hi"}]}, "prompt[0] must be a string or a number or a list"),
+]
+NO_INPUT: list[tuple[dict[str, Any], str]] = [
+    *(({"encoding_format": each}, "encoding_format must be one of base64, float") for each in ("bytes", "bytes_only")),
+    ({"encoding_format": ["float"]}, "encoding_format must be a string or null"),
 ]
 NO_MESSAGES: list[tuple[dict[str, Any], str]] = [
     (message(role="user", content=None), "messages[1].content must be a string or a list"),
@@ -177,10 +183,12 @@ NO_RESPONSES: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input must have at least 1"),
     ({"input": ["Hi"]}, "input[0] must be an object"),
     ({"input": [{"role": 7, "content": "Hi"}]}, "input[0].role must be a string"),
-    ({"input": [{"role": "user", "content": "Hi", "tool_calls": 7}]}, "input[0].tool_calls must be a list or null"),
+    ({"input": [{"type": "function_call", "call_id": 7}]}, "input[0].call_id must be a string"),
+    ({"input": [{"type": "mcp_call"}]}, "input[0].type must be one of custom_tool_call, "),
     ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 7}]}]}, "input[0].content[0].text must be"),
     ({"tools": [{"type": "function"}]}, "tools[0].name is missing"),
     ({"tools": [{"type": "function", "name": "a", "parameters": 7}]}, "tools[0].parameters must be an object"),
+    ({"tools": [{"type": "web_search", "name": 7}]}, "tools[0].name must be a string"),
     ({"instructions": ["Be brief."]}, "instructions must be a string or null"),
     ({"reasoning": "high"}, "reasoning must be an object or null"),
 ]
@@ -189,6 +197,7 @@ REFUSED: list[tuple[Endpoint, dict[str, Any], str]] = [
     *((CHAT, *row) for row in NO_TOOLS),
     *((COMPLETIONS, *row) for row in NO_PROMPT),
     *((EMBEDDINGS, {"input": members["prompt"]}, said.replace("prompt", "input")) for members, said in NO_PROMPT),
+    *((EMBEDDINGS, *row) for row in NO_INPUT),
     *((endpoint, *row) for endpoint in (MESSAGES, COUNT_TOKENS) for row in NO_MESSAGES),
     *((RESPONSES, *row) for row in NO_RESPONSES),
 ]
@@ -242,15 +251,14 @@ def test_what_is_more_than_text_is_refused_where_the_model_takes_nothing_else(
 ) -> None:
     read(endpoint, **members)
     with pytest.raises(ShapeRefused) as refused:
-        read(endpoint, MEDIA, **members)
+        read(endpoint, BEYOND_TEXT, **members)
     assert str(refused.value).startswith(said)
 
 
 @pytest.mark.parametrize("endpoint", DEFINED, ids=lambda endpoint: endpoint.path)
 def test_every_row_is_of_a_member_that_is_taken(endpoint: Endpoint) -> None:
-    rows = {path.partition(".")[0].partition("[")[0] for path in SHAPES[endpoint]} - {""}
     taken = frozenset().union(*KNOWN.values())
-    assert rows <= taken
+    assert BODIES[endpoint].known.keys() <= taken
 
 
 ODD: list[Any] = [

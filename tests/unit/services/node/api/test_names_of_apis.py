@@ -10,8 +10,12 @@ import anthropic.types as anthropic
 from anthropic.types.content_block_param import ContentBlockParam
 from openai.types import chat, responses
 
-from services.node.kinds import Members
-from services.node.parts import BLOCKS, CHAT_MESSAGE, CHAT_PARTS, ITEM_PARTS, ITEMS
+from services.node.api.chat import MESSAGE
+from services.node.api.chat import PARTS as CHAT_PARTS
+from services.node.api.kinds import Members
+from services.node.api.messages import BLOCKS
+from services.node.api.responses import ITEMS
+from services.node.api.responses import PARTS as ITEM_PARTS
 
 STORED = {"file_id"}
 """What names a thing that a provider keeps."""
@@ -55,20 +59,20 @@ def known(types: Mapping[str, Members]) -> dict[str, set[str]]:
 
 
 def test_chats_parts() -> None:
-    assert known(CHAT_PARTS.types) == by_type(CHAT) | {
+    assert known(CHAT_PARTS.sorts) == by_type(CHAT) | {
         "audio_url": {"type", "audio_url"},
         "video_url": {"type", "video_url"},
     }
 
 
 def test_chats_messages() -> None:
-    assert set(CHAT_MESSAGE.known) - names(*MESSAGES) == {"annotations", "reasoning", "reasoning_content"}
-    assert names(*MESSAGES) <= set(CHAT_MESSAGE.known)
+    assert {*MESSAGE.known, "role"} - names(*MESSAGES) == {"annotations", "reasoning", "reasoning_content"}
+    assert names(*MESSAGES) <= {*MESSAGE.known, "role"}
 
 
 def test_anthropics_blocks() -> None:
     defined = by_type(typing.get_args(ContentBlockParam))
-    taken = known(BLOCKS.types)
+    taken = known(BLOCKS.sorts)
     assert taken.keys() <= defined.keys()
     for name in taken:
         assert defined[name] - taken[name] <= {"transformations"}, name
@@ -79,17 +83,17 @@ def test_anthropics_blocks() -> None:
 
 
 def test_anthropics_images() -> None:
-    image: Any = BLOCKS.types["image"].known["source"]
-    assert known(image.types) == by_type((anthropic.Base64ImageSourceParam, anthropic.URLImageSourceParam))
+    image: Any = BLOCKS.sorts["image"].known["source"].kinds[dict]
+    assert known(image.sorts) == by_type((anthropic.Base64ImageSourceParam, anthropic.URLImageSourceParam))
 
 
 def test_parts_of_items() -> None:
     defined = by_type(IN_ITEMS)
-    assert known(ITEM_PARTS.types) == {name: members - STORED for name, members in defined.items()}
+    assert known(ITEM_PARTS.sorts) == {name: members - STORED for name, members in defined.items()}
 
 
 def test_items() -> None:
     defined = by_type(typing.get_args(responses.ResponseInputItemParam))
-    for name, members in known(ITEMS.types).items():
+    for name, members in known(ITEMS.sorts).items():
         assert members <= defined[name] | OF_CALLS, name
         assert defined[name] <= members, name

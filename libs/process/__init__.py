@@ -4,6 +4,7 @@ And for what nobody else may read of them.
 """
 
 from libs.process.beside import beside
+from libs.process.heap import freeze_heap
 from libs.process.memory import protect_memory
 from libs.process.notify import notify_ready, notify_status, notify_stopping
 from libs.process.supervisor import Exit, Program, Supervisor, supervised
@@ -15,6 +16,7 @@ __all__ = [
     "Program",
     "Supervisor",
     "beside",
+    "freeze_heap",
     "notify_ready",
     "notify_status",
     "notify_stopping",

@@ -21,7 +21,7 @@ from libs.entry import run
 from libs.identity.freshness import load_keeper
 from libs.identity.member import join, open_guest
 from libs.identity.sealed import ReceiverKey
-from libs.process import notify_ready, until_terminated
+from libs.process import freeze_heap, notify_ready, until_terminated
 from services.ledger.checkpoints.auditing import open_auditor
 from services.ledger.checkpoints.witnessed_floor import witnessed_floors
 from services.ledger.checkpoints.witnesses import Witness, open_witnesses
@@ -108,6 +108,7 @@ async def serve(config: Config) -> None:
                 public = application(reading.checkpoints, reading.tiles)
                 async with serving_https(config.https_listen, outward, public):
                     serving.ready()
+                    freeze_heap()
                     notify_ready()
                     await until_terminated()
 

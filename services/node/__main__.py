@@ -15,7 +15,7 @@ from libs.identity.reports import Reports
 from libs.identity.sealed import ReceiverKey
 from libs.policy.compose import compose_hash
 from libs.policy.measured_engine import read_engine
-from libs.process import notify_ready, until_terminated
+from libs.process import freeze_heap, notify_ready, until_terminated
 from services.node.aci_servicer import AciServicer, aci_binding
 from services.node.config import Config
 from services.node.engine import open_engine
@@ -104,6 +104,7 @@ async def serve(config: Config) -> None:
             )
             # Left first when this ends: routers must look elsewhere while running requests finish.
             async with registered(registration):
+                freeze_heap()
                 notify_ready()
                 await until_terminated()
 

@@ -18,7 +18,7 @@ from libs.https.connections import PROTOCOLS
 from libs.identity.collateral import AttestationCollateral
 from libs.identity.member import join
 from libs.identity.sealed import ReceiverKey
-from libs.process import beside, notify_ready, notify_status, until_terminated
+from libs.process import beside, freeze_heap, notify_ready, notify_status, until_terminated
 from libs.rpc.middleware import public_middleware
 from libs.rpc.policies import merge_methods
 from libs.rpc.server import Serving, serving
@@ -240,6 +240,7 @@ async def serve(config: Config) -> None:
                     for each in (outer, inner):
                         each.ready()
                     health = tasks.create_task(renewal.watch(partial(_serve, (outer, inner))))
+                    freeze_heap()
                     notify_ready()
                     await until_terminated()
                     health.cancel()

@@ -25,6 +25,10 @@ class GatewayFailed(RuntimeError):
     """A gateway did not answer 200, or not whole."""
 
 
+class NotHeard(RuntimeError):
+    """A connection ended before the first byte of an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gateway:
     """Where to ask, and with what."""
@@ -59,7 +63,7 @@ class _Asking:
         """Send a request and read the answer; return the seconds to the first byte of its body."""
         began = time.perf_counter()
         self._writer.write(request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        head = (await self._head()).lower()
         if not head.startswith(b"http/1.1 200"):
             raise GatewayFailed(f"{head!r} {await self._reader.read(500)!r}")
         self.ends = b"\r\nconnection: close\r\n" in head
@@ -72,6 +76,16 @@ class _Asking:
         if self._heard is not None:
             self._heard(head, body)
         return first - began
+
+    async def _head(self) -> bytes:
+        try:
+            return await self._reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise
+            raise NotHeard from error
+        except ConnectionError as error:
+            raise NotHeard from error
 
     async def _chunks(self) -> tuple[float, bytes]:
         first, chunks = 0.0, []
@@ -87,10 +101,14 @@ class _Asking:
 
 @asynccontextmanager
 async def asking(
-    gateway: Gateway, body: bytes, heard: Heard | None = None, connections: int | None = None
+    gateway: Gateway,
+    body: bytes,
+    heard: Heard | None = None,
+    connections: int | None = None,
+    asked_again: Callable[[], None] | None = None,
 ) -> AsyncIterator[Action]:
     """Give what asks once. As many connections are opened as are asked at once, and kept; of a request beyond
-    `connections` the client waits for one.
+    `connections` the client waits for one. Of a kept one that ends unheard it asks again on the next, and says so.
     """
     where = urlsplit(gateway.url)
     request = gateway.request(body)
@@ -103,8 +121,9 @@ async def asking(
             while idle:
                 try:
                     return await ask_by(idle.pop())
-                except (EOFError, ConnectionError):
-                    continue  # It was closed because nobody used it.
+                except NotHeard:  # It was closed because nobody used it; a client cannot tell.
+                    if asked_again is not None:
+                        asked_again()
             connection = _Asking(*await asyncio.open_connection(where.hostname, where.port, ssl=gateway.tls), heard)
             opened.add(connection)
             return await ask_by(connection)

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from tests.bench import machine
 from tests.bench.gateways.engine import MODEL
-from tests.bench.gateways.load import GatewayFailed, asking
+from tests.bench.gateways.load import GatewayFailed, NotHeard, asking
 from tests.bench.gateways.logged import body_hash_of, leaf_hashes, unlogged
 from tests.bench.gateways.mesh import mesh_before, router_of
 from tests.bench.samples import Action, percentile
@@ -53,6 +53,8 @@ class Minute:
     latencies: list[float] = field(default_factory=list)
     """From when a request was due to the end of its answer."""
     failed: Counter[str] = field(default_factory=Counter)
+    asked_again: int = 0
+    """Requests on kept connections that ended before a byte of the answer, as those do that nobody used for a while."""
     memory: dict[str, int] = field(default_factory=dict)
     """Resident memory of each service with the processes it started, MB, at the minute's end."""
     cpu: dict[str, int] = field(default_factory=dict)
@@ -62,8 +64,8 @@ class Minute:
     def __str__(self) -> str:
         spent = [f"p{percent} {percentile(self.latencies, percent) * 1000:.1f} ms" for percent in (50, 99)]
         return (
-            f"{len(self.latencies)} answered, {', '.join(spent)}, failed {dict(self.failed)}, MB {self.memory}, "
-            f"CPU us {self.cpu}"
+            f"{len(self.latencies)} answered, {', '.join(spent)}, failed {dict(self.failed)}, "
+            f"asked again {self.asked_again}, MB {self.memory}, CPU us {self.cpu}"
         )
 
 
@@ -82,10 +84,13 @@ class Soak:
         begin = head.index(_RECEIPT_ID) + len(_RECEIPT_ID)
         self.answers[head[begin : head.index(b"\r\n", begin)].decode()] = body_hash_of(body)
 
+    def asked_again(self) -> None:
+        self.minute.asked_again += 1
+
     async def ask(self, action: Action, due: float) -> None:
         try:
             await action()
-        except (GatewayFailed, OSError, EOFError) as error:
+        except (GatewayFailed, NotHeard, OSError, EOFError) as error:
             told = _ERROR_TYPE.search(str(error))
             self.minute.failed[type(error).__name__ if told is None else told[1]] += 1
         else:
@@ -116,7 +121,9 @@ async def _run(
     soak, minutes = Soak(), []
     async with AsyncExitStack() as stack:
         buffered, streamed = [
-            await stack.enter_async_context(asking(router_of(mesh), _body(stream=stream), soak.hear, _CONNECTIONS))
+            await stack.enter_async_context(
+                asking(router_of(mesh), _body(stream=stream), soak.hear, _CONNECTIONS, soak.asked_again)
+            )
             for stream in (False, True)
         ]
         actions = [streamed, *[buffered] * (_STREAMED_EVERY - 1)]

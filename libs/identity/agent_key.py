@@ -99,9 +99,9 @@ class AgentKey:
 
         Raises the KMS's refusals and `SealedKeyRefused`.
         """
-        return (await self.receive_with_epoch(algorithm, receiver, epoch)).key
+        return (await self.receive_epoch(algorithm, receiver, epoch)).key
 
-    async def receive_with_epoch(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int = 0) -> PrivateKey:
+    async def receive_epoch(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int = 0) -> PrivateKey:
         """Return what `receive` does, and which epoch it is. Raises what that raises."""
         released = await self._released(algorithm, receiver, epoch)
         material = released.material

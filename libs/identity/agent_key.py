@@ -99,9 +99,9 @@ class AgentKey:
 
         Raises the KMS's refusals and `SealedKeyRefused`.
         """
-        return (await self.receive_with_epoch(algorithm, receiver, epoch)).key
+        return (await self.receive_epoch(algorithm, receiver, epoch)).key
 
-    async def receive_with_epoch(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int = 0) -> PrivateKey:
+    async def receive_epoch(self, algorithm: KeyAlgorithm, receiver: ReceiverKey, epoch: int = 0) -> PrivateKey:
         """Return what `receive` does, and which epoch it is. Raises what that raises."""
         released = await self._released(algorithm, receiver, epoch)
         material = released.material
@@ -114,7 +114,7 @@ class AgentKey:
                 scalar = int.from_bytes(material, "big")
                 return PrivateKey(ec.derive_private_key(scalar, ec.SECP256R1()), released.epoch)
             case KeyAlgorithm.AES_256:
-                raise ValueError("it is a secret: see receive_secret")
+                raise ValueError("a symmetric key is a secret: see receive_secret")
 
     async def receive_secret(self, receiver: ReceiverKey, epoch: int = 0) -> Secret:
         """Return a symmetric key, as `receive` does a private one. Raises what that raises."""

@@ -59,7 +59,7 @@ def released_by_kms(kms: Channels, identity: Identity, receiver: ReceiverKey) ->
 
     async def release(sealed: SealedSettings) -> Released:
         key = AgentKey(sealed.key, kms, identity)
-        found = await key.receive_with_epoch(KeyAlgorithm.X25519, receiver, sealed.epoch)
+        found = await key.receive_epoch(KeyAlgorithm.X25519, receiver, sealed.epoch)
         return Released(cast(X25519PrivateKey, found.key), found.epoch)  # By the algorithm that was asked for.
 
     return release

@@ -66,7 +66,7 @@ OUTSIDE = {
 """Modules of `libs.identity` in which nothing is to be taken away, and why."""
 
 EXEMPT = {
-    "libs.identity.agent_key.AgentKey.receive_with_epoch: ValueError('it is a secret: see receive_secret')": (
+    "libs.identity.agent_key.AgentKey.receive_epoch: ValueError('a symmetric key is a secret: see receive_secret')": (
         "a mistake of the caller"
     ),
     "libs.identity.certificate.der_of: CertificateNotAccepted(f'certificate is malformed: {error}')": (

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.node.engine import SupervisedEngine
 from tests.mesh.processes import descendants
 from tests.mesh.running import RunningMesh
 
@@ -56,6 +57,13 @@ class EngineProcess:
         values = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
         assert values, name
         return sum(map(float, values))
+
+
+def key_of(engine: SupervisedEngine) -> str:
+    """Return the key that the node gave it."""
+    variables = Path(f"/proc/{engine.pid}/environ").read_bytes().decode().split("\0")
+    (key,) = [each.partition("=")[2] for each in variables if each.startswith("VLLM_API_KEY=")]
+    return key
 
 
 def _open_files(pid: int) -> list[str]:

@@ -12,11 +12,12 @@ from libs.aci.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from libs.policy.measured_engine import MeasuredEngine
 from libs.weights import measure
 from services.node.channel import EngineChannel
-from services.node.engine import SupervisedEngine, open_engine
+from services.node.engine import open_engine
 from services.node.installed import engine_name
 from services.node.launch import EngineSettings, plan
 from services.node.proving import PromptsShared, require_kept_apart
 from tests.mesh.running import short_folder
+from tests.vllm.engine_process import key_of
 
 WHERE = os.environ.get("TEEMESH_VLLM")
 ENVIRONMENT = Path(str(WHERE)).absolute()
@@ -44,15 +45,9 @@ async def test_it_is_ready_once_it_has_parted_a_prompt_wherever_it_is_asked(monk
         async with open_engine(settings, launch, weights, folder) as engine:
             await asyncio.wait_for(engine.until_ready(), START_SECONDS)
             # Without salts it would have shared them, and the same question says so.
-            async with EngineChannel(folder / "engine" / "engine.sock", _key_of(engine)) as channel:
+            async with EngineChannel(folder / "engine" / "engine.sock", key_of(engine)) as channel:
                 for endpoint in ASKED:
                     with pytest.raises(PromptsShared, match="tokens cached of what another asked"):
                         await require_kept_apart(
                             channel, endpoint, MODEL, salted=False, parallel=1, context_tokens=settings.context_tokens
                         )
-
-
-def _key_of(engine: SupervisedEngine) -> str:
-    variables = Path(f"/proc/{engine.pid}/environ").read_bytes().decode().split("\0")
-    (key,) = [each.partition("=")[2] for each in variables if each.startswith("VLLM_API_KEY=")]
-    return key

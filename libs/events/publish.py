@@ -117,6 +117,11 @@ class Publisher:
         """Whether a broker is there now."""
         return self._sender.is_connected
 
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the ledger has this start's keyset: until then it may refuse it, and with it all that follows."""
+        return self._outbox.state.awaited(self._issuer.id, 1) is None
+
     def require_room(self, *, essential: bool = False, tenant: str | None = None) -> None:
         """Raise `OutboxFull` when the outbox takes no more entries, or no more of a tenant's: then the service must not
         be serving, or not that tenant.

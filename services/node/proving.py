@@ -16,8 +16,9 @@ from libs.aci.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from libs.errors import Code, MeshError
 from services.node.channel import EngineChannel, EngineUnavailable
 
-_MOST_WORDS = 320
-"""Engines keep prompts in blocks of up to 256 tokens: a shorter prompt might leave none."""
+_WORDS = (320, 2200)
+"""Engines keep prompts in blocks: most of them of up to 256 tokens, for models that have a state besides of up to a
+thousand. Of a shorter prompt they keep none. The longer one is asked where nothing of the other was found."""
 _SHARE_OF_CONTEXT = 2
 """Words: of some of them a model makes two tokens."""
 _REFUSED = (401, 403)
@@ -56,11 +57,27 @@ async def require_kept_apart(
     channel: EngineChannel, endpoint: Endpoint, model: str, *, salted: bool, parallel: int, context_tokens: int
 ) -> None:
     """Raise `PromptsShared` unless one prompt, asked again and again there, is found cached by nobody: with salts, by
-    none who has another salt.
+    none who has another salt. It is unfit, too, where it says nothing of what it has by the same salt.
 
     Raises `EngineUnavailable` or `EngineTooSlow`.
     """
-    text = " ".join(["prompt"] * min(_MOST_WORDS, context_tokens // _SHARE_OF_CONTEXT))
+    for words in _WORDS:
+        text = " ".join(["prompt"] * min(words, context_tokens // _SHARE_OF_CONTEXT))
+        kept = await _kept_apart(channel, endpoint, model, text, salted=salted, parallel=parallel)
+        if kept or not salted:
+            return
+    if kept is None:
+        raise PromptsShared(
+            f"the engine does not say at {endpoint.path} what it had cached of a prompt of the same salt"
+        )
+
+
+async def _kept_apart(
+    channel: EngineChannel, endpoint: Endpoint, model: str, text: str, *, salted: bool, parallel: int
+) -> int | None:
+    """Return how many tokens were found by their own salt, None where it does not say. Raises what
+    `require_kept_apart` does.
+    """
 
     async def cached(**members: object) -> int | None:
         status, body = await channel.ask(endpoint, model, text, **members)
@@ -72,12 +89,12 @@ async def require_kept_apart(
     first, again = await cached(**mine), await cached(**mine)
     # As often as it takes prompts at once: it may keep one in each of its places.
     others = [await cached(**(_salt() if salted else {})) for _ in range(parallel)]
-    # Some say nothing where there was nothing: of what is there for the same salt they must.
-    if None in ((again,) if salted else (first, again, *others)):
+    if not salted and None in (first, again, *others):
         raise PromptsShared(f"the engine does not say at {endpoint.path} how much of a prompt it had cached")
     shared = max(tokens or 0 for tokens in (first, *others, *(() if salted else (again,))))
     if shared:
         raise PromptsShared(f"the engine had {shared} tokens cached of what another asked at {endpoint.path}")
+    return again
 
 
 def _salt() -> Mapping[str, str]:

@@ -36,6 +36,7 @@ class LedgerTwin:
         self.cut: list[int] = []
         self.silent = False
         self.full = False
+        self.is_admitted = True
         self.without_share: set[str] = set()
         """Tenants for whom there is no more room."""
         self.room_asked = asyncio.Semaphore(0)

@@ -23,12 +23,15 @@ def nothing(cached: int) -> dict[str, Any] | None:
 
 class PromptCache:
     """`places` take requests in turn. `parted`: what is kept is found with the same `cache_salt` alone. `told`: what
-    the usage says of it."""
+    the usage says of it. `block`: words that are kept together, and the prompt's last one is not."""
 
-    def __init__(self, places: int, *, parted: bool, told: Callable[[int], dict[str, Any] | None]) -> None:
+    def __init__(
+        self, places: int, *, parted: bool, told: Callable[[int], dict[str, Any] | None], block: int = 16
+    ) -> None:
         self._places: list[object] = [None] * places
         self._parted = parted
         self._told = told
+        self._block = block
         self._turn = 0
 
     def application(self) -> web.Application:
@@ -48,4 +51,5 @@ class PromptCache:
         place, self._turn = self._turn % len(self._places), self._turn + 1
         prompt = (asked.get("messages", asked.get("prompt")), asked.get("cache_salt") if self._parted else None)
         met, self._places[place] = self._places[place] == prompt, prompt
-        return 384 if met else 0
+        words = len(str(prompt).split())
+        return (words - 1) // self._block * self._block if met else 0

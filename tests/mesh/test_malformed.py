@@ -91,7 +91,11 @@ def test_a_node_whose_engine_fails_on_what_one_tenant_asks_is_avoided_by_that_on
         assert router.https.post(CHAT.path, breaking).status == 502
     assert avoided(router) == {"errors": 0, "latency": 0, "one_tenant": 1}
     other = replace(router.https, api_key=other_tenants_key(mesh))
-    assert other.post(CHAT.path, asked(mesh, CHAT, {"max_tokens": 1})).status == 200
+    usual = asked(mesh, CHAT, {"max_tokens": 1})
+    assert other.post(CHAT.path, usual).status == 200
+    assert avoided(router) == {"errors": 0, "latency": 0, "one_tenant": 1}
+    # It is the only node, so it is asked all the same.
+    assert router.https.post(CHAT.path, usual).status == 200
     assert avoided(router) == {"errors": 0, "latency": 0, "one_tenant": 0}
 
 

@@ -95,7 +95,8 @@ class LateReceipts:
             self._more.clear()
             settled = 0
             try:
-                if self._has_room():
+                # What it were given before could be refused with its keyset after this process, and nobody would know.
+                if self._has_room() and self._publisher.is_admitted:
                     settled = await self._commit_some(tasks)
             except MeshError as error:
                 log.error("receipts that wait cannot be read", reason=error.reason)

@@ -138,9 +138,11 @@ async def test_the_brokers_ack_alone_releases_nothing(mesh: Mesh) -> None:
         commit = asyncio.create_task(publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=30))
         await until_logged(mesh, Kind.RECEIPT)
         assert not commit.done()
+        assert not publisher.is_admitted
         mesh.ledger.silent = False
         mesh.ledger.wake()
         await commit
+        assert publisher.is_admitted
 
 
 async def test_without_an_answer_commit_says_so_and_an_amendment_follows(mesh: Mesh) -> None:

@@ -203,9 +203,9 @@ async def test_arguments_that_would_end_the_engine_do_not_reach_it(tmp_path: Pat
 
 async def test_what_only_the_engine_can_tell_of_a_request_is_refused_as_the_requests_fault(tmp_path: Path) -> None:
     """It says of itself that it failed: that an input is too long for it, or that a text is no JSON."""
-    async with engine(tmp_path, context_tokens=4096) as running:
+    async with engine(tmp_path, context_tokens=512) as running:
         for attack, told in (
-            (request(endpoints.EMBEDDINGS, input=["a", [5] * 2049]), "an input must have at most 2048 tokens here"),
+            (request(endpoints.EMBEDDINGS, input=["a", [5] * 513]), "an input must have at most 512 tokens here"),
             *((call, "the arguments of a call must be JSON") for call in called("{")),
         ):
             head, refusal, _ = await answered(running, attack)
@@ -217,5 +217,5 @@ async def test_what_only_the_engine_can_tell_of_a_request_is_refused_as_the_requ
                 "code": None,
                 "param": None,
             }
-        longest = request(endpoints.EMBEDDINGS, input=[5] * 2048)
+        longest = request(endpoints.EMBEDDINGS, input=[5] * 512)
         assert (await answered(running, longest))[0] == Head(200, "application/json")

@@ -177,6 +177,18 @@ async def test_what_shares_prompts_or_does_not_say_so_is_unfit(
     assert refusal.value.reason == "ENGINE_PROMPTS_SHARED"
 
 
+async def test_a_salted_cache_of_large_blocks_is_asked_for_as_many_words_as_fill_one(tmp_path: Path) -> None:
+    cache = PromptCache(1, parted=True, told=hits_alone, block=1000)
+    async with channel_to(tmp_path, cache.application()) as channel:
+        await require_kept_apart(channel, CHAT, MODEL, salted=True, parallel=1, context_tokens=8192)
+        with pytest.raises(PromptsShared, match="of the same salt"):
+            await require_kept_apart(channel, CHAT, MODEL, salted=True, parallel=1, context_tokens=1024)
+    shared = PromptCache(1, parted=False, told=hits_alone, block=1000)
+    async with channel_to(tmp_path, shared.application()) as channel:
+        with pytest.raises(PromptsShared, match="of what another asked"):
+            await require_kept_apart(channel, CHAT, MODEL, salted=True, parallel=1, context_tokens=8192)
+
+
 @pytest.mark.parametrize(
     "usage",
     [

@@ -11,7 +11,6 @@ from libs.aci.encoding import digest
 from libs.errors import MeshError
 from libs.events.answers import EntryRejected, PublisherClosed
 from libs.events.outbox import OutboxFailed, OutboxShareFull
-from libs.events.records import EntryTooLarge
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from tests.fakes.ledgers import TENANT, VAULT
@@ -19,7 +18,6 @@ from tests.fakes.routers import STREAMED, Answer, RouterBench, aborts, prompt
 
 NOT_TAKEN = [
     EntryRejected("the ledger refused the entry: KEYSET_REFUSED"),
-    EntryTooLarge("an entry has at most 524288 bytes"),
     OutboxShareFull("too much of what waits is this tenant's"),
 ]
 STILL_TO_COME = [

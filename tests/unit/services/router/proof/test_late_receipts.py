@@ -100,6 +100,16 @@ async def test_a_vault_that_nobody_answers_about_holds_up_no_other_tenants_recei
         assert [(await bench.logged())["receipt_id"] for _ in others] == others
 
 
+async def test_a_ledger_that_may_still_refuse_this_start_is_given_nothing_that_waits(bench: RouterBench) -> None:
+    receipt_id = await put_off(bench)
+    bench.ledger.is_admitted = False
+    async with bench.issuance.recording():
+        await rounds(bench, 2)
+        assert bench.ledger.of(Kind.RECEIPT) == []
+        bench.ledger.is_admitted = True
+        assert (await bench.logged())["receipt_id"] == receipt_id
+
+
 @pytest.mark.parametrize("error", [EntryTooLarge("it has 600000 bytes"), JsonMalformed("it is none")], ids=reason)
 async def test_a_receipt_that_no_log_would_ever_take_holds_no_place(bench: RouterBench, error: MeshError) -> None:
     await put_off(bench)

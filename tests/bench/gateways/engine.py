@@ -28,7 +28,9 @@ def _head(number: int) -> dict[str, object]:
 def _buffered(number: int, words: tuple[str, ...]) -> bytes:
     message = {"role": "assistant", "content": "".join(words)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 12, "completion_tokens": len(words), "total_tokens": 12 + len(words)}
+    # It keeps nothing, and says so: a node asks.
+    counted = {"prompt_tokens": 12, "completion_tokens": len(words), "total_tokens": 12 + len(words)}
+    usage = {**counted, "prompt_tokens_details": {"cached_tokens": 0}}
     body = {**_head(number), "object": "chat.completion", "choices": [choice], "usage": usage}
     return _answer(json.dumps(body).encode(), b"application/json")
 

@@ -205,8 +205,10 @@ async def test_keys_that_are_made_up_on_one_connection_keep_no_key_on_another_wa
             tasks.create_task(client.get("/v1/models", headers={"Authorization": f"Bearer sk-{number}"}))
         while site.directory.asked < STRANGERS_AT_ONCE:  # noqa: ASYNC110 - the twin tells nobody
             await asyncio.sleep(0.01)
+        assert (await another.get("/health")).status_code == 200
         right = tasks.create_task(another.get("/v1/models", headers=BEARER))
         await asyncio.sleep(0)
+        assert (await another.get("/health")).status_code == 200  # so the request before it is there, too
         assert site.directory.asked == STRANGERS_AT_ONCE
         site.directory.answers.set()
         response = await right

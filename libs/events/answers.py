@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import structlog
 
@@ -32,12 +33,20 @@ class PublisherClosed(MeshError):
     reason = "PUBLISHER_CLOSED"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An acknowledgement that is verified, and whether it is durable here yet: it does not count before."""
+
+    acknowledgement: Acknowledgement
+    durable: asyncio.Future[None]
+
+
 class Awaiting:
     """Someone who waits for the answer to one entry."""
 
     def __init__(self, issuer_seq: int) -> None:
         self.issuer_seq = issuer_seq
-        self.answer: asyncio.Future[Acknowledgement] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
 
 class KeysetRefused(MeshError):
@@ -126,8 +135,9 @@ class Answers:
         durable = self._outbox.append(
             Acknowledged(issuer, number, acknowledgement.signer_epoch, acknowledgement.statement)
         )
-        if issuer == self._issuer and (awaiting := self._awaiting.get(number)) is not None:
-            durable.add_done_callback(lambda done: _resolve(awaiting, done, acknowledgement))
+        awaiting = self._awaiting.get(number) if issuer == self._issuer else None
+        if awaiting is not None and not awaiting.answer.done():
+            awaiting.answer.set_result(Answer(acknowledgement, durable))
         return durable
 
     def _reject(self, issuer: bytes, refused: Refused) -> asyncio.Future[None] | None:
@@ -149,16 +159,6 @@ class Answers:
         known = self._answered.get((issuer, statement.issuer_seq))
         if known is not None and known != (statement.index, statement.leaf_hash):
             raise AcknowledgementInvalid(f"entry {statement.issuer_seq} was acknowledged at index {known[0]} before")
-
-
-def _resolve(awaiting: Awaiting, durable: asyncio.Future[None], acknowledgement: Acknowledgement) -> None:
-    if awaiting.answer.done() or durable.cancelled():
-        return
-    failure = durable.exception()
-    if failure is None:
-        awaiting.answer.set_result(acknowledgement)
-    else:
-        awaiting.answer.set_exception(failure)
 
 
 def _with_its_keyset() -> EntryRejected:

@@ -7,7 +7,7 @@ NATS's own acknowledgement frees nothing. Neither broker nor ledger need be ther
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,7 @@ class Publisher:
         abandoned: Mapping[str, Any] | None = None,
         withheld: bool = True,
         essential: bool = False,
+        meanwhile: Callable[[Committed], Awaitable[None]] | None = None,
     ) -> Committed:
         """Log an entry and return once the ledger's acknowledgement is verified and durable here.
 
@@ -152,7 +153,8 @@ class Publisher:
         `uncertain`, once. When it does not return, an amendment that says `not_released` follows by itself, with the
         members of `amendment` when the ledger was too late, of `abandoned` when this was cancelled: what is emitted
         instead. `withheld=False` is for a receipt that no response waits for: nothing of it is amended. `essential`
-        entries may use the outbox's reserve.
+        entries may use the outbox's reserve. `meanwhile` is called while the acknowledgement becomes durable, and is
+        waited for, in the same time: what else must be durable before a response goes out need not come after it.
         """
         withheld = withheld and kind is Kind.RECEIPT
         outgoing = self._submit(kind, body, vault, withheld=withheld, essential=essential)
@@ -161,18 +163,26 @@ class Publisher:
         self._answers.expect(awaiting)
         try:
             async with asyncio.timeout(timeout):
-                acknowledgement = await awaiting.answer
+                answer = await awaiting.answer
+                committed = Committed(
+                    sealed.entry_id,
+                    self._issuer.id,
+                    sealed.issuer_seq,
+                    sealed.salt,
+                    sealed.canonical,
+                    answer.acknowledgement,
+                )
+                others = () if meanwhile is None else (meanwhile(committed),)
+                await asyncio.gather(asyncio.shield(answer.durable), *others)
+                return committed
         except TimeoutError as error:
             self._withdraw(outgoing, vault, amendment or {}, withheld=withheld)
-            raise LedgerUnavailable(f"no acknowledgement within {timeout:.1f} s", sealed.entry_id) from error
+            raise LedgerUnavailable(f"nothing durable within {timeout:.1f} s", sealed.entry_id) from error
         except asyncio.CancelledError:
             self._withdraw(outgoing, vault, abandoned or {}, withheld=withheld)
             raise
         finally:
             self._answers.forget(awaiting)
-        return Committed(
-            sealed.entry_id, self._issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, acknowledgement
-        )
 
     async def enqueue(
         self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None, essential: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +95,7 @@ class LedgerTwin:
         amendment: Mapping[str, Any] | None = None,
         abandoned: Mapping[str, Any] | None = None,
         withheld: bool = True,
+        meanwhile: Callable[[Committed], Awaitable[None]] | None = None,
     ) -> Committed:
         if self.broken is not None:
             raise self.broken
@@ -104,17 +105,20 @@ class LedgerTwin:
             if self.waits:
                 self.asked.set()
                 await self.goes_on.wait()
+            if self.silent:
+                if withheld:
+                    self._amend(sealed.entry_id, amendment or {}, "not_released")
+                raise LedgerUnavailable("no acknowledgement", sealed.entry_id)
+            committed = Committed(
+                sealed.entry_id, self.issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, ACKNOWLEDGEMENT
+            )
+            if meanwhile is not None:
+                await meanwhile(committed)
         except asyncio.CancelledError:
             if withheld:
                 self._amend(sealed.entry_id, abandoned or {}, "not_released")
             raise
-        if self.silent:
-            if withheld:
-                self._amend(sealed.entry_id, amendment or {}, "not_released")
-            raise LedgerUnavailable("no acknowledgement", sealed.entry_id)
-        return Committed(
-            sealed.entry_id, self.issuer.id, sealed.issuer_seq, sealed.salt, sealed.canonical, ACKNOWLEDGEMENT
-        )
+        return committed
 
     async def enqueue(self, kind: Kind, body: Mapping[str, Any], *, vault: VaultKey | None) -> Enqueued:
         if self.full:

@@ -18,6 +18,9 @@ from services.ledger.intake.examination import VaultKeys
 from services.ledger.intake.rejections import Reason, Refusal
 from services.ledger.keys import while_away
 
+_LITTLE_BYTES = 16 * 1024
+"""So much is opened in less time than it takes to ask another process and hear its answer."""
+
 
 class VaultKeySource(Protocol):
     """Who has the keys of vaults."""
@@ -44,7 +47,8 @@ class Arrival:
     vaults: VaultKeys
     """Keys of the vaults that the batch names, perhaps of others besides."""
     opens: frozenset[int] = frozenset()
-    """Numbers of its sealed records of which it is known that they open and say what they should."""
+    """Numbers of its sealed records of which it is known that they open and say what they should: admission opens the
+    others."""
 
     @property
     def sequence(self) -> int:
@@ -76,8 +80,8 @@ class Arrivals:
     async def _opens(
         self, events: Sequence[StreamMessage | StreamGap], batches: dict[int, Batch | Refusal], vaults: VaultKeys
     ) -> dict[int, frozenset[int]]:
-        if not vaults:
-            return {}
+        if not vaults or sum(len(event.data) for event in events if isinstance(event, StreamMessage)) <= _LITTLE_BYTES:
+            return {}  # Admission opens what nobody did.
         read = [
             (event, batch)
             for event in events

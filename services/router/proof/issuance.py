@@ -140,20 +140,16 @@ class Issuance:
                 timeout=timeout,
                 amendment={"emitted_hash": otherwise},
                 abandoned={"emitted_hash": so_far},
+                meanwhile=lambda committed: self._copies.keep_to_the_end(
+                    _waiting(draft, jcs.dumps(signed)), sessions_of(receipt), committed, vault
+                ),
             )
         except (NotAcknowledged, PublisherClosed, OutboxFailed) as error:
             raise LedgerUnavailable("the ledger did not acknowledge the receipt in time") from error
         except EntryRejected:
             self._vaults.drop(VaultPart(vault.vault_id, vault.epoch))
             raise
-        logged = Logged(self._publisher, committed, vault, so_far)
-        try:
-            copied = _waiting(draft, jcs.dumps(signed))
-            await self._copies.keep_to_the_end(copied, sessions_of(receipt), committed, vault)
-        except asyncio.CancelledError:
-            logged.withdrawn()
-            raise
-        return logged
+        return Logged(self._publisher, committed, vault, so_far)
 
     def record_later(self, draft: Draft) -> None:
         """Commit a receipt for which nobody waits: the client has left, or the vault cannot be opened now.

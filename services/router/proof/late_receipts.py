@@ -95,7 +95,7 @@ class LateReceipts:
             self._more.clear()
             settled = 0
             try:
-                # What it were given before could be refused with its keyset after this process, and nobody would know.
+                # What it is given before that may be refused with its keyset once this process is gone.
                 if self._has_room() and self._publisher.is_admitted:
                     settled = await self._commit_some(tasks)
             except MeshError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,9 @@ from libs.events.batches import parse_batch, verify_batch
 from libs.events.consume import ensure_stream
 from libs.events.keyset import parse_keyset
 from libs.events.kinds import Kind
-from libs.events.publish import EventSettings, LedgerUnavailable, Publisher, open_publisher
+from libs.events.outbox import Outbox
+from libs.events.outbox_items import Acknowledged, Item
+from libs.events.publish import Committed, EventSettings, LedgerUnavailable, Publisher, open_publisher
 from libs.events.records import MAX_BODY_BYTES, Entry, Record, open_record, verify_entry
 from libs.events.subjects import stream_name
 from libs.events.vault import VaultKey
@@ -204,6 +207,69 @@ async def test_a_cancelled_commit_is_amended_too(mesh: Mesh) -> None:
         await until_logged(mesh, Kind.RECEIPT)
         commit.cancel()
         assert (await until_logged(mesh, Kind.AMENDMENT)).body["effect"] == "not_released"
+
+
+async def test_an_acknowledgement_counts_when_it_is_durable_whatever_is_done_meanwhile(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, write = threading.Event(), Outbox._write
+
+    def slow(outbox: Outbox, items: Sequence[Item]) -> int:
+        if any(isinstance(item, Acknowledged) and item.issuer_seq > 1 for item in items):
+            assert disk.wait(PATIENCE_SECONDS)
+        return write(outbox, items)
+
+    monkeypatch.setattr(Outbox, "_write", slow)
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def meanwhile(committed: Committed) -> None:
+        begun.set()
+        await done.wait()
+
+    async with asyncio.timeout(PATIENCE_SECONDS), mesh.reading(), mesh.publisher() as publisher:
+        for first, then in ((disk, done), (done, disk)):
+            for each in (begun, disk, done):
+                each.clear()
+            commit = asyncio.create_task(
+                publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=30, meanwhile=meanwhile)
+            )
+            await begun.wait()
+            first.set()
+            assert await asyncio.wait((commit,), timeout=0.2) == (set(), {commit})
+            then.set()
+            publisher.released(await commit)
+
+
+async def test_what_is_done_meanwhile_has_the_commits_time(mesh: Mesh) -> None:
+    async def for_ever(committed: Committed) -> None:
+        await asyncio.Event().wait()
+
+    async with mesh.reading(), mesh.publisher() as publisher:
+        with pytest.raises(LedgerUnavailable):
+            await publisher.commit(
+                Kind.RECEIPT, {}, vault=VAULT, timeout=0.5, amendment={"emitted": "503"}, meanwhile=for_ever
+            )
+        amendment = await until_logged(mesh, Kind.AMENDMENT)
+    assert (amendment.body["effect"], amendment.body["emitted"]) == ("not_released", "503")
+
+
+async def test_a_commit_that_is_cancelled_meanwhile_is_amended_too(mesh: Mesh) -> None:
+    begun = asyncio.Event()
+
+    async def meanwhile(committed: Committed) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with mesh.reading(), mesh.publisher() as publisher:
+        commit = asyncio.create_task(
+            publisher.commit(
+                Kind.RECEIPT, {}, vault=VAULT, timeout=30, abandoned={"emitted": "some"}, meanwhile=meanwhile
+            )
+        )
+        await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
+        commit.cancel()
+        amendment = await until_logged(mesh, Kind.AMENDMENT)
+    assert (amendment.body["effect"], amendment.body["emitted"]) == ("not_released", "some")
 
 
 async def test_a_response_that_may_have_gone_out_in_part_is_amended_as_unknown(mesh: Mesh) -> None:

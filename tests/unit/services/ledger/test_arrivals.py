@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -12,6 +14,7 @@ from libs.events.records import Entry, seal
 from libs.events.vault import VaultKey
 from libs.transparency.leaf import Kind
 from services.ledger.intake.arrivals import Arrival, Arrivals
+from services.ledger.intake.examination import VaultKeys
 from services.ledger.intake.rejections import Refusal
 from tests.fakes.examiner_here import ExaminerHere
 
@@ -43,8 +46,22 @@ class OneVault:
         return VAULT
 
 
-def message(sequence: int) -> StreamMessage:
-    canonical = Entry(Kind.RECEIPT, ISSUER, 1, bytes(32), VAULT.tenant, {}).canonical()
+LITTLE, MUCH = "", "x" * 16 * 1024
+
+
+class Examiner(ExaminerHere):
+    """Counts the messages that it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def opening(self, read: Sequence[tuple[StreamMessage, Batch]], vaults: VaultKeys) -> Sequence[frozenset[int]]:
+        self.asked += len(read)
+        return await super().opening(read, vaults)
+
+
+def message(sequence: int, text: str = MUCH) -> StreamMessage:
+    canonical = Entry(Kind.RECEIPT, ISSUER, 1, bytes(32), VAULT.tenant, {"text": text}).canonical()
     record = seal(canonical, Kind.RECEIPT, ISSUER, 1, bytes(32), VAULT)
     return StreamMessage(sequence, encode_batch(ISSUER, 1, [record], KEY), 0)
 
@@ -61,6 +78,16 @@ async def test_everything_is_passed_on_in_order() -> None:
     assert isinstance(noise, Arrival)
     assert isinstance(noise.batch, Refusal)
     assert not noise.opens
+
+
+async def test_what_is_little_is_left_to_admission_and_much_of_it_is_not() -> None:
+    examiner = Examiner()
+    (alone,) = await Arrivals(OneVault(), examiner).read([message(1, LITTLE)])
+    assert isinstance(alone, Arrival)
+    assert (alone.opens, list(alone.vaults.values()), examiner.asked) == (frozenset(), [VAULT], 0)
+    many = await Arrivals(OneVault(), examiner).read([message(number, LITTLE) for number in range(1, 65)])
+    assert [each.opens for each in many if isinstance(each, Arrival)] == [{1}] * 64
+    assert examiner.asked == 64
 
 
 async def test_a_vault_that_is_erased_while_its_key_is_asked_for_is_left_to_admission() -> None:

@@ -104,7 +104,12 @@ class EngineChannel:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         with _engine_errors():
             response = await self._session.post(
-                f"http://engine{endpoint.path}", data=body, headers=headers, timeout=timeout
+                f"http://engine{endpoint.path}",
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                # What it says in place of an answer is not an answer of this endpoint.
+                allow_redirects=False,
             )
         async with response:
             yield Answer(response.status, response.content_type, self._chunks(response, endpoint))
@@ -120,7 +125,7 @@ class EngineChannel:
         """
         timeout = aiohttp.ClientTimeout(total=_METRICS_SECONDS, sock_connect=_CONNECT_SECONDS)
         with _engine_errors():
-            async with self._session.get("http://engine/metrics", timeout=timeout) as response:
+            async with self._session.get("http://engine/metrics", timeout=timeout, allow_redirects=False) as response:
                 if response.status != _SUCCESS:
                     return None
                 text = await response.content.read(_MAX_METRICS_BYTES)
@@ -166,7 +171,7 @@ class EngineChannel:
         """
         timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS, sock_connect=_CONNECT_SECONDS)
         with _engine_errors():
-            async with self._session.get("http://engine/v1/models", timeout=timeout):
+            async with self._session.get("http://engine/v1/models", timeout=timeout, allow_redirects=False):
                 pass
 
     async def ask(self, endpoint: Endpoint, model: str, text: str = SHORT, **members: object) -> tuple[int, bytes]:

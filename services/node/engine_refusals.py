@@ -15,6 +15,7 @@ from services.node.channel import Answer, EngineUnavailable
 from services.node.refused import BodyRefused, Refusal
 from services.node.requests_fault import RequestsFault
 
+_SUCCESS = 200
 _MAX_REFUSAL_BYTES = 64 << 10
 _FAILED = "the engine failed to answer this request"
 _REFUSED = "the request was refused"
@@ -26,7 +27,7 @@ async def refusal_of(answer: Answer, endpoint: Endpoint, faults: Collection[Requ
     Raises `EngineUnavailable` for what is between the node and its engine, and what the answer's chunks do.
     """
     is_foreign = answer.content_type not in endpoint.content_types
-    if answer.status in (401, 403) or (answer.status < 400 and is_foreign):
+    if answer.status in (401, 403) or (answer.status < 400 and (answer.status != _SUCCESS or is_foreign)):
         # Nothing of it is the model's answer.
         raise EngineUnavailable(f"the engine refuses this node with status {answer.status}")
     if answer.status < 400:

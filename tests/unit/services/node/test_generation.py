@@ -405,7 +405,9 @@ async def test_an_engines_failure_is_told_without_its_words() -> None:
     assert b"secret" not in parts[1]
 
 
-@pytest.mark.parametrize("engine", [ToldEngine(status=401), ToldEngine(content_type="text/html")])
+@pytest.mark.parametrize(
+    "engine", [ToldEngine(status=401), ToldEngine(status=307), ToldEngine(content_type="text/html")]
+)
 async def test_an_engine_that_does_not_serve_this_node_is_unavailable(engine: ToldEngine) -> None:
     with pytest.raises(EngineUnavailable):
         await generate(engine)

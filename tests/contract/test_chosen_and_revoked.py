@@ -5,6 +5,7 @@ The nodes are real members with evidence of their own, the way to them is the ro
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -87,6 +88,9 @@ async def test_a_node_whose_measurement_the_next_policy_does_not_list_gets_no_pr
 async def test_a_node_that_has_gone_since_gets_no_prompt(line: LyingList) -> None:
     upstream = await chosen(line)
     await line.stop_nodes()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while upstream.link.is_ready:  # noqa: ASYNC110 - until the router's end of the connection has heard of it
+            await asyncio.sleep(0.01)
     with pytest.raises(NodeUnavailable, match=r"PEER_UNREACHABLE|PEER_UNAVAILABLE") as refused:
         await reach(line, upstream)
     assert (refused.value.status, refused.value.type) == (502, "upstream_error")

@@ -153,8 +153,10 @@ class Publisher:
         `uncertain`, once. When it does not return, an amendment that says `not_released` follows by itself, with the
         members of `amendment` when the ledger was too late, of `abandoned` when this was cancelled: what is emitted
         instead. `withheld=False` is for a receipt that no response waits for: nothing of it is amended. `essential`
-        entries may use the outbox's reserve. `meanwhile` is called while the acknowledgement becomes durable, and is
-        waited for, in the same time: what else must be durable before a response goes out need not come after it.
+        entries may use the outbox's reserve. `timeout`, in seconds, is the ledger's: this disk is waited for.
+
+        `meanwhile` is called while the acknowledgement becomes durable, and waited for: what else is to be durable
+        before a response goes out need not come after it. It MUST NOT raise.
         """
         withheld = withheld and kind is Kind.RECEIPT
         outgoing = self._submit(kind, body, vault, withheld=withheld, essential=essential)
@@ -164,20 +166,20 @@ class Publisher:
         try:
             async with asyncio.timeout(timeout):
                 answer = await awaiting.answer
-                committed = Committed(
-                    sealed.entry_id,
-                    self._issuer.id,
-                    sealed.issuer_seq,
-                    sealed.salt,
-                    sealed.canonical,
-                    answer.acknowledgement,
-                )
-                others = () if meanwhile is None else (meanwhile(committed),)
-                await asyncio.gather(asyncio.shield(answer.durable), *others)
-                return committed
+            committed = Committed(
+                sealed.entry_id,
+                self._issuer.id,
+                sealed.issuer_seq,
+                sealed.salt,
+                sealed.canonical,
+                answer.acknowledgement,
+            )
+            others = () if meanwhile is None else (meanwhile(committed),)
+            await asyncio.gather(asyncio.shield(answer.durable), *others)
+            return committed
         except TimeoutError as error:
             self._withdraw(outgoing, vault, amendment or {}, withheld=withheld)
-            raise LedgerUnavailable(f"nothing durable within {timeout:.1f} s", sealed.entry_id) from error
+            raise LedgerUnavailable(f"no acknowledgement within {timeout:.1f} s", sealed.entry_id) from error
         except asyncio.CancelledError:
             self._withdraw(outgoing, vault, abandoned or {}, withheld=withheld)
             raise

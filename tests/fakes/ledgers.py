@@ -13,6 +13,7 @@ from libs.events.issuer import Issuer
 from libs.events.publish import Committed, Enqueued, LedgerUnavailable
 from libs.events.records import parse_entry
 from libs.events.vault import VaultKey
+from libs.identity.peers import PeerUnavailable
 from libs.policy.tenant_record import ApiKey
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.acknowledgement import Acknowledgement
@@ -54,6 +55,8 @@ class LedgerTwin:
         self.opened_for: list[str] = []
         """Whose vaults were to be opened, in turn."""
         self.dropped: list[VaultPart] = []
+        self.evidence_gone = False
+        """Whether nobody knows any more whose evidence stands behind an acknowledgement."""
         self.copies_wait = False
         self.copies_go_on = asyncio.Event()
         self.logged: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
@@ -78,6 +81,8 @@ class LedgerTwin:
         self.dropped.append(part)
 
     def now(self) -> tuple[bytes, dict[bytes, bytes | None]]:
+        if self.evidence_gone:
+            raise PeerUnavailable("the ledger's connection ended")
         return b"{}", {}
 
     async def until_copied(self) -> None:

@@ -65,11 +65,13 @@ class Arrivals:
         self._vaults = vaults
         self._examiner = examiner
 
-    async def read(self, events: Sequence[StreamMessage | StreamGap]) -> list[Event]:
-        """Return everything that came, in order."""
+    async def read(self, events: Sequence[StreamMessage | StreamGap], *, on_the_way: int = 0) -> list[Event]:
+        """Return everything that came, in order. `on_the_way` is how many bytes came before and are not judged yet."""
         batches = {event.sequence: _parse(event) for event in events if isinstance(event, StreamMessage)}
         vaults = await self._keys([batch for batch in batches.values() if isinstance(batch, Batch)])
-        opens = await self._opens(events, batches, vaults)
+        size = on_the_way + sum(len(event.data) for event in events if isinstance(event, StreamMessage))
+        # Admission opens what nobody did.
+        opens = await self._opens(events, batches, vaults) if vaults and size > _LITTLE_BYTES else {}
         return [
             event
             if isinstance(event, StreamGap)
@@ -80,8 +82,6 @@ class Arrivals:
     async def _opens(
         self, events: Sequence[StreamMessage | StreamGap], batches: dict[int, Batch | Refusal], vaults: VaultKeys
     ) -> dict[int, frozenset[int]]:
-        if not vaults or sum(len(event.data) for event in events if isinstance(event, StreamMessage)) <= _LITTLE_BYTES:
-            return {}  # Admission opens what nobody did.
         read = [
             (event, batch)
             for event in events

@@ -106,6 +106,8 @@ class Intake:
         self._committing = committing
         self._max_bytes = max_bytes
         self._replicas = replicas
+        self._on_the_way = 0
+        """How many bytes were taken from the stream that are not committed yet."""
 
     async def run(self) -> None:
         """Read until cancelled, making the stream where there is none: nobody else would, were it lost meanwhile.
@@ -143,6 +145,7 @@ class Intake:
     async def _consume(self, reader: StreamReader, start: Start) -> None:
         """Commit what the reader yields, until it ends. Raises, in a group, why it did."""
         self._committing.begin(start)
+        self._on_the_way = 0
         came, examined = _Queue[Came](), _Queue[Event]()
         examining: asyncio.Queue[_Examining] = asyncio.Queue(1)
         async with asyncio.TaskGroup() as tasks:
@@ -153,6 +156,7 @@ class Intake:
                 group = await examined.gather(_GROUP_BYTES)
                 if group.events:
                     await self._committing.commit(group.events)
+                    self._on_the_way -= sum(map(_size, group.events))
                     await reader.ack_all(_high(group.events[-1]))
                 if group.end is not None:
                     raise group.end
@@ -167,7 +171,9 @@ class Intake:
         while end is None:
             group = await came.gather(_EXAMINED_BYTES)
             end = group.end
-            await examining.put(_Examining(tasks.create_task(self._arrivals.read(group.events)), end))
+            reading = self._arrivals.read(group.events, on_the_way=self._on_the_way)
+            self._on_the_way += sum(map(_size, group.events))
+            await examining.put(_Examining(tasks.create_task(reading), end))
 
     def _reader(self, after: int) -> AbstractAsyncContextManager[StreamReader]:
         return read_stream(self._link, self._log_number, after=after, timeout=_CALL_SECONDS)

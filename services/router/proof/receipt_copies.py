@@ -49,9 +49,9 @@ class ReceiptCopies:
 
     async def keep(self, receipt: WaitingReceipt, cited: Set[str], committed: Committed, vault: VaultKey) -> None:
         """Keep a copy, and the sessions that it cites, by their ids."""
-        attested, documents = self._attested.now()
-        sessions = await self._sessions(cited)
         try:
+            attested, documents = self._attested.now()
+            sessions = await self._sessions(cited)
             stored = await self._kept.put(
                 StoredReceipt(
                     receipt_id=receipt.receipt_id,

@@ -240,17 +240,14 @@ async def test_an_acknowledgement_counts_when_it_is_durable_whatever_is_done_mea
             publisher.released(await commit)
 
 
-async def test_what_is_done_meanwhile_has_the_commits_time(mesh: Mesh) -> None:
-    async def for_ever(committed: Committed) -> None:
-        await asyncio.Event().wait()
+async def test_the_ledgers_time_is_not_for_what_is_done_meanwhile(mesh: Mesh) -> None:
+    async def longer(committed: Committed) -> None:
+        await asyncio.sleep(1.5)
 
     async with mesh.reading(), mesh.publisher() as publisher:
-        with pytest.raises(LedgerUnavailable):
-            await publisher.commit(
-                Kind.RECEIPT, {}, vault=VAULT, timeout=0.5, amendment={"emitted": "503"}, meanwhile=for_ever
-            )
-        amendment = await until_logged(mesh, Kind.AMENDMENT)
-    assert (amendment.body["effect"], amendment.body["emitted"]) == ("not_released", "503")
+        publisher.released(await publisher.commit(Kind.RECEIPT, {}, vault=VAULT, timeout=1.0, meanwhile=longer))
+        await publisher.commit(Kind.POLICY, {}, vault=None, timeout=10)
+    assert [entry.kind for entry in logged(mesh)] == [Kind.KEYSET, Kind.RECEIPT, Kind.POLICY]
 
 
 async def test_a_commit_that_is_cancelled_meanwhile_is_amended_too(mesh: Mesh) -> None:

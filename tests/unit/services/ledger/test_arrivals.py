@@ -80,14 +80,17 @@ async def test_everything_is_passed_on_in_order() -> None:
     assert not noise.opens
 
 
-async def test_what_is_little_is_left_to_admission_and_much_of_it_is_not() -> None:
+async def test_what_is_little_is_left_to_admission_where_no_more_is_on_the_way() -> None:
     examiner = Examiner()
     (alone,) = await Arrivals(OneVault(), examiner).read([message(1, LITTLE)])
     assert isinstance(alone, Arrival)
     assert (alone.opens, list(alone.vaults.values()), examiner.asked) == (frozenset(), [VAULT], 0)
+    (busy,) = await Arrivals(OneVault(), examiner).read([message(1, LITTLE)], on_the_way=16 * 1024)
+    assert isinstance(busy, Arrival)
+    assert (busy.opens, examiner.asked) == (frozenset({1}), 1)
     many = await Arrivals(OneVault(), examiner).read([message(number, LITTLE) for number in range(1, 65)])
     assert [each.opens for each in many if isinstance(each, Arrival)] == [{1}] * 64
-    assert examiner.asked == 64
+    assert examiner.asked == 1 + 64
 
 
 async def test_a_vault_that_is_erased_while_its_key_is_asked_for_is_left_to_admission() -> None:

@@ -13,6 +13,7 @@ from libs.events.answers import EntryRejected, PublisherClosed
 from libs.events.outbox import OutboxFailed, OutboxShareFull
 from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
+from services.router.errors import NotFound
 from tests.fakes.ledgers import TENANT, VAULT
 from tests.fakes.routers import STREAMED, Answer, RouterBench, aborts, prompt
 
@@ -65,6 +66,16 @@ async def test_a_stream_whose_receipt_the_log_does_not_take_has_one_in_its_place
     assert answer.body.startswith(b"".join(STREAMED[:2]))
     assert b'"type":"ledger_unavailable"' in answer.parts[-1]
     await until_recorded(bench, answer)
+
+
+async def test_a_receipt_that_the_log_has_taken_and_that_is_not_copied_has_no_other(bench: RouterBench) -> None:
+    bench.ledger.evidence_gone = True
+    answer = await bench.run(prompt())
+    assert answer.started.status == 200
+    assert bench.only_receipt().receipt_id == answer.started.receipt_id
+    assert (await bench.store.put_off.oldest(9), bench.ledger.of(Kind.AMENDMENT)) == ([], [])
+    with pytest.raises(NotFound):
+        await bench.store.receipts.find(answer.started.receipt_id, TENANT.tenant_id)
 
 
 @pytest.mark.parametrize("error", STILL_TO_COME, ids=reason)

@@ -83,18 +83,21 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running_mesh(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[RunningMesh]:
+def running_mesh(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, checkout: Path = ROOT
+) -> Iterator[RunningMesh]:
     """Run `teemesh up` until the block ends; the block begins when it says that it is ready.
 
-    `environment` is added to this process's own.
+    `environment` is added to this process's own. Another checkout than this one is run by the Python of its `.venv`.
     """
+    python = sys.executable if checkout == ROOT else str(checkout / ".venv" / "bin" / "python")
     state = folder / "s"
     options = ["--state", str(state), "--router-port", str(free_port()), *arguments]
     # Tied to this process: a worker that is killed in the middle of a test leaves no mesh behind.
-    command = tethered([sys.executable, "-m", "services.cli", "up", *options])
+    command = tethered([python, "-m", "services.cli", "up", *options])
     with subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=checkout,
         env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench import machine
-from tests.bench.gateways.engine import MODEL, WORDS
-from tests.bench.gateways.load import Gateway, asking
+from tests.bench.gateways.engine import WORDS
+from tests.bench.gateways.load import Gateway, asking, prompt
 from tests.bench.gateways.mesh import mesh_before, router_of
 from tests.bench.gateways.rivals import engine, rivals, running
 from tests.bench.report import Row, Section, show
@@ -24,7 +23,6 @@ from tests.mesh.running import RunningMesh, short_folder
 
 _PAIRS = 10
 _AT_ONCE = 16
-_PROMPT = "Why is the sky blue? Answer in one sentence."
 _SYNCS = 200
 _PAUSE_SECONDS = 2.0
 
@@ -72,7 +70,7 @@ async def _latency(bare: Gateway, router: Gateway, folder: Path, seconds: float)
     rows = []
     for stream in (False, True):
         for at_once in (1, _AT_ONCE):
-            async with _both(bare, router, _body(stream=stream)) as (base, ours):
+            async with _both(bare, router, prompt(stream=stream)) as (base, ours):
                 taken = await side_by_side((base, ours), Limit(4_000, seconds, 20), concurrency=at_once)
             rows.append(Row(f"{'streamed' if stream else 'buffered'}, {at_once} at once", *taken))
     sync = await asyncio.to_thread(_syncs, folder)
@@ -89,13 +87,13 @@ async def _latency(bare: Gateway, router: Gateway, folder: Path, seconds: float)
 
 async def _throughput(other: Gateway, router: Gateway) -> Row:
     """Ten pairs, each as long as the slower of the two needs for some hundred requests."""
-    async with _both(other, router, _body(stream=False)) as (base, ours):
+    async with _both(other, router, prompt(stream=False)) as (base, ours):
         pairs = await in_pairs(base, ours, pairs=_PAIRS, in_a_row=20, concurrency=_AT_ONCE)
     return Row(f"{other.name} (median ratio {pairs.median_ratio:.2f}x)", pairs.base, pairs.ours)
 
 
 async def _growth(mesh: RunningMesh, requests: int) -> str:
-    async with asking(router_of(mesh), _body(stream=False)) as ask:
+    async with asking(router_of(mesh), prompt(stream=False)) as ask:
         await _ask(ask, 500)
         before, began = _rss(mesh), time.perf_counter()
         await _ask(ask, requests)
@@ -116,7 +114,7 @@ async def _ask(ask: Action, requests: int) -> None:
 async def _streams(mesh: RunningMesh, streams: int) -> str:
     before = _rss(mesh)
     most = before
-    async with asking(router_of(mesh), _body(stream=True)) as ask:
+    async with asking(router_of(mesh), prompt(stream=True)) as ask:
         samples = Samples()
 
         async def one() -> None:
@@ -140,12 +138,6 @@ async def _streams(mesh: RunningMesh, streams: int) -> str:
 async def _both(base: Gateway, ours: Gateway, body: bytes) -> AsyncIterator[Sequence[Action]]:
     async with asking(base, body) as first, asking(ours, body) as second:
         yield first, second
-
-
-def _body(*, stream: bool) -> bytes:
-    return json.dumps(
-        {"model": MODEL, "messages": [{"role": "user", "content": _PROMPT}], "stream": stream}, separators=(",", ":")
-    ).encode()
 
 
 def _syncs(folder: Path) -> list[float]:

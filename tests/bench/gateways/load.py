@@ -6,6 +6,7 @@ Load, gateway and engine share a machine, so what the load costs is missing to t
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,12 +14,19 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tests.bench.gateways.engine import MODEL
 from tests.bench.samples import Action
 
 _SECONDS = 60.0
 PATH = "/v1/chat/completions"
 Heard = Callable[[bytes, bytes], None]
 """Is given the head of an answer, in lower case, and its whole body."""
+
+
+def prompt(*, stream: bool) -> bytes:
+    """Return the body that everybody is asked with."""
+    question = {"role": "user", "content": "Why is the sky blue? Answer in one sentence."}
+    return json.dumps({"model": MODEL, "messages": [question], "stream": stream}, separators=(",", ":")).encode()
 
 
 class GatewayFailed(RuntimeError):

@@ -17,8 +17,11 @@ _PARALLEL = 2000
 
 
 @contextmanager
-def mesh_before(folder: Path, *, pause: float = 0.0) -> Iterator[RunningMesh]:
-    """Run a mesh whose engine streams with so many seconds between its words."""
+def mesh_before(folder: Path, *, pause: float = 0.0, checkout: Path = ROOT) -> Iterator[RunningMesh]:
+    """Run a mesh, perhaps of another checkout, whose engine streams with so many seconds between its words. The engine
+    is this checkout's.
+    """
+    folder.mkdir(exist_ok=True)
     environment = _environment(folder / "environment", pause)
     weights = folder / "weights"
     weights.mkdir()
@@ -29,7 +32,7 @@ def mesh_before(folder: Path, *, pause: float = 0.0) -> Iterator[RunningMesh]:
         "--weights",
         str(weights),
     )
-    with running_mesh(folder, *options, "--parallel", str(_PARALLEL)) as mesh:
+    with running_mesh(folder, *options, "--parallel", str(_PARALLEL), checkout=checkout) as mesh:
         yield mesh
 
 

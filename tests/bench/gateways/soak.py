@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import re
 import statistics
@@ -23,8 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench import machine
-from tests.bench.gateways.engine import MODEL
-from tests.bench.gateways.load import GatewayFailed, NotHeard, asking
+from tests.bench.gateways.load import GatewayFailed, NotHeard, asking, prompt
 from tests.bench.gateways.logged import body_hash_of, leaf_hashes, unlogged
 from tests.bench.gateways.mesh import mesh_before, router_of
 from tests.bench.samples import Action, percentile
@@ -122,7 +120,7 @@ async def _run(
     async with AsyncExitStack() as stack:
         buffered, streamed = [
             await stack.enter_async_context(
-                asking(router_of(mesh), _body(stream=stream), soak.hear, _CONNECTIONS, soak.asked_again)
+                asking(router_of(mesh), prompt(stream=stream), soak.hear, _CONNECTIONS, soak.asked_again)
             )
             for stream in (False, True)
         ]
@@ -208,11 +206,6 @@ def _rss(pid: int) -> int:
     """Return a process's resident memory, KiB."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1])
-
-
-def _body(*, stream: bool) -> bytes:
-    question = {"role": "user", "content": "Why is the sky blue? Answer in one sentence."}
-    return json.dumps({"model": MODEL, "messages": [question], "stream": stream}).encode()
 
 
 if __name__ == "__main__":
